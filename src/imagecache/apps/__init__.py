@@ -1,0 +1,1 @@
+"""Wiring: the one place that reads the environment and constructs concrete things. It must not decide anything."""

@@ -1,0 +1,26 @@
+"""Time as a port, so that tests own it.
+
+Everything that stores or compares a time takes a ``Clock``; the fake is in ``imagecache.testing.clock``.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    def now(self) -> dt.datetime:
+        """Wall time, timezone-aware, UTC."""
+
+    def monotonic(self) -> float:
+        """Seconds that never go back, from an arbitrary start."""
+
+
+class SystemClock:
+    def now(self) -> dt.datetime:
+        return dt.datetime.now(dt.UTC)
+
+    def monotonic(self) -> float:
+        return time.monotonic()

@@ -1,0 +1,71 @@
+"""Our own record in the first 4096 bytes of a layer image, beside the EROFS superblock.
+
+EROFS leaves bytes 0..1023 and 1152..4095 alone. Ours lies at 2048, so that a file says by itself how long its tar is,
+which digest the tar must have and where it may be used. Written last, with the superblock. It must not do I/O.
+
+====== ===== ==========================================================================
+offset bytes content (integers little-endian)
+====== ===== ==========================================================================
+0      8     magic ``IMGCACHE``
+8      4     version, 1
+12     4     flags: 1 bottom-layer rules were used, 2 parents were implied, 4 has whiteouts
+16     8     length of the tar in bytes; it starts at 4096 of the file
+24     8     names in the tree, the root not counted
+32     32    SHA-256 of the tar (the diffID)
+====== ===== ==========================================================================
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from dataclasses import dataclass
+from typing import ClassVar
+
+from imagecache.digest import DiffID, Digest
+from imagecache.errors import MalformedLayer
+
+HEADER_OFFSET = 2048
+DATA_START = 4096
+"""Where the tar begins in a layer image."""
+
+
+class LayerFlags(enum.IntFlag):
+    BOTTOM = 1
+    """Assembled by the rules of the bottom layer (unpack-truth 11)."""
+    IMPLIED = 2
+    """Some directory has no entry of its own; its attributes came from the layers below."""
+    WHITEOUTS = 4
+    """The tree hides something of the layers below."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerHeader:
+    tar_size: int
+    diff_id: DiffID
+    entries: int
+    flags: LayerFlags
+
+    STRUCT: ClassVar[struct.Struct] = struct.Struct("<8sIIQQ32s")
+    MAGIC: ClassVar[bytes] = b"IMGCACHE"
+    VERSION: ClassVar[int] = 1
+
+    def pack(self) -> bytes:
+        return self.STRUCT.pack(
+            self.MAGIC, self.VERSION, self.flags, self.tar_size, self.entries, bytes.fromhex(self.diff_id.hex)
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes) -> LayerHeader:
+        """Parse ``STRUCT.size`` bytes found at ``HEADER_OFFSET``."""
+        magic, version, flags, tar_size, entries, digest = cls.STRUCT.unpack(data)
+        if magic != cls.MAGIC:
+            raise MalformedLayer("not a layer image: no IMGCACHE header", hint="make one with: imagecache layer build")
+        if version != cls.VERSION:
+            raise MalformedLayer(f"layer image of version {version}, this program reads version {cls.VERSION}")
+        return cls(
+            tar_size=tar_size,
+            diff_id=DiffID(Digest("sha256:" + digest.hex())),
+            entries=entries,
+            flags=LayerFlags(flags),
+        )

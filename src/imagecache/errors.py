@@ -1,0 +1,319 @@
+"""Every error of ours, drawn as one tree.
+
+An error is named for what happened and says whose turn it is next. It is here, at the bottom of the river, so that
+every package can raise one and every edge (CLI, gRPC, status conditions) can translate it from three class attributes
+and one table per edge. It must not import anything, must not hold a secret or a raw response body, and must not be
+raised for misuse of our own functions (those are TypeError and ValueError, as everywhere in Python).
+
+::
+
+    ImageCacheError
+    ├─ InvalidInput             the user's text is wrong            fix_input        exit 2
+    │   ├─ InvalidReference · InvalidDigest · InvalidManifest (the ImageCache document) · InvalidSetting
+    │   └─ UnsupportedMediaType · NoMatchingPlatform · ImageTooLarge
+    ├─ NotFound                 no such cache, snapshot or mount    fix_input        exit 3
+    ├─ AlreadyExists            a cache of that name is there       fix_input        exit 4
+    ├─ RegistryError
+    │   ├─ RegistryUnavailable  retry             exit 10
+    │   ├─ RateLimited          retry             exit 11
+    │   ├─ Unauthenticated      fix_input         exit 12
+    │   ├─ AccessDenied         fix_input         exit 13
+    │   ├─ ImageNotFound        fix_input         exit 14
+    │   └─ ProtocolViolation    fix_environment   exit 15
+    ├─ ContentError             the bytes are not what was promised
+    │   ├─ DigestMismatch       retry             exit 20
+    │   ├─ UnsafeLayer          fix_input         exit 21
+    │   ├─ MalformedLayer       fix_input         exit 22
+    │   ├─ MalformedDocument    fix_input         exit 23
+    │   └─ LimitExceeded        fix_input         exit 24
+    ├─ StoreError
+    │   ├─ BlobNotFound         fix_environment   exit 40
+    │   ├─ StoreCorrupt         fix_environment   exit 41
+    │   ├─ NoSpace              fix_environment   exit 42
+    │   ├─ StoreDenied          fix_environment   exit 43
+    │   └─ StoreBusy            retry             exit 44
+    ├─ SnapshotError            containerd's snapshot contract (see snapshotter.errors for gRPC codes)
+    │   └─ SnapshotNotFound · SnapshotExists · WrongKind · HasChildren      exit 50
+    ├─ HostError
+    │   ├─ MountFailed          fix_environment   exit 60
+    │   ├─ KernelUnsupported    fix_environment   exit 61
+    │   ├─ PrivilegeMissing     fix_environment   exit 62
+    │   ├─ ContainerdUnavailable fix_environment  exit 63
+    │   └─ ContainerdMisconfigured fix_environment exit 64
+    ├─ Interrupted              the user stopped it; resumable      retry            exit 130
+    └─ InternalError            our bug                             report_bug       exit 99
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import ClassVar
+
+
+class NextStep(enum.Enum):
+    """Whose turn it is after an error."""
+
+    RETRY = "retry"
+    """Time heals it: the same call may succeed later."""
+    FIX_INPUT = "fix_input"
+    """The user changes a manifest, a reference or a credential."""
+    FIX_ENVIRONMENT = "fix_environment"
+    """An administrator changes the host: kernel, disk, permissions, configuration."""
+    REPORT_BUG = "report_bug"
+    """It is our fault."""
+
+
+class ImageCacheError(Exception):
+    """Root of all errors that a user may see.
+
+    Args:
+        message: what happened, to which image or file; one sentence, no secret.
+        hint: what to do next; one sentence. Optional when the message says it.
+        image: the reference as the user wrote it, when one image is concerned.
+    """
+
+    next_step: ClassVar[NextStep] = NextStep.REPORT_BUG
+    exit_code: ClassVar[int] = 99
+
+    def __init__(self, message: str, *, hint: str = "", image: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.image = image
+
+    @property
+    def reason(self) -> str:
+        """CamelCase name of what happened; also the reason of a condition or event."""
+        return type(self).__name__
+
+    def __str__(self) -> str:
+        prefix = f"{self.image}: " if self.image and self.image not in self.message else ""
+        return f"{prefix}{self.message}"
+
+    def for_image(self, image: str) -> ImageCacheError:
+        """The same error, saying which image it concerns (kept if one is named already)."""
+        self.image = self.image or image
+        return self
+
+
+class InvalidInput(ImageCacheError):
+    next_step = NextStep.FIX_INPUT
+    exit_code = 2
+
+
+class InvalidReference(InvalidInput):
+    """An image reference that no Docker or containerd would accept."""
+
+
+class InvalidDigest(InvalidInput):
+    """Text that is not ``algorithm:hex`` of a supported algorithm."""
+
+
+class InvalidManifest(InvalidInput):
+    """The ImageCache document (the user's YAML) is malformed; the message names the field."""
+
+
+class InvalidSetting(InvalidInput):
+    """A flag, environment variable or configuration value that cannot be used."""
+
+
+class UnsupportedMediaType(InvalidInput):
+    """Schema 1, encrypted, foreign or non-tar content; the message names it."""
+
+
+class NoMatchingPlatform(InvalidInput):
+    """The image exists, but not for the wanted platform; the message lists what there is."""
+
+
+class ImageTooLarge(InvalidInput):
+    """The images do not fit into ``imageCacheSize``."""
+
+
+class NotFound(ImageCacheError):
+    next_step = NextStep.FIX_INPUT
+    exit_code = 3
+
+
+class AlreadyExists(ImageCacheError):
+    next_step = NextStep.FIX_INPUT
+    exit_code = 4
+
+
+class RegistryError(ImageCacheError):
+    """A registry said no, or nothing."""
+
+
+class RegistryUnavailable(RegistryError):
+    """No answer, or a 5xx that outlived the retries."""
+
+    next_step = NextStep.RETRY
+    exit_code = 10
+
+
+class RateLimited(RegistryError):
+    """429 that outlived the retries. ``retry_after`` is seconds, when the registry said so."""
+
+    next_step = NextStep.RETRY
+    exit_code = 11
+
+    def __init__(self, message: str, *, hint: str = "", image: str = "", retry_after: float | None = None) -> None:
+        super().__init__(message, hint=hint, image=image)
+        self.retry_after = retry_after
+
+
+class Unauthenticated(RegistryError):
+    """401: no credential, or a wrong one."""
+
+    next_step = NextStep.FIX_INPUT
+    exit_code = 12
+
+
+class AccessDenied(RegistryError):
+    """403: the credential is known and not allowed."""
+
+    next_step = NextStep.FIX_INPUT
+    exit_code = 13
+
+
+class ImageNotFound(RegistryError):
+    """404 for a manifest."""
+
+    next_step = NextStep.FIX_INPUT
+    exit_code = 14
+
+
+class ProtocolViolation(RegistryError):
+    """The registry broke the distribution specification; the message names host and rule."""
+
+    next_step = NextStep.FIX_ENVIRONMENT
+    exit_code = 15
+
+
+class ContentError(ImageCacheError):
+    """Bytes that are not what was promised. Never retried from the same bytes."""
+
+
+class DigestMismatch(ContentError):
+    next_step = NextStep.RETRY
+    exit_code = 20
+
+
+class UnsafeLayer(ContentError):
+    """A layer that containerd would refuse too: an escape, a bad hard link, a bad whiteout."""
+
+    next_step = NextStep.FIX_INPUT
+    exit_code = 21
+
+
+class MalformedLayer(ContentError):
+    """Not a tar, not its compression, or cut short."""
+
+    next_step = NextStep.FIX_INPUT
+    exit_code = 22
+
+
+class MalformedDocument(ContentError):
+    """A manifest, index, config or stored document that is not what its media type says."""
+
+    next_step = NextStep.FIX_INPUT
+    exit_code = 23
+
+
+class LimitExceeded(ContentError):
+    """A bound of ``limits.py`` was passed; the message names the bound and its value."""
+
+    next_step = NextStep.FIX_INPUT
+    exit_code = 24
+
+
+class StoreError(ImageCacheError):
+    next_step = NextStep.FIX_ENVIRONMENT
+    exit_code = 40
+
+
+class BlobNotFound(StoreError):
+    """The store lacks something it should have."""
+
+
+class StoreCorrupt(StoreError):
+    """A stored file is not what its name says. It has been set aside, not deleted."""
+
+    exit_code = 41
+
+
+class NoSpace(StoreError):
+    """ENOSPC or EDQUOT, or a budget that would be passed."""
+
+    exit_code = 42
+
+
+class StoreDenied(StoreError):
+    """EACCES, EPERM or EROFS on a file of the store."""
+
+    exit_code = 43
+
+
+class StoreBusy(StoreError):
+    """Another process holds the lock; the message says which."""
+
+    next_step = NextStep.RETRY
+    exit_code = 44
+
+
+class SnapshotError(ImageCacheError):
+    """containerd's snapshot contract said no (not a failure of ours)."""
+
+    next_step = NextStep.FIX_INPUT
+    exit_code = 50
+
+
+class SnapshotNotFound(SnapshotError):
+    pass
+
+
+class SnapshotExists(SnapshotError):
+    """Also the protocol word for "this layer is here already"; then it is not a failure."""
+
+
+class WrongKind(SnapshotError):
+    """The operation needs an active, or a committed, snapshot."""
+
+
+class HasChildren(SnapshotError):
+    pass
+
+
+class HostError(ImageCacheError):
+    next_step = NextStep.FIX_ENVIRONMENT
+    exit_code = 60
+
+
+class MountFailed(HostError):
+    """mount(2) or umount2(2) failed; the message has source, target and errno."""
+
+
+class KernelUnsupported(HostError):
+    exit_code = 61
+
+
+class PrivilegeMissing(HostError):
+    exit_code = 62
+
+
+class ContainerdUnavailable(HostError):
+    exit_code = 63
+
+
+class ContainerdMisconfigured(HostError):
+    exit_code = 64
+
+
+class Interrupted(ImageCacheError):
+    """Stopped by the user. What was fetched is kept; the same command goes on from there."""
+
+    next_step = NextStep.RETRY
+    exit_code = 130
+
+
+class InternalError(ImageCacheError):
+    """A state that cannot be: our bug."""

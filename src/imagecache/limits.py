@@ -1,0 +1,57 @@
+"""Every bound on untrusted input, in one place.
+
+Whoever parses something from outside takes a ``Limits`` and refuses what passes it with ``LimitExceeded``. Values are
+generous for real images and small for an attacker. It must not read settings: callers hand in a changed copy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+TIB = 1024 * GIB
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Sizes in bytes, counts as numbers."""
+
+    manifest_size: int = 4 * MIB
+    """Index or manifest (containerd and docker-registry use 4 MiB too)."""
+    config_size: int = 8 * MIB
+    """Image config."""
+    index_entries: int = 1024
+    """Manifests in an index."""
+    layers: int = 500
+    """Layers of an image: overlayfs stacks at most 500 (OVL_MAX_STACK)."""
+    token_size: int = 1 * MIB
+    """Answer of a token server."""
+    error_body: int = 64 * KIB
+    """As much of an error answer as is read."""
+    redirects: int = 5
+    layer_compressed: int = 256 * GIB
+    layer_uncompressed: int = 1 * TIB
+    """Also the bound on the sum of the sizes of expanded sparse files."""
+    layer_ratio: int = 1100
+    """Uncompressed over compressed, above the first 64 MiB: deflate itself cannot pass 1032."""
+    layer_entries: int = 10_000_000
+    tar_header_records: int = 1 * MIB
+    """One PAX header, or one GNU long name (Go's archive/tar: 1 MiB)."""
+    path_length: int = 4096
+    """PATH_MAX."""
+    name_length: int = 255
+    """NAME_MAX; EROFS has the same."""
+    path_depth: int = 512
+    link_target: int = 4095
+    symlink_hops: int = 255
+    """Followed while one path is resolved (Go's filepath-securejoin: 255)."""
+    xattr_value: int = 65535
+    """Kernel XATTR_SIZE_MAX is 65536; EROFS stores 16 bits."""
+    xattrs_size: int = 60 * KIB
+    """All xattrs of one inode, as EROFS stores them (i_xattr_icount is 16 bits, ext4 allows less)."""
+    sparse_segments: int = 1_000_000
+
+
+DEFAULT = Limits()

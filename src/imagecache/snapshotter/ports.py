@@ -1,0 +1,51 @@
+"""What the snapshotter needs: layer images by chainID, and mounts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from imagecache.digest import ChainID, DiffID
+from imagecache.store.model import LayerName
+
+
+@dataclass(frozen=True, slots=True)
+class ServedLayer:
+    chain_id: ChainID
+    diff_id: DiffID
+    parent: ChainID | None
+    """ChainID of the layer below; None for a bottom layer."""
+    name: LayerName
+    path: Path
+    size: int
+    """Bytes of the layer image file."""
+
+
+class LayerProvider(Protocol):
+    """Answers from memory or one indexed read; never from the network."""
+
+    def lookup(self, chain_id: ChainID) -> ServedLayer | None:
+        """The layer image that serves this chainID, if the store has it whole right now."""
+
+    def hold(self, holder: str, name: LayerName) -> None:
+        """Keep the file until ``release``. Idempotent, durable when it returns."""
+
+    def release(self, holder: str, name: LayerName) -> None:
+        """Let go. Idempotent."""
+
+    def open_layer(self, name: LayerName) -> Path | None:
+        """Path of a held layer image, also when no snapshot names it any more; None if the file is gone."""
+
+
+class Mounter(Protocol):
+    """Kernel mounts of layer images: read-only, by mount(2) straight from the file, loop where the kernel needs it."""
+
+    def mount(self, image: Path, target: Path) -> None:
+        """Mount the layer image; a no-op when exactly that is mounted there. Raises MountFailed, KernelUnsupported."""
+
+    def unmount(self, target: Path) -> None:
+        """A no-op when nothing is mounted there. Raises MountFailed when busy."""
+
+    def mounted(self, target: Path) -> bool:
+        """Whether something is mounted exactly at ``target``."""

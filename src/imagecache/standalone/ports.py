@@ -1,0 +1,50 @@
+"""What the standalone controller needs: a builder, and a node to attach to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from imagecache.build.events import BuildEvent
+from imagecache.oci.descriptor import Platform
+from imagecache.store.model import SnapshotDocument
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRequest:
+    """Everything about one build that comes from the ImageCache document."""
+
+    snapshot_id: str
+    images: tuple[str, ...]
+    platform: Platform
+    size_limit: int
+    """Bytes that the layer images may take together."""
+    plain_http: frozenset[str] = frozenset()
+    """``host[:port]`` exactly as in the references."""
+    insecure: frozenset[str] = frozenset()
+    pull_secrets: tuple[str, ...] = field(default=())
+    """``namespace:name``."""
+
+
+class Builder(Protocol):
+    async def build(self, request: BuildRequest, emit: Callable[[BuildEvent], None]) -> SnapshotDocument:
+        """Build and commit the snapshot. Raises ImageCacheError; leaves a resumable state when cancelled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """What attach did."""
+
+    images: tuple[str, ...]
+    """Names recorded in containerd."""
+    withheld: tuple[str, ...] = ()
+    """Private images: layers served, record withheld."""
+
+
+class Attacher(Protocol):
+    async def attach(self, snapshot: SnapshotDocument) -> Attached:
+        """Make the images usable in containerd. Idempotent."""
+
+    async def detach(self, snapshot: SnapshotDocument, keep: Sequence[SnapshotDocument] = ()) -> tuple[str, ...]:
+        """Take the records back, except those that a snapshot in ``keep`` has too; returns the removed names."""

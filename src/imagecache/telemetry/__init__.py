@@ -1,0 +1,1 @@
+"""Structured logs, Prometheus metrics and health, each declared once. It must not decide anything."""

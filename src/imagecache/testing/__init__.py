@@ -1,0 +1,1 @@
+"""Shipped fakes, one suite per port, generated images, real peers. Nothing in production imports it."""
