@@ -1,0 +1,67 @@
+"""Loop devices, for kernels that cannot mount a filesystem straight from a file (before 6.12, or a file on overlayfs).
+
+Read-only, direct I/O (so that the page cache holds the data once) and autoclear (the device goes with its last mount,
+so nothing is left to clean up). Source: linux/loop.h. Every function raises OSError and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+CONTROL = Path("/dev/loop-control")
+_CTL_GET_FREE = 0x4C82
+_CONFIGURE = 0x4C0A
+_FLAGS = 1 | 4 | 16
+"""LO_FLAGS_READ_ONLY, LO_FLAGS_AUTOCLEAR, LO_FLAGS_DIRECT_IO."""
+_CONFIG = struct.Struct("=II 48x I I 176x 64x")
+"""loop_config: fd, block_size, then loop_info64 (of which only lo_flags is set here), then 8 reserved words."""
+_BLOCK_SIZE = 512
+_ATTEMPTS = 64
+
+
+@contextlib.contextmanager
+def attached(image: Path) -> Iterator[str]:
+    """A loop device over ``image``, as a path; inside the block it can be mounted, afterwards the mount keeps it."""
+    backing = os.open(image, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        path, device = _attach(backing)
+    finally:
+        os.close(backing)
+    try:
+        yield path
+    finally:
+        os.close(device)
+
+
+def _attach(backing: int) -> tuple[str, int]:
+    """Take a free device; another process may be faster, then the next one."""
+    control = os.open(CONTROL, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        for _ in range(_ATTEMPTS):
+            path = f"/dev/loop{fcntl.ioctl(control, _CTL_GET_FREE)}"
+            device = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                fcntl.ioctl(device, _CONFIGURE, _CONFIG.pack(backing, _BLOCK_SIZE, 0, _FLAGS))
+            except OSError as error:
+                os.close(device)
+                if error.errno != errno.EBUSY:
+                    raise
+            else:
+                return path, device
+    finally:
+        os.close(control)
+    raise OSError(errno.EBUSY, "no free loop device", str(CONTROL))
+
+
+def backing_file(device: str) -> str:
+    """Path of the file behind ``/dev/loopN``; empty when there is none."""
+    try:
+        return Path(f"/sys/block/{Path(device).name}/loop/backing_file").read_text().rstrip("\n")
+    except OSError:
+        return ""
