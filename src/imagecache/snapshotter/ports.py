@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from imagecache.digest import ChainID, DiffID
-from imagecache.store.model import LayerName
+from imagecache.digest import ChainID
+from imagecache.store.model import LayerName, ServedLayer
 
-
-@dataclass(frozen=True, slots=True)
-class ServedLayer:
-    chain_id: ChainID
-    diff_id: DiffID
-    parent: ChainID | None
-    """ChainID of the layer below; None for a bottom layer."""
-    name: LayerName
-    path: Path
-    size: int
-    """Bytes of the layer image file."""
+__all__ = ["LayerProvider", "Mounter", "ServedLayer"]
 
 
 class LayerProvider(Protocol):
@@ -29,7 +18,10 @@ class LayerProvider(Protocol):
         """The layer image that serves this chainID, if the store has it whole right now."""
 
     def hold(self, holder: str, name: LayerName) -> None:
-        """Keep the file until ``release``. Idempotent, durable when it returns."""
+        """Keep the file until ``release``. Idempotent, durable when it returns.
+
+        The file may have gone since ``lookup``: hold first, then ask ``open_layer``, then rely on it.
+        """
 
     def release(self, holder: str, name: LayerName) -> None:
         """Let go. Idempotent."""

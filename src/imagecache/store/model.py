@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import enum
 import re
+from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
@@ -51,6 +53,20 @@ class LayerName(msgspec.Struct, frozen=True, order=True):
                 f"not a layer name: {text[:160]!r}", hint="expected layers/sha256:<hex> or chains/sha256:<hex>"
             )
         return cls(space=Space(match[1]), digest=Digest(f"{match[2]}:{match[3]}"))
+
+
+@dataclass(frozen=True, slots=True)
+class ServedLayer:
+    """A layer image that serves one chainID on this node. Its file was there when this was made; hold it to keep it."""
+
+    chain_id: ChainID
+    diff_id: DiffID
+    parent: ChainID | None
+    """ChainID of the layer below; None for a bottom layer."""
+    name: LayerName
+    path: Path
+    size: int
+    """Bytes of the layer image file."""
 
 
 class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):

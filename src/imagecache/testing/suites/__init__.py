@@ -1,0 +1,1 @@
+"""One suite per port: what every implementation must do. Subclassed in ``tests/suites``."""

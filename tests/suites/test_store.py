@@ -1,0 +1,41 @@
+"""The LayerProvider suite over each implementation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from imagecache.digest import ChainID, DiffID
+from imagecache.store.model import ServedLayer
+from imagecache.testing.store import MemoryLayers
+from imagecache.testing.suites.store import LayerProviderSuite
+
+
+class MemoryShelf:
+    def __init__(self) -> None:
+        self.provider = MemoryLayers()
+        self._snapshots: dict[str, list[ServedLayer]] = {}
+
+    def publish(self, snapshot: str, diff_ids: Sequence[DiffID]) -> None:
+        layers: list[ServedLayer] = []
+        for diff_id in diff_ids:
+            parent: ChainID | None = layers[-1].chain_id if layers else None
+            layers.append(self.provider.add(diff_id, parent))
+        self._snapshots[snapshot] = layers
+
+    def withdraw(self, snapshot: str) -> None:
+        for layer in self._snapshots.pop(snapshot):
+            self.provider.withdraw(layer)
+
+    def collect(self) -> None:
+        self.provider.collect()
+
+    def lose(self, layer: ServedLayer) -> None:
+        self.provider.lose(layer.name)
+
+
+class TestMemoryLayers(LayerProviderSuite):
+    @pytest.fixture
+    def shelf(self) -> MemoryShelf:
+        return MemoryShelf()
