@@ -1,4 +1,4 @@
-"""What the standalone controller needs: a builder, and a node to attach to."""
+"""What the standalone controller needs: a builder, the built snapshots, and a node to attach to."""
 
 from __future__ import annotations
 
@@ -48,3 +48,30 @@ class Attacher(Protocol):
 
     async def detach(self, snapshot: SnapshotDocument, keep: Sequence[SnapshotDocument] = ()) -> tuple[str, ...]:
         """Take the records back, except those that a snapshot in ``keep`` has too; returns the removed names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What a collection did to the layer images."""
+
+    removed: int
+    freed: int
+    """Bytes."""
+    kept: int
+    """Layer images that no snapshot names any more, but a container or a build still holds."""
+
+
+class Snapshots(Protocol):
+    """The store, as far as deleting and describing a cache needs it."""
+
+    def get(self, snapshot_id: str) -> SnapshotDocument | None:
+        """The committed snapshot; None when there is none (not built yet, or deleted)."""
+
+    def all(self) -> Sequence[SnapshotDocument]:
+        """Every committed snapshot."""
+
+    def delete(self, snapshot_id: str) -> None:
+        """Forget the snapshot, and what an unfinished build of that id left. Idempotent."""
+
+    def collect(self) -> Collected:
+        """Remove what no snapshot, no build and no node holds."""

@@ -1,0 +1,178 @@
+"""Every setting, declared once: its name, type, unit, default and meaning.
+
+A setting is a field of ``Settings``. Its flag is ``--name-with-dashes``, its environment variable ``IMAGECACHE_NAME``,
+its key in the configuration file ``name``; ``docs/settings.md`` is made from here. Precedence: flag, environment,
+configuration file, default (see ``cli.config``). It must not read anything itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from pathlib import Path
+from typing import Annotated, get_args, get_type_hints
+
+CONFIG_FILE = Path("/etc/imagecache/config.toml")
+CONFIG_ENVIRONMENT = "IMAGECACHE_CONFIG"
+DEBUG_ENVIRONMENT = "IMAGECACHE_DEBUG"
+
+
+class Mode(enum.Enum):
+    """How layers reach containerd (architecture, "Node")."""
+
+    AUTO = "auto"
+    PROXY = "proxy"
+    NATIVE = "native"
+
+
+class LogFormat(enum.Enum):
+    AUTO = "auto"
+    """``console`` on a terminal, ``json`` otherwise."""
+    JSON = "json"
+    CONSOLE = "console"
+
+
+class LogLevel(enum.Enum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Setting:
+    """One row of the table: what a field of ``Settings`` is called outside and what it means."""
+
+    name: str
+    kind: object
+    default: object
+    unit: str
+    help: str
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def env(self) -> str:
+        return "IMAGECACHE_" + self.name.upper()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Meaning:
+    """What belongs to a setting besides its type and default."""
+
+    unit: str
+    help: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The values in force."""
+
+    store: Annotated[
+        Path,
+        Meaning(
+            "directory",
+            "Where layer images, snapshots and ImageCache objects live. One filesystem: ext4, xfs or btrfs.",
+        ),
+    ] = Path("/var/lib/imagecache")
+    address: Annotated[
+        Path,
+        Meaning("unix socket", "containerd's socket, which attach and the agent talk to."),
+    ] = Path("/run/containerd/containerd.sock")
+    namespace: Annotated[
+        str,
+        Meaning("name", "containerd namespace that images are recorded in (CRI uses k8s.io)."),
+    ] = "k8s.io"
+    mode: Annotated[
+        Mode,
+        Meaning(
+            "auto | proxy | native",
+            "Who serves layers: our snapshotter (proxy), or containerd's own (native, containerd >= 2.4).",
+        ),
+    ] = Mode.AUTO
+    snapshotter: Annotated[
+        str,
+        Meaning("name", "What our proxy snapshotter is called in containerd's configuration."),
+    ] = "imagecache"
+    agent_socket: Annotated[
+        Path,
+        Meaning("unix socket", "Where the proxy snapshotter listens."),
+    ] = Path("/run/imagecache/snapshotter.sock")
+    agent_root: Annotated[
+        Path,
+        Meaning("directory", "State and writable layers of the proxy snapshotter: containers write here."),
+    ] = Path("/var/lib/containerd/io.containerd.snapshotter.v1.imagecache")
+    containerd_config: Annotated[
+        Path,
+        Meaning("file", "containerd's main configuration file; our drop-in goes beside it."),
+    ] = Path("/etc/containerd/config.toml")
+    secrets: Annotated[
+        Path,
+        Meaning("directory", "Secret manifests (YAML or JSON) that imagePullSecrets names as namespace:name."),
+    ] = Path("/etc/imagecache/secrets")
+    docker_config: Annotated[
+        str,
+        Meaning(
+            "file",
+            "Docker's config.json: credentials and credential helpers. Empty: $DOCKER_CONFIG or ~/.docker/config.json.",
+        ),
+    ] = ""
+    hosts: Annotated[
+        Path,
+        Meaning("directory", "containerd's registry hosts directory (hosts.toml mirrors)."),
+    ] = Path("/etc/containerd/certs.d")
+    registry_retries: Annotated[
+        int,
+        Meaning("count", "Further tries after a registry request that time may heal."),
+    ] = 5
+    registry_connect_timeout: Annotated[
+        float,
+        Meaning("seconds", "To connect to a registry, TLS included."),
+    ] = 10.0
+    registry_read_timeout: Annotated[
+        float,
+        Meaning("seconds", "Without a byte from a registry until the request is tried again."),
+    ] = 60.0
+    jobs: Annotated[
+        int,
+        Meaning("count", "Layers downloaded and converted at once. 0: one per processor."),
+    ] = 0
+    trim_delay: Annotated[
+        float,
+        Meaning(
+            "seconds", "From a container's start until the second copy of its layers leaves the page cache. 0: never."
+        ),
+    ] = 10.0
+    metrics_address: Annotated[
+        str,
+        Meaning("host:port", "Where the agent serves /metrics, /livez and /readyz. Empty: nowhere."),
+    ] = "127.0.0.1:9464"
+    allow_private_names: Annotated[
+        tuple[str, ...],
+        Meaning(
+            "containerd namespaces, comma-separated",
+            "Where private images are recorded too: every pod there may then use them, no questions asked.",
+        ),
+    ] = ()
+    log_format: Annotated[
+        LogFormat,
+        Meaning("auto | json | console", "Form of log lines on stderr; auto is console on a terminal, else json."),
+    ] = LogFormat.AUTO
+    log_level: Annotated[
+        LogLevel,
+        Meaning("debug | info | warning | error", "Least severity that is logged."),
+    ] = LogLevel.INFO
+
+
+def _table() -> dict[str, Setting]:
+    hints = get_type_hints(Settings, include_extras=True)
+    table = {}
+    for field in dataclasses.fields(Settings):
+        kind, meaning = get_args(hints[field.name])
+        table[field.name] = Setting(field.name, kind, field.default, meaning.unit, meaning.help)
+    return table
+
+
+SETTINGS: dict[str, Setting] = _table()
