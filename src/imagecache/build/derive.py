@@ -1,0 +1,78 @@
+"""A layer image again, from the tar that it carries.
+
+The tar is inside the file, so everything else can be made anew: with other layers below (implied parents), by the rules
+of another place in the image (bottom layer), or to prove that a file is what it says. It works on file descriptors
+alone. It must not know names, stores or registries.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+
+from imagecache.build.convert import Converted, finish, header_of
+from imagecache.digest import DiffID
+from imagecache.erofs.header import DATA_START, LayerHeader
+from imagecache.erofs.reader import LayerImage
+from imagecache.erofs.writer import verify_image
+from imagecache.errors import DigestMismatch
+from imagecache.layer.assemble import LayerTree, assemble
+from imagecache.layer.context import resolve_implied
+from imagecache.layer.source import FileSource
+from imagecache.limits import Limits
+
+
+def derive(
+    fd: int,
+    *,
+    tar_size: int,
+    diff_id: DiffID,
+    lowers: Sequence[LayerImage],
+    bottom: bool,
+    limits: Limits,
+) -> Converted:
+    """Write the filesystem of a file that holds a verified tar at ``DATA_START``; ``lowers`` are top to bottom."""
+    tree = tree_of(fd, tar_size=tar_size, lowers=lowers, bottom=bottom, limits=limits)
+    header = header_of(tree, tar_size, diff_id, bottom=bottom)
+    os.ftruncate(fd, DATA_START + tar_size)
+    size, sha256 = finish(fd, tree, header)
+    return Converted(header=header, size=size, sha256=sha256, context=False)
+
+
+def tree_of(fd: int, *, tar_size: int, lowers: Sequence[LayerImage], bottom: bool, limits: Limits) -> LayerTree:
+    """The tree of the tar at ``DATA_START`` of the file."""
+    tree = assemble(FileSource(fd, DATA_START, tar_size), bottom=bottom, limits=limits)
+    if tree.implied and not bottom:
+        resolve_implied(tree, lowers)
+    return tree
+
+
+def copy_tar(source_fd: int, target_fd: int, tar_size: int) -> None:
+    """Copy the data area from one layer image to another file, sharing blocks where the filesystem can."""
+    offset = DATA_START
+    end = DATA_START + tar_size
+    while offset < end:
+        count = os.copy_file_range(source_fd, target_fd, end - offset, offset, offset)
+        if count == 0:
+            break
+        offset += count
+
+
+def verify(fd: int, header: LayerHeader, *, lowers: Sequence[LayerImage], limits: Limits) -> None:
+    """Prove a layer image: its tar has the diffID, and everything else in the file follows from the tar.
+
+    Raises DigestMismatch or StoreCorrupt. A file with implied parents needs the layers it was made on.
+    """
+    digest = hashlib.sha256()
+    with LayerImage.from_fd(fd) as image:
+        for piece in image.tar():
+            digest.update(piece)
+    if digest.hexdigest() != header.diff_id.hex:
+        raise DigestMismatch(
+            f"the tar inside has digest sha256:{digest.hexdigest()}, the file says {header.diff_id}",
+            hint="the file is damaged; quarantine it and build the cache again",
+        )
+    bottom = bool(header.flags & header.flags.BOTTOM)
+    tree = tree_of(fd, tar_size=header.tar_size, lowers=lowers, bottom=bottom, limits=limits)
+    verify_image(fd, tree.root, header_of(tree, header.tar_size, header.diff_id, bottom=bottom))

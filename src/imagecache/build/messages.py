@@ -1,0 +1,78 @@
+"""What a build and its worker processes say to each other, one datagram each (SOCK_SEQPACKET), as JSON.
+
+File descriptors travel beside ``Convert`` and ``Derive``: a worker opens nothing by name. It must not do I/O.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from imagecache.digest import DiffID, Digest
+from imagecache.oci.descriptor import decode_hook
+
+MAX_MESSAGE = 64 << 10
+
+
+class Convert(msgspec.Struct, tag=True, frozen=True):
+    """Descriptors: the growing compressed file (read), the empty layer image (read and write)."""
+
+    blob: Digest
+    size: int
+    """Compressed bytes; the file may be shorter still."""
+    diff_id: DiffID
+    bottom: bool
+
+
+class Derive(msgspec.Struct, tag=True, frozen=True):
+    """Descriptors: the file that holds the tar (read and write), then the layer images below, top to bottom."""
+
+    tar_size: int
+    diff_id: DiffID
+    bottom: bool
+
+
+class Available(msgspec.Struct, tag=True, frozen=True):
+    """So many bytes of the compressed file are there now. -1: no more will come."""
+
+    size: int
+
+
+class Progress(msgspec.Struct, tag=True, frozen=True):
+    consumed: int
+    """Compressed bytes."""
+
+
+class Done(msgspec.Struct, tag=True, frozen=True):
+    tar_size: int
+    entries: int
+    flags: int
+    size: int
+    sha256: Digest | None
+    context: bool
+
+
+class Failed(msgspec.Struct, tag=True, frozen=True):
+    error: str
+    """Name of a class of ``imagecache.errors``."""
+    message: str
+    hint: str
+
+
+ToWorker = Convert | Derive | Available
+FromWorker = Progress | Done | Failed
+
+_encoder = msgspec.json.Encoder()
+_to_worker = msgspec.json.Decoder(ToWorker, dec_hook=decode_hook)
+_from_worker = msgspec.json.Decoder(FromWorker, dec_hook=decode_hook)
+
+
+def encode(message: ToWorker | FromWorker) -> bytes:
+    return _encoder.encode(message)
+
+
+def decode_to_worker(data: bytes) -> ToWorker:
+    return _to_worker.decode(data)
+
+
+def decode_from_worker(data: bytes) -> FromWorker:
+    return _from_worker.decode(data)
