@@ -1,0 +1,111 @@
+"""Media types of images, in both families: OCI's and Docker's.
+
+Source: OCI image-spec media-types.md, Docker's image manifest v2 schema 2, and containerd's
+``core/images/mediatypes.go`` for what is accepted. One table decides; whatever is not in it is refused with the reason.
+It must not look at content.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from imagecache.errors import UnsupportedMediaType
+
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
+OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
+OCI_LAYER_GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
+OCI_LAYER_ZSTD = "application/vnd.oci.image.layer.v1.tar+zstd"
+DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
+DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
+DOCKER_LAYER_GZIP = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+DOCKER_LAYER_ZSTD = "application/vnd.docker.image.rootfs.diff.tar.zstd"
+
+INDEXES = frozenset({OCI_INDEX, DOCKER_LIST})
+MANIFESTS = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
+CONFIGS = frozenset({OCI_CONFIG, DOCKER_CONFIG})
+RESOLVABLE = (OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST)
+"""What a registry is asked for, in the order of preference."""
+
+_SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1"
+_FOREIGN = ("application/vnd.oci.image.layer.nondistributable.", "application/vnd.docker.image.rootfs.foreign.")
+
+
+class Compression(enum.Enum):
+    """How a layer's tar is compressed."""
+
+    NONE = "none"
+    GZIP = "gzip"
+    ZSTD = "zstd"
+    DETECT = "detect"
+    """Docker's uncompressed type: old tools gave it to compressed layers too; containerd looks at the first bytes."""
+
+
+_COMPRESSIONS = {
+    OCI_LAYER: Compression.NONE,
+    OCI_LAYER_GZIP: Compression.GZIP,
+    OCI_LAYER_ZSTD: Compression.ZSTD,
+    DOCKER_LAYER: Compression.DETECT,
+    DOCKER_LAYER_GZIP: Compression.GZIP,
+    DOCKER_LAYER_ZSTD: Compression.ZSTD,
+}
+
+
+def is_index(media_type: str) -> bool:
+    return media_type in INDEXES
+
+
+def is_manifest(media_type: str) -> bool:
+    return media_type in MANIFESTS
+
+
+def layer_compression(media_type: str) -> Compression:
+    """Compression of a layer of this type. Raises UnsupportedMediaType when it is no tar layer that we can read."""
+    compression = _COMPRESSIONS.get(media_type)
+    if compression is None:
+        raise _refused_layer(media_type)
+    return compression
+
+
+def check_config(media_type: str) -> None:
+    """Raises UnsupportedMediaType when a manifest with this config type is not a container image."""
+    if media_type not in CONFIGS:
+        raise UnsupportedMediaType(
+            f"the manifest is an artifact with a config of type {_shown(media_type)}, not a container image",
+            hint="name a container image; charts, signatures, models and other artifacts have nothing to run",
+        )
+
+
+def check_resolved(media_type: str) -> None:
+    """Raises UnsupportedMediaType when a reference leads to neither an index nor a manifest."""
+    if media_type in INDEXES or media_type in MANIFESTS:
+        return
+    if media_type.startswith(_SCHEMA_1):
+        raise UnsupportedMediaType(
+            "the image has a manifest of schema 1, which containerd does not run any more",
+            hint="push the image again with a current tool: docker pull and docker push, or skopeo copy --format oci",
+        )
+    raise UnsupportedMediaType(f"{_shown(media_type)} is neither an image index nor an image manifest")
+
+
+def _refused_layer(media_type: str) -> UnsupportedMediaType:
+    shown = _shown(media_type)
+    if "+encrypted" in media_type:
+        return UnsupportedMediaType(
+            f"a layer is encrypted ({shown})", hint="push an unencrypted copy of the image; keys are not supported"
+        )
+    if media_type.startswith(_FOREIGN):
+        return UnsupportedMediaType(
+            f"a layer is foreign ({shown}): its bytes are not in the registry",
+            hint="push the image again with its layers included (such layers occur in Windows base images)",
+        )
+    return UnsupportedMediaType(
+        f"a layer of type {shown} is not a tar archive", hint="layers are tar, tar+gzip or tar+zstd, of OCI or Docker"
+    )
+
+
+def _shown(media_type: str) -> str:
+    return media_type[:127] or "no type"

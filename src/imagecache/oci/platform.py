@@ -1,0 +1,165 @@
+"""Platforms: other names for them, and the choice of one manifest from an index.
+
+The rules are those of containerd's ``platforms`` module (``Normalize`` and ``Only``), so that we cache what the node's
+containerd would pull. Windows versions are not matched: images for Windows have no place in an overlayfs. It must not
+ask the machine what it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import msgspec
+
+from imagecache.errors import InvalidInput, NoMatchingPlatform
+from imagecache.oci import mediatypes
+from imagecache.oci.descriptor import Descriptor, Platform
+
+_ARCHITECTURES: dict[str, tuple[str, str | None]] = {
+    "i386": ("386", ""),
+    "x86_64": ("amd64", None),
+    "x86-64": ("amd64", None),
+    "aarch64": ("arm64", None),
+    "armhf": ("arm", "v7"),
+    "armel": ("arm", "v6"),
+    "armv5l": ("arm", "v5"),
+    "armv6l": ("arm", "v6"),
+    "armv7l": ("arm", "v7"),
+    "armv7": ("arm", "v7"),
+    "armv8l": ("arm", "v8"),
+}
+"""Other names, and the variant that they imply (None: the one that is given)."""
+_VARIANTS = {
+    "amd64": {"v1": ""},
+    "arm64": {"8": "", "v8": "", "v8.0": "", "9": "v9", "9.0": "v9", "v9.0": "v9"},
+    "arm": {"": "v7", "5": "v5", "6": "v6", "7": "v7", "8": "v8"},
+}
+_ARM64_MINORS = {"v8": 9, "v9": 7}
+"""Highest known minor version of each arm64 architecture."""
+_ARM64_V9_IS = 5
+"""v9.n runs everything up to v8.(n+5)."""
+_PART = re.compile(r"[A-Za-z0-9_.-]+")
+_UNKNOWN = "unknown"
+"""BuildKit's os and architecture of attestation manifests."""
+
+
+def parse_platform(text: str) -> Platform:
+    """``os/architecture[/variant]``, normalised. Raises InvalidInput."""
+    parts = text.split("/")
+    if len(parts) not in {2, 3} or not all(_PART.fullmatch(part) for part in parts):
+        raise InvalidInput(f"not a platform: {text[:80]!r}", hint="expected os/architecture[/variant]: linux/arm64/v8")
+    variant = parts[2] if len(parts) == 3 else ""
+    return normalise(Platform(os=parts[0], architecture=parts[1], variant=variant))
+
+
+def normalise(platform: Platform) -> Platform:
+    """GOOS, GOARCH and variant in the one spelling that comparisons use; an absent os is ``linux``."""
+    system = platform.os.lower() or "linux"
+    variant = platform.variant.lower()
+    architecture = platform.architecture.lower()
+    if architecture in _ARCHITECTURES:
+        architecture, implied = _ARCHITECTURES[architecture]
+        variant = variant if implied is None else implied
+    variant = _VARIANTS.get(architecture, {}).get(variant, variant)
+    return msgspec.structs.replace(
+        platform,
+        os="darwin" if system == "macos" else system,
+        architecture=architecture,
+        variant=variant,
+        os_features=tuple(sorted(platform.os_features)),
+    )
+
+
+def runs_on(platform: Platform) -> tuple[Platform, ...]:
+    """What a machine of this platform can run, the best first."""
+    wanted = normalise(platform)
+    pairs = [(wanted.architecture, wanted.variant)]
+    if wanted.architecture == "amd64":
+        pairs += [("amd64", version) for version in _below(wanted.variant, lowest=1)]
+        pairs += [("386", "")]
+    elif wanted.architecture == "arm":
+        pairs += [("arm", version) for version in _below(wanted.variant, lowest=5)]
+    elif wanted.architecture == "arm64":
+        pairs = _arm64(wanted.variant or "v8")
+    return tuple(
+        normalise(msgspec.structs.replace(wanted, architecture=architecture, variant=variant))
+        for architecture, variant in pairs
+    )
+
+
+def matches(wanted: Platform, offered: Platform) -> bool:
+    """Whether a machine of platform ``wanted`` can run what is made for ``offered``."""
+    return _rank(runs_on(wanted), offered) is not None
+
+
+def choose(manifests: Iterable[Descriptor], wanted: Platform) -> Descriptor:
+    """The entry of an index that containerd would take on this platform.
+
+    Entries without a platform come last, as containerd has it; their config says what they are, so the caller compares
+    it (``matches``). The entry may itself be an index. Raises NoMatchingPlatform, which lists what there is.
+    """
+    entries = [entry for entry in manifests if _is_image(entry)]
+    able = runs_on(wanted)
+    ranked = [(rank, entry) for entry in entries if (rank := _entry_rank(able, entry)) is not None]
+    if not ranked:
+        raise no_match(wanted, (entry.platform for entry in entries if entry.platform))
+    return min(ranked, key=lambda pair: pair[0])[1]
+
+
+def no_match(wanted: Platform, offered: Iterable[Platform]) -> NoMatchingPlatform:
+    """The error that says what was wanted and what there is."""
+    there = sorted({str(platform) for platform in offered})
+    listed = ", ".join(there[:20]) + (f" and {len(there) - 20} more" if len(there) > 20 else "")
+    return NoMatchingPlatform(
+        f"the image is not available for {normalise(wanted)}; it is for {listed or 'no platform at all'}",
+        hint="name an image for this platform, or set the annotation k8s.aliyun.com/imc-cpu-arch",
+    )
+
+
+def _is_image(entry: Descriptor) -> bool:
+    if not (mediatypes.is_manifest(entry.media_type) or mediatypes.is_index(entry.media_type)) or entry.artifact_type:
+        return False
+    return entry.platform is None or _UNKNOWN not in {entry.platform.os, entry.platform.architecture}
+
+
+def _entry_rank(able: tuple[Platform, ...], entry: Descriptor) -> tuple[int, int] | None:
+    return (len(able), 0) if entry.platform is None else _rank(able, entry.platform)
+
+
+def _rank(able: tuple[Platform, ...], offered: Platform) -> tuple[int, int] | None:
+    """Smaller is better; more of the wanted os.features are better among equals."""
+    candidate = normalise(offered)
+    for position, platform in enumerate(able):
+        same = (platform.os, platform.architecture, platform.variant) == (
+            candidate.os,
+            candidate.architecture,
+            candidate.variant,
+        )
+        if same and set(candidate.os_features) <= set(platform.os_features):
+            return position, -len(candidate.os_features)
+    return None
+
+
+def _below(variant: str, lowest: int) -> list[str]:
+    """``v3`` with lowest 1: ``v2``, ``v1``."""
+    digits = variant.removeprefix("v")
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 3):
+        return []
+    return [f"v{version}" for version in range(int(digits) - 1, lowest - 1, -1)]
+
+
+def _arm64(variant: str) -> list[tuple[str, str]]:
+    major, _, minor_text = variant.partition(".")
+    minor = int(minor_text) if minor_text.isascii() and minor_text.isdigit() and len(minor_text) < 3 else 0
+    known = major in _ARM64_MINORS and minor <= _ARM64_MINORS[major] and variant in {major, f"{major}.{minor}"}
+    if not known:
+        return [("arm64", variant)]
+    pairs = _minors(major, minor)
+    if major == "v9":
+        pairs += _minors("v8", min(minor + _ARM64_V9_IS, _ARM64_MINORS["v8"]))
+    return [*pairs, ("arm", "v8"), *(("arm", version) for version in _below("v8", lowest=5))]
+
+
+def _minors(major: str, highest: int) -> list[tuple[str, str]]:
+    return [("arm64", f"{major}.{minor}" if minor else major) for minor in range(highest, -1, -1)]

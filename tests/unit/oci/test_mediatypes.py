@@ -1,0 +1,60 @@
+"""Media types: what is a layer, and why the rest is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from imagecache.errors import UnsupportedMediaType
+from imagecache.oci import mediatypes
+from imagecache.oci.mediatypes import Compression, check_config, check_resolved, layer_compression
+
+
+@pytest.mark.parametrize(
+    ("media_type", "compression"),
+    [
+        ("application/vnd.oci.image.layer.v1.tar", Compression.NONE),
+        ("application/vnd.oci.image.layer.v1.tar+gzip", Compression.GZIP),
+        ("application/vnd.oci.image.layer.v1.tar+zstd", Compression.ZSTD),
+        ("application/vnd.docker.image.rootfs.diff.tar", Compression.DETECT),
+        ("application/vnd.docker.image.rootfs.diff.tar.gzip", Compression.GZIP),
+        ("application/vnd.docker.image.rootfs.diff.tar.zstd", Compression.ZSTD),
+    ],
+)
+def test_layers(media_type: str, compression: Compression) -> None:
+    assert layer_compression(media_type) is compression
+
+
+@pytest.mark.parametrize(
+    ("media_type", "why"),
+    [
+        ("application/vnd.oci.image.layer.v1.tar+gzip+encrypted", "encrypted"),
+        ("application/vnd.oci.image.layer.v1.tar+encrypted", "encrypted"),
+        ("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", "foreign"),
+        ("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", "foreign"),
+        ("application/vnd.in-toto+json", "not a tar"),
+        ("application/vnd.erofs.layer.v1", "not a tar"),
+        ("application/vnd.oci.image.layer.v1.tar+bzip2", "not a tar"),
+        ("", "no type"),
+    ],
+)
+def test_refused_layers(media_type: str, why: str) -> None:
+    with pytest.raises(UnsupportedMediaType, match=why) as caught:
+        layer_compression(media_type)
+
+    assert caught.value.hint
+
+
+def test_configs() -> None:
+    check_config(mediatypes.OCI_CONFIG)
+    check_config(mediatypes.DOCKER_CONFIG)
+    with pytest.raises(UnsupportedMediaType, match=r"artifact.*helm"):
+        check_config("application/vnd.cncf.helm.config.v1+json")
+
+
+def test_resolved() -> None:
+    for media_type in mediatypes.RESOLVABLE:
+        check_resolved(media_type)
+    with pytest.raises(UnsupportedMediaType, match="schema 1"):
+        check_resolved("application/vnd.docker.distribution.manifest.v1+prettyjws")
+    with pytest.raises(UnsupportedMediaType, match="neither"):
+        check_resolved("text/html")

@@ -1,0 +1,147 @@
+"""Platforms: spellings, and containerd's order of preference."""
+
+from __future__ import annotations
+
+import pytest
+
+from imagecache.digest import Digest
+from imagecache.errors import InvalidInput, NoMatchingPlatform
+from imagecache.oci import mediatypes
+from imagecache.oci.descriptor import Descriptor, Platform
+from imagecache.oci.platform import choose, matches, normalise, parse_platform, runs_on
+
+
+def entry(platform: str, *, media_type: str = mediatypes.OCI_MANIFEST, artifact_type: str = "") -> Descriptor:
+    parts = [*platform.split("/"), "", ""]
+    parsed = Platform(os=parts[0], architecture=parts[1], variant=parts[2]) if platform else None
+    digest = Digest.sha256(f"{platform} {media_type} {artifact_type}".encode())
+    return Descriptor(media_type=media_type, digest=digest, size=2, platform=parsed, artifact_type=artifact_type)
+
+
+@pytest.mark.parametrize(
+    ("written", "normal"),
+    [
+        ("linux/amd64", "linux/amd64"),
+        ("Linux/x86_64", "linux/amd64"),
+        ("linux/x86-64/v1", "linux/amd64"),
+        ("linux/amd64/v3", "linux/amd64/v3"),
+        ("linux/aarch64", "linux/arm64"),
+        ("linux/arm64/v8", "linux/arm64"),
+        ("linux/arm64/9", "linux/arm64/v9"),
+        ("linux/arm64/v8.2", "linux/arm64/v8.2"),
+        ("linux/arm", "linux/arm/v7"),
+        ("linux/arm/6", "linux/arm/v6"),
+        ("linux/armhf", "linux/arm/v7"),
+        ("linux/armv7l", "linux/arm/v7"),
+        ("linux/armel/v7", "linux/arm/v6"),
+        ("linux/i386/sse2", "linux/386"),
+        ("macos/arm64", "darwin/arm64"),
+        ("linux/riscv64", "linux/riscv64"),
+    ],
+)
+def test_spellings(written: str, normal: str) -> None:
+    assert str(parse_platform(written)) == normal
+
+
+@pytest.mark.parametrize("text", ["", "linux", "linux/", "linux/a/b/c", "lin ux/amd64", "linux/amd64/"])
+def test_not_a_platform(text: str) -> None:
+    with pytest.raises(InvalidInput, match="not a platform"):
+        parse_platform(text)
+
+
+def test_an_absent_os_is_linux() -> None:
+    assert normalise(Platform(architecture="amd64")).os == "linux"
+
+
+@pytest.mark.parametrize(
+    ("platform", "able"),
+    [
+        ("linux/amd64", ["amd64", "386"]),
+        ("linux/amd64/v3", ["amd64/v3", "amd64/v2", "amd64", "386"]),
+        ("linux/amd64/odd", ["amd64/odd", "386"]),
+        ("linux/arm/v7", ["arm/v7", "arm/v6", "arm/v5"]),
+        ("linux/arm/v5", ["arm/v5"]),
+        ("linux/arm64", ["arm64", "arm/v8", "arm/v7", "arm/v6", "arm/v5"]),
+        ("linux/arm64/v8.2", ["arm64/v8.2", "arm64/v8.1", "arm64", "arm/v8", "arm/v7", "arm/v6", "arm/v5"]),
+        ("linux/arm64/odd", ["arm64/odd"]),
+        ("linux/arm64/v8.99", ["arm64/v8.99"]),
+        ("linux/s390x", ["s390x"]),
+    ],
+)
+def test_what_a_machine_runs(platform: str, able: list[str]) -> None:
+    assert [str(one) for one in runs_on(parse_platform(platform))] == [f"linux/{one}" for one in able]
+
+
+def test_arm64_v9_runs_the_v8_that_it_includes() -> None:
+    able = [one.variant for one in runs_on(parse_platform("linux/arm64/v9.1")) if one.architecture == "arm64"]
+
+    assert able == ["v9.1", "v9", "v8.6", "v8.5", "v8.4", "v8.3", "v8.2", "v8.1", ""]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "offered", "best"),
+    [
+        ("linux/amd64", ["linux/arm64", "linux/amd64"], 1),
+        ("linux/amd64", ["linux/386", "linux/amd64"], 1),
+        ("linux/amd64", ["linux/386", "linux/arm64"], 0),
+        ("linux/amd64", ["linux/amd64/v2", "linux/amd64"], 1),
+        ("linux/amd64/v3", ["linux/amd64", "linux/amd64/v2", "linux/amd64/v4"], 1),
+        ("linux/arm64", ["linux/arm/v7", "linux/arm64/v8"], 1),
+        ("linux/arm64", ["linux/arm/v6", "linux/arm/v7"], 1),
+        ("linux/amd64", ["unknown/unknown", "linux/amd64"], 1),
+        ("linux/amd64", ["windows/amd64", "linux/amd64"], 1),
+        ("linux/amd64", ["linux/amd64", "linux/amd64"], 0),
+        ("linux/amd64", ["", "linux/amd64"], 1),
+        ("linux/amd64", ["linux/arm64", ""], 1),
+    ],
+)
+def test_choice(wanted: str, offered: list[str], best: int) -> None:
+    entries = [entry(platform) for platform in offered]
+
+    assert choose(entries, parse_platform(wanted)) is entries[best]
+
+
+def test_attestations_and_artifacts_are_not_chosen() -> None:
+    attestation = entry("unknown/unknown")
+    artifact = entry("linux/amd64", artifact_type="application/vnd.example.sbom")
+    unrelated = entry("linux/amd64", media_type="application/json")
+
+    with pytest.raises(NoMatchingPlatform, match="for no platform at all"):
+        choose([attestation, artifact, unrelated], parse_platform("linux/amd64"))
+
+
+def test_a_nested_index_can_be_chosen() -> None:
+    nested = entry("", media_type=mediatypes.OCI_INDEX)
+
+    assert choose([entry("linux/arm64"), nested], parse_platform("linux/amd64")) is nested
+
+
+def test_no_match_lists_what_there_is() -> None:
+    offered = [entry("linux/arm64/v8"), entry("linux/s390x"), entry("unknown/unknown")]
+
+    with pytest.raises(NoMatchingPlatform, match=r"for linux/amd64; it is for linux/arm64/v8, linux/s390x$"):
+        choose(offered, parse_platform("linux/amd64"))
+
+
+def test_a_long_list_is_cut() -> None:
+    with pytest.raises(NoMatchingPlatform, match="and 5 more"):
+        choose([entry(f"linux/cpu{number}") for number in range(25)], parse_platform("linux/amd64"))
+
+
+def test_os_features_must_be_there() -> None:
+    plain = entry("linux/amd64")
+    special = Descriptor(
+        media_type=mediatypes.OCI_MANIFEST,
+        digest=plain.digest,
+        size=2,
+        platform=Platform(os="linux", architecture="amd64", os_features=("gpu",)),
+    )
+    wanted = Platform(os="linux", architecture="amd64", os_features=("gpu", "a"))
+
+    assert choose([special, plain], parse_platform("linux/amd64")) is plain
+    assert choose([plain, special], wanted) is special
+
+
+def test_matches() -> None:
+    assert matches(parse_platform("linux/arm64"), Platform(os="linux", architecture="arm", variant="v7"))
+    assert not matches(parse_platform("linux/arm/v6"), Platform(os="linux", architecture="arm", variant="v7"))
