@@ -1,0 +1,51 @@
+"""What holds for every test: a run leaves no mount, no process and no network namespace behind."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_PYTHON_HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
+
+
+def _mounts() -> set[str]:
+    lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+    return {line.split(" ")[4] for line in lines}
+
+
+def _namespaces() -> set[str]:
+    folder = Path("/run/netns")
+    return {entry.name for entry in folder.iterdir()} if folder.exists() else set()
+
+
+def _children() -> list[str]:
+    """Command lines of our living child processes; Python's own helpers end with the interpreter."""
+    own = os.getpid()
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            state, parent = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[:2]
+            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if entry.name.isdigit() and int(parent) == own and state != "Z" and not any(h in line for h in _PYTHON_HELPERS):
+            found.append(f"{entry.name} {line}")
+    return found
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Compare before and after. Below /tmp only this run's own directories count: other runs have theirs there."""
+    mounts, namespaces, children = _mounts(), _namespaces(), _children()
+    yield
+    own = f"{tmp_path_factory.getbasetemp()}/"
+    left = {point for point in _mounts() - mounts if not point.startswith("/tmp/") or point.startswith(own)}
+    assert not left, f"mounts left behind: {sorted(left)}"
+    assert not _namespaces() - namespaces, f"network namespaces left behind: {_namespaces() - namespaces}"
+    assert not set(_children()) - set(children), f"processes left behind: {_children()}"

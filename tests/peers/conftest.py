@@ -1,0 +1,63 @@
+"""Real parts shared by the tests here: one registry for the run, a containerd and a CRI client for each test."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from imagecache.testing.images import busybox_image, pause_image
+from imagecache.testing.oci_layout import Image
+from imagecache.testing.peers.containerd import VERSIONS, Containerd
+from imagecache.testing.peers.cri import Cri
+from imagecache.testing.peers.processes import mounts_below, processes_of
+from imagecache.testing.peers.registry import Registry
+from imagecache.testing.peers.workspace import workspace
+
+
+@pytest.fixture(scope="session")
+def peers_directory() -> Iterator[Path]:
+    """The run's workspace. Nothing may be alive or mounted in it when the last test is done."""
+    with workspace() as directory:
+        yield directory
+        assert not processes_of(directory), "processes left behind"
+        assert not mounts_below(directory), "mounts left behind"
+
+
+@pytest.fixture
+def directory(peers_directory: Path) -> Path:
+    """A test's own directory, with a path short enough for unix sockets."""
+    return Path(tempfile.mkdtemp(dir=peers_directory))
+
+
+@pytest.fixture(scope="session")
+def registry(peers_directory: Path) -> Iterator[Registry]:
+    """Without users and TLS. Tests use repositories of their own; who stops it starts it again."""
+    with Registry(peers_directory / "registry") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def pause(registry: Registry, peers_directory: Path) -> str:
+    """Reference of the pause image."""
+    return registry.push("pause:1", pause_image(peers_directory / "pause"))
+
+
+@pytest.fixture(scope="session")
+def busybox(peers_directory: Path) -> Image:
+    return busybox_image(peers_directory / "busybox")
+
+
+@pytest.fixture(params=VERSIONS)
+def containerd(request: pytest.FixtureRequest, directory: Path, pause: str) -> Iterator[Containerd]:
+    """Each version in turn, with overlayfs, empty."""
+    with Containerd(directory / "node", request.param, sandbox_image=pause) as running:
+        yield running
+
+
+@pytest.fixture
+async def cri(containerd: Containerd) -> AsyncIterator[Cri]:
+    async with Cri(containerd.address) as client:
+        yield client
