@@ -1,5 +1,5 @@
-"""The ImageCache resource as data: spec, status, annotations, phases, events.
+"""The ImageCache resource as data: document, spec, status, annotations, phases, events, columns.
 
-Alibaba ECI's own document (``eci.alibabacloud.com/v1``), both published generations. Pure: it must not do I/O, and
-knows neither stores nor Kubernetes clients.
+One truth for the command line and the cluster: both show the same document and the same columns. Pure: it must not do
+I/O, must not know where objects are kept, and must not know Kubernetes clients.
 """

@@ -1,0 +1,90 @@
+"""Every annotation that Alibaba documents on an ImageCache, and what each means on any cluster.
+
+Portable ones are interpreted in ``wanted``; ``imc-enable-reuse`` and ``imc-enable-flash`` are accepted and always true
+here (layers are shared by content, and a layer can be used as soon as it is written). Cloud-only ones are accepted and
+ignored with a note, so that manifests need no change. Source: eci-spec 2. It must not do I/O.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from imagecache.errors import InvalidManifest
+
+PREFIX = "k8s.aliyun.com/"
+REUSE = PREFIX + "imc-enable-reuse"
+REUSE_LEGACY = PREFIX + "auto-match-imagecache"
+FLASH = PREFIX + "imc-enable-flash"
+RETENTION_DAYS = PREFIX + "imc-retention-days"
+SIZE = PREFIX + "imc-size"
+CPU_ARCH = PREFIX + "imc-cpu-arch"
+OS_TYPE = PREFIX + "imc-os-type"
+PLAIN_HTTP = PREFIX + "plain-http-registry"
+INSECURE = PREFIX + "insecure-registry"
+
+PORTABLE = frozenset({REUSE, REUSE_LEGACY, FLASH, RETENTION_DAYS, SIZE, CPU_ARCH, OS_TYPE, PLAIN_HTTP, INSECURE})
+CLOUD_ONLY = frozenset(
+    PREFIX + name
+    for name in (
+        "vswitch-ids",
+        "security-group-id",
+        "resource-group-id",
+        "acr-instance-ids",
+        "acr-service-arns",
+        "acr-user-arns",
+        "eip-instance-id",
+        "auto-create-eip",
+        "eip-bandwidth",
+        "eip-internet-charge-type",
+        "eip-isp",
+        "eip-common-bandwidth-package-id",
+    )
+)
+_HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?")
+
+
+def field(key: str) -> str:
+    """Path of an annotation in the document, for messages."""
+    return f"metadata.annotations[{key}]"
+
+
+def notes(annotations: Mapping[str, str]) -> tuple[str, ...]:
+    """What a user should know about keys that change nothing here; keys of other prefixes are none of our business."""
+    found = []
+    for key in annotations:
+        if key in CLOUD_ONLY:
+            found.append(f"{field(key)}: has a meaning on Alibaba Cloud only, ignored")
+        elif key.startswith(PREFIX) and key not in PORTABLE:
+            found.append(f"{field(key)}: unknown, ignored")
+    return tuple(found)
+
+
+def whole_number(annotations: Mapping[str, str], key: str) -> int | None:
+    """The value as an integer; None when the key is absent. Raises InvalidManifest."""
+    text = annotations.get(key)
+    if text is None:
+        return None
+    if not re.fullmatch(r"\s*[0-9]{1,9}\s*", text):
+        raise InvalidManifest(f"{field(key)}: {text[:80]!r} is not a whole number", hint='write it as "7"')
+    return int(text)
+
+
+def choice(annotations: Mapping[str, str], key: str, allowed: tuple[str, ...]) -> str | None:
+    """The value, lowercase, when it is one of ``allowed``; None when absent or empty. Raises InvalidManifest."""
+    value = annotations.get(key, "").strip().lower()
+    if value and value not in allowed:
+        raise InvalidManifest(f"{field(key)}: {value[:80]!r} is not supported", hint=f"one of: {', '.join(allowed)}")
+    return value or None
+
+
+def registries(annotations: Mapping[str, str], key: str) -> frozenset[str]:
+    """The comma-separated ``host[:port]`` list of a key. Raises InvalidManifest."""
+    hosts = {host.strip() for host in annotations.get(key, "").split(",")} - {""}
+    for host in sorted(hosts):
+        if not _HOST.fullmatch(host):
+            raise InvalidManifest(
+                f"{field(key)}: {host[:80]!r} is not host[:port]",
+                hint="write it exactly as in the image reference, without a scheme",
+            )
+    return frozenset(hosts)

@@ -1,0 +1,52 @@
+"""Documents to text as ``kubectl get -o yaml`` and ``-o json`` print them.
+
+Keys sorted, lists not indented, double quotes where quotes are needed. It must not print.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import msgspec
+import yaml
+
+from imagecache.api.types import ImageCache
+from imagecache.api.yamltext import JSON
+
+_WIDTH = 1 << 16
+"""kubectl does not fold long lines."""
+
+
+class _Dumper(yaml.SafeDumper):
+    def choose_scalar_style(self) -> str:
+        style: str = super().choose_scalar_style()
+        return '"' if style == "'" else style
+
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 - PyYAML's signature
+        return True
+
+
+def document(cache: ImageCache) -> dict[str, JSON]:
+    """The document as JSON values."""
+    value: dict[str, JSON] = msgspec.to_builtins(cache)
+    return value
+
+
+def listing(caches: Sequence[ImageCache]) -> dict[str, JSON]:
+    """Several documents as kubectl lists them."""
+    return {
+        "apiVersion": "v1",
+        "kind": "List",
+        "metadata": {"resourceVersion": ""},
+        "items": [document(cache) for cache in caches],
+    }
+
+
+def to_yaml(value: JSON) -> str:
+    text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=True, allow_unicode=True, width=_WIDTH)
+    return text
+
+
+def to_json(value: JSON) -> str:
+    return json.dumps(value, indent=4, sort_keys=True, ensure_ascii=False) + "\n"

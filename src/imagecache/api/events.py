@@ -1,0 +1,46 @@
+"""``status.events``: the newest 50, repeated ones counted.
+
+Each has the keys of both published generations (eci-spec 1.5, 8b). It must not decide when something is an event.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import msgspec
+
+from imagecache.api import times
+from imagecache.api.types import Event, EventMetadata, EventSource
+
+KEPT = 50
+NORMAL = "Normal"
+WARNING = "Warning"
+COMPONENT = "imagecache"
+
+
+def event(reason: str, message: str, *, about: str, now: dt.datetime, kind: str = NORMAL) -> Event:
+    """A new event about an image reference or a cache's name."""
+    stamp = times.render(now)
+    return Event(
+        type=kind,
+        reason=reason,
+        message=message,
+        name=about,
+        first_timestamp=stamp,
+        last_timestamp=stamp,
+        timestamp=stamp,
+        metadata=EventMetadata(name=about),
+        source=EventSource(component=COMPONENT),
+    )
+
+
+def append(events: tuple[Event, ...], new: Event) -> tuple[Event, ...]:
+    """``events`` and the new one, oldest first. One that says the same is counted up and becomes the newest."""
+    earlier = next((old for old in events if _same(old, new)), None)
+    if earlier is not None:
+        new = msgspec.structs.replace(new, count=earlier.count + 1, first_timestamp=earlier.first_timestamp)
+    return (*(old for old in events if old is not earlier), new)[-KEPT:]
+
+
+def _same(one: Event, other: Event) -> bool:
+    return (one.type, one.reason, one.message, one.name) == (other.type, other.reason, other.message, other.name)

@@ -1,0 +1,31 @@
+"""Cache ids and uids, from a random source that the caller owns.
+
+Users' tooling matches ``imc-`` and 20 lowercase alphanumerics, so ids have exactly that shape. It must not remember
+which ids there are.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import string
+import uuid
+
+PREFIX = "imc-"
+LENGTH = 20
+_ALPHABET = string.ascii_lowercase + string.digits
+_SHAPE = re.compile(rf"{PREFIX}[a-z0-9]{{{LENGTH}}}")
+
+
+def new_cache_id(source: random.Random) -> str:
+    """103 random bits: two caches of the same id are not met in practice."""
+    return PREFIX + "".join(source.choices(_ALPHABET, k=LENGTH))
+
+
+def is_cache_id(text: str) -> bool:
+    return _SHAPE.fullmatch(text) is not None
+
+
+def new_uid(source: random.Random) -> str:
+    """A version 4 UUID, as the Kubernetes API gives every object."""
+    return str(uuid.UUID(int=source.getrandbits(128), version=4))

@@ -1,0 +1,171 @@
+"""A file of ImageCache manifests to checked documents.
+
+What either published schema accepts is accepted; what it refuses is refused with the path of the field and its line.
+Fields that the server sets (status, uid, times) are dropped, unknown ones noted, as the Kubernetes API does it. Limits
+and meanings are in ``wanted``. It must not read files.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import NoReturn, TypeGuard
+
+import msgspec
+
+from imagecache.api import yamltext
+from imagecache.api.types import API_VERSION, KIND, ImageCache, Metadata, Spec
+from imagecache.api.yamltext import JSON, Document, Path
+from imagecache.errors import InvalidManifest
+
+_EXAMPLE = f"expected apiVersion: {API_VERSION}, kind: {KIND}, metadata.name and spec.images"
+_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+NAME_LENGTH = 253
+_SPEC_FIELDS = frozenset(info.encode_name for info in msgspec.structs.fields(Spec))
+_TOP_FIELDS = frozenset({"apiVersion", "kind", "metadata", "spec", "status"})
+_LISTS = frozenset({("v1", "List"), (API_VERSION, f"{KIND}List")})
+_AT = re.compile(r"(?P<message>.*?)(?: - at `(?:key in )?\$(?P<path>[^`]*)`)?", re.DOTALL)
+_PART = re.compile(r"\.(?P<name>[A-Za-z_]+)|\[(?P<index>\d+)\]")
+_MISSING = re.compile(r"Object missing required field `(?P<name>[^`]+)`")
+_WORDS = {
+    "`str`": "text",
+    "`int`": "a whole number",
+    "`int | null`": "a whole number",
+    "`array`": "a list",
+    "`object`": "a mapping",
+}
+_WORDS |= {"`float`": "a number", "`bool`": "true or false", "`null`": "nothing"}
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    cache: ImageCache
+    notes: tuple[str, ...] = field(default=())
+    """What was ignored, for people."""
+
+
+def parse(text: str, source: str = "") -> tuple[Parsed, ...]:
+    """Every ImageCache of the text, at least one. ``source`` names the file in messages. Raises InvalidManifest."""
+    documents = [item for document in yamltext.load(text, source) for item in _flatten(document)]
+    if not documents:
+        raise InvalidManifest(f"{yamltext.place(source, 0)}no ImageCache in it", hint=_EXAMPLE)
+    found = tuple(_parse(document) for document in documents)
+    seen: set[str] = set()
+    for document, parsed in zip(documents, found, strict=True):
+        if parsed.cache.name in seen:
+            document.fail(("metadata", "name"), f"{parsed.cache.name} is there twice")
+        seen.add(parsed.cache.name)
+    return found
+
+
+def _flatten(document: Document) -> list[Document]:
+    """The items of a list object; anything else is itself."""
+    value = document.value
+    if not _is_mapping(value) or (value.get("apiVersion"), value.get("kind")) not in _LISTS:
+        return [document]
+    items = value.get("items")
+    if not isinstance(items, list):
+        document.fail(("items",), "expected a list")
+    prefix = len(("items", 0))
+    return [
+        Document(
+            item,
+            document.source,
+            {path[prefix:]: line for path, line in document.lines.items() if path[:prefix] == ("items", index)},
+        )
+        for index, item in enumerate(items)
+    ]
+
+
+def _is_mapping(value: JSON) -> TypeGuard[dict[str, JSON]]:
+    return isinstance(value, dict)
+
+
+def _parse(document: Document) -> Parsed:
+    value = _without_nulls(document.value)
+    if not _is_mapping(value):
+        document.fail((), "not an ImageCache: expected a mapping", _EXAMPLE)
+    _expect(document, value, "apiVersion", API_VERSION)
+    _expect(document, value, "kind", KIND)
+    notes = [f"{name}: unknown field, ignored" for name in value if name not in _TOP_FIELDS]
+    metadata = _metadata(document, value.get("metadata"), notes)
+    if "spec" not in value:
+        document.fail(("spec",), "required", _EXAMPLE)
+    spec = _spec(document, value["spec"], notes)
+    cache = ImageCache(api_version=API_VERSION, kind=KIND, metadata=metadata, spec=spec)
+    return Parsed(cache, tuple(notes))
+
+
+def _without_nulls(value: JSON) -> JSON:
+    """Keys with null are absent to the Kubernetes API."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return value
+
+
+def _expect(document: Document, value: dict[str, JSON], key: str, wanted: str) -> None:
+    if key not in value:
+        document.fail((key,), "required", _EXAMPLE)
+    if value[key] != wanted:
+        document.fail((key,), f"{_shown(value[key])} is not {wanted}", _EXAMPLE)
+
+
+def _metadata(document: Document, value: JSON, notes: list[str]) -> Metadata:
+    if not _is_mapping(value):
+        document.fail(("metadata",), "required: a mapping with a name", _EXAMPLE)
+    name = value.get("name")
+    if name is None:
+        document.fail(("metadata", "name"), "required", _EXAMPLE)
+    if not isinstance(name, str) or len(name) > NAME_LENGTH or not _SUBDOMAIN.fullmatch(name):
+        document.fail(
+            ("metadata", "name"),
+            f"{_shown(name)} is not a valid name",
+            f"lowercase letters, digits, '-' and '.', at most {NAME_LENGTH} characters (RFC 1123 subdomain)",
+        )
+    if "namespace" in value:
+        notes.append("metadata.namespace: an ImageCache belongs to no namespace, ignored")
+    return Metadata(
+        name=name,
+        annotations=_texts(document, value, "annotations"),
+        labels=_texts(document, value, "labels"),
+    )
+
+
+def _texts(document: Document, metadata: dict[str, JSON], key: str) -> dict[str, str]:
+    value = metadata.get(key, {})
+    if not _is_mapping(value):
+        document.fail(("metadata", key), "expected a mapping of text to text")
+    texts = {}
+    for name, item in value.items():
+        if not isinstance(item, str):
+            document.fail(("metadata", key, name), f"expected text, got {_shown(item)}", "put the value in quotes")
+        texts[name] = item
+    return texts
+
+
+def _spec(document: Document, value: JSON, notes: list[str]) -> Spec:
+    if _is_mapping(value):
+        notes.extend(f"spec.{name}: unknown field, ignored" for name in value if name not in _SPEC_FIELDS)
+    try:
+        return msgspec.convert(value, Spec)
+    except msgspec.ValidationError as error:
+        _explain(document, str(error))
+
+
+def _explain(document: Document, text: str) -> NoReturn:
+    """A message of msgspec, with our words and the place in the file."""
+    match = _AT.fullmatch(text)
+    message, trail = (match["message"], match["path"] or "") if match else (text, "")
+    path: Path = ("spec",)
+    for part in _PART.finditer(trail):
+        path = (*path, part["name"] or int(part["index"]))
+    missing = _MISSING.fullmatch(message)
+    if missing:
+        document.fail((*path, missing["name"]), "required", _EXAMPLE)
+    for theirs, ours in _WORDS.items():
+        message = message.replace(theirs, ours)
+    document.fail(path, message[:1].lower() + message[1:])
+
+
+def _shown(value: JSON) -> str:
+    return repr(value) if isinstance(value, str) else msgspec.json.encode(value).decode()[:80]

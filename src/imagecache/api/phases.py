@@ -1,0 +1,161 @@
+"""``status`` from one state to the next: phase, progress, times, conditions.
+
+Pure: status in, status out; the drawing of eci-spec 5.1 is the table ``TRANSITIONS``. Two additions: a failed or
+interrupted cache may be tried again (back to Pending, id kept), and progress counts bytes instead of the durable
+snapshot. It must not do I/O and must not know why something failed.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import msgspec
+
+from imagecache.api import times
+from imagecache.api.types import Condition, Phase, Status, StatusImage
+
+FAILED_KEPT = dt.timedelta(hours=24)
+"""How long a failed cache stays, whatever its retention (eci-spec 5.4)."""
+
+TRANSITIONS: dict[Phase, frozenset[Phase]] = {
+    Phase.PENDING: frozenset({Phase.PENDING, Phase.CREATING, Phase.READY, Phase.FAILED}),
+    Phase.CREATING: frozenset({Phase.CREATING, Phase.PENDING, Phase.READY, Phase.FAILED}),
+    Phase.READY: frozenset({Phase.UPDATING}),
+    Phase.FAILED: frozenset({Phase.PENDING}),
+    Phase.UPDATING: frozenset({Phase.UPDATING, Phase.READY, Phase.UPDATE_FAILED}),
+    Phase.UPDATE_FAILED: frozenset({Phase.UPDATING}),
+}
+
+
+def begin(cache_id: str, generation: int, now: dt.datetime, *, progress: str = "0%") -> Status:
+    """The status of a cache whose build starts: Pending."""
+    status = Status(
+        phase=Phase.PENDING,
+        progress=progress,
+        image_cache_id=cache_id,
+        start_time=times.render(now),
+        last_updated_time=times.render(now),
+    )
+    return _conditions(status, generation, now, ready=("False", "Building", ""), building=("True", "Started", ""))
+
+
+def retry(status: Status, generation: int, now: dt.datetime, *, restart: bool) -> Status:
+    """Pending again, same id and history; ``restart`` when the spec changed, so that progress starts over."""
+    _check(status, Phase.PENDING)
+    fresh = begin(status.image_cache_id, generation, now, progress="0%" if restart else status.progress)
+    conditions = status.conditions
+    for condition in fresh.conditions:
+        conditions = set_condition(conditions, condition)
+    return msgspec.structs.replace(fresh, events=status.events, conditions=conditions)
+
+
+def advance(status: Status, done: int, total: int, now: dt.datetime) -> Status:
+    """Creating (or Updating, when that is what runs), at ``done`` of ``total`` bytes. Never goes back."""
+    phase = Phase.UPDATING if status.phase is Phase.UPDATING else Phase.CREATING
+    _check(status, phase)
+    progress = max(percent(status.progress), min(done * 100 // total if total else 0, 99))
+    return msgspec.structs.replace(status, phase=phase, progress=f"{progress}%", last_updated_time=times.render(now))
+
+
+def ready(
+    status: Status,
+    generation: int,
+    now: dt.datetime,
+    *,
+    images: tuple[StatusImage, ...],
+    size: int,
+    retention_days: int | None,
+) -> Status:
+    """Ready, 100 %. ``retention_days`` count from the start of the build; None is for ever."""
+    _check(status, Phase.READY)
+    expires = ""
+    if retention_days is not None:
+        expires = times.render(times.parse(status.start_time) + dt.timedelta(days=retention_days))
+    status = msgspec.structs.replace(
+        status,
+        phase=Phase.READY,
+        progress="100%",
+        reason="",
+        images=images,
+        size=size,
+        expire_date_time=expires,
+        last_updated_time=times.render(now),
+    )
+    return _conditions(status, generation, now, ready=("True", "Built", ""), building=("False", "Built", ""))
+
+
+def failed(status: Status, generation: int, now: dt.datetime, *, reason: str, message: str) -> Status:
+    """Failed, or UpdateFailed while the old content serves. ``reason`` is CamelCase, ``message`` for people."""
+    updating = status.phase is Phase.UPDATING
+    phase = Phase.UPDATE_FAILED if updating else Phase.FAILED
+    _check(status, phase)
+    status = msgspec.structs.replace(
+        status,
+        phase=phase,
+        reason=f"{reason}: {message}",
+        expire_date_time=status.expire_date_time if updating else times.render(now + FAILED_KEPT),
+        last_updated_time=times.render(now),
+    )
+    outcome = ("True", "UpdateFailed", message) if updating else ("False", reason, message)
+    return _conditions(status, generation, now, ready=outcome, building=("False", reason, message))
+
+
+def interrupted(status: Status, generation: int, now: dt.datetime) -> Status:
+    """Stopped by the user: the phase stays, nothing is being built, the next create goes on."""
+    status = msgspec.structs.replace(status, last_updated_time=times.render(now))
+    message = "stopped; what was fetched is kept, the same create goes on from there"
+    return _conditions(
+        status, generation, now, ready=("False", "Interrupted", message), building=("False", "Interrupted", message)
+    )
+
+
+def update(status: Status, generation: int, now: dt.datetime) -> Status:
+    """Updating: rebuilt in place, the old content serves meanwhile (eci-spec 5.4, 8b)."""
+    _check(status, Phase.UPDATING)
+    status = msgspec.structs.replace(
+        status, phase=Phase.UPDATING, progress="0%", reason="", last_updated_time=times.render(now)
+    )
+    return _conditions(status, generation, now, ready=("True", "Updating", ""), building=("True", "Started", ""))
+
+
+def percent(progress: str) -> int:
+    """``42%`` as 42."""
+    return int(progress.removesuffix("%"))
+
+
+def expired(status: Status, now: dt.datetime) -> bool:
+    return bool(status.expire_date_time) and times.parse(status.expire_date_time) <= now
+
+
+def set_condition(conditions: tuple[Condition, ...], new: Condition) -> tuple[Condition, ...]:
+    """Replace the condition of that type; its transition time moves only when its status does (metav1.Condition)."""
+    old = next((condition for condition in conditions if condition.type == new.type), None)
+    if old is None:
+        return (*conditions, new)
+    if old.status == new.status:
+        new = msgspec.structs.replace(new, last_transition_time=old.last_transition_time)
+    return tuple(new if condition is old else condition for condition in conditions)
+
+
+def _check(status: Status, target: Phase) -> None:
+    if target not in TRANSITIONS[status.phase]:
+        raise ValueError(f"no way from {status.phase.value} to {target.value}")
+
+
+_Outcome = tuple[str, str, str]
+"""Status, reason and message of a condition."""
+
+
+def _conditions(status: Status, generation: int, now: dt.datetime, *, ready: _Outcome, building: _Outcome) -> Status:
+    conditions = status.conditions
+    for kind, (value, reason, message) in (("Ready", ready), ("Building", building)):
+        condition = Condition(
+            type=kind,
+            status=value,
+            reason=reason,
+            message=message,
+            last_transition_time=times.render(now),
+            observed_generation=generation,
+        )
+        conditions = set_condition(conditions, condition)
+    return msgspec.structs.replace(status, conditions=conditions)

@@ -1,0 +1,17 @@
+"""metav1.Time: RFC 3339, UTC, whole seconds, ``Z``. It must not know what time it is."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
+
+
+def render(moment: dt.datetime) -> str:
+    """``2019-10-24T13:40:58Z``; fractions of a second are dropped."""
+    return moment.astimezone(dt.UTC).strftime(_FORMAT)
+
+
+def parse(text: str) -> dt.datetime:
+    """The reverse of ``render``. Raises ValueError."""
+    return dt.datetime.strptime(text, _FORMAT).replace(tzinfo=dt.UTC)

@@ -1,0 +1,155 @@
+"""The ImageCache document: what users write and what the API shows.
+
+Accepts and prints both published generations of Alibaba's resource (``docs/adr/0013-documents-msgspec.md``): names are
+theirs, ``conditions``, ``images``, ``size`` and ``nodes`` in the status are ours. Times are RFC 3339 text, UTC, whole
+seconds. It must not interpret anything: limits and defaults are in ``wanted``, transitions in ``phases``.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated
+
+import msgspec
+
+GROUP = "eci.alibabacloud.com"
+API_VERSION = f"{GROUP}/v1"
+KIND = "ImageCache"
+RESOURCE = f"imagecache.{GROUP}"
+"""As kubectl names one: ``imagecache.eci.alibabacloud.com/NAME created``."""
+RESOURCES = f"imagecaches.{GROUP}"
+"""As kubectl names the collection: ``imagecaches.eci.alibabacloud.com "NAME" not found``."""
+
+
+class Phase(enum.Enum):
+    """``status.phase``, Alibaba's words."""
+
+    PENDING = "Pending"
+    CREATING = "Creating"
+    READY = "Ready"
+    FAILED = "Failed"
+    UPDATING = "Updating"
+    UPDATE_FAILED = "UpdateFailed"
+
+
+class Metadata(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, rename="camel"):
+    """The part of metav1.ObjectMeta that an ImageCache has everywhere."""
+
+    name: str
+    annotations: dict[str, str] = {}
+    labels: dict[str, str] = {}
+    uid: str = ""
+    creation_timestamp: str = ""
+    generation: int = 0
+    """Grows by one with each change of the spec."""
+
+
+class Spec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, rename="camel"):
+    images: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    """References as the user wrote them."""
+    image_pull_secrets: tuple[str, ...] = ()
+    """``namespace:name``."""
+    image_cache_size: int | None = None
+    """GiB."""
+    retention_days: int | None = None
+
+
+class EventMetadata(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    creation_timestamp: None = None
+    name: str
+
+
+class EventSource(msgspec.Struct, frozen=True, kw_only=True):
+    component: str
+    host: str = ""
+
+
+class InvolvedObject(msgspec.Struct, frozen=True):
+    """Always empty, as in the published samples."""
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """The union of both generations' keys: a core/v1 Event, and ``name``, ``timestamp``."""
+
+    type: str
+    """``Normal`` or ``Warning``."""
+    reason: str
+    message: str
+    name: str
+    """What it is about: an image reference or the cache's name."""
+    count: int = 1
+    event_time: None = None
+    first_timestamp: str
+    last_timestamp: str
+    timestamp: str
+    involved_object: InvolvedObject = InvolvedObject()
+    metadata: EventMetadata
+    reporting_component: str = ""
+    reporting_instance: str = ""
+    source: EventSource
+
+
+class Condition(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """metav1.Condition."""
+
+    type: str
+    status: str
+    """``True``, ``False`` or ``Unknown``."""
+    reason: str
+    message: str = ""
+    last_transition_time: str
+    observed_generation: int
+
+
+class StatusImage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a reference turned out to be."""
+
+    image: str
+    """As written in the spec."""
+    digest: str
+    """Of the index or manifest that the reference named at build time."""
+    size: int = 0
+    """Bytes of its compressed layers."""
+
+
+class NodeCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """On how many nodes the images should be, are, and cannot be usable."""
+
+    desired: int = 0
+    ready: int = 0
+    failed: int = 0
+
+
+class Status(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, rename="camel"):
+    """Absent until known: a field without a value is not in the document, ``phase`` and ``progress`` always are."""
+
+    phase: Phase
+    progress: str
+    """``NN%``."""
+    image_cache_id: str = ""
+    start_time: str = ""
+    last_updated_time: str = ""
+    expire_date_time: str = ""
+    reason: str = ""
+    """Why it failed and what to do, for people."""
+    size: int = 0
+    """Bytes of the layer images of this cache, each counted once."""
+    events: tuple[Event, ...] = ()
+    conditions: tuple[Condition, ...] = ()
+    images: tuple[StatusImage, ...] = ()
+    nodes: NodeCounts | None = None
+
+
+class ImageCache(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, rename="camel"):
+    api_version: str
+    kind: str
+    metadata: Metadata
+    spec: Spec
+    status: Status | None = None
+
+    @property
+    def name(self) -> str:
+        return self.metadata.name
+
+    def with_status(self, status: Status) -> ImageCache:
+        return msgspec.structs.replace(self, status=status)

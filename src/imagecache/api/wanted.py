@@ -1,0 +1,130 @@
+"""What an ImageCache asks for, with defaults, limits and annotations applied.
+
+Here live the decisions that upstream leaves open: a field of the spec wins over its annotation; sizes below 20 GiB are
+raised to 20, as upstream's backend does; without ``imc-cpu-arch`` the architecture is the caller's (on one host, the
+host's). Nothing that either published schema accepts is refused before this point. It must not do I/O.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from imagecache.api import annotations as known
+from imagecache.api.types import ImageCache
+from imagecache.errors import InvalidManifest, InvalidReference
+from imagecache.limits import GIB
+from imagecache.oci.descriptor import Platform
+from imagecache.oci.reference import Reference
+
+MAX_IMAGES = 20
+SIZE_DEFAULT = 20
+"""GiB; also the least."""
+SIZE_MAX = 32768
+"""GiB; upstream's most. More is used as it is."""
+RETENTION_MAX = 65536
+"""Days."""
+ARCHITECTURES = ("amd64", "arm64")
+_SECRET = re.compile(r"([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?):([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?)")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Everything a build needs to know from the document."""
+
+    images: tuple[str, ...]
+    pull_secrets: tuple[str, ...]
+    """``namespace:name``."""
+    size_gib: int
+    retention_days: int | None
+    """None: for ever."""
+    platform: Platform
+    plain_http: frozenset[str]
+    insecure: frozenset[str]
+    notes: tuple[str, ...]
+    """What was ignored or changed, for people."""
+
+    @property
+    def size_limit(self) -> int:
+        """Bytes."""
+        return self.size_gib * GIB
+
+
+def interpret(cache: ImageCache, *, architecture: str) -> Wanted:
+    """Read the document. ``architecture`` is GOARCH, for when the document names none. Raises InvalidManifest."""
+    keys = cache.metadata.annotations
+    _check_os(keys)
+    notes = list(known.notes(keys))
+    arch = known.choice(keys, known.CPU_ARCH, ARCHITECTURES)
+    return Wanted(
+        images=_images(cache.spec.images, notes),
+        pull_secrets=_secrets(cache.spec.image_pull_secrets),
+        size_gib=_size(cache, notes),
+        retention_days=_retention(cache, notes),
+        platform=Platform(os="linux", architecture=arch or architecture),
+        plain_http=known.registries(keys, known.PLAIN_HTTP),
+        insecure=known.registries(keys, known.INSECURE),
+        notes=tuple(notes),
+    )
+
+
+def _check_os(keys: dict[str, str]) -> None:
+    if known.choice(keys, known.OS_TYPE, ("linux", "windows")) == "windows":
+        raise InvalidManifest(
+            f"{known.field(known.OS_TYPE)}: Windows images cannot be cached: layers are mounted by Linux",
+            hint='remove the annotation or set it to "linux"',
+        )
+
+
+def _images(images: tuple[str, ...], notes: list[str]) -> tuple[str, ...]:
+    if len(images) > MAX_IMAGES:
+        raise InvalidManifest(
+            f"spec.images: {len(images)} images, at most {MAX_IMAGES} are allowed", hint="make a second ImageCache"
+        )
+    for index, image in enumerate(images):
+        try:
+            Reference.parse(image)
+        except InvalidReference as error:
+            raise InvalidManifest(f"spec.images[{index}]: {error}", hint=error.hint, image=image) from error
+        if image in images[:index]:
+            notes.append(f"spec.images[{index}]: {image} is there twice")
+    return tuple(dict.fromkeys(images))
+
+
+def _secrets(secrets: tuple[str, ...]) -> tuple[str, ...]:
+    for index, secret in enumerate(secrets):
+        if not _SECRET.fullmatch(secret):
+            raise InvalidManifest(
+                f"spec.imagePullSecrets[{index}]: {secret[:120]!r} is not namespace:name",
+                hint='write it as "default:my-secret"',
+            )
+    return tuple(dict.fromkeys(secrets))
+
+
+def _size(cache: ImageCache, notes: list[str]) -> int:
+    size = _spec_or_annotation(cache.spec.image_cache_size, "spec.imageCacheSize", cache, known.SIZE, notes)
+    if size is None:
+        return SIZE_DEFAULT
+    if size < SIZE_DEFAULT:
+        notes.append(f"spec.imageCacheSize: {size} GiB is raised to {SIZE_DEFAULT}")
+    if size > SIZE_MAX:
+        notes.append(f"spec.imageCacheSize: {size} GiB is more than Alibaba Cloud allows ({SIZE_MAX})")
+    return max(size, SIZE_DEFAULT)
+
+
+def _retention(cache: ImageCache, notes: list[str]) -> int | None:
+    days = _spec_or_annotation(cache.spec.retention_days, "spec.retentionDays", cache, known.RETENTION_DAYS, notes)
+    if days is not None and not 0 <= days <= RETENTION_MAX:
+        raise InvalidManifest(
+            f"spec.retentionDays: {days} is not between 1 and {RETENTION_MAX}", hint="leave it out to keep it for ever"
+        )
+    return days or None
+
+
+def _spec_or_annotation(value: int | None, path: str, cache: ImageCache, key: str, notes: list[str]) -> int | None:
+    other = known.whole_number(cache.metadata.annotations, key)
+    if value is None:
+        return other
+    if other is not None and other != value:
+        notes.append(f"{known.field(key)}: {other} is ignored, {path} says {value}")
+    return value
