@@ -39,7 +39,7 @@ def _text(value: str) -> ctypes.c_char_p:
 
 
 def mount(source: str, target: str, kind: str, flags: int = 0, options: str = "") -> None:
-    """Call mount(2). ``kind`` is the filesystem type; ``options`` its comma-separated data, at most a page."""
+    """The classic call. ``kind`` is the filesystem type; ``options`` its comma-separated data, at most a page."""
     data = _text(options) if options else None
     _check(_libc.mount(_text(source), _text(target), _text(kind), ctypes.c_ulong(flags), data), target)
 

@@ -1,0 +1,169 @@
+"""containerd's content, image and snapshot services, each as the port that attach uses.
+
+Thin: one method, one or two calls. It must not decide anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Mapping
+
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from imagecache._proto.containerd import content_pb2, descriptor_pb2, images_pb2, snapshots_pb2
+from imagecache.digest import Digest
+from imagecache.errors import AlreadyExists, NotFound, SnapshotExists
+from imagecache.node.ports import SnapshotInfo, SnapshotKey, SnapshotMount, StoredImage
+from imagecache.node.rpc import Connection
+from imagecache.oci.descriptor import Descriptor
+
+_CONTENT = "containerd.services.content.v1.Content"
+_IMAGES = "containerd.services.images.v1.Images"
+_SNAPSHOTS = "containerd.services.snapshots.v1.Snapshots"
+
+
+class ContentService:
+    def __init__(self, connection: Connection, metadata: dict[str, str]) -> None:
+        self._connection = connection
+        self._metadata = metadata
+
+    async def write(self, data: bytes, labels: Mapping[str, str]) -> Digest:
+        digest = Digest.sha256(data)
+        request = content_pb2.WriteContentRequest(
+            action=content_pb2.COMMIT,
+            ref=f"imagecache-{digest}-{secrets.token_hex(4)}",
+            total=len(data),
+            expected=digest,
+            data=data,
+            labels=labels,
+        )
+        try:
+            await self._connection.exchange(
+                f"{_CONTENT}/Write", request, content_pb2.WriteContentResponse, self._metadata
+            )
+        except AlreadyExists:
+            await self._add_labels(digest, labels)
+        return digest
+
+    async def _add_labels(self, digest: Digest, labels: Mapping[str, str]) -> None:
+        """Also takes the content into the lease of this session, so it is called when no label is new, too."""
+        request = content_pb2.UpdateRequest(
+            info=content_pb2.Info(digest=digest, labels=labels),
+            update_mask=FieldMask(paths=[f"labels.{key}" for key in labels]),
+        )
+        await self._connection.call(f"{_CONTENT}/Update", request, content_pb2.UpdateResponse, self._metadata)
+
+    async def labels(self, digest: Digest) -> dict[str, str] | None:
+        request = content_pb2.InfoRequest(digest=digest)
+        try:
+            reply = await self._connection.call(f"{_CONTENT}/Info", request, content_pb2.InfoResponse, self._metadata)
+        except NotFound:
+            return None
+        return dict(reply.info.labels)
+
+
+class ImageService:
+    def __init__(self, connection: Connection, metadata: dict[str, str]) -> None:
+        self._connection = connection
+        self._metadata = metadata
+
+    async def get(self, name: str) -> StoredImage | None:
+        request = images_pb2.GetImageRequest(name=name)
+        try:
+            reply = await self._connection.call(f"{_IMAGES}/Get", request, images_pb2.GetImageResponse, self._metadata)
+        except NotFound:
+            return None
+        return _stored(reply.image)
+
+    async def with_target(self, target: Digest) -> list[StoredImage]:
+        request = images_pb2.ListImagesRequest(filters=[f"target.digest=={target}"])
+        reply = await self._connection.call(f"{_IMAGES}/List", request, images_pb2.ListImagesResponse, self._metadata)
+        return sorted((_stored(image) for image in reply.images), key=lambda image: image.name)
+
+    async def put(self, name: str, target: Descriptor, labels: Mapping[str, str]) -> None:
+        image = images_pb2.Image(name=name, labels=labels, target=_target(target))
+        create = images_pb2.CreateImageRequest(image=image)
+        try:
+            await self._connection.call(f"{_IMAGES}/Create", create, images_pb2.CreateImageResponse, self._metadata)
+        except AlreadyExists:
+            found = await self.get(name)
+            if found is not None and found.target == target.digest and labels.items() <= found.labels.items():
+                return
+            mask = FieldMask(paths=["target", *(f"labels.{key}" for key in labels)])
+            update = images_pb2.UpdateImageRequest(image=image, update_mask=mask)
+            await self._connection.call(f"{_IMAGES}/Update", update, images_pb2.UpdateImageResponse, self._metadata)
+
+    async def delete(self, name: str, target: Digest, *, sync: bool = False) -> bool:
+        found = await self.get(name)
+        if found is None or found.target != target:
+            return False
+        request = images_pb2.DeleteImageRequest(name=name, sync=sync, target=descriptor_pb2.Descriptor(digest=target))
+        with contextlib.suppress(NotFound):
+            await self._connection.command(f"{_IMAGES}/Delete", request, self._metadata)
+        return True
+
+
+def _stored(image: images_pb2.Image) -> StoredImage:
+    return StoredImage(image.name, Digest(image.target.digest), dict(image.labels))
+
+
+def _target(target: Descriptor) -> descriptor_pb2.Descriptor:
+    return descriptor_pb2.Descriptor(
+        media_type=target.media_type, digest=target.digest, size=target.size, annotations=target.annotations
+    )
+
+
+class SnapshotService:
+    def __init__(self, connection: Connection, metadata: dict[str, str]) -> None:
+        self._connection = connection
+        self._metadata = metadata
+
+    async def prepare(self, snapshot: SnapshotKey) -> tuple[SnapshotMount, ...]:
+        request = snapshots_pb2.PrepareSnapshotRequest(
+            snapshotter=snapshot.snapshotter, key=snapshot.key, parent=snapshot.parent, labels=snapshot.labels
+        )
+        try:
+            reply = await self._connection.call(
+                f"{_SNAPSHOTS}/Prepare", request, snapshots_pb2.PrepareSnapshotResponse, self._metadata
+            )
+        except AlreadyExists as error:
+            raise SnapshotExists(error.message) from error
+        return tuple(SnapshotMount(mount.type, mount.source, tuple(mount.options)) for mount in reply.mounts)
+
+    async def commit(self, snapshot: SnapshotKey, name: str) -> None:
+        request = snapshots_pb2.CommitSnapshotRequest(
+            snapshotter=snapshot.snapshotter, name=name, key=snapshot.key, labels=snapshot.labels
+        )
+        try:
+            await self._connection.command(f"{_SNAPSHOTS}/Commit", request, self._metadata)
+        except AlreadyExists as error:
+            raise SnapshotExists(error.message) from error
+
+    async def remove(self, snapshotter: str, key: str) -> None:
+        request = snapshots_pb2.RemoveSnapshotRequest(snapshotter=snapshotter, key=key)
+        with contextlib.suppress(NotFound):
+            await self._connection.command(f"{_SNAPSHOTS}/Remove", request, self._metadata)
+
+    async def stat(self, snapshotter: str, name: str) -> SnapshotInfo | None:
+        request = snapshots_pb2.StatSnapshotRequest(snapshotter=snapshotter, key=name)
+        try:
+            reply = await self._connection.call(
+                f"{_SNAPSHOTS}/Stat", request, snapshots_pb2.StatSnapshotResponse, self._metadata
+            )
+        except NotFound:
+            return None
+        return _info(reply.info)
+
+    async def list(self, snapshotter: str) -> AsyncIterator[SnapshotInfo]:
+        request = snapshots_pb2.ListSnapshotsRequest(snapshotter=snapshotter)
+        replies = self._connection.stream(
+            f"{_SNAPSHOTS}/List", request, snapshots_pb2.ListSnapshotsResponse, self._metadata
+        )
+        async for reply in replies:
+            for info in reply.info:
+                yield _info(info)
+
+
+def _info(info: snapshots_pb2.Info) -> SnapshotInfo:
+    return SnapshotInfo(info.name, info.parent, dict(info.labels))
