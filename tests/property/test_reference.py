@@ -43,8 +43,7 @@ def test_the_name_of_a_reference_is_a_reference_with_that_name(text: str) -> Non
 def test_any_text_is_parsed_or_refused(text: str) -> None:
     try:
         reference = parse_reference(text)
-    except InvalidReference as error:
-        assert error.hint
+    except InvalidReference:
         return
 
     assert re.fullmatch(r"[\x21-\x7e]+", reference.name)

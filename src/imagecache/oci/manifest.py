@@ -101,6 +101,13 @@ def detect_media_type(data: bytes, content_type: str, limits: Limits = DEFAULT) 
     return mediatypes.OCI_MANIFEST if document.config else named
 
 
+def parse_document(data: bytes, media_type: str, limits: Limits = DEFAULT) -> Index | Manifest:
+    """Parse what a reference leads to. Raises MalformedDocument, LimitExceeded, UnsupportedMediaType."""
+    if mediatypes.is_index(media_type):
+        return parse_index(data, media_type, limits)
+    return parse_manifest(data, media_type, limits)
+
+
 def parse_index(data: bytes, media_type: str, limits: Limits = DEFAULT) -> Index:
     """Parse an index. Raises MalformedDocument, LimitExceeded, UnsupportedMediaType."""
     if not mediatypes.is_index(media_type):

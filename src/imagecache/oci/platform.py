@@ -15,6 +15,7 @@ import msgspec
 from imagecache.errors import InvalidInput, NoMatchingPlatform
 from imagecache.oci import mediatypes
 from imagecache.oci.descriptor import Descriptor, Platform
+from imagecache.oci.manifest import Index
 
 _ARCHITECTURES: dict[str, tuple[str, str | None]] = {
     "i386": ("386", ""),
@@ -93,13 +94,13 @@ def matches(wanted: Platform, offered: Platform) -> bool:
     return _rank(runs_on(wanted), offered) is not None
 
 
-def choose(manifests: Iterable[Descriptor], wanted: Platform) -> Descriptor:
+def select(index: Index, wanted: Platform) -> Descriptor:
     """The entry of an index that containerd would take on this platform.
 
     Entries without a platform come last, as containerd has it; their config says what they are, so the caller compares
     it (``matches``). The entry may itself be an index. Raises NoMatchingPlatform, which lists what there is.
     """
-    entries = [entry for entry in manifests if _is_image(entry)]
+    entries = [entry for entry in index.manifests if _is_image(entry)]
     able = runs_on(wanted)
     ranked = [(rank, entry) for entry in entries if (rank := _entry_rank(able, entry)) is not None]
     if not ranked:

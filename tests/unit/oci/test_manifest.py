@@ -10,7 +10,15 @@ import pytest
 from imagecache.errors import ImageCacheError, LimitExceeded, MalformedDocument, UnsupportedMediaType
 from imagecache.limits import Limits
 from imagecache.oci import mediatypes
-from imagecache.oci.manifest import Manifest, detect_media_type, parse_config, parse_index, parse_manifest
+from imagecache.oci.manifest import (
+    Index,
+    Manifest,
+    detect_media_type,
+    parse_config,
+    parse_document,
+    parse_index,
+    parse_manifest,
+)
 
 A = "sha256:" + "a" * 64
 B = "sha256:" + "b" * 64
@@ -79,6 +87,13 @@ def test_index() -> None:
     index = parse_index(body(INDEX), mediatypes.OCI_INDEX)
 
     assert str(index.manifests[0].platform) == "linux/a"
+
+
+def test_either() -> None:
+    assert isinstance(parse_document(body(INDEX), mediatypes.OCI_INDEX), Index)
+    assert isinstance(parse_document(body(MANIFEST), mediatypes.OCI_MANIFEST), Manifest)
+    with pytest.raises(UnsupportedMediaType, match="neither"):
+        parse_document(body(MANIFEST), "text/plain")
 
 
 def test_an_empty_index() -> None:

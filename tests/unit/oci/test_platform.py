@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from imagecache.digest import Digest
 from imagecache.errors import InvalidInput, NoMatchingPlatform
 from imagecache.oci import mediatypes
 from imagecache.oci.descriptor import Descriptor, Platform
-from imagecache.oci.platform import choose, matches, normalise, parse_platform, runs_on
+from imagecache.oci.manifest import Index
+from imagecache.oci.platform import matches, normalise, parse_platform, runs_on, select
 
 
 def entry(platform: str, *, media_type: str = mediatypes.OCI_MANIFEST, artifact_type: str = "") -> Descriptor:
@@ -16,6 +19,10 @@ def entry(platform: str, *, media_type: str = mediatypes.OCI_MANIFEST, artifact_
     parsed = Platform(os=parts[0], architecture=parts[1], variant=parts[2]) if platform else None
     digest = Digest.sha256(f"{platform} {media_type} {artifact_type}".encode())
     return Descriptor(media_type=media_type, digest=digest, size=2, platform=parsed, artifact_type=artifact_type)
+
+
+def choose(entries: Sequence[Descriptor], wanted: Platform) -> Descriptor:
+    return select(Index(media_type=mediatypes.OCI_INDEX, manifests=tuple(entries)), wanted)
 
 
 @pytest.mark.parametrize(
