@@ -8,7 +8,7 @@ offset bytes content (integers little-endian)
 ====== ===== ==========================================================================
 0      8     magic ``IMGCACHE``
 8      4     version, 1
-12     4     flags: 1 bottom-layer rules were used, 2 parents were implied, 4 has whiteouts
+12     4     flags: 1 bottom-layer rules were used, 2 parents were implied, 4 has whiteouts, 8 was re-laid
 16     8     length of the tar in bytes; it starts at 4096 of the file
 24     8     names in the tree, the root not counted
 32     32    SHA-256 of the tar (the diffID)
@@ -37,6 +37,8 @@ class LayerFlags(enum.IntFlag):
     """Some directory has no entry of its own; its attributes came from the layers below."""
     WHITEOUTS = 4
     """The tree hides something of the layers below."""
+    RELAID = 8
+    """A copy with 4096-byte blocks for old kernels: the content is there, the tar is not."""
 
 
 @dataclass(frozen=True, slots=True)

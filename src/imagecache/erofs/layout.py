@@ -1,0 +1,224 @@
+"""A tree laid out: which number, which place and which 64 bytes every inode gets. Pure.
+
+The metadata area starts with the inodes: the root first (its number must fit 16 bits), then directory by directory,
+the children of one in the order of their names, so that a listing reads consecutive bytes. Behind them come the
+directory blocks, then symlink targets that do not fit beside their inode. Inodes start at multiples of 64, so none
+crosses a block; the first 64 bytes stay empty, because C libraries take the inode number 0 for a deleted entry. Equal
+trees give equal layouts. It must not do I/O and must not depend on recursion: trees may be deep.
+"""
+
+from __future__ import annotations
+
+import stat
+from bisect import insort
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from operator import itemgetter
+
+from imagecache.erofs import dirent, xattr
+from imagecache.erofs.content import HOST_BLOCK, Content
+from imagecache.erofs.format import (
+    FILE_TYPES,
+    FLAT_INLINE,
+    FLAT_PLAIN,
+    INODE,
+    MAX_BLOCKS,
+    SLOT,
+    align,
+    encode_device,
+)
+from imagecache.errors import LimitExceeded, MalformedLayer
+from imagecache.limits import Limits
+from imagecache.tree import Inode
+
+_UNIT = INODE.size
+"""Inodes start at multiples of this."""
+_MAX_ID = 2**32 - 2
+"""(uid_t)-1 is no owner."""
+_MAX_TIME = 2**63 - 1
+
+
+@dataclass(slots=True, eq=False)
+class Place:
+    """One inode, placed."""
+
+    inode: Inode
+    offset: int
+    """From the start of the metadata area."""
+    number: int
+    """``i_ino``: 1, 2, 3... in the order of the inodes."""
+    file_type: int
+    size: int = 0
+    layout: int = FLAT_PLAIN
+    address: int = 0
+    """Block address of the content, or the encoded device number."""
+    nlink: int = 0
+    xattrs: bytes = b""
+    target: bytes = b""
+    """A symlink's target, when it lies beside the inode."""
+
+    @property
+    def nid(self) -> int:
+        return self.offset // SLOT
+
+
+@dataclass(slots=True)
+class Directory:
+    """A directory's entries in their order, ``.`` and ``..`` included, and the indices at which blocks start."""
+
+    place: Place
+    entries: list[tuple[bytes, Place]]
+    starts: Sequence[int]
+
+
+@dataclass(slots=True)
+class Layout:
+    """A whole metadata area."""
+
+    block_bits: int
+    places: list[Place] = field(default_factory=list)
+    directories: list[Directory] = field(default_factory=list)
+    links: list[Place] = field(default_factory=list)
+    """Symlinks whose target has blocks of its own."""
+    entries: int = 0
+    """Names, the root not counted."""
+    start: int = 0
+    """Position of the metadata area in the file."""
+    inodes_size: int = 0
+    """Bytes of the inodes, padded to whole blocks."""
+    total: int = 0
+    """Bytes of the whole file."""
+
+
+def lay_out(root: Inode, block_bits: int, content: Content, limits: Limits) -> Layout:
+    """Place everything. Raises LimitExceeded, and MalformedLayer for a tree that EROFS cannot hold."""
+    return _Planner(block_bits, content, limits).run(root)
+
+
+class _Planner:
+    """Walks the tree once, front to back."""
+
+    def __init__(self, block_bits: int, content: Content, limits: Limits) -> None:
+        self._bits = block_bits
+        self._block = 1 << block_bits
+        self._content = content
+        self._limits = limits
+        self._next = _UNIT
+        self._placed: dict[Inode, Place] = {}
+        self._layout = Layout(block_bits)
+
+    def run(self, root: Inode) -> Layout:
+        if not root.is_dir:
+            raise MalformedLayer("the root of a layer is not a directory")
+        place = self._place(root, b"/")
+        pending = [(place, place)]
+        while pending:
+            pending += reversed(self._enter(*pending.pop()))
+        self._finish()
+        return self._layout
+
+    def _enter(self, place: Place, parent: Place) -> list[tuple[Place, Place]]:
+        """Place the children of one directory and return those that are directories, with their parent."""
+        children = place.inode.children
+        entries: list[tuple[bytes, Place]] = []
+        subdirectories: list[tuple[Place, Place]] = []
+        for name in sorted(children):
+            self._check_name(name)
+            child = self._placed.get(children[name])
+            if child is None:
+                child = self._place(children[name], name)
+                if child.inode.is_dir:
+                    subdirectories.append((child, place))
+            elif child.inode.is_dir:
+                raise MalformedLayer(f"directory {name!r} has two names")
+            child.nlink += 1
+            entries.append((name, child))
+        place.nlink = 2 + len(subdirectories)
+        self._layout.entries += len(children)
+        self._add_directory(place, parent, entries)
+        return subdirectories
+
+    def _check_name(self, name: bytes) -> None:
+        if len(name) > self._limits.name_length:
+            raise LimitExceeded(f"name of {len(name)} bytes, name_length is {self._limits.name_length}")
+        if name in {b"", b".", b".."} or b"/" in name or b"\0" in name:
+            raise MalformedLayer(f"{name!r} cannot be the name of a file")
+
+    def _add_directory(self, place: Place, parent: Place, entries: list[tuple[bytes, Place]]) -> None:
+        if self._layout.entries > self._limits.layer_entries:
+            raise LimitExceeded(f"more names than layer_entries, {self._limits.layer_entries}")
+        insort(entries, (b".", place), key=itemgetter(0))
+        insort(entries, (b"..", parent), key=itemgetter(0))
+        names = [name for name, _ in entries]
+        starts = dirent.split(names, self._block)
+        last = names[starts[-1] :]
+        place.size = (len(starts) - 1) * self._block + dirent.used(last)
+        self._layout.directories.append(Directory(place, entries, starts))
+
+    def _place(self, inode: Inode, name: bytes) -> Place:
+        """Give an inode its number and its bytes; what follows it starts where it ends."""
+        kind = inode.mode & 0o170000
+        file_type = FILE_TYPES.get(kind)
+        if file_type is None:
+            raise MalformedLayer(f"{name!r} is of no file type: mode {inode.mode:o}")
+        _check_numbers(inode, name)
+        place = Place(inode, self._next, len(self._layout.places) + 1, file_type)
+        if inode.xattrs:
+            place.xattrs = xattr.encode(inode.xattrs, self._limits)
+        if kind == stat.S_IFREG:
+            self._place_content(place)
+        elif kind == stat.S_IFLNK:
+            self._place_target(place, name)
+        elif kind in {stat.S_IFCHR, stat.S_IFBLK}:
+            place.address = encode_device(inode.major, inode.minor)
+        self._next = align(place.offset + _UNIT + len(place.xattrs) + len(place.target), _UNIT)
+        self._placed[inode] = place
+        self._layout.places.append(place)
+        return place
+
+    def _place_content(self, place: Place) -> None:
+        place.size = place.inode.size
+        if place.size:
+            place.address = self._content.locate(place.inode) >> self._bits
+
+    def _place_target(self, place: Place, name: bytes) -> None:
+        """Beside the inode, at the next block if this one is too full, or in blocks of its own if no block can do."""
+        target = place.inode.target
+        if len(target) > self._limits.link_target:
+            raise LimitExceeded(
+                f"target of {name!r} has {len(target)} bytes, link_target is {self._limits.link_target}"
+            )
+        if not target or b"\0" in target:
+            raise MalformedLayer(f"symlink {name!r} has an impossible target")
+        place.size = len(target)
+        needed = _UNIT + len(place.xattrs) + len(target)
+        if needed > self._block:
+            self._layout.links.append(place)
+            return
+        if place.offset % self._block + needed > self._block:
+            place.offset = align(place.offset, self._block)
+        place.layout = FLAT_INLINE
+        place.target = target
+
+    def _finish(self) -> None:
+        """Now that the number of inodes is known: addresses of directories and long targets, and the end."""
+        layout = self._layout
+        layout.start = self._content.end()
+        layout.inodes_size = align(self._next, self._block)
+        block = (layout.start + layout.inodes_size) >> self._bits
+        for place in [directory.place for directory in layout.directories] + layout.links:
+            place.address = block
+            block += (place.size + self._block - 1) >> self._bits
+        layout.total = align(block << self._bits, HOST_BLOCK)
+        if layout.total >> self._bits > MAX_BLOCKS:
+            raise LimitExceeded(f"layer image of {layout.total} bytes, EROFS can address {MAX_BLOCKS << self._bits}")
+
+
+def _check_numbers(inode: Inode, name: bytes) -> None:
+    """Raise LimitExceeded unless EROFS has room for every number of the inode."""
+    if not (0 <= inode.uid <= _MAX_ID and 0 <= inode.gid <= _MAX_ID):
+        raise LimitExceeded(f"owner {inode.uid}:{inode.gid} of {name!r} is not below {_MAX_ID + 1}")
+    if not (0 <= inode.mtime <= _MAX_TIME and 0 <= inode.mtime_nsec < 10**9):
+        raise LimitExceeded(f"time {inode.mtime}.{inode.mtime_nsec} of {name!r} cannot be stored")
+    if not (0 <= inode.mode <= 0xFFFF and inode.size >= 0):
+        raise LimitExceeded(f"mode {inode.mode:o} or size {inode.size} of {name!r} cannot be stored")

@@ -1,0 +1,248 @@
+"""Reads layer images, with 512-byte and 4096-byte blocks, and believes nothing in them.
+
+It shares structs with the writer and no logic, so that it can check it. Used by ``verify``, ``export`` and ``ls``, by
+the lookup of implied parents and by re-laying. Whatever the bytes are, an operation ends, in bounded memory, and
+fails with MalformedLayer or LimitExceeded only. It must not mount and must not write.
+"""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_left
+from collections.abc import Iterator
+from operator import attrgetter
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from imagecache.erofs import dirent
+from imagecache.erofs.format import FILE_TYPES, PAGE_BLOCK, SUPERBLOCK, SUPERBLOCK_OFFSET, Superblock
+from imagecache.erofs.header import DATA_START, HEADER_OFFSET, LayerFlags, LayerHeader
+from imagecache.erofs.inode import Area, StoredInode, read_inode
+from imagecache.erofs.source import Source
+from imagecache.errors import InvalidInput, LimitExceeded, MalformedLayer, NotFound, StoreDenied, StoreError
+from imagecache.limits import DEFAULT, Limits
+from imagecache.tree import Inode
+
+_DOTS = frozenset({b".", b".."})
+_name = attrgetter("name")
+
+
+class LayerImage:
+    """An open layer image. Serves ``layer.ports.LowerTree``. Not for several threads at once."""
+
+    def __init__(self, fd: int, *, limits: Limits = DEFAULT) -> None:
+        """Read from ``fd``, which stays the caller's. Raises MalformedLayer, LimitExceeded."""
+        self._owned: int | None = None
+        self._limits = limits
+        self._source = Source(fd)
+        self.header = LayerHeader.unpack(self._source.read(HEADER_OFFSET, LayerHeader.STRUCT.size))
+        self._superblock = Superblock.unpack(self._source.read(SUPERBLOCK_OFFSET, SUPERBLOCK.size))
+        self._area = Area(self._superblock.meta_block << self.block_bits, self.block_bits)
+        self._check_extent()
+
+    @classmethod
+    def open(cls, path: Path, *, limits: Limits = DEFAULT) -> Self:
+        """Open a file; use as a context manager. Raises NotFound, StoreDenied, StoreError, MalformedLayer."""
+        fd = _open(path)
+        try:
+            image = cls(fd, limits=limits)
+        except BaseException:
+            os.close(fd)
+            raise
+        image._owned = fd
+        return image
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file if ``open`` opened it."""
+        fd, self._owned = self._owned, None
+        if fd is not None:
+            os.close(fd)
+
+    @property
+    def block_bits(self) -> int:
+        """log2 of the block size: 9, or 12 when re-laid."""
+        return self._superblock.block_bits
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self._source.size
+
+    @property
+    def relaid(self) -> bool:
+        """Whether this is a copy with 4096-byte blocks, which no longer holds the tar."""
+        return self.block_bits == PAGE_BLOCK
+
+    def root(self) -> StoredInode:
+        root = read_inode(self._source, self._area, self._superblock.root_nid)
+        if not root.is_dir:
+            raise MalformedLayer("the root of the layer image is not a directory")
+        return root
+
+    def child(self, directory: Inode, name: bytes) -> StoredInode | None:
+        """The named child of a directory that came from this image; None if there is none."""
+        stored = _stored(directory)
+        low, high = 0, -(-stored.size >> self.block_bits)
+        while low < high:
+            middle = (low + high) // 2
+            entries = self._block(stored, middle)
+            if name < entries[0].name:
+                high = middle
+            elif name > entries[-1].name:
+                low = middle + 1
+            else:
+                index = bisect_left(entries, name, key=_name)
+                found = entries[index].name == name and name not in _DOTS
+                return self._load(entries[index]) if found else None
+        return None
+
+    def children(self, directory: Inode) -> Iterator[tuple[bytes, StoredInode]]:
+        """Names and inodes in the order of the names; ``.`` and ``..`` left out."""
+        stored = _stored(directory)
+        for entry in self._entries(stored):
+            if entry.name not in _DOTS:
+                yield entry.name, self._load(entry)
+
+    def walk(self) -> Iterator[tuple[tuple[bytes, ...], StoredInode]]:
+        """Every path with its inode, the root ``()`` first, each directory before what is in it, names in order.
+
+        Hard links are the same object. Raises MalformedLayer when directories form a loop, and when there are not
+        exactly as many names as the header says.
+        """
+        path: list[bytes] = []
+        for depth, name, inode, _ in self._visit():
+            del path[max(depth - 1, 0) :]
+            if depth:
+                path.append(name)
+            yield tuple(path), inode
+
+    def tree(self) -> StoredInode:
+        """The whole tree in memory: the root, with ``children`` filled in everywhere."""
+        root: StoredInode | None = None
+        for _, name, inode, parent in self._visit():
+            if parent is None:
+                root = inode
+            else:
+                parent.children[name] = inode
+        if root is None:  # pragma: no cover - _visit always yields the root
+            raise MalformedLayer("the layer image has no root")
+        return root
+
+    def read(self, inode: Inode) -> Iterator[bytes]:
+        """The content of a regular file that came from this image, in pieces of at most 1 MiB."""
+        stored = _stored(inode)
+        if not stored.is_file:
+            raise TypeError("only regular files have content")
+        return self._source.stream(stored.position, stored.size)
+
+    def tar(self) -> Iterator[bytes]:
+        """The layer's raw tar, in pieces of at most 1 MiB. Raises InvalidInput for a re-laid image."""
+        if self.relaid:
+            raise InvalidInput(
+                "this layer image was re-laid to 4096-byte blocks and no longer holds the layer's tar",
+                hint="use the original below layers/ or chains/ of the store",
+            )
+        return self._source.stream(DATA_START, self.header.tar_size)
+
+    def _check_extent(self) -> None:
+        if self._superblock.blocks << self.block_bits != self.size:
+            expected = self._superblock.blocks << self.block_bits
+            raise MalformedLayer(f"the layer image has {self.size} bytes and should have {expected}")
+        if self.relaid != (LayerFlags.RELAID in self.header.flags):
+            raise MalformedLayer("header and superblock disagree whether the layer image was re-laid")
+        if not self.relaid and DATA_START + self.header.tar_size > self._area.start:
+            raise MalformedLayer("the metadata of the layer image begins inside its tar")
+        if self.header.entries > self._limits.layer_entries:
+            raise LimitExceeded(f"{self.header.entries} names, layer_entries is {self._limits.layer_entries}")
+
+    def _block(self, directory: StoredInode, index: int) -> list[dirent.Entry]:
+        start = index << self.block_bits
+        length = min(1 << self.block_bits, directory.size - start)
+        return dirent.unpack(self._source.read(directory.position + start, length))
+
+    def _entries(self, directory: StoredInode) -> Iterator[dirent.Entry]:
+        """All entries in order; sorted over the whole directory, with ``.`` and ``..``."""
+        previous = b""
+        dots = 0
+        for index in range(-(-directory.size >> self.block_bits)):
+            for entry in self._block(directory, index):
+                if entry.name <= previous:
+                    raise MalformedLayer(f"directory {directory.nid} is not sorted")
+                previous = entry.name
+                dots += entry.name in _DOTS
+                yield entry
+        if dots != len(_DOTS):
+            raise MalformedLayer(f"directory {directory.nid} lacks . or ..")
+
+    def _load(self, entry: dirent.Entry) -> StoredInode:
+        inode = read_inode(self._source, self._area, entry.nid)
+        if FILE_TYPES[inode.mode & 0o170000] != entry.file_type:
+            raise MalformedLayer(f"entry {entry.name[:80]!r} and its inode disagree about the file type")
+        return inode
+
+    def _visit(self) -> Iterator[tuple[int, bytes, StoredInode, StoredInode | None]]:
+        """(depth, name, inode, parent), depth first, without recursion."""
+        root = self.root()
+        yield 0, b"", root, None
+        links: dict[int, StoredInode] = {}
+        seen = {root.nid}
+        names = 0
+        stack = [(root, self._checked_entries(root, root))]
+        while stack:
+            parent, entries = stack[-1]
+            entry = next(entries, None)
+            if entry is None:
+                stack.pop()
+                continue
+            names += 1
+            if names > self.header.entries:
+                break
+            inode = links.get(entry.nid) or self._load(entry)
+            yield len(stack), entry.name, inode, parent
+            if inode.is_dir:
+                self._check_descent(inode, seen, len(stack))
+                stack.append((inode, self._checked_entries(inode, parent)))
+            elif inode.nlink > 1:
+                links[inode.nid] = inode
+        if names != self.header.entries:
+            raise MalformedLayer(f"the tree has not the {self.header.entries} names that the header says")
+
+    def _check_descent(self, inode: StoredInode, seen: set[int], depth: int) -> None:
+        if inode.nid in seen:
+            raise MalformedLayer(f"directory {inode.nid} has two names")
+        if depth > self._limits.path_depth:
+            raise LimitExceeded(f"a path is deeper than path_depth, {self._limits.path_depth}")
+        seen.add(inode.nid)
+
+    def _checked_entries(self, directory: StoredInode, parent: StoredInode) -> Iterator[dirent.Entry]:
+        """Entries without the two dots, which must say where they are."""
+        expected = {b".": directory.nid, b"..": parent.nid}
+        for entry in self._entries(directory):
+            if entry.name not in _DOTS:
+                yield entry
+            elif entry.nid != expected[entry.name]:
+                raise MalformedLayer(f"{entry.name.decode()} of directory {directory.nid} leads elsewhere")
+
+
+def _stored(inode: Inode) -> StoredInode:
+    if not isinstance(inode, StoredInode):
+        raise TypeError("this inode does not come from a layer image")
+    return inode
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise NotFound(f"there is no layer image {path}") from error
+    except PermissionError as error:
+        raise StoreDenied(f"no permission to read {path}") from error
+    except OSError as error:
+        raise StoreError(f"cannot open {path}: {error.strerror}") from error

@@ -1,0 +1,118 @@
+"""A layer image from a tree and the tar that it describes.
+
+``plan`` decides everything and is pure. ``pieces`` gives all bytes outside the tar, for whoever wants to compare
+them; ``write_image`` puts them into a file that has the tar already. Same tree and same header, same bytes. It must not
+look at the clock, and must not sync: the owner of the file does.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from imagecache.erofs.content import TarContent
+from imagecache.erofs.format import SMALL_BLOCK
+from imagecache.erofs.header import DATA_START, LayerHeader
+from imagecache.erofs.layout import Layout, lay_out
+from imagecache.erofs.metadata import head, metadata
+from imagecache.errors import MalformedLayer
+from imagecache.limits import DEFAULT, Limits
+from imagecache.tree import Inode
+
+ReadTar = Callable[[int, int], bytes]
+"""Bytes of the tar: offset, length."""
+
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything about a layer image that its tree decides."""
+
+    layout: Layout
+    expanded: tuple[tuple[int, Inode], ...]
+    """Sparse files and the positions of their expanded copies in the file, rising."""
+    tar_size: int
+
+    @property
+    def total(self) -> int:
+        """Bytes of the whole file."""
+        return self.layout.total
+
+    @property
+    def entries(self) -> int:
+        """Names in the tree, the root not counted."""
+        return self.layout.entries
+
+
+def plan(root: Inode, tar_size: int, *, limits: Limits = DEFAULT) -> Plan:
+    """Lay a tree out behind a tar of ``tar_size`` bytes.
+
+    Link counts are counted, not taken from the tree. Raises LimitExceeded, and MalformedLayer for a tree that a
+    filesystem cannot hold or that points outside its tar.
+    """
+    content = TarContent(tar_size, limits)
+    layout = lay_out(root, SMALL_BLOCK, content, limits)
+    return Plan(layout, tuple(content.expanded), tar_size)
+
+
+def pieces(plan: Plan, header: LayerHeader, read_tar: ReadTar) -> Iterator[tuple[int, bytes]]:
+    """Every byte outside the tar that may differ from zero, as (position, bytes), positions rising."""
+    yield 0, head(plan.layout, header)
+    yield from _body(plan, read_tar)
+
+
+def _body(plan: Plan, read_tar: ReadTar) -> Iterator[tuple[int, bytes]]:
+    for position, inode in plan.expanded:
+        for segment in inode.sparse or ():
+            for done in range(0, segment.length, _CHUNK):
+                data = read_tar(segment.source + done, min(_CHUNK, segment.length - done))
+                yield position + segment.offset + done, data
+    position = plan.layout.start
+    for data in metadata(plan.layout):
+        yield position, data
+        position += len(data)
+
+
+def write_image(fd: int, root: Inode, header: LayerHeader, *, read_tar: ReadTar | None = None) -> int:
+    """Complete a layer image whose tar is in the file from ``DATA_START`` on; returns the size of the file.
+
+    What lies behind the tar is replaced. Header and superblock are written last, so a file whose writing was
+    interrupted is not a layer image. Raises what ``plan`` does, and OSError as it comes: the owner of the file knows
+    what it means.
+    """
+    layer = plan(root, header.tar_size)
+    if layer.entries != header.entries:
+        raise ValueError(f"the header says {header.entries} entries, the tree has {layer.entries}")
+    end_of_tar = DATA_START + header.tar_size
+    if os.fstat(fd).st_size < end_of_tar:
+        raise ValueError(f"the file does not hold the tar of {header.tar_size} bytes")
+    os.ftruncate(fd, end_of_tar)
+    os.ftruncate(fd, layer.total)
+    write_at(fd, 0, bytes(DATA_START))
+    for position, data in _body(layer, read_tar or tar_in(fd)):
+        write_at(fd, position, data)
+    write_at(fd, 0, head(layer.layout, header))
+    return layer.total
+
+
+def write_at(fd: int, position: int, data: bytes) -> None:
+    """All of ``data`` at ``position``."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, position)
+        view = view[written:]
+        position += written
+
+
+def tar_in(fd: int) -> ReadTar:
+    """The tar of the layer image that is open as ``fd``."""
+
+    def read(offset: int, length: int) -> bytes:
+        data = os.pread(fd, length, DATA_START + offset)
+        if len(data) != length:
+            raise MalformedLayer(f"the layer image ends at {DATA_START + offset + len(data)}, inside its tar")
+        return data
+
+    return read
