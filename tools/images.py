@@ -1,0 +1,28 @@
+"""Make the images of the tests ahead, so that tests need no network. ``./dev peers`` and ``./dev demo`` call it."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from imagecache.testing import real_images
+
+MAKERS = {
+    "debian": real_images.debian_image,
+    "python": real_images.python_image,
+    "big": real_images.big_image,
+}
+
+
+def main(names: list[str]) -> None:
+    for name in names:
+        started = time.monotonic()
+        image = MAKERS[name]()
+        seconds = time.monotonic() - started
+        if seconds > 1:
+            size = image.size / 1e6
+            print(f"[dev] made the {name} image ({size:.0f} MB compressed) in {seconds:.0f} s", file=sys.stderr)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
