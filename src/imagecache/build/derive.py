@@ -13,14 +13,17 @@ from collections.abc import Sequence
 
 from imagecache.build.convert import Converted, finish, header_of
 from imagecache.digest import DiffID
-from imagecache.erofs.header import DATA_START, LayerHeader
+from imagecache.erofs.header import DATA_START, LayerFlags, LayerHeader
 from imagecache.erofs.reader import LayerImage
-from imagecache.erofs.writer import verify_image
-from imagecache.errors import DigestMismatch
+from imagecache.erofs.writer import pieces, plan, tar_in
+from imagecache.errors import DigestMismatch, StoreCorrupt
 from imagecache.layer.assemble import LayerTree, assemble
 from imagecache.layer.context import resolve_implied
 from imagecache.layer.source import FileSource
 from imagecache.limits import Limits
+
+_GAP = 1 << 20
+"""Bytes of a hole that are looked at."""
 
 
 def derive(
@@ -42,7 +45,8 @@ def derive(
 
 def tree_of(fd: int, *, tar_size: int, lowers: Sequence[LayerImage], bottom: bool, limits: Limits) -> LayerTree:
     """The tree of the tar at ``DATA_START`` of the file."""
-    tree = assemble(FileSource(fd, DATA_START, tar_size), bottom=bottom, limits=limits)
+    with os.fdopen(fd, "rb", closefd=False) as file:
+        tree = assemble(FileSource(file, DATA_START, tar_size), bottom=bottom, limits=limits)
     if tree.implied and not bottom:
         resolve_implied(tree, lowers)
     return tree
@@ -59,20 +63,49 @@ def copy_tar(source_fd: int, target_fd: int, tar_size: int) -> None:
         offset += count
 
 
-def verify(fd: int, header: LayerHeader, *, lowers: Sequence[LayerImage], limits: Limits) -> None:
-    """Prove a layer image: its tar has the diffID, and everything else in the file follows from the tar.
+def verify(fd: int, *, limits: Limits) -> LayerImage:
+    """Prove a layer image: its tar has the diffID, and every other byte of the file follows from the tar.
 
-    Raises DigestMismatch or StoreCorrupt. A file with implied parents needs the layers it was made on.
+    Attributes of implied directories come from the layers below, which are not here: they are taken from the file
+    itself, everything else about them is proven. Raises DigestMismatch, StoreCorrupt, and what a bad file raises.
     """
+    image = LayerImage(fd, limits=limits)
+    header = image.header
     digest = hashlib.sha256()
-    with LayerImage.from_fd(fd) as image:
-        for piece in image.tar():
-            digest.update(piece)
+    for piece in image.tar():
+        digest.update(piece)
     if digest.hexdigest() != header.diff_id.hex:
         raise DigestMismatch(
-            f"the tar inside has digest sha256:{digest.hexdigest()}, the file says {header.diff_id}",
-            hint="the file is damaged; quarantine it and build the cache again",
+            f"the tar inside has the digest sha256:{digest.hexdigest()}, the file says {header.diff_id}",
+            hint="the file is damaged: remove it and create the image cache again",
         )
-    bottom = bool(header.flags & header.flags.BOTTOM)
-    tree = tree_of(fd, tar_size=header.tar_size, lowers=lowers, bottom=bottom, limits=limits)
-    verify_image(fd, tree.root, header_of(tree, header.tar_size, header.diff_id, bottom=bottom))
+    bottom = LayerFlags.BOTTOM in header.flags
+    tree = tree_of(fd, tar_size=header.tar_size, lowers=[image], bottom=bottom, limits=limits)
+    _compare(fd, tree, header_of(tree, header.tar_size, header.diff_id, bottom=bottom))
+    return image
+
+
+def _compare(fd: int, tree: LayerTree, header: LayerHeader) -> None:
+    """Everything outside the tar, against what the tar says it must be."""
+    layer = plan(tree.root, header.tar_size)
+    position = 0
+    size = os.fstat(fd).st_size
+    for start, data in pieces(layer, header, tar_in(fd)):
+        if start > position >= DATA_START + header.tar_size:
+            _same(fd, position, bytes(min(start - position, _GAP)))
+        _same(fd, start, data)
+        position = start + len(data)
+    if size != layer.total:
+        raise _differs(layer.total, size)
+
+
+def _same(fd: int, position: int, data: bytes) -> None:
+    if os.pread(fd, len(data), position) != data:
+        raise _differs(position, position + len(data))
+
+
+def _differs(start: int, end: int) -> StoreCorrupt:
+    return StoreCorrupt(
+        f"bytes {start} to {end} of the layer image do not follow from its tar",
+        hint="the file is damaged or was made by another version: remove it and create the image cache again",
+    )

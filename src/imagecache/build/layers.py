@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 
 from imagecache.build.convert import hash_file
@@ -30,6 +30,7 @@ from imagecache.digest import ChainID
 from imagecache.erofs.header import LayerFlags
 from imagecache.erofs.reader import LayerImage
 from imagecache.errors import ContentError, DigestMismatch
+from imagecache.oserrors import converting
 from imagecache.store.layers import StagedLayer
 from imagecache.store.model import LayerName, LayerRecord, Space
 from imagecache.store.store import Store
@@ -121,25 +122,35 @@ class LayerBuilder:
 
     def _describe(self, name: LayerName, place: Place) -> LayerRecord:
         """The record of a file that an interrupted build left."""
-        with LayerImage.open(self._store.layers.path(name)) as image:
-            header = image.header
-            size = self._store.layers.size(name)
+        with self._open(name) as fd:
+            header = LayerImage(fd).header
+            size = os.fstat(fd).st_size
             return LayerRecord(
                 diff_id=place.diff_id,
                 chain_id=place.chain_id,
                 name=name,
                 blob=place.blob,
                 size=size,
-                sha256=hash_file(image.fileno(), size),
+                sha256=hash_file(fd, size),
                 tar_size=header.tar_size,
                 entries=header.entries,
             )
 
+    @contextlib.contextmanager
+    def _open(self, name: LayerName) -> Iterator[int]:
+        path = self._store.layers.path(name)
+        with converting(path):
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
     def _stored_tar(self, name: LayerName, stack: contextlib.AsyncExitStack) -> _Tar | None:
         if not self._store.layers.has(name):
             return None
-        image = stack.enter_context(LayerImage.open(self._store.layers.path(name)))
-        return _Tar(image.fileno(), image.header.tar_size)
+        fd = stack.enter_context(self._open(name))
+        return _Tar(fd, LayerImage(fd).header.tar_size)
 
     async def _convert(self, group: LayerGroup, place: Place, stack: contextlib.AsyncExitStack) -> _Tar:
         """Fetch and convert the layer for one of its places."""
@@ -154,14 +165,14 @@ class LayerBuilder:
                 os.ftruncate(staged.fd, 0)
         if done.context:
             done = await self._derive(place, staged.fd, done.tar_size)
-        self._commit(place, staged, done)
+        await self._commit(place, staged, done)
         return _Tar(staged.fd, done.tar_size)
 
     async def _fetch_and_convert(self, group: LayerGroup, place: Place, staged: StagedLayer) -> Done:
         """Download while a worker follows; the partial download survives anything but wrong bytes."""
         blob = group.blob
         async with self._downloads, self._pool.worker() as worker:
-            with self._store.downloads.open(blob.digest, blob.size) as download:
+            with await asyncio.to_thread(self._store.downloads.open, blob.digest, blob.size) as download:
 
                 async def advanced(size: int) -> None:
                     self._ledger.downloaded(blob.digest, size)
@@ -187,22 +198,22 @@ class LayerBuilder:
             return
         staged = stack.enter_context(self._store.layers.stage())
         await asyncio.to_thread(copy_tar, tar.fd, staged.fd, tar.size)
-        self._commit(place, staged, await self._derive(place, staged.fd, tar.size))
+        await self._commit(place, staged, await self._derive(place, staged.fd, tar.size))
 
     async def _derive(self, place: Place, fd: int, tar_size: int) -> Done:
         """Make the tree of a place whose attributes come from the layers below; waits for those."""
         lowers = [await asyncio.shield(self.record(chain_id)) for chain_id in place.below]
         with contextlib.ExitStack() as stack:
-            files = [stack.enter_context(LayerImage.open(self._store.layers.path(lower.name))) for lower in lowers]
+            below = [stack.enter_context(self._open(lower.name)) for lower in lowers]
             async with self._pool.worker() as worker:
                 job = Derive(tar_size=tar_size, diff_id=place.diff_id, bottom=place.bottom)
-                worker.start(job, [fd, *(image.fileno() for image in files)])
+                worker.start(job, [fd, *below])
                 return await worker.result(lambda _consumed: None)
 
-    def _commit(self, place: Place, staged: StagedLayer, done: Done) -> None:
+    async def _commit(self, place: Place, staged: StagedLayer, done: Done) -> None:
         name = name_for(place, LayerFlags(done.flags))
         self._budget.take(str(name), done.size)
-        staged.commit(name)
+        await asyncio.to_thread(staged.commit, name)
         assert done.sha256 is not None  # noqa: S101 - a finished layer image has one
         self._settle(
             place,
@@ -237,8 +248,8 @@ def name_for(place: Place, flags: LayerFlags) -> LayerName:
 async def _locked(store: Store, name: LayerName) -> AsyncIterator[None]:
     """One process at a time makes a layer; the others wait and then find it."""
     lock = store.layers.lock(name)
-    await asyncio.to_thread(lock.acquire)
     try:
+        await asyncio.to_thread(lock.acquire)
         yield
     finally:
         lock.release()

@@ -71,8 +71,10 @@ def encode(message: ToWorker | FromWorker) -> bytes:
 
 
 def decode_to_worker(data: bytes) -> ToWorker:
-    return _to_worker.decode(data)
+    message: ToWorker = _to_worker.decode(data)
+    return message
 
 
 def decode_from_worker(data: bytes) -> FromWorker:
-    return _from_worker.decode(data)
+    message: FromWorker = _from_worker.decode(data)
+    return message

@@ -6,7 +6,6 @@ jobs with their file descriptors from the socket, and answers with numbers. It m
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import resource
@@ -99,11 +98,8 @@ def _convert(channel: socket.socket, job: Convert, fds: list[int]) -> Converted:
 
 
 def _derive(job: Derive, fds: list[int]) -> Converted:
-    with contextlib.ExitStack() as stack:
-        lowers = [stack.enter_context(LayerImage.from_fd(fd)) for fd in fds[1:]]
-        return derive(
-            fds[0], tar_size=job.tar_size, diff_id=job.diff_id, lowers=lowers, bottom=job.bottom, limits=DEFAULT
-        )
+    lowers = [LayerImage(fd) for fd in fds[1:]]
+    return derive(fds[0], tar_size=job.tar_size, diff_id=job.diff_id, lowers=lowers, bottom=job.bottom, limits=DEFAULT)
 
 
 def _done(result: Converted) -> Done:
