@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from imagecache.digest import ChainID, DiffID
 from imagecache.store.model import ServedLayer
-from imagecache.testing.store import MemoryLayers
+from imagecache.store.store import Store
+from imagecache.testing.store import MemoryLayers, put_snapshot
 from imagecache.testing.suites.store import LayerProviderSuite
 
 
@@ -39,3 +41,28 @@ class TestMemoryLayers(LayerProviderSuite):
     @pytest.fixture
     def shelf(self) -> MemoryShelf:
         return MemoryShelf()
+
+
+class StoreShelf:
+    def __init__(self, root: Path) -> None:
+        self.store = Store.open(root)
+        self.provider = self.store.provider
+
+    def publish(self, snapshot: str, diff_ids: Sequence[DiffID]) -> None:
+        contents = [str(diff_id).encode().ljust(4096, b".") for diff_id in diff_ids]
+        put_snapshot(self.store, snapshot, diff_ids, contents)
+
+    def withdraw(self, snapshot: str) -> None:
+        self.store.snapshots.delete(snapshot)
+
+    def collect(self) -> None:
+        self.store.collect()
+
+    def lose(self, layer: ServedLayer) -> None:
+        layer.path.unlink()
+
+
+class TestStoreLayerProvider(LayerProviderSuite):
+    @pytest.fixture
+    def shelf(self, tmp_path: Path) -> StoreShelf:
+        return StoreShelf(tmp_path / "store")

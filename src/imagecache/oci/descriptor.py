@@ -20,6 +20,13 @@ def decode_hook(kind: type, value: Any) -> Any:
     raise NotImplementedError(kind)
 
 
+def encode_hook(value: object) -> str:
+    """The ``enc_hook`` of msgspec for documents that hold digests."""
+    if isinstance(value, Digest):
+        return str(value)
+    raise NotImplementedError(type(value))
+
+
 class Platform(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """What an image runs on, in GOOS/GOARCH words."""
 

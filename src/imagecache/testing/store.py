@@ -1,15 +1,21 @@
-"""Layer images in memory: the fake ``LayerProvider`` of the snapshotter's tests.
+"""Layer images in memory, and snapshots made without a build.
 
-It has no disk: paths are made up unless a test gives real ones. It passes the same suite as the store's own provider
-(``imagecache.testing.suites.store``). It must not check more than the port promises.
+``MemoryLayers`` is the fake ``LayerProvider`` of the snapshotter's tests. It has no disk: paths are made up unless a
+test gives real ones. It passes the same suite as the store's own provider (``imagecache.testing.suites.store``) and
+must not check more than the port promises. ``put_snapshot`` fills a real store with layer images of any content.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from imagecache.digest import ChainID, DiffID, chain_id
-from imagecache.store.model import LayerName, ServedLayer, Space
+from imagecache.digest import ChainID, DiffID, Digest, chain_id, chain_ids
+from imagecache.oci.descriptor import Descriptor, Platform
+from imagecache.oci.mediatypes import OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST
+from imagecache.store.model import ImageRecord, LayerName, LayerRecord, ServedLayer, SnapshotDocument, Space
+from imagecache.store.store import Store
 
 
 class MemoryLayers:
@@ -59,3 +65,58 @@ class MemoryLayers:
 
     def open_layer(self, name: LayerName) -> Path | None:
         return self._files.get(name)
+
+
+def put_layer(store: Store, name: LayerName, content: bytes) -> bool:
+    """Commit a layer image with this content; False when the store has it already."""
+    with store.layers.stage() as staged:
+        os.write(staged.fd, content)
+        return staged.commit(name)
+
+
+def put_snapshot(
+    store: Store, snapshot_id: str, diff_ids: Sequence[DiffID], contents: Sequence[bytes]
+) -> SnapshotDocument:
+    """Store a snapshot of one image with these layers, bottom first, under a build lease as a build does it."""
+    config, manifest = f"config of {snapshot_id}".encode(), f"manifest of {snapshot_id}".encode()
+    document = snapshot_document(snapshot_id, diff_ids, contents, config=config, manifest=manifest)
+    with store.leases.build_lease(document.layer_names(), document.document_digests()):
+        for layer, content in zip(document.images[0].layers, contents, strict=True):
+            put_layer(store, layer.name, content)
+        store.blobs.put(config)
+        store.blobs.put(manifest)
+        store.snapshots.put(document)
+    return document
+
+
+def snapshot_document(
+    snapshot_id: str, diff_ids: Sequence[DiffID], contents: Sequence[bytes], *, config: bytes, manifest: bytes
+) -> SnapshotDocument:
+    """The document of a snapshot with one image whose layer images have these contents; nothing is stored."""
+    layers = tuple(
+        LayerRecord(
+            diff_id=diff_id,
+            chain_id=chain,
+            name=LayerName(space=Space.LAYERS, digest=diff_id),
+            blob=_described(OCI_LAYER_GZIP, b"compressed " + content),
+            size=len(content),
+            sha256=Digest.sha256(content),
+            tar_size=len(content),
+            entries=1,
+        )
+        for diff_id, chain, content in zip(diff_ids, chain_ids(diff_ids), contents, strict=True)
+    )
+    image = ImageRecord(
+        reference="busybox",
+        name="docker.io/library/busybox:latest",
+        repository="docker.io/library/busybox",
+        platform=Platform(os="linux", architecture="amd64"),
+        manifest=_described(OCI_MANIFEST, manifest),
+        config=_described(OCI_CONFIG, config),
+        layers=layers,
+    )
+    return SnapshotDocument(id=snapshot_id, created="2025-01-01T00:00:00Z", images=(image,))
+
+
+def _described(media_type: str, content: bytes) -> Descriptor:
+    return Descriptor(media_type=media_type, digest=Digest.sha256(content), size=len(content))

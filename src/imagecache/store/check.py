@@ -1,0 +1,192 @@
+"""Verify a store: what is corrupt, what is missing, what does not belong there.
+
+The three are reported apart. It runs beside builds and collections without a lock, so whatever vanishes between the
+listing and the hashing is no error, and a reference is looked at again before its target is called missing. It must not
+delete; when asked, corrupt files go to the quarantine (``index.json`` never: without it everything would be garbage).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from imagecache.digest import DiffID, Digest
+from imagecache.errors import BlobNotFound, ContentError, StoreCorrupt
+from imagecache.oci.descriptor import Descriptor
+from imagecache.oserrors import converting
+from imagecache.store import layout
+from imagecache.store.blobs import Blobs
+from imagecache.store.leases import Leases
+from imagecache.store.model import LayerName, LayerRecord, SnapshotDocument, Space
+from imagecache.store.paths import StorePaths
+from imagecache.store.quarantine import set_aside
+from imagecache.store.snapshots import Snapshots
+
+Verify = Callable[[Path], DiffID]
+"""Prove that a file is a sound layer image and say of which diffID. Raises ContentError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    path: Path
+    problem: str
+    moved_to: Path | None = None
+    """Its place in the quarantine, when it was set aside."""
+
+
+@dataclass(slots=True)
+class Report:
+    checked: int = 0
+    """Files whose content, or size when not deep, was compared with what the store says of them."""
+    corrupt: list[Finding] = field(default_factory=list)
+    missing: list[Finding] = field(default_factory=list)
+    """Needed by a snapshot or held by a node, and not there."""
+    unexpected: list[Finding] = field(default_factory=list)
+    """Not part of a store; left alone."""
+
+    @property
+    def healthy(self) -> bool:
+        return not self.corrupt and not self.missing
+
+
+class Checker:
+    def __init__(self, paths: StorePaths, leases: Leases) -> None:
+        self._paths = paths
+        self._leases = leases
+        self._snapshots = Snapshots(paths, Blobs(paths, quarantine=False))
+
+    def check(self, *, deep: bool = False, verify: Verify | None = None, quarantine: bool = False) -> Report:
+        """Check everything.
+
+        Blobs are hashed and layer images measured; ``deep`` hashes layer images too, where a snapshot records a digest,
+        and has ``verify`` prove each from itself. Raises StoreError when a file cannot be read.
+        """
+        run = _Run(self._paths, quarantine=quarantine)
+        self._examine_blobs(run)
+        documents = self._documents(run.report)
+        records = {layer.name: layer for document in documents for image in document.images for layer in image.layers}
+        self._examine_layers(run, records, _Depth(deep, verify))
+        self._missing(run.report, documents)
+        return run.report
+
+    def _documents(self, report: Report) -> list[SnapshotDocument]:
+        documents = []
+        try:
+            entries = self._snapshots.index().manifests
+        except StoreCorrupt as error:
+            report.corrupt.append(Finding(self._paths.index, error.message))
+            return []
+        for entry in entries:
+            try:
+                documents.append(self._snapshots.load(entry))
+            except (BlobNotFound, StoreCorrupt) as error:
+                if self._still_listed(entry):
+                    name = entry.annotations.get(layout.REF_NAME, "")
+                    problem = f"snapshot {name} cannot be read: {error.message}"
+                    report.missing.append(Finding(self._paths.blob(entry.digest), problem))
+        return documents
+
+    def _still_listed(self, entry: Descriptor) -> bool:
+        return entry in self._snapshots.index().manifests
+
+    def _missing(self, report: Report, documents: list[SnapshotDocument]) -> None:
+        wanted = {(path, f"snapshot {each.id}") for each in documents for path in self._files(each)}
+        wanted |= {
+            (self._paths.layer(name), f"held by {holder}")
+            for name, holders in self._leases.held().items()
+            for holder in holders
+        }
+        known = {finding.path for finding in report.corrupt}
+        absent = {pair for pair in wanted if pair[0] not in known and not pair[0].exists()}
+        if absent:  # a deletion, a release or a repair may have come between: look again at those who want it
+            ids = {f"snapshot {snapshot_id}" for snapshot_id in self._snapshots.ids()}
+            holders = {f"held by {holder}" for holder, _name in self._paths.holds()}
+            absent = {pair for pair in absent if pair[1] in ids | holders and not pair[0].exists()}
+        report.missing += [Finding(path, f"missing, {who}") for path, who in sorted(absent)]
+
+    def _files(self, document: SnapshotDocument) -> Iterator[Path]:
+        yield from map(self._paths.layer, document.layer_names())
+        yield from map(self._paths.blob, document.document_digests())
+
+    def _examine_blobs(self, run: _Run) -> None:
+        for path, digest in self._paths.blob_files():
+            if digest is None or not _regular(path):
+                run.unexpected(path, "not a blob")
+            else:
+                run.examine(path, partial(_blob_problem, path, digest))
+
+    def _examine_layers(self, run: _Run, records: dict[LayerName, LayerRecord], how: _Depth) -> None:
+        for path, name in self._paths.layer_files():
+            if name is None or not _regular(path):
+                run.unexpected(path, "not a layer image")
+            else:
+                run.examine(path, partial(_layer_problem, path, name, records.get(name), how))
+
+
+@dataclass(frozen=True, slots=True)
+class _Depth:
+    deep: bool
+    verify: Verify | None
+
+
+class _Run:
+    """Collects the findings of one check."""
+
+    def __init__(self, paths: StorePaths, *, quarantine: bool) -> None:
+        self.report = Report()
+        self._paths = paths
+        self._quarantine = quarantine
+
+    def examine(self, path: Path, problem: Callable[[], str | None]) -> None:
+        """Note what ``problem`` says of a file, unless the file has gone."""
+        with converting(path):
+            try:
+                found = problem()
+            except FileNotFoundError:
+                return
+        self.report.checked += 1
+        if found:
+            moved = set_aside(self._paths, path) if self._quarantine else None
+            self.report.corrupt.append(Finding(path, found, moved))
+
+    def unexpected(self, path: Path, problem: str) -> None:
+        if path.is_symlink() or path.exists():
+            self.report.unexpected.append(Finding(path, problem))
+
+
+def _regular(path: Path) -> bool:
+    """Also true of a file that has gone: whoever reads it will notice."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except FileNotFoundError:
+        return True
+
+
+def _blob_problem(path: Path, digest: Digest) -> str | None:
+    return None if _hash(path, digest.algorithm) == digest else "does not have the digest that it is named by"
+
+
+def _layer_problem(path: Path, name: LayerName, record: LayerRecord | None, how: _Depth) -> str | None:
+    size = path.stat().st_size
+    if record and size != record.size:
+        return f"has {size} bytes, the snapshot says {record.size}"
+    if how.deep and record and _hash(path, record.sha256.algorithm) != record.sha256:
+        return "does not have the digest that the snapshot says"
+    if how.deep and how.verify:
+        try:
+            found = how.verify(path)
+        except ContentError as error:
+            return error.message
+        expected = name.digest if name.space is Space.LAYERS else record and record.diff_id
+        if expected and found != expected:
+            return f"is the layer {found}, not {expected}"
+    return None
+
+
+def _hash(path: Path, algorithm: str) -> Digest:
+    with path.open("rb") as file:
+        return Digest(f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}")

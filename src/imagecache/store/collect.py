@@ -1,0 +1,165 @@
+"""Collection: what nobody needs goes.
+
+Everybody who adds a reference (a lease, a snapshot) holds the collect lock shared while doing so; a collection holds it
+exclusively while it looks at all references and moves the rest to ``trash/``. Renaming is quick, so nobody waits long;
+the unlinking of large files comes after the lock. What cannot be read may need anything, so then nothing is removed. It
+must not remove what it does not know: foreign files are a matter for ``check``.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from imagecache.clock import Clock
+from imagecache.digest import Digest
+from imagecache.oserrors import converting
+from imagecache.store.builds import live_builds
+from imagecache.store.leases import Leases
+from imagecache.store.locks import abandoned, locked
+from imagecache.store.model import LayerName
+from imagecache.store.paths import StorePaths
+from imagecache.store.snapshots import Snapshots
+
+KEEP_DOWNLOADS = dt.timedelta(days=7)
+"""How long a partial download waits for the build that resumes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What a collection did; with ``dry_run``, what it would do."""
+
+    layers: tuple[LayerName, ...]
+    blobs: tuple[Digest, ...]
+    downloads: tuple[Digest, ...]
+    temporaries: int
+    """Remains of writers that died."""
+    freed: int
+    """Bytes on disk."""
+    kept: dict[LayerName, tuple[str, ...]]
+    """Every layer image that stays, with each reason: ``snapshot imc-...``, ``build 4711-...``, ``held by ...``."""
+
+
+@dataclass(slots=True)
+class _Needed:
+    """Everything that something needs, and for what."""
+
+    layers: dict[LayerName, list[str]] = field(default_factory=dict)
+    digests: set[Digest] = field(default_factory=set)
+    """Documents, and compressed layers that a live build works on."""
+    served: set[Digest] = field(default_factory=set)
+    """Compressed layers whose layer image a snapshot has."""
+
+    def layer(self, name: LayerName, reason: str) -> None:
+        self.layers.setdefault(name, []).append(reason)
+
+
+class Collector:
+    def __init__(self, paths: StorePaths, snapshots: Snapshots, leases: Leases, clock: Clock) -> None:
+        self._paths = paths
+        self._snapshots = snapshots
+        self._leases = leases
+        self._clock = clock
+
+    def collect(self, *, keep_downloads: dt.timedelta = KEEP_DOWNLOADS, dry_run: bool = False) -> Collected:
+        """Remove what no snapshot, live build or lease needs.
+
+        Raises BlobNotFound and StoreCorrupt when a snapshot cannot be read (nothing is removed then), StoreError.
+        """
+        sweep = _Sweep(self._paths, dry_run=dry_run)
+        with locked(self._paths.collect_lock):
+            needed = self._needed()
+            present = [(path, name) for path, name in self._paths.layer_files() if name is not None]
+            layers = [name for path, name in present if name not in needed.layers and sweep.take(path)]
+            blobs = [
+                digest
+                for path, digest in self._paths.blob_files()
+                if digest is not None and digest not in needed.digests and sweep.take(path)
+            ]
+            downloads = [digest for path, digest in self._stale(needed, keep_downloads) if sweep.take_abandoned(path)]
+            temporaries = sum(sweep.take_abandoned(path) for path in self._temporaries())
+            for path in self._paths.layer_locks():
+                sweep.take_abandoned(path)
+        sweep.empty_trash()
+        kept = {name: tuple(sorted(needed.layers[name])) for _path, name in present if name in needed.layers}
+        return Collected(tuple(layers), tuple(blobs), tuple(downloads), temporaries, sweep.freed, kept)
+
+    def _needed(self) -> _Needed:
+        needed = _Needed()
+        for stored in self._snapshots.stored():
+            needed.digests |= stored.blobs
+            for name in stored.document.layer_names():
+                needed.layer(name, f"snapshot {stored.document.id}")
+            needed.served |= {layer.blob.digest for image in stored.document.images for layer in image.layers}
+        for build, names, digests in live_builds(self._paths):
+            needed.digests |= digests
+            for name in names:
+                needed.layer(name, f"build {build}")
+        for name, holders in self._leases.held().items():
+            for holder in holders:
+                needed.layer(name, f"held by {holder}")
+        return needed
+
+    def _stale(self, needed: _Needed, keep: dt.timedelta) -> Iterator[tuple[Path, Digest]]:
+        """Downloads whose layer is in a snapshot, or that no build came back for."""
+        oldest = (self._clock.now() - keep).timestamp()
+        for path, digest in self._paths.download_files():
+            with suppress(FileNotFoundError):
+                if digest not in needed.digests and (digest in needed.served or path.stat().st_mtime < oldest):
+                    yield path, digest
+
+    def _temporaries(self) -> Iterator[Path]:
+        """Files being written, or left by writers that died."""
+        yield from sorted(self._paths.staging.glob("*.tmp"))
+        for directory in (self._paths.root, self._paths.caches):
+            yield from sorted(directory.glob(".*.tmp"))
+
+
+class _Sweep:
+    """Takes files out of the store, and counts their bytes."""
+
+    def __init__(self, paths: StorePaths, *, dry_run: bool) -> None:
+        self.freed = 0
+        self._paths = paths
+        self._dry_run = dry_run
+
+    def take(self, path: Path) -> bool:
+        """False when it has gone meanwhile."""
+        with converting(path):
+            try:
+                size = _on_disk(path)
+                if not self._dry_run:
+                    path.rename(self._paths.trash / secrets.token_hex(16))
+            except FileNotFoundError:
+                return False
+        self.freed += size
+        return True
+
+    def take_abandoned(self, path: Path) -> bool:
+        """Take it unless somebody has it locked."""
+        with converting(path), abandoned(path) as free:
+            return free and self.take(path)
+
+    def empty_trash(self) -> None:
+        """Unlink what was taken, here or by a collection that was killed."""
+        with converting(self._paths.trash):
+            for path in () if self._dry_run else list(self._paths.trash.iterdir()):
+                path.unlink(missing_ok=True)
+
+
+def _on_disk(path: Path) -> int:
+    return os.lstat(path).st_blocks * 512
+
+
+def bytes_on_disk(paths: Iterable[Path]) -> int:
+    """Allocated bytes of these files; those that go meanwhile count nothing."""
+    total = 0
+    for path in paths:
+        with suppress(FileNotFoundError):
+            total += _on_disk(path)
+    return total

@@ -1,0 +1,105 @@
+"""Durable writes: what is here is whole, and stays after a power failure.
+
+The order is always the same: write a temporary, fsync it, give it its name, fsync the directory. ``StagedFile`` makes
+immutable files whose first writer wins (layer images, blobs); ``write_atomic`` replaces small documents. It must not
+know what is in a file.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from imagecache.oserrors import converting
+from imagecache.store.locks import open_locked
+
+IMMUTABLE = 0o400
+
+
+def fsync_directory(path: Path) -> None:
+    """Make the names in a directory durable. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_all(fd: int, data: bytes, offset: int) -> None:
+    """Write all of ``data`` at ``offset``. Raises OSError."""
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(fd, view, offset)
+        view = view[count:]
+        offset += count
+
+
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o600, mtime_ns: int | None = None) -> None:
+    """Replace the file ``path`` by ``data``: readers see the old or the new, also after a power failure.
+
+    The temporary is beside the target, named ``.<name>.<random>.tmp`` and locked, so that a collection knows whether
+    its writer lives. Raises StoreError, NoSpace, StoreDenied.
+    """
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}.tmp"
+    with converting(path):
+        fd = open_locked(temporary, create=os.O_CREAT | os.O_EXCL)
+        try:
+            write_all(fd, data, 0)
+            os.fchmod(fd, mode)
+            if mtime_ns is not None:
+                os.utime(fd, ns=(mtime_ns, mtime_ns))
+            os.fsync(fd)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(fd)
+        fsync_directory(path.parent)
+
+
+class StagedFile:
+    """A file that has no name yet that anybody believes. ``publish`` gives it one; leaving without removes it.
+
+    ``fd`` is open for reading and writing until the block ends and carries the lock that keeps collections away; a
+    worker process that is handed the descriptor keeps it too.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / f"{secrets.token_hex(16)}.tmp"
+        with converting(self.path):
+            self.fd = open_locked(self.path, create=os.O_CREAT | os.O_EXCL)
+
+    def publish(self, target: Path) -> bool:
+        """Make it immutable, durable and visible as ``target``; False when that is there already, and is kept.
+
+        In both cases ``target`` is durable when this returns; when it raises (StoreError, NoSpace, StoreDenied) nothing
+        is promised. The directory above ``target.parent`` must be there.
+        """
+        with converting(target):
+            os.fchmod(self.fd, IMMUTABLE)
+            os.fsync(self.fd)
+            target.parent.mkdir(0o700, exist_ok=True)
+            try:
+                os.link(self.path, target)
+                created = True
+            except FileExistsError:
+                created = False
+            self.path.unlink(missing_ok=True)
+            fsync_directory(target.parent)
+            fsync_directory(target.parent.parent)  # another process may have made the directory, and not synced it yet
+        return created
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.path.unlink(missing_ok=True)
+        finally:
+            os.close(self.fd)

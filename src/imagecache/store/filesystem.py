@@ -1,0 +1,69 @@
+"""Whether a directory can be a store, found out by trying.
+
+``doctor`` shows the answers. It must not guess from a filesystem's name what can be tried, and leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from imagecache.errors import StoreBusy
+from imagecache.oserrors import converting
+from imagecache.store.files import StagedFile
+from imagecache.store.locks import open_locked
+from imagecache.store.paths import StorePaths
+
+_MEMORY = {"tmpfs", "ramfs", "rootfs"}
+
+
+def unsuitable(paths: StorePaths) -> tuple[str, ...]:
+    """Every reason why this directory makes a bad store; sentences without a full stop. Raises StoreDenied, NoSpace."""
+    return tuple(_reasons(paths))
+
+
+def _reasons(paths: StorePaths) -> Iterator[str]:
+    mode = paths.root.stat().st_mode & 0o777
+    if mode & 0o077:
+        yield f"{paths.root} has mode {mode:04o}, others can read private images: chmod 0700 it"
+    with StagedFile(paths.staging) as probe:
+        if not _locks_exclude(probe.path):
+            yield f"flock does not work below {paths.root}, so two processes could spoil each other's work"
+        if not _hard_links(probe.path):
+            yield f"hard links do not work below {paths.root}, so layer images cannot be committed"
+    kind = filesystem_type(paths.root)
+    if kind in _MEMORY:
+        yield f"{paths.root} is on a {kind}: everything is gone after a reboot"
+
+
+def _locks_exclude(locked: Path) -> bool:
+    try:
+        os.close(open_locked(locked, wait=False, create=0))
+    except StoreBusy:
+        return True
+    return False
+
+
+def _hard_links(path: Path) -> bool:
+    second = path.parent / f"{secrets.token_hex(16)}.tmp"
+    try:
+        os.link(path, second)
+    except OSError:
+        return False
+    second.unlink()
+    return True
+
+
+def filesystem_type(path: Path) -> str:
+    """The type of the mount that ``path`` is on, as in /proc/self/mountinfo (proc_pid_mountinfo(5)); "" if unknown."""
+    with converting(path):
+        device = path.stat().st_dev
+        lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    for line in lines:
+        fields = line.split()
+        if fields[2] == wanted:
+            return fields[fields.index("-") + 1]
+    return ""

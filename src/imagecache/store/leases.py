@@ -1,0 +1,88 @@
+"""Node leases: which layer images a node still needs, whatever becomes of the snapshots.
+
+A lease is an empty file named by holder and layer image. So holding is one ``open``, holding twice is harmless,
+several processes need no lock among themselves, and no crash can spoil one. A hold is durable when it returns; letting
+go is not synced, because a lease that comes back after a power failure costs space and never a container: a holder
+compares ``of`` with what it has when it starts. It must not know who holds or why.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from imagecache.digest import Digest
+from imagecache.oserrors import converting
+from imagecache.store.builds import BuildLease
+from imagecache.store.files import fsync_directory
+from imagecache.store.locks import locked
+from imagecache.store.model import LayerName
+from imagecache.store.paths import StorePaths
+
+
+class Leases:
+    """Node leases, and the door to build leases. Thread-safe."""
+
+    def __init__(self, paths: StorePaths) -> None:
+        self._paths = paths
+        self._durable: set[tuple[str, LayerName]] = set()
+        self._mutex = threading.Lock()
+
+    def build_lease(
+        self, names: Iterable[LayerName] = (), digests: Iterable[Digest] = ()
+    ) -> AbstractContextManager[BuildLease]:
+        """What a build needs, for as long as the block or this process lasts. ``add`` takes more."""
+        return BuildLease(self._paths, names, digests)
+
+    def hold(self, holder: str, name: LayerName) -> None:
+        """Keep a layer image until ``release``. It may be gone already: look after holding, not before."""
+        self.hold_many(holder, (name,))
+
+    def hold_many(self, holder: str, names: Iterable[LayerName]) -> None:
+        """Hold several with one sync. Raises StoreError, NoSpace, StoreDenied; ValueError for an impossible holder."""
+        with self._mutex:
+            new = [name for name in names if not self._known(holder, name)]
+            if not new:
+                return
+            directory = self._paths.holder(holder)
+            with locked(self._paths.collect_lock, shared=True), converting(directory):
+                directory.mkdir(0o700, exist_ok=True)
+                for name in new:
+                    _touch(self._paths.hold(holder, name))
+                fsync_directory(directory)
+                fsync_directory(directory.parent)
+            self._durable.update((holder, name) for name in new)
+
+    def release(self, holder: str, name: LayerName) -> None:
+        """Let go. Idempotent. Raises StoreError, StoreDenied."""
+        path = self._paths.hold(holder, name)
+        with self._mutex, converting(path):
+            self._durable.discard((holder, name))
+            path.unlink(missing_ok=True)
+
+    def release_all(self, holder: str) -> None:
+        """Let go of everything that the holder has."""
+        for name in self.of(holder):
+            self.release(holder, name)
+
+    def of(self, holder: str) -> frozenset[LayerName]:
+        """What one holder has."""
+        return frozenset(name for owner, name in self._paths.holds() if owner == holder)
+
+    def held(self) -> dict[LayerName, set[str]]:
+        """Everything that is held, and by whom."""
+        holders: dict[LayerName, set[str]] = {}
+        for holder, name in self._paths.holds():
+            holders.setdefault(name, set()).add(holder)
+        return holders
+
+    def _known(self, holder: str, name: LayerName) -> bool:
+        """Held durably already; the look at the disk sees a release by another process of the same holder."""
+        return (holder, name) in self._durable and self._paths.hold(holder, name).exists()
+
+
+def _touch(path: Path) -> None:
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))

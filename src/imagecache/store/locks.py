@@ -1,0 +1,128 @@
+"""Locks between processes, by flock(2).
+
+A lock ends with the process that holds it, however it ends, so nothing is ever cleaned up by guessing. flock belongs to
+the open file: two threads that open the same file exclude each other too, and a worker that was handed the descriptor
+keeps the lock. On NFS Linux turns flock into a byte-range lock that works between hosts; files are therefore always
+opened for reading and writing. It must not know what is locked.
+
+Who waits for whom is in ``docs/internals/store.md``: collect before index, and a layer's lock before both.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from imagecache.errors import StoreBusy
+from imagecache.oserrors import converting
+
+_POLL = 0.05
+"""Seconds between two tries of a wait that can be called off."""
+
+
+def open_locked(path: Path, *, shared: bool = False, wait: bool = True, create: int = os.O_CREAT) -> int:
+    """Open and lock a file; closing the descriptor unlocks it. Raises StoreBusy, FileNotFoundError, OSError.
+
+    The path names the locked file when this returns: whoever removes a lock file does it while he holds the lock, and
+    whoever waited for the removed one tries again. ``create`` is ``O_CREAT``, ``O_CREAT | O_EXCL`` or 0.
+    """
+    operation = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | create, 0o600)
+        try:
+            fcntl.flock(fd, operation)
+            if _names(path, fd):
+                return fd
+        except BlockingIOError as error:
+            os.close(fd)
+            raise StoreBusy(f"{path} is in use by another process", hint="try again when that has ended") from error
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+
+
+def _names(path: Path, fd: int) -> bool:
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return False
+    opened = os.fstat(fd)
+    return (found.st_dev, found.st_ino) == (opened.st_dev, opened.st_ino)
+
+
+@contextmanager
+def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[None]:
+    """Hold the lock file ``path`` for a moment. Raises StoreBusy when not ``wait``, and the errors of the store."""
+    with converting(path):
+        fd = open_locked(path, shared=shared, wait=wait)
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def abandoned(path: Path) -> Iterator[bool]:
+    """Whether nobody has the file open and locked; if so, nobody can lock it until the block ends."""
+    try:
+        fd = open_locked(path, wait=False, create=0)
+    except (StoreBusy, FileNotFoundError):
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        os.close(fd)
+
+
+class FileLock:
+    """A lock that is held for long, and whose wait can be called off from another thread.
+
+    As a context manager it waits. One object is one holder: acquire once, release once.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd: int | None = None
+        self._mutex = threading.Lock()
+        self._called_off = threading.Event()
+
+    def try_acquire(self) -> bool:
+        """Lock it now, or not at all."""
+        with self._mutex, converting(self.path):
+            if self._called_off.is_set():
+                raise StoreBusy(f"the wait for {self.path} was called off")
+            try:
+                self._fd = open_locked(self.path, wait=False)
+            except StoreBusy:
+                return False
+            return True
+
+    def acquire(self) -> None:
+        """Wait until it is ours. Raises StoreBusy when ``release`` is called meanwhile."""
+        while not self.try_acquire():
+            self._called_off.wait(_POLL)
+
+    def release(self) -> None:
+        """Unlock, or call off the wait. Idempotent; the object is used up."""
+        self._called_off.set()
+        with self._mutex:
+            if self._fd is not None:
+                os.close(self._fd)
+                self._fd = None
+
+    def __enter__(self) -> Self:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()

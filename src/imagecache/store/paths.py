@@ -1,0 +1,161 @@
+"""Where everything is in a store. The only module that knows.
+
+::
+
+    <root>/                           0700
+    ├─ oci-layout                     marks an OCI image layout
+    ├─ index.json                     the snapshots: one OCI artifact manifest each, named by cache id
+    ├─ blobs/<algorithm>/<hex>        0400  manifests, configs, indexes, snapshot documents
+    ├─ layers/<algorithm>/<2>/<hex>.erofs   0400  layer images keyed by diffID; containerd >= 2.4 reads this tree
+    ├─ chains/<algorithm>/<2>/<hex>.erofs   0400  layer images keyed by chainID
+    ├─ caches/<name>.json             ImageCaches of this host (package standalone)
+    ├─ downloads/<algorithm>-<hex>.part     compressed layers, appended to, locked while in use
+    ├─ leases/nodes/<holder>/<space>-<algorithm>-<hex>   empty files: the holder needs that layer image
+    ├─ leases/builds/<id>.lease       what a live build needs; locked as long as it lives
+    ├─ staging/<id>.tmp               files being written; locked while their writer lives
+    ├─ trash/<id>                     taken out by a collection, about to be unlinked
+    ├─ quarantine/<kind>-...          set aside by a check; only people delete here
+    └─ locks/                         collect, index, and one for each layer being made
+
+Temporaries are all in ``staging/`` and never beside their target, so that containerd, skopeo or a listing never meet
+half a file under a name that they could believe. It must not do I/O beyond listing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+from imagecache.digest import Digest
+from imagecache.errors import InvalidDigest, InvalidInput
+from imagecache.store.model import LayerName, Space
+
+_LAYER_FILE = re.compile(r"([0-9a-f]+)\.erofs")
+_HOLD = re.compile(r"(layers|chains)-(sha256|sha512)-([0-9a-f]+)")
+_PART = re.compile(r"(sha256|sha512)-([0-9a-f]+)\.part")
+_ALGORITHMS = ("sha256", "sha512")
+_NAME_MAX = 255
+
+
+class StorePaths:
+    """Paths below one root, and what a path found there stands for."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.oci_layout = root / "oci-layout"
+        self.index = root / "index.json"
+        self.blobs = root / "blobs"
+        self.caches = root / "caches"
+        self.downloads = root / "downloads"
+        self.node_leases = root / "leases" / "nodes"
+        self.build_leases = root / "leases" / "builds"
+        self.staging = root / "staging"
+        self.trash = root / "trash"
+        self.quarantine = root / "quarantine"
+        self.locks = root / "locks"
+        self.collect_lock = self.locks / "collect.lock"
+        self.index_lock = self.locks / "index.lock"
+
+    @property
+    def directories(self) -> tuple[Path, ...]:
+        """Those that a store always has, parents first."""
+        kinds = [self.blobs, *(self.root / space.value for space in Space)]
+        plain = [self.caches, self.downloads, self.staging, self.trash, self.quarantine, self.locks]
+        leases = [self.node_leases.parent, self.node_leases, self.build_leases]
+        return (self.root, *kinds, *(kind / name for kind in kinds for name in _ALGORITHMS), *plain, *leases)
+
+    def layer(self, name: LayerName) -> Path:
+        return self.root / name.path
+
+    def layer_lock(self, name: LayerName) -> Path:
+        return self.locks / f"{_flat(name)}.lock"
+
+    def layer_locks(self) -> Iterator[Path]:
+        """The lock files of layers, in use or not."""
+        for space in Space:
+            yield from sorted(self.locks.glob(f"{space.value}-*.lock"))
+
+    def blob(self, digest: Digest) -> Path:
+        return self.blobs / digest.algorithm / digest.hex
+
+    def download(self, digest: Digest) -> Path:
+        return self.downloads / f"{digest.algorithm}-{digest.hex}.part"
+
+    def holder(self, holder: str) -> Path:
+        """The directory of a holder's leases; any text of up to about 80 characters is a holder's name."""
+        quoted = quote(holder, safe="").replace(".", "%2E")
+        if not quoted or len(quoted) > _NAME_MAX:
+            raise ValueError(f"not a lease holder's name: {holder!r}")
+        return self.node_leases / quoted
+
+    def hold(self, holder: str, name: LayerName) -> Path:
+        return self.holder(holder) / _flat(name)
+
+    def layer_files(self) -> Iterator[tuple[Path, LayerName | None]]:
+        """Every file below ``layers/`` and ``chains/``; None for what is no layer image by its place and name."""
+        for space in Space:
+            for path in _files(self.root / space.value):
+                yield path, self._layer_name(space, path)
+
+    def blob_files(self) -> Iterator[tuple[Path, Digest | None]]:
+        """Every file below ``blobs/``; None for what is no blob by its place and name."""
+        for path in _files(self.blobs):
+            digest = _digest(path.parent.name, path.name)
+            yield path, digest if digest and self.blob(digest) == path else None
+
+    def download_files(self) -> Iterator[tuple[Path, Digest]]:
+        for path in _files(self.downloads):
+            match = _PART.fullmatch(path.name)
+            digest = _digest(match[1], match[2]) if match else None
+            if digest:
+                yield path, digest
+
+    def holds(self) -> Iterator[tuple[str, LayerName]]:
+        """Every node lease: holder and layer image."""
+        for path in _files(self.node_leases):
+            name = unflat(path.name)
+            if name:
+                yield unquote(path.parent.name), name
+
+    def _layer_name(self, space: Space, path: Path) -> LayerName | None:
+        match = _LAYER_FILE.fullmatch(path.name)
+        digest = _digest(path.parent.parent.name, match[1]) if match else None
+        name = LayerName(space=space, digest=digest) if digest else None
+        return name if name and self.layer(name) == path else None
+
+
+def unflat(text: str) -> LayerName | None:
+    """The layer image that a lease file's name stands for; None for a foreign file."""
+    match = _HOLD.fullmatch(text)
+    if match is None:
+        return None
+    try:
+        return LayerName.parse(f"{match[1]}/{match[2]}:{match[3]}")
+    except InvalidInput:
+        return None
+
+
+def _flat(name: LayerName) -> str:
+    return f"{name.space.value}-{name.digest.algorithm}-{name.digest.hex}"
+
+
+def _digest(algorithm: str, digits: str) -> Digest | None:
+    try:
+        return Digest(f"{algorithm}:{digits}")
+    except InvalidDigest:
+        return None
+
+
+def _files(directory: Path) -> Iterator[Path]:
+    """Everything below that is no directory, in order; a directory that goes meanwhile has nothing."""
+    try:
+        entries = sorted(directory.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        if entry.is_dir() and not entry.is_symlink():
+            yield from _files(entry)
+        else:
+            yield entry

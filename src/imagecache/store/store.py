@@ -1,0 +1,100 @@
+"""The store of one host: opens the directory and holds its parts together.
+
+Several ``Store`` objects, in one process or many, may work on one directory at once. Every call may block on the disk
+or on a lock, so event loops call it in threads. It must not do anything itself.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Self
+
+from imagecache.clock import Clock, SystemClock
+from imagecache.oserrors import converting
+from imagecache.store import layout
+from imagecache.store.blobs import Blobs
+from imagecache.store.check import Checker, Report, Verify
+from imagecache.store.collect import KEEP_DOWNLOADS, Collected, Collector, bytes_on_disk
+from imagecache.store.downloads import Downloads
+from imagecache.store.files import fsync_directory, write_atomic
+from imagecache.store.filesystem import unsuitable
+from imagecache.store.layers import Layers
+from imagecache.store.leases import Leases
+from imagecache.store.locks import locked
+from imagecache.store.paths import StorePaths
+from imagecache.store.provider import StoreLayerProvider
+from imagecache.store.snapshots import Snapshots
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Bytes on disk, per kind."""
+
+    layers: int
+    chains: int
+    blobs: int
+    downloads: int
+    staging: int
+    trash: int
+    quarantine: int
+
+    @property
+    def total(self) -> int:
+        return sum(int(getattr(self, each.name)) for each in fields(self))
+
+
+class Store:
+    """One directory. ``open`` it; the constructor takes a directory that is a store already."""
+
+    def __init__(self, root: Path, clock: Clock | None = None) -> None:
+        self.paths = StorePaths(root)
+        self.blobs = Blobs(self.paths)
+        self.layers = Layers(self.paths)
+        self.downloads = Downloads(self.paths)
+        self.snapshots = Snapshots(self.paths, self.blobs)
+        self.leases = Leases(self.paths)
+        self.provider = StoreLayerProvider(self.paths, self.snapshots, self.leases)
+        self._collector = Collector(self.paths, self.snapshots, self.leases, clock or SystemClock())
+        self._checker = Checker(self.paths, self.leases)
+
+    @classmethod
+    def open(cls, root: Path, clock: Clock | None = None) -> Self:
+        """Open the store at ``root``, and make it if it is not there. Raises StoreDenied, NoSpace, StoreError."""
+        store = cls(root.absolute(), clock)
+        store._create()
+        return store
+
+    @property
+    def root(self) -> Path:
+        return self.paths.root
+
+    def collect(self, *, keep_downloads: dt.timedelta = KEEP_DOWNLOADS, dry_run: bool = False) -> Collected:
+        """Remove what no snapshot, live build or node needs. See ``Collector.collect``."""
+        return self._collector.collect(keep_downloads=keep_downloads, dry_run=dry_run)
+
+    def check(self, *, deep: bool = False, verify: Verify | None = None, quarantine: bool = False) -> Report:
+        """Verify everything that is stored. See ``Checker.check``."""
+        return self._checker.check(deep=deep, verify=verify, quarantine=quarantine)
+
+    def usage(self) -> Usage:
+        kinds = {each.name: bytes_on_disk((self.root / each.name).rglob("*")) for each in fields(Usage)}
+        return Usage(**kinds)
+
+    def unsuitable(self) -> tuple[str, ...]:
+        """Reasons why the directory or its filesystem makes a bad store; none is good. For ``doctor``."""
+        return unsuitable(self.paths)
+
+    def _create(self) -> None:
+        """Make what is missing. Everything is synced each time, since who made it may not have come so far."""
+        with converting(self.root):
+            self.root.parent.mkdir(parents=True, exist_ok=True)
+            for directory in self.paths.directories:
+                directory.mkdir(0o700, exist_ok=True)
+            with locked(self.paths.index_lock):
+                if not self.paths.oci_layout.is_file():
+                    self.snapshots.create_index()
+                    write_atomic(self.paths.oci_layout, layout.OCI_LAYOUT)
+            for directory in (self.root.parent, *self.paths.directories):
+                fsync_directory(directory)
