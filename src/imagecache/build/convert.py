@@ -155,16 +155,17 @@ def convert(
     chunks: Iterator[bytes],
     fd: int,
     *,
-    blob: Digest,
-    diff_id: DiffID,
     bottom: bool,
     limits: Limits,
+    blob: Digest | None = None,
+    diff_id: DiffID | None = None,
 ) -> Converted:
     """Convert the compressed ``chunks`` of ``blob`` into the empty, writable file ``fd``.
 
-    Raises DigestMismatch when either digest is wrong, and the ContentError family for what the layer holds.
+    ``blob`` and ``diff_id`` are what the digests must be, where that is known. Raises DigestMismatch when one is wrong,
+    and the ContentError family for what the layer holds.
     """
-    inflater = _Inflater(chunks, blob.algorithm, limits)
+    inflater = _Inflater(chunks, blob.algorithm if blob else "sha256", limits)
     writer = _TarWriter(fd)
     inflater.start()
     writer.start()
@@ -181,8 +182,9 @@ def convert(
         writer.finish()
         inflater.join()
     _check("blob", inflater.digest, blob)
-    _check("uncompressed layer", f"sha256:{writer.hash.hexdigest()}", diff_id)
-    header = header_of(tree, writer.size, diff_id, bottom=bottom)
+    found = DiffID(Digest(f"sha256:{writer.hash.hexdigest()}"))
+    _check("uncompressed layer", found, diff_id)
+    header = header_of(tree, writer.size, found, bottom=bottom)
     if tree.implied and not bottom:
         return Converted(header=header, size=0, sha256=None, context=True)
     size, sha256 = finish(fd, tree, header)
@@ -205,8 +207,8 @@ def _follow(inflater: _Inflater, writer: _TarWriter, *, bottom: bool, limits: Li
     return tree
 
 
-def _check(what: str, got: str, wanted: Digest) -> None:
-    if got != wanted:
+def _check(what: str, got: str, wanted: Digest | None) -> None:
+    if wanted is not None and got != wanted:
         raise DigestMismatch(
             f"{what} {wanted} arrived as {got}", hint="the registry or the network altered it; try again"
         )

@@ -69,7 +69,7 @@ def verify(fd: int, *, limits: Limits) -> LayerImage:
     Attributes of implied directories come from the layers below, which are not here: they are taken from the file
     itself, everything else about them is proven. Raises DigestMismatch, StoreCorrupt, and what a bad file raises.
     """
-    image = LayerImage(fd, limits=limits)
+    image = LayerImage.from_fd(fd, limits=limits)
     header = image.header
     digest = hashlib.sha256()
     for piece in image.tar():

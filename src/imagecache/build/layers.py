@@ -123,7 +123,7 @@ class LayerBuilder:
     def _describe(self, name: LayerName, place: Place) -> LayerRecord:
         """The record of a file that an interrupted build left."""
         with self._open(name) as fd:
-            header = LayerImage(fd).header
+            header = LayerImage.from_fd(fd).header
             size = os.fstat(fd).st_size
             return LayerRecord(
                 diff_id=place.diff_id,
@@ -150,7 +150,7 @@ class LayerBuilder:
         if not self._store.layers.has(name):
             return None
         fd = stack.enter_context(self._open(name))
-        return _Tar(fd, LayerImage(fd).header.tar_size)
+        return _Tar(fd, LayerImage.from_fd(fd).header.tar_size)
 
     async def _convert(self, group: LayerGroup, place: Place, stack: contextlib.AsyncExitStack) -> _Tar:
         """Fetch and convert the layer for one of its places."""

@@ -98,7 +98,7 @@ def _convert(channel: socket.socket, job: Convert, fds: list[int]) -> Converted:
 
 
 def _derive(job: Derive, fds: list[int]) -> Converted:
-    lowers = [LayerImage(fd) for fd in fds[1:]]
+    lowers = [LayerImage.from_fd(fd) for fd in fds[1:]]
     return derive(fds[0], tar_size=job.tar_size, diff_id=job.diff_id, lowers=lowers, bottom=job.bottom, limits=DEFAULT)
 
 
