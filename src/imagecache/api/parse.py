@@ -58,6 +58,11 @@ def parse(text: str, source: str = "") -> tuple[Parsed, ...]:
     return found
 
 
+def is_name(text: str) -> bool:
+    """Whether an object may be called so: an RFC 1123 subdomain."""
+    return len(text) <= NAME_LENGTH and _SUBDOMAIN.fullmatch(text) is not None
+
+
 def _flatten(document: Document) -> list[Document]:
     """The items of a list object; anything else is itself."""
     value = document.value
@@ -116,7 +121,7 @@ def _metadata(document: Document, value: JSON, notes: list[str]) -> Metadata:
     name = value.get("name")
     if name is None:
         document.fail(("metadata", "name"), "required", _EXAMPLE)
-    if not isinstance(name, str) or len(name) > NAME_LENGTH or not _SUBDOMAIN.fullmatch(name):
+    if not isinstance(name, str) or not is_name(name):
         document.fail(
             ("metadata", "name"),
             f"{_shown(name)} is not a valid name",

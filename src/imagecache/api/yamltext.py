@@ -160,8 +160,8 @@ class _Reader:
             self._fail(node, f"{render_path(path)}: the tag {node.tag} has no meaning here")
         try:
             value: JSON = self._constructor.construct_object(node)
-        except ValueError as error:
-            self._fail(node, f"{render_path(path)}: {error}")
+        except ValueError:
+            self._fail(node, f"{render_path(path)}: not what its tag says")
         return value
 
     def _fail(self, node: yaml.Node, message: str) -> NoReturn:

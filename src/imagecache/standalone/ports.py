@@ -8,6 +8,7 @@ from typing import Protocol
 
 from imagecache.build.events import BuildEvent
 from imagecache.oci.descriptor import Platform
+from imagecache.store.collect import Collected
 from imagecache.store.model import SnapshotDocument
 
 
@@ -50,28 +51,21 @@ class Attacher(Protocol):
         """Take the records back, except those that a snapshot in ``keep`` has too; returns the removed names."""
 
 
-@dataclass(frozen=True, slots=True)
-class Collected:
-    """What a collection did to the layer images."""
-
-    removed: int
-    freed: int
-    """Bytes."""
-    kept: int
-    """Layer images that no snapshot names any more, but a container or a build still holds."""
-
-
 class Snapshots(Protocol):
-    """The store, as far as deleting and describing a cache needs it."""
+    """What ``imagecache.store.snapshots.Snapshots`` offers and this package needs."""
 
-    def get(self, snapshot_id: str) -> SnapshotDocument | None:
-        """The committed snapshot; None when there is none (not built yet, or deleted)."""
+    def get(self, snapshot_id: str) -> SnapshotDocument:
+        """Raises NotFound when there is none: not built yet, or deleted."""
 
     def all(self) -> Sequence[SnapshotDocument]:
         """Every committed snapshot."""
 
     def delete(self, snapshot_id: str) -> None:
-        """Forget the snapshot, and what an unfinished build of that id left. Idempotent."""
+        """Forget the snapshot; what it alone needed goes with the next collection. Raises NotFound."""
+
+
+class Collector(Protocol):
+    """What ``imagecache.store.collect.Collector`` offers and this package needs."""
 
     def collect(self) -> Collected:
         """Remove what no snapshot, no build and no node holds."""

@@ -1,24 +1,27 @@
-"""A clock that only a test moves."""
+"""A clock that stands still until a test moves it."""
 
 from __future__ import annotations
 
 import datetime as dt
 
-START = dt.datetime(2025, 1, 1, tzinfo=dt.UTC)
+START = dt.datetime(2024, 5, 1, 12, 0, 0, tzinfo=dt.UTC)
 
 
-class ManualClock:
-    """Stands still until ``advance``; wall time and monotonic time move together."""
+class FakeClock:
+    """Fake of ``imagecache.clock.Clock``."""
 
     def __init__(self, start: dt.datetime = START) -> None:
-        self._start = start
-        self._elapsed = 0.0
-
-    def advance(self, seconds: float) -> None:
-        self._elapsed += seconds
+        self._now = start
+        self._monotonic = 1000.0
 
     def now(self) -> dt.datetime:
-        return self._start + dt.timedelta(seconds=self._elapsed)
+        return self._now
 
     def monotonic(self) -> float:
-        return self._elapsed
+        return self._monotonic
+
+    def advance(self, seconds: float = 0.0, *, hours: float = 0.0, days: float = 0.0) -> None:
+        """Let time pass."""
+        passed = dt.timedelta(seconds=seconds, hours=hours, days=days)
+        self._now += passed
+        self._monotonic += passed.total_seconds()

@@ -1,0 +1,75 @@
+"""Everything there is to say about one ImageCache: its images, its layers, and who shares them. It must not print."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from imagecache.api.types import ImageCache
+from imagecache.digest import DiffID
+from imagecache.errors import NotFound
+from imagecache.standalone.ports import Snapshots
+from imagecache.store.model import LayerName, SnapshotDocument
+
+
+@dataclass(frozen=True, slots=True)
+class LayerUse:
+    """One layer image of a cache."""
+
+    name: LayerName
+    diff_id: DiffID
+    size: int
+    """Bytes of the layer image file."""
+    images: tuple[str, ...]
+    """References, as written, of this cache's images that have it."""
+    shared_with: tuple[str, ...]
+    """Names of the other caches that have it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    cache: ImageCache
+    snapshot: SnapshotDocument | None
+    """None before the build has ended."""
+    layers: tuple[LayerUse, ...]
+    """In the order of the images, bottom first, each once."""
+    busy: bool
+    """A process is working on it right now."""
+
+
+def describe(cache: ImageCache, caches: Sequence[ImageCache], snapshots: Snapshots, *, busy: bool) -> Description:
+    """Raises StoreError."""
+    snapshot = _snapshot(cache, snapshots)
+    if snapshot is None:
+        return Description(cache, None, (), busy)
+    owners = {other.status.image_cache_id: other.name for other in caches if other.status}
+    sharers: dict[LayerName, list[str]] = {}
+    for other in snapshots.all():
+        if other.id != snapshot.id:
+            for name in other.layer_names():
+                sharers.setdefault(name, []).append(owners.get(other.id, other.id))
+    return Description(cache, snapshot, _layers(snapshot, sharers), busy)
+
+
+def _snapshot(cache: ImageCache, snapshots: Snapshots) -> SnapshotDocument | None:
+    if cache.status is None:
+        return None
+    try:
+        return snapshots.get(cache.status.image_cache_id)
+    except NotFound:
+        return None
+
+
+def _layers(snapshot: SnapshotDocument, sharers: dict[LayerName, list[str]]) -> tuple[LayerUse, ...]:
+    images: dict[LayerName, list[str]] = {}
+    records = {}
+    for image in snapshot.images:
+        for layer in image.layers:
+            records[layer.name] = layer
+            users = images.setdefault(layer.name, [])
+            if image.reference not in users:
+                users.append(image.reference)
+    return tuple(
+        LayerUse(name, layer.diff_id, layer.size, tuple(images[name]), tuple(sorted(sharers.get(name, ()))))
+        for name, layer in records.items()
+    )
