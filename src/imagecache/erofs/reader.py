@@ -31,9 +31,10 @@ _name = attrgetter("name")
 class LayerImage:
     """An open layer image. Serves ``layer.ports.LowerTree``. Not for several threads at once."""
 
-    def __init__(self, fd: int, *, limits: Limits = DEFAULT) -> None:
-        """Read from ``fd``, which stays the caller's. Raises MalformedLayer, LimitExceeded."""
-        self._owned: int | None = None
+    def __init__(self, fd: int, *, owned: bool, limits: Limits) -> None:
+        """See ``open`` and ``from_fd``."""
+        self._fd = fd
+        self._owned = owned
         self._limits = limits
         self._source = Source(fd)
         self.header = LayerHeader.unpack(self._source.read(HEADER_OFFSET, LayerHeader.STRUCT.size))
@@ -46,12 +47,15 @@ class LayerImage:
         """Open a file; use as a context manager. Raises NotFound, StoreDenied, StoreError, MalformedLayer."""
         fd = _open(path)
         try:
-            image = cls(fd, limits=limits)
+            return cls(fd, owned=True, limits=limits)
         except BaseException:
             os.close(fd)
             raise
-        image._owned = fd
-        return image
+
+    @classmethod
+    def from_fd(cls, fd: int, *, limits: Limits = DEFAULT) -> Self:
+        """Read from ``fd``, which stays the caller's and must stay open. Raises MalformedLayer, LimitExceeded."""
+        return cls(fd, owned=False, limits=limits)
 
     def __enter__(self) -> Self:
         return self
@@ -61,9 +65,13 @@ class LayerImage:
 
     def close(self) -> None:
         """Close the file if ``open`` opened it."""
-        fd, self._owned = self._owned, None
-        if fd is not None:
-            os.close(fd)
+        owned, self._owned = self._owned, False
+        if owned:
+            os.close(self._fd)
+
+    def fileno(self) -> int:
+        """The file descriptor."""
+        return self._fd
 
     @property
     def block_bits(self) -> int:

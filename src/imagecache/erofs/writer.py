@@ -16,7 +16,7 @@ from imagecache.erofs.format import SMALL_BLOCK
 from imagecache.erofs.header import DATA_START, LayerHeader
 from imagecache.erofs.layout import Layout, lay_out
 from imagecache.erofs.metadata import head, metadata
-from imagecache.errors import MalformedLayer
+from imagecache.errors import MalformedLayer, StoreCorrupt
 from imagecache.limits import DEFAULT, Limits
 from imagecache.tree import Inode
 
@@ -75,14 +75,16 @@ def _body(plan: Plan, read_tar: ReadTar) -> Iterator[tuple[int, bytes]]:
         position += len(data)
 
 
-def write_image(fd: int, root: Inode, header: LayerHeader, *, read_tar: ReadTar | None = None) -> int:
+def write_image(
+    fd: int, root: Inode, header: LayerHeader, *, read_tar: ReadTar | None = None, limits: Limits = DEFAULT
+) -> int:
     """Complete a layer image whose tar is in the file from ``DATA_START`` on; returns the size of the file.
 
     What lies behind the tar is replaced. Header and superblock are written last, so a file whose writing was
     interrupted is not a layer image. Raises what ``plan`` does, and OSError as it comes: the owner of the file knows
     what it means.
     """
-    layer = plan(root, header.tar_size)
+    layer = plan(root, header.tar_size, limits=limits)
     if layer.entries != header.entries:
         raise ValueError(f"the header says {header.entries} entries, the tree has {layer.entries}")
     end_of_tar = DATA_START + header.tar_size
@@ -95,6 +97,36 @@ def write_image(fd: int, root: Inode, header: LayerHeader, *, read_tar: ReadTar 
         write_at(fd, position, data)
     write_at(fd, 0, head(layer.layout, header))
     return layer.total
+
+
+def verify_image(fd: int, root: Inode, header: LayerHeader, *, limits: Limits = DEFAULT) -> None:
+    """Prove that everything outside the tar of a layer image is what ``write_image`` makes of the same tree.
+
+    The tar itself is not looked at: its digest proves it. Raises StoreCorrupt with the first byte that differs, and
+    what ``plan`` raises.
+    """
+    layer = plan(root, header.tar_size, limits=limits)
+    size = os.fstat(fd).st_size
+    if size != layer.total:
+        raise StoreCorrupt(f"the layer image has {size} bytes, its tar makes {layer.total}")
+    position = 0
+    for start, data in pieces(layer, header, tar_in(fd)):
+        _compare_zeros(fd, max(position, DATA_START + header.tar_size), start)
+        _compare(fd, start, data)
+        position = start + len(data)
+
+
+def _compare_zeros(fd: int, start: int, end: int) -> None:
+    zeros = bytes(_CHUNK)
+    for position in range(start, end, _CHUNK):
+        _compare(fd, position, zeros[: end - position])
+
+
+def _compare(fd: int, position: int, expected: bytes) -> None:
+    found = os.pread(fd, len(expected), position)
+    if found != expected:
+        differing = next((n for n, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b), len(found))
+        raise StoreCorrupt(f"the layer image differs at byte {position + differing} from what its tar makes")
 
 
 def write_at(fd: int, position: int, data: bytes) -> None:

@@ -6,10 +6,14 @@ what lies where. ``describe`` says of a tree what a mount of it must show; both 
 
 from __future__ import annotations
 
+import itertools
 import os
+import random
 import stat
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import NamedTuple
 
 from imagecache.digest import DiffID, Digest
@@ -57,7 +61,10 @@ class TarStandIn:
 
     def read(self, offset: int, length: int) -> bytes:
         result = bytearray(length)
-        for start, content in self.pieces:
+        index = max(bisect_right(self.pieces, offset, key=itemgetter(0)) - 1, 0)
+        for start, content in itertools.takewhile(
+            lambda piece: piece[0] < offset + length, itertools.islice(self.pieces, index, None)
+        ):
             low, high = max(start, offset), min(start + len(content), offset + length)
             if low < high:
                 result[low - offset : high - offset] = content[low - start : high - start]
@@ -158,3 +165,99 @@ def describe(root: Inode, content: Callable[[Inode], bytes]) -> dict[tuple[bytes
         )
         for path, inode in paths(root)
     }
+
+
+ACL = bytes.fromhex("0200000001000600ffffffff020006000a00000004000400ffffffff10000600ffffffff20000400ffffffff")
+"""A POSIX ACL (version 2): user::rw-, user:10:rw-, group::r--, mask::rw-, other::r--."""
+CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")
+"""``security.capability`` of revision 2: cap_net_bind_service, effective."""
+
+
+def zoo() -> tuple[Inode, TarStandIn]:
+    """A tree with one of everything that a layer image can hold; small, always the same."""
+    root, tar = directory(), TarStandIn()
+    _files(root, tar)
+    _special(root)
+    _attributes(root, tar)
+    put(root, "empty", directory(0o1777)).mtime = 1
+    for number in range(60):
+        put(root, f"many/{'n' * (number % 50)}{number:03}", symlink(b"x" * (1 + number * 7)))
+    count_links(root)
+    return root, tar
+
+
+def _files(root: Inode, tar: TarStandIn) -> None:
+    for size in (0, 1, 511, 512, 513, 4095, 4096, 4097, 70_000):
+        put(root, f"files/{size}", tar.file(bytes(n * 7 % 251 for n in range(size))))
+    put(root, "files/sparse", tar.sparse_file(300_000, {0: b"start", 70_001: b"m" * 5000, 299_999: b"e"}))
+    put(root, "files/hole", tar.sparse_file(8192, {}))
+    linked = put(root, "files/linked", tar.file(b"three names"))
+    put(root, "links/again", linked)
+    put(root, "links/deep/er/once more", linked)
+    put(root, "!before the dots", tar.file(b"1"))
+    put(root, "..two dots", tar.file(b"2"))
+
+
+def _special(root: Inode) -> None:
+    put(root, "dev/null", device(stat.S_IFCHR | 0o666, 1, 3))
+    put(root, "dev/largest", device(stat.S_IFBLK | 0o600, 0xFFF, 0xFFFFF))
+    put(root, "dev/fifo", device(stat.S_IFIFO | 0o640, 0, 0))
+    put(root, "dev/whiteout", device(stat.S_IFCHR, 0, 0)).xattrs = {b"trusted.x": b"y"}
+    for size in (1, 447, 448, 449, 512, 4032, 4095):
+        put(root, f"symlinks/{size}", symlink(b"t" * size))
+
+
+def _attributes(root: Inode, tar: TarStandIn) -> None:
+    old = put(root, "attributes/setuid", tar.file(b"#!", 0o6755))
+    old.xattrs = {b"security.capability": CAPABILITY, b"user.empty": b"", b"trusted.overlay.opaque": b"y"}
+    late = put(root, "attributes/late", tar.file(b"late"))
+    late.uid, late.gid, late.mtime, late.mtime_nsec = 2**32 - 2, 2**31, 2**33, 999_999_999
+    shared = directory(0o3770)
+    shared.xattrs = {b"system.posix_acl_default": ACL, b"system.posix_acl_access": ACL, b"user.a": b"1"}
+    put(root, "attributes/shared", shared)
+    full = put(root, "attributes/full", tar.file(b"full"))
+    full.xattrs = {b"user." + b"%03d" % number * 83: bytes([number]) * number for number in range(60)}
+    target = put(root, "attributes/link", symlink(b"t" * 300))
+    target.xattrs = {b"trusted.note": b"n" * 100}
+    far = put(root, "attributes/far", symlink(b"t" * 300))
+    far.xattrs = {b"trusted.note": b"n" * 3000}
+
+
+def random_tree(rng: random.Random, entries: int = 400) -> tuple[Inode, TarStandIn]:
+    """A tree of about that many names, drawn from everything that a layer image can hold."""
+    root, tar = directory(), TarStandIn()
+    folders, others = [root], [tar.file(b"first")]
+    root.children[b"first"] = others[0]
+    for _ in range(entries):
+        parent = rng.choice(folders)
+        name = bytes(rng.choices(range(1, 256), k=rng.choice([1, 2, 8, 30, 255]))).replace(b"/", b"-")
+        if name in {b".", b".."} or name in parent.children:
+            continue
+        if rng.random() < 0.1:
+            parent.children[name] = rng.choice(others)
+            continue
+        inode = parent.children[name] = _random_inode(rng, tar)
+        (folders if inode.is_dir else others).append(inode)
+    count_links(root)
+    return root, tar
+
+
+def _random_inode(rng: random.Random, tar: TarStandIn) -> Inode:
+    permissions = rng.randrange(0o10000)
+    kinds: list[Callable[[], Inode]] = [
+        lambda: directory(permissions),
+        lambda: tar.file(rng.randbytes(rng.choice([0, 1, 500, 512, 5000, 100_000])), permissions),
+        lambda: tar.sparse_file(20_000, {rng.randrange(9000): b"a" * 900, 10_000: b"b" * rng.randrange(9000)}),
+        lambda: symlink(bytes(rng.choices(range(1, 256), k=rng.choice([1, 40, 400, 448, 600, 4095])))),
+        lambda: device(stat.S_IFBLK | permissions, rng.randrange(4096), rng.randrange(2**20)),
+        lambda: device(stat.S_IFIFO | permissions, 0, 0),
+    ]
+    inode = rng.choice(kinds)()
+    inode.uid, inode.gid = rng.choice([0, 1000, 2**31]), rng.choice([0, 65_534, 2**32 - 2])
+    inode.mtime, inode.mtime_nsec = rng.randrange(2**34), rng.randrange(10**9)
+    if rng.random() < 0.3:
+        inode.xattrs = {
+            b"trusted.%d" % rng.randrange(100): rng.randbytes(rng.choice([0, 1, 3, 40, 600]))
+            for _ in range(rng.randrange(1, 9))
+        }
+    return inode
