@@ -101,8 +101,11 @@ class ImageStore(Protocol):
     async def with_target(self, target: Digest) -> list[StoredImage]:
         """Every record that points at ``target``, by name."""
 
-    async def put(self, name: str, target: Descriptor, labels: Mapping[str, str]) -> None:
-        """Create the record, or make it point at ``target``; a record that says so already is left alone."""
+    async def put(self, name: str, target: Descriptor, labels: Mapping[str, str]) -> bool:
+        """Create the record, or make it point at ``target`` with these labels added (empty: taken away).
+
+        False when it was so already.
+        """
 
     async def delete(self, name: str, target: Digest, *, sync: bool = False) -> bool:
         """Delete the record if it points at ``target``; ``sync`` waits for the collection. True when it was deleted."""

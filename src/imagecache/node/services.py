@@ -13,11 +13,12 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from imagecache._proto.containerd import content_pb2, descriptor_pb2, images_pb2, snapshots_pb2
 from imagecache.digest import Digest
-from imagecache.errors import AlreadyExists, NotFound, SnapshotExists
+from imagecache.errors import AlreadyExists, NotFound, SnapshotExists, SnapshotNotFound
 from imagecache.node.ports import SnapshotInfo, SnapshotKey, SnapshotMount, StoredImage
 from imagecache.node.rpc import Connection
 from imagecache.oci.descriptor import Descriptor
 
+_SOURCE = "containerd.io/distribution.source."
 _CONTENT = "containerd.services.content.v1.Content"
 _IMAGES = "containerd.services.images.v1.Images"
 _SNAPSHOTS = "containerd.services.snapshots.v1.Snapshots"
@@ -47,7 +48,8 @@ class ContentService:
         return digest
 
     async def _add_labels(self, digest: Digest, labels: Mapping[str, str]) -> None:
-        """Also takes the content into the lease of this session, so it is called when no label is new, too."""
+        """For content that was there; the refused write has taken it into the lease of this session."""
+        labels = _merged(await self.labels(digest) or {}, labels)
         request = content_pb2.UpdateRequest(
             info=content_pb2.Info(digest=digest, labels=labels),
             update_mask=FieldMask(paths=[f"labels.{key}" for key in labels]),
@@ -61,6 +63,15 @@ class ContentService:
         except NotFound:
             return None
         return dict(reply.info.labels)
+
+
+def _merged(found: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
+    """``new`` on top of ``found``; repositories that the content came from are collected in one sorted list."""
+    merged = {**found, **new}
+    for key in new:
+        if key.startswith(_SOURCE) and key in found:
+            merged[key] = ",".join(sorted({*found[key].split(","), new[key]}))
+    return merged
 
 
 class ImageService:
@@ -81,18 +92,19 @@ class ImageService:
         reply = await self._connection.call(f"{_IMAGES}/List", request, images_pb2.ListImagesResponse, self._metadata)
         return sorted((_stored(image) for image in reply.images), key=lambda image: image.name)
 
-    async def put(self, name: str, target: Descriptor, labels: Mapping[str, str]) -> None:
+    async def put(self, name: str, target: Descriptor, labels: Mapping[str, str]) -> bool:
         image = images_pb2.Image(name=name, labels=labels, target=_target(target))
         create = images_pb2.CreateImageRequest(image=image)
         try:
             await self._connection.call(f"{_IMAGES}/Create", create, images_pb2.CreateImageResponse, self._metadata)
         except AlreadyExists:
             found = await self.get(name)
-            if found is not None and found.target == target.digest and labels.items() <= found.labels.items():
-                return
+            if found is not None and found.target == target.digest and _has(found.labels, labels):
+                return False
             mask = FieldMask(paths=["target", *(f"labels.{key}" for key in labels)])
             update = images_pb2.UpdateImageRequest(image=image, update_mask=mask)
             await self._connection.call(f"{_IMAGES}/Update", update, images_pb2.UpdateImageResponse, self._metadata)
+        return True
 
     async def delete(self, name: str, target: Digest, *, sync: bool = False) -> bool:
         found = await self.get(name)
@@ -102,6 +114,10 @@ class ImageService:
         with contextlib.suppress(NotFound):
             await self._connection.command(f"{_IMAGES}/Delete", request, self._metadata)
         return True
+
+
+def _has(labels: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
+    return all(labels.get(key, "") == value for key, value in wanted.items())
 
 
 def _stored(image: images_pb2.Image) -> StoredImage:
@@ -129,6 +145,8 @@ class SnapshotService:
             )
         except AlreadyExists as error:
             raise SnapshotExists(error.message) from error
+        except NotFound as error:
+            raise SnapshotNotFound(error.message, hint="the snapshot below is gone; try again") from error
         return tuple(SnapshotMount(mount.type, mount.source, tuple(mount.options)) for mount in reply.mounts)
 
     async def commit(self, snapshot: SnapshotKey, name: str) -> None:

@@ -1,0 +1,89 @@
+"""The snapshots of one image, made in containerd bottom to top without any layer's content.
+
+In proxy mode containerd asks our snapshotter, which answers "already exists" for every layer that the store has. In
+native mode containerd's erofs snapshotter finds the layer image by its diffID and hands out read-only mounts; then the
+snapshot is complete and only has to be committed. Both are what containerd itself does in a pull (``core/unpack``).
+"""
+
+from __future__ import annotations
+
+import base64
+import secrets
+
+from imagecache.clock import Clock
+from imagecache.errors import BlobNotFound, ContainerdMisconfigured, SnapshotExists
+from imagecache.node.modes import Choice, Mode
+from imagecache.node.ports import SnapshotKey, SnapshotMount, Snapshots
+from imagecache.node.records import SNAPSHOT_DIFF_ID, SNAPSHOT_REF
+from imagecache.store.model import ImageRecord, LayerRecord, Space
+
+
+class ChainPreparer:
+    def __init__(self, snapshots: Snapshots, choice: Choice, clock: Clock) -> None:
+        self._snapshots = snapshots
+        self._choice = choice
+        self._clock = clock
+
+    async def prepare(self, image: ImageRecord) -> bool:
+        """Make every snapshot of the image; those that are there stay.
+
+        Returns False, without a trace of the layer, when native mode cannot serve one: it reads only ``layers/``.
+
+        Raises:
+            BlobNotFound: the snapshotter does not have a layer that the snapshot document promises.
+        """
+        parent = ""
+        for layer in image.layers:
+            if not await self._layer(image, layer, parent):
+                return False
+            parent = layer.chain_id
+        return True
+
+    async def _layer(self, image: ImageRecord, layer: LayerRecord, parent: str) -> bool:
+        if self._choice.mode is Mode.NATIVE and layer.name.space is not Space.LAYERS:
+            return await self._snapshots.stat(self._choice.snapshotter, layer.chain_id) is not None
+        snapshot = self._key(layer, parent)
+        try:
+            mounts = await self._snapshots.prepare(snapshot)
+        except SnapshotExists:
+            return True
+        if self._choice.mode is Mode.NATIVE and _complete(mounts):
+            await self._commit(snapshot, layer)
+            return True
+        await self._snapshots.remove(snapshot.snapshotter, snapshot.key)
+        raise self._missing(image, layer)
+
+    async def _commit(self, snapshot: SnapshotKey, layer: LayerRecord) -> None:
+        try:
+            await self._snapshots.commit(snapshot, layer.chain_id)
+        except SnapshotExists:  # a pull was faster
+            await self._snapshots.remove(snapshot.snapshotter, snapshot.key)
+
+    def _key(self, layer: LayerRecord, parent: str) -> SnapshotKey:
+        """Containerd's own form, by which snapshotters know a layer from a container."""
+        unique = base64.urlsafe_b64encode(secrets.token_bytes(3)).decode()
+        nanoseconds = self._clock.now().microsecond * 1000
+        return SnapshotKey(
+            snapshotter=self._choice.snapshotter,
+            key=f"extract-{nanoseconds}-{unique} {layer.chain_id}",
+            parent=parent,
+            labels={SNAPSHOT_REF: layer.chain_id, SNAPSHOT_DIFF_ID: layer.diff_id},
+        )
+
+    def _missing(self, image: ImageRecord, layer: LayerRecord) -> BlobNotFound | ContainerdMisconfigured:
+        if self._choice.mode is Mode.NATIVE:
+            return ContainerdMisconfigured(
+                f"containerd's erofs snapshotter does not find layer image {layer.name}",
+                hint="its layer_content_caches must name the store's layers directory: imagecache config install",
+                image=image.reference,
+            )
+        return BlobNotFound(
+            f"snapshotter {self._choice.snapshotter} does not have layer image {layer.name}",
+            hint="the agent must use the same store as this command; run: imagecache doctor",
+            image=image.reference,
+        )
+
+
+def _complete(mounts: tuple[SnapshotMount, ...]) -> bool:
+    """Containerd's own test: the last mount is read-only, so nothing is left to be unpacked."""
+    return bool(mounts) and "ro" in mounts[-1].options

@@ -1,0 +1,61 @@
+"""What containerd records about an image that it pulled: names, and the labels that hold its parts together.
+
+Written by attach exactly as a pull would, so that nothing in containerd, CRI or kubelet can tell the difference and
+containerd's own collector keeps and drops the parts. Sources: containerd ``core/images`` (ChildGCLabels),
+``core/remotes/docker`` (distribution source), ``internal/cri/server/images`` (names and labels). Pure.
+"""
+
+from __future__ import annotations
+
+from imagecache.oci.manifest import Index
+from imagecache.oci.mediatypes import is_manifest
+from imagecache.oci.reference import Reference
+from imagecache.store.model import ImageRecord
+
+CRI_NAMESPACE = "k8s.io"
+CRI_LABELS = {"io.cri-containerd.image": "managed"}
+SNAPSHOT_REF = "containerd.io/snapshot.ref"
+SNAPSHOT_DIFF_ID = "containerd.io/snapshot/diff-id"
+_CONTENT_REF = "containerd.io/gc.ref.content."
+_SNAPSHOT_ROOT = "containerd.io/gc.ref.snapshot."
+_SOURCE = "containerd.io/distribution.source."
+
+
+def names(image: ImageRecord) -> tuple[str, ...]:
+    """The names a pull through CRI leaves: by tag (unless the reference has a digest), and by digest."""
+    by_digest = f"{image.repository}@{image.target.digest}"
+    reference = Reference.parse(image.name)
+    return (by_digest,) if reference.digest else (reference.cri_name, by_digest)
+
+
+def image_id(image: ImageRecord) -> str:
+    """CRI's name for the image itself, which it keeps beside the names that people use."""
+    return str(image.config.digest)
+
+
+def index_labels(image: ImageRecord, index: Index) -> dict[str, str]:
+    """Labels of the index: it keeps its manifests (those of other platforms are not there, which is harmless)."""
+    labels: dict[str, str] = {}
+    counters = {"m.": 0, "": 0}
+    for entry in index.manifests:
+        kind = "m." if is_manifest(entry.media_type) else ""
+        labels[f"{_CONTENT_REF}{kind}{counters[kind]}"] = entry.digest
+        counters[kind] += 1
+    return labels | _source(image)
+
+
+def manifest_labels(image: ImageRecord) -> dict[str, str]:
+    """Labels of the manifest: it keeps its config. Its layers are named as a pull does, although they are not there."""
+    layers = {f"{_CONTENT_REF}l.{number}": layer.blob.digest for number, layer in enumerate(image.layers)}
+    return {f"{_CONTENT_REF}config": image.config.digest, **layers, **_source(image)}
+
+
+def config_labels(image: ImageRecord, snapshotter: str) -> dict[str, str]:
+    """Labels of the config: it keeps the top snapshot, which keeps those below."""
+    top = {_SNAPSHOT_ROOT + snapshotter: image.layers[-1].chain_id} if image.layers else {}
+    return top | _source(image)
+
+
+def _source(image: ImageRecord) -> dict[str, str]:
+    host, _, path = image.repository.partition("/")
+    return {_SOURCE + host: path}
