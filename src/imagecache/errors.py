@@ -19,7 +19,8 @@ raised for misuse of our own functions (those are TypeError and ValueError, as e
     │   ├─ Unauthenticated      fix_input         exit 12
     │   ├─ AccessDenied         fix_input         exit 13
     │   ├─ ImageNotFound        fix_input         exit 14
-    │   └─ ProtocolViolation    fix_environment   exit 15
+    │   ├─ ProtocolViolation    fix_environment   exit 15
+    │   └─ RegistryUntrusted    fix_environment   exit 16
     ├─ ContentError             the bytes are not what was promised
     │   ├─ DigestMismatch       retry             exit 20
     │   ├─ UnsafeLayer          fix_input         exit 21
@@ -187,6 +188,13 @@ class ProtocolViolation(RegistryError):
 
     next_step = NextStep.FIX_ENVIRONMENT
     exit_code = 15
+
+
+class RegistryUntrusted(RegistryError):
+    """No TLS: the certificate is not trusted, or there is plain HTTP. Never spoken to without it by ourselves."""
+
+    next_step = NextStep.FIX_ENVIRONMENT
+    exit_code = 16
 
 
 class ContentError(ImageCacheError):

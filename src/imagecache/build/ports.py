@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Protocol
 
 from imagecache.oci.descriptor import Descriptor
 from imagecache.oci.reference import Reference
-
-
-@dataclass(frozen=True, slots=True)
-class Resolved:
-    """What a reference points at, verified."""
-
-    descriptor: Descriptor
-    body: bytes
-    private: bool
-    """A credential of the user's was needed (an anonymous token is none)."""
+from imagecache.oci.resolved import Resolved as Resolved  # noqa: PLC0414 - part of the port
 
 
 class ImageSource(Protocol):

@@ -1,0 +1,52 @@
+"""``WWW-Authenticate``: what a registry wants to be shown.
+
+Source: RFC 9110 §11.6.1 (several challenges in one field, token68, quoted strings), RFC 6750 and distribution's token
+specification for ``realm``, ``service`` and ``scope``. Values without the quotes that they need are accepted, as Docker
+accepts them. It must not act on anything.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+_WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_SCHEME = re.compile(rf"[\s,]*({_WORD})(?:[ \t]+|(?=,)|$)")
+_TOKEN68 = re.compile(r"[A-Za-z0-9._~+/-]+=*[ \t]*(?=,|$)")
+_PARAMETER = re.compile(rf'[\s,]*({_WORD})[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))[ \t]*(?=,|$)')
+_ESCAPE = re.compile(r"\\(.)")
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """One scheme that the server accepts. Names are lower case; a repeated parameter keeps its first value."""
+
+    scheme: str
+    parameters: Mapping[str, str]
+
+
+def parse_challenges(fields: Iterable[str]) -> tuple[Challenge, ...]:
+    """All challenges, in the order of the header fields. What cannot be read is left out."""
+    return tuple(challenge for text in fields for challenge in _parse(text))
+
+
+def find(challenges: Iterable[Challenge], scheme: str) -> Challenge | None:
+    return next((challenge for challenge in challenges if challenge.scheme == scheme), None)
+
+
+def _parse(text: str) -> list[Challenge]:
+    challenges: list[Challenge] = []
+    position = 0
+    while match := _SCHEME.match(text, position):
+        position = match.end()
+        parameters: dict[str, str] = {}
+        if token68 := _TOKEN68.match(text, position):
+            position = token68.end()
+        else:
+            while parameter := _PARAMETER.match(text, position):
+                position = parameter.end()
+                value = parameter[3] if parameter[2] is None else _ESCAPE.sub(r"\1", parameter[2])
+                parameters.setdefault(parameter[1].lower(), value)
+        challenges.append(Challenge(scheme=match[1].lower(), parameters=parameters))
+    return challenges

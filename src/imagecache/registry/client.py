@@ -1,0 +1,183 @@
+"""The registry client: ``build.ports.ImageSource`` over HTTP.
+
+One client per build. Servers of a host are tried in the order of its configuration, the registry itself last, and what
+the last one says is what the user reads. Documents are verified here; layers are not (whoever writes them hashes them).
+Every error names the image as written. See ``docs/adr/0003-registry-client.md``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
+from typing import Self, TypeVar
+
+import aiohttp
+
+from imagecache.digest import Digest
+from imagecache.errors import DigestMismatch, ImageCacheError, InvalidSetting, LimitExceeded, ProtocolViolation
+from imagecache.oci import mediatypes
+from imagecache.oci.descriptor import Descriptor
+from imagecache.oci.manifest import detect_media_type
+from imagecache.oci.reference import Reference
+from imagecache.oci.resolved import Resolved
+from imagecache.registry.access import Access
+from imagecache.registry.blob import BlobStream
+from imagecache.registry.config import RegistryConfig
+from imagecache.registry.credentials import Credentials, NoCredentials
+from imagecache.registry.endpoint import Capability, Endpoint, default_endpoint, with_user_lists
+from imagecache.registry.hosts import configured_endpoints
+from imagecache.registry.retry import patiently
+from imagecache.registry.server import Server
+from imagecache.registry.tokens import TokenServer
+from imagecache.registry.transport import Transport, read_body
+
+_T = TypeVar("_T")
+_ACCEPT = {"Accept": ", ".join(mediatypes.RESOLVABLE)}
+
+
+class RegistryClient:
+    """Reads images from registries; an asynchronous context manager."""
+
+    def __init__(self, config: RegistryConfig | None = None, credentials: Credentials | None = None) -> None:
+        self._config = config or RegistryConfig()
+        self._credentials = credentials or NoCredentials()
+        self._transport = Transport(self._config)
+        self._endpoints: dict[str, tuple[Endpoint, ...]] = {}
+        self._servers: dict[tuple[Endpoint, str], Server] = {}
+
+    async def __aenter__(self) -> Self:
+        await self._transport.__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._transport.__aexit__()
+
+    async def resolve(self, reference: Reference) -> Resolved:
+        """The index or manifest that the reference names: by its digest if it has one, else by its tag."""
+        with _naming(reference):
+            able = Capability.PULL if reference.digest else Capability.RESOLVE
+            servers = self._serving(reference, able)
+            return await self._first(servers, lambda server: self._resolve(server, reference))
+
+    async def document(self, reference: Reference, descriptor: Descriptor) -> bytes:
+        """A manifest of an index, or a config: whole, bounded, size and digest verified."""
+        with _naming(reference):
+            servers = self._serving(reference, Capability.PULL)
+            return await self._first(servers, lambda server: self._document(server, reference, descriptor))
+
+    async def stream(
+        self, reference: Reference, descriptor: Descriptor, offset: int = 0
+    ) -> AsyncGenerator[bytes, None]:
+        """The blob's bytes from ``offset`` on; resumed by itself; not verified."""
+        with _naming(reference):
+            servers = self._serving(reference, Capability.PULL)
+            path = f"{reference.path}/blobs/{descriptor.digest}"
+            blob = BlobStream(self._config, servers, path, descriptor)
+            async with contextlib.aclosing(blob.read(offset)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+
+    async def _resolve(self, server: Server, reference: Reference) -> Resolved:
+        wanted = reference.digest or reference.tag
+        what = f"manifest {wanted}"
+        async with server.get(f"{reference.path}/manifests/{wanted}", what, _ACCEPT) as response:
+            content_type = response.headers.get("Content-Type", "")
+            _refuse_page(content_type, response)
+            body = await read_body(response, self._config.limits.manifest_size, what)
+            promised = response.headers.get("Docker-Content-Digest", "")
+        host = server.endpoint.host
+        digest = reference.digest or _promised(promised, body, host)
+        _verify(body, digest, what, host)
+        media_type = detect_media_type(body, content_type, self._config.limits)
+        mediatypes.check_resolved(media_type)
+        descriptor = Descriptor(media_type=media_type, digest=digest, size=len(body))
+        return Resolved(descriptor=descriptor, body=body, private=server.access.private)
+
+    async def _document(self, server: Server, reference: Reference, descriptor: Descriptor) -> bytes:
+        is_manifest = mediatypes.is_manifest(descriptor.media_type) or mediatypes.is_index(descriptor.media_type)
+        kind = "manifest" if is_manifest else "blob"
+        bound = self._config.limits.manifest_size if is_manifest else self._config.limits.config_size
+        if descriptor.size > bound:
+            raise LimitExceeded(f"{kind} {descriptor.digest} has {descriptor.size} bytes; the limit is {bound}")
+        what = f"{kind} {descriptor.digest}"
+        headers = {"Accept": descriptor.media_type} if is_manifest else {}
+        async with server.get(f"{reference.path}/{kind}s/{descriptor.digest}", what, headers) as response:
+            body = await read_body(response, bound, what)
+        if len(body) != descriptor.size:
+            raise DigestMismatch(
+                f"{what} has {len(body)} bytes at {server.endpoint.host}; its descriptor says {descriptor.size}",
+                hint="the registry holds a damaged image; push it again",
+            )
+        _verify(body, descriptor.digest, what, server.endpoint.host)
+        return body
+
+    async def _first(self, servers: Sequence[Server], ask: Callable[[Server], Coroutine[None, None, _T]]) -> _T:
+        """The answer of the first server that has one. Only the last is asked with patience."""
+        for server in servers[:-1]:
+            with contextlib.suppress(ImageCacheError):
+                return await patiently(self._config, functools.partial(ask, server), attempts=1)
+        return await patiently(self._config, functools.partial(ask, servers[-1]))
+
+    def _serving(self, reference: Reference, able: Capability) -> Sequence[Server]:
+        """Servers for the reference that may be asked this, in order. Raises InvalidSetting when there is none."""
+        host = reference.host
+        if host not in self._endpoints:
+            self._endpoints[host] = self._configured(host)
+        servers = [
+            self._server(endpoint, reference.path)
+            for endpoint in self._endpoints[host]
+            if able in endpoint.capabilities
+        ]
+        if not servers:
+            raise InvalidSetting(
+                f"no server of {host} may be asked for this image: {str(able.name).lower()} is a capability of none",
+                hint=f"change the hosts.toml for {host} in {self._config.hosts_dir}",
+            )
+        return servers
+
+    def _configured(self, host: str) -> tuple[Endpoint, ...]:
+        directory = self._config.hosts_dir
+        endpoints = configured_endpoints(directory, host) if directory else (default_endpoint(host),)
+        return tuple(with_user_lists(one, self._config.plain_http, self._config.insecure) for one in endpoints)
+
+    def _server(self, endpoint: Endpoint, repository: str) -> Server:
+        key = (endpoint, repository)
+        if key not in self._servers:
+            tokens = TokenServer(self._transport, self._config, endpoint, repository)
+            self._servers[key] = Server(self._transport, self._config, endpoint, Access(tokens, self._credentials))
+        return self._servers[key]
+
+
+@contextlib.contextmanager
+def _naming(reference: Reference) -> Iterator[None]:
+    """Errors of the block say which image they are about."""
+    try:
+        yield
+    except ImageCacheError as error:
+        error.for_image(reference.original)
+        raise
+
+
+def _refuse_page(content_type: str, response: aiohttp.ClientResponse) -> None:
+    if content_type.startswith("text/html"):
+        host = response.url.authority
+        raise ProtocolViolation(f"{host} answers with a web page", hint=f"is {host} a registry? A proxy may be between")
+
+
+def _promised(header: str, body: bytes, host: str) -> Digest:
+    """The digest of a document asked for by tag; what the registry says about it must be true."""
+    if not header:
+        return Digest.sha256(body)
+    try:
+        return Digest(header)
+    except ImageCacheError as error:
+        raise ProtocolViolation(f"the Docker-Content-Digest from {host} is not a digest") from error
+
+
+def _verify(body: bytes, digest: Digest, what: str, host: str) -> None:
+    if not digest.matches(body):
+        raise DigestMismatch(
+            f"{what} from {host} does not have the digest {digest}",
+            hint="try again; if it stays, a proxy or the registry changes or damages content",
+        )

@@ -1,0 +1,49 @@
+"""Everything that changes how registries are spoken to, as one value.
+
+The caller fills it from flags, files and annotations. Time, sleep and chance are in it, so that tests own them. It must
+not read the environment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from imagecache import __version__
+from imagecache.clock import Clock, SystemClock
+from imagecache.limits import DEFAULT, MIB, Limits
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryConfig:
+    """Times in seconds, sizes in bytes."""
+
+    hosts_dir: Path | None = None
+    """Directory of containerd's ``hosts.toml`` files, usually ``/etc/containerd/certs.d``."""
+    plain_http: frozenset[str] = frozenset()
+    """``host[:port]`` exactly as in references (annotation k8s.aliyun.com/plain-http-registry)."""
+    insecure: frozenset[str] = frozenset()
+    """``host[:port]`` whose certificates are not verified (annotation k8s.aliyun.com/insecure-registry)."""
+    connect_timeout: float = 30.0
+    read_timeout: float = 60.0
+    """Longest silence in the middle of an answer."""
+    attempts: int = 5
+    """Tries of one request, or of one blob without progress."""
+    backoff: float = 0.5
+    """Wait before the second try; doubles each time, and varies by half."""
+    backoff_limit: float = 20.0
+    retry_after_limit: float = 120.0
+    """A registry that asks for more patience than this is an error at once."""
+    connections: int = 16
+    """Open connections per host."""
+    read_buffer: int = 4 * MIB
+    """Per blob: reading from the socket pauses above twice this."""
+    limits: Limits = DEFAULT
+    user_agent: str = f"imagecache/{__version__}"
+    clock: Clock = field(default_factory=SystemClock)
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    chance: Callable[[], float] = random.random
+    """Uniform in [0, 1), for the back-off."""

@@ -1,0 +1,92 @@
+"""Where the API of a registry is: the answer to "who serves this host", as plain data.
+
+An endpoint is one server with its address, its trust settings and what it may be asked. It must not do I/O.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import ipaddress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from yarl import URL
+
+HUB = "docker.io"
+HUB_API = "registry-1.docker.io"
+
+
+class Capability(enum.Flag):
+    """What a server is trusted with (containerd's docs/hosts.md)."""
+
+    PULL = enum.auto()
+    """Content by digest."""
+    RESOLVE = enum.auto()
+    """A tag to a digest."""
+
+
+ALL = Capability.PULL | Capability.RESOLVE
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """TLS settings of one server."""
+
+    verify: bool = True
+    authorities: tuple[Path, ...] = ()
+    """PEM files, besides the system's own."""
+    clients: tuple[tuple[Path, Path | None], ...] = ()
+    """Client certificates: certificate and key, or one file with both."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One server of a registry. ``headers`` may hold secrets, so they are not shown."""
+
+    scheme: str
+    host: str
+    """``host[:port]``."""
+    path: str = "/v2"
+    capabilities: Capability = ALL
+    trust: Trust = Trust()
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    namespace: str = ""
+    """Mirrors: the host of the reference, sent as ``ns``."""
+    plain_fallback: bool = False
+    """Speak plain HTTP when it turns out that the server does not speak TLS."""
+    dial_timeout: float | None = None
+    """Seconds; None for the configured one."""
+
+    def url(self, rest: str) -> URL:
+        """URL below the API's root, ``library/nginx/manifests/latest``."""
+        url = URL(f"{self.scheme}://{self.host}{self.path}/{rest}", encoded=True)
+        return url.with_query({"ns": self.namespace}) if self.namespace else url
+
+
+def default_endpoint(host: str) -> Endpoint:
+    """The registry itself: HTTPS; on loopback also plain HTTP when that is what is there."""
+    if host == HUB:
+        return Endpoint(scheme="https", host=HUB_API)
+    return Endpoint(scheme="https", host=host, plain_fallback=is_loopback(host))
+
+
+def with_user_lists(endpoint: Endpoint, plain_http: frozenset[str], insecure: frozenset[str]) -> Endpoint:
+    """Apply what the user says about hosts; ``docker.io`` is also meant by its API's address."""
+    names = {endpoint.host, HUB} if endpoint.host == HUB_API else {endpoint.host}
+    if names & plain_http:
+        return dataclasses.replace(endpoint, scheme="http", plain_fallback=False)
+    if names & insecure:
+        return dataclasses.replace(endpoint, trust=dataclasses.replace(endpoint.trust, verify=False))
+    return endpoint
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host[:port]`` is this machine: localhost, 127.0.0.0/8 or ::1."""
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    if name.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False

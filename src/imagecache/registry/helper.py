@@ -1,0 +1,78 @@
+"""Docker credential helpers: programs that keep secrets for us.
+
+Source: docker/docker-credential-helpers, the ``get`` command: the server's address on stdin, JSON on stdout. Bounded in
+time; what a failing helper prints is not repeated, it may be a secret.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+
+import msgspec
+
+from imagecache.errors import InvalidSetting
+from imagecache.registry.credentials import Credential
+
+HELPER_TIMEOUT = 30.0
+"""Seconds."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_NOT_FOUND = b"credentials not found in native keychain"
+"""The one message of the protocol: there is no such credential."""
+_TOKEN_USER = "<token>"  # noqa: S105 - the protocol's mark for an identity token
+
+
+class _Answer(msgspec.Struct):
+    username: str = msgspec.field(default="", name="Username")
+    secret: str = msgspec.field(default="", name="Secret")
+
+
+class CredentialHelper:
+    """``docker-credential-NAME``, found on PATH. Raises InvalidSetting when the name cannot be one."""
+
+    def __init__(self, name: str, timeout: float = HELPER_TIMEOUT) -> None:
+        if not _NAME.fullmatch(name):
+            raise InvalidSetting(f"not the name of a credential helper: {name[:80]!r}")
+        self.program = f"docker-credential-{name}"
+        self._timeout = timeout
+
+    async def get(self, server: str) -> Credential | None:
+        """The credential for a server, None when the helper has none. Raises InvalidSetting when it fails."""
+        code, output = await self._run(server)
+        if code != 0:
+            if _NOT_FOUND in output:
+                return None
+            raise self._failed(f"ended with exit code {code}")
+        try:
+            answer = msgspec.json.decode(output, type=_Answer)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise self._failed("did not answer in JSON") from None  # the cause may quote the secret
+        if answer.username == _TOKEN_USER:
+            return Credential(identity_token=answer.secret, source=self.program)
+        return Credential(username=answer.username, password=answer.secret, source=self.program)
+
+    async def _run(self, server: str) -> tuple[int, bytes]:
+        pipe = asyncio.subprocess.PIPE
+        try:
+            process = await asyncio.create_subprocess_exec(
+                self.program, "get", stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.DEVNULL
+            )
+        except OSError as error:
+            raise self._failed(f"cannot be started: {error.strerror}") from error
+        try:
+            async with asyncio.timeout(self._timeout):
+                output, _ = await process.communicate(server.encode() + b"\n")
+        except TimeoutError as error:
+            raise self._failed(f"gave no answer in {self._timeout:g} s") from error
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            code = await process.wait()
+        return code, output
+
+    def _failed(self, what: str) -> InvalidSetting:
+        return InvalidSetting(
+            f"the credential helper {self.program} {what}",
+            hint="run it by hand, or remove it from credHelpers and credsStore of Docker's config.json",
+        )

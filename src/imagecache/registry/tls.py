@@ -1,0 +1,42 @@
+"""TLS contexts from trust settings.
+
+Loading the system's authorities takes 10 ms and more, so the caller keeps what it got. It must not connect.
+"""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+from imagecache.errors import InvalidSetting
+from imagecache.registry.endpoint import Trust
+
+
+def tls_context(trust: Trust) -> ssl.SSLContext:
+    """The context for these settings. Raises InvalidSetting, which names the file."""
+    context = ssl.create_default_context()
+    if not trust.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    for authority in trust.authorities:
+        _load(context, authority)
+    for certificate, key in trust.clients:
+        try:
+            context.load_cert_chain(certificate, key, password=_no_password)
+        except (OSError, ValueError) as error:
+            raise InvalidSetting(
+                f"cannot use the client certificate {certificate}: {error}", hint="it is PEM, with an unencrypted key"
+            ) from error
+    return context
+
+
+def _load(context: ssl.SSLContext, authority: Path) -> None:
+    try:
+        context.load_verify_locations(cafile=authority)
+    except OSError as error:  # ssl.SSLError is one
+        raise InvalidSetting(f"cannot use the authorities in {authority}: {error}", hint="it is PEM") from error
+
+
+def _no_password() -> str:
+    """Without it OpenSSL would ask on the terminal."""
+    return ""

@@ -1,0 +1,153 @@
+"""The one table from what HTTP says to what a user reads.
+
+Statuses and aiohttp's exceptions become errors of the RegistryError family. What a registry writes is never repeated,
+except codes of the distribution specification: a hostile one could echo a secret. It must not do I/O.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+
+import aiohttp
+import msgspec
+
+from imagecache.errors import (
+    AccessDenied,
+    ImageNotFound,
+    ProtocolViolation,
+    RateLimited,
+    RegistryError,
+    RegistryUnavailable,
+    RegistryUntrusted,
+    Unauthenticated,
+)
+from imagecache.registry.retry import Retryable
+
+_CODES = frozenset(
+    {
+        "BLOB_UNKNOWN",
+        "DENIED",
+        "MANIFEST_BLOB_UNKNOWN",
+        "MANIFEST_INVALID",
+        "MANIFEST_UNKNOWN",
+        "NAME_INVALID",
+        "NAME_UNKNOWN",
+        "NOT_FOUND",
+        "TAG_INVALID",
+        "TOOMANYREQUESTS",
+        "UNAUTHORIZED",
+        "UNAVAILABLE",
+        "UNKNOWN",
+        "UNSUPPORTED",
+    }
+)
+_SERVER_SIDE = frozenset({408, 500, 502, 503, 504})
+_NOT_TLS = (
+    "WRONG_VERSION_NUMBER",
+    "HTTP_REQUEST",
+    "UNKNOWN_PROTOCOL",
+    "PACKET_LENGTH_TOO_LONG",
+    "RECORD_LAYER_FAILURE",
+)
+"""OpenSSL's reasons when the other side does not speak TLS."""
+_ABSENT_NAME = frozenset({socket.EAI_NONAME, socket.EAI_NODATA})
+_PLAIN_HINT = (
+    "if it speaks plain HTTP, add {host} to the annotation k8s.aliyun.com/plain-http-registry; "
+    "if its certificate is self-signed, to k8s.aliyun.com/insecure-registry, or trust its authority in hosts.toml"
+)
+
+
+class _ErrorItem(msgspec.Struct):
+    code: str = ""
+
+
+class _ErrorBody(msgspec.Struct):
+    errors: tuple[_ErrorItem, ...] = ()
+
+
+def error_code(body: bytes) -> str:
+    """The first code of an error answer, if it is one of the specification's."""
+    try:
+        codes = [item.code for item in msgspec.json.decode(body, type=_ErrorBody).errors]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+    return next((code for code in codes if code in _CODES), "")
+
+
+def status_error(status: int, host: str, what: str, code: str = "", after: float | None = None) -> RegistryError:
+    """The error for an answer that is not a success.
+
+    Args:
+        status: of the HTTP answer.
+        host: who answered.
+        what: what was asked for: ``manifest 1.25``, ``blob sha256:...``.
+        code: the specification's error code, if there was one.
+        after: seconds of Retry-After.
+    """
+    said = f"{host} answers {status}{f' {code}' if code else ''} to the request for {what}"
+    if status == 401:
+        return Unauthenticated(
+            said, hint=f"give a credential for {host}: spec.imagePullSecrets, or docker login {host}"
+        )
+    if status == 403:
+        return AccessDenied(said, hint=f"the account needs the right to pull this repository from {host}")
+    if status == 404:
+        return ImageNotFound(said, hint="check repository and tag; some registries hide private images like this")
+    if status == 429:
+        wait = f" in {after:.0f} s" if after else " later"
+        return RateLimited(said, hint=f"try again{wait}, or give a credential with a higher limit", retry_after=after)
+    if status in _SERVER_SIDE or status > 504:
+        return RegistryUnavailable(said, hint="try again later; the registry's own log says why")
+    return ProtocolViolation(said, hint=f"is {host} a registry?")
+
+
+def may_try_again(status: int) -> bool:
+    return status == 429 or status in _SERVER_SIDE
+
+
+def speaks_plain_http(error: aiohttp.ClientError) -> bool:
+    """Whether a failed TLS handshake shows a server without TLS."""
+    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    return isinstance(cause, ssl.SSLError) and (cause.reason or "").upper() in _NOT_TLS
+
+
+def transport_error(error: Exception, host: str) -> Retryable | RegistryError:
+    """Our error for an exception of aiohttp, asyncio or ssl."""
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return _no_name(error, host)
+    if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError | ssl.SSLError):
+        return RegistryUntrusted(
+            f"no TLS connection to {host}: {_tls_reason(error)}", hint=_PLAIN_HINT.format(host=host)
+        )
+    if isinstance(error, TimeoutError):
+        return Retryable(
+            RegistryUnavailable(f"{host} does not answer in time", hint="check the network, proxies and firewalls")
+        )
+    if isinstance(error, aiohttp.ClientConnectorError):
+        reason = error.os_error.strerror or "no connection"
+        hint = "check that the registry runs, its port, and firewalls"
+        return Retryable(RegistryUnavailable(f"cannot connect to {host}: {reason}", hint=hint))
+    if isinstance(error, aiohttp.ClientConnectionError | aiohttp.ClientPayloadError | ConnectionError):
+        return Retryable(RegistryUnavailable(f"the connection to {host} broke", hint="try again"))
+    return ProtocolViolation(f"{host} does not answer in HTTP ({type(error).__name__})", hint=f"is {host} a registry?")
+
+
+def _no_name(error: aiohttp.ClientConnectorDNSError, host: str) -> Retryable | RegistryError:
+    unavailable = RegistryUnavailable(
+        f"the host name of {host} cannot be resolved", hint="check the host in the reference, and DNS of this machine"
+    )
+    return unavailable if error.os_error.errno in _ABSENT_NAME else Retryable(unavailable)
+
+
+def _tls_reason(error: Exception) -> str:
+    cause = error
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        cause = error.certificate_error
+    elif isinstance(error, aiohttp.ClientConnectorError):
+        cause = error.os_error
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted ({cause.verify_message})"
+    if isinstance(cause, ssl.SSLError) and (cause.reason or "").upper() in _NOT_TLS:
+        return "it does not speak TLS"
+    return "the handshake failed"

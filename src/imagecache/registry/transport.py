@@ -1,0 +1,185 @@
+"""One HTTP request: connections, redirects by hand, bounded answers, foreign exceptions translated.
+
+What is private (Authorization, headers of hosts.toml, client certificates) goes to the host that it is for and to no
+other: a redirect to another scheme, host or port leaves it behind, and it does not come back. It must not decide
+whether to try again, and must not know what is asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Self
+
+import aiohttp
+from yarl import URL
+
+from imagecache.errors import LimitExceeded, ProtocolViolation
+from imagecache.registry.config import RegistryConfig
+from imagecache.registry.endpoint import Endpoint, Trust, with_user_lists
+from imagecache.registry.tls import tls_context
+from imagecache.registry.translate import speaks_plain_http, transport_error
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_FOREIGN = (aiohttp.ClientError, TimeoutError, ConnectionError, ssl.SSLError)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to ask of an endpoint, or of a server that it named."""
+
+    endpoint: Endpoint
+    url: URL
+    headers: Mapping[str, str] = field(default_factory=dict)
+    authorization: str | None = field(default=None, repr=False)
+    form: Mapping[str, str] | None = field(default=None, repr=False)
+    """Sent by POST; then redirects are not followed."""
+
+
+class Transport:
+    """Connections of one client; an asynchronous context manager."""
+
+    def __init__(self, config: RegistryConfig) -> None:
+        self._config = config
+        self._contexts: dict[Trust, ssl.SSLContext] = {}
+        self._plain: set[str] = set()
+        """Hosts on loopback that turned out to speak plain HTTP."""
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, limit_per_host=self._config.connections),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            read_bufsize=self._config.read_buffer,
+            headers={"User-Agent": self._config.user_agent, "Accept-Encoding": "identity"},
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    @contextlib.asynccontextmanager
+    async def open(self, request: Request) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The answer after redirects, closed at the end. Raises Retryable or RegistryError, also for reading it."""
+        with translated(request.url.authority):
+            response = await self._follow(request)
+        try:
+            with translated(response.url.authority):
+                yield response
+        finally:
+            if response.content.at_eof():
+                response.release()
+            else:
+                response.close()
+
+    async def _follow(self, request: Request) -> aiohttp.ClientResponse:
+        url, at_home = self._scheme(request.url), True
+        for _ in range(self._config.limits.redirects + 1):
+            at_home = at_home and _origin(url) == _origin(self._scheme(request.url))
+            try:
+                response = await self._once(request, url, at_home=at_home)
+            except aiohttp.ClientError as error:
+                if not (at_home and request.endpoint.plain_fallback and speaks_plain_http(error)):
+                    raise
+                self._plain.add(request.endpoint.host)
+                url = self._scheme(request.url)
+                continue
+            if response.status not in _REDIRECTS or "Location" not in response.headers or request.form is not None:
+                return response
+            response.close()
+            url = _target(url, response.headers["Location"])
+        raise ProtocolViolation(f"{request.url.authority} redirects more than {self._config.limits.redirects} times")
+
+    def _scheme(self, url: URL) -> URL:
+        return _with_scheme(url, "http") if url.scheme == "https" and url.authority in self._plain else url
+
+    async def _once(self, request: Request, url: URL, *, at_home: bool) -> aiohttp.ClientResponse:
+        if self._session is None:
+            raise RuntimeError("RegistryClient is used outside of its context")
+        endpoint = request.endpoint
+        headers = dict(request.headers)
+        if at_home and url.authority == endpoint.host:
+            headers.update(endpoint.headers)
+        if at_home and request.authorization is not None:
+            headers["Authorization"] = request.authorization
+        return await self._session.request(
+            "GET" if request.form is None else "POST",
+            url,
+            headers=headers,
+            data=request.form,
+            ssl=self._context(endpoint, url) if url.scheme == "https" else True,
+            allow_redirects=False,
+            timeout=self._timeout(endpoint),
+        )
+
+    def _context(self, endpoint: Endpoint, url: URL) -> ssl.SSLContext:
+        """The endpoint's own trust for its host, what the user says about it for every other host."""
+        if url.authority == endpoint.host:
+            trust = endpoint.trust
+        else:
+            other = Endpoint(scheme=url.scheme, host=url.authority)
+            trust = with_user_lists(other, frozenset(), self._config.insecure).trust
+        if trust not in self._contexts:
+            self._contexts[trust] = tls_context(trust)
+        return self._contexts[trust]
+
+    def _timeout(self, endpoint: Endpoint) -> aiohttp.ClientTimeout:
+        dial = self._config.connect_timeout if endpoint.dial_timeout is None else endpoint.dial_timeout
+        return aiohttp.ClientTimeout(total=None, sock_connect=dial, sock_read=self._config.read_timeout)
+
+
+@contextlib.contextmanager
+def translated(host: str) -> Iterator[None]:
+    """Foreign exceptions of the block as Retryable or RegistryError, chained unless they may show a secret."""
+    try:
+        yield
+    except _FOREIGN as error:
+        ours = transport_error(error, host)
+        # These hold the request's headers or its whole address, which may be signed.
+        shows = isinstance(error, aiohttp.ClientResponseError | aiohttp.InvalidURL)
+        raise ours from (None if shows else error)
+
+
+async def read_body(response: aiohttp.ClientResponse, bound: int, what: str) -> bytes:
+    """The whole answer. Raises LimitExceeded when it is longer than ``bound`` bytes."""
+    too_long = LimitExceeded(f"{what} has more than {bound} bytes, which is the limit")
+    if response.content_length is not None and response.content_length > bound:
+        raise too_long
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > bound:
+            raise too_long
+    return bytes(body)
+
+
+async def read_start(response: aiohttp.ClientResponse, bound: int) -> bytes:
+    """As much of an error answer as is worth it; nothing when it breaks."""
+    try:
+        return await response.content.read(bound)
+    except (aiohttp.ClientError, TimeoutError, ConnectionError):
+        return b""
+
+
+def _origin(url: URL) -> tuple[str, str | None, int | None]:
+    return url.scheme, url.host, url.port
+
+
+def _with_scheme(url: URL, scheme: str) -> URL:
+    return URL(f"{scheme}://{url.raw_authority}{url.raw_path_qs}", encoded=True)
+
+
+def _target(url: URL, location: str) -> URL:
+    """Where a redirect leads. A user in the address would become a credential: it is refused."""
+    try:
+        target = url.join(URL(location, encoded=True))
+    except ValueError:
+        target = URL()
+    if target.scheme not in {"http", "https"} or not target.host or target.raw_user or target.raw_password:
+        raise ProtocolViolation(f"{url.authority} redirects to something that is not an HTTP address")
+    return target
