@@ -1,0 +1,229 @@
+"""Entries to a tree: what containerd's unpack would leave in this layer's own directory, rule by rule.
+
+The rules are numbered in ``unpack-truth`` (2-14, 16); the order of effects on one inode is create, owner, xattrs, mode,
+times. It must not look at any other layer (``context`` does) and must not read content.
+Source: containerd ``pkg/archive/tar.go`` (applyNaive, createTarFile).
+"""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass
+
+from imagecache.errors import LimitExceeded, UnsafeLayer
+from imagecache.layer import entry as types
+from imagecache.layer import xattrs
+from imagecache.layer.entry import TarEntry, quoted
+from imagecache.layer.growing import GrowingTree, Implied, directories
+from imagecache.layer.metadata import owner, time
+from imagecache.layer.ports import TarSource
+from imagecache.layer.tarstream import entries
+from imagecache.layer.whiteout import PREFIX, BottomWhiteouts, UpperWhiteouts, Whiteouts
+from imagecache.limits import Limits
+from imagecache.tree import Inode
+
+_FILE_TYPES = {
+    types.FILE: stat.S_IFREG,
+    types.DIRECTORY: stat.S_IFDIR,
+    types.SYMLINK: stat.S_IFLNK,
+    types.CHARACTER_DEVICE: stat.S_IFCHR,
+    types.BLOCK_DEVICE: stat.S_IFBLK,
+    types.FIFO: stat.S_IFIFO,
+}
+_UINT32_MAX = 0xFFFF_FFFF
+
+
+@dataclass(slots=True)
+class LayerTree:
+    """A finished tree."""
+
+    root: Inode
+    entries: int
+    """Names in it, the root not counted."""
+    implied: list[Implied]
+    """Directories whose attributes come from the layers below, parents first: see ``context.resolve_implied``."""
+    has_whiteouts: bool
+    """The tar has whiteout entries: its tree differs between the bottom of an image and anywhere above."""
+
+
+def assemble(source: TarSource, *, bottom: bool, limits: Limits) -> LayerTree:
+    """The tree of a layer. ``bottom``: it is the lowest of its image. What follows the tar's end is left in ``source``.
+
+    Raises MalformedLayer, UnsafeLayer, LimitExceeded.
+    """
+    assembler = Assembler(bottom=bottom, limits=limits)
+    add = assembler.add
+    for entry in entries(source, limits):
+        add(entry)
+    return assembler.finish()
+
+
+class Assembler:
+    """Takes the entries of one layer in order; ``finish`` gives the tree."""
+
+    def __init__(self, *, bottom: bool, limits: Limits) -> None:
+        self._limits = limits
+        self._tree = GrowingTree(limits)
+        self._whiteouts: Whiteouts = BottomWhiteouts(self._tree, limits) if bottom else UpperWhiteouts(limits)
+        self._has_whiteouts = False
+        self._hiding: list[tuple[Inode, bytes]] = []
+        """Directory and name of everything that hides a name below."""
+        self._directories: list[TarEntry] = []
+        self._makers = {
+            types.HARD_LINK: self._make_link,
+            types.SYMLINK: self._make_symlink,
+            types.CHARACTER_DEVICE: self._make_device,
+            types.BLOCK_DEVICE: self._make_device,
+            types.FIFO: self._make_device,
+            types.DIRECTORY: self._make_directory,
+            types.FILE: self._make_file,
+            types.PAX_GLOBAL: self._make_nothing,
+        }
+
+    def add(self, entry: TarEntry) -> None:
+        """Let one entry have its effect. Raises UnsafeLayer where containerd fails the pull, LimitExceeded."""
+        place = self._tree.place(entry.name)
+        if place is None:
+            return
+        parent, base = place
+        if base.startswith(PREFIX):
+            self._whiteout(entry, parent, base)
+            return
+        if len(base) > self._limits.name_length:
+            raise LimitExceeded(f"tar entry {quoted(entry.name)} has a name over {self._limits.name_length} bytes")
+        make = self._makers.get(entry.type)
+        if make is None:
+            raise UnsafeLayer(f"tar entry {quoted(entry.name)} is of the unknown type {chr(entry.type)!r}")
+        old = parent.children.get(base)
+        if old is not None and not (entry.type == types.DIRECTORY and old.is_dir):
+            self._tree.remove(entry.name, parent, base, old)
+        make(entry, parent, base)
+
+    def _whiteout(self, entry: TarEntry, parent: Inode, base: bytes) -> None:
+        self._has_whiteouts = True
+        if self._whiteouts.apply(entry, parent, base) is not None:
+            self._hiding.append((parent, base.removeprefix(PREFIX)))
+
+    def _new(self, entry: TarEntry, parent: Inode) -> Inode:
+        """A new inode of the entry's type with the entry's attributes."""
+        uid, gid = owner(entry, 0, GrowingTree.inherited_gid(parent))
+        mtime, nanoseconds = time(entry)
+        inode = Inode(_FILE_TYPES[entry.type] | (entry.mode & 0o7777), uid, gid, mtime, nanoseconds)
+        if entry.xattrs:
+            self._add_xattrs(inode, entry)
+        return inode
+
+    def _add_xattrs(self, inode: Inode, entry: TarEntry) -> None:
+        user = inode.is_file or inode.is_dir
+        inode.xattrs |= xattrs.settable(entry.name, entry.xattrs, user=user, limits=self._limits)
+        xattrs.check_total(entry.name, inode.xattrs, self._limits)
+
+    def _make_file(self, entry: TarEntry, parent: Inode, base: bytes) -> None:
+        inode = parent.children[base] = self._new(entry, parent)
+        inode.size = entry.size
+        inode.data = entry.data
+        inode.sparse = entry.sparse
+
+    def _make_directory(self, entry: TarEntry, parent: Inode, base: bytes) -> None:
+        """A new directory, or new attributes for one that is there: its contents and other xattrs stay."""
+        self._directories.append(entry)
+        inode = parent.children.get(base)
+        if inode is None:
+            inode = parent.children[base] = self._new(entry, parent)
+            inode.nlink = 2
+            return
+        self._tree.override(inode)
+        self._set(inode, entry)
+
+    def _set(self, inode: Inode, entry: TarEntry) -> None:
+        """The entry's attributes on an inode that was there."""
+        inode.uid, inode.gid = owner(entry, inode.uid, inode.gid)
+        if not inode.is_dir:
+            inode.xattrs.pop(xattrs.CAPABILITY, None)  # chown(2) drops file capabilities
+        if entry.xattrs:
+            self._add_xattrs(inode, entry)
+        if not inode.is_symlink:
+            inode.mode = stat.S_IFMT(inode.mode) | (entry.mode & 0o7777)
+        inode.mtime, inode.mtime_nsec = time(entry)
+
+    def _make_symlink(self, entry: TarEntry, parent: Inode, base: bytes) -> None:
+        if not entry.target:
+            raise UnsafeLayer(f"symlink {quoted(entry.name)} has no target")
+        if len(entry.target) > self._limits.link_target:
+            raise LimitExceeded(f"symlink {quoted(entry.name)} has a target over {self._limits.link_target} bytes")
+        inode = parent.children[base] = self._new(entry, parent)
+        inode.mode = stat.S_IFLNK | 0o777
+        inode.target = entry.target
+        inode.size = len(entry.target)
+
+    def _make_device(self, entry: TarEntry, parent: Inode, base: bytes) -> None:
+        """Numbers as mknod(2) takes them: 32 bits in all, 12 of them the major's."""
+        if not (0 <= entry.major <= _UINT32_MAX and 0 <= entry.minor <= _UINT32_MAX):
+            raise UnsafeLayer(f"device {quoted(entry.name)} has numbers out of range: {entry.major}:{entry.minor}")
+        inode = parent.children[base] = self._new(entry, parent)
+        if inode.is_device:
+            inode.major, inode.minor = entry.major & 0xFFF, entry.minor & 0xFFFFF
+        if inode.is_whiteout:
+            self._hiding.append((parent, base))
+
+    def _make_link(self, entry: TarEntry, parent: Inode, base: bytes) -> None:
+        """One more name; the inode takes this entry's attributes."""
+        inode = self._tree.link_target(entry.target)
+        if inode is None:
+            raise UnsafeLayer(
+                f"hard link {quoted(entry.name)} points to {quoted(entry.target)}, which its layer does not have"
+            )
+        if inode.is_dir:
+            raise UnsafeLayer(f"hard link {quoted(entry.name)} points to the directory {quoted(entry.target)}")
+        parent.children[base] = inode
+        self._set(inode, entry)
+        if inode.is_whiteout:
+            self._hiding.append((parent, base))
+
+    def _make_nothing(self, entry: TarEntry, _parent: Inode, base: bytes) -> None:
+        """A global PAX header: what had its name is gone, and it counts as written."""
+        self._tree.note_written(entry.name, base)
+
+    def finish(self) -> LayerTree:
+        """The tree, complete: times of directories, marks of overlayfs, link counts."""
+        if self._tree.reshaped:
+            self._repeat_directory_times()
+        for parent, name in self._hiding:
+            child = parent.children.get(name)
+            if child is not None and child.is_whiteout:
+                parent.xattrs[xattrs.ORIGIN] = b""
+        implied = self._tree.implied()
+        for inode in (*(record.inode for record in reversed(implied) if not record.overridden), self._tree.root):
+            _take_newest_time(inode)
+        names = _count_links(self._tree.root)
+        return LayerTree(self._tree.root, names, implied, self._has_whiteouts)
+
+    def _repeat_directory_times(self) -> None:
+        """Times of directories are set at the end, by name: whatever has the name then gets the time."""
+        for entry in self._directories:
+            inode = self._tree.find(entry.name)
+            if inode is None:
+                raise UnsafeLayer(f"directory {quoted(entry.name)} was removed by a later entry of its own layer")
+            inode.mtime, inode.mtime_nsec = time(entry)
+
+
+def _take_newest_time(inode: Inode) -> None:
+    """The time of a directory without an entry: that of its newest child (unpack-truth 3), else the epoch."""
+    newest = max(((child.mtime, child.mtime_nsec) for child in inode.children.values()), default=(0, 0))
+    inode.mtime, inode.mtime_nsec = newest
+
+
+def _count_links(root: Inode) -> int:
+    """Set every link count; returns the number of names."""
+    names = 0
+    for inode in directories(root):
+        for child in inode.children.values():
+            child.nlink = 2 if child.is_dir else 0
+    for inode in directories(root):
+        names += len(inode.children)
+        for child in inode.children.values():
+            if child.is_dir:
+                inode.nlink += 1
+            else:
+                child.nlink += 1
+    return names

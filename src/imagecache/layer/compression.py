@@ -1,0 +1,173 @@
+"""Compressed bytes to uncompressed ones: gzip, zstd or neither, told apart by the first bytes as containerd does.
+
+Output comes in bounded pieces however much the input expands, and growth past the limits is an error, so that a bomb
+costs nothing. The work is done outside Python's lock. It must not hash, write or know a tar. Source: containerd
+``pkg/archive/compression``; Go ``compress/gzip`` (multistream); RFC 1952, RFC 8878.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from typing import Protocol, cast
+
+import zstandard
+from isal import igzip_lib
+
+from imagecache.errors import LimitExceeded, MalformedLayer, UnsupportedMediaType
+from imagecache.layer.zstdframes import BLOCK_MAXIMUM, FrameWalker
+from imagecache.limits import MIB, Limits
+
+Bytes = bytes | memoryview
+
+_PIECE = 4 * MIB
+"""The most that one step gives."""
+_INPUT_SLICE = 128 * 1024
+"""gzip input of one step: what follows a member's end in it is copied, so it is small."""
+_FREE_GROWTH = 64 * MIB
+"""No ratio is looked at before so much has come out."""
+_MAX_WINDOW = 128 * MIB
+"""Memory of a zstd decompressor: what the ``zstd`` command takes without being asked for more."""
+
+_GZIP = b"\x1f\x8b\x08"
+_ZSTD = b"\x28\xb5\x2f\xfd"
+_REFUSED = {b"\xfd7zXZ\x00": "xz", b"BZh": "bzip2"}
+
+
+_GzipError = cast("type[Exception]", igzip_lib.IsalError)
+"""The stub declares an instance."""
+
+
+class Compression(enum.Enum):
+    NONE = "none"
+    GZIP = "gzip"
+    ZSTD = "zstd"
+
+
+def sniff(head: bytes) -> Compression:
+    """What the first bytes (10 do) say. Raises UnsupportedMediaType for what containerd cannot unpack either."""
+    if head.startswith(_GZIP):
+        return Compression.GZIP
+    if head.startswith(_ZSTD) or (len(head) >= 8 and head[1:4] == b"\x2a\x4d\x18" and head[0] >> 4 == 5):
+        return Compression.ZSTD
+    for magic, name in _REFUSED.items():
+        if head.startswith(magic) and (name == "xz" or head[4:10] == b"1AY&SY"):
+            raise UnsupportedMediaType(
+                f"the layer is compressed with {name}", hint="layers may be compressed with gzip or zstd, or not at all"
+            )
+    return Compression.NONE
+
+
+class _Codec(Protocol):
+    def feed(self, chunk: memoryview) -> Iterator[bytes]:
+        """The output for ``chunk``, in pieces of at most about 4 MiB. Raises MalformedLayer, LimitExceeded."""
+
+    def finished(self) -> bool:
+        """The stream may end here."""
+
+
+class _Plain:
+    def feed(self, chunk: memoryview) -> Iterator[bytes]:
+        yield bytes(chunk)
+
+    def finished(self) -> bool:
+        return True
+
+
+class _Gzip:
+    """Members one after another, as Go reads them: anything else behind a member is an error."""
+
+    def __init__(self) -> None:
+        self._member: igzip_lib.IgzipDecompressor | None = None
+
+    def feed(self, chunk: memoryview) -> Iterator[bytes]:
+        for start in range(0, len(chunk), _INPUT_SLICE):
+            data: Bytes = chunk[start : start + _INPUT_SLICE]
+            while data:
+                member = self._member = self._member or igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+                yield self._inflate(member, data)
+                while not (member.eof or member.needs_input):
+                    yield self._inflate(member, b"")
+                data = b""
+                if member.eof:
+                    self._member = None
+                    data = member.unused_data
+
+    @staticmethod
+    def _inflate(member: igzip_lib.IgzipDecompressor, data: Bytes) -> bytes:
+        try:
+            piece: bytes = member.decompress(data, _PIECE)
+        except _GzipError as error:
+            raise MalformedLayer(f"the layer's gzip stream is broken: {error}") from error
+        return piece
+
+    def finished(self) -> bool:
+        return self._member is None
+
+
+class _Zstd:
+    """Frames one after another, skippable ones passed over."""
+
+    def __init__(self) -> None:
+        self._walker = FrameWalker(_MAX_WINDOW)
+        decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
+        self._frames = decompressor.decompressobj(write_size=_PIECE // 4, read_across_frames=True)
+
+    def feed(self, chunk: memoryview) -> Iterator[bytes]:
+        start = 0
+        for end in self._walker.cuts(chunk, _PIECE // BLOCK_MAXIMUM):
+            try:
+                piece = self._frames.decompress(chunk[start:end])
+            except zstandard.ZstdError as error:
+                raise MalformedLayer(f"the layer's zstd stream is broken: {error}") from error
+            start = end
+            yield piece
+
+    def finished(self) -> bool:
+        return self._walker.at_frame_end
+
+
+class Decompressor:
+    """One layer's stream: ``feed`` (or ``decompress``) every chunk in order, then ``finish``."""
+
+    def __init__(self, compression: Compression, limits: Limits) -> None:
+        codecs: dict[Compression, type[_Plain | _Gzip | _Zstd]] = {
+            Compression.NONE: _Plain,
+            Compression.GZIP: _Gzip,
+            Compression.ZSTD: _Zstd,
+        }
+        self._codec: _Codec = codecs[compression]()
+        self._compression = compression
+        self._limits = limits
+        self.consumed = 0
+        """Bytes fed."""
+        self.produced = 0
+        """Bytes given out."""
+
+    def feed(self, chunk: Bytes) -> Iterator[bytes]:
+        """The output for a chunk in pieces of at most 4 MiB; take them all. Raises MalformedLayer, LimitExceeded."""
+        self.consumed += len(chunk)
+        if not chunk:
+            return
+        for piece in self._codec.feed(memoryview(chunk)):
+            self.produced += len(piece)
+            self._check_growth()
+            if piece:
+                yield piece
+
+    def decompress(self, chunk: Bytes) -> bytes:
+        """The whole output for a chunk at once: for small input only."""
+        return b"".join(self.feed(chunk))
+
+    def finish(self) -> None:
+        """The input is at its end. Raises MalformedLayer if the stream is not."""
+        if not self._codec.finished():
+            raise MalformedLayer(
+                f"the layer's {self._compression.value} stream ends too early, at {self.consumed} bytes"
+            )
+
+    def _check_growth(self) -> None:
+        if self.produced > self._limits.layer_uncompressed:
+            raise LimitExceeded(f"the layer has more than {self._limits.layer_uncompressed} bytes uncompressed")
+        if self.produced > max(_FREE_GROWTH, self._limits.layer_ratio * self.consumed):
+            raise LimitExceeded(f"the layer expands more than {self._limits.layer_ratio} times")

@@ -1,0 +1,92 @@
+"""The one thing that a layer takes from those below it: the attributes of directories it has no entry for.
+
+``/tmp`` with mode 1777 below and ``tmp/x`` without a ``tmp/`` entry above must stay 1777. A layer whose tree changes
+here depends on its context, and its layer image is named by chainID. Times are never taken from below: they are the
+newest child's (``assemble``), so a layer without such a change has the same bytes wherever it lies. It must not read
+anything but directories' attributes. Source: containerd ``pkg/archive/tar.go`` (mkparent), unpack-truth 2.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from imagecache.layer.assemble import LayerTree
+from imagecache.layer.growing import Implied
+from imagecache.layer.paths import Resolver
+from imagecache.layer.ports import LowerTree
+from imagecache.limits import DEFAULT, Limits
+from imagecache.tree import Inode
+
+_PRIVATE = b"trusted."
+
+
+class MemoryTree:
+    """A ``LowerTree`` that is in memory, as ``assemble`` made it."""
+
+    def __init__(self, root: Inode) -> None:
+        self._root = root
+
+    def root(self) -> Inode:
+        return self._root
+
+    def child(self, directory: Inode, name: bytes) -> Inode | None:
+        return directory.children.get(name)
+
+
+@dataclass(slots=True)
+class _Attributes:
+    """Those a directory had when it was made."""
+
+    mode: int
+    uid: int
+    gid: int
+    xattrs: dict[bytes, bytes]
+
+
+def resolve_implied(tree: LayerTree, lowers: Sequence[LowerTree], limits: Limits = DEFAULT) -> bool:
+    """Fill in the implied directories of ``tree`` from ``lowers`` (top to bottom). Returns whether that changed any.
+
+    Raises UnsafeLayer where containerd's look below fails the pull: a parent of the directory is none there.
+    """
+    resolvers = [(lower, Resolver(lower.root(), lower.child, limits)) for lower in lowers]
+    made: dict[int, _Attributes] = {}
+    changed = False
+    for record in tree.implied:
+        below = _find_below(record, [resolver for _, resolver in resolvers])
+        made[id(record)] = attributes = _attributes(record, below, made)
+        changed |= _apply(record, attributes)
+    return changed
+
+
+def _find_below(record: Implied, resolvers: Sequence[Resolver]) -> Inode | None:
+    """The directory that the topmost lower layer with anything at that path has there."""
+    path = b"/".join(record.path)
+    for resolver in resolvers:
+        inode = resolver.find(resolver.resolve(path))
+        if inode is not None:
+            return inode if inode.is_dir else None
+    return None
+
+
+def _attributes(record: Implied, below: Inode | None, made: dict[int, _Attributes]) -> _Attributes:
+    if below is not None:
+        kept = {key: value for key, value in below.xattrs.items() if not key.startswith(_PRIVATE)}
+        return _Attributes(stat.S_IMODE(below.mode), below.uid, below.gid, kept)
+    gid = record.inode.gid
+    if record.inherits is not None:
+        parent = made[id(record.inherits)]
+        gid = parent.gid if parent.mode & stat.S_ISGID else 0
+    return _Attributes(0o755, 0, gid, {})
+
+
+def _apply(record: Implied, attributes: _Attributes) -> bool:
+    """Put them on the inode, as far as its own entry has not; returns whether that changed it."""
+    inode = record.inode
+    before = (inode.mode, inode.uid, inode.gid, inode.xattrs)
+    inode.xattrs = attributes.xattrs | inode.xattrs
+    if not record.overridden:
+        inode.mode = stat.S_IFDIR | attributes.mode
+        inode.uid, inode.gid = attributes.uid, attributes.gid
+    return before != (inode.mode, inode.uid, inode.gid, inode.xattrs)

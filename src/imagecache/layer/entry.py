@@ -1,0 +1,62 @@
+"""One entry of a tar, as read: names and numbers, not yet judged.
+
+It is the seam between the reader (``tarstream``) and the meaning of a layer (``assemble``). It must not decide what an
+entry does to a tree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from imagecache.tree import Segment
+
+FILE: Final = 0x30
+HARD_LINK: Final = 0x31
+SYMLINK: Final = 0x32
+CHARACTER_DEVICE: Final = 0x33
+BLOCK_DEVICE: Final = 0x34
+DIRECTORY: Final = 0x35
+FIFO: Final = 0x36
+V7_FILE: Final = 0x00
+"""Never seen outside the reader: it becomes a file, or with a trailing slash a directory."""
+PAX_LOCAL: Final = ord("x")
+PAX_GLOBAL: Final = ord("g")
+GNU_LONG_NAME: Final = ord("L")
+GNU_LONG_LINK: Final = ord("K")
+GNU_SPARSE: Final = ord("S")
+
+HEADER_ONLY: Final = frozenset({HARD_LINK, SYMLINK, CHARACTER_DEVICE, BLOCK_DEVICE, DIRECTORY, FIFO})
+"""Types that have no content, whatever their size field says."""
+
+
+@dataclass(slots=True)
+class TarEntry:
+    """Numbers are as in the header (64 bits, signed), names as bytes without NUL."""
+
+    name: bytes
+    type: int
+    """The type flag: one of the constants above, or an unknown one."""
+    mode: int
+    uid: int
+    gid: int
+    mtime: int
+    """Seconds since the epoch, possibly negative."""
+    mtime_nsec: int
+    size: int
+    """Length of the file's content; of a sparse file, expanded."""
+    data: int
+    """Offset of the content in the tar; for a sparse file of its first stored byte."""
+    target: bytes = b""
+    """Of a symlink or a hard link."""
+    major: int = 0
+    minor: int = 0
+    sparse: tuple[Segment, ...] | None = None
+    xattrs: dict[bytes, bytes] = field(default_factory=dict)
+    """``SCHILY.xattr.`` records, the prefix taken off."""
+
+
+def quoted(name: bytes) -> str:
+    """A name for a message: printable, in quotes, at most 200 characters."""
+    text = repr(name[:400].decode("utf-8", "backslashreplace"))
+    return text if len(text) <= 200 else text[:198] + "…" + text[0]

@@ -1,0 +1,85 @@
+"""OCI whiteouts: how a layer says that something below it is gone, in the two forms that containerd gives them.
+
+Above another layer a whiteout becomes overlayfs's own mark (a character device 0:0, an xattr). At the bottom there is
+nothing to hide, so containerd removes what the layer itself has put there. Both act by name alone, whatever the type of
+the entry. Source: OCI image-spec layer.md "Whiteouts"; containerd ``pkg/archive/tar.go``, ``tar_opts_linux.go``.
+"""
+
+from __future__ import annotations
+
+import stat
+from typing import Protocol
+
+from imagecache.errors import LimitExceeded, UnsafeLayer
+from imagecache.layer.entry import TarEntry, quoted
+from imagecache.layer.growing import GrowingTree
+from imagecache.layer.metadata import owner, time
+from imagecache.layer.paths import Path
+from imagecache.layer.xattrs import OPAQUE
+from imagecache.limits import Limits
+from imagecache.tree import Inode
+
+PREFIX = b".wh."
+_OPAQUE_MARKER = b".wh..wh..opq"
+
+
+class Whiteouts(Protocol):
+    def apply(self, entry: TarEntry, parent: Inode, base: bytes) -> Inode | None:
+        """Carry out the whiteout ``base`` in ``parent``; returns the device if it made one. Raises UnsafeLayer."""
+
+
+def _hidden_name(entry: TarEntry, base: bytes, limits: Limits) -> bytes:
+    """The name that a whiteout hides: one of the same directory."""
+    hidden = base.removeprefix(PREFIX)
+    if hidden in {b"", b".", b".."}:
+        raise UnsafeLayer(f"whiteout {quoted(entry.name)} leaves its directory")
+    if len(hidden) > limits.name_length:
+        raise LimitExceeded(f"whiteout {quoted(entry.name)} hides a name over {limits.name_length} bytes")
+    return hidden
+
+
+class UpperWhiteouts:
+    """For every layer but the bottom one (unpack-truth 9, 10)."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+
+    def apply(self, entry: TarEntry, parent: Inode, base: bytes) -> Inode | None:
+        if base == _OPAQUE_MARKER:
+            parent.xattrs[OPAQUE] = b"y"
+            return None
+        hidden = _hidden_name(entry, base, self._limits)
+        if hidden in parent.children:
+            raise UnsafeLayer(f"whiteout {quoted(entry.name)} hides something of its own layer")
+        uid, gid = owner(entry, 0, GrowingTree.inherited_gid(parent))
+        mtime, nanoseconds = time(entry)
+        device = Inode(stat.S_IFCHR, uid, gid, mtime, nanoseconds)
+        parent.children[hidden] = device
+        return device
+
+
+class BottomWhiteouts:
+    """For the bottom layer (unpack-truth 11). An opaque marker removes only what stands for a missing entry.
+
+    containerd keeps a list of the paths that entries wrote, and spares those; a directory has effect once.
+    """
+
+    def __init__(self, tree: GrowingTree, limits: Limits) -> None:
+        self._tree = tree
+        self._limits = limits
+        self._opaque: set[Path] = set()
+
+    def apply(self, entry: TarEntry, parent: Inode, base: bytes) -> Inode | None:
+        if base == _OPAQUE_MARKER:
+            self._clear(entry, parent)
+            return None
+        hidden = _hidden_name(entry, base, self._limits)
+        if (old := parent.children.get(hidden)) is not None:
+            self._tree.remove(entry.name, parent, hidden, old)
+        return None
+
+    def _clear(self, entry: TarEntry, parent: Inode) -> None:
+        where = self._tree.directory_of(entry.name)
+        if where not in self._opaque:
+            self._opaque.add(where)
+            self._tree.remove_unwritten(entry.name, parent)
