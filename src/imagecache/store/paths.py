@@ -96,17 +96,17 @@ class StorePaths:
     def layer_files(self) -> Iterator[tuple[Path, LayerName | None]]:
         """Every file below ``layers/`` and ``chains/``; None for what is no layer image by its place and name."""
         for space in Space:
-            for path in _files(self.root / space.value):
+            for path in files_below(self.root / space.value):
                 yield path, self._layer_name(space, path)
 
     def blob_files(self) -> Iterator[tuple[Path, Digest | None]]:
         """Every file below ``blobs/``; None for what is no blob by its place and name."""
-        for path in _files(self.blobs):
+        for path in files_below(self.blobs):
             digest = _digest(path.parent.name, path.name)
             yield path, digest if digest and self.blob(digest) == path else None
 
     def download_files(self) -> Iterator[tuple[Path, Digest]]:
-        for path in _files(self.downloads):
+        for path in files_below(self.downloads):
             match = _PART.fullmatch(path.name)
             digest = _digest(match[1], match[2]) if match else None
             if digest:
@@ -114,7 +114,7 @@ class StorePaths:
 
     def holds(self) -> Iterator[tuple[str, LayerName]]:
         """Every node lease: holder and layer image."""
-        for path in _files(self.node_leases):
+        for path in files_below(self.node_leases):
             name = unflat(path.name)
             if name:
                 yield unquote(path.parent.name), name
@@ -148,7 +148,7 @@ def _digest(algorithm: str, digits: str) -> Digest | None:
         return None
 
 
-def _files(directory: Path) -> Iterator[Path]:
+def files_below(directory: Path) -> Iterator[Path]:
     """Everything below that is no directory, in order; a directory that goes meanwhile has nothing."""
     try:
         entries = sorted(directory.iterdir())
@@ -156,6 +156,6 @@ def _files(directory: Path) -> Iterator[Path]:
         return
     for entry in entries:
         if entry.is_dir() and not entry.is_symlink():
-            yield from _files(entry)
+            yield from files_below(entry)
         else:
             yield entry

@@ -23,7 +23,7 @@ from imagecache.store.filesystem import unsuitable
 from imagecache.store.layers import Layers
 from imagecache.store.leases import Leases
 from imagecache.store.locks import locked
-from imagecache.store.paths import StorePaths
+from imagecache.store.paths import StorePaths, files_below
 from imagecache.store.provider import StoreLayerProvider
 from imagecache.store.snapshots import Snapshots
 
@@ -79,7 +79,7 @@ class Store:
         return self._checker.check(deep=deep, verify=verify, quarantine=quarantine)
 
     def usage(self) -> Usage:
-        kinds = {each.name: bytes_on_disk((self.root / each.name).rglob("*")) for each in fields(Usage)}
+        kinds = {each.name: bytes_on_disk(files_below(self.root / each.name)) for each in fields(Usage)}
         return Usage(**kinds)
 
     def unsuitable(self) -> tuple[str, ...]:

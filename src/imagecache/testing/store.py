@@ -78,7 +78,7 @@ def put_snapshot(
     store: Store, snapshot_id: str, diff_ids: Sequence[DiffID], contents: Sequence[bytes]
 ) -> SnapshotDocument:
     """Store a snapshot of one image with these layers, bottom first, under a build lease as a build does it."""
-    config, manifest = f"config of {snapshot_id}".encode(), f"manifest of {snapshot_id}".encode()
+    config, manifest = f'{{"config of":"{snapshot_id}"}}'.encode(), f'{{"manifest of":"{snapshot_id}"}}'.encode()
     document = snapshot_document(snapshot_id, diff_ids, contents, config=config, manifest=manifest)
     with store.leases.build_lease(document.layer_names(), document.document_digests()):
         for layer, content in zip(document.images[0].layers, contents, strict=True):

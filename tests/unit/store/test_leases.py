@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from imagecache.digest import Digest
+from imagecache.errors import NoSpace
+from imagecache.store import builds
+from imagecache.store.files import write_all
+from imagecache.store.locks import locked
+from imagecache.store.model import LayerName, Space
+from imagecache.store.store import Store
+
+ONE, TWO, THREE = (LayerName(space=Space.LAYERS, digest=Digest.sha256(text)) for text in (b"1", b"2", b"3"))
+CHAIN = LayerName(space=Space.CHAINS, digest=ONE.digest)
+
+
+def test_held_says_what_and_by_whom(store: Store) -> None:
+    store.leases.hold("a", ONE)
+    store.leases.hold("b", ONE)
+    store.leases.hold_many("b", [TWO, CHAIN])
+
+    assert store.leases.held() == {ONE: {"a", "b"}, TWO: {"b"}, CHAIN: {"b"}}
+    assert store.leases.of("b") == {ONE, TWO, CHAIN}
+
+
+def test_holds_outlive_the_process(store: Store) -> None:
+    store.leases.hold("a", ONE)
+
+    assert Store.open(store.root).leases.of("a") == {ONE}
+
+
+def test_release_all_is_for_one_holder(store: Store) -> None:
+    store.leases.hold_many("a", [ONE, TWO])
+    store.leases.hold("b", ONE)
+    store.leases.release_all("a")
+
+    assert store.leases.held() == {ONE: {"b"}}
+
+
+def test_what_another_process_released_can_be_held_again(store: Store) -> None:
+    store.leases.hold("a", ONE)
+    Store.open(store.root).leases.release("a", ONE)
+
+    store.leases.hold("a", ONE)
+
+    assert store.leases.of("a") == {ONE}
+
+
+def test_a_burst_is_one_sync(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr("imagecache.store.leases.fsync_directory", synced.append)
+    names = [LayerName(space=Space.LAYERS, digest=Digest.sha256(str(number).encode())) for number in range(100)]
+
+    store.leases.hold_many("a", names)
+    store.leases.hold_many("a", names)
+    store.leases.hold("a", names[50])
+
+    assert synced == [store.paths.holder("a"), store.paths.node_leases]
+
+
+def test_foreign_files_among_the_leases_are_ignored(store: Store) -> None:
+    store.leases.hold("a", ONE)
+    (store.paths.holder("a") / "notes").touch()
+    (store.paths.node_leases / "stray").touch()
+
+    assert store.leases.held() == {ONE: {"a"}}
+
+
+def live(store: Store) -> Iterator[tuple[set[LayerName], set[Digest]]]:
+    return ((set(names), set(digests)) for _build, names, digests in builds.live_builds(store.paths))
+
+
+def test_a_build_lease_lives_as_long_as_its_block(store: Store) -> None:
+    with store.leases.build_lease([ONE, CHAIN], [TWO.digest]) as lease:
+        lease.add([THREE])
+        lease.add(digests=[THREE.digest])
+
+        assert list(live(store)) == [({ONE, CHAIN, THREE}, {TWO.digest, THREE.digest})]
+    assert list(live(store)) == []
+    assert list(store.paths.build_leases.iterdir()) == []
+
+
+def test_the_remains_of_a_killed_build_count_for_nothing(store: Store) -> None:
+    remains = store.paths.build_leases / "4711-abc.lease"
+    remains.write_text(f"{ONE}\n{ONE.digest}\nlay")
+
+    assert list(live(store)) == []
+    assert not remains.exists()
+
+
+def test_a_lease_that_did_not_fit_on_the_disk_keeps_what_it_had(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(fd: int, data: bytes, offset: int) -> None:
+        write_all(fd, data[:20], offset)
+        raise OSError(28, "No space left on device")
+
+    with store.leases.build_lease([ONE]) as lease:
+        with monkeypatch.context() as patch:
+            patch.setattr(builds, "write_all", full)
+            with pytest.raises(NoSpace):
+                lease.add([TWO])
+        lease.add([THREE])
+
+        assert list(live(store)) == [({ONE, THREE}, set())]
+
+
+def test_a_build_lease_that_cannot_be_written_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_fd: int, _data: bytes, _offset: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(builds, "write_all", full)
+    with pytest.raises(NoSpace):
+        store.leases.build_lease([ONE])
+
+    assert list(store.paths.build_leases.iterdir()) == []
+
+
+def test_a_hold_waits_for_a_running_collection(store: Store) -> None:
+    held = threading.Event()
+
+    def hold() -> None:
+        store.leases.hold("a", ONE)
+        held.set()
+
+    with locked(store.paths.collect_lock):
+        thread = threading.Thread(target=hold)
+        thread.start()
+        assert not held.wait(0.1)
+    thread.join()
+
+    assert held.is_set()
