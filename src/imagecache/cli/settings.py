@@ -33,6 +33,8 @@ class LogFormat(enum.Enum):
 
 
 class LogLevel(enum.Enum):
+    AUTO = "auto"
+    """``info`` for agent and snapshotter, ``warning`` for the commands that people wait for."""
     DEBUG = "debug"
     INFO = "info"
     WARNING = "warning"
@@ -162,8 +164,11 @@ class Settings:
     ] = LogFormat.AUTO
     log_level: Annotated[
         LogLevel,
-        Meaning("debug | info | warning | error", "Least severity that is logged."),
-    ] = LogLevel.INFO
+        Meaning(
+            "auto | debug | info | warning | error",
+            "Least severity that is logged; auto is info for agent and snapshotter, else warning.",
+        ),
+    ] = LogLevel.AUTO
 
 
 def _table() -> dict[str, Setting]:

@@ -1,0 +1,24 @@
+"""``imagecache attach``: make a cache's images usable in this node's containerd, without a pull."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from imagecache.cli.names import complete
+from imagecache.cli.options import settings_flags
+from imagecache.cli.session import Session, run, say
+
+
+@settings_flags("address", "namespace", "mode", "snapshotter", "allow_private_names")
+def attach(
+    session: Session,
+    name: Annotated[str, typer.Argument(help="A Ready ImageCache.", autocompletion=complete)],
+) -> None:
+    """Make images usable in containerd."""
+    attached = run(session.application().controller().attach(name))
+    for image in attached.images:
+        say(f"{image} attached")
+    for image in attached.withheld:
+        say(f"{image} layers attached, name withheld (private: containers need their own credential)")

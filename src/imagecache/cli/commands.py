@@ -1,0 +1,78 @@
+"""All commands in one typer application, and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+from typer.core import TyperGroup
+
+from imagecache import __version__
+from imagecache.cli import (
+    agent,
+    attach,
+    containerd_config,
+    create,
+    delete,
+    describe,
+    detach,
+    doctor,
+    get,
+    layer,
+    mount,
+    snapshotter,
+    umount,
+)
+from imagecache.cli.session import report, say
+from imagecache.cli.settings import DEBUG_ENVIRONMENT
+from imagecache.errors import ImageCacheError, Interrupted
+
+
+class Commands(TyperGroup):
+    """A group whose commands may raise errors of ours."""
+
+    def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]  # typer vendors click, the types are click's
+        try:
+            return super().invoke(ctx)
+        except ImageCacheError as error:
+            if os.environ.get(DEBUG_ENVIRONMENT):
+                raise
+            report(error)
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as error:
+            raise typer.Exit(Interrupted.exit_code) from error
+
+
+app = typer.Typer(
+    name="imagecache",
+    cls=Commands,
+    help="Container images pulled once, mounted everywhere.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        say(f"imagecache {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """The options of the command itself."""
+    del version
+
+
+for _command in (create, get, describe, delete, attach, detach, mount, umount, agent, snapshotter, doctor):
+    _name = _command.__name__.rpartition(".")[2]
+    app.command(_name)(getattr(_command, _name))
+app.add_typer(layer.app, name="layer")
+app.add_typer(containerd_config.app, name="containerd-config")

@@ -1,0 +1,148 @@
+"""``imagecache describe``: everything about one cache, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from imagecache.cli.names import complete
+from imagecache.cli.options import settings_flags
+from imagecache.cli.session import Session, say
+
+if TYPE_CHECKING:
+    import datetime as dt
+
+    from imagecache.api.types import ImageCache, Status
+    from imagecache.standalone.describe import Description
+
+_LABEL = 14
+_NEXT_STEPS = {
+    "retry": "run the same create again; time may heal it",
+    "fix_input": "change the manifest or its secrets, then run create again",
+    "fix_environment": "repair the host as the reason says, then run create again; 'imagecache doctor' helps",
+    "report_bug": "report it, it is a fault of imagecache",
+}
+
+
+@settings_flags()
+def describe(
+    session: Session, name: Annotated[str, typer.Argument(help="An ImageCache.", autocompletion=complete)]
+) -> None:
+    """Show everything about an ImageCache.
+
+    Images, layers and who shares them, events, and for a failure its reason and the next step.
+    """
+    description = session.application().controller().describe(name)
+    now = session.environment.clock.now()
+    for line in [*_head(description, now), *_images(description), *_layers(description), *_events(description, now)]:
+        say(line)
+
+
+def _head(description: Description, now: dt.datetime) -> list[str]:
+    from imagecache.api import columns, times
+
+    cache, status = description.cache, description.cache.status
+    metadata = cache.metadata
+    created = times.parse(metadata.creation_timestamp)
+    lines = [_line("Name", cache.name)]
+    lines += [_line("" if index else "Annotations", text) for index, text in enumerate(_annotations(cache))]
+    lines.append(
+        _line("Created", f"{metadata.creation_timestamp} ({columns.age((now - created).total_seconds())} ago)")
+    )
+    if status is not None:
+        lines += _state(status, busy=description.busy)
+    return lines
+
+
+def _annotations(cache: ImageCache) -> list[str]:
+    return [f"{key}: {value}" for key, value in sorted(cache.metadata.annotations.items())] or ["<none>"]
+
+
+def _state(status: Status, *, busy: bool) -> list[str]:
+    from imagecache.api import columns
+    from imagecache.api.types import Phase
+
+    lines = [_line("Cache ID", status.image_cache_id), _line("Phase", f"{status.phase.value} ({status.progress})")]
+    if not busy and status.phase in {Phase.PENDING, Phase.CREATING}:
+        lines.append(_line("Interrupted", "nothing is lost; run the same create again"))
+    if status.size:
+        lines.append(_line("Size", columns.size(status.size)))
+    lines.append(_line("Expires", status.expire_date_time or "never"))
+    if status.nodes is not None:
+        lines.append(_line("Attached", "yes" if status.nodes.ready else "no"))
+    if status.reason:
+        lines += [_line("Reason", status.reason), _line("Next step", _next_step(status.reason))]
+    return lines
+
+
+def _next_step(reason: str) -> str:
+    """From the class of the error that the reason starts with."""
+    from imagecache import errors
+
+    kind = getattr(errors, reason.partition(":")[0], errors.InternalError)
+    return _NEXT_STEPS[kind.next_step.value]
+
+
+def _images(description: Description) -> list[str]:
+    from imagecache.api import columns
+
+    if description.snapshot is None:
+        rows = [(image, "", "", "", "") for image in description.cache.spec.images]
+    else:
+        rows = [
+            (
+                image.reference,
+                str(image.target.digest),
+                str(len(image.layers)),
+                columns.size(sum(layer.blob.size for layer in image.layers)),
+                "yes" if image.private else "no",
+            )
+            for image in description.snapshot.images
+        ]
+    return _section("Images", ("IMAGE", "DIGEST", "LAYERS", "COMPRESSED", "PRIVATE"), rows)
+
+
+def _layers(description: Description) -> list[str]:
+    from imagecache.api import columns
+
+    rows = [
+        (
+            layer.diff_id.short,
+            columns.size(layer.size),
+            str(len(layer.images)),
+            ", ".join(layer.shared_with) or "<none>",
+        )
+        for layer in description.layers
+    ]
+    return _section("Layers", ("DIFFID", "SIZE", "IMAGES", "SHARED WITH"), rows)
+
+
+def _events(description: Description, now: dt.datetime) -> list[str]:
+    from imagecache.api import columns, times
+
+    status = description.cache.status
+    rows = [
+        (
+            event.type,
+            event.reason,
+            columns.age((now - times.parse(event.last_timestamp)).total_seconds())
+            + (f" (x{event.count})" if event.count > 1 else ""),
+            event.message,
+        )
+        for event in (status.events if status else ())
+    ]
+    return _section("Events", ("TYPE", "REASON", "AGE", "MESSAGE"), rows)
+
+
+def _section(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    from imagecache.api import columns
+
+    if not rows:
+        return [_line(title, "<none>")]
+    return [f"{title}:", *(f"  {line}" for line in columns.Table(header).lines(rows))]
+
+
+def _line(label: str, value: str) -> str:
+    return f"{label + ':' if label else '':<{_LABEL}}{value}".rstrip()

@@ -1,0 +1,25 @@
+"""``imagecache mount``: an image's root filesystem, read-only, straight from the store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from imagecache.cli.options import settings_flags
+from imagecache.cli.session import Session, say
+
+
+@settings_flags()
+def mount(
+    session: Session,
+    image: Annotated[str, typer.Argument(help="A reference of any Ready cache, as written there or in full.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="An existing directory.")],
+) -> None:
+    """Mount an image read-only.
+
+    The tree is what a container would see.
+    """
+    mounted = session.application().host().mount(image, directory.absolute())
+    say(f"{mounted.image} mounted at {mounted.directory} ({mounted.layers} layers, {mounted.snapshot_id})")

@@ -1,0 +1,185 @@
+"""How a ``create`` is shown: lines for logs, JSON for programs; ``live`` has the display of a terminal.
+
+Each display is a context that takes the controller's events. It must not decide anything about the build.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from types import TracebackType
+from typing import Protocol, Self
+
+from imagecache.api import columns
+from imagecache.api.types import RESOURCE
+from imagecache.build.events import Advanced, BuildEvent, ImageReady, ImageResolved, Planned
+from imagecache.cli.session import note, say
+from imagecache.cli.tally import Tally
+from imagecache.clock import Clock
+from imagecache.errors import ImageCacheError
+from imagecache.standalone.events import Accepted, Built, CreateEvent
+from imagecache.standalone.ports import Attached
+
+LINE_INTERVAL = 2.0
+"""Seconds between two lines of progress."""
+JSON_INTERVAL = 0.2
+
+
+class Display(Protocol):
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def on(self, event: CreateEvent) -> None:
+        """Show one event."""
+
+    def failed(self, error: ImageCacheError) -> None:
+        """Show how it ended badly, beside what goes to stderr anyway."""
+
+
+def choose(clock: Clock, *, as_json: bool) -> Display:
+    """The display that fits stdout."""
+    if as_json:
+        return JsonDisplay(clock)
+    if sys.stdout.isatty():
+        from imagecache.cli.live import LiveDisplay
+
+        return LiveDisplay(clock)
+    return LineDisplay(clock)
+
+
+def summary(tally: Tally) -> str:
+    """``42% 300MiB of 700MiB, 85MiB/s, 5s left``: bytes are those downloaded and converted."""
+    left = tally.seconds_left
+    parts = [f"{tally.percent}% {columns.size(tally.done)} of {columns.size(tally.total)}"]
+    if tally.rate:
+        parts.append(f"{columns.size(int(tally.rate))}/s")
+    if left is not None:
+        parts.append(f"{columns.age(left)} left")
+    return ", ".join(parts)
+
+
+def outcome(event: Accepted | Built | Attached) -> list[str]:
+    """The lines that every display for people prints."""
+    match event:
+        case Accepted(cache=cache, resumed=resumed):
+            return [f"{RESOURCE}/{cache.name} {'resumed' if resumed else 'created'}"]
+        case Built(cache=cache):
+            status = cache.status
+            return [f"{RESOURCE}/{cache.name} ready ({status.image_cache_id})"] if status else []
+        case Attached():
+            lines = [f"{image} attached" for image in event.images]
+            return lines + [f"{image} layers attached, name withheld (private)" for image in event.withheld]
+
+
+class LineDisplay:
+    """Plain lines: one for each change of an image, progress at most every two seconds."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._tally = Tally()
+        self._shown = clock.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def failed(self, error: ImageCacheError) -> None:
+        pass
+
+    def on(self, event: CreateEvent) -> None:
+        if isinstance(event, Accepted | Built | Attached):
+            for line in outcome(event):
+                say(line)
+            for text in event.notes if isinstance(event, Accepted) else ():
+                note(text)
+            return
+        now = self._clock.monotonic()
+        self._tally.on(event, now)
+        self._build(event, now)
+
+    def _build(self, event: BuildEvent, now: float) -> None:
+        match event:
+            case ImageResolved():
+                size = columns.size(event.size)
+                say(f"{event.image}: {event.digest.algorithm}:{event.digest.short}, {event.layers} layers, {size}")
+            case ImageReady():
+                say(f"{event.image}: ready")
+            case Planned() | Advanced() if now - self._shown >= LINE_INTERVAL:
+                self._shown = now
+                say(summary(self._tally))
+
+
+class JsonDisplay:
+    """One JSON object a line; ``event`` says which. The only output that programs may rely on."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._shown = clock.monotonic() - JSON_INTERVAL
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def failed(self, error: ImageCacheError) -> None:
+        _emit(
+            "error",
+            reason=error.reason,
+            message=str(error),
+            hint=error.hint,
+            image=error.image,
+            nextStep=error.next_step.value,
+            exitCode=error.exit_code,
+        )
+
+    def on(self, event: CreateEvent) -> None:
+        match event:
+            case Accepted(cache=cache):
+                status = cache.status
+                cache_id = status.image_cache_id if status else ""
+                _emit("accepted", name=cache.name, cacheId=cache_id, resumed=event.resumed, notes=list(event.notes))
+            case ImageResolved():
+                _emit("resolved", image=event.image, digest=event.digest, layers=event.layers, size=event.size)
+            case Planned():
+                layers = [
+                    {"digest": plan.digest, "size": plan.size, "cached": plan.cached, "images": list(plan.images)}
+                    for plan in event.layers
+                ]
+                _emit("planned", layers=layers, done=event.done, total=event.total)
+            case Advanced():
+                self._advanced(event)
+            case ImageReady():
+                _emit("imageReady", image=event.image, done=event.done, total=event.total)
+            case Built(cache=cache):
+                status = cache.status
+                _emit("ready", name=cache.name, cacheId=status.image_cache_id if status else "")
+            case Attached():
+                _emit("attached", images=list(event.images), withheld=list(event.withheld))
+
+    def _advanced(self, event: Advanced) -> None:
+        now = self._clock.monotonic()
+        if now - self._shown < JSON_INTERVAL and event.done < event.total:
+            return
+        self._shown = now
+        _emit(
+            "progress",
+            layer=event.layer,
+            downloaded=event.downloaded,
+            converted=event.converted,
+            done=event.done,
+            total=event.total,
+        )
+
+
+def _emit(event: str, **values: object) -> None:
+    say(json.dumps({"event": event, **values}))

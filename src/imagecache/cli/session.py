@@ -1,0 +1,104 @@
+"""What one run of the command line has: its settings, the application, the output, time.
+
+Tests make their own; ``main`` makes the real one. It must not know any command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TextIO, TypeVar
+
+from imagecache.cli import config
+from imagecache.cli.settings import LogLevel, Settings
+from imagecache.clock import Clock, SystemClock
+from imagecache.errors import ImageCacheError, Interrupted
+
+if TYPE_CHECKING:
+    from imagecache.cli.application import Application, ApplicationFactory
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """The world outside, as far as commands touch it themselves."""
+
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    factory: ApplicationFactory | None = None
+    """None: the real one, imported when a command needs it."""
+    clock: Clock = field(default_factory=SystemClock)
+    sleep: Callable[[float], None] = time.sleep
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    environment: Environment
+    settings: Settings
+
+    @classmethod
+    def open(cls, environment: Environment, flags: Mapping[str, str | None], config_file: str | None) -> Session:
+        """Raises InvalidSetting."""
+        return cls(environment, config.load(flags, environment.environ, config_file))
+
+    def application(self, *, service: bool = False) -> Application:
+        """The program behind the commands, for these settings. ``service``: it runs until it is told to stop."""
+        from imagecache.telemetry import log
+
+        level = self.settings.log_level
+        if level is LogLevel.AUTO:
+            level = LogLevel.INFO if service else LogLevel.WARNING
+        log.configure(log_format=self.settings.log_format.value, level=level.value)
+        factory = self.environment.factory
+        if factory is None:
+            from imagecache.apps.local import create_application
+
+            factory = create_application
+        return factory(self.settings)
+
+
+def run(work: Coroutine[object, object, T]) -> T:
+    """Run to the end; SIGINT and SIGTERM cancel it. Raises Interrupted then."""
+
+    async def supervised() -> T:
+        task = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        if task is not None:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, task.cancel)
+        return await work
+
+    try:
+        return asyncio.run(supervised())
+    except asyncio.CancelledError as error:
+        raise Interrupted("stopped") from error
+
+
+def say(text: str) -> None:
+    """One line of result on stdout."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def note(text: str) -> None:
+    """Something worth knowing that is no result: on stderr."""
+    sys.stderr.write(f"{paint('note:', '33', sys.stderr)} {text}\n")
+
+
+def report(error: ImageCacheError) -> None:
+    """An error and what to do next, on stderr."""
+    sys.stderr.write(f"{paint('error:', '31', sys.stderr)} {error}\n")
+    if error.hint:
+        sys.stderr.write(f"{paint('hint:', '36', sys.stderr)} {error.hint}\n")
+
+
+def paint(text: str, colour: str, stream: TextIO) -> str:
+    """The text in an ANSI colour on a terminal, unless NO_COLOR says otherwise (no-color.org)."""
+    if not stream.isatty() or os.environ.get("NO_COLOR"):
+        return text
+    return f"\x1b[{colour}m{text}\x1b[0m"

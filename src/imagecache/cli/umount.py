@@ -1,0 +1,20 @@
+"""``imagecache umount``: take back a mount of ``imagecache mount``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from imagecache.cli.options import settings_flags
+from imagecache.cli.session import Session, say
+
+
+@settings_flags()
+def umount(
+    session: Session, directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where it is mounted.")]
+) -> None:
+    """Undo a mount."""
+    session.application().host().unmount(directory.absolute())
+    say(f"{directory} unmounted")

@@ -1,0 +1,95 @@
+"""A very small HTTP server for /livez, /readyz and /metrics.
+
+GET only, one request per connection, bounded in size and time: it is for kubelet, systemd and Prometheus on the
+loopback or behind a network policy. ``live`` and ``ready`` answer with what is
+wrong, or with nothing. It must not know what is being watched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from http import HTTPStatus
+
+from imagecache.errors import HostError, InvalidSetting
+from imagecache.telemetry.metrics import CONTENT_TYPE, Metrics
+
+_REQUEST_SECONDS = 5.0
+_HEADER_BYTES = 8 * 1024
+_TEXT = "text/plain; charset=utf-8"
+
+Problem = Callable[[], str]
+"""Words for what is wrong; empty when all is well. Answers at once."""
+
+
+def _fine() -> str:
+    return ""
+
+
+class HealthServer:
+    """Listens while its context is open."""
+
+    def __init__(self, metrics: Metrics, *, live: Problem = _fine, ready: Problem = _fine) -> None:
+        self._metrics = metrics
+        self._checks = {"/livez": live, "/readyz": ready}
+        self._server: asyncio.Server | None = None
+
+    async def start(self, address: str) -> tuple[str, int]:
+        """Listen at ``host:port`` (port 0: any) and return where. Raises InvalidSetting, HostError."""
+        host, port = _split(address)
+        try:
+            self._server = await asyncio.start_server(self._serve, host, port, limit=_HEADER_BYTES)
+        except OSError as error:
+            raise HostError(f"cannot listen at {address}: {error.strerror}", hint="set metrics_address") from error
+        name = self._server.sockets[0].getsockname()
+        return str(name[0]), int(name[1])
+
+    async def stop(self) -> None:
+        """Idempotent."""
+        if self._server is not None:
+            self._server.close()
+            await self._server.wait_closed()
+            self._server = None
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(_REQUEST_SECONDS):
+                head = await reader.readuntil(b"\r\n\r\n")
+                writer.write(self._answer(head))
+                await writer.drain()
+        except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            pass  # a client that is slow, gone or talks too much gets nothing
+        finally:
+            writer.close()
+
+    def _answer(self, head: bytes) -> bytes:
+        method, _, rest = head.partition(b"\r\n")[0].decode("latin-1").partition(" ")
+        path = rest.partition(" ")[0].partition("?")[0]
+        if method != "GET":
+            return _response(HTTPStatus.METHOD_NOT_ALLOWED, _TEXT, b"GET only\n")
+        if path == "/metrics":
+            return _response(HTTPStatus.OK, CONTENT_TYPE, self._metrics.render())
+        check = self._checks.get(path)
+        if check is None:
+            return _response(HTTPStatus.NOT_FOUND, _TEXT, b"/livez, /readyz, /metrics\n")
+        problem = check()
+        if problem:
+            return _response(HTTPStatus.SERVICE_UNAVAILABLE, _TEXT, f"{problem}\n".encode())
+        return _response(HTTPStatus.OK, _TEXT, b"ok\n")
+
+
+def _split(address: str) -> tuple[str, int]:
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit() or int(port) > 65535:
+        raise InvalidSetting(f"metrics_address: {address!r} is not host:port", hint="for example 127.0.0.1:9464")
+    return host.strip("[]"), int(port)
+
+
+def _response(status: HTTPStatus, content_type: str, body: bytes) -> bytes:
+    head = (
+        f"HTTP/1.1 {status.value} {status.phrase}\r\n"
+        f"Content-Type: {content_type}\r\n"
+        f"Content-Length: {len(body)}\r\n"
+        "Connection: close\r\n\r\n"
+    )
+    return head.encode() + body

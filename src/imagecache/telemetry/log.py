@@ -1,0 +1,63 @@
+"""Structured logs on stderr: constant messages with key/values, JSON or for people.
+
+Values under a key that looks like a credential are replaced before anything is written, whoever logs them. It must not
+decide what is logged.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import TextIO
+
+import structlog
+
+_SECRET = re.compile(r"authorization|password|passwd|secret|token|credential|api_?key|cookie", re.IGNORECASE)
+_HEADER = re.compile(r"\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
+_USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
+REDACTED = "[redacted]"
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+Event = MutableMapping[str, object]
+
+
+def configure(*, log_format: str = "auto", level: str = "info", stream: TextIO | None = None) -> None:
+    """Send all logs of this process to ``stream`` (stderr). ``auto`` is for people on a terminal, else JSON."""
+    target = stream or sys.stderr
+    people = log_format == "console" or (log_format == "auto" and target.isatty())
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            redact,
+            structlog.dev.ConsoleRenderer(colors=False) if people else structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        logger_factory=structlog.PrintLoggerFactory(file=target),
+        cache_logger_on_first_use=False,
+    )
+
+
+def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
+    """The logger of a package; ``name`` is the key ``logger`` of its lines."""
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(logger=name)
+    return logger
+
+
+def redact(_logger: object, _method: str, event: Event) -> Event:
+    """Replace what looks like a credential, by key and inside texts, at any depth."""
+    return {key: REDACTED if _SECRET.search(key) else _clean(value) for key, value in event.items()}
+
+
+def _clean(value: object) -> object:
+    if isinstance(value, str):
+        return _USERINFO.sub(f"{REDACTED}@", _HEADER.sub(rf"\1 {REDACTED}", value))
+    if isinstance(value, dict):
+        return {key: REDACTED if _SECRET.search(str(key)) else _clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean(item) for item in value]
+    return value

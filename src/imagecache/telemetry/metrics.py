@@ -1,0 +1,81 @@
+"""Every Prometheus metric, declared once, in a registry of our own.
+
+Base units, no image references and no digests as labels (unbounded). Constructed by ``apps``, handed to whoever counts;
+the process-wide registry of the client library is not used, so tests and several agents in one process do not meet. It
+must not serve anything: ``health`` does.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from imagecache import __version__
+
+_PREFIX = "imagecache"
+_FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+"""Seconds: snapshotter calls and mounts."""
+_SLOW = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
+"""Seconds: builds."""
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """The metrics of one process, by what they are about."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry(auto_describe=True)
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        self._build_info()
+        self._builds()
+        self._snapshotter()
+        self._node()
+        self._store()
+
+    def render(self) -> bytes:
+        """The exposition text, for ``CONTENT_TYPE``."""
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, namespace=_PREFIX, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(name, text, labels, namespace=_PREFIX, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(name, text, labels, namespace=_PREFIX, registry=self.registry, buckets=buckets)
+
+    def _build_info(self) -> None:
+        self._gauge("build_info", "Always 1; the label is the version.", "version").labels(__version__).set(1)
+
+    def _builds(self) -> None:
+        self.builds = self._counter("builds_total", "Builds that ended, by reason (Ready or the error's).", "reason")
+        self.build_seconds = self._histogram("build_seconds", "Duration of a build that ended Ready.", _SLOW)
+        self.downloaded_bytes = self._counter("downloaded_bytes_total", "Compressed bytes fetched from registries.")
+        self.converted_bytes = self._counter("converted_bytes_total", "Uncompressed bytes written as layer images.")
+
+    def _snapshotter(self) -> None:
+        self.snapshot_calls = self._counter(
+            "snapshotter_calls_total", "Calls, by method and gRPC code.", "method", "code"
+        )
+        self.snapshot_seconds = self._histogram("snapshotter_call_seconds", "Duration of a call.", _FAST, "method")
+        self.layer_hits = self._counter("snapshotter_layer_hits_total", "Layers that containerd need not pull.")
+        self.layer_misses = self._counter("snapshotter_layer_misses_total", "Layers that are plain overlay.")
+
+    def _node(self) -> None:
+        self.mounts = self._gauge("mounts", "Layer images mounted right now.")
+        self.mount_seconds = self._histogram("mount_seconds", "Duration of a layer image's mount.", _FAST)
+        self.mount_failures = self._counter("mount_failures_total", "Mounts that failed.")
+        self.attached_images = self._gauge("attached_images", "Images recorded in containerd by us.")
+        self.attach_seconds = self._histogram("attach_seconds", "Duration of an attach.", _FAST)
+        self.trims = self._counter("trims_total", "Times that a layer's second copy left the page cache.")
+        self.trimmed_bytes = self._counter("trimmed_bytes_total", "Bytes of page cache given back.")
+
+    def _store(self) -> None:
+        self.store_bytes = self._gauge(
+            "store_bytes", "Bytes on disk, by kind (layers, chains, blobs, downloads).", "kind"
+        )
+        self.store_free_bytes = self._gauge("store_free_bytes", "Free bytes of the store's filesystem.")
+        self.collected_bytes = self._counter("collected_bytes_total", "Bytes given back by collections.")
