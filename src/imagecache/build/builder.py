@@ -78,7 +78,9 @@ class ImageBuilder:
                 )
                 ledger.plan(_layer_plan(layers, group) for group in groups)
                 await self._make(images, groups, layers, ledger, emit)
-                return await asyncio.to_thread(self._commit, snapshot_id, images, layers)
+                document = self._document(snapshot_id, images, layers)
+                await asyncio.to_thread(self._commit, document, images)
+                return document
 
     async def _resolve(self, references: Sequence[str], platform: Platform, source: ImageSource) -> list[ResolvedImage]:
         parsed = [Reference.parse(text) for text in dict.fromkeys(references)]
@@ -119,17 +121,19 @@ class ImageBuilder:
 
         await _together([*map(one, groups), *map(watch, images)])
 
-    def _commit(self, snapshot_id: str, images: Sequence[ResolvedImage], layers: LayerBuilder) -> SnapshotDocument:
-        for image in images:
-            for descriptor, body in image.documents:
-                self._store.blobs.put_verified(body, descriptor.digest)
-        document = SnapshotDocument(
+    def _document(self, snapshot_id: str, images: Sequence[ResolvedImage], layers: LayerBuilder) -> SnapshotDocument:
+        return SnapshotDocument(
             id=snapshot_id,
             created=self._clock.now().strftime("%Y-%m-%dT%H:%M:%SZ"),
             images=tuple(_image_record(image, layers) for image in images),
         )
+
+    def _commit(self, document: SnapshotDocument, images: Sequence[ResolvedImage]) -> None:
+        """Documents first, the snapshot last: then everything that it names is there."""
+        for image in images:
+            for descriptor, body in image.documents:
+                self._store.blobs.put_verified(body, descriptor.digest)
         self._store.snapshots.put(document)
-        return document
 
 
 def _possible_names(group: LayerGroup) -> list[LayerName]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from imagecache.digest import DiffID, Digest
-from imagecache.oci.descriptor import decode_hook
+from imagecache.oci.descriptor import decode_hook, encode_hook
 
 MAX_MESSAGE = 64 << 10
 
@@ -61,7 +61,7 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
 ToWorker = Convert | Derive | Available
 FromWorker = Progress | Done | Failed
 
-_encoder = msgspec.json.Encoder()
+_encoder = msgspec.json.Encoder(enc_hook=encode_hook)
 _to_worker = msgspec.json.Decoder(ToWorker, dec_hook=decode_hook)
 _from_worker = msgspec.json.Decoder(FromWorker, dec_hook=decode_hook)
 

@@ -25,7 +25,7 @@ from imagecache.testing.oci_layout import Image, ImageConfig, LayerSpec, Layout,
 from imagecache.testing.peers.processes import unmount_below
 from imagecache.testing.peers.programs import cache, find, run
 
-RECIPE = 1
+RECIPE = 2
 """Part of every cached name: raise it when an image's content changes."""
 _LEVEL = 6
 """gzip's own default, which most builders use."""
@@ -139,8 +139,14 @@ def _system_layers() -> Iterator[Path]:
             unmount_below(root)
         paths = sorted(path.relative_to(root) for path in root.rglob("*") if not _unwanted(path.relative_to(root)))
         upper = _python_files(root)
-        yield _tree_tar(root, [path for path in paths if path not in upper], scratch / "base.tar")
+        yield _tree_tar(root, _with_parents(paths, set(paths) - upper), scratch / "base.tar")
         yield _tree_tar(root, [path for path in paths if path in upper], scratch / "python.tar")
+
+
+def _with_parents(paths: Sequence[Path], chosen: set[Path]) -> list[Path]:
+    """``chosen`` and every directory above, as any base image's layer has them."""
+    parents = {parent for path in chosen for parent in path.parents}
+    return [path for path in paths if path in chosen or path in parents]
 
 
 def _unwanted(path: Path) -> bool:
