@@ -53,6 +53,8 @@ class LayerHeader:
     VERSION: ClassVar[int] = 1
 
     def pack(self) -> bytes:
+        if self.diff_id.algorithm != "sha256":
+            raise MalformedLayer(f"a layer image has room for a sha256 diffID, this is {self.diff_id.algorithm}")
         return self.STRUCT.pack(
             self.MAGIC, self.VERSION, self.flags, self.tar_size, self.entries, bytes.fromhex(self.diff_id.hex)
         )

@@ -1,0 +1,173 @@
+"""Whole layer images."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid as uuids
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from imagecache.erofs import metadata
+from imagecache.erofs.format import Superblock
+from imagecache.erofs.header import DATA_START, HEADER_OFFSET, LayerFlags, LayerHeader
+from imagecache.erofs.writer import pieces, plan, tar_in, verify_image, write_image
+from imagecache.errors import LimitExceeded, MalformedLayer, StoreCorrupt
+from imagecache.limits import DEFAULT
+from imagecache.testing.trees import TarStandIn, header_of, put, write_layer, zoo
+from imagecache.tree import Inode, directory
+
+ZOO = "8a928eb4a47ffe225813baaa702becb0e09ada17766c4c7c5805e897de551a55"
+
+
+@pytest.fixture
+def fd(tmp_path: Path) -> Iterator[int]:
+    with (tmp_path / "layer.erofs").open("w+b") as file:
+        yield file.fileno()
+
+
+def whole(fd: int) -> bytes:
+    return os.pread(fd, os.fstat(fd).st_size, 0)
+
+
+def test_the_bytes_of_an_image_are_fixed(fd: int) -> None:
+    """If this fails the format changed: every stored layer image would differ from a new one."""
+    write_layer(fd, *zoo())
+    assert hashlib.sha256(whole(fd)).hexdigest() == ZOO
+
+
+def test_what_the_file_held_before_does_not_matter(fd: int) -> None:
+    root, tar = zoo()
+    write_layer(fd, root, tar)
+    first = whole(fd)
+    os.pwrite(fd, b"\xff" * len(first), 0)
+    os.pwrite(fd, b"\xff" * 10_000, len(first))
+    os.pwrite(fd, tar.read(0, tar.size), DATA_START)
+    write_image(fd, root, header_of(root, tar))
+    assert whole(fd) == first
+
+
+def test_the_tar_stays_as_it_is(fd: int) -> None:
+    root, tar = zoo()
+    write_layer(fd, root, tar)
+    assert tar_in(fd)(0, tar.size) == tar.read(0, tar.size)
+
+
+def test_the_tar_may_come_from_elsewhere(fd: int) -> None:
+    root, tar = zoo()
+    header = header_of(root, tar)
+    os.ftruncate(fd, DATA_START + tar.size)
+    assert write_image(fd, root, header, read_tar=tar.read) == os.fstat(fd).st_size
+    verified = whole(fd)[DATA_START + tar.size :]
+    write_layer(fd, root, tar)
+    assert verified == whole(fd)[DATA_START + tar.size :]
+
+
+def test_pieces_are_everything_outside_the_tar(fd: int) -> None:
+    root, tar = zoo()
+    header = write_layer(fd, root, tar)
+    image = bytearray(os.fstat(fd).st_size)
+    position = 0
+    for start, data in pieces(plan(root, tar.size), header, tar.read):
+        assert start >= position
+        image[start : start + len(data)] = data
+        position = start + len(data)
+    image[DATA_START : DATA_START + tar.size] = tar.read(0, tar.size)
+    assert image == whole(fd)
+
+
+def test_many_inodes_come_in_several_pieces() -> None:
+    root, tar = directory(), TarStandIn()
+    for number in range(20_000):
+        put(root, f"{number}", tar.file(b""))
+    layout = plan(root, 0).layout
+    parts = [len(part) for part in metadata.metadata(layout)]
+    assert len(parts) == 2
+    assert sum(parts) == layout.total - layout.start
+
+
+def test_the_header_is_written_last(fd: int) -> None:
+    root, tar = zoo()
+    write_layer(fd, root, tar)
+
+    def fail(offset: int, length: int) -> bytes:
+        raise OSError(offset, length)
+
+    with pytest.raises(OSError, match="Errno"):
+        write_image(fd, root, header_of(root, tar), read_tar=fail)
+    assert whole(fd)[:DATA_START] == bytes(DATA_START)
+
+
+def test_header_and_superblock_agree_with_the_file(fd: int) -> None:
+    root, tar = zoo()
+    header = write_layer(fd, root, tar)
+    data = whole(fd)
+    superblock = Superblock.unpack(data[1024:1152])
+    assert superblock.blocks * 512 == len(data)
+    assert len(data) % 4096 == 0
+    assert LayerHeader.unpack(data[HEADER_OFFSET : HEADER_OFFSET + 64]) == header
+    assert superblock.uuid == metadata.uuid(header)
+
+
+def test_uuids_differ_with_content_and_with_rules() -> None:
+    header = header_of(*zoo())
+    others = [replace(header, flags=LayerFlags.BOTTOM), replace(header, tar_size=0)]
+    found = [uuids.UUID(bytes=metadata.uuid(one)) for one in (header, *others)]
+    assert len(set(found)) == 3
+    assert {(one.version, one.variant) for one in found} == {(8, uuids.RFC_4122)}
+
+
+def test_a_header_of_another_tree_is_a_mistake(fd: int) -> None:
+    root, tar = zoo()
+    header = header_of(root, tar)
+    with pytest.raises(ValueError, match="does not hold the tar"):
+        write_image(fd, root, header)
+    with pytest.raises(ValueError, match="entries"):
+        write_image(fd, root, replace(header, entries=1))
+
+
+def test_limits_are_the_callers(fd: int) -> None:
+    root, tar = zoo()
+    with pytest.raises(LimitExceeded):
+        write_image(fd, root, header_of(root, tar), limits=replace(DEFAULT, layer_entries=5))
+
+
+def test_a_short_tar_is_malformed(fd: int) -> None:
+    with pytest.raises(MalformedLayer, match="inside its tar"):
+        tar_in(fd)(0, 1)
+
+
+def image(fd: int) -> tuple[Inode, LayerHeader]:
+    root, tar = zoo()
+    return root, write_layer(fd, root, tar)
+
+
+def test_an_image_verifies(fd: int) -> None:
+    verify_image(fd, *image(fd))
+
+
+def test_every_byte_outside_the_tar_is_verified(fd: int) -> None:
+    root, header = image(fd)
+    size = os.fstat(fd).st_size
+    behind = DATA_START + header.tar_size
+    for position in [0, 1023, 1024, 2048, 4095, *range(behind, size, 20_011), size - 1]:
+        original = os.pread(fd, 1, position)
+        os.pwrite(fd, bytes([original[0] ^ 1]), position)
+        with pytest.raises(StoreCorrupt, match=f"at byte {position} "):
+            verify_image(fd, root, header)
+        os.pwrite(fd, original, position)
+    verify_image(fd, root, header)
+
+
+def test_size_and_tree_are_verified(fd: int) -> None:
+    root, header = image(fd)
+    root.children[b"empty"].uid = 5
+    with pytest.raises(StoreCorrupt, match="differs at byte"):
+        verify_image(fd, root, header)
+    root.children[b"empty"].uid = 0
+    os.ftruncate(fd, os.fstat(fd).st_size + 1)
+    with pytest.raises(StoreCorrupt, match="bytes"):
+        verify_image(fd, root, header)
