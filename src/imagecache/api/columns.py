@@ -52,12 +52,11 @@ def age(seconds: float) -> str:
 
 def size(count: int) -> str:
     """Bytes for people: ``0B``, ``999B``, ``1.5KiB``, ``245MiB``."""
-    value = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if value < 1024 or unit == "TiB":
-            break
+    value, units = float(count), ["TiB", "GiB", "MiB", "KiB", "B"]
+    while value >= 1024 and len(units) > 1:
         value /= 1024
-    return f"{value:.1f}{unit}" if unit != "B" and value < 10 else f"{value:.0f}{unit}"
+        units.pop()
+    return f"{value:.1f}{units[-1]}" if units[-1] != "B" and value < 10 else f"{value:.0f}{units[-1]}"
 
 
 def row(cache: ImageCache, now: dt.datetime, *, wide: bool = False) -> tuple[str, ...]:

@@ -74,7 +74,7 @@ def _flag(name: str, renamed: str | None) -> object:
 
 def _metavar(unit: str) -> str:
     """Choices as they are, anything else as one word in capitals."""
-    return unit.replace(" ", "") if "|" in unit else unit.split(",")[0].replace(" ", "-").upper()
+    return unit.replace(" ", "") if "|" in unit else unit.split(",", maxsplit=1)[0].replace(" ", "-").upper()
 
 
 def _config() -> object:

@@ -1,0 +1,152 @@
+"""Phases, progress, times and conditions, one transition after another."""
+
+from __future__ import annotations
+
+import datetime as dt
+import random
+
+import pytest
+
+from imagecache.api import events, ids, phases, times
+from imagecache.api.types import Event, Phase, Status, StatusImage
+
+NOW = dt.datetime(2019, 10, 24, 13, 40, 58, 900_000, tzinfo=dt.UTC)
+LATER = NOW + dt.timedelta(minutes=4)
+IMAGES = (StatusImage(image="nginx", digest="sha256:" + "0" * 64, size=5),)
+
+
+def condition(status: Status, kind: str) -> tuple[str, str, str, int]:
+    found = next(item for item in status.conditions if item.type == kind)
+    return found.status, found.reason, found.last_transition_time, found.observed_generation
+
+
+def building() -> Status:
+    return phases.begin("imc-0", 1, NOW)
+
+
+def ready(status: Status, days: int | None = None, now: dt.datetime = LATER) -> Status:
+    return phases.ready(status, 1, now, images=IMAGES, size=7, retention_days=days)
+
+
+def test_begin() -> None:
+    status = building()
+
+    assert (status.phase, status.progress, status.image_cache_id) == (Phase.PENDING, "0%", "imc-0")
+    assert status.start_time == status.last_updated_time == "2019-10-24T13:40:58Z"
+    assert condition(status, "Ready") == ("False", "Building", "2019-10-24T13:40:58Z", 1)
+    assert condition(status, "Building") == ("True", "Started", "2019-10-24T13:40:58Z", 1)
+
+
+def test_progress_never_goes_back_and_100_is_ready_only() -> None:
+    status = phases.advance(building(), 0, 0, LATER)
+    seen = [status.progress]
+    for done in (50, 425, 300, 999, 1000):
+        status = phases.advance(status, done, 1000, LATER)
+        seen.append(status.progress)
+
+    assert seen == ["0%", "5%", "42%", "42%", "99%", "99%"]
+    assert status.phase is Phase.CREATING
+    assert ready(status).progress == "100%"
+
+
+def test_ready() -> None:
+    status = ready(phases.advance(building(), 1, 2, LATER), days=7)
+
+    assert (status.phase, status.images, status.size) == (Phase.READY, IMAGES, 7)
+    assert status.expire_date_time == "2019-10-31T13:40:58Z"
+    assert condition(status, "Ready") == ("True", "Built", "2019-10-24T13:44:58Z", 1)
+    assert condition(status, "Building")[:2] == ("False", "Built")
+    assert ready(building()).expire_date_time == ""
+
+
+def test_failed_is_kept_24_hours() -> None:
+    status = phases.failed(building(), 1, LATER, reason="ImageNotFound", message="nginx:9: no such tag")
+
+    assert status.phase is Phase.FAILED
+    assert status.reason == "ImageNotFound: nginx:9: no such tag"
+    assert status.expire_date_time == "2019-10-25T13:44:58Z"
+    assert condition(status, "Ready") == ("False", "ImageNotFound", "2019-10-24T13:40:58Z", 1)
+    assert not phases.expired(status, LATER + dt.timedelta(hours=23, minutes=59))
+    assert phases.expired(status, LATER + dt.timedelta(hours=24))
+    assert not phases.expired(building(), LATER + dt.timedelta(days=1000))
+
+
+def test_retry_keeps_id_events_and_progress_unless_the_spec_changed() -> None:
+    status = phases.advance(building(), 1, 2, NOW)
+    status = phases.failed(status, 1, NOW, reason="X", message="y")
+
+    again = phases.retry(status, 1, LATER, restart=False)
+    changed = phases.retry(status, 2, LATER, restart=True)
+
+    assert (again.phase, again.progress, again.image_cache_id, again.reason) == (Phase.PENDING, "50%", "imc-0", "")
+    assert again.expire_date_time == ""
+    assert changed.progress == "0%"
+    assert condition(changed, "Building") == ("True", "Started", "2019-10-24T13:44:58Z", 2)
+
+
+def test_interrupted_keeps_the_phase() -> None:
+    status = phases.interrupted(phases.advance(building(), 1, 2, NOW), 1, LATER)
+
+    assert (status.phase, status.progress) == (Phase.CREATING, "50%")
+    assert condition(status, "Building")[:2] == ("False", "Interrupted")
+
+
+def test_update_serves_the_old_content_meanwhile() -> None:
+    status = phases.update(ready(building(), days=7), 2, LATER)
+    moving = phases.advance(status, 1, 2, LATER)
+    failed = phases.failed(moving, 2, LATER, reason="X", message="y")
+
+    assert (status.phase, status.progress, condition(status, "Ready")[:2]) == (
+        Phase.UPDATING,
+        "0%",
+        ("True", "Updating"),
+    )
+    assert (moving.phase, moving.progress) == (Phase.UPDATING, "50%")
+    assert (failed.phase, failed.reason) == (Phase.UPDATE_FAILED, "X: y")
+    assert failed.expire_date_time == "2019-10-31T13:40:58Z"
+    assert condition(failed, "Ready")[:2] == ("True", "UpdateFailed")
+    assert ready(phases.update(failed, 3, LATER)).phase is Phase.READY
+
+
+def test_no_other_way() -> None:
+    with pytest.raises(ValueError, match="no way from Ready to Pending"):
+        phases.retry(ready(building()), 1, LATER, restart=False)
+    with pytest.raises(ValueError, match="no way from Failed to Creating"):
+        phases.advance(phases.failed(building(), 1, NOW, reason="X", message=""), 1, 2, LATER)
+
+
+def test_events_count_repeats_and_keep_the_newest_50() -> None:
+    first = events.event("Pulled", "Successfully pulled image a", about="a", now=NOW)
+    again = events.event("Pulled", "Successfully pulled image a", about="a", now=LATER)
+    other = events.event("Pulled", "Successfully pulled image b", about="b", now=NOW)
+
+    merged = events.append(events.append(events.append((), first), other), again)
+
+    assert [(event.name, event.count) for event in merged] == [("b", 1), ("a", 2)]
+    assert (merged[1].first_timestamp, merged[1].last_timestamp, merged[1].timestamp) == (
+        "2019-10-24T13:40:58Z",
+        "2019-10-24T13:44:58Z",
+        "2019-10-24T13:44:58Z",
+    )
+    many: tuple[Event, ...] = ()
+    for number in range(60):
+        many = events.append(many, events.event("X", str(number), about="a", now=NOW))
+    assert [event.message for event in many] == [str(number) for number in range(10, 60)]
+
+
+def test_ids_have_upstreams_shape_and_come_from_the_source() -> None:
+    source = random.Random(7)
+    made = [ids.new_cache_id(source) for _ in range(100)]
+
+    assert all(ids.is_cache_id(text) and len(text) == 24 for text in made)
+    assert len(set(made)) == 100
+    assert ids.new_cache_id(random.Random(7)) == made[0]
+    assert not ids.is_cache_id("imc-UPPER")
+    assert ids.new_uid(random.Random(7))[14] == "4"
+
+
+def test_times_are_whole_seconds_utc() -> None:
+    east = dt.timezone(dt.timedelta(hours=8))
+
+    assert times.render(NOW.astimezone(east)) == "2019-10-24T13:40:58Z"
+    assert times.parse("2019-10-24T13:40:58Z") == NOW.replace(microsecond=0)
