@@ -14,6 +14,7 @@ import pytest
 
 from imagecache.erofs.reader import LayerImage
 from imagecache.erofs.relay import relay
+from imagecache.testing.peers.programs import find, run
 from imagecache.testing.trees import (
     Facts,
     TarStandIn,
@@ -229,6 +230,11 @@ def test_overlayfs_understands_whiteouts_and_opaque_directories(tmp_path: Path) 
             *map(Path, ("d", "d/kept", "o", "o/new"))
         ]
         assert (tmp_path / "m/d/kept").read_bytes() == b"d/kept"
+
+
+def test_erofs_utils_agree(tmp_path: Path) -> None:
+    """Debian 12's version knows blocks of 4096 bytes only."""
+    run([find("fsck.erofs"), "--extract", str(image_of(tmp_path, *zoo(), 4096))])
 
 
 def test_a_cut_image_is_refused(tmp_path: Path) -> None:
