@@ -109,7 +109,7 @@ def may_try_again(status: int) -> bool:
 def speaks_plain_http(error: aiohttp.ClientError) -> bool:
     """Whether a failed TLS handshake shows a server without TLS."""
     cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
-    return isinstance(cause, ssl.SSLError) and (cause.reason or "").upper() in _NOT_TLS
+    return _is_not_tls(cause)
 
 
 def transport_error(error: Exception, host: str) -> Retryable | RegistryError:
@@ -148,6 +148,9 @@ def _tls_reason(error: Exception) -> str:
         cause = error.os_error
     if isinstance(cause, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted ({cause.verify_message})"
-    if isinstance(cause, ssl.SSLError) and (cause.reason or "").upper() in _NOT_TLS:
-        return "it does not speak TLS"
-    return "the handshake failed"
+    return "it does not speak TLS" if _is_not_tls(cause) else "the handshake failed"
+
+
+def _is_not_tls(cause: BaseException) -> bool:
+    reason: str | None = getattr(cause, "reason", None)  # absent when Python made the exception, not OpenSSL
+    return isinstance(cause, ssl.SSLError) and (reason or "").upper() in _NOT_TLS

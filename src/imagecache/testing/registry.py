@@ -23,6 +23,8 @@ from imagecache.limits import DEFAULT
 from imagecache.oci.descriptor import Descriptor
 from imagecache.oci.reference import Reference, parse_reference
 from imagecache.oci.resolved import Resolved
+from imagecache.registry.credentials import Credential
+from imagecache.testing.clock import FakeClock
 from imagecache.testing.images_oci import MemoryImage
 
 _CHUNK = 64 * 1024
@@ -95,6 +97,30 @@ class MemorySource:
     @staticmethod
     def _absent(reference: Reference, what: str) -> ImageNotFound:
         return ImageNotFound(f"no {what} in {reference.repository}", image=reference.original)
+
+
+@dataclass
+class FakeTime:
+    """For ``RegistryConfig``: ``sleep`` returns at once, moves the clock and is remembered."""
+
+    clock: FakeClock = field(default_factory=FakeClock)
+    slept: list[float] = field(default_factory=list)
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.clock.advance(seconds)
+
+
+@dataclass
+class FixedCredentials:
+    """Credentials by host; remembers for what it was asked."""
+
+    known: Mapping[str, Credential]
+    asked: list[tuple[str, str]] = field(default_factory=list)
+
+    async def credentials_for(self, host: str, repository: str) -> Credential | None:
+        self.asked.append((host, repository))
+        return self.known.get(host)
 
 
 @dataclass(frozen=True, slots=True)

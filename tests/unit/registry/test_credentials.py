@@ -1,0 +1,283 @@
+"""Credentials: which one is for a repository, in which format it was written, and that it is never shown."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+
+from imagecache.errors import InvalidSetting
+from imagecache.registry.credentials import Credential, CredentialChain, NoCredentials
+from imagecache.registry.dockerconfig import (
+    DockerConfig,
+    load_docker_config,
+    parse_docker_config,
+    parse_docker_config_json,
+    parse_dockercfg,
+)
+from imagecache.registry.matching import best_key
+
+SECRET = "s3cr3t-Pässword:with:colons"  # noqa: S105 - what must not be shown
+
+
+def auth(user: str, password: str = SECRET) -> dict[str, str]:
+    return {"auth": base64.b64encode(f"{user}:{password}".encode()).decode()}
+
+
+def config_of(auths: dict[str, object]) -> DockerConfig:
+    return parse_docker_config_json(json.dumps({"auths": auths}).encode(), "secret default/pull")
+
+
+@pytest.mark.parametrize(
+    ("key", "host", "repository", "matches"),
+    [
+        ("registry.example.com", "registry.example.com", "a/b", True),
+        ("https://registry.example.com", "registry.example.com", "a", True),
+        ("https://registry.example.com/v1/", "registry.example.com", "a", True),
+        ("http://registry.example.com/v2", "registry.example.com", "a", True),
+        ("Registry.Example.COM", "registry.example.com", "a", True),
+        ("registry.example.com", "registry.example.com:5000", "a", False),
+        ("registry.example.com:5000", "registry.example.com", "a", False),
+        ("registry.example.com:5000", "registry.example.com:5000", "a", True),
+        ("example.com", "registry.example.com", "a", False),
+        ("*.example.com", "registry.example.com", "a", True),
+        ("*.example.com", "example.com", "a", False),
+        ("*.example.com", "a.b.example.com", "a", False),
+        ("*.*.example.com", "a.b.example.com", "a", True),
+        ("reg*.example.com:5000", "registry.example.com:5000", "a", True),
+        ("*", "example.com", "a", False),
+        ("*.example.com", "registry.example.com.evil.com", "a", False),
+        ("registry.example.com/team", "registry.example.com", "team/app", True),
+        ("registry.example.com/team/", "registry.example.com", "team", True),
+        ("registry.example.com/team", "registry.example.com", "team-b/app", False),
+        ("registry.example.com/team", "registry.example.com", "other/team", False),
+        ("https://index.docker.io/v1/", "docker.io", "library/nginx", True),
+        ("docker.io", "docker.io", "library/nginx", True),
+        ("registry-1.docker.io", "docker.io", "library/nginx", True),
+        ("docker.io/team", "docker.io", "library/nginx", False),
+        ("[::1]:5000", "[::1]:5000", "a", True),
+        ("[::1]:5000", "[::1]:5001", "a", False),
+        ("[::1]", "[::1]", "a", True),
+        ("127.0.0.1:5000", "127.0.0.1:5000", "a", True),
+        ("", "docker.io", "a", False),
+    ],
+)
+def test_keys(key: str, host: str, repository: str, matches: bool) -> None:
+    assert (best_key([key], host, repository) == key) is matches
+
+
+def test_the_most_specific_key_wins() -> None:
+    keys = ["*.example.com", "*.example.com/team", "r.example.com", "r.example.com/team", "r.example.com/team/app"]
+
+    assert best_key(keys, "r.example.com", "team/app") == "r.example.com/team/app"
+    assert best_key(keys, "r.example.com", "team/other") == "r.example.com/team"
+    assert best_key(keys, "r.example.com", "x") == "r.example.com"
+    assert best_key(keys, "q.example.com", "team/x") == "*.example.com/team"
+
+
+async def test_forms_of_an_entry() -> None:
+    config = config_of(
+        {
+            "a.example": auth("alice"),
+            "b.example": {"username": "bob", "password": SECRET},
+            "c.example": {**auth("ignored", ""), "identitytoken": SECRET},
+            "d.example": {},
+            "e.example": {"auth": auth("eve")["auth"].rstrip("=")},
+            "f.example": {"auth": auth("fox")["auth"] + "\n"},
+        }
+    )
+
+    found = {name: await config.credentials_for(f"{name}.example", "x") for name in "abcdef"}
+
+    assert found["a"] == Credential(username="alice", password=SECRET, source="secret default/pull")
+    assert found["b"] == Credential(username="bob", password=SECRET, source="secret default/pull")
+    assert found["c"] is not None
+    assert found["c"].identity_token == SECRET
+    assert found["d"] is None
+    assert found["e"] is not None
+    assert found["e"].username == "eve"
+    assert found["f"] is not None
+    assert found["f"].password == SECRET
+
+
+def test_basic() -> None:
+    encoded = Credential(username="alice", password=SECRET).basic().removeprefix("Basic ")
+
+    assert base64.b64decode(encoded).decode() == f"alice:{SECRET}"
+
+
+def test_the_text_of_a_credential_has_no_secret() -> None:
+    credential = Credential(username="alice", password=SECRET, identity_token=SECRET, source="here")
+
+    assert SECRET not in f"{credential!r} {credential}"
+    assert "alice" in repr(credential)
+
+
+async def test_the_legacy_secret() -> None:
+    config = parse_dockercfg(json.dumps({"https://r.example": auth("alice")}).encode(), "secret a/b")
+
+    found = await config.credentials_for("r.example", "x")
+
+    assert found is not None
+    assert found.username == "alice"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"[]",
+        b"\xff",
+        b'{"auths": ["' + SECRET.encode() + b'"]}',
+        b'{"auths": {"a": {"auth": 5}}}',
+        json.dumps({"auths": {"a.example": {"auth": "!" + SECRET}}}).encode(),
+        json.dumps(
+            {"auths": {"a.example": {"auth": base64.b64encode(b"no colon " + SECRET[:6].encode()).decode()}}}
+        ).encode(),
+    ],
+)
+def test_malformed_files_are_named_and_not_quoted(data: bytes) -> None:
+    with pytest.raises(InvalidSetting, match="secret a/b") as caught:
+        parse_docker_config_json(data, "secret a/b")
+
+    shown = f"{caught.value} {caught.value.hint} {caught.value.__cause__!r}"
+    assert SECRET not in shown
+    assert SECRET[:6] not in shown
+
+
+def test_a_missing_file_is_no_configuration(tmp_path: Path) -> None:
+    assert load_docker_config(tmp_path / "config.json") is None
+
+
+def test_an_unreadable_file(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSetting, match="cannot read"):
+        load_docker_config(tmp_path)
+
+
+async def test_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"auths": {"a.example": auth("alice")}, "HttpHeaders": {}}))
+
+    config = load_docker_config(path)
+
+    assert config is not None
+    found = await config.credentials_for("a.example", "x")
+    assert found is not None
+    assert found.source == str(path)
+
+
+async def test_a_chain_asks_in_order() -> None:
+    first, second = config_of({"a.example": auth("one")}), config_of({"a.example": auth("x"), "b.example": auth("two")})
+    chain = CredentialChain([NoCredentials(), first, second])
+
+    found = [await chain.credentials_for(host, "r") for host in ("a.example", "b.example", "c.example")]
+
+    assert [one.username if one else None for one in found] == ["one", "two", None]
+
+
+class Helpers:
+    """A directory on PATH for credential helpers made of shell."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def add(self, name: str, script: str) -> None:
+        path = self.directory / f"docker-credential-{name}"
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+
+
+@pytest.fixture
+def helpers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Helpers:
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    return Helpers(tmp_path)
+
+
+ECHO = (
+    """test "$1" = get || exit 9; read server; printf '{"ServerURL":"%s","Username":"%s","Secret":"pw"}' x "$server" """
+)
+
+
+def with_helpers(document: dict[str, object], timeout: float = 30) -> DockerConfig:
+    return parse_docker_config(json.dumps(document).encode(), "config.json", timeout)
+
+
+async def test_a_helper_for_a_host(helpers: Helpers) -> None:
+    helpers.add("one", ECHO)
+    config = with_helpers({"credHelpers": {"a.example:5000": "one"}})
+
+    found = await config.credentials_for("a.example:5000", "x")
+
+    assert found == Credential(username="a.example:5000", password="pw", source="docker-credential-one")  # noqa: S106
+    assert await config.credentials_for("b.example", "x") is None
+
+
+async def test_the_default_store_is_asked_last(helpers: Helpers) -> None:
+    helpers.add("all", ECHO)
+    config = with_helpers({"credsStore": "all", "auths": {"a.example": auth("file"), "docker.io": {}}})
+
+    a, hub = await config.credentials_for("a.example", "x"), await config.credentials_for("docker.io", "library/x")
+
+    assert a is not None
+    assert a.username == "file"
+    assert hub is not None
+    assert hub.username == "https://index.docker.io/v1/"
+
+
+async def test_a_helper_with_an_identity_token(helpers: Helpers) -> None:
+    helpers.add("token", """printf '{"Username":"<token>","Secret":"tok"}'""")
+
+    found = await with_helpers({"credsStore": "token"}).credentials_for("a.example", "x")
+
+    assert found == Credential(identity_token="tok", source="docker-credential-token")  # noqa: S106
+
+
+async def test_a_helper_that_has_nothing(helpers: Helpers) -> None:
+    helpers.add("none", "echo credentials not found in native keychain; exit 1")
+    config = with_helpers({"credHelpers": {"a.example": "none"}, "auths": {"a.example": auth("file")}})
+
+    found = await config.credentials_for("a.example", "x")
+
+    assert found is not None
+    assert found.username == "file"
+
+
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [
+        (f"echo '{SECRET}'; exit 3", "exit code 3"),
+        (f"echo '{SECRET}'", "did not answer in JSON"),
+        ("exec tail -f /dev/null", "gave no answer in 0.2 s"),
+    ],
+)
+async def test_a_failing_helper_is_named_and_not_quoted(helpers: Helpers, script: str, why: str) -> None:
+    helpers.add("bad", script)
+
+    with pytest.raises(InvalidSetting, match=why) as caught:
+        await with_helpers({"credsStore": "bad"}, timeout=0.2 if "tail" in script else 30).credentials_for("a", "x")
+
+    assert "docker-credential-bad" in str(caught.value)
+    assert SECRET not in f"{caught.value} {caught.value.hint} {caught.value.__cause__!r}"
+
+
+async def test_an_absent_helper() -> None:
+    with pytest.raises(InvalidSetting, match="cannot be started"):
+        await with_helpers({"credsStore": "nowhere"}).credentials_for("a", "x")
+
+
+@pytest.mark.parametrize("name", ["../../bin/sh", "a b", "", "-x"])
+def test_names_of_helpers(name: str) -> None:
+    if not name:
+        assert with_helpers({"credsStore": name}) is not None
+        return
+    with pytest.raises(InvalidSetting, match="not the name"):
+        with_helpers({"credsStore": name})
+
+
+async def test_a_secret_starts_no_program(helpers: Helpers) -> None:
+    helpers.add("one", ECHO)
+    config = parse_docker_config_json(b'{"credsStore": "one", "credHelpers": {"a.example": "one"}}', "secret a/b")
+
+    assert await config.credentials_for("a.example", "x") is None
