@@ -62,7 +62,7 @@ def resolve_implied(tree: LayerTree, lowers: Sequence[LowerTree], limits: Limits
 
 def _find_below(record: Implied, resolvers: Sequence[Resolver]) -> Inode | None:
     """The directory that the topmost lower layer with anything at that path has there."""
-    path = b"/".join(record.path)
+    path = b"/" + b"/".join(record.path)
     for resolver in resolvers:
         inode = resolver.find(resolver.resolve(path))
         if inode is not None:

@@ -35,6 +35,8 @@ def sparse_format(records: Records) -> str:
 def apply_names(entry: TarEntry, records: Records) -> None:
     """The real name and size of a sparse file, which its PAX header has beside those of the stored one."""
     entry.name = records.get(b"GNU.sparse.name") or entry.name
+    if b"\0" in entry.name:
+        raise ValueError("a name with a NUL")
     size = records.get(b"GNU.sparse.size") or records.get(b"GNU.sparse.realsize")
     if size:
         entry.size = decimal(size)
