@@ -7,10 +7,14 @@ snapshot is complete and only has to be committed. Both are what containerd itse
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import secrets
+from dataclasses import replace
 
 from imagecache.clock import Clock
+from imagecache.digest import ChainID
 from imagecache.errors import BlobNotFound, ContainerdMisconfigured, SnapshotExists
 from imagecache.node.modes import Choice, Mode
 from imagecache.node.ports import SnapshotKey, SnapshotMount, Snapshots
@@ -27,31 +31,62 @@ class ChainPreparer:
     async def prepare(self, image: ImageRecord) -> bool:
         """Make every snapshot of the image; those that are there stay.
 
-        Returns False, without a trace of the layer, when native mode cannot serve one: it reads only ``layers/``.
+        Returns False, having made none, when native mode cannot serve a layer: it reads only ``layers/``.
 
         Raises:
-            BlobNotFound: the snapshotter does not have a layer that the snapshot document promises.
+            BlobNotFound, ContainerdMisconfigured: the snapshotter does not have a layer that the store has.
         """
+        if self._choice.mode is Mode.NATIVE:
+            return await self._native(image)
         parent = ""
         for layer in image.layers:
-            if not await self._layer(image, layer, parent):
-                return False
+            await self._proxied(image, layer, parent)
             parent = layer.chain_id
         return True
 
-    async def _layer(self, image: ImageRecord, layer: LayerRecord, parent: str) -> bool:
-        if self._choice.mode is Mode.NATIVE and layer.name.space is not Space.LAYERS:
-            return await self._snapshots.stat(self._choice.snapshotter, layer.chain_id) is not None
+    async def _proxied(self, image: ImageRecord, layer: LayerRecord, parent: str) -> None:
         snapshot = self._key(layer, parent)
+        with contextlib.suppress(SnapshotExists):
+            await self._snapshots.prepare(snapshot)
+            await self._snapshots.remove(snapshot.snapshotter, snapshot.key)
+            raise self._missing(image, layer)
+
+    async def _native(self, image: ImageRecord) -> bool:
+        """All layers at once and without parents, which each gets when it is committed, as in containerd's own pull."""
+        waiting: dict[ChainID, SnapshotKey] = {}
+        try:
+            results = await asyncio.gather(
+                *(self._stage(image, layer, waiting) for layer in image.layers), return_exceptions=True
+            )
+            for result in results:
+                if isinstance(result, BaseException):
+                    raise result
+            if not all(results):
+                return False
+            parent = ""
+            for layer in image.layers:
+                if layer.chain_id in waiting:
+                    await self._commit(replace(waiting[layer.chain_id], parent=parent), layer)
+                    del waiting[layer.chain_id]
+                parent = layer.chain_id
+        finally:
+            for snapshot in waiting.values():
+                await self._snapshots.remove(snapshot.snapshotter, snapshot.key)
+        return True
+
+    async def _stage(self, image: ImageRecord, layer: LayerRecord, waiting: dict[ChainID, SnapshotKey]) -> bool:
+        """True when the snapshot is there, or in ``waiting`` for its commit."""
+        if layer.name.space is not Space.LAYERS:
+            return await self._snapshots.stat(self._choice.snapshotter, layer.chain_id) is not None
+        snapshot = self._key(layer, "")
         try:
             mounts = await self._snapshots.prepare(snapshot)
         except SnapshotExists:
             return True
-        if self._choice.mode is Mode.NATIVE and _complete(mounts):
-            await self._commit(snapshot, layer)
-            return True
-        await self._snapshots.remove(snapshot.snapshotter, snapshot.key)
-        raise self._missing(image, layer)
+        waiting[layer.chain_id] = snapshot
+        if not _complete(mounts):
+            raise self._missing(image, layer)
+        return True
 
     async def _commit(self, snapshot: SnapshotKey, layer: LayerRecord) -> None:
         try:

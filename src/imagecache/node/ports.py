@@ -116,7 +116,7 @@ class Snapshots(Protocol):
         """Raises SnapshotExists: for a key of ours with ``containerd.io/snapshot.ref`` it means "here already"."""
 
     async def commit(self, snapshot: SnapshotKey, name: str) -> None:
-        """Raises SnapshotExists."""
+        """Commit the key under ``name``; it may get its parent only now (containerd 2.2). Raises SnapshotExists."""
 
     async def remove(self, snapshotter: str, key: str) -> None:
         """Idempotent."""

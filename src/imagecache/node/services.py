@@ -151,7 +151,11 @@ class SnapshotService:
 
     async def commit(self, snapshot: SnapshotKey, name: str) -> None:
         request = snapshots_pb2.CommitSnapshotRequest(
-            snapshotter=snapshot.snapshotter, name=name, key=snapshot.key, labels=snapshot.labels
+            snapshotter=snapshot.snapshotter,
+            name=name,
+            key=snapshot.key,
+            labels=snapshot.labels,
+            parent=snapshot.parent,
         )
         try:
             await self._connection.command(f"{_SNAPSHOTS}/Commit", request, self._metadata)
