@@ -1,0 +1,129 @@
+"""Drop the second copy of layer images from the page cache, some seconds after containers started from them.
+
+A layer image mounted straight from its file is cached twice: as the file's pages, and as EROFS's own. The second is
+what containers read; the first is only needed while it fills. Dropping it costs milliseconds, halves the memory, and
+changes nothing that a reader sees (docs/architecture.md has the numbers). It must not touch any other file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable
+from pathlib import Path
+
+from imagecache.clock import Clock
+from imagecache.errors import ContainerdUnavailable
+from imagecache.node.native import layer_files
+from imagecache.node.ports import Containerd
+
+
+def drop_cached_pages(file: Path) -> None:
+    """Forget the file's clean pages. A file that is gone has none."""
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
+
+
+class TrimPlan:
+    """When which file is due. Safe to call from many threads.
+
+    A file used again while it waits is trimmed at its time and once more after that, so that a layer from which
+    containers start all the time is trimmed all the same.
+    """
+
+    def __init__(self, delay: float, clock: Clock) -> None:
+        self._delay = delay
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._due: dict[Path, float] = {}
+        self._again: set[Path] = set()
+
+    def add(self, files: Iterable[Path]) -> None:
+        with self._lock:
+            due = self._clock.monotonic() + self._delay
+            for file in files:
+                if file in self._due:
+                    self._again.add(file)
+                else:
+                    self._due[file] = due
+
+    def take(self) -> list[Path]:
+        """The files whose time has come; they are not waiting any more."""
+        with self._lock:
+            now = self._clock.monotonic()
+            files = [file for file, due in self._due.items() if due <= now]
+            for file in files:
+                del self._due[file]
+                if file in self._again:
+                    self._again.discard(file)
+                    self._due[file] = now + self._delay
+            return files
+
+    def wait(self) -> float | None:
+        """Seconds until a file is due; None when none is waiting."""
+        with self._lock:
+            return max(0.0, min(self._due.values()) - self._clock.monotonic()) if self._due else None
+
+
+class Trimmer:
+    """Trims what ``used`` names, ``delay`` seconds later, while ``run`` runs. A delay of 0 turns it off.
+
+    Args:
+        delay: seconds from a use to the trim.
+        clock: measures the delay.
+        drop: does it; blocking, called in a thread.
+    """
+
+    def __init__(self, delay: float, clock: Clock, drop: Callable[[Path], None] = drop_cached_pages) -> None:
+        self._enabled = delay > 0
+        self._plan = TrimPlan(delay, clock)
+        self._drop = drop
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._wake = asyncio.Event()
+
+    def used(self, files: Iterable[Path]) -> None:
+        """A container is about to read these layer images. Callable from any thread, returns at once."""
+        if not self._enabled:
+            return
+        self._plan.add(files)
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the program ends
+                self._loop.call_soon_threadsafe(self._wake.set)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        self._loop = asyncio.get_running_loop()
+        while True:
+            for file in self._plan.take():
+                await asyncio.to_thread(self._drop, file)
+            self._wake.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), self._plan.wait())
+
+
+async def follow_starts(containerd: Containerd, used: Callable[[Iterable[Path]], None], *, retry: float = 2.0) -> None:
+    """Native mode: tell ``used`` about the layer images of every container that starts, until cancelled.
+
+    A containerd that stops is waited for, looking every ``retry`` seconds.
+    """
+    while True:
+        with contextlib.suppress(ContainerdUnavailable):
+            async for files in _started(containerd):
+                used(files)
+        await asyncio.sleep(retry)
+
+
+async def _started(containerd: Containerd) -> AsyncIterator[list[Path]]:
+    async for start in containerd.task_starts():
+        session = containerd.session(start.namespace)
+        container = await session.container(start.container_id)
+        if container is not None:
+            yield await layer_files(session.snapshots, container)
