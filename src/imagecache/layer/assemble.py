@@ -186,25 +186,31 @@ class Assembler:
 
     def finish(self) -> LayerTree:
         """The tree, complete: times of directories, marks of overlayfs, link counts."""
-        if self._tree.reshaped:
-            self._repeat_directory_times()
+        timed = self._repeat_directory_times() if self._tree.reshaped else frozenset()
         for parent, name in self._hiding:
             child = parent.children.get(name)
             if child is not None and child.is_whiteout:
                 parent.xattrs[xattrs.ORIGIN] = b""
         implied = self._tree.implied()
-        for inode in (*(record.inode for record in reversed(implied) if not record.overridden), self._tree.root):
+        timeless = (record.inode for record in reversed(implied) if not record.overridden)
+        for inode in (*(inode for inode in timeless if inode not in timed), self._tree.root):
             _take_newest_time(inode)
         names = _count_links(self._tree.root)
         return LayerTree(self._tree.root, names, implied, self._has_whiteouts)
 
-    def _repeat_directory_times(self) -> None:
-        """Times of directories are set at the end, by name: whatever has the name then gets the time."""
+    def _repeat_directory_times(self) -> frozenset[Inode]:
+        """Times of directories are set at the end, by name: whatever has the name then gets the time, and is returned.
+
+        That may be a directory that a later entry implied at the same place.
+        """
+        timed = set()
         for entry in self._directories:
             inode = self._tree.find(entry.name)
             if inode is None:
                 raise UnsafeLayer(f"directory {quoted(entry.name)} was removed by a later entry of its own layer")
             inode.mtime, inode.mtime_nsec = time(entry)
+            timed.add(inode)
+        return frozenset(timed)
 
 
 def _take_newest_time(inode: Inode) -> None:
