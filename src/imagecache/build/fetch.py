@@ -7,7 +7,7 @@ believed only when the worker has hashed them all. It must not look at what they
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from imagecache.build.ports import ImageSource
 from imagecache.errors import ProtocolViolation
@@ -30,15 +30,7 @@ async def fetch(
     if download.offset:
         await advanced(download.offset)
     if download.offset < blob.size:
-        batch: list[bytes] = []
-        gathered = 0
-        async for chunk in source.stream(reference, blob, download.offset):
-            batch.append(chunk)
-            gathered += len(chunk)
-            if gathered >= _BATCH:
-                await _append(download, batch, advanced)
-                gathered = 0
-        await _append(download, batch, advanced)
+        await _transfer(source.stream(reference, blob, download.offset), download, advanced)
     if download.offset != blob.size:
         raise ProtocolViolation(
             f"layer {blob.digest.short} has {download.offset} bytes, its manifest says {blob.size}",
@@ -47,8 +39,27 @@ async def fetch(
         )
 
 
+async def _transfer(
+    chunks: AsyncIterator[bytes], download: Download, advanced: Callable[[int], Awaitable[None]]
+) -> None:
+    batch: list[bytes] = []
+    gathered = 0
+    try:
+        async for chunk in chunks:
+            batch.append(chunk)
+            gathered += len(chunk)
+            if gathered >= _BATCH:
+                await _append(download, batch, advanced)
+                gathered = 0
+        await _append(download, batch, advanced)
+    except BaseException:
+        download.write(b"".join(batch))  # what has come is kept, whatever stops us
+        raise
+
+
 async def _append(download: Download, batch: list[bytes], advanced: Callable[[int], Awaitable[None]]) -> None:
     if batch:
-        await asyncio.to_thread(download.write, b"".join(batch))
+        data = b"".join(batch)
         batch.clear()
+        await asyncio.to_thread(download.write, data)
         await advanced(download.offset)

@@ -12,7 +12,7 @@ from imagecache.digest import ChainID, DiffID, chain_ids
 from imagecache.limits import Limits
 from imagecache.oci.descriptor import Descriptor, Platform
 from imagecache.oci.manifest import Index, Manifest, parse_config, parse_document, parse_manifest
-from imagecache.oci.platform import select
+from imagecache.oci.platform import matches, no_match, select
 from imagecache.oci.reference import Reference
 
 
@@ -57,6 +57,8 @@ async def resolve(source: ImageSource, reference: Reference, platform: Platform,
     config_body = await source.document(reference, manifest.config)
     documents.append((manifest.config, config_body))
     config = parse_config(config_body, manifest, limits)
+    if config.platform.architecture and not matches(platform, config.platform):
+        raise no_match(platform, [config.platform])
     return ResolvedImage(
         reference=reference,
         platform=config.platform,
@@ -71,7 +73,7 @@ async def resolve(source: ImageSource, reference: Reference, platform: Platform,
 
 def _layers(manifest: Manifest, diff_ids: tuple[DiffID, ...]) -> tuple[ResolvedLayer, ...]:
     chain = chain_ids(diff_ids)
-    parents: tuple[ChainID | None, ...] = (None, *chain[:-1])
+    parents: tuple[ChainID | None, ...] = (None, *chain)[: len(chain)]
     return tuple(
         ResolvedLayer(diff_id=diff_id, chain_id=chain_id, parent=parent, blob=blob)
         for diff_id, chain_id, parent, blob in zip(diff_ids, chain, parents, manifest.layers, strict=True)

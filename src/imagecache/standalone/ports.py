@@ -41,6 +41,8 @@ class Attached:
     """Names recorded in containerd."""
     withheld: tuple[str, ...] = ()
     """Private images: layers served, record withheld."""
+    missed: tuple[str, ...] = ()
+    """Images that this mode cannot attach; a pull fetches only what is missing."""
 
 
 class Attacher(Protocol):

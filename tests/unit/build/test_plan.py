@@ -26,7 +26,7 @@ def image(text: str, *diff_ids: DiffID) -> ResolvedImage:
     document = blob(A)
     layers = tuple(
         ResolvedLayer(diff_id, chain_id, parent, blob(diff_id, int(diff_id.hex, 16)))
-        for diff_id, chain_id, parent in zip(diff_ids, chain, (None, *chain[:-1]), strict=True)
+        for diff_id, chain_id, parent in zip(diff_ids, chain, (None, *chain)[: len(chain)], strict=True)
     )
     return ResolvedImage(Reference.parse(text), Platform(os="linux"), None, document, document, layers, False, ())
 

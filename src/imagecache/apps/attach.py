@@ -1,0 +1,45 @@
+"""Attach and detach wired for one host."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from imagecache.cli.settings import Mode as ModeSetting
+from imagecache.cli.settings import Settings
+from imagecache.clock import Clock
+from imagecache.node.attach import AttachSettings, NodeAttacher
+from imagecache.node.containerd import ContainerdClient
+from imagecache.node.modes import Mode
+from imagecache.standalone.ports import Attached
+from imagecache.store.model import SnapshotDocument
+from imagecache.store.store import Store
+
+MODES = {ModeSetting.AUTO: None, ModeSetting.PROXY: Mode.PROXY, ModeSetting.NATIVE: Mode.NATIVE}
+
+
+@dataclass(frozen=True, slots=True)
+class LocalAttacher:
+    """``standalone.ports.Attacher``: the containerd at ``settings.address``, connected for each call."""
+
+    store: Store
+    settings: Settings
+    clock: Clock
+
+    async def attach(self, snapshot: SnapshotDocument) -> Attached:
+        async with ContainerdClient(self.settings.address) as containerd:
+            result = await self.attacher(containerd).attach(snapshot)
+        return Attached(images=result.images, withheld=result.withheld, missed=result.missed)
+
+    async def detach(self, snapshot: SnapshotDocument, keep: Sequence[SnapshotDocument] = ()) -> tuple[str, ...]:
+        async with ContainerdClient(self.settings.address) as containerd:
+            return await self.attacher(containerd).detach(snapshot, keep)
+
+    def attacher(self, containerd: ContainerdClient) -> NodeAttacher:
+        settings = AttachSettings(
+            namespace=self.settings.namespace,
+            snapshotter=self.settings.snapshotter,
+            mode=MODES[self.settings.mode],
+            allow_private_names=frozenset(self.settings.allow_private_names),
+        )
+        return NodeAttacher(containerd, self.store.blobs, self.clock, settings)

@@ -1,0 +1,70 @@
+"""Builds wired for one host: credentials, registry client and builder out of the settings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagecache.build.builder import BuildSettings, ImageBuilder
+from imagecache.build.events import BuildEvent
+from imagecache.cli.settings import Settings
+from imagecache.clock import Clock
+from imagecache.registry.client import RegistryClient
+from imagecache.registry.config import RegistryConfig
+from imagecache.registry.credentials import CredentialChain, Credentials
+from imagecache.registry.dockerconfig import load_docker_config, parse_docker_config_json
+from imagecache.standalone.ports import BuildRequest
+from imagecache.standalone.secrets import SecretDirectory
+from imagecache.store.model import SnapshotDocument
+from imagecache.store.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class StoreBuilder:
+    """``standalone.ports.Builder``: images from registries into the local store."""
+
+    store: Store
+    settings: Settings
+    clock: Clock
+
+    async def build(self, request: BuildRequest, emit: Callable[[BuildEvent], None]) -> SnapshotDocument:
+        credentials = CredentialChain(self._credentials(request.pull_secrets))
+        builder = ImageBuilder(self.store, self.clock, BuildSettings(jobs=self.settings.jobs))
+        async with RegistryClient(self._registry(request), credentials) as source:
+            return await builder.build(
+                request.snapshot_id,
+                request.images,
+                platform=request.platform,
+                size_limit=request.size_limit,
+                source=source,
+                emit=emit,
+            )
+
+    def _credentials(self, pull_secrets: tuple[str, ...]) -> Iterator[Credentials]:
+        """The manifest's own secrets first, then what every tool on the host uses."""
+        for secret in SecretDirectory(self.settings.secrets).load(pull_secrets):
+            yield parse_docker_config_json(secret.config, f"secret {secret.name}")
+        docker = load_docker_config(docker_config_path(self.settings.docker_config))
+        if docker is not None:
+            yield docker
+
+    def _registry(self, request: BuildRequest) -> RegistryConfig:
+        settings = self.settings
+        return RegistryConfig(
+            hosts_dir=settings.hosts,
+            plain_http=request.plain_http,
+            insecure=request.insecure,
+            connect_timeout=settings.registry_connect_timeout,
+            read_timeout=settings.registry_read_timeout,
+            attempts=settings.registry_retries + 1,
+        )
+
+
+def docker_config_path(setting: str) -> Path:
+    """Docker's own places: ``$DOCKER_CONFIG/config.json``, else ``~/.docker/config.json``."""
+    if setting:
+        return Path(setting)
+    directory = os.environ.get("DOCKER_CONFIG")
+    return (Path(directory) if directory else Path.home() / ".docker") / "config.json"

@@ -1,0 +1,66 @@
+"""This machine, wired: mounts of images straight from the store, and the checks of ``doctor``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagecache.apps.doctor import checks
+from imagecache.cli.application import Check, Mounted
+from imagecache.cli.settings import Settings
+from imagecache.errors import InvalidInput, NotFound
+from imagecache.node.mounter import KernelMounter
+from imagecache.node.mountinfo import mounted_at
+from imagecache.oci.reference import Reference
+from imagecache.store.model import ImageRecord, SnapshotDocument
+from imagecache.store.store import Store
+
+WORKPLACE = Path("/run/imagecache/mounts")
+"""Where the layers of an image are mounted for a moment while it is put together."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalHost:
+    """``cli.application.Host``."""
+
+    store: Store
+    settings: Settings
+    mounter: KernelMounter
+
+    def mount(self, image: str, directory: Path) -> Mounted:
+        """Once mounted, it needs neither us nor the files' names: the kernel keeps the layer images open."""
+        snapshot, record = self._find(image)
+        if not directory.is_dir():
+            raise InvalidInput(f"{directory} is not a directory", hint=f"make it first: mkdir -p {directory}")
+        if not record.layers:
+            raise InvalidInput(f"{record.reference} has no layers, there is nothing to mount")
+        files = [self.store.layers.path(layer.name) for layer in record.layers]
+        self.mounter.mount_image(files, directory.resolve(), WORKPLACE)
+        return Mounted(record.reference, snapshot.id, len(record.layers), directory)
+
+    def unmount(self, directory: Path) -> None:
+        target = directory.resolve()
+        found = mounted_at(target)
+        places = {"erofs": str(self.store.root), "overlay": str(WORKPLACE)}
+        if found is None or places.get(found.kind, "\0") not in found.source + found.data:
+            raise NotFound(f"no image of this store is mounted at {directory}", hint="findmnt shows what is there")
+        self.mounter.unmount(target)
+
+    async def doctor(self) -> Sequence[Check]:
+        return await checks(self.store, self.settings, self.mounter)
+
+    def _find(self, text: str) -> tuple[SnapshotDocument, ImageRecord]:
+        """The newest snapshot that has the image, by its text as written or normalised."""
+        name = Reference.parse(text).name
+        found = [
+            (snapshot, image)
+            for snapshot in self.store.snapshots.all()
+            for image in snapshot.images
+            if text == image.reference or name == image.name
+        ]
+        if not found:
+            raise NotFound(
+                f"no image cache of this store has {text}", hint="imagecache get shows the caches, describe their images"
+            )
+        return max(found, key=lambda pair: pair[0].created)
