@@ -13,17 +13,14 @@ from collections.abc import Sequence
 
 from imagecache.build.convert import Converted, finish, header_of
 from imagecache.digest import DiffID
-from imagecache.erofs.header import DATA_START, LayerFlags, LayerHeader
+from imagecache.erofs.header import DATA_START, LayerFlags
 from imagecache.erofs.reader import LayerImage
-from imagecache.erofs.writer import pieces, plan, tar_in
-from imagecache.errors import DigestMismatch, StoreCorrupt
+from imagecache.erofs.writer import verify_image
+from imagecache.errors import DigestMismatch
 from imagecache.layer.assemble import LayerTree, assemble
 from imagecache.layer.context import resolve_implied
 from imagecache.layer.source import FileSource
 from imagecache.limits import Limits
-
-_GAP = 1 << 20
-"""Bytes of a hole that are looked at."""
 
 
 def derive(
@@ -81,31 +78,5 @@ def verify(fd: int, *, limits: Limits) -> LayerImage:
         )
     bottom = LayerFlags.BOTTOM in header.flags
     tree = tree_of(fd, tar_size=header.tar_size, lowers=[image], bottom=bottom, limits=limits)
-    _compare(fd, tree, header_of(tree, header.tar_size, header.diff_id, bottom=bottom))
+    verify_image(fd, tree.root, header_of(tree, header.tar_size, header.diff_id, bottom=bottom), limits=limits)
     return image
-
-
-def _compare(fd: int, tree: LayerTree, header: LayerHeader) -> None:
-    """Everything outside the tar, against what the tar says it must be."""
-    layer = plan(tree.root, header.tar_size)
-    position = 0
-    size = os.fstat(fd).st_size
-    for start, data in pieces(layer, header, tar_in(fd)):
-        if start > position >= DATA_START + header.tar_size:
-            _same(fd, position, bytes(min(start - position, _GAP)))
-        _same(fd, start, data)
-        position = start + len(data)
-    if size != layer.total:
-        raise _differs(layer.total, size)
-
-
-def _same(fd: int, position: int, data: bytes) -> None:
-    if os.pread(fd, len(data), position) != data:
-        raise _differs(position, position + len(data))
-
-
-def _differs(start: int, end: int) -> StoreCorrupt:
-    return StoreCorrupt(
-        f"bytes {start} to {end} of the layer image do not follow from its tar",
-        hint="the file is damaged or was made by another version: remove it and create the image cache again",
-    )
