@@ -8,6 +8,7 @@ ImageCache resource.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -26,6 +27,7 @@ Path = tuple[str | int, ...]
 
 _SCALARS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str"))
 _TIMESTAMP = "tag:yaml.org,2002:timestamp"
+_NULL = "tag:yaml.org,2002:null"
 _MERGE = "tag:yaml.org,2002:merge"
 
 
@@ -158,9 +160,10 @@ class _Reader:
             return str(node.value)
         if node.tag not in _SCALARS:
             self._fail(node, f"{render_path(path)}: the tag {node.tag} has no meaning here")
-        try:
-            value: JSON = self._constructor.construct_object(node)
-        except ValueError:
+        value: JSON = None
+        with suppress(ValueError):  # its text quotes the value, which may be a secret: not even to be chained
+            value = self._constructor.construct_object(node)
+        if value is None and node.tag != _NULL:
             self._fail(node, f"{render_path(path)}: not what its tag says")
         return value
 

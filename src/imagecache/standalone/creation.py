@@ -86,4 +86,4 @@ def explain(error: ImageCacheError) -> str:
 
 def _status_image(image: ImageRecord) -> StatusImage:
     size = sum(layer.blob.size for layer in image.layers)
-    return StatusImage(image=image.reference, digest=image.target.digest, size=size)
+    return StatusImage(image=image.reference, digest=str(image.target.digest), size=size)
