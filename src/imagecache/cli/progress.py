@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -77,8 +78,9 @@ def outcome(event: Accepted | Built | Attached) -> list[str]:
 class LineDisplay:
     """Plain lines: one for each change of an image, progress at most every two seconds."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, say: Callable[[str], None] = say) -> None:
         self._clock = clock
+        self._say = say
         self._tally = Tally()
         self._shown = clock.monotonic()
 
@@ -96,7 +98,7 @@ class LineDisplay:
     def on(self, event: CreateEvent) -> None:
         if isinstance(event, Accepted | Built | Attached):
             for line in outcome(event):
-                say(line)
+                self._say(line)
             for text in event.notes if isinstance(event, Accepted) else ():
                 note(text)
             return
@@ -108,12 +110,14 @@ class LineDisplay:
         match event:
             case ImageResolved():
                 size = columns.size(event.size)
-                say(f"{event.image}: {event.digest.algorithm}:{event.digest.short}, {event.layers} layers, {size}")
+                self._say(
+                    f"{event.image}: {event.digest.algorithm}:{event.digest.short}, {event.layers} layers, {size}"
+                )
             case ImageReady():
-                say(f"{event.image}: ready")
+                self._say(f"{event.image}: ready")
             case Planned() | Advanced() if now - self._shown >= LINE_INTERVAL:
                 self._shown = now
-                say(summary(self._tally))
+                self._say(summary(self._tally))
 
 
 class JsonDisplay:

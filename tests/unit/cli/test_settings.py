@@ -1,0 +1,100 @@
+"""Settings: flag, environment, file, default; every wrong value names its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from imagecache.cli import config
+from imagecache.cli.settings import SETTINGS, LogFormat, Mode, Settings
+from imagecache.errors import InvalidSetting
+
+from .conftest import Shell
+
+
+def load(tmp_path: Path, text: str = "", environ: dict[str, str] | None = None, **flags: str | None) -> Settings:
+    file = tmp_path / "config.toml"
+    file.write_text(text)
+    return config.load(flags, {"IMAGECACHE_CONFIG": str(file), **(environ or {})})
+
+
+def test_defaults_are_the_documented_ones(tmp_path: Path) -> None:
+    settings = load(tmp_path)
+
+    assert settings == Settings()
+    assert settings.store == Path("/var/lib/imagecache")
+    assert settings.address == Path("/run/containerd/containerd.sock")
+    assert settings.namespace == "k8s.io"
+
+
+def test_precedence(tmp_path: Path) -> None:
+    text = 'store = "/file"\njobs = 3\ntrim_delay = 2\nmode = "native"\n'
+    environ = {"IMAGECACHE_STORE": "/env", "IMAGECACHE_JOBS": "4"}
+
+    settings = load(tmp_path, text, environ, store="/flag", jobs=None)
+
+    assert (settings.store, settings.jobs, settings.trim_delay, settings.mode) == (Path("/flag"), 4, 2.0, Mode.NATIVE)
+
+
+def test_types(tmp_path: Path) -> None:
+    text = 'allow_private_names = ["k8s.io", "moby"]\nlog_format = "json"\nmetrics_address = "1.2.3.4:5"\n'
+    settings = load(tmp_path, text, {"IMAGECACHE_METRICS_ADDRESS": "", "IMAGECACHE_JOBS": ""}, store="rel")
+
+    assert settings.allow_private_names == ("k8s.io", "moby")
+    assert settings.log_format is LogFormat.JSON
+    assert settings.metrics_address == ""
+    assert settings.jobs == 0
+    assert settings.store == Path.cwd() / "rel"
+    assert load(tmp_path, "", {}, allow_private_names="a, b,").allow_private_names == ("a", "b")
+
+
+BAD = {
+    "unknown-key": ("flavour = 1", {}, {}, "config.toml: there is no setting 'flavour'"),
+    "not-toml": ("store = ", {}, {}, "config.toml: Invalid value"),
+    "not-a-number": ("", {"IMAGECACHE_JOBS": "many"}, {}, "IMAGECACHE_JOBS: 'many' is not valid here"),
+    "negative": ("jobs = -1", {}, {}, "config.toml: jobs: -1 is not valid here"),
+    "fraction": ("jobs = 1.5", {}, {}, "config.toml: jobs: 1.5"),
+    "bool": ("jobs = true", {}, {}, "config.toml: jobs: True"),
+    "infinite": ("trim_delay = inf", {}, {}, "config.toml: trim_delay: inf"),
+    "nan": ("trim_delay = nan", {}, {}, "config.toml: trim_delay: nan"),
+    "number-for-text": ("namespace = 3", {}, {}, "config.toml: namespace: 3"),
+    "choice": ("", {}, {"mode": "magic"}, "--mode: 'magic' is not valid here"),
+    "empty-path": ("", {}, {"store": ""}, "--store: '' is not valid here"),
+    "texts": ("allow_private_names = [1]", {}, {}, "config.toml: allow_private_names: [1]"),
+}
+
+
+@pytest.mark.parametrize(("text", "environ", "flags", "message"), BAD.values(), ids=BAD)
+def test_bad_values_name_their_place(
+    tmp_path: Path, text: str, environ: dict[str, str], flags: dict[str, str], message: str
+) -> None:
+    with pytest.raises(InvalidSetting) as caught:
+        load(tmp_path, text, environ, **flags)
+
+    assert message in str(caught.value)
+    assert caught.value.hint
+
+
+def test_the_file_itself(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSetting, match="no such file"):
+        config.load({}, {}, str(tmp_path / "missing.toml"))
+    with pytest.raises(InvalidSetting, match="Is a directory"):
+        config.load({}, {}, str(tmp_path))
+
+
+def test_every_setting_says_what_it_is() -> None:
+    for setting in SETTINGS.values():
+        assert setting.unit
+        assert setting.help.endswith(".")
+        assert (setting.flag, setting.env) == (
+            f"--{setting.name.replace('_', '-')}",
+            f"IMAGECACHE_{setting.name.upper()}",
+        )
+
+
+def test_flags_reach_the_application(imagecache: Shell) -> None:
+    imagecache("get", "--store", "/somewhere", "--log-level", "error")
+
+    assert imagecache.application.settings.store == Path("/somewhere")
+    assert "--mode: 'x' is not valid" in imagecache("create", "-f", imagecache.manifest(), "--mode", "x", code=2).stderr

@@ -1,0 +1,348 @@
+"""Every verb: what it prints where, and its exit code."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from imagecache.cli.application import Check, Severity
+from imagecache.errors import ContainerdUnavailable, RegistryUnavailable
+from imagecache.testing.builder import layer_record
+
+from .conftest import Shell
+
+ID = r"imc-[a-z0-9]{20}"
+
+
+def columns(line: str) -> list[str]:
+    return re.split(r"\s{2,}", line.strip())
+
+
+def test_create_prints_lines_without_a_terminal(imagecache: Shell) -> None:
+    result = imagecache("create", "-f", imagecache.manifest())
+
+    lines = result.stdout.splitlines()
+    assert lines[0] == "imagecache.eci.alibabacloud.com/a created"
+    assert re.fullmatch(r"nginx:1\.25: sha256:[0-9a-f]{12}, 2 layers, 2\.0KiB", lines[1])
+    assert lines[2] == "nginx:1.25: ready"
+    assert re.fullmatch(rf"imagecache\.eci\.alibabacloud\.com/a ready \({ID}\)", lines[3])
+    assert lines[4:] == ["docker.io/library/nginx:1.25 attached"]
+    assert result.stderr == ""
+
+
+def test_create_without_attach_from_stdin(imagecache: Shell) -> None:
+    text = Path(imagecache.manifest()).read_text()
+
+    result = imagecache("create", "--no-attach", "-f", "-", stdin=text)
+
+    assert "attached" not in result.stdout
+    assert imagecache.application.attacher.attached == {}
+
+
+def test_create_for_programs(imagecache: Shell) -> None:
+    result = imagecache("create", "--json", "-f", imagecache.manifest())
+    events = [json.loads(line) for line in result.stdout.splitlines()]
+
+    assert [event["event"] for event in events] == [
+        "accepted",
+        "resolved",
+        "planned",
+        "progress",
+        "progress",
+        "imageReady",
+        "ready",
+        "attached",
+    ]
+    assert events[0]["resumed"] is False
+    assert [layer["size"] for layer in events[2]["layers"]] == [1000, 1000]
+    assert (events[4]["done"], events[4]["total"]) == (4000, 4000)
+    assert events[-1]["images"] == ["docker.io/library/nginx:1.25"]
+
+
+def test_create_fails_with_reason_hint_and_code(imagecache: Shell) -> None:
+    result = imagecache("create", "--json", "-f", imagecache.manifest(image="nginx:9"), code=14)
+
+    assert result.stderr == "error: nginx:9: the registry has no such tag\nhint: check the tag\n"
+    last = json.loads(result.stdout.splitlines()[-1])
+    assert (last["event"], last["reason"], last["image"], last["exitCode"], last["nextStep"]) == (
+        "error",
+        "ImageNotFound",
+        "nginx:9",
+        14,
+        "fix_input",
+    )
+    again = imagecache("create", "-f", imagecache.manifest())
+    assert again.stdout.startswith("imagecache.eci.alibabacloud.com/a resumed\n")
+
+
+def test_create_again_is_refused_and_notes_are_on_stderr(imagecache: Shell) -> None:
+    file = imagecache.manifest(days="imageCacheSize: 5\n  flavour: sweet")
+    result = imagecache("create", "-f", file)
+
+    assert result.stderr.splitlines() == [
+        "note: spec.flavour: unknown field, ignored",
+        "note: spec.imageCacheSize: 5 GiB is raised to 20",
+    ]
+    refused = imagecache("create", "-f", file, code=4)
+    assert refused.stderr.splitlines()[-2] == 'error: imagecaches.eci.alibabacloud.com "a" already exists'
+
+
+def test_several_files_go_on_after_a_failure(imagecache: Shell) -> None:
+    files = [imagecache.manifest("x", image="nginx:9"), imagecache.manifest("y"), imagecache.manifest("z", image="q:1")]
+    arguments = [word for file in files for word in ("-f", file)]
+
+    result = imagecache("create", *arguments, code=14)
+
+    assert result.stderr.count("error: ") == 2
+    assert [columns(line)[3] for line in imagecache("get").stdout.splitlines()[1:]] == ["Failed", "Ready", "Failed"]
+
+
+def test_a_malformed_file_stops_all_before_anything_is_done(imagecache: Shell) -> None:
+    good, bad = imagecache.manifest("good"), imagecache.manifest("Bad")
+
+    result = imagecache("create", "-f", good, "-f", bad, code=2)
+
+    assert f"{bad}:4: metadata.name: 'Bad' is not a valid name" in result.stderr
+    assert imagecache("get").stdout == ""
+
+
+def test_get_is_kubectls_table(imagecache: Shell) -> None:
+    assert imagecache("get").stderr == "No resources found\n"
+    imagecache("create", "-f", imagecache.manifest("demo-cache"))
+    imagecache("create", "-f", imagecache.manifest("b", image="nginx:9"), code=14)
+    imagecache.application.clock.advance(330)
+
+    table = [columns(line) for line in imagecache("get").stdout.splitlines()]
+
+    assert table[0] == ["NAME", "AGE", "CACHEID", "PHASE", "PROGRESS"]
+    assert [(row[0], row[1], row[3], row[4]) for row in table[1:]] == [
+        ("b", "5m30s", "Failed", "0%"),
+        ("demo-cache", "5m30s", "Ready", "100%"),
+    ]
+    assert all(re.fullmatch(ID, row[2]) for row in table[1:])
+    assert imagecache("get", "demo-cache").stdout.splitlines()[1].startswith("demo-cache   5m30s   imc-")
+
+
+def test_get_wide_name_yaml_json(imagecache: Shell) -> None:
+    imagecache("create", "-f", imagecache.manifest())
+    imagecache("create", "-f", imagecache.manifest("b", image="nginx:9"), code=14)
+
+    wide = [columns(line) for line in imagecache("get", "-o", "wide").stdout.splitlines()]
+    assert wide[0] == ["NAME", "AGE", "CACHEID", "PHASE", "PROGRESS", "NODES", "SIZE", "REASON"]
+    assert wide[1][5:] == ["1/1", "3.9KiB"]
+    assert wide[2][5:] == ["ImageNotFound: nginx:9: the registry has no such tag; check the tag"]
+    names = imagecache("get", "-o", "name").stdout.splitlines()
+    assert names == ["imagecache.eci.alibabacloud.com/a", "imagecache.eci.alibabacloud.com/b"]
+    document = yaml.safe_load(imagecache("get", "a", "-o", "yaml").stdout)
+    assert document["status"]["phase"] == "Ready"
+    assert document["status"]["expireDateTime"] == "2024-05-08T12:00:00Z"
+    assert document["spec"] == {"images": ["nginx:1.25"], "retentionDays": 7}
+    listed = json.loads(imagecache("get", "-o", "json").stdout)
+    assert (listed["kind"], len(listed["items"])) == ("List", 2)
+    assert json.loads(imagecache("get", "a", "-o", "json").stdout) == json.loads(json.dumps(document))
+
+
+def test_get_of_nobody(imagecache: Shell) -> None:
+    result = imagecache("get", "nobody", code=3)
+
+    assert result.stderr.splitlines()[0] == 'error: imagecaches.eci.alibabacloud.com "nobody" not found'
+
+
+def test_get_watch_shows_every_change(imagecache: Shell) -> None:
+    imagecache("create", "-f", imagecache.manifest("first-name"))
+    steps = iter(["create", "delete", "nothing"])
+
+    def sleep() -> None:
+        match next(steps, None):
+            case "create":
+                imagecache("create", "-f", imagecache.manifest("b"))
+            case "delete":
+                imagecache("delete", "first-name")
+            case None:
+                raise KeyboardInterrupt
+
+    imagecache.on_sleep = sleep
+    lines = imagecache("get", "-w", code=130).stdout.splitlines()
+
+    assert [columns(line)[0] for line in lines] == ["NAME", "first-name", "b"]
+    assert lines[2].index("imc-") == lines[1].index("imc-")
+
+
+def test_get_watch_one_that_goes_away(imagecache: Shell) -> None:
+    imagecache("create", "-f", imagecache.manifest())
+    steps = iter(["delete", "nothing"])
+
+    def sleep() -> None:
+        if (step := next(steps, None)) is None:
+            raise KeyboardInterrupt
+        if step == "delete":
+            imagecache("delete", "a")
+
+    imagecache.on_sleep = sleep
+    assert len(imagecache("get", "a", "-w", "-o", "name", code=130).stdout.splitlines()) == 1
+
+
+def test_describe(imagecache: Shell) -> None:
+    imagecache("create", "-f", imagecache.manifest())
+    imagecache("create", "-f", imagecache.manifest("b", image="redis:7"))
+    imagecache.application.clock.advance(90)
+
+    text = imagecache("describe", "a").stdout
+
+    assert "Name:         a\n" in text
+    assert "Annotations:  k8s.aliyun.com/imc-enable-reuse: true\n" in text
+    assert "Created:      2024-05-01T12:00:00Z (90s ago)\n" in text
+    assert "Phase:        Ready (100%)\n" in text
+    assert "Size:         3.9KiB\n" in text
+    assert "Expires:      2024-05-08T12:00:00Z\n" in text
+    assert "Attached:     yes\n" in text
+    assert re.search(r"nginx:1\.25 +sha256:[0-9a-f]{64} +2 +2\.0KiB +no\n", text)
+    assert re.search(r"[0-9a-f]{12} +2\.0KiB +1 +b\n", text)
+    assert re.search(r"[0-9a-f]{12} +2\.0KiB +1 +<none>\n", text)
+    assert re.search(r"Normal +Pulled +90s +Successfully pulled image nginx:1\.25\n", text)
+
+
+def test_describe_a_failure_says_whose_turn_it_is(imagecache: Shell) -> None:
+    imagecache.application.builder.failure = RegistryUnavailable("no answer", image="nginx:1.25")
+    imagecache("create", "-f", imagecache.manifest(), code=10)
+    imagecache("create", "-f", imagecache.manifest(), code=10)
+
+    text = imagecache("describe", "a").stdout
+
+    assert "Reason:       RegistryUnavailable: nginx:1.25: no answer\n" in text
+    assert "Next step:    run the same create again; time may heal it\n" in text
+    assert "Layers:       <none>\n" in text
+    assert re.search(r"Warning +RegistryUnavailable +0s \(x2\) +nginx:1\.25: no answer\n", text)
+
+
+def test_delete_says_what_stays(imagecache: Shell) -> None:
+    imagecache("create", "-f", imagecache.manifest())
+    layer = layer_record("base", ("base",)).name
+    imagecache.application.collector.held[layer] = "agent"
+
+    result = imagecache("delete", "a")
+
+    assert result.stdout == 'imagecache.eci.alibabacloud.com "a" deleted\n'
+    assert result.stderr == f"note: {layer} stays: held by agent\n"
+    assert imagecache("delete", "a", code=3).stdout == ""
+
+
+def test_attach_and_detach(imagecache: Shell) -> None:
+    imagecache("create", "--no-attach", "-f", imagecache.manifest())
+
+    assert imagecache("attach", "a").stdout == "docker.io/library/nginx:1.25 attached\n"
+    assert imagecache("detach", "a").stdout == "docker.io/library/nginx:1.25 detached\n"
+    imagecache.application.attacher.failure = ContainerdUnavailable("nobody listens at /x", hint="start containerd")
+    assert imagecache("attach", "a", code=63).stderr == "error: nobody listens at /x\nhint: start containerd\n"
+
+
+def test_what_has_expired_is_deleted_by_the_next_create(imagecache: Shell) -> None:
+    imagecache("create", "-f", imagecache.manifest())
+    imagecache.application.clock.advance(days=7)
+
+    result = imagecache("create", "-f", imagecache.manifest())
+
+    assert result.stderr == "note: a has expired and was deleted\n"
+    assert result.stdout.startswith("imagecache.eci.alibabacloud.com/a created\n")
+    imagecache.application.clock.advance(days=7)
+    imagecache.application.attacher.failure = ContainerdUnavailable("nobody listens")
+    result = imagecache("create", "-f", imagecache.manifest("b"), code=63)
+    assert "note: a has expired and could not be deleted: nobody listens\n" in result.stderr
+
+
+def test_mount_and_umount(imagecache: Shell, tmp_path: Path) -> None:
+    assert imagecache("mount", "nginx:1.25", str(tmp_path)).stdout == (
+        f"nginx:1.25 mounted at {tmp_path} (2 layers, imc-00000000000000000000)\n"
+    )
+    assert imagecache("umount", str(tmp_path)).stdout == f"{tmp_path} unmounted\n"
+    imagecache("umount", str(tmp_path), code=3)
+    imagecache("mount", "nothing:1", str(tmp_path), code=3)
+
+
+@pytest.mark.parametrize(
+    ("worst", "code"), [(Severity.OK, 0), (Severity.WARNING, 80), (Severity.PROBLEM, 81)], ids=str
+)
+def test_doctor(imagecache: Shell, worst: Severity, code: int) -> None:
+    imagecache.application.machine.checks = (
+        Check("kernel", "erofs", Severity.OK, "mounts files directly"),
+        Check("store", "space", worst, "3% free", "delete caches" if worst else ""),
+    )
+
+    lines = imagecache("doctor", code=code).stdout.splitlines()
+    found = [json.loads(line) for line in imagecache("doctor", "--json", code=code).stdout.splitlines()]
+
+    assert lines[0] == "ok       kernel      erofs: mounts files directly"
+    assert (lines[-1].strip() == "-> delete caches") == bool(worst)
+    assert found[1]["severity"] == worst.name.lower()
+
+
+def test_layer_commands(imagecache: Shell, tmp_path: Path) -> None:
+    tar, image, back = (tmp_path / name for name in ("in.tar", "x.erofs", "out.tar"))
+    tar.write_bytes(b"tar bytes")
+
+    built = json.loads(imagecache("layer", "build", str(tar), "-o", str(image), "--lower", str(tar)).stdout)
+    assert built["diffID"].startswith("sha256:")
+    assert (built["size"], built["tarSize"], built["entries"], built["contextDependent"]) == (9, 9, 1, True)
+    proved = json.loads(imagecache("layer", "verify", str(image), "--diff-id", built["diffID"]).stdout)
+    assert proved["verified"] is True
+    exported = imagecache("layer", "export", str(image), "-o", str(back))
+    assert json.loads(exported.stdout) == {"diffID": built["diffID"], "size": 9}
+    assert back.read_bytes() == b"tar bytes"
+    piped = imagecache("layer", "export", str(image), "-o", "-")
+    assert piped.stdout == "tar bytes"
+    assert json.loads(piped.stderr)["size"] == 9
+    imagecache("layer", "build", "-", "-o", str(image), stdin=b"other")
+    assert image.read_bytes() == b"other"
+
+
+def test_layer_ls_shows_hostile_names_harmlessly(imagecache: Shell) -> None:
+    lines = imagecache("layer", "ls", "x").stdout.splitlines()
+    found = [json.loads(line) for line in imagecache("layer", "ls", "--json", "x").stdout.splitlines()]
+
+    assert lines == [
+        "drwxr-xr-x 0/0          0 etc",
+        r"lrwxrwxrwx 0/0          0 etc/link -> ../etc\x1b[2J",
+        "c--------- 0/0        0,0 etc/gone",
+    ]
+    assert found[1]["target"] == "../etc\x1b[2J"
+    assert (found[2]["mode"], found[2]["major"]) == ("20000", 0)
+
+
+def test_layer_errors(imagecache: Shell, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    damaged.write_bytes(b"damaged")
+
+    assert "no such file" in imagecache("layer", "build", "nothing.tar", "-o", "x", code=2).stderr.lower()
+    imagecache("layer", "verify", str(damaged), "--diff-id", "sha256:1", code=2)
+    imagecache("layer", "verify", str(damaged), "--diff-id", "sha256:" + "0" * 64, code=20)
+    imagecache("layer", "export", str(damaged), "-o", str(tmp_path / "out"), code=20)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.toml", "damaged"]
+    imagecache("layer", "export", str(damaged), "-o", str(tmp_path / "no" / "out"), code=40)
+
+
+def test_containerd_config(imagecache: Shell) -> None:
+    assert imagecache("containerd-config", "print").stdout == "version = 2\n"
+    result = imagecache("containerd-config", "install", "--containerd-config", "/x/config.toml")
+    assert result.stdout == "/x/config.toml created\n"
+    assert "restart containerd" in result.stderr
+    assert imagecache("containerd-config", "undo").stderr == ""
+
+
+def test_services_get_their_settings(imagecache: Shell) -> None:
+    imagecache("snapshotter", "--root", "/r", "--address", "/s.sock", "--store", "/t")
+
+    settings = imagecache.application.settings
+    assert (settings.agent_root, settings.agent_socket, settings.store) == (Path("/r"), Path("/s.sock"), Path("/t"))
+    assert imagecache.application.running.started == ["snapshotter"]
+
+
+def test_bare_and_wrong_commands(imagecache: Shell) -> None:
+    assert "create" in imagecache(code=2).output
+    assert "create" in imagecache("--help").stdout
+    assert imagecache("--version").stdout.startswith("imagecache 0.")
+    assert "No such command" in imagecache("frobnicate", code=2).stderr
+    assert "table" in imagecache("get", "-o", "xml", code=2).stderr
