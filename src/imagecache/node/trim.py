@@ -89,11 +89,11 @@ class Trimmer:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake = asyncio.Event()
 
-    def used(self, files: Iterable[Path]) -> None:
+    def used(self, layers: Iterable[Path]) -> None:
         """A container is about to read these layer images. Callable from any thread, returns at once."""
         if not self._enabled:
             return
-        self._plan.add(files)
+        self._plan.add(layers)
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: the program ends
                 self._loop.call_soon_threadsafe(self._wake.set)
