@@ -94,6 +94,9 @@ class ContentStore(Protocol):
     async def labels(self, digest: Digest) -> dict[str, str] | None:
         """None when the content is not there."""
 
+    async def read(self, digest: Digest) -> bytes | None:
+        """A whole document, not verified; None when the content is not there."""
+
 
 class ImageStore(Protocol):
     async def get(self, name: str) -> StoredImage | None: ...

@@ -64,6 +64,14 @@ class ContentService:
             return None
         return dict(reply.info.labels)
 
+    async def read(self, digest: Digest) -> bytes | None:
+        request = content_pb2.ReadContentRequest(digest=digest)
+        replies = self._connection.stream(f"{_CONTENT}/Read", request, content_pb2.ReadContentResponse, self._metadata)
+        try:
+            return b"".join([reply.data async for reply in replies])
+        except NotFound:
+            return None
+
 
 def _merged(found: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
     """``new`` on top of ``found``; repositories that the content came from are collected in one sorted list."""

@@ -152,6 +152,10 @@ class _Content:
         found = self._space.content.get(digest)
         return None if found is None else dict(found)
 
+    async def read(self, digest: Digest) -> bytes | None:
+        self._containerd.check()
+        return self._space.bodies.get(digest)
+
 
 class _Images:
     def __init__(self, containerd: MemoryContainerd, space: _Namespace, *, cri: bool) -> None:
