@@ -17,6 +17,7 @@ from imagecache.errors import ProtocolViolation, RegistryError, RegistryUnavaila
 from imagecache.limits import MIB
 from imagecache.oci.descriptor import Descriptor
 from imagecache.registry.config import RegistryConfig
+from imagecache.registry.endpoint import host_of
 from imagecache.registry.retry import Patience, Retryable
 from imagecache.registry.server import Server
 
@@ -79,7 +80,7 @@ class BlobStream:
         headers = {"Range": f"bytes={position}-"} if position else {}
         server = self._servers[0]
         async with server.get(self._path, self._what, headers) as response:
-            host = response.url.authority
+            host = host_of(response.url)
             discard = self._skipped(response, position, host)
             self._check_length(response, position - discard, host)
             left = self._blob.size - position

@@ -25,7 +25,7 @@ from imagecache.registry.access import Access
 from imagecache.registry.blob import BlobStream
 from imagecache.registry.config import RegistryConfig
 from imagecache.registry.credentials import Credentials, NoCredentials
-from imagecache.registry.endpoint import Capability, Endpoint, default_endpoint, with_user_lists
+from imagecache.registry.endpoint import Capability, Endpoint, default_endpoint, host_of, with_user_lists
 from imagecache.registry.hosts import configured_endpoints
 from imagecache.registry.retry import patiently
 from imagecache.registry.server import Server
@@ -161,7 +161,7 @@ def _naming(reference: Reference) -> Iterator[None]:
 
 def _refuse_page(content_type: str, response: aiohttp.ClientResponse) -> None:
     if content_type.startswith("text/html"):
-        host = response.url.authority
+        host = host_of(response.url)
         raise ProtocolViolation(f"{host} answers with a web page", hint=f"is {host} a registry? A proxy may be between")
 
 

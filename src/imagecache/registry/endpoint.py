@@ -46,7 +46,7 @@ class Endpoint:
 
     scheme: str
     host: str
-    """``host[:port]``."""
+    """``host[:port]``, lower case."""
     path: str = "/v2"
     capabilities: Capability = ALL
     trust: Trust = Trust()
@@ -64,19 +64,24 @@ class Endpoint:
         return url.with_query({"ns": self.namespace}) if self.namespace else url
 
 
+def host_of(url: URL) -> str:
+    """``host[:port]`` as it is written there, lower case, without a user."""
+    return url.raw_authority.rpartition("@")[2].lower()
+
+
 def default_endpoint(host: str) -> Endpoint:
     """The registry itself: HTTPS; on loopback also plain HTTP when that is what is there."""
     if host == HUB:
         return Endpoint(scheme="https", host=HUB_API)
-    return Endpoint(scheme="https", host=host, plain_fallback=is_loopback(host))
+    return Endpoint(scheme="https", host=host.lower(), plain_fallback=is_loopback(host))
 
 
 def with_user_lists(endpoint: Endpoint, plain_http: frozenset[str], insecure: frozenset[str]) -> Endpoint:
     """Apply what the user says about hosts; ``docker.io`` is also meant by its API's address."""
     names = {endpoint.host, HUB} if endpoint.host == HUB_API else {endpoint.host}
-    if names & plain_http:
+    if names & {name.lower() for name in plain_http}:
         return dataclasses.replace(endpoint, scheme="http", plain_fallback=False)
-    if names & insecure:
+    if names & {name.lower() for name in insecure}:
         return dataclasses.replace(endpoint, trust=dataclasses.replace(endpoint.trust, verify=False))
     return endpoint
 

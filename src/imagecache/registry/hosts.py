@@ -17,7 +17,7 @@ from pathlib import Path
 from yarl import URL
 
 from imagecache.errors import InvalidSetting
-from imagecache.registry.endpoint import ALL, Capability, Endpoint, Trust, default_endpoint
+from imagecache.registry.endpoint import ALL, Capability, Endpoint, Trust, default_endpoint, host_of
 
 _CAPABILITIES = {
     "pull": Capability.PULL,
@@ -78,8 +78,8 @@ def _server(address: str, table: _Table, base: Path, host: str) -> Endpoint:
     path = posixpath.normpath(url.raw_path).rstrip("/")
     if table.get("override_path") is not True and not path.endswith("/v2"):
         path += "/v2"
-    authority = url.raw_authority.rpartition("@")[2]
-    same = authority in {host, default_endpoint(host).host}
+    authority = host_of(url)
+    same = authority in {host.lower(), default_endpoint(host).host}
     endpoint = Endpoint(scheme=url.scheme, host=authority, path=path, namespace="" if same else host)
     return _settings(endpoint, table, base)
 

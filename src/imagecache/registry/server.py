@@ -14,7 +14,7 @@ from imagecache.errors import RegistryError, Unauthenticated
 from imagecache.registry.access import Access
 from imagecache.registry.challenge import parse_challenges
 from imagecache.registry.config import RegistryConfig
-from imagecache.registry.endpoint import Endpoint
+from imagecache.registry.endpoint import Endpoint, host_of
 from imagecache.registry.retry import Retryable, retry_after
 from imagecache.registry.translate import error_code, may_try_again, status_error
 from imagecache.registry.transport import Request, Transport, read_start
@@ -59,7 +59,7 @@ class Server:
 
     def _error(self, response: aiohttp.ClientResponse, body: bytes, what: str) -> Retryable | RegistryError:
         after = retry_after(response.headers.get("Retry-After"), self._config.clock.now())
-        host = response.url.authority
+        host = host_of(response.url)
         error = status_error(response.status, host, what, error_code(body), after)
         if isinstance(error, Unauthenticated):
             error.hint = self.access.hint()

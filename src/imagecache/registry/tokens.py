@@ -18,7 +18,7 @@ from imagecache.errors import ProtocolViolation
 from imagecache.registry.challenge import Challenge
 from imagecache.registry.config import RegistryConfig
 from imagecache.registry.credentials import Credential
-from imagecache.registry.endpoint import Endpoint
+from imagecache.registry.endpoint import Endpoint, host_of
 from imagecache.registry.retry import Retryable, patiently, retry_after
 from imagecache.registry.translate import may_try_again, status_error
 from imagecache.registry.transport import Request, Transport, read_body
@@ -60,7 +60,7 @@ class TokenServer:
         return await patiently(self.config, lambda: self._ask(request))
 
     async def _ask(self, request: Request) -> Token | None:
-        host = request.url.authority
+        host = host_of(request.url)
         async with self.transport.open(request) as response:
             if response.status in _REFUSED:
                 return None
@@ -102,14 +102,15 @@ class TokenServer:
 
     def _realm(self, challenge: Challenge) -> URL:
         """The token server's address: HTTP or HTTPS, and never less protected than the registry itself."""
+        safe = {"https"} if self.endpoint.scheme == "https" and not self.endpoint.plain_fallback else {"http", "https"}
         try:
             realm = URL(challenge.parameters.get("realm", ""))
+            usable = realm.scheme in safe and bool(realm.host) and not (realm.raw_user or realm.raw_password)
         except ValueError:
-            realm = URL()
-        safe = {"https"} if self.endpoint.scheme == "https" and not self.endpoint.plain_fallback else {"http", "https"}
-        if realm.scheme not in safe or not realm.host or realm.raw_user or realm.raw_password:
+            usable = False
+        if not usable:
             raise ProtocolViolation(
-                f"{self.endpoint.host} names a token server that is not to be trusted: {str(realm.host)[:160]!r}",
+                f"{self.endpoint.host} names a token server that is not to be trusted",
                 hint="the realm of its Bearer challenge must be an https address",
             )
         return realm

@@ -99,7 +99,7 @@ def status_error(status: int, host: str, what: str, code: str = "", after: float
         return RateLimited(said, hint=f"try again{wait}, or give a credential with a higher limit", retry_after=after)
     if status in _SERVER_SIDE or status > 504:
         return RegistryUnavailable(said, hint="try again later; the registry's own log says why")
-    return ProtocolViolation(said, hint=f"is {host} a registry?")
+    return ProtocolViolation(said, hint=f"is {host} a registry, and is plain HTTP or HTTPS right?")
 
 
 def may_try_again(status: int) -> bool:

@@ -18,7 +18,7 @@ from yarl import URL
 
 from imagecache.errors import LimitExceeded, ProtocolViolation
 from imagecache.registry.config import RegistryConfig
-from imagecache.registry.endpoint import Endpoint, Trust, with_user_lists
+from imagecache.registry.endpoint import Endpoint, Trust, host_of, with_user_lists
 from imagecache.registry.tls import tls_context
 from imagecache.registry.translate import speaks_plain_http, transport_error
 
@@ -66,10 +66,10 @@ class Transport:
     @contextlib.asynccontextmanager
     async def open(self, request: Request) -> AsyncIterator[aiohttp.ClientResponse]:
         """The answer after redirects, closed at the end. Raises Retryable or RegistryError, also for reading it."""
-        with translated(request.url.authority):
+        with translated(host_of(request.url)):
             response = await self._follow(request)
         try:
-            with translated(response.url.authority):
+            with translated(host_of(response.url)):
                 yield response
         finally:
             if response.content.at_eof():
@@ -93,17 +93,17 @@ class Transport:
                 return response
             response.close()
             url = _target(url, response.headers["Location"])
-        raise ProtocolViolation(f"{request.url.authority} redirects more than {self._config.limits.redirects} times")
+        raise ProtocolViolation(f"{host_of(request.url)} redirects more than {self._config.limits.redirects} times")
 
     def _scheme(self, url: URL) -> URL:
-        return _with_scheme(url, "http") if url.scheme == "https" and url.authority in self._plain else url
+        return _with_scheme(url, "http") if url.scheme == "https" and host_of(url) in self._plain else url
 
     async def _once(self, request: Request, url: URL, *, at_home: bool) -> aiohttp.ClientResponse:
         if self._session is None:
             raise RuntimeError("RegistryClient is used outside of its context")
         endpoint = request.endpoint
         headers = dict(request.headers)
-        if at_home and url.authority == endpoint.host:
+        if at_home and host_of(url) == endpoint.host:
             headers.update(endpoint.headers)
         if at_home and request.authorization is not None:
             headers["Authorization"] = request.authorization
@@ -119,10 +119,10 @@ class Transport:
 
     def _context(self, endpoint: Endpoint, url: URL) -> ssl.SSLContext:
         """The endpoint's own trust for its host, what the user says about it for every other host."""
-        if url.authority == endpoint.host:
+        if host_of(url) == endpoint.host:
             trust = endpoint.trust
         else:
-            other = Endpoint(scheme=url.scheme, host=url.authority)
+            other = Endpoint(scheme=url.scheme, host=host_of(url))
             trust = with_user_lists(other, frozenset(), self._config.insecure).trust
         if trust not in self._contexts:
             self._contexts[trust] = tls_context(trust)
@@ -166,8 +166,8 @@ async def read_start(response: aiohttp.ClientResponse, bound: int) -> bytes:
         return b""
 
 
-def _origin(url: URL) -> tuple[str, str | None, int | None]:
-    return url.scheme, url.host, url.port
+def _origin(url: URL) -> tuple[str, str]:
+    return url.scheme, host_of(url)
 
 
 def _with_scheme(url: URL, scheme: str) -> URL:
@@ -178,8 +178,11 @@ def _target(url: URL, location: str) -> URL:
     """Where a redirect leads. A user in the address would become a credential: it is refused."""
     try:
         target = url.join(URL(location, encoded=True))
+        usable = (
+            target.scheme in {"http", "https"} and bool(target.host) and not (target.raw_user or target.raw_password)
+        )
     except ValueError:
-        target = URL()
-    if target.scheme not in {"http", "https"} or not target.host or target.raw_user or target.raw_password:
-        raise ProtocolViolation(f"{url.authority} redirects to something that is not an HTTP address")
+        usable = False
+    if not usable:
+        raise ProtocolViolation(f"{host_of(url)} redirects to something that is not an HTTP address")
     return target

@@ -145,6 +145,8 @@ class Faults:
     statuses: deque[tuple[int, dict[str, str]]] = field(default_factory=deque)
     """Answers to requests for manifests and blobs, instead of the right ones."""
     token_statuses: deque[tuple[int, dict[str, str]]] = field(default_factory=deque)
+    token_answer: str | None = None
+    """Instead of a token."""
     truncate: deque[int] = field(default_factory=deque)
     """Bytes of blob bodies before the connection breaks."""
     ignore_range: bool = False
@@ -154,6 +156,8 @@ class Faults:
     content_type: str | None = None
     """Of manifests, instead of the right one."""
     digest_header: str | None = None
+    encoding: str = ""
+    """Content-Encoding of blobs, which are not encoded."""
     redirect_blobs: str = ""
     """Blobs are at this base URL."""
     redirect_forever: bool = False
@@ -162,9 +166,10 @@ class Faults:
 
 
 class FakeRegistry:
-    """An asynchronous context manager; listens on a free port of 127.0.0.1 while inside."""
+    """An asynchronous context manager; listens on a free port of loopback while inside."""
 
-    def __init__(self, *, auth: str = "", users: Mapping[str, str] | None = None) -> None:
+    def __init__(self, *, auth: str = "", users: Mapping[str, str] | None = None, host: str = "127.0.0.1") -> None:
+        self._host = host
         self.auth = auth
         """Empty, ``basic`` or ``bearer``."""
         self.users = dict(users or {})
@@ -193,9 +198,10 @@ class FakeRegistry:
         app.router.add_get("/away/{repository:.+}/blobs/{digest}", self._blob_without_auth)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        site = web.TCPSite(self._runner, self._host, 0)
         await site.start()
-        self.address = f"127.0.0.1:{self._runner.addresses[0][1]}"
+        name = f"[{self._host}]" if ":" in self._host else self._host
+        self.address = f"{name}:{self._runner.addresses[0][1]}"
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -227,7 +233,7 @@ class FakeRegistry:
         if found is None:
             return self._error(404, "MANIFEST_UNKNOWN", request)
         media_type, body = found
-        headers = {"Docker-Content-Digest": self.faults.digest_header or Digest.sha256(body)}
+        headers = {"Docker-Content-Digest": self._digest_header(body)}
         body = self.faults.replace.get(Digest.sha256(body), body)
         return web.Response(body=body, headers={**headers, "Content-Type": self.faults.content_type or media_type})
 
@@ -262,6 +268,8 @@ class FakeRegistry:
         if start:
             shown = start + 1 if self.faults.wrong_range else start
             response.headers["Content-Range"] = f"bytes {shown}-{len(blob) - 1}/{len(blob)}"
+        if self.faults.encoding:
+            response.headers["Content-Encoding"] = self.faults.encoding
         body = blob[start:]
         if self.faults.chunked:
             response.enable_chunked_encoding()
@@ -285,6 +293,9 @@ class FakeRegistry:
     async def _remember(self, request: web.Request) -> None:
         form = {key: str(value) for key, value in (await request.post()).items()}
         self.seen.append(Seen(request.method, request.path, dict(request.query), dict(request.headers), form))
+
+    def _digest_header(self, body: bytes) -> str:
+        return Digest.sha256(body) if self.faults.digest_header is None else self.faults.digest_header
 
     def _find_manifest(self, repository: str, name: str) -> tuple[str, bytes] | None:
         tags = self._images.get(repository, {})
@@ -336,6 +347,8 @@ class FakeRegistry:
         if self.faults.token_statuses:
             status, headers = self.faults.token_statuses.popleft()
             return self._error(status, "UNKNOWN", request, headers)
+        if self.faults.token_answer is not None:
+            return web.Response(text=self.faults.token_answer)
         token = f"fake-token-{len(self.paths('/token'))}"
         if opens:
             self.tokens[token] = repository

@@ -204,9 +204,42 @@ async def test_an_absent_image_stays_absent_when_the_credential_is_refused(
 
     with pytest.raises(ImageNotFound):
         await client.resolve(parse_reference(f"{registry.address}/team/app:absent"))
+
+
+async def test_an_absent_image_stays_absent_when_the_token_server_fails(
+    connect: Connect, registry: FakeRegistry, reference: Reference
+) -> None:
+    registry.auth = "bearer"
+    registry.public.add("team/app")
+    client = await connect(known(registry))
+    await client.resolve(reference)
     registry.faults.token_statuses.append((404, {}))
-    with pytest.raises(ImageNotFound):
+
+    with pytest.raises(ImageNotFound, match="absent"):
         await client.resolve(parse_reference(f"{registry.address}/team/app:absent"))
+
+
+async def test_a_credential_is_needed_and_the_token_server_fails(
+    connect: Connect, registry: FakeRegistry, reference: Reference
+) -> None:
+    registry.auth = "bearer"
+    registry.faults.token_statuses.extend([(403, {}), (418, {})])
+
+    with pytest.raises(ProtocolViolation, match="418 to the request for a token") as caught:
+        await (await connect(known(registry))).resolve(reference)
+
+    assert caught.value.image == reference.original
+
+
+@pytest.mark.parametrize("answer", ["", "{}", '{"token": ""}', '{"token": 5}', '{"token": "a\\r\\nb"}', "<html>"])
+async def test_an_answer_without_a_token(
+    connect: Connect, registry: FakeRegistry, reference: Reference, answer: str
+) -> None:
+    registry.auth = "bearer"
+    registry.faults.token_answer = answer
+
+    with pytest.raises(ProtocolViolation, match="without one"):
+        await (await connect()).resolve(reference)
 
 
 async def test_a_token_is_replaced_before_it_ends(
@@ -260,6 +293,20 @@ async def test_concurrent_requests_share_one_token(
 
     assert all(answer.private for answer in answers)
     assert len(registry.paths("/token")) == 2, "one anonymous, one with the credential"
+
+
+async def test_concurrent_requests_replace_an_old_token_once(
+    connect: Connect, registry: FakeRegistry, reference: Reference, time: FakeTime
+) -> None:
+    registry.auth = "bearer"
+    registry.public.add("team/app")
+    client = await connect()
+    await client.resolve(reference)
+    time.clock.advance(hours=1)
+
+    await asyncio.gather(*(client.resolve(reference) for _ in range(20)))
+
+    assert len(registry.paths("/token")) == 2
 
 
 async def test_repositories_have_their_own_tokens(

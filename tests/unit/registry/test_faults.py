@@ -258,7 +258,9 @@ async def test_redirects_without_end(
     assert len(registry.seen) == 3
 
 
-@pytest.mark.parametrize("target", ["ftp://x", "http://user:word@", "file:///etc/passwd?", "//[bad"])
+@pytest.mark.parametrize(
+    "target", ["ftp://x", "http://user:word@", "file:///etc/passwd?", "//[bad", "http://b\u00fccher.example"]
+)
 async def test_redirects_to_somewhere_else(
     connect: Connect, registry: FakeRegistry, reference: Reference, image: MemoryImage, target: str
 ) -> None:
@@ -303,6 +305,31 @@ async def test_a_digest_header_that_lies(connect: Connect, registry: FakeRegistr
     registry.faults.digest_header = "nonsense"
     with pytest.raises(ProtocolViolation, match="not a digest"):
         await client.resolve(reference)
+
+
+async def test_no_digest_header(
+    connect: Connect, registry: FakeRegistry, reference: Reference, image: MemoryImage
+) -> None:
+    registry.faults.digest_header = ""
+
+    assert (await (await connect()).resolve(reference)).descriptor == image.descriptor
+
+
+async def test_an_encoding_that_was_not_asked_for(
+    connect: Connect, registry: FakeRegistry, reference: Reference, image: MemoryImage
+) -> None:
+    registry.faults.encoding = "gzip"
+
+    with pytest.raises(ProtocolViolation, match="Content-Encoding"):
+        await read(await connect(), reference, image.layers[0])
+
+
+async def test_ipv6(connect: Connect, image: MemoryImage) -> None:
+    async with FakeRegistry(host="::1") as registry:
+        reference = parse_reference(registry.push("team/app:1", image))
+        for plain in (frozenset({registry.address}), frozenset[str]()):
+            client = await connect(plain_http=plain)
+            assert (await client.resolve(reference)).descriptor == image.descriptor
 
 
 async def test_a_manifest_without_its_type(

@@ -5,9 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from yarl import URL
 
 from imagecache.errors import InvalidSetting
-from imagecache.registry.endpoint import Capability, Endpoint, Trust, default_endpoint, is_loopback, with_user_lists
+from imagecache.registry.endpoint import (
+    Capability,
+    Endpoint,
+    Trust,
+    default_endpoint,
+    host_of,
+    is_loopback,
+    with_user_lists,
+)
 from imagecache.registry.hosts import configured_endpoints
 
 ALL = Capability.PULL | Capability.RESOLVE
@@ -195,3 +204,24 @@ def test_headers_are_not_shown(tmp_path: Path) -> None:
 
     assert own.headers == (("authorization", "Bearer hidden-word"),)
     assert "hidden-word" not in repr(own)
+
+
+@pytest.mark.parametrize(
+    ("written", "host"),
+    [
+        ("https://Registry.Example:5000/v2", "registry.example:5000"),
+        ("https://[::1]:5000/", "[::1]:5000"),
+        ("https://user:word@r.example/", "r.example"),
+        ("https://r.example:443/", "r.example:443"),
+    ],
+)
+def test_the_host_of_an_address(written: str, host: str) -> None:
+    assert host_of(URL(written, encoded=True)) == host
+
+
+def test_hosts_have_no_case() -> None:
+    endpoint = default_endpoint("Registry.Example:5000")
+
+    assert endpoint.host == "registry.example:5000"
+    assert with_user_lists(endpoint, frozenset({"Registry.Example:5000"}), frozenset()).scheme == "http"
+    assert not with_user_lists(endpoint, frozenset(), frozenset({"Registry.Example:5000"})).trust.verify

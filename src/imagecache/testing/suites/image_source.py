@@ -40,6 +40,9 @@ async def read(source: ImageSource, reference: Reference, blob: Descriptor, offs
 
 
 class ImageSourceSuite:
+    private = False
+    """Whether the origin opens its images only for a credential."""
+
     @pytest.fixture
     def origin(self) -> Origin:
         raise NotImplementedError
@@ -57,7 +60,7 @@ class ImageSourceSuite:
 
         assert resolved.descriptor == image.descriptor
         assert resolved.body == image.body
-        assert not resolved.private
+        assert resolved.private is self.private
 
     async def test_a_digest(self, origin: Origin, image: MemoryImage, reference: Reference) -> None:
         by_digest = parse_reference(f"{reference.repository}@{image.descriptor.digest}")

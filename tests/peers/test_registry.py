@@ -1,0 +1,179 @@
+"""The registry client against the real docker-registry: open, with users, with TLS, stopped in the middle."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from imagecache.build.ports import ImageSource
+from imagecache.errors import ProtocolViolation, RegistryUnavailable, RegistryUntrusted, Unauthenticated
+from imagecache.oci.reference import parse_reference
+from imagecache.registry.client import RegistryClient
+from imagecache.registry.config import RegistryConfig
+from imagecache.registry.credentials import Credential
+from imagecache.testing.images_oci import MemoryImage, memory_image
+from imagecache.testing.oci_layout import Image, Layout
+from imagecache.testing.peers.registry import Registry
+from imagecache.testing.registry import FakeTime, FixedCredentials
+from imagecache.testing.suites.image_source import CONTENT, ImageSourceSuite, Origin
+
+pytestmark = pytest.mark.peers
+
+USER = Credential(username="alice", password="s3cr3t-word", source="test")  # noqa: S106
+
+
+def push(registry: Registry, name: str, image: MemoryImage, directory: Path) -> str:
+    """Upload an image from memory, by way of a layout."""
+    layout = Layout(Path(tempfile.mkdtemp(dir=directory)))
+    for digest, blob in image.blobs.items():
+        layout.add(image.media_types.get(digest, "application/octet-stream"), blob)
+    return registry.push(name, Image(layout.directory, image.descriptor))
+
+
+@dataclass
+class RealOrigin:
+    source: ImageSource
+    registry: Registry
+    directory: Path
+
+    def publish(self, name: str, image: MemoryImage) -> str:
+        return push(self.registry, name, image, self.directory)
+
+
+@pytest.fixture(scope="module")
+def guarded(peers_directory: Path) -> Iterator[Registry]:
+    with Registry(peers_directory / "guarded", users={"alice": "s3cr3t-word"}) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def encrypted(peers_directory: Path) -> Iterator[Registry]:
+    with Registry(peers_directory / "encrypted", tls=True) as running:
+        yield running
+
+
+class TestDockerRegistry(ImageSourceSuite):
+    """HTTP on loopback, found out by the client itself."""
+
+    @pytest.fixture
+    async def origin(self, registry: Registry, directory: Path) -> AsyncIterator[Origin]:
+        async with RegistryClient() as client:
+            yield RealOrigin(client, registry, directory)
+
+
+class TestDockerRegistryWithUsers(ImageSourceSuite):
+    private = True
+
+    @pytest.fixture
+    async def origin(self, guarded: Registry, directory: Path) -> AsyncIterator[Origin]:
+        config = RegistryConfig(plain_http=frozenset({guarded.address}))
+        async with RegistryClient(config, FixedCredentials({guarded.address: USER})) as client:
+            yield RealOrigin(client, guarded, directory)
+
+
+class TestDockerRegistryWithTls(ImageSourceSuite):
+    @pytest.fixture
+    async def origin(self, encrypted: Registry, directory: Path) -> AsyncIterator[Origin]:
+        config = RegistryConfig(insecure=frozenset({encrypted.address}))
+        async with RegistryClient(config) as client:
+            yield RealOrigin(client, encrypted, directory)
+
+
+@pytest.fixture
+def image() -> MemoryImage:
+    return memory_image([CONTENT])
+
+
+@asynccontextmanager
+async def client_of(**config: object) -> AsyncIterator[RegistryClient]:
+    async with RegistryClient(RegistryConfig(**config)) as client:  # type: ignore[arg-type]
+        yield client
+
+
+async def test_a_certificate_that_nobody_trusts(encrypted: Registry, directory: Path, image: MemoryImage) -> None:
+    reference = parse_reference(push(encrypted, "team/app:1", image, directory))
+    async with client_of() as client:
+        with pytest.raises(RegistryUntrusted, match="not trusted") as caught:
+            await client.resolve(reference)
+
+    assert caught.value.image == reference.original
+    assert "k8s.aliyun.com/insecure-registry" in caught.value.hint
+
+
+async def test_an_authority_in_hosts_toml(encrypted: Registry, directory: Path, image: MemoryImage) -> None:
+    reference = parse_reference(push(encrypted, "team/app:1", image, directory))
+    folder = directory / "certs" / f"127.0.0.1_{encrypted.port}_"
+    folder.mkdir(parents=True)
+    (folder / "ca.crt").write_bytes(encrypted.certificate.read_bytes())
+
+    async with client_of(hosts_dir=directory / "certs") as client:
+        assert (await client.resolve(reference)).descriptor == image.descriptor
+
+
+async def test_tls_where_plain_http_is_said(encrypted: Registry, directory: Path, image: MemoryImage) -> None:
+    reference = parse_reference(push(encrypted, "team/app:1", image, directory))
+    async with client_of(plain_http=frozenset({encrypted.address})) as client:
+        with pytest.raises(ProtocolViolation, match="answers 400") as caught:
+            await client.resolve(reference)
+
+    assert caught.value.image == reference.original
+    assert "HTTPS" in caught.value.hint
+
+
+async def test_plain_http_where_tls_is_wanted(registry: Registry, directory: Path, image: MemoryImage) -> None:
+    push(registry, "team/app:1", image, directory)
+    folder = directory / "certs" / "registry.example"
+    folder.mkdir(parents=True)
+    (folder / "hosts.toml").write_text(f'server = "https://{registry.address}"\n')
+
+    async with client_of(hosts_dir=directory / "certs") as client:
+        with pytest.raises(RegistryUntrusted, match="does not speak TLS") as caught:
+            await client.resolve(parse_reference("registry.example/team/app:1"))
+
+    assert "k8s.aliyun.com/plain-http-registry" in caught.value.hint
+
+
+async def test_a_wrong_password(guarded: Registry, directory: Path, image: MemoryImage) -> None:
+    reference = parse_reference(push(guarded, "team/app:1", image, directory))
+    wrong = FixedCredentials({guarded.address: Credential(username="alice", password="wr0ng-word", source="test")})  # noqa: S106
+    async with RegistryClient(RegistryConfig(), wrong) as client:
+        with pytest.raises(Unauthenticated) as caught:
+            await client.resolve(reference)
+
+    assert "is not accepted" in caught.value.hint
+    assert "wr0ng-word" not in f"{caught.value!r} {caught.value.hint}"
+
+
+async def test_a_registry_that_is_restarted_in_the_middle_of_a_layer(directory: Path) -> None:
+    image = memory_image([CONTENT * 10])
+    layer = image.layers[0]
+    with Registry(directory / "restarted") as registry:
+        reference = parse_reference(push(registry, "team/app:1", image, directory))
+        time = FakeTime()
+        async with client_of(sleep=time.sleep, clock=time.clock, read_buffer=65536) as client:
+            stream = client.stream(reference, layer)
+            received = bytearray(await anext(stream))
+            registry.stop()
+            registry.start()
+            registry.clear_requests()
+            async for chunk in stream:
+                received += chunk
+
+        assert received == image.blobs[layer.digest]
+        assert [request.status for request in registry.requests()] == [206]
+
+
+async def test_a_registry_that_is_stopped(directory: Path, image: MemoryImage) -> None:
+    with Registry(directory / "stopped") as registry:
+        reference = parse_reference(push(registry, "team/app:1", image, directory))
+    time = FakeTime()
+    async with client_of(sleep=time.sleep, clock=time.clock) as client:
+        with pytest.raises(RegistryUnavailable, match="cannot connect") as caught:
+            await client.resolve(reference)
+
+    assert "check that the registry runs" in caught.value.hint
