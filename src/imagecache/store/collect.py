@@ -74,6 +74,7 @@ class Collector:
         sweep = _Sweep(self._paths, dry_run=dry_run)
         with locked(self._paths.collect_lock):
             needed = self._needed()
+            self._leases.sync()
             present = [(path, name) for path, name in self._paths.layer_files() if name is not None]
             layers = [name for path, name in present if name not in needed.layers and sweep.take(path)]
             blobs = [

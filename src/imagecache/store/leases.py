@@ -2,8 +2,8 @@
 
 A lease is an empty file named by holder and layer image. So holding is one ``open``, holding twice is harmless,
 several processes need no lock among themselves, and no crash can spoil one. A hold is durable when it returns; letting
-go is not synced, because a lease that comes back after a power failure costs space and never a container: a holder
-compares ``of`` with what it has when it starts. It must not know who holds or why.
+go is not, and a collection syncs it before it acts on it: a lease that comes back after a power failure costs space and
+never a container. A holder compares ``of`` with what it has when it starts. It must not know who holds or why.
 """
 
 from __future__ import annotations
@@ -78,6 +78,12 @@ class Leases:
         for holder, name in self._paths.holds():
             holders.setdefault(name, set()).add(holder)
         return holders
+
+    def sync(self) -> None:
+        """Make every release durable: before a released layer image goes, so that no lease on nothing comes back."""
+        for directory in sorted(self._paths.node_leases.iterdir()):
+            with converting(directory):
+                fsync_directory(directory)
 
     def _known(self, holder: str, name: LayerName) -> bool:
         """Held durably already; the look at the disk sees a release by another process of the same holder."""

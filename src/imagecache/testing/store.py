@@ -7,13 +7,14 @@ must not check more than the port promises. ``put_snapshot`` fills a real store 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from imagecache.digest import ChainID, DiffID, Digest, chain_id, chain_ids
 from imagecache.oci.descriptor import Descriptor, Platform
 from imagecache.oci.mediatypes import OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST
+from imagecache.oserrors import converting
+from imagecache.store.files import write_all
 from imagecache.store.model import ImageRecord, LayerName, LayerRecord, ServedLayer, SnapshotDocument, Space
 from imagecache.store.store import Store
 
@@ -70,7 +71,8 @@ class MemoryLayers:
 def put_layer(store: Store, name: LayerName, content: bytes) -> bool:
     """Commit a layer image with this content; False when the store has it already."""
     with store.layers.stage() as staged:
-        os.write(staged.fd, content)
+        with converting(staged.path):
+            write_all(staged.fd, content, 0)
         return staged.commit(name)
 
 

@@ -1,0 +1,183 @@
+"""The store after a kill, a power failure, or on a full disk: nothing half-visible, nothing lost, all collectable."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from imagecache.digest import DiffID, Digest
+from imagecache.errors import NoSpace
+from imagecache.store.model import LayerName, Space
+from imagecache.store.store import Store
+from imagecache.testing.faults import Loss, PowerLog, killed_at, write_out
+from imagecache.testing.store import put_layer, put_snapshot
+
+A, B = "imc-aaaaaaaaaaaaaaaaaaaa", "imc-bbbbbbbbbbbbbbbbbbbb"
+BASE, APP, OLD = (DiffID(Digest.sha256(text)) for text in (b"base", b"app", b"old"))
+
+
+def name(diff_id: DiffID) -> LayerName:
+    return LayerName(space=Space.LAYERS, digest=diff_id)
+
+
+def proves(path: Path) -> DiffID:
+    return DiffID(Digest.sha256(path.read_bytes()))
+
+
+def life(root: Path, done: list[str]) -> None:
+    """Everything that a store is for, once. ``done`` gets what has been promised."""
+    store = Store.open(root)
+    with store.downloads.open(Digest.sha256(b"compressed"), 10) as download:
+        download.write(b"compressed"[download.offset : 5])
+    with store.leases.build_lease([name(BASE)]):
+        put_layer(store, name(BASE), b"base")
+        done.append("layer")
+        put_snapshot(store, A, [BASE, APP], [b"base", b"app"])
+    done.append("put A")
+    put_snapshot(store, B, [BASE, OLD], [b"base", b"old"])
+    done.append("put B")
+    store.leases.hold_many("node", [name(BASE), name(APP)])
+    done.append("hold")
+    store.leases.hold("node", name(OLD))
+    done.append("begin to delete B")
+    store.snapshots.delete(B)
+    done.append("delete B")
+    store.leases.release("node", name(OLD))
+    store.collect()
+    with store.downloads.open(Digest.sha256(b"compressed"), 10) as download:
+        download.write(b"compressed"[download.offset :])
+        download.discard()
+
+
+def assert_sound(root: Path, done: list[str]) -> None:
+    """Whatever happened: what was promised is there, what is there is right, and the rest can be collected."""
+    store = Store.open(root)
+    assert "layer" not in done or store.layers.has(name(BASE))
+    ids = set(store.snapshots.ids())
+    assert ids <= {A, B}
+    assert "put A" not in done or A in ids
+    assert "put B" not in done or "begin to delete B" in done or B in ids
+    assert "delete B" not in done or B not in ids
+    assert "hold" not in done or {name(BASE), name(APP)} <= store.leases.of("node")
+    report = store.check(deep=True, verify=proves)
+    assert (report.corrupt, report.missing, report.unexpected) == ([], [], [])
+
+    store.collect()
+
+    needed = {layer for document in store.snapshots.all() for layer in document.layer_names()}
+    assert set(store.layers.names()) - set(store.leases.held()) == needed - set(store.leases.held())
+    assert {digest for _path, digest in store.paths.blob_files()} == set().union(
+        *(stored.blobs for stored in store.snapshots.stored())
+    )
+    for directory in (store.paths.staging, store.paths.trash, store.paths.build_leases):
+        assert list(directory.iterdir()) == []
+    assert list(root.glob(".*")) == []
+    assert store.check(deep=True, verify=proves).healthy
+
+
+def assert_recovers(root: Path, done: list[str]) -> None:
+    """Sound, and the same life can be lived again to its end."""
+    assert_sound(root, done)
+    again: list[str] = []
+    life(root, again)
+    assert_sound(root, again)
+    store = Store.open(root)
+    assert set(store.layers.names()) == {name(BASE), name(APP)}
+    assert store.usage().downloads == 0
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A directory that costs no disk: these tests are about what was called, not about the disk."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        yield Path(directory)
+
+
+@pytest.mark.slow
+def test_killed_at_every_point(memory: Path) -> None:
+    for point in itertools.count():
+        root = memory / f"store-{point}"
+        if not killed_at(point, partial(life, root, [])):
+            break
+        assert_recovers(root, [])
+        shutil.rmtree(root)
+
+    assert point > 200
+
+
+def test_killed_while_recovering(memory: Path) -> None:
+    """A store that was killed in the middle is killed again at every point of the next life."""
+    middle = memory / "middle"
+    assert killed_at(150, lambda: life(middle, []))
+    for point in itertools.count(step=3):
+        root = memory / f"store-{point}"
+        shutil.copytree(middle, root)
+        if not killed_at(point, partial(life, root, [])):
+            break
+        assert_recovers(root, [])
+        shutil.rmtree(root)
+
+
+@pytest.mark.parametrize(
+    ("loss", "seed"), [(Loss.ALL, 0), (Loss.CONTENT, 0), *((Loss.SOME, seed) for seed in range(3))]
+)
+def test_power_fails_at_every_point(memory: Path, loss: Loss, seed: int) -> None:
+    root = memory / "store"
+    root.mkdir(0o700)
+    done: list[str] = []
+    log = PowerLog(root, done, loss, seed)
+    with log.watching():
+        life(root, done)
+    assert len(log.failures) > 200
+    for number, failure in enumerate(log.failures):
+        after = memory / f"after-{number}"
+        write_out(failure.disk, after)
+        assert_recovers(after, list(failure.promised))
+        shutil.rmtree(after)
+
+
+@pytest.fixture
+def small_disk(memory: Path) -> Iterator[Path]:
+    """A filesystem of 1 MiB."""
+    mountpoint = memory / "small"
+    mountpoint.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=0700", "tmpfs", mountpoint], check=True)
+    yield mountpoint
+    subprocess.run(["umount", mountpoint], check=True)
+
+
+def test_disk_full_at_every_size(small_disk: Path) -> None:
+    """With ever more free space the work gets further, until it fits; each time it can be done after making room."""
+    root, ballast = small_disk / "store", small_disk / "ballast"
+    failed = 0
+    for pages in itertools.count():
+        Store.open(root)
+        ballast.write_bytes(bytes(free_pages(small_disk) * PAGE))
+        os.truncate(ballast, max(0, ballast.stat().st_size - pages * PAGE))
+        done: list[str] = []
+        try:
+            life(root, done)
+            break
+        except NoSpace:
+            failed += 1
+        ballast.unlink()
+        assert_recovers(root, done)
+        shutil.rmtree(root)
+
+    assert failed > 10
+
+
+PAGE = 4096
+
+
+def free_pages(path: Path) -> int:
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize // PAGE
