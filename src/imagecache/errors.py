@@ -34,7 +34,7 @@ raised for misuse of our own functions (those are TypeError and ValueError, as e
     │   ├─ StoreDenied          fix_environment   exit 43
     │   └─ StoreBusy            retry             exit 44
     ├─ SnapshotError            containerd's snapshot contract (see snapshotter.errors for gRPC codes)
-    │   └─ SnapshotNotFound · SnapshotExists · WrongKind · HasChildren      exit 50
+    │   └─ SnapshotNotFound · SnapshotExists · WrongKind · HasChildren · InvalidSnapshotArgument      exit 50
     ├─ HostError
     │   ├─ MountFailed          fix_environment   exit 60
     │   ├─ KernelUnsupported    fix_environment   exit 61
@@ -289,6 +289,10 @@ class WrongKind(SnapshotError):
 
 class HasChildren(SnapshotError):
     pass
+
+
+class InvalidSnapshotArgument(SnapshotError):
+    """A filter, a field or a parent that this call can never take."""
 
 
 class HostError(ImageCacheError):

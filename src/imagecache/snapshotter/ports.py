@@ -1,14 +1,15 @@
-"""What the snapshotter needs: layer images by chainID, and mounts."""
+"""What the snapshotter needs: layer images by chainID, and mounts. And what it tells: which layers are used."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from imagecache.digest import ChainID
 from imagecache.store.model import LayerName, ServedLayer
 
-__all__ = ["LayerProvider", "Mounter", "ServedLayer"]
+__all__ = ["LayerProvider", "Mounter", "Observer", "ServedLayer"]
 
 
 class LayerProvider(Protocol):
@@ -41,3 +42,10 @@ class Mounter(Protocol):
 
     def mounted(self, target: Path) -> bool:
         """Whether something is mounted exactly at ``target``."""
+
+
+class Observer(Protocol):
+    """Hears which layer images a container is about to read, so that somebody can look after the page cache."""
+
+    def used(self, layers: Sequence[Path]) -> None:
+        """These files, the upper layer first. Returns at once and never raises."""

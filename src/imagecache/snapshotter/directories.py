@@ -1,0 +1,126 @@
+"""Directories of ordinary snapshots: ``snapshots/<id>/{fs,work}`` below the root.
+
+They are made beside their place and renamed into it inside the transaction that inserts the row; they leave by a rename
+to ``rm-<id>`` after the transaction that deletes it, and are deleted when there is time. Modes are containerd's
+(plugins/snapshots/overlay/overlay.go): the root 0700, ``fs`` 0755 since it is the container's ``/``, ``work`` 0711. It
+must not know rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import structlog
+
+from imagecache.oserrors import converting
+from imagecache.snapshotter.model import Kind
+from imagecache.snapshotter.mounts import Own
+
+_log = structlog.get_logger(__name__)
+_STAGED = "new-"
+_RETIRED = "rm-"
+
+
+class Directories:
+    """Thread-safe. One process only: what it does not know of is an orphan."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._staged: set[str] = set()
+        self._staged_lock = threading.Lock()
+
+    def own(self, snapshot: int) -> Own:
+        directory = self._root / str(snapshot)
+        return Own(directory / "fs", directory / "work")
+
+    @contextlib.contextmanager
+    def staged(self, kind: Kind, owner: Path | None) -> Iterator[Callable[[int], None]]:
+        """Make a snapshot's directories; the block calls what it gets with the number of the row, once.
+
+        Args:
+            kind: views have no ``work``.
+            owner: the directory below, whose owner ``fs`` gets, as the container's root should have.
+        """
+        with self._staging() as directory:
+            placed: list[int] = []
+            with converting(directory):
+                self._fill(directory, kind, owner)
+
+            def place(snapshot: int) -> None:
+                with converting(directory):
+                    directory.rename(self._root / str(snapshot))
+                placed.append(snapshot)
+
+            try:
+                yield place
+            except BaseException:
+                for snapshot in placed:
+                    self.retire(snapshot)
+                raise
+
+    def retire(self, snapshot: int) -> None:
+        """Take a directory out of the way. Never fails: what stays is an orphan."""
+        try:
+            (self._root / str(snapshot)).rename(self._root / f"{_RETIRED}{snapshot}")
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            _log.warning("directory not renamed, trying again later", snapshot=snapshot, problem=str(error))
+
+    def retire_orphans(self, known: frozenset[int], *, above: int) -> None:
+        """Retire what has no row and is not being made. Call it inside a transaction: then no row is on its way.
+
+        Numbers up to ``above`` are of a lost database and stay: containers may live in them.
+        """
+        for name in self._names():
+            if name.isdecimal():
+                if int(name) > above and int(name) not in known:
+                    self.retire(int(name))
+            elif name.startswith(_STAGED) and name not in self._staged:
+                with contextlib.suppress(OSError):
+                    (self._root / name).rename(self._root / f"{_RETIRED}{name}")
+
+    def delete_retired(self) -> None:
+        """Free their space. Takes as long as it takes, never fails."""
+        for name in self._names():
+            if name.startswith(_RETIRED):
+                shutil.rmtree(self._root / name, ignore_errors=True)
+                if (self._root / name).exists():
+                    _log.warning("directory not deleted, trying again later", path=str(self._root / name))
+
+    def highest(self) -> int:
+        """The highest number in use, 0 for none."""
+        return max((int(name) for name in self._names() if name.isdecimal()), default=0)
+
+    def _names(self) -> list[str]:
+        with converting(self._root):
+            return [path.name for path in self._root.iterdir()]
+
+    @contextlib.contextmanager
+    def _staging(self) -> Iterator[Path]:
+        with self._staged_lock, converting(self._root):
+            directory = Path(tempfile.mkdtemp(prefix=_STAGED, dir=self._root))
+            self._staged.add(directory.name)
+        try:
+            yield directory
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)  # nothing, once it is in its place
+            self._staged.discard(directory.name)
+
+    def _fill(self, directory: Path, kind: Kind, owner: Path | None) -> None:
+        fs = directory / "fs"
+        fs.mkdir()
+        fs.chmod(0o755)  # whatever the umask is
+        if owner is not None:
+            found = owner.stat()
+            os.chown(fs, found.st_uid, found.st_gid)
+        if kind is Kind.ACTIVE:
+            work = directory / "work"
+            work.mkdir()
+            work.chmod(0o711)

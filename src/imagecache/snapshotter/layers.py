@@ -1,0 +1,161 @@
+"""Mounts of layer images: one for each layer image, shared by every snapshot that it serves.
+
+Order of effects (docs/internals/snapshotter.md): remember the intent, hold the file, mount it, and only then say so in
+a snapshot's row; backwards when the last row has gone. So a crash leaves at most a mount and a hold that the next
+``drop_unused`` finds by the intent. Mounts are made when they are needed, since a reboot takes them all. It must not
+unmount what a row needs, and never by force.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import structlog
+
+from imagecache.errors import BlobNotFound, ImageCacheError, StoreBusy
+from imagecache.oserrors import converting
+from imagecache.snapshotter.metadata import Metadata
+from imagecache.snapshotter.model import LayerRef
+from imagecache.snapshotter.ports import LayerProvider, Mounter
+from imagecache.store.model import LayerName
+
+_log = structlog.get_logger(__name__)
+
+
+class LayerMounts:
+    """Thread-safe; calls about the same layer image wait for each other, at most ``wait`` seconds."""
+
+    def __init__(
+        self, root: Path, metadata: Metadata, provider: LayerProvider, mounter: Mounter, *, holder: str, wait: float
+    ) -> None:
+        """``root`` gets one mountpoint for each layer image; ``holder`` names us to the provider."""
+        self._root = root
+        self._metadata = metadata
+        self._provider = provider
+        self._mounter = mounter
+        self._holder = holder
+        self._wait = wait
+        self._locks: dict[LayerName, threading.Lock] = {}
+        self._locks_lock = threading.Lock()
+
+    def mountpoint(self, layer: LayerRef) -> Path:
+        return self._root / str(layer.id)
+
+    def file(self, layer: LayerRef) -> Path | None:
+        """The layer image itself; None when it is gone."""
+        return self._provider.open_layer(layer.name)
+
+    @contextlib.contextmanager
+    def taken(self, name: LayerName) -> Iterator[LayerRef]:
+        """Hold and mount a layer image; the block inserts the row that needs it.
+
+        Raises:
+            BlobNotFound: the file is gone.
+            StoreBusy, StoreError, HostError
+        """
+        with self._locked(name):
+            layer = self._intent(name)
+            try:
+                self._provider.hold(self._holder, name)
+                self._mount(layer)
+                yield layer
+            except BaseException:
+                self._drop(layer)
+                raise
+
+    def ensure(self, layer: LayerRef) -> Path:
+        """The mountpoint, mounted. Raises BlobNotFound, StoreBusy, HostError."""
+        with self._locked(layer.name):
+            self._mount(layer)
+        return self.mountpoint(layer)
+
+    def drop_unused(self) -> None:
+        """Let go of every layer image that no snapshot needs. What is busy stays until the next time."""
+        with self._metadata.read() as tx:
+            unused = [layer for layer in tx.layers() if not tx.in_use(layer)]
+        for layer in unused:
+            self.drop_if_unused(layer)
+
+    def drop_if_unused(self, layer: LayerRef) -> None:
+        """Never waits and never fails: a collection of containerd's stands behind it."""
+        lock = self._lock(layer.name)
+        if not lock.acquire(blocking=False):
+            return
+        try:
+            self._drop(layer)
+        finally:
+            lock.release()
+
+    def drop_strays(self) -> None:
+        """Unmount and remove mountpoints that no layer has: those of a database that is lost."""
+        with converting(self._root):
+            there = list(self._root.iterdir())
+        with self._metadata.read() as tx:  # afterwards: a layer is known before it has a mountpoint
+            known = {str(layer.id) for layer in tx.layers()}
+        for path in there:
+            if path.name not in known:
+                self._clear(path)
+
+    def _intent(self, name: LayerName) -> LayerRef:
+        with self._metadata.read() as tx:
+            known = tx.layer(name)
+        if known is not None:
+            return known
+        with self._metadata.write() as writer:
+            return writer.add_layer(name)
+
+    def _mount(self, layer: LayerRef) -> None:
+        target = self.mountpoint(layer)
+        image = self.file(layer)
+        if image is not None:
+            with converting(target):
+                target.mkdir(mode=0o755, exist_ok=True)
+            self._mounter.mount(image, target)
+        elif not self._mounter.mounted(target):
+            raise BlobNotFound(
+                f"layer image {layer.name} is not in the store any more",
+                hint="it was removed or set aside as corrupt: build the ImageCache again, then start the pod again",
+            )
+
+    def _drop(self, layer: LayerRef) -> None:
+        """With the layer's lock. The mount goes first, the intent last."""
+        try:
+            with self._metadata.read() as tx:
+                if tx.in_use(layer):
+                    return
+            if self._clear(self.mountpoint(layer)):
+                self._provider.release(self._holder, layer.name)
+                with self._metadata.write() as writer:
+                    writer.drop_layer(layer)
+        except ImageCacheError as error:
+            _log.warning("layer image not let go, trying again later", layer=str(layer.name), problem=str(error))
+
+    def _clear(self, target: Path) -> bool:
+        """Unmount and remove a mountpoint; False when it is busy."""
+        try:
+            self._mounter.unmount(target)
+            with converting(target), contextlib.suppress(FileNotFoundError):
+                target.rmdir()
+        except ImageCacheError as error:
+            _log.info("mount stays for now", target=str(target), problem=str(error))
+            return False
+        return True
+
+    def _lock(self, name: LayerName) -> threading.Lock:
+        with self._locks_lock:
+            return self._locks.setdefault(name, threading.Lock())
+
+    @contextlib.contextmanager
+    def _locked(self, name: LayerName) -> Iterator[None]:
+        lock = self._lock(name)
+        if not lock.acquire(timeout=self._wait):
+            raise StoreBusy(
+                f"layer image {name}: another mount of it does not end", hint="look at the last lines of dmesg"
+            )
+        try:
+            yield
+        finally:
+            lock.release()

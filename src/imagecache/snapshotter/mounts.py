@@ -1,0 +1,66 @@
+"""What containerd has to mount for a snapshot.
+
+Only ``bind`` and ``overlay``, the two that every containerd version mounts everywhere: layer images are mounted by us
+before (``layers``) and appear as directories. The shapes are those of containerd's overlay snapshotter
+(plugins/snapshots/overlay/overlay.go), so that its differ recognises them. An active snapshot is never read-only:
+containerd >= 2.4 takes a read-only last mount for a layer that is complete. Pure: it must not do I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagecache.errors import InvalidSetting
+from imagecache.snapshotter.model import Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One mount in containerd's words: type, source and options as for mount(8)."""
+
+    type: str
+    source: str
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """A snapshot's own directories."""
+
+    fs: Path
+    work: Path
+
+
+def mounts_of(kind: Kind, own: Own, lowers: Sequence[Path], overlay_options: Sequence[str] = ()) -> tuple[Mount, ...]:
+    """How to mount a snapshot.
+
+    Args:
+        kind: ACTIVE or VIEW.
+        own: where an active snapshot writes, and what a view without a parent shows.
+        lowers: directories of the committed snapshots below, the nearest one first.
+        overlay_options: added to every overlay.
+    """
+    if kind is Kind.COMMITTED:
+        raise ValueError("a committed snapshot is never mounted itself")
+    if not lowers:
+        return (_bind(own.fs, writable=kind is Kind.ACTIVE),)
+    if kind is Kind.VIEW and len(lowers) == 1:
+        return (_bind(lowers[0], writable=False),)
+    stacked = f"lowerdir={':'.join(map(str, lowers))}"
+    upper = (f"workdir={own.work}", f"upperdir={own.fs}") if kind is Kind.ACTIVE else ()
+    return (Mount("overlay", "overlay", (*upper, stacked, *overlay_options)),)
+
+
+def check_root(root: Path) -> None:
+    """Raises InvalidSetting for a root that overlay options cannot express."""
+    if not root.is_absolute() or set(str(root)) & set(":,\\"):
+        raise InvalidSetting(
+            f"snapshotter root {root} is not an absolute path without colon, comma and backslash",
+            hint="overlayfs separates its directories by them; choose another directory",
+        )
+
+
+def _bind(source: Path, *, writable: bool) -> Mount:
+    return Mount("bind", str(source), ("rw" if writable else "ro", "rbind"))

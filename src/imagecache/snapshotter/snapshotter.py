@@ -1,0 +1,259 @@
+"""The ten operations of containerd's snapshots API, on rows, directories and mounts.
+
+Blocking and thread-safe; ``service`` runs them in threads with deadlines. What is served by layer images is in
+``served`` and ``layers``; everything else is containerd's own overlay snapshotter once more, since a node must work
+whatever we have. Effects on the disk come before the transaction that needs them, and after the one that ends the need.
+It must not call containerd, must not unmount when it stops, and must not use the network.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import structlog
+
+from imagecache.clock import Clock
+from imagecache.errors import SnapshotExists, SnapshotNotFound, StoreBusy, WrongKind
+from imagecache.oserrors import converting
+from imagecache.snapshotter import filters, model
+from imagecache.snapshotter.directories import Directories
+from imagecache.snapshotter.layers import LayerMounts
+from imagecache.snapshotter.metadata import Found, Metadata
+from imagecache.snapshotter.model import NOTHING, Info, Kind, LayerRef, Lower, Row, Usage
+from imagecache.snapshotter.mounts import Mount, check_root, mounts_of
+from imagecache.snapshotter.ports import LayerProvider, Mounter, Observer
+from imagecache.snapshotter.served import ServedSnapshots
+from imagecache.snapshotter.settings import DEFAULT, SnapshotterSettings
+from imagecache.snapshotter.usage import Meter
+
+_log = structlog.get_logger(__name__)
+
+
+class NoObserver:
+    """``Observer`` for whoever does not care."""
+
+    def used(self, layers: Sequence[Path]) -> None:
+        """Nothing."""
+
+
+class Snapshotter:
+    """All state is below ``root``; one process at a time."""
+
+    def __init__(
+        self,
+        root: Path,
+        provider: LayerProvider,
+        mounter: Mounter,
+        clock: Clock,
+        settings: SnapshotterSettings = DEFAULT,
+        observer: Observer | None = None,
+    ) -> None:
+        """Open the state, or begin it. Mounts nothing.
+
+        Raises:
+            InvalidSetting: overlayfs cannot express this root.
+            StoreBusy: another process serves it.
+            StoreCorrupt, StoreDenied, StoreError: the database, or the disk.
+        """
+        check_root(root)
+        with converting(root):
+            for directory in (root, root / "snapshots", root / "m"):
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                directory.chmod(0o700)
+        self._lock_fd = _locked(root)
+        self._clock = clock
+        self.settings = settings
+        self._observer = observer or NoObserver()
+        self._directories = Directories(root / "snapshots")
+        self._metadata = _opened(root, self._directories, settings.lock_wait)
+        with self._metadata.read() as tx:
+            self._foreign = tx.foreign()
+        self._overlay_options = _overlay_options() if settings.overlay_options is None else settings.overlay_options
+        holder = f"snapshotter-{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]}"
+        self._layers = LayerMounts(
+            root / "m", self._metadata, provider, mounter, holder=holder, wait=settings.lock_wait
+        )
+        self._served = ServedSnapshots(self._metadata, provider, self._layers, clock)
+        self._meter = Meter(clock, age=settings.usage_age, budget=settings.usage_budget)
+        self._cleaning = threading.Lock()
+
+    def close(self) -> None:
+        """Let go of the files. Mounts stay: containers stand on them. Twice is fine."""
+        self._metadata.close()
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+    def prepare(self, key: str, parent: str = "", labels: Mapping[str, str] | None = None) -> tuple[Mount, ...]:
+        """A writable snapshot on top of the committed ``parent``.
+
+        Raises:
+            SnapshotExists: the key is in use; or the layer to unpack is here already (the usual case, no failure).
+            SnapshotNotFound, InvalidSnapshotArgument: the parent is missing, or not committed.
+            BlobNotFound, HostError: a layer image below is gone or cannot be mounted.
+            StoreError: the disk.
+        """
+        labels = labels or {}
+        name = self._served.register(key, parent, labels)
+        if name is not None:
+            raise SnapshotExists(f"layer {labels[model.REF_LABEL]} is served by snapshot {name!r}")
+        return self._create(Kind.ACTIVE, key, parent, labels)
+
+    def view(self, key: str, parent: str = "", labels: Mapping[str, str] | None = None) -> tuple[Mount, ...]:
+        """A read-only snapshot of the committed ``parent``. Raises as ``prepare``."""
+        return self._create(Kind.VIEW, key, parent, labels or {})
+
+    def mounts(self, key: str) -> tuple[Mount, ...]:
+        """How to mount an active snapshot or a view, with every layer image mounted again if need be.
+
+        Raises SnapshotNotFound; WrongKind for a committed one; BlobNotFound, HostError.
+        """
+        with self._metadata.read() as tx:
+            row = tx.get(key)
+            if row.info.kind is Kind.COMMITTED:
+                raise WrongKind(f"snapshot {key!r} is committed, not active")
+            chain = tx.chain(row.parent_id)
+        return self._mounts(row.info.kind, row.id, self._paths(key, chain))
+
+    def commit(self, name: str, key: str, labels: Mapping[str, str] | None = None, parent: str = "") -> None:
+        """Freeze the active snapshot ``key`` as ``name``. Nothing but the transaction: containerd holds its own.
+
+        Raises SnapshotExists, SnapshotNotFound, WrongKind, InvalidSnapshotArgument.
+        """
+        with self._metadata.write() as writer:
+            number = writer.commit(name, key, labels or {}, parent, self._clock.now())
+        self._meter.forget(self._directories.own(number).fs)
+
+    def remove(self, key: str) -> None:
+        """Forget a snapshot. What is busy or takes long is left to ``cleanup``.
+
+        Raises SnapshotNotFound, HasChildren; nothing else that is not the database's.
+        """
+        with self._metadata.write() as writer:
+            row = writer.remove(key)
+        self._served.removed(key)
+        self._meter.forget(self._directories.own(row.id).fs)
+        if row.layer is None:
+            self._directories.retire(row.id)
+        else:
+            self._layers.drop_if_unused(row.layer)
+
+    def stat(self, key: str) -> Info:
+        """Raises SnapshotNotFound."""
+        with self._metadata.read() as tx:
+            row = tx.find(key)
+        row = row or self._served.heal(key)
+        if row is None:
+            raise SnapshotNotFound(f"snapshot {key!r} does not exist")
+        return row.info
+
+    def update(self, name: str, labels: Mapping[str, str], paths: Sequence[str] = ()) -> Info:
+        """Change labels: all of them, or those named by ``paths``. Raises SnapshotNotFound, InvalidSnapshotArgument."""
+        with self._metadata.write() as writer:
+            return writer.relabel(name, labels, paths, self._clock.now())
+
+    def walk(self, texts: Sequence[str] = ()) -> list[Info]:
+        """What matches any of the filters, of one moment. Raises InvalidSnapshotArgument."""
+        wanted = filters.parse(texts)
+        with self._metadata.read() as tx:
+            return tx.select(wanted)
+
+    def usage(self, key: str) -> Usage:
+        """What a snapshot itself takes, without its parents. Raises SnapshotNotFound."""
+        with self._metadata.read() as tx:
+            row = tx.get(key)
+        if row.info.kind is Kind.VIEW:
+            return NOTHING
+        if row.usage is not None:
+            return row.usage
+        measured = self._meter.measure(self._directories.own(row.id).fs)
+        if measured.complete and row.info.kind is Kind.COMMITTED:
+            with self._metadata.write() as writer:
+                writer.set_usage(row.id, measured.usage)
+        return measured.usage
+
+    def cleanup(self) -> None:
+        """Free what removed snapshots and crashes left. A no-op while another call does it."""
+        if not self._cleaning.acquire(blocking=False):
+            return
+        try:
+            with self._metadata.write() as writer:
+                self._directories.retire_orphans(writer.ids(), above=self._foreign)
+            self._directories.delete_retired()
+            self._layers.drop_unused()
+            self._layers.drop_strays()
+        finally:
+            self._cleaning.release()
+
+    def _create(self, kind: Kind, key: str, parent: str, labels: Mapping[str, str]) -> tuple[Mount, ...]:
+        below = self._parent(parent) if parent else None
+        with self._metadata.read() as tx:
+            chain = tx.chain(below.id if below else None)
+        lowers = self._paths(key, chain)
+        with (
+            self._directories.staged(kind, owner=lowers[0] if lowers else None) as place,
+            self._metadata.write() as writer,
+        ):
+            number = writer.create(kind, key, below, labels, self._clock.now())
+            place(number)
+        return self._mounts(kind, number, lowers)
+
+    def _parent(self, name: str) -> Row:
+        with self._metadata.read() as tx:
+            found = tx.find(name)
+        if found is None:
+            self._served.heal(name)
+        with self._metadata.read() as tx:
+            return tx.committed_parent(name)
+
+    def _paths(self, key: str, chain: Sequence[Lower]) -> list[Path]:
+        """The chain as directories, every layer image mounted."""
+        layers = [lower.layer for lower in chain if lower.layer is not None]
+        mounted = {layer: self._layers.ensure(layer) for layer in layers}
+        if layers and not model.is_unpack(key):
+            self._observer.used(self._files(layers))
+        return [
+            mounted[lower.layer] if lower.layer is not None else self._directories.own(lower.snapshot_id).fs
+            for lower in chain
+        ]
+
+    def _files(self, layers: Sequence[LayerRef]) -> list[Path]:
+        files = (self._layers.file(layer) for layer in layers)
+        return [file for file in files if file is not None]
+
+    def _mounts(self, kind: Kind, number: int, lowers: Sequence[Path]) -> tuple[Mount, ...]:
+        return mounts_of(kind, self._directories.own(number), lowers, self._overlay_options)
+
+
+def _opened(root: Path, directories: Directories, wait: float) -> Metadata:
+    """The database; when it is lost, one that never gives out the numbers of what is on the disk."""
+    layers = [int(path.name) for path in (root / "m").iterdir() if path.name.isdecimal()]
+    found = Found(directories.highest(), max(layers, default=0))
+    path = root / "metadata.db"
+    if found.snapshots and not path.exists():
+        _log.warning(
+            "database lost: snapshots of before are kept but not served", root=str(root), up_to=found.snapshots
+        )
+    return Metadata(path, wait=wait, found=found)
+
+
+def _overlay_options() -> tuple[str, ...]:
+    """EROFS has no file handles for ``index=on``, and an index forbids to mount an upper directory twice."""
+    return ("index=off",) if Path("/sys/module/overlay/parameters/index").exists() else ()
+
+
+def _locked(root: Path) -> int:
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(fd)
+        raise StoreBusy(
+            f"{root} is in use by another snapshotter", hint="stop the other agent, or give this one another root"
+        ) from error
+    return fd
