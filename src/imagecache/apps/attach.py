@@ -27,12 +27,12 @@ class LocalAttacher:
     clock: Clock
 
     async def attach(self, snapshot: SnapshotDocument) -> Attached:
-        async with ContainerdClient(self.settings.address) as containerd:
+        async with ContainerdClient(self.settings.address, self.clock) as containerd:
             result = await self.attacher(containerd).attach(snapshot)
         return Attached(images=result.images, withheld=result.withheld, missed=result.missed)
 
     async def detach(self, snapshot: SnapshotDocument, keep: Sequence[SnapshotDocument] = ()) -> tuple[str, ...]:
-        async with ContainerdClient(self.settings.address) as containerd:
+        async with ContainerdClient(self.settings.address, self.clock) as containerd:
             return await self.attacher(containerd).detach(snapshot, keep)
 
     def attacher(self, containerd: ContainerdClient) -> NodeAttacher:

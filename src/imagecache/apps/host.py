@@ -61,6 +61,7 @@ class LocalHost:
         ]
         if not found:
             raise NotFound(
-                f"no image cache of this store has {text}", hint="imagecache get shows the caches, describe their images"
+                f"no image cache of this store has {text}",
+                hint="imagecache get shows the caches, describe their images",
             )
         return max(found, key=lambda pair: pair[0].created)

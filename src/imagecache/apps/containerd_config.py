@@ -1,0 +1,83 @@
+"""containerd's drop-in, wired: the settings, and the version of the containerd that is here."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from imagecache.apps.attach import MODES
+from imagecache.apps.platform import host_platform
+from imagecache.cli.application import ConfigChange, ConfigReport
+from imagecache.cli.settings import Settings
+from imagecache.clock import Clock
+from imagecache.errors import ContainerdUnavailable
+from imagecache.node.containerd import ContainerdClient
+from imagecache.node.dropin import DropInSettings
+from imagecache.node.install import Action, Change, Installation
+from imagecache.node.modes import Mode
+
+_VERSION = re.compile(r"\bv?(\d+\.\d+\.\d+\S*)")
+_SECONDS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class LocalContainerdConfig:
+    """``cli.application.ContainerdConfig``. Mode ``auto`` means proxy, the better one wherever a service may run."""
+
+    settings: Settings
+    clock: Clock
+
+    def text(self) -> str:
+        return self._installation().text()
+
+    def install(self) -> ConfigReport:
+        return _report(self._installation().install())
+
+    def undo(self) -> ConfigReport:
+        return _report(self._installation().undo())
+
+    def _installation(self) -> Installation:
+        settings = self.settings
+        return Installation(
+            settings.containerd_config,
+            DropInSettings(
+                mode=MODES[settings.mode] or Mode.PROXY,
+                containerd=self._version(),
+                platform=str(host_platform()),
+                snapshotter=settings.snapshotter,
+                socket=settings.agent_socket,
+                root=settings.agent_root,
+                layers=settings.store / "layers",
+            ),
+        )
+
+    def _version(self) -> str:
+        """Of the containerd that runs, else of the program that would."""
+
+        async def ask() -> str:
+            async with ContainerdClient(self.settings.address, self.clock) as containerd:
+                return await containerd.version()
+
+        try:
+            return asyncio.run(ask())
+        except ContainerdUnavailable as unavailable:
+            try:
+                words = subprocess.run(
+                    ["containerd", "--version"], capture_output=True, text=True, timeout=_SECONDS, check=True
+                ).stdout
+            except (OSError, subprocess.SubprocessError):
+                raise unavailable from None
+            match = _VERSION.search(words)
+            if match is None:
+                raise
+            return match[1]
+
+
+def _report(changes: Sequence[Change]) -> ConfigReport:
+    return ConfigReport(
+        changes=[ConfigChange(change.path, change.action.value) for change in changes],
+        restart_needed=any(change.action is not Action.UNCHANGED for change in changes),
+    )

@@ -1,0 +1,12 @@
+"""What this machine is, in OCI's words."""
+
+from __future__ import annotations
+
+import os
+
+from imagecache.oci.descriptor import Platform
+from imagecache.oci.platform import normalise
+
+
+def host_platform() -> Platform:
+    return normalise(Platform(os="linux", architecture=os.uname().machine))

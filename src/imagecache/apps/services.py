@@ -1,0 +1,40 @@
+"""What runs until it is told to stop: the snapshotter alone, and the agent around it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from imagecache.apps.agent import Agent
+from imagecache.apps.systemd import inherited_socket, notify
+from imagecache.cli.settings import Settings
+from imagecache.clock import Clock
+from imagecache.node.mounter import KernelMounter
+from imagecache.snapshotter.server import serve
+from imagecache.snapshotter.snapshotter import Snapshotter
+from imagecache.standalone.controller import Controller
+from imagecache.store.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class LocalServices:
+    """``cli.application.Services``."""
+
+    store: Store
+    settings: Settings
+    clock: Clock
+    mounter: KernelMounter
+    controller: Callable[[], Controller]
+
+    async def snapshotter(self) -> None:
+        snapshotter = Snapshotter(self.settings.agent_root, self.store.provider, self.mounter, self.clock)
+        try:
+            address = inherited_socket(os.environ) or self.settings.agent_socket
+            await serve(snapshotter, address, ready=lambda: notify(os.environ, "READY=1"))
+        finally:
+            snapshotter.close()
+
+    async def agent(self) -> None:
+        agent = Agent(self.store, self.settings, self.clock, self.mounter, self.controller())
+        await agent.run(inherited_socket(os.environ), ready=lambda: notify(os.environ, "READY=1"))
