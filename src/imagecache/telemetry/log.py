@@ -29,6 +29,7 @@ def configure(*, log_format: str = "auto", level: str = "info", stream: TextIO |
     people = log_format == "console" or (log_format == "auto" and target.isatty())
     structlog.configure(
         processors=[
+            _named,
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -37,15 +38,29 @@ def configure(*, log_format: str = "auto", level: str = "info", stream: TextIO |
             structlog.dev.ConsoleRenderer(colors=False) if people else structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=structlog.PrintLoggerFactory(file=target),
+        logger_factory=lambda *names: _Logger(target, str(names[0]) if names else ""),
         cache_logger_on_first_use=False,
     )
 
 
 def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
     """The logger of a package; ``name`` is the key ``logger`` of its lines."""
-    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(logger=name)
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(name)
     return logger
+
+
+class _Logger(structlog.PrintLogger):
+    """Writes lines, and knows the name that its user asked for."""
+
+    def __init__(self, stream: TextIO, name: str) -> None:
+        super().__init__(stream)
+        self.name = name
+
+
+def _named(logger: _Logger, _method: str, event: Event) -> Event:
+    if logger.name:
+        event["logger"] = logger.name
+    return event
 
 
 def redact(_logger: object, _method: str, event: Event) -> Event:

@@ -263,9 +263,7 @@ def test_mount_and_umount(imagecache: Shell, tmp_path: Path) -> None:
     imagecache("mount", "nothing:1", str(tmp_path), code=3)
 
 
-@pytest.mark.parametrize(
-    ("worst", "code"), [(Severity.OK, 0), (Severity.WARNING, 80), (Severity.PROBLEM, 81)], ids=str
-)
+@pytest.mark.parametrize(("worst", "code"), [(Severity.OK, 0), (Severity.WARNING, 80), (Severity.PROBLEM, 81)], ids=str)
 def test_doctor(imagecache: Shell, worst: Severity, code: int) -> None:
     imagecache.application.machine.checks = (
         Check("kernel", "erofs", Severity.OK, "mounts files directly"),

@@ -1,0 +1,112 @@
+"""Metrics and health over a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from imagecache.errors import HostError, InvalidSetting
+from imagecache.telemetry.health import HealthServer
+from imagecache.telemetry.metrics import Metrics
+
+
+class Node:
+    """What the server is asked about."""
+
+    def __init__(self) -> None:
+        self.metrics = Metrics()
+        self.problem = ""
+        self.server = HealthServer(self.metrics, ready=lambda: self.problem)
+        self.port = 0
+
+    async def ask(self, request: bytes) -> tuple[str, bytes]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(request)
+        answer = await reader.read()
+        writer.close()
+        head, _, body = answer.partition(b"\r\n\r\n")
+        return head.split(b"\r\n")[0].decode(), body
+
+    async def get(self, path: str) -> tuple[str, bytes]:
+        return await self.ask(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+
+
+@pytest.fixture
+async def node() -> AsyncIterator[Node]:
+    node = Node()
+    _host, node.port = await node.server.start("127.0.0.1:0")
+    yield node
+    await node.server.stop()
+    await node.server.stop()
+
+
+async def test_live_and_ready(node: Node) -> None:
+    assert await node.get("/livez") == ("HTTP/1.1 200 OK", b"ok\n")
+    assert await node.get("/readyz?verbose") == ("HTTP/1.1 200 OK", b"ok\n")
+    node.problem = "the store is gone"
+    assert await node.get("/readyz") == ("HTTP/1.1 503 Service Unavailable", b"the store is gone\n")
+
+
+async def test_metrics(node: Node) -> None:
+    node.metrics.layer_hits.inc(3)
+    node.metrics.snapshot_calls.labels("Prepare", "OK").inc()
+    node.metrics.store_bytes.labels("layers").set(5)
+
+    status, body = await node.get("/metrics")
+
+    assert status == "HTTP/1.1 200 OK"
+    found = {family.name: family for family in text_string_to_metric_families(body.decode())}
+    assert found["imagecache_snapshotter_layer_hits"].samples[0].value == 3
+    assert found["imagecache_build_info"].samples[0].labels == {"version": "0.1.0"}
+    assert found["imagecache_store_bytes"].samples[0].labels == {"kind": "layers"}
+
+
+async def test_two_processes_worth_of_metrics_do_not_meet() -> None:
+    one, other = Metrics(), Metrics()
+    one.layer_hits.inc()
+
+    assert b"imagecache_snapshotter_layer_hits_total 1.0" in one.render()
+    assert b"imagecache_snapshotter_layer_hits_total 0.0" in other.render()
+
+
+def test_every_metric_has_our_prefix_a_unit_and_no_unbounded_label() -> None:
+    text = Metrics().render().decode()
+    ours = [
+        family for family in text_string_to_metric_families(text) if not family.name.startswith(("process_", "python_"))
+    ]
+
+    assert len(ours) > 15
+    for family in ours:
+        assert family.name.startswith("imagecache_")
+        assert family.documentation.endswith(".")
+        labels = {label for sample in family.samples for label in sample.labels}
+        assert labels <= {"version", "reason", "method", "code", "kind", "le"}
+
+
+async def test_other_requests(node: Node) -> None:
+    assert (await node.get("/secret"))[0] == "HTTP/1.1 404 Not Found"
+    assert (await node.ask(b"POST /metrics HTTP/1.1\r\n\r\n"))[0] == "HTTP/1.1 405 Method Not Allowed"
+    assert await node.ask(b"GET /" + b"x" * 20_000 + b"\r\n\r\n") == ("", b"")
+
+
+@pytest.mark.parametrize("address", ["", "9464", "x:", "x:y", "x:70000"])
+async def test_addresses_that_are_none(address: str) -> None:
+    with pytest.raises(InvalidSetting, match="is not host:port"):
+        await HealthServer(Metrics()).start(address)
+
+
+async def test_a_port_that_is_taken(node: Node) -> None:
+    with pytest.raises(HostError, match="cannot listen at"):
+        await HealthServer(Metrics()).start(f"127.0.0.1:{node.port}")
+
+
+async def test_ipv6() -> None:
+    server = HealthServer(Metrics())
+    host, port = await server.start("[::1]:0")
+    await server.stop()
+
+    assert host == "::1"
+    assert port > 0
