@@ -1,7 +1,7 @@
 """What every ``node.ports.Containerd`` must do: the client of a real one, and the fake.
 
-Subclass ``ContainerdSuite`` and give it a ``containerd`` fixture with a plain snapshotter named ``overlayfs``. Every test
-uses a namespace of its own, so that they may share one.
+Subclass ``ContainerdSuite`` and give it a ``containerd`` fixture with a plain snapshotter named ``overlayfs``. Each
+test uses a namespace of its own, so that they may share one.
 """
 
 from __future__ import annotations

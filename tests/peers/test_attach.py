@@ -1,0 +1,251 @@
+"""Attach on real containerds, with no registry: CRI lists the images, containers run and write, detach ends it."""
+
+import asyncio
+import threading
+import tomllib
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from imagecache.build.builder import ImageBuilder
+from imagecache.clock import SystemClock
+from imagecache.errors import BlobNotFound, ContainerdMisconfigured
+from imagecache.node.attach import AttachSettings, NodeAttacher
+from imagecache.node.containerd import ContainerdClient
+from imagecache.node.dropin import DropInSettings
+from imagecache.node.install import Installation
+from imagecache.node.modes import Mode
+from imagecache.node.mounter import KernelMounter
+from imagecache.node.native import NativeUse
+from imagecache.oci.descriptor import Platform
+from imagecache.snapshotter.server import serve
+from imagecache.snapshotter.snapshotter import Snapshotter
+from imagecache.store.model import SnapshotDocument
+from imagecache.store.store import Store
+from imagecache.testing.images import busybox_image, tar_of
+from imagecache.testing.layout_source import LayoutSource
+from imagecache.testing.peers.containerd import Containerd, Version
+from imagecache.testing.peers.cri import Cri
+from imagecache.testing.peers.processes import unmount_below
+from imagecache.testing.peers.programs import run
+from imagecache.testing.snapshots import MemoryDocuments, snapshot
+
+pytestmark = pytest.mark.peers
+IMAGE = "registry.invalid/team/app:1.4"
+INTEGRATIONS: list[tuple[Version, Mode]] = [("system", Mode.PROXY), ("2.4", Mode.PROXY), ("2.4", Mode.NATIVE)]
+
+
+class Agent:
+    """Our snapshotter in a thread with an event loop of its own, as it has in its own process."""
+
+    def __init__(self, directory: Path, store: Store) -> None:
+        self.socket = directory / "snapshotter.sock"
+        self.root = directory / "snapshotter"
+        self._snapshotter = Snapshotter(self.root, store.provider, KernelMounter(), SystemClock())
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.create_task(serve(self._snapshotter, self.socket, ready=self._ready.set))
+        await asyncio.wait([self._task])
+
+    def start(self) -> None:
+        self._thread.start()
+        assert self._ready.wait(10)
+
+    def stop(self) -> None:
+        assert self._loop is not None
+        assert self._task is not None
+        self._loop.call_soon_threadsafe(self._task.cancel)
+        self._thread.join(10)
+        self._snapshotter.close()
+        unmount_below(self.root)  # our mounts outlive us on purpose
+
+
+@dataclass
+class Node:
+    containerd: Containerd
+    client: ContainerdClient
+    cri: Cri
+    store: Store
+    snapshot: SnapshotDocument
+    mode: Mode
+
+    def attacher(self, **settings: object) -> NodeAttacher:
+        chosen = replace(AttachSettings(), **settings)  # type: ignore[arg-type]
+        return NodeAttacher(self.client, self.store.blobs, SystemClock(), chosen)
+
+    async def listed(self) -> set[str]:
+        images = await self.cri.images()
+        return {
+            name for image in images for name in (*image.repo_tags, *image.repo_digests) if "registry.invalid" in name
+        }
+
+    async def snapshots(self) -> set[str]:
+        name = "erofs" if self.mode is Mode.NATIVE else "imagecache"
+        ours = {layer.chain_id for layer in self.snapshot.images[0].layers[1:]}  # the pause image shares the bottom one
+        return {info.name async for info in self.client.session("k8s.io").snapshots.list(name)} & ours
+
+
+@pytest.fixture(scope="module")
+def built(peers_directory: Path) -> tuple[Store, SnapshotDocument]:
+    """A store with a snapshot of one image of five layers, from a layout on disk."""
+    directory = peers_directory / "attach"
+    extra = [tar_of({"srv/": None, f"srv/{number}": f"layer {number}".encode()}) for number in range(4)]
+    image = busybox_image(directory / "image", *extra)
+    store = Store.open(directory / "store")
+    build = ImageBuilder(store, SystemClock()).build(
+        "imc-" + "0" * 20,
+        [IMAGE],
+        platform=Platform(os="linux", architecture="amd64"),
+        size_limit=1 << 30,
+        source=LayoutSource({IMAGE: image}),
+        emit=lambda _event: None,
+    )
+    return store, asyncio.run(build)
+
+
+@pytest.fixture(params=INTEGRATIONS, ids=lambda param: f"{param[0]}-{param[1].value}")
+def installed(
+    request: pytest.FixtureRequest, directory: Path, pause: str, built: tuple[Store, SnapshotDocument]
+) -> Iterator[tuple[Containerd, Mode]]:
+    """A containerd that runs with our drop-in, beside the agent if the mode needs one."""
+    version, mode = request.param
+    containerd = Containerd(directory / "node", version, sandbox_image=pause)
+    agent = Agent(directory, built[0])
+    installation(containerd, mode, agent, built[0]).install()
+    agent.start()
+    try:
+        with containerd:
+            yield containerd, mode
+    finally:
+        agent.stop()
+
+
+def installation(containerd: Containerd, mode: Mode, agent: Agent, store: Store) -> Installation:
+    settings = DropInSettings(
+        mode=mode,
+        containerd="1.6.20" if containerd.version == "system" else "2.4.2",
+        platform="linux/amd64",
+        snapshotter="imagecache",
+        socket=agent.socket,
+        root=agent.root,
+        layers=store.root / "layers",
+    )
+    return Installation(containerd.config, settings)
+
+
+@pytest.fixture
+async def node(installed: tuple[Containerd, Mode], built: tuple[Store, SnapshotDocument]) -> AsyncIterator[Node]:
+    containerd, mode = installed
+    async with ContainerdClient(containerd.address, SystemClock()) as client, Cri(containerd.address) as cri:
+        yield Node(containerd, client, cri, *built, mode)
+
+
+async def test_a_container_runs_and_writes_without_any_pull(node: Node) -> None:
+    assert (await node.attacher().choice()).mode is node.mode
+    result = await node.attacher().attach(node.snapshot)
+    image = node.snapshot.images[0]
+    by_digest = f"registry.invalid/team/app@{image.target.digest}"
+    assert set(result.images) == {IMAGE, by_digest, image.config.digest}
+    assert await node.listed() == {IMAGE, by_digest}
+    for name in result.images:
+        status = await node.cri.image_status(name)
+        assert status is not None
+        assert status.id == image.config.digest
+    output = await node.cri.run(IMAGE, ["/bin/sh", "-c", "cat /srv/0 /srv/3; echo new > /srv/0; cat /srv/0"])
+    assert output == "layer 0layer 3new\n"
+    assert await node.cri.run(by_digest, ["/bin/cat", "/srv/0"]) == "layer 0"
+
+    assert await node.attacher().attach(node.snapshot) == result
+    assert set(await node.attacher().detach(node.snapshot)) == set(result.images)
+    assert await node.listed() == set()
+    assert await node.snapshots() == set()
+
+
+async def test_a_pod_may_be_created_the_moment_attach_returns(node: Node) -> None:
+    for _ in range(5):
+        await node.attacher().attach(node.snapshot)
+        assert await node.listed() != set()
+        await node.attacher().detach(node.snapshot)
+
+
+async def test_detach_does_not_disturb_a_running_container(node: Node) -> None:
+    await node.attacher().attach(node.snapshot)
+    async with node.cri.running(IMAGE) as container:
+        await node.attacher().detach(node.snapshot)
+        assert await node.listed() == set()
+        assert (await node.cri.exec_sync(container, ["/bin/cat", "/srv/3"])).stdout == "layer 3"
+        assert len(await node.snapshots()) == 4
+        if node.mode is Mode.NATIVE:
+            assert await NativeUse(node.client, node.store.root / "layers").names() == node.snapshot.layer_names()
+
+
+async def test_a_private_image_has_no_record_for_kubelet(node: Node) -> None:
+    image = msgspec.structs.replace(node.snapshot.images[0], private=True)
+    private = snapshot(image)
+    assert (await node.attacher().attach(private)).withheld == (IMAGE,)
+    assert await node.listed() == set()
+    assert await node.cri.image_status(IMAGE) is None
+
+    elsewhere = await node.attacher(namespace="default").attach(private)
+    assert IMAGE in elsewhere.images
+    assert IMAGE in node.containerd.ctr("-n", "default", "images", "list", "-q")
+    assert await node.listed() == set()
+    await node.attacher(namespace="default").detach(private)
+    assert IMAGE not in node.containerd.ctr("-n", "default", "images", "list", "-q")
+
+
+async def test_a_layer_that_the_node_does_not_have_is_never_promised(node: Node) -> None:
+    documents = MemoryDocuments()
+    unknown = snapshot(documents.image(IMAGE, ["unknown", "layers"]))
+    attacher = NodeAttacher(node.client, documents, SystemClock())
+    with pytest.raises((BlobNotFound, ContainerdMisconfigured), match="layer image") as caught:
+        await attacher.attach(unknown)
+    assert caught.value.hint
+    assert await node.listed() == set()
+    session = node.client.session("k8s.io")
+    left = [info.name async for info in session.snapshots.list((await attacher.choice()).snapshotter)]
+    assert not [name for name in left if name.startswith("extract-")]
+
+
+async def test_the_drop_in_changes_what_it_must_and_nothing_else(
+    installed: tuple[Containerd, Mode],
+) -> None:
+    containerd, mode = installed
+    name = "erofs" if mode is Mode.NATIVE else "imagecache"
+    effective = await asyncio.to_thread(dump, containerd)
+    if containerd.version == "system":
+        cri = effective["plugins"]["io.containerd.grpc.v1.cri"]
+        assert cri["containerd"]["snapshotter"] == name
+        assert cri["restrict_oom_score_adj"] is True
+        assert cri["registry"]["config_path"]
+        sandbox = cri["sandbox_image"]
+    else:
+        images = effective["plugins"]["io.containerd.cri.v1.images"]
+        assert images["snapshotter"] == name
+        assert images["registry"]["config_path"]
+        assert effective["plugins"]["io.containerd.cri.v1.runtime"]["restrict_oom_score_adj"] is True
+        unpack = effective["plugins"]["io.containerd.transfer.v1.local"]["unpack_config"]
+        assert [entry["snapshotter"] for entry in unpack] == ["overlayfs", name]
+        sandbox = images["pinned_images"]["sandbox"]
+    assert sandbox.endswith("/pause:1")
+    assert ("imagecache" in effective.get("proxy_plugins", {})) is (mode is Mode.PROXY)
+
+
+def containerd_program(containerd: Containerd) -> Path:
+    """The running daemon's own."""
+    return Path(f"/proc/{containerd.pid}/exe").resolve()
+
+
+def dump(containerd: Containerd) -> dict[str, Any]:
+    """What containerd itself makes of all its configuration files."""
+    text = run([containerd_program(containerd), "--config", containerd.config, "config", "dump"])
+    return tomllib.loads(text)
