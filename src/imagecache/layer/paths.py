@@ -23,6 +23,9 @@ Lookup = Callable[[Inode, bytes], Inode | None]
 
 _KERNEL_HOPS = 40
 """MAXSYMLINKS: how many links the kernel follows within one lookup."""
+_STEPS = 10_000_000
+"""Lookups for the paths of one tree that have symlinks. Real layers need some thousand, an attacker gets seconds."""
+_DOTS = frozenset({b".", b".."})
 
 
 def clean(name: bytes) -> bytes:
@@ -52,6 +55,7 @@ class Resolver:
         self._root = root
         self._lookup = lookup
         self._limits = limits
+        self._steps = 0
 
     def resolve(self, path: bytes) -> Path:
         """The place that ``path`` leads to, every symlink followed, the last one too; nothing need be there.
@@ -108,27 +112,31 @@ class Resolver:
     def _walk(self, path: bytes, hops_left: int) -> tuple[bytes, int]:
         """One pass from left to right: each symlink met is replaced by its target, which is not walked itself."""
         current, links = b"", 0
-        for part in path.split(b"/"):
-            if not part:
-                continue
-            candidate = clean(b"/" + current + b"/" + part)
-            target = self._link_target(candidate)
-            if target is None:
+        here: Inode | None = self._root
+        known = True
+        for part in filter(None, path.split(b"/")):
+            if known and part not in _DOTS:
+                candidate = current.rstrip(b"/") + b"/" + part
+                here = self._step(here, part, candidate)
+            else:
+                candidate = clean(b"/" + current + b"/" + part)
+                here = self._peek(candidate)
+            known = here is None or not here.is_symlink
+            if here is None or known:
                 current = candidate
                 continue
             links += 1
             if links > hops_left:
                 raise LimitExceeded(f"path {quoted(path)} leads over more than {self._limits.symlink_hops} symlinks")
-            if target.startswith(b"/") or not (current or path.startswith(b"/")):
-                current = target
+            if here.target.startswith(b"/") or not (current or path.startswith(b"/")):
+                current = here.target
             else:
-                current = clean(current + b"/" + target)
+                current = clean(current + b"/" + here.target)
         return current or b"/", links
 
-    def _link_target(self, path: bytes) -> bytes | None:
-        """The target if a symlink is at ``path``, seen as the kernel would: links on the way there are followed."""
+    def _peek(self, path: bytes) -> Inode | None:
+        """What lstat(2) would see at ``path``: links on the way there are followed by the kernel."""
         pending = [part for part in reversed(path.split(b"/")) if part]
-        self._check(tuple(pending), path)
         trail, hops = [self._root], 0
         while pending:
             part = pending.pop()
@@ -137,20 +145,28 @@ class Resolver:
                     return None
                 trail.pop()
                 continue
-            if not trail[-1].is_dir:
-                raise UnsafeLayer(f"not a directory: a parent of {quoted(path)}")
-            inode = self._lookup(trail[-1], part)
-            if inode is None:
-                return None
+            inode = self._step(trail[-1], part, path)
+            if inode is None or (inode.is_symlink and not pending):
+                return inode
             if not inode.is_symlink:
                 trail.append(inode)
-            elif not pending:
-                return inode.target
-            else:
-                hops += 1
-                if inode.target.startswith(b"/"):
-                    return None
-                if hops > _KERNEL_HOPS:
-                    raise LimitExceeded(f"path {quoted(path)} leads over too many symlinks")
-                pending.extend(piece for piece in reversed(inode.target.split(b"/")) if piece not in {b"", b"."})
-        return None
+                continue
+            hops += 1
+            if inode.target.startswith(b"/"):
+                return None
+            if hops > _KERNEL_HOPS or len(pending) > self._limits.path_length:
+                raise LimitExceeded(f"path {quoted(path)} leads over too many symlinks")
+            pending.extend(piece for piece in reversed(inode.target.split(b"/")) if piece not in {b"", b"."})
+        return trail[-1]
+
+    def _step(self, directory: Inode | None, name: bytes, path: bytes) -> Inode | None:
+        """One lookup on the way along ``path``."""
+        self._steps += 1
+        limits = self._limits
+        if self._steps > _STEPS or len(path) > limits.path_length or len(name) > limits.name_length:
+            raise LimitExceeded(f"path {quoted(path)} is too long, or leads over too many symlinks")
+        if directory is None:
+            return None
+        if not directory.is_dir:
+            raise UnsafeLayer(f"not a directory: a parent of {quoted(path)}")
+        return self._lookup(directory, name)
