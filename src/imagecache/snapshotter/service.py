@@ -150,7 +150,7 @@ class SnapshotsService:
             yield
         except ImageCacheError as error:
             level = _log.debug if isinstance(error, SnapshotError) else _log.warning
-            level("call refused", method=method, reason=error.reason, problem=str(error))
+            level("answered with a code", method=method, reason=error.reason, message=str(error))
             raise GRPCError(status_of(error), message_of(error)) from error
         except TimeoutError as error:
             _log.warning("call took too long", method=method)
