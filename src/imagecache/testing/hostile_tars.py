@@ -189,6 +189,7 @@ UNBOUNDED = {
         Entry(b"s", SYMLINK),
         Entry(b"s/" + b"m" * 20 + b"/f"),
     ),
+    "link-target-too-long": tar(long_name(b"/".join([b"n" * 100] * 4), b"K"), Entry(b"l", LINK)),
     "pax-header-too-long": tar(Entry(b"p", b"x", pax_record(b"comment", b"c" * 3000)), _FILE),
     "long-name-too-long": tar(long_name(b"a/" * 2000), _FILE),
     "sparse-bomb": tar(_sparse(1 << 40, [])),
@@ -229,7 +230,8 @@ CONTAINED = {
     ),
     "symlink-to-root": Contained(tar(Entry(b"s", SYMLINK, target=b"/"), Entry(b"s/f")), ["f", "s"]),
     "symlink-over-symlink": Contained(
-        tar(Entry(b"s", SYMLINK, target=b"t/.."), Entry(b"t", SYMLINK, target=b"/a/b"), Entry(b"s/f")), ["a", "a/f", "s", "t"]
+        tar(Entry(b"s", SYMLINK, target=b"t/.."), Entry(b"t", SYMLINK, target=b"/a/b"), Entry(b"s/f")),
+        ["a", "a/f", "s", "t"],
     ),
     "symlink-target-stays-text": Contained(tar(Entry(b"s", SYMLINK, target=b"/../../etc/shadow")), ["s"]),
     "symlink-replaced-by-file": Contained(tar(Entry(b"s", SYMLINK, target=b"/etc/shadow"), Entry(b"s")), ["s"]),
