@@ -98,6 +98,8 @@ class ImageCacheError(Exception):
 
 
 class InvalidInput(ImageCacheError):
+    """The user's text is wrong."""
+
     next_step = NextStep.FIX_INPUT
     exit_code = 2
 
@@ -131,11 +133,15 @@ class ImageTooLarge(InvalidInput):
 
 
 class NotFound(ImageCacheError):
+    """There is no cache, snapshot or mount of that name."""
+
     next_step = NextStep.FIX_INPUT
     exit_code = 3
 
 
 class AlreadyExists(ImageCacheError):
+    """A cache of that name is there already."""
+
     next_step = NextStep.FIX_INPUT
     exit_code = 4
 
@@ -202,6 +208,8 @@ class ContentError(ImageCacheError):
 
 
 class DigestMismatch(ContentError):
+    """Bytes that do not have the digest or size they were promised with."""
+
     next_step = NextStep.RETRY
     exit_code = 20
 
@@ -235,6 +243,8 @@ class LimitExceeded(ContentError):
 
 
 class StoreError(ImageCacheError):
+    """A file of the store, or one that the user named, cannot be read or written."""
+
     next_step = NextStep.FIX_ENVIRONMENT
     exit_code = 40
 
@@ -296,6 +306,8 @@ class InvalidSnapshotArgument(SnapshotError):
 
 
 class HostError(ImageCacheError):
+    """This machine cannot do what is needed."""
+
     next_step = NextStep.FIX_ENVIRONMENT
     exit_code = 60
 
@@ -305,18 +317,26 @@ class MountFailed(HostError):
 
 
 class KernelUnsupported(HostError):
+    """The kernel has no EROFS or overlayfs that fits."""
+
     exit_code = 61
 
 
 class PrivilegeMissing(HostError):
+    """It takes root, or a capability that this process lacks."""
+
     exit_code = 62
 
 
 class ContainerdUnavailable(HostError):
+    """containerd does not run, does not answer, or its socket may not be opened."""
+
     exit_code = 63
 
 
 class ContainerdMisconfigured(HostError):
+    """containerd runs, and is not configured for the mode that is wanted."""
+
     exit_code = 64
 
 

@@ -14,7 +14,7 @@ from imagecache.cli.session import Session, run, say
 @settings_flags("address", "namespace", "mode", "snapshotter", "allow_private_names")
 def attach(
     session: Session,
-    name: Annotated[str, typer.Argument(help="A Ready ImageCache.", autocompletion=complete)],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A Ready ImageCache.", autocompletion=complete)],
 ) -> None:
     """Make images usable in containerd."""
     attached = run(session.application().controller().attach(name))

@@ -28,7 +28,8 @@ _NEXT_STEPS = {
 
 @settings_flags()
 def describe(
-    session: Session, name: Annotated[str, typer.Argument(help="An ImageCache.", autocompletion=complete)]
+    session: Session,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="An ImageCache.", autocompletion=complete)],
 ) -> None:
     """Show everything about an ImageCache.
 

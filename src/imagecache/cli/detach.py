@@ -14,7 +14,7 @@ from imagecache.cli.session import Session, run, say
 @settings_flags("address", "namespace", "mode", "snapshotter")
 def detach(
     session: Session,
-    name: Annotated[str, typer.Argument(help="An attached ImageCache.", autocompletion=complete)],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="An attached ImageCache.", autocompletion=complete)],
 ) -> None:
     """Take images out of containerd.
 

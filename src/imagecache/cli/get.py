@@ -32,8 +32,10 @@ class Output(enum.Enum):
 @settings_flags()
 def get(
     session: Session,
-    name: Annotated[str | None, typer.Argument(help="One ImageCache; all without it.", autocompletion=complete)] = None,
-    output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TABLE,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="One ImageCache; all without it.", autocompletion=complete)
+    ] = None,
+    output: Annotated[Output, typer.Option("--output", "-o", help="table, wide, yaml, json or name.")] = Output.TABLE,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on, and show every change.")] = False,
 ) -> None:
     """Show ImageCaches as kubectl does."""

@@ -14,7 +14,9 @@ from imagecache.cli.session import Session, say
 @settings_flags()
 def mount(
     session: Session,
-    image: Annotated[str, typer.Argument(help="A reference of any Ready cache, as written there or in full.")],
+    image: Annotated[
+        str, typer.Argument(metavar="IMAGE", help="A reference of any Ready cache, as written there or in full.")
+    ],
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="An existing directory.")],
 ) -> None:
     """Mount an image read-only.

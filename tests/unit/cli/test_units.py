@@ -1,0 +1,83 @@
+"""The systemd units, judged by systemd itself and held against the settings."""
+
+from __future__ import annotations
+
+import configparser
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from imagecache.cli.settings import Settings
+
+UNITS = Path(__file__).resolve().parents[3] / "packaging" / "systemd"
+SERVICE, SOCKET = "imagecache-agent.service", "imagecache-agent.socket"
+INSTALLED = "/usr/local/bin/imagecache"
+
+
+def verify(folder: Path) -> str:
+    """What systemd-analyze finds wrong; it has an exit code for some mistakes only."""
+    result = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(folder / SERVICE), str(folder / SOCKET)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return result.stderr if result.stderr or not result.returncode else f"exit code {result.returncode}"
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """The units with this checkout's console script."""
+    script = Path(sys.executable).parent / "imagecache"
+    for name in (SERVICE, SOCKET):
+        (tmp_path / name).write_text((UNITS / name).read_text().replace(INSTALLED, str(script)))
+    return tmp_path
+
+
+def read(name: str) -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]  # keys keep their case
+    parser.read(UNITS / name)
+    return parser
+
+
+def test_systemd_accepts_the_units(installed: Path) -> None:
+    assert verify(installed) == ""
+
+
+def test_systemd_would_find_a_mistake(installed: Path) -> None:
+    service = installed / SERVICE
+    service.write_text(service.read_text().replace("KillMode", "KilMode"))
+
+    assert "Unknown key 'KilMode'" in verify(installed)
+
+
+def test_the_socket_is_where_the_agent_and_containerd_look() -> None:
+    socket = read(SOCKET)["Socket"]
+
+    assert Path(socket["ListenStream"]) == Settings().agent_socket
+    assert (socket["SocketMode"], socket["DirectoryMode"]) == ("0600", "0700")
+
+
+def test_what_a_node_relies_on() -> None:
+    service = read(SERVICE)
+
+    assert service["Unit"]["Before"] == "containerd.service"
+    assert service["Unit"]["Requires"] == SOCKET
+    assert service["Install"]["WantedBy"] == "multi-user.target"
+    assert service["Service"]["ExecStart"] == f"{INSTALLED} agent"
+    assert service["Service"]["KillMode"] == "process"
+    assert service["Service"]["LimitNOFILE"] == "1048576"
+    assert Path("/var/lib", service["Service"]["StateDirectory"]) == Settings().store
+
+
+def test_no_mount_namespace_of_its_own() -> None:
+    """Each of these gives a service its own mount namespace, in which its mounts would stay (systemd.exec(5))."""
+    sandboxing = ("Private", "Protect", "ReadOnly", "ReadWrite", "Inaccessible", "BindPaths", "TemporaryFileSystem")
+
+    assert [
+        key for key in read(SERVICE)["Service"] if key.startswith((*sandboxing, "MountFlags", "RootDirectory"))
+    ] == []

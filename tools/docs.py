@@ -1,0 +1,170 @@
+"""Write docs/cli.md and docs/settings.md from the code; ``--check`` only says whether they are current.
+
+The commands come from typer, the settings from ``cli.settings``, the exit codes from ``errors``. Nothing in the two
+files is written by hand.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from imagecache import errors
+from imagecache.cli.commands import app
+from imagecache.cli.doctor import EXIT_CODES
+from imagecache.cli.settings import CONFIG_ENVIRONMENT, CONFIG_FILE, DEBUG_ENVIRONMENT, SETTINGS, Setting
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+GENERATED = "<!-- made by tools/docs.py from the code; do not edit -->\n"
+SETTINGS_FLAGS = {setting.flag for setting in SETTINGS.values()} | {"--config"}
+
+INTRODUCTION = f"""\
+`imagecache COMMAND --help` says the same. Results are on stdout, notes and errors on stderr. Colours appear on a
+terminal only, and never with `NO_COLOR`. `{DEBUG_ENVIRONMENT}=1` adds a traceback to errors. `imagecache --install-completion`
+installs completion for the current shell.
+
+Every command takes `--store`, `--config`, `--log-format` and `--log-level`; these and the flags named under "settings"
+are explained in [settings.md](settings.md)."""
+PRECEDENCE = f"""\
+A flag wins over the environment, that over the configuration file, that over the default. The file is `{CONFIG_FILE}`,
+or what `--config` or `{CONFIG_ENVIRONMENT}` names; it is TOML with one `name = value` a line. A key that is not in this table
+is an error. A flag exists on the commands that use the setting."""
+JSON_EVENTS = (
+    ("accepted", "`name`, `cacheId`, `resumed`, `notes`", "the object is there, its build begins"),
+    (
+        "resolved",
+        "`image`, `digest`, `layers`, `size`",
+        "an image is known; `size` is of all its layers, compressed",
+    ),
+    ("planned", "`layers` (`digest`, `size`, `cached`, `images`), `done`, `total`", "what there is to do"),
+    ("progress", "`layer`, `downloaded`, `converted`, `done`, `total`", "at most five a second, and the last one"),
+    ("imageReady", "`image`, `done`, `total`", "every layer of the image is in the store"),
+    ("ready", "`name`, `cacheId`", "the cache is Ready"),
+    ("attached", "`images`, `withheld`", "names in containerd; `withheld` are private images"),
+    ("error", "`reason`, `message`, `hint`, `image`, `nextStep`, `exitCode`", "how it ended badly; always the last"),
+)
+
+
+def cli() -> str:
+    """docs/cli.md."""
+    root: Any = typer.main.get_command(app)
+    parts = [
+        GENERATED,
+        "# The command line",
+        INTRODUCTION,
+    ]
+    for name, command in _commands(root, "imagecache"):
+        parts.append(_command(name, command))
+    parts += ["## Exit codes", _exit_codes(), "## Output of `create --json`", _json_events()]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _commands(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _commands(command, f"{prefix} {name}")
+        else:
+            yield f"{prefix} {name}", command
+
+
+def _command(name: str, command: Any) -> str:
+    own = [parameter for parameter in command.params if not set(parameter.opts) & SETTINGS_FLAGS or _renamed(parameter)]
+    settings = [parameter for parameter in command.params if parameter not in own]
+    arguments = [parameter for parameter in own if parameter.param_type_name == "argument"]
+    options = [parameter for parameter in own if parameter.param_type_name == "option"]
+    usage = " ".join([name, "[OPTIONS]", *(parameter.metavar for parameter in arguments)])
+    lines = [f"## {name}", f"```\n{usage}\n```", inspect.cleandoc(command.help or "")]
+    rows = [(f"`{parameter.metavar}`", parameter.help) for parameter in arguments]
+    rows += [(_option(parameter), parameter.help) for parameter in options]
+    if rows:
+        lines.append(_table(("", "meaning"), rows))
+    common = {"--store", "--config", "--log-format", "--log-level"}
+    names = [f"`{parameter.opts[0]}`" for parameter in settings if parameter.opts[0] not in common]
+    if names:
+        lines.append(f"Settings: {', '.join(names)}.")
+    return "\n\n".join(lines)
+
+
+def _renamed(parameter: Any) -> bool:
+    """Whether the flag is the name of one setting but stands for another here."""
+    return parameter.name in SETTINGS and SETTINGS[parameter.name].flag not in parameter.opts
+
+
+def _option(parameter: Any) -> str:
+    names = ", ".join(f"`{option}`" for option in parameter.opts)
+    return f"{names} {parameter.metavar}" if parameter.metavar else names
+
+
+def _exit_codes() -> str:
+    rows: list[tuple[str, ...]] = [("0", "", "", "done")]
+    rows += [
+        (str(kind.exit_code), f"`{kind.__name__}`", kind.next_step.value, _first_sentence(kind))
+        for kind in _error_classes()
+    ]
+    rows += [(str(code), "", "", f"`doctor`: {severity.name.lower()}") for severity, code in EXIT_CODES.items() if code]
+    rows.sort(key=lambda row: int(row[0]))
+    return _table(("code", "reason", "next step", "meaning"), rows)
+
+
+def _error_classes() -> list[type[errors.ImageCacheError]]:
+    """Those that are raised: the families without members of their own, and all members."""
+    found = [
+        kind for kind in vars(errors).values() if inspect.isclass(kind) and issubclass(kind, errors.ImageCacheError)
+    ]
+    return [kind for kind in found if kind.next_step is not errors.NextStep.REPORT_BUG or kind is errors.InternalError]
+
+
+def _first_sentence(kind: type) -> str:
+    return (kind.__doc__ or "").strip().split("\n")[0].replace("``", "`")
+
+
+def _json_events() -> str:
+    rows = [(f"`{name}`", fields, meaning) for name, fields, meaning in JSON_EVENTS]
+    text = (
+        "One JSON object a line; `event` says which. Sizes and `done`, `total` are bytes. New keys may come, none goes."
+    )
+    return f"{text}\n\n{_table(('event', 'keys', 'when'), rows)}"
+
+
+def settings() -> str:
+    """docs/settings.md."""
+    rows = [
+        (f"`{setting.name}`", f"`{setting.flag}`<br>`{setting.env}`", setting.unit, _default(setting), setting.help)
+        for setting in SETTINGS.values()
+    ]
+    header = ("name", "flag, environment", "unit", "default", "meaning")
+    return f"{GENERATED}\n# Settings\n\n{PRECEDENCE}\n\n{_table(header, rows)}\n"
+
+
+def _default(setting: Setting) -> str:
+    value = getattr(setting.default, "value", setting.default)
+    return f"`{value}`" if value not in {"", ()} else "empty"
+
+
+def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    cells = [header, tuple("---" for _ in header), *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in cells
+    )
+
+
+def main() -> None:
+    """Write the files, or check them."""
+    stale = []
+    for name, text in {"cli.md": cli(), "settings.md": settings()}.items():
+        path = DOCS / name
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            stale.append(name)
+            if "--check" not in sys.argv:
+                path.write_text(text, encoding="utf-8")
+    if "--check" in sys.argv and stale:
+        sys.exit(f"not current: {', '.join(stale)}; run .venv/bin/python tools/docs.py")
+
+
+if __name__ == "__main__":
+    main()
