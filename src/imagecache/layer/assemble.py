@@ -192,9 +192,11 @@ class Assembler:
             if child is not None and child.is_whiteout:
                 parent.xattrs[xattrs.ORIGIN] = b""
         implied = self._tree.implied()
-        timeless = (record.inode for record in reversed(implied) if not record.overridden)
-        for inode in (*(inode for inode in timeless if inode not in timed), self._tree.root):
-            _take_newest_time(inode)
+        for record in reversed(implied):
+            record.timed = record.inode in timed
+            if not (record.overridden or record.timed):
+                _take_newest_time(record.inode)
+        _take_newest_time(self._tree.root)
         names = _count_links(self._tree.root)
         return LayerTree(self._tree.root, names, implied, self._has_whiteouts)
 

@@ -1,9 +1,10 @@
 """The one thing that a layer takes from those below it: the attributes of directories it has no entry for.
 
 ``/tmp`` with mode 1777 below and ``tmp/x`` without a ``tmp/`` entry above must stay 1777. A layer whose tree changes
-here depends on its context, and its layer image is named by chainID. Times are never taken from below: they are the
-newest child's (``assemble``), so a layer without such a change has the same bytes wherever it lies. It must not read
-anything but directories' attributes. Source: containerd ``pkg/archive/tar.go`` (mkparent), unpack-truth 2.
+here depends on its context, and its layer image is named by chainID. Times are not taken from below: they are the
+newest child's (``assemble``), so a layer without such a change has the same bytes wherever it lies. One exception: a
+directory that nothing was put in (it is only marked opaque) keeps the time of the one below. It must not read anything
+but directories' attributes. Source: containerd ``pkg/archive/tar.go`` (mkparent), unpack-truth 2.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ class _Attributes:
     uid: int
     gid: int
     xattrs: dict[bytes, bytes]
+    time: tuple[int, int] | None
+    """Of the directory below; lost as soon as something is put into the new one."""
 
 
 def resolve_implied(tree: LayerTree, lowers: Sequence[LowerTree], limits: Limits = DEFAULT) -> bool:
@@ -56,7 +59,7 @@ def resolve_implied(tree: LayerTree, lowers: Sequence[LowerTree], limits: Limits
     for record in tree.implied:
         below = _find_below(record, [resolver for _, resolver in resolvers])
         made[id(record)] = attributes = _attributes(record, below, made)
-        changed |= _apply(record, attributes)
+        changed |= not record.gone and _apply(record, attributes)
     return changed
 
 
@@ -73,20 +76,22 @@ def _find_below(record: Implied, resolvers: Sequence[Resolver]) -> Inode | None:
 def _attributes(record: Implied, below: Inode | None, made: dict[int, _Attributes]) -> _Attributes:
     if below is not None:
         kept = {key: value for key, value in below.xattrs.items() if not key.startswith(_PRIVATE)}
-        return _Attributes(stat.S_IMODE(below.mode), below.uid, below.gid, kept)
+        return _Attributes(stat.S_IMODE(below.mode), below.uid, below.gid, kept, (below.mtime, below.mtime_nsec))
     gid = record.inode.gid
     if record.inherits is not None:
         parent = made[id(record.inherits)]
         gid = parent.gid if parent.mode & stat.S_ISGID else 0
-    return _Attributes(0o755, 0, gid, {})
+    return _Attributes(0o755, 0, gid, {}, None)
 
 
 def _apply(record: Implied, attributes: _Attributes) -> bool:
     """Put them on the inode, as far as its own entry has not; returns whether that changed it."""
     inode = record.inode
-    before = (inode.mode, inode.uid, inode.gid, inode.xattrs)
+    before = (inode.mode, inode.uid, inode.gid, inode.mtime, inode.mtime_nsec, inode.xattrs)
     inode.xattrs = attributes.xattrs | inode.xattrs
     if not record.overridden:
         inode.mode = stat.S_IFDIR | attributes.mode
         inode.uid, inode.gid = attributes.uid, attributes.gid
-    return before != (inode.mode, inode.uid, inode.gid, inode.xattrs)
+        if attributes.time is not None and not (inode.children or record.timed):
+            inode.mtime, inode.mtime_nsec = attributes.time
+    return before != (inode.mode, inode.uid, inode.gid, inode.mtime, inode.mtime_nsec, inode.xattrs)

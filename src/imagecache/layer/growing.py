@@ -33,6 +33,10 @@ class Implied:
     """The parent, if its attributes are not known here either: a setgid parent hands its group down."""
     overridden: bool = False
     """Its own entry came later: mode and owner are settled, xattrs from below still stay beside the entry's."""
+    timed: bool = False
+    """An earlier entry of its path, since removed, has set its time."""
+    gone: bool = False
+    """A later entry removed it. Making it looked at the layers below all the same, and that can fail the pull."""
 
 
 class GrowingTree:
@@ -162,12 +166,13 @@ class GrowingTree:
         self._parents[b""] = self.root
 
     def implied(self) -> list[Implied]:
-        """The implied directories that are still there, parents before children."""
+        """Every implied directory, parents before children, also those that are gone."""
         records = list(self._implied.values())
-        if not self.reshaped:
-            return records
-        alive = {id(inode) for inode in directories(self.root)}
-        return [record for record in records if id(record.inode) in alive]
+        if self.reshaped:
+            alive = {id(inode) for inode in directories(self.root)}
+            for record in records:
+                record.gone = id(record.inode) not in alive
+        return records
 
 
 def directories(root: Inode) -> Iterator[Inode]:

@@ -60,7 +60,7 @@ def test_what_is_remembered_of_parents_is_forgotten_when_they_go() -> None:
         Entry(b"l", LINK, target=b"d/c"),
     )
     assert paths(tree) == ["d", "d/c", "e", "e/b", "l"]
-    assert [record.path for record in tree.implied] == [(b"e",)]
+    assert [(record.path, record.gone) for record in tree.implied] == [((b"d",), True), ((b"e",), False)]
 
 
 def test_memory_for_parents_is_bounded() -> None:

@@ -116,6 +116,27 @@ def test_rule_03_an_implied_directory_without_children_is_of_the_epoch() -> None
     assert at(grow(Entry(b"a/.wh..wh..opq", mtime=7)), "a").mtime == 0
 
 
+def test_rule_03_an_implied_directory_that_nothing_was_put_in_keeps_the_time_below() -> None:
+    lower = grow(Entry(b"a/", DIRECTORY, mode=0o755, mtime=7), bottom=True)
+    tree = grow(Entry(b"a/.wh..wh..opq", mtime=9))
+    assert _on(tree, lower)
+    assert at(tree, "a").mtime == 7
+
+
+def test_rule_02_a_look_below_fails_also_for_what_is_gone_at_the_end() -> None:
+    with pytest.raises(UnsafeLayer, match="not a directory"):
+        _on(grow(Entry(b"a/b/f"), Entry(b"a")), grow(Entry(b"a"), bottom=True))
+
+
+def test_rule_08_the_time_of_a_removed_directory_goes_to_an_implied_one_of_its_path() -> None:
+    tree = grow(
+        Entry(b"e/d", SYMLINK, target=b"/e"),
+        Entry(b"e/d/d/", DIRECTORY, mtime=1),
+        Entry(b"e/d/d/x/", DIRECTORY, mtime=2),
+    )
+    assert at(tree, "e/d/d").mtime == 1
+
+
 def test_rule_04_a_hard_link_needs_its_target_in_the_same_layer() -> None:
     with pytest.raises(UnsafeLayer, match=r"'l' points to 'etc/f'"):
         grow(Entry(b"l", LINK, target=b"etc/f"))
