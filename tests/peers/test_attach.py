@@ -15,12 +15,14 @@ from imagecache.build.builder import ImageBuilder
 from imagecache.clock import SystemClock
 from imagecache.errors import BlobNotFound, ContainerdMisconfigured
 from imagecache.node.attach import AttachSettings, NodeAttacher
+from imagecache.node.checks import Status
 from imagecache.node.containerd import ContainerdClient
 from imagecache.node.dropin import DropInSettings
 from imagecache.node.install import Installation
 from imagecache.node.modes import Mode
 from imagecache.node.mounter import KernelMounter
 from imagecache.node.native import NativeUse
+from imagecache.node.probe_containerd import ContainerdExpectations, check_containerd
 from imagecache.oci.descriptor import Platform
 from imagecache.snapshotter.server import serve
 from imagecache.snapshotter.snapshotter import Snapshotter
@@ -238,6 +240,22 @@ async def test_the_drop_in_changes_what_it_must_and_nothing_else(
         sandbox = images["pinned_images"]["sandbox"]
     assert sandbox.endswith("/pause:1")
     assert ("imagecache" in effective.get("proxy_plugins", {})) is (mode is Mode.PROXY)
+
+
+async def test_doctor_finds_nothing_wrong(node: Node, directory: Path) -> None:
+    expected = ContainerdExpectations(
+        address=node.containerd.address,
+        snapshotter="imagecache",
+        mode=None,
+        root=directory / "snapshotter",
+        layers=node.store.root / "layers",
+    )
+    await node.cri.remove_pod(await node.cri.run_pod("pulls-pause"))
+    checks = {check.name: check for check in await check_containerd(node.client, expected)}
+    if node.containerd.version == "system":
+        assert "io.containerd.snapshotter.v1.imagecache" in checks.pop("image filesystem").remedy
+    assert {name for name, check in checks.items() if check.status is not Status.OK} == set(), checks
+    assert {"connection", "integration", "default snapshotter", "pause image"} <= set(checks)
 
 
 def containerd_program(containerd: Containerd) -> Path:
