@@ -15,10 +15,11 @@ import pytest
 
 from imagecache.digest import DiffID, Digest
 from imagecache.errors import NoSpace
+from imagecache.store.files import StagedFile, write_all
 from imagecache.store.model import LayerName, Space
 from imagecache.store.store import Store
 from imagecache.testing.faults import Loss, PowerLog, killed_at, write_out
-from imagecache.testing.store import put_layer, put_snapshot
+from imagecache.testing.store import put_layer, put_snapshot, snapshot_document
 
 A, B = "imc-aaaaaaaaaaaaaaaaaaaa", "imc-bbbbbbbbbbbbbbbbbbbb"
 BASE, APP, OLD = (DiffID(Digest.sha256(text)) for text in (b"base", b"app", b"old"))
@@ -142,6 +143,35 @@ def test_power_fails_at_every_point(memory: Path, loss: Loss, seed: int) -> None
         write_out(failure.disk, after)
         assert_recovers(after, list(failure.promised))
         shutil.rmtree(after)
+
+
+def test_a_promise_covers_what_another_process_has_not_synced(memory: Path) -> None:
+    """The other one has linked a layer image and a document, and never gets to sync the directories."""
+    root = memory / "store"
+    root.mkdir(0o700)
+    log = PowerLog(root, [], Loss.ALL)
+    document = snapshot_document(A, [BASE], [b"base"], config=b"config", manifest=b"manifest")
+    with log.watching():
+        store = Store.open(root)
+        link_unsynced(store, store.layers.path(name(BASE)), b"base")
+        link_unsynced(store, store.paths.blob(Digest.sha256(b"config")), b"config")
+        store.blobs.put(b"config")
+        put_blob = len(log.failures)
+        store.blobs.put(b"manifest")
+        store.snapshots.put(document)
+    write_out(log.failures[put_blob - 1].disk, memory / "blob")
+    write_out(log.failures[-1].disk, memory / "snapshot")
+
+    assert Store.open(memory / "blob").blobs.read(Digest.sha256(b"config")) == b"config"
+    assert_sound(memory / "snapshot", ["put A"])
+
+
+def link_unsynced(store: Store, target: Path, content: bytes) -> None:
+    with StagedFile(store.paths.staging) as staged:
+        write_all(staged.fd, content, 0)
+        os.fsync(staged.fd)
+        target.parent.mkdir(0o700, exist_ok=True)
+        os.link(staged.path, target)
 
 
 @pytest.fixture
