@@ -25,15 +25,15 @@ SETTINGS_FLAGS = {setting.flag for setting in SETTINGS.values()} | {"--config"}
 
 INTRODUCTION = f"""\
 `imagecache COMMAND --help` says the same. Results are on stdout, notes and errors on stderr. Colours appear on a
-terminal only, and never with `NO_COLOR`. `{DEBUG_ENVIRONMENT}=1` adds a traceback to errors. `imagecache --install-completion`
-installs completion for the current shell.
+terminal only, and never with `NO_COLOR`. `{DEBUG_ENVIRONMENT}=1` adds a traceback to errors.
+`imagecache --install-completion` installs completion for the current shell.
 
 Every command takes `--store`, `--config`, `--log-format` and `--log-level`; these and the flags named under "settings"
 are explained in [settings.md](settings.md)."""
 PRECEDENCE = f"""\
 A flag wins over the environment, that over the configuration file, that over the default. The file is `{CONFIG_FILE}`,
-or what `--config` or `{CONFIG_ENVIRONMENT}` names; it is TOML with one `name = value` a line. A key that is not in this table
-is an error. A flag exists on the commands that use the setting."""
+or what `--config` or `{CONFIG_ENVIRONMENT}` names; it is TOML with one `name = value` a line. A key that is not in the
+table is an error. A flag exists on the commands that use the setting."""
 JSON_EVENTS = (
     ("accepted", "`name`, `cacheId`, `resumed`, `notes`", "the object is there, its build begins"),
     (

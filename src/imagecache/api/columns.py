@@ -59,6 +59,11 @@ def size(count: int) -> str:
     return f"{value:.1f}{units[-1]}" if units[-1] != "B" and value < 10 else f"{value:.0f}{units[-1]}"
 
 
+def count(number: int, noun: str) -> str:
+    """``1 layer``, ``2 layers``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def row(cache: ImageCache, now: dt.datetime, *, wide: bool = False) -> tuple[str, ...]:
     """One line; cells without a value are empty, as kubectl shows them."""
     created = cache.metadata.creation_timestamp

@@ -57,7 +57,7 @@ class LiveDisplay:
         if isinstance(event, Accepted):
             self._tally = Tally()
         for line in outcome(event):
-            self._console.print(line, markup=False)
+            self._console.print(line, markup=False, soft_wrap=True)
         for text in event.notes if isinstance(event, Accepted) else ():
             note(text)
 
@@ -70,7 +70,7 @@ class LiveDisplay:
         for layer in running[:_LAYERS_SHOWN]:
             table.add_row(*_layer_row(layer))
         more = len(running) - _LAYERS_SHOWN
-        rest = Text(f"and {more} more layers", style="dim") if more > 0 else Text()
+        rest = Text(f"and {columns.count(more, 'more layer')}", style="dim") if more > 0 else Text()
         if not self._tally.total:
             return Group(table, Text("asking the registry", style="dim"))
         bar = ProgressBar(total=self._tally.total, completed=self._tally.done, width=40)
@@ -79,7 +79,7 @@ class LiveDisplay:
 
 def _image_row(image: ImageTally) -> tuple[Text, Text, Text]:
     state = Text("ready", style="green") if image.ready else Text("pulling", style="yellow")
-    return Text(image.image), state, Text(f"{image.layers} layers, {columns.size(image.size)}")
+    return Text(image.image), state, Text(f"{columns.count(image.layers, 'layer')}, {columns.size(image.size)}")
 
 
 def _layer_row(layer: LayerTally) -> tuple[Text, ProgressBar, Text]:

@@ -109,10 +109,8 @@ class LineDisplay:
     def _build(self, event: BuildEvent, now: float) -> None:
         match event:
             case ImageResolved():
-                size = columns.size(event.size)
-                self._say(
-                    f"{event.image}: {event.digest.algorithm}:{event.digest.short}, {event.layers} layers, {size}"
-                )
+                amount = f"{columns.count(event.layers, 'layer')}, {columns.size(event.size)}"
+                self._say(f"{event.image}: {event.digest.algorithm}:{event.digest.short}, {amount}")
             case ImageReady():
                 self._say(f"{event.image}: ready")
             case Planned() | Advanced() if now - self._shown >= LINE_INTERVAL:

@@ -18,7 +18,7 @@ from imagecache.api.types import Event, ImageCache, NodeCounts, Phase
 from imagecache.api.wanted import Wanted, interpret
 from imagecache.build.events import BuildEvent
 from imagecache.clock import Clock
-from imagecache.errors import HostError, ImageCacheError, Interrupted, InvalidInput, NotFound, StoreBusy
+from imagecache.errors import HostError, ImageCacheError, InvalidInput, NotFound, StoreBusy
 from imagecache.standalone import creation
 from imagecache.standalone.describe import Description, describe
 from imagecache.standalone.events import Accepted, Built, CreateEvent
@@ -170,9 +170,6 @@ class Controller:
             request = creation.request(recorder.status.image_cache_id, wanted)
             try:
                 document = self._snapshot(request.snapshot_id) or await self._world.builder.build(request, on)
-            except Interrupted:
-                recorder.set(phases.interrupted(recorder.status, generation, now()))
-                raise
             except ImageCacheError as error:
                 message = creation.explain(error)
                 recorder.event(error.reason, message, about=error.image, kind=events.WARNING)
@@ -267,4 +264,6 @@ def _attached(cache: ImageCache) -> bool:
 
 def _summary(document: SnapshotDocument) -> str:
     size = columns.size(creation.snapshot_size(document))
-    return f"Image cache is ready: {len(document.images)} images, {len(document.layer_names())} layers, {size}"
+    images = columns.count(len(document.images), "image")
+    layers = columns.count(len(document.layer_names()), "layer")
+    return f"Image cache is ready: {images}, {layers}, {size}"

@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from imagecache.build.events import Advanced, BuildEvent, ImageReady, ImageResolved, LayerPlan, Planned
 from imagecache.digest import DiffID, Digest, chain_ids
 from imagecache.errors import ImageCacheError, ImageNotFound, NotFound
@@ -107,6 +109,8 @@ class FakeBuilder:
     snapshots: FakeSnapshots
     images: Mapping[str, Sequence[str]]
     """Reference as written to the names of its layers, bottom first."""
+    private: frozenset[str] = frozenset()
+    """Those of them that need a credential."""
     failure: ImageCacheError | None = None
     """Raised after the first layer."""
     pause: asyncio.Event | None = None
@@ -115,7 +119,10 @@ class FakeBuilder:
 
     async def build(self, request: BuildRequest, emit: Callable[[BuildEvent], None]) -> SnapshotDocument:
         self.requests.append(request)
-        records = [image_record(image, self._layers(image)) for image in request.images]
+        records = [
+            msgspec.structs.replace(image_record(image, self._layers(image)), private=image in self.private)
+            for image in request.images
+        ]
         for record in records:
             size = LAYER_SIZE * len(record.layers)
             emit(ImageResolved(record.reference, record.target.digest, len(record.layers), size))

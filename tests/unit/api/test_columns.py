@@ -63,6 +63,10 @@ def test_size(count: int, text: str) -> None:
     assert columns.size(count) == text
 
 
+def test_counts() -> None:
+    assert [columns.count(number, "layer") for number in (0, 1, 2)] == ["0 layers", "1 layer", "2 layers"]
+
+
 NOW = dt.datetime(2024, 1, 23, 6, 0, 0, tzinfo=dt.UTC)
 
 

@@ -97,7 +97,7 @@ def test_the_live_display_shows_images_layers_bytes_rate_and_time_left() -> None
         display.on(Advanced(A, 10 * MIB, 10 * MIB, 80 * MIB, 80 * MIB))
         display.on(ImageReady("x:1", 80 * MIB, 80 * MIB))
         end = rendered(display)
-        display.on(Attached(("docker.io/library/x:1",), ("private:1",)))
+        display.on(Attached(("y" * 200,), ("private:1",)))
         display.failed(RegistryUnavailable("no answer"))
 
     assert "x:1" in picture
@@ -111,6 +111,7 @@ def test_the_live_display_shows_images_layers_bytes_rate_and_time_left() -> None
     assert "ready" in end
     assert A.short not in end
     printed = out.getvalue()
+    assert f"{'y' * 200} attached\n" in printed
     assert "imagecache.eci.alibabacloud.com/a resumed" in printed
     assert "private:1 layers attached, name withheld (private)" in printed
 

@@ -240,6 +240,17 @@ def test_attach_and_detach(imagecache: Shell) -> None:
     assert imagecache("attach", "a", code=63).stderr == "error: nobody listens at /x\nhint: start containerd\n"
 
 
+def test_the_name_of_a_private_image_is_withheld(imagecache: Shell) -> None:
+    imagecache.application.builder.private = frozenset({"nginx:1.25"})
+
+    created = imagecache("create", "-f", imagecache.manifest()).stdout.splitlines()[-1]
+
+    assert created == "docker.io/library/nginx:1.25 layers attached, name withheld (private)"
+    assert imagecache("attach", "a").stdout == (
+        "docker.io/library/nginx:1.25 layers attached, name withheld (private: containers need their own credential)\n"
+    )
+
+
 def test_what_has_expired_is_deleted_by_the_next_create(imagecache: Shell) -> None:
     imagecache("create", "-f", imagecache.manifest())
     imagecache.application.clock.advance(days=7)
