@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -60,9 +61,29 @@ def test_usage_is_by_kind(store: Store) -> None:
 
 
 def test_a_good_place_has_no_faults(store: Store) -> None:
-    if filesystem_type(store.root) not in {"tmpfs", "ramfs"}:
-        assert store.unsuitable() == ()
+    assert [reason for reason in store.unsuitable() if "after a reboot" not in reason] == []
     assert list(store.paths.staging.iterdir()) == []
+
+
+def test_a_place_in_memory_is_a_fault() -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        (reason,) = Store.open(Path(directory) / "store").unsuitable()
+    assert "tmpfs: everything is gone after a reboot" in reason
+
+
+def test_a_place_without_hard_links_is_a_fault(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_paths: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", refused)
+
+    assert any("hard links" in reason for reason in store.unsuitable())
+
+
+def test_a_place_where_locks_do_not_exclude_is_a_fault(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fcntl.flock", lambda _fd, _operation: None)
+
+    assert any("flock" in reason for reason in store.unsuitable())
 
 
 def test_a_readable_root_is_a_fault(store: Store) -> None:
