@@ -18,7 +18,7 @@ from imagecache.erofs.reader import LayerImage
 from imagecache.erofs.writer import verify_image
 from imagecache.errors import DigestMismatch
 from imagecache.layer.assemble import LayerTree, assemble
-from imagecache.layer.context import resolve_implied
+from imagecache.layer.context import resolve_implied, restore_implied
 from imagecache.layer.source import FileSource
 from imagecache.limits import Limits
 
@@ -42,11 +42,15 @@ def derive(
 
 def tree_of(fd: int, *, tar_size: int, lowers: Sequence[LayerImage], bottom: bool, limits: Limits) -> LayerTree:
     """The tree of the tar at ``DATA_START`` of the file."""
-    with os.fdopen(fd, "rb", closefd=False) as file:
-        tree = assemble(FileSource(file, DATA_START, tar_size), bottom=bottom, limits=limits)
+    tree = _assemble(fd, tar_size, bottom=bottom, limits=limits)
     if tree.implied and not bottom:
-        resolve_implied(tree, lowers)
+        resolve_implied(tree, lowers, limits)
     return tree
+
+
+def _assemble(fd: int, tar_size: int, *, bottom: bool, limits: Limits) -> LayerTree:
+    with os.fdopen(fd, "rb", closefd=False) as file:
+        return assemble(FileSource(file, DATA_START, tar_size), bottom=bottom, limits=limits)
 
 
 def copy_tar(source_fd: int, target_fd: int, tar_size: int) -> None:
@@ -77,6 +81,8 @@ def verify(fd: int, *, limits: Limits) -> LayerImage:
             hint="the file is damaged: remove it and create the image cache again",
         )
     bottom = LayerFlags.BOTTOM in header.flags
-    tree = tree_of(fd, tar_size=header.tar_size, lowers=[image], bottom=bottom, limits=limits)
+    tree = _assemble(fd, header.tar_size, bottom=bottom, limits=limits)
+    if not bottom:
+        restore_implied(tree, image, limits)
     verify_image(fd, tree.root, header_of(tree, header.tar_size, header.diff_id, bottom=bottom), limits=limits)
     return image

@@ -53,12 +53,23 @@ def resolve_implied(tree: LayerTree, lowers: Sequence[LowerTree], limits: Limits
 
     Raises UnsafeLayer where containerd's look below fails the pull: a parent of the directory is none there.
     """
-    resolvers = [(lower, Resolver(lower.root(), lower.child, limits)) for lower in lowers]
+    return _fill(tree.implied, lowers, limits)
+
+
+def restore_implied(tree: LayerTree, itself: LowerTree, limits: Limits = DEFAULT) -> None:
+    """Fill in the implied directories of ``tree`` from the layer image that was made of it, to compare the two.
+
+    Those that are gone are not looked for: what is there now may be anything.
+    """
+    _fill([record for record in tree.implied if not record.gone], [itself], limits)
+
+
+def _fill(records: Sequence[Implied], lowers: Sequence[LowerTree], limits: Limits) -> bool:
+    resolvers = [Resolver(lower.root(), lower.child, limits) for lower in lowers]
     made: dict[int, _Attributes] = {}
     changed = False
-    for record in tree.implied:
-        below = _find_below(record, [resolver for _, resolver in resolvers])
-        made[id(record)] = attributes = _attributes(record, below, made)
+    for record in records:
+        made[id(record)] = attributes = _attributes(record, _find_below(record, resolvers), made)
         changed |= not record.gone and _apply(record, attributes)
     return changed
 
