@@ -18,6 +18,7 @@ from imagecache.testing.oci_layout import Compression, LayerSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from collections.abc import Set as AbstractSet
 
 _NAMES = (
     *("a", "b", "c", "d", "bin", "lib", "tmp", "etc"),
@@ -41,13 +42,19 @@ Path = tuple[str, ...]
 class LayerGenerator:
     """Writes one random layer. ``bottom`` layers have whiteouts too, now and then (unpack-truth 11)."""
 
-    def __init__(self, rng: random.Random, *, bottom: bool) -> None:
+    def __init__(self, rng: random.Random, *, bottom: bool, below: AbstractSet[Path] = frozenset()) -> None:
+        """``below`` has the paths that are no directories in some layer below."""
         self._rng = rng
         self._bottom = bottom
+        self._below = below
         self._format = rng.choice(["pax", "pax", "gnu", "ustar"])
         self._names = _NAMES_FOR[self._format]
         self._kinds: dict[Path, str] = {(): "directory"}
         """What this layer has at each real path."""
+        self._timed: set[Path] = set()
+        """Directories with an entry: times are set at the end, or the pull fails (unpack-truth 8)."""
+        self._written: Path = ()
+        """The last entry's path as written, through symlinks."""
         self._links: dict[Path, Path] = {}
         """Symlinks of this layer that lead to directories of this layer."""
         self._buffer = io.BytesIO()
@@ -72,6 +79,13 @@ class LayerGenerator:
         self._tar.close()
         return self._buffer.getvalue()
 
+    def files(self) -> set[Path]:
+        """What is no directory in this layer."""
+        return {path for path, kind in self._kinds.items() if kind != "directory"}
+
+    def _mostly(self) -> bool:
+        return self._rng.random() < 0.995
+
     # kinds of entries
 
     def _file(self) -> None:
@@ -95,6 +109,7 @@ class LayerGenerator:
         info = self._info(path, tarfile.DIRTYPE)
         if self._kinds.get(path) != "directory":
             self._place(path, "directory")
+        self._timed |= {path, self._written}
         self._tar.addfile(info)
 
     def _symlink(self) -> None:
@@ -133,7 +148,7 @@ class LayerGenerator:
 
     def _replacement(self) -> None:
         """Something else at a path that this layer has already."""
-        there = [path for path in self._kinds if path]
+        there = [path for path in self._kinds if path and not self._timed_below(path)]
         if there:
             path = self._rng.choice(there)
             self._rng.choice([self._add_file, self._add_directory])(path)
@@ -142,8 +157,8 @@ class LayerGenerator:
         folder = self._folder()
         name = self._rng.choice(_NAMES[:9])
         hidden = (*folder, name)
-        if hidden in self._kinds and not self._bottom:
-            return  # containerd fails with EEXIST
+        if hidden in self._timed or self._timed_below(hidden) or (hidden in self._kinds and not self._bottom):
+            return  # containerd fails: ENOENT for the times, or EEXIST for the device
         info = self._info((*folder, ".wh." + name), tarfile.REGTYPE)
         self._imply(folder)
         if self._bottom:
@@ -154,6 +169,8 @@ class LayerGenerator:
 
     def _opaque(self) -> None:
         folder = self._folder()
+        if self._bottom and self._timed_below(folder):
+            return
         info = self._info((*folder, ".wh..wh..opq"), tarfile.REGTYPE)
         self._imply(folder)
         if self._bottom:
@@ -174,10 +191,15 @@ class LayerGenerator:
         folder = self._rng.choice(folders)
         while self._rng.random() < 0.3:
             deeper = (*folder, self._rng.choice(_NAMES[:8]))
-            if self._kinds.get(deeper, "directory") != "directory":
+            if self._kinds.get(deeper, "directory") != "directory" or self._stumbles(deeper):
                 break
             folder = deeper
         return folder
+
+    def _stumbles(self, implied: Path) -> bool:
+        """Whether containerd would look for the new directory below something that is none: it fails then."""
+        prefixes = [implied[:length] for length in range(1, len(implied))]
+        return implied not in self._kinds and any(prefix in self._below for prefix in prefixes) and self._mostly()
 
     def _new_path(self) -> Path:
         while True:
@@ -193,6 +215,9 @@ class LayerGenerator:
         self._forget(path)
         self._imply(path[:-1])
         self._kinds[path] = kind
+
+    def _timed_below(self, path: Path) -> bool:
+        return any(len(timed) > len(path) and timed[: len(path)] == path for timed in self._timed)
 
     def _forget(self, path: Path) -> None:
         for other in [other for other in self._kinds if other[: len(path)] == path]:
@@ -226,20 +251,22 @@ class LayerGenerator:
             if path[: len(folder)] == folder and len(path) > len(folder) and self._rng.random() < 0.5:
                 path = link + path[len(folder) :]
                 break
+        self._written = path
         text = "/".join(path)
         return self._rng.choice([text, text, text, "./" + text, "/" + text, text.replace("/", "//", 1), "x/../" + text])
 
 
-def random_layer(rng: random.Random, *, bottom: bool) -> LayerSpec:
-    """One layer, of 5 to 60 entries, in any compression."""
-    compressions: Sequence[Compression] = ("gzip", "gzip", "zstd", "none")
-    return LayerSpec(LayerGenerator(rng, bottom=bottom).make(rng.randint(5, 60)), rng.choice(compressions))
-
-
 def random_layers(seed: int) -> list[LayerSpec]:
-    """The layers of one image, bottom first: 1 to 6, some of them twice."""
+    """The layers of one image, bottom first: 1 to 6, of 5 to 60 entries, in any compression, some of them twice."""
     rng = random.Random(seed)
-    layers = [random_layer(rng, bottom=True)]
-    for _ in range(rng.choice([0, 1, 2, 2, 3, 5])):
-        layers.append(rng.choice(layers) if rng.random() < 0.1 else random_layer(rng, bottom=False))
+    compressions: Sequence[Compression] = ("gzip", "gzip", "zstd", "none")
+    twice = rng.random() < 0.15
+    layers: list[LayerSpec] = []
+    below: set[Path] = set()
+    for number in range(rng.choice([1, 2, 3, 3, 4, 6])):
+        generator = LayerGenerator(rng, bottom=number == 0 and not twice, below=below)
+        layer = LayerSpec(generator.make(rng.randint(5, 60)), rng.choice(compressions))
+        repeat = number > 0 and rng.random() < 0.2
+        layers.append(rng.choice(layers if twice else [*layers[1:], layer]) if repeat else layer)
+        below |= generator.files()
     return layers

@@ -52,12 +52,24 @@ def environment(*, before: Sequence[Path] = ()) -> dict[str, str]:
     return {"PATH": path, "HOME": "/nonexistent", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
 
 
-def run(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None, seconds: float = 120) -> str:
+def run(
+    argv: Sequence[str | Path],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    seconds: float = 120,
+) -> str:
     """Run a program to its end and return what it printed. Raises PeerFailed with its messages."""
     words = [str(word) for word in argv]
     try:
         done = subprocess.run(
-            words, env=dict(env or environment()), capture_output=True, text=True, timeout=seconds, check=False
+            words,
+            env=dict(env or environment()),
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise PeerFailed(f"{' '.join(words)} took more than {seconds:.0f} s") from error

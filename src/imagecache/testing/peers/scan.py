@@ -42,8 +42,12 @@ def scan(root: Path) -> Tree:
 
 
 def _walk(full: bytes, path: bytes) -> Iterator[tuple[bytes, bytes]]:
+    try:
+        status = os.lstat(full)
+    except FileNotFoundError:
+        return  # overlayfs lists whiteouts in directories that only one layer has; no other call sees them
     yield path, full
-    if stat.S_ISDIR(os.lstat(full).st_mode):
+    if stat.S_ISDIR(status.st_mode):
         for name in os.listdir(full):  # noqa: PTH208 - names here may be any bytes
             yield from _walk(full + b"/" + name, path + b"/" + name if path else name)
 

@@ -1,14 +1,14 @@
 """One image as a mounted tree, made in two ways: by containerd's own unpack, and by our build.
 
-Both are context managers that give a directory and take the mount away. The refusals of each are told apart from
-failures of the harness: ``Refused``.
+``containerd_tree`` and ``our_tree`` are context managers that give a directory and take the mount away. The refusals of
+each side are told apart from failures of the harness: ``Refused``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -19,11 +19,12 @@ from imagecache.errors import ContentError
 from imagecache.limits import TIB
 from imagecache.node.mounter import KernelMounter
 from imagecache.oci.descriptor import Platform
+from imagecache.store.model import ImageRecord
 from imagecache.store.store import Store
 from imagecache.testing.layout_source import LayoutSource
 from imagecache.testing.oci_layout import Image, host_architecture
 from imagecache.testing.peers.containerd import Containerd
-from imagecache.testing.peers.programs import PeerFailed, environment, find, run
+from imagecache.testing.peers.programs import PeerFailed, find, run
 from imagecache.testing.peers.registry import Registry
 
 _NAMESPACE = "differential"
@@ -46,18 +47,17 @@ def containerd_tree(containerd: Containerd, registry: Registry, image: Image, ta
     top = chain_ids(image.diff_ids)[-1]
     command = shlex.split(containerd.ctr(*snapshots, "view", "--target", str(target), key, top))
     target.mkdir()
-    run([find(command[0]), *command[1:]], env=environment())
+    snapshots_root = containerd.root / "io.containerd.snapshotter.v1.overlayfs/snapshots"
+    words = [word.replace(f"{snapshots_root}/", "") for word in command]  # mount(2) takes one page of options
+    run([find(words[0]), *words[1:]], cwd=snapshots_root)
     try:
         yield target
     finally:
-        run([find("umount"), target])
-        containerd.ctr(*snapshots, "remove", key)
-        containerd.ctr("-n", _NAMESPACE, "images", "remove", reference)
+        run([find("umount"), target])  # nothing is removed: containerd's collector would take other tests' views too
 
 
-@contextlib.asynccontextmanager
-async def our_tree(store: Store, image: Image, target: Path) -> AsyncIterator[Path]:
-    """Build a snapshot of the image in ``store`` and mount its layer images, stacked, at ``target``."""
+async def build(store: Store, image: Image) -> ImageRecord:
+    """Build a snapshot of the image in ``store``. Raises Refused."""
     builder = ImageBuilder(store, SystemClock(), BuildSettings(jobs=1))
     reference = f"localhost/differential:{uuid4().hex}"
     try:
@@ -71,7 +71,12 @@ async def our_tree(store: Store, image: Image, target: Path) -> AsyncIterator[Pa
         )
     except ContentError as error:
         raise Refused(str(error)) from error
-    (record,) = document.images
+    return document.images[0]
+
+
+@contextlib.contextmanager
+def our_tree(store: Store, record: ImageRecord, target: Path) -> Iterator[Path]:
+    """Mount the layer images of a built image, stacked, at ``target``."""
     paths = [store.layers.path(layer.name) for layer in record.layers]
     mounter = KernelMounter()
     target.mkdir()

@@ -1,0 +1,29 @@
+"""Random images: containerd's unpack and ours agree on every path, or both refuse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from imagecache.testing.generated import random_layers
+from imagecache.testing.images import make_image
+from imagecache.testing.peers.judge import Judge
+
+pytestmark = [pytest.mark.peers, pytest.mark.slow, pytest.mark.timeout(300)]
+
+BATCH = 20
+ACCEPTED = 17
+"""At least; 7 batches make more than 100 images that were really compared."""
+
+
+@pytest.mark.parametrize("first", range(0, 7 * BATCH, BATCH))
+async def test_no_difference(judge: Judge, directory: Path, first: int) -> None:
+    accepted, found = 0, []
+    for seed in range(first, first + BATCH):
+        image = make_image(directory / f"image-{seed}", random_layers(seed), docker=seed % 3 == 0)
+        verdict = await judge.compare(image)
+        accepted += not verdict.refused
+        found += [f"seed {seed}: {line}" for line in verdict.differences]
+    assert not found, "\n".join(found[:40])
+    assert accepted >= ACCEPTED
