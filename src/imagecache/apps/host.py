@@ -9,6 +9,7 @@ from pathlib import Path
 from imagecache.apps.doctor import checks
 from imagecache.cli.application import Check, Mounted
 from imagecache.cli.settings import Settings
+from imagecache.clock import Clock
 from imagecache.errors import InvalidInput, NotFound
 from imagecache.node.mounter import KernelMounter
 from imagecache.node.mountinfo import mounted_at
@@ -24,8 +25,8 @@ WORKPLACE = Path("/run/imagecache/mounts")
 class LocalHost:
     """``cli.application.Host``."""
 
-    store: Store
     settings: Settings
+    clock: Clock
     mounter: KernelMounter
 
     def mount(self, image: str, directory: Path) -> Mounted:
@@ -35,27 +36,28 @@ class LocalHost:
             raise InvalidInput(f"{directory} is not a directory", hint=f"make it first: mkdir -p {directory}")
         if not record.layers:
             raise InvalidInput(f"{record.reference} has no layers, there is nothing to mount")
-        files = [self.store.layers.path(layer.name) for layer in record.layers]
+        store = Store(self.settings.store.absolute())
+        files = [store.layers.path(layer.name) for layer in record.layers]
         self.mounter.mount_image(files, directory.resolve(), WORKPLACE)
         return Mounted(record.reference, snapshot.id, len(record.layers), directory)
 
     def unmount(self, directory: Path) -> None:
         target = directory.resolve()
         found = mounted_at(target)
-        places = {"erofs": str(self.store.root), "overlay": str(WORKPLACE)}
+        places = {"erofs": str(self.settings.store.absolute()), "overlay": str(WORKPLACE)}
         if found is None or places.get(found.kind, "\0") not in found.source + found.data:
             raise NotFound(f"no image of this store is mounted at {directory}", hint="findmnt shows what is there")
         self.mounter.unmount(target)
 
     async def doctor(self) -> Sequence[Check]:
-        return await checks(self.store, self.settings, self.mounter)
+        return await checks(self.settings.store.absolute(), self.settings, self.clock)
 
     def _find(self, text: str) -> tuple[SnapshotDocument, ImageRecord]:
         """The newest snapshot that has the image, by its text as written or normalised."""
         name = Reference.parse(text).name
         found = [
             (snapshot, image)
-            for snapshot in self.store.snapshots.all()
+            for snapshot in Store.open(self.settings.store).snapshots.all()
             for image in snapshot.images
             if text == image.reference or name == image.name
         ]

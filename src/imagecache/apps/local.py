@@ -8,22 +8,21 @@ from __future__ import annotations
 import random
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from imagecache.apps.attach import LocalAttacher
-from imagecache.apps.build import StoreBuilder
-from imagecache.apps.containerd_config import LocalContainerdConfig
-from imagecache.apps.host import LocalHost
-from imagecache.apps.layers import LocalLayers
 from imagecache.apps.platform import host_platform
-from imagecache.apps.services import LocalServices
 from imagecache.cli.application import Application
 from imagecache.cli.settings import Settings
 from imagecache.clock import SystemClock
-from imagecache.erofs.relay import relay
-from imagecache.node.mounter import KernelMounter
-from imagecache.standalone.controller import Controller, World
-from imagecache.standalone.objects import ObjectFiles
 from imagecache.store.store import Store
+
+if TYPE_CHECKING:  # parts are imported when a command needs them: ``get`` starts without HTTP, gRPC and mounts
+    from imagecache.apps.containerd_config import LocalContainerdConfig
+    from imagecache.apps.host import LocalHost
+    from imagecache.apps.layers import LocalLayers
+    from imagecache.apps.services import LocalServices
+    from imagecache.node.mounter import KernelMounter
+    from imagecache.standalone.controller import Controller
 
 RELAID = Path("/var/lib/imagecache-relaid")
 """Copies with 4096-byte blocks, for kernels that need them; of this host alone, so never in a shared store."""
@@ -42,17 +41,24 @@ class LocalApplication:
 
     @cached_property
     def _mounter(self) -> KernelMounter:
+        from imagecache.erofs.relay import relay
+        from imagecache.node.mounter import KernelMounter
+
         return KernelMounter(relay=relay, copies=RELAID)
 
     def controller(self) -> Controller:
+        from imagecache.apps.late import LateAttacher, LateBuilder
+        from imagecache.standalone.controller import Controller, World
+        from imagecache.standalone.objects import ObjectFiles
+
         store, settings, clock = self._store, self._settings, self._clock
         return Controller(
             World(
                 objects=ObjectFiles(store.paths),
-                builder=StoreBuilder(store, settings, clock),
+                builder=LateBuilder(store, settings, clock),
                 snapshots=store.snapshots,
                 collector=store,
-                attacher=LocalAttacher(store, settings, clock),
+                attacher=LateAttacher(store, settings, clock),
                 clock=clock,
                 random=random.SystemRandom(),
                 architecture=host_platform().architecture,
@@ -60,15 +66,23 @@ class LocalApplication:
         )
 
     def layers(self) -> LocalLayers:
+        from imagecache.apps.layers import LocalLayers
+
         return LocalLayers()
 
     def host(self) -> LocalHost:
-        return LocalHost(self._store, self._settings, self._mounter)
+        from imagecache.apps.host import LocalHost
+
+        return LocalHost(self._settings, self._clock, self._mounter)
 
     def containerd_config(self) -> LocalContainerdConfig:
+        from imagecache.apps.containerd_config import LocalContainerdConfig
+
         return LocalContainerdConfig(self._settings, self._clock)
 
     def services(self) -> LocalServices:
+        from imagecache.apps.services import LocalServices
+
         return LocalServices(self._store, self._settings, self._clock, self._mounter, self.controller)
 
 
