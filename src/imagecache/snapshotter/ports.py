@@ -48,4 +48,4 @@ class Observer(Protocol):
     """Hears which layer images a container is about to read, so that somebody can look after the page cache."""
 
     def used(self, layers: Sequence[Path]) -> None:
-        """These files, the upper layer first. Returns at once and never raises."""
+        """These files, the upper layer first. Called from any thread; returns at once and never raises."""

@@ -1,8 +1,8 @@
 """Mounts without a kernel: the fake ``Mounter``, and overlays made of copies.
 
-``FakeMounter`` remembers what is mounted where; ``reboot`` forgets it. ``CopiedOverlay`` shows what containerd would see
-after mounting: it merges the lower directories into a copy, and when the test is done with it, writes what changed to
-the upper one. Both must not check more than the ports promise.
+``FakeMounter`` remembers what is mounted where; ``reboot`` forgets it. ``CopiedOverlay`` shows what containerd would
+see after mounting: it merges the lower directories into a copy, and when the test is done with it, writes what changed
+to the upper one. Both must not check more than the ports promise.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import shutil
 import stat
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from imagecache.errors import MountFailed
@@ -25,7 +25,9 @@ _WHITEOUT = ".fake-whiteout."
 class FakeMounter:
     """``snapshotter.ports.Mounter`` in memory. Thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, exists: Callable[[Path], bool] = lambda _: True) -> None:
+        """``exists`` says whether an image is there; made-up paths are."""
+        self._exists = exists
         self.mounts: dict[Path, Path] = {}
         """Target -> image."""
         self.broken: set[Path] = set()
@@ -35,11 +37,16 @@ class FakeMounter:
         self.calls: list[tuple[str, Path]] = []
         self.gate = threading.Event()
         """Clear it to let mounts hang until it is set."""
+        self.entered = threading.Event()
+        """Set by every mount, before it may hang."""
         self.gate.set()
 
     def mount(self, image: Path, target: Path) -> None:
         self.calls.append(("mount", target))
+        self.entered.set()
         self.gate.wait()
+        if not self._exists(image):
+            raise MountFailed(f"mounting {image} at {target}: No such file or directory (ENOENT)")
         if image in self.broken:
             raise MountFailed(f"mounting {image} at {target}: Structure needs cleaning (EUCLEAN)")
         if self.mounts.get(target, image) != image:

@@ -1,0 +1,245 @@
+"""Snapshots that nothing serves: containerd's overlay snapshotter once more."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from imagecache.digest import Digest
+from imagecache.errors import (
+    InvalidSetting,
+    InvalidSnapshotArgument,
+    SnapshotExists,
+    SnapshotNotFound,
+    StoreBusy,
+    StoreCorrupt,
+    StoreError,
+    WrongKind,
+)
+from imagecache.snapshotter.model import Kind, Usage
+from imagecache.snapshotter.settings import SnapshotterSettings
+from imagecache.testing.snapshotter import SETTINGS, SnapshotterRig
+
+CHAIN = Digest.sha256(b"chain")
+
+
+def folders(rig: SnapshotterRig) -> set[str]:
+    return {path.name for path in (rig.root / "snapshots").iterdir()}
+
+
+def test_directories_have_containerds_modes_whatever_the_umask_is(rig: SnapshotterRig) -> None:
+    before = os.umask(0o077)
+    try:
+        rig.snapshotter.prepare("active")
+    finally:
+        os.umask(before)
+    modes = {
+        str(path.relative_to(rig.root)): path.stat().st_mode & 0o7777
+        for path in (rig.root, *rig.root.rglob("*"))
+        if path.is_dir()
+    }
+
+    assert modes == {
+        ".": 0o700,
+        "m": 0o700,
+        "snapshots": 0o700,
+        "snapshots/1": 0o700,
+        "snapshots/1/fs": 0o755,
+        "snapshots/1/work": 0o711,
+    }
+
+
+def test_a_view_has_no_work_directory(rig: SnapshotterRig) -> None:
+    rig.snapshotter.view("view")
+
+    assert [path.name for path in (rig.root / "snapshots/1").iterdir()] == ["fs"]
+
+
+def test_the_root_of_a_container_belongs_to_whom_it_belongs_below(rig: SnapshotterRig) -> None:
+    base = rig.commit("base")
+    os.chown(rig.root / "snapshots/1/fs", 12, 34)
+    rig.container(base)
+    found = (rig.root / "snapshots/2/fs").stat()
+
+    assert (found.st_uid, found.st_gid) == (12, 34)
+
+
+def test_mounts_are_those_of_prepare(rig: SnapshotterRig) -> None:
+    base = rig.commit("base")
+
+    assert rig.snapshotter.prepare("a", base) == rig.snapshotter.mounts("a")
+    assert rig.snapshotter.view("v", base) == rig.snapshotter.mounts("v")
+    with pytest.raises(WrongKind):
+        rig.snapshotter.mounts(base)
+    with pytest.raises(SnapshotNotFound):
+        rig.snapshotter.mounts("unknown")
+
+
+def test_a_failed_prepare_leaves_nothing(rig: SnapshotterRig) -> None:
+    rig.snapshotter.prepare("a")
+    for key, parent, error in (
+        ("a", "", SnapshotExists),
+        ("b", "unknown", SnapshotNotFound),
+        ("b", "a", InvalidSnapshotArgument),
+        ("", "", InvalidSnapshotArgument),
+    ):
+        with pytest.raises(error):
+            rig.snapshotter.prepare(key, parent)
+
+    assert folders(rig) == {"1"}
+    assert rig.names == ["a"]
+
+
+def test_a_commit_takes_the_labels_that_it_is_given(rig: SnapshotterRig) -> None:
+    rig.snapshotter.prepare("a", "", {"containerd.io/snapshot/x": "1", "empty": ""})
+    rig.clock.advance(3)
+    rig.snapshotter.commit("c", "a", {"containerd.io/snapshot/y": "2"})
+    info = rig.snapshotter.stat("c")
+
+    assert info.labels == {"containerd.io/snapshot/y": "2"}
+    assert info.created == info.updated == rig.clock.now()
+
+
+def test_commits_that_are_refused(rig: SnapshotterRig) -> None:
+    base, other = rig.commit("base"), rig.commit("other")
+    rig.snapshotter.prepare("a", base)
+    rig.snapshotter.view("v", base)
+    for name, key, parent, error in (
+        (base, "a", "", SnapshotExists),
+        ("c", "unknown", "", SnapshotNotFound),
+        ("c", "v", "", WrongKind),
+        ("c", base, "", WrongKind),
+        ("c", "a", other, InvalidSnapshotArgument),
+    ):
+        with pytest.raises(error):
+            rig.snapshotter.commit(name, key, {}, parent)
+
+    assert rig.snapshotter.stat("a").kind is Kind.ACTIVE
+
+
+def test_a_commit_may_give_a_parent_to_what_has_none(rig: SnapshotterRig) -> None:
+    base = rig.commit("base")
+    for key in ("a", "b", "c"):
+        rig.snapshotter.prepare(key)
+    with pytest.raises(SnapshotNotFound):
+        rig.snapshotter.commit("x", "a", {}, "unknown")
+    with pytest.raises(WrongKind):
+        rig.snapshotter.commit("x", "a", {}, "b")
+    rig.snapshotter.commit("x", "a", {}, base)
+
+    assert rig.snapshotter.stat("x").parent == base
+
+
+def test_usage_of_each_kind(rig: SnapshotterRig) -> None:
+    rig.snapshotter.prepare("a")
+    empty = rig.snapshotter.usage("a")
+    (rig.root / "snapshots/1/fs/file").write_bytes(b"x" * 100_000)
+    assert rig.snapshotter.usage("a") == empty, "measured a moment ago"
+    rig.clock.advance(SETTINGS.usage_age)
+    full = rig.snapshotter.usage("a")
+    rig.snapshotter.commit("c", "a")
+    rig.snapshotter.view("v", "c")
+
+    assert full.inodes == 2
+    assert full.size >= 100_000
+    assert rig.snapshotter.usage("c") == full
+    assert rig.snapshotter.usage("v") == Usage(0, 0)
+    with pytest.raises(SnapshotNotFound):
+        rig.snapshotter.usage("unknown")
+
+
+def test_usage_of_a_committed_snapshot_is_measured_once(rig: SnapshotterRig) -> None:
+    base = rig.commit("base")
+    first = rig.snapshotter.usage(base)
+    (rig.root / "snapshots/1/fs/late").write_bytes(b"x" * 100_000)
+    rig.restart()
+
+    assert rig.snapshotter.usage(base) == first
+
+
+def test_removed_directories_are_out_of_the_way_at_once_and_gone_after_a_cleanup(rig: SnapshotterRig) -> None:
+    rig.snapshotter.prepare("a")
+    rig.snapshotter.prepare("b")
+    rig.snapshotter.remove("a")
+    assert folders(rig) == {"rm-1", "2"}
+    rig.snapshotter.cleanup()
+
+    assert folders(rig) == {"2"}
+
+
+def test_numbers_are_never_used_twice(rig: SnapshotterRig) -> None:
+    rig.snapshotter.prepare("a")
+    rig.snapshotter.remove("a")
+    rig.restart()
+    rig.snapshotter.prepare("a")
+
+    assert folders(rig) == {"rm-1", "2"}
+
+
+def test_a_cleanup_takes_what_a_crash_left_and_nothing_else(rig: SnapshotterRig) -> None:
+    rig.snapshotter.prepare("a")
+    for name in ("new-abc", "7", "rm-3"):
+        (rig.root / "snapshots" / name / "fs").mkdir(parents=True)
+    rig.snapshotter.cleanup()
+
+    assert folders(rig) == {"1"}
+
+
+def test_one_process_at_a_time(rig: SnapshotterRig) -> None:
+    with pytest.raises(StoreBusy, match="in use"):
+        SnapshotterRig(rig.root)
+    rig.restart()
+
+
+def test_a_closed_snapshotter_says_so(rig: SnapshotterRig) -> None:
+    rig.snapshotter.close()
+    with pytest.raises(StoreError, match="closed"):
+        rig.snapshotter.walk()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(b"not a database at all, by no means" * 40, "not a database"), (None, "format 99")]
+)
+def test_a_database_of_somebody_else_is_refused(tmp_path: Path, content: bytes | None, words: str) -> None:
+    rig = SnapshotterRig(tmp_path / "root")
+    rig.snapshotter.close()
+    path = rig.root / "metadata.db"
+    for log in rig.root.glob("metadata.db-*"):
+        log.unlink()
+    if content is None:
+        data = bytearray(path.read_bytes())
+        data[60:64] = (99).to_bytes(4)  # user_version
+        path.write_bytes(data)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(StoreCorrupt, match=words):
+        rig.restart()
+
+
+def test_a_root_that_overlay_cannot_express_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSetting):
+        SnapshotterRig(tmp_path / "a:b")
+
+
+def test_overlay_options_are_those_of_the_kernel_unless_set(tmp_path: Path) -> None:
+    known = Path("/sys/module/overlay/parameters/index").exists()
+    rig = SnapshotterRig(tmp_path / "root", SnapshotterSettings())
+    (mount,) = rig.container(rig.commit("base"))
+    rig.snapshotter.close()
+
+    assert ("index=off" in mount.options) == known
+
+
+def test_after_a_lost_database_nothing_of_before_is_deleted_or_reused(rig: SnapshotterRig) -> None:
+    rig.snapshotter.prepare("running")
+    (rig.root / "snapshots/1/fs/data").write_text("of a container")
+    rig.lose_database()
+    rig.snapshotter.cleanup()
+    rig.snapshotter.prepare("new")
+    rig.restart()
+    rig.snapshotter.cleanup()
+
+    assert folders(rig) == {"1", "2"}
+    assert (rig.root / "snapshots/1/fs/data").read_text() == "of a container"
