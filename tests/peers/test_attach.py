@@ -23,6 +23,7 @@ from imagecache.node.modes import Mode
 from imagecache.node.mounter import KernelMounter
 from imagecache.node.native import NativeUse
 from imagecache.node.probe_containerd import ContainerdExpectations, check_containerd
+from imagecache.node.trim import follow_starts
 from imagecache.oci.descriptor import Platform
 from imagecache.snapshotter.server import serve
 from imagecache.snapshotter.snapshotter import Snapshotter
@@ -240,6 +241,20 @@ async def test_the_drop_in_changes_what_it_must_and_nothing_else(
         sandbox = images["pinned_images"]["sandbox"]
     assert sandbox.endswith("/pause:1")
     assert ("imagecache" in effective.get("proxy_plugins", {})) is (mode is Mode.PROXY)
+
+
+@pytest.mark.parametrize("installed", [("2.4", Mode.NATIVE)], indirect=True)
+async def test_native_starts_are_followed_to_the_files_they_read(node: Node) -> None:
+    await node.attacher().attach(node.snapshot)
+    names = node.snapshot.layer_names()
+    expected = {node.store.root / name.path for name in names}
+    seen: asyncio.Queue[set[Path]] = asyncio.Queue()
+    following = asyncio.create_task(follow_starts(node.client, lambda files: seen.put_nowait(set(files))))
+    await node.cri.run(IMAGE, ["/bin/true"])
+    async with asyncio.timeout(10):
+        while await seen.get() != expected:
+            pass
+    following.cancel()
 
 
 async def test_doctor_finds_nothing_wrong(node: Node, directory: Path) -> None:

@@ -1,5 +1,7 @@
 """KernelMounter beyond its port: what is mounted how, whole images, and what it says when the kernel refuses."""
 
+import ctypes
+import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ from imagecache.node.checks import Status
 from imagecache.node.mounter import KernelMounter
 from imagecache.node.mountinfo import mounted_at, parse
 from imagecache.node.probe_kernel import check_kernel, write_probe_image
+from imagecache.node.trim import drop_cached_pages
 
 pytestmark = pytest.mark.peers
 
@@ -161,3 +164,36 @@ def test_the_kernel_probe_where_nothing_can_be_written() -> None:
     checks = check_kernel(Path("/proc"), relay)
     assert checks[-1].status is Status.PROBLEM
     assert "/proc" in checks[-1].detail
+
+
+def resident(file: Path) -> int:
+    """Pages of the file that are in the page cache (mincore)."""
+    size = file.stat().st_size
+    access = mmap.PROT_READ | mmap.PROT_WRITE
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), size, mmap.MAP_PRIVATE, access) as mapped:
+        pages = (ctypes.c_ubyte * -(-size // mmap.PAGESIZE))()
+        start = ctypes.c_char.from_buffer(mapped)
+        assert ctypes.CDLL(None).mincore(ctypes.byref(start), ctypes.c_size_t(size), pages) == 0
+        del start
+        return sum(page & 1 for page in pages)
+
+
+def test_the_trim_drops_the_second_copy_and_readers_keep_the_first(
+    mounter: KernelMounter, tmp_path: Path, target: Path
+) -> None:
+    image = tmp_path / "big.erofs"
+    write_probe_image(image, bytes(range(256)) * 16384)  # 4 MiB
+    with image.open("rb") as file:
+        os.fsync(file.fileno())
+    drop_cached_pages(image)
+    mounter.mount(image, target)
+    (target / "probe").read_bytes()
+    cached_by_mount = resident(target / "probe")
+    assert cached_by_mount >= 1024
+    assert resident(image) >= 1024
+
+    drop_cached_pages(image)
+    assert resident(image) < 64
+    assert resident(target / "probe") == cached_by_mount
+    assert (target / "probe").read_bytes() == bytes(range(256)) * 16384
+    assert resident(image) < 64
