@@ -56,7 +56,6 @@ class KernelMounter:
             if self._is_there(image, target):
                 return
             with _explained(image, target):
-                target.mkdir(mode=0o755, parents=True, exist_ok=True)
                 self._mount(image, target)
             self._seen[target] = (image, target.stat().st_dev)
 
@@ -137,10 +136,11 @@ class KernelMounter:
 
     def _is_there(self, image: Path, target: Path) -> bool:
         """Whether the layer image is what is mounted at ``target``. Raises MountFailed if it is something else."""
-        try:
+        with _explained(image, target):
+            target.mkdir(mode=0o755, parents=True, exist_ok=True)
             device = target.stat().st_dev
-        except FileNotFoundError:
-            return False
+            if device == target.parent.stat().st_dev:  # every EROFS mount has a number of its own
+                return False
         if self._seen.get(target) == (image, device):
             return True
         found = self._at(target)
