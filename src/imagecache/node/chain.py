@@ -109,7 +109,7 @@ class ChainPreparer:
         if self._choice.mode is Mode.NATIVE:
             return ContainerdMisconfigured(
                 f"containerd's erofs snapshotter does not find layer image {layer.name}",
-                hint="its layer_content_caches must name the store's layers directory: imagecache config install",
+                hint="layer_content_caches must name the store's layers: imagecache containerd-config install",
                 image=image.reference,
             )
         return BlobNotFound(

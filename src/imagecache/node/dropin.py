@@ -64,7 +64,7 @@ def _heading(major: int) -> str:
         else "the lists of your own files that containerd would replace"
     )
     return (
-        "# Written by `imagecache config install`; `imagecache config undo` takes it back.\n"
+        "# Written by `imagecache containerd-config install`; `imagecache containerd-config undo` takes it back.\n"
         f"# It repeats {repeats}:\n# install again after you have changed them.\n"
     )
 

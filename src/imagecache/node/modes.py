@@ -66,7 +66,7 @@ def choose(version: str, plugins: Iterable[Plugin], snapshotter: str, wanted: Mo
     raise ContainerdMisconfigured(_why_not(version, snapshotter, wanted), hint=_REMEDY)
 
 
-_REMEDY = "run: imagecache config install, then restart containerd"
+_REMEDY = "run: imagecache containerd-config install, then restart containerd"
 
 
 def _why_not(version: str, snapshotter: str, wanted: Mode | None) -> str:

@@ -11,7 +11,7 @@ from imagecache.node.toml import Table
 from imagecache.node.userconfig import UserConfig
 
 _AREA = "containerd"
-_INSTALL = "run: imagecache config install, then restart containerd"
+_INSTALL = "run: imagecache containerd-config install, then restart containerd"
 _CRI_1 = "io.containerd.grpc.v1.cri"
 _CRI_IMAGES = "io.containerd.cri.v1.images"
 _TRANSFER = "io.containerd.transfer.v1.local"

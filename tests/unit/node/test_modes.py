@@ -45,4 +45,4 @@ def test_choice(version: str, plugins: list[Plugin], wanted: Mode | None, mode: 
 def test_no_integration(version: str, plugins: list[Plugin], wanted: Mode | None, message: str) -> None:
     with pytest.raises(ContainerdMisconfigured, match=message) as caught:
         choose(version, plugins, "imagecache", wanted)
-    assert "imagecache config install" in caught.value.hint
+    assert "imagecache containerd-config install" in caught.value.hint

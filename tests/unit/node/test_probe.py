@@ -157,7 +157,7 @@ async def test_containerd_that_is_not_configured() -> None:
         ("version", Status.PROBLEM),
         ("integration", Status.PROBLEM),
     ]
-    assert "config install" in checks[-1].remedy
+    assert "containerd-config install" in checks[-1].remedy
 
 
 async def test_containerd_whose_configuration_is_out_of_sight() -> None:
