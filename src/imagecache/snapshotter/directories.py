@@ -1,7 +1,7 @@
 """Directories of ordinary snapshots: ``snapshots/<id>/{fs,work}`` below the root.
 
 They are made beside their place and renamed into it inside the transaction that inserts the row; they leave by a rename
-to ``rm-<id>`` after the transaction that deletes it, and are deleted when there is time. Modes are containerd's
+to ``rm-<id>-*`` after the transaction that deletes it, and are deleted when there is time. Modes are containerd's
 (plugins/snapshots/overlay/overlay.go): the root 0700, ``fs`` 0755 since it is the container's ``/``, ``work`` 0711. It
 must not know rows.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import tempfile
 import threading
@@ -53,6 +54,8 @@ class Directories:
                 self._fill(directory, kind, owner)
 
             def place(snapshot: int) -> None:
+                if (self._root / str(snapshot)).exists():  # of a process that was killed before its commit
+                    self.retire(snapshot)
                 with converting(directory):
                     directory.rename(self._root / str(snapshot))
                 placed.append(snapshot)
@@ -67,7 +70,7 @@ class Directories:
     def retire(self, snapshot: int) -> None:
         """Take a directory out of the way. Never fails: what stays is an orphan."""
         try:
-            (self._root / str(snapshot)).rename(self._root / f"{_RETIRED}{snapshot}")
+            (self._root / str(snapshot)).rename(self._root / f"{_RETIRED}{snapshot}-{secrets.token_hex(4)}")
         except FileNotFoundError:
             pass
         except OSError as error:

@@ -23,6 +23,8 @@ from imagecache.snapshotter.ports import LayerProvider, Mounter
 from imagecache.store.model import LayerName
 
 _log = structlog.get_logger(__name__)
+_NOT_MOUNTING = 1.0
+"""Seconds that a call waits for a layer that it does not want to mount: it has a thread that no mount may keep."""
 
 
 class LayerMounts:
@@ -49,18 +51,21 @@ class LayerMounts:
         return self._provider.open_layer(layer.name)
 
     @contextlib.contextmanager
-    def taken(self, name: LayerName) -> Iterator[LayerRef]:
-        """Hold and mount a layer image; the block inserts the row that needs it.
+    def taken(self, name: LayerName, *, mount: bool) -> Iterator[LayerRef]:
+        """Hold a layer image, and mount it now if asked; the block inserts the row that needs it.
 
         Raises:
             BlobNotFound: the file is gone.
             StoreBusy, StoreError, HostError
         """
-        with self._locked(name):
+        with self._locked(name, self._wait if mount else _NOT_MOUNTING):
             layer = self._intent(name)
             try:
                 self._provider.hold(self._holder, name)
-                self._mount(layer)
+                if mount:
+                    self._mount(layer)
+                else:
+                    self._found(layer)
                 yield layer
             except BaseException:
                 self._drop(layer)
@@ -68,26 +73,17 @@ class LayerMounts:
 
     def ensure(self, layer: LayerRef) -> Path:
         """The mountpoint, mounted. Raises BlobNotFound, StoreBusy, HostError."""
-        with self._locked(layer.name):
+        with self._locked(layer.name, self._wait):
             self._mount(layer)
         return self.mountpoint(layer)
 
     def drop_unused(self) -> None:
-        """Let go of every layer image that no snapshot needs. What is busy stays until the next time."""
+        """Let go of every layer image that no snapshot needs. What is busy or being mounted stays for now."""
         with self._metadata.read() as tx:
             unused = [layer for layer in tx.layers() if not tx.in_use(layer)]
         for layer in unused:
-            self.drop_if_unused(layer)
-
-    def drop_if_unused(self, layer: LayerRef) -> None:
-        """Never waits and never fails: a collection of containerd's stands behind it."""
-        lock = self._lock(layer.name)
-        if not lock.acquire(blocking=False):
-            return
-        try:
-            self._drop(layer)
-        finally:
-            lock.release()
+            with contextlib.suppress(StoreBusy), self._locked(layer.name, 0):
+                self._drop(layer)
 
     def drop_strays(self) -> None:
         """Unmount and remove mountpoints that no layer has: those of a database that is lost."""
@@ -109,16 +105,21 @@ class LayerMounts:
 
     def _mount(self, layer: LayerRef) -> None:
         target = self.mountpoint(layer)
+        if self.file(layer) is None and self._mounter.mounted(target):
+            return  # the kernel keeps the file
+        image = self._found(layer)
+        with converting(target):
+            target.mkdir(mode=0o755, exist_ok=True)
+        self._mounter.mount(image, target)
+
+    def _found(self, layer: LayerRef) -> Path:
         image = self.file(layer)
-        if image is not None:
-            with converting(target):
-                target.mkdir(mode=0o755, exist_ok=True)
-            self._mounter.mount(image, target)
-        elif not self._mounter.mounted(target):
+        if image is None:
             raise BlobNotFound(
                 f"layer image {layer.name} is not in the store any more",
                 hint="it was removed or set aside as corrupt: build the ImageCache again, then start the pod again",
             )
+        return image
 
     def _drop(self, layer: LayerRef) -> None:
         """With the layer's lock. The mount goes first, the intent last."""
@@ -149,9 +150,9 @@ class LayerMounts:
             return self._locks.setdefault(name, threading.Lock())
 
     @contextlib.contextmanager
-    def _locked(self, name: LayerName) -> Iterator[None]:
+    def _locked(self, name: LayerName, wait: float) -> Iterator[None]:
         lock = self._lock(name)
-        if not lock.acquire(timeout=self._wait):
+        if not lock.acquire(timeout=wait):
             raise StoreBusy(
                 f"layer image {name}: another mount of it does not end", hint="look at the last lines of dmesg"
             )

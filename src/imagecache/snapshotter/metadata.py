@@ -74,18 +74,21 @@ class Metadata:
         self._write_lock = threading.Lock()
         self._read_lock = threading.Lock()
         self.closed = False
-        with self._converted():
-            self._writing = self._connect()
-            self._migrate(self._writing, found)
+        self._writing = self._connect()
+        try:
+            with self._converted():
+                self._migrate(self._writing, found)
             self._reading = self._connect()
-            self._reading.execute("PRAGMA query_only = ON")
+        except BaseException:
+            self._writing.close()
+            raise
 
     def close(self) -> None:
-        """Twice is fine."""
-        with self._locked(self._write_lock), self._locked(self._read_lock):
+        """Twice is fine. A transaction that does not end keeps its file."""
+        self.closed = True
+        with contextlib.suppress(StoreBusy), self._locked(self._write_lock), self._locked(self._read_lock):
             self._writing.close()
             self._reading.close()
-            self.closed = True
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Reader]:
@@ -123,11 +126,15 @@ class Metadata:
             lock.release()
 
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, timeout=self._wait, isolation_level=None, check_same_thread=False)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA foreign_keys = ON")
-        return connection
+        with self._converted():
+            connection = sqlite3.connect(self._path, timeout=self._wait, isolation_level=None, check_same_thread=False)
+            try:
+                for setting in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+                    connection.execute(f"PRAGMA {setting}")
+            except BaseException:
+                connection.close()
+                raise
+            return connection
 
     def _migrate(self, connection: sqlite3.Connection, found: Found) -> None:
         (version,) = connection.execute("PRAGMA user_version").fetchone()

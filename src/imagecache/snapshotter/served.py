@@ -51,7 +51,7 @@ class ServedSnapshots:
     def heal(self, name: str) -> Row | None:
         """Make the row again that containerd knows and we have lost, with those below it; None if we cannot.
 
-        Only names that end with the chainID of a served layer; those that were removed stay removed.
+        Only names that end with the chainID of a served layer; those that were removed stay removed. It mounts nothing.
         """
         chain = model.chain_of(name)
         if chain is None or name in self._removed:
@@ -110,7 +110,7 @@ class ServedSnapshots:
 
     def _insert(self, served: ServedLayer, below: Row | None, name: str, labels: Mapping[str, str]) -> str:
         parent_id = below.id if below else None
-        with self._layers.taken(served.name) as layer, self._metadata.write() as writer:
+        with self._layers.taken(served.name, mount=True) as layer, self._metadata.write() as writer:
             row = writer.served(served.chain_id, parent_id)
             if row is not None:  # another call was faster
                 return row.info.name
@@ -148,7 +148,7 @@ class ServedSnapshots:
                 below = tx.get(this)
 
     def _insert_again(self, served: ServedLayer, below: Row | None, name: str) -> None:
-        with self._layers.taken(served.name) as layer, self._metadata.write() as writer:
+        with self._layers.taken(served.name, mount=False) as layer, self._metadata.write() as writer:
             if writer.find(name) is None:
                 usage = Usage(served.size, 1)
                 labels = {REF_LABEL: str(served.chain_id)}

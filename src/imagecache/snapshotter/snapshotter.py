@@ -70,7 +70,11 @@ class Snapshotter:
         self.settings = settings
         self._observer = observer or NoObserver()
         self._directories = Directories(root / "snapshots")
-        self._metadata = _opened(root, self._directories, settings.lock_wait)
+        try:
+            self._metadata = _opened(root, self._directories, settings.lock_wait)
+        except BaseException:
+            os.close(self._lock_fd)
+            raise
         with self._metadata.read() as tx:
             self._foreign = tx.foreign()
         self._overlay_options = _overlay_options() if settings.overlay_options is None else settings.overlay_options
@@ -130,7 +134,7 @@ class Snapshotter:
         self._meter.forget(self._directories.own(number).fs)
 
     def remove(self, key: str) -> None:
-        """Forget a snapshot. What is busy or takes long is left to ``cleanup``.
+        """Forget a snapshot. What may take long, unmounting included, is left to ``cleanup``.
 
         Raises SnapshotNotFound, HasChildren; nothing else that is not the database's.
         """
@@ -140,8 +144,6 @@ class Snapshotter:
         self._meter.forget(self._directories.own(row.id).fs)
         if row.layer is None:
             self._directories.retire(row.id)
-        else:
-            self._layers.drop_if_unused(row.layer)
 
     def stat(self, key: str) -> Info:
         """Raises SnapshotNotFound."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from imagecache.digest import Digest
 from imagecache.errors import (
     InvalidSetting,
     InvalidSnapshotArgument,
+    NoSpace,
     SnapshotExists,
     SnapshotNotFound,
     StoreBusy,
@@ -26,7 +29,8 @@ CHAIN = Digest.sha256(b"chain")
 
 
 def folders(rig: SnapshotterRig) -> set[str]:
-    return {path.name for path in (rig.root / "snapshots").iterdir()}
+    """Names below ``snapshots/``; what is to be deleted without its random part."""
+    return {path.name.rpartition("-")[0] or path.name for path in (rig.root / "snapshots").iterdir()}
 
 
 def test_directories_have_containerds_modes_whatever_the_umask_is(rig: SnapshotterRig) -> None:
@@ -214,8 +218,9 @@ def test_a_database_of_somebody_else_is_refused(tmp_path: Path, content: bytes |
         path.write_bytes(data)
     else:
         path.write_bytes(content)
-    with pytest.raises(StoreCorrupt, match=words):
-        rig.restart()
+    for _ in range(2):
+        with pytest.raises(StoreCorrupt, match=words):
+            rig.restart()
 
 
 def test_a_root_that_overlay_cannot_express_is_refused(tmp_path: Path) -> None:
@@ -243,3 +248,54 @@ def test_after_a_lost_database_nothing_of_before_is_deleted_or_reused(rig: Snaps
 
     assert folders(rig) == {"1", "2"}
     assert (rig.root / "snapshots/1/fs/data").read_text() == "of a container"
+
+
+def test_a_full_disk_says_so_and_leaves_nothing(rig: SnapshotterRig) -> None:
+    rig.snapshotter.prepare("a")
+    database = rig.snapshotter._metadata._writing
+    database.execute(f"PRAGMA max_page_count = {database.execute('PRAGMA page_count').fetchone()[0]}")
+    labels = {f"containerd.io/snapshot/{number}": "x" * 4000 for number in range(20)}
+    with pytest.raises(NoSpace):
+        rig.snapshotter.prepare("b", "", labels)
+
+    assert rig.names == ["a"]
+    assert folders(rig) == {"1"}
+
+
+class _Refusing(sqlite3.Connection):
+    """A disk that takes no commit while ``armed``."""
+
+    armed = False
+    writing = False
+
+    def execute(self, sql: str, *values: object) -> sqlite3.Cursor:
+        self.writing = sql == "BEGIN IMMEDIATE" or (self.writing and not sql.startswith("BEGIN"))
+        if self.armed and self.writing and sql == "COMMIT":
+            raise sqlite3.OperationalError("disk I/O error")
+        return super().execute(sql, *values)  # type: ignore[arg-type]  # passed on as they are
+
+
+def test_a_commit_that_fails_takes_its_directory_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=_Refusing))
+    rig = SnapshotterRig(tmp_path / "root")
+    monkeypatch.setattr(_Refusing, "armed", True)
+    with pytest.raises(StoreError, match="disk I/O error"):
+        rig.snapshotter.prepare("a")
+    monkeypatch.setattr(_Refusing, "armed", False)
+
+    assert rig.names == []
+    assert folders(rig) == {"rm-1"}
+    rig.snapshotter.prepare("a")
+    rig.snapshotter.remove("a")
+    rig.snapshotter.cleanup()
+    assert folders(rig) == set()
+    rig.snapshotter.close()
+
+
+def test_a_directory_of_a_process_that_was_killed_is_in_nobodys_way(rig: SnapshotterRig) -> None:
+    (rig.root / "snapshots/1/fs").mkdir(parents=True)
+    (rig.root / "snapshots/1/fs/stale").touch()
+    rig.snapshotter.prepare("a")
+
+    assert folders(rig) == {"1", "rm-1"}
+    assert list((rig.root / "snapshots/1/fs").iterdir()) == []

@@ -221,11 +221,10 @@ def test_a_layer_that_was_set_aside_is_a_clear_error(rig: SnapshotterRig) -> Non
 def test_the_last_snapshot_of_a_layer_takes_mount_and_hold_along(rig: SnapshotterRig) -> None:
     names = rig.pull(rig.image("base", "same", "same"))
     assert len(rig.held) == 2
-    rig.snapshotter.remove(names[2])
-    assert targets(rig) == ["1", "2"]
-    rig.snapshotter.remove(names[1])
-    assert targets(rig) == ["1"]
-    rig.snapshotter.remove(names[0])
+    for name, left in ((names[2], ["1", "2"]), (names[1], ["1"]), (names[0], [])):
+        rig.snapshotter.remove(name)
+        rig.snapshotter.cleanup()
+        assert targets(rig) == left
 
     assert not rig.held
     assert not rig.mounter.mounts
@@ -237,6 +236,7 @@ def test_what_is_busy_goes_later(rig: SnapshotterRig) -> None:
     target = rig.root / "m/1"
     rig.mounter.busy.add(target)
     rig.snapshotter.remove(names[0])
+    rig.snapshotter.cleanup()
     assert not rig.names
     assert rig.held
     rig.restart()
@@ -253,6 +253,10 @@ def test_a_layer_comes_back_after_its_collection(rig: SnapshotterRig) -> None:
     image = rig.image("base")
     first = rig.pull(image)
     rig.snapshotter.remove(first[0])
+    assert rig.pull(image) == first
+    assert targets(rig) == ["1"], "it was not unmounted yet"
+    rig.snapshotter.remove(first[0])
+    rig.snapshotter.cleanup()
 
     assert rig.pull(image) == first
     assert targets(rig) == ["2"]
@@ -303,6 +307,20 @@ def test_mounts_of_a_lost_database_are_replaced(rig: SnapshotterRig) -> None:
     rig.snapshotter.cleanup()
 
     assert targets(rig) == ["2"]
+
+
+def test_a_stat_never_waits_for_a_mount(rig: SnapshotterRig) -> None:
+    image = rig.image("base", "app")
+    names = rig.pull(image)
+    rig.reboot()
+    rig.lose_database()
+    rig.mounter.gate.clear()
+
+    assert rig.snapshotter.stat(names[1]).parent == names[0]
+    assert not rig.mounter.mounts
+    rig.mounter.gate.set()
+    rig.container(names[1])
+    assert len(rig.mounter.mounts) == 2
 
 
 @pytest.mark.parametrize("lost", ["base", "app"])
