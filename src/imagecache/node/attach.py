@@ -91,7 +91,7 @@ class NodeAttacher:
 
     async def choice(self) -> Choice:
         """The integration that this containerd is configured for."""
-        version, plugins = await asyncio.gather(self._containerd.version(), self._containerd.plugins())
+        version, plugins = await asyncio.gather(self._containerd.version(), self._containerd.snapshotter_plugins())
         return choose(version, plugins, self._settings.snapshotter, self._settings.mode)
 
     def _session(self) -> Session:
@@ -130,7 +130,7 @@ class NodeAttacher:
     async def _record(self, session: Session, image: ImageRecord) -> tuple[str, ...]:
         names = records.names(image)
         labels = records.CRI_LABELS if self._in_cri else {}
-        changed = [await session.images.put(name, image.target, labels) for name in names]
+        changed = await asyncio.gather(*(session.images.put(name, image.target, labels) for name in names))
         if not self._in_cri:
             return names
         if any(changed) or await session.images.get(records.image_id(image)) is None:

@@ -22,7 +22,7 @@ from imagecache._proto.containerd import (
 )
 from imagecache.clock import Clock
 from imagecache.errors import ContainerdUnavailable, NotFound
-from imagecache.node.ports import ContainerRecord, Plugin, TaskStarted
+from imagecache.node.ports import SNAPSHOTTERS, ContainerRecord, Plugin, TaskStarted
 from imagecache.node.rpc import Connection
 from imagecache.node.services import ContentService, ImageService, SnapshotService
 
@@ -57,10 +57,10 @@ class ContainerdClient:
         )
         return reply.version.removeprefix("v")
 
-    async def plugins(self) -> tuple[Plugin, ...]:
+    async def snapshotter_plugins(self) -> tuple[Plugin, ...]:
         reply = await self._connection.call(
             "containerd.services.introspection.v1.Introspection/Plugins",
-            introspection_pb2.PluginsRequest(),
+            introspection_pb2.PluginsRequest(filters=[f"type=={SNAPSHOTTERS}"]),
             introspection_pb2.PluginsResponse,
         )
         return tuple(

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagecache.errors import ContainerdMisconfigured
-from imagecache.node.modes import NATIVE_SINCE, NATIVE_SNAPSHOTTER, SNAPSHOTTERS, Mode, version_of
+from imagecache.node.modes import NATIVE_SINCE, NATIVE_SNAPSHOTTER, Mode, version_of
+from imagecache.node.ports import SNAPSHOTTERS
 from imagecache.node.toml import Table, dumps
 from imagecache.node.userconfig import UserConfig, merged
 

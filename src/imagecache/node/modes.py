@@ -12,9 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from imagecache.errors import ContainerdMisconfigured
-from imagecache.node.ports import Plugin
+from imagecache.node.ports import SNAPSHOTTERS, Plugin
 
-SNAPSHOTTERS = "io.containerd.snapshotter.v1"
 NATIVE_SNAPSHOTTER = "erofs"
 NATIVE_SINCE = (2, 4)
 _VERSION = re.compile(r"v?(\d+)\.(\d+)")

@@ -15,8 +15,8 @@ from typing import Protocol
 
 from imagecache.digest import Digest
 from imagecache.errors import InvalidDigest
-from imagecache.node.modes import NATIVE_SNAPSHOTTER, SNAPSHOTTERS, loaded
-from imagecache.node.ports import Containerd, ContainerRecord, Plugin, Snapshots
+from imagecache.node.modes import NATIVE_SNAPSHOTTER, loaded
+from imagecache.node.ports import SNAPSHOTTERS, Containerd, ContainerRecord, Plugin, Snapshots
 from imagecache.store.model import LayerName, Space
 
 SOURCE_LABEL = "io.containerd.erofs.v1/blob.ref"
@@ -45,7 +45,7 @@ class NativeUse:
 
     async def names(self) -> frozenset[LayerName]:
         """In all namespaces. Raises ContainerdUnavailable: then nobody knows, and nothing may be let go."""
-        plugins = await self._containerd.plugins()
+        plugins = await self._containerd.snapshotter_plugins()
         if not loaded(plugins, NATIVE_SNAPSHOTTER):
             return frozenset()
         files = {file for plugin in plugins for file in await asyncio.to_thread(_linked, plugin)}

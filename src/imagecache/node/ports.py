@@ -14,6 +14,9 @@ from typing import Protocol
 from imagecache.digest import Digest
 from imagecache.oci.descriptor import Descriptor
 
+SNAPSHOTTERS = "io.containerd.snapshotter.v1"
+"""The kind of snapshotter plugins."""
+
 
 class Documents(Protocol):
     """Original indexes, manifests and configs of the store."""
@@ -72,7 +75,6 @@ class Plugin:
     """A plugin as containerd's introspection lists it."""
 
     kind: str
-    """``io.containerd.snapshotter.v1``."""
     id: str
     exports: Mapping[str, str] = field(default_factory=dict)
     capabilities: tuple[str, ...] = ()
@@ -165,7 +167,8 @@ class Containerd(Protocol):
     async def version(self) -> str:
         """``1.6.20``, without a leading v."""
 
-    async def plugins(self) -> tuple[Plugin, ...]: ...
+    async def snapshotter_plugins(self) -> tuple[Plugin, ...]:
+        """The snapshotter plugins, also those that did not load."""
 
     async def namespaces(self) -> tuple[str, ...]: ...
 

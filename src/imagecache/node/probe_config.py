@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from imagecache.node.checks import Check, ok, problem, warning
-from imagecache.node.modes import NATIVE_SNAPSHOTTER, SNAPSHOTTERS, Choice, Mode, version_of
-from imagecache.node.ports import Plugin
+from imagecache.node.modes import NATIVE_SNAPSHOTTER, Choice, Mode, version_of
+from imagecache.node.ports import SNAPSHOTTERS, Plugin
 from imagecache.node.toml import Table
 from imagecache.node.userconfig import UserConfig
 

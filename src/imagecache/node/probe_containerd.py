@@ -40,7 +40,7 @@ class ContainerdExpectations:
 async def check_containerd(containerd: Containerd, expected: ContainerdExpectations) -> list[Check]:
     """Never raises for what it finds."""
     try:
-        version, plugins = await containerd.version(), await containerd.plugins()
+        version, plugins = await containerd.version(), await containerd.snapshotter_plugins()
     except ImageCacheError as error:
         return [failed(_AREA, "connection", error)]
     checks = [ok(_AREA, "connection", f"containerd {version} at {expected.address}")]

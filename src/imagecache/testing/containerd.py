@@ -72,7 +72,7 @@ class MemoryContainerd:
         self.check()
         return self._version
 
-    async def plugins(self) -> tuple[Plugin, ...]:
+    async def snapshotter_plugins(self) -> tuple[Plugin, ...]:
         self.check()
         loaded = [Plugin("io.containerd.snapshotter.v1", name) for name in self.snapshotters]
         return (*loaded, *self.extra_plugins)

@@ -156,7 +156,7 @@ class ContainerdSuite:
 
     async def test_version_and_plugins(self, containerd: Containerd) -> None:
         assert (await containerd.version())[0].isdigit()
-        found = {(plugin.kind, plugin.id): plugin for plugin in await containerd.plugins()}
+        found = {(plugin.kind, plugin.id): plugin for plugin in await containerd.snapshotter_plugins()}
         assert not found["io.containerd.snapshotter.v1", "overlayfs"].error
 
     async def test_namespaces(self, containerd: Containerd, session: Session) -> None:
