@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 
 from imagecache.build.ports import ImageSource
 from imagecache.errors import ProtocolViolation
@@ -30,7 +31,8 @@ async def fetch(
     if download.offset:
         await advanced(download.offset)
     if download.offset < blob.size:
-        await _transfer(source.stream(reference, blob, download.offset), download, advanced)
+        async with aclosing(source.stream(reference, blob, download.offset)) as chunks:
+            await _transfer(chunks, download, advanced)
     if download.offset != blob.size:
         raise ProtocolViolation(
             f"layer {blob.digest.short} has {download.offset} bytes, its manifest says {blob.size}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from imagecache.oci.descriptor import Descriptor
@@ -19,9 +19,9 @@ class ImageSource(Protocol):
     async def document(self, reference: Reference, descriptor: Descriptor) -> bytes:
         """A manifest of an index, or a config: whole, bounded by ``limits``, size and digest verified."""
 
-    def stream(self, reference: Reference, descriptor: Descriptor, offset: int = 0) -> AsyncIterator[bytes]:
+    def stream(self, reference: Reference, descriptor: Descriptor, offset: int = 0) -> AsyncGenerator[bytes]:
         """The blob's bytes from ``offset`` on, in order, at most ``descriptor.size`` in all.
 
-        Retries and resumes by itself while that makes sense, then raises. The bytes are not verified: the caller hashes
-        them while it writes.
+        Close it when you stop early. Retries and resumes by itself while that makes sense, then raises. The bytes are
+        not verified: the caller hashes them while it writes.
         """

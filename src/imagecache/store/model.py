@@ -21,7 +21,7 @@ SNAPSHOT_MEDIA_TYPE = "application/vnd.imagecache.snapshot.v1+json"
 _NAME = re.compile(r"(layers|chains)/(sha256|sha512):([0-9a-f]+)")
 
 
-class Space(enum.Enum):
+class Space(enum.StrEnum):
     """The two key spaces of layer images."""
 
     LAYERS = "layers"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 
 from imagecache.build.ports import Resolved
 from imagecache.errors import ImageNotFound
@@ -26,7 +26,7 @@ class LayoutSource:
     async def document(self, reference: Reference, descriptor: Descriptor) -> bytes:
         return self._image(reference).blob(descriptor.digest).read_bytes()
 
-    async def stream(self, reference: Reference, descriptor: Descriptor, offset: int = 0) -> AsyncIterator[bytes]:
+    async def stream(self, reference: Reference, descriptor: Descriptor, offset: int = 0) -> AsyncGenerator[bytes]:
         with self._image(reference).blob(descriptor.digest).open("rb") as file:
             file.seek(offset)
             while chunk := file.read(_CHUNK):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -69,7 +69,7 @@ class MemorySource:
             raise DigestMismatch("another size than promised", image=reference.original)
         return body
 
-    async def stream(self, reference: Reference, descriptor: Descriptor, offset: int = 0) -> AsyncIterator[bytes]:
+    async def stream(self, reference: Reference, descriptor: Descriptor, offset: int = 0) -> AsyncGenerator[bytes]:
         if offset >= descriptor.size:
             return
         self.asked.append(descriptor.digest)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import tarfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
@@ -260,7 +260,7 @@ async def test_a_cancelled_build_can_be_repeated(builds: Builds) -> None:
     started = asyncio.Event()
 
     class Stuck(MemorySource):
-        async def stream(self, reference: Reference, descriptor: Descriptor, offset: int = 0) -> AsyncIterator[bytes]:
+        async def stream(self, reference: Reference, descriptor: Descriptor, offset: int = 0) -> AsyncGenerator[bytes]:
             async for chunk in super().stream(reference, descriptor, offset):
                 yield chunk
                 started.set()

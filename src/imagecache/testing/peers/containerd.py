@@ -6,14 +6,19 @@ leaving the context manager ends them, their shims, mounts and cgroups.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import shutil
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
+from grpclib.exceptions import GRPCError, StreamTerminatedError
+
 from imagecache.testing.peers.containerd_config import NodeSettings, write_cni, write_hosts
+from imagecache.testing.peers.cri import Cri
 from imagecache.testing.peers.processes import Daemon, end_processes, unmount_below
 from imagecache.testing.peers.programs import PeerFailed, containerd_24, environment, find, run
 
@@ -140,10 +145,8 @@ class Containerd:
                 probe.connect(str(self.address))
             except OSError:
                 return False
-        with contextlib.suppress(PeerFailed):
-            plugins = self.ctr("plugins", "list")
-            return "cri" in plugins
-        return False
+        with ThreadPoolExecutor(1) as thread:  # the caller may be in an event loop of its own
+            return thread.submit(asyncio.run, _cri_answers(self.address)).result()
 
     def log_tail(self) -> str:
         return self._daemon.tail()
@@ -152,6 +155,16 @@ class Containerd:
         """Run containerd's own client of the same version; give ``-n k8s.io`` for CRI's images."""
         argv: list[str | Path] = [self._find("ctr"), "--address", self.address, *args]
         return run(argv, env=environment(before=self._before))
+
+
+async def _cri_answers(address: Path) -> bool:
+    """CRI refuses every call until it has recovered its state."""
+    async with Cri(address, seconds=5) as cri:
+        try:
+            await cri.version()
+        except (GRPCError, OSError, TimeoutError, StreamTerminatedError):
+            return False
+    return True
 
 
 def _major(binary: Path) -> int:

@@ -7,18 +7,27 @@ person would do it. It must not reach into the product's packages.
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self
 
+from imagecache.snapshotter.server import listen
 from imagecache.testing.peers.containerd import Containerd, Version
 from imagecache.testing.peers.processes import Daemon, end_processes
 from imagecache.testing.peers.programs import PeerFailed, containerd_24, environment
 
 Mode = Literal["proxy", "native"]
 COMMAND = Path(sys.executable).with_name("imagecache")
+_ACTIVATE = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+"""What the service manager does for a socket-activated service (sd_listen_fds(3))."""
 
 
 class CachingNode:
@@ -34,14 +43,13 @@ class CachingNode:
         hosts: Mapping[str, str] | None = None,
         store: Path | None = None,
         trim_delay: float = 10.0,
-        environ: Mapping[str, str] | None = None,
     ) -> None:
         self.directory = directory
         self.mode = mode
         self.store = store or directory / "store"
         self.containerd = Containerd(directory / "containerd", version, sandbox_image=sandbox_image, hosts=hosts)
         before = [containerd_24()] if version == "2.4" else []
-        self._env = {
+        self.environ = {
             **environment(before=before),
             "IMAGECACHE_STORE": str(self.store),
             "IMAGECACHE_ADDRESS": str(self.containerd.address),
@@ -53,24 +61,42 @@ class CachingNode:
             "IMAGECACHE_SECRETS": str(directory / "secrets"),
             "IMAGECACHE_METRICS_ADDRESS": "",
             "IMAGECACHE_TRIM_DELAY": str(trim_delay),
-            **(environ or {}),
         }
-        # the store is in the arguments, so that what a killed run left is found by them
-        argv: list[str | Path] = [COMMAND, "agent", "--agent-root", self._env["IMAGECACHE_AGENT_ROOT"]]
-        self.agent = Daemon("agent", argv, directory, self._env)
+        directory.mkdir(parents=True, exist_ok=True)
+        self._listener: socket.socket | None = None
+        self._agent: Daemon | None = None
 
     @property
     def address(self) -> Path:
         return self.containerd.address
 
+    @property
+    def agent(self) -> Daemon:
+        """The agent's process. Raises PeerFailed before ``start``."""
+        if self._agent is None:
+            raise PeerFailed("the node was not started")
+        return self._agent
+
     def start(self) -> None:
         self.command("containerd-config", "install")
+        self._agent = self._make_agent()
         self.start_agent()
         self.containerd.start()
 
+    def _make_agent(self) -> Daemon:
+        # a directory of ours is in the arguments, so that what a killed run left is found by them
+        argv: list[str | Path] = [COMMAND, "agent", "--agent-root", self.environ["IMAGECACHE_AGENT_ROOT"]]
+        if self.mode == "native":
+            return Daemon("agent", argv, self.directory, self.environ)
+        self._listener = listen(Path(self.environ["IMAGECACHE_AGENT_SOCKET"]))
+        fd = self._listener.fileno()
+        argv = [sys.executable, "-c", _ACTIVATE, str(fd), *argv]
+        return Daemon("agent", argv, self.directory, self.environ, pass_fds=[fd])
+
     def start_agent(self) -> None:
-        socket = Path(self._env["IMAGECACHE_AGENT_SOCKET"])
-        self.agent.start(lambda: socket.exists() or self.mode == "native")
+        """As systemd does it: the listening socket is ours, so that callers wait while no agent runs."""
+        ready = self.agent.log.stat().st_size if self.agent.log.exists() else 0
+        self.agent.start(lambda: "agent is ready" in self.agent.log.read_text(errors="replace")[ready:])
 
     def stop_agent(self) -> None:
         self.agent.stop()
@@ -84,11 +110,16 @@ class CachingNode:
 
     def try_command(self, *args: str | Path) -> subprocess.CompletedProcess[str]:
         words = [str(COMMAND), *map(str, args)]
-        return subprocess.run(words, env=self._env, capture_output=True, text=True, timeout=600, check=False)
+        return subprocess.run(words, env=self.environ, capture_output=True, text=True, timeout=600, check=False)
+
+    def start_command(self, *args: str | Path) -> subprocess.Popen[str]:
+        """The command, still running, with its output as text."""
+        words = [str(COMMAND), *map(str, args)]
+        return subprocess.Popen(words, env=self.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def show(self, *args: str | Path) -> None:
         """Run ``imagecache`` with this terminal as its output."""
-        subprocess.run([str(COMMAND), *map(str, args)], env=self._env, timeout=600, check=True)
+        subprocess.run([str(COMMAND), *map(str, args)], env=self.environ, timeout=600, check=True)
 
     def create(
         self, name: str, images: Sequence[str], *flags: str, annotations: Mapping[str, str] | None = None
@@ -115,7 +146,6 @@ class CachingNode:
         return path
 
     def __enter__(self) -> Self:
-        self.directory.mkdir(parents=True, exist_ok=True)
         self.start()
         return self
 
@@ -125,5 +155,8 @@ class CachingNode:
     def close(self) -> None:
         """Containers first, then the agent, whose mounts nobody needs any more."""
         self.containerd.close()
-        self.agent.stop()
+        if self._agent is not None:
+            self._agent.stop()
+        if self._listener is not None:
+            self._listener.close()
         end_processes(self.directory)

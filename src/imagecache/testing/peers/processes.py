@@ -37,8 +37,17 @@ def wait_until(ready: Callable[[], bool], *, seconds: float, every: float = 0.01
 class Daemon:
     """One long-running program: its log, its pid file, its start and its end."""
 
-    def __init__(self, name: str, argv: Sequence[str | Path], directory: Path, env: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        argv: Sequence[str | Path],
+        directory: Path,
+        env: Mapping[str, str],
+        *,
+        pass_fds: Sequence[int] = (),
+    ) -> None:
         self.name = name
+        self._pass_fds = tuple(pass_fds)
         self.log = directory / f"{name}.log"
         self._argv = [str(word) for word in argv]
         self._pid_file = directory / f"{name}.pid"
@@ -59,7 +68,13 @@ class Daemon:
         """Start and wait until ``ready``. Raises PeerFailed with the end of the log."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._argv, env=self._env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                self._argv,
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                pass_fds=self._pass_fds,
             )
         self._pid_file.write_text(str(self._process.pid))
         if not wait_until(lambda: not self.running or ready(), seconds=seconds) or not self.running:

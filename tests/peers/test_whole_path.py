@@ -1,0 +1,418 @@
+"""The whole path as a person walks it: the ``imagecache`` command, the agent as a process, real containerds."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
+
+from imagecache.testing.images import busybox_image, tar_of
+from imagecache.testing.oci_layout import Image, LayerSpec
+from imagecache.testing.peers.containerd import Version
+from imagecache.testing.peers.cri import Cri
+from imagecache.testing.peers.node import COMMAND, CachingNode, Mode
+from imagecache.testing.peers.processes import mounts_below, unmount_below, wait_until
+from imagecache.testing.peers.registry import Registry
+from imagecache.testing.real_images import debian_image
+
+pytestmark = pytest.mark.peers
+VARIANTS: list[tuple[Version, Mode]] = [("system", "proxy"), ("2.4", "proxy"), ("2.4", "native")]
+HIDDEN = tar_of({"etc": None, "etc/.wh.group": b"", "srv": None, "srv/data": b"second layer\n"})
+"""A layer that hides a file of the layer below."""
+
+
+@pytest.fixture
+def app(directory: Path, registry: Registry) -> str:
+    """An image of three layers in a repository of its own; the top one has an implied parent."""
+    implied = LayerSpec(tar_of({"tmp/left": b"third layer\n"}), "zstd")
+    image = busybox_image(directory / "image", HIDDEN, implied)
+    return registry.push(f"{directory.name.lower()}/app:1", image)
+
+
+@pytest.fixture
+def plain_app(directory: Path, registry: Registry) -> str:
+    """The same without implied parents: every layer is right everywhere, so native mode serves it too."""
+    return registry.push(f"{directory.name.lower()}/plain:1", busybox_image(directory / "plain", HIDDEN))
+
+
+@pytest.fixture(params=VARIANTS, ids=["-".join(variant) for variant in VARIANTS])
+async def node(request: pytest.FixtureRequest, directory: Path, pause: str) -> AsyncIterator[CachingNode]:
+    version, mode = request.param
+    with CachingNode(directory / "node", version, mode, sandbox_image=pause, trim_delay=0.5) as running:
+        async with Cri(running.address) as cri:
+            await cri.pull(pause)
+        yield running
+
+
+@pytest.fixture
+async def proxy(directory: Path, pause: str) -> AsyncIterator[CachingNode]:
+    with CachingNode(directory / "node", sandbox_image=pause, trim_delay=0.5) as running:
+        async with Cri(running.address) as cri:
+            await cri.pull(pause)
+        yield running
+
+
+@pytest.fixture
+def alone(directory: Path) -> CachingNode:
+    """The command with a store of its own; no containerd runs."""
+    node = CachingNode(directory / "alone", sandbox_image="none")
+    node.directory.mkdir(exist_ok=True)
+    return node
+
+
+@pytest.fixture
+def registry_off(registry: Registry) -> Iterator[Registry]:
+    """For tests that stop the shared registry: it is started again."""
+    yield registry
+    registry.stop()
+    registry.start()
+
+
+def layer_mounts(node: CachingNode) -> list[Path]:
+    return [point for point in mounts_below(node.containerd.root) if "/m/" in str(point)]
+
+
+READ = ["sh", "-c", "cat /srv/data && ! test -e /etc/group && echo new > /srv/new && cat /srv/new"]
+
+
+async def test_a_pull_of_cached_layers_fetches_documents_only(
+    node: CachingNode, registry: Registry, plain_app: str
+) -> None:
+    node.create("cache", [plain_app], "--no-attach")
+    registry.clear_requests()
+    async with Cri(node.address) as cri:
+        await cri.pull(plain_app)
+        requests = registry.requests()
+        assert await cri.run(plain_app, READ) == "second layer\nnew\n"
+    kinds = {"manifests" if "/manifests/" in request.path else "blobs" for request in requests}
+    blobs = [request for request in requests if "/blobs/" in request.path]
+    assert kinds == {"manifests", "blobs"}
+    assert len({request.path for request in blobs}) == 1, f"only the config: {blobs}"
+
+
+async def test_attached_it_runs_with_the_registry_off(
+    node: CachingNode, registry_off: Registry, plain_app: str
+) -> None:
+    node.create("cache", [plain_app])
+    registry_off.stop()
+    async with Cri(node.address) as cri:
+        assert await cri.image_status(plain_app) is not None
+        assert await cri.run(plain_app, READ) == "second layer\nnew\n"
+
+
+async def test_implied_parents_in_proxy_mode(proxy: CachingNode, registry_off: Registry, app: str) -> None:
+    proxy.create("cache", [app])
+    registry_off.stop()
+    async with Cri(proxy.address) as cri:
+        assert await cri.run(app, ["sh", "-c", "stat -c %a /tmp && cat /tmp/left"]) == "1777\nthird layer\n"
+
+
+async def run_as_kubelet(cri: Cri, image: str, argv: list[str]) -> str:
+    """Like a kubelet, which tries again.
+
+    containerd gives a connection one to three seconds for its handshake; an agent that was away for longer is found
+    again at the next try.
+    """
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            return await cri.run(image, argv)
+        except GRPCError as error:
+            if error.status is not Status.UNAVAILABLE or time.monotonic() > deadline:
+                raise
+
+
+async def test_the_agent_may_stop_while_containers_run(proxy: CachingNode, app: str) -> None:
+    proxy.create("cache", [app])
+    async with Cri(proxy.address) as cri, cri.running(app) as container:
+        proxy.stop_agent()
+        assert (await cri.exec_sync(container, READ)).code == 0
+        proxy.start_agent()
+        assert (await cri.exec_sync(container, ["cat", "/srv/new"])).stdout == "new\n"
+        assert await run_as_kubelet(cri, app, READ) == "second layer\nnew\n"
+
+
+async def test_the_agent_may_be_killed_while_containers_run(proxy: CachingNode, app: str) -> None:
+    proxy.create("cache", [app])
+    async with Cri(proxy.address) as cri, cri.running(app) as container:
+        proxy.agent.kill()
+        proxy.start_agent()
+        assert (await cri.exec_sync(container, READ)).code == 0
+        assert await run_as_kubelet(cri, app, READ) == "second layer\nnew\n"
+
+
+async def test_all_mounts_gone_as_after_a_reboot(proxy: CachingNode, registry_off: Registry, app: str) -> None:
+    proxy.create("cache", [app])
+    async with Cri(proxy.address) as cri:
+        await cri.run(app, READ)
+    registry_off.stop()
+    proxy.containerd.stop()
+    proxy.stop_agent()
+    unmount_below(proxy.containerd.root)
+    assert not layer_mounts(proxy)
+    proxy.start_agent()
+    proxy.containerd.start()
+    async with Cri(proxy.address) as cri:
+        assert await cri.run(app, READ) == "second layer\nnew\n"
+
+
+async def test_one_mount_for_all_containers(proxy: CachingNode, app: str) -> None:
+    proxy.create("cache", [app])
+    async with Cri(proxy.address) as cri, cri.running(app):
+        one = layer_mounts(proxy)
+        async with cri.running(app), cri.running(app):
+            assert layer_mounts(proxy) == one
+    assert one
+
+
+async def test_delete_disturbs_nothing_and_layers_go_with_their_last_container(proxy: CachingNode, app: str) -> None:
+    proxy.create("cache", [app])
+    async with Cri(proxy.address) as cri:
+        async with cri.running(app) as container:
+            answer = proxy.command("delete", "cache")
+            assert 'imagecache.eci.alibabacloud.com "cache" deleted' in answer
+            assert (await cri.exec_sync(container, READ)).code == 0
+            assert list(proxy.store.rglob("*.erofs"))
+        assert await cri.image_status(app) is None
+    assert wait_until(lambda: not list(proxy.store.rglob("*.erofs")), seconds=30, every=0.1)
+    assert proxy.command("get", "-o", "name") == ""
+
+
+async def test_what_is_not_cached_is_an_ordinary_pull(proxy: CachingNode, plain_app: str) -> None:
+    async with Cri(proxy.address) as cri:
+        await cri.pull(plain_app)
+        assert await cri.run(plain_app, READ) == "second layer\nnew\n"
+        assert not layer_mounts(proxy)
+
+
+async def test_detach_and_attach_again(node: CachingNode, plain_app: str) -> None:
+    node.create("cache", [plain_app])
+    async with Cri(node.address) as cri:
+        node.command("detach", "cache")
+        assert await cri.image_status(plain_app) is None
+        node.command("attach", "cache")
+        assert await cri.run(plain_app, READ) == "second layer\nnew\n"
+
+
+# private images
+
+
+@pytest.fixture
+def guarded(directory: Path) -> Iterator[Registry]:
+    with Registry(directory / "guarded", users={"user": "correct horse"}) as running:
+        yield running
+
+
+def secret(node: CachingNode, registry: Registry, password: str) -> None:
+    folder = node.directory / "secrets"
+    folder.mkdir(exist_ok=True)
+    config = {"auths": {registry.address: {"username": "user", "password": password}}}
+    document = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "secret1", "namespace": "default"},
+        "type": "kubernetes.io/dockerconfigjson",
+        "stringData": {".dockerconfigjson": json.dumps(config)},
+    }
+    (folder / "secret1.json").write_text(json.dumps(document))
+
+
+async def test_a_private_image_is_pulled_with_the_pods_own_credential(
+    proxy: CachingNode, guarded: Registry, busybox: Image
+) -> None:
+    reference = guarded.push("team/private:1", busybox)
+    secret(proxy, guarded, "correct horse")
+    proxy.command("create", "-f", proxy.manifest("cache", [reference], imagePullSecrets=["default:secret1"]))
+    async with Cri(proxy.address) as cri:
+        assert await cri.image_status(reference) is None
+        with pytest.raises(Exception, match=r"(?i)authoriz|basic auth"):
+            await cri.pull(reference)
+        guarded.clear_requests()
+        await cri.pull(reference, auth=("user", "correct horse"))
+        fetched = {
+            request.path for request in guarded.requests() if "/blobs/" in request.path and request.status == 200
+        }
+        assert len(fetched) <= 1, f"only the config: {fetched}"
+
+
+# one layer at a time, mounts
+
+
+def test_mount_and_umount(alone: CachingNode, app: str, directory: Path) -> None:
+    alone.create("cache", [app], "--no-attach")
+    target = directory / "mnt"
+    target.mkdir()
+    alone.command("mount", app, target)
+    try:
+        assert (target / "srv/data").read_text() == "second layer\n"
+        assert not (target / "etc/group").exists()
+        assert (target / "tmp").stat().st_mode & 0o7777 == 0o1777
+        with pytest.raises(OSError, match="Read-only"):
+            (target / "new").touch()
+    finally:
+        alone.command("umount", target)
+    assert not any(target.iterdir())
+
+
+def test_one_layer_to_a_file_and_back(alone: CachingNode, directory: Path) -> None:
+    layer = debian_image().layers[0]
+    packed = debian_image().blob(layer.digest)
+    image, tar = directory / "layer.erofs", directory / "layer.tar"
+    built = json.loads(alone.command("layer", "build", packed, "-o", image))
+    verified = json.loads(alone.command("layer", "verify", image, "--diff-id", built["diffID"]))
+    assert verified["sha256"] == built["sha256"]
+    alone.command("layer", "export", image, "-o", tar)
+    unpacked = subprocess.run(["gzip", "-dc", packed], capture_output=True, check=True).stdout
+    assert tar.read_bytes() == unpacked
+    assert "usr/bin/bash" in alone.command("layer", "ls", image)
+
+
+def test_a_damaged_layer_image_is_found(alone: CachingNode, directory: Path) -> None:
+    tar, image = directory / "layer.tar", directory / "layer.erofs"
+    tar.write_bytes(HIDDEN)
+    alone.command("layer", "build", tar, "-o", image)
+    with image.open("r+b") as file:
+        file.seek(-100, os.SEEK_END)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 1]))
+    assert alone.try_command("layer", "verify", image).returncode == 41
+
+
+# interrupted
+
+
+def test_ctrl_c_leaves_what_the_next_create_goes_on_from(alone: CachingNode, registry: Registry) -> None:
+    reference = registry.push("interrupted/app:1", debian_image())
+    manifest = alone.manifest("cache", [reference])
+    process = alone.start_command("create", "-f", manifest, "--no-attach", "--json")
+    assert process.stdout is not None
+    for line in process.stdout:
+        if '"downloaded"' in line:
+            break
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "same command" in errors
+    before = json.loads(alone.command("get", "cache", "-o", "json"))
+    answer = alone.command("create", "-f", manifest, "--no-attach")
+    after = json.loads(alone.command("get", "cache", "-o", "json"))
+    assert "ready" in answer.lower()
+    assert after["status"]["phase"] == "Ready"
+    assert after["status"]["imageCacheId"] == before["status"]["imageCacheId"]
+
+
+# bad input: a short error, what to do, the documented exit code, nothing half-done, no traceback
+
+
+@pytest.fixture
+def refused(alone: CachingNode) -> Refused:
+    return Refused(alone)
+
+
+class Refused:
+    def __init__(self, node: CachingNode) -> None:
+        self.node = node
+
+    def __call__(self, code: int, *words: str, images: list[str], **spec: object) -> str:
+        manifest = self.node.manifest("cache", images, **spec)  # type: ignore[arg-type]  # fields of spec
+        return self.of(self.node.try_command("create", "-f", manifest, "--no-attach"), code, *words)
+
+    def of(self, done: subprocess.CompletedProcess[str], code: int, *words: str) -> str:
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+        assert "error:" in done.stderr
+        assert "hint:" in done.stderr or "expected" in done.stderr, "what to do next"
+        assert len(done.stderr.splitlines()) <= 12
+        for word in words:
+            assert word in done.stderr
+        assert not list(self.node.store.rglob("*.erofs"))
+        return done.stderr
+
+
+def test_missing_image(refused: Refused, registry: Registry) -> None:
+    refused(14, f"{registry.address}/no/such:1", images=[f"{registry.address}/no/such:1"])
+
+
+def test_missing_credentials(refused: Refused, guarded: Registry, busybox: Image) -> None:
+    reference = guarded.push("team/private:1", busybox)
+    refused(12, reference, images=[reference])
+
+
+def test_wrong_credentials(refused: Refused, guarded: Registry, busybox: Image) -> None:
+    reference = guarded.push("team/private:1", busybox)
+    secret(refused.node, guarded, "wrong battery")
+    errors = refused(12, reference, images=[reference], imagePullSecrets=["default:secret1"])
+    assert "battery" not in errors
+
+
+def test_missing_secret(refused: Refused, guarded: Registry) -> None:
+    refused(3, "default:secret1", images=[f"{guarded.address}/a:1"], imagePullSecrets=["default:secret1"])
+
+
+def test_unknown_host(refused: Refused) -> None:
+    refused(10, "no-such-host.invalid", images=["no-such-host.invalid/app:1"])
+
+
+def test_wrong_platform(refused: Refused, app: str) -> None:
+    manifest = refused.node.manifest("cache", [app], annotations={"k8s.aliyun.com/imc-cpu-arch": "arm64"})
+    refused.of(refused.node.try_command("create", "-f", manifest, "--no-attach"), 2, app, "arm64")
+
+
+def test_malformed_manifest(refused: Refused) -> None:
+    path = refused.node.directory / "bad.yaml"
+    path.write_text("apiVersion: eci.alibabacloud.com/v1\nkind: ImageCache\nmetadata: {name: x}\nspec: {images: 7}\n")
+    refused.of(refused.node.try_command("create", "-f", path), 2, "spec.images")
+
+
+def test_disk_full(directory: Path, pause: str, registry: Registry) -> None:
+    reference = registry.push("full/app:1", debian_image())
+    small = directory / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", small], check=True)
+    try:
+        node = CachingNode(directory / "full", sandbox_image=pause, store=small / "store")
+        node.directory.mkdir(exist_ok=True)
+        Refused(node)(42, images=[reference])
+        assert "Failed" in node.command("get")
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
+def test_no_permission(alone: CachingNode, app: str) -> None:
+    alone.directory.parent.chmod(0o755)
+    alone.directory.chmod(0o755)
+    manifest = alone.manifest("cache", [app])
+    alone.store.mkdir(mode=0o700)
+    done = subprocess.run(
+        ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", COMMAND, "create", "-f", manifest],
+        env=alone.environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    Refused(alone).of(done, 43, str(alone.store))
+
+
+def test_containerd_not_running(alone: CachingNode, plain_app: str) -> None:
+    done = alone.try_command("create", "-f", alone.manifest("cache", [plain_app]))
+    assert done.returncode == 63
+    assert "Traceback" not in done.stderr
+    assert "Ready" in alone.command("get"), "the cache itself is fine: only attach failed"
+
+
+async def test_everything_stops_cleanly(proxy: CachingNode, app: str) -> None:
+    proxy.create("cache", [app])
+    proxy.stop_agent()
+    await asyncio.to_thread(proxy.start_agent)
+    assert "Ready" in proxy.command("get")
