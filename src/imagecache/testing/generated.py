@@ -53,6 +53,8 @@ class LayerGenerator:
         """What this layer has at each real path."""
         self._timed: set[Path] = set()
         """Directories with an entry: times are set at the end, or the pull fails (unpack-truth 8)."""
+        self._marked: set[Path] = set()
+        """Directories with an opaque marker."""
         self._written: Path = ()
         """The last entry's path as written, through symlinks."""
         self._links: dict[Path, Path] = {}
@@ -169,8 +171,11 @@ class LayerGenerator:
 
     def _opaque(self) -> None:
         folder = self._folder()
+        if folder in self._marked:
+            return  # at the bottom, containerd 1.6 empties a directory again at its second mark, 2.4 does not
         if self._bottom and self._timed_below(folder):
-            return
+            return  # containerd fails
+        self._marked.add(folder)
         info = self._info((*folder, ".wh..wh..opq"), tarfile.REGTYPE)
         self._imply(folder)
         if self._bottom:

