@@ -32,7 +32,9 @@ raised for misuse of our own functions (those are TypeError and ValueError, as e
     │   ├─ StoreCorrupt         fix_environment   exit 41
     │   ├─ NoSpace              fix_environment   exit 42
     │   ├─ StoreDenied          fix_environment   exit 43
-    │   └─ StoreBusy            retry             exit 44
+    │   ├─ StoreBusy            retry             exit 44
+    │   ├─ StoreUnreachable     retry             exit 45
+    │   └─ StoreRefused         fix_environment   exit 46
     ├─ SnapshotError            containerd's snapshot contract (see snapshotter.errors for gRPC codes)
     │   └─ SnapshotNotFound · SnapshotExists · WrongKind · HasChildren · InvalidSnapshotArgument      exit 50
     ├─ HostError
@@ -41,6 +43,15 @@ raised for misuse of our own functions (those are TypeError and ValueError, as e
     │   ├─ PrivilegeMissing     fix_environment   exit 62
     │   ├─ ContainerdUnavailable fix_environment  exit 63
     │   └─ ContainerdMisconfigured fix_environment exit 64
+    ├─ KubernetesError
+    │   ├─ KubernetesUnavailable retry            exit 70
+    │   ├─ KubernetesDenied     fix_environment   exit 71
+    │   ├─ ObjectNotFound       fix_environment   exit 72
+    │   ├─ ObjectExists         retry             exit 73
+    │   ├─ ObjectConflict       retry             exit 74
+    │   ├─ ObjectRefused        fix_environment   exit 75
+    │   ├─ WatchExpired         retry             exit 76
+    │   └─ LeadershipLost       retry             exit 77
     ├─ Interrupted              the user stopped it; resumable      retry            exit 130
     └─ InternalError            our bug                             report_bug       exit 99
 """
@@ -278,6 +289,19 @@ class StoreBusy(StoreError):
     exit_code = 44
 
 
+class StoreUnreachable(StoreError):
+    """The store that serves this node does not answer, or is overloaded."""
+
+    next_step = NextStep.RETRY
+    exit_code = 45
+
+
+class StoreRefused(StoreError):
+    """The store that serves this node does not let us in, or shows a certificate that we do not trust."""
+
+    exit_code = 46
+
+
 class SnapshotError(ImageCacheError):
     """containerd's snapshot contract said no (not a failure of ours)."""
 
@@ -338,6 +362,65 @@ class ContainerdMisconfigured(HostError):
     """containerd runs, and is not configured for the mode that is wanted."""
 
     exit_code = 64
+
+
+class KubernetesError(ImageCacheError):
+    """The Kubernetes API said no, or nothing."""
+
+    next_step = NextStep.FIX_ENVIRONMENT
+    exit_code = 70
+
+
+class KubernetesUnavailable(KubernetesError):
+    """No answer from the API server, a 5xx, or a 429."""
+
+    next_step = NextStep.RETRY
+
+
+class KubernetesDenied(KubernetesError):
+    """401 or 403: the identity is unknown, or its roles do not allow it; the message names verb and resource."""
+
+    exit_code = 71
+
+
+class ObjectNotFound(KubernetesError):
+    """404: no such object, or its kind is not installed."""
+
+    exit_code = 72
+
+
+class ObjectExists(KubernetesError):
+    """409 AlreadyExists: an object of that name is there."""
+
+    next_step = NextStep.RETRY
+    exit_code = 73
+
+
+class ObjectConflict(KubernetesError):
+    """409 Conflict: somebody changed the object meanwhile; read it again."""
+
+    next_step = NextStep.RETRY
+    exit_code = 74
+
+
+class ObjectRefused(KubernetesError):
+    """400, 422 and other 4xx: the API server does not take what we sent."""
+
+    exit_code = 75
+
+
+class WatchExpired(KubernetesError):
+    """410 Gone: the resourceVersion is too old; list again."""
+
+    next_step = NextStep.RETRY
+    exit_code = 76
+
+
+class LeadershipLost(KubernetesError):
+    """Another controller leads, or the lease could not be renewed in time. Nothing may be changed any more."""
+
+    next_step = NextStep.RETRY
+    exit_code = 77
 
 
 class Interrupted(ImageCacheError):

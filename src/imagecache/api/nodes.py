@@ -1,0 +1,96 @@
+"""What one node says about the caches: the NodeImageCache object, and the counts that the ImageCache carries.
+
+One cluster-scoped object per node, named like the Node and owned by it, written by the node's agent alone. Thousands of
+nodes so never write into one ImageCache. It must not do I/O.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from imagecache.api.selector import Selector
+from imagecache.api.types import Condition, NodeCounts
+
+GROUP = "imagecache.dev"
+VERSION = "v1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "NodeImageCache"
+NODE_SELECTOR = f"{GROUP}/node-selector"
+"""Annotation of an ImageCache: a label selector; only nodes that match get the cache."""
+FINALIZER = f"{GROUP}/snapshot"
+"""On every ImageCache that the controller looks after: its snapshot goes before the object does."""
+NOT_READY_TAINT = f"{GROUP}/not-ready"
+"""Taint of a new node until the caches that are meant for it are there."""
+
+
+class CacheState(enum.Enum):
+    """Of one cache on one node."""
+
+    PENDING = "Pending"
+    """Not begun: waits for its turn, or for space."""
+    FETCHING = "Fetching"
+    READY = "Ready"
+    FAILED = "Failed"
+
+
+class NodeCache(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, rename="camel"):
+    """One cache on the node."""
+
+    name: str
+    """Of the ImageCache."""
+    id: str
+    """``status.imageCacheId`` that this state is about."""
+    state: CacheState
+    bytes_total: int = 0
+    """Of the layer images that the cache needs, each counted once."""
+    bytes_done: int = 0
+    """Of them on this node."""
+    reason: str = ""
+    """CamelCase, when Pending or Failed."""
+    message: str = ""
+
+
+class NodeStatus(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, rename="camel"):
+    mode: str = ""
+    """``proxy``, ``native`` or ``prepull``."""
+    capacity_bytes: int = 0
+    """What the node may use for caches."""
+    used_bytes: int = 0
+    free_bytes: int = 0
+    """Of the filesystem that holds them."""
+    caches: tuple[NodeCache, ...] = ()
+    conditions: tuple[Condition, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """What counts of a node: the labels of the Node, and its agent's report."""
+
+    name: str
+    labels: Mapping[str, str]
+    status: NodeStatus
+
+
+def counts(cache: str, cache_id: str, selector: Selector, nodes: Iterable[NodeView]) -> NodeCounts:
+    """On how many of the nodes that have an agent the cache should be, is, and cannot be."""
+    desired = ready = failed = 0
+    for node in nodes:
+        if not selector.matches(node.labels):
+            continue
+        desired += 1
+        state = next((entry.state for entry in node.status.caches if (entry.name, entry.id) == (cache, cache_id)), None)
+        ready += state is CacheState.READY
+        failed += state is CacheState.FAILED
+    return NodeCounts(desired=desired, ready=ready, failed=failed)
+
+
+def parse_status(value: object) -> NodeStatus:
+    """The status of an object as the API has it; an empty one when it is none that we know."""
+    try:
+        return msgspec.convert(value, NodeStatus)
+    except msgspec.ValidationError:
+        return NodeStatus()

@@ -1,0 +1,71 @@
+"""Kubernetes label selectors as text: ``pool=gpu,zone in (a,b),!old``.
+
+Source: apimachinery ``labels.Parse``, without the comparisons ``>`` and ``<``. It must not know whose labels it reads.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from imagecache.errors import InvalidManifest
+
+_KEY = r"(?:[a-z0-9](?:[-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+_VALUE = r"(?:[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?"
+_TERM = re.compile(
+    rf"\s*(?:(?P<absent>!)\s*(?P<gone>{_KEY})"
+    rf"|(?P<key>{_KEY})(?:\s*(?P<operator>==|=|!=)\s*(?P<value>{_VALUE})"
+    rf"|\s+(?P<set>in|notin)\s*\((?P<values>[^()]*)\))?)\s*(?P<end>,|$)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    key: str
+    values: frozenset[str] | None
+    """None: any value."""
+    wanted: bool = True
+    """False: the label must be absent or have another value."""
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        found = self.key in labels and (self.values is None or labels[self.key] in self.values)
+        return found is self.wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """All requirements must hold; none is everything."""
+
+    requirements: tuple[Requirement, ...] = ()
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        return all(requirement.matches(labels) for requirement in self.requirements)
+
+
+EVERYTHING = Selector()
+
+
+def parse(text: str, what: str) -> Selector:
+    """The selector in a text; ``what`` names its place in messages. Raises InvalidManifest."""
+    requirements, position = [], 0
+    while position < len(text.rstrip()):
+        term = _TERM.match(text, position)
+        if term is None or (term["end"] == "," and not text[term.end() :].strip()):
+            raise InvalidManifest(
+                f"{what}: {text[:120]!r} is not a label selector", hint='for example "pool=gpu,zone in (a,b)"'
+            )
+        requirements.append(_requirement(term))
+        position = term.end()
+    return Selector(tuple(requirements))
+
+
+def _requirement(term: re.Match[str]) -> Requirement:
+    if term["absent"]:
+        return Requirement(term["gone"], None, wanted=False)
+    if term["set"]:
+        values = frozenset(value.strip() for value in term["values"].split(","))
+        return Requirement(term["key"], values, wanted=term["set"] == "in")
+    if term["operator"]:
+        return Requirement(term["key"], frozenset({term["value"]}), wanted=term["operator"] != "!=")
+    return Requirement(term["key"], None)
