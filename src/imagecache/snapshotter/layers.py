@@ -77,6 +77,13 @@ class LayerMounts:
             self._mount(layer)
         return self.mountpoint(layer)
 
+    def hold_again(self) -> None:
+        """When we start: a hold that a power failure took is said once more, before a collection can act on it."""
+        with self._metadata.read() as tx:
+            known = tx.layers()
+        for layer in known:
+            self._provider.hold(self._holder, layer.name)
+
     def drop_unused(self) -> None:
         """Let go of every layer image that no snapshot needs. What is busy or being mounted stays for now."""
         with self._metadata.read() as tx:
@@ -100,7 +107,7 @@ class LayerMounts:
             known = tx.layer(name)
         if known is not None:
             return known
-        with self._metadata.write() as writer:
+        with self._metadata.write(durable=False) as writer:
             return writer.add_layer(name)
 
     def _mount(self, layer: LayerRef) -> None:
@@ -129,7 +136,7 @@ class LayerMounts:
                     return
             if self._clear(self.mountpoint(layer)):
                 self._provider.release(self._holder, layer.name)
-                with self._metadata.write() as writer:
+                with self._metadata.write(durable=False) as writer:
                     writer.drop_layer(layer)
         except ImageCacheError as error:
             _log.warning("layer image not let go, trying again later", layer=str(layer.name), problem=str(error))

@@ -1,4 +1,4 @@
-"""The database: one SQLite file, one writer, transactions that are durable when they end.
+"""The database: one SQLite file, one writer, transactions that are durable when they end unless they need not be.
 
 WAL with ``synchronous=FULL`` (docs/adr/0009). Writes are ``BEGIN IMMEDIATE`` behind one lock, so that a transaction may
 have a rename of a directory in its middle; reads never wait for them. ``rows`` has the statements. It must not know
@@ -97,16 +97,24 @@ class Metadata:
             yield Reader(self._reading)
 
     @contextlib.contextmanager
-    def write(self) -> Iterator[Writer]:
-        """All or nothing, durable when the block ends, undone when it raises. Raises StoreError."""
-        with self._transaction(self._write_lock, self._writing, "BEGIN IMMEDIATE"):
+    def write(self, *, durable: bool = True) -> Iterator[Writer]:
+        """All or nothing, durable when the block ends, undone when it raises. Raises StoreError.
+
+        ``durable=False`` saves the fsync (2 ms on the measured disk, twice for each served layer): for what makes
+        itself again after a power failure. It survives every crash of this process all the same.
+        """
+        with self._transaction(self._write_lock, self._writing, "BEGIN IMMEDIATE", durable=durable):
             yield Writer(self._writing)
 
     @contextlib.contextmanager
-    def _transaction(self, lock: threading.Lock, connection: sqlite3.Connection, begin: str) -> Iterator[None]:
+    def _transaction(
+        self, lock: threading.Lock, connection: sqlite3.Connection, begin: str, *, durable: bool = True
+    ) -> Iterator[None]:
         with self._locked(lock), self._converted():
             if self.closed:
                 raise StoreError(f"{self._path} is closed", hint="the snapshotter is being stopped")
+            if not durable:
+                connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute(begin)
             try:
                 yield
@@ -115,6 +123,9 @@ class Metadata:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
+            finally:
+                if not durable:
+                    connection.execute("PRAGMA synchronous = FULL")
 
     @contextlib.contextmanager
     def _locked(self, lock: threading.Lock) -> Iterator[None]:

@@ -19,8 +19,9 @@ class LayerProvider(Protocol):
         """The layer image that serves this chainID, if the store has it whole right now."""
 
     def hold(self, holder: str, name: LayerName) -> None:
-        """Keep the file until ``release``. Idempotent, durable when it returns.
+        """Keep the file until ``release``, also when this process dies. Idempotent.
 
+        A power failure may take what was said in the last seconds: say it again when you start.
         The file may have gone since ``lookup``: hold first, then ask ``open_layer``, then rely on it.
         """
 

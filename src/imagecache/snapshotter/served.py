@@ -3,7 +3,8 @@
 containerd's remote snapshot protocol (docs/snapshotters/remote-snapshotter.md): before it fetches a layer it prepares
 a snapshot with the layer's chainID in a label. If the store has that layer, a committed snapshot is inserted under a
 name that follows from what it is, and Prepare answers ALREADY_EXISTS; containerd then finds it by label and parent and
-skips the layer. Trouble on this path is a warning and an ordinary pull, never an error. It must not call containerd.
+skips the layer. Trouble on this path is a warning and an ordinary pull, never an error. Rows are not synced one by
+one: those that a power failure takes are made again from their names. It must not call containerd.
 """
 
 from __future__ import annotations
@@ -103,14 +104,14 @@ class ServedSnapshots:
             return None
         self._layers.ensure(row.layer)
         if row.info.labels.get(REF_LABEL) != labels[REF_LABEL]:
-            with self._metadata.write() as writer:
+            with self._metadata.write(durable=False) as writer:
                 path = f"labels.{REF_LABEL}"
                 writer.relabel(row.info.name, labels, (path,), self._clock.now())
         return row.info.name
 
     def _insert(self, served: ServedLayer, below: Row | None, name: str, labels: Mapping[str, str]) -> str:
         parent_id = below.id if below else None
-        with self._layers.taken(served.name, mount=True) as layer, self._metadata.write() as writer:
+        with self._layers.taken(served.name, mount=True) as layer, self._metadata.write(durable=False) as writer:
             row = writer.served(served.chain_id, parent_id)
             if row is not None:  # another call was faster
                 return row.info.name
@@ -148,7 +149,7 @@ class ServedSnapshots:
                 below = tx.get(this)
 
     def _insert_again(self, served: ServedLayer, below: Row | None, name: str) -> None:
-        with self._layers.taken(served.name, mount=False) as layer, self._metadata.write() as writer:
+        with self._layers.taken(served.name, mount=False) as layer, self._metadata.write(durable=False) as writer:
             if writer.find(name) is None:
                 usage = Usage(served.size, 1)
                 labels = {REF_LABEL: str(served.chain_id)}

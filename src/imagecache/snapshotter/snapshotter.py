@@ -82,6 +82,7 @@ class Snapshotter:
         self._layers = LayerMounts(
             root / "m", self._metadata, provider, mounter, holder=holder, wait=settings.lock_wait
         )
+        self._layers.hold_again()
         self._served = ServedSnapshots(self._metadata, provider, self._layers, clock)
         self._meter = Meter(clock, age=settings.usage_age, budget=settings.usage_budget)
         self._cleaning = threading.Lock()

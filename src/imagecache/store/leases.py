@@ -1,9 +1,10 @@
 """Node leases: which layer images a node still needs, whatever becomes of the snapshots.
 
 A lease is an empty file named by holder and layer image. So holding is one ``open``, holding twice is harmless,
-several processes need no lock among themselves, and no crash can spoil one. A hold is durable when it returns; letting
-go is not, and a collection syncs it before it acts on it: a lease that comes back after a power failure costs space and
-never a container. A holder compares ``of`` with what it has when it starts. It must not know who holds or why.
+several processes need no lock among themselves, and no crash can spoil one. A hold is durable when it returns, unless
+its holder asks for less; letting go is not, and a collection syncs it before it acts on it: a lease that comes back
+after a power failure costs space and never a container. A holder compares ``of`` with what it has when it starts. It
+must not know who holds or why.
 """
 
 from __future__ import annotations
@@ -37,12 +38,15 @@ class Leases:
         """What a build needs, for as long as the block or this process lasts. ``add`` takes more."""
         return BuildLease(self._paths, names, digests)
 
-    def hold(self, holder: str, name: LayerName) -> None:
+    def hold(self, holder: str, name: LayerName, *, durable: bool = True) -> None:
         """Keep a layer image until ``release``. It may be gone already: look after holding, not before."""
-        self.hold_many(holder, (name,))
+        self.hold_many(holder, (name,), durable=durable)
 
-    def hold_many(self, holder: str, names: Iterable[LayerName]) -> None:
-        """Hold several with one sync. Raises StoreError, NoSpace, StoreDenied; ValueError for an impossible holder."""
+    def hold_many(self, holder: str, names: Iterable[LayerName], *, durable: bool = True) -> None:
+        """Hold several with one sync, or without one for a holder that says it again when it starts.
+
+        Raises StoreError, NoSpace, StoreDenied; ValueError for an impossible holder.
+        """
         with self._mutex:
             new = [name for name in names if not self._known(holder, name)]
             if not new:
@@ -52,9 +56,11 @@ class Leases:
                 directory.mkdir(0o700, exist_ok=True)
                 for name in new:
                     _touch(self._paths.hold(holder, name))
-                fsync_directory(directory)
-                fsync_directory(directory.parent)
-            self._durable.update((holder, name) for name in new)
+                if durable:
+                    fsync_directory(directory)
+                    fsync_directory(directory.parent)
+            if durable:
+                self._durable.update((holder, name) for name in new)
 
     def release(self, holder: str, name: LayerName) -> None:
         """Let go. Idempotent. Raises StoreError, StoreDenied."""

@@ -45,7 +45,7 @@ class StoreLayerProvider:
         return next(served, None)
 
     def hold(self, holder: str, name: LayerName) -> None:
-        self._leases.hold(holder, name)
+        self._leases.hold(holder, name, durable=False)
 
     def release(self, holder: str, name: LayerName) -> None:
         self._leases.release(holder, name)
