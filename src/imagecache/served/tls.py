@@ -1,0 +1,68 @@
+"""The server's certificate, taken up again when its files change.
+
+cert-manager and Secret volumes replace files below a running process. Each handshake looks at them (one stat each) and
+uses the new ones; connections that are open stay as they are. It must not make certificates.
+"""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+from imagecache.errors import InvalidSetting
+from imagecache.telemetry.log import get_logger
+
+_log = get_logger(__name__)
+Versions = tuple[tuple[int, int, int], ...]
+
+
+def versions(*files: Path) -> Versions:
+    """Changes when one of the files does. Raises OSError."""
+    found = [file.stat() for file in files]
+    return tuple((each.st_mtime_ns, each.st_ino, each.st_size) for each in found)
+
+
+class ServerCertificate:
+    """Raises InvalidSetting when the files cannot be used at first; later ones that cannot are logged and ignored."""
+
+    def __init__(self, certificate: Path, key: Path) -> None:
+        self._certificate = certificate
+        self._key = key
+        try:
+            self._versions = versions(certificate, key)
+            self._current = self._load()
+        except (OSError, ValueError) as error:
+            raise InvalidSetting(
+                f"cannot use the certificate {certificate} with the key {key}: {error}",
+                hint="both are PEM, and the key is not encrypted",
+            ) from error
+        self.context = self._current
+        """For the listening socket; hands over to the newest one during the handshake."""
+
+    def _load(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(self._certificate, self._key, password=_no_password)
+        context.sni_callback = self._handshake
+        return context
+
+    def _handshake(
+        self, connection: ssl.SSLSocket | ssl.SSLObject, _name: str | None, _context: ssl.SSLContext
+    ) -> None:
+        self._refresh()
+        connection.context = self._current
+
+    def _refresh(self) -> None:
+        try:
+            found = versions(self._certificate, self._key)
+            if found != self._versions:
+                self._current = self._load()
+                self._versions = found
+                _log.info("certificate replaced", file=str(self._certificate))
+        except (OSError, ValueError) as error:  # half replaced: the next handshake looks again
+            _log.warning("certificate cannot be used", file=str(self._certificate), problem=str(error))
+
+
+def _no_password() -> str:
+    """Without it OpenSSL would ask on the terminal."""
+    return ""

@@ -1,0 +1,97 @@
+"""Version 1 of what a served store and its nodes say to each other. Pure.
+
+::
+
+    GET /v1/snapshots/{id}                snapshot document (``store.model.SnapshotDocument`` as JSON)
+    GET /v1/blobs/{digest}                an original manifest, index or config
+    GET /v1/layers/{space}/{digest}       a layer image; one range a request; ETag is its SHA-256 where that is known
+    GET /livez, /readyz                   without a token
+
+An answer that is no success is ``{"reason": ..., "message": ...}``. ``reason`` is a name of ``imagecache.errors``.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from imagecache.digest import Digest
+from imagecache.errors import InvalidDigest, InvalidInput, MalformedDocument
+from imagecache.oci.descriptor import decode_hook, encode_hook
+from imagecache.store.model import LayerName, SnapshotDocument
+
+SNAPSHOT_ID = re.compile(r"imc-[0-9a-z]{20}")
+SNAPSHOT_LIMIT = 64 << 20
+"""Bytes of a snapshot document: 20 images of 500 layers are about 10 MB."""
+DOCUMENT_LIMIT = 8 << 20
+"""Bytes of a manifest, index or config (``limits.config_size``)."""
+RETRY_AFTER = "1"
+"""Seconds, with 503."""
+
+_STATUS = {
+    "NotFound": 404,
+    "BlobNotFound": 404,
+    "InvalidDigest": 400,
+    "InvalidInput": 400,
+    "StoreUnreachable": 503,
+    "StoreBusy": 503,
+}
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """The body of an answer that is no success."""
+
+    reason: str = ""
+    message: str = ""
+
+
+def status_of(reason: str) -> int:
+    """The HTTP status for an error of ours."""
+    return _STATUS.get(reason, 500)
+
+
+def problem(reason: str, message: str) -> bytes:
+    return msgspec.json.encode(Problem(reason, message))
+
+
+def problem_of(body: bytes) -> Problem:
+    """What an answer says; empty when it is not ours (a proxy's page)."""
+    try:
+        return msgspec.json.decode(body, type=Problem)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return Problem()
+
+
+def snapshot_path(snapshot_id: str) -> str:
+    return f"v1/snapshots/{snapshot_id}"
+
+
+def document_path(digest: Digest) -> str:
+    return f"v1/blobs/{digest}"
+
+
+def layer_path(name: LayerName) -> str:
+    return f"v1/layers/{name.space.value}/{name.digest}"
+
+
+def check_snapshot_id(text: str) -> str:
+    """Raises InvalidInput."""
+    if not SNAPSHOT_ID.fullmatch(text):
+        raise InvalidInput(f"not a snapshot id: {text[:80]!r}", hint="expected imc- and 20 lowercase alphanumerics")
+    return text
+
+
+def encode_snapshot(document: SnapshotDocument) -> bytes:
+    return msgspec.json.encode(document, enc_hook=encode_hook)
+
+
+def decode_snapshot(body: bytes, snapshot_id: str) -> SnapshotDocument:
+    """Raises MalformedDocument, also when it is another snapshot's."""
+    try:
+        document = msgspec.json.decode(body, type=SnapshotDocument, dec_hook=decode_hook)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, InvalidDigest, InvalidInput) as error:
+        raise MalformedDocument(f"the document of snapshot {snapshot_id} is malformed: {str(error)[:200]}") from error
+    if document.id != snapshot_id:
+        raise MalformedDocument(f"the store answers with snapshot {document.id[:80]!r} for {snapshot_id}")
+    return document

@@ -1,0 +1,163 @@
+"""A remote store in memory, token reviews from a table, and a served store with its certificate for tests.
+
+``MemoryRemoteStore`` is the fake of ``served.ports.RemoteStore``; faults are ordered through its fields. ``Served`` is
+the real server and client joined over TLS on loopback. They must not check more than the ports promise.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from imagecache.clock import Clock
+from imagecache.digest import Digest
+from imagecache.errors import BlobNotFound, ImageCacheError, NotFound, StoreCorrupt, StoreUnreachable
+from imagecache.served.auth import Gate, GateSettings
+from imagecache.served.client import ClientSettings, ServedStore
+from imagecache.served.directory import StoreReader
+from imagecache.served.server import ServerSettings, StoreServer
+from imagecache.served.tls import ServerCertificate
+from imagecache.store.model import LayerName, SnapshotDocument
+from imagecache.testing.clock import FakeClock
+
+AGENT = "system:serviceaccount:imagecache:imagecache-agent"
+_PIECE = 64 << 10
+
+
+@dataclass
+class MemoryRemoteStore:
+    snapshots: dict[str, SnapshotDocument] = field(default_factory=dict)
+    documents: dict[Digest, bytes] = field(default_factory=dict)
+    layers: dict[LayerName, bytes] = field(default_factory=dict)
+    fetched: Counter[LayerName] = field(default_factory=Counter)
+    """Bytes that went out, per layer image."""
+    down: bool = False
+    """Nothing answers."""
+    damage: Counter[LayerName] = field(default_factory=Counter)
+    """So many answers with the layer's last byte come with that byte changed."""
+    on_piece: Callable[[LayerName, int], ImageCacheError | None] = lambda _name, _offset: None
+    """Called before each piece; an error that it returns is raised."""
+
+    def add_store(self, reader: StoreReader, snapshot_id: str) -> None:
+        """Take a snapshot with all that it names from a store."""
+        document = self.snapshots[snapshot_id] = reader.snapshot(snapshot_id)
+        for digest in document.document_digests():
+            self.documents[digest] = reader.document(digest)
+        for name in document.layer_names():
+            fd, size = reader.open_layer(name)
+            with open(fd, "rb") as file:  # noqa: PTH123 - a descriptor
+                self.layers[name] = file.read(size)
+
+    async def snapshot(self, snapshot_id: str) -> SnapshotDocument:
+        self._answer()
+        if snapshot_id not in self.snapshots:
+            raise NotFound(f"no snapshot {snapshot_id}")
+        return self.snapshots[snapshot_id]
+
+    async def document(self, digest: Digest) -> bytes:
+        self._answer()
+        if digest not in self.documents:
+            raise BlobNotFound(f"no document {digest}")
+        return self.documents[digest]
+
+    async def layer(self, name: LayerName, offset: int, length: int) -> AsyncIterator[bytes]:
+        self._answer()
+        if name not in self.layers:
+            raise BlobNotFound(f"no layer image {name}")
+        content = self._content(name, offset + length)
+        if offset + length > len(content):
+            raise StoreCorrupt(f"layer image {name} ends at {len(content)}")
+        for start in range(offset, offset + length, _PIECE):
+            problem = self.on_piece(name, start)
+            if problem is not None:
+                raise problem
+            piece = content[start : min(start + _PIECE, offset + length)]
+            self.fetched[name] += len(piece)
+            yield piece
+
+    def _content(self, name: LayerName, end: int) -> bytes:
+        content = self.layers[name]
+        if end < len(content) or not self.damage[name]:
+            return content
+        self.damage[name] -= 1
+        return content[:-1] + bytes([content[-1] ^ 0xFF])
+
+    def _answer(self) -> None:
+        if self.down:
+            raise StoreUnreachable("the store does not answer")
+
+
+@dataclass
+class TableReviewer:
+    """Usernames by token; remembers what it was asked."""
+
+    users: dict[str, str] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    problem: ImageCacheError | None = None
+
+    async def review(self, token: str) -> str | None:
+        self.asked.append(token)
+        if self.problem is not None:
+            raise self.problem
+        return self.users.get(token)
+
+
+def make_certificate(directory: Path, name: str = "server") -> tuple[Path, Path]:
+    """A self-signed certificate for loopback and its key; the certificate is its own authority."""
+    directory.mkdir(parents=True, exist_ok=True)
+    certificate, key = directory / f"{name}.crt", directory / f"{name}.key"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    names = ["-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-days", "30"]
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*command, *names, *files], check=True, capture_output=True)
+    return certificate, key
+
+
+class Served:
+    """A store directory behind the real server, and the settings for a client of it."""
+
+    def __init__(self, root: Path, workspace: Path, *, clock: Clock | None = None, piece: int = 1 << 20) -> None:
+        self.reviewer = TableReviewer({"agent-token": AGENT})
+        self.certificate, self.key = make_certificate(workspace)
+        self.token_file = workspace / "token"
+        self.token_file.write_text("agent-token\n")
+        self._root = root
+        self._gate = Gate(self.reviewer, clock or FakeClock(), GateSettings(frozenset({AGENT})))
+        self._piece = piece
+        self._server: StoreServer | None = None
+        self.port = 0
+
+    async def start(self) -> None:
+        """Serve; on the same port as before after a ``stop``."""
+        settings = ServerSettings(host="127.0.0.1", port=self.port, piece=self._piece)
+        tls = ServerCertificate(self.certificate, self.key).context
+        self._server = StoreServer(StoreReader(self._root), self._gate, settings, tls=tls)
+        self.port = await self._server.start()
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            await self._server.stop()
+
+    @property
+    def url(self) -> str:
+        return f"https://127.0.0.1:{self.port}"
+
+    def settings(self) -> ClientSettings:
+        return ClientSettings(url=self.url, ca_file=self.certificate, token_file=self.token_file)
+
+    def client(self) -> ServedStore:
+        return ServedStore(self.settings())
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()

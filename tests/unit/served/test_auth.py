@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from imagecache.errors import KubernetesUnavailable
+from imagecache.served.auth import Gate, GateSettings, Refused
+from imagecache.testing.clock import FakeClock
+from imagecache.testing.served import AGENT, TableReviewer
+
+
+@pytest.fixture
+def reviewer() -> TableReviewer:
+    return TableReviewer({"good": AGENT})
+
+
+@pytest.fixture
+def gate(reviewer: TableReviewer, clock: FakeClock) -> Gate:
+    return Gate(reviewer, clock, GateSettings(frozenset({AGENT}), tokens=3))
+
+
+async def status(gate: Gate, token: str) -> int:
+    try:
+        await gate.admit(f"Bearer {token}")
+    except Refused as refused:
+        return refused.status
+    return 200
+
+
+async def test_an_answer_is_kept_for_a_while(gate: Gate, reviewer: TableReviewer, clock: FakeClock) -> None:
+    assert [await status(gate, "good") for _ in range(3)] == [200] * 3
+    assert reviewer.asked == ["good"]
+
+    reviewer.users.clear()
+    clock.advance(59.9)
+    assert await status(gate, "good") == 200
+    clock.advance(0.2)
+    assert await status(gate, "good") == 401
+
+
+async def test_a_token_that_becomes_valid_is_soon_admitted(
+    gate: Gate, reviewer: TableReviewer, clock: FakeClock
+) -> None:
+    assert [await status(gate, "new") for _ in range(3)] == [401] * 3
+    assert reviewer.asked == ["new"]
+
+    reviewer.users["new"] = AGENT
+    clock.advance(5.1)
+    assert await status(gate, "new") == 200
+
+
+async def test_one_review_for_many_requests_at_once(gate: Gate, reviewer: TableReviewer) -> None:
+    found = await asyncio.gather(*(status(gate, "good") for _ in range(50)))
+
+    assert found == [200] * 50
+    assert reviewer.asked == ["good"]
+
+
+async def test_only_so_many_tokens_are_remembered(gate: Gate, reviewer: TableReviewer) -> None:
+    for number in range(10):
+        await status(gate, f"bad-{number}")
+    reviewer.asked.clear()
+
+    await status(gate, "bad-9")
+    assert reviewer.asked == []
+    await status(gate, "bad-0")
+    assert reviewer.asked == ["bad-0"]
+
+
+async def test_a_failed_review_is_not_remembered(gate: Gate, reviewer: TableReviewer) -> None:
+    reviewer.problem = KubernetesUnavailable("no answer")
+    with pytest.raises(KubernetesUnavailable):
+        await gate.admit("Bearer good")
+
+    reviewer.problem = None
+    assert await status(gate, "good") == 200
+
+
+async def test_one_who_leaves_does_not_disturb_the_others(gate: Gate, reviewer: TableReviewer) -> None:
+    waiting = [asyncio.create_task(status(gate, "good")) for _ in range(2)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+
+    assert await waiting[1] == 200
+    assert reviewer.asked == ["good"]

@@ -1,0 +1,282 @@
+"""The client against the real server, and against one that misbehaves."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from imagecache.digest import DiffID, Digest
+from imagecache.errors import (
+    DigestMismatch,
+    ImageCacheError,
+    InvalidSetting,
+    LimitExceeded,
+    MalformedDocument,
+    StoreCorrupt,
+    StoreError,
+    StoreRefused,
+    StoreUnreachable,
+)
+from imagecache.served.client import ClientSettings, ServedStore
+from imagecache.store.model import LayerName, Space
+from imagecache.store.store import Store
+from imagecache.testing.registry import FakeTime
+from imagecache.testing.served import Served, make_certificate
+from imagecache.testing.store import put_snapshot
+
+SNAPSHOT = "imc-" + "0" * 20
+CONTENT = random.Random(3).randbytes(5_000_000)
+NAME = LayerName(space=Space.LAYERS, digest=Digest.sha256(CONTENT))
+
+
+async def read(client: ServedStore, offset: int = 0, length: int = len(CONTENT)) -> bytes:
+    return b"".join([piece async for piece in client.layer(NAME, offset, length)])
+
+
+class Liar:
+    """A server that answers layers as a test says, the first time or always."""
+
+    def __init__(self, workspace: Path) -> None:
+        self.certificate, self._key = make_certificate(workspace)
+        self.token_file = workspace / "token"
+        self.token_file.write_text("agent-token")
+        self.answer: Callable[[web.Request], Awaitable[web.StreamResponse]] = self.honest
+        self.requests: list[web.Request] = []
+        self.port = 0
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append(request)
+        return await self.answer(request)
+
+    async def honest(self, request: web.Request) -> web.StreamResponse:
+        start, end, _ = request.http_range.indices(len(CONTENT))
+        headers = {"Content-Range": f"bytes {start}-{end - 1}/{len(CONTENT)}"}
+        return web.Response(status=206, body=CONTENT[start:end], headers=headers)
+
+    async def cut(self, request: web.Request, after: int) -> web.StreamResponse:
+        """Send some bytes of what was asked for, then drop the connection."""
+        start, end, _ = request.http_range.indices(len(CONTENT))
+        response = web.StreamResponse(status=206, headers={"Content-Range": f"bytes {start}-{end - 1}/{len(CONTENT)}"})
+        response.content_length = end - start
+        await response.prepare(request)
+        await response.write(CONTENT[start : start + after])
+        assert request.transport is not None
+        request.transport.close()
+        return response
+
+
+@pytest.fixture
+async def liar(tmp_path: Path) -> AsyncIterator[Liar]:
+    liar = Liar(tmp_path / "liar")
+    app = web.Application()
+    app.router.add_get("/{path:.*}", liar.handle)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(liar.certificate, liar._key)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
+    await site.start()
+    liar.port = runner.addresses[0][1]
+    yield liar
+    await runner.cleanup()
+
+
+@pytest.fixture
+def time() -> FakeTime:
+    return FakeTime()
+
+
+@pytest.fixture
+async def to_liar(liar: Liar, time: FakeTime) -> AsyncIterator[ServedStore]:
+    url = f"https://127.0.0.1:{liar.port}"
+    settings = ClientSettings(url, liar.certificate, liar.token_file, sleep=time.sleep, chance=lambda: 0.5)
+    async with ServedStore(settings) as client:
+        yield client
+
+
+async def test_a_cut_connection_is_resumed_where_it_stopped(liar: Liar, to_liar: ServedStore, time: FakeTime) -> None:
+    cuts = iter([1_500_000, 0, 2_000_000])
+
+    async def sometimes(request: web.Request) -> web.StreamResponse:
+        after = next(cuts, None)
+        return await (liar.honest(request) if after is None else liar.cut(request, after))
+
+    liar.answer = sometimes
+
+    assert await read(to_liar) == CONTENT
+    assert len(liar.requests) == 4
+    assert len(time.slept) == 3
+
+
+async def test_no_progress_ends_after_some_tries(liar: Liar, to_liar: ServedStore, time: FakeTime) -> None:
+    liar.answer = lambda request: liar.cut(request, 1000)
+
+    with pytest.raises(StoreUnreachable):
+        await read(to_liar)
+
+    assert len(liar.requests) == 5
+    assert time.slept == [0.25, 0.5, 1.0, 2.0]
+
+
+async def test_busy_is_tried_again(liar: Liar, to_liar: ServedStore) -> None:
+    async def busy(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=503) if len(liar.requests) < 3 else await liar.honest(request)
+
+    liar.answer = busy
+
+    assert await read(to_liar, 10, 20) == CONTENT[10:30]
+
+
+def fixed(status: int, body: bytes = b"", **headers: str) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def answer(_request: web.Request) -> web.Response:
+        return web.Response(status=status, body=body, headers=headers)
+
+    return answer
+
+
+LIES = {
+    "ignores-the-range": (fixed(200, CONTENT), StoreError),
+    "another-range": (fixed(206, b"x" * 10, **{"Content-Range": "bytes 7-16/99"}), StoreError),
+    "too-short": (fixed(206, b"x" * 9, **{"Content-Range": "bytes 0-8/9"}), StoreCorrupt),
+    "too-long": (fixed(206, b"x" * 11, **{"Content-Range": "bytes 0-9/99"}), StoreError),
+    "redirects": (fixed(302, Location="https://evil.example/"), StoreError),
+    "echoes-the-token": (fixed(418, b'{"reason":"agent-token","message":"agent-token"}'), StoreError),
+    "forbids": (fixed(403, b"agent-token"), StoreRefused),
+    "knows-no-token": (fixed(401), StoreRefused),
+    "is-corrupt": (fixed(500, b'{"reason":"StoreCorrupt","message":""}'), StoreCorrupt),
+    "is-broken": (fixed(500, b"<html>"), StoreUnreachable),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+async def test_lies_about_layers(liar: Liar, to_liar: ServedStore, lie: str) -> None:
+    liar.answer, kind = LIES[lie]
+
+    with pytest.raises(kind) as caught:
+        await read(to_liar, 0, 10)
+
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert "agent-token" not in repr(error)
+        error = error.__cause__
+
+
+DOCUMENT = Digest.sha256(b"document")
+DOCUMENT_LIES: dict[str, tuple[bytes, type[ImageCacheError]]] = {
+    "altered": (b"documenT", DigestMismatch),
+    "endless": (bytes((8 << 20) + 1), LimitExceeded),
+}
+
+
+@pytest.mark.parametrize("lie", DOCUMENT_LIES)
+async def test_lies_about_documents(liar: Liar, to_liar: ServedStore, lie: str) -> None:
+    body, kind = DOCUMENT_LIES[lie]
+    liar.answer = fixed(200, body)
+
+    with pytest.raises(kind):
+        await to_liar.document(DOCUMENT)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b'{"id":"imc-00000000000000000000"}', b"\xff", b'{"id":"imc-1","created":"","images":[]}']
+)
+async def test_lies_about_snapshots(liar: Liar, to_liar: ServedStore, body: bytes) -> None:
+    liar.answer = fixed(200, body)
+
+    with pytest.raises(MalformedDocument):
+        await to_liar.snapshot(SNAPSHOT)
+
+
+async def test_nobody_listens(served: Served, time: FakeTime) -> None:
+    await served.stop()
+
+    async with ServedStore(replace(served.settings(), sleep=time.sleep)) as client:
+        with pytest.raises(StoreUnreachable):
+            await client.snapshot(SNAPSHOT)
+
+    assert len(time.slept) == 4
+
+
+async def test_a_certificate_of_another_authority(served: Served, tmp_path: Path) -> None:
+    other, _ = make_certificate(tmp_path / "other")
+
+    async with ServedStore(replace(served.settings(), ca_file=other)) as client:
+        with pytest.raises(StoreRefused, match="not trusted"):
+            await client.snapshot(SNAPSHOT)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "127.0.0.1:1", "https://"])
+def test_never_without_tls(served: Served, url: str) -> None:
+    with pytest.raises(InvalidSetting):
+        ServedStore(replace(served.settings(), url=url))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"two\nlines", b"\xff\xfe"])
+async def test_a_token_file_that_holds_none(served: Served, content: bytes | None) -> None:
+    served.token_file.unlink()
+    if content is not None:
+        served.token_file.write_bytes(content)
+
+    async with served.client() as client:
+        with pytest.raises(StoreRefused, match=r"cannot be read|holds no token"):
+            await client.snapshot(SNAPSHOT)
+
+
+async def test_the_token_is_read_again(served: Served, store: Store) -> None:
+    document = put_snapshot(store, SNAPSHOT, [DiffID(Digest.sha256(b"x"))], [b"x"])
+    async with served.client() as client:
+        served.reviewer.users = {"second-token": served.reviewer.users["agent-token"]}
+        with pytest.raises(StoreRefused):
+            await client.snapshot(SNAPSHOT)
+
+        served.token_file.write_text("second-token")
+
+        assert await client.snapshot(SNAPSHOT) == document
+
+
+async def test_certificate_and_authority_are_replaced_while_both_run(
+    served: Served, store: Store, tmp_path: Path
+) -> None:
+    document = put_snapshot(store, SNAPSHOT, [DiffID(Digest.sha256(b"x"))], [b"x"])
+    async with served.client() as client:
+        assert await client.snapshot(SNAPSHOT) == document
+        certificate, key = make_certificate(tmp_path / "next")
+        certificate.replace(served.certificate)
+        key.replace(served.key)
+
+        assert await client.snapshot(SNAPSHOT) == document  # a new authority means a new connection
+
+
+async def test_a_half_replaced_certificate_is_not_used(served: Served, store: Store) -> None:
+    document = put_snapshot(store, SNAPSHOT, [DiffID(Digest.sha256(b"x"))], [b"x"])
+    served.key.write_text("half a k")
+
+    async with served.client() as client:
+        assert await client.snapshot(SNAPSHOT) == document
+
+
+async def test_a_restarted_server_is_waited_for(served: Served, store: Store) -> None:
+    document = put_snapshot(store, SNAPSHOT, [DiffID(Digest.sha256(b"x"))], [b"x"])
+    await served.stop()
+
+    async def start_it(_seconds: float) -> None:
+        await served.start()
+
+    async with ServedStore(replace(served.settings(), sleep=start_it)) as client:
+        assert await client.snapshot(SNAPSHOT) == document
+
+
+async def test_many_layers_at_once(served: Served, store: Store) -> None:
+    put_snapshot(store, SNAPSHOT, [DiffID(NAME.digest)], [CONTENT])
+
+    async with served.client() as client:
+        found = await asyncio.gather(*(read(client, number, 70_000) for number in range(100)))
+
+    assert all(found[number] == CONTENT[number : number + 70_000] for number in range(100))

@@ -1,0 +1,204 @@
+"""The server as any HTTP client sees it."""
+
+from __future__ import annotations
+
+import json
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import pytest
+import structlog
+from multidict import CIMultiDictProxy
+from structlog.testing import capture_logs
+
+from imagecache.digest import DiffID, Digest
+from imagecache.errors import KubernetesUnavailable, StoreError
+from imagecache.store.model import SnapshotDocument
+from imagecache.store.store import Store
+from imagecache.testing.served import Served
+from imagecache.testing.store import put_snapshot
+
+SNAPSHOT = "imc-" + "0" * 20
+CONTENT = bytes(range(256)) * 20
+_SECRET = "a-very-secret-token"  # noqa: S105 - stands for one
+TOKEN = {"Authorization": "Bearer agent-token"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: CIMultiDictProxy[str]
+    body: bytes
+
+    @property
+    def reason(self) -> str:
+        return str(json.loads(self.body)["reason"])
+
+
+class Browser:
+    def __init__(self, served: Served) -> None:
+        self._served = served
+
+    async def get(self, path: str, headers: dict[str, str] | None = None, method: str = "GET") -> Answer:
+        trust = ssl.create_default_context(cafile=self._served.certificate)
+        sent = TOKEN if headers is None else headers
+        async with (
+            aiohttp.ClientSession() as session,
+            session.request(method, self._served.url + path, headers=sent, ssl=trust) as response,
+        ):
+            return Answer(response.status, response.headers, await response.read())
+
+
+@pytest.fixture
+def snapshot(store: Store) -> SnapshotDocument:
+    return put_snapshot(store, SNAPSHOT, [DiffID(Digest.sha256(CONTENT))], [CONTENT])
+
+
+@pytest.fixture
+def browser(served: Served) -> Browser:
+    return Browser(served)
+
+
+@pytest.fixture
+def layer(snapshot: SnapshotDocument) -> str:
+    return f"/v1/layers/{snapshot.images[0].layers[0].name}"
+
+
+async def test_a_layer_knows_its_digest_once_its_snapshot_was_asked_for(browser: Browser, layer: str) -> None:
+    before = await browser.get(layer)
+    await browser.get(f"/v1/snapshots/{SNAPSHOT}")
+    after = await browser.get(layer)
+
+    assert "ETag" not in before.headers
+    assert after.headers["ETag"] == f'"{Digest.sha256(CONTENT)}"'
+    assert (after.status, after.body) == (200, CONTENT)
+    assert "immutable" in after.headers["Cache-Control"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "start", "end"),
+    [("0-0", 0, 1), ("5-", 5, len(CONTENT)), ("-7", len(CONTENT) - 7, len(CONTENT)), ("100-99999", 100, len(CONTENT))],
+)
+async def test_ranges(browser: Browser, layer: str, wanted: str, start: int, end: int) -> None:
+    answer = await browser.get(layer, {**TOKEN, "Range": f"bytes={wanted}"})
+
+    assert (answer.status, answer.body) == (206, CONTENT[start:end])
+    assert answer.headers["Content-Range"] == f"bytes {start}-{end - 1}/{len(CONTENT)}"
+
+
+@pytest.mark.parametrize("wanted", ["bytes=99999-", "bytes=9-3", "bytes=0-1,3-4", "lines=1-2", "bytes=x-"])
+async def test_impossible_ranges(browser: Browser, layer: str, wanted: str) -> None:
+    answer = await browser.get(layer, {**TOKEN, "Range": wanted})
+
+    assert (answer.status, answer.reason) == (416, "InvalidInput")
+    assert answer.headers["Content-Range"] == f"bytes */{len(CONTENT)}"
+
+
+async def test_head_says_the_size(browser: Browser, layer: str) -> None:
+    answer = await browser.get(layer, method="HEAD")
+
+    assert (answer.status, answer.body) == (200, b"")
+    assert answer.headers["Content-Length"] == str(len(CONTENT))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/snapshots/imc-../../etc/passwd",
+        "/v1/snapshots/nothing",
+        "/v1/blobs/sha256:abc",
+        "/v1/layers/blobs/sha256:" + "0" * 64,
+        "/v1/layers/layers/..%2f..%2findex.json",
+    ],
+)
+async def test_names_that_are_none(browser: Browser, path: str) -> None:
+    answer = await browser.get(path)
+
+    assert answer.status in {400, 404}
+    assert answer.reason in {"InvalidInput", "InvalidDigest", "NotFound"}
+
+
+async def test_what_is_not_there(browser: Browser, snapshot: SnapshotDocument) -> None:
+    absent = Digest.sha256(b"absent")
+
+    assert (await browser.get("/v1/snapshots/imc-" + "9" * 20)).reason == "NotFound"
+    assert (await browser.get(f"/v1/blobs/{absent}")).reason == "BlobNotFound"
+    assert (await browser.get(f"/v1/layers/layers/{absent}")).status == 404
+    assert (await browser.get("/v2/")).status == 404
+    assert (await browser.get(f"/v1/snapshots/{snapshot.id}", method="DELETE")).status == 405
+
+
+async def test_a_corrupt_document_is_not_sent(browser: Browser, store: Store, snapshot: SnapshotDocument) -> None:
+    digest = snapshot.images[0].config.digest
+    path = store.paths.blob(digest)
+    path.chmod(0o600)
+    path.write_bytes(b"rotten")
+
+    answer = await browser.get(f"/v1/blobs/{digest}")
+
+    assert (answer.status, answer.reason) == (500, "StoreCorrupt")
+    assert path.read_bytes() == b"rotten"  # served read-only: nothing is moved
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 401),
+        ({"Authorization": ""}, 401),
+        ({"Authorization": "Bearer "}, 401),
+        ({"Authorization": "Basic YWdlbnQtdG9rZW4="}, 401),
+        ({"Authorization": "Bearer stranger"}, 401),
+        ({"Authorization": "Bearer pod-token"}, 403),
+        ({"Authorization": "bearer agent-token"}, 200),
+    ],
+)
+async def test_only_agents_get_anything(
+    browser: Browser, served: Served, layer: str, headers: dict[str, str], status: int
+) -> None:
+    served.reviewer.users["pod-token"] = "system:serviceaccount:default:default"
+
+    config = f"/v1/snapshots/{SNAPSHOT}"
+
+    assert (await browser.get(layer, headers)).status == status
+    assert (await browser.get(config, headers)).status == status
+
+
+async def test_who_nobody_can_judge_comes_back_later(browser: Browser, served: Served, layer: str) -> None:
+    served.reviewer.problem = KubernetesUnavailable("the API server does not answer")
+
+    answer = await browser.get(layer)
+
+    assert (answer.status, answer.reason) == (503, "KubernetesUnavailable")
+    assert answer.headers["Retry-After"] == "1"
+
+
+async def test_no_token_in_logs_and_answers(browser: Browser, served: Served, layer: str) -> None:
+    structlog.reset_defaults()
+    served.reviewer.problem = KubernetesUnavailable("the API server does not answer")
+
+    with capture_logs() as logs:
+        answers = [await browser.get(layer, {"Authorization": f"Bearer {_SECRET}"}) for _ in range(2)]
+
+    assert logs
+    assert _SECRET not in repr(logs)
+    assert all(_SECRET.encode() not in answer.body for answer in answers)
+
+
+async def test_probes_need_no_token(browser: Browser, store: Store) -> None:
+    assert (await browser.get("/livez", {})).status == 200
+    assert (await browser.get("/readyz", {})).status == 200
+
+    store.paths.index.unlink()
+
+    assert (await browser.get("/livez", {})).status == 200
+    assert (await browser.get("/readyz", {})).status == 503
+
+
+async def test_an_address_that_is_taken(served: Served, tmp_path: Path) -> None:
+    second = Served(tmp_path / "store", tmp_path / "tls2")
+    second.port = served.port
+
+    with pytest.raises(StoreError, match="cannot listen"):
+        await second.start()
