@@ -7,11 +7,9 @@ must not decide what the parts decide.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import os
 import shutil
 import socket
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from imagecache.api.types import Phase
@@ -21,7 +19,7 @@ from imagecache.clock import Clock
 from imagecache.errors import ImageCacheError
 from imagecache.node.containerd import ContainerdClient
 from imagecache.node.mounter import KernelMounter
-from imagecache.node.native import NativeUse
+from imagecache.node.native import NativeUse, holder_of
 from imagecache.node.trim import Trimmer, drop_cached_pages, follow_starts
 from imagecache.snapshotter.server import serve
 from imagecache.snapshotter.snapshotter import Snapshotter
@@ -70,8 +68,8 @@ class Agent:
                 group.create_task(self._every(_MEASURE_INTERVAL, self._measure))
                 group.create_task(self._collect())
                 if self._settings.mode is not Mode.PROXY:
-                    native = NativeUse(client, self._store.paths.root / "layers")
-                    group.create_task(follow_starts(client, self._used))
+                    native = NativeUse(client, self._store.root / "layers")
+                    group.create_task(follow_starts(client, self._trimmer.used))
                     group.create_task(self._every(_NATIVE_INTERVAL, lambda: self._renew(native)))
                 if self._settings.mode is Mode.NATIVE:
                     self._is_ready(ready)
@@ -151,18 +149,11 @@ class Agent:
             self._metrics.collected_bytes.inc(collected.freed)
 
     async def _renew(self, native: NativeUse) -> None:
-        before = self._store.leases.of(self._holder)
-        after = await native.renew(self._store.leases, self._holder)
-        if before - after:
+        """Hold what native containers stand on; when something was let go, a collection follows."""
+        holder = holder_of(self._settings.address)
+        before = await asyncio.to_thread(self._store.leases.of, holder)
+        if before - await native.renew(self._store.leases, holder):
             self._released.set()
-
-    @property
-    def _holder(self) -> str:
-        """One per containerd: two agents may share a store."""
-        return "native-" + hashlib.sha256(os.fsencode(self._settings.address.resolve())).hexdigest()[:16]
-
-    def _used(self, files: Iterable[Path]) -> None:
-        self._trimmer.used(files)
 
     def _trim(self, file: Path) -> None:
         drop_cached_pages(file)

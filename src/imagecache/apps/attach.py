@@ -11,6 +11,7 @@ from imagecache.clock import Clock
 from imagecache.node.attach import AttachSettings, NodeAttacher
 from imagecache.node.containerd import ContainerdClient
 from imagecache.node.modes import Mode
+from imagecache.node.native import NativeUse, holder_of
 from imagecache.standalone.ports import Attached
 from imagecache.store.model import SnapshotDocument
 from imagecache.store.store import Store
@@ -33,7 +34,12 @@ class LocalAttacher:
 
     async def detach(self, snapshot: SnapshotDocument, keep: Sequence[SnapshotDocument] = ()) -> tuple[str, ...]:
         async with ContainerdClient(self.settings.address, self.clock) as containerd:
-            return await self.attacher(containerd).detach(snapshot, keep)
+            removed = await self.attacher(containerd).detach(snapshot, keep)
+            # what native containers stand on is held before anybody collects
+            await NativeUse(containerd, self.store.root / "layers").renew(
+                self.store.leases, holder_of(self.settings.address)
+            )
+            return removed
 
     def attacher(self, containerd: ContainerdClient) -> NodeAttacher:
         settings = AttachSettings(

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
@@ -64,6 +66,11 @@ class NativeUse:
         for name in await asyncio.to_thread(holds.of, holder) - names:
             await asyncio.to_thread(holds.release, holder, name)
         return names
+
+
+def holder_of(address: Path) -> str:
+    """Who holds layer images for the containerd at this socket; several may share a store."""
+    return f"native-{hashlib.sha256(os.fsencode(address.resolve())).hexdigest()[:16]}"
 
 
 def layer_name(file: Path, layers: Path) -> LayerName | None:
