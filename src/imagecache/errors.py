@@ -51,7 +51,8 @@ raised for misuse of our own functions (those are TypeError and ValueError, as e
     │   ├─ ObjectConflict       retry             exit 74
     │   ├─ ObjectRefused        fix_environment   exit 75
     │   ├─ WatchExpired         retry             exit 76
-    │   └─ LeadershipLost       retry             exit 77
+    │   ├─ LeadershipLost       retry             exit 77
+    │   └─ PullSecretUnavailable fix_input        exit 78
     ├─ Interrupted              the user stopped it; resumable      retry            exit 130
     └─ InternalError            our bug                             report_bug       exit 99
 """
@@ -421,6 +422,13 @@ class LeadershipLost(KubernetesError):
 
     next_step = NextStep.RETRY
     exit_code = 77
+
+
+class PullSecretUnavailable(KubernetesError):
+    """An imagePullSecret is missing, holds no credentials, or may not be read."""
+
+    next_step = NextStep.FIX_INPUT
+    exit_code = 78
 
 
 class Interrupted(ImageCacheError):

@@ -1,4 +1,4 @@
-"""Cache ids and uids, from a random source that the caller owns.
+"""Cache ids and uids: from a random source that the caller owns, or derived from an object's own identity.
 
 Users' tooling matches ``imc-`` and 20 lowercase alphanumerics, so ids have exactly that shape. It must not remember
 which ids there are.
@@ -6,6 +6,7 @@ which ids there are.
 
 from __future__ import annotations
 
+import hashlib
 import random
 import re
 import string
@@ -20,6 +21,16 @@ _SHAPE = re.compile(rf"{PREFIX}[a-z0-9]{{{LENGTH}}}")
 def new_cache_id(source: random.Random) -> str:
     """103 random bits: two caches of the same id are not met in practice."""
     return PREFIX + "".join(source.choices(_ALPHABET, k=LENGTH))
+
+
+def derived_cache_id(uid: str, generation: int) -> str:
+    """The same id for the same object and generation, whoever asks: no restart and no second controller changes it."""
+    number = int.from_bytes(hashlib.sha256(f"{uid}/{generation}".encode()).digest(), "big")
+    letters = ""
+    for _ in range(LENGTH):
+        number, index = divmod(number, len(_ALPHABET))
+        letters += _ALPHABET[index]
+    return PREFIX + letters
 
 
 def is_cache_id(text: str) -> bool:

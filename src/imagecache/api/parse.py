@@ -14,7 +14,7 @@ from typing import NoReturn, TypeGuard
 import msgspec
 
 from imagecache.api import yamltext
-from imagecache.api.types import API_VERSION, KIND, ImageCache, Metadata, Spec
+from imagecache.api.types import API_VERSION, KIND, ImageCache, Metadata, Spec, Status
 from imagecache.api.yamltext import JSON, Document, Path
 from imagecache.errors import InvalidManifest
 
@@ -56,6 +56,49 @@ def parse(text: str, source: str = "") -> tuple[Parsed, ...]:
             document.fail(("metadata", "name"), f"{parsed.cache.name} is there twice")
         seen.add(parsed.cache.name)
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An object of the API server, as far as it can be read."""
+
+    cache: ImageCache
+    problem: InvalidManifest | None = None
+    """What of the spec is no ImageCache's; then ``cache.spec`` has no images."""
+    notes: tuple[str, ...] = ()
+
+
+def stored(value: JSON) -> Stored:
+    """An object that an API server has accepted, with uid, versions and status. Raises InvalidManifest for none."""
+    document = Document(value, "")
+    clean = _without_nulls(value)
+    if not _is_mapping(clean):
+        document.fail((), "not an ImageCache: expected a mapping")
+    notes: list[str] = []
+    metadata = _server_metadata(clean.get("metadata"), _metadata(document, clean.get("metadata"), notes))
+    problem, spec = None, Spec(images=())
+    try:
+        notes.extend(f"{name}: unknown field, ignored" for name in clean if name not in _TOP_FIELDS)
+        spec = _spec(document, clean.get("spec"), notes)
+    except InvalidManifest as error:
+        problem = error
+    cache = ImageCache(
+        api_version=API_VERSION, kind=KIND, metadata=metadata, spec=spec, status=_status(clean.get("status"))
+    )
+    return Stored(cache, problem, tuple(notes))
+
+
+def _server_metadata(value: JSON, metadata: Metadata) -> Metadata:
+    server = msgspec.convert(value, Metadata)
+    return msgspec.structs.replace(server, annotations=metadata.annotations, labels=metadata.labels)
+
+
+def _status(value: JSON) -> Status | None:
+    """A status as we write it; somebody else's is none."""
+    try:
+        return msgspec.convert(value, Status | None)
+    except msgspec.ValidationError:
+        return None
 
 
 def is_name(text: str) -> bool:

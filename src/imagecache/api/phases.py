@@ -49,6 +49,26 @@ def retry(status: Status, generation: int, now: dt.datetime, *, restart: bool) -
     return msgspec.structs.replace(fresh, events=status.events, conditions=conditions)
 
 
+def started(status: Status, generation: int, now: dt.datetime) -> Status:
+    """Its build begins, or goes on: the phase stays, nothing is in the way."""
+    status = msgspec.structs.replace(status, reason="", last_updated_time=times.render(now))
+    outcome = ("True", "Updating", "") if status.phase is Phase.UPDATING else ("False", "Building", "")
+    return _conditions(status, generation, now, ready=outcome, building=("True", "Started", ""))
+
+
+def waiting(status: Status, generation: int, now: dt.datetime, *, reason: str, message: str) -> Status:
+    """Its build cannot begin yet and will by itself: Pending, or Updating when that is what runs."""
+    updating = status.phase is Phase.UPDATING
+    status = msgspec.structs.replace(
+        status,
+        phase=Phase.UPDATING if updating else Phase.PENDING,
+        reason=f"{reason}: {message}",
+        last_updated_time=times.render(now),
+    )
+    outcome = ("True", "Updating", "") if updating else ("False", reason, message)
+    return _conditions(status, generation, now, ready=outcome, building=("False", reason, message))
+
+
 def advance(status: Status, done: int, total: int, now: dt.datetime) -> Status:
     """Creating (or Updating, when that is what runs), at ``done`` of ``total`` bytes. Never goes back."""
     phase = Phase.UPDATING if status.phase is Phase.UPDATING else Phase.CREATING
@@ -68,9 +88,6 @@ def ready(
 ) -> Status:
     """Ready, 100 %. ``retention_days`` count from the start of the build; None is for ever."""
     _check(status, Phase.READY)
-    expires = ""
-    if retention_days is not None:
-        expires = times.render(times.parse(status.start_time) + dt.timedelta(days=retention_days))
     status = msgspec.structs.replace(
         status,
         phase=Phase.READY,
@@ -78,10 +95,22 @@ def ready(
         reason="",
         images=images,
         size=size,
-        expire_date_time=expires,
+        expire_date_time=_expiry(status, retention_days),
         last_updated_time=times.render(now),
     )
     return _conditions(status, generation, now, ready=("True", "Built", ""), building=("False", "Built", ""))
+
+
+def kept(status: Status, generation: int, now: dt.datetime, *, retention_days: int | None) -> Status:
+    """Ready for a spec whose images are the same: only the expiry follows."""
+    status = msgspec.structs.replace(status, reason="", expire_date_time=_expiry(status, retention_days))
+    return _conditions(status, generation, now, ready=("True", "Built", ""), building=("False", "Built", ""))
+
+
+def _expiry(status: Status, retention_days: int | None) -> str:
+    if retention_days is None:
+        return ""
+    return times.render(times.parse(status.start_time) + dt.timedelta(days=retention_days))
 
 
 def failed(status: Status, generation: int, now: dt.datetime, *, reason: str, message: str) -> Status:
@@ -116,6 +145,24 @@ def update(status: Status, generation: int, now: dt.datetime) -> Status:
         status, phase=Phase.UPDATING, progress="0%", reason="", last_updated_time=times.render(now)
     )
     return _conditions(status, generation, now, ready=("True", "Updating", ""), building=("True", "Started", ""))
+
+
+def degraded(status: Status, generation: int, now: dt.datetime, *, reason: str = "", message: str = "") -> Status:
+    """The condition Degraded: usable, and not as it should be. Without a reason all is well."""
+    condition = Condition(
+        type="Degraded",
+        status="True" if reason else "False",
+        reason=reason or "AsExpected",
+        message=message,
+        last_transition_time=times.render(now),
+        observed_generation=generation,
+    )
+    return msgspec.structs.replace(status, conditions=set_condition(status.conditions, condition))
+
+
+def observed(status: Status, kind: str = "Building") -> int:
+    """The generation that a condition is about; 0 when there is no such condition."""
+    return next((entry.observed_generation for entry in status.conditions if entry.type == kind), 0)
 
 
 def percent(progress: str) -> int:

@@ -42,6 +42,10 @@ class Metadata(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, re
     creation_timestamp: str = ""
     generation: int = 0
     """Grows by one with each change of the spec."""
+    resource_version: str = ""
+    """In a cluster only, as the two below."""
+    deletion_timestamp: str = ""
+    finalizers: tuple[str, ...] = ()
 
 
 class Spec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, rename="camel"):
@@ -120,6 +124,15 @@ class NodeCounts(msgspec.Struct, frozen=True, kw_only=True):
     failed: int = 0
 
 
+class Display(msgspec.Struct, frozen=True, kw_only=True):
+    """Texts of ``kubectl get -o wide``, whose columns can only show what is there as text."""
+
+    nodes: str = ""
+    """Ready of desired nodes: ``2/3``."""
+    size: str = ""
+    """``245MiB``."""
+
+
 class Status(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, rename="camel"):
     """Absent until known: a field without a value is not in the document, ``phase`` and ``progress`` always are."""
 
@@ -138,6 +151,8 @@ class Status(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, rena
     conditions: tuple[Condition, ...] = ()
     images: tuple[StatusImage, ...] = ()
     nodes: NodeCounts | None = None
+    display: Display | None = None
+    """In a cluster only."""
 
 
 class ImageCache(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, rename="camel"):

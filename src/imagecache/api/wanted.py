@@ -11,6 +11,9 @@ import re
 from dataclasses import dataclass
 
 from imagecache.api import annotations as known
+from imagecache.api import selector
+from imagecache.api.nodes import NODE_SELECTOR
+from imagecache.api.selector import Selector
 from imagecache.api.types import ImageCache
 from imagecache.errors import InvalidManifest, InvalidReference
 from imagecache.limits import GIB
@@ -41,6 +44,8 @@ class Wanted:
     platform: Platform
     plain_http: frozenset[str]
     insecure: frozenset[str]
+    nodes: Selector
+    """Which nodes get it; in a cluster only."""
     notes: tuple[str, ...]
     """What was ignored or changed, for people."""
 
@@ -64,6 +69,7 @@ def interpret(cache: ImageCache, *, architecture: str) -> Wanted:
         platform=Platform(os="linux", architecture=arch or architecture),
         plain_http=known.registries(keys, known.PLAIN_HTTP),
         insecure=known.registries(keys, known.INSECURE),
+        nodes=selector.parse(keys.get(NODE_SELECTOR, ""), known.field(NODE_SELECTOR)),
         notes=tuple(notes),
     )
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from imagecache.api import columns, events, phases
+from imagecache.api import building, events, phases
 from imagecache.api.types import Event, ImageCache, NodeCounts, Phase
 from imagecache.api.wanted import Wanted, interpret
 from imagecache.build.events import BuildEvent
@@ -167,19 +167,19 @@ class Controller:
                 recorder.on(event)
                 watch(event)
 
-            request = creation.request(recorder.status.image_cache_id, wanted)
+            request = building.request(recorder.status.image_cache_id, wanted)
             try:
                 document = self._snapshot(request.snapshot_id) or await self._world.builder.build(request, on)
             except ImageCacheError as error:
-                message = creation.explain(error)
+                message = building.explain(error)
                 recorder.event(error.reason, message, about=error.image, kind=events.WARNING)
                 recorder.set(phases.failed(recorder.status, generation, now(), reason=error.reason, message=message))
                 raise
             except BaseException:  # cancelled, or a bug: the object must not say for ever that it is being built
                 recorder.set(phases.interrupted(recorder.status, generation, now()))
                 raise
-            recorder.set(creation.ready(recorder.status, generation, now(), document, wanted.retention_days))
-            recorder.event("Ready", _summary(document))
+            recorder.set(building.ready(recorder.status, generation, now(), document, wanted.retention_days))
+            recorder.event("Ready", building.summary(document))
         return recorder.cache
 
     def _snapshot(self, snapshot_id: str) -> SnapshotDocument | None:
@@ -199,7 +199,7 @@ class Controller:
         except ImageCacheError as error:
             note = events.event(
                 "AttachFailed",
-                creation.explain(error),
+                building.explain(error),
                 about=cache.name,
                 now=self._world.clock.now(),
                 kind=events.WARNING,
@@ -260,10 +260,3 @@ def _id(cache: ImageCache) -> str:
 def _attached(cache: ImageCache) -> bool:
     """Whether containerd may have records of it; after a failed attach there may be some."""
     return cache.status is not None and cache.status.nodes is not None and cache.status.nodes.desired > 0
-
-
-def _summary(document: SnapshotDocument) -> str:
-    size = columns.size(creation.snapshot_size(document))
-    images = columns.count(len(document.images), "image")
-    layers = columns.count(len(document.layer_names()), "layer")
-    return f"Image cache is ready: {images}, {layers}, {size}"

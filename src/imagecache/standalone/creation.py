@@ -1,4 +1,4 @@
-"""The object at the start and at the end of its build. Pure: objects and documents in, objects out."""
+"""The object at the start of its build. Pure: objects in, objects out."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ import random
 import msgspec
 
 from imagecache.api import ids, phases, times
-from imagecache.api.types import RESOURCES, ImageCache, Phase, Status, StatusImage
-from imagecache.api.wanted import Wanted
-from imagecache.errors import AlreadyExists, ImageCacheError
-from imagecache.standalone.ports import BuildRequest
-from imagecache.store.model import ImageRecord, SnapshotDocument
+from imagecache.api.types import RESOURCES, ImageCache, Phase, Status
+from imagecache.errors import AlreadyExists
 
 _UNFINISHED = frozenset({Phase.PENDING, Phase.CREATING, Phase.FAILED})
 
@@ -47,43 +44,3 @@ def resume(cache: ImageCache, existing: ImageCache, status: Status, now: dt.date
 def differs(one: ImageCache, other: ImageCache) -> bool:
     """Whether they ask for different things."""
     return (one.spec, one.metadata.annotations) != (other.spec, other.metadata.annotations)
-
-
-def request(cache_id: str, wanted: Wanted) -> BuildRequest:
-    return BuildRequest(
-        snapshot_id=cache_id,
-        images=wanted.images,
-        platform=wanted.platform,
-        size_limit=wanted.size_limit,
-        plain_http=wanted.plain_http,
-        insecure=wanted.insecure,
-        pull_secrets=wanted.pull_secrets,
-    )
-
-
-def ready(
-    status: Status, generation: int, now: dt.datetime, document: SnapshotDocument, retention_days: int | None
-) -> Status:
-    return phases.ready(
-        status,
-        generation,
-        now,
-        images=tuple(_status_image(image) for image in document.images),
-        size=snapshot_size(document),
-        retention_days=retention_days,
-    )
-
-
-def snapshot_size(document: SnapshotDocument) -> int:
-    """Bytes of its layer images, each counted once."""
-    return sum({layer.name: layer.size for image in document.images for layer in image.layers}.values())
-
-
-def explain(error: ImageCacheError) -> str:
-    """An error as a reason that a person can act on: which image, what happened, what to do."""
-    return f"{error}; {error.hint}" if error.hint else str(error)
-
-
-def _status_image(image: ImageRecord) -> StatusImage:
-    size = sum(layer.blob.size for layer in image.layers)
-    return StatusImage(image=image.reference, digest=str(image.target.digest), size=size)

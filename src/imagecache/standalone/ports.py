@@ -3,29 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
+from imagecache.api.building import BuildRequest as BuildRequest  # noqa: PLC0414 - part of the port
 from imagecache.build.events import BuildEvent
-from imagecache.oci.descriptor import Platform
 from imagecache.store.collect import Collected
 from imagecache.store.model import SnapshotDocument
-
-
-@dataclass(frozen=True, slots=True)
-class BuildRequest:
-    """Everything about one build that comes from the ImageCache document."""
-
-    snapshot_id: str
-    images: tuple[str, ...]
-    platform: Platform
-    size_limit: int
-    """Bytes that the layer images may take together."""
-    plain_http: frozenset[str] = frozenset()
-    """``host[:port]`` exactly as in the references."""
-    insecure: frozenset[str] = frozenset()
-    pull_secrets: tuple[str, ...] = field(default=())
-    """``namespace:name``."""
 
 
 class Builder(Protocol):

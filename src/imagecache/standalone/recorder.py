@@ -13,9 +13,9 @@ from typing import Self
 
 import msgspec
 
-from imagecache.api import events, phases
+from imagecache.api import building, events, phases
 from imagecache.api.types import Event, ImageCache, Status
-from imagecache.build.events import Advanced, BuildEvent, ImageReady, ImageResolved, Planned
+from imagecache.build.events import Advanced, BuildEvent, Planned
 from imagecache.clock import Clock
 from imagecache.standalone.objects import ObjectFiles
 
@@ -61,10 +61,10 @@ class Recorder:
         match event:
             case Planned(done=done, total=total) | Advanced(done=done, total=total):
                 self.set(phases.advance(self._status, done, total, self._clock.now()))
-            case ImageResolved(image=image):
-                self.event("Pulling", f"Pulling image {image}", about=image)
-            case ImageReady(image=image):
-                self.event("Pulled", f"Successfully pulled image {image}", about=image)
+            case _:
+                new = building.told(event, self._clock.now())
+                if new is not None:
+                    self.set(with_event(self._status, new))
 
     async def __aenter__(self) -> Self:
         self._writer = asyncio.create_task(self._write())

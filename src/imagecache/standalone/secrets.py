@@ -7,30 +7,16 @@ credentials are for.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from imagecache.api import yamltext
+from imagecache.api.secrets import PullSecret, pull_secret
 from imagecache.api.yamltext import JSON, Document
-from imagecache.errors import InvalidInput, NotFound
+from imagecache.errors import NotFound
 from imagecache.oserrors import converting
 
 _SUFFIXES = frozenset({".yaml", ".yml", ".json"})
-_CONFIG_KIND = "kubernetes.io/dockerconfigjson"
-_KEYS = {_CONFIG_KIND: ".dockerconfigjson", "kubernetes.io/dockercfg": ".dockercfg"}
-"""Secret type to the key that holds the payload (core/v1 SecretType)."""
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class PullSecret:
-    name: str
-    """``namespace:name``."""
-    config: bytes
-    """The text of a docker ``config.json``. Never to be logged."""
 
 
 class SecretDirectory:
@@ -68,20 +54,7 @@ class SecretDirectory:
                 hint=f"save it there, for example with kubectl get secret -n {namespace} {short} -o yaml",
             )
         document = found[name]
-        secret = document.value if isinstance(document.value, dict) else {}
-        kind = secret.get("type")
-        key = _KEYS.get(kind) if isinstance(kind, str) else None
-        if key is None:
-            raise InvalidInput(
-                f"{document.source}: imagePullSecret {name} has no pull secret's type", hint=f"expected {_CONFIG_KIND}"
-            )
-        config = _decoded(secret, key)
-        if config is None:
-            raise InvalidInput(
-                f"{document.source}: imagePullSecret {name} has no usable {key}",
-                hint="make it with kubectl create secret docker-registry",
-            )
-        return PullSecret(name, config if kind == _CONFIG_KIND else b'{"auths":' + config + b"}")
+        return pull_secret(name, document.value, f"{document.source}: ")
 
 
 def _name(value: JSON) -> str:
@@ -92,25 +65,3 @@ def _name(value: JSON) -> str:
     if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str):
         return ""
     return f"{metadata.get('namespace') or 'default'}:{metadata['name']}"
-
-
-def _decoded(secret: dict[str, JSON], key: str) -> bytes | None:
-    """The JSON text under a key of ``stringData`` or, base64, ``data``; None when it is not there or no JSON object."""
-    plain, coded = secret.get("stringData"), secret.get("data")
-    if isinstance(plain, dict) and isinstance(plain.get(key), str):
-        text = str(plain[key]).encode()
-    elif isinstance(coded, dict) and isinstance(coded.get(key), str):
-        try:
-            text = base64.b64decode(str(coded[key]))
-        except binascii.Error:
-            return None
-    else:
-        return None
-    return text if _is_object(text) else None
-
-
-def _is_object(text: bytes) -> bool:
-    try:
-        return isinstance(json.loads(text), dict)
-    except (ValueError, RecursionError):
-        return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import random
 
+import msgspec
 import pytest
 
 from imagecache.api import events, ids, phases, times
@@ -150,3 +151,44 @@ def test_times_are_whole_seconds_utc() -> None:
 
     assert times.render(NOW.astimezone(east)) == "2019-10-24T13:40:58Z"
     assert times.parse("2019-10-24T13:40:58Z") == NOW.replace(microsecond=0)
+
+
+def test_waiting_says_why_and_starting_forgets_it() -> None:
+    pending = building()
+    waiting = phases.waiting(pending, 1, NOW, reason="PullSecretUnavailable", message="a:b is missing")
+
+    assert (waiting.phase, waiting.reason) == (Phase.PENDING, "PullSecretUnavailable: a:b is missing")
+    assert [(entry.type, entry.status, entry.reason) for entry in waiting.conditions] == [
+        ("Ready", "False", "PullSecretUnavailable"),
+        ("Building", "False", "PullSecretUnavailable"),
+    ]
+    started = phases.started(waiting, 1, NOW)
+    assert (started.phase, started.reason) == (Phase.PENDING, "")
+    assert [(entry.type, entry.status) for entry in started.conditions] == [("Ready", "False"), ("Building", "True")]
+
+
+def test_an_update_that_waits_keeps_serving() -> None:
+    updating = phases.update(msgspec.structs.replace(building(), phase=Phase.READY), 2, NOW)
+    waiting = phases.waiting(updating, 2, NOW, reason="PullSecretUnavailable", message="a:b is missing")
+
+    assert waiting.phase is Phase.UPDATING
+    assert [entry.status for entry in waiting.conditions] == ["True", "False"]
+    assert [entry.status for entry in phases.started(waiting, 2, NOW).conditions] == ["True", "True"]
+
+
+def test_a_kept_cache_follows_its_retention() -> None:
+    ready = msgspec.structs.replace(building(), phase=Phase.READY)
+
+    kept = phases.kept(ready, 3, NOW, retention_days=2)
+    assert kept.expire_date_time == "2019-10-26T13:40:58Z"
+    assert (phases.observed(kept, "Ready"), phases.observed(kept)) == (3, 3)
+    assert phases.observed(kept, "Degraded") == 0
+    assert phases.kept(kept, 3, NOW, retention_days=None).expire_date_time == ""
+
+
+def test_degraded_is_true_with_a_reason() -> None:
+    status = phases.degraded(building(), 1, NOW)
+    assert [entry.reason for entry in status.conditions if entry.status == "False"] == ["Building", "AsExpected"]
+
+    status = phases.degraded(status, 1, NOW, reason="NodesFailed", message="1 of 2 nodes")
+    assert status.conditions[-1].status == "True"

@@ -1,0 +1,94 @@
+"""Between a document and its build: what is asked for, what happened, what became of it.
+
+One truth for the command line and the cluster's controller. Pure: documents and events in, documents out. It must not
+do I/O and must not know who builds.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass, field
+
+from imagecache.api import columns, events, phases
+from imagecache.api.types import Event, Status, StatusImage
+from imagecache.api.wanted import Wanted
+from imagecache.build.events import BuildEvent, ImageReady, ImageResolved
+from imagecache.errors import ImageCacheError
+from imagecache.oci.descriptor import Platform
+from imagecache.store.model import ImageRecord, SnapshotDocument
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRequest:
+    """Everything about one build that comes from the ImageCache document."""
+
+    snapshot_id: str
+    images: tuple[str, ...]
+    platform: Platform
+    size_limit: int
+    """Bytes that the layer images may take together."""
+    plain_http: frozenset[str] = frozenset()
+    """``host[:port]`` exactly as in the references."""
+    insecure: frozenset[str] = frozenset()
+    pull_secrets: tuple[str, ...] = field(default=())
+    """``namespace:name``."""
+
+
+def request(cache_id: str, wanted: Wanted) -> BuildRequest:
+    return BuildRequest(
+        snapshot_id=cache_id,
+        images=wanted.images,
+        platform=wanted.platform,
+        size_limit=wanted.size_limit,
+        plain_http=wanted.plain_http,
+        insecure=wanted.insecure,
+        pull_secrets=wanted.pull_secrets,
+    )
+
+
+def ready(
+    status: Status, generation: int, now: dt.datetime, document: SnapshotDocument, retention_days: int | None
+) -> Status:
+    """The status of a cache whose snapshot is there."""
+    return phases.ready(
+        status,
+        generation,
+        now,
+        images=tuple(_status_image(image) for image in document.images),
+        size=snapshot_size(document),
+        retention_days=retention_days,
+    )
+
+
+def snapshot_size(document: SnapshotDocument) -> int:
+    """Bytes of its layer images, each counted once."""
+    return sum({layer.name: layer.size for image in document.images for layer in image.layers}.values())
+
+
+def summary(document: SnapshotDocument) -> str:
+    """A snapshot in one line."""
+    size = columns.size(snapshot_size(document))
+    images = columns.count(len(document.images), "image")
+    layers = columns.count(len(document.layer_names()), "layer")
+    return f"Image cache is ready: {images}, {layers}, {size}"
+
+
+def explain(error: ImageCacheError) -> str:
+    """An error as a reason that a person can act on: which image, what happened, what to do."""
+    return f"{error}; {error.hint}" if error.hint else str(error)
+
+
+def told(event: BuildEvent, now: dt.datetime) -> Event | None:
+    """What of a build belongs into ``status.events``."""
+    match event:
+        case ImageResolved(image=image):
+            return events.event("Pulling", f"Pulling image {image}", about=image, now=now)
+        case ImageReady(image=image):
+            return events.event("Pulled", f"Successfully pulled image {image}", about=image, now=now)
+        case _:
+            return None
+
+
+def _status_image(image: ImageRecord) -> StatusImage:
+    size = sum(layer.blob.size for layer in image.layers)
+    return StatusImage(image=image.reference, digest=str(image.target.digest), size=size)

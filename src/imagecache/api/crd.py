@@ -1,0 +1,258 @@
+"""The two CustomResourceDefinitions, as documents.
+
+``imagecaches.eci.alibabacloud.com`` accepts every manifest that either published generation of Alibaba's accepts
+(eci-spec 1): no defaults (the generations differ), no bounds, unknown fields kept as generation A keeps them; meanings
+are in ``wanted`` and shown in the status. ``tools/render.py`` writes ``config/crd/`` from here. It must not do I/O.
+"""
+
+from __future__ import annotations
+
+from imagecache.api import nodes, types
+from imagecache.api.yamltext import JSON
+
+Document = dict[str, JSON]
+
+
+def image_cache() -> Document:
+    """Cluster scope, as a PersistentVolume: every namespace may use the images."""
+    return _definition(
+        group=types.GROUP,
+        version="v1",
+        names={
+            "kind": types.KIND,
+            "listKind": f"{types.KIND}List",
+            "plural": "imagecaches",
+            "singular": "imagecache",
+            "shortNames": ["ic", "imc"],
+            "categories": ["all"],
+        },
+        columns=[
+            _column("Age", "date", ".metadata.creationTimestamp"),
+            _column("CacheId", "string", ".status.imageCacheId"),
+            _column("Phase", "string", ".status.phase"),
+            _column("Progress", "string", ".status.progress"),
+            _column("Nodes", "string", ".status.display.nodes", wide=True),
+            _column("Size", "string", ".status.display.size", wide=True),
+            _column("Reason", "string", ".status.reason", wide=True),
+        ],
+        schema=_open(
+            "Container images that are pulled once and kept as an immutable snapshot. Pods on every selected node then "
+            "start from it without pulling.",
+            {"spec": _spec(), "status": _status()},
+            required=["spec"],
+        ),
+    )
+
+
+def node_image_cache() -> Document:
+    return _definition(
+        group=nodes.GROUP,
+        version=nodes.VERSION,
+        names={
+            "kind": nodes.KIND,
+            "listKind": f"{nodes.KIND}List",
+            "plural": "nodeimagecaches",
+            "singular": "nodeimagecache",
+            "shortNames": ["nic"],
+        },
+        columns=[
+            _column("Mode", "string", ".status.mode"),
+            _column("Ready", "string", '.status.conditions[?(@.type=="Ready")].status'),
+            _column("Age", "date", ".metadata.creationTimestamp"),
+            _column("Used", "integer", ".status.usedBytes", wide=True),
+            _column("Free", "integer", ".status.freeBytes", wide=True),
+        ],
+        schema=_object(
+            "What one node has of the ImageCaches. Written by the agent on that node, named like the Node and owned by "
+            "it. Nobody else needs to write it.",
+            {"spec": _object("Empty: there is nothing to wish for.", {}), "status": _node_status()},
+        ),
+    )
+
+
+def all_documents() -> dict[str, Document]:
+    """By file name of ``config/crd/``."""
+    return {
+        f"{types.RESOURCES}.yaml": image_cache(),
+        f"nodeimagecaches.{nodes.GROUP}.yaml": node_image_cache(),
+    }
+
+
+def _spec() -> Document:
+    return _open(
+        "What to cache. A change of the images of a Ready cache builds it again in place; the old content serves "
+        "meanwhile.",
+        {
+            "images": _list(
+                _text(""),
+                "References of the images to cache, as pods write them: nginx:1.25, registry.example.com/team/app:1.4. "
+                "At most 20; more are shown as a failure in the status.",
+                minItems=1,
+            ),
+            "imagePullSecrets": _list(
+                _text(""),
+                "Secrets with the credentials of private registries, each as namespace:name, for example "
+                "default:my-registry. Type kubernetes.io/dockerconfigjson or kubernetes.io/dockercfg. While one is "
+                "missing the cache waits and says so.",
+                nullable=True,
+            ),
+            "imageCacheSize": _whole(
+                "What the images may take together, in GiB. Default and least 20. A build that needs more fails.",
+                nullable=True,
+            ),
+            "retentionDays": _whole(
+                "Days from the start of the build until cache and object are deleted, 1 to 65536. Left out: kept for "
+                "ever. A failed cache is deleted after 24 hours whatever this says.",
+                nullable=True,
+            ),
+        },
+        required=["images"],
+    )
+
+
+def _status() -> Document:
+    return _open(
+        "What has become of it. Written by the controller.",
+        {
+            "phase": _text(
+                "Pending (waits, or images are being resolved), Creating, Ready (usable), Failed, Updating, or "
+                "UpdateFailed (the old content is still usable)."
+            ),
+            "progress": _text("Share of the bytes that are downloaded and converted: 42%."),
+            "imageCacheId": _text("Id of the snapshot: imc- and 20 lowercase letters and digits."),
+            "reason": _text("Why it failed or waits, and what to do."),
+            "startTime": _text("When the build began.", nullable=True),
+            "lastUpdatedTime": _text("When this status last changed.", nullable=True),
+            "expireDateTime": _text("When cache and object will be deleted.", nullable=True),
+            "size": _whole("Bytes of the snapshot's layer images, each counted once."),
+            "events": _list(_anything("An event."), "The newest 50 events of the build, oldest first.", nullable=True),
+            "conditions": _conditions("Ready, Building and Degraded."),
+            "images": _list(
+                _open(
+                    "What a reference turned out to be.",
+                    {
+                        "image": _text("As in spec.images."),
+                        "digest": _text("Of the index or manifest that the reference named when it was built."),
+                        "size": _whole("Bytes of its compressed layers."),
+                    },
+                ),
+                "The images of the snapshot.",
+            ),
+            "nodes": _open(
+                "On how many nodes the images should be, are, and cannot be usable. Per node: kubectl get "
+                "nodeimagecaches.",
+                {name: _whole(f"Nodes, {meaning}.") for name, meaning in _NODE_COUNTS.items()},
+            ),
+            "display": _open(
+                "Texts of the columns of kubectl get -o wide.",
+                {"nodes": _text("Ready of desired nodes: 2/3."), "size": _text("Size for people: 245MiB.")},
+            ),
+        },
+    )
+
+
+_NODE_COUNTS = {"desired": "that should have it", "ready": "that have it", "failed": "where it failed"}
+
+
+def _node_status() -> Document:
+    return _open(
+        "Written by the agent.",
+        {
+            "mode": _text("How layers reach the runtime: proxy, native or prepull."),
+            "capacityBytes": _whole("What the node may use for caches."),
+            "usedBytes": _whole("What caches use."),
+            "freeBytes": _whole("Free on the filesystem that holds them."),
+            "caches": _list(
+                _open(
+                    "One cache on this node.",
+                    {
+                        "name": _text("Of the ImageCache."),
+                        "id": _text("Of the snapshot that this is about."),
+                        "state": _text("Pending, Fetching, Ready or Failed."),
+                        "bytesTotal": _whole("Of the layer images that the cache needs."),
+                        "bytesDone": _whole("Of them that are on this node."),
+                        "reason": _text("Why Pending or Failed, one word."),
+                        "message": _text("The same for people."),
+                    },
+                    required=["name", "id", "state"],
+                ),
+                "Caches that are meant for this node.",
+                **_keyed_by("name"),
+            ),
+            "conditions": _conditions("Of the agent."),
+        },
+    )
+
+
+def _conditions(description: str) -> Document:
+    fields: Document = {
+        "type": _text("Name of the condition."),
+        "status": _text("True, False or Unknown."),
+        "reason": _text("One word."),
+        "message": _text("For people."),
+        "lastTransitionTime": _text("When the status changed."),
+        "observedGeneration": _whole("Generation of the spec that this is about."),
+    }
+    item = _open("As everywhere in Kubernetes (metav1.Condition).", fields, required=["type", "status"])
+    return _list(item, description, **_keyed_by("type"))
+
+
+def _keyed_by(name: str) -> Document:
+    """Server-side apply merges such a list by that field."""
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [name]}
+
+
+def _definition(group: str, version: str, names: Document, columns: list[JSON], schema: Document) -> Document:
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{names['plural']}.{group}", "labels": {"app.kubernetes.io/name": "imagecache"}},
+        "spec": {
+            "group": group,
+            "names": names,
+            "scope": "Cluster",
+            "versions": [
+                {
+                    "name": version,
+                    "served": True,
+                    "storage": True,
+                    "subresources": {"status": {}},
+                    "additionalPrinterColumns": columns,
+                    "schema": {"openAPIV3Schema": schema},
+                }
+            ],
+        },
+    }
+
+
+def _column(name: str, kind: str, path: str, *, wide: bool = False) -> JSON:
+    """Priority 1 shows with ``-o wide`` only."""
+    return {"name": name, "type": kind, "jsonPath": path} | ({"priority": 1} if wide else {})
+
+
+def _object(description: str, properties: Document, *, required: list[JSON] | None = None) -> Document:
+    """Unknown fields are dropped."""
+    fields: Document = {"properties": properties} if properties else {}
+    return {"type": "object", "description": description, **fields} | ({"required": required} if required else {})
+
+
+def _open(description: str, properties: Document, *, required: list[JSON] | None = None) -> Document:
+    """Unknown fields are kept, so that no manifest is refused and no newer controller's status is cut."""
+    return _object(description, properties, required=required) | {"x-kubernetes-preserve-unknown-fields": True}
+
+
+def _anything(description: str) -> Document:
+    """Both generations' events, whatever their fields are."""
+    return {"type": "object", "description": description, "x-kubernetes-preserve-unknown-fields": True}
+
+
+def _list(items: Document, description: str, **more: JSON) -> Document:
+    return {"type": "array", "description": description, "items": items, **more}
+
+
+def _text(description: str, **more: JSON) -> Document:
+    return {"type": "string", **({"description": description} if description else {}), **more}
+
+
+def _whole(description: str, **more: JSON) -> Document:
+    return {"type": "integer", "description": description, **more}

@@ -1,0 +1,65 @@
+"""imagePullSecrets as data: the payload of a Secret document.
+
+No value of a secret may reach an error, a log or an object. It must not know where Secrets come from or what
+credentials are for.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from dataclasses import dataclass
+
+from imagecache.api.yamltext import JSON
+from imagecache.errors import InvalidInput
+
+CONFIG_KIND = "kubernetes.io/dockerconfigjson"
+_KEYS = {CONFIG_KIND: ".dockerconfigjson", "kubernetes.io/dockercfg": ".dockercfg"}
+"""Secret type to the key that holds the payload (core/v1 SecretType)."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class PullSecret:
+    name: str
+    """``namespace:name``."""
+    config: bytes
+    """The text of a docker ``config.json``. Never to be logged."""
+
+
+def pull_secret(name: str, document: JSON, source: str = "") -> PullSecret:
+    """The payload of the Secret document called ``name``; ``source`` begins messages. Raises InvalidInput."""
+    secret = document if isinstance(document, dict) else {}
+    kind = secret.get("type")
+    key = _KEYS.get(kind) if isinstance(kind, str) else None
+    if key is None:
+        raise InvalidInput(f"{source}imagePullSecret {name} has no pull secret's type", hint=f"expected {CONFIG_KIND}")
+    config = _decoded(secret, key)
+    if config is None:
+        raise InvalidInput(
+            f"{source}imagePullSecret {name} has no usable {key}",
+            hint="make it with kubectl create secret docker-registry",
+        )
+    return PullSecret(name, config if kind == CONFIG_KIND else b'{"auths":' + config + b"}")
+
+
+def _decoded(secret: dict[str, JSON], key: str) -> bytes | None:
+    """The JSON text under a key of ``stringData`` or, base64, ``data``; None when it is not there or no JSON object."""
+    plain, coded = secret.get("stringData"), secret.get("data")
+    if isinstance(plain, dict) and isinstance(plain.get(key), str):
+        text = str(plain[key]).encode()
+    elif isinstance(coded, dict) and isinstance(coded.get(key), str):
+        try:
+            text = base64.b64decode(str(coded[key]))
+        except binascii.Error:
+            return None
+    else:
+        return None
+    return text if _is_object(text) else None
+
+
+def _is_object(text: bytes) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False

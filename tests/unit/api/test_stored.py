@@ -1,0 +1,115 @@
+"""Objects as an API server has them, derived ids, and what is told of a build."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import pytest
+
+from imagecache.api import building, ids, phases, selector
+from imagecache.api.parse import stored
+from imagecache.api.secrets import pull_secret
+from imagecache.api.types import Phase
+from imagecache.api.wanted import interpret
+from imagecache.api.yamltext import JSON
+from imagecache.build.events import ImageReady, ImageResolved, Planned
+from imagecache.digest import Digest
+from imagecache.errors import InvalidInput, InvalidManifest
+from imagecache.store.model import SnapshotDocument
+from imagecache.testing.builder import image_record
+
+NOW = dt.datetime(2024, 5, 1, 12, tzinfo=dt.UTC)
+
+
+def item(**more: JSON) -> dict[str, JSON]:
+    metadata: JSON = {
+        "name": "a",
+        "uid": "u-1",
+        "generation": 3,
+        "resourceVersion": "77",
+        "creationTimestamp": "2024-05-01T12:00:00Z",
+        "deletionTimestamp": "2024-05-01T13:00:00Z",
+        "finalizers": ["imagecache.dev/snapshot"],
+        "annotations": {"imagecache.dev/node-selector": "pool=gpu"},
+        "managedFields": [{"manager": "kubectl"}],
+    }
+    base: dict[str, JSON] = {"apiVersion": "eci.alibabacloud.com/v1", "kind": "ImageCache", "metadata": metadata}
+    return {**base, "spec": {"images": ["nginx:1.25"], "imageCacheSize": None}, **more}
+
+
+def test_an_object_has_what_the_server_set() -> None:
+    found = stored(item(status={"phase": "Creating", "progress": "5%", "startTime": None, "strange": 1}))
+
+    assert found.problem is None
+    metadata = found.cache.metadata
+    assert (metadata.name, metadata.uid, metadata.generation, metadata.resource_version) == ("a", "u-1", 3, "77")
+    assert metadata.deletion_timestamp == "2024-05-01T13:00:00Z"
+    assert metadata.finalizers == ("imagecache.dev/snapshot",)
+    assert found.cache.status is not None
+    assert (found.cache.status.phase, found.cache.status.progress) == (Phase.CREATING, "5%")
+    wanted = interpret(found.cache, architecture="amd64")
+    assert wanted.nodes == selector.parse("pool=gpu", "")
+
+
+def test_a_spec_that_is_none_is_a_problem_and_no_failure() -> None:
+    found = stored(item(spec={"images": ["a"], "imageCacheSize": "25"}, extra=1))
+
+    assert found.cache.spec.images == ()
+    assert "spec.imageCacheSize" in str(found.problem)
+    assert stored(item(extra=1)).notes == ("extra: unknown field, ignored",)
+
+
+@pytest.mark.parametrize("status", [{"phase": "Melted", "progress": "1%"}, {"progress": "1%"}, "Ready", None])
+def test_a_status_that_is_not_ours_is_none(status: JSON) -> None:
+    assert stored(item(status=status)).cache.status is None
+
+
+def test_what_is_no_object_is_refused() -> None:
+    with pytest.raises(InvalidManifest, match="expected a mapping"):
+        stored("nonsense")
+
+
+def test_ids_are_derived_from_the_object() -> None:
+    first = ids.derived_cache_id("u-1", 1)
+
+    assert ids.is_cache_id(first)
+    assert first == ids.derived_cache_id("u-1", 1)
+    assert len({first, ids.derived_cache_id("u-1", 2), ids.derived_cache_id("u-2", 1)}) == 3
+
+
+def test_an_image_s_beginning_and_end_are_told() -> None:
+    resolved = building.told(ImageResolved("nginx", Digest.sha256(b""), 2, 10), NOW)
+    pulled = building.told(ImageReady("nginx", 1, 2), NOW)
+
+    assert resolved is not None
+    assert pulled is not None
+    assert (resolved.reason, resolved.message) == ("Pulling", "Pulling image nginx")
+    assert (pulled.reason, pulled.message) == ("Pulled", "Successfully pulled image nginx")
+    assert building.told(Planned((), 0, 0), NOW) is None
+
+
+@pytest.mark.parametrize(
+    "document",
+    [None, {}, {"type": "Opaque"}, {"type": "kubernetes.io/dockerconfigjson"}],
+)
+def test_a_secret_that_is_none_is_refused_by_name(document: JSON) -> None:
+    with pytest.raises(InvalidInput, match="imagePullSecret ns:name"):
+        pull_secret("ns:name", document)
+
+
+def test_a_request_asks_for_what_is_wanted_and_the_status_shows_what_came() -> None:
+    cache = stored(item(spec={"images": ["nginx:1.25"], "imagePullSecrets": ["a:b"]})).cache
+    request = building.request("imc-1", interpret(cache, architecture="arm64"))
+    assert (request.snapshot_id, request.images, request.pull_secrets) == ("imc-1", ("nginx:1.25",), ("a:b",))
+    assert str(request.platform) == "linux/arm64"
+
+    document = SnapshotDocument(id="imc-1", created="", images=(image_record("nginx:1.25", ("base", "nginx")),))
+    status = building.ready(phases.begin("imc-1", 1, NOW), 1, NOW, document, None)
+    assert (status.phase, status.size) == (Phase.READY, 4000)
+    assert [(image.image, image.size) for image in status.images] == [("nginx:1.25", 2000)]
+    assert building.summary(document) == "Image cache is ready: 1 image, 2 layers, 3.9KiB"
+
+
+def test_an_error_is_explained_with_what_to_do() -> None:
+    assert building.explain(InvalidInput("no", hint="try yes", image="nginx")) == "nginx: no; try yes"
+    assert building.explain(InvalidInput("no")) == "no"
