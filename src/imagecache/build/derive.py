@@ -80,9 +80,15 @@ def verify(fd: int, *, limits: Limits) -> LayerImage:
             f"the tar inside has the digest sha256:{digest.hexdigest()}, the file says {header.diff_id}",
             hint="the file is damaged: remove it and create the image cache again",
         )
+    verify_metadata(fd, image, limits=limits)
+    return image
+
+
+def verify_metadata(fd: int, image: LayerImage, *, limits: Limits) -> None:
+    """The part of ``verify`` beside the tar's digest, for who has hashed the tar while it arrived."""
+    header = image.header
     bottom = LayerFlags.BOTTOM in header.flags
     tree = _assemble(fd, header.tar_size, bottom=bottom, limits=limits)
     if not bottom:
         restore_implied(tree, image, limits)
     verify_image(fd, tree.root, header_of(tree, header.tar_size, header.diff_id, bottom=bottom), limits=limits)
-    return image

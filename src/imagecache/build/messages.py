@@ -1,6 +1,7 @@
 """What a build and its worker processes say to each other, one datagram each (SOCK_SEQPACKET), as JSON.
 
-File descriptors travel beside ``Convert`` and ``Derive``: a worker opens nothing by name. It must not do I/O.
+File descriptors travel beside ``Convert``, ``Derive`` and ``Verify``: a worker opens nothing by name. It must not do
+I/O.
 """
 
 from __future__ import annotations
@@ -31,6 +32,12 @@ class Derive(msgspec.Struct, tag=True, frozen=True):
     bottom: bool
 
 
+class Verify(msgspec.Struct, tag=True, frozen=True):
+    """Descriptor: a layer image (read) whose tar has ``diff_id``, as the sender has found by hashing it."""
+
+    diff_id: DiffID
+
+
 class Available(msgspec.Struct, tag=True, frozen=True):
     """So many bytes of the compressed file are there now. -1: no more will come."""
 
@@ -58,7 +65,7 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
     hint: str
 
 
-ToWorker = Convert | Derive | Available
+ToWorker = Convert | Derive | Verify | Available
 FromWorker = Progress | Done | Failed
 
 _encoder = msgspec.json.Encoder(enc_hook=encode_hook)

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 from imagecache import errors
 from imagecache.build.convert import Converted, convert
-from imagecache.build.derive import derive
+from imagecache.build.derive import derive, verify_metadata
 from imagecache.build.messages import (
     MAX_MESSAGE,
     Available,
@@ -28,6 +28,7 @@ from imagecache.build.messages import (
     FromWorker,
     Progress,
     ToWorker,
+    Verify,
     decode_to_worker,
     encode,
 )
@@ -82,6 +83,8 @@ def _run(channel: socket.socket, message: ToWorker, fds: list[int]) -> FromWorke
             return _done(_convert(channel, message, fds))
         if isinstance(message, Derive):
             return _done(_derive(message, fds))
+        if isinstance(message, Verify):
+            return _done(_verify(message, fds))
         raise InternalError(f"a worker got {type(message).__name__} without a job")
     except _ParentGone:
         return None
@@ -100,6 +103,14 @@ def _convert(channel: socket.socket, job: Convert, fds: list[int]) -> Converted:
 def _derive(job: Derive, fds: list[int]) -> Converted:
     lowers = [LayerImage.from_fd(fd) for fd in fds[1:]]
     return derive(fds[0], tar_size=job.tar_size, diff_id=job.diff_id, lowers=lowers, bottom=job.bottom, limits=DEFAULT)
+
+
+def _verify(job: Verify, fds: list[int]) -> Converted:
+    image = LayerImage.from_fd(fds[0])
+    if image.header.diff_id != job.diff_id:
+        raise errors.StoreCorrupt(f"the layer image says that it is {image.header.diff_id}, and is {job.diff_id}")
+    verify_metadata(fds[0], image, limits=DEFAULT)
+    return Converted(header=image.header, size=image.size, sha256=None, context=False)
 
 
 def _done(result: Converted) -> Done:

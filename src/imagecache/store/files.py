@@ -65,13 +65,18 @@ class StagedFile:
     """A file that has no name yet that anybody believes. ``publish`` gives it one; leaving without removes it.
 
     ``fd`` is open for reading and writing until the block ends and carries the lock that keeps collections away; a
-    worker process that is handed the descriptor keeps it too.
+    worker process that is handed the descriptor keeps it too. With ``taken``, it begins as a file of another directory
+    that the caller has open and locked, and which loses its name there.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, taken: tuple[Path, int] | None = None) -> None:
         self.path = directory / f"{secrets.token_hex(16)}.tmp"
         with converting(self.path):
-            self.fd = open_locked(self.path, create=os.O_CREAT | os.O_EXCL)
+            if taken is None:
+                self.fd = open_locked(self.path, create=os.O_CREAT | os.O_EXCL)
+            else:  # by a rename: at no moment can a later writer of that name change what this one publishes
+                taken[0].rename(self.path)
+                self.fd = os.dup(taken[1])
 
     def publish(self, target: Path) -> bool:
         """Make it immutable, durable and visible as ``target``; False when that is there already, and is kept.

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from imagecache.errors import BlobNotFound
 from imagecache.oserrors import converting
+from imagecache.store.downloads import Download
 from imagecache.store.files import StagedFile
 from imagecache.store.locks import FileLock
 from imagecache.store.model import LayerName
@@ -20,8 +21,8 @@ from imagecache.store.paths import StorePaths
 class StagedLayer(StagedFile):
     """A layer image being written, at ``fd``; nothing of it is visible before ``commit``."""
 
-    def __init__(self, paths: StorePaths) -> None:
-        super().__init__(paths.staging)
+    def __init__(self, paths: StorePaths, download: Download | None = None) -> None:
+        super().__init__(paths.staging, (download.path, download.fd) if download else None)
         self._paths = paths
 
     def commit(self, name: LayerName) -> bool:
@@ -39,6 +40,10 @@ class Layers:
     def stage(self) -> StagedLayer:
         """A context manager: write to its ``fd``, then ``commit``; leaving without a commit drops the file."""
         return StagedLayer(self._paths)
+
+    def adopt(self, download: Download) -> StagedLayer:
+        """As ``stage``, with the complete and verified file of a download from another store; nothing is copied."""
+        return StagedLayer(self._paths, download)
 
     def path(self, name: LayerName) -> Path:
         """Where the layer image is, or would be."""
