@@ -1,0 +1,160 @@
+"""A whole snapshot from the remote store into the node's own: described, weighed by others, then fetched.
+
+``describe`` is small and comes before a budget decides; ``fetch`` brings what is missing, each layer once however many
+caches want it, and puts the snapshot into the store last, when everything it names is there. It must not decide whether
+a snapshot fits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from imagecache.cluster import trust
+from imagecache.cluster.layers import Advanced, LayerFetcher
+from imagecache.digest import Digest
+from imagecache.served.ports import RemoteStore
+from imagecache.store.model import LayerName, LayerRecord, SnapshotDocument
+from imagecache.store.store import Store
+
+_T = TypeVar("_T")
+_DOCUMENTS = 8
+"""Fetched at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A snapshot that may be fetched: what it needs is known, and its documents agree with each other."""
+
+    document: SnapshotDocument
+    bodies: Mapping[Digest, bytes]
+
+    @property
+    def layers(self) -> dict[LayerName, LayerRecord]:
+        """Each layer image once."""
+        return {layer.name: layer for image in self.document.images for layer in image.layers}
+
+    @property
+    def size(self) -> int:
+        """Bytes of its layer images."""
+        return sum(layer.size for layer in self.layers.values())
+
+
+@dataclass(slots=True)
+class _Running:
+    """A layer on its way, and who wants to know."""
+
+    task: asyncio.Task[None] = field(init=False)
+    listeners: list[Advanced] = field(default_factory=list)
+    done: int = 0
+
+    def advanced(self, size: int) -> None:
+        self.done = size
+        for listener in self.listeners:
+            listener(size)
+
+
+class SnapshotFetcher:
+    def __init__(self, store: Store, remote: RemoteStore, layers: LayerFetcher) -> None:
+        self._store = store
+        self._remote = remote
+        self._layers = layers
+        self._running: dict[LayerName, _Running] = {}
+
+    async def describe(self, snapshot_id: str, digests: Mapping[str, Digest]) -> Described:
+        """Fetch and check the documents. ``digests`` are the API server's, by reference.
+
+        Raises NotFound, StoreUnreachable, StoreRefused, StoreCorrupt, StoreError, ContentError.
+        """
+        document = await self._remote.snapshot(snapshot_id)
+        turns = asyncio.Semaphore(_DOCUMENTS)
+
+        async def body(digest: Digest) -> bytes:
+            async with turns:
+                return await self._remote.document(digest)
+
+        wanted = sorted(document.document_digests())
+        bodies = dict(zip(wanted, await _all([body(digest) for digest in wanted]), strict=True))
+        await asyncio.to_thread(trust.check, document, bodies, digests)
+        return Described(document, bodies)
+
+    async def fetch(self, described: Described, progress: Callable[[int], None]) -> None:
+        """Have the snapshot in the store; ``progress`` gets the bytes of its layer images that are here.
+
+        Raises as ``LayerFetcher.fetch``, AlreadyExists. When cancelled, what came is kept for the next time.
+        """
+        layers = described.layers
+        done = dict.fromkeys(layers, 0)
+
+        def listener(name: LayerName) -> Advanced:
+            def advanced(size: int) -> None:
+                done[name] = size
+                progress(sum(done.values()))
+
+            return advanced
+
+        async with self._leased(described):
+            await _all([self._shared(layer, listener(name)) for name, layer in layers.items()])
+            await asyncio.to_thread(self._commit, described)
+
+    def _commit(self, described: Described) -> None:
+        for digest, body in described.bodies.items():
+            self._store.blobs.put_verified(body, digest)
+        self._store.snapshots.put(described.document)
+
+    @contextlib.asynccontextmanager
+    async def _leased(self, described: Described) -> AsyncIterator[None]:
+        """No collection takes what is fetched or found meanwhile; taking the lease may wait for one, so in a thread."""
+        layers = described.layers
+        digests = {*described.bodies, *(layer.sha256 for layer in layers.values())}
+        taking = asyncio.ensure_future(
+            asyncio.to_thread(self._store.leases.build_lease, sorted(layers), sorted(digests))
+        )
+        try:
+            lease = await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            with await taking:
+                raise
+        with lease:
+            yield
+
+    async def _shared(self, layer: LayerRecord, listener: Advanced) -> None:
+        """The layer, by a fetch that runs already or a new one. The last who is cancelled cancels it."""
+        running = self._running.get(layer.name)
+        if running is None:
+            running = self._start(layer)
+        running.listeners.append(listener)
+        listener(running.done)
+        try:
+            await asyncio.shield(running.task)
+        finally:
+            running.listeners.remove(listener)
+            if not running.listeners and not running.task.done():
+                self._forget(layer.name, running)  # who comes now begins anew
+                running.task.cancel()
+                await asyncio.gather(running.task, return_exceptions=True)
+
+    def _start(self, layer: LayerRecord) -> _Running:
+        running = _Running()
+        running.task = asyncio.create_task(self._layers.fetch(layer, running.advanced))
+        self._running[layer.name] = running
+        running.task.add_done_callback(lambda _task: self._forget(layer.name, running))
+        return running
+
+    def _forget(self, name: LayerName, running: _Running) -> None:
+        if self._running.get(name) is running:
+            del self._running[name]
+
+
+async def _all(works: list[Coroutine[None, None, _T]]) -> list[_T]:
+    """All results; the first failure ends the others, and is raised when they have ended."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,31 @@
+"""What proves a layer image that came from elsewhere.
+
+``WorkerVerifier`` parses foreign bytes, so it does that in the builder's unprivileged worker processes, where it also
+does not hold up the snapshotter. ``TrustingVerifier`` is for a store whose writers are trusted like the node itself:
+the digests of tar and file are checked all the same.
+"""
+
+from __future__ import annotations
+
+from imagecache.build.messages import Verify
+from imagecache.build.pool import WorkerPool
+from imagecache.store.model import LayerRecord
+
+
+class WorkerVerifier:
+    """``cluster.ports.Verifier``. The pool is the caller's."""
+
+    def __init__(self, pool: WorkerPool) -> None:
+        self._pool = pool
+
+    async def verify(self, fd: int, layer: LayerRecord) -> None:
+        async with self._pool.worker() as worker:
+            worker.start(Verify(diff_id=layer.diff_id), [fd])
+            await worker.result(lambda _consumed: None)
+
+
+class TrustingVerifier:
+    """``cluster.ports.Verifier``."""
+
+    async def verify(self, fd: int, layer: LayerRecord) -> None:
+        pass
