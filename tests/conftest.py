@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import structlog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +38,13 @@ def _children() -> list[str]:
         if entry.name.isdigit() and int(parent) == own and state != "Z" and not any(h in line for h in _PYTHON_HELPERS):
             found.append(f"{entry.name} {line}")
     return found
+
+
+@pytest.fixture(autouse=True)
+def own_logs() -> Iterator[None]:
+    """A test that configures logging (commands do) leaves the next one structlog's defaults, not its closed stream."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session", autouse=True)
