@@ -1,0 +1,306 @@
+"""Around ``decide``: find out what is, ask it, carry out what it says, one ImageCache at a time.
+
+Everything that is remembered here is a shortcut: after a restart the objects, the store and the secrets say it all
+again. It must not decide.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import msgspec
+
+from imagecache.api import nodes, parse
+from imagecache.api.types import Event, ImageCache, Status
+from imagecache.api.wanted import interpret
+from imagecache.api.yamltext import JSON
+from imagecache.clock import Clock
+from imagecache.controller import secrets
+from imagecache.controller.actions import (
+    Action,
+    AddFinalizer,
+    Decision,
+    DeleteObject,
+    DeleteSnapshot,
+    RemoveFinalizer,
+    StartBuild,
+    StopBuild,
+    World,
+)
+from imagecache.controller.builds import Builds
+from imagecache.controller.decide import SOON, decide, needs_secrets, snapshot_ids
+from imagecache.controller.picture import Picture
+from imagecache.controller.ports import Builder, Job, SnapshotStore
+from imagecache.controller.post import post
+from imagecache.controller.queue import WorkQueue
+from imagecache.errors import (
+    ImageCacheError,
+    InvalidManifest,
+    NotFound,
+    ObjectConflict,
+    ObjectNotFound,
+    PullSecretUnavailable,
+    StoreError,
+)
+from imagecache.kube import objects
+from imagecache.kube.ports import Kube, Object
+from imagecache.kube.resources import IMAGE_CACHES, Resource
+from imagecache.store.model import SnapshotDocument
+from imagecache.telemetry.log import get_logger
+
+_LONGEST = 3600.0
+"""Seconds; nothing is planned further ahead, so that a clock that was set is noticed."""
+_BACKOFF = 0.25
+_LONGEST_BACKOFF = 30.0
+_COLLECT_PAUSE = 2.0
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    kube: Kube
+    builder: Builder
+    store: SnapshotStore
+    clock: Clock
+    architecture: str
+    builds: int = 1
+    """At the same time."""
+    workers: int = 8
+    """Objects looked at at the same time."""
+    interval: float = 1.0
+    """Seconds between two writes of a progress."""
+
+
+@dataclass
+class _Memory:
+    """What is known about one object besides the object."""
+
+    name: str
+    status: Status | None = None
+    """As written last; the picture may lag behind it."""
+    written: float = -1e9
+    """Monotonic time of that."""
+    told: list[Event] = field(default_factory=list)
+    """By the build, not in the status yet."""
+    secrets: str | None = None
+    """Fingerprint of what the last build had; None: not known."""
+    failures: int = 0
+
+
+class Reconciler:
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._kube = parts.kube
+        self.picture = Picture()
+        self.queue = WorkQueue()
+        self.builds = Builds(parts.builder, parts.builds, self._built)
+        self._memories: dict[str, _Memory] = {}
+        """By uid."""
+        self._orphans: set[str] = set()
+        """Snapshots that could not be deleted when their object went."""
+        self._freed = asyncio.Event()
+
+    def take(self, resource: Resource, item: Object, *, gone: bool) -> None:
+        """A change of the cluster."""
+        for name in self.picture.take(resource, item, gone=gone):
+            self.queue.add(name)
+
+    async def run(self) -> None:
+        """Work until cancelled; builds are stopped then, and go on with the next controller."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self._parts.workers):
+                    group.create_task(self._work())
+                group.create_task(self._tidy())
+        finally:
+            self.queue.close()
+            await self.builds.close()
+
+    async def _work(self) -> None:
+        while True:
+            name = await self.queue.take()
+            try:
+                await self.reconcile(name)
+            except ImageCacheError as error:
+                self._try_again(name, error)
+            except Exception:  # noqa: BLE001 - a supervisor: one object must not end the others
+                _log.exception("reconciling failed for a reason that is ours", name=name)
+                self.queue.add(name, _LONGEST_BACKOFF)
+            finally:
+                self.queue.done(name)
+
+    def _try_again(self, name: str, error: ImageCacheError) -> None:
+        memory = self._memories.get(objects.uid(self.picture.caches.get(name, {})))
+        failures = memory.failures if memory else 0
+        if memory:
+            memory.failures += 1
+        if not isinstance(error, ObjectConflict):
+            _log.warning("will try again", name=name, reason=error.reason, problem=str(error))
+        self.queue.add(name, min(_BACKOFF * 2**failures, _LONGEST_BACKOFF))
+
+    async def reconcile(self, name: str) -> None:
+        """One look at one ImageCache. Raises KubernetesError when the API server refuses what follows from it."""
+        item = self.picture.caches.get(name)
+        await self._forget_others(name, objects.uid(item) if item else "")
+        if item is None:
+            self.queue.forget(name)
+            return
+        stored = parse.stored(item)
+        memory = self._memories.setdefault(stored.cache.metadata.uid, _Memory(name))
+        cache = stored.cache.with_status(memory.status) if memory.status else stored.cache
+        memory.told.extend(self.builds.told(cache.metadata.uid))
+        decision = decide(cache, await self._world(cache, stored, memory), self._parts.clock.now())
+        await self._carry_out(cache, item, decision, memory)
+        memory.failures = 0
+        if decision.again is not None:
+            self.queue.add(name, min(decision.again + 0.01, _LONGEST))
+
+    async def _forget_others(self, name: str, uid: str) -> None:
+        """Earlier objects of the same name, and those that are gone."""
+        for other in [key for key, memory in self._memories.items() if memory.name == name and key != uid]:
+            await self.builds.stop(other)
+            del self._memories[other]
+
+    def _built(self, uid: str) -> None:
+        """A build has news: look, but not more often than a status should be written."""
+        memory = self._memories.get(uid)
+        if memory is not None:
+            wait = memory.written + self._parts.interval - self._parts.clock.monotonic()
+            self.queue.add(memory.name, max(0.0, wait))
+
+    # what is
+
+    async def _world(self, cache: ImageCache, stored: parse.Stored, memory: _Memory) -> World:
+        build = self.builds.state(cache.metadata.uid)
+        snapshots, store_problem = await self._snapshots(cache)
+        problem, changed = None, False
+        if needs_secrets(cache, build):
+            problem, changed = await self._secrets(cache, memory)
+        return World(
+            architecture=self._parts.architecture,
+            snapshots=snapshots,
+            build=build,
+            told=tuple(memory.told),
+            nodes=self.picture.nodes,
+            malformed=stored.problem,
+            notes=stored.notes,
+            secrets_problem=problem,
+            secrets_changed=changed,
+            store_problem=store_problem,
+        )
+
+    async def _snapshots(self, cache: ImageCache) -> tuple[dict[str, SnapshotDocument], ImageCacheError | None]:
+        def look() -> dict[str, SnapshotDocument]:
+            found = {}
+            for name in snapshot_ids(cache):
+                try:
+                    found[name] = self._parts.store.get(name)
+                except NotFound:
+                    continue
+            return found
+
+        try:
+            return await asyncio.to_thread(look), None
+        except StoreError as error:
+            return {}, error
+
+    async def _secrets(self, cache: ImageCache, memory: _Memory) -> tuple[ImageCacheError | None, bool]:
+        """Why they cannot be had, and whether they changed since the last build."""
+        names = self._secret_names(cache)
+        if not names:
+            return None, False
+        try:
+            found = await secrets.read(self._kube, names)
+        except PullSecretUnavailable as error:
+            return error, True
+        return None, secrets.fingerprint(found) != memory.secrets
+
+    def _secret_names(self, cache: ImageCache) -> tuple[str, ...]:
+        try:
+            return interpret(cache, architecture=self._parts.architecture).pull_secrets
+        except InvalidManifest:
+            return ()
+
+    # what follows
+
+    async def _carry_out(self, cache: ImageCache, item: Object, decision: Decision, memory: _Memory) -> None:
+        try:
+            for action in decision.actions:
+                if isinstance(action, AddFinalizer):
+                    await self._set_finalizers(cache, (*cache.metadata.finalizers, nodes.FINALIZER))
+            await self._write(cache, item, decision.status, memory)
+            for action in decision.actions:
+                await self._act(cache, action, memory)
+        except ObjectNotFound:
+            return  # it went meanwhile; the watch says so too
+        await post(self._kube, cache, decision.events)
+
+    async def _act(self, cache: ImageCache, action: Action, memory: _Memory) -> None:
+        uid = cache.metadata.uid
+        match action:
+            case StartBuild(request=request):
+                found = await secrets.read(self._kube, request.pull_secrets)
+                memory.secrets = secrets.fingerprint(found)
+                self.builds.start(uid, Job(request, found))
+            case StopBuild():
+                await self.builds.stop(uid)
+            case DeleteSnapshot(snapshot_id=snapshot_id):
+                await self._delete_snapshot(snapshot_id)
+            case DeleteObject():
+                await self._kube.delete(IMAGE_CACHES, cache.name, uid=uid)
+            case RemoveFinalizer():
+                kept = tuple(entry for entry in cache.metadata.finalizers if entry != nodes.FINALIZER)
+                await self._set_finalizers(cache, kept)
+            case AddFinalizer():
+                pass  # done first
+
+    async def _set_finalizers(self, cache: ImageCache, finalizers: Iterable[str]) -> None:
+        """With the version, since the list is replaced whole and others have their own in it."""
+        metadata: Object = {"resourceVersion": cache.metadata.resource_version, "finalizers": list(finalizers)}
+        await self._kube.patch(IMAGE_CACHES, cache.name, {"metadata": metadata})
+
+    async def _write(self, cache: ImageCache, item: Object, status: Status | None, memory: _Memory) -> None:
+        """The status, when it is another one. What the build told is in it then."""
+        if status is not None and status is not cache.status:
+            fresh: dict[str, JSON] = msgspec.to_builtins(status)
+            stale = objects.at(item, "status")
+            known = {*(stale if isinstance(stale, dict) else ()), *_keys(memory.status)}
+            patch: Object = {key: None for key in known if key not in fresh} | fresh
+            await self._kube.patch(IMAGE_CACHES, cache.name, {"status": patch}, subresource="status")
+            memory.status = status
+            memory.written = self._parts.clock.monotonic()
+        memory.told.clear()
+
+    async def _delete_snapshot(self, snapshot_id: str) -> None:
+        try:
+            await asyncio.to_thread(self._parts.store.delete, snapshot_id)
+        except NotFound:
+            return
+        except StoreError as error:
+            _log.warning("snapshot not deleted, will try again", snapshot=snapshot_id, problem=str(error))
+            self._orphans.add(snapshot_id)
+            asyncio.get_running_loop().call_later(SOON, self._freed.set)
+        else:
+            self._freed.set()
+
+    async def _tidy(self) -> None:
+        """Collect what nobody needs after snapshots went, and try again what could not be deleted."""
+        while True:
+            await self._freed.wait()
+            await asyncio.sleep(_COLLECT_PAUSE)
+            self._freed.clear()
+            orphans, self._orphans = self._orphans, set()
+            for snapshot_id in orphans:
+                await self._delete_snapshot(snapshot_id)
+            try:
+                freed = await asyncio.to_thread(self._parts.store.collect)
+            except StoreError as error:
+                _log.warning("collection failed", problem=str(error))
+            else:
+                _log.info("collected", bytes=freed)
+
+
+def _keys(status: Status | None) -> set[str]:
+    return set(msgspec.to_builtins(status)) if status else set()
