@@ -89,10 +89,14 @@ class Agent:
             self._settings.agent_root, provider, self._mounter, self._clock, observer=self._trimmer
         )
         try:
-            await serve(snapshotter, address, ready=lambda: self._is_ready(ready))
+            await serve(snapshotter, address, ready=lambda: self._is_ready(ready), answered=self._count)
         finally:
             self._serving = False
             snapshotter.close()
+
+    def _count(self, method: str, code: str, seconds: float) -> None:
+        self._metrics.snapshot_calls.labels(method, code).inc()
+        self._metrics.snapshot_seconds.labels(method).observe(seconds)
 
     def _is_ready(self, ready: Callable[[], None]) -> None:
         self._serving = True

@@ -20,7 +20,7 @@ from grpclib.server import Server
 
 from imagecache.errors import ImageCacheError
 from imagecache.oserrors import converting
-from imagecache.snapshotter.service import SnapshotsService
+from imagecache.snapshotter.service import Answered, SnapshotsService, unheard
 from imagecache.snapshotter.snapshotter import Snapshotter
 
 _log = structlog.get_logger(__name__)
@@ -30,7 +30,11 @@ _CLOSING = 1.0
 
 
 async def serve(
-    snapshotter: Snapshotter, address: Path | socket.socket, *, ready: Callable[[], None] | None = None
+    snapshotter: Snapshotter,
+    address: Path | socket.socket,
+    *,
+    ready: Callable[[], None] | None = None,
+    answered: Answered = unheard,
 ) -> None:
     """Serve until cancelled; then calls in flight get ``stop_grace`` seconds.
 
@@ -38,11 +42,12 @@ async def serve(
         snapshotter: stays open; whoever made it closes it.
         address: where to listen (mode 0600), or a socket that listens already.
         ready: called when containerd can connect.
+        answered: hears of every call.
 
     Raises:
         StoreDenied, StoreError: the socket cannot be made.
     """
-    service = SnapshotsService(snapshotter)
+    service = SnapshotsService(snapshotter, answered)
     healthy = ServiceStatus()
     healthy.set(True)
     server = Server([service, Health({OVERALL: [healthy], service: [healthy]})])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import TypeVar
@@ -35,12 +36,21 @@ Request = TypeVar("Request", bound=Message)
 Reply = TypeVar("Reply", bound=Message)
 
 
+Answered = Callable[[str, str, float], None]
+"""Hears of every call: method, gRPC code by name, seconds."""
+
+
+def unheard(method: str, code: str, seconds: float) -> None:
+    del method, code, seconds
+
+
 class SnapshotsService:
     """Handlers for ``grpclib.server.Server``."""
 
-    def __init__(self, snapshotter: Snapshotter) -> None:
+    def __init__(self, snapshotter: Snapshotter, answered: Answered = unheard) -> None:
         settings = snapshotter.settings
         self._snapshotter = snapshotter
+        self._answered = answered
         self._mounting = Pool("mounting", settings.mounting_threads, settings.mounting_deadline)
         self._metadata = Pool("metadata", settings.metadata_threads, settings.deadline)
         self._removing = Pool("removing", settings.removing_threads, settings.deadline)
@@ -146,6 +156,22 @@ class SnapshotsService:
         """Count the call, and turn whatever it raises into a code: a code of ours is worth more than UNKNOWN."""
         self._in_flight += 1
         self._idle.clear()
+        start, code = time.monotonic(), Status.OK
+        try:
+            with self._as_code(method):
+                yield
+        except GRPCError as error:
+            code = error.status
+            raise
+        finally:
+            self._answered(method, code.name, time.monotonic() - start)
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._idle.set()
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _as_code(method: str) -> Iterator[None]:
         try:
             yield
         except ImageCacheError as error:
@@ -158,7 +184,3 @@ class SnapshotsService:
         except Exception as error:
             _log.exception("call failed", method=method)
             raise GRPCError(Status.INTERNAL, f"{method}: {error!r}") from error
-        finally:
-            self._in_flight -= 1
-            if not self._in_flight:
-                self._idle.set()
