@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 
-from imagecache.testing.peers.containerd_config import NodeSettings, write_cni, write_hosts
+from imagecache.testing.peers.containerd_config import NodeSettings, Paths, Surroundings, write_cni, write_hosts
 from imagecache.testing.peers.cri import Cri
 from imagecache.testing.peers.processes import Daemon, end_processes, unmount_below
 from imagecache.testing.peers.programs import PeerFailed, containerd_24, environment, find, run
@@ -32,7 +32,7 @@ VERSIONS: tuple[Version, ...] = ("system", "2.4")
 class Containerd:
     """One containerd. A context manager; started on entry."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what differs between nodes
         self,
         directory: Path,
         version: Version = "system",
@@ -41,6 +41,7 @@ class Containerd:
         snapshotter: str = "overlayfs",
         drop_ins: Sequence[str] = (),
         hosts: Mapping[str, str] | None = None,
+        inside: Surroundings | None = None,
     ) -> None:
         """``drop_ins`` are TOML texts for conf.d, in order; ``hosts`` maps registry host to the URL that serves it."""
         self.directory = directory
@@ -48,16 +49,16 @@ class Containerd:
         self._before = [containerd_24()] if version == "2.4" else []
         self._binary = self._find("containerd")
         self.major = 2 if version == "2.4" else _major(self._binary)
-        self._settings = NodeSettings(directory, sandbox_image, snapshotter)
+        self._settings = NodeSettings(inside.paths if inside else Paths.below(directory), sandbox_image, snapshotter)
         (directory / "conf.d").mkdir(parents=True, exist_ok=True)
-        write_cni(directory)
+        write_cni(directory, inside.cni) if inside else write_cni(directory)
         for host, url in (hosts or {}).items():
             write_hosts(directory, host, url)
         for number, text in enumerate(drop_ins):
             self.add_drop_in(f"{number:02}-test", text)
         config = directory / "config.toml"
         config.write_text(self._settings.render(self.major))
-        argv: list[str | Path] = [self._binary, "--config", config]
+        argv: list[str | Path] = [*(inside.prefix if inside else ()), self._binary, "--config", config]
         self._daemon = Daemon("containerd", argv, directory, environment(before=self._before))
 
     def _find(self, name: str) -> Path:
@@ -70,7 +71,7 @@ class Containerd:
     @property
     def address(self) -> Path:
         """The gRPC socket: CRI and containerd's own API."""
-        return self._settings.address
+        return self._settings.paths.address
 
     @property
     def root(self) -> Path:

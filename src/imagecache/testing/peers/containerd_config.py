@@ -1,4 +1,4 @@
-"""containerd's configuration for a node of the tests: everything below one directory, no systemd, no CNI.
+"""containerd's configuration for a node of the tests: everything below one directory, no systemd.
 
 Two shapes: version 2 for containerd 1.6 and 1.7, version 3 for 2.x. Settings that are not obvious are explained where
 they stand; where they were measured is said in the documents on the test cluster. It must not start anything.
@@ -7,19 +7,16 @@ they stand; where they were measured is said in the documents on the test cluste
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from pathlib import Path
 
 _COMMON = """\
-root = "{directory}/root"
-state = "{directory}/state"
-imports = ["{directory}/conf.d/*.toml"]
+root = "{paths.root}"
+state = "{paths.state}"
+imports = ["{paths.etc}/conf.d/*.toml"]
 [grpc]
-  address = "{address}"
+  address = "{paths.address}"
 [plugins."io.containerd.internal.v1.opt"]
-  path = "{directory}/opt"
+  path = "{paths.opt}"
 """
 # restrict_oom_score_adj: without CAP_SYS_RESOURCE runc cannot lower it and dies.
 _V2 = """\
@@ -33,9 +30,9 @@ disabled_plugins = ["io.containerd.nri.v1.nri"]
   stream_server_port = "0"
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/usr/lib/cni"
-    conf_dir = "{directory}/cni"
+    conf_dir = "{paths.cni}"
   [plugins."io.containerd.grpc.v1.cri".registry]
-    config_path = "{directory}/certs.d"
+    config_path = "{paths.etc}/certs.d"
   [plugins."io.containerd.grpc.v1.cri".containerd]
     snapshotter = "{snapshotter}"
     disable_snapshot_annotations = false
@@ -49,12 +46,12 @@ disabled_plugins = ["io.containerd.nri.v1.nri"]
   [plugins."io.containerd.cri.v1.images".pinned_images]
     sandbox = "{sandbox}"
   [plugins."io.containerd.cri.v1.images".registry]
-    config_path = "{directory}/certs.d"
+    config_path = "{paths.etc}/certs.d"
 [plugins."io.containerd.cri.v1.runtime"]
   restrict_oom_score_adj = true
   [plugins."io.containerd.cri.v1.runtime".cni]
     bin_dirs = ["/usr/lib/cni"]
-    conf_dir = "{directory}/cni"
+    conf_dir = "{paths.cni}"
 [plugins."io.containerd.grpc.v1.cri"]
   stream_server_address = "127.0.0.1"
   stream_server_port = "0"
@@ -68,24 +65,48 @@ _CNI = '{"cniVersion": "0.3.1", "name": "loopback-only", "plugins": [{"type": "l
 
 
 @dataclass(frozen=True, slots=True)
+class Paths:
+    """Where containerd sees its own files; ``etc`` has conf.d and certs.d, ``cni`` the conflists."""
+
+    root: Path
+    state: Path
+    etc: Path
+    cni: Path
+    opt: Path
+    address: Path
+
+    @classmethod
+    def below(cls, directory: Path) -> Paths:
+        """Everything in one directory, as the harness lays it out."""
+        root, state, cni, opt = (directory / name for name in ("root", "state", "cni", "opt"))
+        return cls(root, state, directory, cni, opt, directory / "containerd.sock")
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """A place other than this machine's own namespaces to run containerd in: a node of a cluster."""
+
+    prefix: tuple[str, ...]
+    """Words before the program's that bring it there."""
+    paths: Paths
+    """As seen there; on this machine they are those of ``Paths.below``, the socket excepted."""
+    cni: str
+    """The conflist for its pods."""
+
+
+@dataclass(frozen=True, slots=True)
 class NodeSettings:
     """What differs from node to node."""
 
-    directory: Path
+    paths: Paths
     sandbox_image: str
     snapshotter: str
 
-    @property
-    def address(self) -> Path:
-        return self.directory / "containerd.sock"
-
     def render(self, major: int) -> str:
         """config.toml for containerd 1 or 2."""
-        common = _COMMON.format(directory=self.directory, address=self.address)
+        common = _COMMON.format(paths=self.paths)
         shape = _V2 if major == 1 else _V3
-        return shape.format(
-            common=common, directory=self.directory, sandbox=self.sandbox_image, snapshotter=self.snapshotter
-        )
+        return shape.format(common=common, paths=self.paths, sandbox=self.sandbox_image, snapshotter=self.snapshotter)
 
 
 def write_hosts(directory: Path, host: str, url: str) -> None:
@@ -95,8 +116,8 @@ def write_hosts(directory: Path, host: str, url: str) -> None:
     (folder / "hosts.toml").write_text(_HOSTS.format(url=url))
 
 
-def write_cni(directory: Path) -> None:
-    """Write a conflist: containerd reports NetworkNotReady without one. Pods of the tests use the host's."""
+def write_cni(directory: Path, conflist: str = _CNI) -> None:
+    """Write a conflist: containerd reports NetworkNotReady without one. Pods outside clusters use the host's."""
     folder = directory / "cni"
     folder.mkdir(exist_ok=True)
-    (folder / "10-loopback.conflist").write_text(_CNI)
+    (folder / "10-test.conflist").write_text(conflist)

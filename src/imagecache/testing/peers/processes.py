@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Self
 from imagecache.testing.peers.programs import PeerFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 _MNT_DETACH = 2
 _TAIL = 60
@@ -149,9 +149,14 @@ def processes_of(directory: Path) -> list[int]:
 
 def end_processes(directory: Path, *, seconds: float = 10) -> None:
     """Kill what is left of the daemons and shims that were started for ``directory``. Raises PeerFailed."""
+    kill_all(lambda: processes_of(directory), f"processes of {directory}", seconds=seconds)
+
+
+def kill_all(find: Callable[[], Collection[int]], what: str, *, seconds: float = 10) -> None:
+    """Kill what ``find`` finds until it finds nothing. Raises PeerFailed."""
 
     def gone() -> bool:
-        left = processes_of(directory)
+        left = find()
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -160,7 +165,7 @@ def end_processes(directory: Path, *, seconds: float = 10) -> None:
         return not left
 
     if not wait_until(gone, seconds=seconds):
-        raise PeerFailed(f"processes of {directory} do not end: {processes_of(directory)}")
+        raise PeerFailed(f"{what} do not end: {sorted(find())}")
 
 
 def mounts_below(directory: Path) -> list[Path]:

@@ -51,10 +51,10 @@ class Request:
     status: int
 
 
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that was free a moment ago."""
+def free_port(host: str = "127.0.0.1") -> int:
+    """A TCP port of ``host`` that was free a moment ago."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((host, 0))
         port: int = probe.getsockname()[1]
     return port
 
@@ -70,12 +70,18 @@ def bcrypt_hash(password: str) -> str:
 
 
 class Registry:
-    """A registry with its own storage in ``directory``. A context manager; started on entry."""
+    """A registry with its own storage in ``directory``. A context manager; started on entry.
 
-    def __init__(self, directory: Path, *, users: Mapping[str, str] | None = None, tls: bool = False) -> None:
+    ``host`` is the address of this machine that it listens on: loopback, or a cluster's for its nodes to reach it.
+    """
+
+    def __init__(
+        self, directory: Path, *, users: Mapping[str, str] | None = None, tls: bool = False, host: str = "127.0.0.1"
+    ) -> None:
         self.directory = directory
-        self.port = free_port()
-        self.address = f"127.0.0.1:{self.port}"
+        self.host = host
+        self.port = free_port(host)
+        self.address = f"{host}:{self.port}"
         self.tls = tls
         self.url = f"{'https' if tls else 'http'}://{self.address}"
         self.certificate = directory / "trust" / "ca.crt"
@@ -100,9 +106,9 @@ class Registry:
         return text
 
     def _make_certificate(self, key: Path) -> None:
-        names = "subjectAltName=IP:127.0.0.1,DNS:localhost"
+        names = f"subjectAltName=IP:{self.host},DNS:localhost"
         self.certificate.parent.mkdir(exist_ok=True)
-        subject = ["-subj", "/CN=127.0.0.1", "-addext", names, "-days", "30", "-nodes"]
+        subject = ["-subj", f"/CN={self.host}", "-addext", names, "-days", "30", "-nodes"]
         curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
         run([find("openssl"), "req", "-x509", *curve, *subject, "-keyout", key, "-out", self.certificate])
 
@@ -212,9 +218,9 @@ class Registry:
 
     def _connection(self) -> http.client.HTTPConnection:
         if not self.tls:
-            return http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+            return http.client.HTTPConnection(self.host, self.port, timeout=120)
         context = ssl.create_default_context(cafile=str(self.certificate))
-        return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=120, context=context)
+        return http.client.HTTPSConnection(self.host, self.port, timeout=120, context=context)
 
     def _authorization(self) -> dict[str, str]:
         for user, password in self._users.items():
