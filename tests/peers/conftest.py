@@ -14,7 +14,7 @@ from imagecache.testing.peers.containerd import VERSIONS, Containerd
 from imagecache.testing.peers.cri import Cri
 from imagecache.testing.peers.processes import mounts_below, processes_of
 from imagecache.testing.peers.registry import Registry
-from imagecache.testing.peers.workspace import workspace
+from imagecache.testing.peers.workspace import clean, workspace
 
 
 @pytest.fixture(scope="session")
@@ -27,9 +27,11 @@ def peers_directory() -> Iterator[Path]:
 
 
 @pytest.fixture
-def directory(peers_directory: Path) -> Path:
-    """A test's own directory, with a path short enough for unix sockets."""
-    return Path(tempfile.mkdtemp(dir=peers_directory))
+def directory(peers_directory: Path) -> Iterator[Path]:
+    """A test's own directory, with a path short enough for unix sockets. Gone afterwards."""
+    made = Path(tempfile.mkdtemp(dir=peers_directory))
+    yield made
+    clean(made)
 
 
 @pytest.fixture(scope="session")

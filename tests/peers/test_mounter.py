@@ -13,9 +13,10 @@ from imagecache.errors import KernelUnsupported, MountFailed
 from imagecache.node import loop
 from imagecache.node.checks import Status
 from imagecache.node.mounter import KernelMounter
-from imagecache.node.mountinfo import mounted_at, parse
+from imagecache.node.mountinfo import mounted_at
 from imagecache.node.probe_kernel import check_kernel, write_probe_image
 from imagecache.node.trim import drop_cached_pages
+from imagecache.testing.peers.processes import mounts_below
 
 pytestmark = pytest.mark.peers
 
@@ -124,10 +125,10 @@ def test_a_whole_image_is_one_mount(
     top = tmp_path / "top.erofs"
     write_probe_image(top, b"top")
     target.mkdir()
-    before = len(parse(Path("/proc/self/mountinfo").read_text()))
+    before = mounts_below(tmp_path)
     mounter.mount_image([*[image] * (layers - 1), top], target, tmp_path / ("long" * 10))
     assert (target / "probe").read_bytes() == b"top"
-    assert len(parse(Path("/proc/self/mountinfo").read_text())) == before + 1
+    assert set(mounts_below(tmp_path)) - set(before) == {target}
     with pytest.raises(OSError, match="Read-only"):
         (target / "new").touch()
     with pytest.raises(MountFailed, match="already"):

@@ -13,6 +13,7 @@ from imagecache.store.store import Store
 from imagecache.testing.peers.containerd import VERSIONS, Containerd
 from imagecache.testing.peers.judge import Judge
 from imagecache.testing.peers.registry import Registry
+from imagecache.testing.peers.workspace import clean
 
 
 @pytest.fixture(scope="module")
@@ -21,3 +22,4 @@ def judge(peers_directory: Path, registry: Registry) -> Iterator[Judge]:
     with contextlib.ExitStack() as stack:
         nodes = [stack.enter_context(Containerd(directory / version, version)) for version in VERSIONS]
         yield Judge(directory, registry, tuple(nodes), Store.open(directory / "store"))
+    clean(directory)
