@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,17 +30,8 @@ class StoreBuilder:
     clock: Clock
 
     async def build(self, request: BuildRequest, emit: Callable[[BuildEvent], None]) -> SnapshotDocument:
-        credentials = CredentialChain(self._credentials(request.pull_secrets))
-        builder = ImageBuilder(self.store, self.clock, BuildSettings(jobs=self.settings.jobs))
-        async with RegistryClient(self._registry(request), credentials) as source:
-            return await builder.build(
-                request.snapshot_id,
-                request.images,
-                platform=request.platform,
-                size_limit=request.size_limit,
-                source=source,
-                emit=emit,
-            )
+        credentials = self._credentials(request.pull_secrets)
+        return await build_snapshot(self.store, self.settings, self.clock, request, credentials, emit)
 
     def _credentials(self, pull_secrets: tuple[str, ...]) -> Iterator[Credentials]:
         """The manifest's own secrets first, then what every tool on the host uses."""
@@ -50,16 +41,37 @@ class StoreBuilder:
         if docker is not None:
             yield docker
 
-    def _registry(self, request: BuildRequest) -> RegistryConfig:
-        settings = self.settings
-        return RegistryConfig(
-            hosts_dir=settings.hosts,
-            plain_http=request.plain_http,
-            insecure=request.insecure,
-            connect_timeout=settings.registry_connect_timeout,
-            read_timeout=settings.registry_read_timeout,
-            attempts=settings.registry_retries + 1,
+
+async def build_snapshot(
+    store: Store,
+    settings: Settings,
+    clock: Clock,
+    request: BuildRequest,
+    credentials: Iterable[Credentials],
+    emit: Callable[[BuildEvent], None],
+) -> SnapshotDocument:
+    """One build into ``store``, with these credentials and none else."""
+    builder = ImageBuilder(store, clock, BuildSettings(jobs=settings.jobs))
+    async with RegistryClient(_registry(settings, request), CredentialChain(credentials)) as source:
+        return await builder.build(
+            request.snapshot_id,
+            request.images,
+            platform=request.platform,
+            size_limit=request.size_limit,
+            source=source,
+            emit=emit,
         )
+
+
+def _registry(settings: Settings, request: BuildRequest) -> RegistryConfig:
+    return RegistryConfig(
+        hosts_dir=settings.hosts,
+        plain_http=request.plain_http,
+        insecure=request.insecure,
+        connect_timeout=settings.registry_connect_timeout,
+        read_timeout=settings.registry_read_timeout,
+        attempts=settings.registry_retries + 1,
+    )
 
 
 def docker_config_path(setting: str) -> Path:

@@ -25,7 +25,7 @@ class LocalServices:
     settings: Settings
     clock: Clock
     mounter: KernelMounter
-    controller: Callable[[], Controller]
+    standalone: Callable[[], Controller]
 
     async def snapshotter(self) -> None:
         snapshotter = Snapshotter(self.settings.agent_root, self.store.provider, self.mounter, self.clock)
@@ -35,6 +35,11 @@ class LocalServices:
         finally:
             snapshotter.close()
 
+    async def controller(self) -> None:
+        from imagecache.apps.controller import ClusterController  # kopf and aiohttp: for this command alone
+
+        await ClusterController(self.store, self.settings, self.clock).run()
+
     async def agent(self) -> None:
-        agent = Agent(self.store, self.settings, self.clock, self.mounter, self.controller())
+        agent = Agent(self.store, self.settings, self.clock, self.mounter, self.standalone())
         await agent.run(inherited_socket(os.environ), ready=lambda: notify(os.environ, "READY=1"))

@@ -170,6 +170,9 @@ class Services(Protocol):
     async def agent(self) -> None:
         """The node process: snapshotter or native mode, attacher, trim, expiry, health and metrics."""
 
+    async def controller(self) -> None:
+        """The cluster's controller. Raises LeadershipLost when another one leads."""
+
     async def snapshotter(self) -> None:
         """The proxy snapshotter alone, at ``settings.agent_socket`` with state in ``settings.agent_root``."""
 

@@ -13,6 +13,7 @@ from imagecache.cli import (
     agent,
     attach,
     containerd_config,
+    controller,
     create,
     delete,
     describe,
@@ -71,7 +72,7 @@ def _root(
     del version
 
 
-for _command in (create, get, describe, delete, attach, detach, mount, umount, agent, snapshotter, doctor):
+for _command in (create, get, describe, delete, attach, detach, mount, umount, agent, controller, snapshotter, doctor):
     _name = _command.__name__.rpartition(".")[2]
     app.command(_name)(getattr(_command, _name))
 app.add_typer(layer.app, name="layer")

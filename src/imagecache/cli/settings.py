@@ -158,6 +158,37 @@ class Settings:
             "Where private images are recorded too: every pod there may then use them, no questions asked.",
         ),
     ] = ()
+    kubeconfig: Annotated[
+        str,
+        Meaning(
+            "file",
+            "How to reach the Kubernetes API. Empty: the Pod's service account, else $KUBECONFIG or ~/.kube/config.",
+        ),
+    ] = ""
+    lease_namespace: Annotated[
+        str,
+        Meaning("name", "Namespace of the Lease by which one controller leads. Empty: the Pod's own."),
+    ] = ""
+    controller_builds: Annotated[
+        int,
+        Meaning("count", "Image caches that the controller builds at the same time; each uses jobs processes."),
+    ] = 1
+    serve_address: Annotated[
+        str,
+        Meaning("host:port", "Where the controller serves the store to agents, over HTTPS. Empty: nowhere."),
+    ] = ""
+    serve_certificate: Annotated[
+        Path,
+        Meaning("file", "PEM certificate chain of the served store; taken up again when it changes."),
+    ] = Path("/etc/imagecache/tls/tls.crt")
+    serve_key: Annotated[
+        Path,
+        Meaning("file", "PEM private key of it."),
+    ] = Path("/etc/imagecache/tls/tls.key")
+    serve_agents: Annotated[
+        tuple[str, ...],
+        Meaning("user names, comma-separated", "Service accounts that may read the served store."),
+    ] = ("system:serviceaccount:imagecache-system:imagecache-agent",)
     log_format: Annotated[
         LogFormat,
         Meaning("auto | json | console", "Form of log lines on stderr; auto is console on a terminal, else json."),

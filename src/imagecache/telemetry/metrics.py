@@ -16,6 +16,8 @@ from imagecache import __version__
 _PREFIX = "imagecache"
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 """Seconds: snapshotter calls and mounts."""
+_SLOW = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
+"""Seconds: builds."""
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -27,6 +29,7 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         self._build_info()
+        self._builds()
         self._snapshotter()
         self._node()
         self._store()
@@ -46,6 +49,10 @@ class Metrics:
 
     def _build_info(self) -> None:
         self._gauge("build_info", "Always 1; the label is the version.", "version").labels(__version__).set(1)
+
+    def _builds(self) -> None:
+        self.builds = self._counter("builds_total", "Builds that ended, by reason (Ready or the error's).", "reason")
+        self.build_seconds = self._histogram("build_seconds", "Duration of a build that ended Ready.", _SLOW)
 
     def _snapshotter(self) -> None:
         self.snapshot_calls = self._counter(

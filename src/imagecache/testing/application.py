@@ -103,6 +103,10 @@ class FakeServices:
         self.started.append("agent")
         await asyncio.Event().wait()
 
+    async def controller(self) -> None:
+        self.started.append("controller")
+        await asyncio.Event().wait()
+
     async def snapshotter(self) -> None:
         self.started.append("snapshotter")
 

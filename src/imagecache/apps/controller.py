@@ -1,0 +1,218 @@
+"""The cluster's controller, wired: leads, watches, reconciles, builds in processes, serves the store.
+
+Whoever does not lead waits and changes nothing; who loses the lead ends at once. It must not decide what the parts
+decide.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import enum
+import os
+import socket
+import threading
+import uuid
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from imagecache.apps.kubernetes import connection
+from imagecache.apps.platform import host_platform
+from imagecache.cli.settings import Settings
+from imagecache.clock import Clock
+from imagecache.controller.leader import Leader
+from imagecache.controller.ports import Job, Report
+from imagecache.controller.process import ProcessBuilder
+from imagecache.controller.reconciler import Parts, Reconciler
+from imagecache.controller.watch import Watcher
+from imagecache.errors import ImageCacheError, InternalError, InvalidSetting, NotFound
+from imagecache.kube.client import KubeClient
+from imagecache.kube.config import Connection
+from imagecache.kube.follow import Follower
+from imagecache.kube.ports import ChangeKind, Kube
+from imagecache.kube.resources import IMAGE_CACHES, NODE_IMAGE_CACHES, NODES, Resource
+from imagecache.kube.reviewer import KubeTokenReviewer
+from imagecache.served.auth import Gate, GateSettings
+from imagecache.served.directory import StoreReader
+from imagecache.served.server import ServerSettings, StoreServer
+from imagecache.served.tls import ServerCertificate
+from imagecache.store.model import SnapshotDocument
+from imagecache.store.store import Store
+from imagecache.telemetry.health import HealthServer
+from imagecache.telemetry.log import get_logger
+from imagecache.telemetry.metrics import Metrics
+
+_log = get_logger(__name__)
+_COLLECT = 3600.0
+"""Seconds between two collections that nothing asked for."""
+
+
+class LocalSnapshots:
+    """``controller.ports.SnapshotStore`` over a directory; documents are kept in memory until the index changes."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._version: tuple[int, int] = (0, 0)
+        self._ids: frozenset[str] = frozenset()
+        self._documents: dict[str, SnapshotDocument] = {}
+
+    def get(self, snapshot_id: str) -> SnapshotDocument:
+        with self._lock:
+            self._refresh()
+            if snapshot_id not in self._ids:
+                raise NotFound(f"no snapshot {snapshot_id} in the store")
+            if snapshot_id not in self._documents:
+                self._documents[snapshot_id] = self._store.snapshots.get(snapshot_id)
+            return self._documents[snapshot_id]
+
+    def _refresh(self) -> None:
+        """Every version of the index has a later time than the one before."""
+        try:
+            found = self._store.paths.index.stat()
+            version = (found.st_mtime_ns, found.st_ino)
+        except OSError:
+            version = (-1, -1)  # reading it says what is wrong
+        if version != self._version or version == (-1, -1):
+            self._ids = frozenset(self._store.snapshots.ids())
+            self._documents.clear()
+            self._version = version
+
+    def delete(self, snapshot_id: str) -> None:
+        self._store.snapshots.delete(snapshot_id)
+
+    def collect(self) -> int:
+        return self._store.collect().freed
+
+
+@dataclass(frozen=True, slots=True)
+class MeteredBuilder:
+    """Counts what the builder inside does."""
+
+    inner: ProcessBuilder
+    metrics: Metrics
+    clock: Clock
+
+    async def build(self, job: Job, report: Callable[[Report], None]) -> None:
+        start = self.clock.monotonic()
+        try:
+            await self.inner.build(job, report)
+        except ImageCacheError as error:
+            self.metrics.builds.labels(error.reason).inc()
+            raise
+        self.metrics.builds.labels("Ready").inc()
+        self.metrics.build_seconds.observe(self.clock.monotonic() - start)
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterController:
+    store: Store
+    settings: Settings
+    clock: Clock
+
+    async def run(self) -> None:
+        """Until cancelled. Raises LeadershipLost, InvalidSetting, HostError."""
+        access, metrics = connection(self.settings, os.environ), Metrics()
+        async with AsyncExitStack() as stack:
+            if self.settings.metrics_address:
+                health = HealthServer(metrics)
+                stack.push_async_callback(health.stop)
+                await health.start(self.settings.metrics_address)
+            kube = await stack.enter_async_context(KubeClient(access))
+            leader = Leader(kube, self.clock, self.settings.lease_namespace or access.namespace, _identity())
+            await leader.acquire()
+            stack.push_async_callback(leader.release)
+            await self._lead(stack, leader, kube, access, metrics)
+
+    async def _lead(
+        self, stack: AsyncExitStack, leader: Leader, kube: Kube, access: Connection, metrics: Metrics
+    ) -> None:
+        await stack.enter_async_context(self._served(kube))
+        reconciler = Reconciler(
+            Parts(
+                kube=kube,
+                builder=MeteredBuilder(ProcessBuilder(as_flags(self.settings)), metrics, self.clock),
+                store=LocalSnapshots(self.store),
+                clock=self.clock,
+                architecture=host_platform().architecture,
+                builds=max(1, self.settings.controller_builds),
+            )
+        )
+        watcher = Watcher(access, lambda item, gone: reconciler.take(IMAGE_CACHES, item, gone=gone))
+        watcher.start()
+        stack.push_async_callback(watcher.stop)
+        _log.info("controller is running", store=str(self.store.root))
+        await first_to_end(
+            leader.keep(),
+            reconciler.run(),
+            _follow(kube, NODES, reconciler),
+            _follow(kube, NODE_IMAGE_CACHES, reconciler),
+            self._collect(),
+        )
+
+    @asynccontextmanager
+    async def _served(self, kube: Kube) -> AsyncIterator[None]:
+        """The store over HTTPS while we lead, when the settings say so."""
+        settings = self.settings
+        if not settings.serve_address:
+            yield
+            return
+        host, _, port = settings.serve_address.rpartition(":")
+        if not port.isdigit():
+            raise InvalidSetting(f"serve_address: {settings.serve_address!r} is not host:port")
+        gate = Gate(KubeTokenReviewer(kube), self.clock, GateSettings(allowed=frozenset(settings.serve_agents)))
+        server = StoreServer(
+            StoreReader(self.store.root),
+            gate,
+            ServerSettings(host=host.strip("[]"), port=int(port)),
+            tls=ServerCertificate(settings.serve_certificate, settings.serve_key).context,
+        )
+        await server.start()
+        try:
+            yield
+        finally:
+            await server.stop()
+
+    async def _collect(self) -> None:
+        """What killed builds left, now and then."""
+        while True:
+            try:
+                await asyncio.to_thread(self.store.collect)
+            except ImageCacheError as error:
+                _log.warning("collection failed", reason=error.reason, problem=str(error))
+            await asyncio.sleep(_COLLECT)
+
+
+async def _follow(kube: Kube, resource: Resource, reconciler: Reconciler) -> None:
+    async for change in Follower(kube, resource).changes():
+        reconciler.take(resource, change.object, gone=change.kind is ChangeKind.DELETED)
+
+
+async def first_to_end(*parts: Coroutine[None, None, None]) -> None:
+    """Run all until one ends, end the others, and raise what the first one raised."""
+    tasks = [asyncio.create_task(part) for part in parts]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()
+    raise InternalError("a part of the controller ended without a reason")
+
+
+def as_flags(settings: Settings) -> dict[str, str]:
+    """The settings as their flags would say them, for another process of the same program."""
+    return {field.name: _text(getattr(settings, field.name)) for field in dataclasses.fields(settings)}
+
+
+def _text(value: object) -> str:
+    if isinstance(value, enum.Enum):
+        return str(value.value)
+    return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _identity() -> str:
+    return f"{socket.gethostname()}_{uuid.uuid4()}"

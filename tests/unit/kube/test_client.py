@@ -1,0 +1,219 @@
+"""The client against an API that misbehaves, tokens that change, followers, and token reviews."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from aiohttp import web
+
+from imagecache.errors import (
+    KubernetesDenied,
+    KubernetesError,
+    KubernetesUnavailable,
+    ObjectConflict,
+    ObjectExists,
+    ObjectNotFound,
+    ObjectRefused,
+    WatchExpired,
+)
+from imagecache.kube import objects
+from imagecache.kube.client import KubeClient
+from imagecache.kube.config import Connection
+from imagecache.kube.follow import Follower
+from imagecache.kube.ports import Object
+from imagecache.kube.resources import IMAGE_CACHES, LEASES, NODES, SECRETS, Resource
+from imagecache.kube.reviewer import KubeTokenReviewer
+from imagecache.testing.kube import FakeKube
+from imagecache.testing.kube_server import KubeServer
+
+
+class Answers:
+    """A server that says what a test wants."""
+
+    def __init__(self) -> None:
+        self.answer: tuple[int, bytes] = (200, b"{}")
+        self.headers: list[str] = []
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self._serve)
+        self.runner = web.AppRunner(app, shutdown_timeout=0.1)
+
+    async def _serve(self, request: web.Request) -> web.Response:
+        self.headers.append(request.headers.get("Authorization", ""))
+        return web.Response(status=self.answer[0], body=self.answer[1])
+
+
+@pytest_asyncio.fixture
+async def answers() -> AsyncIterator[Answers]:
+    answers = Answers()
+    await answers.runner.setup()
+    await web.TCPSite(answers.runner, "127.0.0.1", 0).start()
+    yield answers
+    await answers.runner.cleanup()
+
+
+def connection(answers: Answers, token_file: Path | None = None) -> Connection:
+    host, port = answers.runner.addresses[0]
+    return Connection(f"http://{host}:{port}", token_file=token_file)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (401, b"Unauthorized", KubernetesDenied),
+        (403, b'{"message": "secrets is forbidden"}', KubernetesDenied),
+        (404, b'{"reason": "NotFound"}', ObjectNotFound),
+        (409, b'{"reason": "AlreadyExists"}', ObjectExists),
+        (409, b'{"reason": "Conflict"}', ObjectConflict),
+        (410, b"", WatchExpired),
+        (422, b'{"message": "spec.images: Required value"}', ObjectRefused),
+        (429, b"", KubernetesUnavailable),
+        (503, b"<html>", KubernetesUnavailable),
+        (200, b"[]", KubernetesUnavailable),
+        (200, b"<html>", KubernetesUnavailable),
+    ],
+)
+async def test_answers_become_our_errors(
+    answers: Answers, status: int, body: bytes, kind: type[KubernetesError]
+) -> None:
+    answers.answer = (status, body)
+    async with KubeClient(connection(answers)) as client:
+        with pytest.raises(kind):
+            await client.get(NODES, "a")
+        changes = client.watch(NODES, resource_version="1")
+        if status == 200:  # a line that has no end is a stream that broke
+            assert [change async for change in changes] == []
+        else:
+            with pytest.raises(kind):
+                await anext(changes)
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        (b'{"type": "ERROR", "object": {"code": 410, "message": "too old"}}', WatchExpired),
+        (b'{"type": "ERROR", "object": {}}', KubernetesUnavailable),
+        (b'{"type": "ADDED"}', KubernetesError),
+        (b'{"type": "SHOUTED", "object": {}}', KubernetesError),
+        (b"nonsense", KubernetesUnavailable),
+    ],
+)
+async def test_a_watch_that_tells_nonsense_ends(answers: Answers, line: bytes, kind: type[KubernetesError]) -> None:
+    answers.answer = (200, line + b"\n")
+    async with KubeClient(connection(answers)) as client:
+        with pytest.raises(kind):
+            async for _ in client.watch(NODES, resource_version="1"):
+                pass
+
+
+async def test_a_line_of_a_watch_may_be_long(answers: Answers) -> None:
+    answers.answer = (200, b'{"type": "ADDED", "object": {"x": "' + b"y" * (1 << 20) + b'"}}\n\n')
+    async with KubeClient(connection(answers)) as client:
+        found = [change async for change in client.watch(NODES, resource_version="1")]
+
+    assert len(objects.text(found[0].object, "x")) == 1 << 20
+
+
+async def test_nobody_there_is_unavailable() -> None:
+    async with KubeClient(Connection("http://127.0.0.1:1")) as client:
+        with pytest.raises(KubernetesUnavailable, match="does not answer"):
+            await client.list(NODES)
+        with pytest.raises(KubernetesUnavailable):
+            async for _ in client.watch(NODES, resource_version="1"):
+                pass
+
+
+async def test_a_token_file_is_read_again(answers: Answers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imagecache.kube.client._TOKEN_SECONDS", -1.0)
+    token = tmp_path / "token"
+    async with KubeClient(connection(answers, token)) as client:
+        with pytest.raises(KubernetesDenied, match="cannot be read"):
+            await client.get(NODES, "a")
+        for text in ("one", "two"):
+            token.write_text(f"{text}\n")
+            await client.get(NODES, "a")
+        token.unlink()
+        await client.get(NODES, "a")
+
+    assert answers.headers == ["Bearer one", "Bearer two", "Bearer two"]
+
+
+async def test_a_long_list_comes_in_pages() -> None:
+    async with KubeServer(FakeKube()) as server, KubeClient(Connection(server.url)) as client:
+        for number in range(1001):
+            await server.kube.create(NODES, {"metadata": {"name": f"n{number}"}})
+        found = await client.list(NODES)
+
+        assert len({objects.name(item) for item in found.items}) == 1001
+        assert len(server.requests) == 3
+
+
+def test_outside_its_context_it_is_a_mistake() -> None:
+    with pytest.raises(RuntimeError):
+        _ = KubeClient(Connection("http://x"))._http
+
+
+@pytest.mark.parametrize(
+    ("resource", "path"),
+    [
+        (NODES, "/api/v1/nodes/a"),
+        (IMAGE_CACHES, "/apis/eci.alibabacloud.com/v1/imagecaches/a"),
+        (SECRETS, "/api/v1/namespaces/ns/secrets/a"),
+        (LEASES, "/apis/coordination.k8s.io/v1/namespaces/ns/leases/a"),
+    ],
+)
+def test_paths_are_kubernetes_own(resource: Resource, path: str) -> None:
+    assert resource.path(namespace="ns", name="a") == path
+    assert resource.path(namespace="ns", name="a", subresource="status") == f"{path}/status"
+
+
+async def test_a_follower_goes_on_after_the_past_was_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What vanished meanwhile is reported as gone."""
+    monkeypatch.setattr("imagecache.kube.follow._FIRST_PAUSE", 0.001)
+    kube = FakeKube()
+    for name in ("a", "b"):
+        await kube.create(NODES, {"metadata": {"name": name}})
+    changes = Follower(kube, NODES).changes()
+    assert [objects.name((await anext(changes)).object) for _ in range(2)] == ["a", "b"]
+    down = True
+    kube.failure = lambda *_: KubernetesUnavailable("down") if down else None
+    await kube.compact()
+    waiting = asyncio.ensure_future(anext(changes))
+    down = False
+    await kube.delete(NODES, "a")
+    await kube.patch(NODES, "b", {"metadata": {"labels": {"x": "y"}}})
+    await kube.create(NODES, {"metadata": {"name": "c"}})
+    await kube.compact()
+    seen = [await waiting, await anext(changes), await anext(changes)]
+
+    assert [(change.kind.value, objects.name(change.object)) for change in seen] == [
+        ("DELETED", "a"),
+        ("MODIFIED", "b"),
+        ("ADDED", "c"),
+    ]
+    await changes.aclose()
+
+
+@pytest.mark.parametrize(
+    ("status", "username"),
+    [
+        ({"authenticated": True, "audiences": ["imagecache"], "user": {"username": "agent"}}, "agent"),
+        ({"authenticated": True, "audiences": ["other"], "user": {"username": "agent"}}, None),
+        ({"authenticated": True, "user": {"username": "agent"}}, None),
+        ({"authenticated": False}, None),
+        ({}, None),
+    ],
+)
+async def test_a_token_is_believed_for_our_audience_only(status: Object, username: str | None) -> None:
+    asked: list[Object] = []
+
+    def review(request: Object) -> Object:
+        asked.append(request)
+        return {"status": status}
+
+    reviewer = KubeTokenReviewer(FakeKube(review=review))
+    assert await reviewer.review("word") == username
+    assert asked == [{"spec": {"token": "word", "audiences": ["imagecache"]}}]
