@@ -25,7 +25,7 @@ class WriteBehind:
         self._fd = fd
         self._started = 0
 
-    def write(self, offset: int, data: bytes | bytearray) -> None:
+    def write(self, offset: int, data: bytes | memoryview) -> None:
         """Write all of ``data`` at ``offset``. Raises OSError."""
         view = memoryview(data)
         while view:

@@ -61,7 +61,7 @@ class _Hashes:
         self._tar = hashlib.sha256()
         self._end = DATA_START + layer.tar_size
 
-    def works(self, offset: int, data: bytes | bytearray) -> tuple[Callable[[], None], Callable[[], None]]:
+    def works(self, offset: int, data: bytes | memoryview) -> tuple[Callable[[], None], Callable[[], None]]:
         """Hash ``data``, which is at ``offset``: two calls that may run at the same time."""
         inside = memoryview(data)[max(DATA_START - offset, 0) : max(self._end - offset, 0)]
         return lambda: self._file.update(data), lambda: self._tar.update(inside)
@@ -91,6 +91,9 @@ class LayerFetcher:
         self._settings = settings or FetchSettings()
         self._turns = asyncio.Semaphore(self._settings.layers)
         self._threads = ThreadPoolExecutor(self._settings.threads, thread_name_prefix="fetch")
+        self._fetching = 0
+        self._buffers: list[bytearray] = []
+        """Of ranges that were written, for the next ones: fresh memory costs a page fault every 4 KiB."""
 
     def close(self) -> None:
         self._threads.shutdown(wait=True, cancel_futures=True)
@@ -101,7 +104,7 @@ class LayerFetcher:
         Raises StoreUnreachable, StoreRefused, BlobNotFound, DigestMismatch, StoreCorrupt, NoSpace, StoreError, and what
         a malformed layer image raises.
         """
-        async with self._turns, _locked(self._store, layer.name):
+        async with self._turns, self._buffered(), _locked(self._store, layer.name):
             for attempt in range(1, self._settings.attempts + 1):
                 if self._present(layer):
                     break
@@ -113,6 +116,17 @@ class LayerFetcher:
                     if attempt == self._settings.attempts:
                         raise
         advanced(layer.size)
+
+    @contextlib.asynccontextmanager
+    async def _buffered(self) -> AsyncIterator[None]:
+        """Buffers stay while anything is fetched."""
+        self._fetching += 1
+        try:
+            yield
+        finally:
+            self._fetching -= 1
+            if not self._fetching:
+                self._buffers.clear()
 
     def _present(self, layer: LayerRecord) -> bool:
         """Whether the store has it; a file of the wrong size is set aside (containers that use it go on)."""
@@ -161,41 +175,48 @@ class LayerFetcher:
                 )
                 advanced(download.offset)
 
-    async def _ranges(self, layer: LayerRecord, start: int) -> AsyncGenerator[bytearray, None]:
-        """The bytes from ``start`` on, range by range in order, while later ones are already on their way."""
+    async def _ranges(self, layer: LayerRecord, start: int) -> AsyncGenerator[memoryview, None]:
+        """The bytes from ``start`` on, range by range in order, while later ones are already on their way.
+
+        A range is good until the next one is asked for: its buffer is used again.
+        """
         spans = self._spans(start, layer.size)
-        coming: deque[asyncio.Task[bytearray]] = deque()
+        coming: deque[tuple[int, asyncio.Task[bytearray]]] = deque()
         try:
             while True:
                 while len(coming) < self._settings.ranges and (span := next(spans, None)) is not None:
-                    coming.append(asyncio.create_task(self._range(layer.name, *span)))
+                    coming.append((span[1], asyncio.create_task(self._range(layer.name, *span))))
                 if not coming:
                     return
-                yield await coming[0]
+                length, task = coming[0]
+                buffer = await task
+                yield memoryview(buffer)[:length]
                 coming.popleft()
+                self._buffers.append(buffer)
         finally:
-            for task in coming:
+            for _, task in coming:
                 task.cancel()
-            await asyncio.gather(*coming, return_exceptions=True)
+            await asyncio.gather(*(task for _, task in coming), return_exceptions=True)
 
     def _spans(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         size = self._settings.range_size
         return ((at, min(size, end - at)) for at in range(start, end, size))
 
     async def _range(self, name: LayerName, offset: int, length: int) -> bytearray:
-        data = bytearray(length)
+        """The bytes, at the beginning of a buffer."""
+        buffer = self._buffers.pop() if self._buffers else bytearray(self._settings.range_size)
         filled = 0
         async for piece in self._remote.layer(name, offset, length):
             if filled + len(piece) > length:
                 break
-            data[filled : filled + len(piece)] = piece
+            buffer[filled : filled + len(piece)] = piece
             filled += len(piece)
         if filled != length:
             raise StoreError(f"layer image {name}: {filled} bytes came where {length} were asked for")
-        return data
+        return buffer
 
 
-def _append(download: Download, behind: WriteBehind, offset: int, data: bytearray) -> None:
+def _append(download: Download, behind: WriteBehind, offset: int, data: memoryview) -> None:
     with converting(download.path):
         behind.write(offset, data)
     download.offset = offset + len(data)
