@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from imagecache.build.convert import Converted, convert, hash_file
 from imagecache.build.derive import derive, verify
+from imagecache.build.memory import keep_freed_memory
 from imagecache.cli.application import LayerBuilt, LayerEntry, LayerExported, LayerVerified
 from imagecache.digest import DiffID
 from imagecache.erofs.header import LayerFlags
@@ -29,6 +30,7 @@ class LocalLayers:
     """``cli.application.LayerTool``."""
 
     def build(self, source: BinaryIO, output: Path, lower: Sequence[Path]) -> LayerBuilt:
+        keep_freed_memory()
         with converting(output), _staged(output) as fd:
             result = convert(iter(lambda: source.read(_CHUNK), b""), fd, bottom=False, limits=DEFAULT)
             if result.context:

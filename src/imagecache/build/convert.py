@@ -1,9 +1,9 @@
 """One layer from compressed bytes to a layer image, in one pass.
 
-Three threads work at once, and the interpreter lock is free in all of their heavy parts: one reads, hashes and
-decompresses, one (the caller's) follows the tar and assembles the tree, one hashes and writes the tar. Nothing is
-extracted and memory is bounded by the queues between them. It works on file descriptors alone, so that a process
-without any privilege can run it. It must not know names, stores or registries.
+Four threads work at once, and the interpreter lock is free in all of their heavy parts: one reads and hashes what is
+compressed, one decompresses, one (the caller's) follows the tar and assembles the tree, one hashes and writes the tar.
+Nothing is extracted and memory is bounded by the queues between them. It works on file descriptors alone, so that a
+process without any privilege can run it. It must not know names, stores or registries.
 """
 
 from __future__ import annotations
@@ -78,48 +78,61 @@ class _Channel:
             yield piece
 
 
-class _Inflater(threading.Thread):
-    """Compressed chunks in, pieces of the tar out; the digest of the compressed stream on the way."""
+class _Reader(threading.Thread):
+    """Compressed chunks, and their digest, to the end of the blob whatever becomes of the chunks."""
 
-    def __init__(self, chunks: Iterator[bytes], algorithm: str, limits: Limits) -> None:
-        super().__init__(name="inflate", daemon=True)
+    def __init__(self, chunks: Iterator[bytes], algorithm: str) -> None:
+        super().__init__(name="read", daemon=True)
         self.out = _Channel()
         self.stop = threading.Event()
         self._chunks = chunks
         self._hash = hashlib.new(algorithm)
-        self._limits = limits
 
     @property
     def digest(self) -> str:
         return f"{self._hash.name}:{self._hash.hexdigest()}"
 
     def run(self) -> None:
+        """Bytes that make no sense are read on, to learn whether they are at least the promised ones."""
+        try:
+            for chunk in self._chunks:
+                if self.stop.is_set():
+                    break
+                self._hash.update(chunk)
+                self.out.put(chunk)
+            self.out.put(None)
+        except BaseException as error:  # noqa: BLE001 - carried to the thread that reads the channel
+            self.out.put(_Failed(error))
+
+
+class _Inflater(threading.Thread):
+    """Compressed chunks in, pieces of the tar out."""
+
+    def __init__(self, chunks: _Channel, limits: Limits) -> None:
+        super().__init__(name="inflate", daemon=True)
+        self.out = _Channel()
+        self._chunks = chunks
+        self._limits = limits
+
+    def run(self) -> None:
         try:
             self._inflate()
             self.out.put(None)
         except BaseException as error:  # noqa: BLE001 - carried to the thread that reads the channel
-            self._hash_rest()
             self.out.put(_Failed(error))
+        finally:
+            self._chunks.abandon()
 
     def _inflate(self) -> None:
         decompressor: Decompressor | None = None
         for chunk in self._chunks:
-            self._hash.update(chunk)
             if decompressor is None:
                 decompressor = Decompressor(sniff(chunk), self._limits)
             for piece in decompressor.feed(chunk):
                 if not self.out.put(piece):
-                    self._hash_rest()
                     return
         if decompressor is not None:
             decompressor.finish()
-
-    def _hash_rest(self) -> None:
-        """Learn whether bytes that make no sense are at least the promised ones."""
-        for chunk in self._chunks:
-            if self.stop.is_set():
-                return
-            self._hash.update(chunk)
 
 
 class _TarWriter(threading.Thread):
@@ -165,23 +178,25 @@ def convert(
     ``blob`` and ``diff_id`` are what the digests must be, where that is known. Raises DigestMismatch when one is wrong,
     and the ContentError family for what the layer holds.
     """
-    inflater = _Inflater(chunks, blob.algorithm if blob else "sha256", limits)
+    reader = _Reader(chunks, blob.algorithm if blob else "sha256")
+    inflater = _Inflater(reader.out, limits)
     writer = _TarWriter(fd)
-    inflater.start()
-    writer.start()
+    for thread in (reader, inflater, writer):
+        thread.start()
     try:
         tree = _follow(inflater, writer, bottom=bottom, limits=limits)
     except ContentError:
         inflater.out.abandon()
-        inflater.join()
-        _check("blob", inflater.digest, blob)  # nonsense that was not even promised is a transfer error
+        reader.join()
+        _check("blob", reader.digest, blob)  # nonsense that was not even promised is a transfer error
         raise
     finally:
-        inflater.stop.set()
+        reader.stop.set()
         inflater.out.abandon()
         writer.finish()
         inflater.join()
-    _check("blob", inflater.digest, blob)
+        reader.join()
+    _check("blob", reader.digest, blob)
     found = DiffID(Digest(f"sha256:{writer.hash.hexdigest()}"))
     _check("uncompressed layer", found, diff_id)
     header = header_of(tree, writer.size, found, bottom=bottom)

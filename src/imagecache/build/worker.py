@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from imagecache import errors
 from imagecache.build.convert import Converted, convert
 from imagecache.build.derive import derive, verify_metadata
+from imagecache.build.memory import keep_freed_memory
 from imagecache.build.messages import (
     MAX_MESSAGE,
     Available,
@@ -49,6 +50,7 @@ def main() -> None:
     channel = socket.socket(fileno=int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     drop_privileges()
+    keep_freed_memory()
     while (received := _receive(channel)) is not None:
         message, fds = received
         try:
