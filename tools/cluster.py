@@ -1,0 +1,79 @@
+"""A Kubernetes cluster on this machine for people: ``./dev cluster up``, ``kubectl``, ``down``. See docs/cluster.md."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from imagecache.testing.cluster.cluster import Cluster, clean, kubectl_command
+from imagecache.testing.cluster.node import NodeSpec
+from imagecache.testing.images import busybox_image
+from imagecache.testing.peers.programs import MissingPeer, PeerFailed
+
+DIRECTORY = Path(os.environ.get("IMAGECACHE_CLUSTER", "/tmp/imagecache-cluster"))  # noqa: S108 - sockets need a short path
+HELP = """\
+The cluster is in {directory}. Ready in {seconds:.0f} s.
+  ./dev cluster kubectl get nodes
+  export KUBECONFIG={kubeconfig}
+  {directory}/nodes/node-1/enter ctr -a /run/containerd/containerd.sock -n k8s.io images list
+  ./dev cluster kubectl run hello --image {busybox} -- /bin/sh -c 'while true; do echo hello; sleep 1; done'
+  ./dev cluster down
+"""
+
+
+def say(text: str) -> None:
+    print(text, end="", file=sys.stderr)  # noqa: T201
+
+
+def kubectl(*args: str) -> int:
+    """This terminal's kubectl; its exit code."""
+    words, env = kubectl_command(DIRECTORY, *args)
+    return subprocess.call(words, env={**os.environ, **env})
+
+
+def running() -> bool:
+    """Whether the API server answers; a cluster that does not is made again."""
+    words, env = kubectl_command(DIRECTORY, "--request-timeout=5s", "get", "--raw=/readyz")
+    return (DIRECTORY / "kubeconfig").exists() and not subprocess.run(
+        words, env=env, capture_output=True, check=False
+    ).returncode
+
+
+def up(nodes: int) -> int:
+    if running():
+        say(f"a cluster is running already in {DIRECTORY}; ./dev cluster down ends it\n")
+        return 0
+    started = time.monotonic()
+    cluster = Cluster(DIRECTORY, [NodeSpec("system" if index == 0 else "2.4") for index in range(nodes)])
+    cluster.start()
+    busybox = cluster.registry.push("busybox:1", busybox_image(DIRECTORY / "images" / "busybox"))
+    seconds = time.monotonic() - started
+    say(HELP.format(directory=DIRECTORY, kubeconfig=cluster.kubeconfig, busybox=busybox, seconds=seconds))
+    return kubectl("get", "nodes", "--output=wide")
+
+
+def main(words: list[str]) -> int:
+    if words[:1] == ["kubectl"]:  # everything that follows is kubectl's, also what looks like ours
+        return kubectl(*words[1:])
+    parser = argparse.ArgumentParser(prog="./dev cluster")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("up", help="start it").add_argument("--nodes", type=int, default=2, help="how many (default 2)")
+    commands.add_parser("down", help="end it and remove all that it has")
+    commands.add_parser("kubectl", help="talk to it")
+    chosen = parser.parse_args(words)
+    try:
+        if chosen.command == "up":
+            return up(chosen.nodes)
+        clean(DIRECTORY)
+    except (PeerFailed, MissingPeer) as error:
+        say(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
