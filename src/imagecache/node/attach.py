@@ -18,10 +18,11 @@ from imagecache.node import records
 from imagecache.node.chain import ChainPreparer
 from imagecache.node.modes import Choice, Mode, choose
 from imagecache.node.ports import AttachResult, Containerd, Documents, Session
+from imagecache.oci.descriptor import Descriptor
 from imagecache.oci.manifest import parse_index
 from imagecache.store.model import ImageRecord, SnapshotDocument
 
-_VISIBLE_POLL = 0.002
+_VISIBLE_POLL = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +58,17 @@ class NodeAttacher:
         recorded: dict[str, None] = {}
         withheld: list[str] = []
         missed: list[str] = []
+        listing: dict[str, Descriptor] = {}
         async with self._session().leased(self._settings.lease) as session:
             for image in snapshot.images:
                 if self._is_withheld(image):
                     withheld.append(image.reference)
                 elif await self._present(session, choice, image):
-                    recorded.update(dict.fromkeys(await self._record(session, image)))
+                    recorded.update(dict.fromkeys(await self._record(session, image, listing)))
                 else:
                     missed.append(image.reference)
+        # records hold what they name, so the lease is not needed while CRI takes them up
+        await asyncio.gather(*(self._until_listed(self._session(), *item) for item in listing.items()))
         return AttachResult(tuple(recorded), tuple(withheld), tuple(missed))
 
     async def detach(self, snapshot: SnapshotDocument, keep: Sequence[SnapshotDocument] = ()) -> tuple[str, ...]:
@@ -127,31 +131,32 @@ class NodeAttacher:
             documents.append((body, records.index_labels(image, parse_index(body, image.index.media_type))))
         return documents
 
-    async def _record(self, session: Session, image: ImageRecord) -> tuple[str, ...]:
+    async def _record(self, session: Session, image: ImageRecord, listing: dict[str, Descriptor]) -> tuple[str, ...]:
+        """Make the records; an id that CRI has yet to take up goes into ``listing``.
+
+        CRI takes records up one event after the other, and marks one that lacks its label. So the id's record is
+        written last and unmarked: once it is marked, the names before it are known.
+        """
         names = records.names(image)
         labels = records.CRI_LABELS if self._in_cri else {}
         changed = await asyncio.gather(*(session.images.put(name, image.target, labels) for name in names))
         if not self._in_cri:
             return names
-        if any(changed) or await session.images.get(records.image_id(image)) is None:
-            await self._until_listed(session, image)
-        return (*names, records.image_id(image))
+        image_id = records.image_id(image)
+        if any(changed) or await session.images.get(image_id) is None:
+            await session.images.put(image_id, image.target, dict.fromkeys(records.CRI_LABELS, ""))
+            listing[image_id] = image.target
+        return (*names, image_id)
 
-    async def _until_listed(self, session: Session, image: ImageRecord) -> None:
-        """Wait until CRI knows the names.
-
-        CRI takes records up one event after the other, and marks one that lacks its label. So the id's record is
-        written last and unmarked: once it is marked, the names before it are known. Without CRI we mark it ourselves.
-        """
-        name = records.image_id(image)
-        await session.images.put(name, image.target, dict.fromkeys(records.CRI_LABELS, ""))
+    async def _until_listed(self, session: Session, name: str, target: Descriptor) -> None:
+        """Wait until CRI has marked the record, and so knows those before it. Without CRI we mark it ourselves."""
         deadline = self._clock.monotonic() + self._settings.visible
         while self._clock.monotonic() < deadline:
             found = await session.images.get(name)
             if found is None or records.CRI_LABELS.items() <= found.labels.items():
                 return
             await asyncio.sleep(_VISIBLE_POLL)
-        await session.images.put(name, image.target, records.CRI_LABELS)
+        await session.images.put(name, target, records.CRI_LABELS)
 
     async def _removable(self, session: Session, image: ImageRecord, kept: set[str]) -> list[str]:
         """Names of ours that point at the image; the id goes too when no name of somebody else's is left."""
