@@ -15,6 +15,7 @@ import pytest
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
+from imagecache.errors import StoreCorrupt
 from imagecache.testing.images import busybox_image, tar_of
 from imagecache.testing.oci_layout import Image, LayerSpec
 from imagecache.testing.peers.containerd import Version
@@ -286,6 +287,21 @@ def test_a_damaged_layer_image_is_found(alone: CachingNode, directory: Path) -> 
         file.seek(-1, os.SEEK_CUR)
         file.write(bytes([byte[0] ^ 1]))
     assert alone.try_command("layer", "verify", image).returncode == 41
+
+
+def test_a_damaged_store_is_found_and_made_whole(alone: CachingNode, app: str) -> None:
+    alone.create("cache", [app], "--no-attach")
+    assert alone.try_command("check", "--deep").returncode == 0
+    damaged = max(alone.store.glob("layers/sha256/*/*.erofs"), key=lambda file: file.stat().st_size)
+    with damaged.open("r+b") as file:
+        file.seek(damaged.stat().st_size // 2)
+        file.write(b"damage")
+
+    assert alone.try_command("check", "--deep", "--quarantine").returncode == StoreCorrupt.exit_code
+    alone.command("delete", "cache")
+    alone.create("cache", [app], "--no-attach")
+
+    assert alone.try_command("check", "--deep").returncode == 0
 
 
 # interrupted

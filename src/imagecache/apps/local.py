@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # parts are imported when a command needs them: ``get`` start
     from imagecache.apps.services import LocalServices
     from imagecache.node.mounter import KernelMounter
     from imagecache.standalone.controller import Controller
+    from imagecache.store.check import Report
 
 RELAID = Path("/var/lib/imagecache-relaid")
 """Copies with 4096-byte blocks, for kernels that need them; of this host alone, so never in a shared store."""
@@ -69,6 +70,12 @@ class LocalApplication:
         from imagecache.apps.layers import LocalLayers
 
         return LocalLayers()
+
+    def check(self, *, deep: bool, quarantine: bool) -> Report:
+        layers = self.layers()
+        return self._store.check(
+            deep=deep, verify=lambda path: layers.verify(path, None).diff_id, quarantine=quarantine
+        )
 
     def host(self) -> LocalHost:
         from imagecache.apps.host import LocalHost

@@ -19,6 +19,7 @@ from imagecache.digest import DiffID, Digest
 if TYPE_CHECKING:
     from imagecache.cli.settings import Settings
     from imagecache.standalone.controller import Controller
+    from imagecache.store.check import Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +184,9 @@ class Application(Protocol):
     def controller(self) -> Controller: ...
 
     def layers(self) -> LayerTool: ...
+
+    def check(self, *, deep: bool, quarantine: bool) -> Report:
+        """Verify what the store holds. Raises StoreError."""
 
     def host(self) -> Host: ...
 

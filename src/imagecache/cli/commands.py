@@ -12,6 +12,7 @@ from imagecache import __version__
 from imagecache.cli import (
     agent,
     attach,
+    check,
     containerd_config,
     controller,
     create,
@@ -72,7 +73,22 @@ def _root(
     del version
 
 
-for _command in (create, get, describe, delete, attach, detach, mount, umount, agent, controller, snapshotter, doctor):
+_VERBS = (
+    create,
+    get,
+    describe,
+    delete,
+    attach,
+    detach,
+    mount,
+    umount,
+    check,
+    agent,
+    controller,
+    snapshotter,
+    doctor,
+)
+for _command in _VERBS:
     _name = _command.__name__.rpartition(".")[2]
     app.command(_name)(getattr(_command, _name))
 app.add_typer(layer.app, name="layer")

@@ -75,7 +75,7 @@ class _Hashes:
             if found != wanted.hex:
                 raise DigestMismatch(
                     f"layer image {self._layer.name} arrived damaged: {what} has sha256:{found}, not {wanted}",
-                    hint="it is fetched again; if it stays so, check the store: imagecache check",
+                    hint="it is fetched again; if it stays so, check the store where it is: imagecache check --deep",
                 )
 
 

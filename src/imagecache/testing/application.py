@@ -25,6 +25,7 @@ from imagecache.digest import DiffID, Digest
 from imagecache.errors import DigestMismatch, NotFound
 from imagecache.standalone.controller import Controller, World
 from imagecache.standalone.objects import ObjectFiles
+from imagecache.store.check import Report
 from imagecache.store.paths import StorePaths
 from imagecache.testing.builder import FakeAttacher, FakeBuilder, FakeCollector, FakeSnapshots
 from imagecache.testing.clock import FakeClock
@@ -123,6 +124,7 @@ class FakeApplication:
         self.tool = FakeLayerTool()
         self.machine = FakeHost()
         self.running = FakeServices()
+        self.report = Report()
         self.settings = Settings()
         self._random = random.Random(1)
 
@@ -147,6 +149,10 @@ class FakeApplication:
 
     def layers(self) -> FakeLayerTool:
         return self.tool
+
+    def check(self, *, deep: bool, quarantine: bool) -> Report:
+        del deep, quarantine
+        return self.report
 
     def host(self) -> FakeHost:
         return self.machine

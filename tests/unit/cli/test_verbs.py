@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from imagecache.cli.application import Check, Severity
-from imagecache.errors import ContainerdUnavailable, RegistryUnavailable
+from imagecache.errors import ContainerdUnavailable, RegistryUnavailable, StoreCorrupt
+from imagecache.store.check import Finding, Report
 from imagecache.testing.builder import layer_record
 
 from .conftest import Shell
@@ -287,6 +288,26 @@ def test_doctor(imagecache: Shell, worst: Severity, code: int) -> None:
     assert lines[0] == "ok       kernel      erofs: mounts files directly"
     assert (lines[-1].strip() == "-> delete caches") == bool(worst)
     assert found[1]["severity"] == worst.name.lower()
+
+
+def test_check(imagecache: Shell) -> None:
+    assert imagecache("check").stdout == "0 files checked, no problems\n"
+
+    file, aside = Path("/store/layers/x.erofs"), Path("/store/quarantine/x")
+    imagecache.application.report = Report(
+        checked=2, corrupt=[Finding(file, "has 1 bytes", aside)], unexpected=[Finding(Path("/store/x"), "not a blob")]
+    )
+    result = imagecache("check", "--quarantine", code=StoreCorrupt.exit_code)
+
+    assert result.stdout.splitlines() == [
+        "corrupt    /store/layers/x.erofs: has 1 bytes (set aside as /store/quarantine/x)",
+        "unexpected /store/x: not a blob",
+        "2 files checked, 1 problem",
+    ]
+    assert "create it again" in result.stderr
+    found = json.loads(imagecache("check", "--json", code=StoreCorrupt.exit_code).stdout)
+    assert found["corrupt"] == [{"path": str(file), "problem": "has 1 bytes", "movedTo": str(aside)}]
+    assert not found["healthy"]
 
 
 def test_layer_commands(imagecache: Shell, tmp_path: Path) -> None:

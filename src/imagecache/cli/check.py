@@ -1,0 +1,68 @@
+"""``imagecache check``: verify what the store holds."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from imagecache.cli.options import settings_flags
+from imagecache.cli.session import Session, note, say
+from imagecache.errors import StoreCorrupt
+
+if TYPE_CHECKING:
+    from imagecache.store.check import Finding, Report
+
+
+@settings_flags()
+def check(
+    session: Session,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Hash layer images too, and derive each again from its own tar.")
+    ] = False,
+    quarantine: Annotated[
+        bool, typer.Option("--quarantine", help="Set corrupt files aside: the next build makes them again.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Verify what the store holds.
+
+    Corrupt, missing and unexpected files, apart. Nothing is deleted; builds and containers may go on meanwhile.
+    """
+    report = session.application().check(deep=deep, quarantine=quarantine)
+    if as_json:
+        say(_as_json(report))
+    else:
+        _print(report)
+    if not report.healthy:
+        raise typer.Exit(StoreCorrupt.exit_code)
+
+
+def _print(report: Report) -> None:
+    for kind, findings in _groups(report).items():
+        for finding in findings:
+            say(f"{kind:<10} {finding.path}: {finding.problem}{_place(finding)}")
+    bad = len(report.corrupt) + len(report.missing)
+    say(f"{report.checked} files checked, {bad or 'no'} {'problem' if bad == 1 else 'problems'}")
+    if bad:
+        note("delete the image cache and create it again: only what is missing is built; containers are not disturbed")
+
+
+def _groups(report: Report) -> dict[str, list[Finding]]:
+    return {"corrupt": report.corrupt, "missing": report.missing, "unexpected": report.unexpected}
+
+
+def _place(finding: Finding) -> str:
+    return f" (set aside as {finding.moved_to})" if finding.moved_to else ""
+
+
+def _as_json(report: Report) -> str:
+    groups = {
+        kind: [
+            {"path": str(each.path), "problem": each.problem, "movedTo": str(each.moved_to) if each.moved_to else None}
+            for each in findings
+        ]
+        for kind, findings in _groups(report).items()
+    }
+    return json.dumps({"checked": report.checked, "healthy": report.healthy, **groups})
