@@ -11,7 +11,7 @@ from bench.pulls import timed
 from bench.samples import Goal, Row, Samples
 
 from imagecache.testing.oci_layout import Image
-from imagecache.testing.peers.node import COMMAND
+from imagecache.testing.peers.agent import COMMAND
 from imagecache.testing.peers.programs import cache
 
 _BLOCK = 512

@@ -18,9 +18,10 @@ from grpclib.exceptions import GRPCError
 from imagecache.errors import StoreCorrupt
 from imagecache.testing.images import busybox_image, tar_of
 from imagecache.testing.oci_layout import Image, LayerSpec
+from imagecache.testing.peers.agent import COMMAND
 from imagecache.testing.peers.containerd import Version
 from imagecache.testing.peers.cri import Cri
-from imagecache.testing.peers.node import COMMAND, CachingNode, Mode
+from imagecache.testing.peers.node import CachingNode, Mode
 from imagecache.testing.peers.processes import mounts_below, unmount_below, wait_until
 from imagecache.testing.peers.registry import Registry
 from imagecache.testing.real_images import debian_image

@@ -88,6 +88,10 @@ class Cluster:
         return _started(self._control)
 
     @property
+    def credentials(self) -> credentials.Credentials:
+        return _started(self._credentials)
+
+    @property
     def registry(self) -> Registry:
         """A registry that every node can pull from; it has the pause image, which nodes have pulled already."""
         return _started(self._registry)
@@ -102,7 +106,7 @@ class Cluster:
         try:
             self._start()
         except BaseException:
-            clean(self.directory)
+            self.stop()
             raise
 
     def _start(self) -> None:
@@ -121,6 +125,14 @@ class Cluster:
                 booting.result()
                 node.join()
         self.wait_ready(*self.nodes)
+        self._wait_account()
+
+    def _wait_account(self) -> None:
+        """No pod is admitted to a namespace before its default ServiceAccount is there."""
+        if not wait_until(
+            lambda: self.try_kubectl("get", "serviceaccount", "default").returncode == 0, seconds=30, every=0.1
+        ):
+            raise PeerFailed(f"no default ServiceAccount:\n{self.control.controller_manager.daemon.tail()}")
 
     def _start_registry(self) -> None:
         self.registry.start()
@@ -130,6 +142,16 @@ class Cluster:
     def stop(self) -> None:
         """Nothing of it is left: process, mount, interface, cgroup, file."""
         clean(self.directory)
+        self._forget()
+
+    def _forget(self) -> None:
+        """This process's side of what has ended."""
+        for node in self.nodes:
+            node.forget()
+        if self._control is not None:
+            self._control.forget()
+        if self._registry is not None:
+            self._registry.stop()
 
     def __enter__(self) -> Self:
         self.start()

@@ -48,9 +48,18 @@ class ControlPlane:
         daemon = Daemon(name, argv, self._directory, environment())
         return Component(daemon, ready or (lambda: _settled(daemon)))
 
+    @property
+    def _components(self) -> tuple[Component, ...]:
+        return self.etcd, self.apiserver, self.controller_manager, self.scheduler
+
     def start(self) -> None:
-        for component in (self.etcd, self.apiserver, self.controller_manager, self.scheduler):
+        for component in self._components:
             component.start()
+
+    def forget(self) -> None:
+        """Let go of what has ended. Idempotent."""
+        for component in self._components:
+            component.kill()
 
     def _etcd_flags(self) -> dict[str, object]:
         peer = f"http://127.0.0.1:{free_port()}"

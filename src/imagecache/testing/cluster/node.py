@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from imagecache.testing.cluster import cgroups
 from imagecache.testing.cluster.component import Component, accepts
@@ -57,6 +58,16 @@ exec nsenter --target "$(cat {node}/init.pid)" --net --mount -- "$@"
 """
 
 
+class HostService(Protocol):
+    """A program on nodes that Kubernetes knows nothing of, as systemd would run it."""
+
+    def boot(self, node: Node) -> None:
+        """Namespaces, files and network are there; containerd starts when this returns. At every boot."""
+
+    def halt(self) -> None:
+        """The node's processes have ended; let go of what is held for them."""
+
+
 @dataclass(frozen=True, slots=True)
 class NodeSpec:
     """What differs between nodes."""
@@ -69,8 +80,8 @@ class NodeSpec:
     """TOML for containerd's conf.d, in order."""
     kubelet: Mapping[str, object] = field(default_factory=dict)
     """Fields of KubeletConfiguration that replace ours."""
-    prepare: Callable[[Node], None] | None = None
-    """Called at every boot before containerd starts, as a service ordered before it would be."""
+    services: Sequence[HostService] = ()
+    """Of this node alone; ordered before containerd."""
 
 
 class Node:
@@ -85,7 +96,8 @@ class Node:
         self.cgroup = f"{network.cgroup}/{self.name}"
         self._network = network
         self._credentials = credentials
-        self._enter = directory / "enter"
+        self.enter = directory / "enter"
+        """A program that runs another one on the node."""
         self._lay_out()
         self._init = self._make_init()
         self.kubelet = self._make_kubelet()
@@ -113,8 +125,8 @@ class Node:
             (self.directory / name).mkdir(parents=True)
         boot = _BOOT.format(node=self.directory, overlays=" ".join(_OVERLAYS))
         (self.directory / "boot.sh").write_text(boot)
-        self._enter.write_text(_ENTER.format(node=self.directory))
-        self._enter.chmod(0o755)
+        self.enter.write_text(_ENTER.format(node=self.directory))
+        self.enter.chmod(0o755)
 
     def install(self, sandbox_image: str, hosts: Mapping[str, str]) -> None:
         """Configure containerd; ``hosts`` as for Containerd. Once, before the first ``start``."""
@@ -135,7 +147,7 @@ class Node:
             sandbox_image=sandbox_image,
             drop_ins=self.spec.drop_ins,
             hosts=hosts,
-            inside=Surroundings((str(self._enter),), paths, self._network.conflist(self.index)),
+            inside=Surroundings((str(self.enter),), paths, self._network.conflist(self.index)),
         )
 
     def add_host(self, host: str, url: str) -> None:
@@ -150,11 +162,11 @@ class Node:
 
     def daemon(self, name: str, argv: Sequence[str | Path], env: Mapping[str, str] | None = None) -> Daemon:
         """A program for this node, not started; name a path below the node's directory in its arguments."""
-        return Daemon(name, [self._enter, *argv], self.directory, env or self.environ())
+        return Daemon(name, [self.enter, *argv], self.directory, env or self.environ())
 
-    def run(self, *argv: str | Path) -> str:
+    def run(self, *argv: str | Path, env: Mapping[str, str] | None = None) -> str:
         """Output of a program run on the node. Raises PeerFailed."""
-        return run([self._enter, *argv], env=self.environ())
+        return run([self.enter, *argv], env=env or self.environ())
 
     def _make_init(self) -> Component:
         argv: list[str | Path] = [
@@ -199,8 +211,8 @@ class Node:
         cgroups.create(self.cgroup)
         self._init.start()
         self._network.attach(self.index, self._init.daemon.pid, self.directory)
-        if self.spec.prepare is not None:
-            self.spec.prepare(self)
+        for service in self.spec.services:
+            service.boot(self)
         self.containerd.start()
         self._pull(self._sandbox_image)
 
@@ -212,15 +224,21 @@ class Node:
     def stop(self) -> None:
         """A power cut. What was in memory goes: processes, mounts, interfaces, /run; the disk stays."""
         kill_all(self._processes, f"processes of {self.name}")
-        for component in (self._init, self.kubelet, self.proxy):
-            component.kill()
-        self.containerd.kill()
+        self.forget()
         self._network.detach(self.index)
         cgroups.remove(self.cgroup)
         (self.directory / "booted").unlink(missing_ok=True)
         for folder in (self.directory / "run", self.containerd.state):
             shutil.rmtree(folder)
             folder.mkdir()
+
+    def forget(self) -> None:
+        """Let go of what has ended: this process's side of its programs. Idempotent."""
+        for component in (self._init, self.kubelet, self.proxy):
+            component.kill()
+        self.containerd.kill()
+        for service in self.spec.services:
+            service.halt()
 
     def restart(self) -> None:
         self.stop()

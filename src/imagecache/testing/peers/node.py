@@ -7,27 +7,17 @@ person would do it. It must not reach into the product's packages.
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self
 
-from imagecache.snapshotter.server import listen
+from imagecache.testing.peers.agent import COMMAND, AgentService
 from imagecache.testing.peers.containerd import Containerd, Version
 from imagecache.testing.peers.processes import Daemon, end_processes
 from imagecache.testing.peers.programs import PeerFailed, containerd_24, environment
 
 Mode = Literal["proxy", "native"]
-COMMAND = Path(sys.executable).with_name("imagecache")
-_ACTIVATE = """
-import os, sys
-os.dup2(int(sys.argv[1]), 3)
-os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
-os.execv(sys.argv[2], sys.argv[2:])
-"""
-"""What the service manager does for a socket-activated service (sd_listen_fds(3))."""
 
 
 class CachingNode:
@@ -63,8 +53,10 @@ class CachingNode:
             "IMAGECACHE_TRIM_DELAY": str(trim_delay),
         }
         directory.mkdir(parents=True, exist_ok=True)
-        self._listener: socket.socket | None = None
-        self._agent: Daemon | None = None
+        # a directory of ours is in the arguments, so that what a killed run left is found by them
+        flags = ["--agent-root", self.environ["IMAGECACHE_AGENT_ROOT"]]
+        listening = Path(self.environ["IMAGECACHE_AGENT_SOCKET"]) if mode == "proxy" else None
+        self._service = AgentService(directory, listening, flags)
 
     @property
     def address(self) -> Path:
@@ -73,33 +65,20 @@ class CachingNode:
     @property
     def agent(self) -> Daemon:
         """The agent's process. Raises PeerFailed before ``start``."""
-        if self._agent is None:
-            raise PeerFailed("the node was not started")
-        return self._agent
+        return self._service.daemon
 
     def start(self) -> None:
         self.command("containerd-config", "install")
-        self._agent = self._make_agent()
+        self._service.listen()
         self.start_agent()
         self.containerd.start()
 
-    def _make_agent(self) -> Daemon:
-        # a directory of ours is in the arguments, so that what a killed run left is found by them
-        argv: list[str | Path] = [COMMAND, "agent", "--agent-root", self.environ["IMAGECACHE_AGENT_ROOT"]]
-        if self.mode == "native":
-            return Daemon("agent", argv, self.directory, self.environ)
-        self._listener = listen(Path(self.environ["IMAGECACHE_AGENT_SOCKET"]))
-        fd = self._listener.fileno()
-        argv = [sys.executable, "-c", _ACTIVATE, str(fd), *argv]
-        return Daemon("agent", argv, self.directory, self.environ, pass_fds=[fd])
-
     def start_agent(self) -> None:
         """As systemd does it: the listening socket is ours, so that callers wait while no agent runs."""
-        ready = self.agent.log.stat().st_size if self.agent.log.exists() else 0
-        self.agent.start(lambda: "agent is ready" in self.agent.log.read_text(errors="replace")[ready:])
+        self._service.start(self.environ)
 
     def stop_agent(self) -> None:
-        self.agent.stop()
+        self._service.stop()
 
     def command(self, *args: str | Path, fails: bool = False) -> str:
         """Standard output of ``imagecache`` with these arguments. Raises PeerFailed when it fails unasked."""
@@ -155,8 +134,5 @@ class CachingNode:
     def close(self) -> None:
         """Containers first, then the agent, whose mounts nobody needs any more."""
         self.containerd.close()
-        if self._agent is not None:
-            self._agent.stop()
-        if self._listener is not None:
-            self._listener.close()
+        self._service.close()
         end_processes(self.directory)
