@@ -31,6 +31,9 @@ def say(text: str) -> None:
 
 def kubectl(*args: str) -> int:
     """This terminal's kubectl; its exit code."""
+    if not (DIRECTORY / "kubeconfig").exists():
+        say("there is no cluster: ./dev cluster up makes one\n")
+        return 1
     words, env = kubectl_command(DIRECTORY, *args)
     return subprocess.call(words, env={**os.environ, **env})
 

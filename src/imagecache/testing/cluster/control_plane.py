@@ -90,6 +90,7 @@ class ControlPlane:
             "service-account-issuer": "https://kubernetes.default.svc",
             "service-account-key-file": own.service_accounts_key,
             "service-account-signing-key-file": own.service_accounts_key,
+            "enable-aggregator-routing": "true",  # webhooks go to the pod: kube-proxy's rules are on nodes only
             "kubelet-preferred-address-types": "InternalIP",  # logs and exec would ask DNS for the node's name
         }
 

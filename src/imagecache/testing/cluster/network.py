@@ -23,6 +23,7 @@ NODES = range(1, 33)
 """Numbers that nodes can have; every node knows the routes to all of them."""
 _NUMBERS = range(201, 251)
 _PREFIX = "icbr"
+_LINKS = Path("/sys/class/net")
 _CONFLIST = {
     "cniVersion": "0.4.0",
     "name": "pods",
@@ -94,16 +95,22 @@ class Network:
         _ip("route", "replace", self.pods(index), "via", self.node(index), "dev", self.bridge)
         lines = ["link set lo up", f"address add {self.node(index)}/24 dev eth0", "link set eth0 up"]
         lines += [f"route add {self.pods(other)} via {self.node(other)}" for other in NODES if other != index]
+        lines.append(
+            f"route add {self.services} dev eth0"
+        )  # what the node itself sends, before kube-proxy's rules see it
         script = directory / "network.ip"
         script.write_text("\n".join(lines) + "\n")
         run([find("nsenter"), "--target", str(pid), "--net", find("ip"), "-batch", script])
 
     def detach(self, index: int) -> None:
-        """At once, where the end of the namespace would do it a little later. A no-op when there is none."""
-        if Path("/sys/class/net", self._veth(index)).exists():
+        """At once: connections that are being closed keep the ended node's namespace. A no-op when there is none."""
+        if (_LINKS / self._veth(index)).exists():
             _ip("link", "delete", self._veth(index))
 
     def remove(self) -> None:
+        """The nodes' ends first: what they belong to, the bridge says."""
+        for veth in _LINKS.glob(f"ic{self.number}-*"):
+            _ip("link", "delete", veth.name)
         _ip("link", "delete", self.bridge)
 
 

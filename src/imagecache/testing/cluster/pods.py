@@ -38,6 +38,7 @@ class PodSpec:
             "restartPolicy": self.restart_policy,
             "terminationGracePeriodSeconds": 0,
             "automountServiceAccountToken": False,
+            "dnsPolicy": "Default",  # there is no DNS in the cluster
             "imagePullSecrets": [{"name": name} for name in self.pull_secrets],
         }
         if self.node:

@@ -133,11 +133,17 @@ def _parent(pid: int) -> int:
     return int(stat.rpartition(")")[2].split()[1])
 
 
+def _names(word: str, prefix: str) -> bool:
+    return f"{word}/".startswith(prefix) or f"{word.partition('=')[2]}/".startswith(prefix)
+
+
 def processes_of(directory: Path) -> list[int]:
-    """Processes with an argument at or below ``directory``, and everything that descends from them; ours left out."""
-    prefix = f"{directory}/"
+    """Processes with an argument at or below ``directory``, and everything that descends from them; ours left out.
+
+    The argument is the path, or ``--flag=path``.
+    """
     own = {os.getpid(), os.getppid()}
-    found = {pid for pid in _pids() if any(f"{word}/".startswith(prefix) for word in _arguments(pid))} - own
+    found = {pid for pid in _pids() if any(_names(word, f"{directory}/") for word in _arguments(pid))} - own
     parents = {pid: _parent(pid) for pid in _pids()}
     grown = True
     while grown:
