@@ -1,29 +1,26 @@
-"""Write config/crd/ from ``imagecache.api.crd``; ``--check`` only says whether the files are current."""
+"""Write config/ and charts/ from ``tools.install``; ``--check`` only says whether the files are current."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from imagecache.api import crd, dump
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-FOLDER = Path(__file__).resolve().parent.parent / "config" / "crd"
-GENERATED = "# made by tools/render.py from src/imagecache/api/crd.py; do not edit\n"
+from tools.install.render import files
 
-
-def files() -> dict[Path, str]:
-    """Every file with the text that it should have."""
-    return {FOLDER / name: GENERATED + dump.to_yaml(document) for name, document in crd.all_documents().items()}
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
     stale = []
     for path, text in files().items():
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            stale.append(path.name)
+        target = ROOT / path
+        if not target.exists() or target.read_text(encoding="utf-8") != text:
+            stale.append(str(path))
             if "--check" not in sys.argv:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(text, encoding="utf-8")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_text(text, encoding="utf-8")
     if "--check" in sys.argv and stale:
         sys.exit(f"not current: {', '.join(stale)}; run .venv/bin/python tools/render.py")
 

@@ -1,7 +1,7 @@
 """The cluster's controller, wired: leads, watches, reconciles, builds in processes, serves the store.
 
-Whoever does not lead waits and changes nothing; who loses the lead ends at once. It must not decide what the parts
-decide.
+Whoever does not lead serves, waits and changes nothing; who loses the lead ends at once. It must not decide what the
+parts decide.
 """
 
 from __future__ import annotations
@@ -120,6 +120,7 @@ class ClusterController:
                 stack.push_async_callback(health.stop)
                 await health.start(self.settings.metrics_address)
             kube = await stack.enter_async_context(KubeClient(access))
+            await stack.enter_async_context(self._served(kube))
             leader = Leader(kube, self.clock, self.settings.lease_namespace or access.namespace, _identity())
             await leader.acquire()
             stack.push_async_callback(leader.release)
@@ -128,7 +129,6 @@ class ClusterController:
     async def _lead(
         self, stack: AsyncExitStack, leader: Leader, kube: Kube, access: Connection, metrics: Metrics
     ) -> None:
-        await stack.enter_async_context(self._served(kube))
         reconciler = Reconciler(
             Parts(
                 kube=kube,
@@ -153,7 +153,7 @@ class ClusterController:
 
     @asynccontextmanager
     async def _served(self, kube: Kube) -> AsyncIterator[None]:
-        """The store over HTTPS while we lead, when the settings say so."""
+        """The store over HTTPS, when the settings say so; also by those who wait to lead, who read the same volume."""
         settings = self.settings
         if not settings.serve_address:
             yield

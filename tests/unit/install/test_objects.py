@@ -1,0 +1,167 @@
+"""What is installed: pods that say what they need and how they are, and files that are current."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tools.install.render import MODES, files, objects
+
+from imagecache.cli.settings import SETTINGS
+from imagecache.kube.reviewer import AUDIENCE
+
+ROOT = Path(__file__).resolve().parents[3]
+SHARED = {"store": {"volume": {"accessMode": "ReadWriteMany"}}}
+IN_A_DIRECTORY = {"store": {"sharedHostPath": "/mnt/imagecache"}}
+
+
+def rendered(**values: object) -> dict[tuple[str, str], Any]:
+    """By kind and name."""
+    found = json.loads(json.dumps(objects(json.loads(json.dumps(values)))))
+    return {(item["kind"], item["metadata"]["name"]): item for item in found}
+
+
+def pod_of(kind: str, name: str, **values: object) -> Any:
+    return rendered(**values)[kind, name]["spec"]["template"]["spec"]
+
+
+def environment(container: Any) -> dict[str, str]:
+    return {entry["name"]: entry.get("value", "") for entry in container["env"]}
+
+
+def test_the_files_are_current() -> None:
+    done = subprocess.run(
+        [sys.executable, "tools/render.py", "--check"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_rendering_is_deterministic_and_what_is_for_kubectl_is_yaml() -> None:
+    assert files() == files()
+    for path, text in files().items():
+        if "templates" not in path.parts:
+            assert all(document for document in yaml.safe_load_all(text)), path
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_container_says_what_it_needs_and_how_it_is(mode: str) -> None:
+    pods = [
+        pod_of("Deployment", "imagecache-controller", mode=mode),
+        pod_of("DaemonSet", "imagecache-agent", mode=mode),
+    ]
+
+    for container in (container for pod in pods for container in pod["containers"]):
+        assert set(container["resources"]["requests"]) == {"cpu", "memory"}
+        assert {"livenessProbe", "readinessProbe"} <= set(container), container["name"]
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True
+        assert {mount["name"] for mount in container["volumeMounts"]} <= {
+            volume["name"] for pod in pods for volume in pod["volumes"]
+        }
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_variable_is_a_setting(mode: str) -> None:
+    pods = [
+        pod_of("Deployment", "imagecache-controller", mode=mode),
+        pod_of("DaemonSet", "imagecache-agent", mode=mode),
+    ]
+    names = {setting.env for setting in SETTINGS.values()}
+
+    for container in (container for pod in pods for container in pod["containers"]):
+        assert set(environment(container)) <= names, container["name"]
+
+
+def test_the_controller_is_nobody() -> None:
+    pod = pod_of("Deployment", "imagecache-controller")
+
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["containers"][0]["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert "hostPID" not in pod
+    assert "hostNetwork" not in pod
+
+
+def test_one_controller_where_one_volume_is_one_node_s() -> None:
+    found = rendered()
+
+    assert found["Deployment", "imagecache-controller"]["spec"]["replicas"] == 1
+    assert ("PodDisruptionBudget", "imagecache-controller") not in found  # it would keep the node from being drained
+
+
+@pytest.mark.parametrize("values", [SHARED, IN_A_DIRECTORY])
+def test_two_controllers_where_both_can_have_the_store(values: dict[str, object]) -> None:
+    found = list(rendered(**values).values())
+    deployment = next(item for item in found if item["kind"] == "Deployment")
+
+    assert (deployment["spec"]["replicas"], deployment["spec"]["strategy"]["type"]) == (2, "RollingUpdate")
+    assert any(item["kind"] == "PodDisruptionBudget" for item in found)
+
+
+def test_proxy_mode_has_no_agent_in_its_pod() -> None:
+    pod = pod_of("DaemonSet", "imagecache-agent", mode="proxy")
+
+    assert [container["args"][:2] for container in pod["containers"]] == [["host", "keep"]]
+    assert (pod["hostPID"], pod["hostNetwork"]) == (True, True)
+
+
+def test_native_mode_configures_containerd_unless_it_is_told_not_to() -> None:
+    configured = pod_of("DaemonSet", "imagecache-agent", mode="native")
+    left_alone = pod_of("DaemonSet", "imagecache-agent", mode="native", containerd={"configure": False})
+
+    assert [container["name"] for container in configured["containers"]] == ["installer", "agent"]
+    assert [container["name"] for container in left_alone["containers"]] == ["agent"]
+    assert "hostPID" not in left_alone
+    assert not any(container["securityContext"].get("privileged") for container in left_alone["containers"])
+
+
+def test_prepull_mode_changes_nothing_on_the_node() -> None:
+    pod = pod_of("DaemonSet", "imagecache-agent", mode="prepull")
+
+    assert [container["name"] for container in pod["containers"]] == ["agent"]
+    assert [volume["hostPath"]["path"] for volume in pod["volumes"] if "hostPath" in volume] == ["/run/containerd"]
+    assert "IMAGECACHE_STORE_URL" not in environment(pod["containers"][0])
+
+
+def test_agents_show_the_store_a_token_of_their_own_audience() -> None:
+    pod = pod_of("DaemonSet", "imagecache-agent", mode="native")
+    (token,) = [volume["projected"]["sources"][0] for volume in pod["volumes"] if "projected" in volume]
+    trust = next(volume["secret"] for volume in pod["volumes"] if "secret" in volume)
+
+    assert token["serviceAccountToken"]["audience"] == AUDIENCE
+    assert [item["key"] for item in trust["items"]] == ["ca.crt"]  # never the key
+
+
+def test_a_shared_directory_is_neither_served_nor_fetched() -> None:
+    found = rendered(mode="native", **IN_A_DIRECTORY)
+    agent = pod_of("DaemonSet", "imagecache-agent", mode="native", **IN_A_DIRECTORY)
+    controller = pod_of("Deployment", "imagecache-controller", **IN_A_DIRECTORY)
+
+    assert not [
+        name for kind, name in found if kind in {"PersistentVolumeClaim", "Secret"} or name == "imagecache-store"
+    ]
+    assert environment(agent["containers"][1])["IMAGECACHE_STORE"] == "/mnt/imagecache"
+    assert "IMAGECACHE_STORE_URL" not in environment(agent["containers"][1])
+    assert "IMAGECACHE_SERVE_ADDRESS" not in environment(controller["containers"][0])
+
+
+def test_an_agent_writes_about_its_own_node_only() -> None:
+    policy = rendered()["ValidatingAdmissionPolicy", "imagecache-agent"]["spec"]
+
+    assert policy["failurePolicy"] == "Fail"
+    assert "system:serviceaccount:imagecache-system:imagecache-agent" in policy["matchConditions"][0]["expression"]
+    assert {resource for rule in policy["matchConstraints"]["resourceRules"] for resource in rule["resources"]} == {
+        "nodeimagecaches",
+        "nodeimagecaches/status",
+        "nodes",
+    }
+    assert "authentication.kubernetes.io/node-name" in policy["validations"][0]["expression"]

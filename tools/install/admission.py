@@ -1,0 +1,78 @@
+"""What RBAC cannot say: an agent writes about its own node only.
+
+A token that kubelet made for a pod says on which node that is (since Kubernetes 1.30), and the policy holds every write
+of the agents against it. A stolen token of one node so changes nothing on another.
+"""
+
+from __future__ import annotations
+
+from tools.install.rbac import AGENT, LABELS
+from tools.install.template import Document, Node, join
+from tools.install.values import NAMESPACE, POLICIES
+
+from imagecache.api import nodes
+
+_NODE = "request.userInfo.extra[?'authentication.kubernetes.io/node-name'][0].orValue('')"
+_ON_NODES = "request.resource.resource != 'nodes'"
+
+
+def admission() -> list[Document]:
+    head: dict[str, Node] = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "metadata": {"name": AGENT, "labels": LABELS},
+    }
+    binding: Node = {"policyName": AGENT, "validationActions": ["Deny"]}
+    return [
+        Document({"kind": "ValidatingAdmissionPolicy", **head, "spec": _policy()}, POLICIES),
+        Document({"kind": "ValidatingAdmissionPolicyBinding", **head, "spec": binding}, POLICIES),
+    ]
+
+
+def _policy() -> dict[str, Node]:
+    return {
+        "failurePolicy": "Fail",
+        "matchConstraints": {
+            "resourceRules": [
+                _matched(nodes.GROUP, nodes.VERSION, ["nodeimagecaches", "nodeimagecaches/status"]),
+                _matched("", "v1", ["nodes"]),
+            ]
+        },
+        "matchConditions": [
+            {
+                "name": "agent",
+                "expression": join("request.userInfo.username == 'system:serviceaccount:", NAMESPACE, f":{AGENT}'"),
+            }
+        ],
+        "validations": [
+            _validation(f"object.metadata.name == {_NODE}", "an agent writes about its own node only"),
+            _validation(
+                f"{_ON_NODES} || object.spec.?taints.orValue([]).all(taint, "
+                "oldObject.spec.?taints.orValue([]).exists(old, old.key == taint.key && old.effect == taint.effect))",
+                "an agent adds no taint",
+            ),
+            _validation(
+                f"{_ON_NODES} || oldObject.spec.?taints.orValue([]).all(old, old.key == '{nodes.NOT_READY_TAINT}' || "
+                "object.spec.?taints.orValue([]).exists(taint, taint.key == old.key && taint.effect == old.effect))",
+                f"an agent removes no taint but {nodes.NOT_READY_TAINT}",
+            ),
+            _validation(
+                f"{_ON_NODES} || (object.metadata.?labels == oldObject.metadata.?labels && "
+                "object.metadata.?annotations == oldObject.metadata.?annotations && "
+                "object.spec.?unschedulable == oldObject.spec.?unschedulable)",
+                "an agent changes nothing but taints of its node",
+            ),
+        ],
+    }
+
+
+def _matched(group: str, version: str, resources: list[Node]) -> dict[str, Node]:
+    return {
+        "apiGroups": [group],
+        "apiVersions": [version],
+        "operations": ["CREATE", "UPDATE"],
+        "resources": resources,
+    }
+
+
+def _validation(expression: str, message: str) -> dict[str, Node]:
+    return {"expression": expression, "message": message, "reason": "Forbidden"}

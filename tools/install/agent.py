@@ -1,0 +1,167 @@
+"""The agents: one DaemonSet, different in each mode.
+
+In proxy mode its pod holds no agent: it installs the host service, hands it credentials, and takes it away when the
+DaemonSet goes. In native mode the agent is in the pod, and the same installer beside it configures containerd. In
+prepull mode nothing on the node is changed.
+"""
+
+from __future__ import annotations
+
+from tools.install.pods import (
+    METRICS_PORT,
+    STORE,
+    STORE_PORT,
+    TMP_MOUNT,
+    UNPRIVILEGED,
+    container,
+    from_field,
+    host_path,
+    labels,
+    placed,
+    pod,
+    probe,
+    setting,
+)
+from tools.install.rbac import AGENT
+from tools.install.template import Document, Node, When, given, join
+from tools.install.values import (
+    NAMESPACE,
+    NATIVE,
+    NODE_STORE,
+    PREPULL,
+    PROXY,
+    SERVED,
+    TLS_SECRET,
+    directory_of,
+    number_as_text,
+    value,
+)
+
+from imagecache.kube.reviewer import AUDIENCE
+
+HOST = "/host"
+INSTALLER_PORT = 9465
+TOKENS, TRUST = "/var/run/secrets/imagecache", "/etc/imagecache/store"
+_TOKEN_SECONDS = 3600
+_ROOT: dict[str, Node] = {**UNPRIVILEGED, "runAsUser": 0, "runAsGroup": 0}
+_AGENT_SECURITY: dict[str, Node] = {
+    **_ROOT,
+    # root for containerd's socket; the two for workers, which become nobody; the one for files of any owner
+    "capabilities": {"drop": ["ALL"], "add": ["SETUID", "SETGID", "DAC_OVERRIDE"]},
+}
+_INSTALLER_SECURITY: dict[str, Node] = {"privileged": True, "runAsUser": 0, "readOnlyRootFilesystem": True}
+_INSTALLS = PROXY | (NATIVE & given("containerd.configure"))
+_FETCHES = SERVED & ~PREPULL
+
+
+def agent() -> list[Document]:
+    return [
+        Document(
+            {
+                "apiVersion": "apps/v1",
+                "kind": "DaemonSet",
+                "metadata": {"name": AGENT, "namespace": NAMESPACE, "labels": labels("agent")},
+                "spec": {
+                    "selector": {"matchLabels": labels("agent")},
+                    "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "10%"}},
+                    "template": pod("agent", AGENT, _pod_spec()),
+                },
+            }
+        )
+    ]
+
+
+def _pod_spec() -> dict[str, Node]:
+    return {
+        "hostPID": When(_INSTALLS, then=True),  # systemctl is run in the host's mount namespace
+        "hostNetwork": When(PROXY, then=True),  # where the host service's probes answer
+        "dnsPolicy": When(PROXY, "ClusterFirstWithHostNet"),
+        "terminationGracePeriodSeconds": 120,
+        **placed("agent"),
+        "containers": [When(_INSTALLS, _installer()), When(~PROXY, _agent())],
+        "volumes": [
+            When(_INSTALLS, host_path("host", "/", "Directory")),
+            When(~PROXY, host_path("runtime", directory_of("containerd.socket"), "Directory")),
+            When(NATIVE, host_path("containerd", value("containerd.root"), "Directory")),
+            When(NATIVE, host_path("store", NODE_STORE, "DirectoryOrCreate")),
+            When(PREPULL, {"name": "store", "emptyDir": {}}),
+            When(_FETCHES, {"name": "store-token", "projected": {"sources": [_store_token()]}}),
+            When(_FETCHES, {"name": "store-trust", "secret": {"secretName": TLS_SECRET, "items": [_TRUSTED]}}),
+            {"name": "tmp", "emptyDir": {}},
+        ],
+    }
+
+
+_TRUSTED: dict[str, Node] = {"key": "ca.crt", "path": "ca.crt"}
+
+
+def _store_token() -> dict[str, Node]:
+    token: Node = {"audience": AUDIENCE, "expirationSeconds": _TOKEN_SECONDS, "path": "token"}
+    return {"serviceAccountToken": token}
+
+
+def _installer() -> dict[str, Node]:
+    """Ready when the host service is, in proxy mode."""
+    return container(
+        "installer",
+        [
+            "host",
+            "keep",
+            f"--root={HOST}",
+            join("--daemonset=", NAMESPACE, f"/{AGENT}"),
+            When(PROXY, f"--health=127.0.0.1:{INSTALLER_PORT}", f"--health=:{INSTALLER_PORT}"),
+            When(~given("containerd.configure"), "--no-containerd-config"),
+        ],
+        "agent.resources",
+        env=[*_settings(), When(PROXY, setting("metrics_address", value("metrics.hostAddress")))],
+        livenessProbe=probe("/livez", INSTALLER_PORT, host=When(PROXY, "127.0.0.1")),
+        readinessProbe=probe("/readyz", INSTALLER_PORT, host=When(PROXY, "127.0.0.1")),
+        securityContext=_INSTALLER_SECURITY,
+        volumeMounts=[
+            {"name": "host", "mountPath": HOST, "mountPropagation": "HostToContainer"},
+            *_credentials(),
+            TMP_MOUNT,
+        ],
+    )
+
+
+def _agent() -> dict[str, Node]:
+    return container(
+        "agent",
+        ["agent"],
+        "agent.resources",
+        env=[*_settings(), setting("metrics_address", f":{METRICS_PORT}")],
+        ports=[{"name": "metrics", "containerPort": METRICS_PORT}],
+        livenessProbe=probe("/livez", "metrics"),
+        readinessProbe=probe("/readyz", "metrics"),
+        securityContext=_AGENT_SECURITY,
+        volumeMounts=[
+            {"name": "runtime", "mountPath": directory_of("containerd.socket")},
+            When(NATIVE, {"name": "containerd", "mountPath": value("containerd.root"), "readOnly": True}),
+            {"name": "store", "mountPath": NODE_STORE},
+            *_credentials(),
+            TMP_MOUNT,
+        ],
+    )
+
+
+def _credentials() -> list[Node]:
+    return [
+        When(_FETCHES, {"name": "store-token", "mountPath": TOKENS, "readOnly": True}),
+        When(_FETCHES, {"name": "store-trust", "mountPath": TRUST, "readOnly": True}),
+    ]
+
+
+def _settings() -> list[Node]:
+    url = join(f"https://{STORE}.", NAMESPACE, f".svc:{STORE_PORT}")
+    return [
+        setting("mode", value("mode")),
+        from_field("node_name", "spec.nodeName"),
+        setting("address", value("containerd.socket")),
+        setting("containerd_config", value("containerd.config")),
+        setting("store", NODE_STORE),
+        When(_FETCHES, setting("store_url", url)),
+        When(_FETCHES, setting("store_token", f"{TOKENS}/token")),
+        When(_FETCHES, setting("store_ca", f"{TRUST}/ca.crt")),
+        setting("taint_timeout", number_as_text("taint.timeoutSeconds")),
+    ]

@@ -1,0 +1,98 @@
+"""Who may do what: two identities, each verb listed, no wildcard, and no Secret of the cluster as a whole.
+
+What the programs really call is held against this by ``tests/unit/install/test_rbac.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tools.install.template import ITEM, Condition, Document, Expression, Node, given
+from tools.install.values import NAMESPACE, value
+
+from imagecache.api import nodes, types
+from imagecache.controller.leader import Leader
+from imagecache.controller.post import NAMESPACE as EVENTS_NAMESPACE
+
+RBAC = "rbac.authorization.k8s.io"
+CONTROLLER, AGENT = "imagecache-controller", "imagecache-agent"
+LABELS: dict[str, Node] = {"app.kubernetes.io/name": "imagecache"}
+_LEASE = Leader.name
+Rule = dict[str, Node]
+
+
+def rule(group: str, resources: Sequence[str], verbs: Sequence[str], names: Node = ()) -> Rule:
+    """``names``: only objects of these names; empty means all."""
+    found: Rule = {"apiGroups": [group], "resources": list(resources), "verbs": list(verbs)}
+    return {**found, "resourceNames": names} if names else found
+
+
+CONTROLLER_RULES = [
+    rule(types.GROUP, ["imagecaches"], ["list", "watch", "patch", "delete"]),
+    rule(types.GROUP, ["imagecaches/status"], ["patch"]),
+    rule(nodes.GROUP, ["nodeimagecaches"], ["list", "watch"]),
+    rule("", ["nodes"], ["list", "watch"]),
+    rule("authentication.k8s.io", ["tokenreviews"], ["create"]),
+]
+LEADER_RULES = [
+    rule("coordination.k8s.io", ["leases"], ["create"]),  # a name cannot be asked of what is not there yet
+    rule("coordination.k8s.io", ["leases"], ["get", "patch"], [_LEASE]),
+]
+EVENT_RULES = [rule("", ["events"], ["create"])]
+PULL_SECRET_RULES = [rule("", ["secrets"], ["get"], value("pullSecretNames"))]
+AGENT_RULES = [
+    rule(types.GROUP, ["imagecaches"], ["list", "watch"]),
+    rule(nodes.GROUP, ["nodeimagecaches"], ["create", "patch"]),
+    rule(nodes.GROUP, ["nodeimagecaches/status"], ["patch"]),
+    rule("", ["nodes"], ["list", "watch"]),
+]
+TAINT_RULES = [rule("", ["nodes"], ["patch"])]
+INSTALLER_RULES = [rule("apps", ["daemonsets"], ["get"], [AGENT])]
+
+
+def rbac() -> list[Document]:
+    found = [_account(CONTROLLER), _account(AGENT)]
+    found += _cluster_wide(CONTROLLER, CONTROLLER, CONTROLLER_RULES)
+    found += _cluster_wide(AGENT, AGENT, AGENT_RULES)
+    found += _cluster_wide(f"{AGENT}-taint", AGENT, TAINT_RULES, given("taint.enabled"))
+    found += _in_namespace(CONTROLLER, CONTROLLER, NAMESPACE, LEADER_RULES)
+    found += _in_namespace(AGENT, AGENT, NAMESPACE, INSTALLER_RULES)
+    found += _in_namespace("imagecache-events", CONTROLLER, EVENTS_NAMESPACE, EVENT_RULES)
+    found += _in_namespace("imagecache-pull-secrets", CONTROLLER, ITEM, PULL_SECRET_RULES, each="pullSecretNamespaces")
+    return found
+
+
+def _account(name: str) -> Document:
+    return Document(
+        {
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": {"name": name, "namespace": NAMESPACE, "labels": LABELS},
+        }
+    )
+
+
+def _cluster_wide(name: str, account: str, rules: Sequence[Rule], condition: Condition | None = None) -> list[Document]:
+    head: dict[str, Node] = {"apiVersion": f"{RBAC}/v1", "metadata": {"name": name, "labels": LABELS}}
+    return [
+        Document({"kind": "ClusterRole", **head, "rules": list(rules)}, condition),
+        Document({"kind": "ClusterRoleBinding", **head, **_binding("ClusterRole", name, account)}, condition),
+    ]
+
+
+def _in_namespace(
+    name: str, account: str, namespace: str | Expression, rules: Sequence[Rule], *, each: str = ""
+) -> list[Document]:
+    metadata: Node = {"name": name, "namespace": namespace, "labels": LABELS}
+    head: dict[str, Node] = {"apiVersion": f"{RBAC}/v1", "metadata": metadata}
+    return [
+        Document({"kind": "Role", **head, "rules": list(rules)}, each=each),
+        Document({"kind": "RoleBinding", **head, **_binding("Role", name, account)}, each=each),
+    ]
+
+
+def _binding(kind: str, name: str, account: str) -> dict[str, Node]:
+    return {
+        "roleRef": {"apiGroup": RBAC, "kind": kind, "name": name},
+        "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": NAMESPACE}],
+    }

@@ -1,0 +1,100 @@
+"""Every file of ``config/`` and ``charts/`` that is made from documents, by its path in the checkout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from tools.install.admission import admission
+from tools.install.agent import agent
+from tools.install.controller import controller
+from tools.install.network import network
+from tools.install.rbac import rbac
+from tools.install.template import Document, documents, template, text
+from tools.install.values import defaults, merged
+
+from imagecache import __version__
+from imagecache.api import crd, dump
+from imagecache.api.yamltext import JSON
+
+MODES = ("proxy", "native", "prepull")
+_FROM = "# made by tools/render.py from {}; do not edit\n"
+_OURS, _API = _FROM.format("tools/install"), _FROM.format("src/imagecache/api/crd.py")
+_CONFIG, _CHART = Path("config"), Path("charts/imagecache")
+
+
+def parts() -> dict[str, list[Document]]:
+    """The documents by the name of their file."""
+    return {
+        "rbac": rbac(),
+        "admission": admission(),
+        "controller": controller(),
+        "network": network(),
+        "agent": agent(),
+    }
+
+
+def objects(values: Mapping[str, JSON]) -> list[dict[str, JSON]]:
+    """What is in the cluster with these values over the defaults, CRDs and the chart's certificate left out."""
+    whole = merged(defaults(), values)
+    return [body for part in parts().values() for body in documents(part, whole)]
+
+
+def files() -> dict[Path, str]:
+    made = {path: _OURS + content for path, content in {**_bases(), **_chart()}.items()}
+    return made | {path: _API + content for path, content in _crds().items()}
+
+
+def _crds() -> dict[Path, str]:
+    """Helm installs what is in ``crds/`` once and never changes it; ``kubectl apply -f config/crd/`` does."""
+    return {
+        folder / name: dump.to_yaml(document)
+        for name, document in crd.all_documents().items()
+        for folder in (_CONFIG / "crd", _CHART / "crds")
+    }
+
+
+def _bases() -> dict[Path, str]:
+    """``base`` is what all modes have, one folder for each mode is for ``kubectl apply -k``."""
+    found = {_CONFIG / "crd" / "Kustomization": _kustomization(sorted(crd.all_documents()))}
+    shared = {name: items for name, items in parts().items() if name != "agent"}
+    base = _CONFIG / "base"
+    found[base / "namespace.yaml"] = text([_namespace()])
+    for name, items in shared.items():
+        found[base / f"{name}.yaml"] = text(documents(items, defaults()))
+    found[base / "kustomization.yaml"] = _kustomization(
+        ["../crd", "namespace.yaml", *(f"{name}.yaml" for name in shared)]
+    )
+    for mode in MODES:
+        values = merged(defaults(), {"mode": mode})
+        found[_CONFIG / mode / "agent.yaml"] = text(documents(agent(), values))
+        found[_CONFIG / mode / "kustomization.yaml"] = _kustomization(["../base", "agent.yaml"])
+    return found
+
+
+def _chart() -> dict[Path, str]:
+    found = {_CHART / "templates" / f"{name}.yaml": template(items) for name, items in parts().items()}
+    found[_CHART / "Chart.yaml"] = text([_chart_document()])
+    return found
+
+
+def _chart_document() -> dict[str, JSON]:
+    return {
+        "apiVersion": "v2",
+        "name": "imagecache",
+        "description": "Container images pulled once, mounted everywhere: Alibaba ECI's ImageCache for any cluster",
+        "type": "application",
+        "version": __version__,
+        "appVersion": __version__,
+        "kubeVersion": ">=1.25.0-0",
+    }
+
+
+def _namespace() -> dict[str, JSON]:
+    """Agents need more than the lesser pod security standards allow."""
+    labels: JSON = {"app.kubernetes.io/name": "imagecache", "pod-security.kubernetes.io/enforce": "privileged"}
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "imagecache-system", "labels": labels}}
+
+
+def _kustomization(resources: list[str]) -> str:
+    return text([{"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "resources": [*resources]}])

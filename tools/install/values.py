@@ -1,0 +1,85 @@
+"""The chart's values, and what is named after them. ``charts/imagecache/values.yaml`` is read, never written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from tools.install.template import Condition, Context, Expression, Kind, equals, given, join
+
+from imagecache import __version__
+from imagecache.api import yamltext
+from imagecache.api.yamltext import JSON
+
+CHART = Path(__file__).resolve().parents[2] / "charts" / "imagecache"
+
+
+def defaults() -> dict[str, JSON]:
+    path = CHART / "values.yaml"
+    (document,) = yamltext.load(path.read_text(encoding="utf-8"), str(path))
+    if not isinstance(document.value, dict):
+        raise TypeError(f"{path} is not a mapping")
+    return document.value
+
+
+def merged(below: Mapping[str, JSON], above: Mapping[str, JSON]) -> dict[str, JSON]:
+    """Values as Helm lays those of a user over the chart's own."""
+    result = dict(below)
+    for key, value in above.items():
+        found = result.get(key)
+        result[key] = merged(found, value) if isinstance(found, dict) and isinstance(value, dict) else value
+    return result
+
+
+_DEFAULTS = Context(defaults())
+
+
+def value(path: str) -> Expression:
+    """One value, written as its default's type asks. Raises KeyError."""
+    default = _DEFAULTS.at(path)
+    go, kind = f"$.Values.{path}", Kind.TEXT
+    if isinstance(default, dict | list):
+        kind = Kind.BLOCK
+    elif isinstance(default, bool):
+        kind = Kind.BARE
+    elif isinstance(default, int):
+        go, kind = f"int64 $.Values.{path}", Kind.BARE  # Helm reads numbers as floats
+    return Expression(go, lambda context: context.at(path), kind)
+
+
+def number_as_text(path: str) -> Expression:
+    """A whole number for an environment variable."""
+    return Expression(f"int64 $.Values.{path} | toString", lambda context: str(context.at(path)))
+
+
+def directory_of(path: str) -> Expression:
+    """The directory of the file that a value names."""
+    return Expression(f"dir $.Values.{path}", lambda context: str(Path(str(context.at(path))).parent))
+
+
+NAMESPACE = Expression("$.Release.Namespace", lambda _context: "imagecache-system")
+SERVED = ~given("store.sharedHostPath")
+"""The controller serves the store; else controller and nodes share a directory."""
+SHARED_VOLUME = equals("store.volume.accessMode", "ReadWriteMany") | ~SERVED
+"""More than one controller can have the store."""
+PROXY = equals("mode", "proxy")
+NATIVE = equals("mode", "native")
+PREPULL = equals("mode", "prepull")
+NODE_STORE = Expression(
+    "$.Values.store.sharedHostPath | default $.Values.store.nodePath",
+    lambda context: context.at("store.sharedHostPath") or context.at("store.nodePath"),
+)
+"""The store's directory on a node."""
+IMAGE = join(
+    value("image.repository"),
+    ":",
+    Expression(
+        "$.Values.image.tag | default $.Chart.AppVersion", lambda context: context.at("image.tag") or __version__
+    ),
+)
+TLS_SECRET = Expression(
+    '$.Values.tls.existingSecret | default "imagecache-store-tls"',
+    lambda context: context.at("tls.existingSecret") or "imagecache-store-tls",
+)
+POLICIES = Condition('semverCompare ">=1.30.0-0" $.Capabilities.KubeVersion.Version', lambda _context: True)
+"""The API server has ValidatingAdmissionPolicy, and says in a token's review on which node it is used."""
