@@ -16,7 +16,13 @@ from imagecache.standalone.ports import Attached
 from imagecache.store.model import SnapshotDocument
 from imagecache.store.store import Store
 
-MODES = {ModeSetting.AUTO: None, ModeSetting.PROXY: Mode.PROXY, ModeSetting.NATIVE: Mode.NATIVE}
+MODES = {
+    ModeSetting.AUTO: None,
+    ModeSetting.PROXY: Mode.PROXY,
+    ModeSetting.NATIVE: Mode.NATIVE,
+    ModeSetting.PREPULL: None,
+}
+"""Prepull attaches nothing itself; whoever does so by hand there gets what containerd is configured for."""
 
 
 @dataclass(frozen=True, slots=True)

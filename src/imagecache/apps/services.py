@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from imagecache.apps.agent import Agent
+from imagecache.apps.agent import Agent, Duties
 from imagecache.apps.systemd import inherited_socket, notify
 from imagecache.cli.settings import Settings
 from imagecache.clock import Clock
@@ -41,5 +41,14 @@ class LocalServices:
         await ClusterController(self.store, self.settings, self.clock).run()
 
     async def agent(self) -> None:
-        agent = Agent(self.store, self.settings, self.clock, self.mounter, self.standalone())
+        agent = Agent(self.store, self.settings, self.clock, self.mounter, self._duties())
         await agent.run(inherited_socket(os.environ), ready=lambda: notify(os.environ, "READY=1"))
+
+    def _duties(self) -> Duties:
+        if not self.settings.node_name:
+            from imagecache.apps.standalone_agent import StandaloneDuties
+
+            return StandaloneDuties(self.standalone(), self.clock)
+        from imagecache.apps.cluster_agent import ClusterDuties  # aiohttp: in a cluster alone
+
+        return ClusterDuties(self.store, self.settings, self.clock)

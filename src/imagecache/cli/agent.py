@@ -19,11 +19,19 @@ from imagecache.errors import Interrupted
     "trim_delay",
     "metrics_address",
     "allow_private_names",
+    "kubeconfig",
+    "node_name",
+    "store_url",
+    "store_token",
+    "store_ca",
+    "taint_timeout",
+    "reserve",
 )
 def agent(session: Session) -> None:
     """Run the node process.
 
-    Layers for containerd, page-cache trim, expiry of caches, health and metrics.
+    Layers for containerd, page-cache trim, health and metrics. On one host, expiry of its caches; with --node-name, the
+    caches of a Kubernetes cluster: what is meant for this node is fetched, attached and reported.
 
     Stops on SIGTERM; mounts and containers stay, callers wait on a socket that the service manager holds.
     """

@@ -23,6 +23,8 @@ class Mode(enum.Enum):
     AUTO = "auto"
     PROXY = "proxy"
     NATIVE = "native"
+    PREPULL = "prepull"
+    """The agent in a cluster only."""
 
 
 class LogFormat(enum.Enum):
@@ -90,8 +92,9 @@ class Settings:
     mode: Annotated[
         Mode,
         Meaning(
-            "auto | proxy | native",
-            "Who serves layers: our snapshotter (proxy), or containerd's own (native, containerd >= 2.4).",
+            "auto | proxy | native | prepull",
+            "Who serves layers: our snapshotter (proxy), containerd's own (native, containerd >= 2.4), or nobody: "
+            "the agent of a cluster asks the runtime to pull (prepull).",
         ),
     ] = Mode.AUTO
     snapshotter: Annotated[
@@ -165,6 +168,41 @@ class Settings:
             "How to reach the Kubernetes API. Empty: the Pod's service account, else $KUBECONFIG or ~/.kube/config.",
         ),
     ] = ""
+    node_name: Annotated[
+        str,
+        Meaning("name", "Of this machine's Node: the agent looks after the caches of that cluster. Empty: no cluster."),
+    ] = ""
+    store_url: Annotated[
+        str,
+        Meaning(
+            "https://host:port",
+            "Where the controller serves its store; the agent fetches into its own. "
+            "Empty: store is a directory that both share, and nothing is fetched.",
+        ),
+    ] = ""
+    store_token: Annotated[
+        Path,
+        Meaning("file", "Projected ServiceAccount token with the audience imagecache; read anew for each request."),
+    ] = Path("/var/run/secrets/imagecache/token")
+    store_ca: Annotated[
+        Path,
+        Meaning("file", "PEM bundle of the authorities that may sign the served store's certificate."),
+    ] = Path("/etc/imagecache/store-ca/ca.crt")
+    taint_timeout: Annotated[
+        float,
+        Meaning(
+            "seconds",
+            "After the agent's start, until the Node's taint imagecache.dev/not-ready goes even though caches are "
+            "missing. 0: it stays until they are there.",
+        ),
+    ] = 300.0
+    reserve: Annotated[
+        float,
+        Meaning(
+            "share, 0 to 1",
+            "Of the disk that fetches leave free: kubelet evicts pods when less is (imagefs.available).",
+        ),
+    ] = 0.15
     lease_namespace: Annotated[
         str,
         Meaning("name", "Namespace of the Lease by which one controller leads. Empty: the Pod's own."),

@@ -83,8 +83,16 @@ class LayerFetcher:
     """Fetches layer images; one for a node. ``close`` ends its threads."""
 
     def __init__(
-        self, store: Store, remote: RemoteStore, verifier: Verifier, settings: FetchSettings | None = None
+        self,
+        store: Store,
+        remote: RemoteStore,
+        verifier: Verifier,
+        settings: FetchSettings | None = None,
+        *,
+        fetched: Callable[[int], None] = lambda _size: None,
     ) -> None:
+        """``fetched`` gets the bytes of each range that came."""
+        self._fetched = fetched
         self._store = store
         self._remote = remote
         self._verifier = verifier
@@ -213,6 +221,7 @@ class LayerFetcher:
             filled += len(piece)
         if filled != length:
             raise StoreError(f"layer image {name}: {filled} bytes came where {length} were asked for")
+        self._fetched(length)
         return buffer
 
 

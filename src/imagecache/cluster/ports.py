@@ -1,11 +1,11 @@
 """What the agent needs from outside in a cluster. Fakes are in ``imagecache.testing.cluster_ports``.
 
-Every method raises errors of ours; those whose next step is to retry are tried again by the loop.
+Every method raises errors of ours; the loop tries again later whatever it was.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -17,7 +17,7 @@ from imagecache.store.model import LayerName, LayerRecord, SnapshotDocument
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """What a node needs to know of one ImageCache; ``wanted.cache_of`` makes it from the document."""
+    """What a node needs to know of one ImageCache; ``wanted.cache_of`` makes it from the object."""
 
     name: str
     id: str
@@ -35,6 +35,16 @@ class Cache:
     deleting: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What matters of our Node object."""
+
+    uid: str
+    labels: Mapping[str, str]
+    tainted: bool = False
+    """It has the taint ``imagecache.dev/not-ready``."""
+
+
 class Caches(Protocol):
     def watch(self) -> AsyncIterator[Sequence[Cache]]:
         """All ImageCaches, whole, now and again whenever one has changed.
@@ -43,35 +53,99 @@ class Caches(Protocol):
         """
 
 
-class Machine(Protocol):
-    """This node."""
+class Nodes(Protocol):
+    """Our own Node object."""
 
-    async def labels(self) -> Mapping[str, str]:
-        """Of the Node object."""
+    def watch(self) -> AsyncIterator[Node | None]:
+        """As it is now, and again whenever it has changed; None when there is none."""
+
+    async def untaint(self) -> None:
+        """Take our taint away. Raises ObjectConflict when the Node has changed meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """The snapshots that this node has, and the bytes of them."""
+
+    documents: Mapping[str, SnapshotDocument] = field(default_factory=dict)
+    """By id: all that are here, and those that were described."""
+    whole: frozenset[str] = frozenset()
+    """Ids of those that can be attached: nothing of them is missing."""
+    present: Mapping[LayerName, int] = field(default_factory=dict)
+    """Bytes on this disk of every layer image, and of the parts of those on their way."""
+    held: frozenset[LayerName] = frozenset()
+    """Leased by somebody: they stay even when no snapshot needs them."""
+
+
+class Stock(Protocol):
+    """Where this node's snapshots are, and how another one comes."""
+
+    @property
+    def bounded(self) -> bool:
+        """Snapshots take this node's own disk, so a budget decides which may come."""
+
+    async def inventory(self, wanted: Iterable[str]) -> Inventory:
+        """What is here; at least what is known of the ids in ``wanted``. Raises StoreError."""
+
+    async def describe(self, cache: Cache) -> None:
+        """Get to know the cache's snapshot; afterwards the inventory has its document.
+
+        Raises NotFound, StoreUnreachable, StoreRefused, StoreCorrupt, StoreError, ContentError.
+        """
+
+    async def fetch(self, cache: Cache, progress: Callable[[int], None]) -> None:
+        """Have the cache's snapshot whole; ``progress`` gets its bytes that are here. Resumable when cancelled.
+
+        Raises as ``describe``, and NoSpace, BlobNotFound.
+        """
+
+    async def forget(self, snapshot_id: str) -> None:
+        """The node does not need the snapshot any more. Idempotent; its files go with the next ``collect``."""
+
+    async def collect(self) -> None:
+        """Remove what no snapshot and no container needs."""
+
+
+class Machine(Protocol):
+    """This node's disk and containers."""
 
     async def disk(self) -> Disk:
         """The filesystem of the store."""
 
-    async def in_use(self) -> frozenset[LayerName]:
-        """Layer images that are mounted for containers right now: detaching does not free them."""
+    async def in_use(self, documents: Iterable[SnapshotDocument]) -> frozenset[LayerName]:
+        """Layer images of these that containers stand on right now: detaching does not free them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """What attach came to."""
+
+    names: tuple[str, ...]
+    """The names that the runtime has now because of it."""
+    note: str = ""
+    """For people: which images are not among them, and why that is right."""
 
 
 class Attacher(Protocol):
-    """containerd's records for images."""
+    """The runtime's records of images."""
 
-    async def attach(self, snapshot: SnapshotDocument) -> Sequence[str]:
-        """Make the images usable; returns the names that containerd has now. Idempotent."""
+    @property
+    def mode(self) -> str:
+        """``proxy``, ``native`` or ``prepull``; empty as long as nobody could ask the runtime."""
+
+    async def attach(self, snapshot: SnapshotDocument) -> Attached:
+        """Make the images usable. Idempotent."""
 
     async def detach(self, snapshot: SnapshotDocument, keep: Sequence[SnapshotDocument]) -> None:
         """Take the records back, except those that a snapshot in ``keep`` has too. Containers go on."""
 
     async def missing(self, names: Iterable[str]) -> frozenset[str]:
-        """Those of the names that containerd does not have (any more): kubelet's image collection takes them."""
+        """Those of the names that the runtime does not have (any more): kubelet's image collection takes them."""
 
 
 class Reporter(Protocol):
-    async def report(self, status: NodeStatus) -> None:
-        """Write the status of this node's NodeImageCache. Called only when it differs from the last one written."""
+    async def report(self, status: NodeStatus, node: Node) -> None:
+        """Write the status of this node's NodeImageCache."""
 
 
 class Verifier(Protocol):

@@ -58,6 +58,8 @@ class SnapshotInfo:
     name: str
     parent: str
     labels: Mapping[str, str]
+    committed: bool = True
+    """False: a container's own, or one being unpacked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -196,4 +196,5 @@ class SnapshotService:
 
 
 def _info(info: snapshots_pb2.Info) -> SnapshotInfo:
-    return SnapshotInfo(info.name, info.parent, dict(info.labels))
+    committed = info.kind == snapshots_pb2.COMMITTED
+    return SnapshotInfo(info.name, info.parent, dict(info.labels), committed=committed)

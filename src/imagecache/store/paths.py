@@ -12,6 +12,7 @@
     ├─ downloads/<algorithm>-<hex>.part     compressed layers, appended to, locked while in use
     ├─ leases/nodes/<holder>/<space>-<algorithm>-<hex>   empty files: the holder needs that layer image
     ├─ leases/builds/<id>.lease       what a live build needs; locked as long as it lives
+    ├─ nodes/<node>/<id>.json         what that node's agent has attached (package cluster)
     ├─ staging/<id>.tmp               files being written; locked while their writer lives
     ├─ trash/<id>                     taken out by a collection, about to be unlinked
     ├─ quarantine/<kind>-...          set aside by a check; only people delete here
@@ -51,6 +52,7 @@ class StorePaths:
         self.downloads = root / "downloads"
         self.node_leases = root / "leases" / "nodes"
         self.build_leases = root / "leases" / "builds"
+        self.nodes = root / "nodes"
         self.staging = root / "staging"
         self.trash = root / "trash"
         self.quarantine = root / "quarantine"

@@ -33,6 +33,7 @@ class Metrics:
         self._snapshotter()
         self._node()
         self._store()
+        self._cluster()
 
     def render(self) -> bytes:
         """The exposition text, for ``CONTENT_TYPE``."""
@@ -76,3 +77,10 @@ class Metrics:
         )
         self.store_free_bytes = self._gauge("store_free_bytes", "Free bytes of the store's filesystem.")
         self.collected_bytes = self._counter("collected_bytes_total", "Bytes given back by collections.")
+
+    def _cluster(self) -> None:
+        self.fetched_bytes = self._counter("fetched_bytes_total", "Bytes of layer images that came from another store.")
+        self.fetch_seconds = self._histogram("fetch_seconds", "Duration of a snapshot's fetch that ended well.", _SLOW)
+        self.caches = self._gauge(
+            "node_caches", "Image caches meant for this node, by state (Pending, Fetching, Ready, Failed).", "state"
+        )

@@ -246,6 +246,9 @@ class _Snapshots:
         for (owner, _), info in list(self._space.committed.items()):
             if owner == snapshotter:
                 yield info
+        for (owner, key), active in list(self._space.active.items()):
+            if owner == snapshotter:
+                yield SnapshotInfo(key, active.parent, active.labels, committed=False)
 
     def _put(self, info: SnapshotInfo, snapshotter: str) -> None:
         self._space.committed.setdefault((snapshotter, info.name), info)

@@ -101,6 +101,8 @@ class ContainerdSuite:
             await leased.snapshots.prepare(child)
             with pytest.raises(SnapshotExists):
                 await leased.snapshots.commit(child, "base")
+            active = [info async for info in leased.snapshots.list("overlayfs") if not info.committed]
+            assert [(info.name, info.parent) for info in active] == [("child", "base")]
             await leased.snapshots.commit(child, "top")
             listed = {info.name: info.parent async for info in leased.snapshots.list("overlayfs")}
             assert listed == {"base": "", "top": "base"}

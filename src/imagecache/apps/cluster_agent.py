@@ -1,0 +1,255 @@
+"""What the agent of a cluster's node looks after, wired: the loop of ``cluster`` over this cluster and this machine.
+
+It begins without anything but the settings: credentials may come later (on a host they do, with the first Pod), the API
+server and the store may be away, and none of that stops the snapshotter beside it. It must not decide anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from imagecache.api.nodes import CacheState, NodeStatus
+from imagecache.apps.attach import LocalAttacher
+from imagecache.apps.kubernetes import connection
+from imagecache.build.pool import WorkerPool
+from imagecache.cli.settings import Settings
+from imagecache.clock import Clock
+from imagecache.cluster.adapters import KubeCaches, KubeNodes, KubeReporter
+from imagecache.cluster.budget import Policy
+from imagecache.cluster.fetch import SnapshotFetcher
+from imagecache.cluster.layers import LayerFetcher
+from imagecache.cluster.ledger import Ledger
+from imagecache.cluster.loop import ClusterLoop, LoopSettings, Outside
+from imagecache.cluster.ports import Attached, Attacher, Cache, Inventory, Node, Reporter, Stock
+from imagecache.cluster.runtime import ContainerdRecords, LocalMachine
+from imagecache.cluster.stock import FetchedStock, SharedStock
+from imagecache.cluster.verify import WorkerVerifier
+from imagecache.errors import ImageCacheError, InvalidSetting
+from imagecache.kube.client import KubeClient
+from imagecache.node.containerd import ContainerdClient
+from imagecache.node.native import NativeUse, holder_of
+from imagecache.served.client import ClientSettings, ServedStore
+from imagecache.standalone.objects import ObjectFiles
+from imagecache.store.model import SnapshotDocument
+from imagecache.store.store import Store
+from imagecache.telemetry.log import get_logger
+from imagecache.telemetry.metrics import Metrics
+
+_log = get_logger(__name__)
+_AGAIN = 5.0
+"""Seconds until the loop is begun again after it could not, or ended; and between two looks at a kubeconfig file."""
+_NAME = 63
+_VERIFIERS = 1
+"""Processes that prove layer images; one is faster than most networks."""
+
+
+class ClusterDuties:
+    """``apps.agent.Duties``."""
+
+    def __init__(self, store: Store, settings: Settings, clock: Clock) -> None:
+        """Raises InvalidSetting."""
+        if not 0 <= settings.reserve < 1:
+            raise InvalidSetting(f"reserve: {settings.reserve} is not a share", hint="for example 0.15")
+        if "/" in settings.node_name:
+            raise InvalidSetting(f"node_name: {settings.node_name!r} is not the name of a Node")
+        self._store = store
+        self._settings = settings
+        self._clock = clock
+        self._events: asyncio.AbstractEventLoop | None = None
+        self._loop: ClusterLoop | None = None
+        self.collects = bool(settings.store_url)
+
+    def holder(self, name: str) -> str:
+        """Nodes that share a store must not let go of each other's layers."""
+        return name if self._settings.store_url else f"{_short(self._settings.node_name)}-{name}"
+
+    def used(self, layers: Iterable[Path]) -> None:
+        if self._events is not None and not self._events.is_closed():
+            self._events.call_soon_threadsafe(self._used, tuple(layers))
+
+    def _used(self, layers: tuple[Path, ...]) -> None:
+        if self._loop is not None:
+            self._loop.used(layers)
+
+    def works(self, containerd: ContainerdClient, metrics: Metrics) -> Sequence[Coroutine[None, None, None]]:
+        return (self._work(containerd, metrics),)
+
+    async def _work(self, containerd: ContainerdClient, metrics: Metrics) -> None:
+        """Begin, and begin again when the credentials are other ones, or when something nobody thought of happened."""
+        self._events = asyncio.get_running_loop()
+        told = ""
+        while True:
+            try:
+                await self._once(containerd, metrics)
+                told = ""
+            except ImageCacheError as error:
+                if str(error) != told:
+                    told = str(error)
+                    _log.warning("not in the cluster yet", reason=error.reason, problem=told, hint=error.hint)
+            except Exception as error:  # noqa: BLE001 - a supervisor: the snapshotter beside it must go on
+                _log.exception("the cluster's part ended, it begins again", kind=type(error).__name__)
+            await asyncio.sleep(_AGAIN)
+
+    async def _once(self, containerd: ContainerdClient, metrics: Metrics) -> None:
+        settings = self._settings
+        access = await asyncio.to_thread(connection, settings, os.environ)
+        version = _version(settings.kubeconfig)
+        async with AsyncExitStack() as stack:
+            kube = await stack.enter_async_context(KubeClient(access))
+            attacher = LocalAttacher(self._store, settings, self._clock).attacher(containerd)
+            stock = await self._stock(stack, metrics)
+            records = ContainerdRecords(containerd, attacher, settings.namespace, lambda: self._hold_native(containerd))
+            self._loop = ClusterLoop(
+                Outside(
+                    caches=KubeCaches(kube),
+                    nodes=KubeNodes(kube, settings.node_name),
+                    machine=LocalMachine(self._store.root, containerd, attacher),
+                    stock=_MeteredStock(stock, metrics, self._clock),
+                    attacher=_MeteredAttacher(records, metrics, self._clock),
+                    reporter=_MeteredReporter(KubeReporter(kube, settings.node_name), metrics),
+                    ledger=Ledger(self._store.paths.nodes / settings.node_name),
+                    clock=self._clock,
+                ),
+                LoopSettings(taint_timeout=settings.taint_timeout, policy=Policy(reserve=settings.reserve)),
+            )
+            _log.info("looking after the caches of a cluster", node=settings.node_name, server=access.server)
+            await _first_to_end(self._loop.run(), _changed(settings.kubeconfig, version))
+
+    async def _stock(self, stack: AsyncExitStack, metrics: Metrics) -> Stock:
+        settings = self._settings
+        if not settings.store_url:
+            return SharedStock(self._store)
+        served = ServedStore(
+            ClientSettings(url=settings.store_url, ca_file=settings.store_ca, token_file=settings.store_token)
+        )
+        remote = await stack.enter_async_context(served)
+        pool = await stack.enter_async_context(WorkerPool(_VERIFIERS))
+        layers = LayerFetcher(self._store, remote, WorkerVerifier(pool), fetched=metrics.fetched_bytes.inc)
+        stack.callback(layers.close)
+        return FetchedStock(self._store, SnapshotFetcher(self._store, remote, layers), self._foreign)
+
+    def _foreign(self) -> frozenset[str]:
+        """Snapshots that ``imagecache create`` has made on this host."""
+        found = (cache.status.image_cache_id for cache in ObjectFiles(self._store.paths).all() if cache.status)
+        return frozenset(found)
+
+    async def _hold_native(self, containerd: ContainerdClient) -> None:
+        """What native containers stand on is held before anybody collects."""
+        holder = self.holder(holder_of(self._settings.address))
+        await NativeUse(containerd, self._store.root / "layers").renew(self._store.leases, holder)
+
+
+def _short(name: str) -> str:
+    """At most ``_NAME`` characters, and different for different names."""
+    return name if len(name) <= _NAME else f"{name[: _NAME - 13]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+
+
+def _version(kubeconfig: str) -> tuple[int, int]:
+    """Which file it is right now."""
+    try:
+        found = Path(kubeconfig).stat()
+    except OSError:
+        return (0, 0)
+    return found.st_mtime_ns, found.st_ino
+
+
+async def _changed(kubeconfig: str, version: tuple[int, int]) -> None:
+    """Ends when the file is another one; tokens in files of their own are read again without this."""
+    while not kubeconfig or _version(kubeconfig) in {version, (0, 0)}:  # noqa: ASYNC110 - nobody tells us
+        await asyncio.sleep(_AGAIN)
+
+
+async def _first_to_end(*parts: Coroutine[None, None, None]) -> None:
+    """Run all until one ends, then end the others; raises what that one raised."""
+    tasks = [asyncio.create_task(part) for part in parts]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()
+
+
+@dataclass(frozen=True, slots=True)
+class _MeteredStock:
+    """Measures how long fetches take."""
+
+    inner: Stock
+    metrics: Metrics
+    clock: Clock
+
+    @property
+    def bounded(self) -> bool:
+        return self.inner.bounded
+
+    async def inventory(self, wanted: Iterable[str]) -> Inventory:
+        return await self.inner.inventory(wanted)
+
+    async def describe(self, cache: Cache) -> None:
+        await self.inner.describe(cache)
+
+    async def fetch(self, cache: Cache, progress: Callable[[int], None]) -> None:
+        start = self.clock.monotonic()
+        await self.inner.fetch(cache, progress)
+        self.metrics.fetch_seconds.observe(self.clock.monotonic() - start)
+
+    async def forget(self, snapshot_id: str) -> None:
+        await self.inner.forget(snapshot_id)
+
+    async def collect(self) -> None:
+        await self.inner.collect()
+
+
+@dataclass(frozen=True, slots=True)
+class _MeteredAttacher:
+    """Measures how long attaches take, and counts the images that are recorded."""
+
+    inner: Attacher
+    metrics: Metrics
+    clock: Clock
+    names: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def mode(self) -> str:
+        return self.inner.mode
+
+    async def attach(self, snapshot: SnapshotDocument) -> Attached:
+        start = self.clock.monotonic()
+        attached = await self.inner.attach(snapshot)
+        self.metrics.attach_seconds.observe(self.clock.monotonic() - start)
+        self.names[snapshot.id] = attached.names
+        self._count()
+        return attached
+
+    async def detach(self, snapshot: SnapshotDocument, keep: Sequence[SnapshotDocument]) -> None:
+        await self.inner.detach(snapshot, keep)
+        self.names.pop(snapshot.id, None)
+        self._count()
+
+    def _count(self) -> None:
+        self.metrics.attached_images.set(len({name for names in self.names.values() for name in names}))
+
+    async def missing(self, names: Iterable[str]) -> frozenset[str]:
+        return await self.inner.missing(names)
+
+
+@dataclass(frozen=True, slots=True)
+class _MeteredReporter:
+    """Counts caches by their state."""
+
+    inner: Reporter
+    metrics: Metrics
+
+    async def report(self, status: NodeStatus, node: Node) -> None:
+        for state in CacheState:
+            count = sum(entry.state is state for entry in status.caches)
+            self.metrics.caches.labels(state.value).set(count)
+        await self.inner.report(status, node)

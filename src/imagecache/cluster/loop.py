@@ -1,0 +1,383 @@
+"""The agent's loop in a cluster: look, plan, carry out, tell; again whenever something has changed.
+
+One plan at a time, and at most one work for a snapshot, in a task of its own; its failure is that snapshot's and is
+tried again when ``patience`` says so. Nothing is done before the list of caches is complete and our Node is known, so
+an API server that is away changes nothing here. It must not decide: ``sync``, ``budget``, ``patience``, ``taint`` do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+from imagecache.api.nodes import NodeStatus
+from imagecache.clock import Clock
+from imagecache.cluster import report, sync, taint, wanted
+from imagecache.cluster.budget import Disk, Policy
+from imagecache.cluster.ledger import Ledger
+from imagecache.cluster.patience import Failures, Removals
+from imagecache.cluster.ports import (
+    Attached,
+    Attacher,
+    Cache,
+    Caches,
+    Machine,
+    Node,
+    Nodes,
+    Reporter,
+    Stock,
+)
+from imagecache.cluster.sync import Bounds, Plan, View, Work
+from imagecache.errors import ImageCacheError, InternalError
+from imagecache.store.model import SnapshotDocument
+from imagecache.telemetry.log import get_logger
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LoopSettings:
+    """Times in seconds."""
+
+    taint_timeout: float = 300.0
+    """After which the start-up taint goes whatever is missing; 0: it waits for ever."""
+    policy: Policy = field(default_factory=Policy)
+    bounds: Bounds = field(default_factory=Bounds)
+    interval: float = 30.0
+    """Between two looks when nothing happens, and between two looks at the runtime's records."""
+    report_pause: float = 1.0
+    """Between two reports at least."""
+    settle: float = 10.0
+    """After something was given up, until anything more may be."""
+    records: int = 1
+    """Works at once on the runtime's records."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    caches: Caches
+    nodes: Nodes
+    machine: Machine
+    stock: Stock
+    attacher: Attacher
+    reporter: Reporter
+    ledger: Ledger
+    clock: Clock
+
+
+class ClusterLoop:
+    """``run`` ends when it is cancelled; what was fetched and attached stays."""
+
+    def __init__(self, outside: Outside, settings: LoopSettings | None = None) -> None:
+        self._out = outside
+        self._settings = settings or LoopSettings()
+        self._wake = asyncio.Event()
+        self._news = asyncio.Event()
+        self._caches: Sequence[Cache] | None = None
+        self._node: Node | None = None
+        self._jobs: dict[str, tuple[Work, asyncio.Task[None]]] = {}
+        self._records = asyncio.Semaphore(self._settings.records)
+        self._attached: dict[str, Attached] = {}
+        self._progress: dict[str, int] = {}
+        self._failures = Failures()
+        self._removals = Removals()
+        self._collecting: asyncio.Task[None] | None = None
+        self._collect_due = False
+        self._evicted = float("-inf")
+        self._looked = float("-inf")
+        self._noted = float("-inf")
+        self._started = outside.clock.monotonic()
+        self._told = ""
+        self._plan = Plan()
+        self._facts: report.Facts | None = None
+        self._uses: set[Path] = set()
+
+    def wake(self) -> None:
+        """Look again now."""
+        self._wake.set()
+
+    def used(self, layers: Iterable[Path]) -> None:
+        """Containers start from these layer images. From the event loop's thread."""
+        self._uses.update(layers)
+
+    async def run(self) -> None:
+        await asyncio.to_thread(self._out.ledger.load)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._follow_caches())
+                group.create_task(self._follow_node())
+                group.create_task(self._tell())
+                group.create_task(self._look())
+        finally:
+            tasks = [task for _, task in self._jobs.values()] + ([self._collecting] if self._collecting else [])
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _follow_caches(self) -> None:
+        async for caches in self._out.caches.watch():
+            self._caches = caches
+            self.wake()
+
+    async def _follow_node(self) -> None:
+        async for node in self._out.nodes.watch():
+            self._node = node
+            self.wake()
+
+    async def _look(self) -> None:
+        while True:
+            self._wake.clear()
+            problem = None
+            if self._caches is not None and self._node is not None:
+                problem = await self._supervised(partial(self._round, self._caches, self._node))
+            self._say(problem)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._pause()):
+                    await self._wake.wait()
+
+    def _pause(self) -> float:
+        now = self._out.clock.monotonic()
+        waits = [*self._failures.waiting(now).values(), *self._removals.waiting(now).values()]
+        return max(0.01, min([self._settings.interval, *waits]))
+
+    def _say(self, problem: ImageCacheError | None) -> None:
+        """Log a problem once, and have it reported."""
+        words = str(problem) if problem else ""
+        if problem is not None and words != self._told:
+            _log.warning("will try again", reason=problem.reason, problem=words, hint=problem.hint)
+        self._told = words
+        self._facts = replace(self._facts or report.Facts(self._out.attacher.mode), problem=problem)
+        self._news.set()
+
+    async def _supervised(self, work: Callable[[], Awaitable[None]]) -> ImageCacheError | None:
+        """Run it, and say how it failed."""
+        try:
+            await work()
+        except ImageCacheError as error:
+            return error
+        except Exception as error:  # noqa: BLE001 - a supervisor: a bug that one cache meets must not stop the others
+            _log.exception("unexpected failure")
+            return InternalError(f"{type(error).__name__}: {error}", hint="please report it, with the agent's log")
+        return None
+
+    # one round
+
+    async def _round(self, caches: Sequence[Cache], node: Node) -> None:
+        problem = await self._supervised(self._find_missing)
+        await self._note_uses()
+        view = await self._view(caches, node)
+        plan = sync.plan(view, self._settings.policy, self._settings.bounds)
+        if plan.evict:
+            view = replace(view, in_use=await self._out.machine.in_use(view.inventory.documents.values()))
+            plan = sync.plan(view, self._settings.policy, self._settings.bounds)
+        self._plan = plan
+        self._failures.keep(plan.wanted.keys() | view.known.keys() | view.inventory.whole)
+        self._removals.keep(plan.wanted.keys())
+        self._facts = self._facts_of(view)
+        self._carry_out(plan, view)
+        await self._untaint(node)
+        if problem is not None:
+            raise problem
+
+    async def _view(self, caches: Sequence[Cache], node: Node) -> View:
+        """Our own works are looked at first: one that ends meanwhile counts as busy, and a next round follows."""
+        out, now = self._out, self._out.clock.monotonic()
+        busy, attached = self._busy(), frozenset(self._attached)
+        known, documents = out.ledger.known(), out.ledger.documents
+        inventory = await out.stock.inventory(wanted.selected(caches, node.labels, known))
+        return View(
+            caches=caches,
+            labels=node.labels,
+            inventory=replace(inventory, documents={**documents, **inventory.documents}),
+            known=known,
+            attached=attached,
+            busy=busy,
+            waiting=self._failures.waiting(now).keys() | self._removals.waiting(now).keys(),
+            disk=await self._disk(),
+            settling=now - self._evicted < self._settings.settle,
+        )
+
+    async def _disk(self) -> Disk | None:
+        return await self._out.machine.disk() if self._out.stock.bounded else None
+
+    def _busy(self) -> dict[str, Work]:
+        return {name: work for name, (work, _) in self._jobs.items()}
+
+    def _carry_out(self, plan: Plan, view: View) -> None:
+        documents, stock = view.inventory.documents, self._out.stock
+        for name in plan.stop:
+            self._jobs[name][1].cancel()
+        for name in plan.describe:
+            self._begin(name, Work.DESCRIBE, partial(stock.describe, plan.wanted[name]))
+        for name in plan.fetch:
+            self._begin(name, Work.FETCH, partial(self._fetch, plan.wanted[name]))
+        for name in plan.attach:
+            self._begin(name, Work.ATTACH, partial(self._attach, documents[name], plan.wanted[name].name))
+        if plan.evict:
+            self._evicted = self._out.clock.monotonic()
+            _log.info("giving up snapshots for space", snapshots=list(plan.evict))
+        for name in dict.fromkeys((*plan.remove, *plan.evict)):
+            self._begin(name, Work.REMOVE, partial(self._remove, documents[name]))
+        if self._collect_due and self._collecting is None and Work.REMOVE not in self._busy().values():
+            self._collect_due = False
+            self._collecting = asyncio.create_task(self._collect())
+
+    async def _untaint(self, node: Node) -> None:
+        """Raises KubernetesError."""
+        waited = self._out.clock.monotonic() - self._started
+        whole = self._facts.inventory.whole if self._facts else frozenset()
+        usable = [name in self._attached and name in whole for name in self._plan.wanted]
+        if node.tainted and taint.is_due(usable, waited, self._settings.taint_timeout):
+            await self._out.nodes.untaint()
+            _log.info("start-up taint removed", ready=sum(usable), wanted=len(usable), seconds=round(waited))
+
+    async def _find_missing(self) -> None:
+        """Look, now and then, whether the runtime still has what we attached. Raises ContainerdUnavailable."""
+        now = self._out.clock.monotonic()
+        if now - self._looked < self._settings.interval or not self._attached:
+            return
+        names = {name for attached in self._attached.values() for name in attached.names}
+        missing = await self._out.attacher.missing(names)
+        self._looked = now
+        for snapshot_id, attached in list(self._attached.items()):
+            gone = missing.intersection(attached.names)
+            if gone and snapshot_id not in self._jobs:
+                del self._attached[snapshot_id]
+                self._removals.note(snapshot_id, now)
+                _log.warning("records are gone from the runtime", snapshot=snapshot_id, names=sorted(gone))
+
+    async def _note_uses(self) -> None:
+        """Write down, now and then, from which layer images containers have started."""
+        if self._out.clock.monotonic() - self._noted < self._settings.interval or not self._uses:
+            return
+        self._noted = self._out.clock.monotonic()
+        uses, self._uses = self._uses, set()
+        ledger, moment = self._out.ledger, self._out.clock.now().timestamp()
+        names = {path.name for path in uses}
+        for snapshot_id, document in ledger.documents.items():
+            if any(Path(layer.path).name in names for layer in document.layer_names()):
+                ledger.used(snapshot_id, moment)
+        await asyncio.to_thread(ledger.flush)
+
+    # works
+
+    def _begin(self, snapshot_id: str, work: Work, what: Callable[[], Awaitable[None]]) -> None:
+        task = asyncio.create_task(self._job(snapshot_id, what))
+        self._jobs[snapshot_id] = (work, task)
+        task.add_done_callback(lambda _task: self._ended(snapshot_id))
+
+    async def _job(self, snapshot_id: str, what: Callable[[], Awaitable[None]]) -> None:
+        error = await self._supervised(what)
+        if error is not None:
+            self._failed(snapshot_id, error)
+
+    def _ended(self, snapshot_id: str) -> None:
+        del self._jobs[snapshot_id]
+        self._progress.pop(snapshot_id, None)
+        self.wake()
+
+    def _failed(self, snapshot_id: str, error: ImageCacheError) -> None:
+        before = self._failures.get(snapshot_id)
+        now, done = self._out.clock.monotonic(), self._progress.get(snapshot_id, 0)
+        failure = self._failures.note(snapshot_id, error, now, done)
+        if before is None or before.message != failure.message:
+            cache = self._plan.wanted.get(snapshot_id)
+            _log.warning(
+                "will try again",
+                cache=cache.name if cache else "",
+                snapshot=snapshot_id,
+                reason=failure.reason,
+                problem=failure.message,
+                hint=failure.hint,
+                seconds=round(failure.until - now),
+            )
+
+    async def _fetch(self, cache: Cache) -> None:
+        def progress(done: int) -> None:
+            self._progress[cache.id] = done
+            self._news.set()
+
+        await self._out.stock.fetch(cache, progress)
+        self._failures.clear(cache.id)
+        _log.info("snapshot is here", cache=cache.name, snapshot=cache.id, bytes=self._progress.get(cache.id, 0))
+
+    async def _attach(self, document: SnapshotDocument, cache: str) -> None:
+        async with self._records:
+            await asyncio.to_thread(self._out.ledger.write, document, [cache])
+            attached = await self._out.attacher.attach(document)
+        self._attached[document.id] = attached
+        self._failures.clear(document.id)
+        _log.info("image cache is usable here", cache=cache, snapshot=document.id, images=list(attached.names))
+
+    async def _remove(self, document: SnapshotDocument) -> None:
+        """Records first, then the snapshot, then the memory of it: wherever this ends, the next one goes on."""
+        async with self._records:
+            self._attached.pop(document.id, None)
+            documents = self._out.ledger.documents
+            going = {name for name, work in self._busy().items() if work is Work.REMOVE}
+            staying = (self._attached.keys() | self._plan.wanted.keys()) - going
+            await self._out.attacher.detach(document, [documents[name] for name in documents if name in staying])
+        await self._out.stock.forget(document.id)
+        await asyncio.to_thread(self._out.ledger.erase, document.id)
+        self._collect_due = True
+        self._failures.clear(document.id)
+        _log.info("snapshot is taken off this node", snapshot=document.id)
+
+    async def _collect(self) -> None:
+        problem = await self._supervised(self._out.stock.collect)
+        self._collecting = None
+        if problem is not None:
+            self._collect_due = True
+            _log.warning("collection failed", reason=problem.reason, problem=str(problem))
+        else:
+            self.wake()
+
+    # what is told
+
+    async def _tell(self) -> None:
+        """Report whenever there is something new, and not more often than ``report_pause``."""
+        written, for_node = NodeStatus(), ""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            facts, node = self._current_facts(), self._node
+            if facts is not None and node is not None:
+                status = report.status(facts, written, self._out.clock.now())
+                if node.uid != for_node or report.differs(status, written):
+                    problem = await self._supervised(partial(self._out.reporter.report, status, node))
+                    if problem is None:
+                        written, for_node = status, node.uid
+                    else:
+                        self._say_unreported(problem)
+            await asyncio.sleep(self._settings.report_pause)
+
+    def _say_unreported(self, problem: ImageCacheError) -> None:
+        _log.warning("state not reported", reason=problem.reason, problem=str(problem))
+        asyncio.get_running_loop().call_later(self._settings.report_pause * 5, self._news.set)
+
+    def _facts_of(self, view: View) -> report.Facts:
+        return report.Facts(
+            mode=self._out.attacher.mode,
+            wanted=self._plan.wanted,
+            inventory=view.inventory,
+            refused=self._plan.refused,
+            disk=view.disk,
+            policy=self._settings.policy,
+            problem=self._facts.problem if self._facts else None,
+        )
+
+    def _current_facts(self) -> report.Facts | None:
+        if self._facts is None:
+            return None
+        return replace(
+            self._facts,
+            attached={name: attached.note for name, attached in self._attached.items()},
+            busy=self._busy(),
+            progress=dict(self._progress),
+            failures=self._failures.all(),
+            removed=self._removals.waiting(self._out.clock.monotonic()).keys(),
+        )

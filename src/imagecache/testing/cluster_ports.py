@@ -1,0 +1,161 @@
+"""Fakes of ``imagecache.cluster.ports``: a cluster and a machine of which a test sets everything.
+
+They behave as the real ones where the loop relies on it: watches say everything at first and then what changes, records
+belong to names, and a runtime or an API server may be away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Generic, TypeVar
+
+from imagecache.api.nodes import NodeStatus
+from imagecache.cluster.budget import Disk
+from imagecache.cluster.ports import Attached, Cache, Node
+from imagecache.digest import Digest
+from imagecache.errors import ContainerdUnavailable, ImageCacheError
+from imagecache.limits import GIB
+from imagecache.node import records
+from imagecache.store.model import ImageRecord, LayerName, SnapshotDocument
+
+_T = TypeVar("_T")
+
+
+class _Watched(Generic[_T]):
+    """A value of which every change is seen, the newest at least."""
+
+    def __init__(self) -> None:
+        self.value: _T | None = None
+        self._known = False
+        self._changed = asyncio.Event()
+
+    def set(self, value: _T) -> None:
+        self.value, self._known = value, True
+        self._changed.set()
+
+    async def watch(self) -> AsyncIterator[_T]:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            yield self.value  # type: ignore[misc]  # set before the event
+
+
+@dataclass
+class FakeCaches:
+    """Silent, like an API server that is away, until ``put`` or ``show`` is called."""
+
+    caches: dict[str, Cache] = field(default_factory=dict)
+    _watched: _Watched[list[Cache]] = field(default_factory=_Watched)
+
+    def put(self, *caches: Cache) -> None:
+        self.caches.update({cache.name: cache for cache in caches})
+        self.show()
+
+    def delete(self, name: str) -> None:
+        del self.caches[name]
+        self.show()
+
+    def show(self) -> None:
+        self._watched.set(list(self.caches.values()))
+
+    async def watch(self) -> AsyncIterator[Sequence[Cache]]:
+        async for caches in self._watched.watch():
+            yield caches
+
+
+@dataclass
+class FakeNodes:
+    node: Node | None = field(default_factory=lambda: Node("uid-1", {"pool": "gpu"}))
+    failure: ImageCacheError | None = None
+    untainted: int = 0
+    _watched: _Watched[Node | None] = field(default_factory=_Watched)
+
+    def set(self, node: Node | None) -> None:
+        self.node = node
+        self._watched.set(node)
+
+    async def watch(self) -> AsyncIterator[Node | None]:
+        self.set(self.node)
+        async for node in self._watched.watch():
+            yield node
+
+    async def untaint(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+        assert self.node is not None
+        self.untainted += 1
+        self.set(replace(self.node, tainted=False))
+
+
+@dataclass
+class FakeMachine:
+    size: Disk = field(default_factory=lambda: Disk(100 * GIB, 90 * GIB))
+    used: set[LayerName] = field(default_factory=set)
+
+    async def disk(self) -> Disk:
+        return self.size
+
+    async def in_use(self, documents: Iterable[SnapshotDocument]) -> frozenset[LayerName]:
+        names = {name for document in documents for name in document.layer_names()}
+        return frozenset(self.used & names)
+
+
+@dataclass
+class FakeAttacher:
+    """Records by name; private images get none, as in CRI's namespace."""
+
+    records: dict[str, Digest] = field(default_factory=dict)
+    running: bool = True
+    failures: dict[str, ImageCacheError] = field(default_factory=dict)
+    """By snapshot id, raised by ``attach``."""
+    attaches: list[str] = field(default_factory=list)
+    """Snapshot ids, in order."""
+    mode: str = "proxy"
+
+    async def attach(self, snapshot: SnapshotDocument) -> Attached:
+        self._check()
+        if snapshot.id in self.failures:
+            raise self.failures[snapshot.id]
+        self.attaches.append(snapshot.id)
+        made: dict[str, Digest] = {}
+        for image in snapshot.images:
+            made |= {} if image.private else _records(image)
+        self.records |= made
+        private = [image.reference for image in snapshot.images if image.private]
+        return Attached(tuple(made), f"private: {', '.join(private)}" if private else "")
+
+    async def detach(self, snapshot: SnapshotDocument, keep: Sequence[SnapshotDocument]) -> None:
+        self._check()
+        kept = {name for other in keep for image in other.images for name in _records(image)}
+        for image in snapshot.images:
+            for name, target in _records(image).items():
+                if name not in kept and self.records.get(name) == target:
+                    del self.records[name]
+
+    async def missing(self, names: Iterable[str]) -> frozenset[str]:
+        self._check()
+        return frozenset(names) - self.records.keys()
+
+    def _check(self) -> None:
+        if not self.running:
+            raise ContainerdUnavailable("containerd has no socket at /fake.sock", hint="start containerd")
+
+
+def _records(image: ImageRecord) -> dict[str, Digest]:
+    return dict.fromkeys((*records.names(image), records.image_id(image)), image.target.digest)
+
+
+@dataclass
+class FakeReporter:
+    """Every status that was written."""
+
+    written: list[NodeStatus] = field(default_factory=list)
+    failure: ImageCacheError | None = None
+
+    async def report(self, status: NodeStatus, node: Node) -> None:
+        del node
+        if self.failure is not None:
+            raise self.failure
+        self.written.append(status)
