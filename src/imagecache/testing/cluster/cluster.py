@@ -141,8 +141,10 @@ class Cluster:
 
     def stop(self) -> None:
         """Nothing of it is left: process, mount, interface, cgroup, file."""
-        clean(self.directory)
-        self._forget()
+        try:
+            clean(self.directory)
+        finally:
+            self._forget()
 
     def _forget(self) -> None:
         """This process's side of what has ended."""

@@ -104,14 +104,22 @@ class Network:
 
     def detach(self, index: int) -> None:
         """At once: connections that are being closed keep the ended node's namespace. A no-op when there is none."""
-        if (_LINKS / self._veth(index)).exists():
-            _ip("link", "delete", self._veth(index))
+        _delete(self._veth(index))
 
     def remove(self) -> None:
         """The nodes' ends first: what they belong to, the bridge says."""
         for veth in _LINKS.glob(f"ic{self.number}-*"):
-            _ip("link", "delete", veth.name)
-        _ip("link", "delete", self.bridge)
+            _delete(veth.name)
+        _delete(self.bridge)
+
+
+def _delete(link: str) -> None:
+    """A no-op when there is none, or when the kernel was faster: an interface goes with its namespace."""
+    try:
+        _ip("link", "delete", link)
+    except PeerFailed:
+        if (_LINKS / link).exists():
+            raise
 
 
 def create(directory: Path) -> Network:
