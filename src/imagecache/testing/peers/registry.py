@@ -163,6 +163,17 @@ class Registry:
         self._put_manifest(repository, tag, image)
         return f"{self.address}/{name}"
 
+    def push_manifest(self, name: str, image: Image, body: bytes) -> str:
+        """Upload an image's blobs, and ``body`` as its manifest, whatever it says; returns the full reference."""
+        repository, _, tag = name.rpartition(":")
+        self._push_tree(repository, image)
+        path = self.directory / "manifest.json"
+        path.write_bytes(body)
+        self._expect(
+            201, "PUT", f"/v2/{repository}/manifests/{tag}", path, {"Content-Type": image.descriptor.media_type}
+        )
+        return f"{self.address}/{name}"
+
     def _push_tree(self, repository: str, image: Image) -> None:
         children = image.children()
         for child in children:

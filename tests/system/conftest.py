@@ -1,0 +1,96 @@
+"""One cluster for the run: containerd 1.6 and 2.4 in proxy mode, 2.4 in native mode; a controller, agents."""
+
+from __future__ import annotations
+
+import gzip
+import random
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from imagecache.testing.cluster.installed import THREE_NODES, Installed
+from imagecache.testing.images import busybox_image, make_image, tar_of
+from imagecache.testing.oci_layout import Image
+from imagecache.testing.peers.processes import mounts_below, processes_of
+from imagecache.testing.peers.registry import Registry
+from imagecache.testing.peers.workspace import workspace
+
+USER, PASSWORD = "user", "correct horse"
+
+
+@dataclass
+class Site:
+    """The cluster, and registries that its nodes can pull from."""
+
+    system: Installed
+    registry: Registry
+    guarded: Registry
+    """Asks for USER and PASSWORD."""
+    directory: Path
+    _random: random.Random = field(default_factory=lambda: random.Random(7))
+
+    @property
+    def plain(self) -> Mapping[str, str]:
+        """Annotations with which the controller speaks HTTP to both."""
+        return {"k8s.aliyun.com/plain-http-registry": f"{self.registry.address},{self.guarded.address}"}
+
+    def image(self, *sizes: int) -> Image:
+        """An image that nobody has seen: busybox, and a layer of random bytes for each size."""
+        folder = Path(tempfile.mkdtemp(dir=self.directory))
+        layers = [
+            tar_of({"srv": None, f"srv/{number}": self._random.randbytes(size)})
+            for number, size in enumerate(sizes or (1000,))
+        ]
+        return busybox_image(folder, *layers)
+
+    def on(self, base: Image, size: int) -> Image:
+        """An image of the base's layers and one of random bytes."""
+        folder = Path(tempfile.mkdtemp(dir=self.directory))
+        top = tar_of({"srv/top": self._random.randbytes(size)})
+        layers = [gzip.decompress(base.blob(layer.digest).read_bytes()) for layer in base.layers]
+        return make_image(folder, [*layers, top])
+
+    def create(self, name: str, *images: str, **spec: object) -> None:
+        self.system.create(name, images, self.plain, **spec)  # type: ignore[arg-type]  # JSON values, as written
+
+    @contextmanager
+    def registry_off(self) -> Iterator[None]:
+        self.registry.stop()
+        try:
+            yield
+        finally:
+            self.registry.start()
+
+
+@pytest.fixture(scope="session")
+def whole_site() -> Iterator[Site]:
+    with workspace() as directory:
+        with Installed(directory / "cluster", THREE_NODES) as system:
+            cluster = system.cluster
+            with (
+                Registry(directory / "public", host=cluster.address) as public,
+                Registry(directory / "guarded", users={USER: PASSWORD}, host=cluster.address) as guarded,
+            ):
+                cluster.trust(public)
+                cluster.trust(guarded)
+                yield Site(system, public, guarded, directory)
+        assert not processes_of(directory), "processes left behind"
+        assert not mounts_below(directory), "mounts left behind"
+
+
+@pytest.fixture
+def site(whole_site: Site) -> Iterator[Site]:
+    """Without pods and ImageCaches, before and after."""
+    yield whole_site
+    cluster = whole_site.system.cluster
+    cluster.kubectl("delete", "deployments,pods", "--all", "--all-namespaces", "--force", "--grace-period=0")
+    whole_site.system.delete_all()
+
+
+@pytest.fixture
+def system(site: Site) -> Installed:
+    return site.system

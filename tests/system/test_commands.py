@@ -1,0 +1,100 @@
+"""What a user types and sees, column by column."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import yaml
+
+from imagecache.testing.cluster.installed import KIND, Installed
+
+from .conftest import Site
+
+CACHE_ID = r"imc-[a-z0-9]{20}"
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of a kubectl table, which are apart by two spaces and more."""
+    return [re.split(r"\s{2,}", line.strip()) for line in text.strip().splitlines()]
+
+
+def test_the_seven_commands(site: Site, system: Installed) -> None:
+    kubectl = system.cluster.kubectl
+    image = site.registry.push("commands/app:1.4", site.image())
+
+    assert rows(kubectl("get", f"crd/{KIND}"))[0][0].startswith("NAME")
+    manifest = json.dumps(system.manifest("imagecache-sample", [image], site.plain, imageCacheSize=25, retentionDays=7))
+    created = kubectl("create", "-f", "-", stdin=manifest)
+    assert created == "imagecache.eci.alibabacloud.com/imagecache-sample created\n"
+    system.wait_ready("imagecache-sample")
+
+    header, row = rows(kubectl("get", "imagecache"))
+    assert header == ["NAME", "AGE", "CACHEID", "PHASE", "PROGRESS"]
+    assert row[0] == "imagecache-sample"
+    assert re.fullmatch(CACHE_ID, row[2])
+    assert row[3:] == ["Ready", "100%"]
+    for short in ("ic", "imc"):
+        assert rows(kubectl("get", short))[1][2:] == row[2:]
+    wide = rows(kubectl("get", "imagecache", "-o", "wide"))
+    assert wide[0] == ["NAME", "AGE", "CACHEID", "PHASE", "PROGRESS", "NODES", "SIZE", "REASON"]
+    assert wide[1][5] == "3/3"
+    assert any(
+        line.startswith("imagecache.eci.alibabacloud.com/imagecache-sample")
+        for line in kubectl("get", "all").splitlines()
+    )
+    met = kubectl("wait", "--for=condition=Ready", "imagecache/imagecache-sample", "--timeout=10s")
+    assert met == "imagecache.eci.alibabacloud.com/imagecache-sample condition met\n"
+    told = kubectl("describe", "imagecache/imagecache-sample")
+    for reason in ("Pulling", "Pulled", "Ready", "NodesReady"):
+        assert re.search(rf"Normal\s+{reason}\s", told), f"no Event {reason}"
+    gone = kubectl("delete", "imagecache/imagecache-sample")
+    assert gone.startswith('imagecache.eci.alibabacloud.com "imagecache-sample" deleted')
+    assert not system.exists("imagecache-sample")
+
+
+def test_the_status_is_that_of_eci(site: Site, system: Installed) -> None:
+    image = site.registry.push("status/app:1", site.image())
+    site.create("status", image, retentionDays=7)
+    system.wait_ready("status")
+
+    status = yaml.safe_load(system.cluster.kubectl("get", "imagecache/status", "-o", "yaml"))["status"]
+
+    assert re.fullmatch(CACHE_ID, status["imageCacheId"])
+    assert (status["phase"], status["progress"]) == ("Ready", "100%")
+    for key in ("startTime", "lastUpdatedTime", "expireDateTime"):
+        assert TIME.fullmatch(status[key]), key
+    messages = [event["message"] for event in status["events"]]
+    assert f"Successfully pulled image {image}" in messages
+    assert {condition["type"]: condition["status"] for condition in status["conditions"]} == {
+        "Ready": "True",
+        "Building": "False",
+        "Degraded": "False",
+    }
+    assert {condition["observedGeneration"] for condition in status["conditions"]} == {1}
+    assert status["images"][0]["image"] == image
+    assert status["nodes"] == {"desired": 3, "ready": 3, "failed": 0}
+
+
+def test_progress_moves_and_never_goes_back(site: Site, system: Installed) -> None:
+    image = site.registry.push("progress/app:1", site.image(*[30_000_000] * 6))
+    site.create("progress", image)
+    seen = []
+    while (status := system.get("progress").get("status")) is None or isinstance(status, dict):
+        found = status or {}
+        seen.append(int(str(found.get("progress", "0%")).rstrip("%")))
+        if found.get("phase") in ("Ready", "Failed"):
+            break
+
+    assert seen == sorted(seen)
+    assert seen[-1] == 100
+    assert system.phase("progress") == "Ready"
+
+
+def test_explain_is_worth_reading(system: Installed) -> None:
+    told = system.cluster.kubectl("explain", "imagecache.spec")
+
+    for name in ("images", "imagePullSecrets", "imageCacheSize", "retentionDays"):
+        assert re.search(rf"^  {name}\t", told, re.MULTILINE)
+    assert "nginx:1.25" in told

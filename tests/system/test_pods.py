@@ -1,0 +1,129 @@
+"""Pods of cached images: no pull, or one of documents only; nobody gets what he may not have."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+import pytest
+
+from imagecache.testing.cluster.installed import Installed
+from imagecache.testing.cluster.pods import PodSpec, messages, run_pods
+from imagecache.testing.peers.processes import wait_until
+from imagecache.testing.real_images import big_image
+
+from .conftest import PASSWORD, USER, Site
+
+PYTHON = ("python3", "-c", "import time; time.sleep(3600)")
+
+
+def pull_secret(host: str, name: str, namespace: str, password: str = PASSWORD) -> dict[str, object]:
+    auth = base64.b64encode(f"{USER}:{password}".encode()).decode()
+    config = json.dumps({"auths": {host: {"auth": auth}}})
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "kubernetes.io/dockerconfigjson",
+        "metadata": {"name": name, "namespace": namespace},
+        "data": {".dockerconfigjson": base64.b64encode(config.encode()).decode()},
+    }
+
+
+def one_for_each_node(system: Installed, name: str, image: str, **more: object) -> list[PodSpec]:
+    return [PodSpec(f"{name}-{node.name}", image, node=node.name, **more) for node in system.cluster.nodes]  # type: ignore[arg-type]
+
+
+def layers_asked_for(site: Site, image_layers: set[str]) -> set[str]:
+    asked = {request.path.rpartition("/")[2] for request in site.guarded.requests() if "/blobs/" in request.path}
+    return asked & image_layers
+
+
+def test_900_mb_and_the_registry_off(site: Site, system: Installed) -> None:
+    image = site.registry.push("pods/big:1", big_image())
+    site.create("big", image)
+    system.wait_ready("big")
+    pods = one_for_each_node(system, "big", image, command=PYTHON)
+
+    with site.registry_off():
+        run_pods(system.cluster, *pods)
+
+    for pod in pods:
+        assert any("already present on machine" in line for line in messages(system.cluster, pod)), pod.name
+
+
+def test_a_private_image_is_pulled_by_its_documents_alone(site: Site, system: Installed) -> None:
+    made = site.image(5_000_000)
+    image = site.guarded.push("pods/private:1", made)
+    system.cluster.apply(pull_secret(site.guarded.address, "allowed", "default"))
+    site.create("private", image, imagePullSecrets=["default:allowed"])
+    system.wait_ready("private")
+    site.guarded.clear_requests()
+
+    run_pods(system.cluster, *one_for_each_node(system, "private", image, pull_secrets=["allowed"]))
+
+    assert not layers_asked_for(site, {str(layer.digest) for layer in made.layers})
+
+
+def test_who_has_no_secret_is_refused_as_without_a_cache(site: Site, system: Installed) -> None:
+    image = site.guarded.push("pods/secret:1", site.image())
+    system.cluster.apply(pull_secret(site.guarded.address, "allowed", "default"))
+    site.create("secret", image, imagePullSecrets=["default:allowed"])
+    system.wait_ready("secret")
+    system.cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "other"}})
+    pods = one_for_each_node(system, "thief", image, namespace="other")
+
+    system.cluster.apply(*(pod.document() for pod in pods))
+
+    for pod in pods:
+
+        def refused(pod: PodSpec = pod) -> bool:
+            return any(
+                "authorization failed" in line or "no basic auth" in line for line in messages(system.cluster, pod)
+            )
+
+        assert wait_until(refused, seconds=60, every=0.5), messages(system.cluster, pod)
+
+
+def test_delete_with_running_pods(site: Site, system: Installed) -> None:
+    image = site.registry.push("pods/delete:1", site.image(2_000_000))
+    site.create("delete", image)
+    system.wait_ready("delete")
+    pods = one_for_each_node(system, "delete", image)
+    run_pods(system.cluster, *pods)
+
+    system.delete("delete")
+
+    read = ["sh", "-c", "sha256sum /srv/0 && echo written >/srv/new && cat /srv/new"]
+    for pod in pods:
+        assert system.cluster.kubectl("exec", pod.name, "--", *read).endswith("written\n")
+    for node in system.cluster.nodes:
+        assert wait_until(lambda node=node: "delete" not in system.states(node), seconds=30, every=0.2)  # type: ignore[misc]
+
+
+def test_layers_stay_for_a_container_and_go_with_it(site: Site, system: Installed) -> None:
+    image = site.registry.push("pods/layers:1", site.image(2_000_000))
+    site.create("layers", image)
+    system.wait_ready("layers")
+    node = system.cluster.nodes[0]
+    pod = PodSpec("layers", image, node=node.name)
+    run_pods(system.cluster, pod)
+    before = set(node.store.rglob("*.erofs"))
+    system.delete("layers")
+    assert wait_until(lambda: "layers" not in system.states(node), seconds=30, every=0.2)
+    assert set(node.store.rglob("*.erofs")) & before
+
+    system.cluster.kubectl("delete", "pod", pod.name)
+
+    assert wait_until(lambda: not set(node.store.rglob("*.erofs")) & before, seconds=60, every=0.5)
+
+
+@pytest.mark.timeout(600)
+def test_100_pods_at_once_on_one_node(site: Site, system: Installed) -> None:
+    image = site.registry.push("pods/hundred:1", site.image(1_000_000))
+    site.create("hundred", image)
+    system.wait_ready("hundred")
+    node = system.cluster.nodes[1]
+    pods = [PodSpec(f"hundred-{number}", image, node=node.name) for number in range(100)]
+
+    with site.registry_off():
+        run_pods(system.cluster, *pods, seconds=400)
