@@ -77,9 +77,7 @@ def test_who_has_no_secret_is_refused_as_without_a_cache(site: Site, system: Ins
     for pod in pods:
 
         def refused(pod: PodSpec = pod) -> bool:
-            return any(
-                "authorization failed" in line or "no basic auth" in line for line in messages(system.cluster, pod)
-            )
+            return any("401 Unauthorized" in line for line in messages(system.cluster, pod))
 
         assert wait_until(refused, seconds=60, every=0.5), messages(system.cluster, pod)
 
