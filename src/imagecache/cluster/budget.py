@@ -160,8 +160,8 @@ def decide(situation: Situation, policy: Policy | None = None) -> Decision:
 
 
 def _ranked(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """Those that run first, then by worth; of equal priority, the one that was created first."""
-    return sorted(candidates, key=lambda each: (not each.running, -each.priority, each.created, each.id))
+    """Those that run first, then by worth: what was given up never comes back before what it was given up for."""
+    return sorted(candidates, key=lambda each: (each.running, each.worth), reverse=True)
 
 
 def _shed(books: _Books, disk: Disk, policy: Policy) -> list[str]:

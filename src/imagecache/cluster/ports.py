@@ -72,7 +72,9 @@ class Inventory:
     whole: frozenset[str] = frozenset()
     """Ids of those that can be attached: nothing of them is missing."""
     present: Mapping[LayerName, int] = field(default_factory=dict)
-    """Bytes on this disk of every layer image, and of the parts of those on their way."""
+    """Bytes on this disk of every layer image."""
+    partial: Mapping[LayerName, int] = field(default_factory=dict)
+    """Bytes of those that have begun to come."""
     held: frozenset[LayerName] = frozenset()
     """Leased by somebody: they stay even when no snapshot needs them."""
 

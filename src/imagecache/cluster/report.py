@@ -56,7 +56,7 @@ def status(facts: Facts, before: NodeStatus, now: dt.datetime) -> NodeStatus:
     return NodeStatus(
         mode=facts.mode,
         capacity_bytes=usable(disk, facts.policy),
-        used_bytes=sum(facts.inventory.present.values()),
+        used_bytes=sum(facts.inventory.present.values()) + sum(facts.inventory.partial.values()),
         free_bytes=disk.free,
         caches=tuple(sorted(entries, key=lambda entry: entry.name)),
         conditions=_conditions(facts, before.conditions, now),
@@ -95,7 +95,8 @@ def _bytes(facts: Facts, name: str, document: SnapshotDocument) -> tuple[int, in
         return total, total
     if name in facts.progress:
         return total, facts.progress[name]
-    return total, sum(min(size, facts.inventory.present.get(layer, 0)) for layer, size in layers.items())
+    here = {**facts.inventory.partial, **facts.inventory.present}
+    return total, sum(min(size, here.get(layer, 0)) for layer, size in layers.items())
 
 
 def _state(facts: Facts, name: str) -> tuple[CacheState, str, str]:

@@ -29,7 +29,8 @@ class Documents:
         self._store = store
         self._version: tuple[int, int] | None = None
         self._ids: tuple[str, ...] = ()
-        self._read: dict[str, SnapshotDocument | None] = {}
+        self._read: dict[str, SnapshotDocument] = {}
+        self._damaged: set[str] = set()
 
     def ids(self) -> tuple[str, ...]:
         """Raises StoreError."""
@@ -47,15 +48,17 @@ class Documents:
     def get(self, snapshot_id: str) -> SnapshotDocument | None:
         """One of ``ids``; None when it is damaged. Raises StoreError."""
         if snapshot_id not in self._read:
-            self._read[snapshot_id] = self._load(snapshot_id)
+            try:
+                self._read[snapshot_id] = self._store.snapshots.get(snapshot_id)
+            except NotFound:
+                return None
+            except (BlobNotFound, StoreCorrupt) as error:
+                if snapshot_id not in self._damaged:
+                    _log.warning("snapshot is damaged", snapshot=snapshot_id, problem=str(error))
+                self._damaged.add(snapshot_id)
+                return None
+        self._damaged.discard(snapshot_id)
         return self._read[snapshot_id]
-
-    def _load(self, snapshot_id: str) -> SnapshotDocument | None:
-        try:
-            return self._store.snapshots.get(snapshot_id)
-        except (NotFound, BlobNotFound, StoreCorrupt) as error:
-            _log.warning("snapshot is damaged", snapshot=snapshot_id, problem=str(error))
-            return None
 
 
 @dataclass
@@ -93,9 +96,10 @@ class FetchedStock:
                 self._delete(name)  # as long as it is there nothing can be collected
         present = self._layers()
         whole = frozenset(name for name, document in here.items() if self._is_whole(document, present))
+        partial: dict[LayerName, int] = {}
         for document in coming.values():
-            present |= self._parts(document, present)
-        return Inventory({**coming, **here}, whole, present, frozenset(held))
+            partial |= self._parts(document, present)
+        return Inventory({**coming, **here}, whole, present, partial, frozenset(held))
 
     def _layers(self) -> dict[LayerName, int]:
         found = {}

@@ -93,7 +93,7 @@ def plan(view: View, policy: Policy, bounds: Bounds | None = None) -> Plan:
     return Plan(
         wanted=meant,
         describe=_describe(view, meant, bounds.describe),
-        fetch=_room(view, Work.FETCH, bounds.fetch, (name for name in decision.fetch if name not in view.busy)),
+        fetch=_room(view, Work.FETCH, bounds.fetch, _in_turn(meant, (n for n in decision.fetch if n not in view.busy))),
         attach=tuple(
             name
             for name in meant
@@ -117,8 +117,12 @@ def _room(view: View, work: Work, most: int, names: Iterable[str]) -> tuple[str,
 
 def _describe(view: View, meant: Mapping[str, Cache], most: int) -> tuple[str, ...]:
     unknown = [name for name in meant if name not in view.inventory.documents and _free(view, name)]
-    unknown.sort(key=lambda name: (-meant[name].priority, meant[name].created, name))
-    return _room(view, Work.DESCRIBE, most, unknown)
+    return _room(view, Work.DESCRIBE, most, _in_turn(meant, unknown))
+
+
+def _in_turn(meant: Mapping[str, Cache], names: Iterable[str]) -> list[str]:
+    """Of equal priority, the one that was created first begins first."""
+    return sorted(names, key=lambda name: (-meant[name].priority, meant[name].created, name))
 
 
 def _remove(view: View, meant: Mapping[str, Cache], resident: Collection[str]) -> tuple[str, ...]:
@@ -137,27 +141,31 @@ def _budget(view: View, meant: Mapping[str, Cache], policy: Policy) -> Decision:
     candidates = _candidates(view, meant)
     if view.disk is None:
         return Decision(fetch=tuple(each.id for each in candidates))
+    inventory, orphans = view.inventory, _orphans(view)
     situation = budget.Situation(
         disk=view.disk,
-        residents=[_resident(view, meant, name) for name in sorted(view.inventory.whole)],
+        residents=[_resident(view, meant, name) for name in sorted(inventory.whole)],
         candidates=candidates,
-        present=view.inventory.present,
+        present={**inventory.partial, **inventory.present},
         in_use=view.in_use,
     )
-    coming_free = _orphans(view)
-    if not coming_free:
+    if not orphans:
         return budget.decide(situation, policy)
-    disk = replace(view.disk, free=view.disk.free + coming_free)
-    later = budget.decide(replace(situation, disk=disk), policy)
+    rest = {name: size for name, size in situation.present.items() if name not in orphans}
+    disk = replace(view.disk, free=view.disk.free + sum(orphans.values()))
+    later = budget.decide(replace(situation, disk=disk, present=rest), policy)
     now = budget.decide(replace(situation, residents=()), policy)
     return replace(later, fetch=tuple(name for name in later.fetch if name in now.fetch))
 
 
-def _orphans(view: View) -> int:
-    """Bytes on the disk that the next collection frees."""
+def _orphans(view: View) -> dict[LayerName, int]:
+    """Layer images that go with the next collection: no reason to take anything else away, or to come back."""
     inventory = view.inventory
-    needed = {name for document in inventory.documents.values() for name in document.layer_names()}
-    return sum(size for name, size in inventory.present.items() if name not in needed and name not in inventory.held)
+    staying = inventory.whole | {name for name, work in view.busy.items() if work is Work.FETCH}
+    needed = {
+        layer for name in staying & inventory.documents.keys() for layer in inventory.documents[name].layer_names()
+    }
+    return {name: size for name, size in inventory.present.items() if name not in needed and name not in inventory.held}
 
 
 def _candidates(view: View, meant: Mapping[str, Cache]) -> list[Candidate]:

@@ -7,7 +7,7 @@ belong to names, and a runtime or an API server may be away.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
@@ -92,10 +92,16 @@ class FakeNodes:
 @dataclass
 class FakeMachine:
     size: Disk = field(default_factory=lambda: Disk(100 * GIB, 90 * GIB))
+    """Without what the store takes."""
+    stored: Callable[[], int] = lambda: 0
+    """Bytes that the store takes."""
     used: set[LayerName] = field(default_factory=set)
+    looks: int = 0
+    """How often ``disk`` was asked for."""
 
     async def disk(self) -> Disk:
-        return self.size
+        self.looks += 1
+        return replace(self.size, free=self.size.free - self.stored())
 
     async def in_use(self, documents: Iterable[SnapshotDocument]) -> frozenset[LayerName]:
         names = {name for document in documents for name in document.layer_names()}

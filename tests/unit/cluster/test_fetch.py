@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
-from tests.unit.cluster.conftest import Fetchers, Origin
+from tests.unit.cluster.bench import Fetchers, Origin
 
 from imagecache.build.pool import WorkerPool
 from imagecache.cluster.fetch import SnapshotFetcher
