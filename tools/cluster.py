@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from imagecache.testing.cluster.cluster import Cluster, clean, kubectl_command
+from imagecache.testing.cluster.network import NODES
 from imagecache.testing.cluster.node import NodeSpec
 from imagecache.testing.images import busybox_image
 from imagecache.testing.peers.programs import MissingPeer, PeerFailed
@@ -46,7 +47,17 @@ def running() -> bool:
     ).returncode
 
 
+def count(text: str) -> int:
+    number = int(text)
+    if number not in NODES:
+        raise argparse.ArgumentTypeError(f"not a number from {NODES[0]} to {NODES[-1]}: {text}")
+    return number
+
+
 def up(nodes: int) -> int:
+    if os.geteuid():
+        say("a cluster makes namespaces, mounts and interfaces, which needs root\n")
+        return 1
     if running():
         say(f"a cluster is running already in {DIRECTORY}; ./dev cluster down ends it\n")
         return 0
@@ -64,7 +75,9 @@ def main(words: list[str]) -> int:
         return kubectl(*words[1:])
     parser = argparse.ArgumentParser(prog="./dev cluster")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("up", help="start it").add_argument("--nodes", type=int, default=2, help="how many (default 2)")
+    commands.add_parser("up", help="start it").add_argument(
+        "--nodes", type=count, default=2, help="how many (default 2)"
+    )
     commands.add_parser("down", help="end it and remove all that it has")
     commands.add_parser("kubectl", help="talk to it")
     chosen = parser.parse_args(words)

@@ -76,8 +76,8 @@ def test_services_and_pods_are_reached_from_every_node(cluster: Cluster, pod: Ma
 def test_the_api_is_reached_by_its_service_address(cluster: Cluster) -> None:
     address = cluster.kubectl("get", "service", "kubernetes", "--output=jsonpath={.spec.clusterIP}")
     for node in cluster.nodes:
-        words = [kubernetes("kubectl"), f"--kubeconfig={cluster.kubeconfig}", f"--server=https://{address}"]
-        assert node.run(*words, "get", "--raw=/readyz") == "ok"
+        flags = [f"--kubeconfig={cluster.kubeconfig}", f"--server=https://{address}"]
+        assert node.run(kubernetes("kubectl"), *flags, "get", "--raw=/readyz") == "ok"
 
 
 # identities

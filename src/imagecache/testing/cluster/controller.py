@@ -30,7 +30,7 @@ class ControllerHost:
         """``IMAGECACHE_...`` variables that win over ours; new ones at the next start."""
         self._cluster = cluster
         self._directory = cluster.directory / name
-        self._directory.mkdir()
+        self._directory.mkdir(exist_ok=True)
         self._metrics = f"127.0.0.1:{free_port()}"
         self._address = f"{cluster.address}:{free_port(cluster.address)}"
         self._pair = credentials.issue(cluster.credentials, name, [cluster.address])
@@ -86,9 +86,16 @@ class ControllerHost:
         self._component = Component(daemon, self._lives)
         self._component.start()
 
+    @property
+    def leads(self) -> bool:
+        """Since its last start. Raises PeerFailed when it ended by itself."""
+        if not self.running:
+            raise PeerFailed(f"the controller ended; its log ends with:\n{self.daemon.tail()}")
+        return b"controller is running" in self.daemon.log.read_bytes()[self._logged :]
+
     def wait_leading(self, seconds: float = 60) -> None:
-        """After the one before was killed, its lease has to run out first."""
-        if not wait_until(self._leads, seconds=seconds, every=0.05):
+        """After the one before was killed, its lease has to run out first. Raises PeerFailed."""
+        if not wait_until(lambda: self.leads, seconds=seconds, every=0.05):
             raise PeerFailed(f"the controller does not lead; its log ends with:\n{self.daemon.tail()}")
 
     def stop(self) -> None:
@@ -109,11 +116,6 @@ class ControllerHost:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-
-    def _leads(self) -> bool:
-        if not self.running:
-            raise PeerFailed(f"the controller ended; its log ends with:\n{self.daemon.tail()}")
-        return b"controller is running" in self.daemon.log.read_bytes()[self._logged :]
 
     def _lives(self) -> bool:
         connection = http.client.HTTPConnection(self._metrics, timeout=5)

@@ -11,8 +11,10 @@ bridge is, its alias says: the directory of the cluster. N is free when the brid
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -41,6 +43,12 @@ class _Link(TypedDict, total=False):
 
 def _ip(*words: str) -> str:
     return run([find("ip"), *words])
+
+
+def _batch(script: Path, lines: Sequence[str], *, prefix: Sequence[str | Path] = ()) -> None:
+    """In one process, up to the first line that fails."""
+    script.write_text("\n".join(lines) + "\n")
+    run([*prefix, find("ip"), "-batch", script])
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +95,15 @@ class Network:
     def _veth(self, index: int) -> str:
         return f"ic{self.number}-{index}"
 
+    def make_bridge(self, directory: Path) -> None:
+        """Whose it is, is said in the same breath: a bridge without an owner would stay for ever. Raises PeerFailed."""
+        lines = [
+            f"link add {self.bridge} type bridge",
+            f"link set {self.bridge} alias {directory} up",
+            f"address add {self.address}/24 dev {self.bridge}",
+        ]
+        _batch(directory / "network.ip", lines)
+
     def attach(self, index: int, pid: int, directory: Path) -> None:
         """Give the network namespace of ``pid`` its eth0 and its routes."""
         veth = self._veth(index)
@@ -98,9 +115,7 @@ class Network:
         lines.append(
             f"route add {self.services} dev eth0"
         )  # what the node itself sends, before kube-proxy's rules see it
-        script = directory / "network.ip"
-        script.write_text("\n".join(lines) + "\n")
-        run([find("nsenter"), "--target", str(pid), "--net", find("ip"), "-batch", script])
+        _batch(directory / "network.ip", lines, prefix=[find("nsenter"), "--target", str(pid), "--net"])
 
     def detach(self, index: int) -> None:
         """At once: connections that are being closed keep the ended node's namespace. A no-op when there is none."""
@@ -129,13 +144,9 @@ def create(directory: Path) -> Network:
         network = Network(number)
         if any(ipaddress.ip_network(f"10.{number}.0.0/16").overlaps(other) for other in routed):
             continue
-        try:
-            _ip("link", "add", network.bridge, "type", "bridge")
-        except PeerFailed:
-            continue  # another cluster took it in between
-        _ip("link", "set", network.bridge, "alias", str(directory), "up")
-        _ip("address", "add", f"{network.address}/24", "dev", network.bridge)
-        return network
+        with contextlib.suppress(PeerFailed):  # another cluster took it in between
+            network.make_bridge(directory)
+            return network
     raise PeerFailed(f"no free network in 10.{_NUMBERS[0]}.0.0 to 10.{_NUMBERS[-1]}.0.0")
 
 
