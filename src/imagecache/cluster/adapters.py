@@ -7,8 +7,8 @@ decide anything.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 
 import msgspec
@@ -33,7 +33,7 @@ class _Picture:
     fields: str = ""
     items: dict[str, Object] = field(default_factory=dict)
 
-    async def watch(self) -> AsyncIterator[dict[str, Object]]:
+    async def watch(self) -> AsyncGenerator[dict[str, Object], None]:
         """The picture once it is complete, and again after changes; several changes at once are one."""
         changed = asyncio.Event()
         follower = Follower(self.kube, self.resource, fields=self.fields)
@@ -69,13 +69,14 @@ class KubeCaches:
 
     kube: Kube
 
-    async def watch(self) -> AsyncIterator[Sequence[Cache]]:
+    async def watch(self) -> AsyncGenerator[Sequence[Cache], None]:
         before: list[Cache] | None = None
-        async for items in _Picture(self.kube, IMAGE_CACHES).watch():
-            caches = [cache_of(item) for item in items.values()]
-            if caches != before:  # most changes are a build's progress
-                yield caches
-            before = caches
+        async with aclosing(_Picture(self.kube, IMAGE_CACHES).watch()) as pictures:
+            async for items in pictures:
+                caches = [cache_of(item) for item in items.values()]
+                if caches != before:  # most changes are a build's progress
+                    yield caches
+                before = caches
 
 
 @dataclass
@@ -86,15 +87,16 @@ class KubeNodes:
     name: str
     _latest: Object | None = None
 
-    async def watch(self) -> AsyncIterator[Node | None]:
+    async def watch(self) -> AsyncGenerator[Node | None, None]:
         seen = False
         before: Node | None = None
-        async for items in _Picture(self.kube, NODES, f"metadata.name={self.name}").watch():
-            self._latest = items.get(self.name)
-            node = _node(self._latest) if self._latest is not None else None
-            if not seen or node != before:  # kubelet writes its own status all the time
-                yield node
-            seen, before = True, node
+        async with aclosing(_Picture(self.kube, NODES, f"metadata.name={self.name}").watch()) as pictures:
+            async for items in pictures:
+                self._latest = items.get(self.name)
+                node = _node(self._latest) if self._latest is not None else None
+                if not seen or node != before:  # kubelet writes its own status all the time
+                    yield node
+                seen, before = True, node
 
     async def untaint(self) -> None:
         item = self._latest or {}
