@@ -1,0 +1,212 @@
+"""The agent of a cluster's node as a process: real containerds, a store served over HTTPS, a fake Kubernetes API."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from imagecache.api.nodes import CacheState, NodeStatus, parse_status
+from imagecache.errors import ObjectNotFound
+from imagecache.kube import objects
+from imagecache.kube.ports import Object
+from imagecache.kube.resources import IMAGE_CACHES, NODE_IMAGE_CACHES, NODES
+from imagecache.store.store import Store
+from imagecache.testing.images import busybox_image, tar_of
+from imagecache.testing.kube import FakeKube
+from imagecache.testing.kube_server import KubeServer
+from imagecache.testing.peers.containerd import Version
+from imagecache.testing.peers.cri import Cri
+from imagecache.testing.peers.node import CachingNode, Mode
+from imagecache.testing.peers.registry import Registry
+from imagecache.testing.served import Served
+
+pytestmark = pytest.mark.peers
+VARIANTS: list[tuple[Version, Mode]] = [("system", "proxy"), ("2.4", "native")]
+_SECONDS = 60
+DATA = tar_of({"srv": None, "srv/data": b"from the cache\n"})
+
+
+@dataclass
+class Cluster:
+    """An API, and a store that the controller of a cluster would have filled."""
+
+    kube: FakeKube
+    server: KubeServer
+    origin: CachingNode
+    served: Served
+    directory: Path
+
+    def environment(self, *, shared: bool = False) -> Mapping[str, str]:
+        """For the agent of node ``worker``."""
+        config = {
+            "clusters": [{"name": "x", "cluster": {"server": self.server.url}}],
+            "users": [{"name": "x", "user": {}}],
+            "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}],
+            "current-context": "x",
+        }
+        (self.directory / "kubeconfig").write_text(json.dumps(config))
+        return {
+            "IMAGECACHE_NODE_NAME": "worker",
+            "IMAGECACHE_KUBECONFIG": str(self.directory / "kubeconfig"),
+            "IMAGECACHE_STORE_URL": "" if shared else self.served.url,
+            "IMAGECACHE_STORE_TOKEN": str(self.served.token_file),
+            "IMAGECACHE_STORE_CA": str(self.served.certificate),
+            "IMAGECACHE_RESERVE": "0",
+        }
+
+    async def cache(self, name: str, image: str) -> str:
+        """An ImageCache that is ready; the id of its snapshot."""
+        known = set(Store(self.origin.store).snapshots.ids()) if self.origin.store.exists() else set()
+        await asyncio.to_thread(self.origin.create, name, [image], "--no-attach")
+        (snapshot_id,) = set(Store(self.origin.store).snapshots.ids()) - known
+        await self.kube.create(IMAGE_CACHES, {"metadata": {"name": name}, "spec": {"images": [image]}})
+        status: Object = {"status": {"phase": "Ready", "progress": "100%", "imageCacheId": snapshot_id}}
+        await self.kube.patch(IMAGE_CACHES, name, status, subresource="status")
+        return snapshot_id
+
+    async def reported(self) -> NodeStatus:
+        try:
+            found = await self.kube.get(NODE_IMAGE_CACHES, "worker")
+        except ObjectNotFound:
+            return NodeStatus()
+        return parse_status(found.get("status") or {})
+
+    async def states(self) -> dict[str, CacheState]:
+        return {entry.name: entry.state for entry in (await self.reported()).caches}
+
+    async def until(self, condition: Callable[[], Awaitable[object]]) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _SECONDS
+        while not await condition():
+            assert loop.time() < deadline, await self.reported()
+            await asyncio.sleep(0.05)
+
+    async def until_states(self, **states: CacheState) -> None:
+        async def so() -> bool:
+            return await self.states() == states
+
+        await self.until(so)
+
+
+@pytest.fixture
+async def cluster(directory: Path) -> AsyncIterator[Cluster]:
+    origin = CachingNode(directory / "origin", sandbox_image="none")
+    Store.open(origin.store)
+    kube = FakeKube()
+    taints: Object = {"taints": [{"key": "imagecache.dev/not-ready", "effect": "NoSchedule"}]}
+    await kube.create(NODES, {"metadata": {"name": "worker", "labels": {"pool": "a"}}, "spec": taints})
+    async with KubeServer(kube) as server, Served(origin.store, directory / "tls") as served:
+        yield Cluster(kube, server, origin, served, directory)
+
+
+@pytest.fixture(params=VARIANTS, ids=["-".join(variant) for variant in VARIANTS])
+async def node(
+    request: pytest.FixtureRequest, directory: Path, cluster: Cluster, pause: str
+) -> AsyncIterator[CachingNode]:
+    version, mode = request.param
+    running = CachingNode(directory / "node", version, mode, sandbox_image=pause)
+    running.environ |= cluster.environment()
+    await asyncio.to_thread(running.start)
+    async with Cri(running.address) as cri:
+        await cri.pull(pause)
+    yield running
+    await asyncio.to_thread(running.close)
+
+
+@pytest.fixture
+def app(directory: Path, registry: Registry) -> str:
+    return registry.push(f"{directory.name.lower()}/app:1", busybox_image(directory / "app", DATA))
+
+
+async def test_a_cache_comes_runs_and_goes(cluster: Cluster, node: CachingNode, app: str, registry: Registry) -> None:
+    snapshot_id = await cluster.cache("a", app)
+    await cluster.until_states(a=CacheState.READY)
+    status = await cluster.reported()
+    assert status.mode == node.mode
+    assert status.caches[0].bytes_done == status.caches[0].bytes_total > 0
+
+    async def untainted() -> bool:
+        return not objects.at(await cluster.kube.get(NODES, "worker"), "spec", "taints")
+
+    await cluster.until(untainted)
+    await asyncio.to_thread(registry.stop)
+    try:
+        async with Cri(node.address) as cri:
+            assert await cri.image_status(app) is not None
+            async with cri.running(app) as container:
+                await cluster.kube.delete(IMAGE_CACHES, "a")
+                await cluster.until_states()
+                assert await cri.image_status(app) is None
+                done = await cri.exec_sync(container, ["cat", "/srv/data"])
+                assert done.stdout == "from the cache\n"
+                store = Store(node.store)
+                assert snapshot_id not in store.snapshots.ids()
+                assert list(store.layers.names())
+
+            async def collected() -> bool:
+                return not list(store.layers.names())
+
+            await cluster.until(collected)
+    finally:
+        await asyncio.to_thread(registry.start)
+
+
+async def test_killed_and_started_again(cluster: Cluster, node: CachingNode, app: str) -> None:
+    await cluster.cache("a", app)
+    await cluster.until_states(a=CacheState.READY)
+    await asyncio.to_thread(node.agent.kill)
+    await cluster.kube.delete(IMAGE_CACHES, "a")
+    await asyncio.to_thread(node.start_agent)
+
+    await cluster.until_states()
+
+    async with Cri(node.address) as cri:
+        assert await cri.image_status(app) is None
+
+
+async def test_a_store_and_an_api_that_come_later(cluster: Cluster, node: CachingNode, app: str) -> None:
+    """On a host the agent runs before any credential is there; containerd works all the same."""
+    await asyncio.to_thread(node.stop_agent)
+    kubeconfig, token = cluster.directory / "kubeconfig", cluster.served.token_file
+    saved = kubeconfig.read_text(), token.read_text()
+    kubeconfig.unlink()
+    token.unlink()
+    await cluster.cache("a", app)
+    await asyncio.to_thread(node.start_agent)
+    async with Cri(node.address) as cri:
+        await cri.pull(app)
+        assert (await cri.run(app, ["cat", "/srv/data"])) == "from the cache\n"
+
+    kubeconfig.write_text(saved[0])
+    await cluster.until_states(a=CacheState.FAILED)
+    assert (await cluster.reported()).caches[0].reason == "StoreRefused"
+    token.write_text(saved[1])
+
+    await cluster.until_states(a=CacheState.READY)
+
+
+async def test_a_directory_that_both_share(cluster: Cluster, directory: Path, app: str, pause: str) -> None:
+    snapshot_id = await cluster.cache("a", app)
+    node = CachingNode(directory / "node", sandbox_image=pause, store=cluster.origin.store)
+    node.environ |= cluster.environment(shared=True)
+    await asyncio.to_thread(node.start)
+    try:
+        await cluster.until_states(a=CacheState.READY)
+        async with Cri(node.address) as cri:
+            await cri.pull(pause)
+            assert (await cri.run(app, ["cat", "/srv/data"])) == "from the cache\n"
+            store = Store(cluster.origin.store)
+            holders = {holder for names in store.leases.held().values() for holder in names}
+            assert {holder.partition("-")[0] for holder in holders} == {"worker"}
+            await cluster.kube.delete(IMAGE_CACHES, "a")
+            await cluster.until_states()
+            assert await cri.image_status(app) is None
+            assert store.snapshots.ids() == [snapshot_id]
+            assert list(store.layers.names())
+    finally:
+        await asyncio.to_thread(node.close)
