@@ -42,7 +42,9 @@ raised for misuse of our own functions (those are TypeError and ValueError, as e
     │   ├─ KernelUnsupported    fix_environment   exit 61
     │   ├─ PrivilegeMissing     fix_environment   exit 62
     │   ├─ ContainerdUnavailable fix_environment  exit 63
-    │   └─ ContainerdMisconfigured fix_environment exit 64
+    │   ├─ ContainerdMisconfigured fix_environment exit 64
+    │   ├─ ServiceManagerMissing fix_environment exit 65
+    │   └─ HostServiceFailed    fix_environment   exit 66
     ├─ KubernetesError
     │   ├─ KubernetesUnavailable retry            exit 70
     │   ├─ KubernetesDenied     fix_environment   exit 71
@@ -363,6 +365,18 @@ class ContainerdMisconfigured(HostError):
     """containerd runs, and is not configured for the mode that is wanted."""
 
     exit_code = 64
+
+
+class ServiceManagerMissing(HostError):
+    """No systemd runs this host. Everything that needs none is done; the hint says what is left to do."""
+
+    exit_code = 65
+
+
+class HostServiceFailed(HostError):
+    """A service did not start or stop; the message has what systemctl said."""
+
+    exit_code = 66
 
 
 class KubernetesError(ImageCacheError):

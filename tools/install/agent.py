@@ -37,11 +37,12 @@ from tools.install.values import (
     value,
 )
 
+from imagecache.apps.host_service import MODE_LABEL
 from imagecache.kube.reviewer import AUDIENCE
 
 HOST = "/host"
 INSTALLER_PORT = 9465
-TOKENS, TRUST = "/var/run/secrets/imagecache", "/etc/imagecache/store"
+TOKENS, TRUST = "/var/run/secrets/imagecache", "/etc/imagecache/store-ca"
 _TOKEN_SECONDS = 3600
 _ROOT: dict[str, Node] = {**UNPRIVILEGED, "runAsUser": 0, "runAsGroup": 0}
 _AGENT_SECURITY: dict[str, Node] = {
@@ -60,7 +61,11 @@ def agent() -> list[Document]:
             {
                 "apiVersion": "apps/v1",
                 "kind": "DaemonSet",
-                "metadata": {"name": AGENT, "namespace": NAMESPACE, "labels": labels("agent")},
+                "metadata": {
+                    "name": AGENT,
+                    "namespace": NAMESPACE,
+                    "labels": {**labels("agent"), MODE_LABEL: value("mode")},
+                },
                 "spec": {
                     "selector": {"matchLabels": labels("agent")},
                     "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "10%"}},
@@ -110,7 +115,8 @@ def _installer() -> dict[str, Node]:
             f"--root={HOST}",
             join("--daemonset=", NAMESPACE, f"/{AGENT}"),
             When(PROXY, f"--health=127.0.0.1:{INSTALLER_PORT}", f"--health=:{INSTALLER_PORT}"),
-            When(~given("containerd.configure"), "--no-containerd-config"),
+            join("--containerd-unit=", value("containerd.unit")),
+            When(~given("containerd.configure"), "--leave-containerd"),
         ],
         "agent.resources",
         env=[*_settings(), When(PROXY, setting("metrics_address", value("metrics.hostAddress")))],

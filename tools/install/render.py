@@ -16,10 +16,12 @@ from tools.install.values import defaults, merged
 from imagecache import __version__
 from imagecache.api import crd, dump
 from imagecache.api.yamltext import JSON
+from imagecache.node.units import agent_units
 
 MODES = ("proxy", "native", "prepull")
 _FROM = "# made by tools/render.py from {}; do not edit\n"
 _OURS, _API = _FROM.format("tools/install"), _FROM.format("src/imagecache/api/crd.py")
+_PACKAGED = Path("/usr/local/bin/imagecache")
 _CONFIG, _CHART = Path("config"), Path("charts/imagecache")
 
 
@@ -41,7 +43,8 @@ def objects(values: Mapping[str, JSON]) -> list[dict[str, JSON]]:
 
 
 def files() -> dict[Path, str]:
-    made = {path: _OURS + content for path, content in {**_bases(), **_chart()}.items()}
+    """Whole texts."""
+    made = {path: _OURS + content for path, content in {**_bases(), **_chart(), **_units()}.items()}
     return made | {path: _API + content for path, content in _crds().items()}
 
 
@@ -70,6 +73,11 @@ def _bases() -> dict[Path, str]:
         found[_CONFIG / mode / "agent.yaml"] = text(documents(agent(), values))
         found[_CONFIG / mode / "kustomization.yaml"] = _kustomization(["../base", "agent.yaml"])
     return found
+
+
+def _units() -> dict[Path, str]:
+    """For packages of distributions, and for people who install by hand."""
+    return {Path("packaging/systemd") / name: unit for name, unit in agent_units(_PACKAGED).items()}
 
 
 def _chart() -> dict[Path, str]:

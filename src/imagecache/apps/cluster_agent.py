@@ -126,7 +126,12 @@ class ClusterDuties:
         if not settings.store_url:
             return SharedStock(self._store)
         served = ServedStore(
-            ClientSettings(url=settings.store_url, ca_file=settings.store_ca, token_file=settings.store_token)
+            ClientSettings(
+                url=settings.store_url,
+                ca_file=settings.store_ca,
+                token_file=settings.store_token,
+                name=settings.store_name,
+            )
         )
         remote = await stack.enter_async_context(served)
         pool = await stack.enter_async_context(WorkerPool(_VERIFIERS))

@@ -7,6 +7,7 @@ import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from imagecache.apps.attach import MODES
 from imagecache.apps.platform import host_platform
@@ -40,40 +41,47 @@ class LocalContainerdConfig:
         return _report(self._installation().undo())
 
     def _installation(self) -> Installation:
-        settings = self.settings
-        return Installation(
-            settings.containerd_config,
-            DropInSettings(
-                mode=MODES[settings.mode] or Mode.PROXY,
-                containerd=self._version(),
-                platform=str(host_platform()),
-                snapshotter=settings.snapshotter,
-                socket=settings.agent_socket,
-                root=settings.agent_root,
-                layers=settings.store / "layers",
-            ),
-        )
+        return installation(self.settings, containerd_version(self.settings, self.clock))
 
-    def _version(self) -> str:
-        """Of the containerd that runs, else of the program that would."""
 
-        async def ask() -> str:
-            async with ContainerdClient(self.settings.address, self.clock) as containerd:
-                return await containerd.version()
+def installation(settings: Settings, version: str, *, leaving: bool = False) -> Installation:
+    """The drop-in of a host with this version of containerd."""
+    return Installation(
+        settings.containerd_config,
+        DropInSettings(
+            mode=MODES[settings.mode] or Mode.PROXY,
+            containerd=version,
+            platform=str(host_platform()),
+            snapshotter=settings.snapshotter,
+            socket=settings.agent_socket,
+            root=settings.agent_root,
+            layers=settings.store / "layers",
+            leaving=leaving,
+        ),
+    )
 
+
+def containerd_version(settings: Settings, clock: Clock, root: Path = Path("/")) -> str:
+    """Of the containerd that runs, else of the program that would. ``root`` is where the host's filesystem is."""
+
+    async def ask() -> str:
+        async with ContainerdClient(root / settings.address.relative_to("/"), clock) as containerd:
+            return await containerd.version()
+
+    try:
+        return asyncio.run(ask())
+    except ContainerdUnavailable as unavailable:
+        inside = [] if root == Path("/") else ["chroot", str(root)]
         try:
-            return asyncio.run(ask())
-        except ContainerdUnavailable as unavailable:
-            try:
-                words = subprocess.run(
-                    ["containerd", "--version"], capture_output=True, text=True, timeout=_SECONDS, check=True
-                ).stdout
-            except (OSError, subprocess.SubprocessError):
-                raise unavailable from None
-            match = _VERSION.search(words)
-            if match is None:
-                raise
-            return match[1]
+            words = subprocess.run(
+                [*inside, "containerd", "--version"], capture_output=True, text=True, timeout=_SECONDS, check=True
+            ).stdout
+        except (OSError, subprocess.SubprocessError):
+            raise unavailable from None
+        match = _VERSION.search(words)
+        if match is None:
+            raise
+        return match[1]
 
 
 def _report(changes: Sequence[Change]) -> ConfigReport:

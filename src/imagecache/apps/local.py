@@ -19,6 +19,7 @@ from imagecache.store.store import Store
 if TYPE_CHECKING:  # parts are imported when a command needs them: ``get`` starts without HTTP, gRPC and mounts
     from imagecache.apps.containerd_config import LocalContainerdConfig
     from imagecache.apps.host import LocalHost
+    from imagecache.apps.host_service import LocalHostService
     from imagecache.apps.layers import LocalLayers
     from imagecache.apps.services import LocalServices
     from imagecache.node.mounter import KernelMounter
@@ -86,6 +87,11 @@ class LocalApplication:
         from imagecache.apps.containerd_config import LocalContainerdConfig
 
         return LocalContainerdConfig(self._settings, self._clock)
+
+    def host_service(self) -> LocalHostService:
+        from imagecache.apps.host_service import LocalHostService
+
+        return LocalHostService(self._settings, self._clock)
 
     def services(self) -> LocalServices:
         from imagecache.apps.services import LocalServices

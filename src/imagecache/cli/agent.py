@@ -22,6 +22,7 @@ from imagecache.errors import Interrupted
     "kubeconfig",
     "node_name",
     "store_url",
+    "store_name",
     "store_token",
     "store_ca",
     "taint_timeout",

@@ -165,6 +165,53 @@ class ContainerdConfig(Protocol):
         """Put everything back. Idempotent."""
 
 
+@dataclass(frozen=True)
+class HostOptions:
+    """How to reach the host, and what may be changed on it."""
+
+    root: Path = Path("/")
+    """Where its filesystem is seen from here."""
+    containerd_unit: str = "containerd.service"
+    configure: bool = True
+    """Write containerd's drop-in, and restart it."""
+    daemonset: str = ""
+    """``namespace/name`` of the DaemonSet whose Pod this is."""
+    health: str = ""
+    """``host:port`` of our own probes."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostLeft:
+    """What an uninstall did."""
+
+    changes: Sequence[ConfigChange]
+    forgotten: Sequence[str] = ()
+    """Images, after their containerd namespace, whose layers nobody else had: they are pulled when they are needed."""
+    in_use: int = 0
+    """Snapshots that containers still have."""
+    done: bool = True
+    """False: the host does the rest."""
+
+
+class HostTool(Protocol):
+    """The agent as a service of the host."""
+
+    def install(self, options: HostOptions) -> Sequence[ConfigChange]:
+        """Install or upgrade. Idempotent. Raises ServiceManagerMissing when all is done but the start."""
+
+    def uninstall(self, options: HostOptions) -> HostLeft:
+        """Idempotent; containers go on."""
+
+    def status(self, options: HostOptions) -> Sequence[Check]:
+        """Never raises for what it finds."""
+
+    async def keep(self, options: HostOptions) -> None:
+        """Hand credentials to the host and answer probes, until cancelled."""
+
+    async def removed(self, options: HostOptions) -> bool:
+        """Whether our Pod ends for good. False when nobody can say."""
+
+
 class Services(Protocol):
     """What runs until it is told to stop (SIGTERM and SIGINT cancel it)."""
 
@@ -191,6 +238,8 @@ class Application(Protocol):
     def host(self) -> Host: ...
 
     def containerd_config(self) -> ContainerdConfig: ...
+
+    def host_service(self) -> HostTool: ...
 
     def services(self) -> Services: ...
 

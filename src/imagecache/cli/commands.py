@@ -21,6 +21,7 @@ from imagecache.cli import (
     detach,
     doctor,
     get,
+    host_service,
     layer,
     mount,
     snapshotter,
@@ -93,3 +94,4 @@ for _command in _VERBS:
     app.command(_name)(getattr(_command, _name))
 app.add_typer(layer.app, name="layer")
 app.add_typer(containerd_config.app, name="containerd-config")
+app.add_typer(host_service.app, name="host")

@@ -26,12 +26,12 @@ def doctor(
     """
     checks = run(session.application().host().doctor())
     for check in checks:
-        say(_as_json(check) if as_json else _as_text(check))
+        say(_as_json(check) if as_json else as_text(check))
     worst = max((check.severity for check in checks), default=Severity.OK)
     raise typer.Exit(EXIT_CODES[worst])
 
 
-def _as_text(check: Check) -> str:
+def as_text(check: Check) -> str:
     word = paint(f"{check.severity.name.lower():<8}", _COLOURS[check.severity], sys.stdout)
     remedy = f"\n{'':<8} {'':<12}-> {check.remedy}" if check.remedy else ""
     return f"{word} {check.area:<11} {check.name}: {check.detail}{remedy}"

@@ -180,6 +180,10 @@ class Settings:
             "Empty: store is a directory that both share, and nothing is fetched.",
         ),
     ] = ""
+    store_name: Annotated[
+        str,
+        Meaning("name", "In the served store's certificate, when store_url has an address. Empty: the URL's host."),
+    ] = ""
     store_token: Annotated[
         Path,
         Meaning("file", "Projected ServiceAccount token with the audience imagecache; read anew for each request."),

@@ -40,6 +40,8 @@ class DropInSettings:
     """Its writable layers; kubelet measures the space of image files there."""
     layers: Path
     """The store's ``layers`` directory."""
+    leaving: bool = False
+    """Proxy mode on its way out: containers that have our snapshots keep them, no new one gets any."""
 
 
 def drop_in(settings: DropInSettings, user: UserConfig) -> str:
@@ -51,11 +53,19 @@ def drop_in(settings: DropInSettings, user: UserConfig) -> str:
         )
     if settings.mode is Mode.NATIVE:
         document = _native(settings, user)
+    elif settings.leaving:
+        document = {"version": 2 if major == 1 else 3, "proxy_plugins": _plugin(settings)}
     elif major == 1:
         document = _proxy_1(settings, user)
     else:
         document = _proxy_2(settings, user)
     return _heading(major) + dumps(document)
+
+
+def default_snapshotter(user: UserConfig) -> str:
+    """What CRI takes without us."""
+    cri = user.section(_CRI_IMAGES) or user.section(_CRI_1, "containerd")
+    return str(cri.get("snapshotter") or "overlayfs")
 
 
 def _heading(major: int) -> str:

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagecache.errors import ContainerdMisconfigured, PrivilegeMissing
-from imagecache.node.dropin import DropInSettings, drop_in
+from imagecache.node.dropin import DropInSettings, default_snapshotter, drop_in
 from imagecache.node.modes import version_of
 from imagecache.node.toml import dumps
-from imagecache.node.userconfig import read_user_config
+from imagecache.node.userconfig import UserConfig, read_user_config
 from imagecache.oserrors import from_os_error
 
 _IMPORTS = re.compile(r"^[ \t]*imports[ \t]*=[ \t]*\[", re.MULTILINE)
@@ -55,8 +55,15 @@ class Installation:
 
     def text(self) -> str:
         """The drop-in as it would be written now. Raises ContainerdMisconfigured, PrivilegeMissing."""
+        return drop_in(self._settings, self._user())
+
+    def default_snapshotter(self) -> str:
+        """The one that new containers get without the drop-in. Raises ContainerdMisconfigured, PrivilegeMissing."""
+        return default_snapshotter(self._user())
+
+    def _user(self) -> UserConfig:
         major = version_of(self._settings.containerd)[0]
-        return drop_in(self._settings, read_user_config(self._main, ours=self.path, major=major))
+        return read_user_config(self._main, ours=self.path, major=major)
 
     def install(self) -> list[Change]:
         """Write the drop-in, then import it. Idempotent.
@@ -111,7 +118,7 @@ class Installation:
         if existed and path.read_text() == text:
             return Change(path, Action.UNCHANGED)
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        _replace(path, text, path.stat().st_mode & 0o7777 if existed else 0o644)
+        replace_text(path, text, path.stat().st_mode & 0o7777 if existed else 0o644)
         return Change(path, Action.UPDATED if existed else Action.CREATED)
 
     def _remove(self, path: Path) -> Change:
@@ -169,7 +176,7 @@ def _end_of_list(text: str, start: int, path: Path) -> tuple[int, str]:
     return place, separator
 
 
-def _replace(path: Path, text: str, mode: int) -> None:
+def replace_text(path: Path, text: str, mode: int) -> None:
     """The file appears whole or not at all; a symbolic link to it stays one."""
     path = path.resolve()
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

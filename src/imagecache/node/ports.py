@@ -108,6 +108,9 @@ class ImageStore(Protocol):
     async def with_target(self, target: Digest) -> list[StoredImage]:
         """Every record that points at ``target``, by name."""
 
+    async def all(self) -> list[StoredImage]:
+        """Every record, by name."""
+
     async def put(self, name: str, target: Descriptor, labels: Mapping[str, str]) -> bool:
         """Create the record, or make it point at ``target`` with these labels added (empty: taken away).
 

@@ -96,7 +96,13 @@ class ImageService:
         return _stored(reply.image)
 
     async def with_target(self, target: Digest) -> list[StoredImage]:
-        request = images_pb2.ListImagesRequest(filters=[f"target.digest=={target}"])
+        return await self._list([f"target.digest=={target}"])
+
+    async def all(self) -> list[StoredImage]:
+        return await self._list([])
+
+    async def _list(self, filters: list[str]) -> list[StoredImage]:
+        request = images_pb2.ListImagesRequest(filters=filters)
         reply = await self._connection.call(f"{_IMAGES}/List", request, images_pb2.ListImagesResponse, self._metadata)
         return sorted((_stored(image) for image in reply.images), key=lambda image: image.name)
 

@@ -54,6 +54,8 @@ class ClientSettings:
     """PEM bundle that the server's certificate must be signed by; no other authority is trusted."""
     token_file: Path
     """A projected ServiceAccount token with the server's audience."""
+    name: str = ""
+    """In the server's certificate, when the URL has an address; empty: the URL's own host."""
     connections: int = 16
     connect_timeout: float = 10.0
     read_timeout: float = 30.0
@@ -189,6 +191,7 @@ class ServedStore:
                 self._url.joinpath(*path.split("/")),
                 headers={**headers, "Authorization": authorization},
                 ssl=context,
+                server_hostname=self._settings.name or None,
                 allow_redirects=False,
             ) as response:
                 if response.status not in {200, 206}:

@@ -13,6 +13,8 @@ from imagecache.cli.application import (
     Check,
     ConfigChange,
     ConfigReport,
+    HostLeft,
+    HostOptions,
     LayerBuilt,
     LayerEntry,
     LayerExported,
@@ -22,7 +24,7 @@ from imagecache.cli.application import (
 )
 from imagecache.cli.settings import Settings
 from imagecache.digest import DiffID, Digest
-from imagecache.errors import DigestMismatch, NotFound
+from imagecache.errors import DigestMismatch, NotFound, ServiceManagerMissing
 from imagecache.standalone.controller import Controller, World
 from imagecache.standalone.objects import ObjectFiles
 from imagecache.store.check import Report
@@ -97,6 +99,40 @@ class FakeContainerdConfig:
 
 
 @dataclass
+class FakeHostTool:
+    """``gone``: the DaemonSet; ``keep`` ends at once, as with SIGTERM."""
+
+    calls: list[tuple[str, HostOptions]] = field(default_factory=list)
+    left: HostLeft = field(default_factory=lambda: HostLeft(()))
+    gone: bool = False
+    checks: Sequence[Check] = (Check("host", "agent", Severity.OK, "answers"),)
+    missing: bool = False
+    """No service manager runs here."""
+
+    def install(self, options: HostOptions) -> Sequence[ConfigChange]:
+        self.calls.append(("install", options))
+        if self.missing:
+            raise ServiceManagerMissing("everything is in place", hint="start it")
+        return [ConfigChange(Path("/opt/imagecache/current"), "created")]
+
+    def uninstall(self, options: HostOptions) -> HostLeft:
+        self.calls.append(("uninstall", options))
+        return self.left
+
+    def status(self, options: HostOptions) -> Sequence[Check]:
+        self.calls.append(("status", options))
+        return self.checks
+
+    async def keep(self, options: HostOptions) -> None:
+        self.calls.append(("keep", options))
+        raise asyncio.CancelledError
+
+    async def removed(self, options: HostOptions) -> bool:
+        self.calls.append(("removed", options))
+        return self.gone
+
+
+@dataclass
 class FakeServices:
     started: list[str] = field(default_factory=list)
 
@@ -123,6 +159,7 @@ class FakeApplication:
         self.attacher = FakeAttacher()
         self.tool = FakeLayerTool()
         self.machine = FakeHost()
+        self.hosted = FakeHostTool()
         self.running = FakeServices()
         self.report = Report()
         self.settings = Settings()
@@ -159,6 +196,9 @@ class FakeApplication:
 
     def containerd_config(self) -> FakeContainerdConfig:
         return FakeContainerdConfig(self.settings.containerd_config)
+
+    def host_service(self) -> FakeHostTool:
+        return self.hosted
 
     def services(self) -> FakeServices:
         return self.running

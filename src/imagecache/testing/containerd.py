@@ -172,6 +172,10 @@ class _Images:
         found = [image for image in self._space.images.values() if image.target == target]
         return sorted(found, key=lambda image: image.name)
 
+    async def all(self) -> list[StoredImage]:
+        self._containerd.check()
+        return sorted(self._space.images.values(), key=lambda image: image.name)
+
     async def put(self, name: str, target: Descriptor, labels: Mapping[str, str]) -> bool:
         self._containerd.check()
         found = self._space.images.get(name)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from imagecache.cli.settings import Settings
+from imagecache.node.units import LEAVE_WANTED, TIMER, WANTED, agent_units, leave_units
 
 UNITS = Path(__file__).resolve().parents[3] / "packaging" / "systemd"
 SERVICE, SOCKET = "imagecache-agent.service", "imagecache-agent.socket"
@@ -19,7 +20,7 @@ INSTALLED = "/usr/local/bin/imagecache"
 def verify(folder: Path) -> str:
     """What systemd-analyze finds wrong; it has an exit code for some mistakes only."""
     result = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", str(folder / SERVICE), str(folder / SOCKET)],
+        ["systemd-analyze", "verify", "--man=no", *(str(path) for path in sorted(folder.iterdir()))],
         capture_output=True,
         text=True,
         timeout=60,
@@ -30,10 +31,12 @@ def verify(folder: Path) -> str:
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
-    """The units with this checkout's console script."""
+    """The units with this checkout's console script, those of a departure too."""
     script = Path(sys.executable).parent / "imagecache"
     for name in (SERVICE, SOCKET):
         (tmp_path / name).write_text((UNITS / name).read_text().replace(INSTALLED, str(script)))
+    for name, text in leave_units(script, "--leave-containerd --containerd-unit=k3s.service").items():
+        (tmp_path / name).write_text(text)
     return tmp_path
 
 
@@ -53,6 +56,22 @@ def test_systemd_would_find_a_mistake(installed: Path) -> None:
     service.write_text(service.read_text().replace("KillMode", "KilMode"))
 
     assert "Unknown key 'KilMode'" in verify(installed)
+
+
+def test_a_host_that_is_left_only_serves(installed: Path) -> None:
+    script = Path(sys.executable).parent / "imagecache"
+    (installed / SERVICE).write_text(agent_units(script, "snapshotter")[SERVICE])
+
+    assert verify(installed) == ""
+    assert f"ExecStart={script} snapshotter\n" in (installed / SERVICE).read_text()
+
+
+def test_the_links_that_are_made_are_those_that_systemd_would_make() -> None:
+    timer = configparser.ConfigParser(interpolation=None)
+    timer.read_string(leave_units(Path("/x"))[TIMER])
+
+    assert {name: read(name)["Install"]["WantedBy"] for name in (SERVICE, SOCKET)} == WANTED
+    assert {TIMER: timer["Install"]["WantedBy"]} == LEAVE_WANTED
 
 
 def test_the_socket_is_where_the_agent_and_containerd_look() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from imagecache.errors import ContainerdMisconfigured
-from imagecache.node.dropin import DropInSettings, drop_in
+from imagecache.node.dropin import DropInSettings, default_snapshotter, drop_in
 from imagecache.node.modes import Mode
 from imagecache.node.toml import Table
 from imagecache.node.userconfig import UserConfig, read_user_config
@@ -41,6 +41,25 @@ def test_the_proxy_plugin(settings: DropInSettings) -> None:
             "exports": {"root": "/var/lib/containerd/io.containerd.snapshotter.v1.imagecache"},
         }
     }
+
+
+@pytest.mark.parametrize(("settings", "version"), [(SETTINGS, 2), (PROXY2, 3)])
+def test_on_its_way_out_the_plugin_alone_is_left(settings: DropInSettings, version: int) -> None:
+    document = made(replace(settings, leaving=True), {CRI: {"containerd": {"snapshotter": "overlayfs"}}})
+
+    assert document == {"version": version, "proxy_plugins": made(settings)["proxy_plugins"]}
+
+
+@pytest.mark.parametrize(
+    ("plugins", "name"),
+    [
+        ({}, "overlayfs"),
+        ({CRI: {"containerd": {"snapshotter": "zfs"}}}, "zfs"),
+        ({"io.containerd.cri.v1.images": {"snapshotter": "btrfs"}}, "btrfs"),
+    ],
+)
+def test_what_containers_get_without_us(plugins: dict[str, Table], name: str) -> None:
+    assert default_snapshotter(UserConfig(2, plugins)) == name
 
 
 def test_containerd_1_replaces_sections_so_the_administrators_is_repeated() -> None:

@@ -19,6 +19,7 @@ from imagecache.errors import (
     InvalidSetting,
     LimitExceeded,
     MalformedDocument,
+    NotFound,
     StoreCorrupt,
     StoreError,
     StoreRefused,
@@ -208,6 +209,18 @@ async def test_a_certificate_of_another_authority(served: Served, tmp_path: Path
     other, _ = make_certificate(tmp_path / "other")
 
     async with ServedStore(replace(served.settings(), ca_file=other)) as client:
+        with pytest.raises(StoreRefused, match="not trusted"):
+            await client.snapshot(SNAPSHOT)
+
+
+async def test_an_address_stands_for_the_name_of_the_certificate(served: Served) -> None:
+    """Hosts resolve no names of the cluster; the certificate of a Service has only those."""
+    settings = served.settings()
+    assert "127.0.0.1" in settings.url
+    async with ServedStore(replace(settings, name="localhost")) as client:
+        with pytest.raises(NotFound):
+            await client.snapshot(SNAPSHOT)
+    async with ServedStore(replace(settings, name="imagecache-store.other.svc")) as client:
         with pytest.raises(StoreRefused, match="not trusted"):
             await client.snapshot(SNAPSHOT)
 

@@ -74,6 +74,7 @@ class ContainerdSuite:
             await session.images.put(name, _descriptor(data), {})
         assert [image.name for image in await session.images.with_target(Digest.sha256(b"x"))] == ["a:1", "b:1"]
         assert await session.images.with_target(Digest.sha256(b"z")) == []
+        assert [image.name for image in await session.images.all()] == ["a:1", "b:1", "c:1"]
 
     async def test_a_record_is_deleted_only_for_its_target(self, session: Session) -> None:
         await session.images.put("x:1", _descriptor(b"x"), {})

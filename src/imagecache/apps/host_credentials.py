@@ -1,0 +1,130 @@
+"""What a host service needs of the Pod that looks after it: tokens, authorities and addresses, as files of the host.
+
+They are in /run, in memory, and written again before they expire; after a boot the agent serves without them until the
+Pod has started. It must not log or raise what a file holds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import ipaddress
+import json
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from yarl import URL
+
+from imagecache.cli.settings import SETTINGS, Mode, Settings
+from imagecache.errors import HostError
+from imagecache.kube.config import SERVICE_ACCOUNT, Connection, in_cluster
+from imagecache.node.hostfiles import CREDENTIALS, HostFiles
+from imagecache.node.toml import dumps
+
+_SECRET = 0o600
+
+
+@dataclass(frozen=True, slots=True)
+class HostCredentials:
+    """Of the Pod that we run in; there are none elsewhere."""
+
+    files: HostFiles
+    settings: Settings
+    """The Pod's."""
+    environ: Mapping[str, str]
+    account: Path = SERVICE_ACCOUNT
+
+    def settings_on_host(self) -> Settings:
+        """The Pod's settings as they are for the host service. Raises HostError, InvalidSetting."""
+        settings = dataclasses.replace(self.settings, mode=Mode.PROXY)
+        if self._access() is None:
+            return settings
+        settings = dataclasses.replace(settings, kubeconfig=str(CREDENTIALS / "kubeconfig"))
+        if not settings.store_url:
+            return settings
+        url, name = by_address(settings.store_url)
+        return dataclasses.replace(
+            settings,
+            store_url=url,
+            store_name=settings.store_name or name,
+            store_token=CREDENTIALS / "store-token",
+            store_ca=CREDENTIALS / "store-ca.crt",
+        )
+
+    def write(self) -> None:
+        """Write what has changed. Raises HostError, InvalidSetting, PrivilegeMissing."""
+        access = self._access()
+        if access is None:
+            return
+        self.files.make_private(CREDENTIALS)
+        self._copy(self.account / "token", "token")
+        self._put("ca.crt", access.ca)
+        if self.settings.store_url:
+            self._copy(self.settings.store_token, "store-token")
+            self._copy(self.settings.store_ca, "store-ca.crt")
+        self._put("kubeconfig", _kubeconfig(access))  # the last one: the agent begins when it is there
+
+    def _access(self) -> Connection | None:
+        return in_cluster(self.environ, self.account)
+
+    def _copy(self, source: Path, name: str) -> None:
+        try:
+            text = source.read_text(encoding="ascii")
+        except (OSError, UnicodeDecodeError) as error:
+            raise HostError(
+                f"{source} cannot be read: {type(error).__name__}", hint="check the Pod's volumes"
+            ) from None
+        self._put(name, text)
+
+    def _put(self, name: str, text: str) -> None:
+        self.files.write(CREDENTIALS / name, text, _SECRET)
+
+
+def by_address(url: str) -> tuple[str, str]:
+    """A URL with the address of its host in it, and the host's name: hosts resolve no names of the cluster."""
+    parsed = URL(url)
+    host = parsed.host or ""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        pass
+    else:
+        return url, ""
+    try:
+        found = socket.getaddrinfo(host, parsed.port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise HostError(f"{host} has no address: {error}", hint="is the Service of the store there?") from error
+    return str(parsed.with_host(str(found[0][4][0]))), host
+
+
+def config_text(settings: Settings) -> str:
+    """What differs from the defaults, for a configuration file."""
+    found = {name: getattr(settings, name) for name in SETTINGS}
+    return dumps({name: _plain(value) for name, value in found.items() if value != SETTINGS[name].default})
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, tuple):
+        return list(value)
+    return value if isinstance(value, int | float) else str(value)
+
+
+def _kubeconfig(access: Connection) -> str:
+    """Files are named relative to it; the token in its own file is read again and again."""
+    document = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [
+            {"name": "cluster", "cluster": {"server": access.server, "certificate-authority": "ca.crt"}},
+        ],
+        "users": [{"name": "agent", "user": {"tokenFile": "token"}}],
+        "contexts": [
+            {"name": "agent", "context": {"cluster": "cluster", "user": "agent", "namespace": access.namespace}}
+        ],
+        "current-context": "agent",
+    }
+    return json.dumps(document, indent=2) + "\n"

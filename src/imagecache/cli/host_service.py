@@ -1,0 +1,123 @@
+"""``imagecache host``: the agent as a service of this host, installed, looked at, removed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from imagecache.cli.application import ConfigChange, HostLeft, HostOptions, Severity
+from imagecache.cli.doctor import EXIT_CODES, as_text
+from imagecache.cli.options import settings_flags
+from imagecache.cli.session import Session, note, run, say
+from imagecache.errors import Interrupted
+
+app = typer.Typer(help="The agent as a host service.", no_args_is_help=True, rich_markup_mode=None)
+_FLAGS = (
+    "address",
+    "mode",
+    "snapshotter",
+    "agent_socket",
+    "agent_root",
+    "containerd_config",
+    "trim_delay",
+    "metrics_address",
+    "allow_private_names",
+    "kubeconfig",
+    "node_name",
+    "store_url",
+    "store_name",
+    "store_token",
+    "store_ca",
+    "taint_timeout",
+    "reserve",
+)
+Root = Annotated[Path, typer.Option("--root", metavar="DIRECTORY", help="Where the host's / is seen from here.")]
+Unit = Annotated[str, typer.Option("--containerd-unit", metavar="UNIT", help="containerd's systemd unit.")]
+Leave = Annotated[
+    bool, typer.Option("--leave-containerd", help="Neither configure nor restart containerd: somebody else does.")
+]
+_ROOT, _UNIT = HostOptions.root, HostOptions.containerd_unit
+
+
+@app.command()
+@settings_flags(*_FLAGS)
+def install(session: Session, root: Root = _ROOT, unit: Unit = _UNIT, leave_containerd: Leave = False) -> None:
+    """Install or upgrade the agent on this host, with its own interpreter, and start it.
+
+    The settings become its configuration file. containerd is configured and restarted; containers go on. Native mode
+    only configures containerd. Exit code 65: all is done but the start, because no systemd runs here.
+    """
+    options = HostOptions(root=root, containerd_unit=unit, configure=not leave_containerd)
+    _say(session.application().host_service().install(options))
+
+
+@app.command()
+@settings_flags(*_FLAGS)
+def uninstall(session: Session, root: Root = _ROOT, unit: Unit = _UNIT, leave_containerd: Leave = False) -> None:
+    """Take the agent off this host; containers go on.
+
+    New containers get containerd's own snapshotter at once. The service stays, and does nothing but serve, until the
+    last container that stands on its snapshots has gone; then the host removes it by itself.
+    """
+    options = HostOptions(root=root, containerd_unit=unit, configure=not leave_containerd)
+    _say_left(session.application().host_service().uninstall(options))
+
+
+@app.command()
+@settings_flags(*_FLAGS)
+def status(session: Session, root: Root = _ROOT, unit: Unit = _UNIT) -> None:
+    """Look at the host service. Exit code 0: all ok, 81: problems."""
+    checks = session.application().host_service().status(HostOptions(root=root, containerd_unit=unit))
+    for check in checks:
+        say(as_text(check))
+    raise typer.Exit(EXIT_CODES[max((check.severity for check in checks), default=Severity.OK)])
+
+
+@app.command()
+@settings_flags(*_FLAGS)
+def keep(
+    session: Session,
+    daemonset: Annotated[
+        str, typer.Option("--daemonset", metavar="NAMESPACE/NAME", help="Uninstall at the end when it is gone by then.")
+    ] = "",
+    health: Annotated[
+        str, typer.Option("--health", metavar="HOST:PORT", help="Where /livez, /readyz and /metrics are served.")
+    ] = "",
+    root: Root = _ROOT,
+    unit: Unit = _UNIT,
+    leave_containerd: Leave = False,
+) -> None:
+    """Install, then hand the Pod's credentials to the host service until SIGTERM.
+
+    For the Pod of a DaemonSet. When the DaemonSet is gone at the end, or has another mode, the host service is
+    uninstalled; in an upgrade, a drain or a restart it stays.
+    """
+    options = HostOptions(root, unit, not leave_containerd, daemonset, health)
+    tool = session.application(service=True).host_service()
+    _say(tool.install(options))
+    with suppress(Interrupted):
+        run(tool.keep(options))
+    if asyncio.run(tool.removed(options)):
+        _say_left(tool.uninstall(options))
+
+
+def _say(changes: Sequence[ConfigChange]) -> None:
+    for change in changes:
+        say(f"{change.path} {change.action}")
+
+
+def _say_left(left: HostLeft) -> None:
+    _say(left.changes)
+    for image in left.forgotten:
+        say(f"{image} forgotten")
+    if not left.done:
+        note(
+            f"{left.in_use} snapshots are in use; the host removes the rest when they are not (imagecache-leave.timer)"
+            if left.in_use
+            else "the host removes the rest by itself (imagecache-leave.timer)"
+        )

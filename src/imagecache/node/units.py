@@ -1,0 +1,96 @@
+"""The systemd units of the agent, as text. ``packaging/systemd`` has them for a program in ``/usr/local/bin``. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+SERVICE, SOCKET = "imagecache-agent.service", "imagecache-agent.socket"
+LEAVE, TIMER = "imagecache-leave.service", "imagecache-leave.timer"
+WANTED = {SERVICE: "multi-user.target", SOCKET: "sockets.target"}
+"""By whom each unit is started at boot."""
+LEAVE_WANTED = {TIMER: "timers.target"}
+
+_SERVICE = """\
+# The node process. A host service and not a pod: a node whose snapshotter is a pod of its own cannot start that pod
+# after a reboot.
+[Unit]
+Description=ImageCache agent: container layers without pulling
+Documentation=man:systemd.service(5)
+# Soft: containerd starts without us too, and waits on our socket for what it needs from us.
+Before=containerd.service
+After=local-fs.target imagecache-agent.socket
+Requires=imagecache-agent.socket
+
+[Service]
+Type=notify
+ExecStart={program} {command}
+Restart=always
+RestartSec=1
+# Mounts and running containers outlive us; only the process itself is ended.
+KillMode=process
+TimeoutStopSec=30
+LimitNOFILE=1048576
+LimitNPROC=infinity
+TasksMax=infinity
+OOMScoreAdjust=-999
+StateDirectory=imagecache
+StateDirectoryMode=0700
+# Nothing here may give us a mount namespace of our own (PrivateTmp, ProtectSystem, PrivateMounts, ...): containerd's
+# containers would not see our mounts. These do not:
+NoNewPrivileges=yes
+RestrictRealtime=yes
+LockPersonality=yes
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
+
+[Install]
+WantedBy=multi-user.target
+Also=imagecache-agent.socket
+"""
+_SOCKET = """\
+# The snapshotter's socket. systemd holds it, so that containerd waits while the agent restarts, instead of failing.
+[Unit]
+Description=ImageCache snapshotter socket
+Documentation=man:systemd.socket(5)
+Before=containerd.service
+
+[Socket]
+ListenStream=/run/imagecache/snapshotter.sock
+SocketMode=0600
+DirectoryMode=0700
+Backlog=1024
+
+[Install]
+WantedBy=sockets.target
+"""
+_LEAVE = """\
+# Ends what `imagecache host uninstall` began, once no container stands on our snapshots any more.
+[Unit]
+Description=ImageCache agent: leave this host
+After=containerd.service imagecache-agent.service
+
+[Service]
+Type=oneshot
+ExecStart={program} host uninstall{flags}
+"""
+_TIMER = """\
+[Unit]
+Description=ImageCache agent: try to leave this host
+
+[Timer]
+OnActiveSec=10
+OnUnitInactiveSec=60
+
+[Install]
+WantedBy=timers.target
+"""
+
+
+def agent_units(program: Path, command: str = "agent") -> Mapping[str, str]:
+    """By file name. With ``snapshotter`` as the command, what is mounted stays served and nothing else happens."""
+    return {SERVICE: _SERVICE.format(program=program, command=command), SOCKET: _SOCKET}
+
+
+def leave_units(program: Path, flags: str = "") -> Mapping[str, str]:
+    """``flags`` of ``imagecache host``, without which the host's own call would do something else."""
+    return {LEAVE: _LEAVE.format(program=program, flags=f" {flags}" if flags else ""), TIMER: _TIMER}
