@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
+import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -28,8 +28,9 @@ def peers_directory() -> Iterator[Path]:
 
 @pytest.fixture
 def directory(peers_directory: Path) -> Iterator[Path]:
-    """A test's own directory, with a path short enough for unix sockets. Gone afterwards."""
-    made = Path(tempfile.mkdtemp(dir=peers_directory))
+    """A test's own directory, with a path short enough for unix sockets and a name that a repository may have."""
+    made = peers_directory / uuid.uuid4().hex[:12]
+    made.mkdir(mode=0o700)
     yield made
     clean(made)
 

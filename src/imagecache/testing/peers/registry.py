@@ -186,7 +186,7 @@ class Registry:
     def _put_blob(self, repository: str, digest: Digest, path: Path) -> None:
         if self._call("HEAD", f"/v2/{repository}/blobs/{digest}").status == 200:
             return
-        started = self._call("POST", f"/v2/{repository}/blobs/uploads/")
+        started = self._expect(202, "POST", f"/v2/{repository}/blobs/uploads/")
         location = started.headers.get("Location", "")
         target = location.removeprefix(self.url)
         target += f"{'&' if '?' in target else '?'}digest={digest}"
@@ -205,10 +205,11 @@ class Registry:
 
     def _expect(
         self, status: int, method: str, target: str, body: Path | None = None, headers: Mapping[str, str] | None = None
-    ) -> None:
+    ) -> _Answer:
         answer = self._call(method, target, body, headers)
         if answer.status != status:
             raise PeerFailed(f"registry answered {answer.status} to {method} {target}: {answer.text}")
+        return answer
 
     def _call(
         self, method: str, target: str, body: Path | None = None, headers: Mapping[str, str] | None = None
