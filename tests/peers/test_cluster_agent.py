@@ -171,13 +171,13 @@ async def test_killed_and_started_again(cluster: Cluster, node: CachingNode, app
 
 async def test_a_store_and_an_api_that_come_later(cluster: Cluster, node: CachingNode, app: str) -> None:
     """On a host the agent runs before any credential is there; containerd works all the same."""
-    await asyncio.to_thread(node.stop_agent)
     kubeconfig, token = cluster.directory / "kubeconfig", cluster.served.token_file
     saved = kubeconfig.read_text(), token.read_text()
+    await asyncio.to_thread(node.stop_agent)
     kubeconfig.unlink()
     token.unlink()
-    await cluster.cache("a", app)
     await asyncio.to_thread(node.start_agent)
+    await cluster.cache("a", app)
     async with Cri(node.address) as cri:
         await cri.pull(app)
         assert (await cri.run(app, ["cat", "/srv/data"])) == "from the cache\n"

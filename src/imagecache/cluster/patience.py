@@ -9,9 +9,19 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from imagecache.errors import BlobNotFound, ContainerdUnavailable, ContentError, ImageCacheError, NextStep, NotFound
+from imagecache.errors import (
+    BlobNotFound,
+    ContainerdUnavailable,
+    ContentError,
+    ImageCacheError,
+    NextStep,
+    NotFound,
+    StoreRefused,
+)
 
 _SOON = (1.0, 30.0)
+_CREDENTIALS = (2.0, 60.0)
+"""A host's agent begins before its token is there, so that is no reason to wait long."""
 _RARELY = (10.0, 600.0)
 """Seconds: the first pause, which doubles, and the longest."""
 _HEALS = (ContainerdUnavailable, NotFound, BlobNotFound)
@@ -35,6 +45,12 @@ class Failure:
     """Bytes that were there when it failed."""
 
 
+def _pace(error: ImageCacheError) -> tuple[float, float]:
+    if isinstance(error, StoreRefused):
+        return _CREDENTIALS
+    return _SOON if is_temporary(error) else _RARELY
+
+
 def is_temporary(error: ImageCacheError) -> bool:
     if isinstance(error, ContentError):
         return False  # the bytes were fetched more than once by then
@@ -50,7 +66,7 @@ class Failures:
     def note(self, snapshot_id: str, error: ImageCacheError, now: float, done: int = 0) -> Failure:
         before = self._failed.get(snapshot_id)
         count = before.count + 1 if before and before.reason == error.reason and done <= before.done else 1
-        first, most = _SOON if is_temporary(error) else _RARELY
+        first, most = _pace(error)
         failure = Failure(
             reason=error.reason,
             message=str(error),

@@ -69,8 +69,9 @@ def pauses(error: ImageCacheError, count: int) -> list[float]:
 
 def test_pauses_grow_to_a_bound() -> None:
     assert pauses(StoreUnreachable("x"), 7) == [1, 2, 4, 8, 16, 30, 30]
-    assert pauses(StoreRefused("x"), 8) == [10, 20, 40, 80, 160, 320, 600, 600]
-    assert pauses(StoreRefused("x"), 100)[-1] == 600
+    assert pauses(MalformedLayer("x"), 8) == [10, 20, 40, 80, 160, 320, 600, 600]
+    assert pauses(MalformedLayer("x"), 100)[-1] == 600
+    assert pauses(StoreRefused("x"), 7) == [2, 4, 8, 16, 32, 60, 60]
 
 
 def test_progress_and_another_reason_begin_anew() -> None:
@@ -84,7 +85,7 @@ def test_progress_and_another_reason_begin_anew() -> None:
 def test_who_waits_and_who_is_forgotten() -> None:
     failures = Failures()
     failures.note("one", StoreUnreachable("x"), 0)
-    failures.note("two", StoreRefused("x"), 0)
+    failures.note("two", MalformedLayer("x"), 0)
     assert failures.waiting(0.5) == {"one": 0.5, "two": 9.5}
     assert failures.waiting(1) == {"two": 9}
     failures.keep({"one"})
