@@ -61,13 +61,16 @@ def test_an_agent_is_killed_in_the_middle_of_a_fetch(site: Site, system: Install
     system.wait_nodes("fetch")
 
 
-def test_the_api_server_is_restarted(site: Site, system: Installed) -> None:
+def test_the_api_server_is_away_and_comes_back(site: Site, system: Installed) -> None:
+    """For so long that the controller gives up its lead; who supervises it starts it again."""
     running = site.registry.push("disturbances/before:1", site.image(2 * MB))
     site.create("before", running)
     system.wait_ready("before")
 
     system.cluster.control.apiserver.stop()
+    assert wait_until(lambda: not system.controller.running, seconds=60, every=0.2)
     system.cluster.control.apiserver.start()
+    system.controller.start()
 
     site.create("after", site.registry.push("disturbances/after:1", site.image(2 * MB)))
     system.wait_ready("after")

@@ -6,6 +6,7 @@ cgroup v1, with or without v2 beside it, and v2 alone. Paths are relative to the
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,11 +57,9 @@ def _inherit_cpuset(parent: Path, folder: Path) -> None:
 
 
 def _subtree(path: str) -> Iterator[Path]:
-    """Every cgroup at or below ``path``, children first."""
+    """Every cgroup at or below ``path``, children first; those that vanish meanwhile may be missing."""
     for root in hierarchies():
-        top = root / path
-        if top.is_dir():
-            yield from sorted((folder for folder in (top, *top.rglob("*")) if folder.is_dir()), reverse=True)
+        yield from [Path(folder) for folder, _, _ in os.walk(root / path, topdown=False)]
 
 
 def processes(path: str) -> set[int]:

@@ -9,10 +9,14 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from typing import Self
+
+import yaml
 
 from imagecache.api.yamltext import JSON
 from imagecache.kube.objects import at, text
@@ -152,11 +156,42 @@ class Installed:
 
     def get(self, name: str) -> dict[str, JSON]:
         """The ImageCache as the API has it. Raises PeerFailed when there is none."""
-        found: dict[str, JSON] = json.loads(self.cluster.kubectl("get", f"{KIND}/{name}", "--output=json"))
+        found = self._read(f"/apis/eci.alibabacloud.com/v1/imagecaches/{name}")
+        if found is None:
+            raise PeerFailed(f"there is no ImageCache {name}")
         return found
 
     def exists(self, name: str) -> bool:
-        return not self.cluster.try_kubectl("get", f"{KIND}/{name}").returncode
+        return self._read(f"/apis/eci.alibabacloud.com/v1/imagecaches/{name}") is not None
+
+    def _read(self, path: str) -> dict[str, JSON] | None:
+        """An object of the API; None when there is none. Cheaper than kubectl for what is asked again and again."""
+        with self._api() as connection:
+            connection.request("GET", path, headers={"Authorization": f"Bearer {self._token}"})
+            answer = connection.getresponse()
+            body = answer.read()
+        if answer.status == HTTPStatus.NOT_FOUND:
+            return None
+        if answer.status != HTTPStatus.OK:
+            raise PeerFailed(f"the API server answers {answer.status} to {path}: {body.decode(errors='replace')}")
+        found: dict[str, JSON] = json.loads(body)
+        return found
+
+    @contextmanager
+    def _api(self) -> Iterator[http.client.HTTPSConnection]:
+        trust = ssl.create_default_context(cafile=str(self.cluster.credentials.ca))
+        address = self.cluster.credentials.server.removeprefix("https://")
+        connection = http.client.HTTPSConnection(address, timeout=30, context=trust)
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    @property
+    def _token(self) -> str:
+        """Of the administrator."""
+        token: str = yaml.safe_load(self.cluster.kubeconfig.read_text())["users"][0]["user"]["token"]
+        return token
 
     def phase(self, name: str) -> str:
         return text(self.get(name), "status", "phase")
@@ -203,8 +238,7 @@ class Installed:
 
     def report(self, node: Node) -> dict[str, JSON]:
         """Status of the node's NodeImageCache; empty when there is none."""
-        done = self.cluster.try_kubectl("get", f"{REPORTS}/{node.name}", "--output=json")
-        found = at(json.loads(done.stdout), "status") if not done.returncode else None
+        found = at(self._read(f"/apis/imagecache.dev/v1/nodeimagecaches/{node.name}"), "status")
         return found if isinstance(found, dict) else {}
 
     def states(self, node: Node) -> dict[str, dict[str, JSON]]:
