@@ -1,0 +1,73 @@
+"""Objects of the API server as they change, and the moment at which each change arrived here.
+
+One watch for a whole measurement, so that a figure holds no polling, no program's start and no connection's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+
+from imagecache.kube import objects
+from imagecache.kube.follow import Follower
+from imagecache.kube.ports import ChangeKind, Kube, Object
+from imagecache.kube.resources import Resource
+
+Holds = Callable[[Object], bool]
+_LONGEST = 300.0
+"""Seconds that anything here may take."""
+
+
+@dataclass
+class Watched:
+    """Every object of a resource as it is now. Made by ``watched``."""
+
+    items: dict[str, Object] = field(default_factory=dict)
+    _expected: list[tuple[str, Holds, asyncio.Future[float]]] = field(default_factory=list)
+
+    def expect(self, name: str, holds: Holds) -> Awaitable[float]:
+        """When (``time.perf_counter``) the first change of the object arrives after which it holds.
+
+        Call it before the cause, await it behind. Raises TimeoutError.
+        """
+        future: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        self._expected.append((name, holds, future))
+        return asyncio.wait_for(future, _LONGEST)
+
+    def gone(self, name: str) -> Awaitable[float]:
+        """When the object goes; as ``expect``."""
+        return self.expect(name, lambda item: not item)
+
+    def _arrived(self, name: str, item: Object) -> None:
+        now = time.perf_counter()
+        for entry in [entry for entry in self._expected if entry[0] == name]:
+            _, holds, future = entry
+            if holds(item):
+                self._expected.remove(entry)
+                if not future.done():
+                    future.set_result(now)
+
+    async def _follow(self, follower: Follower) -> None:
+        async for change in follower.changes():
+            name = objects.name(change.object)
+            if change.kind is ChangeKind.DELETED:
+                self.items.pop(name, None)
+            else:
+                self.items[name] = change.object
+            self._arrived(name, self.items.get(name, {}))
+
+
+@contextlib.asynccontextmanager
+async def watched(kube: Kube, resource: Resource, *, namespace: str = "") -> AsyncIterator[Watched]:
+    """Complete on entry."""
+    found, follower = Watched(), Follower(kube, resource, namespace=namespace)
+    following = asyncio.create_task(found._follow(follower))  # noqa: SLF001 - the other half of the class
+    try:
+        await follower.synced.wait()
+        yield found
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
