@@ -44,7 +44,9 @@ raised for misuse of our own functions (those are TypeError and ValueError, as e
     │   ├─ ContainerdUnavailable fix_environment  exit 63
     │   ├─ ContainerdMisconfigured fix_environment exit 64
     │   ├─ ServiceManagerMissing fix_environment exit 65
-    │   └─ HostServiceFailed    fix_environment   exit 66
+    │   ├─ HostServiceFailed    fix_environment   exit 66
+    │   ├─ PullFailed           fix_environment   exit 67
+    │   └─ ImageWithheld        fix_environment   exit 68
     ├─ KubernetesError
     │   ├─ KubernetesUnavailable retry            exit 70
     │   ├─ KubernetesDenied     fix_environment   exit 71
@@ -377,6 +379,18 @@ class HostServiceFailed(HostError):
     """A service did not start or stop; the message has what systemctl said."""
 
     exit_code = 66
+
+
+class PullFailed(HostError):
+    """The runtime could not pull an image; the message is the runtime's own."""
+
+    exit_code = 67
+
+
+class ImageWithheld(HostError):
+    """A private image that is not pulled ahead: once it is there, every pod may use it."""
+
+    exit_code = 68
 
 
 class KubernetesError(ImageCacheError):

@@ -7,14 +7,22 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from tests.peers.cluster import Cluster
 
+from imagecache.kube.ports import Object
+from imagecache.kube.resources import NODES
+from imagecache.store.store import Store
 from imagecache.testing.images import busybox_image, pause_image
+from imagecache.testing.kube import FakeKube
+from imagecache.testing.kube_server import KubeServer
 from imagecache.testing.oci_layout import Image
 from imagecache.testing.peers.containerd import VERSIONS, Containerd
 from imagecache.testing.peers.cri import Cri
+from imagecache.testing.peers.node import CachingNode
 from imagecache.testing.peers.processes import mounts_below, processes_of
 from imagecache.testing.peers.registry import Registry
 from imagecache.testing.peers.workspace import clean, workspace
+from imagecache.testing.served import Served
 
 
 @pytest.fixture(scope="session")
@@ -64,3 +72,14 @@ def containerd(request: pytest.FixtureRequest, directory: Path, pause: str) -> I
 async def cri(containerd: Containerd) -> AsyncIterator[Cri]:
     async with Cri(containerd.address) as client:
         yield client
+
+
+@pytest.fixture
+async def cluster(directory: Path) -> AsyncIterator[Cluster]:
+    origin = CachingNode(directory / "origin", sandbox_image="none")
+    Store.open(origin.store)
+    kube = FakeKube()
+    taints: Object = {"taints": [{"key": "imagecache.dev/not-ready", "effect": "NoSchedule"}]}
+    await kube.create(NODES, {"metadata": {"name": "worker", "labels": {"pool": "a"}}, "spec": taints})
+    async with KubeServer(kube) as server, Served(origin.store, directory / "tls") as served:
+        yield Cluster(kube, server, origin, served, directory)

@@ -3,105 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from tests.peers.cluster import Cluster
 
-from imagecache.api.nodes import CacheState, NodeStatus, parse_status
-from imagecache.errors import ObjectNotFound
+from imagecache.api.nodes import CacheState
 from imagecache.kube import objects
-from imagecache.kube.ports import Object
-from imagecache.kube.resources import IMAGE_CACHES, NODE_IMAGE_CACHES, NODES
+from imagecache.kube.resources import IMAGE_CACHES, NODES
 from imagecache.store.store import Store
 from imagecache.testing.images import busybox_image, tar_of
-from imagecache.testing.kube import FakeKube
-from imagecache.testing.kube_server import KubeServer
 from imagecache.testing.peers.containerd import Version
 from imagecache.testing.peers.cri import Cri
 from imagecache.testing.peers.node import CachingNode, Mode
 from imagecache.testing.peers.registry import Registry
-from imagecache.testing.served import Served
 
 pytestmark = pytest.mark.peers
 VARIANTS: list[tuple[Version, Mode]] = [("system", "proxy"), ("2.4", "native")]
-_SECONDS = 60
 DATA = tar_of({"srv": None, "srv/data": b"from the cache\n"})
-
-
-@dataclass
-class Cluster:
-    """An API, and a store that the controller of a cluster would have filled."""
-
-    kube: FakeKube
-    server: KubeServer
-    origin: CachingNode
-    served: Served
-    directory: Path
-
-    def environment(self, *, shared: bool = False) -> Mapping[str, str]:
-        """For the agent of node ``worker``."""
-        config = {
-            "clusters": [{"name": "x", "cluster": {"server": self.server.url}}],
-            "users": [{"name": "x", "user": {}}],
-            "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}],
-            "current-context": "x",
-        }
-        (self.directory / "kubeconfig").write_text(json.dumps(config))
-        return {
-            "IMAGECACHE_NODE_NAME": "worker",
-            "IMAGECACHE_KUBECONFIG": str(self.directory / "kubeconfig"),
-            "IMAGECACHE_STORE_URL": "" if shared else self.served.url,
-            "IMAGECACHE_STORE_TOKEN": str(self.served.token_file),
-            "IMAGECACHE_STORE_CA": str(self.served.certificate),
-            "IMAGECACHE_RESERVE": "0",
-        }
-
-    async def cache(self, name: str, image: str) -> str:
-        """An ImageCache that is ready; the id of its snapshot."""
-        known = set(Store(self.origin.store).snapshots.ids()) if self.origin.store.exists() else set()
-        await asyncio.to_thread(self.origin.create, name, [image], "--no-attach")
-        (snapshot_id,) = set(Store(self.origin.store).snapshots.ids()) - known
-        await self.kube.create(IMAGE_CACHES, {"metadata": {"name": name}, "spec": {"images": [image]}})
-        status: Object = {"status": {"phase": "Ready", "progress": "100%", "imageCacheId": snapshot_id}}
-        await self.kube.patch(IMAGE_CACHES, name, status, subresource="status")
-        return snapshot_id
-
-    async def reported(self) -> NodeStatus:
-        try:
-            found = await self.kube.get(NODE_IMAGE_CACHES, "worker")
-        except ObjectNotFound:
-            return NodeStatus()
-        return parse_status(found.get("status") or {})
-
-    async def states(self) -> dict[str, CacheState]:
-        return {entry.name: entry.state for entry in (await self.reported()).caches}
-
-    async def until(self, condition: Callable[[], Awaitable[object]]) -> None:
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + _SECONDS
-        while not await condition():
-            assert loop.time() < deadline, await self.reported()
-            await asyncio.sleep(0.05)
-
-    async def until_states(self, **states: CacheState) -> None:
-        async def so() -> bool:
-            return await self.states() == states
-
-        await self.until(so)
-
-
-@pytest.fixture
-async def cluster(directory: Path) -> AsyncIterator[Cluster]:
-    origin = CachingNode(directory / "origin", sandbox_image="none")
-    Store.open(origin.store)
-    kube = FakeKube()
-    taints: Object = {"taints": [{"key": "imagecache.dev/not-ready", "effect": "NoSchedule"}]}
-    await kube.create(NODES, {"metadata": {"name": "worker", "labels": {"pool": "a"}}, "spec": taints})
-    async with KubeServer(kube) as server, Served(origin.store, directory / "tls") as served:
-        yield Cluster(kube, server, origin, served, directory)
 
 
 @pytest.fixture(params=VARIANTS, ids=["-".join(variant) for variant in VARIANTS])

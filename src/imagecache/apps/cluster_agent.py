@@ -18,7 +18,7 @@ from imagecache.api.nodes import CacheState, NodeStatus
 from imagecache.apps.attach import LocalAttacher
 from imagecache.apps.kubernetes import connection
 from imagecache.build.pool import WorkerPool
-from imagecache.cli.settings import Settings
+from imagecache.cli.settings import Mode, Settings
 from imagecache.clock import Clock
 from imagecache.cluster.adapters import KubeCaches, KubeNodes, KubeReporter
 from imagecache.cluster.budget import Policy
@@ -27,14 +27,18 @@ from imagecache.cluster.layers import LayerFetcher
 from imagecache.cluster.ledger import Ledger
 from imagecache.cluster.loop import ClusterLoop, LoopSettings, Outside
 from imagecache.cluster.ports import Attached, Attacher, Cache, Inventory, Node, Reporter, Stock
-from imagecache.cluster.runtime import ContainerdRecords, LocalMachine
-from imagecache.cluster.stock import FetchedStock, SharedStock
+from imagecache.cluster.runtime import ContainerdRecords, LocalMachine, PrepulledImages
+from imagecache.cluster.stock import DescribedStock, FetchedStock, SharedStock
 from imagecache.cluster.verify import WorkerVerifier
 from imagecache.errors import ImageCacheError, InvalidSetting
 from imagecache.kube.client import KubeClient
+from imagecache.node.attach import NodeAttacher
 from imagecache.node.containerd import ContainerdClient
+from imagecache.node.cri import CriClient
 from imagecache.node.native import NativeUse, holder_of
+from imagecache.node.prepull import Prepuller
 from imagecache.served.client import ClientSettings, ServedStore
+from imagecache.served.directory import DirectoryStore
 from imagecache.standalone.objects import ObjectFiles
 from imagecache.store.model import SnapshotDocument
 from imagecache.store.store import Store
@@ -45,6 +49,8 @@ _log = get_logger(__name__)
 _AGAIN = 5.0
 """Seconds until the loop is begun again after it could not, or ended; and between two looks at a kubeconfig file."""
 _NAME = 63
+_PULLS = 2
+"""Snapshots that the runtime pulls at once in prepull mode, so that one that hangs does not stop all."""
 _VERIFIERS = 1
 """Processes that prove layer images; one is faster than most networks."""
 
@@ -104,7 +110,7 @@ class ClusterDuties:
             kube = await stack.enter_async_context(KubeClient(access))
             attacher = LocalAttacher(self._store, settings, self._clock).attacher(containerd)
             stock = await self._stock(stack, metrics)
-            records = ContainerdRecords(containerd, attacher, settings.namespace, lambda: self._hold_native(containerd))
+            records = self._records(stack, containerd, attacher)
             self._loop = ClusterLoop(
                 Outside(
                     caches=KubeCaches(kube),
@@ -116,15 +122,20 @@ class ClusterDuties:
                     ledger=Ledger(self._store.paths.nodes / settings.node_name),
                     clock=self._clock,
                 ),
-                LoopSettings(taint_timeout=settings.taint_timeout, policy=Policy(reserve=settings.reserve)),
+                LoopSettings(
+                    taint_timeout=settings.taint_timeout,
+                    policy=Policy(reserve=settings.reserve),
+                    records=_PULLS if settings.mode is Mode.PREPULL else 1,
+                ),
             )
             _log.info("looking after the caches of a cluster", node=settings.node_name, server=access.server)
             await _first_to_end(self._loop.run(), _changed(settings.kubeconfig, version))
 
     async def _stock(self, stack: AsyncExitStack, metrics: Metrics) -> Stock:
         settings = self._settings
+        prepull = settings.mode is Mode.PREPULL
         if not settings.store_url:
-            return SharedStock(self._store)
+            return DescribedStock(DirectoryStore(self._store.root)) if prepull else SharedStock(self._store)
         served = ServedStore(
             ClientSettings(
                 url=settings.store_url,
@@ -134,10 +145,20 @@ class ClusterDuties:
             )
         )
         remote = await stack.enter_async_context(served)
+        if prepull:
+            return DescribedStock(remote)
         pool = await stack.enter_async_context(WorkerPool(_VERIFIERS))
         layers = LayerFetcher(self._store, remote, WorkerVerifier(pool), fetched=metrics.fetched_bytes.inc)
         stack.callback(layers.close)
         return FetchedStock(self._store, SnapshotFetcher(self._store, remote, layers), self._foreign)
+
+    def _records(self, stack: AsyncExitStack, containerd: ContainerdClient, attacher: NodeAttacher) -> Attacher:
+        settings = self._settings
+        if settings.mode is Mode.PREPULL:
+            cri = CriClient(settings.address)
+            stack.callback(cri.close)
+            return PrepulledImages(Prepuller(cri, settings.allow_private_names))
+        return ContainerdRecords(containerd, attacher, settings.namespace, lambda: self._hold_native(containerd))
 
     def _foreign(self) -> frozenset[str]:
         """Snapshots that ``imagecache create`` has made on this host."""

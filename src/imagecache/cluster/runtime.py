@@ -12,6 +12,7 @@ from imagecache.cluster.budget import Disk
 from imagecache.cluster.ports import Attached
 from imagecache.node.attach import NodeAttacher
 from imagecache.node.ports import AttachResult, Containerd
+from imagecache.node.prepull import Prepuller
 from imagecache.node.use import chains_in_use
 from imagecache.oserrors import converting
 from imagecache.store.model import LayerName, SnapshotDocument
@@ -63,6 +64,23 @@ def _note(result: AttachResult) -> str:
     if result.missed:
         notes.append(f"native mode cannot serve every layer, pods pull the rest: {', '.join(result.missed)}")
     return "; ".join(notes)
+
+
+@dataclass
+class PrepulledImages:
+    """``cluster.ports.Attacher`` for prepull mode."""
+
+    prepuller: Prepuller
+    mode: str = "prepull"
+
+    async def attach(self, snapshot: SnapshotDocument) -> Attached:
+        return Attached(await self.prepuller.attach(snapshot))
+
+    async def detach(self, snapshot: SnapshotDocument, keep: Sequence[SnapshotDocument]) -> None:
+        await self.prepuller.detach(snapshot, keep)
+
+    async def missing(self, names: Iterable[str]) -> frozenset[str]:
+        return await self.prepuller.missing(names)
 
 
 @dataclass

@@ -15,9 +15,10 @@ from imagecache.api.nodes import NodeStatus
 from imagecache.cluster.budget import Disk
 from imagecache.cluster.ports import Attached, Cache, Node
 from imagecache.digest import Digest
-from imagecache.errors import ContainerdUnavailable, ImageCacheError
+from imagecache.errors import ContainerdUnavailable, ImageCacheError, PullFailed
 from imagecache.limits import GIB
 from imagecache.node import records
+from imagecache.node.prepull import RuntimeImage
 from imagecache.store.model import ImageRecord, LayerName, SnapshotDocument
 
 _T = TypeVar("_T")
@@ -151,6 +152,47 @@ class FakeAttacher:
 
 def _records(image: ImageRecord) -> dict[str, Digest]:
     return dict.fromkeys((*records.names(image), records.image_id(image)), image.target.digest)
+
+
+@dataclass
+class FakeRuntime:
+    """Fake of ``node.prepull.Runtime``: pulls what is in ``registry``."""
+
+    registry: dict[str, str] = field(default_factory=dict)
+    """Image ids by name."""
+    images: dict[str, str] = field(default_factory=dict)
+    """What it has, likewise."""
+    used: set[str] = field(default_factory=set)
+    """Ids of containers' images."""
+    pulls: list[str] = field(default_factory=list)
+    running: bool = True
+
+    async def pull(self, name: str) -> None:
+        self._check()
+        self.pulls.append(name)
+        if name not in self.registry:
+            raise PullFailed(f"failed to resolve {name}: not found", image=name)
+        self.images[name] = self.registry[name]
+
+    async def image(self, name: str) -> RuntimeImage | None:
+        self._check()
+        found = self.images.get(name)
+        if found is None:
+            return None
+        return RuntimeImage(found, frozenset(name for name, each in self.images.items() if each == found))
+
+    async def remove(self, name: str) -> None:
+        self._check()
+        gone = self.images.get(name)
+        self.images = {name: each for name, each in self.images.items() if each != gone}
+
+    async def in_use(self) -> frozenset[str]:
+        self._check()
+        return frozenset(self.used)
+
+    def _check(self) -> None:
+        if not self.running:
+            raise ContainerdUnavailable("the runtime has no socket at /fake.sock", hint="start it")
 
 
 @dataclass

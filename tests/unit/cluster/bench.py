@@ -14,7 +14,7 @@ from imagecache.cluster.fetch import SnapshotFetcher
 from imagecache.cluster.layers import FetchSettings
 from imagecache.cluster.ledger import Ledger
 from imagecache.cluster.loop import ClusterLoop, LoopSettings, Outside
-from imagecache.cluster.ports import Cache, Stock
+from imagecache.cluster.ports import Attacher, Cache, Stock
 from imagecache.cluster.stock import FetchedStock
 from imagecache.limits import GIB
 from imagecache.oci.descriptor import Platform
@@ -71,6 +71,8 @@ class Bench:
     attacher: FakeAttacher = field(default_factory=FakeAttacher)
     reporter: FakeReporter = field(default_factory=FakeReporter)
     stock: Stock | None = None
+    runtime: Attacher | None = None
+    """Instead of ``attacher``."""
     task: asyncio.Task[None] | None = None
 
     @property
@@ -83,7 +85,7 @@ class Bench:
             nodes=self.nodes,
             machine=self.machine,
             stock=self.stock or FetchedStock(self.store, self.fetchers()),
-            attacher=self.attacher,
+            attacher=self.runtime or self.attacher,
             reporter=self.reporter,
             ledger=Ledger(self.store.paths.nodes / "worker"),
             clock=self.clock,

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import msgspec
 from tests.unit.cluster.bench import Bench, cache
 
-from imagecache.cluster.stock import SharedStock
+from imagecache.api.nodes import CacheState
+from imagecache.cluster.runtime import PrepulledImages
+from imagecache.cluster.stock import DescribedStock, SharedStock
+from imagecache.node.prepull import Prepuller
 from imagecache.store.store import Store
+from imagecache.testing.cluster_ports import FakeRuntime
 from imagecache.testing.images import tar_of
 
 A, B, C = (f"imc-{letter * 20}" for letter in "abc")
@@ -44,3 +49,42 @@ async def test_a_shared_store_that_lost_a_layer(bench: Bench) -> None:
     await bench.until(lambda: bench.reason() == "BlobNotFound")
 
     assert not bench.attacher.records
+
+
+# a runtime that pulls by itself
+
+
+async def test_a_runtime_that_pulls_by_itself_needs_no_layer(bench: Bench) -> None:
+    bench.stock = DescribedStock(bench.remote)
+    document = await bench.origin.build(A, BASE)
+    runtime = FakeRuntime({APP: "sha256:app"})
+    bench.runtime = PrepulledImages(Prepuller(runtime))
+    bench.caches.put(cache("a", A))
+    bench.start()
+    await bench.ready()
+    assert bench.status.mode == "prepull"
+    assert runtime.images == {APP: "sha256:app"}
+    assert not bench.remote.fetched
+
+    await bench.kill()
+    bench.caches.delete("a")
+    bench.start()
+    await bench.until(lambda: not runtime.images)
+    assert document.id not in bench.store.snapshots.ids()
+
+
+async def test_a_private_image_is_not_for_every_pod(bench: Bench) -> None:
+    bench.stock = DescribedStock(bench.remote)
+    document = await bench.origin.build(A, BASE)
+    private = msgspec.structs.replace(document.images[0], private=True)
+    bench.remote.snapshots[A] = msgspec.structs.replace(document, images=(private,))
+    bench.runtime = PrepulledImages(Prepuller(FakeRuntime({APP: "sha256:app"})))
+    bench.caches.put(cache("a", A))
+    bench.start()
+
+    await bench.until(lambda: bench.state() is CacheState.FAILED)
+
+    entry = bench.entry()
+    assert entry is not None
+    assert entry.reason == "ImageWithheld"
+    assert "allow_private_names" in entry.message

@@ -1,0 +1,83 @@
+"""A cluster as an agent sees one: the API's fake over HTTP, and a store that a controller would have filled."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagecache.api.nodes import CacheState, NodeStatus, parse_status
+from imagecache.errors import ObjectNotFound
+from imagecache.kube.ports import Object
+from imagecache.kube.resources import IMAGE_CACHES, NODE_IMAGE_CACHES
+from imagecache.store.store import Store
+from imagecache.testing.kube import FakeKube
+from imagecache.testing.kube_server import KubeServer
+from imagecache.testing.peers.node import CachingNode
+from imagecache.testing.served import Served
+
+_SECONDS = 60
+
+
+@dataclass
+class Cluster:
+    """An API, and a store that the controller of a cluster would have filled."""
+
+    kube: FakeKube
+    server: KubeServer
+    origin: CachingNode
+    served: Served
+    directory: Path
+
+    def environment(self, *, shared: bool = False) -> Mapping[str, str]:
+        """For the agent of node ``worker``."""
+        config = {
+            "clusters": [{"name": "x", "cluster": {"server": self.server.url}}],
+            "users": [{"name": "x", "user": {}}],
+            "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}],
+            "current-context": "x",
+        }
+        (self.directory / "kubeconfig").write_text(json.dumps(config))
+        return {
+            "IMAGECACHE_NODE_NAME": "worker",
+            "IMAGECACHE_KUBECONFIG": str(self.directory / "kubeconfig"),
+            "IMAGECACHE_STORE_URL": "" if shared else self.served.url,
+            "IMAGECACHE_STORE_TOKEN": str(self.served.token_file),
+            "IMAGECACHE_STORE_CA": str(self.served.certificate),
+            "IMAGECACHE_RESERVE": "0",
+        }
+
+    async def cache(self, name: str, image: str) -> str:
+        """An ImageCache that is ready; the id of its snapshot."""
+        known = set(Store(self.origin.store).snapshots.ids()) if self.origin.store.exists() else set()
+        await asyncio.to_thread(self.origin.create, name, [image], "--no-attach")
+        (snapshot_id,) = set(Store(self.origin.store).snapshots.ids()) - known
+        await self.kube.create(IMAGE_CACHES, {"metadata": {"name": name}, "spec": {"images": [image]}})
+        status: Object = {"status": {"phase": "Ready", "progress": "100%", "imageCacheId": snapshot_id}}
+        await self.kube.patch(IMAGE_CACHES, name, status, subresource="status")
+        return snapshot_id
+
+    async def reported(self) -> NodeStatus:
+        try:
+            found = await self.kube.get(NODE_IMAGE_CACHES, "worker")
+        except ObjectNotFound:
+            return NodeStatus()
+        return parse_status(found.get("status") or {})
+
+    async def states(self) -> dict[str, CacheState]:
+        return {entry.name: entry.state for entry in (await self.reported()).caches}
+
+    async def until(self, condition: Callable[[], Awaitable[object]]) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _SECONDS
+        while not await condition():
+            assert loop.time() < deadline, await self.reported()
+            await asyncio.sleep(0.05)
+
+    async def until_states(self, **states: CacheState) -> None:
+        async def so() -> bool:
+            return await self.states() == states
+
+        await self.until(so)
