@@ -52,7 +52,6 @@ _AGENT_SECURITY: dict[str, Node] = {
 }
 _INSTALLER_SECURITY: dict[str, Node] = {"privileged": True, "runAsUser": 0, "readOnlyRootFilesystem": True}
 _INSTALLS = PROXY | (NATIVE & given("containerd.configure"))
-_FETCHES = SERVED & ~PREPULL
 
 
 def agent() -> list[Document]:
@@ -88,10 +87,10 @@ def _pod_spec() -> dict[str, Node]:
             When(_INSTALLS, host_path("host", "/", "Directory")),
             When(~PROXY, host_path("runtime", directory_of("containerd.socket"), "Directory")),
             When(NATIVE, host_path("containerd", value("containerd.root"), "Directory")),
-            When(NATIVE, host_path("store", NODE_STORE, "DirectoryOrCreate")),
-            When(PREPULL, {"name": "store", "emptyDir": {}}),
-            When(_FETCHES, {"name": "store-token", "projected": {"sources": [_store_token()]}}),
-            When(_FETCHES, {"name": "store-trust", "secret": {"secretName": TLS_SECRET, "items": [_TRUSTED]}}),
+            When(NATIVE | (PREPULL & ~SERVED), host_path("store", NODE_STORE, "DirectoryOrCreate")),
+            When(PREPULL & SERVED, {"name": "store", "emptyDir": {}}),
+            When(SERVED, {"name": "store-token", "projected": {"sources": [_store_token()]}}),
+            When(SERVED, {"name": "store-trust", "secret": {"secretName": TLS_SECRET, "items": [_TRUSTED]}}),
             {"name": "tmp", "emptyDir": {}},
         ],
     }
@@ -153,8 +152,8 @@ def _agent() -> dict[str, Node]:
 
 def _credentials() -> list[Node]:
     return [
-        When(_FETCHES, {"name": "store-token", "mountPath": TOKENS, "readOnly": True}),
-        When(_FETCHES, {"name": "store-trust", "mountPath": TRUST, "readOnly": True}),
+        When(SERVED, {"name": "store-token", "mountPath": TOKENS, "readOnly": True}),
+        When(SERVED, {"name": "store-trust", "mountPath": TRUST, "readOnly": True}),
     ]
 
 
@@ -166,8 +165,8 @@ def _settings() -> list[Node]:
         setting("address", value("containerd.socket")),
         setting("containerd_config", value("containerd.config")),
         setting("store", NODE_STORE),
-        When(_FETCHES, setting("store_url", url)),
-        When(_FETCHES, setting("store_token", f"{TOKENS}/token")),
-        When(_FETCHES, setting("store_ca", f"{TRUST}/ca.crt")),
+        When(SERVED, setting("store_url", url)),
+        When(SERVED, setting("store_token", f"{TOKENS}/token")),
+        When(SERVED, setting("store_ca", f"{TRUST}/ca.crt")),
         setting("taint_timeout", number_as_text("taint.timeoutSeconds")),
     ]

@@ -129,6 +129,14 @@ def test_prepull_mode_changes_nothing_on_the_node() -> None:
 
     assert [container["name"] for container in pod["containers"]] == ["agent"]
     assert [volume["hostPath"]["path"] for volume in pod["volumes"] if "hostPath" in volume] == ["/run/containerd"]
+    assert "IMAGECACHE_STORE_URL" in environment(pod["containers"][0])  # it says which images there are
+
+
+def test_a_store_that_prepull_mode_shares_is_mounted() -> None:
+    pod = pod_of("DaemonSet", "imagecache-agent", mode="prepull", store={"sharedHostPath": "/mnt/store"})
+
+    (store,) = [volume for volume in pod["volumes"] if volume["name"] == "store"]
+    assert store["hostPath"]["path"] == "/mnt/store"
     assert "IMAGECACHE_STORE_URL" not in environment(pod["containers"][0])
 
 
