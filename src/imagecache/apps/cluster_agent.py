@@ -166,7 +166,7 @@ class ClusterDuties:
         return frozenset(found)
 
     async def _hold_native(self, containerd: ContainerdClient) -> None:
-        """What native containers stand on is held before anybody collects."""
+        """What native snapshots stand on is held before anybody collects, us or the controller of a shared store."""
         holder = self.holder(holder_of(self._settings.address))
         await NativeUse(containerd, self._store.root / "layers").renew(self._store.leases, holder)
 

@@ -178,6 +178,7 @@ class ClusterLoop:
         self._failures.keep(plan.wanted.keys() | view.known.keys() | view.inventory.whole)
         self._removals.keep(plan.wanted.keys())
         self._facts = self._facts_of(view)
+        self._progress = {name: done for name, done in self._progress.items() if name in self._jobs}
         self._carry_out(plan, view)
         await self._untaint(node)
         if problem is not None:
@@ -277,7 +278,6 @@ class ClusterLoop:
 
     def _ended(self, snapshot_id: str) -> None:
         del self._jobs[snapshot_id]
-        self._progress.pop(snapshot_id, None)
         self.wake()
 
     def _failed(self, snapshot_id: str, error: ImageCacheError) -> None:

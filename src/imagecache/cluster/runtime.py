@@ -31,18 +31,19 @@ class ContainerdRecords:
     containerd: Containerd
     attacher: NodeAttacher
     namespace: str
-    detached: Callable[[], Awaitable[None]] = _nothing
-    """Called after records were taken back, before anybody collects."""
+    changed: Callable[[], Awaitable[None]] = _nothing
+    """Called after every change of records, before anybody here collects: other layers may have to be held now."""
     mode: str = ""
 
     async def attach(self, snapshot: SnapshotDocument) -> Attached:
         self.mode = (await self.attacher.choice()).mode.value
         result = await self.attacher.attach(snapshot)
+        await self.changed()
         return Attached(result.images, _note(result))
 
     async def detach(self, snapshot: SnapshotDocument, keep: Sequence[SnapshotDocument]) -> None:
         await self.attacher.detach(snapshot, keep)
-        await self.detached()
+        await self.changed()
 
     async def missing(self, names: Iterable[str]) -> frozenset[str]:
         images = self.containerd.session(self.namespace).images

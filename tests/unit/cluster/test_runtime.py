@@ -43,10 +43,10 @@ def records(containerd: MemoryContainerd, attacher: NodeAttacher) -> ContainerdR
 async def test_attached_missing_and_detached(containerd: MemoryContainerd, records: ContainerdRecords) -> None:
     told: list[str] = []
 
-    async def detached() -> None:
-        told.append("detached")
+    async def changed() -> None:
+        told.append(f"{len(containerd.spaces['k8s.io'].images)} records")
 
-    records.detached = detached
+    records.changed = changed
     attached = await records.attach(snapshot(PUBLIC))
 
     assert records.mode == "proxy"
@@ -57,7 +57,7 @@ async def test_attached_missing_and_detached(containerd: MemoryContainerd, recor
     await records.attach(snapshot(PUBLIC))
     await records.detach(snapshot(PUBLIC), [])
     assert not containerd.spaces["k8s.io"].images
-    assert told == ["detached"]
+    assert told == ["3 records", "3 records", "0 records"]
 
 
 async def test_a_private_image_is_explained(records: ContainerdRecords) -> None:
