@@ -109,7 +109,7 @@ def test_a_node_joins_later_and_leaves_again(site: Site, system: Installed) -> N
     system.remove_node(agent)
 
     system.wait_nodes("joins", 3)
-    assert system.report(agent.node) == {}
+    assert wait_until(lambda: not system.report(agent.node), seconds=60, every=0.2)
 
 
 def test_a_node_is_dead_while_its_cache_is_deleted(site: Site, system: Installed) -> None:

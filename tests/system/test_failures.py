@@ -47,7 +47,7 @@ def test_a_wrong_secret_heals_when_it_is_corrected(site: Site, system: Installed
 
     system.cluster.apply(pull_secret(site.guarded.address, "wrong", "default"))
 
-    system.wait_ready("wrong")
+    system.wait_phase("wrong", "Ready", seconds=60)
     messages = json.dumps(at(system.get("wrong"), "status", "events"))
     assert "not this" not in messages
 

@@ -77,7 +77,8 @@ def test_who_has_no_secret_is_refused_as_without_a_cache(site: Site, system: Ins
     for pod in pods:
 
         def refused(pod: PodSpec = pod) -> bool:
-            return any("401 Unauthorized" in line for line in messages(system.cluster, pod))
+            told = " ".join(messages(system.cluster, pod))
+            return "401 Unauthorized" in told or "no basic auth credentials" in told
 
         assert wait_until(refused, seconds=60, every=0.5), messages(system.cluster, pod)
 
