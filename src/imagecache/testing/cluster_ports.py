@@ -45,9 +45,11 @@ class _Watched(Generic[_T]):
 
 @dataclass
 class FakeCaches:
-    """Silent, like an API server that is away, until ``put`` or ``show`` is called."""
+    """Says nothing before ``put`` or ``show`` is called."""
 
     caches: dict[str, Cache] = field(default_factory=dict)
+    silent: bool = False
+    """As an API server that is away."""
     _watched: _Watched[list[Cache]] = field(default_factory=_Watched)
 
     def put(self, *caches: Cache) -> None:
@@ -59,7 +61,8 @@ class FakeCaches:
         self.show()
 
     def show(self) -> None:
-        self._watched.set(list(self.caches.values()))
+        if not self.silent:
+            self._watched.set(list(self.caches.values()))
 
     async def watch(self) -> AsyncIterator[Sequence[Cache]]:
         async for caches in self._watched.watch():

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 
 import msgspec
-import pytest
 from tests.unit.cluster.bench import Bench, cache
 
 from imagecache.api.nodes import CacheState
-from imagecache.cluster.ports import Node
+from imagecache.cluster.ports import Inventory, Node
 from imagecache.cluster.stock import FetchedStock
 from imagecache.digest import Digest
 from imagecache.errors import (
     ContainerdMisconfigured,
     ImageCacheError,
-    StoreDenied,
     StoreUnreachable,
 )
 from imagecache.store.model import LayerName
@@ -55,7 +54,7 @@ async def test_nothing_is_done_before_the_list_is_complete(bench: Bench) -> None
     await bench.ready()
     await bench.kill()
     silent = Bench(bench.store, bench.origin, bench.fetchers, attacher=bench.attacher)
-    silent.caches.show = lambda: None  # type: ignore[method-assign]
+    silent.caches.silent = True
     silent.start()
 
     for _ in range(5):
@@ -365,19 +364,25 @@ async def test_rebuilt_under_the_same_id(bench: Bench) -> None:
     assert bench.store.snapshots.get(A) == second
 
 
-async def test_a_bug_is_reported_and_stops_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+class Surprising(FetchedStock):
+    """Meets a bug as long as it is ``broken``."""
+
+    broken = True
+
+    async def inventory(self, wanted: Iterable[str]) -> Inventory:
+        if self.broken:
+            raise RuntimeError("never thought of")
+        return await super().inventory(wanted)
+
+
+async def test_a_bug_is_reported_and_stops_nothing(bench: Bench) -> None:
     await bench.origin.build(A, BASE)
     bench.caches.put(cache("a", A))
-    inventory = FetchedStock.inventory
-
-    async def broken(*_: object) -> None:
-        raise RuntimeError("never thought of")
-
-    monkeypatch.setattr(FetchedStock, "inventory", broken)
+    bench.stock = stock = Surprising(bench.store, bench.fetchers())
     bench.start()
     await bench.until(lambda: bench.condition("Ready") == ("False", "InternalError"))
 
-    monkeypatch.setattr(FetchedStock, "inventory", inventory)
+    stock.broken = False
     bench.loop.wake()
     await bench.ready()
 
@@ -422,18 +427,19 @@ async def test_a_document_of_another_image_is_refused(bench: Bench) -> None:
     assert not bench.remote.fetched
 
 
-async def test_a_disk_that_refuses_the_ledger(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_disk_that_refuses_the_ledger(bench: Bench) -> None:
     await bench.origin.build(A, BASE)
-    bench.caches.put(cache("a", A))
-
-    def denied(*_: object) -> None:
-        raise StoreDenied("read-only file system")
-
-    monkeypatch.setattr("imagecache.cluster.ledger.write_atomic", denied)
     bench.start()
-    await bench.until(lambda: bench.reason() == "StoreDenied")
+    await bench.until(lambda: bench.reporter.written)
+    ledger = bench.store.paths.nodes / "worker"
+    ledger.rmdir()
+    ledger.touch()
+
+    bench.caches.put(cache("a", A))
+    await bench.until(lambda: bench.reason() == "StoreError")
     assert not bench.attacher.records  # never a record that nobody would take back
 
-    monkeypatch.undo()
+    ledger.unlink()
+    ledger.mkdir()
     bench.advance(11)
     await bench.ready()
