@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 import time
 
-from imagecache.testing import real_images
+from imagecache.testing import own_image, real_images
 
 MAKERS = {
     "debian": real_images.debian_image,
     "python": real_images.python_image,
     "big": real_images.big_image,
+    "own": own_image.own_image,
 }
 
 

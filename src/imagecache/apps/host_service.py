@@ -97,8 +97,8 @@ class HostContainerdRecords:
     def in_use(self) -> int:
         return self._run(Departure.in_use)
 
-    def remove_snapshots(self) -> int:
-        return self._run(Departure.remove_snapshots)
+    def remove_snapshots(self) -> None:
+        self._run(Departure.remove_snapshots)
 
     def _run(self, work: Callable[[Departure], Awaitable[_T]]) -> _T:
         settings = self.files.settings

@@ -7,16 +7,31 @@ configure or restart anything.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from imagecache.digest import Digest
 from imagecache.errors import ImageCacheError
 from imagecache.node.modes import loaded
-from imagecache.node.ports import Containerd, ContentStore, Session, SnapshotInfo
+from imagecache.node.ports import Containerd, ContentStore, Session
+from imagecache.oci import mediatypes
+from imagecache.oci.descriptor import Descriptor
 from imagecache.oci.manifest import Manifest, detect_media_type, parse_document
 
 _ROOT = "containerd.io/gc.ref.snapshot."
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    name: str
+    target: Descriptor
+
+
+_COLLECTED = _Record(
+    "imagecache.invalid/leaving:now",
+    Descriptor(media_type=mediatypes.OCI_MANIFEST, digest=Digest.sha256(b""), size=1),
+)
+"""A record that is made to be deleted: containerd collects then, and answers when it has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,30 +64,31 @@ class Departure:
         """Snapshots that containers have, in all namespaces."""
         if not await self.is_known():
             return 0
-        return sum([1 async for _, info in self._snapshots() if not info.committed])
+        count = 0
+        for namespace in await self.containerd.namespaces():
+            async for info in self.containerd.session(namespace).snapshots.list(self.snapshotter):
+                count += not info.committed
+        return count
 
-    async def remove_snapshots(self) -> int:
-        """Every snapshot of ours, children first. For when none is in use."""
-        if not await self.is_known():
-            return 0
-        removed = 0
-        while leaves := await self._leaves():
-            for session, info in leaves:
-                await session.snapshots.remove(self.snapshotter, info.name)
-            removed += len(leaves)
-        return removed
+    async def remove_snapshots(self) -> None:
+        """Let go of every snapshot of ours that no container has, and wait for containerd's collection.
 
-    async def _leaves(self) -> list[tuple[Session, SnapshotInfo]]:
-        """Committed ones without children; parents are of the same namespace."""
-        found = [(session, info) async for session, info in self._snapshots()]
-        parents = {(id(session), info.parent) for session, info in found}
-        return [(s, info) for s, info in found if info.committed and (id(s), info.name) not in parents]
-
-    async def _snapshots(self) -> AsyncIterator[tuple[Session, SnapshotInfo]]:
+        They are not removed one by one: containerd refuses that for one whose child its collector took (1.6, 2.4).
+        """
         for namespace in await self.containerd.namespaces():
             session = self.containerd.session(namespace)
-            async for info in session.snapshots.list(self.snapshotter):
-                yield session, info
+            for image in await session.images.all():
+                for manifest in await _manifests(session.content, image.target):
+                    await self._let_go(session.content, manifest.config.digest)
+            await session.images.put(_COLLECTED.name, _COLLECTED.target, {})
+            await session.images.delete(_COLLECTED.name, _COLLECTED.target.digest, sync=True)
+
+    async def _let_go(self, content: ContentStore, config: Digest) -> None:
+        """An image's config is what keeps its snapshots."""
+        key = _ROOT + self.snapshotter
+        body = await content.read(config) if key in (await content.labels(config) or {}) else None
+        if body is not None:
+            await content.write(body, {key: ""})
 
     async def _is_usable(self, session: Session, target: Digest) -> bool:
         """Whether the other snapshotter has the image or can unpack it. What cannot be read is not ours to judge."""

@@ -143,6 +143,8 @@ class _Content:
         for key, value in labels.items():
             joined = {*found[key].split(","), value} if ".source." in key and key in found else {value}
             found[key] = ",".join(sorted(joined))
+            if not found[key]:
+                del found[key]
         if self._lease is not None:
             self._lease.add(digest)
         return digest

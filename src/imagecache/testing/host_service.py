@@ -106,11 +106,10 @@ class FakeRecords:
     def in_use(self) -> int:
         return self.containers
 
-    def remove_snapshots(self) -> int:
+    def remove_snapshots(self) -> None:
         assert not self.containers
         assert "imagecache-agent.service" in self.services.active, "nobody answers for the snapshots"
-        gone, self.snapshots = self.snapshots, 0
-        return gone
+        self.snapshots = 0
 
 
 @dataclass(frozen=True)

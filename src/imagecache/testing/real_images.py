@@ -76,17 +76,24 @@ def release() -> str:
 
 def _cached(name: str, make: Callable[[Layout], Image]) -> Image:
     """The image from the cache, or made now; several processes may ask at once."""
-    images = cache() / "images"
-    images.mkdir(parents=True, exist_ok=True)
-    final = images / f"{name}-{release()}-{platform.machine()}-{RECIPE}"
-    with (images / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    final = cache() / "images" / f"{name}-{release()}-{platform.machine()}-{RECIPE}"
+    with locked(name):
         if not final.exists():
             partial = final.with_suffix(".partial")
             shutil.rmtree(partial, ignore_errors=True)
             make(Layout(partial))
             partial.rename(final)
     return load(final)
+
+
+@contextlib.contextmanager
+def locked(name: str) -> Iterator[None]:
+    """One process at a time makes an image."""
+    images = cache() / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    with (images / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _add(layout: Layout, layers: Iterator[Path]) -> Image:
@@ -105,7 +112,7 @@ def _stacked(layout: Layout, below: Image, groups: Sequence[Sequence[str]]) -> I
         target = layout.directory / "blobs" / "sha256" / blob.digest.hex
         os.link(below.blob(blob.digest), target)
     for group in groups:
-        with _scratch() as scratch:
+        with scratch_folder() as scratch:
             tar = wheels_tar(fetch_wheels(group), scratch / "layer.tar")
             blob, diff_id = layout.add_layer(LayerSpec(tar, level=_LEVEL))
         blobs.append(blob)
@@ -114,7 +121,7 @@ def _stacked(layout: Layout, below: Image, groups: Sequence[Sequence[str]]) -> I
 
 
 @contextlib.contextmanager
-def _scratch() -> Iterator[Path]:
+def scratch_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=cache() / "images", prefix="scratch-") as name:
         yield Path(name)
 
@@ -130,7 +137,7 @@ def _mirror() -> str:
 
 def _system_layers() -> Iterator[Path]:
     """Tars of the base system and of Python's packages."""
-    with _scratch() as scratch:
+    with scratch_folder() as scratch:
         root = scratch / "root"
         mirror = [word for word in [_mirror()] if word]
         options = ["--variant=minbase", "--include=python3"]
@@ -141,8 +148,8 @@ def _system_layers() -> Iterator[Path]:
             unmount_below(root)
         paths = sorted(path.relative_to(root) for path in root.rglob("*") if not _unwanted(path.relative_to(root)))
         upper = _python_files(root)
-        yield _tree_tar(root, _with_parents(paths, set(paths) - upper), scratch / "base.tar")
-        yield _tree_tar(root, [path for path in paths if path in upper], scratch / "python.tar")
+        yield tree_tar(root, _with_parents(paths, set(paths) - upper), scratch / "base.tar")
+        yield tree_tar(root, [path for path in paths if path in upper], scratch / "python.tar")
 
 
 def _with_parents(paths: Sequence[Path], chosen: set[Path]) -> list[Path]:
@@ -170,7 +177,7 @@ def _python_files(root: Path) -> set[Path]:
     return chosen | {parent for path in chosen for parent in path.parents if parent != Path()}
 
 
-def _tree_tar(root: Path, paths: Sequence[Path], target: Path) -> Path:
+def tree_tar(root: Path, paths: Sequence[Path], target: Path) -> Path:
     """A tar of ``paths`` of a real tree: owners, modes, devices and hard links as they are, times not after EPOCH."""
     with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as tar:
         for path in paths:

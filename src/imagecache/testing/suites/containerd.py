@@ -46,6 +46,11 @@ class ContainerdSuite:
             digest = await session.content.write(b"document", {**_LABEL, key: repository})
         assert (await session.content.labels(digest) or {})[key] == "team/a,team/b"
 
+    async def test_an_empty_label_of_content_is_taken_away(self, session: Session) -> None:
+        digest = await session.content.write(b"document", {**_LABEL, "a": "1"})
+        await session.content.write(b"document", {"a": ""})
+        assert await session.content.labels(digest) == _LABEL
+
     async def test_content_that_is_not_there(self, session: Session) -> None:
         assert await session.content.labels(Digest.sha256(b"none")) is None
         assert await session.content.read(Digest.sha256(b"none")) is None
