@@ -33,9 +33,10 @@ class Derive(msgspec.Struct, tag=True, frozen=True):
 
 
 class Verify(msgspec.Struct, tag=True, frozen=True):
-    """Descriptor: a layer image (read) whose tar has ``diff_id``, as the sender has found by hashing it."""
+    """Descriptor: a layer image (read) whose first ``tar_size`` bytes have ``diff_id``, as the sender has found."""
 
     diff_id: DiffID
+    tar_size: int
 
 
 class Available(msgspec.Struct, tag=True, frozen=True):

@@ -111,6 +111,10 @@ def _verify(job: Verify, fds: list[int]) -> Converted:
     image = LayerImage.from_fd(fds[0])
     if image.header.diff_id != job.diff_id:
         raise errors.StoreCorrupt(f"the layer image says that it is {image.header.diff_id}, and is {job.diff_id}")
+    if image.header.tar_size != job.tar_size:  # else what follows the tar could pass for more of it
+        raise errors.StoreCorrupt(
+            f"the layer image says that its tar has {image.header.tar_size} bytes, not {job.tar_size}"
+        )
     verify_metadata(fds[0], image, limits=DEFAULT)
     return Converted(header=image.header, size=image.size, sha256=None, context=False)
 

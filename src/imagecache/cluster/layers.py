@@ -2,8 +2,8 @@
 
 Ranges arrive in any order, a few at a time; each is appended when its turn comes, so what a killed agent leaves is a
 beginning, and the next one goes on from there (``store.downloads``, by the file's SHA-256). The bytes are believed when
-the file has the digest of the snapshot document, the tar in it has the diffID, and the rest follows from the tar.
-It must not know which cache a layer is for.
+the tar in it has the diffID and the rest follows from the tar; where that cannot be shown, when the file has its digest
+too. It must not know which cache a layer is for.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from imagecache.build.writeback import WriteBehind
 from imagecache.cluster.ports import Verifier
 from imagecache.cluster.threads import in_threads
 from imagecache.erofs.header import DATA_START
-from imagecache.errors import ContentError, DigestMismatch, NoSpace, StoreCorrupt, StoreError
+from imagecache.errors import ContentError, DigestMismatch, NoSpace, StoreCorrupt
 from imagecache.limits import MIB
 from imagecache.oserrors import converting
 from imagecache.served.ports import RemoteStore
@@ -53,28 +54,31 @@ class FetchSettings:
 
 
 class _Hashes:
-    """Both digests of a layer image, while its bytes come in order."""
+    """Digests of a layer image, while its bytes come in order: of the tar in it, and of the file when asked for."""
 
-    def __init__(self, layer: LayerRecord) -> None:
+    def __init__(self, layer: LayerRecord, *, file: bool) -> None:
         self._layer = layer
-        self._file = hashlib.sha256()
+        self._file = hashlib.sha256() if file else None
         self._tar = hashlib.sha256()
         self._end = DATA_START + layer.tar_size
 
-    def works(self, offset: int, data: bytes | memoryview) -> tuple[Callable[[], None], Callable[[], None]]:
-        """Hash ``data``, which is at ``offset``: two calls that may run at the same time."""
+    def works(self, offset: int, data: bytes | memoryview) -> list[Callable[[], None]]:
+        """Hash ``data``, which is at ``offset``: calls that may run at the same time."""
         inside = memoryview(data)[max(DATA_START - offset, 0) : max(self._end - offset, 0)]
-        return lambda: self._file.update(data), lambda: self._tar.update(inside)
+        works = [lambda: self._tar.update(inside)]
+        if self._file is not None:
+            works.append(partial(self._file.update, data))
+        return works
 
     def check(self) -> None:
         """Raises DigestMismatch."""
-        for what, found, wanted in (
-            ("the file", self._file.hexdigest(), self._layer.sha256),
-            ("its tar", self._tar.hexdigest(), self._layer.diff_id),
-        ):
-            if found != wanted.hex:
+        found = [("its tar", self._tar.hexdigest(), self._layer.diff_id.hex)]
+        if self._file is not None:
+            found.append(("the file", self._file.hexdigest(), self._layer.sha256.hex))
+        for what, digest, wanted in found:
+            if digest != wanted:
                 raise DigestMismatch(
-                    f"layer image {self._layer.name} arrived damaged: {what} has sha256:{found}, not {wanted}",
+                    f"layer image {self._layer.name} arrived damaged: {what} has sha256:{digest}, not {wanted}",
                     hint="it is fetched again; if it stays so, check the store where it is: imagecache check --deep",
                 )
 
@@ -150,7 +154,7 @@ class LayerFetcher:
     async def _attempt(self, layer: LayerRecord, advanced: Advanced) -> None:
         with await asyncio.to_thread(self._store.downloads.open, layer.sha256, layer.size) as download:
             try:
-                hashes = _Hashes(layer)
+                hashes = _Hashes(layer, file=not self._verifier.proves(layer))
                 await self._resume(download, hashes, advanced)
                 await self._transfer(layer, download, hashes, advanced)
                 hashes.check()
@@ -213,14 +217,7 @@ class LayerFetcher:
     async def _range(self, name: LayerName, offset: int, length: int) -> bytearray:
         """The bytes, at the beginning of a buffer."""
         buffer = self._buffers.pop() if self._buffers else bytearray(self._settings.range_size)
-        filled = 0
-        async for piece in self._remote.layer(name, offset, length):
-            if filled + len(piece) > length:
-                break
-            buffer[filled : filled + len(piece)] = piece
-            filled += len(piece)
-        if filled != length:
-            raise StoreError(f"layer image {name}: {filled} bytes came where {length} were asked for")
+        await self._remote.layer(name, offset, memoryview(buffer)[:length])
         self._fetched(length)
         return buffer
 

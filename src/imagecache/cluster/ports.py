@@ -151,6 +151,9 @@ class Reporter(Protocol):
 
 
 class Verifier(Protocol):
+    def proves(self, layer: LayerRecord) -> bool:
+        """Whether ``verify`` proves every byte beside the tar, so that the digest of the whole file adds nothing."""
+
     async def verify(self, fd: int, layer: LayerRecord) -> None:
         """Prove that everything beside the (already proven) tar of a layer image follows from the tar.
 

@@ -2,23 +2,23 @@
 
 Broken connections are resumed by range from where they stopped; nothing of what the server writes is repeated in an
 error except the names of our own errors. CA bundle and token are files that Kubernetes replaces: the token is read for
-each request, the bundle when it has changed. It must not believe layers: the caller hashes them.
+each request, the bundle when it has changed. Requests are made in threads (``transport``). It must not believe layers:
+the caller hashes them.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import http.client
 import random
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
-
-import aiohttp
-from yarl import URL
+from typing import Self, TypeVar
+from urllib.parse import urlsplit
 
 from imagecache import __version__, errors
 from imagecache.digest import Digest
@@ -35,13 +35,18 @@ from imagecache.errors import (
 )
 from imagecache.served import wire
 from imagecache.served.tls import Versions, versions
+from imagecache.served.transport import Endpoint, Exchange, Transport
 from imagecache.store.model import LayerName, SnapshotDocument
 
 _PROGRESS = 1 << 20
 """Bytes that count as progress; fewer do not earn new tries."""
 _PROBLEM_LIMIT = 64 << 10
 _TOKEN_LIMIT = 64 << 10
+_PIECE = 256 << 10
+"""Bytes read in one go: as many may have to be fetched again when a connection breaks."""
 _REASONS = frozenset({"NotFound", "BlobNotFound", "StoreCorrupt"})
+_T = TypeVar("_T")
+Receive = Callable[[http.client.HTTPResponse], _T]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,7 @@ class ClientSettings:
     name: str = ""
     """In the server's certificate, when the URL has an address; empty: the URL's own host."""
     connections: int = 16
+    """And threads; who finds none free waits."""
     connect_timeout: float = 10.0
     read_timeout: float = 30.0
     """Longest silence in the middle of an answer."""
@@ -65,8 +71,6 @@ class ClientSettings:
     backoff: float = 0.25
     """Wait before the second try; doubles each time, and varies by half."""
     backoff_limit: float = 10.0
-    read_buffer: int = 1 << 20
-    """Per answer: reading from the socket pauses above twice this."""
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     chance: Callable[[], float] = random.random
 
@@ -79,36 +83,43 @@ class _Again(Exception):
         self.error = error
 
 
+@dataclass(slots=True)
+class _Part:
+    """Memory that is being filled from its beginning, by one thread at a time."""
+
+    target: memoryview
+    filled: int = 0
+
+    @property
+    def left(self) -> int:
+        return len(self.target) - self.filled
+
+    def fill(self, response: http.client.HTTPResponse) -> None:
+        """Until it is full or the answer ends."""
+        while self.left and (count := response.readinto(self.target[self.filled : self.filled + _PIECE])):
+            self.filled += count
+
+
 class ServedStore:
     """Use as an asynchronous context manager; one for a process. Raises InvalidSetting for an address without https."""
 
     def __init__(self, settings: ClientSettings) -> None:
         self._settings = settings
-        self._url = URL(settings.url)
-        if self._url.scheme != "https" or not self._url.host:
-            raise InvalidSetting(f"the store's address {settings.url!r} is not https://host:port")
-        self._session: aiohttp.ClientSession | None = None
+        endpoint, self._base = _endpoint(settings)
+        self._host = endpoint.host
+        self._authority = urlsplit(settings.url).netloc
+        self._transport = Transport(endpoint)
+        self._threads = ThreadPoolExecutor(settings.connections, thread_name_prefix="served")
         self._trust: tuple[Versions, ssl.SSLContext] | None = None
 
     async def __aenter__(self) -> Self:
-        timeouts = aiohttp.ClientTimeout(
-            total=None, sock_connect=self._settings.connect_timeout, sock_read=self._settings.read_timeout
-        )
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._settings.connections),
-            timeout=timeouts,
-            read_bufsize=self._settings.read_buffer,
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"User-Agent": f"imagecache/{__version__}", "Accept-Encoding": "identity"},
-        )
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._session is not None:
-            await self._session.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._transport.close()
 
     async def snapshot(self, snapshot_id: str) -> SnapshotDocument:
         wire.check_snapshot_id(snapshot_id)
@@ -122,56 +133,49 @@ class ServedStore:
             raise DigestMismatch(f"{what} has another digest when it arrives", hint="check the store that serves it")
         return body
 
-    async def layer(self, name: LayerName, offset: int, length: int) -> AsyncIterator[bytes]:
-        position = mark = offset
-        end = offset + length
-        failures = 0
-        while position < end:
+    async def layer(self, name: LayerName, offset: int, target: memoryview) -> None:
+        what, end = f"layer image {name}", offset + len(target)
+        part, mark, failures = _Part(target), 0, 0
+        while part.left:
+            headers = {"Range": f"bytes={offset + part.filled}-{end - 1}"}
             try:
-                async with contextlib.aclosing(self._part(name, position, end)) as part:
-                    async for chunk in part:
-                        position += len(chunk)
-                        yield chunk
+                await self._ask(
+                    wire.layer_path(name), what, lambda response: self._take_part(response, what, part, offset), headers
+                )
             except _Again as again:
-                if position - mark >= _PROGRESS:
-                    mark, failures = position, 0
+                if part.filled - mark >= _PROGRESS:
+                    mark, failures = part.filled, 0
                 failures += 1
                 await self._wait(failures, again)
 
-    async def _part(self, name: LayerName, position: int, end: int) -> AsyncGenerator[bytes, None]:
-        """One request: as many bytes as come, never more than were asked for."""
-        what = f"layer image {name}"
-        left = end - position
-        async with self._get(wire.layer_path(name), what, {"Range": f"bytes={position}-{end - 1}"}) as response:
-            if response.status != 206 or not response.headers.get("Content-Range", "").startswith(f"bytes {position}-"):
-                raise StoreError(f"{self._url.host} answers with another range of {what} than was asked for")
-            if response.content_length is not None and response.content_length < left:
-                raise StoreCorrupt(f"{what} ends at {position + response.content_length} in the store, not at {end}")
-            async for chunk in response.content.iter_any():
-                left -= len(chunk)
-                if left < 0:
-                    raise StoreError(f"{self._url.host} sends more of {what} than was asked for")
-                yield chunk
-        if left:
-            raise _Again(StoreUnreachable(f"{what} ends after {end - left} of {end} bytes: the connection is cut"))
+    def _take_part(self, response: http.client.HTTPResponse, what: str, part: _Part, offset: int) -> None:
+        """One answer: as many bytes as come, never more than were asked for."""
+        at, end = offset + part.filled, offset + len(part.target)
+        if response.status != 206 or not response.headers.get("Content-Range", "").startswith(f"bytes {at}-"):
+            raise StoreError(f"{self._host} answers with another range of {what} than was asked for")
+        if response.length is not None and response.length < part.left:
+            raise StoreCorrupt(f"{what} ends at {at + response.length} in the store, not at {end}")
+        part.fill(response)
+        if part.left:
+            done = len(part.target) - part.left
+            raise _Again(StoreUnreachable(f"{what} ends after {done} of {end} bytes: the connection is cut"))
+        if response.read(1):
+            raise StoreError(f"{self._host} sends more of {what} than was asked for")
 
     async def _whole(self, path: str, bound: int, what: str) -> bytes:
+        def receive(response: http.client.HTTPResponse) -> bytes:
+            body = response.read(bound + 1)
+            if len(body) > bound:
+                raise LimitExceeded(f"{what} has more than {bound} bytes, which is the limit")
+            return body
+
         failures = 0
         while True:
             try:
-                return await self._once(path, bound, what)
+                return await self._ask(path, what, receive)
             except _Again as again:
                 failures += 1
                 await self._wait(failures, again)
-
-    async def _once(self, path: str, bound: int, what: str) -> bytes:
-        body = bytearray()
-        async with self._get(path, what, {}) as response:
-            async for chunk in response.content.iter_any():
-                body += chunk
-                if len(body) > bound:
-                    raise LimitExceeded(f"{what} has more than {bound} bytes, which is the limit")
-        return bytes(body)
 
     async def _wait(self, failures: int, again: _Again) -> None:
         if failures >= self._settings.attempts:
@@ -179,37 +183,46 @@ class ServedStore:
         whole = min(self._settings.backoff_limit, self._settings.backoff * 2.0 ** (failures - 1))
         await self._settings.sleep(whole * (0.5 + self._settings.chance()))
 
-    @contextlib.asynccontextmanager
-    async def _get(self, path: str, what: str, headers: dict[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
-        """A successful answer; foreign exceptions inside the block are translated. Raises _Again, StoreError."""
-        if self._session is None:
-            raise RuntimeError("ServedStore is used outside of its context")
-        authorization = f"Bearer {await asyncio.to_thread(self._token)}"
-        context = await asyncio.to_thread(self._context)
+    async def _ask(self, path: str, what: str, receive: Receive[_T], headers: Mapping[str, str] | None = None) -> _T:
+        """One request, in a thread. A cancellation ends it soon, and does not wait for that."""
+        exchange = Exchange()
         try:
-            async with self._session.get(
-                self._url.joinpath(*path.split("/")),
-                headers={**headers, "Authorization": authorization},
-                ssl=context,
-                server_hostname=self._settings.name or None,
-                allow_redirects=False,
-            ) as response:
-                if response.status not in {200, 206}:
-                    raise self._refusal(response.status, await response.content.read(_PROBLEM_LIMIT), what)
-                yield response
-        except (aiohttp.ClientSSLError, ssl.SSLCertVerificationError) as error:
+            return await asyncio.get_running_loop().run_in_executor(
+                self._threads, lambda: self._get(exchange, path, what, receive, headers or {})
+            )
+        except asyncio.CancelledError:
+            exchange.abort()
+            raise
+
+    def _get(self, exchange: Exchange, path: str, what: str, receive: Receive[_T], headers: Mapping[str, str]) -> _T:
+        """What ``receive`` makes of a successful answer. Raises _Again, StoreError, and what ``receive`` raises."""
+
+        def answered(response: http.client.HTTPResponse) -> _T:
+            if response.status not in {200, 206}:
+                raise self._refusal(response.status, response.read(_PROBLEM_LIMIT), what)
+            return receive(response)
+
+        sent = {
+            "User-Agent": f"imagecache/{__version__}",
+            "Accept-Encoding": "identity",
+            **headers,
+            "Authorization": f"Bearer {self._token()}",
+        }
+        try:
+            return self._transport.get(exchange, self._context(), f"{self._base}/{path}", sent, answered)
+        except ssl.SSLCertVerificationError as error:
             raise StoreRefused(
-                f"the certificate of {self._url.host} is not trusted",
+                f"the certificate of {self._host} is not trusted",
                 hint=f"{self._settings.ca_file} must hold the authority that signed it",
             ) from error
-        except aiohttp.ClientResponseError:  # it holds the request's headers, and so the token
+        except http.client.HTTPException:  # it may hold what the server wrote
             raise _Again(self._unreachable("the answer is malformed")) from None
-        except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+        except OSError as error:
             raise _Again(self._unreachable(type(error).__name__)) from error
 
     def _unreachable(self, why: str) -> StoreUnreachable:
         return StoreUnreachable(
-            f"the store at {self._url.authority} does not answer ({why})",
+            f"the store at {self._authority} does not answer ({why})",
             hint="it is tried again; does the controller run, and may this node reach it?",
         )
 
@@ -217,15 +230,15 @@ class ServedStore:
         reason = wire.problem_of(body).reason
         if status in {401, 403}:
             return StoreRefused(
-                f"the store at {self._url.authority} refuses this node's token ({status})",
+                f"the store at {self._authority} refuses this node's token ({status})",
                 hint="the agent's ServiceAccount must be one that the controller serves, with its audience",
             )
         if reason in _REASONS:
             kind: type[NotFound | BlobNotFound | StoreCorrupt] = getattr(errors, reason)
-            return kind(f"the store at {self._url.authority} says {reason} for {what}")
+            return kind(f"the store at {self._authority} says {reason} for {what}")
         if status >= 500 or status in {408, 429}:
             return _Again(self._unreachable(f"HTTP status {status}"))
-        return StoreError(f"the store at {self._url.authority} answers {status} for {what}")
+        return StoreError(f"the store at {self._authority} answers {status} for {what}")
 
     def _token(self) -> str:
         path = self._settings.token_file
@@ -251,3 +264,16 @@ class ServedStore:
 
 
 _TOKEN_HINT = "mount a projected ServiceAccount token there"  # noqa: S105 - words about one
+
+
+def _endpoint(settings: ClientSettings) -> tuple[Endpoint, str]:
+    """And the path that comes before every other. Raises InvalidSetting."""
+    try:
+        url = urlsplit(settings.url)
+        host, port = url.hostname, url.port or 443
+    except ValueError:
+        host = None
+    if not host or url.scheme != "https":
+        raise InvalidSetting(f"the store's address {settings.url!r} is not https://host:port")
+    name = settings.name or host
+    return Endpoint(host, port, name, settings.connect_timeout, settings.read_timeout), url.path.rstrip("/")

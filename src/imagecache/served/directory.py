@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 from imagecache.digest import Digest
@@ -18,8 +17,6 @@ from imagecache.store.blobs import Blobs
 from imagecache.store.model import LayerName, SnapshotDocument
 from imagecache.store.paths import StorePaths
 from imagecache.store.snapshots import Snapshots
-
-_PIECE = 1 << 20
 
 
 class StoreReader:
@@ -67,16 +64,19 @@ class DirectoryStore:
     async def document(self, digest: Digest) -> bytes:
         return await asyncio.to_thread(self._reader.document, digest)
 
-    async def layer(self, name: LayerName, offset: int, length: int) -> AsyncIterator[bytes]:
-        fd, _size = await asyncio.to_thread(self._reader.open_layer, name)
+    async def layer(self, name: LayerName, offset: int, target: memoryview) -> None:
+        await asyncio.to_thread(self._fill, name, offset, target)
+
+    def _fill(self, name: LayerName, offset: int, target: memoryview) -> None:
+        fd, _size = self._reader.open_layer(name)
         try:
-            end = offset + length
-            while offset < end:
-                piece = await asyncio.to_thread(read_piece, fd, offset, min(_PIECE, end - offset))
-                if not piece:
-                    raise StoreCorrupt(f"layer image {name} ends at {offset}, and should have {end} bytes at least")
-                yield piece
-                offset += len(piece)
+            filled = 0
+            while filled < len(target):
+                with converting("a layer image"):
+                    count = os.preadv(fd, [target[filled:]], offset + filled)
+                if not count:
+                    raise StoreCorrupt(f"layer image {name} ends before byte {offset + len(target)}")
+                filled += count
         finally:
             os.close(fd)
 

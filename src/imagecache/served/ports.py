@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Protocol
 
 from imagecache.digest import Digest
@@ -21,10 +20,11 @@ class RemoteStore(Protocol):
     async def document(self, digest: Digest) -> bytes:
         """An original manifest, index or config: whole, bounded, verified. Raises BlobNotFound, DigestMismatch."""
 
-    def layer(self, name: LayerName, offset: int, length: int) -> AsyncIterator[bytes]:
-        """Exactly ``length`` bytes of a layer image from ``offset`` on, in order, in pieces of any size.
+    async def layer(self, name: LayerName, offset: int, target: memoryview) -> None:
+        """Fill ``target`` with the bytes of a layer image from ``offset`` on.
 
-        They are not verified: the caller hashes them. Raises BlobNotFound; StoreCorrupt when the file ends before.
+        They are not verified: the caller hashes them. When this was cancelled, ``target`` may still change for a
+        moment. Raises BlobNotFound; StoreCorrupt when the file ends before.
         """
 
 

@@ -6,9 +6,10 @@ the real server and client joined over TLS on loopback. They must not check more
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -65,20 +66,22 @@ class MemoryRemoteStore:
             raise BlobNotFound(f"no document {digest}")
         return self.documents[digest]
 
-    async def layer(self, name: LayerName, offset: int, length: int) -> AsyncIterator[bytes]:
+    async def layer(self, name: LayerName, offset: int, target: memoryview) -> None:
         self._answer()
         if name not in self.layers:
             raise BlobNotFound(f"no layer image {name}")
-        content = self._content(name, offset + length)
-        if offset + length > len(content):
+        end = offset + len(target)
+        content = self._content(name, end)
+        if end > len(content):
             raise StoreCorrupt(f"layer image {name} ends at {len(content)}")
-        for start in range(offset, offset + length, _PIECE):
+        for start in range(offset, end, _PIECE):
             problem = self.on_piece(name, start)
             if problem is not None:
                 raise problem
-            piece = content[start : min(start + _PIECE, offset + length)]
+            piece = content[start : min(start + _PIECE, end)]
+            target[start - offset :][: len(piece)] = piece
             self.fetched[name] += len(piece)
-            yield piece
+            await asyncio.sleep(0)
 
     def _content(self, name: LayerName, end: int) -> bytes:
         content = self.layers[name]

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 import msgspec
 import pytest
-from tests.unit.cluster.bench import Fetchers, Origin
+from tests.unit.cluster.bench import SMALL, Fetchers, Origin
 
 from imagecache.build.pool import WorkerPool
 from imagecache.cluster.fetch import SnapshotFetcher
 from imagecache.cluster.layers import FetchSettings
 from imagecache.cluster.verify import WorkerVerifier
 from imagecache.digest import Digest
+from imagecache.erofs.header import HEADER_OFFSET, LayerHeader
 from imagecache.errors import (
     BlobNotFound,
     DigestMismatch,
@@ -244,6 +246,54 @@ async def test_metadata_that_does_not_follow_from_the_tar_is_refused(
     assert caught.value.reason in {"StoreCorrupt", "MalformedLayer"}
     assert not node.layers.has(layer.name)
     assert not list(node.paths.downloads.iterdir())
+
+
+@pytest.mark.parametrize("at", [1030, 2100, -5])
+async def test_a_byte_beside_the_tar_that_changed_on_the_wire_is_fetched_again(
+    origin: Origin, node: Store, remote: MemoryRemoteStore, fetchers: Fetchers, at: int
+) -> None:
+    """The file's own digest is not computed where all of it is derived again."""
+    document = await origin.build(ID, BASE)
+    (layer,) = document.images[0].layers
+    honest = remote.layers[layer.name]
+    damaged = bytearray(honest)
+    damaged[at] ^= 1
+    remote.layers[layer.name] = bytes(damaged)
+
+    def heal(_name: LayerName, _offset: int) -> None:
+        if remote.fetched[layer.name] >= len(honest) - SMALL.range_size:  # the last piece of the first fetch
+            remote.layers[layer.name] = honest
+
+    remote.on_piece = heal
+
+    async with WorkerPool(1) as pool:
+        await fetch(fetchers(WorkerVerifier(pool)))
+
+    assert same_files(origin, node, document)
+    assert remote.fetched[layer.name] == 2 * len(honest)
+
+
+async def test_a_header_that_takes_more_for_the_tar_is_refused(
+    origin: Origin, node: Store, remote: MemoryRemoteStore, fetchers: Fetchers
+) -> None:
+    """The diffID proves the bytes that the document calls the tar, so the layer image has to call the same so."""
+    cut = BASE.rstrip(b"\0")
+    cut += bytes(-len(cut) % 512)  # a tar without its end: what follows it could pass for more entries
+    document = await origin.build(ID, cut)
+    longer = await origin.build(OTHER, cut + tar_of({"etc/more": b"evil"}))
+    (layer,), (other,) = document.images[0].layers, longer.images[0].layers
+    content = bytearray(remote.layers[other.name])
+    span = slice(HEADER_OFFSET, HEADER_OFFSET + LayerHeader.STRUCT.size)
+    content[span] = replace(LayerHeader.unpack(bytes(content[span])), diff_id=layer.diff_id).pack()
+    remote.layers[layer.name] = bytes(content)
+    image = msgspec.structs.replace(document.images[0], layers=(forged(layer, bytes(content)),))
+    remote.snapshots[ID] = msgspec.structs.replace(document, images=(image,))
+
+    async with WorkerPool(1) as pool:
+        with pytest.raises(StoreCorrupt, match="its tar has"):
+            await fetch(fetchers(WorkerVerifier(pool)))
+
+    assert not node.layers.has(layer.name)
 
 
 async def test_an_honest_layer_passes_the_proof(origin: Origin, node: Store, fetchers: Fetchers) -> None:

@@ -38,7 +38,9 @@ NAME = LayerName(space=Space.LAYERS, digest=Digest.sha256(CONTENT))
 
 
 async def read(client: ServedStore, offset: int = 0, length: int = len(CONTENT)) -> bytes:
-    return b"".join([piece async for piece in client.layer(NAME, offset, length)])
+    found = bytearray(length)
+    await client.layer(NAME, offset, memoryview(found))
+    return bytes(found)
 
 
 class Liar:
@@ -78,7 +80,7 @@ async def liar(tmp_path: Path) -> AsyncIterator[Liar]:
     liar = Liar(tmp_path / "liar")
     app = web.Application()
     app.router.add_get("/{path:.*}", liar.handle)
-    runner = web.AppRunner(app, access_log=None)
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
     await runner.setup()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(liar.certificate, liar._key)
@@ -293,3 +295,54 @@ async def test_many_layers_at_once(served: Served, store: Store) -> None:
         found = await asyncio.gather(*(read(client, number, 70_000) for number in range(100)))
 
     assert all(found[number] == CONTENT[number : number + 70_000] for number in range(100))
+
+
+async def test_a_connection_is_used_again(liar: Liar, to_liar: ServedStore) -> None:
+    for number in range(3):
+        await read(to_liar, number, 1000)
+
+    assert len({request.transport for request in liar.requests}) == 1
+
+
+async def test_a_cancelled_read_lets_go_of_a_silent_server(liar: Liar, to_liar: ServedStore) -> None:
+    begun, gone = asyncio.Event(), asyncio.Event()
+
+    async def silent(_request: web.Request) -> web.StreamResponse:
+        begun.set()
+        try:
+            await asyncio.sleep(60)
+        finally:  # aiohttp cancels a handler whose client has gone
+            gone.set()
+        return web.Response()
+
+    liar.answer = silent
+    reading = asyncio.create_task(read(to_liar))
+    await begun.wait()
+
+    reading.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    async with asyncio.timeout(5):
+        await gone.wait()
+
+
+async def test_what_is_no_http_is_tried_again_and_not_repeated(tmp_path: Path, time: FakeTime) -> None:
+    async def babble(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"agent-token agent-token agent-token\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    liar = Liar(tmp_path / "babbler")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(liar.certificate, liar._key)
+    async with await asyncio.start_server(babble, "127.0.0.1", 0, ssl=context) as server:
+        url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        settings = ClientSettings(url, liar.certificate, liar.token_file, sleep=time.sleep)
+        async with ServedStore(settings) as client:
+            with pytest.raises(StoreUnreachable, match="malformed") as caught:
+                await client.snapshot(SNAPSHOT)
+
+    assert len(time.slept) == 4
+    assert caught.value.__cause__ is None
+    assert "agent-token" not in repr(caught.value)
