@@ -33,6 +33,7 @@ from imagecache.errors import (
 from imagecache.kube import objects
 from imagecache.kube.client import KubeClient
 from imagecache.kube.config import in_cluster
+from imagecache.kube.ports import Kube
 from imagecache.kube.resources import DAEMON_SETS
 from imagecache.node.carried import carried
 from imagecache.node.containerd import ContainerdClient
@@ -53,6 +54,7 @@ _INTERVAL = 5.0
 """Seconds between two looks at the agent and the credentials."""
 _ASK_SECONDS = 10.0
 _DATABASE = "metadata.db"
+_STALE = "containerd's configuration is changed, and it was not restarted"
 _T = TypeVar("_T")
 _log = get_logger(__name__)
 
@@ -155,13 +157,14 @@ class LocalHostService:
         """Until cancelled."""
         metrics = Metrics()
         health = HealthServer(metrics, ready=lambda: self._problem)
-        credentials = self._credentials(options)
+        credentials, service = self._credentials(options), self._service(options)
         proxy = self._mode() is Mode.PROXY
         try:
             if options.health:
                 await health.start(options.health)
             while True:
-                self._problem = await self._agent_problem() if proxy else ""
+                stale = service.is_containerd_stale()
+                self._problem = _STALE if stale else await self._agent_problem() if proxy else ""
                 try:
                     if proxy:
                         await asyncio.to_thread(credentials.write)
@@ -173,23 +176,11 @@ class LocalHostService:
             await health.stop()
 
     async def removed(self, options: HostOptions) -> bool:
-        """Whether the DaemonSet is gone, or has another mode by now. In doubt it is there: a Pod may come back."""
         access = in_cluster(self.environ)
-        namespace, _, name = options.daemonset.partition("/")
-        if access is None or not name:
+        if access is None or not options.daemonset:
             return False
-        try:
-            async with KubeClient(access) as kube, asyncio.timeout(_ASK_SECONDS):
-                found = await kube.get(DAEMON_SETS, name, namespace=namespace)
-        except ObjectNotFound:
-            return True
-        except KubernetesDenied:
-            return True  # our role or account, which a removal takes away at the same time
-        except (KubernetesError, TimeoutError) as error:
-            _log.warning("the DaemonSet cannot be asked for, the host stays as it is", problem=str(error))
-            return False
-        mode = objects.texts(found, "metadata", "labels").get(MODE_LABEL, "")
-        return bool(objects.text(found, "metadata", "deletionTimestamp")) or mode not in {"", self.settings.mode.value}
+        async with KubeClient(access) as kube:
+            return await is_gone(kube, options.daemonset, self.settings.mode)
 
     def _service(self, options: HostOptions, config: str = "") -> HostService:
         files, mode = HostFiles(options.root), self._mode()
@@ -238,6 +229,24 @@ class LocalHostService:
                 return "" if response.status == 200 else (await response.text()).strip()[:500]
         except (aiohttp.ClientError, TimeoutError) as error:
             return f"the agent does not answer at {url}: {type(error).__name__}"
+
+
+async def is_gone(kube: Kube, daemonset: str, mode: ModeSetting) -> bool:
+    """Whether the DaemonSet (``namespace/name``) is gone, or has another mode. In doubt it is there.
+
+    Our role and account go together with it: who is not allowed any more to ask has been removed.
+    """
+    namespace, _, name = daemonset.partition("/")
+    try:
+        async with asyncio.timeout(_ASK_SECONDS):
+            found = await kube.get(DAEMON_SETS, name, namespace=namespace)
+    except (ObjectNotFound, KubernetesDenied):
+        return True
+    except (KubernetesError, TimeoutError) as error:
+        _log.warning("the DaemonSet cannot be asked for, the host stays as it is", problem=str(error))
+        return False
+    theirs = objects.texts(found, "metadata", "labels").get(MODE_LABEL, mode.value)
+    return bool(objects.text(found, "metadata", "deletionTimestamp")) or theirs != mode.value
 
 
 def _flags(options: HostOptions) -> str:

@@ -13,8 +13,8 @@ import typer
 from imagecache.cli.application import ConfigChange, HostLeft, HostOptions, Severity
 from imagecache.cli.doctor import EXIT_CODES, as_text
 from imagecache.cli.options import settings_flags
-from imagecache.cli.session import Session, note, run, say
-from imagecache.errors import Interrupted
+from imagecache.cli.session import Session, note, report, run, say
+from imagecache.errors import Interrupted, ServiceManagerMissing
 
 app = typer.Typer(help="The agent as a host service.", no_args_is_help=True, rich_markup_mode=None)
 _FLAGS = (
@@ -94,12 +94,16 @@ def keep(
 ) -> None:
     """Install, then hand the Pod's credentials to the host service until SIGTERM.
 
-    For the Pod of a DaemonSet. When the DaemonSet is gone at the end, or has another mode, the host service is
-    uninstalled; in an upgrade, a drain or a restart it stays.
+    For the Pod of a DaemonSet; not ready while the agent does not answer, or containerd was not restarted. When the
+    DaemonSet is gone at the end, or has another mode, the host service is uninstalled; in an upgrade, a drain or a
+    restart it stays.
     """
     options = HostOptions(root, unit, not leave_containerd, daemonset, health)
     tool = session.application(service=True).host_service()
-    _say(tool.install(options))
+    try:
+        _say(tool.install(options))
+    except ServiceManagerMissing as missing:  # whoever starts services here needs the credentials all the same
+        report(missing)
     with suppress(Interrupted):
         run(tool.keep(options))
     if asyncio.run(tool.removed(options)):

@@ -1,0 +1,235 @@
+"""What the host service is given by its Pod, how systemd is asked, and how a removal is told from an upgrade."""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from imagecache.apps.host_credentials import HostCredentials, by_address, config_text
+from imagecache.apps.host_service import MODE_LABEL, is_gone
+from imagecache.apps.host_systemd import Systemd
+from imagecache.cli import config
+from imagecache.cli.settings import Mode, Settings
+from imagecache.errors import HostError, HostServiceFailed, KubernetesDenied, KubernetesUnavailable
+from imagecache.kube.config import kubeconfig
+from imagecache.kube.ports import Object
+from imagecache.kube.resources import DAEMON_SETS, Resource
+from imagecache.node.hostfiles import CREDENTIALS, HostFiles
+from imagecache.testing.kube import FakeKube
+from imagecache.testing.served import make_certificate
+
+IN_CLUSTER = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443"}
+
+
+# credentials
+
+
+@dataclass
+class Pod:
+    """What kubelet has mounted, and the host."""
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        certificate, _ = make_certificate(self.folder)
+        for name, text in {
+            "token": "api-token",
+            "ca.crt": certificate.read_text(),
+            "namespace": "imagecache-system",
+            "store-token": "store-token",
+            "store-ca.crt": certificate.read_text(),
+        }.items():
+            (self.folder / name).write_text(text)
+        self.host = HostFiles(self.folder / "host")
+
+    def credentials(self, environ: Mapping[str, str] = IN_CLUSTER, **settings: object) -> HostCredentials:
+        given = replace(
+            Settings(),
+            store_url="https://127.0.0.1:8443",
+            store_token=self.folder / "store-token",
+            store_ca=self.folder / "store-ca.crt",
+            **settings,  # type: ignore[arg-type]
+        )
+        return HostCredentials(self.host, given, environ, account=self.folder)
+
+    def on_host(self, name: str) -> Path:
+        return self.host.at(CREDENTIALS / name)
+
+
+@pytest.fixture
+def pod(tmp_path: Path) -> Pod:
+    return Pod(tmp_path)
+
+
+def test_the_host_gets_what_the_pod_has(pod: Pod) -> None:
+    pod.credentials().write()
+    access = kubeconfig(pod.on_host("kubeconfig"))
+
+    assert (access.server, access.namespace) == ("https://10.0.0.1:443", "imagecache-system")
+    assert access.ca == (pod.folder / "ca.crt").read_text()
+    assert access.token_file == pod.on_host("token")
+    assert access.token_file.read_text() == "api-token"
+    assert pod.on_host("store-token").read_text() == "store-token"
+    assert {path.stat().st_mode & 0o777 for path in pod.on_host("").iterdir()} == {0o600}
+    assert pod.on_host("").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_token_is_renewed_and_the_kubeconfig_stays_the_same_file(pod: Pod) -> None:
+    """The agent begins anew when that file is another one."""
+    pod.credentials().write()
+    before = pod.on_host("kubeconfig").stat().st_ino
+    (pod.folder / "token").write_text("fresh")
+    (pod.folder / "store-token").write_text("fresh too")
+    pod.credentials().write()
+
+    assert (pod.on_host("token").read_text(), pod.on_host("store-token").read_text()) == ("fresh", "fresh too")
+    assert pod.on_host("kubeconfig").stat().st_ino == before
+
+
+def test_the_settings_name_files_of_the_host(pod: Pod) -> None:
+    settings = pod.credentials(node_name="a", taint_timeout=5.0, allow_private_names=("x",)).settings_on_host()
+    found = tomllib.loads(config_text(settings))
+
+    assert found == {
+        "mode": "proxy",
+        "node_name": "a",
+        "taint_timeout": 5.0,
+        "allow_private_names": ["x"],
+        "kubeconfig": str(CREDENTIALS / "kubeconfig"),
+        "store_url": "https://127.0.0.1:8443",
+        "store_token": str(CREDENTIALS / "store-token"),
+        "store_ca": str(CREDENTIALS / "store-ca.crt"),
+    }
+
+
+def test_the_written_settings_are_read_again(pod: Pod) -> None:
+    settings = pod.credentials(node_name='a"b').settings_on_host()
+    (pod.folder / "config.toml").write_text(config_text(settings))
+
+    assert config.load({}, {}, str(pod.folder / "config.toml")) == settings
+
+
+def test_outside_a_cluster_there_is_nothing_to_hand_over(pod: Pod) -> None:
+    credentials = pod.credentials({})
+    credentials.write()
+
+    assert not pod.on_host("").exists()
+    assert credentials.settings_on_host().store_token == pod.folder / "store-token"
+
+
+def test_a_name_becomes_an_address_and_is_kept_for_the_certificate() -> None:
+    assert by_address("https://localhost:8443") in {
+        ("https://127.0.0.1:8443", "localhost"),
+        ("https://[::1]:8443", "localhost"),
+    }
+    assert by_address("https://[fd00::1]:8443") == ("https://[fd00::1]:8443", "")
+    with pytest.raises(HostError, match="no address"):
+        by_address("https://imagecache-store.invalid:8443")
+
+
+def test_a_token_that_is_not_there_is_told_without_its_text(pod: Pod) -> None:
+    (pod.folder / "store-token").write_bytes(b"secret\xff")
+
+    with pytest.raises(HostError, match="store-token cannot be read") as caught:
+        pod.credentials().write()
+    assert "secret" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+# systemd
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder on PATH with a systemctl and an nsenter that write down what they are asked."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("systemctl", "nsenter"):
+        (folder / name).write_text(
+            f'#!/bin/sh\necho "{name} $*" >>{tmp_path}/calls\necho "no such thing" >&2\nexit $(cat {tmp_path}/code)\n'
+        )
+        (folder / name).chmod(0o755)
+    (tmp_path / "code").write_text("0")
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    return tmp_path
+
+
+def test_systemd_runs_where_it_has_booted(tmp_path: Path) -> None:
+    assert not Systemd(tmp_path).running()
+    (tmp_path / "run/systemd/system").mkdir(parents=True)
+    assert Systemd(tmp_path).running()
+
+
+def test_a_container_asks_in_the_hosts_mounts(programs: Path) -> None:
+    Systemd(programs / "host").restart("a.service")
+    Systemd().reload()
+
+    assert (programs / "calls").read_text().splitlines() == [
+        "nsenter --target 1 --mount -- systemctl restart a.service",
+        "systemctl daemon-reload",
+    ]
+
+
+def test_what_systemctl_says_is_in_the_error(programs: Path) -> None:
+    (programs / "code").write_text("1")
+
+    with pytest.raises(HostServiceFailed, match=r"systemctl start a\.service ended with 1: no such thing") as caught:
+        Systemd().start("a.service")
+    assert "journalctl --unit a.service" in caught.value.hint
+
+
+def test_a_unit_that_is_not_there_is_stopped(programs: Path) -> None:
+    (programs / "code").write_text("5")
+    Systemd().stop("a.service")
+
+    with pytest.raises(HostServiceFailed):
+        Systemd().start("a.service")
+
+
+# removal or upgrade
+
+
+DAEMONSET = "imagecache-system/imagecache-agent"
+
+
+async def daemonset(**metadata: object) -> FakeKube:
+    kube = FakeKube()
+    item: Object = json.loads(json.dumps({"metadata": {"name": "imagecache-agent", **metadata}}))
+    await kube.create(DAEMON_SETS, item, namespace="imagecache-system")
+    return kube
+
+
+async def test_a_daemonset_that_is_there_brings_its_pod_back() -> None:
+    assert not await is_gone(await daemonset(), DAEMONSET, Mode.PROXY)
+    assert not await is_gone(await daemonset(labels={MODE_LABEL: "proxy"}), DAEMONSET, Mode.PROXY)
+
+
+async def test_a_daemonset_of_another_mode_does_not() -> None:
+    assert await is_gone(await daemonset(labels={MODE_LABEL: "native"}), DAEMONSET, Mode.PROXY)
+
+
+async def test_a_daemonset_that_is_gone() -> None:
+    assert await is_gone(FakeKube(), DAEMONSET, Mode.PROXY)
+
+
+class Failing(FakeKube):
+    """An API server that answers every get with one error."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self._error = error
+
+    async def get(self, resource: Resource, name: str, *, namespace: str = "") -> Object:
+        del resource, name, namespace
+        raise self._error
+
+
+async def test_in_doubt_the_host_stays_as_it_is() -> None:
+    assert not await is_gone(Failing(KubernetesUnavailable("down")), DAEMONSET, Mode.PROXY)
+    assert await is_gone(Failing(KubernetesDenied("no such account")), DAEMONSET, Mode.PROXY)
