@@ -48,7 +48,7 @@ _ROOT: dict[str, Node] = {**UNPRIVILEGED, "runAsUser": 0, "runAsGroup": 0}
 _AGENT_SECURITY: dict[str, Node] = {
     **_ROOT,
     # root for containerd's socket; the two for workers, which become nobody; the one for files of any owner
-    "capabilities": {"drop": ["ALL"], "add": ["SETUID", "SETGID", "DAC_OVERRIDE"]},
+    "capabilities": {"drop": ["ALL"], "add": ["SETUID", "SETGID", "KILL", "DAC_OVERRIDE"]},
 }
 _INSTALLER_SECURITY: dict[str, Node] = {"privileged": True, "runAsUser": 0, "readOnlyRootFilesystem": True}
 _INSTALLS = PROXY | (NATIVE & given("containerd.configure"))

@@ -98,7 +98,9 @@ class ClusterDuties:
                 if str(error) != told:
                     told = str(error)
                     _log.warning("not in the cluster yet", reason=error.reason, problem=told, hint=error.hint)
-            except Exception as error:  # noqa: BLE001 - a supervisor: the snapshotter beside it must go on
+            except Exception as error:
+                if asyncio.current_task().cancelling():  # type: ignore[union-attr]  # we are inside a task
+                    raise  # a failure on the way out must not undo that we are to end
                 _log.exception("the cluster's part ended, it begins again", kind=type(error).__name__)
             await asyncio.sleep(_AGAIN)
 

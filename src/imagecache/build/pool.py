@@ -78,8 +78,10 @@ class Worker:
                 return message
 
     def kill(self) -> None:
+        """It also ends by itself, soon after its socket does."""
         self._socket.close()
-        self._process.kill()
+        with contextlib.suppress(PermissionError):  # it became nobody, and root without CAP_KILL may not signal it
+            self._process.kill()
         self._process.wait()
 
 

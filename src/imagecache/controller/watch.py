@@ -72,6 +72,7 @@ class Watcher:
             standalone=True,
             clusterwide=True,
             stop_flag=stop,
+            identity="imagecache",  # type: ignore[arg-type]  # a NewType that kopf does not export; else it asks for our user's name
         )
 
     def _registry(self, loop: asyncio.AbstractEventLoop) -> kopf.OperatorRegistry:

@@ -39,9 +39,14 @@ _PROXY: Mapping[str, object] = {
 }
 
 
-def kubelet_config(cgroup: str, taints: Sequence[Mapping[str, str]], changes: Mapping[str, object]) -> str:
+def kubelet_config(cgroup: str, dns: str, taints: Sequence[Mapping[str, str]], changes: Mapping[str, object]) -> str:
     """KubeletConfiguration as JSON. ``cgroup`` is the node's root; ``changes`` win over everything."""
-    own = {"cgroupRoot": f"/{cgroup}", "registerWithTaints": [dict(taint) for taint in taints]}
+    own = {
+        "cgroupRoot": f"/{cgroup}",
+        "clusterDNS": [dns],  # answers while a test runs ``dns.Names``
+        "clusterDomain": "cluster.local",
+        "registerWithTaints": [dict(taint) for taint in taints],
+    }
     return json.dumps({**_KUBELET, **own, **changes}, indent=2)
 
 

@@ -182,7 +182,7 @@ class Node:
 
     def _make_kubelet(self) -> Component:
         config = self.directory / "kubelet.json"
-        config.write_text(kubelet_config(self.cgroup, self.spec.taints, self.spec.kubelet))
+        config.write_text(kubelet_config(self.cgroup, self._network.address, self.spec.taints, self.spec.kubelet))
         argv: list[str | Path] = [
             kubernetes("kubelet"),
             f"--config={config}",

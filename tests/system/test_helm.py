@@ -1,0 +1,139 @@
+"""The chart on a real cluster: everything from our own image, installed, upgraded and removed with pods running.
+
+No systemd runs here, so the test restarts containerd where the installer has configured it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from imagecache.testing.cluster.accounts import NAMESPACE
+from imagecache.testing.cluster.cluster import Cluster
+from imagecache.testing.cluster.dns import Names
+from imagecache.testing.cluster.node import Node, NodeSpec
+from imagecache.testing.cluster.pods import PodSpec, messages, run_pods
+from imagecache.testing.cluster.programs import kubernetes
+from imagecache.testing.images import busybox_image, tar_of
+from imagecache.testing.own_image import own_image
+from imagecache.testing.peers.processes import mounts_below, processes_of, wait_until
+from imagecache.testing.peers.registry import Registry
+from imagecache.testing.peers.workspace import workspace
+
+CHART = Path(__file__).resolve().parents[2] / "charts" / "imagecache"
+CACHE = "imagecaches.eci.alibabacloud.com"
+pytestmark = pytest.mark.timeout(600)
+
+
+@dataclass
+class Place:
+    """An empty cluster of one node, and what the chart needs to be there."""
+
+    cluster: Cluster
+    names: Names
+    registry: Registry
+    repository: str
+    """Of our own image."""
+
+    @property
+    def node(self) -> Node:
+        return self.cluster.nodes[0]
+
+    def helm(self, *words: str) -> str:
+        environ = {**os.environ, "KUBECONFIG": str(self.cluster.kubeconfig), "HOME": str(self.cluster.directory)}
+        argv = [str(kubernetes("helm")), *words, f"--namespace={NAMESPACE}"]
+        done = subprocess.run(argv, env=environ, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def deploy(self, verb: str, mode: str, *values: str) -> None:
+        settings = [f"image.repository={self.repository}", "image.tag=1", f"mode={mode}", *values]
+        create = ["--create-namespace"] if verb == "install" else []
+        self.helm(verb, "imagecache", str(CHART), *create, *(f"--set={each}" for each in settings))
+
+    def rolled_out(self, what: str, seconds: int = 180) -> None:
+        self.cluster.kubectl("rollout", "status", what, f"--namespace={NAMESPACE}", f"--timeout={seconds}s")
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    with workspace() as directory:
+        with Cluster(directory / "cluster", [NodeSpec("2.4")]) as cluster, Names(cluster) as names:
+            volume = directory / "volume"
+            volume.mkdir(mode=0o777)
+            volume.chmod(0o777)  # a hostPath volume does not know fsGroup
+            with Registry(directory / "team", host=cluster.address) as registry:
+                cluster.trust(registry)
+                repository = cluster.registry.push("imagecache:1", own_image()).rpartition(":")[0]
+                cluster.apply(_volume(volume))
+                yield Place(cluster, names, registry, repository)
+                _explain(cluster)
+        assert not processes_of(directory), "processes left behind"
+        assert not mounts_below(directory), "mounts left behind"
+
+
+def _explain(cluster: Cluster) -> None:
+    """On the test's output, which is shown when it failed."""
+    for words in (["get", "pods,events", "-A"], ["logs", "-n", NAMESPACE, "-l", "app.kubernetes.io/name=imagecache"]):
+        done = cluster.try_kubectl(*words, *(["--all-containers", "--tail=40"] if words[0] == "logs" else []))
+        sys.stdout.write(done.stdout + done.stderr)
+
+
+def _volume(path: Path) -> dict[str, object]:
+    spec = {
+        "capacity": {"storage": "100Gi"},
+        "accessModes": ["ReadWriteOnce"],
+        "hostPath": {"path": str(path)},
+        "claimRef": {"namespace": NAMESPACE, "name": "imagecache-store"},
+    }
+    return {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "store"}, "spec": spec}
+
+
+def test_native_installed_upgraded_and_removed_with_pods_running(place: Place, tmp_path: Path) -> None:
+    cluster, node = place.cluster, place.node
+    image = place.registry.push("team/app:1", busybox_image(tmp_path / "app", tar_of({"srv": None, "srv/0": b"app\n"})))
+    place.deploy("install", "native")
+    place.names.add_service("imagecache-store", NAMESPACE)
+    place.rolled_out("deployment/imagecache-controller")
+    drop_in = node.containerd.config.with_name("imagecache.toml")
+    assert wait_until(drop_in.exists, seconds=60, every=0.2)
+    node.containerd.restart()
+    place.rolled_out("daemonset/imagecache-agent")
+
+    cluster.kubectl("create", "--filename=-", stdin=_manifest(image, place.registry))
+    cluster.kubectl("wait", "--for=jsonpath={.status.nodes.ready}=1", f"{CACHE}/app", "--timeout=120s")
+    place.registry.stop()
+    pod = PodSpec("app", image, node=node.name)
+    run_pods(cluster, pod)
+    assert any("already present on machine" in line for line in messages(cluster, pod))
+
+    place.deploy("upgrade", "native", "taint.timeoutSeconds=120")
+    place.rolled_out("daemonset/imagecache-agent")
+    assert cluster.kubectl("exec", "app", "--", "cat", "/srv/0") == "app\n"
+    cluster.kubectl("delete", f"{CACHE}/app", "--timeout=60s")
+
+    place.helm("uninstall", "imagecache", "--wait", "--timeout=120s")
+    cluster.kubectl("wait", "--for=delete", "pods", "--all", f"--namespace={NAMESPACE}", "--timeout=120s")
+    node.containerd.restart()
+
+    assert not drop_in.exists()
+    assert cluster.kubectl("exec", "app", "--", "cat", "/srv/0") == "app\n"
+    place.registry.start()
+    run_pods(cluster, PodSpec("after", image, node=node.name, pull_policy="Always"))
+
+
+def _manifest(image: str, registry: Registry) -> str:
+    document = {
+        "apiVersion": "eci.alibabacloud.com/v1",
+        "kind": "ImageCache",
+        "metadata": {"name": "app", "annotations": {"k8s.aliyun.com/plain-http-registry": registry.address}},
+        "spec": {"images": [image]},
+    }
+    return json.dumps(document)
