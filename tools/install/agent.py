@@ -119,6 +119,8 @@ def _installer() -> dict[str, Node]:
         ],
         "agent.resources",
         env=[*_settings(), When(PROXY, setting("metrics_address", value("metrics.hostAddress")))],
+        # a slow disk may take minutes for the copy; until it is done nobody answers
+        startupProbe={**probe("/livez", INSTALLER_PORT, host=When(PROXY, "127.0.0.1")), "failureThreshold": 60},
         livenessProbe=probe("/livez", INSTALLER_PORT, host=When(PROXY, "127.0.0.1")),
         readinessProbe=probe("/readyz", INSTALLER_PORT, host=When(PROXY, "127.0.0.1")),
         securityContext=_INSTALLER_SECURITY,
