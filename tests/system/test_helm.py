@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -23,11 +24,14 @@ from imagecache.testing.cluster.pods import PodSpec, messages, run_pods
 from imagecache.testing.cluster.programs import kubernetes
 from imagecache.testing.images import busybox_image, tar_of
 from imagecache.testing.own_image import own_image
+from imagecache.testing.peers.agent import AgentService
+from imagecache.testing.peers.containerd import Version
 from imagecache.testing.peers.processes import mounts_below, processes_of, wait_until
 from imagecache.testing.peers.registry import Registry
 from imagecache.testing.peers.workspace import workspace
 
 CHART = Path(__file__).resolve().parents[2] / "charts" / "imagecache"
+PROGRAM = Path("/opt/imagecache/current/bin/imagecache")
 CACHE = "imagecaches.eci.alibabacloud.com"
 pytestmark = pytest.mark.timeout(600)
 
@@ -63,9 +67,16 @@ class Place:
 
 
 @pytest.fixture
-def place() -> Iterator[Place]:
+def version(request: pytest.FixtureRequest) -> Version:
+    """Of containerd."""
+    chosen: Version = getattr(request, "param", "2.4")
+    return chosen
+
+
+@pytest.fixture
+def place(version: Version) -> Iterator[Place]:
     with workspace() as directory:
-        with Cluster(directory / "cluster", [NodeSpec("2.4")]) as cluster, Names(cluster) as names:
+        with Cluster(directory / "cluster", [NodeSpec(version)]) as cluster, Names(cluster) as names:
             volume = directory / "volume"
             volume.mkdir(mode=0o777)
             volume.chmod(0o777)  # a hostPath volume does not know fsGroup
@@ -99,7 +110,7 @@ def _volume(path: Path) -> dict[str, object]:
 def test_native_installed_upgraded_and_removed_with_pods_running(place: Place, tmp_path: Path) -> None:
     cluster, node = place.cluster, place.node
     image = place.registry.push("team/app:1", busybox_image(tmp_path / "app", tar_of({"srv": None, "srv/0": b"app\n"})))
-    place.deploy("install", "native")
+    place.deploy("install", "native", "taint.enabled=true")
     place.names.add_service("imagecache-store", NAMESPACE)
     place.rolled_out("deployment/imagecache-controller")
     drop_in = node.containerd.config.with_name("imagecache.toml")
@@ -114,7 +125,11 @@ def test_native_installed_upgraded_and_removed_with_pods_running(place: Place, t
     run_pods(cluster, pod)
     assert any("already present on machine" in line for line in messages(cluster, pod))
 
-    place.deploy("upgrade", "native", "taint.timeoutSeconds=120")
+    cluster.kubectl("taint", "node", node.name, "imagecache.dev/not-ready=:NoSchedule")  # as nodes register
+    taints = ["get", "node", node.name, "--output=jsonpath={.spec.taints}"]
+    assert wait_until(lambda: "not-ready" not in cluster.kubectl(*taints), seconds=60, every=0.5)
+
+    place.deploy("upgrade", "native", "taint.enabled=true", "taint.timeoutSeconds=120")
     place.rolled_out("daemonset/imagecache-agent")
     assert cluster.kubectl("exec", "app", "--", "cat", "/srv/0") == "app\n"
     cluster.kubectl("delete", f"{CACHE}/app", "--timeout=60s")
@@ -127,6 +142,83 @@ def test_native_installed_upgraded_and_removed_with_pods_running(place: Place, t
     assert cluster.kubectl("exec", "app", "--", "cat", "/srv/0") == "app\n"
     place.registry.start()
     run_pods(cluster, PodSpec("after", image, node=node.name, pull_policy="Always"))
+
+
+class Systemd:
+    """What systemd would do for the installed units: hold the socket, start the program at the first call."""
+
+    def __init__(self, node: Node) -> None:
+        listening = node.directory / "run" / "imagecache" / "snapshotter.sock"
+        flags: list[str | Path] = [
+            "--agent-socket",
+            listening,
+        ]  # a path of the node's, by which what a killed run left is found
+        self._service = AgentService(node.directory, listening, flags, [node.enter], PROGRAM)
+        self._node = node
+
+    def __enter__(self) -> Self:
+        self._service.listen()
+        self._service.start(self._node.environ())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._service.close()
+
+    def restart(self) -> None:
+        self._service.stop()
+        self._service.start(self._node.environ())
+
+
+@pytest.mark.parametrize("version", ["system"], indirect=True)
+def test_the_host_service_of_proxy_mode(place: Place, tmp_path: Path) -> None:
+    cluster, node = place.cluster, place.node
+    image = place.registry.push("team/app:1", busybox_image(tmp_path / "app", tar_of({"srv": None, "srv/0": b"app\n"})))
+    place.deploy("install", "proxy")
+    place.names.add_service("imagecache-store", NAMESPACE)
+    place.rolled_out("deployment/imagecache-controller")
+    drop_in = node.containerd.config.with_name("imagecache.toml")
+    assert wait_until(drop_in.exists, seconds=60, every=0.2)
+    assert node.run(PROGRAM, "--version").startswith("imagecache ")
+
+    with Systemd(node) as systemd:
+        node.containerd.restart()
+        place.rolled_out("daemonset/imagecache-agent")
+        cluster.kubectl("create", "--filename=-", stdin=_manifest(image, place.registry))
+        cluster.kubectl("wait", "--for=jsonpath={.status.nodes.ready}=1", f"{CACHE}/app", "--timeout=120s")
+        place.registry.stop()
+        run_pods(cluster, PodSpec("app", image, node=node.name))
+
+        place.deploy("upgrade", "proxy", "taint.timeoutSeconds=120")
+        place.rolled_out("daemonset/imagecache-agent")
+        systemd.restart()
+        assert cluster.kubectl("exec", "app", "--", "cat", "/srv/0") == "app\n"
+        run_pods(cluster, PodSpec("again", image, node=node.name))
+        cluster.kubectl("delete", f"{CACHE}/app", "--timeout=60s")
+
+        place.helm("uninstall", "imagecache", "--wait", "--timeout=120s")
+        cluster.kubectl("wait", "--for=delete", "pods", "--all", f"--namespace={NAMESPACE}", "--timeout=150s")
+        node.containerd.restart()
+        assert cluster.kubectl("exec", "app", "--", "cat", "/srv/0") == "app\n"
+        place.registry.start()
+        run_pods(cluster, PodSpec("after", image, node=node.name, pull_policy="Always"))
+        info = node.run("ctr", "--address", "/run/containerd/containerd.sock", "-n", "k8s.io", "containers", "ls")
+        assert image in info
+
+
+def test_prepull(place: Place, tmp_path: Path) -> None:
+    """Nothing of the node is touched: the runtime pulls ahead of the pods."""
+    image = place.registry.push("team/app:1", busybox_image(tmp_path / "app", tar_of({"srv": None, "srv/0": b"app\n"})))
+    place.deploy("install", "prepull")
+    place.names.add_service("imagecache-store", NAMESPACE)
+    place.rolled_out("deployment/imagecache-controller")
+    place.rolled_out("daemonset/imagecache-agent")
+
+    place.cluster.kubectl("create", "--filename=-", stdin=_manifest(image, place.registry))
+    place.cluster.kubectl("wait", "--for=jsonpath={.status.nodes.ready}=1", f"{CACHE}/app", "--timeout=120s")
+    place.registry.stop()
+    run_pods(place.cluster, PodSpec("app", image, node=place.node.name))
+
+    assert not place.node.containerd.config.with_name("imagecache.toml").exists()
 
 
 def _manifest(image: str, registry: Registry) -> str:
