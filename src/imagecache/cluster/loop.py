@@ -19,6 +19,7 @@ from imagecache.clock import Clock
 from imagecache.cluster import report, sync, taint, wanted
 from imagecache.cluster.budget import Disk, Policy
 from imagecache.cluster.ledger import Ledger
+from imagecache.cluster.pace import Pace
 from imagecache.cluster.patience import Failures, Removals
 from imagecache.cluster.ports import (
     Attached,
@@ -50,7 +51,7 @@ class LoopSettings:
     interval: float = 30.0
     """Between two looks when nothing happens, and between two looks at the runtime's records."""
     report_pause: float = 1.0
-    """Between two reports at least."""
+    """Between two reports of what may wait: see ``Pace``."""
     settle: float = 10.0
     """After something was given up, until anything more may be."""
     records: int = 1
@@ -77,6 +78,8 @@ class ClusterLoop:
         self._settings = settings or LoopSettings()
         self._wake = asyncio.Event()
         self._news = asyncio.Event()
+        self._settled = asyncio.Event()
+        """A cache is ready or has failed: among the news."""
         self._caches: Sequence[Cache] | None = None
         self._node: Node | None = None
         self._jobs: dict[str, tuple[Work, asyncio.Task[None]]] = {}
@@ -284,6 +287,7 @@ class ClusterLoop:
         before = self._failures.get(snapshot_id)
         now, done = self._out.clock.monotonic(), self._progress.get(snapshot_id, 0)
         failure = self._failures.note(snapshot_id, error, now, done)
+        self._settle()
         if before is None or before.message != failure.message:
             cache = self._plan.wanted.get(snapshot_id)
             _log.warning(
@@ -311,6 +315,7 @@ class ClusterLoop:
             attached = await self._out.attacher.attach(document)
         self._attached[document.id] = attached
         self._failures.clear(document.id)
+        self._settle()
         _log.info("image cache is usable here", cache=cache, snapshot=document.id, images=list(attached.names))
 
     async def _remove(self, document: SnapshotDocument) -> None:
@@ -338,22 +343,28 @@ class ClusterLoop:
 
     # what is told
 
+    def _settle(self) -> None:
+        self._settled.set()
+        self._news.set()
+
     async def _tell(self) -> None:
-        """Report whenever there is something new, and not more often than ``report_pause``."""
-        written, for_node = NodeStatus(), ""
+        """Report whenever there is something new, as often as ``Pace`` allows."""
+        written, for_node, pace = NodeStatus(), "", Pace(self._settings.report_pause)
         while True:
             await self._news.wait()
             self._news.clear()
+            self._settled.clear()
             facts, node = self._current_facts(), self._node
             if facts is not None and node is not None:
                 status = report.status(facts, written, self._out.clock.now())
                 if node.uid != for_node or report.differs(status, written):
                     problem = await self._supervised(partial(self._out.reporter.report, status, node))
+                    pace.reported()
                     if problem is None:
                         written, for_node = status, node.uid
                     else:
                         self._say_unreported(problem)
-            await asyncio.sleep(self._settings.report_pause)
+            await pace.rest(self._settled)
 
     def _say_unreported(self, problem: ImageCacheError) -> None:
         _log.warning("state not reported", reason=problem.reason, problem=str(problem))
