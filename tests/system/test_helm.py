@@ -107,6 +107,11 @@ def _volume(path: Path) -> dict[str, object]:
     return {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "store"}, "spec": spec}
 
 
+def reads(cluster: Cluster) -> bool:
+    """Right after a restart of containerd kubelet has no connection to it."""
+    return cluster.try_kubectl("exec", "app", "--", "cat", "/srv/0").stdout == "app\n"
+
+
 def test_native_installed_upgraded_and_removed_with_pods_running(place: Place, tmp_path: Path) -> None:
     cluster, node = place.cluster, place.node
     image = place.registry.push("team/app:1", busybox_image(tmp_path / "app", tar_of({"srv": None, "srv/0": b"app\n"})))
@@ -139,7 +144,7 @@ def test_native_installed_upgraded_and_removed_with_pods_running(place: Place, t
     node.containerd.restart()
 
     assert not drop_in.exists()
-    assert cluster.kubectl("exec", "app", "--", "cat", "/srv/0") == "app\n"
+    assert wait_until(lambda: reads(cluster), seconds=30, every=0.5)
     place.registry.start()
     run_pods(cluster, PodSpec("after", image, node=node.name, pull_policy="Always"))
 
@@ -198,7 +203,7 @@ def test_the_host_service_of_proxy_mode(place: Place, tmp_path: Path) -> None:
         place.helm("uninstall", "imagecache", "--wait", "--timeout=120s")
         cluster.kubectl("wait", "--for=delete", "pods", "--all", f"--namespace={NAMESPACE}", "--timeout=150s")
         node.containerd.restart()
-        assert cluster.kubectl("exec", "app", "--", "cat", "/srv/0") == "app\n"
+        assert wait_until(lambda: reads(cluster), seconds=30, every=0.5)
         place.registry.start()
         run_pods(cluster, PodSpec("after", image, node=node.name, pull_policy="Always"))
         info = node.run("ctr", "--address", "/run/containerd/containerd.sock", "-n", "k8s.io", "containers", "ls")
