@@ -41,6 +41,8 @@ CACHE = "app"
 _HOSTNAME = "kubernetes.io/hostname"
 _STARTS = 4
 """Pods of a cached image for each round: they are short."""
+_LONG_LEAST = 3
+"""Turns of what takes long, however few rounds there are; half of the rounds otherwise."""
 _GRACE = 2
 """Seconds. More than 0, so that a pod's object goes when its containers and mounts have gone."""
 
@@ -213,7 +215,7 @@ async def _pods(client: Client, rounds: int) -> list[Row]:
         )
         for one in place.ours
     ]
-    rows += await _uncached(client, max(3, rounds // 2), numbers)
+    rows += await _uncached(client, max(_LONG_LEAST, rounds // 2), numbers)
     await client.forget_cache()
     return rows
 
@@ -250,7 +252,7 @@ async def _caches(client: Client, rounds: int) -> list[Row]:
     fields = {1: [place.ours[1].node], len(place.ours): [one.node for one in place.ours]}
     spread = {count: Samples() for count in fields}
     machine = {count: Samples() for count in fields}
-    for _ in range(rounds):
+    for _ in range(max(_LONG_LEAST, rounds // 2)):
         await asyncio.to_thread(forget, peer.containerd, place.reference)
         pulled.values.append(await pull(peer, place.reference))
         for count, nodes in fields.items():

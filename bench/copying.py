@@ -17,6 +17,9 @@ from pathlib import Path
 from imagecache.build.writeback import WriteBehind
 
 _PIECE = 1 << 20
+_SETTLE = 4.0
+"""Seconds before each run. Hypervisors take freed memory back after some, and new memory costs more than the hash: what
+comes to a node comes to new memory, and so must this."""
 
 
 def best_rate(files: Sequence[Path], directory: Path, copies: int) -> float:
@@ -27,6 +30,7 @@ def best_rate(files: Sequence[Path], directory: Path, copies: int) -> float:
 
 def _rate(files: Sequence[Path], directory: Path, copies: int, workers: int) -> float:
     """Every worker has an equal share of the bytes of each copy, in a file of its own."""
+    time.sleep(_SETTLE)
     directory.mkdir()
     spans = [span for copy in range(copies) for span in _spans(files, directory, copy, workers)]
     size = sum(end - start for _, _, start, end in spans)
