@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 
 from imagecache.kube.objects import at, text
 from imagecache.testing.cluster.installed import KIND, Installed
@@ -94,6 +95,67 @@ def expire(system: Installed, name: str) -> None:
     system.cluster.kubectl("patch", f"{KIND}/{name}", "--subresource=status", "--type=merge", f"--patch={patch}")
     system.controller.start()
     system.controller.wait_leading()
+
+
+_IMAGES = (
+    "",
+    " ",
+    "a",
+    "A/b:c",
+    "x" * 300,
+    "host:99999/a:b",
+    "a@sha256:0",
+    "a:b:c",
+    "\u2603",
+    "..",
+    "-",
+    "a//b",
+    "localhost",
+)
+_SECRETS = ("", ":", "a:b", "default:", ":x", "a:b:c", "default:../x", "x" * 400 + ":y")
+_NUMBERS = (-(2**31), -1, 0, 1, 20, 2**31, 2**53)
+_ANNOTATIONS = (
+    "imc-cpu-arch",
+    "imc-os-type",
+    "imc-size",
+    "imc-retention-days",
+    "plain-http-registry",
+    "insecure-registry",
+)
+
+
+def random_manifest(system: Installed, number: int) -> dict[str, object]:
+    """Whatever the schema lets through, and some of what it does not."""
+    choose = random.Random(number)
+    spec: dict[str, object] = {"images": choose.choices(_IMAGES, k=choose.randint(0, 25))}
+    for key, values in (("imageCacheSize", _NUMBERS), ("retentionDays", _NUMBERS)):
+        if choose.random() < 0.5:
+            spec[key] = choose.choice(values)
+    if choose.random() < 0.5:
+        spec["imagePullSecrets"] = choose.choices(_SECRETS, k=choose.randint(0, 4))
+    if choose.random() < 0.3:
+        spec[choose.choice(("unknown", "images", "imageCacheSize"))] = choose.choice(("text", 1.5, None, [], {}))
+    words = (*map(str, _NUMBERS), "amd64", "windows", "", "a,b,,c", "1e3", "\u2603")
+    annotations = {f"k8s.aliyun.com/{key}": choose.choice(words) for key in choose.sample(_ANNOTATIONS, 2)}
+    return system.manifest(f"random-{number}", [], annotations) | {"spec": spec}
+
+
+def test_random_manifests_end_with_a_reason(system: Installed) -> None:
+    accepted = []
+    for number in range(40):
+        document = json.dumps(random_manifest(system, number))
+        if not system.cluster.try_kubectl("create", "--filename=-", stdin=document).returncode:
+            accepted.append(f"random-{number}")
+
+    assert len(accepted) > 10
+    for name in accepted:
+
+        def ended(name: str = name) -> bool:
+            """Ready, or a reason why not: for good, or until the secret is there."""
+            return system.phase(name) == "Ready" or bool(reason(system, name))
+
+        assert wait_until(ended, seconds=60, every=0.2), system.get(name)
+    assert system.controller.running
 
 
 def test_whatever_the_schema_takes_ends_with_a_phase(site: Site, system: Installed) -> None:

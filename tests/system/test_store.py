@@ -11,6 +11,7 @@ from imagecache.kube.objects import text
 from imagecache.testing.cluster.installed import Installed
 from imagecache.testing.cluster.pods import PodSpec, run_pods
 from imagecache.testing.peers.processes import wait_until
+from imagecache.testing.peers.programs import PeerFailed
 
 from .conftest import Site
 
@@ -69,6 +70,26 @@ def test_a_layer_that_is_damaged_in_the_store_reaches_no_container(site: Site, s
     damage(fresh)  # once more: the byte is what it was
 
     system.wait_nodes("damaged", seconds=180)
+
+
+def test_a_layer_that_is_damaged_on_a_nodes_disk(site: Site, system: Installed) -> None:
+    """It is set aside by a check, and fetched again by itself."""
+    node = system.cluster.nodes[0]
+    agent = system.agent(node)
+    before = layer_files(node.store)
+    image = site.registry.push("store/disk:1", site.image(3 * MB))
+    site.create("disk", image)
+    system.wait_ready("disk")
+    fresh = max(layer_files(node.store) - before, key=lambda file: file.stat().st_size)
+    damage(fresh)
+
+    with pytest.raises(PeerFailed, match="corrupt"):
+        agent.command("check", "--deep", "--quarantine")
+
+    assert wait_until(fresh.exists, seconds=90, every=0.5)
+    assert "no problems" in agent.command("check", "--deep")
+    with site.registry_off():
+        run_pods(system.cluster, PodSpec("disk", image, node=node.name))
 
 
 def test_no_space_on_one_node(site: Site, system: Installed) -> None:
