@@ -119,7 +119,7 @@ def test_a_full_disk_ends_a_fetch_and_nothing_else(site: Site, system: Installed
     site.create("full", image)
     system.wait_phase("full", "Ready")
     downloads = node.store / "downloads"
-    node.run("mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", f"/var/lib/imagecache/{downloads.name}")
+    node.run("mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", f"/var/lib/imagecache/{downloads.name}")
     agent.start()
     assert wait_until(lambda: "NoSpace" in str(system.states(node).get("full")), seconds=60, every=0.2)
     node.run("umount", f"/var/lib/imagecache/{downloads.name}")
