@@ -44,8 +44,8 @@ from imagecache.telemetry.log import get_logger
 from imagecache.telemetry.metrics import Metrics
 
 _log = get_logger(__name__)
-_COLLECT = 3600.0
-"""Seconds between two collections that nothing asked for."""
+_COLLECT = 300.0
+"""Seconds between two collections that nothing asked for: nodes that share the store let go without telling."""
 
 
 class LocalSnapshots:

@@ -1,0 +1,63 @@
+"""A store that controller and nodes share: nothing is served or fetched, and no node takes away what another needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from imagecache.store.paths import StorePaths
+from imagecache.testing.cluster.installed import TWO_NODES, Installed
+from imagecache.testing.cluster.pods import PodSpec, run_pods
+from imagecache.testing.images import busybox_image, tar_of
+from imagecache.testing.peers.processes import wait_until
+from imagecache.testing.peers.registry import Registry
+from imagecache.testing.peers.workspace import workspace
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    with workspace() as made:
+        yield made
+
+
+@pytest.fixture
+def system(directory: Path) -> Iterator[Installed]:
+    shared = {"IMAGECACHE_STORE": str(directory / "shared"), "IMAGECACHE_STORE_URL": "", "IMAGECACHE_SERVE_ADDRESS": ""}
+    with Installed(directory / "cluster", TWO_NODES, shared) as running:
+        yield running
+
+
+def held(store: Path) -> set[Path]:
+    """Layer images that some node holds."""
+    paths = StorePaths(store)
+    return {paths.layer(name) for _, name in paths.holds()}
+
+
+def test_two_nodes_share_a_store(system: Installed, directory: Path) -> None:
+    cluster, store = system.cluster, directory / "shared"
+    with Registry(directory / "team", host=cluster.address) as registry:
+        cluster.trust(registry)
+        plain = {"k8s.aliyun.com/plain-http-registry": registry.address}
+        for name in ("other", "app"):
+            before = set(store.rglob("*.erofs"))
+            made = busybox_image(directory / name, tar_of({"srv": None, "srv/0": name.encode()}))
+            image = registry.push(f"team/{name}:1", made)
+            system.create(name, [image], plain)
+            system.wait_ready(name)
+    (own,) = set(store.rglob("*.erofs")) - before  # the layer that only "app" has
+    pods = [PodSpec(f"app-{node.name}", image, node=node.name) for node in cluster.nodes]
+    run_pods(cluster, *pods)
+    assert not any(set(node.store.rglob("*.erofs")) for node in cluster.nodes)
+
+    system.delete("app")
+    cluster.kubectl("delete", "pod", pods[0].name)
+
+    assert cluster.kubectl("exec", pods[1].name, "--", "cat", "/srv/0") == "app"
+    assert own in held(store)
+    assert own.exists()
+    cluster.kubectl("delete", "pod", pods[1].name)
+    assert wait_until(lambda: own not in held(store), seconds=60, every=0.2)
+    system.delete("other")  # after which the controller collects
+    assert wait_until(lambda: not own.exists(), seconds=60, every=0.5)
