@@ -21,6 +21,7 @@ from bench.samples import Goal, Row, Samples
 from bench.watched import Watched, watched
 
 from imagecache.api.nodes import NODE_SELECTOR
+from imagecache.digest import chain_ids
 from imagecache.kube.client import KubeClient
 from imagecache.kube.config import kubeconfig
 from imagecache.kube.objects import at, text
@@ -106,12 +107,16 @@ class Client:
         return await running - start
 
     async def remove_pods(self) -> None:
-        """Returns when nothing of them is left on their nodes."""
-        names = list(self.pods.items)
-        gone = [self.pods.gone(name) for name in names]
-        for name in names:
+        """Returns when nothing is left of them on their nodes; kubelet would leave the containers for a minute."""
+        pods = dict(self.pods.items)
+        gone = [self.pods.gone(name) for name in pods]
+        for name in pods:
             await self.kube.delete(PODS, name, namespace=NAMESPACE)
         await asyncio.gather(*gone)
+        for item in pods.values():
+            node = self.site.system.cluster.node(text(item, "spec", "nodeName"))
+            async with Cri(node.containerd.address) as cri:
+                await cri.remove_container(_container(item))
 
     # caches
 
@@ -136,6 +141,12 @@ class Client:
         for store in stores:
             if not await asyncio.to_thread(wait_until, lambda store=store: not layers(store), seconds=90, every=0.1):  # type: ignore[misc]
                 raise PeerFailed(f"{store} still has {layers(store)}")
+
+
+def _container(pod: Object) -> str:
+    """Its id in containerd."""
+    statuses = at(pod, "status", "containerStatuses")
+    return text(statuses[0], "containerID").removeprefix("containerd://") if isinstance(statuses, list) else ""
 
 
 def layers(store: Path) -> list[Path]:
@@ -182,6 +193,18 @@ async def pull(node: Node, reference: str) -> float:
         return time.perf_counter() - start
 
 
+async def unpull(place: Site, node: Node) -> None:
+    """Take the image off a node, and its layers, which a container would keep."""
+    await asyncio.to_thread(forget, node.containerd, place.reference)
+    *_, top = chain_ids(place.image.diff_ids)
+
+    def gone() -> bool:
+        return top not in node.containerd.ctr("-n", "k8s.io", "snapshots", "ls")
+
+    if not await asyncio.to_thread(wait_until, gone, seconds=30, every=0.2):
+        raise PeerFailed(f"{node.name} still has {top} of {place.reference}")
+
+
 def _name(version: Version) -> str:
     return "of Debian" if version == "system" else version
 
@@ -226,7 +249,7 @@ async def _uncached(client: Client, rounds: int, numbers: Iterator[int]) -> list
     pulled = {version: Samples() for version in place.plain}
     for _ in range(rounds):
         for version, peer in place.plain.items():
-            await asyncio.to_thread(forget, peer.node.containerd, place.reference)
+            await unpull(place, peer.node)
             pulled[version].values.append(await client.pod(peer.node, f"pull-{next(numbers)}"))
         for one in place.ours:
             cached[one.node.name].values.append(await client.pod(one.node, f"app-{next(numbers)}"))
@@ -253,7 +276,7 @@ async def _caches(client: Client, rounds: int) -> list[Row]:
     spread = {count: Samples() for count in fields}
     machine = {count: Samples() for count in fields}
     for _ in range(max(_LONG_LEAST, rounds // 2)):
-        await asyncio.to_thread(forget, peer.containerd, place.reference)
+        await unpull(place, peer)
         pulled.values.append(await pull(peer, place.reference))
         for count, nodes in fields.items():
             seconds, everywhere = await client.cache(nodes)

@@ -18,29 +18,29 @@ from imagecache.build.writeback import WriteBehind
 
 _PIECE = 1 << 20
 _SETTLE = 4.0
-"""Seconds before each run. Hypervisors take freed memory back after some, and new memory costs more than the hash: what
-comes to a node comes to new memory, and so must this."""
+"""Seconds before the first run. Hypervisors take freed memory back after some, and new memory costs more than the hash:
+what comes to a node comes to new memory, and so must this. For the same reason no run frees what it has written."""
 
 
 def best_rate(files: Sequence[Path], directory: Path, copies: int) -> float:
     """MB/s of ``copies`` copies of all files: the best of one worker, two, ... one for each processor."""
     processors = len(os.sched_getaffinity(0))
-    return max(_rate(files, directory, copies, workers) for workers in range(1, processors + 1))
+    time.sleep(_SETTLE)
+    try:
+        return max(_rate(files, directory / f"{workers}", copies, workers) for workers in range(1, processors + 1))
+    finally:
+        shutil.rmtree(directory)
 
 
 def _rate(files: Sequence[Path], directory: Path, copies: int, workers: int) -> float:
     """Every worker has an equal share of the bytes of each copy, in a file of its own."""
-    time.sleep(_SETTLE)
-    directory.mkdir()
+    directory.mkdir(parents=True)
     spans = [span for copy in range(copies) for span in _spans(files, directory, copy, workers)]
     size = sum(end - start for _, _, start, end in spans)
-    try:
-        with ThreadPoolExecutor(workers) as threads:
-            begin = time.perf_counter()
-            list(threads.map(lambda span: _copy(*span), spans))
-            return size / 1e6 / (time.perf_counter() - begin)
-    finally:
-        shutil.rmtree(directory)
+    with ThreadPoolExecutor(workers) as threads:
+        begin = time.perf_counter()
+        list(threads.map(lambda span: _copy(*span), spans))
+        return size / 1e6 / (time.perf_counter() - begin)
 
 
 def _spans(files: Sequence[Path], directory: Path, copy: int, workers: int) -> list[tuple[Path, Path, int, int]]:
