@@ -19,6 +19,7 @@ from bench.copying import best_rate
 from bench.nodes import forget
 from bench.samples import Goal, Row, Samples
 from bench.watched import Watched, watched
+from grpclib.exceptions import GRPCError
 
 from imagecache.api.nodes import NODE_SELECTOR
 from imagecache.digest import chain_ids
@@ -115,8 +116,7 @@ class Client:
         await asyncio.gather(*gone)
         for item in pods.values():
             node = self.site.system.cluster.node(text(item, "spec", "nodeName"))
-            async with Cri(node.containerd.address) as cri:
-                await cri.remove_container(_container(item))
+            await _remove_container(node, _container(item))
 
     # caches
 
@@ -141,6 +141,18 @@ class Client:
         for store in stores:
             if not await asyncio.to_thread(wait_until, lambda store=store: not layers(store), seconds=90, every=0.1):  # type: ignore[misc]
                 raise PeerFailed(f"{store} still has {layers(store)}")
+
+
+async def _remove_container(node: Node, container: str) -> None:
+    """Returns when it is gone, whoever did it. Raises TimeoutError."""
+    async with Cri(node.containerd.address) as cri, asyncio.timeout(60):
+        while True:
+            try:
+                await cri.remove_container(container)
+            except GRPCError:  # kubelet is removing it
+                await asyncio.sleep(0.1)
+            else:
+                return
 
 
 def _container(pod: Object) -> str:
