@@ -386,6 +386,7 @@ class ClusterLoop:
             return None
         return replace(
             self._facts,
+            mode=self._out.attacher.mode,
             attached={name: attached.note for name, attached in self._attached.items()},
             busy=self._busy(),
             progress=dict(self._progress),

@@ -81,11 +81,14 @@ class Directories:
 
         Numbers up to ``above`` are of a lost database and stay: containers may live in them.
         """
-        for name in self._names():
+        names = self._names()
+        with self._staged_lock:  # whoever has made one of these names has noted it by now
+            staged = frozenset(self._staged)
+        for name in names:
             if name.isdecimal():
                 if int(name) > above and int(name) not in known:
                     self.retire(int(name))
-            elif name.startswith(_STAGED) and name not in self._staged:
+            elif name.startswith(_STAGED) and name not in staged:
                 with contextlib.suppress(OSError):
                     (self._root / name).rename(self._root / f"{_RETIRED}{name}")
 
