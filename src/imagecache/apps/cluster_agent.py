@@ -17,6 +17,7 @@ from pathlib import Path
 from imagecache.api.nodes import CacheState, NodeStatus
 from imagecache.apps.attach import LocalAttacher
 from imagecache.apps.kubernetes import connection
+from imagecache.apps.together import first_to_end
 from imagecache.build.pool import WorkerPool
 from imagecache.cli.settings import Mode, Settings
 from imagecache.clock import Clock
@@ -131,7 +132,7 @@ class ClusterDuties:
                 ),
             )
             _log.info("looking after the caches of a cluster", node=settings.node_name, server=access.server)
-            await _first_to_end(self._loop.run(), _changed(settings.kubeconfig, version))
+            await first_to_end(self._loop.run(), _changed(settings.kubeconfig, version))
 
     async def _stock(self, stack: AsyncExitStack, metrics: Metrics) -> Stock:
         settings = self._settings
@@ -191,19 +192,6 @@ async def _changed(kubeconfig: str, version: tuple[int, int]) -> None:
     """Ends when the file is another one; tokens in files of their own are read again without this."""
     while not kubeconfig or _version(kubeconfig) in {version, (0, 0)}:  # noqa: ASYNC110 - nobody tells us
         await asyncio.sleep(_AGAIN)
-
-
-async def _first_to_end(*parts: Coroutine[None, None, None]) -> None:
-    """Run all until one ends, then end the others; raises what that one raised."""
-    tasks = [asyncio.create_task(part) for part in parts]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    for task in done:
-        task.result()
 
 
 @dataclass(frozen=True, slots=True)

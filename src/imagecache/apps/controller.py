@@ -13,12 +13,13 @@ import os
 import socket
 import threading
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from imagecache.apps.kubernetes import connection
 from imagecache.apps.platform import host_platform
+from imagecache.apps.together import first_to_end
 from imagecache.cli.settings import Settings
 from imagecache.clock import Clock
 from imagecache.controller.leader import Leader
@@ -150,6 +151,7 @@ class ClusterController:
             _follow(kube, NODE_IMAGE_CACHES, reconciler),
             self._collect(),
         )
+        raise InternalError("a part of the controller ended without a reason")
 
     @asynccontextmanager
     async def _served(self, kube: Kube) -> AsyncIterator[None]:
@@ -187,20 +189,6 @@ class ClusterController:
 async def _follow(kube: Kube, resource: Resource, reconciler: Reconciler) -> None:
     async for change in Follower(kube, resource).changes():
         reconciler.take(resource, change.object, gone=change.kind is ChangeKind.DELETED)
-
-
-async def first_to_end(*parts: Coroutine[None, None, None]) -> None:
-    """Run all until one ends, end the others, and raise what the first one raised."""
-    tasks = [asyncio.create_task(part) for part in parts]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    for task in done:
-        task.result()
-    raise InternalError("a part of the controller ended without a reason")
 
 
 def as_flags(settings: Settings) -> dict[str, str]:
