@@ -12,9 +12,10 @@ from pathlib import Path
 from imagecache.apps.attach import MODES
 from imagecache.apps.platform import host_platform
 from imagecache.cli.application import ConfigChange, ConfigReport
+from imagecache.cli.settings import Mode as ModeSetting
 from imagecache.cli.settings import Settings
 from imagecache.clock import Clock
-from imagecache.errors import ContainerdUnavailable
+from imagecache.errors import ContainerdUnavailable, InvalidSetting
 from imagecache.node.containerd import ContainerdClient
 from imagecache.node.dropin import DropInSettings
 from imagecache.node.install import Action, Change, Installation
@@ -45,7 +46,12 @@ class LocalContainerdConfig:
 
 
 def installation(settings: Settings, version: str, *, leaving: bool = False) -> Installation:
-    """The drop-in of a host with this version of containerd."""
+    """The drop-in of a host with this version of containerd. Raises InvalidSetting."""
+    if settings.mode is ModeSetting.PREPULL:
+        raise InvalidSetting(
+            "mode prepull has no configuration of containerd: the runtime pulls by itself",
+            hint="leave containerd as it is, or choose --mode proxy or native",
+        )
     return Installation(
         settings.containerd_config,
         DropInSettings(
