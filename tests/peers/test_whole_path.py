@@ -111,6 +111,40 @@ async def test_attached_it_runs_with_the_registry_off(
         assert await cri.run(plain_app, READ) == "second layer\nnew\n"
 
 
+async def test_130_layers(node: CachingNode, registry_off: Registry, directory: Path) -> None:
+    """More than fit into one page of mount options, and the same layer in several places."""
+    layers = [tar_of({"srv": None, f"srv/{number % 120}": b"here\n"}) for number in range(129)]
+    image = registry_off.push(f"{directory.name.lower()}/deep:1", busybox_image(directory / "deep", *layers))
+    node.create("deep", [image])
+    registry_off.stop()
+    async with Cri(node.address) as cri:
+        assert await cri.run(image, ["sh", "-c", "cat /srv/0 /srv/119 && echo new >/srv/0"]) == "here\nhere\n"
+
+
+async def test_a_layer_in_two_places_of_an_image(node: CachingNode, registry_off: Registry, directory: Path) -> None:
+    """What the upper place brings back was hidden in between."""
+    again = tar_of({"srv": None, "srv/a": b"a\n", "srv/b": b"b\n"})
+    between = tar_of({"srv": None, "srv/.wh.a": b"", "srv/b": b"changed\n", "srv/c": b"c\n"})
+    image = registry_off.push(
+        f"{directory.name.lower()}/again:1", busybox_image(directory / "again", again, between, again)
+    )
+    node.create("again", [image])
+    target = directory / "mnt"
+    target.mkdir()
+    node.command("mount", image, target)
+    try:
+        assert {file.name: file.read_text() for file in (target / "srv").iterdir()} == {
+            "a": "a\n",
+            "b": "b\n",
+            "c": "c\n",
+        }
+    finally:
+        node.command("umount", target)
+    registry_off.stop()
+    async with Cri(node.address) as cri:
+        assert await cri.run(image, ["sh", "-c", "cat /srv/a /srv/b /srv/c"]) == "a\nb\nc\n"
+
+
 async def test_implied_parents_in_proxy_mode(proxy: CachingNode, registry_off: Registry, app: str) -> None:
     proxy.create("cache", [app])
     registry_off.stop()

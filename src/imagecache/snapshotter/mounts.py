@@ -39,11 +39,14 @@ def mounts_of(kind: Kind, own: Own, lowers: Sequence[Path], overlay_options: Seq
     Args:
         kind: ACTIVE or VIEW.
         own: where an active snapshot writes, and what a view without a parent shows.
-        lowers: directories of the committed snapshots below, the nearest one first.
+        lowers: directories of the committed snapshots below, the nearest one first. One layer may be there several
+            times; overlayfs refuses that (ELOOP), and only its nearest place shows: whatever is in the farther ones,
+            and whatever they hide, the nearest has and hides too.
         overlay_options: added to every overlay.
     """
     if kind is Kind.COMMITTED:
         raise ValueError("a committed snapshot is never mounted itself")
+    lowers = tuple(dict.fromkeys(lowers))
     if not lowers:
         return (_bind(own.fs, writable=kind is Kind.ACTIVE),)
     if kind is Kind.VIEW and len(lowers) == 1:

@@ -60,3 +60,12 @@ def test_the_default_root_leaves_room_for_many_layers() -> None:
     shortened = ",".join(mount.options).replace(f"{root}/m/", "").replace(root, "")
 
     assert len(shortened) < 4096 - 512
+
+
+def test_a_layer_that_is_there_twice_is_mounted_at_its_nearest_place() -> None:
+    own = Own(Path("/own/fs"), Path("/own/work"))
+    base, repeated, between = (Path(f"/m/{number}") for number in (1, 2, 3))
+
+    (mount,) = mounts_of(Kind.ACTIVE, own, [repeated, between, repeated, base])
+
+    assert "lowerdir=/m/2:/m/3:/m/1" in mount.options
