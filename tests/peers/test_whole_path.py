@@ -16,7 +16,7 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
 from imagecache.errors import StoreCorrupt
-from imagecache.testing.images import busybox_image, tar_of
+from imagecache.testing.images import busybox_image, make_image, tar_of
 from imagecache.testing.oci_layout import Image, LayerSpec
 from imagecache.testing.peers.agent import COMMAND
 from imagecache.testing.peers.containerd import Version
@@ -109,6 +109,17 @@ async def test_attached_it_runs_with_the_registry_off(
     async with Cri(node.address) as cri:
         assert await cri.image_status(plain_app) is not None
         assert await cri.run(plain_app, READ) == "second layer\nnew\n"
+
+
+async def test_an_image_without_layers(node: CachingNode, registry_off: Registry, directory: Path) -> None:
+    """Such as those that carry labels only; it is there, and there is nothing to start."""
+    image = registry_off.push(f"{directory.name.lower()}/empty:1", make_image(directory / "empty", []))
+    node.create("empty", [image])
+    registry_off.stop()
+    async with Cri(node.address) as cri:
+        assert await cri.image_status(image) is not None
+    assert "Ready" in node.command("get", "empty")
+    node.command("delete", "empty")
 
 
 async def test_130_layers(node: CachingNode, registry_off: Registry, directory: Path) -> None:
