@@ -56,7 +56,7 @@ async def service(tmp_path: Path) -> AsyncIterator[Service]:
 
 @pytest.fixture
 async def connection(tmp_path: Path) -> AsyncIterator[Connection]:
-    connection = Connection(tmp_path / "s", deadline=0.2)
+    connection = Connection(tmp_path / "s", deadline=20)
     yield connection
     connection.close()
 
@@ -92,13 +92,15 @@ async def test_refusals(service: Service, connection: Connection, status: Status
     assert isinstance(caught.value.__cause__, GRPCError)
 
 
-async def test_no_answer_in_time(service: Service, connection: Connection) -> None:
+async def test_no_answer_in_time(service: Service, tmp_path: Path) -> None:
     async def sleep(_: Stream[version_pb2.VersionResponse, version_pb2.VersionResponse]) -> None:
         await asyncio.Event().wait()
 
     service.answer = sleep
+    connection = Connection(tmp_path / "s", deadline=0.2)
     with pytest.raises(ContainerdUnavailable, match="in time"):
         await called(connection)
+    connection.close()
 
 
 async def test_a_socket_nobody_listens_on(tmp_path: Path, connection: Connection) -> None:
