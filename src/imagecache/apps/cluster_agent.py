@@ -52,8 +52,6 @@ _AGAIN = 5.0
 _NAME = 63
 _PULLS = 2
 """Snapshots that the runtime pulls at once in prepull mode, so that one that hangs does not stop all."""
-_VERIFIERS = 1
-"""Processes that prove layer images; one is faster than most networks."""
 
 
 class ClusterDuties:
@@ -150,7 +148,7 @@ class ClusterDuties:
         remote = await stack.enter_async_context(served)
         if prepull:
             return DescribedStock(remote)
-        pool = await stack.enter_async_context(WorkerPool(_VERIFIERS))
+        pool = await stack.enter_async_context(WorkerPool())
         layers = LayerFetcher(self._store, remote, WorkerVerifier(pool), fetched=metrics.fetched_bytes.inc)
         stack.callback(layers.close)
         return FetchedStock(self._store, SnapshotFetcher(self._store, remote, layers), self._foreign)

@@ -1,25 +1,25 @@
 """A layer image again, from the tar that it carries.
 
 The tar is inside the file, so everything else can be made anew: with other layers below (implied parents), by the rules
-of another place in the image (bottom layer), or to prove that a file is what it says. It works on file descriptors
-alone. It must not know names, stores or registries.
+of another place in the image (bottom layer), or to prove that a file is what it says (``verify`` a file that is here,
+``prove`` one that arrives). It works on file descriptors alone. It must not know names, stores or registries.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from imagecache.build.convert import Converted, finish, header_of
 from imagecache.digest import DiffID
-from imagecache.erofs.header import DATA_START, LayerFlags
+from imagecache.erofs.header import DATA_START, HEADER_OFFSET, LayerFlags, LayerHeader
 from imagecache.erofs.reader import LayerImage
 from imagecache.erofs.writer import verify_image
-from imagecache.errors import DigestMismatch
+from imagecache.errors import DigestMismatch, MalformedLayer, StoreCorrupt
 from imagecache.layer.assemble import LayerTree, assemble
 from imagecache.layer.context import resolve_implied, restore_implied
-from imagecache.layer.source import FileSource
+from imagecache.layer.source import BoundedSource, ChunkSource, FileSource
 from imagecache.limits import Limits
 
 
@@ -80,15 +80,39 @@ def verify(fd: int, *, limits: Limits) -> LayerImage:
             f"the tar inside has the digest sha256:{digest.hexdigest()}, the file says {header.diff_id}",
             hint="the file is damaged: remove it and create the image cache again",
         )
-    verify_metadata(fd, image, limits=limits)
+    bottom = LayerFlags.BOTTOM in header.flags
+    _compare(fd, image, _assemble(fd, header.tar_size, bottom=bottom, limits=limits), limits)
     return image
 
 
-def verify_metadata(fd: int, image: LayerImage, *, limits: Limits) -> None:
-    """The part of ``verify`` beside the tar's digest, for who has hashed the tar while it arrived."""
+def prove(fd: int, arriving: Iterable[memoryview], *, diff_id: DiffID, tar_size: int, limits: Limits) -> LayerImage:
+    """``verify`` beside the tar's digest, while the file arrives: its tree is made of the bytes that go by.
+
+    ``arriving`` are all bytes of the file in order; when it ends they are in ``fd``. The caller hashes the tar. Raises
+    StoreCorrupt, and what a bad file raises.
+    """
+    source = ChunkSource(arriving)
+    head = source.read(DATA_START)
+    if len(head) < DATA_START:
+        raise MalformedLayer(f"the layer image ends after {len(head)} bytes")
+    header = LayerHeader.unpack(head[HEADER_OFFSET : HEADER_OFFSET + LayerHeader.STRUCT.size])
+    if header.diff_id != diff_id:
+        raise StoreCorrupt(f"the layer image says that it is {header.diff_id}, and is {diff_id}")
+    if header.tar_size != tar_size:  # else what follows the tar could pass for more of it
+        raise StoreCorrupt(f"the layer image says that its tar has {header.tar_size} bytes, not {tar_size}")
+    tree = assemble(BoundedSource(source, tar_size), bottom=LayerFlags.BOTTOM in header.flags, limits=limits)
+    source.drain()
+    image = LayerImage.from_fd(fd, limits=limits)
+    if image.header != header:
+        raise StoreCorrupt("the layer image on the disk begins otherwise than the one that arrived")
+    _compare(fd, image, tree, limits)
+    return image
+
+
+def _compare(fd: int, image: LayerImage, tree: LayerTree, limits: Limits) -> None:
+    """Everything in the file beside the tar with what its tree makes of it."""
     header = image.header
     bottom = LayerFlags.BOTTOM in header.flags
-    tree = _assemble(fd, header.tar_size, bottom=bottom, limits=limits)
     if not bottom:
         restore_implied(tree, image, limits)
     verify_image(fd, tree.root, header_of(tree, header.tar_size, header.diff_id, bottom=bottom), limits=limits)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from imagecache.build.convert import hash_file
 from imagecache.build.derive import copy_tar
 from imagecache.build.fetch import fetch
-from imagecache.build.messages import Convert, Derive, Done
+from imagecache.build.messages import Available, Convert, Derive, Done
 from imagecache.build.plan import Budget, LayerGroup, Place
 from imagecache.build.pool import WorkerPool
 from imagecache.build.ports import ImageSource
@@ -176,7 +176,7 @@ class LayerBuilder:
 
                 async def advanced(size: int) -> None:
                     self._ledger.downloaded(blob.digest, size)
-                    await worker.available(size)
+                    await worker.tell(Available(size))
 
                 job = Convert(blob=blob.digest, size=blob.size, diff_id=group.diff_id, bottom=place.bottom)
                 worker.start(job, [download.fd, staged.fd])

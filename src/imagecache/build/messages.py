@@ -1,6 +1,6 @@
 """What a build and its worker processes say to each other, one datagram each (SOCK_SEQPACKET), as JSON.
 
-File descriptors travel beside ``Convert``, ``Derive`` and ``Verify``: a worker opens nothing by name. It must not do
+File descriptors travel beside ``Convert``, ``Derive`` and ``Prove``: a worker opens nothing by name. It must not do
 I/O.
 """
 
@@ -32,8 +32,12 @@ class Derive(msgspec.Struct, tag=True, frozen=True):
     bottom: bool
 
 
-class Verify(msgspec.Struct, tag=True, frozen=True):
-    """Descriptor: a layer image (read) whose first ``tar_size`` bytes have ``diff_id``, as the sender has found."""
+class Prove(msgspec.Struct, tag=True, frozen=True):
+    """Prove a layer image whose bytes arrive one after the other, told by ``Arrived``.
+
+    Descriptors: the file that they are written to (read; looked at when all have arrived), the memory that they arrive
+    in (read). That the tar has ``diff_id`` is for the sender to find.
+    """
 
     diff_id: DiffID
     tar_size: int
@@ -45,9 +49,16 @@ class Available(msgspec.Struct, tag=True, frozen=True):
     size: int
 
 
+class Arrived(msgspec.Struct, tag=True, frozen=True):
+    """The next ``size`` bytes are in the memory, at ``offset``. 0: no more will come, and the file has all of them."""
+
+    offset: int
+    size: int
+
+
 class Progress(msgspec.Struct, tag=True, frozen=True):
     consumed: int
-    """Compressed bytes."""
+    """Bytes of the compressed file, or of what has arrived."""
 
 
 class Done(msgspec.Struct, tag=True, frozen=True):
@@ -66,7 +77,7 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
     hint: str
 
 
-ToWorker = Convert | Derive | Verify | Available
+ToWorker = Convert | Derive | Prove | Available | Arrived
 FromWorker = Progress | Done | Failed
 
 _encoder = msgspec.json.Encoder(enc_hook=encode_hook)

@@ -18,7 +18,6 @@ from typing import Self
 
 from imagecache.build.messages import (
     MAX_MESSAGE,
-    Available,
     Done,
     Failed,
     Progress,
@@ -53,17 +52,20 @@ class Worker:
         """Hand over a job; the worker is idle, so the socket has room."""
         socket.send_fds(self._socket, [encode(job)], list(fds))
 
-    async def available(self, size: int) -> None:
-        """Tell how far the compressed file is; -1 ends the job. A worker that is gone is found by ``result``."""
+    async def tell(self, message: ToWorker) -> None:
+        """Something about the job that it has. A worker that is gone is found by ``result``."""
         loop = asyncio.get_running_loop()
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            await loop.sock_sendall(self._socket, encode(Available(size)))
+            await loop.sock_sendall(self._socket, encode(message))
 
     async def result(self, progress: Callable[[int], None]) -> Done:
         """Wait for the end of the job. Raises what the worker met."""
         loop = asyncio.get_running_loop()
         while True:
-            data = await loop.sock_recv(self._socket, MAX_MESSAGE)
+            try:
+                data = await loop.sock_recv(self._socket, MAX_MESSAGE)
+            except ConnectionResetError:  # it left something unread
+                data = b""
             if not data:
                 raise InternalError(
                     f"a worker process ended in the middle of a layer (exit status {self._process.wait()})",

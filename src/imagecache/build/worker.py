@@ -7,6 +7,7 @@ jobs with their file descriptors from the socket, and answers with numbers. It m
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import resource
 import signal
@@ -14,13 +15,15 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from typing import TypeVar
 
 from imagecache import errors
 from imagecache.build.convert import Converted, convert
-from imagecache.build.derive import derive, verify_metadata
+from imagecache.build.derive import derive, prove
 from imagecache.build.memory import keep_freed_memory
 from imagecache.build.messages import (
     MAX_MESSAGE,
+    Arrived,
     Available,
     Convert,
     Derive,
@@ -28,8 +31,8 @@ from imagecache.build.messages import (
     Failed,
     FromWorker,
     Progress,
+    Prove,
     ToWorker,
-    Verify,
     decode_to_worker,
     encode,
 )
@@ -43,6 +46,7 @@ _MAX_FDS = 512
 _NOBODY = 65534
 _PR_SET_NO_NEW_PRIVS = 38
 _PROGRESS_INTERVAL = 0.05
+_M = TypeVar("_M", Available, Arrived)
 
 
 def main() -> None:
@@ -85,8 +89,8 @@ def _run(channel: socket.socket, message: ToWorker, fds: list[int]) -> FromWorke
             return _done(_convert(channel, message, fds))
         if isinstance(message, Derive):
             return _done(_derive(message, fds))
-        if isinstance(message, Verify):
-            return _done(_verify(message, fds))
+        if isinstance(message, Prove):
+            return _done(_prove(channel, message, fds))
         raise InternalError(f"a worker got {type(message).__name__} without a job")
     except _ParentGone:
         return None
@@ -107,15 +111,9 @@ def _derive(job: Derive, fds: list[int]) -> Converted:
     return derive(fds[0], tar_size=job.tar_size, diff_id=job.diff_id, lowers=lowers, bottom=job.bottom, limits=DEFAULT)
 
 
-def _verify(job: Verify, fds: list[int]) -> Converted:
-    image = LayerImage.from_fd(fds[0])
-    if image.header.diff_id != job.diff_id:
-        raise errors.StoreCorrupt(f"the layer image says that it is {image.header.diff_id}, and is {job.diff_id}")
-    if image.header.tar_size != job.tar_size:  # else what follows the tar could pass for more of it
-        raise errors.StoreCorrupt(
-            f"the layer image says that its tar has {image.header.tar_size} bytes, not {job.tar_size}"
-        )
-    verify_metadata(fds[0], image, limits=DEFAULT)
+def _prove(channel: socket.socket, job: Prove, fds: list[int]) -> Converted:
+    memory = memoryview(mmap.mmap(fds[1], 0, prot=mmap.PROT_READ))
+    image = prove(fds[0], _arriving(channel, memory), diff_id=job.diff_id, tar_size=job.tar_size, limits=DEFAULT)
     return Converted(header=image.header, size=image.size, sha256=None, context=False)
 
 
@@ -156,13 +154,26 @@ def _grow(channel: socket.socket, fd: int, size: int) -> Iterator[bytes]:
 
 
 def _more(channel: socket.socket) -> int:
+    return _expect(channel, Available).size
+
+
+def _arriving(channel: socket.socket, memory: memoryview) -> Iterator[memoryview]:
+    """What arrives, piece by piece; asking for the next one gives back the memory of the one before."""
+    consumed = 0
+    while (arrived := _expect(channel, Arrived)).size:
+        yield memory[arrived.offset : arrived.offset + arrived.size]
+        consumed += arrived.size
+        channel.send(encode(Progress(consumed)))
+
+
+def _expect(channel: socket.socket, kind: type[_M]) -> _M:
     received = _receive(channel)
     if received is None:
         raise _ParentGone
     message = received[0]
-    if not isinstance(message, Available):
+    if not isinstance(message, kind):
         raise InternalError(f"a worker got {type(message).__name__} in the middle of a job")
-    return message.size
+    return message
 
 
 def error_from(failed: Failed) -> ImageCacheError:

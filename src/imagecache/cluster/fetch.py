@@ -97,7 +97,8 @@ class SnapshotFetcher:
             return advanced
 
         async with self._leased(described):
-            await _all([self._shared(layer, listener(name)) for name, layer in layers.items()])
+            largest_first = sorted(layers.values(), key=lambda layer: -layer.size)  # it is the one that all wait for
+            await _all([self._shared(layer, listener(layer.name)) for layer in largest_first])
             await asyncio.to_thread(self._commit, described)
 
     def _commit(self, described: Described) -> None:

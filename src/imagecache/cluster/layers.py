@@ -1,9 +1,9 @@
 """One layer image from the remote store into the node's own: in parallel ranges, hashed in order, never half.
 
-Ranges arrive in any order, a few at a time; each is appended when its turn comes, so what a killed agent leaves is a
-beginning, and the next one goes on from there (``store.downloads``, by the file's SHA-256). The bytes are believed when
-the tar in it has the diffID and the rest follows from the tar; where that cannot be shown, when the file has its digest
-too. It must not know which cache a layer is for.
+Ranges arrive in any order, a few at a time; each is hashed, proven and appended when its turn comes, from the memory
+that it arrived in. What a killed agent leaves is a beginning, and the next one goes on from there (``store.downloads``,
+by the file's SHA-256). The bytes are believed when the tar in it has the diffID and the rest follows from the tar;
+where that cannot be shown, when the file has its digest too. It must not know which cache a layer is for.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
-from imagecache.build.writeback import WriteBehind
+from imagecache.cluster.direct import DirectWriter
+from imagecache.cluster.memory import Slots
 from imagecache.cluster.ports import Verifier
 from imagecache.cluster.threads import in_threads
 from imagecache.erofs.header import DATA_START
@@ -51,6 +53,42 @@ class FetchSettings:
     """Fetches of one layer whose bytes turn out wrong."""
     threads: int = 6
     """For hashing and writing."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    start: int
+    end: int
+    here: bool
+    """An earlier fetch has written it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Of a layer image, in memory."""
+
+    span: _Span
+    place: int
+    """Where it begins in the memory that is shared with the verifier."""
+    data: memoryview
+    path: Path
+    """What it belongs to."""
+
+    @property
+    def offset(self) -> int:
+        return self.span.start
+
+    @property
+    def end(self) -> int:
+        return self.span.end
+
+    def keep(self, writer: DirectWriter) -> Callable[[], None]:
+        def write() -> None:
+            if not self.span.here:
+                with converting(self.path):
+                    writer.write(self.span.start, self.data)
+
+        return write
 
 
 class _Hashes:
@@ -104,8 +142,8 @@ class LayerFetcher:
         self._turns = asyncio.Semaphore(self._settings.layers)
         self._threads = ThreadPoolExecutor(self._settings.threads, thread_name_prefix="fetch")
         self._fetching = 0
-        self._buffers: list[bytearray] = []
-        """Of ranges that were written, for the next ones: fresh memory costs a page fault every 4 KiB."""
+        self._idle: list[Slots] = []
+        """Of layers that are here, for the next ones: fresh memory costs a page fault every 4 KiB."""
 
     def close(self) -> None:
         self._threads.shutdown(wait=True, cancel_futures=True)
@@ -116,7 +154,7 @@ class LayerFetcher:
         Raises StoreUnreachable, StoreRefused, BlobNotFound, DigestMismatch, StoreCorrupt, NoSpace, StoreError, and what
         a malformed layer image raises.
         """
-        async with self._turns, self._buffered(), _locked(self._store, layer.name):
+        async with self._turns, self._active(), _locked(self._store, layer.name):
             for attempt in range(1, self._settings.attempts + 1):
                 if self._present(layer):
                     break
@@ -130,15 +168,27 @@ class LayerFetcher:
         advanced(layer.size)
 
     @contextlib.asynccontextmanager
-    async def _buffered(self) -> AsyncIterator[None]:
-        """Buffers stay while anything is fetched."""
+    async def _active(self) -> AsyncIterator[None]:
+        """Memory stays while anything is fetched."""
         self._fetching += 1
         try:
             yield
         finally:
             self._fetching -= 1
             if not self._fetching:
-                self._buffers.clear()
+                while self._idle:
+                    self._idle.pop().close()
+
+    @contextlib.asynccontextmanager
+    async def _memory(self) -> AsyncIterator[Slots]:
+        """Not used again when anything went wrong: a request that was cancelled may still write there."""
+        slots = self._idle.pop() if self._idle else Slots(self._settings.ranges, self._settings.range_size)
+        try:
+            yield slots
+        except BaseException:
+            slots.close()
+            raise
+        self._idle.append(slots)
 
     def _present(self, layer: LayerRecord) -> bool:
         """Whether the store has it; a file of the wrong size is set aside (containers that use it go on)."""
@@ -154,78 +204,75 @@ class LayerFetcher:
     async def _attempt(self, layer: LayerRecord, advanced: Advanced) -> None:
         with await asyncio.to_thread(self._store.downloads.open, layer.sha256, layer.size) as download:
             try:
-                hashes = _Hashes(layer, file=not self._verifier.proves(layer))
-                await self._resume(download, hashes, advanced)
-                await self._transfer(layer, download, hashes, advanced)
-                hashes.check()
-                await self._verifier.verify(download.fd, layer)
+                await self._transfer(layer, download, advanced)
             except (ContentError, StoreCorrupt, NoSpace):
                 download.discard()
                 raise
             with self._store.layers.adopt(download) as staged:
                 await in_threads(self._threads, lambda: staged.commit(layer.name))
 
-    async def _resume(self, download: Download, hashes: _Hashes, advanced: Advanced) -> None:
-        """Hash what an earlier fetch left."""
-        position = 0
-        while position < download.offset:
-            with converting(download.path):
-                data = await asyncio.to_thread(os.pread, download.fd, self._settings.range_size, position)
-            await in_threads(self._threads, *hashes.works(position, data))
-            position += len(data)
-        advanced(position)
+    async def _transfer(self, layer: LayerRecord, download: Download, advanced: Advanced) -> None:
+        hashes = _Hashes(layer, file=not self._verifier.proves(layer))
+        with converting(download.path):
+            writer = DirectWriter(download.path, download.fd, DATA_START + layer.tar_size)
+        with writer:
+            async with self._memory() as slots, self._verifier.proof(layer, download.path, slots) as proof:
+                async with contextlib.aclosing(self._pieces(layer, download, slots)) as pieces:
+                    async for piece in pieces:
+                        await proof.arrived(piece.place, len(piece.data))
+                        await in_threads(self._threads, *hashes.works(piece.offset, piece.data), piece.keep(writer))
+                        download.offset = max(download.offset, piece.end)
+                        advanced(piece.end)
+                        await proof.consumed()
+                hashes.check()
+                await proof.finish()
 
-    async def _transfer(self, layer: LayerRecord, download: Download, hashes: _Hashes, advanced: Advanced) -> None:
-        behind = WriteBehind(download.fd)
-        async with contextlib.aclosing(self._ranges(layer, download.offset)) as ranges:
-            async for data in ranges:
-                offset = download.offset
-                await in_threads(
-                    self._threads,
-                    *hashes.works(offset, data),
-                    lambda offset=offset, data=data: _append(download, behind, offset, data),  # type: ignore[misc]
-                )
-                advanced(download.offset)
+    async def _pieces(self, layer: LayerRecord, download: Download, slots: Slots) -> AsyncGenerator[_Piece, None]:
+        """All of the layer image in order, while later pieces are already on their way.
 
-    async def _ranges(self, layer: LayerRecord, start: int) -> AsyncGenerator[memoryview, None]:
-        """The bytes from ``start`` on, range by range in order, while later ones are already on their way.
-
-        A range is good until the next one is asked for: its buffer is used again.
+        A piece is good until the next one is asked for: its memory is used again.
         """
-        spans = self._spans(start, layer.size)
-        coming: deque[tuple[int, asyncio.Task[bytearray]]] = deque()
+        numbered = enumerate(self._spans(download.offset, layer.size))
+        coming: deque[asyncio.Task[_Piece]] = deque()
         try:
             while True:
-                while len(coming) < self._settings.ranges and (span := next(spans, None)) is not None:
-                    coming.append((span[1], asyncio.create_task(self._range(layer.name, *span))))
+                while len(coming) < slots.count and (span := next(numbered, None)) is not None:
+                    coming.append(asyncio.create_task(self._piece(layer.name, download, slots, *span)))
                 if not coming:
                     return
-                length, task = coming[0]
-                buffer = await task
-                yield memoryview(buffer)[:length]
+                yield await coming[0]
                 coming.popleft()
-                self._buffers.append(buffer)
         finally:
-            for _, task in coming:
+            for task in coming:
                 task.cancel()
-            await asyncio.gather(*(task for _, task in coming), return_exceptions=True)
+            await asyncio.gather(*coming, return_exceptions=True)
 
-    def _spans(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        size = self._settings.range_size
-        return ((at, min(size, end - at)) for at in range(start, end, size))
+    def _spans(self, here: int, end: int) -> Iterator[_Span]:
+        """What an earlier fetch left, which ends at ``here``, and then the rest."""
+        at = 0
+        while at < end:
+            border = at - at % self._settings.range_size + self._settings.range_size
+            stop = min(border, here if at < here else end)
+            yield _Span(at, stop, here=at < here)
+            at = stop
 
-    async def _range(self, name: LayerName, offset: int, length: int) -> bytearray:
-        """The bytes, at the beginning of a buffer."""
-        buffer = self._buffers.pop() if self._buffers else bytearray(self._settings.range_size)
-        await self._remote.layer(name, offset, memoryview(buffer)[:length])
-        self._fetched(length)
-        return buffer
+    async def _piece(self, name: LayerName, download: Download, slots: Slots, number: int, span: _Span) -> _Piece:
+        data = slots.piece(number, span.end - span.start)
+        if span.here:
+            await in_threads(self._threads, lambda: _read(download, span.start, data))
+        else:
+            await self._remote.layer(name, span.start, data)
+            self._fetched(len(data))
+        return _Piece(span, slots.offset(number), data, download.path)
 
 
-def _append(download: Download, behind: WriteBehind, offset: int, data: memoryview) -> None:
+def _read(download: Download, offset: int, target: memoryview) -> None:
     with converting(download.path):
-        behind.write(offset, data)
-    download.offset = offset + len(data)
+        while target:
+            count = os.preadv(download.fd, [target], offset)
+            if not count:
+                raise StoreCorrupt(f"{download.path} became shorter", hint="it is fetched again")
+            target, offset = target[count:], offset + count
 
 
 @contextlib.asynccontextmanager

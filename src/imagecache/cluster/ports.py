@@ -6,11 +6,14 @@ Every method raises errors of ours; the loop tries again later whatever it was.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from imagecache.api.nodes import NodeStatus
 from imagecache.cluster.budget import Disk
+from imagecache.cluster.memory import Slots
 from imagecache.digest import Digest
 from imagecache.store.model import LayerName, LayerRecord, SnapshotDocument
 
@@ -150,12 +153,25 @@ class Reporter(Protocol):
         """Write the status of this node's NodeImageCache."""
 
 
-class Verifier(Protocol):
-    def proves(self, layer: LayerRecord) -> bool:
-        """Whether ``verify`` proves every byte beside the tar, so that the digest of the whole file adds nothing."""
+class Proof(Protocol):
+    """Of one layer image, whose bytes come in order."""
 
-    async def verify(self, fd: int, layer: LayerRecord) -> None:
-        """Prove that everything beside the (already proven) tar of a layer image follows from the tar.
+    async def arrived(self, offset: int, size: int) -> None:
+        """The next ``size`` bytes of the layer image are at ``offset`` of the memory; ``finish`` says what is wrong."""
+
+    async def consumed(self) -> None:
+        """Returns when the memory of all that has arrived may be used again."""
+
+    async def finish(self) -> None:
+        """All bytes are in the file, and its tar has the diffID: prove that the rest follows from the tar.
 
         Raises of the ContentError family, StoreCorrupt.
         """
+
+
+class Verifier(Protocol):
+    def proves(self, layer: LayerRecord) -> bool:
+        """Whether the proof is of every byte beside the tar, so that the digest of the whole file adds nothing."""
+
+    def proof(self, layer: LayerRecord, path: Path, slots: Slots) -> AbstractAsyncContextManager[Proof]:
+        """Begin with a layer image that is written to ``path`` and arrives in ``slots``. May wait for its turn."""

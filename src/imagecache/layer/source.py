@@ -1,7 +1,8 @@
-"""The two ways to read an uncompressed tar: as a stream of chunks, and out of a file by seeking.
+"""The ways to read an uncompressed tar: as a stream of chunks, and out of a file by seeking.
 
-``ChunkSource`` serves a conversion (the chunks come from the decompressor), ``FileSource`` serves ``verify`` (the tar
-lies inside a layer image, and only its headers are read). They must not know what a tar is.
+``ChunkSource`` serves a conversion (the chunks come from the decompressor) and the proof of a layer image that arrives,
+where ``BoundedSource`` ends it with the tar. ``FileSource`` serves ``verify`` (the tar lies inside a layer image, and
+only its headers are read). They must not know what a tar is.
 """
 
 from __future__ import annotations
@@ -10,16 +11,21 @@ import os
 from collections.abc import Iterable
 from typing import BinaryIO
 
+from imagecache.layer.ports import TarSource
+
 _SMALLEST_WINDOW = 4096
 _LARGEST_WINDOW = 256 * 1024
 
 
 class ChunkSource:
-    """A ``TarSource`` over chunks of any size, taken one at a time as they are needed, and copied only where read."""
+    """A ``TarSource`` over chunks of any size, taken one at a time as they are needed, and copied only where read.
 
-    def __init__(self, chunks: Iterable[bytes]) -> None:
+    Nothing of a chunk is needed any more when the next one is asked for.
+    """
+
+    def __init__(self, chunks: Iterable[bytes | memoryview]) -> None:
         self._chunks = iter(chunks)
-        self._chunk = b""
+        self._chunk: bytes | memoryview = b""
         self._at = 0
         self._base = 0
         """Position of the chunk's first byte."""
@@ -28,11 +34,11 @@ class ChunkSource:
         start, end = self._at, self._at + size
         if end <= len(self._chunk):
             self._at = end
-            return self._chunk[start:end]
-        pieces = [self._chunk[start:]]
+            return bytes(self._chunk[start:end])
+        pieces = [bytes(self._chunk[start:])]
         missing = end - len(self._chunk)
         while missing > 0 and self._advance():
-            pieces.append(self._chunk[:missing])
+            pieces.append(bytes(self._chunk[:missing]))
             missing -= len(pieces[-1])
             self._at = len(pieces[-1])
         return b"".join(pieces)
@@ -69,6 +75,28 @@ class ChunkSource:
                 return False
             self._chunk = chunk
         return True
+
+
+class BoundedSource:
+    """A ``TarSource``: the next ``length`` bytes of another one."""
+
+    def __init__(self, source: TarSource, length: int) -> None:
+        self._source = source
+        self._length = length
+        self._position = 0
+
+    def read(self, size: int) -> bytes:
+        data = self._source.read(min(size, self._length - self._position))
+        self._position += len(data)
+        return data
+
+    def skip(self, size: int) -> int:
+        skipped = self._source.skip(min(size, self._length - self._position))
+        self._position += skipped
+        return skipped
+
+    def tell(self) -> int:
+        return self._position
 
 
 class FileSource:

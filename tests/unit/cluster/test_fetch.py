@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import signal
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -21,6 +24,7 @@ from imagecache.errors import (
     BlobNotFound,
     DigestMismatch,
     ImageCacheError,
+    InternalError,
     NoSpace,
     NotFound,
     StoreCorrupt,
@@ -248,11 +252,11 @@ async def test_metadata_that_does_not_follow_from_the_tar_is_refused(
     assert not list(node.paths.downloads.iterdir())
 
 
-@pytest.mark.parametrize("at", [1030, 2100, -5])
-async def test_a_byte_beside_the_tar_that_changed_on_the_wire_is_fetched_again(
+@pytest.mark.parametrize("at", [1030, 2100, 4100, -5])
+async def test_a_byte_that_the_proof_stumbles_over_and_that_changed_on_the_wire_is_fetched_again(
     origin: Origin, node: Store, remote: MemoryRemoteStore, fetchers: Fetchers, at: int
 ) -> None:
-    """The file's own digest is not computed where all of it is derived again."""
+    """Beside the tar, where the file's own digest is not computed, and in a header of the tar."""
     document = await origin.build(ID, BASE)
     (layer,) = document.images[0].layers
     honest = remote.layers[layer.name]
@@ -294,6 +298,44 @@ async def test_a_header_that_takes_more_for_the_tar_is_refused(
             await fetch(fetchers(WorkerVerifier(pool)))
 
     assert not node.layers.has(layer.name)
+
+
+async def test_a_worker_that_dies_in_a_proof_loses_nothing(
+    origin: Origin, node: Store, remote: MemoryRemoteStore, fetchers: Fetchers
+) -> None:
+    document = await origin.build(ID, BASE)
+
+    def kill() -> None:
+        remote.on_piece = lambda _name, _offset: None
+        (worker,) = (int(child) for child in Path("/proc/thread-self/children").read_text().split())
+        os.kill(worker, signal.SIGKILL)
+
+    stop_at(remote, 600_000, kill)
+    async with WorkerPool(1) as pool:
+        fetcher = fetchers(WorkerVerifier(pool))
+        with pytest.raises(InternalError, match="a worker process ended"):
+            await fetch(fetcher)
+        remote.fetched.clear()
+
+        await fetch(fetcher)
+
+    assert same_files(origin, node, document)
+    assert not remote.fetched
+
+
+async def test_the_rest_of_a_layer_is_proven_with_what_was_there(
+    origin: Origin, node: Store, remote: MemoryRemoteStore, fetchers: Fetchers
+) -> None:
+    document = await origin.build(ID, BASE)
+    (layer,) = document.images[0].layers
+    with node.downloads.open(layer.sha256, layer.size) as download:
+        download.write(remote.layers[layer.name][:70_001])
+
+    async with WorkerPool(1) as pool:
+        await fetch(fetchers(WorkerVerifier(pool)))
+
+    assert same_files(origin, node, document)
+    assert remote.fetched[layer.name] == layer.size - 70_001
 
 
 async def test_an_honest_layer_passes_the_proof(origin: Origin, node: Store, fetchers: Fetchers) -> None:
