@@ -36,7 +36,8 @@ from imagecache.kube.resources import IMAGE_CACHES, NODE_IMAGE_CACHES, NODES, Re
 from imagecache.kube.reviewer import KubeTokenReviewer
 from imagecache.served.auth import Gate, GateSettings
 from imagecache.served.directory import StoreReader
-from imagecache.served.server import ServerSettings, StoreServer
+from imagecache.served.server import StoreServer
+from imagecache.served.settings import ServerSettings
 from imagecache.served.tls import ServerCertificate
 from imagecache.store.model import SnapshotDocument
 from imagecache.store.store import Store

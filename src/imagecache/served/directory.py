@@ -72,8 +72,7 @@ class DirectoryStore:
         try:
             filled = 0
             while filled < len(target):
-                with converting("a layer image"):
-                    count = os.preadv(fd, [target[filled:]], offset + filled)
+                count = read_into(fd, target[filled:], offset + filled)
                 if not count:
                     raise StoreCorrupt(f"layer image {name} ends before byte {offset + len(target)}")
                 filled += count
@@ -81,7 +80,7 @@ class DirectoryStore:
             os.close(fd)
 
 
-def read_piece(fd: int, offset: int, length: int) -> bytes:
-    """At most ``length`` bytes; none at the end. Raises StoreError."""
+def read_into(fd: int, target: memoryview, offset: int) -> int:
+    """At most as many bytes as ``target`` has; says how many, none at the end. Raises StoreError."""
     with converting("a layer image"):
-        return os.pread(fd, length, offset)
+        return os.preadv(fd, [target], offset)

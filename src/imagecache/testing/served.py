@@ -10,7 +10,7 @@ import asyncio
 import subprocess
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,7 +21,8 @@ from imagecache.errors import BlobNotFound, ImageCacheError, NotFound, StoreCorr
 from imagecache.served.auth import Gate, GateSettings
 from imagecache.served.client import ClientSettings, ServedStore
 from imagecache.served.directory import StoreReader
-from imagecache.served.server import ServerSettings, StoreServer
+from imagecache.served.server import StoreServer
+from imagecache.served.settings import ServerSettings
 from imagecache.served.tls import ServerCertificate
 from imagecache.store.model import LayerName, SnapshotDocument
 from imagecache.testing.clock import FakeClock
@@ -124,20 +125,27 @@ def make_certificate(directory: Path, name: str = "server") -> tuple[Path, Path]
 class Served:
     """A store directory behind the real server, and the settings for a client of it."""
 
-    def __init__(self, root: Path, workspace: Path, *, clock: Clock | None = None, piece: int = 1 << 20) -> None:
+    def __init__(
+        self,
+        root: Path,
+        workspace: Path,
+        *,
+        clock: Clock | None = None,
+        server: ServerSettings = ServerSettings(),  # noqa: B008 - immutable
+    ) -> None:
         self.reviewer = TableReviewer({"agent-token": AGENT})
         self.certificate, self.key = make_certificate(workspace)
         self.token_file = workspace / "token"
         self.token_file.write_text("agent-token\n")
         self._root = root
         self._gate = Gate(self.reviewer, clock or FakeClock(), GateSettings(frozenset({AGENT})))
-        self._piece = piece
+        self._settings = server
         self._server: StoreServer | None = None
         self.port = 0
 
     async def start(self) -> None:
         """Serve; on the same port as before after a ``stop``."""
-        settings = ServerSettings(host="127.0.0.1", port=self.port, piece=self._piece)
+        settings = replace(self._settings, host="127.0.0.1", port=self.port)
         tls = ServerCertificate(self.certificate, self.key).context
         self._server = StoreServer(StoreReader(self._root), self._gate, settings, tls=tls)
         self.port = await self._server.start()
