@@ -80,21 +80,20 @@ class Acceptor:
         with self._listener:
             while not self._stopping.is_set():
                 try:
-                    sock, _address = self._listener.accept()
-                    self._welcome(sock)
-                except ConnectionError:  # it was gone before it was here
-                    continue
-                except (OSError, RuntimeError) as error:  # RuntimeError: no more threads
+                    self._welcome(self._listener.accept()[0])
+                except Exception as error:  # noqa: BLE001 - whatever it is, this thread must go on
                     if not self._stopping.is_set():
-                        _log.warning("cannot accept connections", problem=str(error))
+                        _log.warning("cannot accept connections", kind=type(error).__name__, problem=str(error))
                         self._stopping.wait(_PAUSE)
 
     def _welcome(self, sock: socket.socket) -> None:
-        """Waits while there is no room. Raises OSError, RuntimeError."""
+        """Waits while there is no room. Raises RuntimeError when there are no more threads."""
         with contextlib.ExitStack() as undo:
             undo.callback(sock.close)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else the end of a range waits for an ACK
-            secured = self._tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+            try:
+                secured = self._secure(sock)
+            except OSError:  # it was gone before it was here
+                return
             undo.callback(secured.close)
             connection = self._connect(secured)
             if not self._room.enter(connection):
@@ -104,3 +103,9 @@ class Acceptor:
             self._threads.add(thread)
             thread.start()
             undo.pop_all()
+
+    def _secure(self, sock: socket.socket) -> ssl.SSLSocket:
+        """Without a handshake yet: that waits for the reader."""
+        sock.getpeername()  # raises for one that is gone; wrap_socket would raise, too, and forget to close
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else the end of a range waits for an ACK
+        return self._tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)

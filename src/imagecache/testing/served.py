@@ -103,9 +103,16 @@ class TableReviewer:
     users: dict[str, str] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     problem: ImageCacheError | None = None
+    asks: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set by each question."""
+    silent: asyncio.Event | None = None
+    """Nobody is answered until it is set."""
 
     async def review(self, token: str) -> str | None:
         self.asked.append(token)
+        self.asks.set()
+        if self.silent is not None:
+            await self.silent.wait()
         if self.problem is not None:
             raise self.problem
         return self.users.get(token)

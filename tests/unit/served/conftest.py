@@ -1,13 +1,18 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
+from imagecache.served.settings import ServerSettings
 from imagecache.store.store import Store
 from imagecache.testing.clock import FakeClock
 from imagecache.testing.served import Served
+
+Serve = Callable[[ServerSettings], Awaitable[Served]]
 
 
 @pytest.fixture
@@ -21,6 +26,17 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-async def served(store: Store, tmp_path: Path, clock: FakeClock) -> AsyncIterator[Served]:
-    async with Served(store.root, tmp_path / "tls", clock=clock) as served:
-        yield served
+async def serve(store: Store, tmp_path: Path, clock: FakeClock) -> AsyncIterator[Serve]:
+    """Serves with other settings. No server leaves a thread."""
+    async with AsyncExitStack() as stack:
+
+        async def start(settings: ServerSettings) -> Served:
+            return await stack.enter_async_context(Served(store.root, tmp_path / "tls", clock=clock, server=settings))
+
+        yield start
+    assert [each.name for each in threading.enumerate() if each.name.startswith("served-")] == []
+
+
+@pytest.fixture
+async def served(serve: Serve) -> Served:
+    return await serve(ServerSettings())

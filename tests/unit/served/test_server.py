@@ -15,8 +15,14 @@ from structlog.testing import capture_logs
 
 from imagecache.digest import DiffID, Digest
 from imagecache.errors import KubernetesUnavailable, StoreError
+from imagecache.served.auth import Gate, GateSettings
+from imagecache.served.directory import StoreReader
+from imagecache.served.server import StoreServer
+from imagecache.served.settings import ServerSettings
+from imagecache.served.tls import ServerCertificate
 from imagecache.store.model import SnapshotDocument
 from imagecache.store.store import Store
+from imagecache.testing.clock import FakeClock
 from imagecache.testing.served import Served
 from imagecache.testing.store import put_snapshot
 
@@ -88,7 +94,9 @@ async def test_ranges(browser: Browser, layer: str, wanted: str, start: int, end
     assert answer.headers["Content-Range"] == f"bytes {start}-{end - 1}/{len(CONTENT)}"
 
 
-@pytest.mark.parametrize("wanted", ["bytes=99999-", "bytes=9-3", "bytes=0-1,3-4", "lines=1-2", "bytes=x-"])
+@pytest.mark.parametrize(
+    "wanted", ["bytes=99999-", "bytes=9-3", "bytes=0-1,3-4", "lines=1-2", "bytes=x-", "bytes=-", "bytes=-0"]
+)
 async def test_impossible_ranges(browser: Browser, layer: str, wanted: str) -> None:
     answer = await browser.get(layer, {**TOKEN, "Range": wanted})
 
@@ -194,6 +202,19 @@ async def test_probes_need_no_token(browser: Browser, store: Store) -> None:
 
     assert (await browser.get("/livez", {})).status == 200
     assert (await browser.get("/readyz", {})).status == 503
+
+
+async def test_every_address_of_the_host(store: Store, served: Served) -> None:
+    gate = Gate(served.reviewer, FakeClock(), GateSettings(frozenset()))
+    tls = ServerCertificate(served.certificate, served.key).context
+    server = StoreServer(StoreReader(store.root), gate, ServerSettings(port=0), tls=tls)
+    served.port = await server.start()
+
+    try:
+        assert (await Browser(served).get("/livez", {})).status == 200
+    finally:
+        await server.stop()
+        await server.stop()
 
 
 async def test_an_address_that_is_taken(served: Served, tmp_path: Path) -> None:
