@@ -249,7 +249,7 @@ async def test_native_starts_are_followed_to_the_files_they_read(node: Node) -> 
     names = node.snapshot.layer_names()
     expected = {node.store.root / name.path for name in names}
     seen: asyncio.Queue[set[Path]] = asyncio.Queue()
-    following = asyncio.create_task(follow_starts(node.client, lambda files: seen.put_nowait(set(files))))
+    following = asyncio.create_task(follow_starts(node.client, lambda files: seen.put_nowait(set(files)), pause=0))
     await node.cri.run(IMAGE, ["/bin/true"])
     async with asyncio.timeout(10):
         while await seen.get() != expected:

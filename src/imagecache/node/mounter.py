@@ -137,12 +137,14 @@ class KernelMounter:
     def _is_there(self, image: Path, target: Path) -> bool:
         """Whether the layer image is what is mounted at ``target``. Raises MountFailed if it is something else."""
         with _explained(image, target):
-            target.mkdir(mode=0o755, parents=True, exist_ok=True)
-            device = target.stat().st_dev
+            device = _device(target)
+            if device is not None and self._seen.get(target) == (image, device):
+                return True
+            if device is None:
+                target.mkdir(mode=0o755, parents=True)
+                return False
             if device == target.parent.stat().st_dev:  # every EROFS mount has a number of its own
                 return False
-        if self._seen.get(target) == (image, device):
-            return True
         found = self._at(target)
         if found is None:
             return False
@@ -175,6 +177,14 @@ def _from_file(image: Path, target: Path) -> None:
             raise
         with loop.attached(image) as device:
             syscalls.mount(device, str(target), "erofs", _LAYER_FLAGS)
+
+
+def _device(target: Path) -> int | None:
+    """Of what is there; None when nothing is."""
+    try:
+        return target.stat().st_dev
+    except FileNotFoundError:
+        return None
 
 
 def _backing(mount: Mount) -> str:

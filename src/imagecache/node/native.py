@@ -81,15 +81,26 @@ def layer_name(file: Path, layers: Path) -> LayerName | None:
     return None
 
 
-async def layer_files(snapshots: Snapshots, container: ContainerRecord) -> list[Path]:
-    """The layer images below a container's snapshot, the top one first."""
-    files = []
-    key = container.snapshot_key if container.snapshotter == NATIVE_SNAPSHOTTER else ""
-    while key and (info := await snapshots.stat(container.snapshotter, key)) is not None:
-        if SOURCE_LABEL in info.labels:
-            files.append(Path(info.labels[SOURCE_LABEL]))
-        key = info.parent
-    return files
+class LayerFiles:
+    """The layer images below containers; containerd is asked once for each image that they share."""
+
+    def __init__(self, snapshots: Snapshots) -> None:
+        self._snapshots = snapshots
+        self._below: dict[str, list[Path]] = {}
+
+    async def below(self, container: ContainerRecord) -> list[Path]:
+        """The top one first. Raises ContainerdUnavailable."""
+        key = container.snapshot_key if container.snapshotter == NATIVE_SNAPSHOTTER else ""
+        asked: list[tuple[str, list[Path]]] = []
+        while key and key not in self._below:
+            info = await self._snapshots.stat(NATIVE_SNAPSHOTTER, key)
+            source = info.labels.get(SOURCE_LABEL) if info is not None else None
+            asked.append((key, [Path(source)] if source else []))
+            key = info.parent if info is not None else ""
+        files = self._below.get(key, [])
+        for each, own in reversed(asked):
+            files = self._below[each] = own + files
+        return files
 
 
 def _linked(plugin: Plugin) -> list[Path]:

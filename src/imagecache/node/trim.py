@@ -11,13 +11,13 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from imagecache.clock import Clock
 from imagecache.errors import ContainerdUnavailable
-from imagecache.node.native import layer_files
-from imagecache.node.ports import Containerd
+from imagecache.node.native import LayerFiles
+from imagecache.node.ports import Containerd, TaskStarted
 
 
 def drop_cached_pages(file: Path) -> None:
@@ -109,21 +109,42 @@ class Trimmer:
                 await asyncio.wait_for(self._wake.wait(), self._plan.wait())
 
 
-async def follow_starts(containerd: Containerd, used: Callable[[Iterable[Path]], None], *, retry: float = 2.0) -> None:
+async def follow_starts(
+    containerd: Containerd, used: Callable[[Iterable[Path]], None], *, pause: float = 1.0, retry: float = 2.0
+) -> None:
     """Native mode: tell ``used`` about the layer images of every container that starts, until cancelled.
 
-    A containerd that stops is waited for, looking every ``retry`` seconds.
+    A while after it: asking containerd takes its time from the very start that it is about. What started meanwhile is
+    asked for together. A containerd that stops is waited for, looking every ``retry`` seconds.
     """
+    started: asyncio.Queue[TaskStarted] = asyncio.Queue()
+    listening = asyncio.create_task(_listen(containerd, started.put_nowait, retry))
+    try:
+        while True:
+            starts = {await started.get()}
+            await asyncio.sleep(pause)
+            while not started.empty():
+                starts.add(started.get_nowait())
+            with contextlib.suppress(ContainerdUnavailable):
+                await _tell(containerd, starts, used)
+    finally:
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+
+
+async def _listen(containerd: Containerd, heard: Callable[[TaskStarted], None], retry: float) -> None:
     while True:
         with contextlib.suppress(ContainerdUnavailable):
-            async for files in _started(containerd):
-                used(files)
+            async for start in containerd.task_starts():
+                heard(start)
         await asyncio.sleep(retry)
 
 
-async def _started(containerd: Containerd) -> AsyncIterator[list[Path]]:
-    async for start in containerd.task_starts():
-        session = containerd.session(start.namespace)
-        container = await session.container(start.container_id)
-        if container is not None:
-            yield await layer_files(session.snapshots, container)
+async def _tell(containerd: Containerd, starts: Iterable[TaskStarted], used: Callable[[Iterable[Path]], None]) -> None:
+    for namespace in sorted({start.namespace for start in starts}):
+        session = containerd.session(namespace)
+        chains = LayerFiles(session.snapshots)
+        for start in starts:
+            container = await session.container(start.container_id) if start.namespace == namespace else None
+            if container is not None and (files := await chains.below(container)):
+                used(files)

@@ -65,7 +65,7 @@ class LayerMounts:
                 if mount:
                     self._mount(layer)
                 else:
-                    self._found(layer)
+                    self._required(layer, self.file(layer))
                 yield layer
             except BaseException:
                 self._drop(layer)
@@ -112,15 +112,12 @@ class LayerMounts:
 
     def _mount(self, layer: LayerRef) -> None:
         target = self.mountpoint(layer)
-        if self.file(layer) is None and self._mounter.mounted(target):
-            return  # the kernel keeps the file
-        image = self._found(layer)
-        with converting(target):
-            target.mkdir(mode=0o755, exist_ok=True)
-        self._mounter.mount(image, target)
-
-    def _found(self, layer: LayerRef) -> Path:
         image = self.file(layer)
+        if image is None and self._mounter.mounted(target):
+            return  # the kernel keeps the file
+        self._mounter.mount(self._required(layer, image), target)
+
+    def _required(self, layer: LayerRef, image: Path | None) -> Path:
         if image is None:
             raise BlobNotFound(
                 f"layer image {layer.name} is not in the store any more",

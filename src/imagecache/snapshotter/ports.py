@@ -36,7 +36,10 @@ class Mounter(Protocol):
     """Kernel mounts of layer images: read-only, by mount(2) straight from the file, loop where the kernel needs it."""
 
     def mount(self, image: Path, target: Path) -> None:
-        """Mount the layer image; a no-op when exactly that is mounted there. Raises MountFailed, KernelUnsupported."""
+        """Mount the layer image, and make the mountpoint; a no-op when exactly that is mounted there.
+
+        Raises MountFailed, KernelUnsupported.
+        """
 
     def unmount(self, target: Path) -> None:
         """A no-op when nothing is mounted there. Raises MountFailed when busy."""

@@ -139,7 +139,7 @@ class Snapshotter:
 
         Raises SnapshotNotFound, HasChildren; nothing else that is not the database's.
         """
-        with self._metadata.write() as writer:
+        with self._metadata.write(durable=False) as writer:  # one that comes back is removed again by containerd
             row = writer.remove(key)
         self._served.removed(key)
         self._meter.forget(self._directories.own(row.id).fs)
@@ -200,7 +200,7 @@ class Snapshotter:
         lowers = self._paths(key, chain)
         with (
             self._directories.staged(kind, owner=lowers[0] if lowers else None) as place,
-            self._metadata.write() as writer,
+            self._metadata.write(durable=False) as writer,
         ):
             number = writer.create(kind, key, below, labels, self._clock.now())
             place(number)

@@ -93,8 +93,12 @@ async def test_container_starts_are_followed_through_a_restart_of_containerd() -
     def used(files: Iterable[Path]) -> None:
         seen.put_nowait(list(files))
 
-    task = asyncio.create_task(follow_starts(containerd, used, retry=0))
-    for name in ("c", "gone", "other", None, "c"):
+    task = asyncio.create_task(follow_starts(containerd, used, pause=0, retry=0))
+    for name in ("c", "gone", "other", None):
         containerd.starts.put_nowait(TaskStarted("k8s.io", name) if name else None)
-    assert [await seen.get() for _ in range(3)] == [[A, B], [], [A, B]]
+    assert await seen.get() == [A, B]
+    containerd.starts.put_nowait(TaskStarted("k8s.io", "c"))
+    assert await seen.get() == [A, B]
     task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert seen.empty()
