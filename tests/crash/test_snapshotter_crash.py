@@ -37,6 +37,7 @@ class DiskMounter:
 
     def mount(self, image: Path, target: Path) -> None:
         assert image.is_file()
+        target.mkdir(exist_ok=True)
         os.close(os.open(self._table / target.name, os.O_CREAT | os.O_WRONLY))
 
     def unmount(self, target: Path) -> None:
