@@ -10,7 +10,6 @@ Seen from this machine everything is below the node's directory, except what is 
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -26,7 +25,7 @@ from imagecache.testing.cluster.programs import kubernetes
 from imagecache.testing.peers.containerd import Containerd, Version
 from imagecache.testing.peers.containerd_config import Paths, Surroundings, write_hosts
 from imagecache.testing.peers.cri import Cri
-from imagecache.testing.peers.processes import Daemon, kill_all, processes_of
+from imagecache.testing.peers.processes import Daemon, kill_all, processes_of, unmount_below
 from imagecache.testing.peers.programs import PeerFailed, containerd_24, environment, find, run
 
 _OVERLAYS = ("etc", "opt", "usr/local", "var")
@@ -154,6 +153,11 @@ class Node:
         """Let containerd pull from ``host`` through ``url``; at once."""
         write_hosts(self.directory / "containerd", host, url)
 
+    @property
+    def _volatile(self) -> tuple[Path, ...]:
+        """A tmpfs, as on every machine: containerd syncs a database there whenever its mount manager is used."""
+        return (self.directory / "run", self.directory / "containerd" / "state")
+
     # its programs
 
     def environ(self) -> dict[str, str]:
@@ -209,6 +213,8 @@ class Node:
     def boot(self) -> None:
         """Namespaces, the caller's own programs, containerd with its pause image."""
         cgroups.create(self.cgroup)
+        for folder in self._volatile:
+            run([find("mount"), "-t", "tmpfs", "-o", "mode=755", "tmpfs", folder])
         self._init.start()
         self._network.attach(self.index, self._init.daemon.pid, self.directory)
         for service in self.spec.services:
@@ -228,9 +234,8 @@ class Node:
         self._network.detach(self.index)
         cgroups.remove(self.cgroup)
         (self.directory / "booted").unlink(missing_ok=True)
-        for folder in (self.directory / "run", self.containerd.state):
-            shutil.rmtree(folder)
-            folder.mkdir()
+        for folder in self._volatile:
+            unmount_below(folder)
 
     def forget(self) -> None:
         """Let go of what has ended: this process's side of its programs. Idempotent."""
