@@ -7,6 +7,7 @@ must not decide what the parts decide.
 from __future__ import annotations
 
 import asyncio
+import gc
 import shutil
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
@@ -138,6 +139,7 @@ class Agent:
 
     def _is_ready(self, ready: Callable[[], None]) -> None:
         self._serving = True
+        gc.freeze()  # what is loaded stays: the collector need not look at it in the middle of a container's start
         _log.info("agent is ready", mode=self._settings.mode.value, store=str(self._store.root))
         ready()
 

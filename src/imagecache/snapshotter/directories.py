@@ -1,7 +1,8 @@
 """Directories of ordinary snapshots: ``snapshots/<id>/{fs,work}`` below the root.
 
-They are made beside their place and renamed into it inside the transaction that inserts the row; they leave by a rename
-to ``rm-<id>-*`` after the transaction that deletes it, and are deleted when there is time. Modes are containerd's
+They are made beside their place and renamed into it inside the transaction that inserts the row, a few ahead, since a
+container waits for them; they leave by a rename to ``rm-<id>-*`` after the transaction that deletes it, and are deleted
+when there is time. Modes are containerd's
 (plugins/snapshots/overlay/overlay.go): the root 0700, ``fs`` 0755 since it is the container's ``/``, ``work`` 0711. It
 must not know rows.
 """
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import structlog
 
+from imagecache.errors import ImageCacheError
 from imagecache.oserrors import converting
 from imagecache.snapshotter.model import Kind
 from imagecache.snapshotter.mounts import Own
@@ -26,6 +28,8 @@ from imagecache.snapshotter.mounts import Own
 _log = structlog.get_logger(__name__)
 _STAGED = "new-"
 _RETIRED = "rm-"
+_SPARE = 2
+"""Directories made ahead: a pod with one container takes two."""
 
 
 class Directories:
@@ -33,6 +37,7 @@ class Directories:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._spare: list[Path] = []
         self._staged: set[str] = set()
         self._staged_lock = threading.Lock()
 
@@ -51,7 +56,10 @@ class Directories:
         with self._staging() as directory:
             placed: list[int] = []
             with converting(directory):
-                self._fill(directory, kind, owner)
+                if owner is not None:
+                    _give(directory / "fs", owner)
+                if kind is not Kind.ACTIVE:
+                    (directory / "work").rmdir()
 
             def place(snapshot: int) -> None:
                 if (self._root / str(snapshot)).exists():  # of a process that was killed before its commit
@@ -108,25 +116,46 @@ class Directories:
         with converting(self._root):
             return [path.name for path in self._root.iterdir()]
 
+    def make_spare(self) -> None:
+        """Make directories ahead, for who comes next. Never fails: who finds none makes his own."""
+        try:
+            while len(self._spare) < _SPARE:
+                self._spare.append(self._make())
+        except ImageCacheError as error:
+            _log.warning("no directory made ahead", problem=str(error))
+
     @contextlib.contextmanager
     def _staging(self) -> Iterator[Path]:
-        with self._staged_lock, converting(self._root):
-            directory = Path(tempfile.mkdtemp(prefix=_STAGED, dir=self._root))
-            self._staged.add(directory.name)
+        try:
+            directory = self._spare.pop()
+        except IndexError:
+            directory = self._make()
         try:
             yield directory
         finally:
             shutil.rmtree(directory, ignore_errors=True)  # nothing, once it is in its place
             self._staged.discard(directory.name)
 
-    def _fill(self, directory: Path, kind: Kind, owner: Path | None) -> None:
-        fs = directory / "fs"
-        fs.mkdir()
-        fs.chmod(0o755)  # whatever the umask is
-        if owner is not None:
-            found = owner.stat()
-            os.chown(fs, found.st_uid, found.st_gid)
-        if kind is Kind.ACTIVE:
-            work = directory / "work"
-            work.mkdir()
-            work.chmod(0o711)
+    def _make(self) -> Path:
+        """With ``fs`` and ``work``. Raises StoreError, NoSpace, StoreDenied."""
+        with self._staged_lock, converting(self._root):
+            directory = Path(tempfile.mkdtemp(prefix=_STAGED, dir=self._root))
+            self._staged.add(directory.name)
+        try:
+            with converting(directory):
+                for name, mode in (("fs", 0o755), ("work", 0o711)):
+                    path = directory / name
+                    path.mkdir()
+                    path.chmod(mode)  # whatever the umask is
+        except BaseException:
+            shutil.rmtree(directory, ignore_errors=True)
+            self._staged.discard(directory.name)
+            raise
+        return directory
+
+
+def _give(directory: Path, like: Path) -> None:
+    """To the owner of ``like``."""
+    found = like.stat()
+    if (found.st_uid, found.st_gid) != (os.geteuid(), os.getegid()):
+        os.chown(directory, found.st_uid, found.st_gid)

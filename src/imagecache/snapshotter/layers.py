@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import structlog
@@ -20,6 +20,7 @@ from imagecache.oserrors import converting
 from imagecache.snapshotter.metadata import Metadata
 from imagecache.snapshotter.model import LayerRef
 from imagecache.snapshotter.ports import LayerProvider, Mounter
+from imagecache.snapshotter.ready import device_of
 from imagecache.store.model import LayerName
 
 _log = structlog.get_logger(__name__)
@@ -40,6 +41,9 @@ class LayerMounts:
         self._mounter = mounter
         self._holder = holder
         self._wait = wait
+        self._own_device = device_of(root)
+        self._devices: dict[Path, int] = {}
+        """Of the mountpoints, as they were when mounted last."""
         self._locks: dict[LayerName, threading.Lock] = {}
         self._locks_lock = threading.Lock()
 
@@ -73,9 +77,18 @@ class LayerMounts:
 
     def ensure(self, layer: LayerRef) -> Path:
         """The mountpoint, mounted. Raises BlobNotFound, StoreBusy, HostError."""
-        with self._locked(layer.name, self._wait):
-            self._mount(layer)
-        return self.mountpoint(layer)
+        target = self.mountpoint(layer)
+        known = self._devices.get(target)
+        if known is None or device_of(target) != known:
+            with self._locked(layer.name, self._wait):
+                self._mount(layer)
+        return target
+
+    def devices(self, targets: Iterable[Path]) -> dict[Path, int] | None:
+        """Of these mountpoints, while they are mounted; None when one is not known to have its own."""
+        found = {target: self._devices.get(target) for target in targets}
+        known = {target: device for target, device in found.items() if device is not None}
+        return known if len(known) == len(found) else None
 
     def hold_again(self) -> None:
         """When we start: a hold that a power failure took is said once more, before a collection can act on it."""
@@ -116,6 +129,9 @@ class LayerMounts:
         if image is None and self._mounter.mounted(target):
             return  # the kernel keeps the file
         self._mounter.mount(self._required(layer, image), target)
+        device = device_of(target)
+        if device is not None and device != self._own_device:  # every EROFS mount has a number of its own
+            self._devices[target] = device
 
     def _required(self, layer: LayerRef, image: Path | None) -> Path:
         if image is None:
@@ -140,6 +156,7 @@ class LayerMounts:
 
     def _clear(self, target: Path) -> bool:
         """Unmount and remove a mountpoint; False when it is busy."""
+        self._devices.pop(target, None)
         try:
             self._mounter.unmount(target)
             with converting(target), contextlib.suppress(FileNotFoundError):

@@ -23,6 +23,10 @@ class Pool:
         future = asyncio.get_running_loop().run_in_executor(self._executor, call)
         return await asyncio.wait_for(future, self._deadline)
 
+    def start(self, call: Callable[[], object]) -> None:
+        """Run ``call``, which does not raise, in a thread some time. Raises RuntimeError when closed."""
+        self._executor.submit(call)
+
     def close(self) -> None:
         """Without waiting: a thread may hang in the kernel."""
         self._executor.shutdown(wait=False, cancel_futures=True)

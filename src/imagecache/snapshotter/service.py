@@ -31,6 +31,8 @@ from imagecache.snapshotter.wire import info_message, mounts_message
 SERVICE = "containerd.services.snapshots.v1.Snapshots"
 BATCH = 100
 """Snapshots in one message of a list, as containerd's own service sends them."""
+_READY_PAUSE = 0.5
+"""Seconds from a Prepare until the next one is prepared for: a container has started by then."""
 _log = structlog.get_logger(__name__)
 Request = TypeVar("Request", bound=Message)
 Reply = TypeVar("Reply", bound=Message)
@@ -54,6 +56,7 @@ class SnapshotsService:
         self._mounting = Pool("mounting", settings.mounting_threads, settings.mounting_deadline)
         self._metadata = Pool("metadata", settings.metadata_threads, settings.deadline)
         self._removing = Pool("removing", settings.removing_threads, settings.deadline)
+        self._making_ready: asyncio.TimerHandle | None = None
         self._in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -63,6 +66,8 @@ class SnapshotsService:
         await self._idle.wait()
 
     def close(self) -> None:
+        if self._making_ready is not None:
+            self._making_ready.cancel()
         for pool in (self._mounting, self._metadata, self._removing):
             pool.close()
 
@@ -90,15 +95,29 @@ class SnapshotsService:
 
     async def _prepare(self, request: pb.PrepareSnapshotRequest) -> pb.PrepareSnapshotResponse:
         call = partial(self._snapshotter.prepare, request.key, request.parent, dict(request.labels))
-        return pb.PrepareSnapshotResponse(mounts=mounts_message(await self._mounting.run(call)))
+        mounts = await self._mounting.run(call)
+        self._make_ready_later()
+        return pb.PrepareSnapshotResponse(mounts=mounts_message(mounts))
+
+    def _make_ready_later(self) -> None:
+        """When the container that starts right now is out of the way."""
+        if self._making_ready is None:
+            self._making_ready = asyncio.get_running_loop().call_later(_READY_PAUSE, self._make_ready)
+
+    def _make_ready(self) -> None:
+        self._making_ready = None
+        with contextlib.suppress(RuntimeError):  # we are being stopped
+            self._removing.start(self._snapshotter.make_ready)
 
     async def _view(self, request: pb.ViewSnapshotRequest) -> pb.ViewSnapshotResponse:
         call = partial(self._snapshotter.view, request.key, request.parent, dict(request.labels))
         return pb.ViewSnapshotResponse(mounts=mounts_message(await self._mounting.run(call)))
 
     async def _mounts(self, request: pb.MountsRequest) -> pb.MountsResponse:
-        call = partial(self._snapshotter.mounts, request.key)
-        return pb.MountsResponse(mounts=mounts_message(await self._mounting.run(call)))
+        mounts = self._snapshotter.ready_mounts(request.key)
+        if mounts is None:
+            mounts = await self._mounting.run(partial(self._snapshotter.mounts, request.key))
+        return pb.MountsResponse(mounts=mounts_message(mounts))
 
     async def _commit(self, request: pb.CommitSnapshotRequest) -> Empty:
         call = partial(self._snapshotter.commit, request.name, request.key, dict(request.labels), request.parent)

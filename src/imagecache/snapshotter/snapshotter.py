@@ -24,9 +24,11 @@ from imagecache.snapshotter import filters, model
 from imagecache.snapshotter.directories import Directories
 from imagecache.snapshotter.layers import LayerMounts
 from imagecache.snapshotter.metadata import Found, Metadata
-from imagecache.snapshotter.model import NOTHING, Info, Kind, LayerRef, Lower, Row, Usage
+from imagecache.snapshotter.model import NOTHING, Info, Kind, Lower, Row, Usage
 from imagecache.snapshotter.mounts import Mount, check_root, mounts_of
 from imagecache.snapshotter.ports import LayerProvider, Mounter, Observer
+from imagecache.snapshotter.ready import Answer, ReadyMounts
+from imagecache.snapshotter.rows import Reader
 from imagecache.snapshotter.served import ServedSnapshots
 from imagecache.snapshotter.settings import DEFAULT, SnapshotterSettings
 from imagecache.snapshotter.usage import Meter
@@ -84,6 +86,7 @@ class Snapshotter:
         )
         self._layers.hold_again()
         self._served = ServedSnapshots(self._metadata, provider, self._layers, clock)
+        self._ready = ReadyMounts()
         self._meter = Meter(clock, age=settings.usage_age, budget=settings.usage_budget)
         self._cleaning = threading.Lock()
 
@@ -123,7 +126,18 @@ class Snapshotter:
             if row.info.kind is Kind.COMMITTED:
                 raise WrongKind(f"snapshot {key!r} is committed, not active")
             chain = tx.chain(row.parent_id)
-        return self._mounts(row.info.kind, row.id, self._paths(key, chain))
+        lowers = self._paths(chain)
+        self._tell_used(key, chain)
+        return self._mounts(row.info.kind, row.id, lowers)
+
+    def ready_mounts(self, key: str) -> tuple[Mount, ...] | None:
+        """What ``mounts`` would answer, if that is known without waiting for anything; None if it is not."""
+        answer = self._ready.get(key)
+        if answer is None:
+            return None
+        if answer.files:
+            self._observer.used(answer.files)
+        return answer.mounts
 
     def commit(self, name: str, key: str, labels: Mapping[str, str] | None = None, parent: str = "") -> None:
         """Freeze the active snapshot ``key`` as ``name``. Nothing but the transaction: containerd holds its own.
@@ -132,6 +146,7 @@ class Snapshotter:
         """
         with self._metadata.write() as writer:
             number = writer.commit(name, key, labels or {}, parent, self._clock.now())
+            self._ready.forget(key)
         self._meter.forget(self._directories.own(number).fs)
 
     def remove(self, key: str) -> None:
@@ -141,6 +156,7 @@ class Snapshotter:
         """
         with self._metadata.write(durable=False) as writer:  # one that comes back is removed again by containerd
             row = writer.remove(key)
+            self._ready.forget(key)
         self._served.removed(key)
         self._meter.forget(self._directories.own(row.id).fs)
         if row.layer is None:
@@ -180,6 +196,10 @@ class Snapshotter:
                 writer.set_usage(row.id, measured.usage)
         return measured.usage
 
+    def make_ready(self) -> None:
+        """Do ahead what the next ``prepare`` needs."""
+        self._directories.make_spare()
+
     def cleanup(self) -> None:
         """Free what removed snapshots and crashes left. A no-op while another call does it."""
         if not self._cleaning.acquire(blocking=False):
@@ -194,43 +214,54 @@ class Snapshotter:
             self._cleaning.release()
 
     def _create(self, kind: Kind, key: str, parent: str, labels: Mapping[str, str]) -> tuple[Mount, ...]:
-        below = self._parent(parent) if parent else None
-        with self._metadata.read() as tx:
-            chain = tx.chain(below.id if below else None)
-        lowers = self._paths(key, chain)
+        below, chain = self._parent(parent) if parent else (None, ())
+        lowers = self._paths(chain)
+        files = self._tell_used(key, chain)
+        devices = self._layers.devices(self._layers.mountpoint(lower.layer) for lower in chain if lower.layer)
         with (
             self._directories.staged(kind, owner=lowers[0] if lowers else None) as place,
             self._metadata.write(durable=False) as writer,
         ):
             number = writer.create(kind, key, below, labels, self._clock.now())
             place(number)
-        return self._mounts(kind, number, lowers)
+            mounts = self._mounts(kind, number, lowers)
+            if devices is not None:
+                self._ready.remember(key, Answer(mounts, devices, files))
+        return mounts
 
-    def _parent(self, name: str) -> Row:
-        with self._metadata.read() as tx:
-            found = tx.find(name)
-        if found is None:
+    def _parent(self, name: str) -> tuple[Row, tuple[Lower, ...]]:
+        """With its chain. Raises SnapshotNotFound, InvalidSnapshotArgument."""
+        try:
+            with self._metadata.read() as tx:
+                return _with_chain(tx, name)
+        except SnapshotNotFound:
             self._served.heal(name)
         with self._metadata.read() as tx:
-            return tx.committed_parent(name)
+            return _with_chain(tx, name)
 
-    def _paths(self, key: str, chain: Sequence[Lower]) -> list[Path]:
+    def _paths(self, chain: Sequence[Lower]) -> list[Path]:
         """The chain as directories, every layer image mounted."""
-        layers = [lower.layer for lower in chain if lower.layer is not None]
-        mounted = {layer: self._layers.ensure(layer) for layer in layers}
-        if layers and not model.is_unpack(key):
-            self._observer.used(self._files(layers))
         return [
-            mounted[lower.layer] if lower.layer is not None else self._directories.own(lower.snapshot_id).fs
+            self._layers.ensure(lower.layer) if lower.layer else self._directories.own(lower.snapshot_id).fs
             for lower in chain
         ]
 
-    def _files(self, layers: Sequence[LayerRef]) -> list[Path]:
-        files = (self._layers.file(layer) for layer in layers)
-        return [file for file in files if file is not None]
+    def _tell_used(self, key: str, chain: Sequence[Lower]) -> list[Path]:
+        """The layer images that a container is about to read; none for who only unpacks."""
+        if model.is_unpack(key):
+            return []
+        files = [file for lower in chain if lower.layer and (file := self._layers.file(lower.layer))]
+        if files:
+            self._observer.used(files)
+        return files
 
     def _mounts(self, kind: Kind, number: int, lowers: Sequence[Path]) -> tuple[Mount, ...]:
         return mounts_of(kind, self._directories.own(number), lowers, self._overlay_options)
+
+
+def _with_chain(tx: Reader, name: str) -> tuple[Row, tuple[Lower, ...]]:
+    row = tx.committed_parent(name)
+    return row, tx.chain(row.id)
 
 
 def _opened(root: Path, directories: Directories, wait: float) -> Metadata:

@@ -299,3 +299,37 @@ def test_a_directory_of_a_process_that_was_killed_is_in_nobodys_way(rig: Snapsho
 
     assert folders(rig) == {"1", "rm-1"}
     assert list((rig.root / "snapshots/1/fs").iterdir()) == []
+
+
+def test_mounts_of_a_snapshot_made_here_are_known_until_it_goes(rig: SnapshotterRig) -> None:
+    base = rig.commit("base")
+    mounts = rig.snapshotter.prepare("a", base)
+    rig.snapshotter.prepare("b", base)
+
+    assert rig.snapshotter.ready_mounts("a") == mounts
+    rig.snapshotter.remove("a")
+    rig.snapshotter.commit("committed", "b")
+
+    assert [rig.snapshotter.ready_mounts(key) for key in ("a", "b", "committed", base)] == [None] * 4
+
+
+def test_directories_made_ahead_are_used_and_never_orphans(rig: SnapshotterRig) -> None:
+    rig.snapshotter.make_ready()
+    rig.snapshotter.make_ready()
+    ahead = {path.stat().st_ino for path in (rig.root / "snapshots").iterdir()}
+    rig.snapshotter.cleanup()
+    for key in ("a", "b", "c"):
+        rig.snapshotter.prepare(key)
+    rig.snapshotter.view("v")
+
+    assert len(ahead) == 2
+    assert {path.stat().st_ino for path in (rig.root / "snapshots").iterdir()} > ahead
+    assert folders(rig) == {"1", "2", "3", "4"}
+
+
+def test_directories_made_ahead_go_with_the_process(rig: SnapshotterRig) -> None:
+    rig.snapshotter.make_ready()
+    rig.restart()
+    rig.snapshotter.cleanup()
+
+    assert folders(rig) == set()
