@@ -44,10 +44,11 @@ Advanced = Callable[[int], None]
 class FetchSettings:
     """Memory: ``layers * ranges * range_size`` bytes at most."""
 
-    range_size: int = 4 * MIB
-    ranges: int = 4
-    """Of one layer, at once."""
-    layers: int = 4
+    range_size: int = 8 * MIB
+    """A request, and a piece that is hashed, proven and written: smaller ones cost more of each."""
+    ranges: int = 3
+    """Of one layer, at once: two come while one is worked on."""
+    layers: int = 3
     """At once; the rest wait."""
     attempts: int = 2
     """Fetches of one layer whose bytes turn out wrong."""

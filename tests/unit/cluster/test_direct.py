@@ -47,6 +47,7 @@ def write(path: Path, sizes: list[int], end: int, *, shift: int = 0) -> None:
                 piece[:] = _DATA[offset : offset + size]
                 writer.write(offset, piece)
                 offset += size
+        os.fsync(fd)  # a page that is being written back cannot be read without waiting
     finally:
         os.close(fd)
 
