@@ -41,8 +41,8 @@ from imagecache.testing.peers.registry import Registry
 NAMESPACE = "default"
 CACHE = "app"
 _HOSTNAME = "kubernetes.io/hostname"
-_STARTS = 4
-"""Pods of a cached image for each round: they are short."""
+_STARTS = 10
+"""Pods of a cached image for each round: they are short, and what is compared differs by a hundredth."""
 _LONG_LEAST = 3
 """Turns of what takes long, however few rounds there are; half of the rounds otherwise."""
 _GRACE = 2
