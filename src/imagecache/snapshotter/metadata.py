@@ -1,8 +1,8 @@
 """The database: one SQLite file, one writer, transactions that are durable when they end unless they need not be.
 
-WAL with ``synchronous=FULL`` (docs/adr/0009). Writes are ``BEGIN IMMEDIATE`` behind one lock, so that a transaction may
-have a rename of a directory in its middle; reads never wait for them. ``rows`` has the statements. It must not know
-what a layer image or a mount is.
+WAL, with ``synchronous=FULL`` where it matters (docs/adr/0009). Writes are ``BEGIN IMMEDIATE`` behind one lock, so that
+a transaction may have a rename of a directory in its middle; reads never wait for them. ``rows`` has the statements. It
+must not know what a layer image or a mount is.
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ class Metadata:
         try:
             with self._converted():
                 self._migrate(self._writing, found)
+                self._writing.execute("PRAGMA synchronous = NORMAL")
             self._reading = self._connect()
         except BaseException:
             self._writing.close()
@@ -109,13 +110,13 @@ class Metadata:
 
     @contextlib.contextmanager
     def _transaction(
-        self, lock: threading.Lock, connection: sqlite3.Connection, begin: str, *, durable: bool = True
+        self, lock: threading.Lock, connection: sqlite3.Connection, begin: str, *, durable: bool = False
     ) -> Iterator[None]:
         with self._locked(lock), self._converted():
             if self.closed:
                 raise StoreError(f"{self._path} is closed", hint="the snapshotter is being stopped")
-            if not durable:
-                connection.execute("PRAGMA synchronous = NORMAL")
+            if durable:
+                connection.execute("PRAGMA synchronous = FULL")
             connection.execute(begin)
             try:
                 yield
@@ -125,8 +126,8 @@ class Metadata:
                     connection.execute("ROLLBACK")
                 raise
             finally:
-                if not durable:
-                    connection.execute("PRAGMA synchronous = FULL")
+                if durable:
+                    connection.execute("PRAGMA synchronous = NORMAL")
 
     @contextlib.contextmanager
     def _locked(self, lock: threading.Lock) -> Iterator[None]:

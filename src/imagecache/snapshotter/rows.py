@@ -128,7 +128,7 @@ class Writer(Reader):
     def create(self, kind: Kind, key: str, parent: Row | None, labels: Mapping[str, str], now: dt.datetime) -> int:
         """Insert an active snapshot or a view. Raises SnapshotExists; SnapshotNotFound if the parent has gone."""
         self._must_be_free(key)
-        if parent is not None and self.get(parent.info.name).id != parent.id:
+        if parent is not None and self._number(parent.info.name) != parent.id:
             raise SnapshotNotFound(f"parent snapshot {parent.info.name!r} was removed meanwhile")
         return self._insert(key, kind, parent.id if parent else None, labels, now)
 
@@ -211,8 +211,12 @@ class Writer(Reader):
     def _must_be_free(self, name: str) -> None:
         if not name:
             raise InvalidSnapshotArgument("a snapshot needs a name")
-        if self.find(name) is not None:
+        if self._number(name) is not None:
             raise SnapshotExists(f"snapshot {name!r} exists already")
+
+    def _number(self, name: str) -> int | None:
+        found = self._db.execute("SELECT id FROM snapshots WHERE name = ?", (name,)).fetchone()
+        return None if found is None else int(found[0])
 
     def _rebased(self, row: Row, parent: str) -> int:
         if row.info.parent not in {"", parent}:
