@@ -6,6 +6,7 @@ jobs with their file descriptors from the socket, and answers with numbers. It m
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -55,6 +56,11 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     drop_privileges()
     keep_freed_memory()
+    with contextlib.suppress(ConnectionError):  # the other end is gone, with the job: nobody is left to be told
+        _serve(channel)
+
+
+def _serve(channel: socket.socket) -> None:
     while (received := _receive(channel)) is not None:
         message, fds = received
         try:
