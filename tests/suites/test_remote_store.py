@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from imagecache.digest import DiffID, Digest
-from imagecache.served.directory import DirectoryStore, StoreReader
+from imagecache.served.directory import StoreReader
 from imagecache.served.ports import RemoteStore
+from imagecache.served.volume import DirectoryStore
 from imagecache.store.model import SnapshotDocument
 from imagecache.store.store import Store
 from imagecache.testing.served import MemoryRemoteStore, Served

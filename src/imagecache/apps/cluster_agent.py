@@ -22,8 +22,10 @@ from imagecache.build.pool import WorkerPool
 from imagecache.cli.settings import Mode, Settings
 from imagecache.clock import Clock
 from imagecache.cluster.adapters import KubeCaches, KubeNodes, KubeReporter
-from imagecache.cluster.budget import Policy
+from imagecache.cluster.budget import Allowance, Policy
+from imagecache.cluster.builds import BuildFollower
 from imagecache.cluster.fetch import SnapshotFetcher
+from imagecache.cluster.follow import FollowSettings, LayerFollower
 from imagecache.cluster.layers import LayerFetcher
 from imagecache.cluster.ledger import Ledger
 from imagecache.cluster.loop import ClusterLoop, LoopSettings, Outside
@@ -39,7 +41,8 @@ from imagecache.node.cri import CriClient
 from imagecache.node.native import NativeUse, holder_of
 from imagecache.node.prepull import Prepuller
 from imagecache.served.client import ClientSettings, ServedStore
-from imagecache.served.directory import DirectoryStore
+from imagecache.served.ports import RemoteStore
+from imagecache.served.volume import DirectoryStore
 from imagecache.standalone.objects import ObjectFiles
 from imagecache.store.model import SnapshotDocument
 from imagecache.store.store import Store
@@ -151,7 +154,15 @@ class ClusterDuties:
         pool = await stack.enter_async_context(WorkerPool())
         layers = LayerFetcher(self._store, remote, WorkerVerifier(pool), fetched=metrics.fetched_bytes.inc)
         stack.callback(layers.close)
-        return FetchedStock(self._store, SnapshotFetcher(self._store, remote, layers), self._foreign)
+        builds = await self._builds(stack, remote, metrics)
+        return FetchedStock(self._store, SnapshotFetcher(self._store, remote, layers, builds), self._foreign)
+
+    async def _builds(self, stack: AsyncExitStack, remote: RemoteStore, metrics: Metrics) -> BuildFollower:
+        settings = FollowSettings()
+        pool = await stack.enter_async_context(WorkerPool(settings.layers, seldom=True))
+        layers = LayerFollower(self._store, remote, WorkerVerifier(pool), settings, fetched=metrics.fetched_bytes.inc)
+        stack.callback(layers.close)
+        return BuildFollower(self._store, remote, layers)
 
     def _records(self, stack: AsyncExitStack, containerd: ContainerdClient, attacher: NodeAttacher) -> Attacher:
         settings = self._settings
@@ -214,6 +225,9 @@ class _MeteredStock:
         start = self.clock.monotonic()
         await self.inner.fetch(cache, progress)
         self.metrics.fetch_seconds.observe(self.clock.monotonic() - start)
+
+    async def follow(self, snapshot_id: str, allowance: Allowance) -> None:
+        await self.inner.follow(snapshot_id, allowance)
 
     async def forget(self, snapshot_id: str) -> None:
         await self.inner.forget(snapshot_id)

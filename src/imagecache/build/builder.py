@@ -68,7 +68,7 @@ class ImageBuilder:
             groups = plan(images)
             names = [name for group in groups for name in _possible_names(group)]
             digests = [descriptor.digest for image in images for descriptor, _body in image.documents]
-            with self._store.leases.build_lease(names, digests):
+            with self._store.leases.build_lease(names, digests, build=snapshot_id):
                 _announce(images, emit)
                 budget = Budget(size_limit)
                 budget.precheck(groups)

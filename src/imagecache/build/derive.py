@@ -85,12 +85,17 @@ def verify(fd: int, *, limits: Limits) -> LayerImage:
     return image
 
 
-def prove(fd: int, arriving: Iterable[memoryview], *, diff_id: DiffID, tar_size: int, limits: Limits) -> LayerImage:
+def prove(
+    fd: int, arriving: Iterable[memoryview], *, diff_id: DiffID, tar_size: int | None, limits: Limits
+) -> LayerImage:
     """``verify`` beside the tar's digest, while the file arrives: its tree is made of the bytes that go by.
 
-    ``arriving`` are all bytes of the file in order; when it ends they are in ``fd``. The caller hashes the tar. Raises
-    StoreCorrupt, and what a bad file raises.
+    ``arriving`` are all bytes of the file in order; when it ends they are in ``fd``. Without ``tar_size`` the file was
+    begun before anybody knew it, so they begin at ``DATA_START``, and only files that are right at every place are
+    proven. The caller hashes the tar. Raises StoreCorrupt, and what a bad file raises.
     """
+    if tar_size is None:
+        return _prove_grown(fd, arriving, diff_id=diff_id, limits=limits)
     source = ChunkSource(arriving)
     head = source.read(DATA_START)
     if len(head) < DATA_START:
@@ -105,6 +110,25 @@ def prove(fd: int, arriving: Iterable[memoryview], *, diff_id: DiffID, tar_size:
     image = LayerImage.from_fd(fd, limits=limits)
     if image.header != header:
         raise StoreCorrupt("the layer image on the disk begins otherwise than the one that arrived")
+    _compare(fd, image, tree, limits)
+    return image
+
+
+def _prove_grown(fd: int, arriving: Iterable[memoryview], *, diff_id: DiffID, limits: Limits) -> LayerImage:
+    """Whiteouts are read as above other layers: a file right at every place that has some is of no bottom layer."""
+    source = ChunkSource(arriving)
+    tree = assemble(source, bottom=False, limits=limits)
+    end = source.tell()
+    source.drain()
+    image = LayerImage.from_fd(fd, limits=limits)
+    header = image.header
+    if header.diff_id != diff_id:
+        raise StoreCorrupt(f"the layer image says that it is {header.diff_id}, and is {diff_id}")
+    if end > header.tar_size:  # what follows the tar was taken for more of it
+        raise StoreCorrupt(f"the layer image says that its tar has {header.tar_size} bytes, its entries need {end}")
+    bottom_only = LayerFlags.BOTTOM | LayerFlags.WHITEOUTS
+    if LayerFlags.IMPLIED in header.flags or header.flags & bottom_only == bottom_only:
+        raise StoreCorrupt(f"layer image {diff_id} is not one for every place")
     _compare(fd, image, tree, limits)
     return image
 

@@ -32,6 +32,7 @@ from imagecache.erofs.reader import LayerImage
 from imagecache.errors import ContentError, DigestMismatch
 from imagecache.oserrors import converting
 from imagecache.store.layers import StagedLayer
+from imagecache.store.locks import FileLock
 from imagecache.store.model import LayerName, LayerRecord, Space
 from imagecache.store.store import Store
 
@@ -98,12 +99,12 @@ class LayerBuilder:
             return
         name = LayerName(Space.LAYERS, group.diff_id)
         async with contextlib.AsyncExitStack() as stack:
-            async with _locked(self._store, name):
+            async with _locked(self._store, name) as lock:
                 # another process may have made it while this one waited
                 missing = [place for place in missing if not await self._reuse(place)]
                 tar = self._stored_tar(name, stack) if missing else None
                 if missing and tar is None:
-                    tar = await self._convert(group, missing.pop(0), stack)
+                    tar = await self._convert(group, missing.pop(0), lock, stack)
             # not under the lock: the layers below may be another process's to make
             for place in missing:
                 await self._vary(place, tar or self._stored_tar(name, stack), stack)
@@ -152,9 +153,10 @@ class LayerBuilder:
         fd = stack.enter_context(self._open(name))
         return _Tar(fd, LayerImage.from_fd(fd).header.tar_size)
 
-    async def _convert(self, group: LayerGroup, place: Place, stack: contextlib.AsyncExitStack) -> _Tar:
-        """Fetch and convert the layer for one of its places."""
+    async def _convert(self, group: LayerGroup, place: Place, lock: FileLock, stack: contextlib.AsyncExitStack) -> _Tar:
+        """Fetch and convert the layer for one of its places. Nodes may follow: the tar is final as it is written."""
         staged = stack.enter_context(self._store.layers.stage())
+        self._store.layers.announce(lock, staged)
         for attempt in range(_ATTEMPTS):
             try:
                 done = await self._fetch_and_convert(group, place, staged)
@@ -245,12 +247,12 @@ def name_for(place: Place, flags: LayerFlags) -> LayerName:
 
 
 @contextlib.asynccontextmanager
-async def _locked(store: Store, name: LayerName) -> AsyncIterator[None]:
+async def _locked(store: Store, name: LayerName) -> AsyncIterator[FileLock]:
     """One process at a time makes a layer; the others wait and then find it."""
     lock = store.layers.lock(name)
     try:
         await asyncio.to_thread(lock.acquire)
-        yield
+        yield lock
     finally:
         lock.release()
 

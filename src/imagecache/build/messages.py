@@ -40,7 +40,8 @@ class Prove(msgspec.Struct, tag=True, frozen=True):
     """
 
     diff_id: DiffID
-    tar_size: int
+    tar_size: int | None
+    """None: not known yet; then the bytes begin with the tar, and what comes before it is in the file in the end."""
 
 
 class Available(msgspec.Struct, tag=True, frozen=True):

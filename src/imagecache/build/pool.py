@@ -88,20 +88,29 @@ class Worker:
 
 
 class WorkerPool:
-    """At most ``size`` workers, started when first needed."""
+    """At most ``size`` workers, started when first needed.
 
-    def __init__(self, size: int = 0) -> None:
+    One is started ahead of that, and they stay; a ``seldom`` used pool has none while there is no work for any.
+    """
+
+    def __init__(self, size: int = 0, *, seldom: bool = False) -> None:
+        self._seldom = seldom
+        self._working = 0
         self.size = size or len(os.sched_getaffinity(0))
         self._free = asyncio.Semaphore(self.size)
         self._idle: list[Worker] = []
 
     async def __aenter__(self) -> Self:
-        self._idle.append(Worker())  # starts up while the first manifest is on its way
+        if not self._seldom:  # it starts up while the first manifest is on its way
+            self._idle.append(Worker())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._dismiss()
+
+    def _dismiss(self) -> None:
         while self._idle:
             self._idle.pop().kill()
 
@@ -110,9 +119,15 @@ class WorkerPool:
         """A worker for one job. It is kept when the job ends well, and replaced otherwise."""
         async with self._free:
             worker = self._idle.pop() if self._idle else Worker()
+            self._working += 1
             try:
                 yield worker
             except BaseException:
                 worker.kill()
                 raise
-            self._idle.append(worker)
+            else:
+                self._idle.append(worker)
+            finally:
+                self._working -= 1
+                if self._seldom and not self._working:
+                    self._dismiss()

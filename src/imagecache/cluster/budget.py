@@ -15,6 +15,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from imagecache.errors import NoSpace
 from imagecache.store.model import LayerName
 
 
@@ -103,6 +104,29 @@ class Decision:
     refused: tuple[Refused, ...] = ()
     waiting: tuple[str, ...] = ()
     """Ids that fit once ``evict`` has freed its space: they are decided again when that is done."""
+    spare: int = 0
+    """Bytes that nobody needs, beside all that is fetched and what must stay free."""
+
+
+class Allowance:
+    """Bytes that builds which are followed may still take: what is spare, and never more.
+
+    How large their layers become nobody knows before the end, so no space is made or kept for them: whoever is in need
+    of it comes first, and a build that does not fit is fetched when it is ready, by the rules for all.
+    """
+
+    def __init__(self, spare: int = 0) -> None:
+        self._left = spare
+
+    def grant(self, spare: int) -> None:
+        """As the disk was found just now."""
+        self._left = spare
+
+    def take(self, size: int) -> None:
+        """Raises NoSpace."""
+        if size > self._left:
+            raise NoSpace("the node has no space to spare for a cache that is not ready yet", hint="it is tried again")
+        self._left -= size
 
 
 class _Books:
@@ -156,7 +180,8 @@ def decide(situation: Situation, policy: Policy | None = None) -> Decision:
         books.planned.update(candidate.layers)
         evict += [victim.id for victim in victims]
         (waiting if evict and not candidate.running else fetch).append(candidate.id)
-    return Decision(tuple(fetch), tuple(evict), tuple(refused), tuple(waiting))
+    spare = 0 if evict else max(0, books.spare)  # what is being freed is not free yet
+    return Decision(tuple(fetch), tuple(evict), tuple(refused), tuple(waiting), spare)
 
 
 def _ranked(candidates: Iterable[Candidate]) -> list[Candidate]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,18 +21,19 @@ _ALIGNMENT = 4096
 
 
 class DirectWriter:
-    """Writes to the file ``path``, which is open as ``fd``; bytes from ``end`` on take the usual way."""
+    """Writes to the file ``path``, which is open as ``fd``."""
 
-    def __init__(self, path: Path, fd: int, end: int) -> None:
+    def __init__(self, path: Path, fd: int, end: int = sys.maxsize) -> None:
+        self.end = end
+        """Bytes from here on take the usual way."""
         self._behind = WriteBehind(fd)
-        self._end = end
         self._direct = _open(path)
 
     def write(self, offset: int, data: memoryview) -> None:
         """Write all of ``data`` at ``offset``. Raises OSError."""
         past = 0
         if self._direct is not None and offset % _ALIGNMENT == 0:
-            past = max(min(len(data), self._end - offset), 0) // _ALIGNMENT * _ALIGNMENT
+            past = max(min(len(data), self.end - offset), 0) // _ALIGNMENT * _ALIGNMENT
             if not _written(self._direct, offset, data[:past]):
                 self.close()
                 past = 0

@@ -8,19 +8,18 @@ a snapshot fits.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from imagecache.cluster import trust
+from imagecache.cluster.builds import BuildFollower
 from imagecache.cluster.layers import Advanced, LayerFetcher
+from imagecache.cluster.shared import Running, all_of, leased
 from imagecache.digest import Digest
 from imagecache.served.ports import RemoteStore
 from imagecache.store.model import LayerName, LayerRecord, SnapshotDocument
 from imagecache.store.store import Store
 
-_T = TypeVar("_T")
 _DOCUMENTS = 8
 """Fetched at once."""
 
@@ -43,26 +42,13 @@ class Described:
         return sum(layer.size for layer in self.layers.values())
 
 
-@dataclass(slots=True)
-class _Running:
-    """A layer on its way, and who wants to know."""
-
-    task: asyncio.Task[None] = field(init=False)
-    listeners: list[Advanced] = field(default_factory=list)
-    done: int = 0
-
-    def advanced(self, size: int) -> None:
-        self.done = size
-        for listener in self.listeners:
-            listener(size)
-
-
 class SnapshotFetcher:
-    def __init__(self, store: Store, remote: RemoteStore, layers: LayerFetcher) -> None:
+    def __init__(self, store: Store, remote: RemoteStore, layers: LayerFetcher, builds: BuildFollower) -> None:
         self._store = store
         self._remote = remote
         self._layers = layers
-        self._running: dict[LayerName, _Running] = {}
+        self.builds = builds
+        self._running: dict[LayerName, Running[None]] = {}
 
     async def describe(self, snapshot_id: str, digests: Mapping[str, Digest]) -> Described:
         """Fetch and check the documents. ``digests`` are the API server's, by reference.
@@ -77,7 +63,7 @@ class SnapshotFetcher:
                 return await self._remote.document(digest)
 
         wanted = sorted(document.document_digests())
-        bodies = dict(zip(wanted, await _all([body(digest) for digest in wanted]), strict=True))
+        bodies = dict(zip(wanted, await all_of([body(digest) for digest in wanted]), strict=True))
         await asyncio.to_thread(trust.check, document, bodies, digests)
         return Described(document, bodies)
 
@@ -96,9 +82,10 @@ class SnapshotFetcher:
 
             return advanced
 
-        async with self._leased(described):
+        digests = {*described.bodies, *(layer.sha256 for layer in layers.values())}
+        async with leased(self._store, layers, digests):
             largest_first = sorted(layers.values(), key=lambda layer: -layer.size)  # it is the one that all wait for
-            await _all([self._shared(layer, listener(layer.name)) for layer in largest_first])
+            await all_of([self._shared(layer, listener(layer.name)) for layer in largest_first])
             await asyncio.to_thread(self._commit, described)
 
     def _commit(self, described: Described) -> None:
@@ -106,24 +93,9 @@ class SnapshotFetcher:
             self._store.blobs.put_verified(body, digest)
         self._store.snapshots.put(described.document)
 
-    @contextlib.asynccontextmanager
-    async def _leased(self, described: Described) -> AsyncIterator[None]:
-        """No collection takes what is fetched or found meanwhile; taking the lease may wait for one, so in a thread."""
-        layers = described.layers
-        digests = {*described.bodies, *(layer.sha256 for layer in layers.values())}
-        taking = asyncio.ensure_future(
-            asyncio.to_thread(self._store.leases.build_lease, sorted(layers), sorted(digests))
-        )
-        try:
-            lease = await asyncio.shield(taking)
-        except asyncio.CancelledError:
-            with await taking:
-                raise
-        with lease:
-            yield
-
     async def _shared(self, layer: LayerRecord, listener: Advanced) -> None:
         """The layer, by a fetch that runs already or a new one. The last who is cancelled cancels it."""
+        await self.builds.join(layer.name, listener)
         running = self._running.get(layer.name)
         if running is None:
             running = self._start(layer)
@@ -138,24 +110,13 @@ class SnapshotFetcher:
                 running.task.cancel()
                 await asyncio.gather(running.task, return_exceptions=True)
 
-    def _start(self, layer: LayerRecord) -> _Running:
-        running = _Running()
+    def _start(self, layer: LayerRecord) -> Running[None]:
+        running = Running[None]()
         running.task = asyncio.create_task(self._layers.fetch(layer, running.advanced))
         self._running[layer.name] = running
         running.task.add_done_callback(lambda _task: self._forget(layer.name, running))
         return running
 
-    def _forget(self, name: LayerName, running: _Running) -> None:
+    def _forget(self, name: LayerName, running: Running[None]) -> None:
         if self._running.get(name) is running:
             del self._running[name]
-
-
-async def _all(works: list[Coroutine[None, None, _T]]) -> list[_T]:
-    """All results; the first failure ends the others, and is raised when they have ended."""
-    tasks = [asyncio.ensure_future(work) for work in works]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

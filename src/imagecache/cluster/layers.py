@@ -15,13 +15,14 @@ import os
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from imagecache.cluster.direct import DirectWriter
-from imagecache.cluster.memory import Slots
-from imagecache.cluster.ports import Verifier
+from imagecache.cluster.memory import SlotPool, Slots
+from imagecache.cluster.ports import Proof, Verifier
 from imagecache.cluster.threads import in_threads
 from imagecache.erofs.header import DATA_START
 from imagecache.errors import ContentError, DigestMismatch, NoSpace, StoreCorrupt
@@ -72,24 +73,6 @@ class _Piece:
     place: int
     """Where it begins in the memory that is shared with the verifier."""
     data: memoryview
-    path: Path
-    """What it belongs to."""
-
-    @property
-    def offset(self) -> int:
-        return self.span.start
-
-    @property
-    def end(self) -> int:
-        return self.span.end
-
-    def keep(self, writer: DirectWriter) -> Callable[[], None]:
-        def write() -> None:
-            if not self.span.here:
-                with converting(self.path):
-                    writer.write(self.span.start, self.data)
-
-        return write
 
 
 class _Hashes:
@@ -142,9 +125,7 @@ class LayerFetcher:
         self._settings = settings or FetchSettings()
         self._turns = asyncio.Semaphore(self._settings.layers)
         self._threads = ThreadPoolExecutor(self._settings.threads, thread_name_prefix="fetch")
-        self._fetching = 0
-        self._idle: list[Slots] = []
-        """Of layers that are here, for the next ones: fresh memory costs a page fault every 4 KiB."""
+        self._memory = SlotPool(self._settings.ranges, self._settings.range_size)
 
     def close(self) -> None:
         self._threads.shutdown(wait=True, cancel_futures=True)
@@ -155,41 +136,22 @@ class LayerFetcher:
         Raises StoreUnreachable, StoreRefused, BlobNotFound, DigestMismatch, StoreCorrupt, NoSpace, StoreError, and what
         a malformed layer image raises.
         """
-        async with self._turns, self._active(), _locked(self._store, layer.name):
-            for attempt in range(1, self._settings.attempts + 1):
-                if self._present(layer):
-                    break
-                try:
-                    await self._attempt(layer, advanced)
-                except (ContentError, StoreCorrupt) as error:
-                    advanced(0)
-                    _log.warning("layer image thrown away", layer=str(layer.name), attempt=attempt, problem=str(error))
-                    if attempt == self._settings.attempts:
-                        raise
+        async with self._turns, locked(self._store, layer.name):
+            with self._memory.kept():
+                await self._try(layer, advanced)
         advanced(layer.size)
 
-    @contextlib.asynccontextmanager
-    async def _active(self) -> AsyncIterator[None]:
-        """Memory stays while anything is fetched."""
-        self._fetching += 1
-        try:
-            yield
-        finally:
-            self._fetching -= 1
-            if not self._fetching:
-                while self._idle:
-                    self._idle.pop().close()
-
-    @contextlib.asynccontextmanager
-    async def _memory(self) -> AsyncIterator[Slots]:
-        """Not used again when anything went wrong: a request that was cancelled may still write there."""
-        slots = self._idle.pop() if self._idle else Slots(self._settings.ranges, self._settings.range_size)
-        try:
-            yield slots
-        except BaseException:
-            slots.close()
-            raise
-        self._idle.append(slots)
+    async def _try(self, layer: LayerRecord, advanced: Advanced) -> None:
+        for attempt in range(1, self._settings.attempts + 1):
+            if self._present(layer):
+                break
+            try:
+                await self._attempt(layer, advanced)
+            except (ContentError, StoreCorrupt) as error:
+                advanced(0)
+                _log.warning("layer image thrown away", layer=str(layer.name), attempt=attempt, problem=str(error))
+                if attempt == self._settings.attempts:
+                    raise
 
     def _present(self, layer: LayerRecord) -> bool:
         """Whether the store has it; a file of the wrong size is set aside (containers that use it go on)."""
@@ -216,17 +178,21 @@ class LayerFetcher:
         hashes = _Hashes(layer, file=not self._verifier.proves(layer))
         with converting(download.path):
             writer = DirectWriter(download.path, download.fd, DATA_START + layer.tar_size)
-        with writer:
-            async with self._memory() as slots, self._verifier.proof(layer, download.path, slots) as proof:
+        with writer, self._memory.borrow() as slots:
+            async with self._proof(layer, download, slots) as proof:
                 async with contextlib.aclosing(self._pieces(layer, download, slots)) as pieces:
                     async for piece in pieces:
                         await proof.arrived(piece.place, len(piece.data))
-                        await in_threads(self._threads, *hashes.works(piece.offset, piece.data), piece.keep(writer))
-                        download.offset = max(download.offset, piece.end)
-                        advanced(piece.end)
+                        works = hashes.works(piece.span.start, piece.data)
+                        await in_threads(self._threads, *works, partial(_keep, piece, writer, download.path))
+                        download.offset = max(download.offset, piece.span.end)
+                        advanced(piece.span.end)
                         await proof.consumed()
                 hashes.check()
                 await proof.finish()
+
+    def _proof(self, layer: LayerRecord, download: Download, slots: Slots) -> AbstractAsyncContextManager[Proof]:
+        return self._verifier.proof(layer.diff_id, layer.tar_size, download.path, slots)
 
     async def _pieces(self, layer: LayerRecord, download: Download, slots: Slots) -> AsyncGenerator[_Piece, None]:
         """All of the layer image in order, while later pieces are already on their way.
@@ -264,7 +230,13 @@ class LayerFetcher:
         else:
             await self._remote.layer(name, span.start, data)
             self._fetched(len(data))
-        return _Piece(span, slots.offset(number), data, download.path)
+        return _Piece(span, slots.offset(number), data)
+
+
+def _keep(piece: _Piece, writer: DirectWriter, path: Path) -> None:
+    if not piece.span.here:
+        with converting(path):
+            writer.write(piece.span.start, piece.data)
 
 
 def _read(download: Download, offset: int, target: memoryview) -> None:
@@ -277,7 +249,7 @@ def _read(download: Download, offset: int, target: memoryview) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _locked(store: Store, name: LayerName) -> AsyncIterator[None]:
+async def locked(store: Store, name: LayerName) -> AsyncIterator[None]:
     """One process at a time fetches or makes a layer; the others wait and then find it."""
     lock = store.layers.lock(name)
     try:

@@ -12,12 +12,13 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from imagecache.api.nodes import NodeStatus
 from imagecache.clock import Clock
 from imagecache.cluster import report, sync, taint, wanted
-from imagecache.cluster.budget import Disk, Policy
+from imagecache.cluster.budget import Allowance, Disk, Policy
 from imagecache.cluster.ledger import Ledger
 from imagecache.cluster.pace import Pace
 from imagecache.cluster.patience import Failures, Removals
@@ -83,6 +84,9 @@ class ClusterLoop:
         self._caches: Sequence[Cache] | None = None
         self._node: Node | None = None
         self._jobs: dict[str, tuple[Work, asyncio.Task[None]]] = {}
+        self._following: dict[str, asyncio.Task[None]] = {}
+        self._allowance = Allowance()
+        self._unfollowed = Failures()
         self._records = asyncio.Semaphore(self._settings.records)
         self._attached: dict[str, Attached] = {}
         self._progress: dict[str, int] = {}
@@ -116,7 +120,8 @@ class ClusterLoop:
                 group.create_task(self._tell())
                 group.create_task(self._look())
         finally:
-            tasks = [task for _, task in self._jobs.values()] + ([self._collecting] if self._collecting else [])
+            tasks = [*(task for _, task in self._jobs.values()), *self._following.values()]
+            tasks += [self._collecting] if self._collecting else []
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -144,8 +149,8 @@ class ClusterLoop:
 
     def _pause(self) -> float:
         now = self._out.clock.monotonic()
-        waits = [*self._failures.waiting(now).values(), *self._removals.waiting(now).values()]
-        return max(0.01, min([self._settings.interval, *waits]))
+        waits = (each.waiting(now).values() for each in (self._failures, self._unfollowed, self._removals))
+        return max(0.01, min([self._settings.interval, *chain(*waits)]))
 
     def _say(self, problem: ImageCacheError | None) -> None:
         """Log a problem once, and have it reported."""
@@ -180,6 +185,7 @@ class ClusterLoop:
         self._plan = plan
         self._failures.keep(plan.wanted.keys() | view.known.keys() | view.inventory.whole)
         self._removals.keep(plan.wanted.keys())
+        self._unfollowed.keep({cache.building for cache in caches})
         self._facts = self._facts_of(view)
         self._progress = {name: done for name, done in self._progress.items() if name in self._jobs}
         self._carry_out(plan, view)
@@ -202,6 +208,8 @@ class ClusterLoop:
             busy=busy,
             waiting=self._failures.waiting(now).keys() | self._removals.waiting(now).keys(),
             disk=await self._disk(),
+            following=tuple(self._following),
+            unfollowed=self._unfollowed.waiting(now).keys(),
             settling=now - self._evicted < self._settings.settle,
         )
 
@@ -219,6 +227,7 @@ class ClusterLoop:
             self._begin(name, Work.DESCRIBE, partial(stock.describe, plan.wanted[name]))
         for name in plan.fetch:
             self._begin(name, Work.FETCH, partial(self._fetch, plan.wanted[name]))
+        self._follow_builds(plan)
         for name in plan.attach:
             self._begin(name, Work.ATTACH, partial(self._attach, documents[name], plan.wanted[name].name))
         if plan.evict:
@@ -299,6 +308,28 @@ class ClusterLoop:
                 hint=failure.hint,
                 seconds=round(failure.until - now),
             )
+
+    def _follow_builds(self, plan: Plan) -> None:
+        self._allowance.grant(plan.spare)
+        for name in self._following.keys() - set(plan.follow):
+            self._following[name].cancel()
+        for name in plan.follow:
+            if name not in self._following:
+                task = self._following[name] = asyncio.create_task(self._follow(name))
+                task.add_done_callback(partial(self._followed, name))
+
+    async def _follow(self, snapshot_id: str) -> None:
+        error = await self._supervised(partial(self._out.stock.follow, snapshot_id, self._allowance))
+        if error is not None:
+            failure = self._unfollowed.note(snapshot_id, error, self._out.clock.monotonic())
+            _log.info("build not followed for now", snapshot=snapshot_id, reason=error.reason, problem=failure.message)
+
+    def _followed(self, snapshot_id: str, _task: asyncio.Task[None]) -> None:
+        """What came of a build that is not followed any more goes, unless it became a snapshot that is here."""
+        del self._following[snapshot_id]
+        if self._facts is None or snapshot_id not in self._facts.inventory.whole:
+            self._collect_due = True
+            self.wake()
 
     async def _fetch(self, cache: Cache) -> None:
         def progress(done: int) -> None:

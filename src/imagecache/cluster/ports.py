@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Protocol
 
 from imagecache.api.nodes import NodeStatus
-from imagecache.cluster.budget import Disk
+from imagecache.cluster.budget import Allowance, Disk
 from imagecache.cluster.memory import Slots
-from imagecache.digest import Digest
+from imagecache.digest import DiffID, Digest
 from imagecache.store.model import LayerName, LayerRecord, SnapshotDocument
 
 
@@ -27,6 +27,8 @@ class Cache:
     """``status.imageCacheId``; empty before the first one."""
     ready: bool
     """The snapshot ``id`` can be fetched (also while a newer one is being built)."""
+    building: str = ""
+    """Id of a snapshot that is being built for it now; empty: none."""
     selector: str = ""
     """Label selector for nodes; empty selects all."""
     priority: int = 0
@@ -104,6 +106,13 @@ class Stock(Protocol):
         Raises as ``describe``, and NoSpace, BlobNotFound.
         """
 
+    async def follow(self, snapshot_id: str, allowance: Allowance) -> None:
+        """Fetch what a running build of the snapshot makes, as it makes it, and keep it until this is cancelled.
+
+        Only where a disk is bounded; elsewhere it returns. Raises NoSpace when that is more than ``allowance`` has,
+        StoreUnreachable, StoreRefused, StoreError.
+        """
+
     async def forget(self, snapshot_id: str) -> None:
         """The node does not need the snapshot any more. Idempotent; its files go with the next ``collect``."""
 
@@ -173,5 +182,10 @@ class Verifier(Protocol):
     def proves(self, layer: LayerRecord) -> bool:
         """Whether the proof is of every byte beside the tar, so that the digest of the whole file adds nothing."""
 
-    def proof(self, layer: LayerRecord, path: Path, slots: Slots) -> AbstractAsyncContextManager[Proof]:
-        """Begin with a layer image that is written to ``path`` and arrives in ``slots``. May wait for its turn."""
+    def proof(
+        self, diff_id: DiffID, tar_size: int | None, path: Path, slots: Slots
+    ) -> AbstractAsyncContextManager[Proof]:
+        """Begin with a layer image that is written to ``path`` and arrives in ``slots``. May wait for its turn.
+
+        Without ``tar_size`` it arrives from the tar's first byte on, and what precedes that is in the file in the end.
+        """

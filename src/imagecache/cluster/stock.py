@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from imagecache.cluster.budget import Allowance
 from imagecache.cluster.fetch import Described, SnapshotFetcher
 from imagecache.cluster.ports import Cache, Inventory
 from imagecache.errors import AlreadyExists, BlobNotFound, ContentError, NotFound, StoreCorrupt
@@ -80,7 +81,9 @@ class FetchedStock:
         ids = frozenset(wanted)
         self._described = {name: each for name, each in self._described.items() if name in ids}
         coming = {name: each.document for name, each in self._described.items()}
-        return await asyncio.to_thread(self._inventory, ids, coming)
+        growing, followed = self.fetcher.builds.coming, self.fetcher.builds.followed
+        found = await asyncio.to_thread(self._inventory, ids, coming)
+        return replace(found, partial={**growing, **found.partial}, held=found.held | followed)
 
     def _inventory(self, wanted: frozenset[str], coming: Mapping[str, SnapshotDocument]) -> Inventory:
         foreign = self.foreign()
@@ -138,6 +141,9 @@ class FetchedStock:
             self._described.pop(cache.id, None)  # it may have been built anew meanwhile
             raise
 
+    async def follow(self, snapshot_id: str, allowance: Allowance) -> None:
+        await self.fetcher.builds.follow(snapshot_id, allowance)
+
     async def forget(self, snapshot_id: str) -> None:
         await asyncio.to_thread(self._delete, snapshot_id)
 
@@ -183,6 +189,9 @@ class SharedStock:
         if lost:
             raise BlobNotFound(f"the shared store lacks {lost[0]}", hint="run: imagecache check")
 
+    async def follow(self, snapshot_id: str, allowance: Allowance) -> None:
+        """It is made in this very place."""
+
     async def forget(self, snapshot_id: str) -> None:
         """Deleting is the controller's."""
 
@@ -209,6 +218,9 @@ class DescribedStock:
     async def fetch(self, cache: Cache, progress: Callable[[int], None]) -> None:
         del progress
         await self.describe(cache)
+
+    async def follow(self, snapshot_id: str, allowance: Allowance) -> None:
+        """Layers are the runtime's to pull."""
 
     async def forget(self, snapshot_id: str) -> None:
         self._documents.pop(snapshot_id, None)

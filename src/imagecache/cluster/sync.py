@@ -53,6 +53,10 @@ class View:
     """None: snapshots take no space of this node, so nothing is refused or given up."""
     in_use: Collection[LayerName] = ()
     """Containers stand on them."""
+    following: Collection[str] = ()
+    """Ids whose builds are followed now."""
+    unfollowed: Collection[str] = ()
+    """Ids whose builds are not followed for now: that has failed."""
     settling: bool = False
     """Something was given up just now, and its bytes are not free yet: nothing more is given up meanwhile."""
 
@@ -62,6 +66,8 @@ class Bounds:
     """How many at once."""
 
     describe: int = 8
+    follow: int = 2
+    """Builds."""
     fetch: int = 2
     """Snapshots; each has several layers on their way. Few, so that the first is ready early."""
 
@@ -73,6 +79,10 @@ class Plan:
     wanted: Mapping[str, Cache] = field(default_factory=dict)
     describe: tuple[str, ...] = ()
     fetch: tuple[str, ...] = ()
+    follow: tuple[str, ...] = ()
+    """Snapshots that come while they are built; also those that are being fetched now, until they are whole."""
+    spare: int = 0
+    """Bytes that these may take."""
     attach: tuple[str, ...] = ()
     remove: tuple[str, ...] = ()
     """Not wanted any more."""
@@ -94,6 +104,8 @@ def plan(view: View, policy: Policy, bounds: Bounds | None = None) -> Plan:
         wanted=meant,
         describe=_describe(view, meant, bounds.describe),
         fetch=_room(view, Work.FETCH, bounds.fetch, _in_turn(meant, (n for n in decision.fetch if n not in view.busy))),
+        follow=_follow(view, meant, decision, bounds.follow),
+        spare=decision.spare,
         attach=tuple(
             name
             for name in meant
@@ -118,6 +130,19 @@ def _room(view: View, work: Work, most: int, names: Iterable[str]) -> tuple[str,
 def _describe(view: View, meant: Mapping[str, Cache], most: int) -> tuple[str, ...]:
     unknown = [name for name in meant if name not in view.inventory.documents and _free(view, name)]
     return _room(view, Work.DESCRIBE, most, _in_turn(meant, unknown))
+
+
+def _follow(view: View, meant: Mapping[str, Cache], decision: Decision, most: int) -> tuple[str, ...]:
+    """Where snapshots take no space of this node, there is nothing to gain."""
+    if view.disk is None:
+        return ()
+    building = wanted.followed(view.caches, view.labels)
+    refused = {refusal.id for refusal in decision.refused}
+    fetched = meant.keys() - view.inventory.whole - refused
+    staying = [name for name in view.following if name in building or name in fetched]
+    known = {*view.inventory.whole, *view.unfollowed, *staying}
+    new = [name for name in _in_turn(building, building) if name not in known] if decision.spare else []
+    return (*staying, *new[: max(0, most - len(staying))])
 
 
 def _in_turn(meant: Mapping[str, Cache], names: Iterable[str]) -> list[str]:
@@ -155,7 +180,7 @@ def _budget(view: View, meant: Mapping[str, Cache], policy: Policy) -> Decision:
     disk = replace(view.disk, free=view.disk.free + sum(orphans.values()))
     later = budget.decide(replace(situation, disk=disk, present=rest), policy)
     now = budget.decide(replace(situation, residents=()), policy)
-    return replace(later, fetch=tuple(name for name in later.fetch if name in now.fetch))
+    return replace(later, fetch=tuple(name for name in later.fetch if name in now.fetch), spare=now.spare)
 
 
 def _orphans(view: View) -> dict[LayerName, int]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from imagecache.build.messages import Arrived, Done, Prove
 from imagecache.build.pool import Worker, WorkerPool
 from imagecache.cluster.memory import Slots
+from imagecache.digest import DiffID
 from imagecache.store.model import LayerRecord, Space
 
 
@@ -30,11 +31,13 @@ class WorkerVerifier:
         return layer.name.space is Space.LAYERS
 
     @asynccontextmanager
-    async def proof(self, layer: LayerRecord, path: Path, slots: Slots) -> AsyncIterator[_WorkerProof]:
+    async def proof(
+        self, diff_id: DiffID, tar_size: int | None, path: Path, slots: Slots
+    ) -> AsyncIterator[_WorkerProof]:
         async with self._pool.worker() as worker:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             try:
-                worker.start(Prove(diff_id=layer.diff_id, tar_size=layer.tar_size), [fd, slots.fd])
+                worker.start(Prove(diff_id=diff_id, tar_size=tar_size), [fd, slots.fd])
             finally:
                 os.close(fd)
             proof = _WorkerProof(worker)
@@ -84,8 +87,8 @@ class TrustingVerifier:
         return False
 
     @asynccontextmanager
-    async def proof(self, layer: LayerRecord, path: Path, slots: Slots) -> AsyncIterator[_NoProof]:
-        del layer, path, slots
+    async def proof(self, diff_id: DiffID, tar_size: int | None, path: Path, slots: Slots) -> AsyncIterator[_NoProof]:
+        del diff_id, tar_size, path, slots
         yield _NoProof()
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Mapping
 
 from imagecache.api import selector, times
-from imagecache.api.ids import is_cache_id
+from imagecache.api.ids import derived_cache_id, is_cache_id
 from imagecache.api.nodes import NODE_SELECTOR, PRIORITY
 from imagecache.api.types import Phase
 from imagecache.cluster.ports import Cache
@@ -26,16 +26,27 @@ def cache_of(item: Object) -> Cache:
     annotations = objects.texts(item, "metadata", "annotations")
     found = objects.text(item, "status", "imageCacheId")
     snapshot_id = found if is_cache_id(found) else ""
+    phase = objects.text(item, "status", "phase")
     return Cache(
         name=objects.name(item),
         id=snapshot_id,
-        ready=bool(snapshot_id) and objects.text(item, "status", "phase") in _SERVING,
+        ready=bool(snapshot_id) and phase in _SERVING,
+        building=_building(item, phase, snapshot_id),
         selector=annotations.get(NODE_SELECTOR, ""),
         priority=_priority(annotations.get(PRIORITY, "")),
         created=_seconds(objects.text(item, "metadata", "creationTimestamp")),
         digests=_digests(item),
         deleting=bool(objects.text(item, "metadata", "deletionTimestamp")),
     )
+
+
+def followed(caches: Collection[Cache], labels: Mapping[str, str]) -> dict[str, Cache]:
+    """The caches that will belong on a node with these labels, by id of the snapshot that is being built for them."""
+    return {
+        cache.building: cache
+        for cache in caches
+        if cache.building and not cache.deleting and _matches(cache, labels, otherwise=False)
+    }
 
 
 def selected(caches: Collection[Cache], labels: Mapping[str, str], resident: Collection[str]) -> dict[str, Cache]:
@@ -59,6 +70,16 @@ def _matches(cache: Cache, labels: Mapping[str, str], *, otherwise: bool) -> boo
         return selector.parse(cache.selector, NODE_SELECTOR).matches(labels)
     except InvalidManifest:  # the controller tells the user
         return otherwise
+
+
+def _building(item: Object, phase: str, snapshot_id: str) -> str:
+    """A first build has the id in the status, a later one gets that of its generation."""
+    generation = objects.at(item, "metadata", "generation")
+    if phase == Phase.CREATING.value:
+        return snapshot_id
+    if phase == Phase.UPDATING.value and isinstance(generation, int):
+        return derived_cache_id(objects.uid(item), generation)
+    return ""
 
 
 def _priority(text: str) -> int:

@@ -13,6 +13,9 @@ offset bytes content (integers little-endian)
 24     8     names in the tree, the root not counted
 32     32    SHA-256 of the tar (the diffID)
 ====== ===== ==========================================================================
+
+While a filesystem is being made behind a tar that is whole, there is only ``IMGC-TAR`` and the tar's length: who reads
+the file as it grows can tell the tar from what follows it, and nobody can take the file for a layer image.
 """
 
 from __future__ import annotations
@@ -73,3 +76,21 @@ class LayerHeader:
             entries=entries,
             flags=LayerFlags(flags),
         )
+
+
+_UNFINISHED = struct.Struct("<8sQ")
+_UNFINISHED_MAGIC = b"IMGC-TAR"
+
+
+def unfinished(tar_size: int) -> bytes:
+    """The first ``DATA_START`` bytes of a file whose tar is whole and whose filesystem is not."""
+    return (bytes(HEADER_OFFSET) + _UNFINISHED.pack(_UNFINISHED_MAGIC, tar_size)).ljust(DATA_START, b"\0")
+
+
+def tar_length(head: bytes) -> int | None:
+    """Bytes of the tar in a file that begins with ``head``; None while nobody knows. Raises MalformedLayer."""
+    record = head[HEADER_OFFSET : HEADER_OFFSET + LayerHeader.STRUCT.size]
+    if len(record) < LayerHeader.STRUCT.size or not any(record):
+        return None
+    magic, tar_size = _UNFINISHED.unpack_from(record)
+    return int(tar_size) if magic == _UNFINISHED_MAGIC else LayerHeader.unpack(record).tar_size

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from imagecache.erofs.content import TarContent
 from imagecache.erofs.format import SMALL_BLOCK
-from imagecache.erofs.header import DATA_START, LayerHeader
+from imagecache.erofs.header import DATA_START, LayerHeader, unfinished
 from imagecache.erofs.layout import Layout, lay_out
 from imagecache.erofs.metadata import head, metadata
 from imagecache.errors import MalformedLayer, StoreCorrupt
@@ -80,9 +80,9 @@ def write_image(
 ) -> int:
     """Complete a layer image whose tar is in the file from ``DATA_START`` on; returns the size of the file.
 
-    What lies behind the tar is replaced. Header and superblock are written last, so a file whose writing was
-    interrupted is not a layer image. Raises what ``plan`` does, and OSError as it comes: the owner of the file knows
-    what it means.
+    What lies behind the tar is replaced, when the head says already where that ends. Header and superblock are written
+    last, so a file whose writing was interrupted is not a layer image. Raises what ``plan`` does, and OSError as it
+    comes: the owner of the file knows what it means.
     """
     layer = plan(root, header.tar_size, limits=limits)
     if layer.entries != header.entries:
@@ -91,8 +91,8 @@ def write_image(
     if os.fstat(fd).st_size < end_of_tar:
         raise ValueError(f"the file does not hold the tar of {header.tar_size} bytes")
     os.ftruncate(fd, end_of_tar)
+    write_at(fd, 0, unfinished(header.tar_size))
     os.ftruncate(fd, layer.total)
-    write_at(fd, 0, bytes(DATA_START))
     for position, data in _body(layer, read_tar or tar_in(fd)):
         write_at(fd, position, data)
     write_at(fd, 0, head(layer.layout, header))

@@ -14,11 +14,12 @@ from contextlib import ExitStack
 from http import HTTPStatus
 
 from imagecache.digest import Digest
-from imagecache.errors import ImageCacheError, InternalError, StoreBusy, StoreCorrupt, StoreError
+from imagecache.errors import ImageCacheError, InternalError, InvalidInput, StoreBusy, StoreCorrupt, StoreError
 from imagecache.served import routes, wire
 from imagecache.served.admission import Admission
 from imagecache.served.auth import Refused
 from imagecache.served.directory import StoreReader, read_into
+from imagecache.served.growth import Growth
 from imagecache.served.routes import Answer, Request
 from imagecache.served.turns import Turns
 from imagecache.store.model import LayerName, SnapshotDocument
@@ -31,12 +32,21 @@ _ETAGS = 100_000
 class Answers:
     """Thread-safe. ``sent`` is told the bytes of layers that went out, from the threads that sent them."""
 
-    def __init__(self, reader: StoreReader, admission: Admission, turns: Turns, sent: Callable[[int], None]) -> None:
+    def __init__(
+        self, reader: StoreReader, admission: Admission, turns: Turns, early: Turns, sent: Callable[[int], None]
+    ) -> None:
+        """``early``: turns for layers that are still being made, fewer, since the build needs the processor too."""
         self._reader = reader
+        self._early = early
+        self._growth = Growth(reader)
         self._admission = admission
         self._turns = turns
         self._sent = sent
         self._etags = _Etags()
+
+    def close(self) -> None:
+        """Whoever waits for a layer that is being made is told to come back."""
+        self._growth.close()
 
     def answer(self, request: Request, held: ExitStack) -> Answer:
         """Raises nothing. ``held`` takes what the answer's body needs; to be closed when that is sent."""
@@ -66,12 +76,23 @@ class Answers:
                 return _fine
             case ["readyz"]:
                 return self._ready
-            case ["v1", "snapshots", snapshot_id]:
+            case ["v1", *rest]:
+                return self._version_1(request, rest, held)
+            case _:
+                return None
+
+    def _version_1(self, request: Request, segments: list[str], held: ExitStack) -> Callable[[], Answer] | None:
+        match segments:
+            case ["snapshots", snapshot_id]:
                 return lambda: self._snapshot(snapshot_id)
-            case ["v1", "blobs", digest]:
+            case ["blobs", digest]:
                 return lambda: self._document(digest)
-            case ["v1", "layers", space, digest]:
+            case ["layers", space, digest]:
                 return lambda: self._layer(request, f"{space}/{digest}", held)
+            case ["builds", snapshot_id]:
+                return lambda: self._build(snapshot_id)
+            case ["growing", space, digest]:
+                return lambda: self._growing(request, f"{space}/{digest}", held)
             case _:
                 return None
 
@@ -100,9 +121,29 @@ class Answers:
         if found is None:
             return routes.no_such_range(size)
         start, end = found
-        part = None if wanted is None else f"bytes {start}-{end - 1}/{size}"
+        part = None if wanted is None else wire.content_range(start, end, size)
         body = self._pieces(name, fd, found, memory)
         return Answer(206 if part else 200, end - start, body, routes.layer_fields(self._etags.get(name), part))
+
+    def _build(self, snapshot_id: str) -> Answer:
+        names = self._reader.building(wire.check_snapshot_id(snapshot_id))
+        return routes.whole(wire.encode_names(names), "application/json")
+
+    def _growing(self, request: Request, text: str, held: ExitStack) -> Answer:
+        """The wait comes before the turn: turns are for those who can be answered."""
+        name, wanted = LayerName.parse(text), routes.from_to(request.headers.get("range"))
+        if wanted is None:
+            raise InvalidInput("a layer image in the making is asked for by range", hint="Range: bytes=4096-8191")
+        start, most = wanted
+        grown = self._growth.wait(name, start, most)
+        held.callback(os.close, grown.fd)
+        end = min(grown.end, most)
+        if end <= start:
+            return routes.no_such_range(grown.end)
+        turns = self._turns if grown.size else self._early
+        memory = held.enter_context(turns.turn())
+        fields = routes.layer_fields(None, wire.content_range(start, end, grown.size), final=False)
+        return Answer(206, end - start, self._pieces(name, grown.fd, (start, end), memory), fields)
 
     def _pieces(self, name: LayerName, fd: int, found: tuple[int, int], memory: memoryview) -> Iterator[memoryview]:
         start, end = found

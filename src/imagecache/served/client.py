@@ -34,6 +34,7 @@ from imagecache.errors import (
     StoreUnreachable,
 )
 from imagecache.served import wire
+from imagecache.served.ports import Part
 from imagecache.served.tls import Versions, versions
 from imagecache.served.transport import Endpoint, Exchange, Transport
 from imagecache.store.model import LayerName, SnapshotDocument
@@ -162,6 +163,41 @@ class ServedStore:
         if response.read(1):
             raise StoreError(f"{self._host} sends more of {what} than was asked for")
 
+    async def building(self, snapshot_id: str) -> tuple[LayerName, ...]:
+        wire.check_snapshot_id(snapshot_id)
+        body = await self._whole(wire.build_path(snapshot_id), wire.SNAPSHOT_LIMIT, f"the build of {snapshot_id}")
+        return await asyncio.to_thread(wire.decode_names, body)
+
+    async def growing(self, name: LayerName, offset: int, target: memoryview) -> Part:
+        what = f"layer image {name}"
+        headers = {"Range": f"bytes={offset}-{offset + len(target) - 1}"}
+        failures = 0
+        while True:
+            try:
+                return await self._ask(
+                    wire.growing_path(name),
+                    what,
+                    lambda response: self._take_grown(response, what, offset, target),
+                    headers,
+                    also=frozenset({416}),
+                )
+            except _Again as again:
+                failures += 1
+                await self._wait(failures, again)
+
+    def _take_grown(self, response: http.client.HTTPResponse, what: str, offset: int, target: memoryview) -> Part:
+        if response.status == 416:
+            response.read(_PROBLEM_LIMIT)
+            return Part(0, None)
+        found = wire.parse_content_range(response.headers.get("Content-Range", ""))
+        if response.status != 206 or found is None or found[0] != offset or found[1] > offset + len(target):
+            raise StoreError(f"{self._host} answers with another range of {what} than was asked for")
+        part = _Part(target[: found[1] - offset])
+        part.fill(response)
+        if part.left or response.read(1):
+            raise _Again(StoreUnreachable(f"{what} comes with more or fewer bytes than announced"))
+        return Part(len(part.target), found[2])
+
     async def _whole(self, path: str, bound: int, what: str) -> bytes:
         def receive(response: http.client.HTTPResponse) -> bytes:
             body = response.read(bound + 1)
@@ -183,22 +219,41 @@ class ServedStore:
         whole = min(self._settings.backoff_limit, self._settings.backoff * 2.0 ** (failures - 1))
         await self._settings.sleep(whole * (0.5 + self._settings.chance()))
 
-    async def _ask(self, path: str, what: str, receive: Receive[_T], headers: Mapping[str, str] | None = None) -> _T:
-        """One request, in a thread. A cancellation ends it soon, and does not wait for that."""
+    async def _ask(
+        self,
+        path: str,
+        what: str,
+        receive: Receive[_T],
+        headers: Mapping[str, str] | None = None,
+        *,
+        also: frozenset[int] = frozenset(),
+    ) -> _T:
+        """One request, in a thread; ``also`` are statuses that ``receive`` takes beside those of success.
+
+        A cancellation ends it soon, and does not wait for that.
+        """
         exchange = Exchange()
         try:
             return await asyncio.get_running_loop().run_in_executor(
-                self._threads, lambda: self._get(exchange, path, what, receive, headers or {})
+                self._threads, lambda: self._get(exchange, path, what, receive, headers or {}, also)
             )
         except asyncio.CancelledError:
             exchange.abort()
             raise
 
-    def _get(self, exchange: Exchange, path: str, what: str, receive: Receive[_T], headers: Mapping[str, str]) -> _T:
+    def _get(
+        self,
+        exchange: Exchange,
+        path: str,
+        what: str,
+        receive: Receive[_T],
+        headers: Mapping[str, str],
+        also: frozenset[int],
+    ) -> _T:
         """What ``receive`` makes of a successful answer. Raises _Again, StoreError, and what ``receive`` raises."""
 
         def answered(response: http.client.HTTPResponse) -> _T:
-            if response.status not in {200, 206}:
+            if response.status not in {200, 206} | also:
                 raise self._refusal(response.status, response.read(_PROBLEM_LIMIT), what)
             return receive(response)
 

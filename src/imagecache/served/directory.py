@@ -1,4 +1,4 @@
-"""A store read in place: what the server serves, and a volume that the node sees itself (``dir``).
+"""A store read in place: what the server serves, and what a node reads of a volume (``dir``).
 
 Nothing is written, not even a quarantine, so that a volume may be mounted read-only. It must not verify layer images:
 who fetches them does.
@@ -6,15 +6,17 @@ who fetches them does.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from pathlib import Path
 
 from imagecache.digest import Digest
-from imagecache.errors import BlobNotFound, StoreCorrupt
+from imagecache.erofs.header import DATA_START, tar_length
+from imagecache.errors import BlobNotFound
 from imagecache.oserrors import converting
 from imagecache.store.blobs import Blobs
-from imagecache.store.model import LayerName, SnapshotDocument
+from imagecache.store.layers import Layers
+from imagecache.store.leases import Leases
+from imagecache.store.model import LayerName, SnapshotDocument, Space
 from imagecache.store.paths import StorePaths
 from imagecache.store.snapshots import Snapshots
 
@@ -26,6 +28,8 @@ class StoreReader:
         self._paths = StorePaths(root)
         self._blobs = Blobs(self._paths, quarantine=False)
         self._snapshots = Snapshots(self._paths, self._blobs)
+        self._layers = Layers(self._paths)
+        self._leases = Leases(self._paths)
 
     def snapshot(self, snapshot_id: str) -> SnapshotDocument:
         """Raises NotFound, BlobNotFound, StoreCorrupt, StoreError."""
@@ -47,37 +51,33 @@ class StoreReader:
                 ) from error
             return fd, os.fstat(fd).st_size
 
+    def building(self, snapshot_id: str) -> tuple[LayerName, ...]:
+        """Layer images of a snapshot that is being built, as far as they may serve every place of an image.
+
+        In the build's order; none when nobody builds it. Raises StoreError.
+        """
+        return tuple(name for name in self._leases.wanted_by(snapshot_id) if name.space is Space.LAYERS)
+
+    def open_growing(self, name: LayerName) -> int | None:
+        """The unfinished file of a layer image that is being made, the caller's to close. Raises StoreError.
+
+        None: it is finished, or nobody makes it.
+        """
+        return None if self._layers.has(name) else self._layers.open_growing(name)
+
+    def extent(self, fd: int) -> tuple[int, bool]:
+        """Where the tar in an unfinished file ends, and whether the whole tar is there. Raises StoreError.
+
+        The size is looked at first: what follows the tar is written after its end was noted in the head.
+        """
+        with converting("a layer image"):
+            size = os.fstat(fd).st_size
+            tar = tar_length(os.pread(fd, DATA_START, 0))
+        return (size, False) if tar is None else (min(size, DATA_START + tar), True)
+
     def ready(self) -> None:
         """Raises StoreError when there is no store to read."""
         self._snapshots.index()
-
-
-class DirectoryStore:
-    """``RemoteStore`` for a directory."""
-
-    def __init__(self, root: Path) -> None:
-        self._reader = StoreReader(root)
-
-    async def snapshot(self, snapshot_id: str) -> SnapshotDocument:
-        return await asyncio.to_thread(self._reader.snapshot, snapshot_id)
-
-    async def document(self, digest: Digest) -> bytes:
-        return await asyncio.to_thread(self._reader.document, digest)
-
-    async def layer(self, name: LayerName, offset: int, target: memoryview) -> None:
-        await asyncio.to_thread(self._fill, name, offset, target)
-
-    def _fill(self, name: LayerName, offset: int, target: memoryview) -> None:
-        fd, _size = self._reader.open_layer(name)
-        try:
-            filled = 0
-            while filled < len(target):
-                count = read_into(fd, target[filled:], offset + filled)
-                if not count:
-                    raise StoreCorrupt(f"layer image {name} ends before byte {offset + len(target)}")
-                filled += count
-        finally:
-            os.close(fd)
 
 
 def read_into(fd: int, target: memoryview, offset: int) -> int:

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from imagecache.digest import Digest
 from imagecache.store.model import LayerName, SnapshotDocument
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What has come of a layer image that may still be in the making."""
+
+    count: int
+    """Bytes; none when nothing new was there for a while."""
+    size: int | None
+    """Of the finished file; None while it is not finished."""
 
 
 class RemoteStore(Protocol):
@@ -25,6 +36,16 @@ class RemoteStore(Protocol):
 
         They are not verified: the caller hashes them. When this was cancelled, ``target`` may still change for a
         moment. Raises BlobNotFound; StoreCorrupt when the file ends before.
+        """
+
+    async def building(self, snapshot_id: str) -> tuple[LayerName, ...]:
+        """Layer images that a running build of the snapshot may come to, in the order in which it makes them."""
+
+    async def growing(self, name: LayerName, offset: int, target: memoryview) -> Part:
+        """As ``layer``, of one that may still be in the making, and as much as there is: it may wait for some seconds.
+
+        Of an unfinished one, the first 4096 bytes mean nothing, and all may be wrong: its maker may begin again. Raises
+        BlobNotFound when it is neither there nor in the making.
         """
 
 

@@ -97,15 +97,24 @@ def span(wanted: str | None, size: int) -> tuple[int, int] | None:
     return (start, end) if start < end else None
 
 
+def from_to(wanted: str | None) -> tuple[int, int] | None:
+    """First byte and the one after the last of a range that names both; None for anything else."""
+    match = _RANGE.fullmatch(wanted or "")
+    if match is None or not match[1] or not match[2]:
+        return None
+    start, end = int(match[1]), int(match[2]) + 1
+    return (start, end) if start < end else None
+
+
 def no_such_range(size: int) -> Answer:
     return problem(416, "InvalidInput", "no such range", {"Content-Range": f"bytes */{size}"})
 
 
-def layer_fields(etag: Digest | None, part: str | None) -> dict[str, str]:
+def layer_fields(etag: Digest | None, part: str | None, *, final: bool = True) -> dict[str, str]:
     """Header fields of a layer; ``part`` is the Content-Range of an answer that has one."""
     fields = {
         "Accept-Ranges": "bytes",
-        "Cache-Control": "private, max-age=31536000, immutable",
+        "Cache-Control": "private, max-age=31536000, immutable" if final else "no-store",
         "Content-Type": "application/octet-stream",
     }
     return fields | ({"ETag": f'"{etag}"'} if etag else {}) | ({"Content-Range": part} if part else {})

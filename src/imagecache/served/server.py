@@ -57,11 +57,14 @@ class StoreServer:
         settings = self._settings
         listener = listen(settings.host, settings.port)
         admission = Admission(self._gate, asyncio.get_running_loop(), settings.review)
-        turns = Turns(settings.streams, waiting=settings.queue, patience=settings.patience, piece=settings.piece)
+        turns, early = (
+            Turns(most, waiting=settings.queue, patience=settings.patience, piece=settings.piece)
+            for most in (settings.streams, settings.early)
+        )
         room = Room(_most_connections(settings.connections))
-        answers = Answers(self._reader, admission, turns, self._sent)
+        answers = Answers(self._reader, admission, turns, early, self._sent)
         acceptor = Acceptor(listener, self._tls, room, lambda sock: Connection(sock, room, answers, settings))
-        self._running = _Running(acceptor, admission, turns, room)
+        self._running = _Running(acceptor, admission, answers, (turns, early), room)
         port = acceptor.port
         acceptor.start()
         _log.info("store is served", port=port)
@@ -82,14 +85,17 @@ class StoreServer:
 class _Running:
     acceptor: Acceptor
     admission: Admission
-    turns: Turns
+    answers: Answers
+    turns: tuple[Turns, ...]
     room: Room
 
     def close(self) -> None:
         """Whatever a thread may wait for ends; so do the threads."""
         self.acceptor.stop()
         self.room.close()
-        self.turns.close()
+        self.answers.close()
+        for each in self.turns:
+            each.close()
         self.admission.close()
 
 

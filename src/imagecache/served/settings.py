@@ -17,6 +17,8 @@ class ServerSettings:
     """Open at once, each with a thread; at most half of the files that this process may have open."""
     streams: int = 64
     """Layers being sent at once, each from ``piece`` bytes of memory."""
+    early: int = 1
+    """Of layers that are still being made: their build needs the processor more than who follows it does."""
     queue: int = 1024
     """Requests that may wait for their turn; more are told to come back (503)."""
     patience: float = 20.0

@@ -5,14 +5,19 @@
     GET /v1/snapshots/{id}                snapshot document (``store.model.SnapshotDocument`` as JSON)
     GET /v1/blobs/{digest}                an original manifest, index or config
     GET /v1/layers/{space}/{digest}       a layer image; one range a request; ETag is its SHA-256 where that is known
+    GET /v1/builds/{id}                   names of the layer images that a running build may come to, as JSON
+    GET /v1/growing/{space}/{digest}      one range of a layer image, as far as it is made; waits for some seconds
     GET /livez, /readyz                   without a token
 
-An answer that is no success is ``{"reason": ..., "message": ...}``. ``reason`` is a name of ``imagecache.errors``.
+Of an unfinished layer image the complete length is unknown: ``Content-Range: bytes 4096-8191/*``; 416 says that nothing
+of the range is there yet. An answer that is no success is ``{"reason": ..., "message": ...}``. ``reason`` is a name of
+``imagecache.errors``.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import msgspec
 
@@ -22,6 +27,7 @@ from imagecache.oci.descriptor import decode_hook, encode_hook
 from imagecache.store.model import LayerName, SnapshotDocument
 
 SNAPSHOT_ID = re.compile(r"imc-[0-9a-z]{20}")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 SNAPSHOT_LIMIT = 64 << 20
 """Bytes of a snapshot document: 20 images of 500 layers are about 10 MB."""
 DOCUMENT_LIMIT = 8 << 20
@@ -73,6 +79,38 @@ def document_path(digest: Digest) -> str:
 
 def layer_path(name: LayerName) -> str:
     return f"v1/layers/{name.space.value}/{name.digest}"
+
+
+def build_path(snapshot_id: str) -> str:
+    return f"v1/builds/{snapshot_id}"
+
+
+def growing_path(name: LayerName) -> str:
+    return f"v1/growing/{name.space.value}/{name.digest}"
+
+
+def encode_names(names: Iterable[LayerName]) -> bytes:
+    return msgspec.json.encode([str(name) for name in names])
+
+
+def decode_names(body: bytes) -> tuple[LayerName, ...]:
+    """Raises MalformedDocument."""
+    try:
+        return tuple(LayerName.parse(text) for text in msgspec.json.decode(body, type=list[str]))
+    except (msgspec.DecodeError, UnicodeDecodeError, InvalidDigest, InvalidInput) as error:
+        raise MalformedDocument(f"the list of a build's layers is malformed: {str(error)[:200]}") from error
+
+
+def content_range(start: int, end: int, size: int | None) -> str:
+    return f"bytes {start}-{end - 1}/{'*' if size is None else size}"
+
+
+def parse_content_range(text: str) -> tuple[int, int, int | None] | None:
+    """First byte, the one after the last, and the complete length if that is known; None for anything else."""
+    match = _CONTENT_RANGE.fullmatch(text)
+    if match is None:
+        return None
+    return int(match[1]), int(match[2]) + 1, None if match[3] == "*" else int(match[3])
 
 
 def check_snapshot_id(text: str) -> str:

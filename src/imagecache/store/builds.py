@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from types import TracebackType
 from typing import Self
 
@@ -25,9 +25,12 @@ from imagecache.store.paths import StorePaths
 class BuildLease(AbstractContextManager["BuildLease"]):
     """Keeps layer images and documents from collection: what it names, before and after it is in the store."""
 
-    def __init__(self, paths: StorePaths, names: Iterable[LayerName], digests: Iterable[Digest]) -> None:
+    def __init__(
+        self, paths: StorePaths, names: Iterable[LayerName], digests: Iterable[Digest], *, build: str = ""
+    ) -> None:
+        """``build``: the id of the snapshot that is being made, for ``layers_of``."""
         self._paths = paths
-        self._path = paths.build_leases / f"{os.getpid()}-{secrets.token_hex(8)}.lease"
+        self._path = paths.build_lease(build or str(os.getpid()), secrets.token_hex(8))
         self._end = 0
         with converting(self._path):
             self._fd = open_locked(self._path, create=os.O_CREAT | os.O_EXCL)
@@ -60,6 +63,19 @@ class BuildLease(AbstractContextManager["BuildLease"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._drop()
+
+
+def layers_of(paths: StorePaths, build: str) -> tuple[LayerName, ...]:
+    """Names that builds of a snapshot need, in their order; none when nobody builds it. A killed build's may be there.
+
+    Raises StoreError, StoreDenied.
+    """
+    found: dict[LayerName, None] = {}
+    for path in paths.build_leases_of(build):
+        with converting(path), suppress(FileNotFoundError):
+            *lines, _unfinished = path.read_text().split("\n")
+            found |= {LayerName.parse(line): None for line in lines if "/" in line}
+    return tuple(found)
 
 
 def live_builds(paths: StorePaths) -> Iterator[tuple[str, frozenset[LayerName], frozenset[Digest]]]:

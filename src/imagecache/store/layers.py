@@ -6,7 +6,9 @@ cannot take it in between. It must not look into a layer image.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from imagecache.errors import BlobNotFound
@@ -40,6 +42,22 @@ class Layers:
     def stage(self) -> StagedLayer:
         """A context manager: write to its ``fd``, then ``commit``; leaving without a commit drops the file."""
         return StagedLayer(self._paths)
+
+    def announce(self, lock: FileLock, staged: StagedLayer) -> None:
+        """Let others look at a layer image while it is made, in order and for its own name. ``lock`` is the name's."""
+        lock.note(staged.path.name)
+
+    def open_growing(self, name: LayerName) -> int | None:
+        """The file that somebody is making ``name`` of, to look at; the caller closes it. None: nobody, as far as seen.
+
+        Its maker may be dead, or begin again. Raises StoreError, StoreDenied.
+        """
+        lock = self._paths.layer_lock(name)
+        with converting(lock), suppress(FileNotFoundError):
+            staged = self._paths.staged(lock.read_text(errors="replace"))
+            if staged is not None:
+                return os.open(staged, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        return None
 
     def adopt(self, download: Download) -> StagedLayer:
         """As ``stage``, with the complete and verified file of a download from another store; nothing is copied."""

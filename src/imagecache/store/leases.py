@@ -17,7 +17,7 @@ from pathlib import Path
 
 from imagecache.digest import Digest
 from imagecache.oserrors import converting
-from imagecache.store.builds import BuildLease
+from imagecache.store.builds import BuildLease, layers_of
 from imagecache.store.files import fsync_directory
 from imagecache.store.locks import locked
 from imagecache.store.model import LayerName
@@ -33,10 +33,17 @@ class Leases:
         self._mutex = threading.Lock()
 
     def build_lease(
-        self, names: Iterable[LayerName] = (), digests: Iterable[Digest] = ()
+        self, names: Iterable[LayerName] = (), digests: Iterable[Digest] = (), *, build: str = ""
     ) -> AbstractContextManager[BuildLease]:
-        """What a build needs, for as long as the block or this process lasts. ``add`` takes more."""
-        return BuildLease(self._paths, names, digests)
+        """What a build needs, for as long as the block or this process lasts. ``add`` takes more.
+
+        ``build`` is the id of the snapshot that is made; then ``wanted_by`` tells others the names.
+        """
+        return BuildLease(self._paths, names, digests, build=build)
+
+    def wanted_by(self, build: str) -> tuple[LayerName, ...]:
+        """Layer images that a build of this snapshot may make or use, in its order. Raises StoreError, StoreDenied."""
+        return layers_of(self._paths, build)
 
     def hold(self, holder: str, name: LayerName, *, durable: bool = True) -> None:
         """Keep a layer image until ``release``. It may be gone already: look after holding, not before."""

@@ -11,12 +11,12 @@
     ├─ caches/<name>.json             ImageCaches of this host (package standalone)
     ├─ downloads/<algorithm>-<hex>.part     compressed layers, appended to, locked while in use
     ├─ leases/nodes/<holder>/<space>-<algorithm>-<hex>   empty files: the holder needs that layer image
-    ├─ leases/builds/<id>.lease       what a live build needs; locked as long as it lives
+    ├─ leases/builds/<build>-<hex>.lease   what a live build needs; locked as long as it lives
     ├─ nodes/<node>/<id>.json         what that node's agent has attached (package cluster)
     ├─ staging/<id>.tmp               files being written; locked while their writer lives
     ├─ trash/<id>                     taken out by a collection, about to be unlinked
     ├─ quarantine/<kind>-...          set aside by a check; only people delete here
-    └─ locks/                         collect, index, and one for each layer being made
+    └─ locks/                         collect, index, and one for each layer being made, with its file in staging/
 
 Temporaries are all in ``staging/`` and never beside their target, so that containerd, skopeo or a listing never meet
 half a file under a name that they could believe. It must not do I/O beyond listing.
@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from glob import escape
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -37,6 +38,7 @@ _LAYER_FILE = re.compile(r"([0-9a-f]+)\.erofs")
 _HOLD = re.compile(r"(layers|chains)-(sha256|sha512)-([0-9a-f]+)")
 _PART = re.compile(r"(sha256|sha512)-([0-9a-f]+)\.part")
 _ALGORITHMS = ("sha256", "sha512")
+_STAGED = re.compile(r"[0-9a-f]{32}\.tmp")
 _NAME_MAX = 255
 
 
@@ -94,6 +96,16 @@ class StorePaths:
 
     def hold(self, holder: str, name: LayerName) -> Path:
         return self.holder(holder) / _flat(name)
+
+    def build_lease(self, build: str, unique: str) -> Path:
+        return self.build_leases / f"{build}-{unique}.lease"
+
+    def build_leases_of(self, build: str) -> list[Path]:
+        return sorted(self.build_leases.glob(f"{escape(build)}-*.lease"))
+
+    def staged(self, word: str) -> Path | None:
+        """The staged file that a layer's lock file names."""
+        return self.staging / word if _STAGED.fullmatch(word) else None
 
     def layer_files(self) -> Iterator[tuple[Path, LayerName | None]]:
         """Every file below ``layers/`` and ``chains/``; None for what is no layer image by its place and name."""

@@ -21,6 +21,7 @@ from imagecache.errors import BlobNotFound, ImageCacheError, NotFound, StoreCorr
 from imagecache.served.auth import Gate, GateSettings
 from imagecache.served.client import ClientSettings, ServedStore
 from imagecache.served.directory import StoreReader
+from imagecache.served.ports import Part
 from imagecache.served.server import StoreServer
 from imagecache.served.settings import ServerSettings
 from imagecache.served.tls import ServerCertificate
@@ -44,6 +45,11 @@ class MemoryRemoteStore:
     """So many answers with the layer's last byte come with that byte changed."""
     on_piece: Callable[[LayerName, int], ImageCacheError | None] = lambda _name, _offset: None
     """Called before each piece; an error that it returns is raised."""
+
+    builds: dict[str, tuple[LayerName, ...]] = field(default_factory=dict)
+    """Layer images that running builds make, by snapshot id."""
+    unfinished: dict[LayerName, bytes] = field(default_factory=dict)
+    """Layer images in the making, as far as they are."""
 
     def add_store(self, reader: StoreReader, snapshot_id: str) -> None:
         """Take a snapshot with all that it names from a store."""
@@ -83,6 +89,25 @@ class MemoryRemoteStore:
             target[start - offset :][: len(piece)] = piece
             self.fetched[name] += len(piece)
             await asyncio.sleep(0)
+
+    async def building(self, snapshot_id: str) -> tuple[LayerName, ...]:
+        self._answer()
+        return self.builds.get(snapshot_id, ())
+
+    async def growing(self, name: LayerName, offset: int, target: memoryview) -> Part:
+        await asyncio.sleep(0.001)
+        self._answer()
+        finished = name in self.layers
+        if not finished and name not in self.unfinished:
+            raise BlobNotFound(f"no layer image {name}")
+        content = self._content(name, offset + len(target)) if finished else self.unfinished[name]
+        piece = content[offset : offset + len(target)]
+        problem = self.on_piece(name, offset)
+        if problem is not None:
+            raise problem
+        target[: len(piece)] = piece
+        self.fetched[name] += len(piece)
+        return Part(len(piece), len(content) if finished else None)
 
     def _content(self, name: LayerName, end: int) -> bytes:
         content = self.layers[name]

@@ -11,6 +11,7 @@ from imagecache.api.nodes import CacheState, NodeCache, NodeStatus
 from imagecache.build.builder import BuildSettings, ImageBuilder
 from imagecache.clock import SystemClock
 from imagecache.cluster.fetch import SnapshotFetcher
+from imagecache.cluster.follow import FollowSettings
 from imagecache.cluster.layers import FetchSettings
 from imagecache.cluster.ledger import Ledger
 from imagecache.cluster.loop import ClusterLoop, LoopSettings, Outside
@@ -29,6 +30,7 @@ from imagecache.testing.served import MemoryRemoteStore
 
 _SECONDS = 15
 SMALL = FetchSettings(range_size=64 << 10)
+FOLLOW = FollowSettings(range_size=64 << 10, pause=0.001, longest_pause=0.01)
 
 
 @dataclass

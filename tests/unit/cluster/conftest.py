@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.unit.cluster.bench import SMALL, Bench, Fetchers, Origin
+from tests.unit.cluster.bench import FOLLOW, SMALL, Bench, Fetchers, Origin
 
+from imagecache.cluster.builds import BuildFollower
 from imagecache.cluster.fetch import SnapshotFetcher
+from imagecache.cluster.follow import LayerFollower
 from imagecache.cluster.layers import FetchSettings, LayerFetcher
 from imagecache.cluster.ports import Verifier
 from imagecache.cluster.verify import TrustingVerifier
@@ -34,15 +36,17 @@ def node(tmp_path: Path) -> Store:
 @pytest.fixture
 async def fetchers(node: Store, remote: MemoryRemoteStore) -> AsyncIterator[Fetchers]:
     """Make a fetcher of the node; ``verifier`` and ``settings`` may be given."""
-    made: list[LayerFetcher] = []
+    made: list[LayerFetcher | LayerFollower] = []
 
     def make(verifier: Verifier | None = None, settings: FetchSettings = SMALL) -> SnapshotFetcher:
-        made.append(LayerFetcher(node, remote, verifier or TrustingVerifier(), settings))
-        return SnapshotFetcher(node, remote, made[-1])
+        proof = verifier or TrustingVerifier()
+        layers, follower = LayerFetcher(node, remote, proof, settings), LayerFollower(node, remote, proof, FOLLOW)
+        made.extend([layers, follower])
+        return SnapshotFetcher(node, remote, layers, BuildFollower(node, remote, follower))
 
     yield make
-    for layers in made:
-        layers.close()
+    for each in made:
+        each.close()
 
 
 @pytest.fixture

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
-from imagecache.cluster.budget import Candidate, Decision, Disk, Refused, Resident, Situation, decide
+from imagecache.cluster.budget import Allowance, Candidate, Decision, Disk, Refused, Resident, Situation, decide
 from imagecache.digest import Digest
+from imagecache.errors import NoSpace
 from imagecache.store.model import LayerName, Space
 
 
@@ -140,7 +141,43 @@ def test_decision(name: str) -> None:
         layers(case.in_use).keys(),
     )
 
-    assert decide(situation) == case.expected
+    assert replace(decide(situation), spare=0) == case.expected
+
+
+@pytest.mark.parametrize(
+    ("free", "candidates", "spare"),
+    [
+        (90, [], 73),
+        (90, [candidate("a", "x:50")], 23),
+        (90, [candidate("a", "x:99")], 73),
+        (17, [], 0),
+        (10, [candidate("a", "x:50", running=True)], 0),
+    ],
+    ids=["what-need-not-stay-free", "less-what-is-fetched", "refused-takes-nothing", "nothing", "never-less"],
+)
+def test_what_is_spare(free: int, candidates: list[Candidate], spare: int) -> None:
+    assert decide(Situation(Disk(100, free), candidates=candidates)).spare == spare
+
+
+def test_nothing_is_spare_while_something_is_given_up() -> None:
+    old, new = resident("old", "o:50", used=1), candidate("new", "n:5", created=9)
+    situation = Situation(Disk(100, 20), [old], [new], layers("o:50"))
+
+    decision = decide(situation)
+
+    assert (decision.evict, decision.spare) == (("old",), 0)
+
+
+def test_an_allowance_ends() -> None:
+    allowance = Allowance(10)
+    allowance.take(6)
+
+    with pytest.raises(NoSpace):
+        allowance.take(5)
+
+    allowance.take(4)
+    allowance.grant(5)
+    allowance.take(5)
 
 
 def test_two_caches_never_push_each_other_out() -> None:

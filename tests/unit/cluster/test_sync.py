@@ -200,4 +200,4 @@ def test_plan(name: str) -> None:
 
     assert tuple(found.wanted) == case.wanted
     assert tuple(found.refused) == case.refused
-    assert replace(found, wanted={}, refused={}) == case.expected
+    assert replace(found, wanted={}, refused={}, spare=0) == case.expected

@@ -48,7 +48,7 @@ def body_of(answer: Answer) -> dict[str, str]:
 
 
 async def test_a_bug_is_told_without_what_the_reader_sent(tmp_path: Path) -> None:
-    answers = Answers(Broken(tmp_path), admission(), turns(), lambda _count: None)
+    answers = Answers(Broken(tmp_path), admission(), turns(), turns(), lambda _count: None)
     request = Request("GET", "/readyz", {"authorization": f"Bearer {WORDS}"})
 
     with capture_logs() as logs, ExitStack() as held:
@@ -67,7 +67,7 @@ async def test_what_went_out_is_told(store: Store) -> None:
     name = LayerName(space=Space.LAYERS, digest=Digest.sha256(content))
     put_layer(store, name, content)
     told: list[int] = []
-    answers = Answers(StoreReader(store.root), admission(), turns(), told.append)
+    answers = Answers(StoreReader(store.root), admission(), turns(), turns(), told.append)
     request = Request("GET", f"/v1/layers/{name}", {"authorization": f"Bearer {WORDS}", "range": "bytes=100-"})
 
     def read() -> bytes:
