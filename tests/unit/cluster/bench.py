@@ -17,10 +17,11 @@ from imagecache.cluster.ledger import Ledger
 from imagecache.cluster.loop import ClusterLoop, LoopSettings, Outside
 from imagecache.cluster.ports import Attacher, Cache, Stock
 from imagecache.cluster.stock import FetchedStock
+from imagecache.erofs.header import DATA_START
 from imagecache.limits import GIB
 from imagecache.oci.descriptor import Platform
 from imagecache.served.directory import StoreReader
-from imagecache.store.model import SnapshotDocument
+from imagecache.store.model import LayerRecord, SnapshotDocument
 from imagecache.store.store import Store
 from imagecache.testing.clock import FakeClock
 from imagecache.testing.cluster_ports import FakeAttacher, FakeCaches, FakeMachine, FakeNodes, FakeReporter
@@ -54,6 +55,32 @@ class Origin:
         )
         self.remote.add_store(StoreReader(self.root), snapshot_id)
         return document
+
+
+class Making:
+    """A layer image that a build has not finished yet; it takes a finished one back."""
+
+    def __init__(self, remote: MemoryRemoteStore, layer: LayerRecord) -> None:
+        self.name = layer.name
+        self.content = remote.layers.pop(layer.name)
+        self._tar_end = DATA_START + layer.tar_size
+        self._so_far = self.content
+        self._remote = remote
+
+    def grow(self, end: int) -> None:
+        """Bytes of the file that are written; of the tar only, and its head means nothing."""
+        self._remote.unfinished[self.name] = bytes(DATA_START) + self._so_far[DATA_START : min(end, self._tar_end)]
+
+    def spoil(self, at: int) -> None:
+        """What is told before ``finish`` is wrong at this byte."""
+        self._so_far = self.content[:at] + bytes([self.content[at] ^ 1]) + self.content[at + 1 :]
+
+    def finish(self) -> None:
+        self._remote.layers[self.name] = self.content
+        self.give_up()
+
+    def give_up(self) -> None:
+        self._remote.unfinished.pop(self.name, None)
 
 
 Fetchers = Callable[..., SnapshotFetcher]

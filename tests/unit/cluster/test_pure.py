@@ -8,6 +8,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
+from imagecache.api.ids import derived_cache_id
 from imagecache.api.nodes import CacheState, NodeStatus, parse_status
 from imagecache.api.yamltext import JSON
 from imagecache.cluster import report, taint
@@ -166,6 +167,25 @@ def test_an_object_as_the_api_has_it() -> None:
         created=100.0,
         digests={"nginx": Digest(digest)},
     )
+
+
+@pytest.mark.parametrize(
+    ("phase", "found"),
+    [
+        ("Pending", ""),
+        ("Creating", ID),
+        ("Ready", ""),
+        ("Updating", derived_cache_id("uid-1", 3)),
+        ("UpdateFailed", ""),
+        ("Failed", ""),
+    ],
+)
+def test_the_snapshot_that_is_being_built(phase: str, found: str) -> None:
+    item: dict[str, JSON] = {
+        "metadata": {"name": "a", "uid": "uid-1", "generation": 3},
+        "status": {"phase": phase, "imageCacheId": ID},
+    }
+    assert cache_of(item).building == found
 
 
 @pytest.mark.parametrize("phase", ["Ready", "Updating", "UpdateFailed"])

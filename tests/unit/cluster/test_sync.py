@@ -59,7 +59,39 @@ class Case:
     refused: tuple[str, ...] = ()
 
 
+BUILDING = replace(A, ready=False, building=ONE.id)
+
 CASES = {
+    "a-build-is-followed": Case(view(BUILDING), expected=Plan(follow=(ONE.id,))),
+    "and-goes-on-to-be": Case(view(BUILDING, following=(ONE.id,)), expected=Plan(follow=(ONE.id,))),
+    "one-for-other-nodes-is-not-followed": Case(view(replace(BUILDING, selector="pool=cpu"))),
+    "one-that-is-deleted-is-not": Case(view(replace(BUILDING, deleting=True), following=(ONE.id,))),
+    "one-that-failed-is-not": Case(view(replace(BUILDING, building=""), following=(ONE.id,))),
+    "one-that-could-not-be-followed-waits": Case(view(BUILDING, unfollowed={ONE.id})),
+    "no-build-is-followed-into-a-full-disk": Case(view(BUILDING, disk=Disk(100 * UNIT, 10 * UNIT))),
+    "nor-into-a-disk-of-others": Case(view(BUILDING, disk=None)),
+    "few-builds-at-once": Case(
+        view(
+            *(
+                replace(BUILDING, name=each.id, building=each.id, created=9.0 - number)
+                for number, each in enumerate((ONE, TWO, THREE))
+            ),
+        ),
+        expected=Plan(follow=(THREE.id, TWO.id)),
+    ),
+    "a-newer-snapshot-is-followed-while-the-older-serves": Case(
+        view(replace(A, building=TWO.id), inventory=here(ONE), known=known(ONE), attached={ONE.id}),
+        (ONE.id,),
+        Plan(follow=(TWO.id,)),
+    ),
+    "what-is-fetched-is-followed-until-it-is-whole": Case(
+        view(A, inventory=here(described=(ONE,)), busy={ONE.id: Work.FETCH}, following=(ONE.id,)),
+        (ONE.id,),
+        Plan(follow=(ONE.id,)),
+    ),
+    "whole-is-not-followed-any-more": Case(
+        view(A, inventory=here(ONE), known=known(ONE), attached={ONE.id}, following=(ONE.id,)), (ONE.id,)
+    ),
     "nothing": Case(view()),
     "a-new-cache-is-described": Case(view(A), (ONE.id,), Plan(describe=(ONE.id,))),
     "one-without-snapshot-is-not": Case(view(cache("a", "", ready=False))),
