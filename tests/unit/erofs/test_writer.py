@@ -13,7 +13,8 @@ import pytest
 
 from imagecache.erofs import metadata
 from imagecache.erofs.format import Superblock
-from imagecache.erofs.header import DATA_START, HEADER_OFFSET, LayerFlags, LayerHeader
+from imagecache.erofs.header import DATA_START, HEADER_OFFSET, LayerFlags, LayerHeader, unfinished
+from imagecache.erofs.reader import LayerImage
 from imagecache.erofs.writer import pieces, plan, tar_in, verify_image, write_image
 from imagecache.errors import LimitExceeded, MalformedLayer, StoreCorrupt
 from imagecache.limits import DEFAULT
@@ -98,7 +99,26 @@ def test_the_header_is_written_last(fd: int) -> None:
 
     with pytest.raises(OSError, match="Errno"):
         write_image(fd, root, header_of(root, tar), read_tar=fail)
-    assert whole(fd)[:DATA_START] == bytes(DATA_START)
+    assert whole(fd)[:DATA_START] == unfinished(tar.size)
+    with pytest.raises(MalformedLayer, match="no IMGCACHE header"):
+        LayerImage.from_fd(fd)
+
+
+def test_the_head_says_where_the_tar_ends_before_anything_follows_it(fd: int) -> None:
+    root, tar = zoo()
+    header = header_of(root, tar)
+    os.pwrite(fd, tar.read(0, tar.size) + b"what the build had behind it", DATA_START)
+    seen = list[tuple[bytes, bytes]]()
+
+    def look(offset: int, length: int) -> bytes:
+        seen.append((whole(fd)[:DATA_START], whole(fd)[DATA_START + tar.size :]))
+        return tar.read(offset, length)
+
+    write_image(fd, root, header, read_tar=look)
+
+    assert {head for head, _ in seen} == {unfinished(tar.size)}
+    assert not any(seen[0][1])
+    assert LayerImage.from_fd(fd).header == header
 
 
 def test_header_and_superblock_agree_with_the_file(fd: int) -> None:

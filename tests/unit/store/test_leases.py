@@ -16,6 +16,7 @@ from imagecache.store.store import Store
 
 ONE, TWO, THREE = (LayerName(space=Space.LAYERS, digest=Digest.sha256(text)) for text in (b"1", b"2", b"3"))
 CHAIN = LayerName(space=Space.CHAINS, digest=ONE.digest)
+SNAPSHOT, OTHER = "imc-" + "0" * 20, "imc-" + "1" * 20
 
 
 def test_held_says_what_and_by_whom(store: Store) -> None:
@@ -132,3 +133,46 @@ def test_a_hold_waits_for_a_running_collection(store: Store) -> None:
     thread.join()
 
     assert held.is_set()
+
+
+def test_a_build_tells_what_it_makes_in_its_order(store: Store) -> None:
+    with store.leases.build_lease([THREE, CHAIN], [TWO.digest], build=SNAPSHOT) as lease:
+        assert store.leases.wanted_by(SNAPSHOT) == (THREE, CHAIN)
+        lease.add([ONE, THREE, TWO], [ONE.digest])
+
+        assert store.leases.wanted_by(SNAPSHOT) == (THREE, CHAIN, ONE, TWO)
+        assert Store.open(store.root).leases.wanted_by(SNAPSHOT) == (THREE, CHAIN, ONE, TWO)
+    assert store.leases.wanted_by(SNAPSHOT) == ()
+
+
+def test_other_builds_make_other_things(store: Store) -> None:
+    with (
+        store.leases.build_lease([ONE], build=OTHER),
+        store.leases.build_lease([TWO]),
+        store.leases.build_lease([THREE], build=SNAPSHOT),
+    ):
+        assert store.leases.wanted_by(SNAPSHOT) == (THREE,)
+        assert store.leases.wanted_by(OTHER) == (ONE,)
+        assert store.leases.wanted_by("imc-*") == ()
+
+
+def test_two_builds_of_a_snapshot_are_told_as_one(store: Store) -> None:
+    with store.leases.build_lease([ONE, TWO], build=SNAPSHOT), store.leases.build_lease([TWO, ONE], build=SNAPSHOT):
+        assert sorted(store.leases.wanted_by(SNAPSHOT)) == sorted([ONE, TWO])
+
+
+def test_a_build_with_an_id_counts_as_live(store: Store) -> None:
+    with store.leases.build_lease([ONE], build=SNAPSHOT):
+        assert list(live(store)) == [({ONE}, set())]
+
+
+def test_a_name_that_is_being_written_is_left_out(store: Store) -> None:
+    lease = store.paths.build_lease(SNAPSHOT, "abc")
+    lease.write_text(f"{ONE}\n{TWO}\n{str(THREE)[:40]}")
+    assert store.leases.wanted_by(SNAPSHOT) == (ONE, TWO)
+
+    lease.write_text(f"{ONE}\n{TWO}")
+    assert store.leases.wanted_by(SNAPSHOT) == (ONE,)
+
+    lease.write_text("")
+    assert store.leases.wanted_by(SNAPSHOT) == ()

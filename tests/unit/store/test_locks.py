@@ -117,3 +117,22 @@ def test_release_is_idempotent(path: Path) -> None:
     lock.release()
 
     assert FileLock(path).try_acquire()
+
+
+def test_a_note_replaces_the_one_before(path: Path) -> None:
+    with FileLock(path) as lock:
+        lock.note("a long first word")
+        lock.note("second")
+
+        assert path.read_text() == "second"
+
+
+def test_a_note_stays_until_the_next_holders(path: Path) -> None:
+    with FileLock(path) as lock:
+        lock.note("first")
+    assert path.read_text() == "first"
+
+    with FileLock(path) as lock:
+        assert path.read_text() == "first"
+        lock.note("2")
+    assert path.read_text() == "2"
