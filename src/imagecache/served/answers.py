@@ -19,7 +19,7 @@ from imagecache.served import routes, wire
 from imagecache.served.admission import Admission
 from imagecache.served.auth import Refused
 from imagecache.served.directory import StoreReader, read_into
-from imagecache.served.growth import Growth
+from imagecache.served.growth import Growth, GrowthSettings
 from imagecache.served.routes import Answer, Request
 from imagecache.served.turns import Turns
 from imagecache.store.model import LayerName, SnapshotDocument
@@ -33,12 +33,19 @@ class Answers:
     """Thread-safe. ``sent`` is told the bytes of layers that went out, from the threads that sent them."""
 
     def __init__(
-        self, reader: StoreReader, admission: Admission, turns: Turns, early: Turns, sent: Callable[[int], None]
+        self,
+        reader: StoreReader,
+        admission: Admission,
+        turns: Turns,
+        early: Turns,
+        sent: Callable[[int], None],
+        *,
+        growth: GrowthSettings | None = None,
     ) -> None:
         """``early``: turns for layers that are still being made, fewer, since the build needs the processor too."""
         self._reader = reader
         self._early = early
-        self._growth = Growth(reader)
+        self._growth = Growth(reader, growth)
         self._admission = admission
         self._turns = turns
         self._sent = sent
@@ -139,8 +146,8 @@ class Answers:
         held.callback(os.close, grown.fd)
         end = min(grown.end, most)
         if end <= start:
-            return routes.no_such_range(grown.end)
-        turns = self._turns if grown.size else self._early
+            return routes.no_such_range(grown.size)
+        turns = self._early if grown.size is None else self._turns
         memory = held.enter_context(turns.turn())
         fields = routes.layer_fields(None, wire.content_range(start, end, grown.size), final=False)
         return Answer(206, end - start, self._pieces(name, grown.fd, (start, end), memory), fields)

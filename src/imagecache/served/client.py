@@ -188,7 +188,7 @@ class ServedStore:
     def _take_grown(self, response: http.client.HTTPResponse, what: str, offset: int, target: memoryview) -> Part:
         if response.status == 416:
             response.read(_PROBLEM_LIMIT)
-            return Part(0, None)
+            return Part(0, wire.parse_no_range(response.headers.get("Content-Range", "")))
         found = wire.parse_content_range(response.headers.get("Content-Range", ""))
         if response.status != 206 or found is None or found[0] != offset or found[1] > offset + len(target):
             raise StoreError(f"{self._host} answers with another range of {what} than was asked for")

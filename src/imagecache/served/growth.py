@@ -69,7 +69,8 @@ class Growth:
         until = time.monotonic() + self._settings.patience
         while True:
             found, settled = self._look(name)
-            if found.end >= end or (settled and found.end > start) or found.size or time.monotonic() >= until:
+            enough = found.end >= end or (settled and found.end > start) or found.size is not None
+            if enough or time.monotonic() >= until:
                 return found
             os.close(found.fd)
             if self._closed.wait(self._settings.pause):

@@ -106,8 +106,10 @@ def from_to(wanted: str | None) -> tuple[int, int] | None:
     return (start, end) if start < end else None
 
 
-def no_such_range(size: int) -> Answer:
-    return problem(416, "InvalidInput", "no such range", {"Content-Range": f"bytes */{size}"})
+def no_such_range(size: int | None) -> Answer:
+    """``size``: of the whole file; None while that is unknown."""
+    headers = {} if size is None else {"Content-Range": f"bytes */{size}"}
+    return problem(416, "InvalidInput", "no such range", headers)
 
 
 def layer_fields(etag: Digest | None, part: str | None, *, final: bool = True) -> dict[str, str]:

@@ -9,8 +9,8 @@
     GET /v1/growing/{space}/{digest}      one range of a layer image, as far as it is made; waits for some seconds
     GET /livez, /readyz                   without a token
 
-Of an unfinished layer image the complete length is unknown: ``Content-Range: bytes 4096-8191/*``; 416 says that nothing
-of the range is there yet. An answer that is no success is ``{"reason": ..., "message": ...}``. ``reason`` is a name of
+Of an unfinished layer image the complete length is unknown: ``Content-Range: bytes 4096-8191/*``; 416 without that field
+says that nothing of the range is there yet. An answer that is no success is ``{"reason": ..., "message": ...}``. ``reason`` is a name of
 ``imagecache.errors``.
 """
 
@@ -28,6 +28,7 @@ from imagecache.store.model import LayerName, SnapshotDocument
 
 SNAPSHOT_ID = re.compile(r"imc-[0-9a-z]{20}")
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
+_NO_RANGE = re.compile(r"bytes \*/([0-9]{1,18})")
 SNAPSHOT_LIMIT = 64 << 20
 """Bytes of a snapshot document: 20 images of 500 layers are about 10 MB."""
 DOCUMENT_LIMIT = 8 << 20
@@ -106,11 +107,21 @@ def content_range(start: int, end: int, size: int | None) -> str:
 
 
 def parse_content_range(text: str) -> tuple[int, int, int | None] | None:
-    """First byte, the one after the last, and the complete length if that is known; None for anything else."""
+    """First byte, the one after the last, and the complete length if that is known; None for anything else.
+
+    That is what RFC 9110 14.4 calls invalid, too: no bytes, or some behind the end.
+    """
     match = _CONTENT_RANGE.fullmatch(text)
     if match is None:
         return None
-    return int(match[1]), int(match[2]) + 1, None if match[3] == "*" else int(match[3])
+    start, end, size = int(match[1]), int(match[2]) + 1, None if match[3] == "*" else int(match[3])
+    return (start, end, size) if start < end and (size is None or end <= size) else None
+
+
+def parse_no_range(text: str) -> int | None:
+    """The complete length in the Content-Range of a 416, if it has one."""
+    match = _NO_RANGE.fullmatch(text)
+    return None if match is None else int(match[1])
 
 
 def check_snapshot_id(text: str) -> str:
