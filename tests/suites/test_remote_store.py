@@ -1,7 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import pytest
 
@@ -9,24 +13,54 @@ from imagecache.digest import DiffID, Digest
 from imagecache.served.directory import StoreReader
 from imagecache.served.ports import RemoteStore
 from imagecache.served.volume import DirectoryStore
-from imagecache.store.model import SnapshotDocument
+from imagecache.store.model import LayerName, SnapshotDocument, Space
 from imagecache.store.store import Store
+from imagecache.testing.making import LayerInTheMaking
 from imagecache.testing.served import MemoryRemoteStore, Served
 from imagecache.testing.store import put_snapshot
-from imagecache.testing.suites.remote_store import Origin, RemoteStoreSuite
+from imagecache.testing.suites.remote_store import SNAPSHOT, Making, Origin, RemoteStoreSuite
 
 
 class StoreOrigin:
-    """A remote store in front of a real one."""
+    """A remote store in front of a real one. Use as a context manager: with it a build ends, and what it makes."""
 
     def __init__(self, root: Path, remote: RemoteStore) -> None:
         self.remote = remote
         self._store = Store.open(root)
+        self._stack = ExitStack()
+        self._lease = self._stack.enter_context(self._store.leases.build_lease(build=SNAPSHOT))
 
     def publish(self, snapshot_id: str, contents: Sequence[bytes]) -> SnapshotDocument:
         return put_snapshot(
             self._store, snapshot_id, [DiffID(Digest.sha256(content)) for content in contents], contents
         )
+
+    def begin(self, name: LayerName) -> Making:
+        self._lease.add([name])
+        return self._stack.enter_context(LayerInTheMaking(self._store, name))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+
+@dataclass
+class MemoryMaking:
+    memory: MemoryRemoteStore
+    name: LayerName
+
+    def write(self, content: bytes) -> None:
+        self.memory.unfinished[self.name] += content
+
+    def finish(self) -> None:
+        self.memory.layers[self.name] = self.memory.unfinished.pop(self.name)
+
+    def give_up(self) -> None:
+        del self.memory.unfinished[self.name]
 
 
 class MemoryOrigin(StoreOrigin):
@@ -40,21 +74,30 @@ class MemoryOrigin(StoreOrigin):
         self._memory.add_store(self._reader, snapshot_id)
         return document
 
+    def begin(self, name: LayerName) -> Making:
+        if name.space is Space.LAYERS:
+            self._memory.builds[SNAPSHOT] = (*self._memory.builds.get(SNAPSHOT, ()), name)
+        self._memory.unfinished[name] = b""
+        return MemoryMaking(self._memory, name)
+
 
 class TestMemoryRemoteStore(RemoteStoreSuite):
     @pytest.fixture
-    def origin(self, tmp_path: Path) -> Origin:
-        return MemoryOrigin(tmp_path / "store")
+    def origin(self, tmp_path: Path) -> Iterator[Origin]:
+        with MemoryOrigin(tmp_path / "store") as origin:
+            yield origin
 
 
 class TestDirectoryStore(RemoteStoreSuite):
     @pytest.fixture
-    def origin(self, tmp_path: Path) -> Origin:
-        return StoreOrigin(tmp_path / "store", DirectoryStore(tmp_path / "store"))
+    def origin(self, tmp_path: Path) -> Iterator[Origin]:
+        with StoreOrigin(tmp_path / "store", DirectoryStore(tmp_path / "store")) as origin:
+            yield origin
 
 
 class TestServedStore(RemoteStoreSuite):
     @pytest.fixture
     async def origin(self, tmp_path: Path) -> AsyncIterator[Origin]:
         async with Served(tmp_path / "store", tmp_path / "tls") as served, served.client() as client:
-            yield StoreOrigin(tmp_path / "store", client)
+            with StoreOrigin(tmp_path / "store", client) as origin:
+                yield origin

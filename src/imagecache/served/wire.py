@@ -9,9 +9,9 @@
     GET /v1/growing/{space}/{digest}      one range of a layer image, as far as it is made; waits for some seconds
     GET /livez, /readyz                   without a token
 
-Of an unfinished layer image the complete length is unknown: ``Content-Range: bytes 4096-8191/*``; 416 without that field
-says that nothing of the range is there yet. An answer that is no success is ``{"reason": ..., "message": ...}``. ``reason`` is a name of
-``imagecache.errors``.
+Of an unfinished layer image the complete length is unknown: ``Content-Range: bytes 4096-8191/*``, and 416 without that
+field when nothing of the range is there yet. An answer that is no success is ``{"reason": ..., "message": ...}``.
+``reason`` is a name of ``imagecache.errors``.
 """
 
 from __future__ import annotations
