@@ -6,6 +6,7 @@ not know what is in a layer image; a tar, and what follows it, come from the tes
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
@@ -42,6 +43,12 @@ class LayerInTheMaking:
         """The tar is whole, and has so many bytes: the head says so from now on."""
         with converting(self._staged.path):
             write_all(self._staged.fd, unfinished(size), 0)
+
+    def begin_again(self) -> None:
+        """What was written was wrong."""
+        with converting(self._staged.path):
+            os.ftruncate(self._staged.fd, 0)
+        self._size = 0
 
     def finish(self) -> None:
         """Commit what was written."""
