@@ -47,7 +47,8 @@ class FollowSettings:
     """For hashing and writing."""
     pause: float = 0.2
     """Until a build, or a layer that has not begun, is looked for again; doubles."""
-    longest_pause: float = 2.0
+    longest_pause: float = 5.0
+    """Thousands of nodes may wait for one build in a queue."""
 
 
 @dataclass(frozen=True, slots=True)

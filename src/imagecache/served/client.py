@@ -179,13 +179,16 @@ class ServedStore:
                     what,
                     lambda response: self._take_grown(response, what, offset, target),
                     headers,
-                    also=frozenset({416}),
+                    also=frozenset({416, 503}),
                 )
             except _Again as again:
                 failures += 1
                 await self._wait(failures, again)
 
     def _take_grown(self, response: http.client.HTTPResponse, what: str, offset: int, target: memoryview) -> Part:
+        if response.status == 503:
+            response.read(_PROBLEM_LIMIT)
+            raise self._unreachable("it has others to serve first")  # who follows a build must not insist
         if response.status == 416:
             response.read(_PROBLEM_LIMIT)
             return Part(0, wire.parse_no_range(response.headers.get("Content-Range", "")))
