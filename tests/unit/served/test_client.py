@@ -14,8 +14,10 @@ from aiohttp import web
 
 from imagecache.digest import DiffID, Digest
 from imagecache.errors import (
+    BlobNotFound,
     DigestMismatch,
     ImageCacheError,
+    InvalidInput,
     InvalidSetting,
     LimitExceeded,
     MalformedDocument,
@@ -26,6 +28,7 @@ from imagecache.errors import (
     StoreUnreachable,
 )
 from imagecache.served.client import ClientSettings, ServedStore
+from imagecache.served.ports import Part
 from imagecache.store.model import LayerName, Space
 from imagecache.store.store import Store
 from imagecache.testing.registry import FakeTime
@@ -346,3 +349,114 @@ async def test_what_is_no_http_is_tried_again_and_not_repeated(tmp_path: Path, t
     assert len(time.slept) == 4
     assert caught.value.__cause__ is None
     assert "agent-token" not in repr(caught.value)
+
+
+async def grown(client: ServedStore, offset: int, length: int) -> tuple[bytes, Part]:
+    found = bytearray(length)
+    part = await client.growing(NAME, offset, memoryview(found))
+    return bytes(found[: part.count]), part
+
+
+def ranged(content_range: str, body: bytes, status: int = 206) -> Callable[[web.Request], Awaitable[web.Response]]:
+    return fixed(status, body, **{"Content-Range": content_range})
+
+
+async def test_a_layer_in_the_making_is_asked_for_once(liar: Liar, to_liar: ServedStore) -> None:
+    liar.answer = ranged("bytes 7-11/*", b"hello")
+
+    assert await grown(to_liar, 7, 10) == (b"hello", Part(5, None))
+    (request,) = liar.requests
+    assert request.path == f"/v1/growing/{NAME}"
+    assert request.headers["Range"] == "bytes=7-16"
+
+
+@pytest.mark.parametrize(("headers", "size"), [({}, None), ({"Content-Range": "bytes */90"}, 90)])
+async def test_nothing_new_of_a_layer_in_the_making(
+    liar: Liar, to_liar: ServedStore, headers: dict[str, str], size: int | None
+) -> None:
+    liar.answer = fixed(416, b"no such range", **headers)
+
+    for _ in range(2):  # the connection is good for more
+        assert await grown(to_liar, 100, 10) == (b"", Part(0, size))
+    assert len({request.transport for request in liar.requests}) == 1
+
+
+GROWING_LIES = {
+    "ignores-the-range": (fixed(200, b"x" * 10), StoreError),
+    "says-no-range": (fixed(206, b"x" * 10), StoreError),
+    "before": (ranged("bytes 6-15/*", b"x" * 10), StoreError),
+    "later": (ranged("bytes 8-16/*", b"x" * 9), StoreError),
+    "farther": (ranged("bytes 7-17/*", b"x" * 11), StoreError),
+    "backwards": (ranged("bytes 7-3/*", b"x" * 6), StoreError),
+    "empty": (ranged("bytes 7-6/*", b""), StoreError),
+    "behind-the-end": (ranged("bytes 7-16/16", b"x" * 10), StoreError),
+    "other-units": (ranged("lines 7-16/*", b"x" * 10), StoreError),
+    "huge": (ranged("bytes 7-16/" + "9" * 30, b"x" * 10), StoreError),
+    "too-short": (ranged("bytes 7-16/*", b"x" * 9), StoreUnreachable),
+    "too-long": (ranged("bytes 7-16/*", b"x" * 11), StoreUnreachable),
+    "echoes-the-token": (fixed(418, b'{"reason":"agent-token","message":"agent-token"}'), StoreError),
+    "forbids": (fixed(403, b"agent-token"), StoreRefused),
+    "is-gone": (fixed(404, b'{"reason":"BlobNotFound","message":"agent-token"}'), BlobNotFound),
+    "is-broken": (fixed(500, b"<html>"), StoreUnreachable),
+}
+
+
+@pytest.mark.parametrize("lie", GROWING_LIES)
+async def test_lies_about_layers_in_the_making(liar: Liar, to_liar: ServedStore, time: FakeTime, lie: str) -> None:
+    liar.answer, kind = GROWING_LIES[lie]
+
+    with pytest.raises(kind) as caught:
+        await grown(to_liar, 7, 10)
+
+    assert type(caught.value) is kind
+    assert len(liar.requests) == len(time.slept) + 1 == (5 if kind is StoreUnreachable else 1)
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert "agent-token" not in repr(error)
+        error = error.__cause__
+
+
+async def test_a_cut_answer_about_a_layer_in_the_making_is_asked_for_again(
+    liar: Liar, to_liar: ServedStore, time: FakeTime
+) -> None:
+    cuts = iter([0, 1_500_000, 10])
+
+    async def sometimes(request: web.Request) -> web.StreamResponse:
+        after = next(cuts, None)
+        return await (liar.honest(request) if after is None else liar.cut(request, after))
+
+    liar.answer = sometimes
+
+    assert await grown(to_liar, 10, 2_000_000) == (CONTENT[10:2_000_010], Part(2_000_000, len(CONTENT)))
+    assert [request.headers["Range"] for request in liar.requests] == ["bytes=10-2000009"] * 4
+    assert len(time.slept) == 3
+
+
+async def test_nobody_insists_on_a_layer_in_the_making(liar: Liar, to_liar: ServedStore, time: FakeTime) -> None:
+    async def busy(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=503) if len(liar.requests) < 2 else await liar.honest(request)
+
+    liar.answer = busy
+
+    with pytest.raises(StoreUnreachable, match="others"):
+        await grown(to_liar, 10, 20)
+
+    assert (len(liar.requests), time.slept) == (1, [])
+    assert await grown(to_liar, 10, 20) == (CONTENT[10:30], Part(20, len(CONTENT)))
+    assert len({request.transport for request in liar.requests}) == 1
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{}", b"null", b"[1]", b'["layers"]', b'["layers/sha256:00"]', b'["layers/sha512:0"]', b"\xff"]
+)
+async def test_lies_about_builds(liar: Liar, to_liar: ServedStore, body: bytes) -> None:
+    liar.answer = fixed(200, body)
+
+    with pytest.raises(MalformedDocument, match="build"):
+        await to_liar.building(SNAPSHOT)
+
+
+async def test_nobody_is_asked_for_the_build_of_an_impossible_snapshot(liar: Liar, to_liar: ServedStore) -> None:
+    with pytest.raises(InvalidInput):
+        await to_liar.building("../" + SNAPSHOT)
+    assert liar.requests == []

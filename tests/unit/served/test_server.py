@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import ssl
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,15 +23,18 @@ from imagecache.served.directory import StoreReader
 from imagecache.served.server import StoreServer
 from imagecache.served.settings import ServerSettings
 from imagecache.served.tls import ServerCertificate
-from imagecache.store.model import SnapshotDocument
+from imagecache.store.model import LayerName, SnapshotDocument, Space
 from imagecache.store.store import Store
 from imagecache.testing.clock import FakeClock
-from imagecache.testing.served import Served
+from imagecache.testing.making import NO_HEAD, LayerInTheMaking
+from imagecache.testing.served import AGENT, Served
 from imagecache.testing.store import put_snapshot
 
 SNAPSHOT = "imc-" + "0" * 20
 CONTENT = bytes(range(256)) * 20
 _SECRET = "a-very-secret-token"  # noqa: S105 - stands for one
+NAME = LayerName(space=Space.LAYERS, digest=Digest.sha256(b"growing"))
+GROWING = f"/v1/growing/{NAME}"
 TOKEN = {"Authorization": "Bearer agent-token"}
 
 
@@ -119,6 +125,11 @@ async def test_head_says_the_size(browser: Browser, layer: str) -> None:
         "/v1/blobs/sha256:abc",
         "/v1/layers/blobs/sha256:" + "0" * 64,
         "/v1/layers/layers/..%2f..%2findex.json",
+        "/v1/builds/nothing",
+        "/v1/builds/imc-*",
+        "/v1/builds/..%2f..%2findex.json",
+        "/v1/growing/blobs/sha256:" + "0" * 64,
+        "/v1/growing/layers/..%2f..%2findex.json",
     ],
 )
 async def test_names_that_are_none(browser: Browser, path: str) -> None:
@@ -134,6 +145,8 @@ async def test_what_is_not_there(browser: Browser, snapshot: SnapshotDocument) -
     assert (await browser.get("/v1/snapshots/imc-" + "9" * 20)).reason == "NotFound"
     assert (await browser.get(f"/v1/blobs/{absent}")).reason == "BlobNotFound"
     assert (await browser.get(f"/v1/layers/layers/{absent}")).status == 404
+    assert (await browser.get(f"/v1/growing/layers/{absent}", {**TOKEN, "Range": "bytes=0-9"})).reason == "BlobNotFound"
+    assert (await browser.get("/v1/growing")).status == 404
     assert (await browser.get("/v2/")).status == 404
     assert (await browser.get(f"/v1/snapshots/{snapshot.id}", method="DELETE")).status == 405
 
@@ -167,10 +180,12 @@ async def test_only_agents_get_anything(
 ) -> None:
     served.reviewer.users["pod-token"] = "system:serviceaccount:default:default"
 
-    config = f"/v1/snapshots/{SNAPSHOT}"
+    growing = f"/v1/growing/{layer.removeprefix('/v1/layers/')}"
 
     assert (await browser.get(layer, headers)).status == status
-    assert (await browser.get(config, headers)).status == status
+    assert (await browser.get(f"/v1/snapshots/{SNAPSHOT}", headers)).status == status
+    assert (await browser.get(f"/v1/builds/{SNAPSHOT}", headers)).status == status
+    assert (await browser.get(growing, {**headers, "Range": "bytes=0-9"})).status == (206 if status == 200 else status)
 
 
 async def test_who_nobody_can_judge_comes_back_later(browser: Browser, served: Served, layer: str) -> None:
@@ -223,3 +238,98 @@ async def test_an_address_that_is_taken(served: Served, tmp_path: Path) -> None:
 
     with pytest.raises(StoreError, match="cannot listen"):
         await second.start()
+
+
+@pytest.fixture
+def making(store: Store) -> Iterator[LayerInTheMaking]:
+    with LayerInTheMaking(store, NAME) as making:
+        making.write(NO_HEAD + CONTENT)
+        yield making
+
+
+async def test_the_layers_of_a_build(browser: Browser, store: Store) -> None:
+    chain = LayerName(space=Space.CHAINS, digest=NAME.digest)
+    other = LayerName(space=Space.LAYERS, digest=Digest.sha256(b"other"))
+
+    with store.leases.build_lease([other, chain, NAME], [NAME.digest], build=SNAPSHOT):
+        answer = await browser.get(f"/v1/builds/{SNAPSHOT}")
+        nobodys = await browser.get("/v1/builds/imc-" + "1" * 20)
+
+    assert (answer.status, json.loads(answer.body)) == (200, [str(other), str(NAME)])
+    assert answer.headers["Content-Type"] == "application/json"
+    assert (nobodys.status, nobodys.body) == (200, b"[]")
+
+
+@pytest.mark.parametrize("path", ["/v1/builds/imc-short", "/v1/builds/imc-" + "A" * 20])
+async def test_a_build_has_the_id_of_a_snapshot(browser: Browser, path: str) -> None:
+    answer = await browser.get(path)
+
+    assert (answer.status, answer.reason) == (400, "InvalidInput")
+
+
+@pytest.mark.usefixtures("making")
+async def test_a_range_of_a_layer_in_the_making(browser: Browser) -> None:
+    answer = await browser.get(GROWING, {**TOKEN, "Range": "bytes=4096-4105"})
+    head = await browser.get(GROWING, {**TOKEN, "Range": "bytes=4096-4105"}, method="HEAD")
+
+    assert (answer.status, answer.body) == (206, CONTENT[:10])
+    assert answer.headers["Content-Range"] == "bytes 4096-4105/*"
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert "ETag" not in answer.headers
+    assert (head.status, head.body, head.headers["Content-Length"]) == (206, b"", "10")
+
+
+async def test_a_layer_that_was_in_the_making(browser: Browser, making: LayerInTheMaking) -> None:
+    making.finish()
+    size = len(NO_HEAD + CONTENT)
+
+    answer = await browser.get(GROWING, {**TOKEN, "Range": "bytes=4096-999999"})
+    behind = await browser.get(GROWING, {**TOKEN, "Range": f"bytes={size}-{size}"})
+
+    assert (answer.status, answer.body) == (206, CONTENT)
+    assert answer.headers["Content-Range"] == f"bytes 4096-{size - 1}/{size}"
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert (behind.status, behind.headers["Content-Range"]) == (416, f"bytes */{size}")
+
+
+@pytest.mark.usefixtures("making")
+@pytest.mark.parametrize(
+    "wanted", [None, "bytes=4096-", "bytes=-5", "bytes=-", "bytes=9-3", "bytes=0-1,3-4", "lines=1-2", "bytes=x-9"]
+)
+async def test_a_layer_in_the_making_is_asked_for_from_here_to_there(browser: Browser, wanted: str | None) -> None:
+    answer = await browser.get(GROWING, {**TOKEN, "Range": wanted} if wanted else TOKEN)
+
+    assert (answer.status, answer.reason) == (400, "InvalidInput")
+
+
+class Watched(StoreReader):
+    """Says when somebody has looked at a layer image in the making."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.looked = threading.Event()
+
+    def extent(self, fd: int) -> tuple[int, bool]:
+        found = super().extent(fd)
+        self.looked.set()
+        return found
+
+
+@pytest.mark.usefixtures("making")
+async def test_the_server_stops_while_readers_wait_for_a_layer(store: Store, served: Served) -> None:
+    gate = Gate(served.reviewer, FakeClock(), GateSettings(frozenset({AGENT})))
+    reader, tls = Watched(store.root), ServerCertificate(served.certificate, served.key).context
+    server = StoreServer(reader, gate, ServerSettings(port=0, host="127.0.0.1"), tls=tls)
+    await served.stop()
+    served.port = await server.start()
+    far = {**TOKEN, "Range": "bytes=4096-99999999"}
+    reading = [asyncio.create_task(Browser(served).get(GROWING, far)) for _ in range(3)]
+    assert await asyncio.to_thread(reader.looked.wait, 30)
+
+    with capture_logs() as logs:
+        async with asyncio.timeout(2):
+            await server.stop()
+
+    answers = await asyncio.gather(*reading, return_exceptions=True)
+    assert [type(each) for each in answers if not isinstance(each, aiohttp.ClientError)] == []
+    assert [line for line in logs if line["log_level"] == "warning"] == []
