@@ -102,12 +102,13 @@ class Transport:
             exchange.begin(connection)
             connection.request("GET", path, headers=dict(headers))
             response = connection.getresponse()
-            received = receive(response)
-            keep = response.isclosed() and connection.sock is not None  # read to its end, and the server stays
+            try:
+                return receive(response)
+            finally:  # read to its end, whatever was made of it, and the server stays
+                keep = response.isclosed() and not response.length and connection.sock is not None
         finally:
             exchange.end()
             self._put(connection) if keep else connection.close()
-        return received
 
     def _take(self, context: ssl.SSLContext) -> _Connection:
         """The connection that was used last, if it is fresh and trusts the same authorities."""

@@ -307,6 +307,17 @@ async def test_a_connection_is_used_again(liar: Liar, to_liar: ServedStore) -> N
     assert len({request.transport for request in liar.requests}) == 1
 
 
+@pytest.mark.parametrize("status", [401, 404, 416, 500, 503])
+async def test_a_connection_is_used_again_after_a_refusal(liar: Liar, to_liar: ServedStore, status: int) -> None:
+    """Nodes ask again and again for what a build has not begun: each time with a new handshake would be dear."""
+    liar.answer = fixed(status, b'{"reason":"BlobNotFound","message":""}')
+    for ask in (read(to_liar, 0, 10), to_liar.document(DOCUMENT), to_liar.building(SNAPSHOT)):
+        with pytest.raises(ImageCacheError):
+            await ask
+
+    assert len({request.transport for request in liar.requests}) == 1
+
+
 async def test_a_cancelled_read_lets_go_of_a_silent_server(liar: Liar, to_liar: ServedStore) -> None:
     begun, gone = asyncio.Event(), asyncio.Event()
 

@@ -83,7 +83,10 @@ def ask(growth: Growth, start: int, end: int) -> Found:
     with nothing_left_open():
         grown = growth.wait(NAME, start, end)
         try:
-            return os.pread(grown.fd, max(0, min(grown.end, end) - start), start), grown.size
+            length = max(0, min(grown.end, end) - start)
+            found = os.pread(grown.fd, length, start)
+            assert len(found) == length
+            return found, grown.size
         finally:
             os.close(grown.fd)
 
