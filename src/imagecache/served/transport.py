@@ -86,6 +86,7 @@ class Transport:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._idle: list[_Connection] = []
+        self._closed = False
         self._lock = threading.Lock()
 
     def get(
@@ -124,11 +125,15 @@ class Transport:
     def _put(self, connection: _Connection) -> None:
         connection.used = time.monotonic()
         with self._lock:
-            self._idle.append(connection)
+            if not self._closed:
+                self._idle.append(connection)
+                return
+        connection.close()
 
     def close(self) -> None:
         """Connections in use are closed by who uses them."""
         with self._lock:
+            self._closed = True
             idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()

@@ -318,6 +318,25 @@ async def test_a_connection_is_used_again_after_a_refusal(liar: Liar, to_liar: S
     assert len({request.transport for request in liar.requests}) == 1
 
 
+async def test_no_connection_is_kept_whose_answer_comes_after_the_end(liar: Liar) -> None:
+    begun, late = asyncio.Event(), asyncio.Event()
+
+    async def slow(request: web.Request) -> web.StreamResponse:
+        begun.set()
+        await late.wait()
+        return await liar.honest(request)
+
+    liar.answer = slow
+    settings = ClientSettings(f"https://127.0.0.1:{liar.port}", liar.certificate, liar.token_file)
+    async with ServedStore(settings) as client:
+        reading = asyncio.create_task(read(client, 0, 10))
+        await begun.wait()
+    late.set()
+
+    assert await reading == CONTENT[:10]
+    assert client._transport._idle == []
+
+
 async def test_a_cancelled_read_lets_go_of_a_silent_server(liar: Liar, to_liar: ServedStore) -> None:
     begun, gone = asyncio.Event(), asyncio.Event()
 
