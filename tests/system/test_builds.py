@@ -1,4 +1,4 @@
-"""Builds that nodes follow: a node is ready a moment after the cache, and a build that ends otherwise leaves nothing."""
+"""Builds that nodes follow: a node is ready a moment after the cache; one that fails leaves nothing."""
 
 from __future__ import annotations
 

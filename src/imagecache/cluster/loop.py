@@ -93,7 +93,8 @@ class ClusterLoop:
         self._failures = Failures()
         self._removals = Removals()
         self._collecting: asyncio.Task[None] | None = None
-        self._collect_due = False
+        self._collect_due = True
+        """An agent that was killed may have left something."""
         self._evicted = float("-inf")
         self._looked = float("-inf")
         self._noted = float("-inf")

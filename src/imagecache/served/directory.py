@@ -66,7 +66,7 @@ class StoreReader:
         return None if self._layers.has(name) else self._layers.open_growing(name)
 
     def extent(self, fd: int) -> tuple[int, bool]:
-        """Where the tar in an unfinished file ends, and whether the whole tar is there. Raises StoreError.
+        """Where the tar in an unfinished file ends, and whether the whole tar is there. Raises StoreError, MalformedLayer.
 
         The size is looked at first: what follows the tar is written after its end was noted in the head.
         """

@@ -56,7 +56,8 @@ class Growth:
     def wait(self, name: LayerName, start: int, end: int) -> Grown:
         """The layer image as soon as its bytes from ``start`` to ``end`` are there, or all that there will be of them.
 
-        In the end as it is, perhaps with nothing new. Raises BlobNotFound when nobody makes it, StoreBusy, StoreError.
+        In the end as it is, perhaps with nothing new. Raises BlobNotFound when nobody makes it, StoreBusy, StoreError,
+        and MalformedLayer for a head that is written at this moment.
         """
         if not self._room.acquire(blocking=False):
             raise StoreBusy("too many readers wait for layers that are being made")
