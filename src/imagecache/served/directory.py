@@ -66,9 +66,10 @@ class StoreReader:
         return None if self._layers.has(name) else self._layers.open_growing(name)
 
     def extent(self, fd: int) -> tuple[int, bool]:
-        """Where the tar in an unfinished file ends, and whether the whole tar is there. Raises StoreError, MalformedLayer.
+        """Where the tar in an unfinished file ends, and whether the whole tar is there.
 
-        The size is looked at first: what follows the tar is written after its end was noted in the head.
+        Raises StoreError, and MalformedLayer for a head that is written at this moment. The size is looked at first:
+        what follows the tar is written after its end was noted in the head.
         """
         with converting("a layer image"):
             size = os.fstat(fd).st_size
