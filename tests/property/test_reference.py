@@ -20,7 +20,15 @@ PATHS = st.lists(COMPONENTS, min_size=1, max_size=4).map("/".join)
 DOMAINS = st.sampled_from(["", "localhost/", "quay.io/", "127.0.0.1:5000/", "[::1]:5000/", "docker.io/", "Host/"])
 TAGS = st.just("") | st.from_regex(r":[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", fullmatch=True)
 DIGESTS = st.just("") | st.from_regex(r"@sha256:[0-9a-f]{64}", fullmatch=True)
-VALID = st.builds(lambda *parts: "".join(parts), DOMAINS, PATHS, TAGS, DIGESTS)
+
+
+def _names_a_host(text: str) -> bool:
+    """A first component with a dot is a host, and a host has no underscore: ``0.0_0/0`` is refused."""
+    first, slash, _rest = text.partition("/")
+    return not (slash and "." in first and "_" in first)
+
+
+VALID = st.builds(lambda *parts: "".join(parts), DOMAINS, PATHS, TAGS, DIGESTS).filter(_names_a_host)
 
 
 @given(VALID)
