@@ -80,6 +80,8 @@ class Inventory:
     """Bytes on this disk of every layer image."""
     partial: Mapping[LayerName, int] = field(default_factory=dict)
     """Bytes of those that have begun to come."""
+    ahead: Mapping[LayerName, int] = field(default_factory=dict)
+    """Bytes of those that came, or come, from builds that are followed: no snapshot may need them yet."""
     held: frozenset[LayerName] = frozenset()
     """Leased by somebody: they stay even when no snapshot needs them."""
 

@@ -83,7 +83,8 @@ class FetchedStock:
         coming = {name: each.document for name, each in self._described.items()}
         growing, followed = self.fetcher.builds.coming, self.fetcher.builds.followed
         found = await asyncio.to_thread(self._inventory, ids, coming)
-        return replace(found, partial={**growing, **found.partial}, held=found.held | followed)
+        ahead = {**growing, **{name: size for name, size in found.present.items() if name in followed}}
+        return replace(found, partial={**growing, **found.partial}, ahead=ahead, held=found.held | followed)
 
     def _inventory(self, wanted: frozenset[str], coming: Mapping[str, SnapshotDocument]) -> Inventory:
         foreign = self.foreign()
@@ -102,7 +103,7 @@ class FetchedStock:
         partial: dict[LayerName, int] = {}
         for document in coming.values():
             partial |= self._parts(document, present)
-        return Inventory({**coming, **here}, whole, present, partial, frozenset(held))
+        return Inventory({**coming, **here}, whole, present, partial, held=frozenset(held))
 
     def _layers(self) -> dict[LayerName, int]:
         found = {}

@@ -99,12 +99,13 @@ def plan(view: View, policy: Policy, bounds: Bounds | None = None) -> Plan:
     resident = view.inventory.whole | view.known.keys()
     meant = wanted.selected(view.caches, view.labels, resident)
     decision = _budget(view, meant, policy)
-    evict = () if view.settling else tuple(name for name in decision.evict if name not in view.busy)
+    crowded = _crowded(view, decision)
+    evict = () if view.settling or crowded else tuple(name for name in decision.evict if name not in view.busy)
     return Plan(
         wanted=meant,
         describe=_describe(view, meant, bounds.describe),
         fetch=_room(view, Work.FETCH, bounds.fetch, _in_turn(meant, (n for n in decision.fetch if n not in view.busy))),
-        follow=_follow(view, meant, decision, bounds.follow),
+        follow=_follow(view, meant, decision, bounds.follow, crowded=crowded),
         spare=decision.spare,
         attach=tuple(
             name
@@ -132,17 +133,25 @@ def _describe(view: View, meant: Mapping[str, Cache], most: int) -> tuple[str, .
     return _room(view, Work.DESCRIBE, most, _in_turn(meant, unknown))
 
 
-def _follow(view: View, meant: Mapping[str, Cache], decision: Decision, most: int) -> tuple[str, ...]:
+def _follow(view: View, meant: Mapping[str, Cache], decision: Decision, most: int, *, crowded: bool) -> tuple[str, ...]:
     """Where snapshots take no space of this node, there is nothing to gain."""
     if view.disk is None:
         return ()
-    building = wanted.followed(view.caches, view.labels)
+    building = {} if crowded else wanted.followed(view.caches, view.labels)
     refused = {refusal.id for refusal in decision.refused}
     fetched = meant.keys() - view.inventory.whole - refused
     staying = [name for name in view.following if name in building or name in fetched]
     known = {*view.inventory.whole, *view.unfollowed, *staying}
     new = [name for name in _in_turn(building, building) if name not in known] if decision.spare else []
     return (*staying, *new[: max(0, most - len(staying))])
+
+
+def _crowded(view: View, decision: Decision) -> bool:
+    """What came of builds takes space that a snapshot needs: it gives way before anything else does."""
+    needed = _needed(view)
+    ahead = sum(size for name, size in view.inventory.ahead.items() if name not in needed)
+    short = any(refusal.needed <= refusal.available + ahead for refusal in decision.refused)
+    return ahead > 0 and (short or bool(decision.evict))
 
 
 def _in_turn(meant: Mapping[str, Cache], names: Iterable[str]) -> list[str]:
@@ -185,12 +194,15 @@ def _budget(view: View, meant: Mapping[str, Cache], policy: Policy) -> Decision:
 
 def _orphans(view: View) -> dict[LayerName, int]:
     """Layer images that go with the next collection: no reason to take anything else away, or to come back."""
-    inventory = view.inventory
-    staying = inventory.whole | {name for name, work in view.busy.items() if work is Work.FETCH}
-    needed = {
-        layer for name in staying & inventory.documents.keys() for layer in inventory.documents[name].layer_names()
-    }
+    inventory, needed = view.inventory, _needed(view)
     return {name: size for name, size in inventory.present.items() if name not in needed and name not in inventory.held}
+
+
+def _needed(view: View) -> set[LayerName]:
+    """Layer images of snapshots that are here or on their way."""
+    documents = view.inventory.documents
+    staying = view.inventory.whole | {name for name, work in view.busy.items() if work is Work.FETCH}
+    return {layer for name in staying & documents.keys() for layer in documents[name].layer_names()}
 
 
 def _candidates(view: View, meant: Mapping[str, Cache]) -> list[Candidate]:

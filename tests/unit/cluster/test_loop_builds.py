@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tests.unit.cluster.bench import Bench, Making, cache
-from tests.unit.cluster.test_fetch import BASE
+from tests.unit.cluster.test_fetch import BASE, NOISE
 
 from imagecache.cluster.budget import Disk
 from imagecache.cluster.ports import Cache
@@ -116,3 +116,18 @@ async def test_a_store_that_is_away_is_asked_again(bench: Bench) -> None:
     bench.advance(30)
 
     await bench.until(lambda: bench.store.layers.has(making.name))
+
+
+async def test_what_came_of_a_build_gives_way_to_a_snapshot(bench: Bench) -> None:
+    making = await begun(bench)
+    making.finish()
+    document = await bench.origin.build(B, tar_of({"opt": None, "opt/b": NOISE[::-1]}), name="tool:2")
+    bench.machine.size = Disk(GIB, int(GIB * 0.17) + 1_200_000)
+    bench.caches.put(building("a", A))
+    bench.start()
+    await bench.until(lambda: bench.store.layers.has(making.name))
+
+    bench.caches.put(cache("b", B))
+
+    await bench.ready("b")
+    assert set(bench.store.layers.names()) == document.layer_names()

@@ -89,6 +89,44 @@ CASES = {
         (ONE.id,),
         Plan(follow=(ONE.id,)),
     ),
+    "what-came-of-builds-gives-way-before-a-snapshot": Case(
+        view(
+            replace(BUILDING, name="c", id=THREE.id, building=THREE.id),
+            A,
+            B,
+            inventory=replace(here(ONE, described=(TWO,)), ahead=sizes(THREE)),
+            known=known(ONE),
+            attached={ONE.id},
+            following=(THREE.id,),
+            disk=Disk(100 * UNIT, 10 * UNIT),
+        ),
+        (ONE.id, TWO.id),
+    ),
+    "but-not-for-one-that-has-no-space-without-it-either": Case(
+        view(
+            replace(BUILDING, name="c", id=THREE.id, building=THREE.id),
+            replace(B, id=BIG.id),
+            inventory=replace(here(described=(BIG,)), ahead=sizes(THREE)),
+            following=(THREE.id,),
+            disk=Disk(100 * UNIT, 10 * UNIT),
+        ),
+        (BIG.id,),
+        Plan(follow=(THREE.id,)),
+        refused=(BIG.id,),
+    ),
+    "what-is-fetched-does-not-give-way-to-itself": Case(
+        view(
+            A,
+            B,
+            inventory=replace(here(described=(ONE, TWO)), ahead=sizes(ONE)),
+            busy={ONE.id: Work.FETCH},
+            following=(ONE.id,),
+            disk=Disk(100 * UNIT, 11 * UNIT),
+        ),
+        (ONE.id, TWO.id),
+        Plan(follow=(ONE.id,)),
+        refused=(TWO.id,),
+    ),
     "whole-is-not-followed-any-more": Case(
         view(A, inventory=here(ONE), known=known(ONE), attached={ONE.id}, following=(ONE.id,)), (ONE.id,)
     ),
