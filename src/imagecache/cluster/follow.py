@@ -61,6 +61,10 @@ class _Piece:
     """Of the finished layer image."""
 
 
+class _Here(Exception):
+    """Somebody else was faster. The memory is not used again: the next piece may still be on its way into it."""
+
+
 class LayerFollower:
     """One for a node. ``close`` ends its threads."""
 
@@ -92,15 +96,22 @@ class LayerFollower:
         when its maker gave up or it becomes one of another name, DigestMismatch, StoreCorrupt, StoreUnreachable,
         StoreRefused, StoreError, and what a malformed layer image raises.
         """
-        with self._memory.kept(), self._memory.borrow() as slots:
-            async with contextlib.aclosing(self._pieces(name, slots)) as pieces:
-                try:
-                    first = await anext(pieces)
-                except BlobNotFound:
-                    return False
-                async with locked(self._store, name):
-                    if not self._store.layers.has(name):
-                        await self._take(name, slots, _after(first, pieces), allowance, advanced)
+        with self._memory.kept(), contextlib.suppress(_Here), self._memory.borrow() as slots:
+            return await self._follow(name, slots, allowance, advanced)
+        return True
+
+    async def _follow(self, name: LayerName, slots: Slots, allowance: Allowance, advanced: Advanced) -> bool:
+        async with contextlib.aclosing(self._pieces(name, slots)) as pieces:
+            try:
+                first = await anext(pieces, None)
+            except BlobNotFound:
+                return False
+            if first is None:
+                raise StoreCorrupt(f"the store takes {name} for finished, and it has no tar")
+            async with locked(self._store, name):
+                if self._store.layers.has(name):
+                    raise _Here
+                await self._take(name, slots, _after(first, pieces), allowance, advanced)
         return True
 
     async def _take(

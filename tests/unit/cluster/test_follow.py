@@ -18,12 +18,20 @@ from imagecache.cluster.follow import LayerFollower
 from imagecache.cluster.verify import WorkerVerifier
 from imagecache.digest import Digest
 from imagecache.erofs.header import DATA_START
-from imagecache.errors import BlobNotFound, DigestMismatch, ImageCacheError, NoSpace, StoreUnreachable
+from imagecache.errors import (
+    BlobNotFound,
+    DigestMismatch,
+    ImageCacheError,
+    NoSpace,
+    StoreCorrupt,
+    StoreUnreachable,
+)
 from imagecache.limits import GIB
 from imagecache.store.model import LayerName, Space
 from imagecache.store.store import Store
 from imagecache.testing.images import tar_of
 from imagecache.testing.served import MemoryRemoteStore
+from imagecache.testing.store import put_layer
 
 BASE = tar_of({"etc": None, "etc/base": NOISE})
 APP = tar_of({"opt": None, "opt/app": NOISE[::-1], "opt/.wh.old": b""})
@@ -86,6 +94,33 @@ async def test_a_finished_layer(origin: Origin, node: Store, follower: LayerFoll
     assert await follow(follower, document.images[0].layers[0].name)
 
     assert node.layers.has(document.images[0].layers[0].name)
+
+
+async def test_a_layer_that_somebody_else_brings_meanwhile(
+    origin: Origin, node: Store, remote: MemoryRemoteStore, follower: LayerFollower
+) -> None:
+    document = await origin.build(ID, BASE)
+    making = Making(remote, document.images[0].layers[0])
+    making.grow(300_000)
+    with node.layers.lock(making.name):
+        following = follow(follower, making.name)
+        await until(lambda: remote.fetched[making.name] > 0)
+        put_layer(node, making.name, making.content)
+
+    assert await following
+
+    assert remote.fetched[making.name] < 200_000
+    assert not left(node)
+
+
+async def test_a_finished_layer_without_a_tar(node: Store, remote: MemoryRemoteStore, follower: LayerFollower) -> None:
+    name = LayerName(Space.LAYERS, Digest.sha256(b"nothing"))
+    remote.layers[name] = bytes(DATA_START)
+
+    with pytest.raises(StoreCorrupt, match="it has no tar"):
+        await follow(follower, name)
+
+    assert not left(node)
 
 
 async def test_a_build_that_begins_again_is_not_believed(
