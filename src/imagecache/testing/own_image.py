@@ -87,7 +87,8 @@ def _layer(folder: Path, make: Callable[[Path], Iterable[Path]]) -> Path:
     """A tar of wheels as pip would install them, compiled when this Python is the image's."""
     root = folder / "root"
     with tarfile.open(wheels_tar([*make(folder)], folder / "wheels.tar")) as tar:
-        tar.extractall(root, filter="fully_trusted")  # noqa: S202 - made a line above
+        tar.extraction_filter = lambda member, _path: member  # Debian 12's Python has no argument for it
+        tar.extractall(root)  # noqa: S202 - made a line above
     if make is _ourselves:
         script = root / COMMAND.lstrip("/")
         script.parent.mkdir(parents=True)
