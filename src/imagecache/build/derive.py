@@ -101,8 +101,7 @@ def prove(
     if len(head) < DATA_START:
         raise MalformedLayer(f"the layer image ends after {len(head)} bytes")
     header = LayerHeader.unpack(head[HEADER_OFFSET : HEADER_OFFSET + LayerHeader.STRUCT.size])
-    if header.diff_id != diff_id:
-        raise StoreCorrupt(f"the layer image says that it is {header.diff_id}, and is {diff_id}")
+    _check_diff_id(header, diff_id)
     if header.tar_size != tar_size:  # else what follows the tar could pass for more of it
         raise StoreCorrupt(f"the layer image says that its tar has {header.tar_size} bytes, not {tar_size}")
     tree = assemble(BoundedSource(source, tar_size), bottom=LayerFlags.BOTTOM in header.flags, limits=limits)
@@ -122,8 +121,7 @@ def _prove_grown(fd: int, arriving: Iterable[memoryview], *, diff_id: DiffID, li
     source.drain()
     image = LayerImage.from_fd(fd, limits=limits)
     header = image.header
-    if header.diff_id != diff_id:
-        raise StoreCorrupt(f"the layer image says that it is {header.diff_id}, and is {diff_id}")
+    _check_diff_id(header, diff_id)
     if end > header.tar_size:  # what follows the tar was taken for more of it
         raise StoreCorrupt(f"the layer image says that its tar has {header.tar_size} bytes, its entries need {end}")
     bottom_only = LayerFlags.BOTTOM | LayerFlags.WHITEOUTS
@@ -131,6 +129,11 @@ def _prove_grown(fd: int, arriving: Iterable[memoryview], *, diff_id: DiffID, li
         raise StoreCorrupt(f"layer image {diff_id} is not one for every place")
     _compare(fd, image, tree, limits)
     return image
+
+
+def _check_diff_id(header: LayerHeader, diff_id: DiffID) -> None:
+    if header.diff_id != diff_id:
+        raise StoreCorrupt(f"the layer image says that it is {header.diff_id}, and is {diff_id}")
 
 
 def _compare(fd: int, image: LayerImage, tree: LayerTree, limits: Limits) -> None:

@@ -1,12 +1,14 @@
-"""A worker whose parent goes away."""
+"""Workers: one whose parent goes away, and how long they stay."""
 
 from __future__ import annotations
 
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 from imagecache.build.messages import Available, encode
+from imagecache.build.pool import Worker, WorkerPool
 
 
 def test_an_answer_that_nobody_waits_for_ends_the_worker_without_a_word() -> None:
@@ -18,3 +20,20 @@ def test_an_answer_that_nobody_waits_for_ends_the_worker_without_a_word() -> Non
         done = subprocess.run(argv, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE, check=False, timeout=30)
 
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def alive(worker: Worker) -> bool:
+    return Path(f"/proc/{worker.pid}").exists()
+
+
+async def test_a_pool_that_is_seldom_used_keeps_workers_as_long_as_there_is_work() -> None:
+    async with WorkerPool(2, seldom=True) as pool:
+        async with pool.worker() as first:
+            async with pool.worker() as second:
+                pass
+            async with pool.worker() as again:
+                assert again is second
+            assert alive(second)
+
+        assert not alive(first)
+        assert not alive(second)

@@ -67,6 +67,11 @@ class Making:
         self._so_far = self.content
         self._remote = remote
 
+    @property
+    def sent(self) -> int:
+        """Bytes that went out."""
+        return self._remote.fetched[self.name]
+
     def grow(self, end: int) -> None:
         """Bytes of the file that are written; of the tar only, and its head means nothing."""
         self._remote.unfinished[self.name] = bytes(DATA_START) + self._so_far[DATA_START : min(end, self._tar_end)]

@@ -64,6 +64,14 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.001)
 
 
+async def followed_to(making: Making, follower: LayerFollower, end: int) -> asyncio.Task[bool]:
+    """A layer that is made as far as ``end``, and has come as far."""
+    making.grow(end)
+    following = follow(follower, making.name)
+    await until(lambda: making.sent >= end - DATA_START)
+    return following
+
+
 @pytest.mark.parametrize("number", [0, 1], ids=["bottom", "with-whiteouts"])
 async def test_a_layer_comes_while_it_is_made(
     origin: Origin, node: Store, remote: MemoryRemoteStore, follower: LayerFollower, number: int
@@ -73,7 +81,7 @@ async def test_a_layer_comes_while_it_is_made(
     following = follow(follower, making.name)
     for end in (5_000, 70_000, 500_000):
         making.grow(end)
-        await until(lambda end=end: remote.fetched[making.name] >= end - DATA_START)  # type: ignore[misc]  # bound at once
+        await until(lambda end=end: making.sent >= end - DATA_START)  # type: ignore[misc]  # bound at once
     making.finish()
 
     assert await following
@@ -129,9 +137,7 @@ async def test_a_build_that_begins_again_is_not_believed(
     document = await origin.build(ID, BASE)
     making = Making(remote, document.images[0].layers[0])
     making.spoil(100_000)
-    making.grow(300_000)
-    following = follow(follower, making.name)
-    await until(lambda: remote.fetched[making.name] >= 300_000 - DATA_START)
+    following = await followed_to(making, follower, 300_000)
     making.finish()
 
     with pytest.raises(DigestMismatch, match="did not arrive as it was made"):
@@ -184,9 +190,7 @@ async def test_a_layer_that_becomes_one_of_another_name(
     """Implied parents: the build finds out at the end that it is right at one place only."""
     document = await origin.build(ID, BASE)
     making = Making(remote, document.images[0].layers[0])
-    making.grow(200_000)
-    following = follow(follower, making.name)
-    await until(lambda: remote.fetched[making.name] >= 200_000 - DATA_START)
+    following = await followed_to(making, follower, 200_000)
     making.give_up()
 
     with pytest.raises(BlobNotFound):
@@ -210,9 +214,7 @@ async def test_more_than_the_disk_can_spare(
 async def test_cancelled(origin: Origin, node: Store, remote: MemoryRemoteStore, follower: LayerFollower) -> None:
     document = await origin.build(ID, BASE)
     making = Making(remote, document.images[0].layers[0])
-    making.grow(200_000)
-    following = follow(follower, making.name)
-    await until(lambda: remote.fetched[making.name] >= 200_000 - DATA_START)
+    following = await followed_to(making, follower, 200_000)
 
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)
