@@ -61,6 +61,24 @@ def test_a_mount_that_was_taken_away_is_not_known_and_made_again(rig: KernelRig)
     assert rig.snapshotter.ready_mounts("k8s.io/10/other") is not None
 
 
+def test_a_container_is_prepared_at_once_while_all_below_is_mounted(rig: KernelRig) -> None:
+    name = rig.served(b"base")
+    rig.snapshotter.prepare("k8s.io/9/container", name)
+    rig.snapshotter.make_ready()
+    rig.memory.heard.clear()
+
+    mounts = rig.snapshotter.prepare_at_once("k8s.io/10/container", name)
+
+    assert (
+        mounts == rig.snapshotter.mounts("k8s.io/10/container") == rig.snapshotter.ready_mounts("k8s.io/10/container")
+    )
+    assert len(rig.memory.heard) == 3
+    assert len({*rig.memory.heard}) == 1
+    (mountpoint,) = (rig.root / "m").iterdir()
+    syscalls.unmount(str(mountpoint))
+    assert rig.snapshotter.prepare_at_once("k8s.io/11/container", name) is None
+
+
 def test_a_layer_that_nobody_needs_is_forgotten_with_its_mount(rig: KernelRig) -> None:
     name = rig.served(b"base")
     rig.snapshotter.prepare("k8s.io/9/container", name)

@@ -69,7 +69,6 @@ class ClusterDuties:
         self._store = store
         self._settings = settings
         self._clock = clock
-        self._events: asyncio.AbstractEventLoop | None = None
         self._loop: ClusterLoop | None = None
         self.collects = bool(settings.store_url)
 
@@ -78,10 +77,6 @@ class ClusterDuties:
         return name if self._settings.store_url else f"{_short(self._settings.node_name)}-{name}"
 
     def used(self, layers: Iterable[Path]) -> None:
-        if self._events is not None and not self._events.is_closed():
-            self._events.call_soon_threadsafe(self._used, tuple(layers))
-
-    def _used(self, layers: tuple[Path, ...]) -> None:
         if self._loop is not None:
             self._loop.used(layers)
 
@@ -90,7 +85,6 @@ class ClusterDuties:
 
     async def _work(self, containerd: ContainerdClient, metrics: Metrics) -> None:
         """Begin, and begin again when the credentials are other ones, or when something nobody thought of happened."""
-        self._events = asyncio.get_running_loop()
         told = ""
         while True:
             try:

@@ -8,6 +8,7 @@ an API server that is away changes nothing here. It must not decide: ``sync``, `
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -102,15 +103,15 @@ class ClusterLoop:
         self._told = ""
         self._plan = Plan()
         self._facts: report.Facts | None = None
-        self._uses: set[Path] = set()
+        self._uses: deque[tuple[Path, ...]] = deque()
 
     def wake(self) -> None:
         """Look again now."""
         self._wake.set()
 
     def used(self, layers: Iterable[Path]) -> None:
-        """Containers start from these layer images. From the event loop's thread."""
-        self._uses.update(layers)
+        """Containers start from these layer images. Callable from any thread; nobody is woken: it can wait."""
+        self._uses.append(tuple(layers))
 
     async def run(self) -> None:
         await asyncio.to_thread(self._out.ledger.load)
@@ -269,9 +270,10 @@ class ClusterLoop:
         if self._out.clock.monotonic() - self._noted < self._settings.interval or not self._uses:
             return
         self._noted = self._out.clock.monotonic()
-        uses, self._uses = self._uses, set()
         ledger, moment = self._out.ledger, self._out.clock.now().timestamp()
-        names = {path.name for path in uses}
+        names: set[str] = set()
+        while self._uses:
+            names.update(path.name for path in self._uses.popleft())
         for snapshot_id, document in ledger.documents.items():
             if any(Path(layer.path).name in names for layer in document.layer_names()):
                 ledger.used(snapshot_id, moment)

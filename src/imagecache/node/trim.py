@@ -46,14 +46,17 @@ class TrimPlan:
         self._due: dict[Path, float] = {}
         self._again: set[Path] = set()
 
-    def add(self, files: Iterable[Path]) -> None:
+    def add(self, files: Iterable[Path]) -> bool:
+        """Whether nothing was waiting before: what comes later is due later, too."""
         with self._lock:
+            first = not self._due
             due = self._clock.monotonic() + self._delay
             for file in files:
                 if file in self._due:
                     self._again.add(file)
                 else:
                     self._due[file] = due
+            return first
 
     def take(self) -> list[Path]:
         """The files whose time has come; they are not waiting any more."""
@@ -90,11 +93,11 @@ class Trimmer:
         self._wake = asyncio.Event()
 
     def used(self, layers: Iterable[Path]) -> None:
-        """A container is about to read these layer images. Callable from any thread, returns at once."""
-        if not self._enabled:
-            return
-        self._plan.add(layers)
-        if self._loop is not None:
+        """A container is about to read these layer images. Callable from any thread, returns at once.
+
+        It wakes ``run`` only when that sleeps without end: a container that starts waits for the same loop.
+        """
+        if self._enabled and self._plan.add(layers) and self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: the program ends
                 self._loop.call_soon_threadsafe(self._wake.set)
 

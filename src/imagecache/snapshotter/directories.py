@@ -10,6 +10,7 @@ must not know rows.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -28,8 +29,8 @@ from imagecache.snapshotter.mounts import Own
 _log = structlog.get_logger(__name__)
 _STAGED = "new-"
 _RETIRED = "rm-"
-_SPARE = 2
-"""Directories made ahead: a pod with one container takes two."""
+_SPARE = 8
+"""Directories made ahead: a pod with one container takes two, and pods come several at a time."""
 
 
 class Directories:
@@ -62,10 +63,8 @@ class Directories:
                     (directory / "work").rmdir()
 
             def place(snapshot: int) -> None:
-                if (self._root / str(snapshot)).exists():  # of a process that was killed before its commit
-                    self.retire(snapshot)
                 with converting(directory):
-                    directory.rename(self._root / str(snapshot))
+                    self._rename(directory, snapshot)
                 placed.append(snapshot)
 
             try:
@@ -74,6 +73,16 @@ class Directories:
                 for snapshot in placed:
                     self.retire(snapshot)
                 raise
+
+    def _rename(self, directory: Path, snapshot: int) -> None:
+        target = self._root / str(snapshot)
+        try:
+            directory.rename(target)
+        except OSError as error:
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                raise
+            self.retire(snapshot)  # of a process that was killed before its commit
+            directory.rename(target)
 
     def retire(self, snapshot: int) -> None:
         """Take a directory out of the way. Never fails: what stays is an orphan."""
@@ -116,6 +125,11 @@ class Directories:
         with converting(self._root):
             return [path.name for path in self._root.iterdir()]
 
+    @property
+    def ahead(self) -> bool:
+        """Whether a directory is there for who comes next."""
+        return bool(self._spare)
+
     def make_spare(self) -> None:
         """Make directories ahead, for who comes next. Never fails: who finds none makes his own."""
         try:
@@ -132,8 +146,10 @@ class Directories:
             directory = self._make()
         try:
             yield directory
+        except BaseException:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
         finally:
-            shutil.rmtree(directory, ignore_errors=True)  # nothing, once it is in its place
             self._staged.discard(directory.name)
 
     def _make(self) -> Path:

@@ -18,6 +18,8 @@ from imagecache.errors import NoSpace, StoreBusy, StoreCorrupt, StoreError
 from imagecache.snapshotter.rows import Reader, Writer
 
 _VERSION = 1
+_CHECKPOINT = 100
+"""Transactions after which the WAL is written back: some 2 MB. By us, since SQLite would do it behind any of them."""
 _SCHEMA = """
 CREATE TABLE layers (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -40,9 +42,9 @@ CREATE TABLE snapshots (
   CHECK (layer IS NULL OR (kind = 3 AND chain IS NOT NULL))
 ) STRICT;
 CREATE INDEX snapshots_parent ON snapshots (parent);
-CREATE INDEX snapshots_chain ON snapshots (chain);
-CREATE INDEX snapshots_layer ON snapshots (layer);
-CREATE INDEX snapshots_ref ON snapshots (ref);
+CREATE INDEX snapshots_chain ON snapshots (chain) WHERE chain IS NOT NULL;
+CREATE INDEX snapshots_layer ON snapshots (layer) WHERE layer IS NOT NULL;
+CREATE INDEX snapshots_ref ON snapshots (ref) WHERE ref IS NOT NULL;
 CREATE TABLE origin (snapshots INTEGER NOT NULL) STRICT;
 """
 
@@ -73,12 +75,15 @@ class Metadata:
         self._wait = wait
         self._write_lock = threading.Lock()
         self._read_lock = threading.Lock()
+        self._unwritten = 0
+        """Transactions since the last checkpoint."""
         self.closed = False
         self._writing = self._connect()
         try:
             with self._converted():
                 self._migrate(self._writing, found)
                 self._writing.execute("PRAGMA synchronous = NORMAL")
+                self._writing.execute("PRAGMA wal_autocheckpoint = 0")
             self._reading = self._connect()
         except BaseException:
             self._writing.close()
@@ -87,32 +92,36 @@ class Metadata:
     def close(self) -> None:
         """Twice is fine. A transaction that does not end keeps its file."""
         self.closed = True
-        with contextlib.suppress(StoreBusy), self._locked(self._write_lock), self._locked(self._read_lock):
+        wait = self._wait
+        with contextlib.suppress(StoreBusy), self._locked(self._write_lock, wait), self._locked(self._read_lock, wait):
             self._writing.close()
             self._reading.close()
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Reader]:
         """One consistent state. Keep it short and do nothing else meanwhile. Raises StoreError."""
-        with self._transaction(self._read_lock, self._reading, "BEGIN"):
+        with self._locked(self._read_lock, self._wait), self._transaction(self._reading, "BEGIN"):
             yield Reader(self._reading)
 
     @contextlib.contextmanager
-    def write(self, *, durable: bool = True) -> Iterator[Writer]:
-        """All or nothing, durable when the block ends, undone when it raises. Raises StoreError.
+    def write(self, *, durable: bool = True, wait: bool = True) -> Iterator[Writer]:
+        """All or nothing, durable when the block ends, undone when it raises. Raises StoreError; StoreBusy.
 
         ``durable=False`` saves the fsync (2 ms on the measured disk, and a start of a container waits for two): for
         what makes itself again after a power failure, and what is of no use after one. It survives every crash of this
-        process all the same, and the next durable transaction makes it durable too.
+        process all the same, and the next durable transaction makes it durable too. ``wait=False`` is for who must not
+        block: neither for the transaction before nor for a checkpoint behind.
         """
-        with self._transaction(self._write_lock, self._writing, "BEGIN IMMEDIATE", durable=durable):
-            yield Writer(self._writing)
+        with self._locked(self._write_lock, self._wait if wait else 0):
+            with self._transaction(self._writing, "BEGIN IMMEDIATE", durable=durable):
+                yield Writer(self._writing)
+            self._unwritten += 1
+            if wait and self._unwritten >= _CHECKPOINT:
+                self._checkpoint()
 
     @contextlib.contextmanager
-    def _transaction(
-        self, lock: threading.Lock, connection: sqlite3.Connection, begin: str, *, durable: bool = False
-    ) -> Iterator[None]:
-        with self._locked(lock), self._converted():
+    def _transaction(self, connection: sqlite3.Connection, begin: str, *, durable: bool = False) -> Iterator[None]:
+        with self._converted():
             if self.closed:
                 raise StoreError(f"{self._path} is closed", hint="the snapshotter is being stopped")
             if durable:
@@ -130,13 +139,19 @@ class Metadata:
                     connection.execute("PRAGMA synchronous = NORMAL")
 
     @contextlib.contextmanager
-    def _locked(self, lock: threading.Lock) -> Iterator[None]:
-        if not lock.acquire(timeout=self._wait):
+    def _locked(self, lock: threading.Lock, wait: float) -> Iterator[None]:
+        if not lock.acquire(timeout=wait):
             raise StoreBusy(f"{self._path}: a transaction does not end", hint="look for a disk that does not answer")
         try:
             yield
         finally:
             lock.release()
+
+    def _checkpoint(self) -> None:
+        """From the WAL into the file, with fsyncs. What fails is tried again behind the next transaction."""
+        with contextlib.suppress(sqlite3.Error):
+            self._writing.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            self._unwritten = 0
 
     def _connect(self) -> sqlite3.Connection:
         with self._converted():

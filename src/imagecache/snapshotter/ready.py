@@ -1,8 +1,8 @@
-"""Answers to Mounts that are known already, and may be given while they still hold.
+"""What is known already and may be answered at once, as long as it still holds.
 
-containerd asks three times for the same snapshot while a container starts. What it was told when the snapshot was made
-still holds when every layer image below is mounted as it was, which takes one look at each mountpoint: no database and
-no lock, so nothing that could make the caller wait. It must not mount anything.
+While a container starts, containerd has a snapshot made and then asks three times for its mounts. What is below the
+snapshot, and what it was told, still hold when every layer image is mounted as it was, which takes one look at each
+mountpoint: no database and no lock, so nothing that could make the caller wait. It must not mount anything.
 """
 
 from __future__ import annotations
@@ -12,39 +12,66 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from imagecache.snapshotter.model import Row
 from imagecache.snapshotter.mounts import Mount
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """What a snapshot stands on."""
+
+    parent: Row | None
+    lowers: Sequence[Path] = ()
+    """Directories of the committed snapshots, the nearest one first."""
+    files: Sequence[Path] = ()
+    """The layer images among them, the upper one first."""
+    devices: Mapping[Path, int] | None = None
+    """Mountpoints of the layer images and the device number that each has while it is mounted; None: not known."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     mounts: tuple[Mount, ...]
-    devices: Mapping[Path, int]
-    """Mountpoints of the layer images and the device number that each has while it is mounted."""
     files: Sequence[Path]
-    """The layer images, the upper one first; none for who only unpacks."""
+    """Layer images that are about to be read, the upper one first; none for who only unpacks."""
+    devices: Mapping[Path, int]
 
 
-class ReadyMounts:
-    """By key. Told inside the transactions that make and remove snapshots, so in their order. Thread-safe.
+class Ready:
+    """By name. Thread-safe.
 
-    Nobody asks for the key of a transaction that failed, and the next one with that key replaces the answer.
+    Answers are told inside the transactions that make and remove snapshots, so in their order; nobody asks for the key
+    of a transaction that failed. A stack may be one of a parent that was removed since: whoever uses it compares the
+    row's number.
     """
 
     def __init__(self) -> None:
         self._answers: dict[str, Answer] = {}
+        self._stacks: dict[str, Stack] = {}
 
     def remember(self, key: str, answer: Answer) -> None:
         self._answers[key] = answer
 
-    def forget(self, key: str) -> None:
-        self._answers.pop(key, None)
+    def remember_stack(self, parent: str, stack: Stack) -> None:
+        self._stacks[parent] = stack
 
-    def get(self, key: str) -> Answer | None:
-        """None when somebody has to look closer."""
+    def forget(self, name: str) -> None:
+        self._answers.pop(name, None)
+        self._stacks.pop(name, None)
+
+    def answer(self, key: str) -> Answer | None:
+        """What Mounts was told for the snapshot; None when somebody has to look closer."""
         answer = self._answers.get(key)
-        if answer is None or any(device_of(target) != device for target, device in answer.devices.items()):
-            return None
-        return answer
+        return answer if answer is not None and _mounted(answer.devices) else None
+
+    def stack(self, parent: str) -> Stack | None:
+        """What is below a snapshot on this parent; None when somebody has to look closer."""
+        stack = self._stacks.get(parent)
+        return stack if stack is not None and stack.devices is not None and _mounted(stack.devices) else None
+
+
+def _mounted(devices: Mapping[Path, int]) -> bool:
+    return all(device_of(target) == device for target, device in devices.items())
 
 
 def device_of(path: Path) -> int | None:

@@ -1,8 +1,9 @@
 """The gRPC edge: containerd's ``Snapshots`` service, by grpclib (docs/adr/0008).
 
 Requests to calls, results to replies, errors to codes. The calls block, so they run in threads; there are three pools,
-since a hung mount may take all threads of its own and containerd holds a lock while it waits for Remove or List. It
-must not decide anything about snapshots.
+since a hung mount may take all threads of its own and containerd holds a lock while it waits for Remove or List. What a
+container's start waits for is answered without a thread where nothing could block: waking one costs more than the work.
+It must not decide anything about snapshots.
 """
 
 from __future__ import annotations
@@ -94,8 +95,10 @@ class SnapshotsService:
         return {f"/{SERVICE}/{name}": handler for name, handler in handlers.items()}
 
     async def _prepare(self, request: pb.PrepareSnapshotRequest) -> pb.PrepareSnapshotResponse:
-        call = partial(self._snapshotter.prepare, request.key, request.parent, dict(request.labels))
-        mounts = await self._mounting.run(call)
+        asked = request.key, request.parent, dict(request.labels)
+        mounts = self._snapshotter.prepare_at_once(*asked)
+        if mounts is None:
+            mounts = await self._mounting.run(partial(self._snapshotter.prepare, *asked))
         self._make_ready_later()
         return pb.PrepareSnapshotResponse(mounts=mounts_message(mounts))
 
@@ -183,7 +186,7 @@ class SnapshotsService:
             code = error.status
             raise
         finally:
-            self._answered(method, code.name, time.monotonic() - start)
+            asyncio.get_running_loop().call_soon(self._answered, method, code.name, time.monotonic() - start)
             self._in_flight -= 1
             if not self._in_flight:
                 self._idle.set()

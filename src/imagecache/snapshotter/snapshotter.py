@@ -8,6 +8,7 @@ It must not call containerd, must not unmount when it stops, and must not use th
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -27,7 +28,7 @@ from imagecache.snapshotter.metadata import Found, Metadata
 from imagecache.snapshotter.model import NOTHING, Info, Kind, Lower, Row, Usage
 from imagecache.snapshotter.mounts import Mount, check_root, mounts_of
 from imagecache.snapshotter.ports import LayerProvider, Mounter, Observer
-from imagecache.snapshotter.ready import Answer, ReadyMounts
+from imagecache.snapshotter.ready import Answer, Ready, Stack
 from imagecache.snapshotter.rows import Reader
 from imagecache.snapshotter.served import ServedSnapshots
 from imagecache.snapshotter.settings import DEFAULT, SnapshotterSettings
@@ -86,7 +87,7 @@ class Snapshotter:
         )
         self._layers.hold_again()
         self._served = ServedSnapshots(self._metadata, provider, self._layers, clock)
-        self._ready = ReadyMounts()
+        self._ready = Ready()
         self._meter = Meter(clock, age=settings.usage_age, budget=settings.usage_budget)
         self._cleaning = threading.Lock()
 
@@ -112,6 +113,21 @@ class Snapshotter:
             raise SnapshotExists(f"layer {labels[model.REF_LABEL]} is served by snapshot {name!r}")
         return self._create(Kind.ACTIVE, key, parent, labels)
 
+    def prepare_at_once(
+        self, key: str, parent: str = "", labels: Mapping[str, str] | None = None
+    ) -> tuple[Mount, ...] | None:
+        """``prepare`` for a container, if nothing in it could block for long; None: use ``prepare``.
+
+        That is when all below is mounted, a directory was made ahead, and nobody else is writing to the database. No
+        mount, no fsync, no waiting for a lock. Raises SnapshotExists, StoreError.
+        """
+        stack = self._ready.stack(parent)
+        if stack is None or model.is_unpack(key) or not self._directories.ahead:
+            return None
+        with contextlib.suppress(StoreBusy, SnapshotNotFound):
+            return self._insert(Kind.ACTIVE, key, stack, labels or {}, wait=False)
+        return None
+
     def view(self, key: str, parent: str = "", labels: Mapping[str, str] | None = None) -> tuple[Mount, ...]:
         """A read-only snapshot of the committed ``parent``. Raises as ``prepare``."""
         return self._create(Kind.VIEW, key, parent, labels or {})
@@ -127,12 +143,12 @@ class Snapshotter:
                 raise WrongKind(f"snapshot {key!r} is committed, not active")
             chain = tx.chain(row.parent_id)
         lowers = self._paths(chain)
-        self._tell_used(key, chain)
+        self._tell_used(key, self._files(chain))
         return self._mounts(row.info.kind, row.id, lowers)
 
     def ready_mounts(self, key: str) -> tuple[Mount, ...] | None:
         """What ``mounts`` would answer, if that is known without waiting for anything; None if it is not."""
-        answer = self._ready.get(key)
+        answer = self._ready.answer(key)
         if answer is None:
             return None
         if answer.files:
@@ -214,20 +230,32 @@ class Snapshotter:
             self._cleaning.release()
 
     def _create(self, kind: Kind, key: str, parent: str, labels: Mapping[str, str]) -> tuple[Mount, ...]:
-        below, chain = self._parent(parent) if parent else (None, ())
-        lowers = self._paths(chain)
-        files = self._tell_used(key, chain)
-        devices = self._layers.devices(self._layers.mountpoint(lower.layer) for lower in chain if lower.layer)
+        stack = self._stack(parent) if parent else Stack(None, devices={})
+        return self._insert(kind, key, stack, labels)
+
+    def _insert(
+        self, kind: Kind, key: str, stack: Stack, labels: Mapping[str, str], *, wait: bool = True
+    ) -> tuple[Mount, ...]:
+        files = self._tell_used(key, stack.files)
         with (
-            self._directories.staged(kind, owner=lowers[0] if lowers else None) as place,
-            self._metadata.write(durable=False) as writer,
+            self._directories.staged(kind, owner=stack.lowers[0] if stack.lowers else None) as place,
+            self._metadata.write(durable=False, wait=wait) as writer,
         ):
-            number = writer.create(kind, key, below, labels, self._clock.now())
+            number = writer.create(kind, key, stack.parent, labels, self._clock.now())
             place(number)
-            mounts = self._mounts(kind, number, lowers)
-            if devices is not None:
-                self._ready.remember(key, Answer(mounts, devices, files))
+            mounts = self._mounts(kind, number, stack.lowers)
+            if stack.devices is not None:
+                self._ready.remember(key, Answer(mounts, files, stack.devices))
         return mounts
+
+    def _stack(self, parent: str) -> Stack:
+        """With every layer image mounted. Raises as ``prepare``."""
+        row, chain = self._parent(parent)
+        lowers = self._paths(chain)
+        devices = self._layers.devices(self._layers.mountpoint(lower.layer) for lower in chain if lower.layer)
+        stack = Stack(row, lowers, self._files(chain), devices)
+        self._ready.remember_stack(parent, stack)
+        return stack
 
     def _parent(self, name: str) -> tuple[Row, tuple[Lower, ...]]:
         """With its chain. Raises SnapshotNotFound, InvalidSnapshotArgument."""
@@ -246,11 +274,13 @@ class Snapshotter:
             for lower in chain
         ]
 
-    def _tell_used(self, key: str, chain: Sequence[Lower]) -> list[Path]:
+    def _files(self, chain: Sequence[Lower]) -> list[Path]:
+        return [file for lower in chain if lower.layer and (file := self._layers.file(lower.layer))]
+
+    def _tell_used(self, key: str, files: Sequence[Path]) -> Sequence[Path]:
         """The layer images that a container is about to read; none for who only unpacks."""
         if model.is_unpack(key):
-            return []
-        files = [file for lower in chain if lower.layer and (file := self._layers.file(lower.layer))]
+            return ()
         if files:
             self._observer.used(files)
         return files

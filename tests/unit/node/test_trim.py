@@ -41,6 +41,15 @@ def test_many_starts_in_a_row_cost_one_trim_and_a_last_one() -> None:
     assert plan.take() == []
 
 
+def test_only_the_first_file_is_worth_waking_up_for() -> None:
+    clock = FakeClock()
+    plan = TrimPlan(10, clock)
+    assert [plan.add([A]), plan.add([B])] == [True, False]
+    clock.advance(10)
+    plan.take()
+    assert plan.add([B])
+
+
 async def test_the_task_trims_what_another_thread_names() -> None:
     dropped: asyncio.Queue[Path] = asyncio.Queue()
     loop = asyncio.get_running_loop()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import sqlite3
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from imagecache.errors import (
 )
 from imagecache.snapshotter.model import Kind, Usage
 from imagecache.snapshotter.settings import SnapshotterSettings
+from imagecache.testing.clock import FakeClock
 from imagecache.testing.snapshotter import SETTINGS, SnapshotterRig
 
 CHAIN = Digest.sha256(b"chain")
@@ -313,18 +316,89 @@ def test_mounts_of_a_snapshot_made_here_are_known_until_it_goes(rig: Snapshotter
     assert [rig.snapshotter.ready_mounts(key) for key in ("a", "b", "committed", base)] == [None] * 4
 
 
+def test_what_could_block_is_not_prepared_at_once(rig: SnapshotterRig) -> None:
+    base = rig.commit("base")
+    at_once = rig.snapshotter.prepare_at_once
+    rig.snapshotter.make_ready()
+    assert at_once("a", base) is None  # nobody has looked at what is below
+    rig.snapshotter.prepare("a", base)
+    rig.snapshotter.make_ready()
+    assert at_once(f"k8s.io/9/extract-1-abcd {base}", base) is None  # perhaps the store has that layer
+
+    mounts = at_once("b", base)
+
+    assert mounts == rig.snapshotter.mounts("b") == rig.snapshotter.ready_mounts("b")
+    with pytest.raises(SnapshotExists):
+        at_once("b", base)
+    made = [at_once(f"c{number}", base) is not None for number in range(20)]
+    assert made[0]
+    assert not made[-1]  # no directory was made ahead for that one
+    assert len(rig.names) == len(folders(rig)) == 3 + sum(made)
+
+
+class _Asking(FakeClock):
+    """Asks something else whenever somebody wants to know the time: in the middle of a transaction."""
+
+    question: Callable[[], object] = staticmethod(lambda: None)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers: list[object] = []
+
+    def now(self) -> dt.datetime:
+        question, self.question = self.question, lambda: None
+        self.answers.append(question())
+        return super().now()
+
+
+def test_nothing_is_prepared_at_once_during_another_transaction(rig: SnapshotterRig) -> None:
+    rig.clock = clock = _Asking()
+    rig.restart()
+    base = rig.commit("base")
+    rig.snapshotter.prepare("a", base)
+    rig.snapshotter.make_ready()
+    clock.answers.clear()
+    clock.question = lambda: rig.snapshotter.prepare_at_once("b", base)
+    rig.snapshotter.update(base, {"x": "1"})
+
+    assert clock.answers == [None]
+    assert rig.snapshotter.prepare_at_once("b", base) is not None
+
+
+def test_a_parent_that_is_gone_is_looked_for(rig: SnapshotterRig) -> None:
+    rig.snapshotter.prepare("x")
+    rig.snapshotter.commit("base", "x")
+    rig.snapshotter.prepare("a", "base")
+    rig.snapshotter.make_ready()
+    rig.snapshotter.remove("a")
+    rig.snapshotter.remove("base")
+
+    assert rig.snapshotter.prepare_at_once("b", "base") is None
+    with pytest.raises(SnapshotNotFound):
+        rig.snapshotter.prepare("b", "base")
+
+
+def test_the_log_of_the_database_is_written_back(rig: SnapshotterRig) -> None:
+    base = rig.commit("base")
+    for number in range(300):
+        rig.snapshotter.prepare(f"a{number}", base)
+        rig.snapshotter.remove(f"a{number}")
+
+    assert (rig.root / "metadata.db-wal").stat().st_size < 4_000_000
+
+
 def test_directories_made_ahead_are_used_and_never_orphans(rig: SnapshotterRig) -> None:
     rig.snapshotter.make_ready()
     rig.snapshotter.make_ready()
     ahead = {path.stat().st_ino for path in (rig.root / "snapshots").iterdir()}
     rig.snapshotter.cleanup()
-    for key in ("a", "b", "c"):
-        rig.snapshotter.prepare(key)
+    for number in range(9):
+        rig.snapshotter.prepare(f"a{number}")
     rig.snapshotter.view("v")
 
-    assert len(ahead) == 2
+    assert len(ahead) == 8
     assert {path.stat().st_ino for path in (rig.root / "snapshots").iterdir()} > ahead
-    assert folders(rig) == {"1", "2", "3", "4"}
+    assert folders(rig) == {str(number) for number in range(1, 11)}
 
 
 def test_directories_made_ahead_go_with_the_process(rig: SnapshotterRig) -> None:
