@@ -2,7 +2,9 @@
 
 One process, ``init``, holds the network and mount namespace open. In there /etc, /opt, /usr/local and /var are overlays
 that keep the node's changes to itself, /run is empty at boot, and containerd, kubelet and CNI have their standard
-paths. Ending every process is a power cut: the mounts and interfaces go, the disk stays.
+paths. Ending every process is a power cut: the mounts and interfaces go, the disk stays. What is mounted in one of
+those paths is there once, as on a host, and not in the node's directory as well: runc reads the table of mounts several
+times for each container.
 
 Seen from this machine everything is below the node's directory, except what is mounted in it: use ``run`` for that.
 """
@@ -35,8 +37,8 @@ mount --make-rshared /
 for name in {overlays}; do
   mount -t overlay overlay -o "lowerdir=/$name,upperdir={node}/fs/$name,workdir={node}/fs/.work/$name" "/$name"
 done
-mount --bind {node}/run /run
-bind() {{ mkdir -p "$1" "$2"; mount --bind "$1" "$2"; }}
+bind() {{ mkdir -p "$1" "$2"; mount --bind "$1" "$2"; mount --make-private "$2"; mount --make-shared "$2"; }}
+bind {node}/run /run
 bind {node}/containerd /etc/containerd
 bind {node}/containerd/cni /etc/cni/net.d
 bind {node}/containerd/root /var/lib/containerd
