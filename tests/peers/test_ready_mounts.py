@@ -2,34 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+import datetime as dt
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from grpclib.client import Channel, UnaryUnaryMethod
+from grpclib.exceptions import GRPCError
 
+from imagecache._proto.containerd import snapshots_pb2 as pb
 from imagecache.clock import SystemClock
 from imagecache.digest import DiffID, Digest
 from imagecache.node import syscalls
 from imagecache.node.mounter import KernelMounter
 from imagecache.node.probe_kernel import write_probe_image
+from imagecache.snapshotter.model import REF_LABEL
+from imagecache.snapshotter.server import serve
+from imagecache.snapshotter.service import SERVICE
 from imagecache.snapshotter.snapshotter import Snapshotter
+from imagecache.store.model import ServedLayer
+from imagecache.testing.peers.processes import wait_until
 from imagecache.testing.snapshotter import SETTINGS, SnapshotterRig
 from imagecache.testing.store import MemoryLayers
+
+
+class AskingClock(SystemClock):
+    """Does something else once, when somebody wants to know the time."""
+
+    question: Callable[[], object] | None = None
+    asked = False
+
+    def now(self) -> dt.datetime:
+        question, self.question = self.question, None
+        if question is not None:
+            question()
+            self.asked = True
+        return super().now()
 
 
 class KernelRig(SnapshotterRig):
     """With layer images that are real, mounted by the kernel."""
 
     def _open(self) -> Snapshotter:
-        return Snapshotter(self.root, self.layers, KernelMounter(), SystemClock(), SETTINGS, self.memory)
+        self.asking = AskingClock()
+        return Snapshotter(self.root, self.layers, KernelMounter(), self.asking, self.settings, self.memory)
 
-    def served(self, words: bytes) -> str:
-        """The name of a snapshot of one layer."""
+    @property
+    def mounted(self) -> int:
+        return sum(path.is_mount() for path in (self.root / "m").iterdir())
+
+    def layer(self, words: bytes) -> ServedLayer:
         path = self.root.parent / f"{words.decode()}.erofs"
         if not path.exists():
             write_probe_image(path, words)
-        layer = self.layers.add(DiffID(Digest.sha256(words)), path=path)
-        return self.pull([layer])[0]
+        return self.layers.add(DiffID(Digest.sha256(words)), path=path)
+
+    def served(self, words: bytes) -> str:
+        """The name of a snapshot of one layer."""
+        return self.pull([self.layer(words)])[0]
 
 
 @pytest.fixture
@@ -77,6 +109,57 @@ def test_a_container_is_prepared_at_once_while_all_below_is_mounted(rig: KernelR
     (mountpoint,) = (rig.root / "m").iterdir()
     syscalls.unmount(str(mountpoint))
     assert rig.snapshotter.prepare_at_once("k8s.io/11/container", name) is None
+
+
+def test_what_no_container_has_read_does_not_stay_mounted(rig: KernelRig) -> None:
+    idle, read, below = rig.served(b"idle"), rig.served(b"read"), rig.served(b"below")
+    rig.snapshotter.prepare("k8s.io/9/container", read)
+    rig.snapshotter.prepare("k8s.io/9/extract-1-abcd x", below)
+
+    rig.snapshotter.rest()
+    assert rig.mounted == 2
+    rig.snapshotter.remove("k8s.io/9/container")
+    rig.snapshotter.remove("k8s.io/9/extract-1-abcd x")
+    rig.snapshotter.rest()
+    assert rig.mounted == 1  # a container has read it, and the next one finds its pages
+
+    rig.snapshotter.prepare("k8s.io/10/container", idle)
+    assert rig.mounted == 2
+    assert rig.served(b"below") == below
+    assert rig.mounted == 3
+
+
+def test_what_is_unmounted_before_a_row_is_there_is_mounted_again(rig: KernelRig) -> None:
+    name = rig.served(b"base")
+    rig.asking.question = rig.snapshotter.rest  # asked inside the transaction
+
+    rig.snapshotter.prepare("k8s.io/9/extract-1-abcd x", name)
+
+    assert rig.asking.asked
+    assert rig.mounted == 1
+
+
+async def test_a_hit_is_unmounted_some_time_later(tmp_path: Path) -> None:
+    rig = KernelRig(tmp_path / "root", replace(SETTINGS, rest_after=0.2), layers=MemoryLayers())
+    layer = rig.layer(b"base")
+    ready, path = asyncio.Event(), tmp_path / "s"
+    serving = asyncio.create_task(serve(rig.snapshotter, path, ready=ready.set))
+    await asyncio.wait_for(ready.wait(), 10)
+    channel = Channel(path=str(path))
+    try:
+        prepare = UnaryUnaryMethod(
+            channel, f"/{SERVICE}/Prepare", pb.PrepareSnapshotRequest, pb.PrepareSnapshotResponse
+        )
+        key = f"k8s.io/9/extract-1-abcd {layer.chain_id}"
+        with pytest.raises(GRPCError, match="is served by"):
+            await prepare(pb.PrepareSnapshotRequest(key=key, labels={REF_LABEL: layer.chain_id}))
+        assert rig.mounted == 1
+        assert await asyncio.to_thread(wait_until, lambda: rig.mounted == 0, seconds=10)
+    finally:
+        channel.close()
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+        rig.snapshotter.close()
 
 
 def test_a_layer_that_nobody_needs_is_forgotten_with_its_mount(rig: KernelRig) -> None:

@@ -2,8 +2,8 @@
 
 Order of effects (docs/internals/snapshotter.md): remember the intent, hold the file, mount it, and only then say so in
 a snapshot's row; backwards when the last row has gone. So a crash leaves at most a mount and a hold that the next
-``drop_unused`` finds by the intent. Mounts are made when they are needed, since a reboot takes them all. It must not
-unmount what a row needs, and never by force.
+``drop_unused`` finds by the intent. Mounts are made when they are needed, since a reboot takes them all; what is only
+cached does not stay mounted. It must not unmount what a container stands on, and never by force.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ class LayerMounts:
         self._own_device = device_of(root)
         self._devices: dict[Path, int] = {}
         """Of the mountpoints, as they were when mounted last."""
+        self._read: set[LayerName] = set()
+        """Layer images that containers have stood on since we started."""
         self._locks: dict[LayerName, threading.Lock] = {}
         self._locks_lock = threading.Lock()
 
@@ -89,6 +91,24 @@ class LayerMounts:
         found = {target: self._devices.get(target) for target in targets}
         known = {target: device for target, device in found.items() if device is not None}
         return known if len(known) == len(found) else None
+
+    def will_be_read(self, layers: Iterable[LayerRef]) -> None:
+        """By a container: they stay mounted, with their pages, while any snapshot needs them."""
+        self._read.update(layer.name for layer in layers)
+
+    def rest(self) -> None:
+        """Unmount what was mounted to see that it can be, and no container has read since. Raises StoreError.
+
+        Each start of a container reads the host's table of mounts several times, so it must not have a line for every
+        layer image of every cache. Whoever makes a snapshot asks for its mounts again behind the transaction: either
+        its row is seen here, or there that the mount is gone.
+        """
+        with self._metadata.read() as tx:
+            known = tx.layers()
+        for layer in known:
+            if self.mountpoint(layer) in self._devices and layer.name not in self._read:
+                with contextlib.suppress(StoreBusy), self._locked(layer.name, 0):
+                    self._rest(layer)
 
     def hold_again(self) -> None:
         """When we start: a hold that a power failure took is said once more, before a collection can act on it."""
@@ -149,10 +169,24 @@ class LayerMounts:
                     return
             if self._clear(self.mountpoint(layer)):
                 self._provider.release(self._holder, layer.name)
+                self._read.discard(layer.name)
                 with self._metadata.write(durable=False) as writer:
                     writer.drop_layer(layer)
         except ImageCacheError as error:
             _log.warning("layer image not let go, trying again later", layer=str(layer.name), problem=str(error))
+
+    def _rest(self, layer: LayerRef) -> None:
+        """With the layer's lock. Nobody finds the mount before it is known that nobody has found it."""
+        target = self.mountpoint(layer)
+        device = self._devices.pop(target, None)
+        if device is None:
+            return
+        with self._metadata.read() as tx:
+            needed = tx.stood_on(layer)
+        if needed or layer.name in self._read:
+            self._devices[target] = device
+        else:
+            self._clear(target)
 
     def _clear(self, target: Path) -> bool:
         """Unmount and remove a mountpoint; False when it is busy."""

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagecache.snapshotter.model import Row
+from imagecache.snapshotter.model import Lower, Row
 from imagecache.snapshotter.mounts import Mount
 
 
@@ -21,8 +21,10 @@ class Stack:
     """What a snapshot stands on."""
 
     parent: Row | None
+    chain: Sequence[Lower] = ()
+    """The committed snapshots, the nearest one first."""
     lowers: Sequence[Path] = ()
-    """Directories of the committed snapshots, the nearest one first."""
+    """Their directories."""
     files: Sequence[Path] = ()
     """The layer images among them, the upper one first."""
     devices: Mapping[Path, int] | None = None

@@ -40,6 +40,14 @@ WITH RECURSIVE below (depth, id, parent, layer) AS (
 )
 SELECT below.id, l.id, l.name FROM below LEFT JOIN layers l ON l.id = below.layer ORDER BY depth
 """
+_ABOVE = """
+WITH RECURSIVE above (id, kind) AS (
+  SELECT id, kind FROM snapshots WHERE layer = ?
+  UNION
+  SELECT s.id, s.kind FROM above JOIN snapshots s ON s.parent = above.id
+)
+SELECT 1 FROM above WHERE kind <> 3 LIMIT 1
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +122,10 @@ class Reader:
 
     def in_use(self, layer: LayerRef) -> bool:
         return self._db.execute("SELECT 1 FROM snapshots WHERE layer = ? LIMIT 1", (layer.id,)).fetchone() is not None
+
+    def stood_on(self, layer: LayerRef) -> bool:
+        """Whether a container, or an unpack, has the layer image below it."""
+        return self._db.execute(_ABOVE, (layer.id,)).fetchone() is not None
 
     def foreign(self) -> int:
         """Snapshots with numbers up to this one are of a lost database."""

@@ -23,7 +23,7 @@ from grpclib.exceptions import GRPCError
 from grpclib.server import Stream
 
 from imagecache._proto.containerd import snapshots_pb2 as pb
-from imagecache.errors import ImageCacheError, SnapshotError
+from imagecache.errors import ImageCacheError, SnapshotError, SnapshotExists
 from imagecache.snapshotter.errors import message_of, status_of
 from imagecache.snapshotter.pools import Pool
 from imagecache.snapshotter.snapshotter import Snapshotter
@@ -57,7 +57,7 @@ class SnapshotsService:
         self._mounting = Pool("mounting", settings.mounting_threads, settings.mounting_deadline)
         self._metadata = Pool("metadata", settings.metadata_threads, settings.deadline)
         self._removing = Pool("removing", settings.removing_threads, settings.deadline)
-        self._making_ready: asyncio.TimerHandle | None = None
+        self._timers: dict[Callable[[], None], asyncio.TimerHandle] = {}
         self._in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -67,8 +67,8 @@ class SnapshotsService:
         await self._idle.wait()
 
     def close(self) -> None:
-        if self._making_ready is not None:
-            self._making_ready.cancel()
+        for timer in self._timers.values():
+            timer.cancel()
         for pool in (self._mounting, self._metadata, self._removing):
             pool.close()
 
@@ -98,19 +98,23 @@ class SnapshotsService:
         asked = request.key, request.parent, dict(request.labels)
         mounts = self._snapshotter.prepare_at_once(*asked)
         if mounts is None:
-            mounts = await self._mounting.run(partial(self._snapshotter.prepare, *asked))
-        self._make_ready_later()
+            try:
+                mounts = await self._mounting.run(partial(self._snapshotter.prepare, *asked))
+            except SnapshotExists:
+                self._later(self._snapshotter.settings.rest_after, self._snapshotter.rest)
+                raise
+        self._later(_READY_PAUSE, self._snapshotter.make_ready)
         return pb.PrepareSnapshotResponse(mounts=mounts_message(mounts))
 
-    def _make_ready_later(self) -> None:
-        """When the container that starts right now is out of the way."""
-        if self._making_ready is None:
-            self._making_ready = asyncio.get_running_loop().call_later(_READY_PAUSE, self._make_ready)
+    def _later(self, seconds: float, work: Callable[[], None]) -> None:
+        """In a thread, when what goes on right now is out of the way; once for all who ask until then."""
+        if work not in self._timers:
+            self._timers[work] = asyncio.get_running_loop().call_later(seconds, self._begin, work)
 
-    def _make_ready(self) -> None:
-        self._making_ready = None
+    def _begin(self, work: Callable[[], None]) -> None:
+        del self._timers[work]
         with contextlib.suppress(RuntimeError):  # we are being stopped
-            self._removing.start(self._snapshotter.make_ready)
+            self._removing.start(work)
 
     async def _view(self, request: pb.ViewSnapshotRequest) -> pb.ViewSnapshotResponse:
         call = partial(self._snapshotter.view, request.key, request.parent, dict(request.labels))

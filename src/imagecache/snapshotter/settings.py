@@ -26,6 +26,8 @@ class SnapshotterSettings:
     """A measured size of a writable snapshot is good for this long (CRI asks for all of them every 10 s)."""
     usage_budget: float = 2.0
     """For measuring one; what was counted until then is answered."""
+    rest_after: float = 60.0
+    """From a hit until layer images that no container reads are unmounted: who pulls an image often starts it."""
     stop_grace: float = 5.0
     """For calls in flight when the server stops."""
     overlay_options: tuple[str, ...] | None = None

@@ -19,7 +19,7 @@ from pathlib import Path
 import structlog
 
 from imagecache.clock import Clock
-from imagecache.errors import SnapshotExists, SnapshotNotFound, StoreBusy, WrongKind
+from imagecache.errors import ImageCacheError, SnapshotExists, SnapshotNotFound, StoreBusy, WrongKind
 from imagecache.oserrors import converting
 from imagecache.snapshotter import filters, model
 from imagecache.snapshotter.directories import Directories
@@ -216,6 +216,13 @@ class Snapshotter:
         """Do ahead what the next ``prepare`` needs."""
         self._directories.make_spare()
 
+    def rest(self) -> None:
+        """Unmount layer images that no container has read; whoever needs one mounts it again. Never fails."""
+        try:
+            self._layers.rest()
+        except ImageCacheError as error:
+            _log.warning("layer images that nobody reads stay mounted for now", problem=str(error))
+
     def cleanup(self) -> None:
         """Free what removed snapshots and crashes left. A no-op while another call does it."""
         if not self._cleaning.acquire(blocking=False):
@@ -231,7 +238,14 @@ class Snapshotter:
 
     def _create(self, kind: Kind, key: str, parent: str, labels: Mapping[str, str]) -> tuple[Mount, ...]:
         stack = self._stack(parent) if parent else Stack(None, devices={})
-        return self._insert(kind, key, stack, labels)
+        reads = not model.is_unpack(key)
+        if reads:
+            self._layers.will_be_read(lower.layer for lower in stack.chain if lower.layer)
+        mounts = self._insert(kind, key, stack, labels)
+        self._paths(stack.chain)  # again: before the row was there, somebody may have found that nobody needs them
+        if reads:
+            self._ready.remember_stack(parent, stack)
+        return mounts
 
     def _insert(
         self, kind: Kind, key: str, stack: Stack, labels: Mapping[str, str], *, wait: bool = True
@@ -253,9 +267,7 @@ class Snapshotter:
         row, chain = self._parent(parent)
         lowers = self._paths(chain)
         devices = self._layers.devices(self._layers.mountpoint(lower.layer) for lower in chain if lower.layer)
-        stack = Stack(row, lowers, self._files(chain), devices)
-        self._ready.remember_stack(parent, stack)
-        return stack
+        return Stack(row, chain, lowers, self._files(chain), devices)
 
     def _parent(self, name: str) -> tuple[Row, tuple[Lower, ...]]:
         """With its chain. Raises SnapshotNotFound, InvalidSnapshotArgument."""
