@@ -17,6 +17,7 @@ from imagecache.api import building, events, phases
 from imagecache.api.types import Event, ImageCache, Status
 from imagecache.build.events import Advanced, BuildEvent, Planned
 from imagecache.clock import Clock
+from imagecache.errors import ImageCacheError
 from imagecache.standalone.objects import ObjectFiles
 
 INTERVAL = 0.2
@@ -76,14 +77,15 @@ class Recorder:
         self._stopping.set()
         self._changed.set()
         if self._writer is not None:
-            await asyncio.wait({self._writer})  # also when it failed: the last write below says so itself
+            await asyncio.wait({self._writer})
         self._objects.put(self.cache)
 
     async def _write(self) -> None:
         while not self._stopping.is_set():
             await self._changed.wait()
             self._changed.clear()
-            await asyncio.to_thread(self._objects.put, self.cache)
+            with suppress(ImageCacheError):  # the next write may go well, and the last one says itself that it does not
+                await asyncio.to_thread(self._objects.put, self.cache)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), self._interval)
 
