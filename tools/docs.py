@@ -33,7 +33,10 @@ are explained in [settings.md](settings.md)."""
 PRECEDENCE = f"""\
 A flag wins over the environment, that over the configuration file, that over the default. The file is `{CONFIG_FILE}`,
 or what `--config` or `{CONFIG_ENVIRONMENT}` names; it is TOML with one `name = value` a line. A key that is not in the
-table is an error. A flag exists on the commands that use the setting."""
+table is an error. A flag exists on the commands that use the setting.
+
+Registries are asked through the HTTP proxies that `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` name, by the rules that
+containerd has for them; this machine itself never is."""
 JSON_EVENTS = (
     ("accepted", "`name`, `cacheId`, `resumed`, `notes`", "the object is there, its build begins"),
     (

@@ -30,6 +30,7 @@ EVERYTHING_SET = {
     "networkPolicy": False,
     "imagePullSecrets": [{"name": "r"}],
     "agent": {"tolerations": [], "nodeSelector": {"pool": "gpu"}},
+    "controller": {"proxySecret": "registry-proxy"},
     "image": {"tag": "1.2.3", "repository": "registry.example.com/imagecache"},
     "tls": {"existingSecret": "mine"},
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -9,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from yarl import URL
 
 from imagecache.build.ports import ImageSource
 from imagecache.errors import ProtocolViolation, RegistryUnavailable, RegistryUntrusted, Unauthenticated
@@ -16,9 +19,14 @@ from imagecache.oci.reference import parse_reference
 from imagecache.registry.client import RegistryClient
 from imagecache.registry.config import RegistryConfig
 from imagecache.registry.credentials import Credential
+from imagecache.registry.proxy import Proxies, parse_proxies
+from imagecache.testing.images import pause_image
 from imagecache.testing.images_oci import MemoryImage, memory_image
 from imagecache.testing.oci_layout import Image, Layout
-from imagecache.testing.peers.registry import Registry
+from imagecache.testing.peers.agent import COMMAND
+from imagecache.testing.peers.programs import environment
+from imagecache.testing.peers.registry import Registry, free_port
+from imagecache.testing.proxy import ForwardProxy
 from imagecache.testing.registry import FakeTime, FixedCredentials
 from imagecache.testing.suites.image_source import CONTENT, ImageSourceSuite, Origin
 
@@ -82,6 +90,83 @@ class TestDockerRegistryWithTls(ImageSourceSuite):
         config = RegistryConfig(insecure=frozenset({encrypted.address}))
         async with RegistryClient(config) as client:
             yield RealOrigin(client, encrypted, directory)
+
+
+NAME = "registry.example"
+"""A host that only a proxy finds."""
+
+
+@dataclass
+class RealOriginElsewhere(RealOrigin):
+    def publish(self, name: str, image: MemoryImage) -> str:
+        return super().publish(name, image).replace(self.registry.address, NAME)
+
+
+class TestDockerRegistryThroughATunnel(ImageSourceSuite):
+    @pytest.fixture
+    async def origin(self, encrypted: Registry, directory: Path) -> AsyncIterator[Origin]:
+        async with ForwardProxy(encrypted.port) as proxy:
+            config = RegistryConfig(proxies=Proxies(https=URL(f"http://{proxy.address}")), insecure=frozenset({NAME}))
+            async with RegistryClient(config) as client:
+                yield RealOriginElsewhere(client, encrypted, directory)
+            assert set(proxy.asked) <= {f"CONNECT {NAME}:443"}
+
+
+class TestDockerRegistryForwarded(ImageSourceSuite):
+    """By a proxy that wants a credential, in plain HTTP."""
+
+    private = True
+
+    @pytest.fixture
+    async def origin(self, guarded: Registry, directory: Path) -> AsyncIterator[Origin]:
+        async with ForwardProxy(guarded.port, credential="joe:pr0xy-word") as proxy:
+            proxies = Proxies(http=URL(f"http://joe:pr0xy-word@{proxy.address}"))
+            config = RegistryConfig(proxies=proxies, plain_http=frozenset({NAME}))
+            async with RegistryClient(config, FixedCredentials({NAME: USER})) as client:
+                yield RealOriginElsewhere(client, guarded, directory)
+            assert all(target.startswith(f"GET http://{NAME}/v2/") for target in proxy.asked)
+
+
+@pytest.mark.parametrize(("scheme", "plain_http"), [("http", {NAME}), ("https", set())])
+@pytest.mark.parametrize(
+    ("user", "problem"),
+    [("", "wants a credential"), ("joe:wr0ng-word@", "wants a credential"), (None, "cannot connect to the proxy")],
+)
+async def test_a_proxy_that_refuses(
+    encrypted: Registry, scheme: str, plain_http: set[str], user: str | None, problem: str
+) -> None:
+    async with ForwardProxy(encrypted.port, credential="joe:pr0xy-word") as proxy:
+        address = f"127.0.0.1:{free_port()}" if user is None else f"{user}{proxy.address}"
+        time = FakeTime()
+        config = RegistryConfig(
+            proxies=parse_proxies({f"{scheme.upper()}_PROXY": f"http://{address}"}),
+            plain_http=frozenset(plain_http),
+            sleep=time.sleep,
+            clock=time.clock,
+        )
+        async with RegistryClient(config) as client:
+            with pytest.raises(RegistryUnavailable, match=problem) as caught:
+                await client.resolve(parse_reference(f"{NAME}/team/app:1"))
+
+    assert "HTTPS_PROXY" in caught.value.hint
+    assert "word" not in f"{config!r} {caught.value!r} {caught.value.__cause__!r}"
+
+
+async def test_a_build_takes_the_proxy_of_its_environment(registry: Registry, directory: Path) -> None:
+    registry.push("team/app:1", pause_image(directory / "image"))
+    spec = {"images": [f"{NAME}/team/app:1"]}
+    annotations = {"k8s.aliyun.com/plain-http-registry": NAME}
+    head = {"apiVersion": "eci.alibabacloud.com/v1", "kind": "ImageCache"}
+    manifest = directory / "imagecache.yaml"
+    manifest.write_text(json.dumps({**head, "metadata": {"name": "app", "annotations": annotations}, "spec": spec}))
+    async with ForwardProxy(registry.port) as proxy:
+        environ = {**environment(), "IMAGECACHE_STORE": str(directory / "store"), "HTTP_PROXY": proxy.address}
+        words = [str(COMMAND), "create", "-f", str(manifest), "--no-attach"]
+        running = await asyncio.create_subprocess_exec(*words, env=environ, stderr=asyncio.subprocess.PIPE)
+        _, said = await running.communicate()
+
+        assert running.returncode == 0, said.decode()
+        assert proxy.asked
 
 
 @pytest.fixture

@@ -23,6 +23,8 @@ from tools.install.rbac import AGENT, CONTROLLER
 from tools.install.template import Document, Expression, Node, When, given, join
 from tools.install.values import NAMESPACE, SERVED, SHARED_VOLUME, TLS_SECRET, number_as_text, value
 
+_PROXY_SECRET = given("controller.proxySecret")
+
 
 def controller() -> list[Document]:
     return [_service(), _claim(), _deployment(), _disruption_budget()]
@@ -107,6 +109,7 @@ def _pod_spec() -> dict[str, Node]:
                 ["controller"],
                 "controller.resources",
                 env=_settings(),
+                envFrom=When(_PROXY_SECRET, [{"secretRef": {"name": value("controller.proxySecret")}}]),
                 ports=[
                     {"name": "metrics", "containerPort": METRICS_PORT},
                     When(SERVED, {"name": "store", "containerPort": STORE_PORT}),

@@ -15,6 +15,7 @@ from imagecache.registry.client import RegistryClient
 from imagecache.registry.config import RegistryConfig
 from imagecache.registry.credentials import CredentialChain, Credentials
 from imagecache.registry.dockerconfig import load_docker_config, parse_docker_config_json
+from imagecache.registry.proxy import parse_proxies
 from imagecache.standalone.ports import BuildRequest
 from imagecache.standalone.secrets import SecretDirectory
 from imagecache.store.model import SnapshotDocument
@@ -68,6 +69,7 @@ def _registry(settings: Settings, request: BuildRequest) -> RegistryConfig:
         hosts_dir=settings.hosts,
         plain_http=request.plain_http,
         insecure=request.insecure,
+        proxies=parse_proxies(os.environ),
         connect_timeout=settings.registry_connect_timeout,
         read_timeout=settings.registry_read_timeout,
         attempts=settings.registry_retries + 1,

@@ -15,6 +15,7 @@ from pathlib import Path
 from imagecache import __version__
 from imagecache.clock import Clock, SystemClock
 from imagecache.limits import DEFAULT, MIB, Limits
+from imagecache.registry.proxy import Proxies
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class RegistryConfig:
     """``host[:port]`` exactly as in references (annotation k8s.aliyun.com/plain-http-registry)."""
     insecure: frozenset[str] = frozenset()
     """``host[:port]`` whose certificates are not verified (annotation k8s.aliyun.com/insecure-registry)."""
+    proxies: Proxies = field(default_factory=Proxies)
     connect_timeout: float = 30.0
     read_timeout: float = 60.0
     """Longest silence in the middle of an answer."""

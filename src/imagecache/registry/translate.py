@@ -56,6 +56,10 @@ _PLAIN_HINT = (
     "if it speaks plain HTTP, add {host} to the annotation k8s.aliyun.com/plain-http-registry; "
     "if its certificate is self-signed, to k8s.aliyun.com/insecure-registry, or trust its authority in hosts.toml"
 )
+_PROXY_HINT = (
+    "check the variables HTTP_PROXY and HTTPS_PROXY (http://user:password@host:port) and what the proxy allows, "
+    "or name the registry in NO_PROXY"
+)
 
 
 class _ErrorItem(msgspec.Struct):
@@ -126,11 +130,20 @@ def transport_error(error: Exception, host: str) -> Retryable | RegistryError:
         )
     if isinstance(error, aiohttp.ClientConnectorError):
         reason = error.os_error.strerror or "no connection"
-        hint = "check that the registry runs, its port, and firewalls"
-        return Retryable(RegistryUnavailable(f"cannot connect to {host}: {reason}", hint=hint))
+        whom, hint = host, "check that the registry runs, its port, and firewalls"
+        if isinstance(error, aiohttp.ClientProxyConnectionError):
+            whom, hint = f"the proxy {error.host}:{error.port} on the way to {host}", _PROXY_HINT
+        return Retryable(RegistryUnavailable(f"cannot connect to {whom}: {reason}", hint=hint))
     if isinstance(error, aiohttp.ClientConnectionError | aiohttp.ClientPayloadError | ConnectionError):
         return Retryable(RegistryUnavailable(f"the connection to {host} broke", hint="try again"))
     return ProtocolViolation(f"{host} does not answer in HTTP ({type(error).__name__})", hint=f"is {host} a registry?")
+
+
+def proxy_error(status: int, host: str) -> Retryable | RegistryError:
+    """The error for an answer of the proxy itself."""
+    said = "wants a credential" if status == 407 else f"answers {status}"
+    error = RegistryUnavailable(f"the proxy on the way to {host} {said}", hint=_PROXY_HINT)
+    return Retryable(error) if may_try_again(status) else error
 
 
 def _no_name(error: aiohttp.ClientConnectorDNSError, host: str) -> Retryable | RegistryError:

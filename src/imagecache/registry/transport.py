@@ -20,9 +20,10 @@ from imagecache.errors import LimitExceeded, ProtocolViolation
 from imagecache.registry.config import RegistryConfig
 from imagecache.registry.endpoint import Endpoint, Trust, host_of, with_user_lists
 from imagecache.registry.tls import tls_context
-from imagecache.registry.translate import speaks_plain_http, transport_error
+from imagecache.registry.translate import proxy_error, speaks_plain_http, transport_error
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_PROXY_REFUSES = 407
 _FOREIGN = (aiohttp.ClientError, TimeoutError, ConnectionError, ssl.SSLError)
 
 
@@ -89,6 +90,9 @@ class Transport:
                 self._plain.add(request.endpoint.host)
                 url = self._scheme(request.url)
                 continue
+            if response.status == _PROXY_REFUSES:
+                response.close()
+                raise proxy_error(response.status, host_of(url))
             if response.status not in _REDIRECTS or "Location" not in response.headers or request.form is not None:
                 return response
             response.close()
@@ -113,6 +117,7 @@ class Transport:
             headers=headers,
             data=request.form,
             ssl=self._context(endpoint, url) if url.scheme == "https" else True,
+            proxy=self._config.proxies.of(url),
             allow_redirects=False,
             timeout=self._timeout(endpoint),
         )
@@ -138,6 +143,8 @@ def translated(host: str) -> Iterator[None]:
     """Foreign exceptions of the block as Retryable or RegistryError, chained unless they may show a secret."""
     try:
         yield
+    except aiohttp.ClientHttpProxyError as error:
+        raise proxy_error(error.status, host) from None
     except _FOREIGN as error:
         ours = transport_error(error, host)
         # These hold the request's headers or its whole address, which may be signed.
