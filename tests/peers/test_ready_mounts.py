@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from grpclib.client import Channel, UnaryUnaryMethod
 from grpclib.exceptions import GRPCError
 
 from imagecache._proto.containerd import snapshots_pb2 as pb
-from imagecache.clock import SystemClock
 from imagecache.digest import DiffID, Digest
 from imagecache.node import syscalls
 from imagecache.node.mounter import KernelMounter
@@ -23,31 +21,17 @@ from imagecache.snapshotter.server import serve
 from imagecache.snapshotter.service import SERVICE
 from imagecache.snapshotter.snapshotter import Snapshotter
 from imagecache.store.model import ServedLayer
+from imagecache.testing.clock import AskingClock
 from imagecache.testing.peers.processes import wait_until
 from imagecache.testing.snapshotter import SETTINGS, SnapshotterRig
 from imagecache.testing.store import MemoryLayers
-
-
-class AskingClock(SystemClock):
-    """Does something else once, when somebody wants to know the time."""
-
-    question: Callable[[], object] | None = None
-    asked = False
-
-    def now(self) -> dt.datetime:
-        question, self.question = self.question, None
-        if question is not None:
-            question()
-            self.asked = True
-        return super().now()
 
 
 class KernelRig(SnapshotterRig):
     """With layer images that are real, mounted by the kernel."""
 
     def _open(self) -> Snapshotter:
-        self.asking = AskingClock()
-        return Snapshotter(self.root, self.layers, KernelMounter(), self.asking, self.settings, self.memory)
+        return Snapshotter(self.root, self.layers, KernelMounter(), self.clock, self.settings, self.memory)
 
     @property
     def mounted(self) -> int:
@@ -130,12 +114,14 @@ def test_what_no_container_has_read_does_not_stay_mounted(rig: KernelRig) -> Non
 
 
 def test_what_is_unmounted_before_a_row_is_there_is_mounted_again(rig: KernelRig) -> None:
+    rig.clock = clock = AskingClock()
+    rig.restart()
     name = rig.served(b"base")
-    rig.asking.question = rig.snapshotter.rest  # asked inside the transaction
+    clock.question = rig.snapshotter.rest  # asked inside the transaction
 
     rig.snapshotter.prepare("k8s.io/9/extract-1-abcd x", name)
 
-    assert rig.asking.asked
+    assert clock.answers == [None]
     assert rig.mounted == 1
 
 

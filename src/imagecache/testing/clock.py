@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Callable
 
 START = dt.datetime(2024, 5, 1, 12, 0, 0, tzinfo=dt.UTC)
 
@@ -25,3 +26,18 @@ class FakeClock:
         passed = dt.timedelta(seconds=seconds, hours=hours, days=days)
         self._now += passed
         self._monotonic += passed.total_seconds()
+
+
+class AskingClock(FakeClock):
+    """Asks ``question`` once, when somebody wants to know the time: in the middle of a transaction, for example."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.question: Callable[[], object] | None = None
+        self.answers: list[object] = []
+
+    def now(self) -> dt.datetime:
+        question, self.question = self.question, None
+        if question is not None:
+            self.answers.append(question())
+        return super().now()

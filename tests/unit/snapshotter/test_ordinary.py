@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import os
 import sqlite3
-from collections.abc import Callable
+import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from imagecache.errors import (
 )
 from imagecache.snapshotter.model import Kind, Usage
 from imagecache.snapshotter.settings import SnapshotterSettings
-from imagecache.testing.clock import FakeClock
+from imagecache.testing.clock import AskingClock
 from imagecache.testing.snapshotter import SETTINGS, SnapshotterRig
 
 CHAIN = Digest.sha256(b"chain")
@@ -336,32 +336,19 @@ def test_what_could_block_is_not_prepared_at_once(rig: SnapshotterRig) -> None:
     assert len(rig.names) == len(folders(rig)) == 3 + sum(made)
 
 
-class _Asking(FakeClock):
-    """Asks something else whenever somebody wants to know the time: in the middle of a transaction."""
-
-    question: Callable[[], object] = staticmethod(lambda: None)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.answers: list[object] = []
-
-    def now(self) -> dt.datetime:
-        question, self.question = self.question, lambda: None
-        self.answers.append(question())
-        return super().now()
-
-
 def test_nothing_is_prepared_at_once_during_another_transaction(rig: SnapshotterRig) -> None:
-    rig.clock = clock = _Asking()
+    rig.clock = clock = AskingClock()
+    rig.settings = replace(SETTINGS, lock_wait=20)
     rig.restart()
     base = rig.commit("base")
     rig.snapshotter.prepare("a", base)
     rig.snapshotter.make_ready()
-    clock.answers.clear()
     clock.question = lambda: rig.snapshotter.prepare_at_once("b", base)
+    start = time.monotonic()
     rig.snapshotter.update(base, {"x": "1"})
 
     assert clock.answers == [None]
+    assert time.monotonic() - start < rig.settings.lock_wait / 2
     assert rig.snapshotter.prepare_at_once("b", base) is not None
 
 
