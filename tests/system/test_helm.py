@@ -62,6 +62,20 @@ class Place:
         create = ["--create-namespace"] if verb == "install" else []
         self.helm(verb, "imagecache", str(CHART), *create, *(f"--set={each}" for each in settings))
 
+    def select(self, *, selected: bool) -> None:
+        """By the label ``pool``; returns when the agent's Pod is there, or is gone."""
+        self.cluster.kubectl("label", "node", self.node.name, "pool=caches" if selected else "pool-")
+        pods = ["pods", "--selector=app.kubernetes.io/component=agent", f"--namespace={NAMESPACE}"]
+        if not selected:
+            self.cluster.kubectl("wait", "--for=delete", *pods, "--timeout=150s")
+
+    def counts_on(self, nodes: int) -> None:
+        """The cache ``app`` is meant for this many nodes, and ready on them."""
+        each = [f"--for=jsonpath={{.status.nodes.{count}}}={nodes}" for count in ("desired", "ready")]
+        for condition in each:
+            self.cluster.kubectl("wait", condition, f"{CACHE}/app", "--timeout=120s")
+        assert self.cluster.kubectl("get", "nodeimagecaches", "--output=name").count("/") == nodes
+
     def rolled_out(self, what: str, seconds: int = 180) -> None:
         self.cluster.kubectl("rollout", "status", what, f"--namespace={NAMESPACE}", f"--timeout={seconds}s")
 
@@ -170,7 +184,13 @@ class Systemd:
         self._service.close()
 
     def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def stop(self) -> None:
         self._service.stop()
+
+    def start(self) -> None:
         self._service.start(self._node.environ())
 
 
@@ -178,11 +198,13 @@ class Systemd:
 def test_the_host_service_of_proxy_mode(place: Place, tmp_path: Path) -> None:
     cluster, node = place.cluster, place.node
     image = place.registry.push("team/app:1", busybox_image(tmp_path / "app", tar_of({"srv": None, "srv/0": b"app\n"})))
-    place.deploy("install", "proxy")
+    place.select(selected=True)
+    place.deploy("install", "proxy", "agent.nodeSelector.pool=caches")
     place.names.add_service("imagecache-store", NAMESPACE)
     place.rolled_out("deployment/imagecache-controller")
     drop_in = node.containerd.config.with_name("imagecache.toml")
     assert wait_until(drop_in.exists, seconds=60, every=0.2)
+    configured = drop_in.read_text()
     assert node.run(PROGRAM, "--version").startswith("imagecache ")
 
     with Systemd(node) as systemd:
@@ -193,11 +215,23 @@ def test_the_host_service_of_proxy_mode(place: Place, tmp_path: Path) -> None:
         place.registry.stop()
         run_pods(cluster, PodSpec("app", image, node=node.name))
 
-        place.deploy("upgrade", "proxy", "taint.timeoutSeconds=120")
+        place.deploy("upgrade", "proxy", "taint.timeoutSeconds=120", "agent.nodeSelector.pool=caches")
         place.rolled_out("daemonset/imagecache-agent")
         systemd.restart()
         assert cluster.kubectl("exec", "app", "--", "cat", "/srv/0") == "app\n"
         run_pods(cluster, PodSpec("again", image, node=node.name))
+
+        systemd.stop()  # it would go on with the unit as it is then, which only serves
+        place.select(selected=False)
+        place.counts_on(0)
+        assert drop_in.read_text() != configured
+        assert cluster.kubectl("exec", "app", "--", "cat", "/srv/0") == "app\n"
+        systemd.start()
+        place.select(selected=True)
+        assert wait_until(lambda: drop_in.read_text() == configured, seconds=60, every=0.2)
+        node.containerd.restart()
+        place.rolled_out("daemonset/imagecache-agent")
+        place.counts_on(1)
         cluster.kubectl("delete", f"{CACHE}/app", "--timeout=60s")
 
         place.helm("uninstall", "imagecache", "--wait", "--timeout=120s")
@@ -213,7 +247,8 @@ def test_the_host_service_of_proxy_mode(place: Place, tmp_path: Path) -> None:
 def test_prepull(place: Place, tmp_path: Path) -> None:
     """Nothing of the node is touched: the runtime pulls ahead of the pods."""
     image = place.registry.push("team/app:1", busybox_image(tmp_path / "app", tar_of({"srv": None, "srv/0": b"app\n"})))
-    place.deploy("install", "prepull")
+    place.select(selected=True)
+    place.deploy("install", "prepull", "agent.nodeSelector.pool=caches")
     place.names.add_service("imagecache-store", NAMESPACE)
     place.rolled_out("deployment/imagecache-controller")
     place.rolled_out("daemonset/imagecache-agent")
@@ -224,6 +259,11 @@ def test_prepull(place: Place, tmp_path: Path) -> None:
     run_pods(place.cluster, PodSpec("app", image, node=place.node.name))
 
     assert not place.node.containerd.config.with_name("imagecache.toml").exists()
+    place.select(selected=False)
+    assert "app" in place.cluster.kubectl("get", CACHE)
+    place.counts_on(0)
+    place.select(selected=True)
+    place.counts_on(1)
 
 
 def _manifest(image: str, registry: Registry) -> str:

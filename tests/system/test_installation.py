@@ -85,6 +85,9 @@ async def test_an_agent_writes_about_its_own_node_only(cluster: Cluster) -> None
     for node, target in ((own, other), (None, own)):
         with pytest.raises(KubernetesError, match="an agent writes about its own node only"):
             await patch_as_agent(cluster, node, NODE_IMAGE_CACHES, target.name, patch, subresource="status")
+    async with KubeClient(kubeconfig(identity(cluster, AGENT, node=own).kubeconfig)) as kube:
+        with pytest.raises(KubernetesError, match="an agent writes about its own node only"):
+            await kube.delete(NODE_IMAGE_CACHES, other.name)
 
 
 @pytest.fixture

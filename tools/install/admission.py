@@ -13,6 +13,7 @@ from tools.install.values import NAMESPACE, POLICIES
 from imagecache.api import nodes
 
 _NODE = "request.userInfo.extra[?'authentication.kubernetes.io/node-name'][0].orValue('')"
+_WRITTEN = "(request.operation == 'DELETE' ? oldObject : object)"
 _ON_NODES = "request.resource.resource != 'nodes'"
 
 
@@ -33,7 +34,7 @@ def _policy() -> dict[str, Node]:
         "failurePolicy": "Fail",
         "matchConstraints": {
             "resourceRules": [
-                _matched(nodes.GROUP, nodes.VERSION, ["nodeimagecaches", "nodeimagecaches/status"]),
+                _matched(nodes.GROUP, nodes.VERSION, ["nodeimagecaches", "nodeimagecaches/status"], "DELETE"),
                 _matched("", "v1", ["nodes"]),
             ]
         },
@@ -44,7 +45,7 @@ def _policy() -> dict[str, Node]:
             }
         ],
         "validations": [
-            _validation(f"object.metadata.name == {_NODE}", "an agent writes about its own node only"),
+            _validation(f"{_WRITTEN}.metadata.name == {_NODE}", "an agent writes about its own node only"),
             _validation(
                 f"{_ON_NODES} || object.spec.?taints.orValue([]).all(taint, "
                 "oldObject.spec.?taints.orValue([]).exists(old, old.key == taint.key && old.effect == taint.effect))",
@@ -65,11 +66,11 @@ def _policy() -> dict[str, Node]:
     }
 
 
-def _matched(group: str, version: str, resources: list[Node]) -> dict[str, Node]:
+def _matched(group: str, version: str, resources: list[Node], *more: str) -> dict[str, Node]:
     return {
         "apiGroups": [group],
         "apiVersions": [version],
-        "operations": ["CREATE", "UPDATE"],
+        "operations": ["CREATE", "UPDATE", *more],
         "resources": resources,
     }
 

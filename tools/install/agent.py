@@ -37,7 +37,7 @@ from tools.install.values import (
     value,
 )
 
-from imagecache.apps.host_service import MODE_LABEL
+from imagecache.apps.daemonset import MODE_LABEL
 from imagecache.kube.reviewer import AUDIENCE
 
 HOST = "/host"
@@ -112,7 +112,6 @@ def _installer() -> dict[str, Node]:
             "host",
             "keep",
             f"--root={HOST}",
-            join("--daemonset=", NAMESPACE, f"/{AGENT}"),
             When(PROXY, f"--health=127.0.0.1:{INSTALLER_PORT}", f"--health=:{INSTALLER_PORT}"),
             join("--containerd-unit=", value("containerd.unit")),
             When(~given("containerd.configure"), "--leave-containerd"),
@@ -164,6 +163,7 @@ def _settings() -> list[Node]:
     return [
         setting("mode", value("mode")),
         from_field("node_name", "spec.nodeName"),
+        setting("daemonset", join(NAMESPACE, f"/{AGENT}")),
         setting("address", value("containerd.socket")),
         setting("containerd_config", value("containerd.config")),
         setting("store", NODE_STORE),

@@ -42,12 +42,12 @@ EVENT_RULES = [rule("", ["events"], ["create"])]
 PULL_SECRET_RULES = [rule("", ["secrets"], ["get"], value("pullSecretNames"))]
 AGENT_RULES = [
     rule(types.GROUP, ["imagecaches"], ["list", "watch"]),
-    rule(nodes.GROUP, ["nodeimagecaches"], ["create", "patch"]),
+    rule(nodes.GROUP, ["nodeimagecaches"], ["create", "patch", "delete"]),
     rule(nodes.GROUP, ["nodeimagecaches/status"], ["patch"]),
     rule("", ["nodes"], ["list", "watch"]),
 ]
 TAINT_RULES = [rule("", ["nodes"], ["patch"])]
-INSTALLER_RULES = [rule("apps", ["daemonsets"], ["get"], [AGENT])]
+OWN_DAEMONSET_RULES = [rule("apps", ["daemonsets"], ["get"], [AGENT])]
 
 
 def rbac() -> list[Document]:
@@ -56,7 +56,7 @@ def rbac() -> list[Document]:
     found += _cluster_wide(AGENT, AGENT, AGENT_RULES)
     found += _cluster_wide(f"{AGENT}-taint", AGENT, TAINT_RULES, given("taint.enabled"))
     found += _in_namespace(CONTROLLER, CONTROLLER, NAMESPACE, LEADER_RULES)
-    found += _in_namespace(AGENT, AGENT, NAMESPACE, INSTALLER_RULES)
+    found += _in_namespace(AGENT, AGENT, NAMESPACE, OWN_DAEMONSET_RULES)
     found += _in_namespace("imagecache-events", CONTROLLER, EVENTS_NAMESPACE, EVENT_RULES)
     found += _in_namespace("imagecache-pull-secrets", CONTROLLER, ITEM, PULL_SECRET_RULES, each="pullSecretNamespaces")
     return found

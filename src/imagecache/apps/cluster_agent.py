@@ -16,6 +16,7 @@ from pathlib import Path
 
 from imagecache.api.nodes import CacheState, NodeStatus
 from imagecache.apps.attach import LocalAttacher
+from imagecache.apps.daemonset import has_left, withdraw
 from imagecache.apps.kubernetes import connection
 from imagecache.apps.together import first_to_end
 from imagecache.build.pool import WorkerPool
@@ -127,7 +128,12 @@ class ClusterDuties:
                 ),
             )
             _log.info("looking after the caches of a cluster", node=settings.node_name, server=access.server)
-            await first_to_end(self._loop.run(), _changed(settings.kubeconfig, version))
+            try:
+                await first_to_end(self._loop.run(), _changed(settings.kubeconfig, version))
+            except asyncio.CancelledError:
+                if settings.daemonset and await has_left(kube, settings):
+                    await withdraw(kube, settings.node_name)
+                raise
 
     async def _stock(self, stack: AsyncExitStack, metrics: Metrics) -> Stock:
         settings = self._settings

@@ -38,7 +38,7 @@ class HostCredentials:
 
     def settings_on_host(self) -> Settings:
         """The Pod's settings as they are for the host service. Raises HostError, InvalidSetting."""
-        settings = dataclasses.replace(self.settings, mode=Mode.PROXY)
+        settings = dataclasses.replace(self.settings, mode=Mode.PROXY, daemonset="")
         if self._access() is None:
             return settings
         settings = dataclasses.replace(settings, kubeconfig=str(CREDENTIALS / "kubeconfig"))

@@ -17,6 +17,7 @@ import aiohttp
 
 from imagecache.apps.attach import MODES
 from imagecache.apps.containerd_config import containerd_version, installation
+from imagecache.apps.daemonset import has_left, withdraw
 from imagecache.apps.host_credentials import HostCredentials, config_text
 from imagecache.apps.host_systemd import Systemd, in_root
 from imagecache.cli.application import Check, ConfigChange, HostLeft, HostOptions, Severity
@@ -26,15 +27,9 @@ from imagecache.clock import Clock
 from imagecache.errors import (
     ImageCacheError,
     InvalidSetting,
-    KubernetesDenied,
-    KubernetesError,
-    ObjectNotFound,
 )
-from imagecache.kube import objects
 from imagecache.kube.client import KubeClient
 from imagecache.kube.config import in_cluster
-from imagecache.kube.ports import Kube
-from imagecache.kube.resources import DAEMON_SETS
 from imagecache.node.carried import carried
 from imagecache.node.containerd import ContainerdClient
 from imagecache.node.hostfiles import HostFiles
@@ -48,11 +43,8 @@ from imagecache.telemetry.health import HealthServer
 from imagecache.telemetry.log import get_logger
 from imagecache.telemetry.metrics import Metrics
 
-MODE_LABEL = "imagecache.dev/mode"
-"""Of the DaemonSet: its Pods of another mode are on their way out."""
 _INTERVAL = 5.0
 """Seconds between two looks at the agent and the credentials."""
-_ASK_SECONDS = 10.0
 _DATABASE = "metadata.db"
 _STALE = "containerd's configuration is changed, and it was not restarted"
 _T = TypeVar("_T")
@@ -175,12 +167,18 @@ class LocalHostService:
         finally:
             await health.stop()
 
-    async def removed(self, options: HostOptions) -> bool:
+    async def removed(self) -> bool:
         access = in_cluster(self.environ)
-        if access is None or not options.daemonset:
+        if access is None or not self.settings.daemonset:
             return False
         async with KubeClient(access) as kube:
-            return await is_gone(kube, options.daemonset, self.settings.mode)
+            return await has_left(kube, self.settings)
+
+    async def withdraw(self) -> None:
+        access = in_cluster(self.environ)
+        if access is not None:
+            async with KubeClient(access) as kube:
+                await withdraw(kube, self.settings.node_name)
 
     def _service(self, options: HostOptions, config: str = "") -> HostService:
         files, mode = HostFiles(options.root), self._mode()
@@ -229,24 +227,6 @@ class LocalHostService:
                 return "" if response.status == 200 else (await response.text()).strip()[:500]
         except (aiohttp.ClientError, TimeoutError) as error:
             return f"the agent does not answer at {url}: {type(error).__name__}"
-
-
-async def is_gone(kube: Kube, daemonset: str, mode: ModeSetting) -> bool:
-    """Whether the DaemonSet (``namespace/name``) is gone, or has another mode. In doubt it is there.
-
-    Our role and account go together with it: who is not allowed any more to ask has been removed.
-    """
-    namespace, _, name = daemonset.partition("/")
-    try:
-        async with asyncio.timeout(_ASK_SECONDS):
-            found = await kube.get(DAEMON_SETS, name, namespace=namespace)
-    except (ObjectNotFound, KubernetesDenied):
-        return True
-    except (KubernetesError, TimeoutError) as error:
-        _log.warning("the DaemonSet cannot be asked for, the host stays as it is", problem=str(error))
-        return False
-    theirs = objects.texts(found, "metadata", "labels").get(MODE_LABEL, mode.value)
-    return bool(objects.text(found, "metadata", "deletionTimestamp")) or theirs != mode.value
 
 
 def _flags(options: HostOptions) -> str:

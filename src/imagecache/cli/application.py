@@ -174,8 +174,6 @@ class HostOptions:
     containerd_unit: str = "containerd.service"
     configure: bool = True
     """Write containerd's drop-in, and restart it."""
-    daemonset: str = ""
-    """``namespace/name`` of the DaemonSet whose Pod this is."""
     health: str = ""
     """``host:port`` of our own probes."""
 
@@ -208,8 +206,11 @@ class HostTool(Protocol):
     async def keep(self, options: HostOptions) -> None:
         """Hand credentials to the host and answer probes, until cancelled."""
 
-    async def removed(self, options: HostOptions) -> bool:
+    async def removed(self) -> bool:
         """Whether our Pod ends for good. False when nobody can say."""
+
+    async def withdraw(self) -> None:
+        """Take back what the agent has reported of its Node. Never raises for an API that refuses."""
 
 
 class Services(Protocol):

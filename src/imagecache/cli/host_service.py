@@ -82,9 +82,6 @@ def status(session: Session, root: Root = _ROOT, unit: Unit = _UNIT) -> None:
 @settings_flags(*_FLAGS)
 def keep(
     session: Session,
-    daemonset: Annotated[
-        str, typer.Option("--daemonset", metavar="NAMESPACE/NAME", help="Uninstall at the end when it is gone by then.")
-    ] = "",
     health: Annotated[
         str, typer.Option("--health", metavar="HOST:PORT", help="Where /livez, /readyz and /metrics are served.")
     ] = "",
@@ -95,10 +92,10 @@ def keep(
     """Install, then hand the Pod's credentials to the host service until SIGTERM.
 
     For the Pod of a DaemonSet; not ready while the agent does not answer, or containerd was not restarted. When the
-    DaemonSet is gone at the end, or has another mode, the host service is uninstalled; in an upgrade, a drain or a
-    restart it stays.
+    DaemonSet is gone at the end, has another mode or selects this Node no more, the host service is uninstalled; in an
+    upgrade, a drain or a restart it stays.
     """
-    options = HostOptions(root, unit, not leave_containerd, daemonset, health)
+    options = HostOptions(root, unit, not leave_containerd, health)
     tool = session.application(service=True).host_service()
     try:
         _say(tool.install(options))
@@ -106,8 +103,11 @@ def keep(
         report(missing)
     with suppress(Interrupted):
         run(tool.keep(options))
-    if asyncio.run(tool.removed(options)):
-        _say_left(tool.uninstall(options))
+    if asyncio.run(tool.removed()):
+        try:
+            _say_left(tool.uninstall(options))
+        finally:  # nobody renews the agent's credentials from here on
+            asyncio.run(tool.withdraw())
 
 
 def _say(changes: Sequence[ConfigChange]) -> None:

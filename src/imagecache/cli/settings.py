@@ -172,6 +172,14 @@ class Settings:
         str,
         Meaning("name", "Of this machine's Node: the agent looks after the caches of that cluster. Empty: no cluster."),
     ] = ""
+    daemonset: Annotated[
+        str,
+        Meaning(
+            "namespace/name",
+            "Of the DaemonSet whose Pod this is: when it has left the Node at the end, so does what we did there. "
+            "Empty: no Pod.",
+        ),
+    ] = ""
     store_url: Annotated[
         str,
         Meaning(

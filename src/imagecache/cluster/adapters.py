@@ -135,6 +135,11 @@ class KubeReporter:
             await self._own(node)
             await self.kube.patch(NODE_IMAGE_CACHES, self.name, patch, subresource="status")
 
+    async def withdraw(self) -> None:
+        """For a node without an agent: nothing is said of it, and it counts for no cache."""
+        with suppress(ObjectNotFound):
+            await self.kube.delete(NODE_IMAGE_CACHES, self.name)
+
     async def _own(self, node: Node) -> None:
         """Have our object, owned by the Node as it is now, so that it goes with it."""
         owner: Object = {"apiVersion": NODES.api_version, "kind": NODES.kind, "name": self.name, "uid": node.uid}

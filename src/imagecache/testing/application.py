@@ -108,6 +108,7 @@ class FakeHostTool:
     checks: Sequence[Check] = (Check("host", "agent", Severity.OK, "answers"),)
     missing: bool = False
     """No service manager runs here."""
+    withdrawn: bool = False
 
     def install(self, options: HostOptions) -> Sequence[ConfigChange]:
         self.calls.append(("install", options))
@@ -117,6 +118,8 @@ class FakeHostTool:
 
     def uninstall(self, options: HostOptions) -> HostLeft:
         self.calls.append(("uninstall", options))
+        if self.missing:
+            raise ServiceManagerMissing("containerd must be restarted", hint="restart it")
         return self.left
 
     def status(self, options: HostOptions) -> Sequence[Check]:
@@ -127,9 +130,11 @@ class FakeHostTool:
         self.calls.append(("keep", options))
         raise asyncio.CancelledError
 
-    async def removed(self, options: HostOptions) -> bool:
-        self.calls.append(("removed", options))
+    async def removed(self) -> bool:
         return self.gone
+
+    async def withdraw(self) -> None:
+        self.withdrawn = True
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tomllib
 from collections.abc import Mapping
@@ -12,16 +11,12 @@ from pathlib import Path
 import pytest
 
 from imagecache.apps.host_credentials import HostCredentials, by_address, config_text
-from imagecache.apps.host_service import MODE_LABEL, is_gone
 from imagecache.apps.host_systemd import Systemd
 from imagecache.cli import config
-from imagecache.cli.settings import Mode, Settings
-from imagecache.errors import HostError, HostServiceFailed, KubernetesDenied, KubernetesUnavailable
+from imagecache.cli.settings import Settings
+from imagecache.errors import HostError, HostServiceFailed
 from imagecache.kube.config import kubeconfig
-from imagecache.kube.ports import Object
-from imagecache.kube.resources import DAEMON_SETS, Resource
 from imagecache.node.hostfiles import CREDENTIALS, HostFiles
-from imagecache.testing.kube import FakeKube
 from imagecache.testing.served import make_certificate
 
 IN_CLUSTER = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443"}
@@ -190,46 +185,3 @@ def test_a_unit_that_is_not_there_is_stopped(programs: Path) -> None:
 
     with pytest.raises(HostServiceFailed):
         Systemd().start("a.service")
-
-
-# removal or upgrade
-
-
-DAEMONSET = "imagecache-system/imagecache-agent"
-
-
-async def daemonset(**metadata: object) -> FakeKube:
-    kube = FakeKube()
-    item: Object = json.loads(json.dumps({"metadata": {"name": "imagecache-agent", **metadata}}))
-    await kube.create(DAEMON_SETS, item, namespace="imagecache-system")
-    return kube
-
-
-async def test_a_daemonset_that_is_there_brings_its_pod_back() -> None:
-    assert not await is_gone(await daemonset(), DAEMONSET, Mode.PROXY)
-    assert not await is_gone(await daemonset(labels={MODE_LABEL: "proxy"}), DAEMONSET, Mode.PROXY)
-
-
-async def test_a_daemonset_of_another_mode_does_not() -> None:
-    assert await is_gone(await daemonset(labels={MODE_LABEL: "native"}), DAEMONSET, Mode.PROXY)
-
-
-async def test_a_daemonset_that_is_gone() -> None:
-    assert await is_gone(FakeKube(), DAEMONSET, Mode.PROXY)
-
-
-class Failing(FakeKube):
-    """An API server that answers every get with one error."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__()
-        self._error = error
-
-    async def get(self, resource: Resource, name: str, *, namespace: str = "") -> Object:
-        del resource, name, namespace
-        raise self._error
-
-
-async def test_in_doubt_the_host_stays_as_it_is() -> None:
-    assert not await is_gone(Failing(KubernetesUnavailable("down")), DAEMONSET, Mode.PROXY)
-    assert await is_gone(Failing(KubernetesDenied("no such account")), DAEMONSET, Mode.PROXY)

@@ -8,8 +8,8 @@ from imagecache.cli.application import Check, ConfigChange, HostLeft, HostOption
 
 from .conftest import Shell
 
-KEEP = ("host", "keep", "--root", "/host", "--daemonset", "imagecache-system/imagecache-agent", "--health", ":9465")
-KEPT = HostOptions(Path("/host"), daemonset="imagecache-system/imagecache-agent", health=":9465")
+KEEP = ("host", "keep", "--root", "/host", "--health", ":9465")
+KEPT = HostOptions(Path("/host"), health=":9465")
 
 
 def test_install_says_what_changed(imagecache: Shell) -> None:
@@ -56,7 +56,8 @@ def test_status_ends_with_the_worst(imagecache: Shell) -> None:
 def test_keep_leaves_the_host_as_it_is_in_an_upgrade(imagecache: Shell) -> None:
     imagecache(*KEEP)
 
-    assert imagecache.application.hosted.calls == [("install", KEPT), ("keep", KEPT), ("removed", KEPT)]
+    assert imagecache.application.hosted.calls == [("install", KEPT), ("keep", KEPT)]
+    assert not imagecache.application.hosted.withdrawn
 
 
 def test_keep_uninstalls_when_its_daemonset_is_gone(imagecache: Shell) -> None:
@@ -64,6 +65,14 @@ def test_keep_uninstalls_when_its_daemonset_is_gone(imagecache: Shell) -> None:
     imagecache(*KEEP)
 
     assert imagecache.application.hosted.calls[-1] == ("uninstall", KEPT)
+    assert imagecache.application.hosted.withdrawn
+
+
+def test_the_report_goes_even_where_the_host_keeps_something(imagecache: Shell) -> None:
+    imagecache.application.hosted.gone = imagecache.application.hosted.missing = True
+    imagecache(*KEEP, code=65)
+
+    assert imagecache.application.hosted.withdrawn
 
 
 def test_keep_goes_on_where_somebody_else_starts_services(imagecache: Shell) -> None:
@@ -71,4 +80,4 @@ def test_keep_goes_on_where_somebody_else_starts_services(imagecache: Shell) -> 
     done = imagecache(*KEEP)
 
     assert "everything is in place" in done.output
-    assert [name for name, _ in imagecache.application.hosted.calls] == ["install", "keep", "removed"]
+    assert [name for name, _ in imagecache.application.hosted.calls] == ["install", "keep"]

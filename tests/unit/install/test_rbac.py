@@ -19,8 +19,8 @@ FILES = {
     CONTROLLER: [*(SOURCE / "controller").glob("*.py"), SOURCE / "apps/controller.py", SOURCE / "kube/reviewer.py"],
     AGENT: [
         *(SOURCE / "cluster").glob("*.py"),
-        *(SOURCE / "apps").glob("cluster_agent.py"),
-        *(SOURCE / "apps").glob("host_service.py"),
+        SOURCE / "apps/cluster_agent.py",
+        SOURCE / "apps/daemonset.py",
     ],
 }
 VERBS = {"get", "list", "watch", "create", "patch", "delete"}

@@ -1,0 +1,95 @@
+"""The end of a Pod: an upgrade, or the end of us on this node."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from imagecache.api.yamltext import JSON
+from imagecache.apps.daemonset import MODE_LABEL, has_left, withdraw
+from imagecache.cli.settings import Mode, Settings
+from imagecache.errors import KubernetesDenied, KubernetesError, KubernetesUnavailable, ObjectNotFound
+from imagecache.kube.ports import Object
+from imagecache.kube.resources import DAEMON_SETS, NODE_IMAGE_CACHES, NODES, Resource
+from imagecache.testing.kube import FakeKube
+
+SETTINGS = Settings(mode=Mode.PROXY, node_name="worker", daemonset="imagecache-system/imagecache-agent")
+
+
+async def daemonset(selector: dict[str, str] | None = None, **metadata: object) -> FakeKube:
+    kube = FakeKube()
+    pod = {"spec": {"nodeSelector": selector} if selector else {}}
+    document = {"metadata": {"name": "imagecache-agent", **metadata}, "spec": {"template": pod}}
+    item: Object = json.loads(json.dumps(document))
+    await kube.create(DAEMON_SETS, item, namespace="imagecache-system")
+    for name, pool in (("worker", "gpu"), ("other", "cpu")):
+        labels: JSON = {"pool": pool, "kubernetes.io/os": "linux"}
+        await kube.create(NODES, {"metadata": {"name": name, "labels": labels}})
+    return kube
+
+
+async def test_a_daemonset_that_is_there_brings_its_pod_back() -> None:
+    assert not await has_left(await daemonset(), SETTINGS)
+    assert not await has_left(await daemonset(labels={MODE_LABEL: "proxy"}), SETTINGS)
+
+
+async def test_a_daemonset_of_another_mode_does_not() -> None:
+    assert await has_left(await daemonset(labels={MODE_LABEL: "native"}), SETTINGS)
+
+
+async def test_a_daemonset_that_is_gone() -> None:
+    assert await has_left(FakeKube(), SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("selector", "left"),
+    [
+        ({"kubernetes.io/os": "linux"}, False),
+        ({"kubernetes.io/os": "linux", "pool": "gpu"}, False),
+        ({"kubernetes.io/os": "linux", "pool": "cpu"}, True),
+        ({"zone": "a"}, True),
+    ],
+)
+async def test_a_node_that_is_not_selected_any_more(selector: dict[str, str], *, left: bool) -> None:
+    assert await has_left(await daemonset(selector), SETTINGS) is left
+
+
+async def test_a_node_that_is_gone_may_come_back() -> None:
+    kube = await daemonset({"pool": "cpu"})
+    await kube.delete(NODES, "worker")
+
+    assert not await has_left(kube, SETTINGS)
+
+
+@pytest.mark.parametrize(("error", "left"), [(KubernetesUnavailable("down"), False), (KubernetesDenied("no"), True)])
+@pytest.mark.parametrize("asked", [DAEMON_SETS, NODES])
+async def test_in_doubt_the_node_stays_as_it_is(asked: Resource, error: KubernetesError, *, left: bool) -> None:
+    def failure(verb: str, resource: Resource, name: str) -> KubernetesError | None:
+        del verb, name
+        return error if resource == asked else None
+
+    kube = await daemonset({"pool": "gpu"})
+    kube.failure = failure
+
+    assert await has_left(kube, SETTINGS) is left
+
+
+async def test_the_report_of_this_node_goes_and_no_other() -> None:
+    kube = FakeKube()
+    for name in ("worker", "other"):
+        await kube.create(NODE_IMAGE_CACHES, {"metadata": {"name": name}})
+
+    await withdraw(kube, "worker")
+
+    with pytest.raises(ObjectNotFound):
+        await kube.get(NODE_IMAGE_CACHES, "worker")
+    await kube.get(NODE_IMAGE_CACHES, "other")
+    await withdraw(kube, "worker")  # and once more: nothing to do
+
+
+async def test_a_role_that_went_first_is_no_error() -> None:
+    kube = FakeKube()
+    kube.failure = lambda _verb, _resource, _name: KubernetesDenied("no such account")
+
+    await withdraw(kube, "worker")
