@@ -95,6 +95,26 @@ def test_a_container_is_prepared_at_once_while_all_below_is_mounted(rig: KernelR
     assert rig.snapshotter.prepare_at_once("k8s.io/11/container", name) is None
 
 
+@pytest.mark.parametrize("again", [False, True], ids=["removed", "another-one"])
+def test_a_parent_that_goes_while_a_container_is_prepared_on_it(rig: KernelRig, *, again: bool) -> None:
+    name = rig.served(b"base")
+    rig.snapshotter.prepare("k8s.io/9/container", name)
+    rig.snapshotter.remove("k8s.io/9/container")
+    rig.snapshotter.make_ready()
+
+    def meanwhile() -> None:
+        rig.memory.meanwhile = lambda: None
+        rig.snapshotter.remove(name)
+        if again:
+            rig.snapshotter.prepare("k8s.io/10/extract-1-abcd x")
+            rig.snapshotter.commit(name, "k8s.io/10/extract-1-abcd x")
+
+    rig.memory.meanwhile = meanwhile
+    assert rig.snapshotter.prepare_at_once("k8s.io/10/container", name) is None
+    assert rig.snapshotter.ready_mounts("k8s.io/10/container") is None
+    assert rig.names == ([name] if again else [])
+
+
 def test_what_no_container_has_read_does_not_stay_mounted(rig: KernelRig) -> None:
     idle, read, below = rig.served(b"idle"), rig.served(b"read"), rig.served(b"below")
     rig.snapshotter.prepare("k8s.io/9/container", read)

@@ -6,7 +6,7 @@ Restart it, reboot the node below it, lose its database; ask it what containerd 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from imagecache.digest import ChainID, DiffID, Digest
@@ -24,13 +24,15 @@ SETTINGS = SnapshotterSettings(lock_wait=0.2, overlay_options=())
 
 
 class Memory:
-    """``snapshotter.ports.Observer`` that remembers."""
+    """``snapshotter.ports.Observer`` that remembers. ``meanwhile``: what somebody else does just then."""
 
     def __init__(self) -> None:
         self.heard: list[tuple[Path, ...]] = []
+        self.meanwhile: Callable[[], None] = lambda: None
 
     def used(self, layers: Sequence[Path]) -> None:
         self.heard.append(tuple(layers))
+        self.meanwhile()
 
 
 class SnapshotterRig:
