@@ -29,9 +29,11 @@ from imagecache.testing.peers.containerd import Version
 from imagecache.testing.peers.processes import mounts_below, processes_of, wait_until
 from imagecache.testing.peers.registry import Registry
 from imagecache.testing.peers.workspace import workspace
+from imagecache.testing.store import held
 
 CHART = Path(__file__).resolve().parents[2] / "charts" / "imagecache"
 PROGRAM = Path("/opt/imagecache/current/bin/imagecache")
+CONTROLLER_USER = 65532
 CACHE = "imagecaches.eci.alibabacloud.com"
 pytestmark = pytest.mark.timeout(600)
 
@@ -244,6 +246,35 @@ def test_the_host_service_of_proxy_mode(place: Place, tmp_path: Path) -> None:
         assert image in info
 
 
+def test_a_shared_directory_of_a_controller_that_is_nobody(place: Place, tmp_path: Path) -> None:
+    """Agents are root, the controller is not, and each must read what the other writes there."""
+    cluster, node = place.cluster, place.node
+    image = place.registry.push("team/app:1", busybox_image(tmp_path / "app", tar_of({"srv": None, "srv/0": b"app\n"})))
+    os.chown(node.store, CONTROLLER_USER, CONTROLLER_USER)
+    place.deploy("install", "native", "store.sharedHostPath=/var/lib/imagecache")
+    assert wait_until(node.containerd.config.with_name("imagecache.toml").exists, seconds=60, every=0.2)
+    node.containerd.restart()
+    place.rolled_out("daemonset/imagecache-agent")
+    place.rolled_out("deployment/imagecache-controller")
+
+    other = place.registry.push("team/other:1", busybox_image(tmp_path / "other", tar_of({"other": b"1"})))
+    cluster.kubectl("create", "--filename=-", stdin=_manifest(other, place.registry, "other"))
+    cluster.kubectl("wait", "--for=jsonpath={.status.nodes.ready}=1", f"{CACHE}/other", "--timeout=120s")
+    before = set(node.store.rglob("*.erofs"))
+    cluster.kubectl("create", "--filename=-", stdin=_manifest(image, place.registry))
+    place.counts_on(1)
+    (layer,) = set(node.store.rglob("*.erofs")) - before
+    place.registry.stop()
+    run_pods(cluster, PodSpec("app", image, node=node.name))
+    cluster.kubectl("delete", f"{CACHE}/app", "--timeout=60s")
+    assert cluster.kubectl("exec", "app", "--", "cat", "/srv/0") == "app\n"
+    assert layer in held(node.store)
+    cluster.kubectl("delete", "pod", "app", "--now")
+    assert wait_until(lambda: layer not in held(node.store), seconds=60, every=0.5)
+    cluster.kubectl("delete", f"{CACHE}/other", "--timeout=60s")  # after which the controller collects
+    assert wait_until(lambda: not layer.exists(), seconds=60, every=0.5)
+
+
 def test_prepull(place: Place, tmp_path: Path) -> None:
     """Nothing of the node is touched: the runtime pulls ahead of the pods."""
     image = place.registry.push("team/app:1", busybox_image(tmp_path / "app", tar_of({"srv": None, "srv/0": b"app\n"})))
@@ -266,11 +297,11 @@ def test_prepull(place: Place, tmp_path: Path) -> None:
     place.counts_on(1)
 
 
-def _manifest(image: str, registry: Registry) -> str:
+def _manifest(image: str, registry: Registry, name: str = "app") -> str:
     document = {
         "apiVersion": "eci.alibabacloud.com/v1",
         "kind": "ImageCache",
-        "metadata": {"name": "app", "annotations": {"k8s.aliyun.com/plain-http-registry": registry.address}},
+        "metadata": {"name": name, "annotations": {"k8s.aliyun.com/plain-http-registry": registry.address}},
         "spec": {"images": [image]},
     }
     return json.dumps(document)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from imagecache.store.paths import StorePaths
 from imagecache.testing.cluster.installed import TWO_NODES, Installed
 from imagecache.testing.cluster.pods import PodSpec, run_pods
 from imagecache.testing.images import busybox_image, tar_of
 from imagecache.testing.peers.processes import wait_until
 from imagecache.testing.peers.registry import Registry
 from imagecache.testing.peers.workspace import workspace
+from imagecache.testing.store import held
 
 
 @pytest.fixture
@@ -27,12 +27,6 @@ def system(directory: Path) -> Iterator[Installed]:
     shared = {"IMAGECACHE_STORE": str(directory / "shared"), "IMAGECACHE_STORE_URL": "", "IMAGECACHE_SERVE_ADDRESS": ""}
     with Installed(directory / "cluster", TWO_NODES, shared) as running:
         yield running
-
-
-def held(store: Path) -> set[Path]:
-    """Layer images that some node holds."""
-    paths = StorePaths(store)
-    return {paths.layer(name) for _, name in paths.holds()}
 
 
 def test_two_nodes_share_a_store(system: Installed, directory: Path) -> None:

@@ -47,8 +47,12 @@ _TOKEN_SECONDS = 3600
 _ROOT: dict[str, Node] = {**UNPRIVILEGED, "runAsUser": 0, "runAsGroup": 0}
 _AGENT_SECURITY: dict[str, Node] = {
     **_ROOT,
-    # root for containerd's socket; the two for workers, which become nobody; the one for files of any owner
-    "capabilities": {"drop": ["ALL"], "add": ["SETUID", "SETGID", "KILL", "DAC_OVERRIDE"]},
+    # root for containerd's socket; three for workers, which become nobody; the others for files of any owner, and for
+    # those that it makes in a directory of the controller's
+    "capabilities": {
+        "drop": ["ALL"],
+        "add": ["SETUID", "SETGID", "KILL", "DAC_OVERRIDE", When(~SERVED, "CHOWN"), When(~SERVED, "FOWNER")],
+    },
 }
 _INSTALLER_SECURITY: dict[str, Node] = {"privileged": True, "runAsUser": 0, "readOnlyRootFilesystem": True}
 _INSTALLS = PROXY | (NATIVE & given("containerd.configure"))

@@ -19,6 +19,7 @@ from imagecache.oci.descriptor import decode_hook, encode_hook
 from imagecache.oserrors import converting
 from imagecache.store.files import fsync_directory, write_atomic
 from imagecache.store.model import SnapshotDocument
+from imagecache.store.owner import make_directory
 from imagecache.telemetry.log import get_logger
 
 _log = get_logger(__name__)
@@ -42,7 +43,8 @@ class Ledger:
     def load(self) -> None:
         """Raises StoreError, StoreDenied, NoSpace."""
         with converting(self._directory):
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_directory(self._directory.parent)
+            make_directory(self._directory)
             files = sorted(self._directory.glob(f"*{_SUFFIX}"))
         self._entries = {file.stem: entry for file in files if (entry := _read(file)) is not None}
 

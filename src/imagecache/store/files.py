@@ -15,6 +15,7 @@ from typing import Self
 
 from imagecache.oserrors import converting
 from imagecache.store.locks import open_locked
+from imagecache.store.owner import make_directory
 
 IMMUTABLE = 0o400
 
@@ -87,7 +88,7 @@ class StagedFile:
         with converting(target):
             os.fchmod(self.fd, IMMUTABLE)
             os.fsync(self.fd)
-            target.parent.mkdir(0o700, exist_ok=True)
+            make_directory(target.parent)
             try:
                 os.link(self.path, target)
                 created = True

@@ -21,6 +21,7 @@ from imagecache.store.builds import BuildLease, layers_of
 from imagecache.store.files import fsync_directory
 from imagecache.store.locks import locked
 from imagecache.store.model import LayerName
+from imagecache.store.owner import make_directory
 from imagecache.store.paths import StorePaths
 
 
@@ -60,7 +61,7 @@ class Leases:
                 return
             directory = self._paths.holder(holder)
             with locked(self._paths.collect_lock, shared=True), converting(directory):
-                directory.mkdir(0o700, exist_ok=True)
+                make_directory(directory)
                 for name in new:
                     _touch(self._paths.hold(holder, name))
                 if durable:
@@ -94,8 +95,8 @@ class Leases:
 
     def sync(self) -> None:
         """Make every release durable: before a released layer image goes, so that no lease on nothing comes back."""
-        for directory in sorted(self._paths.node_leases.iterdir()):
-            with converting(directory):
+        with converting(self._paths.node_leases):
+            for directory in sorted(self._paths.node_leases.iterdir()):
                 fsync_directory(directory)
 
     def _known(self, holder: str, name: LayerName) -> bool:

@@ -21,6 +21,7 @@ from typing import Self
 
 from imagecache.errors import StoreBusy
 from imagecache.oserrors import converting
+from imagecache.store.owner import hand_over
 
 _POLL = 0.05
 """Seconds between two tries of a wait that can be called off."""
@@ -36,6 +37,8 @@ def open_locked(path: Path, *, shared: bool = False, wait: bool = True, create: 
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | create, 0o600)
         try:
+            if create:
+                hand_over(fd, path.parent)
             fcntl.flock(fd, operation)
             if _names(path, fd):
                 return fd

@@ -31,7 +31,8 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from imagecache.digest import Digest
-from imagecache.errors import InvalidDigest, InvalidInput
+from imagecache.errors import InvalidDigest, InvalidInput, StoreError
+from imagecache.oserrors import converting
 from imagecache.store.model import LayerName, Space
 
 _LAYER_FILE = re.compile(r"([0-9a-f]+)\.erofs")
@@ -163,11 +164,17 @@ def _digest(algorithm: str, digits: str) -> Digest | None:
 
 
 def files_below(directory: Path) -> Iterator[Path]:
-    """Everything below that is no directory, in order; a directory that goes meanwhile has nothing."""
+    """Everything below that is no directory, in order; a directory that goes meanwhile has nothing.
+
+    Raises StoreError, StoreDenied.
+    """
     try:
-        entries = sorted(directory.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        return
+        with converting(directory):
+            entries = sorted(directory.iterdir())
+    except StoreError as error:
+        if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+            return
+        raise
     for entry in entries:
         if entry.is_dir() and not entry.is_symlink():
             yield from files_below(entry)

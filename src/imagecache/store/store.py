@@ -23,6 +23,7 @@ from imagecache.store.filesystem import unsuitable
 from imagecache.store.layers import Layers
 from imagecache.store.leases import Leases
 from imagecache.store.locks import locked
+from imagecache.store.owner import make_directory
 from imagecache.store.paths import StorePaths, files_below
 from imagecache.store.provider import StoreLayerProvider
 from imagecache.store.snapshots import Snapshots
@@ -91,7 +92,7 @@ class Store:
         with converting(self.root):
             self.root.parent.mkdir(parents=True, exist_ok=True)
             for directory in self.paths.directories:
-                directory.mkdir(0o700, exist_ok=True)
+                make_directory(directory)
             with locked(self.paths.index_lock):
                 if not self.paths.oci_layout.is_file():
                     self.snapshots.create_index()

@@ -16,6 +16,7 @@ from imagecache.oci.mediatypes import OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST
 from imagecache.oserrors import converting
 from imagecache.store.files import write_all
 from imagecache.store.model import ImageRecord, LayerName, LayerRecord, ServedLayer, SnapshotDocument, Space
+from imagecache.store.paths import StorePaths
 from imagecache.store.store import Store
 
 
@@ -122,3 +123,9 @@ def snapshot_document(
 
 def _described(media_type: str, content: bytes) -> Descriptor:
     return Descriptor(media_type=media_type, digest=Digest.sha256(content), size=len(content))
+
+
+def held(store: Path) -> set[Path]:
+    """Layer images that some node holds."""
+    paths = StorePaths(store)
+    return {paths.layer(name) for _, name in paths.holds()}
