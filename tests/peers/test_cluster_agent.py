@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.peers.cluster import Cluster
 
-from imagecache.api.nodes import CacheState
+from imagecache.api.nodes import CacheState, is_holder_of
 from imagecache.kube import objects
 from imagecache.kube.resources import IMAGE_CACHES, NODES
 from imagecache.store.store import Store
@@ -122,7 +122,7 @@ async def test_a_directory_that_both_share(cluster: Cluster, directory: Path, ap
             assert (await cri.run(app, ["cat", "/srv/data"])) == "from the cache\n"
             store = Store(cluster.origin.store)
             holders = {holder for names in store.leases.held().values() for holder in names}
-            assert {holder.partition("-")[0] for holder in holders} == {"worker"}
+            assert {is_holder_of("worker", holder) for holder in holders} == {True}
             await cluster.kube.delete(IMAGE_CACHES, "a")
             await cluster.until_states()
             assert await cri.image_status(app) is None

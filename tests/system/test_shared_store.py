@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from imagecache.api.nodes import is_holder_of
+from imagecache.controller.departed import GRACE, MARK
+from imagecache.store.paths import StorePaths
 from imagecache.testing.cluster.installed import TWO_NODES, Installed
 from imagecache.testing.cluster.pods import PodSpec, run_pods
 from imagecache.testing.images import busybox_image, tar_of
@@ -55,3 +59,27 @@ def test_two_nodes_share_a_store(system: Installed, directory: Path) -> None:
     assert wait_until(lambda: own not in held(store), seconds=60, every=0.2)
     system.delete("other")  # after which the controller collects
     assert wait_until(lambda: not own.exists(), seconds=60, every=0.5)
+
+
+def test_a_node_that_left_for_good_holds_nothing(system: Installed, directory: Path) -> None:
+    cluster, paths = system.cluster, StorePaths(directory / "shared")
+    with Registry(directory / "team", host=cluster.address) as registry:
+        cluster.trust(registry)
+        image = registry.push("team/app:1", busybox_image(directory / "app", tar_of({"srv": None, "srv/0": b"app"})))
+        system.create("app", [image], {"k8s.aliyun.com/plain-http-registry": registry.address})
+        system.wait_ready("app")
+    stays, leaves = cluster.nodes
+    run_pods(cluster, *(PodSpec(f"app-{node.name}", image, node=node.name) for node in cluster.nodes))
+    system.remove_node(system.agent(leaves))
+    mark = paths.nodes / leaves.name / MARK
+    held = set(paths.holds())
+
+    system.controller.restart()
+
+    assert wait_until(mark.exists, seconds=60, every=0.2)
+    assert set(paths.holds()) == held
+    mark.write_text((dt.datetime.now(dt.UTC) - GRACE).isoformat())  # a day later
+    system.controller.restart()
+    assert wait_until(lambda: not mark.parent.exists(), seconds=60, every=0.2)
+    assert {is_holder_of(stays.name, name) for name in paths.holders()} == {True}
+    assert cluster.kubectl("exec", f"app-{stays.name}", "--", "cat", "/srv/0") == "app"

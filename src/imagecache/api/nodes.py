@@ -7,6 +7,7 @@ nodes so never write into one ImageCache. It must not do I/O.
 from __future__ import annotations
 
 import enum
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -27,6 +28,9 @@ FINALIZER = f"{GROUP}/snapshot"
 """On every ImageCache that the controller looks after: its snapshot goes before the object does."""
 NOT_READY_TAINT = f"{GROUP}/not-ready"
 """Taint of a new node until the caches that are meant for it are there."""
+
+_SEPARATOR = "_"
+_NODE = 63
 
 
 class CacheState(enum.Enum):
@@ -88,6 +92,24 @@ def counts(cache: str, cache_id: str, selector: Selector, nodes: Iterable[NodeVi
         ready += state is CacheState.READY
         failed += state is CacheState.FAILED
     return NodeCounts(desired=desired, ready=ready, failed=failed)
+
+
+def holder(node: str, name: str) -> str:
+    """What one of the node's lease holders is called in a store that nodes share.
+
+    No name of a Node has the separator in it, and the store takes some 80 characters.
+    """
+    return f"{_short(node)}{_SEPARATOR}{name}"
+
+
+def is_holder_of(node: str, holder_name: str) -> bool:
+    """Whether ``holder`` has made this name for the node."""
+    return holder_name.partition(_SEPARATOR)[0] == _short(node)
+
+
+def _short(node: str) -> str:
+    """At most ``_NODE`` characters, and different for different nodes."""
+    return node if len(node) <= _NODE else f"{node[: _NODE - 13]}-{hashlib.sha256(node.encode()).hexdigest()[:12]}"
 
 
 def parse_status(value: object) -> NodeStatus:

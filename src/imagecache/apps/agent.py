@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from imagecache.apps.holders import holder, snapshotter_settings
 from imagecache.apps.metered import MeteredMounter, MeteredProvider
 from imagecache.cli.settings import Mode, Settings
 from imagecache.clock import Clock
@@ -44,9 +45,6 @@ class Duties(Protocol):
     @property
     def collects(self) -> bool:
         """The store is this node's own, so that what nobody needs may be removed."""
-
-    def holder(self, name: str) -> str:
-        """What one of our lease holders is called in the store."""
 
     def works(self, containerd: ContainerdClient, metrics: Metrics) -> Sequence[Coroutine[None, None, None]]:
         """To run side by side until they are cancelled."""
@@ -119,8 +117,9 @@ class Agent:
         def released() -> None:
             loop.call_soon_threadsafe(self._released.set)
 
-        provider = MeteredProvider(self._store.provider, self._metrics, released, self._duties.holder)
-        snapshotter = Snapshotter(self._settings.agent_root, provider, self._mounter, self._clock, observer=self)
+        provider = MeteredProvider(self._store.provider, self._metrics, released)
+        settings = snapshotter_settings(self._settings)
+        snapshotter = Snapshotter(self._settings.agent_root, provider, self._mounter, self._clock, settings, self)
         try:
             await serve(snapshotter, address, ready=lambda: self._is_ready(ready), answered=self._count)
         finally:
@@ -161,9 +160,9 @@ class Agent:
 
     async def _renew(self, native: NativeUse) -> None:
         """Hold what native containers stand on; when something was let go, a collection follows."""
-        holder = self._duties.holder(holder_of(self._settings.address))
-        before = await asyncio.to_thread(self._store.leases.of, holder)
-        if before - await native.renew(self._store.leases, holder):
+        ours = holder(self._settings, holder_of(self._settings.address))
+        before = await asyncio.to_thread(self._store.leases.of, ours)
+        if before - await native.renew(self._store.leases, ours):
             self._released.set()
 
     def _trim(self, file: Path) -> None:

@@ -7,7 +7,6 @@ server and the store may be away, and none of that stops the snapshotter beside 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack
@@ -17,6 +16,7 @@ from pathlib import Path
 from imagecache.api.nodes import CacheState, NodeStatus
 from imagecache.apps.attach import LocalAttacher
 from imagecache.apps.daemonset import has_left, withdraw
+from imagecache.apps.holders import holder
 from imagecache.apps.kubernetes import connection
 from imagecache.apps.together import first_to_end
 from imagecache.build.pool import WorkerPool
@@ -53,7 +53,6 @@ from imagecache.telemetry.metrics import Metrics
 _log = get_logger(__name__)
 _AGAIN = 5.0
 """Seconds until the loop is begun again after it could not, or ended; and between two looks at a kubeconfig file."""
-_NAME = 63
 _PULLS = 2
 """Snapshots that the runtime pulls at once in prepull mode, so that one that hangs does not stop all."""
 
@@ -72,10 +71,6 @@ class ClusterDuties:
         self._clock = clock
         self._loop: ClusterLoop | None = None
         self.collects = bool(settings.store_url)
-
-    def holder(self, name: str) -> str:
-        """Nodes that share a store must not let go of each other's layers."""
-        return name if self._settings.store_url else f"{_short(self._settings.node_name)}-{name}"
 
     def used(self, layers: Iterable[Path]) -> None:
         if self._loop is not None:
@@ -179,13 +174,8 @@ class ClusterDuties:
 
     async def _hold_native(self, containerd: ContainerdClient) -> None:
         """What native snapshots stand on is held before anybody collects, us or the controller of a shared store."""
-        holder = self.holder(holder_of(self._settings.address))
-        await NativeUse(containerd, self._store.root / "layers").renew(self._store.leases, holder)
-
-
-def _short(name: str) -> str:
-    """At most ``_NAME`` characters, and different for different names."""
-    return name if len(name) <= _NAME else f"{name[: _NAME - 13]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+        ours = holder(self._settings, holder_of(self._settings.address))
+        await NativeUse(containerd, self._store.root / "layers").renew(self._store.leases, ours)
 
 
 def _version(kubeconfig: str) -> tuple[int, int]:

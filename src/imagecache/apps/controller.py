@@ -22,6 +22,7 @@ from imagecache.apps.platform import host_platform
 from imagecache.apps.together import first_to_end
 from imagecache.cli.settings import Settings
 from imagecache.clock import Clock
+from imagecache.controller.departed import Departed
 from imagecache.controller.leader import Leader
 from imagecache.controller.ports import Job, Report
 from imagecache.controller.process import ProcessBuilder
@@ -32,7 +33,7 @@ from imagecache.kube.client import KubeClient
 from imagecache.kube.config import Connection
 from imagecache.kube.follow import Follower
 from imagecache.kube.ports import ChangeKind, Kube
-from imagecache.kube.resources import IMAGE_CACHES, NODE_IMAGE_CACHES, NODES, Resource
+from imagecache.kube.resources import IMAGE_CACHES, NODE_IMAGE_CACHES, NODES
 from imagecache.kube.reviewer import KubeTokenReviewer
 from imagecache.served.auth import Gate, GateSettings
 from imagecache.served.directory import StoreReader
@@ -144,13 +145,14 @@ class ClusterController:
         watcher = Watcher(access, lambda item, gone: reconciler.take(IMAGE_CACHES, item, gone=gone))
         watcher.start()
         stack.push_async_callback(watcher.stop)
+        nodes = Follower(kube, NODES)
         _log.info("controller is running", store=str(self.store.root))
         await first_to_end(
             leader.keep(),
             reconciler.run(),
-            _follow(kube, NODES, reconciler),
-            _follow(kube, NODE_IMAGE_CACHES, reconciler),
-            self._collect(),
+            _follow(nodes, reconciler),
+            _follow(Follower(kube, NODE_IMAGE_CACHES), reconciler),
+            self._collect(nodes),
         )
         raise InternalError("a part of the controller ended without a reason")
 
@@ -177,19 +179,22 @@ class ClusterController:
         finally:
             await server.stop()
 
-    async def _collect(self) -> None:
-        """What killed builds left, now and then."""
+    async def _collect(self, nodes: Follower) -> None:
+        """What killed builds and nodes that are gone have left, now and then."""
+        departed = Departed(self.store, self.clock)
+        await nodes.synced.wait()
         while True:
             try:
+                await asyncio.to_thread(departed.release, nodes.names)
                 await asyncio.to_thread(self.store.collect)
             except ImageCacheError as error:
                 _log.warning("collection failed", reason=error.reason, problem=str(error))
             await asyncio.sleep(_COLLECT)
 
 
-async def _follow(kube: Kube, resource: Resource, reconciler: Reconciler) -> None:
-    async for change in Follower(kube, resource).changes():
-        reconciler.take(resource, change.object, gone=change.kind is ChangeKind.DELETED)
+async def _follow(follower: Follower, reconciler: Reconciler) -> None:
+    async for change in follower.changes():
+        reconciler.take(follower.resource, change.object, gone=change.kind is ChangeKind.DELETED)
 
 
 def as_flags(settings: Settings) -> dict[str, str]:

@@ -20,16 +20,12 @@ class MeteredProvider:
         inner: does the work.
         metrics: are counted up.
         released: called after something was let go.
-        holder: what a holder is called in the store; several nodes may share one.
     """
 
-    def __init__(
-        self, inner: LayerProvider, metrics: Metrics, released: Callable[[], None], holder: Callable[[str], str]
-    ) -> None:
+    def __init__(self, inner: LayerProvider, metrics: Metrics, released: Callable[[], None]) -> None:
         self._inner = inner
         self._metrics = metrics
         self._released = released
-        self._holder = holder
 
     def lookup(self, chain_id: ChainID) -> ServedLayer | None:
         layer = self._inner.lookup(chain_id)
@@ -37,10 +33,10 @@ class MeteredProvider:
         return layer
 
     def hold(self, holder: str, name: LayerName) -> None:
-        self._inner.hold(self._holder(holder), name)
+        self._inner.hold(holder, name)
 
     def release(self, holder: str, name: LayerName) -> None:
-        self._inner.release(self._holder(holder), name)
+        self._inner.release(holder, name)
         self._released()
 
     def open_layer(self, name: LayerName) -> Path | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from imagecache.apps.agent import Agent, Duties
+from imagecache.apps.holders import snapshotter_settings
 from imagecache.apps.systemd import inherited_socket, notify
 from imagecache.cli.settings import Settings
 from imagecache.clock import Clock
@@ -28,7 +29,8 @@ class LocalServices:
     standalone: Callable[[], Controller]
 
     async def snapshotter(self) -> None:
-        snapshotter = Snapshotter(self.settings.agent_root, self.store.provider, self.mounter, self.clock)
+        settings = snapshotter_settings(self.settings)
+        snapshotter = Snapshotter(self.settings.agent_root, self.store.provider, self.mounter, self.clock, settings)
         try:
             address = inherited_socket(os.environ) or self.settings.agent_socket
             await serve(snapshotter, address, ready=lambda: notify(os.environ, "READY=1"))

@@ -29,9 +29,6 @@ class StandaloneDuties:
         self._clock = clock
         self._attached: set[str] = set()
 
-    def holder(self, name: str) -> str:
-        return name
-
     def used(self, layers: Iterable[Path]) -> None:
         """Nothing: no budget here."""
 

@@ -38,6 +38,11 @@ class Follower:
     _known: dict[Key, Object] = field(default_factory=dict)
     _version: str = ""
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Of all that is there now; of no use before ``synced``."""
+        return frozenset(name for _namespace, name in self._known)
+
     async def changes(self) -> AsyncGenerator[Change, None]:
         """Changes without end. Errors of the API server are logged once and tried again, never raised."""
         pause, told = _FIRST_PAUSE, ""

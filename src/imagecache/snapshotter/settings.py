@@ -30,6 +30,8 @@ class SnapshotterSettings:
     """From a hit until layer images that no container reads are unmounted: who pulls an image often starts it."""
     stop_grace: float = 5.0
     """For calls in flight when the server stops."""
+    holder: str = "snapshotter"
+    """How the names of our leases begin; several snapshotters may share a store."""
     overlay_options: tuple[str, ...] | None = None
     """Of every overlay; None: ``index=off`` where the kernel knows it."""
 

@@ -81,7 +81,7 @@ class Snapshotter:
         with self._metadata.read() as tx:
             self._foreign = tx.foreign()
         self._overlay_options = _overlay_options() if settings.overlay_options is None else settings.overlay_options
-        holder = f"snapshotter-{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]}"
+        holder = f"{settings.holder}-{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]}"
         self._layers = LayerMounts(
             root / "m", self._metadata, provider, mounter, holder=holder, wait=settings.lock_wait
         )

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from imagecache.digest import Digest
@@ -78,13 +78,20 @@ class Leases:
             path.unlink(missing_ok=True)
 
     def release_all(self, holder: str) -> None:
-        """Let go of everything that the holder has."""
+        """Let go of everything, for a holder that may never come back. Raises StoreError, StoreDenied."""
         for name in self.of(holder):
             self.release(holder, name)
+        directory = self._paths.holder(holder)
+        with locked(self._paths.collect_lock), converting(directory), suppress(FileNotFoundError):
+            directory.rmdir()
 
     def of(self, holder: str) -> frozenset[LayerName]:
         """What one holder has."""
         return frozenset(name for owner, name in self._paths.holds() if owner == holder)
+
+    def holders(self) -> frozenset[str]:
+        """Everybody who has, or had, something."""
+        return self._paths.holders()
 
     def held(self) -> dict[LayerName, set[str]]:
         """Everything that is held, and by whom."""

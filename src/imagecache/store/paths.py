@@ -127,6 +127,10 @@ class StorePaths:
             if digest:
                 yield path, digest
 
+    def holders(self) -> frozenset[str]:
+        with converting(self.node_leases):
+            return frozenset(unquote(path.name) for path in self.node_leases.iterdir())
+
     def holds(self) -> Iterator[tuple[str, LayerName]]:
         """Every node lease: holder and layer image."""
         for path in files_below(self.node_leases):

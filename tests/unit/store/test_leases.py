@@ -37,9 +37,14 @@ def test_holds_outlive_the_process(store: Store) -> None:
 def test_release_all_is_for_one_holder(store: Store) -> None:
     store.leases.hold_many("a", [ONE, TWO])
     store.leases.hold("b", ONE)
+    assert store.leases.holders() == {"a", "b"}
     store.leases.release_all("a")
 
     assert store.leases.held() == {ONE: {"b"}}
+    assert store.leases.holders() == {"b"}
+    store.leases.release_all("a")
+    store.leases.hold("a", ONE)
+    assert store.leases.of("a") == {ONE}
 
 
 def test_what_another_process_released_can_be_held_again(store: Store) -> None:
