@@ -7,6 +7,7 @@ must read and remove what the others write. It must not take anything from anybo
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 
@@ -23,8 +24,13 @@ def make_directory(path: Path) -> None:
 
 
 def hand_over(fd: int, directory: Path) -> None:
-    """A file or directory that root has made in somebody's directory becomes theirs. Raises OSError."""
-    if os.geteuid() == 0 and os.fstat(fd).st_uid == 0:
-        owner = directory.stat()
-        if owner.st_uid:
-            os.fchown(fd, owner.st_uid, owner.st_gid)
+    """A file or directory that root has made in somebody's directory becomes theirs. Raises OSError.
+
+    Not one with a second name: that may be anything of root's that they have linked here.
+    """
+    if os.geteuid() != 0:
+        return
+    found, owner = os.fstat(fd), directory.stat()
+    ours = found.st_uid == 0 and (found.st_nlink == 1 or stat.S_ISDIR(found.st_mode))
+    if ours and owner.st_uid:
+        os.fchown(fd, owner.st_uid, owner.st_gid)

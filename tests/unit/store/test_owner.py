@@ -86,6 +86,16 @@ def test_what_is_somebody_elses_stays_so(root: Path) -> None:
     assert path.stat().st_uid == 1234
 
 
+def test_what_is_linked_into_the_store_is_not_given_away(root: Path) -> None:
+    secret = root.parent / "secret"
+    secret.touch()
+    (root / "lock").hardlink_to(secret)
+    with locked(root / "lock"):
+        pass
+
+    assert secret.stat().st_uid == 0
+
+
 def test_a_link_will_do(root: Path) -> None:
     target, link = root / "target", root / "link"
     target.mkdir()
