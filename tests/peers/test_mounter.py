@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from imagecache.erofs.reader import LayerImage
 from imagecache.erofs.relay import relay
 from imagecache.errors import KernelUnsupported, MountFailed
 from imagecache.node import loop
@@ -15,7 +16,7 @@ from imagecache.node.checks import Status
 from imagecache.node.mounter import KernelMounter
 from imagecache.node.mountinfo import mounted_at
 from imagecache.node.probe_kernel import check_kernel, write_probe_image
-from imagecache.node.trim import drop_cached_pages
+from imagecache.node.trim import drop_second_copy
 from imagecache.testing.peers.processes import mounts_below
 
 pytestmark = pytest.mark.peers
@@ -167,34 +168,56 @@ def test_the_kernel_probe_where_nothing_can_be_written() -> None:
     assert "/proc" in checks[-1].detail
 
 
-def resident(file: Path) -> int:
-    """Pages of the file that are in the page cache (mincore)."""
+def resident(file: Path, *, start: int = 0) -> int:
+    """Pages of the file, from this position on, that are in the page cache (mincore)."""
     size = file.stat().st_size
     access = mmap.PROT_READ | mmap.PROT_WRITE
     with file.open("rb") as opened, mmap.mmap(opened.fileno(), size, mmap.MAP_PRIVATE, access) as mapped:
         pages = (ctypes.c_ubyte * -(-size // mmap.PAGESIZE))()
-        start = ctypes.c_char.from_buffer(mapped)
-        assert ctypes.CDLL(None).mincore(ctypes.byref(start), ctypes.c_size_t(size), pages) == 0
-        del start
-        return sum(page & 1 for page in pages)
+        address = ctypes.c_char.from_buffer(mapped)
+        assert ctypes.CDLL(None).mincore(ctypes.byref(address), ctypes.c_size_t(size), pages) == 0
+        del address
+        return sum(page & 1 for page in pages[start // mmap.PAGESIZE :])
+
+
+def big_image(directory: Path) -> Path:
+    """4 MiB of content, on the disk: only clean pages can be dropped."""
+    image = directory / "big.erofs"
+    write_probe_image(image, bytes(range(256)) * 16384)
+    with image.open("rb") as file:
+        os.fsync(file.fileno())
+    return image
 
 
 def test_the_trim_drops_the_second_copy_and_readers_keep_the_first(
     mounter: KernelMounter, tmp_path: Path, target: Path
 ) -> None:
-    image = tmp_path / "big.erofs"
-    write_probe_image(image, bytes(range(256)) * 16384)  # 4 MiB
-    with image.open("rb") as file:
-        os.fsync(file.fileno())
-    drop_cached_pages(image)
+    image = big_image(tmp_path)
+    drop_second_copy(image)
     mounter.mount(image, target)
     (target / "probe").read_bytes()
     cached_by_mount = resident(target / "probe")
     assert cached_by_mount >= 1024
     assert resident(image) >= 1024
 
-    drop_cached_pages(image)
+    drop_second_copy(image)
     assert resident(image) < 64
     assert resident(target / "probe") == cached_by_mount
     assert (target / "probe").read_bytes() == bytes(range(256)) * 16384
     assert resident(image) < 64
+
+
+def test_the_trim_leaves_metadata_which_have_no_other_copy(
+    mounter: KernelMounter, tmp_path: Path, target: Path
+) -> None:
+    image = big_image(tmp_path)
+    with LayerImage.open(image) as layer:
+        metadata = layer.content.stop
+    mounter.mount(image, target)
+    (target / "probe").read_bytes()
+    there = resident(image, start=metadata)
+    assert there
+
+    drop_second_copy(image)
+    assert resident(image) < 64
+    assert resident(image, start=metadata) == there

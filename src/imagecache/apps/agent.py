@@ -22,7 +22,7 @@ from imagecache.errors import ImageCacheError
 from imagecache.node.containerd import ContainerdClient
 from imagecache.node.mounter import KernelMounter
 from imagecache.node.native import NativeUse, holder_of
-from imagecache.node.trim import Trimmer, drop_cached_pages, follow_starts
+from imagecache.node.trim import Trimmer, drop_second_copy, follow_starts
 from imagecache.snapshotter.server import serve
 from imagecache.snapshotter.snapshotter import Snapshotter
 from imagecache.store.store import Store
@@ -166,7 +166,7 @@ class Agent:
             self._released.set()
 
     def _trim(self, file: Path) -> None:
-        drop_cached_pages(file)
+        drop_second_copy(file)
         self._metrics.trims.inc()
 
     async def _measure(self) -> None:

@@ -84,6 +84,11 @@ class LayerImage:
         return self._source.size
 
     @property
+    def content(self) -> range:
+        """Where files' content lies, in bytes: between the head and the metadata."""
+        return range(DATA_START, self._area.start)
+
+    @property
     def relaid(self) -> bool:
         """Whether this is a copy with 4096-byte blocks, which no longer holds the tar."""
         return self.block_bits == PAGE_BLOCK

@@ -2,7 +2,8 @@
 
 A layer image mounted straight from its file is cached twice: as the file's pages, and as EROFS's own. The second is
 what containers read; the first is only needed while it fills. Dropping it costs milliseconds, halves the memory, and
-changes nothing that a reader sees (docs/architecture.md has the numbers). It must not touch any other file.
+changes nothing that a reader sees (ADR 11 has numbers). Metadata are cached once, as the file's pages, and stay: every
+container that comes later looks them up. It must not touch any other file.
 """
 
 from __future__ import annotations
@@ -15,21 +16,17 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from imagecache.clock import Clock
-from imagecache.errors import ContainerdUnavailable
+from imagecache.erofs.reader import LayerImage
+from imagecache.errors import ContainerdUnavailable, ImageCacheError
 from imagecache.node.native import LayerFiles
 from imagecache.node.ports import Containerd, TaskStarted
 
 
-def drop_cached_pages(file: Path) -> None:
-    """Forget the file's clean pages. A file that is gone has none."""
-    try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return
-    try:
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(descriptor)
+def drop_second_copy(file: Path) -> None:
+    """Forget the clean pages of the layer image's content. One that is gone, or cannot be read, is left alone."""
+    with contextlib.suppress(ImageCacheError), LayerImage.open(file) as image:
+        if content := image.content:  # a length of 0 would mean: to the end of the file
+            os.posix_fadvise(image.fileno(), content.start, len(content), os.POSIX_FADV_DONTNEED)
 
 
 class TrimPlan:
@@ -85,7 +82,7 @@ class Trimmer:
         drop: does it; blocking, called in a thread.
     """
 
-    def __init__(self, delay: float, clock: Clock, drop: Callable[[Path], None] = drop_cached_pages) -> None:
+    def __init__(self, delay: float, clock: Clock, drop: Callable[[Path], None] = drop_second_copy) -> None:
         self._enabled = delay > 0
         self._plan = TrimPlan(delay, clock)
         self._drop = drop

@@ -5,7 +5,7 @@ from pathlib import Path
 from imagecache.clock import SystemClock
 from imagecache.node.native import SOURCE_LABEL
 from imagecache.node.ports import ContainerRecord, SnapshotInfo, TaskStarted
-from imagecache.node.trim import Trimmer, TrimPlan, drop_cached_pages, follow_starts
+from imagecache.node.trim import Trimmer, TrimPlan, drop_second_copy, follow_starts
 from imagecache.testing.clock import FakeClock
 from imagecache.testing.containerd import MemoryContainerd
 
@@ -76,12 +76,12 @@ async def test_a_delay_of_zero_turns_it_off() -> None:
     assert dropped == []
 
 
-def test_dropping_pages_leaves_the_file_as_it_is(tmp_path: Path) -> None:
+def test_what_is_no_layer_image_or_is_gone_is_left_alone(tmp_path: Path) -> None:
     file = tmp_path / "layer"
     file.write_bytes(b"x" * 8192)
-    drop_cached_pages(file)
+    drop_second_copy(file)
     assert file.read_bytes() == b"x" * 8192
-    drop_cached_pages(tmp_path / "gone")
+    drop_second_copy(tmp_path / "gone")
 
 
 async def test_container_starts_are_followed_through_a_restart_of_containerd() -> None:
