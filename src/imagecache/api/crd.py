@@ -125,14 +125,14 @@ def _status() -> Document:
             "lastUpdatedTime": _text("When this status last changed.", nullable=True),
             "expireDateTime": _text("When cache and object will be deleted.", nullable=True),
             "size": _whole("Bytes of the snapshot's layer images, each counted once."),
-            "events": _list(_anything("An event."), "The newest 50 events of the build, oldest first.", nullable=True),
+            "events": _list(_event(), "The newest 50 events of the build, oldest first.", nullable=True),
             "conditions": _conditions("Ready, Building and Degraded."),
             "images": _list(
                 _open(
                     "What a reference turned out to be.",
                     {
-                        "image": _text("As in spec.images."),
-                        "digest": _text("Of the index or manifest that the reference named when it was built."),
+                        "image": _text("The reference as in spec.images."),
+                        "digest": _text("Digest of the index or manifest that the reference named when the cache was built."),
                         "size": _whole("Bytes of its compressed layers."),
                     },
                 ),
@@ -141,12 +141,29 @@ def _status() -> Document:
             "nodes": _open(
                 "On how many nodes the images should be, are, and cannot be usable. Per node: kubectl get "
                 "nodeimagecaches.",
-                {name: _whole(f"Nodes, {meaning}.") for name, meaning in _NODE_COUNTS.items()},
+                {name: _whole(f"Nodes {meaning}.") for name, meaning in _NODE_COUNTS.items()},
             ),
             "display": _open(
                 "Texts of the columns of kubectl get -o wide.",
                 {"nodes": _text("Ready of desired nodes: 2/3."), "size": _text("Size for people: 245MiB.")},
             ),
+        },
+    )
+
+
+def _event() -> Document:
+    """What people read of an event; the other keys of both generations are kept without a word."""
+    return _open(
+        "What happened, once or several times. Kubernetes forgets its own Events after an hour; these stay.",
+        {
+            "type": _text("Normal or Warning."),
+            "reason": _text("What kind of thing happened, one word: Pulling, Pulled, Ready, or why it failed."),
+            "message": _text("What happened, and what to do if it is a Warning."),
+            "name": _text("What it is about: an image reference, or the cache's name."),
+            "count": _whole("How many times it has happened."),
+            "firstTimestamp": _text("When it happened first.", nullable=True),
+            "lastTimestamp": _text("When it happened last.", nullable=True),
+            "timestamp": _text("The same as lastTimestamp.", nullable=True),
         },
     )
 
@@ -159,27 +176,27 @@ def _node_status() -> Document:
         "Written by the agent.",
         {
             "mode": _text("How layers reach the runtime: proxy, native or prepull."),
-            "capacityBytes": _whole("What the node may use for caches."),
-            "usedBytes": _whole("What caches use."),
-            "freeBytes": _whole("Free on the filesystem that holds them."),
+            "capacityBytes": _whole("Bytes that the node may use for caches."),
+            "usedBytes": _whole("Bytes that caches use."),
+            "freeBytes": _whole("Bytes that are free on the filesystem that holds them."),
             "caches": _list(
                 _open(
                     "One cache on this node.",
                     {
-                        "name": _text("Of the ImageCache."),
-                        "id": _text("Of the snapshot that this is about."),
+                        "name": _text("Name of the ImageCache."),
+                        "id": _text("Id of the snapshot that this is about: status.imageCacheId of the ImageCache."),
                         "state": _text("Pending, Fetching, Ready or Failed."),
-                        "bytesTotal": _whole("Of the layer images that the cache needs."),
-                        "bytesDone": _whole("Of them that are on this node."),
-                        "reason": _text("Why Pending or Failed, one word."),
-                        "message": _text("The same for people."),
+                        "bytesTotal": _whole("Bytes of the layer images that the cache needs."),
+                        "bytesDone": _whole("How many of these bytes are on this node."),
+                        "reason": _text("Why it is Pending or Failed, one word."),
+                        "message": _text("Why it is Pending or Failed, and what to do."),
                     },
                     required=["name", "id", "state"],
                 ),
                 "Caches that are meant for this node.",
                 **_keyed_by("name"),
             ),
-            "conditions": _conditions("Of the agent."),
+            "conditions": _conditions("How the agent of this node is doing."),
         },
     )
 
@@ -188,9 +205,9 @@ def _conditions(description: str) -> Document:
     fields: Document = {
         "type": _text("Name of the condition."),
         "status": _text("True, False or Unknown."),
-        "reason": _text("One word."),
-        "message": _text("For people."),
-        "lastTransitionTime": _text("When the status changed."),
+        "reason": _text("Why it has this status, one word."),
+        "message": _text("The same for people."),
+        "lastTransitionTime": _text("When this condition's status last changed."),
         "observedGeneration": _whole("Generation of the spec that this is about."),
     }
     item = _open("As everywhere in Kubernetes (metav1.Condition).", fields, required=["type", "status"])
@@ -239,11 +256,6 @@ def _object(description: str, properties: Document, *, required: list[JSON] | No
 def _open(description: str, properties: Document, *, required: list[JSON] | None = None) -> Document:
     """Unknown fields are kept, so that no manifest is refused and no newer controller's status is cut."""
     return _object(description, properties, required=required) | {"x-kubernetes-preserve-unknown-fields": True}
-
-
-def _anything(description: str) -> Document:
-    """Both generations' events, whatever their fields are."""
-    return {"type": "object", "description": description, "x-kubernetes-preserve-unknown-fields": True}
 
 
 def _list(items: Document, description: str, **more: JSON) -> Document:

@@ -111,6 +111,16 @@ def test_the_schema_has_the_fields_of_the_types(kind: type[types.Status], path: 
     assert set(properties) == set(kind.__struct_encode_fields__)
 
 
+def test_what_people_read_of_an_event_is_explained() -> None:
+    item = at(schema(crd.image_cache()), "properties", "status", "properties", "events", "items")
+    properties = at(item, "properties")
+    assert isinstance(properties, dict)
+
+    published = {"name", "message", "type", "timestamp", "count", "firstTimestamp", "lastTimestamp", "reason"}
+    assert set(properties) == published <= set(types.Event.__struct_encode_fields__)
+    assert at(item, "x-kubernetes-preserve-unknown-fields") is True
+
+
 @pytest.mark.parametrize(
     ("kind", "path"),
     [
