@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,13 +16,11 @@ from typing import Self
 import pytest
 
 from imagecache.testing.cluster.accounts import NAMESPACE
+from imagecache.testing.cluster.chart import ChartSite
 from imagecache.testing.cluster.cluster import Cluster
-from imagecache.testing.cluster.dns import Names
 from imagecache.testing.cluster.node import Node, NodeSpec
 from imagecache.testing.cluster.pods import PodSpec, messages, run_pods
-from imagecache.testing.cluster.programs import kubernetes
 from imagecache.testing.images import busybox_image, tar_of
-from imagecache.testing.own_image import own_image
 from imagecache.testing.peers.agent import AgentService
 from imagecache.testing.peers.containerd import Version
 from imagecache.testing.peers.processes import mounts_below, processes_of, wait_until
@@ -31,7 +28,6 @@ from imagecache.testing.peers.registry import Registry
 from imagecache.testing.peers.workspace import workspace
 from imagecache.testing.store import held
 
-CHART = Path(__file__).resolve().parents[2] / "charts" / "imagecache"
 PROGRAM = Path("/opt/imagecache/current/bin/imagecache")
 CONTROLLER_USER = 65532
 CACHE = "imagecaches.eci.alibabacloud.com"
@@ -39,30 +35,14 @@ pytestmark = pytest.mark.timeout(600)
 
 
 @dataclass
-class Place:
-    """An empty cluster of one node, and what the chart needs to be there."""
+class Place(ChartSite):
+    """An empty cluster of one node, ready for the chart, and a registry for images."""
 
-    cluster: Cluster
-    names: Names
     registry: Registry
-    repository: str
-    """Of our own image."""
 
     @property
     def node(self) -> Node:
         return self.cluster.nodes[0]
-
-    def helm(self, *words: str) -> str:
-        environ = {**os.environ, "KUBECONFIG": str(self.cluster.kubeconfig), "HOME": str(self.cluster.directory)}
-        argv = [str(kubernetes("helm")), *words, f"--namespace={NAMESPACE}"]
-        done = subprocess.run(argv, env=environ, capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    def deploy(self, verb: str, mode: str, *values: str) -> None:
-        settings = [f"image.repository={self.repository}", "image.tag=1", f"mode={mode}", *values]
-        create = ["--create-namespace"] if verb == "install" else []
-        self.helm(verb, "imagecache", str(CHART), *create, *(f"--set={each}" for each in settings))
 
     def select(self, *, selected: bool) -> None:
         """By the label ``pool``; returns when the agent's Pod is there, or is gone."""
@@ -78,9 +58,6 @@ class Place:
             self.cluster.kubectl("wait", condition, f"{CACHE}/app", "--timeout=120s")
         assert self.cluster.kubectl("get", "nodeimagecaches", "--output=name").count("/") == nodes
 
-    def rolled_out(self, what: str, seconds: int = 180) -> None:
-        self.cluster.kubectl("rollout", "status", what, f"--namespace={NAMESPACE}", f"--timeout={seconds}s")
-
 
 @pytest.fixture
 def version(request: pytest.FixtureRequest) -> Version:
@@ -92,16 +69,14 @@ def version(request: pytest.FixtureRequest) -> Version:
 @pytest.fixture
 def place(version: Version) -> Iterator[Place]:
     with workspace() as directory:
-        with Cluster(directory / "cluster", [NodeSpec(version)]) as cluster, Names(cluster) as names:
-            volume = directory / "volume"
-            volume.mkdir(mode=0o777)
-            volume.chmod(0o777)  # a hostPath volume does not know fsGroup
-            with Registry(directory / "team", host=cluster.address) as registry:
-                cluster.trust(registry)
-                repository = cluster.registry.push("imagecache:1", own_image()).rpartition(":")[0]
-                cluster.apply(_volume(volume))
-                yield Place(cluster, names, registry, repository)
-                _explain(cluster)
+        with (
+            Cluster(directory / "cluster", [NodeSpec(version)]) as cluster,
+            Registry(directory / "team", host=cluster.address) as registry,
+            Place(cluster, registry) as place,
+        ):
+            cluster.trust(registry)
+            yield place
+            _explain(cluster)
         assert not processes_of(directory), "processes left behind"
         assert not mounts_below(directory), "mounts left behind"
 
@@ -113,16 +88,6 @@ def _explain(cluster: Cluster) -> None:
         sys.stdout.write(done.stdout + done.stderr)
 
 
-def _volume(path: Path) -> dict[str, object]:
-    spec = {
-        "capacity": {"storage": "100Gi"},
-        "accessModes": ["ReadWriteOnce"],
-        "hostPath": {"path": str(path)},
-        "claimRef": {"namespace": NAMESPACE, "name": "imagecache-store"},
-    }
-    return {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "store"}, "spec": spec}
-
-
 def reads(cluster: Cluster) -> bool:
     """Right after a restart of containerd kubelet has no connection to it."""
     return cluster.try_kubectl("exec", "app", "--", "cat", "/srv/0").stdout == "app\n"
@@ -131,8 +96,8 @@ def reads(cluster: Cluster) -> bool:
 def test_native_installed_upgraded_and_removed_with_pods_running(place: Place, tmp_path: Path) -> None:
     cluster, node = place.cluster, place.node
     image = place.registry.push("team/app:1", busybox_image(tmp_path / "app", tar_of({"srv": None, "srv/0": b"app\n"})))
-    place.deploy("install", "native", "taint.enabled=true")
-    place.names.add_service("imagecache-store", NAMESPACE)
+    place.deploy("install", "mode=native", "taint.enabled=true")
+    place.name_store()
     place.rolled_out("deployment/imagecache-controller")
     drop_in = node.containerd.config.with_name("imagecache.toml")
     assert wait_until(drop_in.exists, seconds=60, every=0.2)
@@ -150,7 +115,7 @@ def test_native_installed_upgraded_and_removed_with_pods_running(place: Place, t
     taints = ["get", "node", node.name, "--output=jsonpath={.spec.taints}"]
     assert wait_until(lambda: "not-ready" not in cluster.kubectl(*taints), seconds=60, every=0.5)
 
-    place.deploy("upgrade", "native", "taint.enabled=true", "taint.timeoutSeconds=120")
+    place.deploy("upgrade", "mode=native", "taint.enabled=true", "taint.timeoutSeconds=120")
     place.rolled_out("daemonset/imagecache-agent")
     assert cluster.kubectl("exec", "app", "--", "cat", "/srv/0") == "app\n"
     cluster.kubectl("delete", f"{CACHE}/app", "--timeout=60s")
@@ -201,8 +166,8 @@ def test_the_host_service_of_proxy_mode(place: Place, tmp_path: Path) -> None:
     cluster, node = place.cluster, place.node
     image = place.registry.push("team/app:1", busybox_image(tmp_path / "app", tar_of({"srv": None, "srv/0": b"app\n"})))
     place.select(selected=True)
-    place.deploy("install", "proxy", "agent.nodeSelector.pool=caches")
-    place.names.add_service("imagecache-store", NAMESPACE)
+    place.deploy("install", "mode=proxy", "agent.nodeSelector.pool=caches")
+    place.name_store()
     place.rolled_out("deployment/imagecache-controller")
     drop_in = node.containerd.config.with_name("imagecache.toml")
     assert wait_until(drop_in.exists, seconds=60, every=0.2)
@@ -217,7 +182,7 @@ def test_the_host_service_of_proxy_mode(place: Place, tmp_path: Path) -> None:
         place.registry.stop()
         run_pods(cluster, PodSpec("app", image, node=node.name))
 
-        place.deploy("upgrade", "proxy", "taint.timeoutSeconds=120", "agent.nodeSelector.pool=caches")
+        place.deploy("upgrade", "mode=proxy", "taint.timeoutSeconds=120", "agent.nodeSelector.pool=caches")
         place.rolled_out("daemonset/imagecache-agent")
         systemd.restart()
         assert cluster.kubectl("exec", "app", "--", "cat", "/srv/0") == "app\n"
@@ -251,7 +216,7 @@ def test_a_shared_directory_of_a_controller_that_is_nobody(place: Place, tmp_pat
     cluster, node = place.cluster, place.node
     image = place.registry.push("team/app:1", busybox_image(tmp_path / "app", tar_of({"srv": None, "srv/0": b"app\n"})))
     os.chown(node.store, CONTROLLER_USER, CONTROLLER_USER)
-    place.deploy("install", "native", "store.sharedHostPath=/var/lib/imagecache")
+    place.deploy("install", "mode=native", "store.sharedHostPath=/var/lib/imagecache")
     assert wait_until(node.containerd.config.with_name("imagecache.toml").exists, seconds=60, every=0.2)
     node.containerd.restart()
     place.rolled_out("daemonset/imagecache-agent")
@@ -279,8 +244,8 @@ def test_prepull(place: Place, tmp_path: Path) -> None:
     """Nothing of the node is touched: the runtime pulls ahead of the pods."""
     image = place.registry.push("team/app:1", busybox_image(tmp_path / "app", tar_of({"srv": None, "srv/0": b"app\n"})))
     place.select(selected=True)
-    place.deploy("install", "prepull", "agent.nodeSelector.pool=caches")
-    place.names.add_service("imagecache-store", NAMESPACE)
+    place.deploy("install", "mode=prepull", "agent.nodeSelector.pool=caches")
+    place.name_store()
     place.rolled_out("deployment/imagecache-controller")
     place.rolled_out("daemonset/imagecache-agent")
 

@@ -132,7 +132,9 @@ def _status() -> Document:
                     "What a reference turned out to be.",
                     {
                         "image": _text("The reference as in spec.images."),
-                        "digest": _text("Digest of the index or manifest that the reference named when the cache was built."),
+                        "digest": _text(
+                            "Digest of the index or manifest that the reference named when the cache was built."
+                        ),
                         "size": _whole("Bytes of its compressed layers."),
                     },
                 ),

@@ -116,7 +116,10 @@ class HostFiles:
     def remove_config(self) -> Change:
         path = self.at(CONFIG)
         ours = path.exists() and path.read_text(errors="replace").startswith(HEADING)
-        return self.remove(CONFIG) if ours else Change(CONFIG, Action.UNCHANGED)
+        change = self.remove(CONFIG) if ours else Change(CONFIG, Action.UNCHANGED)
+        with contextlib.suppress(OSError):  # somebody else's files are there, or no directory
+            path.parent.rmdir()
+        return change
 
     def write_units(self, texts: Mapping[str, str], wanted: Mapping[str, str]) -> list[Change]:
         """Unit files, and what ``systemctl enable`` makes of ``wanted``: links in the targets' directories."""

@@ -21,12 +21,17 @@ Documentation=man:systemd.service(5)
 Before=containerd.service
 After=local-fs.target imagecache-agent.socket
 Requires=imagecache-agent.socket
+# However long an error lasts, such as a full disk: giving up would close the socket too, and no container could start.
+StartLimitIntervalSec=0
 
 [Service]
 Type=notify
 ExecStart={program} {command}
+# At once after a crash: containerd gives up on a new connection after a second. Slowly after an error of our own, which
+# is likely to be there again.
 Restart=always
-RestartSec=1
+RestartSec=100ms
+ExecStopPost=/bin/sh -c 'test "$SERVICE_RESULT" != exit-code || sleep 3'
 # Mounts and running containers outlive us; only the process itself is ended.
 KillMode=process
 TimeoutStopSec=30
@@ -58,6 +63,7 @@ Before=containerd.service
 ListenStream=/run/imagecache/snapshotter.sock
 SocketMode=0600
 DirectoryMode=0700
+RemoveOnStop=yes
 Backlog=1024
 
 [Install]

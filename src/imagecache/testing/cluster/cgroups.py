@@ -17,15 +17,16 @@ _BASE = Path("/sys/fs/cgroup")
 _CPUSET = ("cpuset.cpus", "cpuset.mems")
 
 
-def _unified() -> bool:
+def is_unified() -> bool:
+    """v2 alone."""
     return (_BASE / "cgroup.controllers").exists()
 
 
 def hierarchies() -> list[Path]:
     """Roots of the hierarchies that are mounted: one for v2, one per controller for v1."""
-    if _unified():
+    if is_unified():
         return [_BASE]
-    return sorted(folder for folder in _BASE.iterdir() if folder.is_dir() and not folder.is_symlink())
+    return sorted(folder for folder in _BASE.iterdir() if folder.is_mount())
 
 
 def create(path: str) -> None:
@@ -33,12 +34,12 @@ def create(path: str) -> None:
     for root in hierarchies():
         folder = root
         for part in Path(path).parts:
-            if _unified():
+            if is_unified():
                 _delegate(folder)
             parent, folder = folder, folder / part
             folder.mkdir(exist_ok=True)
             _inherit_cpuset(parent, folder)
-    if _unified():
+    if is_unified():
         _delegate(_BASE / path)
 
 
@@ -52,7 +53,7 @@ def _delegate(folder: Path) -> None:
 def _inherit_cpuset(parent: Path, folder: Path) -> None:
     """A new cpuset of v1 has no CPU, and takes no process until it has."""
     for name in _CPUSET:
-        if (folder / name).exists() and not _unified() and not (folder / name).read_text().strip():
+        if (folder / name).exists() and not is_unified() and not (folder / name).read_text().strip():
             (folder / name).write_text((parent / name).read_text())
 
 

@@ -20,6 +20,7 @@ from imagecache.testing.cluster.control_plane import ControlPlane, server_url
 from imagecache.testing.cluster.network import NODES, Network
 from imagecache.testing.cluster.node import Node, NodeSpec
 from imagecache.testing.cluster.programs import kubernetes
+from imagecache.testing.cluster.systemd import SystemdNode
 from imagecache.testing.images import pause_image
 from imagecache.testing.peers.processes import kill_all, processes_of, unmount_below, wait_until
 from imagecache.testing.peers.programs import PeerFailed, environment
@@ -162,17 +163,18 @@ class Cluster:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def trust(self, registry: Registry) -> None:
-        """Let every node, also later ones, pull from a registry that listens on ``address``."""
-        self._hosts[registry.address] = registry.url
+    def trust(self, registry: Registry, host: str = "") -> None:
+        """Let every node, also later ones, pull from a registry that listens on ``address``, perhaps as ``host``."""
+        self._hosts[host or registry.address] = registry.url
         for node in self.nodes:
-            node.add_host(registry.address, registry.url)
+            node.add_host(host or registry.address, registry.url)
 
     # nodes
 
     def _make_node(self, index: int, spec: NodeSpec) -> Node:
         directory = self.directory / "nodes" / credentials.node_name(index)
-        node = Node(directory, index, spec, _started(self._network), _started(self._credentials))
+        kind = SystemdNode if spec.systemd else Node
+        node = kind(directory, index, spec, _started(self._network), _started(self._credentials))
         node.install(self._pause, self._hosts)
         return node
 

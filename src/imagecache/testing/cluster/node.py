@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from imagecache.testing.cluster import cgroups
 from imagecache.testing.cluster.component import Component, accepts
@@ -49,13 +49,16 @@ bind {node}/log /var/log
 bind {node}/store /var/lib/imagecache
 mkdir -p /run/lock /run/netns
 echo 1 >/proc/sys/net/ipv4/ip_forward
+"""
+_INIT = """\
 : >{node}/booted
 exec tail -f /dev/null {node}/booted
 """
 _ENTER = """\
 #!/bin/sh
 # Run a program on the node: enter PROGRAM [ARGUMENT...]
-exec nsenter --target "$(cat {node}/init.pid)" --net --mount -- "$@"
+pid=$(cat {node}/init.pid)
+exec nsenter --target $pid {namespaces} -- "$@"
 """
 
 
@@ -83,6 +86,8 @@ class NodeSpec:
     """Fields of KubeletConfiguration that replace ours."""
     services: Sequence[HostService] = ()
     """Of this node alone; ordered before containerd."""
+    systemd: bool = False
+    """Run by systemd, as hosts are, instead of by the test (``systemd.SystemdNode``)."""
 
 
 class Node:
@@ -124,9 +129,9 @@ class Node:
             (self.directory / "fs" / ".work" / name).mkdir(parents=True)
         for name in ("run", "kubelet", "log", "store", "containerd/root", "containerd/state"):
             (self.directory / name).mkdir(parents=True)
-        boot = _BOOT.format(node=self.directory, overlays=" ".join(_OVERLAYS))
-        (self.directory / "boot.sh").write_text(boot)
-        self.enter.write_text(_ENTER.format(node=self.directory))
+        boot = _BOOT + self._init_script()
+        (self.directory / "boot.sh").write_text(boot.format(node=self.directory, overlays=" ".join(_OVERLAYS)))
+        self.enter.write_text(_ENTER.format(node=self.directory, namespaces=" ".join(self.NSENTER)))
         self.enter.chmod(0o755)
 
     def install(self, sandbox_image: str, hosts: Mapping[str, str]) -> None:
@@ -148,7 +153,7 @@ class Node:
             sandbox_image=sandbox_image,
             drop_ins=self.spec.drop_ins,
             hosts=hosts,
-            inside=Surroundings((str(self.enter),), paths, self._network.conflist(self.index)),
+            inside=Surroundings(self.daemon, paths, self._network.conflist(self.index)),
         )
 
     def add_host(self, host: str, url: str) -> None:
@@ -174,17 +179,24 @@ class Node:
         """Output of a program run on the node. Raises PeerFailed."""
         return run([self.enter, *argv], env=env or self.environ())
 
+    # its first process; ``systemd.SystemdNode`` has another one
+
+    UNSHARE: ClassVar[Sequence[str]] = ("--net", "--mount")
+    """Flags of unshare(1)."""
+    NSENTER: ClassVar[Sequence[str]] = ("--net", "--mount")
+    """Flags of nsenter(1), in a shell that has the pid of unshare as ``$pid``."""
+
+    def _init_script(self) -> str:
+        """What boot.sh does last: make the file ``booted``, and never end."""
+        return _INIT
+
     def _make_init(self) -> Component:
-        argv: list[str | Path] = [
-            find("unshare"),
-            "--net",
-            "--mount",
-            "--propagation",
-            "private",
-            find("sh"),
-            self.directory / "boot.sh",
-        ]
-        return Component(Daemon("init", argv, self.directory, environment()), (self.directory / "booted").exists)
+        argv: list[str | Path] = [find("unshare"), *self.UNSHARE, "--propagation", "private", find("sh")]
+        daemon = Daemon("init", [*argv, self.directory / "boot.sh"], self.directory, environment())
+        return Component(daemon, self._has_booted)
+
+    def _has_booted(self) -> bool:
+        return (self.directory / "booted").exists()
 
     def _make_kubelet(self) -> Component:
         config = self.directory / "kubelet.json"

@@ -58,8 +58,9 @@ class Containerd:
             self.add_drop_in(f"{number:02}-test", text)
         config = directory / "config.toml"
         config.write_text(self._settings.render(self.major))
-        argv: list[str | Path] = [*(inside.prefix if inside else ()), self._binary, "--config", config]
-        self._daemon = Daemon("containerd", argv, directory, environment(before=self._before))
+        argv: list[str | Path] = [self._binary, "--config", config]
+        env = environment(before=self._before)
+        self._daemon = inside.daemon("containerd", argv, env) if inside else Daemon("containerd", argv, directory, env)
 
     def _find(self, name: str) -> Path:
         """From the build's own directory for 2.4: Debian's program of the same name would be a different version."""

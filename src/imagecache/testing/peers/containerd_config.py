@@ -6,8 +6,11 @@ they stand; where they were measured is said in the documents on the test cluste
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from imagecache.testing.peers.processes import Daemon
 
 _COMMON = """\
 root = "{paths.root}"
@@ -86,8 +89,8 @@ class Paths:
 class Surroundings:
     """A place other than this machine's own namespaces to run containerd in: a node of a cluster."""
 
-    prefix: tuple[str, ...]
-    """Words before the program's that bring it there."""
+    daemon: Callable[[str, Sequence[str | Path], Mapping[str, str]], Daemon]
+    """A program there: its name, words and environment."""
     paths: Paths
     """As seen there; on this machine they are those of ``Paths.below``, the socket excepted."""
     cni: str

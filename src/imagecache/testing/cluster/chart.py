@@ -1,0 +1,80 @@
+"""What the chart needs of a cluster to be installed as it stands.
+
+Our image under the name that it has in the chart, a volume for the store, and the store's name for pods. Clusters of
+users have all that. It must not install anything before it is told to.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import imagecache
+from imagecache.testing.cluster.accounts import NAMESPACE
+from imagecache.testing.cluster.cluster import Cluster
+from imagecache.testing.cluster.dns import Names
+from imagecache.testing.cluster.programs import kubernetes
+from imagecache.testing.own_image import own_image
+from imagecache.testing.peers.programs import PeerFailed
+
+CHART = Path(__file__).resolve().parents[4] / "charts" / "imagecache"
+_REGISTRY, _REPOSITORY = "ghcr.io", "imagecache/imagecache"
+"""As in the chart's values."""
+
+
+@dataclass
+class ChartSite:
+    """A context manager around a cluster that runs; the volume is below the cluster's directory and goes with it."""
+
+    cluster: Cluster
+
+    def __post_init__(self) -> None:
+        self.names = Names(self.cluster)
+
+    def __enter__(self) -> Self:
+        self.cluster.registry.push(f"{_REPOSITORY}:{imagecache.__version__}", own_image())
+        self.cluster.trust(self.cluster.registry, _REGISTRY)
+        volume = self.cluster.directory / "volume"
+        volume.mkdir()
+        volume.chmod(0o777)  # a hostPath volume does not know fsGroup
+        self.cluster.apply(_volume(volume))
+        self.names.__enter__()
+        return self
+
+    def __exit__(self, *exits: object) -> None:
+        self.names.__exit__(*exits)
+
+    def helm(self, *words: str) -> str:
+        """Its output. Raises PeerFailed."""
+        environ = {**os.environ, "KUBECONFIG": str(self.cluster.kubeconfig), "HOME": str(self.cluster.directory)}
+        argv = [str(kubernetes("helm")), *words, f"--namespace={NAMESPACE}"]
+        done = subprocess.run(argv, env=environ, capture_output=True, text=True, timeout=180, check=False)
+        if done.returncode:
+            raise PeerFailed(f"helm {' '.join(words)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+    def deploy(self, verb: str, *values: str) -> None:
+        """``helm install`` or ``upgrade`` with these values of the chart."""
+        create = ["--create-namespace"] if verb == "install" else []
+        self.helm(verb, "imagecache", str(CHART), *create, *(f"--set={each}" for each in values))
+
+    def name_store(self) -> None:
+        """Once the chart's Service is there, agents find it."""
+        self.names.add_service("imagecache-store", NAMESPACE)
+
+    def rolled_out(self, what: str, seconds: int = 180) -> None:
+        """Raises PeerFailed."""
+        self.cluster.kubectl("rollout", "status", what, f"--namespace={NAMESPACE}", f"--timeout={seconds}s")
+
+
+def _volume(path: Path) -> dict[str, object]:
+    spec = {
+        "capacity": {"storage": "100Gi"},
+        "accessModes": ["ReadWriteOnce"],
+        "hostPath": {"path": str(path)},
+        "claimRef": {"namespace": NAMESPACE, "name": "imagecache-store"},
+    }
+    return {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "store"}, "spec": spec}
