@@ -1,153 +1,205 @@
 """The chart in proxy mode on nodes that systemd runs: nobody but the DaemonSet and systemd does anything on them.
 
-README's lines as they stand. A node's crash, the agent's, an upgrade and an uninstall, always with pods running.
+README's line as it stands; then crashes, a power cut, an upgrade, nodes that are selected no more, and an uninstall,
+always with pods running that stand on the cache.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import pytest
 
 from imagecache.testing.cluster.accounts import NAMESPACE
 from imagecache.testing.cluster.chart import ChartSite
 from imagecache.testing.cluster.cluster import Cluster
+from imagecache.testing.cluster.installed import KIND
 from imagecache.testing.cluster.node import NodeSpec
 from imagecache.testing.cluster.pods import PodSpec, messages, run_pods
 from imagecache.testing.cluster.systemd import SystemdNode
 from imagecache.testing.images import busybox_image, tar_of
-from imagecache.testing.peers.containerd import VERSIONS, Version
+from imagecache.testing.peers.containerd import VERSIONS
 from imagecache.testing.peers.processes import mounts_below, processes_of, wait_until
 from imagecache.testing.peers.registry import Registry
 from imagecache.testing.peers.workspace import workspace
 
-AGENT = "imagecache-agent.service"
+AGENT, CONTAINERD = "imagecache-agent.service", "containerd.service"
 CONFIG = "/etc/imagecache/config.toml"
-CACHE = "imagecaches.eci.alibabacloud.com/app"
-pytestmark = pytest.mark.timeout(600)
+PROGRAM = "/opt/imagecache/current/bin/imagecache"
+CACHE = f"{KIND}/app"
+pytestmark = pytest.mark.timeout(900)
 
 
-@pytest.fixture(params=VERSIONS)
-def site(request: pytest.FixtureRequest) -> Iterator[ChartSite]:
-    version: Version = request.param
-    with workspace() as directory:
-        with Cluster(directory / "cluster", [NodeSpec(version, systemd=True)]) as cluster, ChartSite(cluster) as site:
-            yield site
-            for words in (["get", "pods,events", "-A"], ["logs", "-n", NAMESPACE, "-l", "app.kubernetes.io/name"]):
-                done = cluster.try_kubectl(*words)
-                sys.stdout.write(done.stdout + done.stderr)
-            sys.stdout.writelines(log.read_text(errors="replace") for log in node_of(site).directory.glob("*agent.log"))
-        assert not processes_of(directory), "processes left behind"
-        assert not mounts_below(directory), "mounts left behind"
+@dataclass
+class Site(ChartSite):
+    """A node for each containerd, a registry, and an image in it."""
+
+    registry: Registry
+    image: str = ""
+    nodes: Sequence[SystemdNode] = field(default_factory=list)
+
+    def run(self, name: str, **changes: str) -> None:
+        """A pod on each node."""
+        run_pods(
+            self.cluster,
+            *(PodSpec(f"{name}-{node.name}", self.image, node=node.name, **changes) for node in self.nodes),
+        )
+
+    def reads(self) -> bool:
+        """The first pods do. Right after a restart of containerd kubelet has no connection to it."""
+        words = [("exec", f"app-{node.name}", "--", "cat", "/srv/0") for node in self.nodes]
+        return all(self.cluster.try_kubectl(*each).stdout == "app\n" for each in words)
+
+    def wait_agents(self) -> None:
+        self.rolled_out("daemonset/imagecache-agent")
+        self.counts("app", len(self.nodes))
+
+    def started(self, unit: str) -> list[int]:
+        """When it became active on each node, in microseconds since the machine booted; 0 when it is not."""
+        return [_started(node, unit) for node in self.nodes]
 
 
-def node_of(site: ChartSite) -> SystemdNode:
-    (node,) = site.cluster.nodes
-    assert isinstance(node, SystemdNode)
-    return node
-
-
-def started(node: SystemdNode, unit: str) -> int:
-    """When it was last active, in microseconds since the machine booted; 0 when it is not."""
+def _started(node: SystemdNode, unit: str) -> int:
     shown = node.systemctl("show", "--property=ActiveState,ActiveEnterTimestampMonotonic", unit)
     found = dict(line.split("=", 1) for line in shown.split())
     return int(found["ActiveEnterTimestampMonotonic"]) if found["ActiveState"] == "active" else 0
-
-
-def reads(cluster: Cluster, pod: str) -> bool:
-    """Right after a restart of containerd kubelet has no connection to it."""
-    return cluster.try_kubectl("exec", pod, "--", "cat", "/srv/0").stdout == "app\n"
 
 
 def restarts(node: SystemdNode) -> int:
     return int(node.systemctl("show", "--property=NRestarts", "--value", AGENT))
 
 
-def test_a_node_whose_agent_is_systemds(site: ChartSite, tmp_path: Path) -> None:
-    cluster, node = site.cluster, node_of(site)
-    files = busybox_image(tmp_path / "app", tar_of({"srv": None, "srv/0": b"app\n"}))
-    with Registry(tmp_path / "team", host=cluster.address) as registry:
-        cluster.trust(registry)
-        image = registry.push("team/app:1", files)
-        site.deploy("install")
-        site.name_store()
-        site.rolled_out("deployment/imagecache-controller")
-        site.rolled_out("daemonset/imagecache-agent")
-        cluster.kubectl("create", "--filename=-", stdin=manifest(image, registry))
-        cluster.kubectl("wait", "--for=jsonpath={.status.nodes.ready}=1", CACHE, "--timeout=120s")
-    # the registry is off from here on
-    run_pods(cluster, PodSpec("app", image, node=node.name))
-    assert any("already present on machine" in line for line in messages(cluster, PodSpec("app", image)))
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with workspace() as directory:
+        specs = [NodeSpec(version, labels={"pool": "caches"}, systemd=True) for version in VERSIONS]
+        with (
+            Cluster(directory / "cluster", specs) as cluster,
+            Registry(directory / "team", host=cluster.address) as registry,
+            Site(cluster, registry) as site,
+        ):
+            cluster.trust(registry)
+            site.nodes = [node for node in cluster.nodes if isinstance(node, SystemdNode)]
+            image = busybox_image(directory / "app", tar_of({"srv": None, "srv/0": b"app\n"}))
+            site.image = registry.push("team/app:1", image)
+            yield site
+            sys.stdout.write(cluster.try_kubectl("get", "pods,events", "-A").stdout)
+            for log in cluster.directory.glob("nodes/*/imagecache-*.log"):
+                sys.stdout.write(log.read_text(errors="replace"))
+        assert not processes_of(directory), "processes left behind"
+        assert not mounts_below(directory), "mounts left behind"
 
-    crashes(site, image)
+
+def test_nodes_that_systemd_runs(site: Site) -> None:
+    install(site)
+    crashes(site)
     power_cut(site)
-    upgrade(site, image)
+    upgrade(site)
+    selected_no_more(site)
     uninstall(site)
 
 
-def crashes(site: ChartSite, image: str) -> None:
+def install(site: Site) -> None:
+    site.deploy("install")
+    site.name_store()
+    site.rolled_out("deployment/imagecache-controller")
+    site.rolled_out("daemonset/imagecache-agent")
+    assert all(node.run(PROGRAM, "--version").startswith("imagecache ") for node in site.nodes)
+
+    site.cluster.kubectl("create", "--filename=-", stdin=manifest(site.image, site.registry))
+    site.counts("app", len(site.nodes))
+    site.registry.stop()
+    site.run("app")
+    for node in site.nodes:
+        assert any("already present" in line for line in messages(site.cluster, PodSpec(f"app-{node.name}", "")))
+
+
+def crashes(site: Site) -> None:
     """However often and however long: who asks meanwhile waits, and systemd does not give up."""
-    cluster, node = site.cluster, node_of(site)
     for number in range(8):
-        assert wait_until(lambda: started(node, AGENT) > 0, seconds=30)
-        node.systemctl("kill", "--signal=SIGKILL", AGENT)
+        assert wait_until(lambda: all(site.started(AGENT)), seconds=30)
+        for node in site.nodes:
+            node.systemctl("kill", "--signal=SIGKILL", AGENT)
         if number == 0:
-            run_pods(cluster, PodSpec("crash", image, node=node.name))
+            site.run("crash")
 
-    config = node.run("cat", CONFIG)
-    node.run("sh", "-c", f"echo 'mode = [' >{CONFIG}")
-    before = restarts(node)
-    assert wait_until(lambda: restarts(node) > before + 2, seconds=60, every=0.5)
-    node.run("sh", "-c", f"printf %s '{config}' >{CONFIG}")
-    run_pods(cluster, PodSpec("error", image, node=node.name))
-    assert started(node, AGENT)
+    configs = [node.run("cat", CONFIG) for node in site.nodes]
+    before = [restarts(node) for node in site.nodes]
+    for node in site.nodes:
+        node.run("sh", "-c", f"echo 'mode = [' >{CONFIG}; systemctl kill --signal=SIGKILL {AGENT}")
+    for node, count in zip(site.nodes, before, strict=True):
+        assert wait_until(lambda node=node, count=count: restarts(node) > count + 2, seconds=60, every=0.5)  # type: ignore[misc]
+    for node, config in zip(site.nodes, configs, strict=True):
+        node.run("sh", "-c", f"printf %s '{config}' >{CONFIG}")
+    site.run("error")
+    assert all(site.started(AGENT))
 
 
-def power_cut(site: ChartSite) -> None:
+def power_cut(site: Site) -> None:
     """The agent is there before containerd, and the node does not need the DaemonSet for that."""
-    cluster, node = site.cluster, node_of(site)
-    node.restart()
-    assert 0 < started(node, AGENT) < started(node, "containerd.service")
-    assert wait_until(lambda: reads(cluster, "app"), seconds=60, every=0.5)
-    site.rolled_out("daemonset/imagecache-agent")
+    for node in site.nodes:
+        node.restart()
+    for agent, containerd in zip(site.started(AGENT), site.started(CONTAINERD), strict=True):
+        assert 0 < agent < containerd
+    assert wait_until(site.reads, seconds=60, every=0.5)
+    site.wait_agents()
 
 
-def upgrade(site: ChartSite, image: str) -> None:
+def upgrade(site: Site) -> None:
     """containerd goes on."""
-    cluster, node = site.cluster, node_of(site)
-    agent, containerd = started(node, AGENT), started(node, "containerd.service")
-    site.deploy("upgrade", "taint.timeoutSeconds=120")
-    site.rolled_out("daemonset/imagecache-agent")
-    assert started(node, AGENT) > agent
-    assert started(node, "containerd.service") == containerd
-    run_pods(cluster, PodSpec("again", image, node=node.name))
-    assert reads(cluster, "app")
+    agents, containerds = site.started(AGENT), site.started(CONTAINERD)
+    site.deploy("upgrade", "taint.timeoutSeconds=120", "agent.nodeSelector.pool=caches")
+    site.wait_agents()
+    assert all(new > old for new, old in zip(site.started(AGENT), agents, strict=True))
+    assert site.started(CONTAINERD) == containerds
+    site.run("again")
+    assert site.reads()
 
 
-def uninstall(site: ChartSite) -> None:
+def selected_no_more(site: Site) -> None:
+    """The nodes serve what is there, and take everything back when they are selected again."""
+    drop_ins = [node.containerd.config.with_name("imagecache.toml") for node in site.nodes]
+    configured = [drop_in.read_text() for drop_in in drop_ins]
+    site.select(selected=False)
+    site.counts("app", 0)
+    assert wait_until(site.reads, seconds=30, every=0.5)
+    assert all(site.started(AGENT))
+    assert all(drop_in.read_text() != before for drop_in, before in zip(drop_ins, configured, strict=True))
+
+    site.select(selected=True)
+    site.wait_agents()
+    assert [drop_in.read_text() for drop_in in drop_ins] == configured
+    assert wait_until(site.reads, seconds=30, every=0.5)
+
+
+def uninstall(site: Site) -> None:
     """The service serves until the last container has gone, and takes everything with it."""
-    cluster, node = site.cluster, node_of(site)
-    containerd = started(node, "containerd.service")
+    cluster = site.cluster
+    containerds = site.started(CONTAINERD)
     cluster.kubectl("delete", CACHE, "--timeout=60s")
     site.helm("uninstall", "imagecache", "--wait", "--timeout=150s")
     cluster.kubectl("wait", "--for=delete", "pods", "--all", f"--namespace={NAMESPACE}", "--timeout=150s")
-    assert started(node, "containerd.service") > containerd
-    assert wait_until(lambda: reads(cluster, "app"), seconds=30, every=0.5)
-    assert started(node, AGENT)
+    assert all(new > old for new, old in zip(site.started(CONTAINERD), containerds, strict=True))
+    assert wait_until(site.reads, seconds=30, every=0.5)
+    assert all(site.started(AGENT))
+    site.registry.start()
     cluster.kubectl("delete", "pods", "--all", "--now")
-    assert wait_until(lambda: not left_on(node), seconds=150, every=1), left_on(node)
+    site.run("after", pull_policy="Always")
+    assert wait_until(lambda: not left(site), seconds=150, every=1), left(site)
 
 
-def left_on(node: SystemdNode) -> list[str]:
-    """Files, units and mounts of ours; what is in /run goes at the next boot, too."""
+def left(site: Site) -> list[str]:
+    """Files, units and mounts of ours on any node; what is in /run goes at the next boot, too."""
     places = ["/opt/imagecache", "/etc/imagecache", "/run/imagecache/*.sock", "/etc/containerd/imagecache.toml"]
-    found = node.run("sh", "-c", f"ls -d {' '.join(places)} /etc/systemd/system/*imagecache* 2>/dev/null; true")
-    units = node.systemctl("list-units", "--all", "--plain", "--no-legend", "imagecache-*")
-    mounts = node.run("sh", "-c", "grep /var/lib/imagecache/ /proc/mounts; true")
-    return [*found.split(), *units.splitlines(), *mounts.splitlines()]
+    script = f"""\
+ls -d {" ".join(places)} /etc/systemd/system/*imagecache* 2>/dev/null
+systemctl list-units --all --plain --no-legend 'imagecache-*'
+grep /var/lib/imagecache/ /proc/mounts
+true"""
+    return [line for node in site.nodes for line in node.run("sh", "-c", script).splitlines()]
 
 
 def manifest(image: str, registry: Registry) -> str:

@@ -16,6 +16,7 @@ import imagecache
 from imagecache.testing.cluster.accounts import NAMESPACE
 from imagecache.testing.cluster.cluster import Cluster
 from imagecache.testing.cluster.dns import Names
+from imagecache.testing.cluster.installed import KIND, REPORTS
 from imagecache.testing.cluster.programs import kubernetes
 from imagecache.testing.own_image import own_image
 from imagecache.testing.peers.programs import PeerFailed
@@ -68,6 +69,22 @@ class ChartSite:
     def rolled_out(self, what: str, seconds: int = 180) -> None:
         """Raises PeerFailed."""
         self.cluster.kubectl("rollout", "status", what, f"--namespace={NAMESPACE}", f"--timeout={seconds}s")
+
+    def select(self, *, selected: bool) -> None:
+        """All nodes, by the label ``pool``; returns when the agents' Pods are gone, if they are to go."""
+        self.cluster.kubectl("label", "nodes", "--all", "--overwrite", "pool=caches" if selected else "pool-")
+        pods = ["pods", "--selector=app.kubernetes.io/component=agent", f"--namespace={NAMESPACE}"]
+        if not selected:
+            self.cluster.kubectl("wait", "--for=delete", *pods, "--timeout=150s")
+
+    def counts(self, cache: str, nodes: int) -> None:
+        """Wait until the cache is meant for this many nodes and ready there; only they report. Raises PeerFailed."""
+        for count in ("desired", "ready"):
+            condition = f"--for=jsonpath={{.status.nodes.{count}}}={nodes}"
+            self.cluster.kubectl("wait", condition, f"{KIND}/{cache}", "--timeout=120s")
+        reports = self.cluster.kubectl("get", REPORTS, "--output=name").split()
+        if len(reports) != nodes:
+            raise PeerFailed(f"not {nodes} nodes report, but {reports}")
 
 
 def _volume(path: Path) -> dict[str, object]:
