@@ -9,9 +9,11 @@ import sys
 import time
 from pathlib import Path
 
+from imagecache.testing.cluster.chart import ChartSite
 from imagecache.testing.cluster.cluster import Cluster, clean, kubectl_command
 from imagecache.testing.cluster.network import NODES
 from imagecache.testing.cluster.node import NodeSpec
+from imagecache.testing.cluster.programs import kubernetes
 from imagecache.testing.images import busybox_image
 from imagecache.testing.peers.programs import MissingPeer, PeerFailed
 
@@ -19,10 +21,26 @@ DIRECTORY = Path(os.environ.get("IMAGECACHE_CLUSTER", "/tmp/imagecache-cluster")
 HELP = """\
 The cluster is in {directory}. Ready in {seconds:.0f} s.
   ./dev cluster kubectl get nodes
-  export KUBECONFIG={kubeconfig}
-  {directory}/nodes/node-1/enter ctr -a /run/containerd/containerd.sock -n k8s.io images list
-  ./dev cluster kubectl run hello --image {busybox} -- /bin/sh -c 'while true; do echo hello; sleep 1; done'
+  {directory}/nodes/node-1/enter systemctl status containerd
   ./dev cluster down
+With helm and kubectl of the cluster:
+  export KUBECONFIG={kubeconfig} PATH={programs}:$PATH
+  helm install imagecache charts/imagecache --namespace imagecache-system --create-namespace
+  kubectl -n imagecache-system rollout status deployment/imagecache-controller daemonset/imagecache-agent
+  kubectl create -f {manifest}
+  kubectl get imagecache -o wide -w
+  kubectl run hello --image {busybox} -- /bin/sh -c 'while true; do echo hello; sleep 1; done'
+"""
+MANIFEST = """\
+apiVersion: eci.alibabacloud.com/v1
+kind: ImageCache
+metadata:
+  name: imagecache-sample
+  annotations:
+    k8s.aliyun.com/plain-http-registry: {registry}
+spec:
+  images:
+  - {busybox}
 """
 
 
@@ -62,11 +80,21 @@ def up(nodes: int) -> int:
         say(f"a cluster is running already in {DIRECTORY}; ./dev cluster down ends it\n")
         return 0
     started = time.monotonic()
-    cluster = Cluster(DIRECTORY, [NodeSpec("system" if index == 0 else "2.4") for index in range(nodes)])
+    cluster = Cluster(DIRECTORY, [NodeSpec("system" if index == 0 else "2.4", systemd=True) for index in range(nodes)])
     cluster.start()
+    ChartSite(cluster).start()
     busybox = cluster.registry.push("busybox:1", busybox_image(DIRECTORY / "images" / "busybox"))
-    seconds = time.monotonic() - started
-    say(HELP.format(directory=DIRECTORY, kubeconfig=cluster.kubeconfig, busybox=busybox, seconds=seconds))
+    manifest = DIRECTORY / "imagecache.yaml"
+    manifest.write_text(MANIFEST.format(registry=cluster.registry.address, busybox=busybox))
+    help_text = HELP.format(
+        directory=DIRECTORY,
+        seconds=time.monotonic() - started,
+        kubeconfig=cluster.kubeconfig,
+        programs=kubernetes("helm").parent,
+        manifest=manifest,
+        busybox=busybox,
+    )
+    say(help_text)
     return kubectl("get", "nodes", "--output=wide")
 
 

@@ -1,4 +1,4 @@
-"""``./dev cluster`` for people: up, kubectl, down; killed at any moment it starts again; nothing of it stays."""
+"""``./dev cluster`` for people: up, what it says, down; killed at any moment it starts again; nothing of it stays."""
 
 from __future__ import annotations
 
@@ -32,6 +32,14 @@ class Tool:
         return subprocess.run(
             [*self._words, *args], env=self._env, capture_output=True, text=True, timeout=100, check=False
         )
+
+    def told(self, text: str, last: str) -> str:
+        """Output of the commands that ``up`` tells people, as far as they end, and of one more."""
+        lines = [line.strip() for line in text.splitlines() if line.startswith("  ") and "./dev" not in line]
+        script = [line for line in lines if line.startswith(("export", "helm", "kubectl -n", "kubectl create"))]
+        assert len(script) == 4, text
+        words = ["sh", "-euc", "\n".join([*script, last])]
+        return subprocess.run(words, cwd=checkout(), capture_output=True, text=True, timeout=180, check=True).stdout
 
     def start(self, *args: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen([*self._words, *args], env=self._env, stderr=subprocess.DEVNULL)
@@ -76,6 +84,7 @@ def test_up_kubectl_and_down_that_leaves_nothing(tool: Tool) -> None:
     assert (again.returncode, "is running already" in again.stderr) == (0, True)
     assert tool.run("kubectl", "get", "nodes", "--output=name").stdout == "node/node-1\n"
     assert tool.run("kubectl", "get", "nodes", "no-such-node").returncode == 1
+    assert "condition met" in tool.told(up.stderr, "kubectl wait --for=condition=Ready imagecache/imagecache-sample")
     down = tool.run("down")
     assert down.returncode == 0, down.stderr
     assert not tool.directory.exists()

@@ -72,7 +72,6 @@ def test_native_installed_upgraded_and_removed_with_pods_running(place: Place, t
     cluster, node = place.cluster, place.node
     image = place.registry.push("team/app:1", busybox_image(tmp_path / "app", tar_of({"srv": None, "srv/0": b"app\n"})))
     place.deploy("install", "mode=native", "taint.enabled=true")
-    place.name_store()
     place.rolled_out("deployment/imagecache-controller")
     place.rolled_out("daemonset/imagecache-agent")
 
@@ -133,7 +132,6 @@ def test_prepull(place: Place, tmp_path: Path) -> None:
     image = place.registry.push("team/app:1", busybox_image(tmp_path / "app", tar_of({"srv": None, "srv/0": b"app\n"})))
     place.select(selected=True)
     place.deploy("install", "mode=prepull", "agent.nodeSelector.pool=caches")
-    place.name_store()
     place.rolled_out("deployment/imagecache-controller")
     place.rolled_out("daemonset/imagecache-agent")
 

@@ -104,7 +104,6 @@ def test_nodes_that_systemd_runs(site: Site) -> None:
 
 def install(site: Site) -> None:
     site.deploy("install")
-    site.name_store()
     site.rolled_out("deployment/imagecache-controller")
     site.rolled_out("daemonset/imagecache-agent")
     assert all(node.run(PROGRAM, "--version").startswith("imagecache ") for node in site.nodes)

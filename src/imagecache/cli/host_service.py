@@ -120,8 +120,6 @@ def _say_left(left: HostLeft) -> None:
     for image in left.forgotten:
         say(f"{image} forgotten")
     if not left.done:
-        note(
-            f"{left.in_use} snapshots are in use; the host removes the rest when they are not (imagecache-leave.timer)"
-            if left.in_use
-            else "the host removes the rest by itself (imagecache-leave.timer)"
-        )
+        count = "1 snapshot is" if left.in_use == 1 else f"{left.in_use} snapshots are"
+        when = f"{count} in use; the host removes the rest when that has ended"
+        note(f"{when if left.in_use else 'the host removes the rest by itself'} (imagecache-leave.timer)")

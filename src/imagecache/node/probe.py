@@ -82,7 +82,8 @@ def check_open_files() -> Check:
     allowed = hard if hard != resource.RLIM_INFINITY else _FILES
     if max(soft, allowed) >= _FILES:
         return ok("agent", "open files", f"{soft} allowed now, {allowed} at most")
-    return warning("agent", "open files", f"only {allowed} allowed", f"set LimitNOFILE={_FILES} for the agent")
+    remedy = f"an agent that is started from here needs ulimit -n {_FILES}; its systemd unit has a limit of its own"
+    return warning("agent", "open files", f"programs that are started from here may open {allowed} only", remedy)
 
 
 def _nearest(path: Path) -> Path:

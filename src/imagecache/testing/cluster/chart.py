@@ -1,6 +1,6 @@
 """What the chart needs of a cluster to be installed as it stands.
 
-Our image under the name that it has in the chart, a volume for the store, and the store's name for pods. Clusters of
+Our image under the name that it has in the chart, a volume for the store, and names of Services for pods. Clusters of
 users have all that. It must not install anything before it is told to.
 """
 
@@ -24,29 +24,36 @@ from imagecache.testing.peers.programs import PeerFailed
 CHART = Path(__file__).resolve().parents[4] / "charts" / "imagecache"
 _REGISTRY, _REPOSITORY = "ghcr.io", "imagecache/imagecache"
 """As in the chart's values."""
+_VOLUMES = 4
+"""One for each installation: a claim that is deleted leaves its volume used."""
 
 
 @dataclass
 class ChartSite:
-    """A context manager around a cluster that runs; the volume is below the cluster's directory and goes with it."""
+    """A context manager around a cluster that runs; volumes are below its directory and go with it."""
 
     cluster: Cluster
 
     def __post_init__(self) -> None:
         self.names = Names(self.cluster)
 
-    def __enter__(self) -> Self:
+    def start(self) -> None:
+        """Everything but the chart."""
         self.cluster.registry.push(f"{_REPOSITORY}:{imagecache.__version__}", own_image())
         self.cluster.trust(self.cluster.registry, _REGISTRY)
-        volume = self.cluster.directory / "volume"
-        volume.mkdir()
-        volume.chmod(0o777)  # a hostPath volume does not know fsGroup
-        self.cluster.apply(_volume(volume))
-        self.names.__enter__()
+        for number in range(_VOLUMES):
+            volume = self.cluster.directory / "volumes" / str(number)
+            volume.mkdir(parents=True)
+            volume.chmod(0o777)  # a hostPath volume does not know fsGroup
+            self.cluster.apply(_volume(volume))
+        self.names.start()
+
+    def __enter__(self) -> Self:
+        self.start()
         return self
 
-    def __exit__(self, *exits: object) -> None:
-        self.names.__exit__(*exits)
+    def __exit__(self, *_: object) -> None:
+        self.names.stop()
 
     def helm(self, *words: str) -> str:
         """Its output. Raises PeerFailed."""
@@ -61,10 +68,6 @@ class ChartSite:
         """``helm install`` or ``upgrade`` with these values of the chart."""
         create = ["--create-namespace"] if verb == "install" else []
         self.helm(verb, "imagecache", str(CHART), *create, *(f"--set={each}" for each in values))
-
-    def name_store(self) -> None:
-        """Once the chart's Service is there, agents find it."""
-        self.names.add_service("imagecache-store", NAMESPACE)
 
     def rolled_out(self, what: str, seconds: int = 180) -> None:
         """Raises PeerFailed."""
@@ -92,6 +95,5 @@ def _volume(path: Path) -> dict[str, object]:
         "capacity": {"storage": "100Gi"},
         "accessModes": ["ReadWriteOnce"],
         "hostPath": {"path": str(path)},
-        "claimRef": {"namespace": NAMESPACE, "name": "imagecache-store"},
     }
-    return {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "store"}, "spec": spec}
+    return {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": f"volume-{path.name}"}, "spec": spec}

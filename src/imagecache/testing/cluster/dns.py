@@ -1,4 +1,4 @@
-"""Names of Services for pods: dnsmasq instead of CoreDNS, told each name by the caller.
+"""Names of Services for pods: dnsmasq instead of CoreDNS, and a watch that tells it of each Service.
 
 Every node's kubelet names the cluster's address as its DNS server; it answers while this runs.
 """
@@ -8,18 +8,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Self
 
-from imagecache.testing.cluster.cluster import Cluster
-from imagecache.testing.peers.processes import Daemon, wait_until
-from imagecache.testing.peers.programs import PeerFailed, environment, find
+from imagecache.testing.cluster.cluster import Cluster, kubectl_command
+from imagecache.testing.peers.processes import Daemon, end_processes
+from imagecache.testing.peers.programs import environment, find
 
 DOMAIN = "cluster.local"
+_WATCH = """\
+while :; do
+  "$@" | while read -r namespace name address; do
+    echo "$address $name.$namespace.svc.{domain} $name.$namespace.svc $name.$namespace" >"{hosts}/$namespace.$name"
+  done
+  sleep 1
+done
+"""
+_FIELDS = '{.metadata.namespace} {.metadata.name} {.spec.clusterIP}{"\\n"}'
 
 
 class Names:
     """A context manager."""
 
     def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
         self._directory = cluster.directory / "dns"
         self._hosts = self._directory / "hosts"
         self._hosts.mkdir(parents=True)
@@ -39,23 +47,26 @@ class Names:
         ]
         self._daemon = Daemon("dns", argv, self._directory, environment())
 
-    def __enter__(self) -> Self:
+        script = self._directory / "watch.sh"
+        script.write_text(_WATCH.format(domain=DOMAIN, hosts=self._hosts))
+        words, env = kubectl_command(cluster.directory, "get", "services", "--all-namespaces", "--watch")
+        self._watch = Daemon(
+            "names", [find("sh"), script, *words, f"--output=jsonpath={_FIELDS}"], self._directory, env
+        )
+
+    def start(self) -> None:
+        """Raises PeerFailed."""
         self._daemon.start((self._directory / "queries.log").exists)
+        self._watch.start((self._hosts / "default.kubernetes").exists)
+
+    def stop(self) -> None:
+        end_processes(self._directory)
+        self._watch.stop()
+        self._daemon.stop()
+
+    def __enter__(self) -> Self:
+        self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._daemon.stop()
-
-    def add_service(self, name: str, namespace: str) -> None:
-        """Let pods find a Service that is there. Raises PeerFailed."""
-        found: list[str] = []
-
-        def addressed() -> bool:
-            words = ["get", f"service/{name}", f"--namespace={namespace}", "--output=jsonpath={.spec.clusterIP}"]
-            found[:] = [self._cluster.try_kubectl(*words).stdout.strip()]
-            return bool(found[0])
-
-        if not wait_until(addressed, seconds=30, every=0.2):
-            raise PeerFailed(f"there is no Service {namespace}/{name}")
-        names = f"{name}.{namespace}.svc.{DOMAIN} {name}.{namespace}.svc {name}.{namespace}"
-        (self._hosts / f"{namespace}.{name}").write_text(f"{found[0]} {names}\n")
+        self.stop()

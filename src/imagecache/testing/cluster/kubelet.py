@@ -15,7 +15,7 @@ _KUBELET: Mapping[str, object] = {
     "apiVersion": "kubelet.config.k8s.io/v1beta1",
     "kind": "KubeletConfiguration",
     "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
-    "cgroupDriver": "cgroupfs",  # no systemd here
+    "cgroupDriver": "cgroupfs",  # systemd's own driver needs D-Bus
     "failCgroupV1": False,
     "failSwapOn": False,
     "enforceNodeAllocatable": [],  # the node's cgroup root has the machine's limits

@@ -1,4 +1,4 @@
-"""containerd's configuration for a node of the tests: everything below one directory, no systemd.
+"""containerd's configuration for a node of the tests: everything below one directory, cgroupfs.
 
 Two shapes: version 2 for containerd 1.6 and 1.7, version 3 for 2.x. Settings that are not obvious are explained where
 they stand; where they were measured is said in the documents on the test cluster. It must not start anything.
