@@ -98,6 +98,20 @@ print(len(names), sys.executable == sys.prefix + "/bin/python3", sorted(foreign)
     )
 
 
+def test_what_is_compiled_here_is_not_compiled_again_there(empty_host: Path, program: Carried) -> None:
+    code = """
+from importlib._bootstrap_external import SourceLoader
+compile_it, compiled = SourceLoader.source_to_code, []
+def note(self, data, path, **more):
+    compiled.append(path)
+    return compile_it(self, data, path, **more)
+SourceLoader.source_to_code = note
+import argparse, json  # the interpreter itself loads neither
+print(compiled)
+"""
+    assert on_host(empty_host, program, "python3", "-I", "-c", code) == "[]\n"
+
+
 def test_another_content_has_another_name(program: Carried) -> None:
     changed = replace(program, files=dict(program.files))
 

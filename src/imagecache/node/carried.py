@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import importlib.util
 import os
 import re
 import shutil
@@ -61,11 +62,15 @@ class Carried:
     """``<version>-<12 hex>``."""
 
     def write(self, directory: Path, place: Path) -> None:
-        """Copy everything into ``directory``, which will be seen as ``place`` when it runs. Raises OSError."""
+        """Copy everything into ``directory``, which will be seen as ``place`` when it runs. Raises OSError.
+
+        With what is compiled already: containerd does not wait for the first start of a new version to compile it.
+        """
         for target, source in self.files.items():
-            path = directory / target
-            path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, path)
+            _copy(source, directory / target)
+            compiled = Path(importlib.util.cache_from_source(source))
+            if source.suffix == ".py" and compiled.is_file():  # valid by the source's time and size, which are kept
+                _copy(compiled, directory / target.parent / compiled.parent.name / compiled.name)
         words = {"place": place, "loader": _LOADER, "interpreter": _INTERPRETER}
         _program(directory / "bin/python3", _SCRIPT.format(**words, arguments=""))
         _program(directory / "bin/imagecache", _SCRIPT.format(**words, arguments=f"-I {place}/{_ENTRY} "))
@@ -81,6 +86,11 @@ def carried() -> Carried:
     files |= _packages(library)
     files |= _shared(interpreter, files.values())
     return Carried(files, f"{imagecache.__version__}-{_fingerprint(files)}")
+
+
+def _copy(source: Path, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(source, path)
 
 
 def _program(path: Path, text: str) -> None:
