@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,13 +20,18 @@ from imagecache.testing.cluster.chart import ChartSite
 from imagecache.testing.cluster.cluster import Cluster
 from imagecache.testing.cluster.node import Node, NodeSpec
 from imagecache.testing.cluster.pods import PodSpec, messages, run_pods
+from imagecache.testing.cluster.programs import kubernetes
 from imagecache.testing.images import busybox_image, tar_of
 from imagecache.testing.peers.processes import mounts_below, processes_of, wait_until
+from imagecache.testing.peers.programs import environment, find, run
 from imagecache.testing.peers.registry import Registry
 from imagecache.testing.peers.workspace import workspace
 from imagecache.testing.store import held
 
 CONTROLLER_USER = 65532
+INSTALL = Path(__file__).resolve().parents[2] / "docs" / "install.md"
+DROP_IN = "/etc/containerd/conf.d/imagecache.toml"
+PROGRAM = "/opt/imagecache/current/bin/imagecache"
 CACHE = "imagecaches.eci.alibabacloud.com"
 pytestmark = pytest.mark.timeout(600)
 
@@ -125,6 +131,47 @@ def test_a_shared_directory_of_a_controller_that_is_nobody(place: Place, tmp_pat
     assert wait_until(lambda: layer not in held(node.store), seconds=60, every=0.5)
     cluster.kubectl("delete", f"{CACHE}/other", "--timeout=60s")  # after which the controller collects
     assert wait_until(lambda: not layer.exists(), seconds=60, every=0.5)
+
+
+def test_a_containerd_and_a_certificate_of_ones_own(place: Place, tmp_path: Path) -> None:
+    """The administrator configures containerd and restarts it, and takes that back; everything else is as ever."""
+    cluster, node = place.cluster, place.node
+    image = place.registry.push("team/app:1", busybox_image(tmp_path / "app", tar_of({"srv": None, "srv/0": b"app\n"})))
+    own_certificate(cluster, tmp_path)
+    untouched = node.containerd.config.read_text()
+    place.deploy("install", "containerd.configure=false", "tls.existingSecret=imagecache-store-tls")
+    place.rolled_out("deployment/imagecache-controller")
+    assert wait_until(lambda: PROGRAM in node.run("sh", "-c", f"ls {PROGRAM} || true"), seconds=60, every=0.2)
+    node.run("sh", "-c", f"{PROGRAM} containerd-config print >{DROP_IN}; systemctl restart containerd")
+    place.rolled_out("daemonset/imagecache-agent")
+
+    cluster.kubectl("create", "--filename=-", stdin=_manifest(image, place.registry))
+    place.counts("app", 1)
+    place.registry.stop()
+    run_pods(cluster, PodSpec("app", image, node=node.name))
+    cluster.kubectl("delete", f"{CACHE}/app", "--timeout=60s")
+    place.helm("uninstall", "imagecache", "--wait", "--timeout=120s")
+    cluster.kubectl("wait", "--for=delete", "pods", "--all", f"--namespace={NAMESPACE}", "--timeout=120s")
+    assert reads(cluster)
+    assert node.containerd.config.read_text() == untouched
+
+    cluster.kubectl("delete", "pod", "app", "--now")
+    node.run("sh", "-c", f"rm {DROP_IN}; systemctl restart containerd")
+    assert wait_until(lambda: _left(node), seconds=60, every=1)
+    place.registry.start()
+    run_pods(cluster, PodSpec("after", image, node=node.name))
+
+
+def own_certificate(cluster: Cluster, directory: Path) -> None:
+    """As docs/install.md has it, word for word."""
+    (script,) = re.findall(r"^(openssl req .*)^kubectl apply -k", INSTALL.read_text(), re.MULTILINE | re.DOTALL)
+    env = {**environment(before=[kubernetes("kubectl").parent]), "KUBECONFIG": str(cluster.kubeconfig)}
+    run([find("sh"), "-euc", script], cwd=directory, env=env)
+
+
+def _left(node: Node) -> bool:
+    """The host has removed everything: asked to try now, and not only in a minute."""
+    return "gone" in node.run("sh", "-c", f"systemctl start imagecache-leave; test -e {PROGRAM} || echo gone")
 
 
 def test_prepull(place: Place, tmp_path: Path) -> None:
