@@ -8,7 +8,7 @@ last container that stands on it has gone. It must not know Kubernetes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -71,7 +71,7 @@ class HostSettings:
     """containerd's socket."""
     removed: Sequence[Path] = ()
     """Directories of this host's agent alone, which go with it."""
-    containerd_unit: str = "containerd.service"
+    containerd_unit: str = units.CONTAINERD
     configure: bool = True
     """containerd's configuration is ours to change."""
     flags: str = ""
@@ -149,10 +149,13 @@ class HostService:
             lambda: [
                 self._files.place(self._program()),
                 self._files.configure(self._settings.config),
-                *self._files.write_units(units.agent_units(PROGRAM), units.WANTED),
+                *self._files.write_units(self._agent_units("agent"), units.WANTED),
             ]
         )
         return [change for change in changes if change.action is not Action.UNCHANGED] + fresh
+
+    def _agent_units(self, command: str) -> Mapping[str, str]:
+        return units.agent_units(PROGRAM, command, containerd=self._settings.containerd_unit)
 
     def _change_agent(self, change: Callable[[], list[Change]]) -> list[Change]:
         """Change its files, and remember that it must be restarted, even if we are killed right behind the change."""
@@ -260,9 +263,10 @@ class HostService:
 
     def _stop_attaching(self) -> list[Change]:
         """From here on the service does nothing but serve, and the host finishes without us."""
-        serving = units.agent_units(PROGRAM, "snapshotter")
+        serving = self._agent_units("snapshotter")
         changes = self._change_agent(lambda: self._files.write_units(serving, units.WANTED))
-        changes += self._files.write_units(units.leave_units(PROGRAM, self._settings.flags), units.LEAVE_WANTED)
+        leaving = units.leave_units(PROGRAM, self._settings.flags, containerd=self._settings.containerd_unit)
+        changes += self._files.write_units(leaving, units.LEAVE_WANTED)
         if self._services.running():
             self._start_agent()
             self._services.start(units.TIMER)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+CONTAINERD = "containerd.service"
 SERVICE, SOCKET = "imagecache-agent.service", "imagecache-agent.socket"
 LEAVE, TIMER = "imagecache-leave.service", "imagecache-leave.timer"
 WANTED = {SERVICE: "multi-user.target", SOCKET: "sockets.target"}
@@ -18,7 +19,7 @@ _SERVICE = """\
 Description=ImageCache agent: container layers without pulling
 Documentation=man:systemd.service(5)
 # Soft: containerd starts without us too, and waits on our socket for what it needs from us.
-Before=containerd.service
+Before={containerd}
 After=local-fs.target imagecache-agent.socket
 Requires=imagecache-agent.socket
 # However long an error lasts, such as a full disk: giving up would close the socket too, and no container could start.
@@ -57,7 +58,7 @@ _SOCKET = """\
 [Unit]
 Description=ImageCache snapshotter socket
 Documentation=man:systemd.socket(5)
-Before=containerd.service
+Before={containerd}
 
 [Socket]
 ListenStream=/run/imagecache/snapshotter.sock
@@ -73,7 +74,7 @@ _LEAVE = """\
 # Ends what `imagecache host uninstall` began, once no container stands on our snapshots any more.
 [Unit]
 Description=ImageCache agent: leave this host
-After=containerd.service imagecache-agent.service
+After={containerd} imagecache-agent.service
 
 [Service]
 Type=oneshot
@@ -92,11 +93,18 @@ WantedBy=timers.target
 """
 
 
-def agent_units(program: Path, command: str = "agent") -> Mapping[str, str]:
-    """By file name. With ``snapshotter`` as the command, what is mounted stays served and nothing else happens."""
-    return {SERVICE: _SERVICE.format(program=program, command=command), SOCKET: _SOCKET}
+def agent_units(program: Path, command: str = "agent", *, containerd: str = CONTAINERD) -> Mapping[str, str]:
+    """By file name. With ``snapshotter`` as the command, what is mounted stays served and nothing else happens.
+
+    ``containerd`` is the unit that runs it: k3s and others have their own.
+    """
+    return {
+        SERVICE: _SERVICE.format(program=program, command=command, containerd=containerd),
+        SOCKET: _SOCKET.format(containerd=containerd),
+    }
 
 
-def leave_units(program: Path, flags: str = "") -> Mapping[str, str]:
+def leave_units(program: Path, flags: str = "", *, containerd: str = CONTAINERD) -> Mapping[str, str]:
     """``flags`` of ``imagecache host``, without which the host's own call would do something else."""
-    return {LEAVE: _LEAVE.format(program=program, flags=f" {flags}" if flags else ""), TIMER: _TIMER}
+    flags = f" {flags}" if flags else ""
+    return {LEAVE: _LEAVE.format(program=program, flags=flags, containerd=containerd), TIMER: _TIMER}

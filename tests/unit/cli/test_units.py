@@ -66,6 +66,14 @@ def test_a_host_that_is_left_only_serves(installed: Path) -> None:
     assert f"ExecStart={script} snapshotter\n" in (installed / SERVICE).read_text()
 
 
+def test_whoever_runs_containerd_comes_after_us() -> None:
+    texts = {**agent_units(Path("/x"), containerd="k3s.service"), **leave_units(Path("/x"), containerd="k3s.service")}
+
+    assert "\nBefore=k3s.service\n" in texts[SERVICE]
+    assert "\nBefore=k3s.service\n" in texts[SOCKET]
+    assert not [name for name, text in texts.items() if "containerd.service" in text]
+
+
 def test_the_links_that_are_made_are_those_that_systemd_would_make() -> None:
     timer = configparser.ConfigParser(interpolation=None)
     timer.read_string(leave_units(Path("/x"))[TIMER])
@@ -86,6 +94,7 @@ def test_what_a_node_relies_on() -> None:
 
     assert service["Unit"]["Before"] == "containerd.service"
     assert service["Unit"]["Requires"] == SOCKET
+    assert service["Unit"]["StartLimitIntervalSec"] == "0", "after a limit the socket would be closed, too"
     assert service["Install"]["WantedBy"] == "multi-user.target"
     assert service["Service"]["ExecStart"] == f"{INSTALLED} agent"
     assert service["Service"]["KillMode"] == "process"
