@@ -78,9 +78,10 @@ mount --bind /proc/sys/net /proc/sys/net
 mount -o remount,bind,ro /proc/sys
 mount --bind /dev/null /dev/console
 {own_cgroups}\
-for procs in {procs}; do echo 0 >"$procs"; done
+for group in {groups}; do mkdir -p "$group"; echo 0 >"$group/cgroup.procs"; done
+# the last word: systemd 256 and 257 want to be asked before they run with v1
 exec env -i PATH="$PATH" container=imagecache SYSTEMD_UNIT_PATH=/{units} SYSTEMD_LOG_TARGET=null \
-  {systemd} --system --unit=multi-user.target
+  {systemd} --system --unit=multi-user.target SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1
 """
 _OWN_CGROUPS = """\
 # with v1, systemd adds hierarchies to what is mounted here, and makes it read-only
@@ -121,10 +122,11 @@ class SystemdNode(Node):
         tunables = [f"echo {value} >/proc/sys/{name}" for name, value in _TUNABLES.items()]
         roots = cgroups.hierarchies()
         names = " ".join(root.name for root in roots)
+        leaf = "init.scope" if cgroups.is_unified() else ""  # with v2 no process may be where there are groups below
         return _INIT.format(
             tunables="\n".join(tunables),
             own_cgroups="" if cgroups.is_unified() else _OWN_CGROUPS.format(names=names),
-            procs=" ".join(str(root / self.cgroup / "cgroup.procs") for root in roots),
+            groups=" ".join(str(root / self.cgroup / leaf) for root in roots),
             units=_UNITS,
             systemd=_SYSTEMD,
         )
