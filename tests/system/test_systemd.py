@@ -191,13 +191,9 @@ def uninstall(site: Site) -> None:
 
 
 def left(site: Site) -> list[str]:
-    """Files, units and mounts of ours on any node, which is asked to try now, and not only when its timer says so.
-
-    What is in /run goes at the next boot, too.
-    """
+    """Files, units and mounts of ours on any node; what is in /run goes at the next boot, too."""
     places = ["/opt/imagecache", "/etc/imagecache", "/run/imagecache/*.sock", "/etc/containerd/imagecache.toml"]
     script = f"""\
-systemctl start imagecache-leave 2>/dev/null
 ls -d {" ".join(places)} /etc/systemd/system/*imagecache* 2>/dev/null
 systemctl list-units --all --plain --no-legend 'imagecache-*'
 grep /var/lib/imagecache/ /proc/mounts

@@ -75,6 +75,8 @@ _LEAVE = """\
 [Unit]
 Description=ImageCache agent: leave this host
 After={containerd} imagecache-agent.service
+# Nor does this one give up, and its timer with it.
+StartLimitIntervalSec=0
 
 [Service]
 Type=oneshot
