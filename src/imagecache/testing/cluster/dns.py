@@ -6,7 +6,6 @@ Every node's kubelet names the cluster's address as its DNS server; it answers w
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
 
 from imagecache.testing.cluster.cluster import Cluster, kubectl_command
 from imagecache.testing.peers.processes import Daemon, end_processes
@@ -25,7 +24,7 @@ _FIELDS = '{.metadata.namespace} {.metadata.name} {.spec.clusterIP}{"\\n"}'
 
 
 class Names:
-    """A context manager."""
+    """Between ``start`` and ``stop``."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._directory = cluster.directory / "dns"
@@ -63,10 +62,3 @@ class Names:
         end_processes(self._directory)
         self._watch.stop()
         self._daemon.stop()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()

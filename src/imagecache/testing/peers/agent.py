@@ -36,11 +36,10 @@ class AgentService:
         socket_path: Path | None,
         flags: Sequence[str | Path],
         prefix: Sequence[str | Path] = (),
-        command: Path = COMMAND,
     ) -> None:
         self._directory = directory
         self._socket_path = socket_path
-        self._argv: list[str | Path] = [command, "agent", *flags]
+        self._argv: list[str | Path] = [COMMAND, "agent", *flags]
         self._prefix = prefix
         self._listener: socket.socket | None = None
         self._daemon: Daemon | None = None
