@@ -16,28 +16,28 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from dataclasses import dataclass
 from pathlib import Path
 
+from grpclib.exceptions import GRPCError
+
 from bench.copying import best_rate
 from bench.nodes import forget
 from bench.samples import Goal, Row, Samples
 from bench.watched import Watched, watched
-from grpclib.exceptions import GRPCError
-
 from imagecache.api.nodes import NODE_SELECTOR
 from imagecache.digest import chain_ids
+from imagecache.kube.api import Object
 from imagecache.kube.client import KubeClient
-from imagecache.kube.config import kubeconfig
+from imagecache.kube.connection import kubeconfig
 from imagecache.kube.objects import at, text
-from imagecache.kube.ports import Object
 from imagecache.kube.resources import IMAGE_CACHES, NODE_IMAGE_CACHES, PODS
-from imagecache.testing.cluster.installed import THREE_NODES, Installed
-from imagecache.testing.cluster.node import Node, NodeSpec
-from imagecache.testing.cluster.pods import PodSpec
-from imagecache.testing.oci_layout import Image
-from imagecache.testing.peers.containerd import VERSIONS, Version
-from imagecache.testing.peers.cri import Cri
-from imagecache.testing.peers.processes import wait_until
-from imagecache.testing.peers.programs import PeerFailed
-from imagecache.testing.peers.registry import Registry
+from testkit.cluster.installed import THREE_NODES, Installed
+from testkit.cluster.node import Node, NodeSpec
+from testkit.cluster.pods import PodSpec
+from testkit.oci_layout import Image
+from testkit.peers.containerd import VERSIONS, Version
+from testkit.peers.cri import Cri
+from testkit.peers.processes import wait_until
+from testkit.peers.programs import PeerFailed
+from testkit.peers.registry import Registry
 
 NAMESPACE = "default"
 CACHE = "app"

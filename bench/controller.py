@@ -1,7 +1,7 @@
 """A controller with a thousand caches: how long until a change is in a status, and how much memory that takes.
 
 A real API server and no nodes, so that nothing else happens: the Node objects and what their agents would report are
-written here. The images do not exist; their snapshots are in the store, which is all that the controller looks at.
+written here. The images do not exist; their bundles are in the store, which is all that the controller looks at.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+
 from bench.samples import Goal, Row, Samples
 from bench.watched import Watched, watched
-
 from imagecache.api.ids import derived_cache_id
 from imagecache.api.nodes import CacheState, NodeCache, NodeStatus
 from imagecache.digest import DiffID, Digest
 from imagecache.kube import objects
+from imagecache.kube.api import Kube, Object
 from imagecache.kube.client import KubeClient
-from imagecache.kube.config import kubeconfig
+from imagecache.kube.connection import kubeconfig
 from imagecache.kube.objects import at
-from imagecache.kube.ports import Kube, Object
 from imagecache.kube.resources import IMAGE_CACHES, NODE_IMAGE_CACHES, NODES
 from imagecache.store.store import Store
-from imagecache.testing.cluster.installed import Installed
-from imagecache.testing.store import put_snapshot
+from testkit.cluster.installed import Installed
+from testkit.store import put_bundle
 
 CACHES = 1000
 _NODES = ("worker-1", "worker-2", "worker-3")
@@ -109,11 +109,11 @@ async def _all(names: Sequence[str], what: Callable[[str], Awaitable[object]]) -
 
 
 def _fill(store: Store, caches: dict[str, Object]) -> None:
-    """A snapshot for each object, under the id that a build of it would have."""
+    """A bundle for each object, under the id that a build of it would have."""
     base = [b"layer %d" % number for number in range(_LAYERS - 1)]
     for item in caches.values():
         contents = [*base, objects.uid(item).encode()]
-        put_snapshot(store, _id(item), [DiffID(Digest.sha256(content)) for content in contents], contents)
+        put_bundle(store, _id(item), [DiffID(Digest.sha256(content)) for content in contents], contents)
 
 
 def _id(item: Object) -> str:

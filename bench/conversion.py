@@ -9,10 +9,9 @@ from pathlib import Path
 
 from bench.pulls import timed
 from bench.samples import Goal, Row, Samples
-
-from imagecache.testing.oci_layout import Image
-from imagecache.testing.peers.agent import COMMAND
-from imagecache.testing.peers.programs import cache
+from testkit.oci_layout import Image
+from testkit.peers.agent import COMMAND
+from testkit.peers.programs import cache
 
 _BLOCK = 512
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from imagecache.build.writeback import WriteBehind
+from imagecache.builder.writeback import WriteBehind
 
 _PIECE = 1 << 20
 _SETTLE = 4.0

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from imagecache.testing.images import pause_image
-from imagecache.testing.oci_layout import Image
-from imagecache.testing.peers.containerd import Containerd, Version
-from imagecache.testing.peers.cri import Cri
-from imagecache.testing.peers.node import CachingNode, Mode
-from imagecache.testing.peers.registry import Registry
+from testkit.images import pause_image
+from testkit.oci_layout import Image
+from testkit.peers.containerd import Containerd, Version
+from testkit.peers.cri import Cri
+from testkit.peers.node import CachingNode, Mode
+from testkit.peers.registry import Registry
 
 T = TypeVar("T")
 TRIM_DELAY = 2.0

@@ -10,14 +10,13 @@ from pathlib import Path
 
 from bench.nodes import Field, caching, forget, ordinary, pull
 from bench.samples import Goal, Row, Samples
-
 from imagecache.apps.attach import LocalAttacher
-from imagecache.cli.settings import Mode as ModeSetting
-from imagecache.cli.settings import Settings
 from imagecache.clock import SystemClock
+from imagecache.settings.table import Mode as ModeSetting
+from imagecache.settings.table import Settings
 from imagecache.store.store import Store
-from imagecache.testing.peers.containerd import Containerd, Version
-from imagecache.testing.peers.node import CachingNode, Mode
+from testkit.peers.containerd import Containerd, Version
+from testkit.peers.node import CachingNode, Mode
 
 _VARIANTS: list[tuple[Version, Mode]] = [("system", "proxy"), ("2.4", "proxy"), ("2.4", "native")]
 _CACHED_PER_ORDINARY = 3
@@ -39,7 +38,7 @@ def measure(place: Field, rounds: int) -> list[Row]:
             modes = [mode for wanted, mode in _VARIANTS if wanted == version]
             nodes = {mode: caching(stack, place, version, mode, store) for mode in modes}
             first = next(iter(nodes.values()))
-            if not (store / "snapshots").exists() and "app" not in first.command("get", "-o", "name"):
+            if "app" not in first.command("get", "-o", "name"):
                 first.create("app", [place.reference], "--no-attach")
             rows += _pulls(place, version, plain, nodes, rounds)
             rows += [_attach(place, version, mode, node, store, 5 * rounds) for mode, node in nodes.items()]
@@ -72,15 +71,15 @@ def _attach(place: Field, version: Version, mode: Mode, node: CachingNode, store
     settings = Settings(store=store, address=node.address, mode=ModeSetting(mode))
     opened = Store.open(store)
     attacher = LocalAttacher(opened, settings, SystemClock())
-    (snapshot,) = opened.snapshots.all()
-    layers = len(snapshot.images[0].layers)
+    (bundle,) = opened.bundles.all()
+    layers = len(bundle.images[0].layers)
     samples = Samples()
 
     async def rounds_of() -> None:
         for _ in range(rounds):
-            await attacher.detach(snapshot)
+            await attacher.detach(bundle)
             start = time.perf_counter()
-            await attacher.attach(snapshot)
+            await attacher.attach(bundle)
             samples.values.append(time.perf_counter() - start)
 
     forget(node.containerd, place.reference)

@@ -19,10 +19,9 @@ from bench import cluster, controller, conversion, pulls, runphase
 from bench.cluster import Site
 from bench.nodes import Field, field
 from bench.samples import Row, render, save
-
-from imagecache.testing.oci_layout import Image
-from imagecache.testing.peers.workspace import workspace
-from imagecache.testing.real_images import big_image
+from testkit.oci_layout import Image
+from testkit.peers.workspace import workspace
+from testkit.real_images import big_image
 
 _HOST: dict[str, Callable[[Field, int], list[Row]]] = {
     "pull": pulls.measure,

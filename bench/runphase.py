@@ -13,8 +13,7 @@ from pathlib import Path
 
 from bench.nodes import TRIM_DELAY, Field, caching, ordinary, pull
 from bench.samples import Goal, Row, Samples
-
-from imagecache.testing.peers.cri import Cri
+from testkit.peers.cri import Cri
 
 _TREE = """
 import os, time

@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 from imagecache.kube import objects
-from imagecache.kube.follow import Follower
-from imagecache.kube.ports import ChangeKind, Kube, Object
+from imagecache.kube.api import ChangeKind, Kube, Object
+from imagecache.kube.informer import Informer
 from imagecache.kube.resources import Resource
 
 Holds = Callable[[Object], bool]
@@ -50,7 +50,7 @@ class Watched:
                 if not future.done():
                     future.set_result(now)
 
-    async def _follow(self, follower: Follower) -> None:
+    async def _follow(self, follower: Informer) -> None:
         async for change in follower.changes():
             name = objects.name(change.object)
             if change.kind is ChangeKind.DELETED:
@@ -63,7 +63,7 @@ class Watched:
 @contextlib.asynccontextmanager
 async def watched(kube: Kube, resource: Resource, *, namespace: str = "") -> AsyncIterator[Watched]:
     """Complete on entry."""
-    found, follower = Watched(), Follower(kube, resource, namespace=namespace)
+    found, follower = Watched(), Informer(kube, resource, namespace=namespace)
     following = asyncio.create_task(found._follow(follower))  # noqa: SLF001 - the other half of the class
     try:
         await follower.synced.wait()

@@ -15,13 +15,13 @@ import sys
 import time
 from collections.abc import Sequence
 
-from imagecache.testing.cluster.cluster import Cluster, kubectl_command
-from imagecache.testing.cluster.installed import Installed
-from imagecache.testing.cluster.pods import PodSpec, delete_pods, messages
-from imagecache.testing.peers.cri import Cri
-from imagecache.testing.peers.registry import Registry
-from imagecache.testing.peers.workspace import workspace
-from imagecache.testing.real_images import python_image
+from testkit.cluster.cluster import Cluster, kubectl_command
+from testkit.cluster.installed import Installed
+from testkit.cluster.pods import PodSpec, delete_pods, messages
+from testkit.peers.cri import Cri
+from testkit.peers.registry import Registry
+from testkit.peers.workspace import workspace
+from testkit.real_images import python_image
 
 NAME = "imagecache-sample"
 PODS = 4

@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from imagecache.testing.images import pause_image
-from imagecache.testing.peers.containerd import Containerd
-from imagecache.testing.peers.cri import Cri
-from imagecache.testing.peers.node import CachingNode
-from imagecache.testing.peers.registry import Registry
-from imagecache.testing.peers.workspace import workspace
-from imagecache.testing.real_images import python_image
+from testkit.images import pause_image
+from testkit.peers.containerd import Containerd
+from testkit.peers.cri import Cri
+from testkit.peers.node import CachingNode
+from testkit.peers.registry import Registry
+from testkit.peers.workspace import workspace
+from testkit.real_images import python_image
 
 _PROGRAM = ["python3", "-c", "import numpy, sys; print('python', sys.version.split()[0], 'numpy', numpy.__version__)"]
 

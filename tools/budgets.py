@@ -9,7 +9,7 @@ from pathlib import Path
 
 FILE_LINES = 500
 FUNCTION_LINES = 60
-FOLDERS = ("src", "tests", "demo", "bench", "tools")
+FOLDERS = ("src", "testkit", "tests", "demo", "bench", "tools")
 GENERATED = "_proto"
 
 

@@ -9,13 +9,13 @@ import sys
 import time
 from pathlib import Path
 
-from imagecache.testing.cluster.chart import ChartSite
-from imagecache.testing.cluster.cluster import Cluster, clean, kubectl_command
-from imagecache.testing.cluster.network import NODES
-from imagecache.testing.cluster.node import NodeSpec
-from imagecache.testing.cluster.programs import kubernetes
-from imagecache.testing.images import busybox_image
-from imagecache.testing.peers.programs import MissingPeer, PeerFailed
+from testkit.cluster.chart import ChartSite
+from testkit.cluster.cluster import Cluster, clean, kubectl_command
+from testkit.cluster.network import NODES
+from testkit.cluster.node import NodeSpec
+from testkit.cluster.programs import kubernetes
+from testkit.images import busybox_image
+from testkit.peers.programs import MissingPeer, PeerFailed
 
 DIRECTORY = Path(os.environ.get("IMAGECACHE_CLUSTER", "/tmp/imagecache-cluster"))  # noqa: S108 - sockets need a short path
 HELP = """\

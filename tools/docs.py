@@ -1,6 +1,6 @@
 """Write docs/cli.md and docs/settings.md from the code; ``--check`` only says whether they are current.
 
-The commands come from typer, the settings from ``cli.settings``, the exit codes from ``errors``. Nothing in the two
+The commands come from typer, the settings from ``settings.table``, the exit codes from ``errors``. Nothing in the two
 files is written by hand.
 """
 
@@ -17,7 +17,7 @@ import typer
 from imagecache import errors
 from imagecache.cli.commands import app
 from imagecache.cli.doctor import EXIT_CODES
-from imagecache.cli.settings import CONFIG_ENVIRONMENT, CONFIG_FILE, DEBUG_ENVIRONMENT, SETTINGS, Setting
+from imagecache.settings.table import CONFIG_ENVIRONMENT, CONFIG_FILE, DEBUG_ENVIRONMENT, SETTINGS, Setting
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 GENERATED = "<!-- made by tools/docs.py from the code; do not edit -->\n"

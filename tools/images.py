@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
-from imagecache.testing import own_image, real_images
+from testkit import own_image, real_images
 
 MAKERS = {
     "debian": real_images.debian_image,

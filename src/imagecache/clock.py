@@ -1,6 +1,6 @@
 """Time as a port, so that tests own it.
 
-Everything that stores or compares a time takes a ``Clock``; the fake is in ``imagecache.testing.clock``.
+Everything that stores or compares a time takes a ``Clock``; the fake is in ``testkit.clock``.
 """
 
 from __future__ import annotations

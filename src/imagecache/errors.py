@@ -11,7 +11,7 @@ raised for misuse of our own functions (those are TypeError and ValueError, as e
     ├─ InvalidInput             the user's text is wrong            fix_input        exit 2
     │   ├─ InvalidReference · InvalidDigest · InvalidManifest (the ImageCache document) · InvalidSetting
     │   └─ UnsupportedMediaType · NoMatchingPlatform · ImageTooLarge
-    ├─ NotFound                 no such cache, snapshot or mount    fix_input        exit 3
+    ├─ NotFound                 no such cache, bundle or mount      fix_input        exit 3
     ├─ AlreadyExists            a cache of that name is there       fix_input        exit 4
     ├─ RegistryError
     │   ├─ RegistryUnavailable  retry             exit 10
@@ -149,7 +149,7 @@ class ImageTooLarge(InvalidInput):
 
 
 class NotFound(ImageCacheError):
-    """There is no cache, snapshot or mount of that name."""
+    """There is no cache, bundle or mount of that name."""
 
     next_step = NextStep.FIX_INPUT
     exit_code = 3

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 import yaml
-from tools.install.render import MODES, objects
 
-from imagecache.testing.peers.programs import cache, environment, find
+from testkit.peers.programs import cache, environment, find
+from tools.install.render import MODES, objects
 
 CHART = Path(__file__).resolve().parents[2] / "charts" / "imagecache"
 KUBERNETES = "1.37.2"

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from imagecache.testing.cluster.agent import AgentHost
-from imagecache.testing.cluster.cluster import Cluster
-from imagecache.testing.cluster.node import NodeSpec
-from imagecache.testing.cluster.pods import PodSpec, delete_pods
-from imagecache.testing.images import busybox_image
-from imagecache.testing.peers.processes import mounts_below, processes_of
-from imagecache.testing.peers.registry import Registry
-from imagecache.testing.peers.workspace import workspace
+from testkit.cluster.agent import AgentHost
+from testkit.cluster.cluster import Cluster
+from testkit.cluster.node import NodeSpec
+from testkit.cluster.pods import PodSpec, delete_pods
+from testkit.images import busybox_image
+from testkit.peers.processes import mounts_below, processes_of
+from testkit.peers.registry import Registry
+from testkit.peers.workspace import workspace
 
 NODES = ("node-1", "node-2", "node-3")
 """containerd 1.6 (or 1.7) in proxy mode, 2.4 in proxy mode, 2.4 in native mode."""

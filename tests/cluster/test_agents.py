@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from imagecache.testing.cluster.agent import AgentHost
-from imagecache.testing.cluster.cluster import Cluster
-from imagecache.testing.cluster.controller import ControllerHost
-from imagecache.testing.cluster.pods import PodSpec, messages, run_pods, wait_ready
-from imagecache.testing.images import busybox_image, tar_of
-from imagecache.testing.peers.programs import checkout
-from imagecache.testing.peers.registry import Registry
+from testkit.cluster.agent import AgentHost
+from testkit.cluster.cluster import Cluster
+from testkit.cluster.controller import ControllerHost
+from testkit.cluster.pods import PodSpec, messages, run_pods, wait_ready
+from testkit.images import busybox_image, tar_of
+from testkit.peers.programs import checkout
+from testkit.peers.registry import Registry
 
 pytestmark = pytest.mark.peers
 NODES = ("node-1", "node-2", "node-3")
@@ -129,7 +129,7 @@ def ask(cluster: Cluster, controller: ControllerHost) -> int:
     address = controller.store_url.removeprefix("https://")
     connection = http.client.HTTPSConnection(address, timeout=10, context=trust)
     try:
-        connection.request("GET", "/snapshots")
+        connection.request("GET", "/bundles")
         return connection.getresponse().status
     finally:
         connection.close()

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from imagecache.testing.cluster.accounts import create_account, identity
-from imagecache.testing.cluster.cluster import Cluster
-from imagecache.testing.cluster.node import NodeSpec
-from imagecache.testing.cluster.pods import PodSpec, messages, run_pods, service, wait_ready
-from imagecache.testing.cluster.programs import kubernetes
-from imagecache.testing.peers.processes import wait_until
+from testkit.cluster.accounts import create_account, identity
+from testkit.cluster.cluster import Cluster
+from testkit.cluster.node import NodeSpec
+from testkit.cluster.pods import PodSpec, messages, run_pods, service, wait_ready
+from testkit.cluster.programs import kubernetes
+from testkit.peers.processes import wait_until
 
 pytestmark = pytest.mark.peers
 NODES = ("node-1", "node-2", "node-3")

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from imagecache.testing.cluster import cgroups, network
-from imagecache.testing.cluster.cluster import clean
-from imagecache.testing.peers.processes import kill_all, mounts_below, processes_of, wait_until
-from imagecache.testing.peers.programs import checkout, run
-from imagecache.testing.peers.workspace import workspace
+from testkit.cluster import cgroups, network
+from testkit.cluster.cluster import clean
+from testkit.peers.processes import kill_all, mounts_below, processes_of, wait_until
+from testkit.peers.programs import checkout, run
+from testkit.peers.workspace import workspace
 
 pytestmark = pytest.mark.peers
 

@@ -18,9 +18,9 @@ from imagecache.errors import SnapshotExists
 from imagecache.snapshotter.model import REF_LABEL
 from imagecache.snapshotter.snapshotter import Snapshotter
 from imagecache.store.store import Store
-from imagecache.testing.clock import FakeClock
-from imagecache.testing.faults import killed_at
-from imagecache.testing.store import put_snapshot
+from testkit.clock import FakeClock
+from testkit.faults import killed_at
+from testkit.store import put_bundle
 
 CONTENTS = [b"base" * 100, b"app" * 100]
 DIFF_IDS = [DiffID(Digest.sha256(content)) for content in CONTENTS]
@@ -96,7 +96,7 @@ class Host:
 @pytest.fixture
 def host(tmp_path: Path) -> Host:
     host = Host(tmp_path)
-    put_snapshot(host.store, "imc-0123456789abcdefghij", DIFF_IDS, CONTENTS)
+    put_bundle(host.store, "imc-0123456789abcdefghij", DIFF_IDS, CONTENTS)
     return host
 
 

@@ -16,8 +16,8 @@ from imagecache.digest import ChainID, DiffID, Digest
 from imagecache.errors import NotFound
 from imagecache.store.model import LayerName, Space
 from imagecache.store.store import Store
-from imagecache.testing.faults import killed_at
-from imagecache.testing.store import put_layer, put_snapshot
+from testkit.faults import killed_at
+from testkit.store import put_bundle, put_layer
 
 CONTENTS = [f"layer {number}".encode() * (number + 1) for number in range(8)]
 DIFF_IDS = [DiffID(Digest.sha256(content)) for content in CONTENTS]
@@ -54,33 +54,33 @@ class Worker:
         self.number = number
         self.random = random.Random(number)
         self.store = Store.open(root)
-        self.snapshots: dict[str, list[int]] = {}
+        self.bundles: dict[str, list[int]] = {}
         self.held: set[int] = set()
 
     def run(self, steps: int) -> None:
-        actions = [self.put, self.put, self.delete, self.hold, self.release, self.collect, self.build, self.check]
+        actions = [self.put, self.put, self.delete, self.lease, self.release, self.collect, self.build, self.check]
         for step in range(steps):
             self.random.choice(actions)(step)
             self.look()
 
     def put(self, step: int) -> None:
-        snapshot = f"imc-{self.number:010d}{step:010d}"
+        bundle = f"imc-{self.number:010d}{step:010d}"
         chosen = self.random.sample(range(len(CONTENTS)), 3)
-        put_snapshot(self.store, snapshot, [DIFF_IDS[each] for each in chosen], [CONTENTS[each] for each in chosen])
-        self.snapshots[snapshot] = chosen
+        put_bundle(self.store, bundle, [DIFF_IDS[each] for each in chosen], [CONTENTS[each] for each in chosen])
+        self.bundles[bundle] = chosen
 
     def delete(self, _step: int) -> None:
-        if self.snapshots:
-            snapshot = self.random.choice(sorted(self.snapshots))
-            del self.snapshots[snapshot]
-            self.store.snapshots.delete(snapshot)
+        if self.bundles:
+            bundle = self.random.choice(sorted(self.bundles))
+            del self.bundles[bundle]
+            self.store.bundles.delete(bundle)
             with pytest.raises(NotFound):
-                self.store.snapshots.get(snapshot)
+                self.store.bundles.get(bundle)
 
-    def hold(self, _step: int) -> None:
+    def lease(self, _step: int) -> None:
         """Hold whatever there is, then look: only what is there after holding is relied on."""
         each = self.random.randrange(len(NAMES))
-        self.store.provider.hold(self.holder, NAMES[each])
+        self.store.provider.lease(self.holder, NAMES[each])
         if self.store.provider.open_layer(NAMES[each]) is None:
             self.store.provider.release(self.holder, NAMES[each])
             self.held.discard(each)
@@ -109,18 +109,18 @@ class Worker:
     def check(self, _step: int) -> None:
         report = self.store.check(deep=True, verify=lambda path: DiffID(Digest.sha256(path.read_bytes())))
         assert report.corrupt == report.unexpected == []
-        assert all("held by" in finding.problem for finding in report.missing)  # between hold and look, of others
+        assert all("held by" in finding.problem for finding in report.missing)  # between lease and look, of others
 
     def look(self) -> None:
         for each in self.needed():
             assert self.store.layers.path(NAMES[each]).read_bytes() == CONTENTS[each]
-        for snapshot, chosen in self.snapshots.items():
-            layers = self.store.snapshots.get(snapshot).images[0].layers
+        for bundle, chosen in self.bundles.items():
+            layers = self.store.bundles.get(bundle).images[0].layers
             assert [layer.diff_id for layer in layers] == [DIFF_IDS[each] for each in chosen]
             assert self.store.provider.lookup(ChainID(layers[-1].chain_id)) is not None
 
     def needed(self) -> set[int]:
-        return self.held.union(*self.snapshots.values())
+        return self.held.union(*self.bundles.values())
 
 
 def life(root: Path, number: int, steps: int = 120) -> None:
@@ -136,16 +136,16 @@ def short_lives(root: Path, number: int) -> None:
 
 
 def assert_collectable(root: Path) -> None:
-    """When everybody is gone, exactly what snapshots and leases name is left; without those, nothing."""
+    """When everybody is gone, exactly what bundles and leases name is left; without those, nothing."""
     store = Store.open(root)
     store.collect()
-    needed = {name for document in store.snapshots.all() for name in document.layer_names()}
+    needed = {name for document in store.bundles.all() for name in document.layer_names()}
     assert set(store.layers.names()) - set(store.leases.held()) == needed - set(store.leases.held())
     report = store.check(deep=True)
     assert report.corrupt == report.unexpected == []
-    for snapshot in store.snapshots.ids():
-        store.snapshots.delete(snapshot)
-    for holder in {holder for holder, _name in store.paths.holds()}:
+    for bundle in store.bundles.ids():
+        store.bundles.delete(bundle)
+    for holder in {holder for holder, _name in store.paths.node_lease_files()}:
         store.leases.release_all(holder)
     store.collect()
     assert store.usage().total == 0

@@ -18,8 +18,8 @@ from imagecache.errors import NoSpace
 from imagecache.store.files import StagedFile, write_all
 from imagecache.store.model import LayerName, Space
 from imagecache.store.store import Store
-from imagecache.testing.faults import Loss, PowerLog, killed_at, write_out
-from imagecache.testing.store import put_layer, put_snapshot, snapshot_document
+from testkit.faults import Loss, PowerLog, killed_at, write_out
+from testkit.store import bundle_document, put_bundle, put_layer
 
 A, B = "imc-aaaaaaaaaaaaaaaaaaaa", "imc-bbbbbbbbbbbbbbbbbbbb"
 BASE, APP, OLD = (DiffID(Digest.sha256(text)) for text in (b"base", b"app", b"old"))
@@ -41,15 +41,15 @@ def life(root: Path, done: list[str]) -> None:
     with store.leases.build_lease([name(BASE)]):
         put_layer(store, name(BASE), b"base")
         done.append("layer")
-        put_snapshot(store, A, [BASE, APP], [b"base", b"app"])
+        put_bundle(store, A, [BASE, APP], [b"base", b"app"])
     done.append("put A")
-    put_snapshot(store, B, [BASE, OLD], [b"base", b"old"])
+    put_bundle(store, B, [BASE, OLD], [b"base", b"old"])
     done.append("put B")
-    store.leases.hold_many("node", [name(BASE), name(APP)])
+    store.leases.lease_many("node", [name(BASE), name(APP)])
     done.append("hold")
-    store.leases.hold("node", name(OLD))
+    store.leases.lease("node", name(OLD))
     done.append("begin to delete B")
-    store.snapshots.delete(B)
+    store.bundles.delete(B)
     done.append("delete B")
     store.leases.release("node", name(OLD))
     store.collect()
@@ -62,7 +62,7 @@ def assert_sound(root: Path, done: list[str]) -> None:
     """Whatever happened: what was promised is there, what is there is right, and the rest can be collected."""
     store = Store.open(root)
     assert "layer" not in done or store.layers.has(name(BASE))
-    ids = set(store.snapshots.ids())
+    ids = set(store.bundles.ids())
     assert ids <= {A, B}
     assert "put A" not in done or A in ids
     assert "put B" not in done or "begin to delete B" in done or B in ids
@@ -73,10 +73,10 @@ def assert_sound(root: Path, done: list[str]) -> None:
 
     store.collect()
 
-    needed = {layer for document in store.snapshots.all() for layer in document.layer_names()}
+    needed = {layer for document in store.bundles.all() for layer in document.layer_names()}
     assert set(store.layers.names()) - set(store.leases.held()) == needed - set(store.leases.held())
     assert {digest for _path, digest in store.paths.blob_files()} == set().union(
-        *(stored.blobs for stored in store.snapshots.stored())
+        *(stored.blobs for stored in store.bundles.stored())
     )
     for directory in (store.paths.staging, store.paths.trash, store.paths.build_leases):
         assert list(directory.iterdir()) == []
@@ -150,7 +150,7 @@ def test_a_promise_covers_what_another_process_has_not_synced(memory: Path) -> N
     root = memory / "store"
     root.mkdir(0o700)
     log = PowerLog(root, [], Loss.ALL)
-    document = snapshot_document(A, [BASE], [b"base"], config=b"config", manifest=b"manifest")
+    document = bundle_document(A, [BASE], [b"base"], config=b"config", manifest=b"manifest")
     with log.watching():
         store = Store.open(root)
         link_unsynced(store, store.layers.path(name(BASE)), b"base")
@@ -158,12 +158,12 @@ def test_a_promise_covers_what_another_process_has_not_synced(memory: Path) -> N
         store.blobs.put(b"config")
         put_blob = len(log.failures)
         store.blobs.put(b"manifest")
-        store.snapshots.put(document)
+        store.bundles.put(document)
     write_out(log.failures[put_blob - 1].disk, memory / "blob")
-    write_out(log.failures[-1].disk, memory / "snapshot")
+    write_out(log.failures[-1].disk, memory / "bundle")
 
     assert Store.open(memory / "blob").blobs.read(Digest.sha256(b"config")) == b"config"
-    assert_sound(memory / "snapshot", ["put A"])
+    assert_sound(memory / "bundle", ["put A"])
 
 
 def link_unsynced(store: Store, target: Path, content: bytes) -> None:

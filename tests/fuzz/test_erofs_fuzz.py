@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from imagecache.erofs import dirent, xattr
 from imagecache.erofs.format import Superblock
 from imagecache.erofs.reader import LayerImage
-from imagecache.erofs.relay import relay
+from imagecache.erofs.realign import realign
 from imagecache.erofs.writer import plan
 from imagecache.errors import LimitExceeded, MalformedLayer
 from imagecache.limits import DEFAULT
-from imagecache.testing.trees import TarStandIn, put, random_tree, symlink, write_layer
 from imagecache.tree import Inode, directory
+from testkit.trees import TarStandIn, put, random_tree, symlink, write_layer
 
 LIMITS = replace(DEFAULT, layer_entries=2000)
 REFUSED = (MalformedLayer, LimitExceeded)
@@ -39,15 +39,15 @@ def small_tree() -> tuple[Inode, TarStandIn]:
 class Seed:
     """An image, and where its metadata lies."""
 
-    def __init__(self, folder: Path, *, relaid: bool) -> None:
+    def __init__(self, folder: Path, *, realigned: bool) -> None:
         root, tar = small_tree()
         self.path = folder / "image"
         with self.path.open("w+b") as file:
             write_layer(file.fileno(), root, tar)
-        if relaid:
-            with (folder / "relaid").open("w+b") as file:
-                relay(self.path, file.fileno())
-            self.path = folder / "relaid"
+        if realigned:
+            with (folder / "realigned").open("w+b") as file:
+                realign(self.path, file.fileno())
+            self.path = folder / "realigned"
         self.data = self.path.read_bytes()
         superblock = Superblock.unpack(self.data[1024:1152])
         start = superblock.meta_block << superblock.block_bits
@@ -68,7 +68,7 @@ class Seed:
 
 @pytest.fixture(scope="module", params=[False, True], ids=["512", "4096"])
 def seed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Seed:
-    return Seed(tmp_path_factory.mktemp("seed"), relaid=request.param)
+    return Seed(tmp_path_factory.mktemp("seed"), realigned=request.param)
 
 
 def read_everything(path: Path) -> None:
@@ -81,7 +81,7 @@ def read_everything(path: Path) -> None:
                 for _ in image.read(inode):
                     pass
         image.tree()
-        if not image.relaid:
+        if not image.realigned:
             for _ in image.tar():
                 pass
 
@@ -105,8 +105,8 @@ def test_mutated_images(seed: Seed, batch: int, tmp_path: Path) -> None:
 
 
 def relaying(path: Path) -> None:
-    with Path(f"{path}.relaid").open("w+b") as file:
-        relay(path, file.fileno(), limits=LIMITS)
+    with Path(f"{path}.realigned").open("w+b") as file:
+        realign(path, file.fileno(), limits=LIMITS)
         assert os.fstat(file.fileno()).st_size < 4 * path.stat().st_size + 4096 * 2000
 
 

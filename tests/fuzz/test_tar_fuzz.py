@@ -17,11 +17,11 @@ from imagecache.errors import ImageCacheError
 from imagecache.layer.assemble import assemble
 from imagecache.layer.compression import Compression, Decompressor
 from imagecache.layer.context import MemoryTree, resolve_implied
-from imagecache.layer.ports import TarSource
+from imagecache.layer.inputs import TarSource
 from imagecache.layer.source import ChunkSource, FileSource
 from imagecache.limits import DEFAULT
-from imagecache.testing.hostile_tars import CONTAINED, REFUSED, Contained, Refused
-from imagecache.testing.tars import BLOCK, random_image
+from testkit.hostile_tars import CONTAINED, REFUSED, Contained, Refused
+from testkit.tars import BLOCK, random_image
 
 _ROUNDS = int(os.environ.get("IMAGECACHE_FUZZ_ROUNDS", "150"))
 _BUDGET = 5.0

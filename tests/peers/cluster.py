@@ -10,13 +10,13 @@ from pathlib import Path
 
 from imagecache.api.nodes import CacheState, NodeStatus, parse_status
 from imagecache.errors import ObjectNotFound
-from imagecache.kube.ports import Object
+from imagecache.kube.api import Object
 from imagecache.kube.resources import IMAGE_CACHES, NODE_IMAGE_CACHES
 from imagecache.store.store import Store
-from imagecache.testing.kube import FakeKube
-from imagecache.testing.kube_server import KubeServer
-from imagecache.testing.peers.node import CachingNode
-from imagecache.testing.served import Served
+from testkit.kube import FakeKube
+from testkit.kube_server import KubeServer
+from testkit.peers.node import CachingNode
+from testkit.served import Served
 
 _SECONDS = 60
 
@@ -50,14 +50,14 @@ class Cluster:
         }
 
     async def cache(self, name: str, image: str) -> str:
-        """An ImageCache that is ready; the id of its snapshot."""
-        known = set(Store(self.origin.store).snapshots.ids()) if self.origin.store.exists() else set()
+        """An ImageCache that is ready; the id of its bundle."""
+        known = set(Store(self.origin.store).bundles.ids()) if self.origin.store.exists() else set()
         await asyncio.to_thread(self.origin.create, name, [image], "--no-attach")
-        (snapshot_id,) = set(Store(self.origin.store).snapshots.ids()) - known
+        (bundle_id,) = set(Store(self.origin.store).bundles.ids()) - known
         await self.kube.create(IMAGE_CACHES, {"metadata": {"name": name}, "spec": {"images": [image]}})
-        status: Object = {"status": {"phase": "Ready", "progress": "100%", "imageCacheId": snapshot_id}}
+        status: Object = {"status": {"phase": "Ready", "progress": "100%", "imageCacheId": bundle_id}}
         await self.kube.patch(IMAGE_CACHES, name, status, subresource="status")
-        return snapshot_id
+        return bundle_id
 
     async def reported(self) -> NodeStatus:
         try:

@@ -7,22 +7,22 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from tests.peers.cluster import Cluster
 
-from imagecache.kube.ports import Object
+from imagecache.kube.api import Object
 from imagecache.kube.resources import NODES
 from imagecache.store.store import Store
-from imagecache.testing.images import busybox_image, pause_image
-from imagecache.testing.kube import FakeKube
-from imagecache.testing.kube_server import KubeServer
-from imagecache.testing.oci_layout import Image
-from imagecache.testing.peers.containerd import VERSIONS, Containerd
-from imagecache.testing.peers.cri import Cri
-from imagecache.testing.peers.node import CachingNode
-from imagecache.testing.peers.processes import mounts_below, processes_of
-from imagecache.testing.peers.registry import Registry
-from imagecache.testing.peers.workspace import clean, workspace
-from imagecache.testing.served import Served
+from testkit.images import busybox_image, pause_image
+from testkit.kube import FakeKube
+from testkit.kube_server import KubeServer
+from testkit.oci_layout import Image
+from testkit.peers.containerd import VERSIONS, Containerd
+from testkit.peers.cri import Cri
+from testkit.peers.node import CachingNode
+from testkit.peers.processes import mounts_below, processes_of
+from testkit.peers.registry import Registry
+from testkit.peers.workspace import clean, workspace
+from testkit.served import Served
+from tests.peers.cluster import Cluster
 
 
 @pytest.fixture(scope="session")

@@ -11,31 +11,31 @@ from typing import Any
 import msgspec
 import pytest
 
-from imagecache.build.builder import ImageBuilder
+from imagecache.builder.builder import ImageBuilder
 from imagecache.clock import SystemClock
+from imagecache.containerd.attach import AttachSettings, NodeAttacher
+from imagecache.containerd.client import ContainerdClient
+from imagecache.containerd.modes import Mode
+from imagecache.containerd.native import NativeUse
 from imagecache.errors import BlobNotFound, ContainerdMisconfigured
-from imagecache.node.attach import AttachSettings, NodeAttacher
-from imagecache.node.checks import Status
-from imagecache.node.containerd import ContainerdClient
-from imagecache.node.dropin import DropInSettings
-from imagecache.node.install import Installation
-from imagecache.node.modes import Mode
-from imagecache.node.mounter import KernelMounter
-from imagecache.node.native import NativeUse
-from imagecache.node.probe_containerd import ContainerdExpectations, check_containerd
-from imagecache.node.trim import follow_starts
+from imagecache.host.checks import Status
+from imagecache.host.containerd_config import Installation
+from imagecache.host.dropin import DropInSettings
+from imagecache.host.mounter import KernelMounter
+from imagecache.host.probe_containerd import ContainerdExpectations, check_containerd
+from imagecache.host.trim import follow_starts
 from imagecache.oci.descriptor import Platform
 from imagecache.snapshotter.server import serve
 from imagecache.snapshotter.snapshotter import Snapshotter
-from imagecache.store.model import SnapshotDocument
+from imagecache.store.model import Bundle
 from imagecache.store.store import Store
-from imagecache.testing.images import busybox_image, tar_of
-from imagecache.testing.layout_source import LayoutSource
-from imagecache.testing.peers.containerd import Containerd, Version
-from imagecache.testing.peers.cri import Cri
-from imagecache.testing.peers.processes import unmount_below
-from imagecache.testing.peers.programs import run
-from imagecache.testing.snapshots import MemoryDocuments, snapshot
+from testkit.attachable import MemoryDocuments, bundle
+from testkit.images import busybox_image, tar_of
+from testkit.layout_source import LayoutSource
+from testkit.peers.containerd import Containerd, Version
+from testkit.peers.cri import Cri
+from testkit.peers.processes import unmount_below
+from testkit.peers.programs import run
 
 pytestmark = pytest.mark.peers
 IMAGE = "registry.invalid/team/app:1.4"
@@ -78,7 +78,7 @@ class Node:
     client: ContainerdClient
     cri: Cri
     store: Store
-    snapshot: SnapshotDocument
+    bundle: Bundle
     mode: Mode
 
     def attacher(self, **settings: object) -> NodeAttacher:
@@ -93,13 +93,13 @@ class Node:
 
     async def snapshots(self) -> set[str]:
         name = "erofs" if self.mode is Mode.NATIVE else "imagecache"
-        ours = {layer.chain_id for layer in self.snapshot.images[0].layers[1:]}  # the pause image shares the bottom one
+        ours = {layer.chain_id for layer in self.bundle.images[0].layers[1:]}  # the pause image shares the bottom one
         return {info.name async for info in self.client.session("k8s.io").snapshots.list(name)} & ours
 
 
 @pytest.fixture(scope="module")
-def built(peers_directory: Path) -> tuple[Store, SnapshotDocument]:
-    """A store with a snapshot of one image of five layers, from a layout on disk."""
+def built(peers_directory: Path) -> tuple[Store, Bundle]:
+    """A store with a bundle of one image of five layers, from a layout on disk."""
     directory = peers_directory / "attach"
     extra = [tar_of({"srv/": None, f"srv/{number}": f"layer {number}".encode()}) for number in range(4)]
     image = busybox_image(directory / "image", *extra)
@@ -117,7 +117,7 @@ def built(peers_directory: Path) -> tuple[Store, SnapshotDocument]:
 
 @pytest.fixture(params=INTEGRATIONS, ids=lambda param: f"{param[0]}-{param[1].value}")
 def installed(
-    request: pytest.FixtureRequest, directory: Path, pause: str, built: tuple[Store, SnapshotDocument]
+    request: pytest.FixtureRequest, directory: Path, pause: str, built: tuple[Store, Bundle]
 ) -> Iterator[tuple[Containerd, Mode]]:
     """A containerd that runs with our drop-in, beside the agent if the mode needs one."""
     version, mode = request.param
@@ -146,7 +146,7 @@ def installation(containerd: Containerd, mode: Mode, agent: Agent, store: Store)
 
 
 @pytest.fixture
-async def node(installed: tuple[Containerd, Mode], built: tuple[Store, SnapshotDocument]) -> AsyncIterator[Node]:
+async def node(installed: tuple[Containerd, Mode], built: tuple[Store, Bundle]) -> AsyncIterator[Node]:
     containerd, mode = installed
     async with ContainerdClient(containerd.address, SystemClock()) as client, Cri(containerd.address) as cri:
         yield Node(containerd, client, cri, *built, mode)
@@ -154,8 +154,8 @@ async def node(installed: tuple[Containerd, Mode], built: tuple[Store, SnapshotD
 
 async def test_a_container_runs_and_writes_without_any_pull(node: Node) -> None:
     assert (await node.attacher().choice()).mode is node.mode
-    result = await node.attacher().attach(node.snapshot)
-    image = node.snapshot.images[0]
+    result = await node.attacher().attach(node.bundle)
+    image = node.bundle.images[0]
     by_digest = f"registry.invalid/team/app@{image.target.digest}"
     assert set(result.images) == {IMAGE, by_digest, image.config.digest}
     assert await node.listed() == {IMAGE, by_digest}
@@ -167,33 +167,33 @@ async def test_a_container_runs_and_writes_without_any_pull(node: Node) -> None:
     assert output == "layer 0layer 3new\n"
     assert await node.cri.run(by_digest, ["/bin/cat", "/srv/0"]) == "layer 0"
 
-    assert await node.attacher().attach(node.snapshot) == result
-    assert set(await node.attacher().detach(node.snapshot)) == set(result.images)
+    assert await node.attacher().attach(node.bundle) == result
+    assert set(await node.attacher().detach(node.bundle)) == set(result.images)
     assert await node.listed() == set()
     assert await node.snapshots() == set()
 
 
 async def test_a_pod_may_be_created_the_moment_attach_returns(node: Node) -> None:
     for _ in range(5):
-        await node.attacher().attach(node.snapshot)
+        await node.attacher().attach(node.bundle)
         assert await node.listed() != set()
-        await node.attacher().detach(node.snapshot)
+        await node.attacher().detach(node.bundle)
 
 
 async def test_detach_does_not_disturb_a_running_container(node: Node) -> None:
-    await node.attacher().attach(node.snapshot)
+    await node.attacher().attach(node.bundle)
     async with node.cri.running(IMAGE) as container:
-        await node.attacher().detach(node.snapshot)
+        await node.attacher().detach(node.bundle)
         assert await node.listed() == set()
         assert (await node.cri.exec_sync(container, ["/bin/cat", "/srv/3"])).stdout == "layer 3"
         assert len(await node.snapshots()) == 4
         if node.mode is Mode.NATIVE:
-            assert await NativeUse(node.client, node.store.root / "layers").names() == node.snapshot.layer_names()
+            assert await NativeUse(node.client, node.store.root / "layers").names() == node.bundle.layer_names()
 
 
 async def test_a_private_image_has_no_record_for_kubelet(node: Node) -> None:
-    image = msgspec.structs.replace(node.snapshot.images[0], private=True)
-    private = snapshot(image)
+    image = msgspec.structs.replace(node.bundle.images[0], private=True)
+    private = bundle(image)
     assert (await node.attacher().attach(private)).withheld == (IMAGE,)
     assert await node.listed() == set()
     assert await node.cri.image_status(IMAGE) is None
@@ -208,7 +208,7 @@ async def test_a_private_image_has_no_record_for_kubelet(node: Node) -> None:
 
 async def test_a_layer_that_the_node_does_not_have_is_never_promised(node: Node) -> None:
     documents = MemoryDocuments()
-    unknown = snapshot(documents.image(IMAGE, ["unknown", "layers"]))
+    unknown = bundle(documents.image(IMAGE, ["unknown", "layers"]))
     attacher = NodeAttacher(node.client, documents, SystemClock())
     with pytest.raises((BlobNotFound, ContainerdMisconfigured), match="layer image") as caught:
         await attacher.attach(unknown)
@@ -245,8 +245,8 @@ async def test_the_drop_in_changes_what_it_must_and_nothing_else(
 
 @pytest.mark.parametrize("installed", [("2.4", Mode.NATIVE)], indirect=True)
 async def test_native_starts_are_followed_to_the_files_they_read(node: Node) -> None:
-    await node.attacher().attach(node.snapshot)
-    names = node.snapshot.layer_names()
+    await node.attacher().attach(node.bundle)
+    names = node.bundle.layer_names()
     expected = {node.store.root / name.path for name in names}
     seen: asyncio.Queue[set[Path]] = asyncio.Queue()
     following = asyncio.create_task(follow_starts(node.client, lambda files: seen.put_nowait(set(files)), pause=0))

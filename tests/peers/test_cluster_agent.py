@@ -7,17 +7,17 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.peers.cluster import Cluster
 
 from imagecache.api.nodes import CacheState, is_holder_of
 from imagecache.kube import objects
 from imagecache.kube.resources import IMAGE_CACHES, NODES
 from imagecache.store.store import Store
-from imagecache.testing.images import busybox_image, tar_of
-from imagecache.testing.peers.containerd import Version
-from imagecache.testing.peers.cri import Cri
-from imagecache.testing.peers.node import CachingNode, Mode
-from imagecache.testing.peers.registry import Registry
+from testkit.images import busybox_image, tar_of
+from testkit.peers.containerd import Version
+from testkit.peers.cri import Cri
+from testkit.peers.node import CachingNode, Mode
+from testkit.peers.registry import Registry
+from tests.peers.cluster import Cluster
 
 pytestmark = pytest.mark.peers
 VARIANTS: list[tuple[Version, Mode]] = [("system", "proxy"), ("2.4", "native")]
@@ -44,7 +44,7 @@ def app(directory: Path, registry: Registry) -> str:
 
 
 async def test_a_cache_comes_runs_and_goes(cluster: Cluster, node: CachingNode, app: str, registry: Registry) -> None:
-    snapshot_id = await cluster.cache("a", app)
+    bundle_id = await cluster.cache("a", app)
     await cluster.until_states(a=CacheState.READY)
     status = await cluster.reported()
     assert status.mode == node.mode
@@ -65,7 +65,7 @@ async def test_a_cache_comes_runs_and_goes(cluster: Cluster, node: CachingNode, 
                 done = await cri.exec_sync(container, ["cat", "/srv/data"])
                 assert done.stdout == "from the cache\n"
                 store = Store(node.store)
-                assert snapshot_id not in store.snapshots.ids()
+                assert bundle_id not in store.bundles.ids()
                 assert list(store.layers.names())
 
             async def collected() -> bool:
@@ -111,7 +111,7 @@ async def test_a_store_and_an_api_that_come_later(cluster: Cluster, node: Cachin
 
 
 async def test_a_directory_that_both_share(cluster: Cluster, directory: Path, app: str, pause: str) -> None:
-    snapshot_id = await cluster.cache("a", app)
+    bundle_id = await cluster.cache("a", app)
     node = CachingNode(directory / "node", sandbox_image=pause, store=cluster.origin.store)
     node.environ |= cluster.environment(shared=True)
     await asyncio.to_thread(node.start)
@@ -126,7 +126,7 @@ async def test_a_directory_that_both_share(cluster: Cluster, directory: Path, ap
             await cluster.kube.delete(IMAGE_CACHES, "a")
             await cluster.until_states()
             assert await cri.image_status(app) is None
-            assert store.snapshots.ids() == [snapshot_id]
+            assert store.bundles.ids() == [bundle_id]
             assert list(store.layers.names())
     finally:
         await asyncio.to_thread(node.close)

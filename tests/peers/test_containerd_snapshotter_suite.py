@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from imagecache.testing.peers.programs import MissingPeer, PeerFailed, cache, environment, run
-from imagecache.testing.peers.workspace import workspace
+from testkit.peers.programs import MissingPeer, PeerFailed, cache, environment, run
+from testkit.peers.workspace import workspace
 
 pytestmark = [pytest.mark.peers, pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from imagecache.erofs.reader import LayerImage
-from imagecache.erofs.relay import relay
-from imagecache.testing.peers.programs import find, run
-from imagecache.testing.trees import (
+from imagecache.erofs.realign import realign
+from imagecache.tree import Inode, directory
+from testkit.peers.programs import find, run
+from testkit.trees import (
     Facts,
     TarStandIn,
     count_links,
@@ -27,7 +28,6 @@ from imagecache.testing.trees import (
     write_layer,
     zoo,
 )
-from imagecache.tree import Inode, directory
 
 pytestmark = pytest.mark.peers
 
@@ -102,9 +102,9 @@ def image_of(folder: Path, root: Inode, tar: TarStandIn, block_size: int) -> Pat
         write_layer(file.fileno(), root, tar)
     if block_size == 512:
         return image
-    copy = folder / "relaid.erofs"
+    copy = folder / "realigned.erofs"
     with copy.open("w+b") as file:
-        relay(image, file.fileno())
+        realign(image, file.fileno())
     return copy
 
 

@@ -19,25 +19,25 @@ from imagecache._proto.containerd import snapshots_pb2
 from imagecache.apps.host_credentials import config_text
 from imagecache.apps.host_service import HostContainerdFiles, HostContainerdRecords
 from imagecache.apps.host_systemd import in_root
-from imagecache.cli.settings import Mode as ModeSetting
-from imagecache.cli.settings import Settings
 from imagecache.clock import SystemClock
+from imagecache.containerd.modes import Mode
+from imagecache.containerd.rpc import Connection
 from imagecache.errors import InvalidSetting, PrivilegeMissing
-from imagecache.node.carried import Carried, carried
-from imagecache.node.hostfiles import CONFIG, OPT, PROGRAM, UNITS, HostFiles
-from imagecache.node.hostservice import HostService, HostSettings, Left
-from imagecache.node.modes import Mode
-from imagecache.node.rpc import Connection
-from imagecache.node.units import SERVICE, SOCKET, TIMER
+from imagecache.host.files import CONFIG, OPT, PROGRAM, UNITS, HostFiles
+from imagecache.host.runtime_files import RuntimeFiles, runtime_files
+from imagecache.host.service import HostService, HostSettings, Left
+from imagecache.host.units import SERVICE, SOCKET, TIMER
+from imagecache.settings.table import Mode as ModeSetting
+from imagecache.settings.table import Settings
 from imagecache.snapshotter.server import listen
-from imagecache.testing.host_service import FakeProgram
-from imagecache.testing.images import busybox_image, tar_of
-from imagecache.testing.peers.agent import COMMAND
-from imagecache.testing.peers.containerd import VERSIONS, Containerd
-from imagecache.testing.peers.cri import Cri
-from imagecache.testing.peers.processes import Daemon, mounts_below, wait_until
-from imagecache.testing.peers.programs import environment, find, run
-from imagecache.testing.peers.registry import Registry
+from testkit.host_service import FakeProgram
+from testkit.images import busybox_image, tar_of
+from testkit.peers.agent import COMMAND
+from testkit.peers.containerd import VERSIONS, Containerd
+from testkit.peers.cri import Cri
+from testkit.peers.processes import Daemon, mounts_below, wait_until
+from testkit.peers.programs import environment, find, run
+from testkit.peers.registry import Registry
 
 pytestmark = pytest.mark.peers
 DATA = tar_of({"srv": None, "srv/data": b"from the cache\n"})
@@ -54,13 +54,13 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 @pytest.fixture(scope="session")
-def program() -> Carried:
+def program() -> RuntimeFiles:
     """What this interpreter and its packages make; finding out takes seconds."""
-    return carried()
+    return runtime_files()
 
 
 @pytest.fixture
-def empty_host(directory: Path, program: Carried) -> Path:
+def empty_host(directory: Path, program: RuntimeFiles) -> Path:
     """A root with our program and a shell of no library, and nothing else."""
     root = directory / "root"
     program.write(root / OPT.relative_to("/") / program.name, OPT / program.name)
@@ -69,16 +69,16 @@ def empty_host(directory: Path, program: Carried) -> Path:
     return root
 
 
-def on_host(root: Path, program: Carried, name: str, *args: str) -> str:
+def on_host(root: Path, program: RuntimeFiles, name: str, *args: str) -> str:
     return run(["chroot", root, OPT / program.name / "bin" / name, *args], env={"PATH": "/usr/sbin:/usr/bin:/bin"})
 
 
-def test_the_program_runs_on_a_host_that_has_nothing(empty_host: Path, program: Carried) -> None:
+def test_the_program_runs_on_a_host_that_has_nothing(empty_host: Path, program: RuntimeFiles) -> None:
     assert re.fullmatch(r"imagecache \S+\n", on_host(empty_host, program, "imagecache", "--version"))
     assert "Usage: imagecache agent" in on_host(empty_host, program, "imagecache", "agent", "--help")
 
 
-def test_every_module_of_ours_is_there_and_finds_what_it_needs(empty_host: Path, program: Carried) -> None:
+def test_every_module_of_ours_is_there_and_finds_what_it_needs(empty_host: Path, program: RuntimeFiles) -> None:
     code = """
 import importlib, pkgutil, sys, imagecache
 names = [m.name for m in pkgutil.walk_packages(imagecache.__path__, "imagecache.")]
@@ -98,7 +98,7 @@ print(len(names), sys.executable == sys.prefix + "/bin/python3", sorted(foreign)
     )
 
 
-def test_what_is_compiled_here_is_not_compiled_again_there(empty_host: Path, program: Carried) -> None:
+def test_what_is_compiled_here_is_not_compiled_again_there(empty_host: Path, program: RuntimeFiles) -> None:
     code = """
 from importlib._bootstrap_external import SourceLoader
 compile_it, compiled = SourceLoader.source_to_code, []
@@ -112,16 +112,16 @@ print(compiled)
     assert on_host(empty_host, program, "python3", "-I", "-c", code) == "[]\n"
 
 
-def test_another_content_has_another_name(program: Carried) -> None:
+def test_another_content_has_another_name(program: RuntimeFiles) -> None:
     changed = replace(program, files=dict(program.files))
 
-    assert changed.name == program.name == carried().name
+    assert changed.name == program.name == runtime_files().name
 
 
 # socket activation
 
 
-async def test_the_agent_answers_through_a_socket_that_systemd_holds(directory: Path, program: Carried) -> None:
+async def test_the_agent_answers_through_a_socket_that_systemd_holds(directory: Path, program: RuntimeFiles) -> None:
     place = directory / "program"
     program.write(place, place)
     listening = directory / "agent.sock"

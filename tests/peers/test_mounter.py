@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from imagecache.erofs.reader import LayerImage
-from imagecache.erofs.relay import relay
+from imagecache.erofs.realign import realign
 from imagecache.errors import KernelUnsupported, MountFailed
-from imagecache.node import loop
-from imagecache.node.checks import Status
-from imagecache.node.mounter import KernelMounter
-from imagecache.node.mountinfo import mounted_at
-from imagecache.node.probe_kernel import check_kernel, write_probe_image
-from imagecache.node.trim import drop_second_copy
-from imagecache.testing.peers.processes import mounts_below
+from imagecache.host import loop_devices
+from imagecache.host.checks import Status
+from imagecache.host.mounter import KernelMounter
+from imagecache.host.mountinfo import mounted_at
+from imagecache.host.probe_kernel import check_kernel, write_probe_image
+from imagecache.host.trim import drop_second_copy
+from testkit.peers.processes import mounts_below
 
 pytestmark = pytest.mark.peers
 
@@ -64,11 +64,11 @@ def test_a_mount_of_another_process_is_recognised(mounter: KernelMounter, image:
 
 
 def test_a_loop_device_is_read_only_direct_and_goes_with_the_mount(image: Path) -> None:
-    with loop.attached(image) as device:
-        assert loop.backing_file(device) == str(image)
+    with loop_devices.attached(image) as device:
+        assert loop_devices.backing_file(device) == str(image)
         facts = Path("/sys/block", Path(device).name)
         assert [(facts / name).read_text().strip() for name in ("ro", "loop/dio", "loop/autoclear")] == ["1"] * 3
-    assert loop.backing_file(device) != str(image)
+    assert loop_devices.backing_file(device) != str(image)
 
 
 def test_a_busy_mount_is_not_taken_away(mounter: KernelMounter, image: Path, target: Path) -> None:
@@ -96,7 +96,7 @@ def test_the_copy_is_made_whole_and_goes_with_its_mount(tmp_path: Path, image: P
     good.write_bytes(image.read_bytes())
     refused(image)
     copies = tmp_path / "copies"
-    mounter = KernelMounter(relay=lambda _, descriptor: relay(good, descriptor), copies=copies)
+    mounter = KernelMounter(realign=lambda _, descriptor: realign(good, descriptor), copies=copies)
     mounter.mount(image, target)
     found = mounted_at(target)
     assert found is not None
@@ -113,7 +113,7 @@ def test_a_failed_copy_leaves_nothing(tmp_path: Path, image: Path, target: Path)
         raise MountFailed("disk trouble")
 
     refused(image)
-    mounter = KernelMounter(relay=broken, copies=tmp_path / "copies")
+    mounter = KernelMounter(realign=broken, copies=tmp_path / "copies")
     with pytest.raises(MountFailed, match="disk trouble"):
         mounter.mount(image, target)
     assert list((tmp_path / "copies").iterdir()) == []
@@ -155,7 +155,7 @@ def test_one_directory_is_bound_read_only(mounter: KernelMounter, tmp_path: Path
 
 
 def test_the_kernel_probe_tries_everything_and_leaves_nothing(tmp_path: Path) -> None:
-    checks = {check.name: check for check in check_kernel(tmp_path, relay)}
+    checks = {check.name: check for check in check_kernel(tmp_path, realign)}
     assert set(checks) == {"version", "layer image", "overlay", "loop device"}
     assert all(check.status is Status.OK for check in checks.values()), checks
     assert "straight from the file" in checks["layer image"].detail
@@ -163,7 +163,7 @@ def test_the_kernel_probe_tries_everything_and_leaves_nothing(tmp_path: Path) ->
 
 
 def test_the_kernel_probe_where_nothing_can_be_written() -> None:
-    checks = check_kernel(Path("/proc"), relay)
+    checks = check_kernel(Path("/proc"), realign)
     assert checks[-1].status is Status.PROBLEM
     assert "/proc" in checks[-1].detail
 

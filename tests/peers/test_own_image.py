@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from imagecache import __version__
-from imagecache.testing import own_image
-from imagecache.testing.peers.containerd import Containerd
-from imagecache.testing.peers.cri import Cri
-from imagecache.testing.peers.programs import PeerFailed, checkout, find, run
-from imagecache.testing.peers.registry import Registry
+from testkit import own_image
+from testkit.peers.containerd import Containerd
+from testkit.peers.cri import Cri
+from testkit.peers.programs import PeerFailed, checkout, find, run
+from testkit.peers.registry import Registry
 
 pytestmark = pytest.mark.peers
 

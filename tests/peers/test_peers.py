@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from grpclib.exceptions import GRPCError
 
-from imagecache.testing.images import busybox_image, tar_of
-from imagecache.testing.oci_layout import Image, LayerSpec, load
-from imagecache.testing.peers.containerd import VERSIONS, Containerd, Version
-from imagecache.testing.peers.cri import Cri
-from imagecache.testing.peers.processes import mounts_below, processes_of, wait_until
-from imagecache.testing.peers.programs import MissingPeer, PeerFailed, find, run
-from imagecache.testing.peers.registry import Registry, Request
-from imagecache.testing.peers.workspace import sweep
+from testkit.images import busybox_image, tar_of
+from testkit.oci_layout import Image, LayerSpec, load
+from testkit.peers.containerd import VERSIONS, Containerd, Version
+from testkit.peers.cri import Cri
+from testkit.peers.processes import mounts_below, processes_of, wait_until
+from testkit.peers.programs import MissingPeer, PeerFailed, find, run
+from testkit.peers.registry import Registry, Request
+from testkit.peers.workspace import sweep
 
 pytestmark = pytest.mark.peers
 
@@ -170,9 +170,9 @@ async def test_leaving_ends_containers_shims_and_mounts(
 KILLED_RUN = """
 import sys, time
 from pathlib import Path
-from imagecache.testing.peers.registry import Registry
-from imagecache.testing.peers.workspace import workspace
-from imagecache.testing.images import find
+from testkit.peers.registry import Registry
+from testkit.peers.workspace import workspace
+from testkit.images import find
 import subprocess
 with workspace(Path(sys.argv[1])) as directory:
     with Registry(directory / "registry"):

@@ -7,19 +7,19 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.peers.cluster import Cluster
 
 from imagecache.api.nodes import CacheState
+from imagecache.containerd.cri import CriClient
 from imagecache.errors import ContainerdUnavailable, PullFailed
 from imagecache.kube.resources import IMAGE_CACHES
-from imagecache.node.cri import CriClient
-from imagecache.testing.images import busybox_image, tar_of
-from imagecache.testing.peers.agent import AgentService
-from imagecache.testing.peers.containerd import Containerd
-from imagecache.testing.peers.cri import Cri
-from imagecache.testing.peers.programs import environment
-from imagecache.testing.peers.registry import Registry
-from imagecache.testing.suites.runtime import RuntimeSuite
+from testkit.images import busybox_image, tar_of
+from testkit.peers.agent import AgentService
+from testkit.peers.containerd import Containerd
+from testkit.peers.cri import Cri
+from testkit.peers.programs import environment
+from testkit.peers.registry import Registry
+from testkit.suites.runtime import RuntimeSuite
+from tests.peers.cluster import Cluster
 
 pytestmark = pytest.mark.peers
 

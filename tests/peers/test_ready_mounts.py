@@ -13,18 +13,18 @@ from grpclib.exceptions import GRPCError
 
 from imagecache._proto.containerd import snapshots_pb2 as pb
 from imagecache.digest import DiffID, Digest
-from imagecache.node import syscalls
-from imagecache.node.mounter import KernelMounter
-from imagecache.node.probe_kernel import write_probe_image
+from imagecache.host import syscalls
+from imagecache.host.mounter import KernelMounter
+from imagecache.host.probe_kernel import write_probe_image
 from imagecache.snapshotter.model import REF_LABEL
 from imagecache.snapshotter.server import serve
 from imagecache.snapshotter.service import SERVICE
 from imagecache.snapshotter.snapshotter import Snapshotter
 from imagecache.store.model import ServedLayer
-from imagecache.testing.clock import AskingClock
-from imagecache.testing.peers.processes import wait_until
-from imagecache.testing.snapshotter import SETTINGS, SnapshotterRig
-from imagecache.testing.store import MemoryLayers
+from testkit.clock import AskingClock
+from testkit.peers.processes import wait_until
+from testkit.snapshotter import SETTINGS, SnapshotterRig
+from testkit.store import MemoryLayers
 
 
 class KernelRig(SnapshotterRig):
@@ -80,7 +80,7 @@ def test_a_mount_that_was_taken_away_is_not_known_and_made_again(rig: KernelRig)
 def test_a_container_is_prepared_at_once_while_all_below_is_mounted(rig: KernelRig) -> None:
     name = rig.served(b"base")
     rig.snapshotter.prepare("k8s.io/9/container", name)
-    rig.snapshotter.make_ready()
+    rig.snapshotter.prewarm()
     rig.memory.heard.clear()
 
     mounts = rig.snapshotter.prepare_at_once("k8s.io/10/container", name)
@@ -100,7 +100,7 @@ def test_a_parent_that_goes_while_a_container_is_prepared_on_it(rig: KernelRig, 
     name = rig.served(b"base")
     rig.snapshotter.prepare("k8s.io/9/container", name)
     rig.snapshotter.remove("k8s.io/9/container")
-    rig.snapshotter.make_ready()
+    rig.snapshotter.prewarm()
 
     def meanwhile() -> None:
         rig.memory.meanwhile = lambda: None
@@ -120,11 +120,11 @@ def test_what_no_container_has_read_does_not_stay_mounted(rig: KernelRig) -> Non
     rig.snapshotter.prepare("k8s.io/9/container", read)
     rig.snapshotter.prepare("k8s.io/9/extract-1-abcd x", below)
 
-    rig.snapshotter.rest()
+    rig.snapshotter.unmount_idle()
     assert rig.mounted == 2
     rig.snapshotter.remove("k8s.io/9/container")
     rig.snapshotter.remove("k8s.io/9/extract-1-abcd x")
-    rig.snapshotter.rest()
+    rig.snapshotter.unmount_idle()
     assert rig.mounted == 1  # a container has read it, and the next one finds its pages
 
     rig.snapshotter.prepare("k8s.io/10/container", idle)
@@ -137,7 +137,7 @@ def test_what_is_unmounted_before_a_row_is_there_is_mounted_again(rig: KernelRig
     rig.clock = clock = AskingClock()
     rig.restart()
     name = rig.served(b"base")
-    clock.question = rig.snapshotter.rest  # asked inside the transaction
+    clock.question = rig.snapshotter.unmount_idle  # asked inside the transaction
 
     rig.snapshotter.prepare("k8s.io/9/extract-1-abcd x", name)
 

@@ -13,22 +13,22 @@ from pathlib import Path
 import pytest
 from yarl import URL
 
-from imagecache.build.ports import ImageSource
+from imagecache.builder.image_source import ImageSource
 from imagecache.errors import ProtocolViolation, RegistryUnavailable, RegistryUntrusted, Unauthenticated
 from imagecache.oci.reference import parse_reference
 from imagecache.registry.client import RegistryClient
 from imagecache.registry.config import RegistryConfig
 from imagecache.registry.credentials import Credential
 from imagecache.registry.proxy import Proxies, parse_proxies
-from imagecache.testing.images import pause_image
-from imagecache.testing.images_oci import MemoryImage, memory_image
-from imagecache.testing.oci_layout import Image, Layout
-from imagecache.testing.peers.agent import COMMAND
-from imagecache.testing.peers.programs import environment
-from imagecache.testing.peers.registry import Registry, free_port
-from imagecache.testing.proxy import ForwardProxy
-from imagecache.testing.registry import FakeTime, FixedCredentials
-from imagecache.testing.suites.image_source import CONTENT, ImageSourceSuite, Origin
+from testkit.images import pause_image
+from testkit.images_oci import MemoryImage, memory_image
+from testkit.oci_layout import Image, Layout
+from testkit.peers.agent import COMMAND
+from testkit.peers.programs import environment
+from testkit.peers.registry import Registry, free_port
+from testkit.proxy import ForwardProxy
+from testkit.registry import FakeTime, FixedCredentials
+from testkit.suites.image_source import CONTENT, ImageSourceSuite, Origin
 
 pytestmark = pytest.mark.peers
 

@@ -10,7 +10,7 @@ import pytest
 
 from imagecache.digest import DiffID, Digest
 from imagecache.store.store import Store
-from imagecache.testing.store import put_snapshot
+from testkit.store import put_bundle
 
 pytestmark = pytest.mark.peers
 
@@ -24,7 +24,7 @@ def output(*command: str | Path) -> bytes:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     store = Store.open(tmp_path / "store")
-    put_snapshot(store, ID, [DiffID(Digest.sha256(b"base"))], [b"image"])
+    put_bundle(store, ID, [DiffID(Digest.sha256(b"base"))], [b"image"])
     return store
 
 
@@ -35,7 +35,7 @@ def test_umoci_lists_the_snapshots(store: Store) -> None:
 def test_skopeo_reads_a_snapshot_as_an_artifact(store: Store) -> None:
     manifest = msgspec.json.decode(output("skopeo", "inspect", "--raw", f"oci:{store.root}:{ID}"))
 
-    assert manifest["artifactType"] == "application/vnd.imagecache.snapshot.v1+json"
+    assert manifest["artifactType"] == "application/vnd.imagecache.bundle.v1+json"
     assert manifest["config"]["mediaType"] == "application/vnd.oci.empty.v1+json"
     document = msgspec.json.decode(store.blobs.read(Digest(manifest["layers"][0]["digest"])))
     assert document["id"] == ID

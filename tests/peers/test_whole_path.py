@@ -16,15 +16,15 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
 from imagecache.errors import StoreCorrupt
-from imagecache.testing.images import busybox_image, make_image, tar_of
-from imagecache.testing.oci_layout import Image, LayerSpec
-from imagecache.testing.peers.agent import COMMAND
-from imagecache.testing.peers.containerd import Version
-from imagecache.testing.peers.cri import Cri
-from imagecache.testing.peers.node import CachingNode, Mode
-from imagecache.testing.peers.processes import mounts_below, unmount_below, wait_until
-from imagecache.testing.peers.registry import Registry
-from imagecache.testing.real_images import debian_image
+from testkit.images import busybox_image, make_image, tar_of
+from testkit.oci_layout import Image, LayerSpec
+from testkit.peers.agent import COMMAND
+from testkit.peers.containerd import Version
+from testkit.peers.cri import Cri
+from testkit.peers.node import CachingNode, Mode
+from testkit.peers.processes import mounts_below, unmount_below, wait_until
+from testkit.peers.registry import Registry
+from testkit.real_images import debian_image
 
 pytestmark = pytest.mark.peers
 VARIANTS: list[tuple[Version, Mode]] = [("system", "proxy"), ("2.4", "proxy"), ("2.4", "native")]

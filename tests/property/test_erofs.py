@@ -15,10 +15,10 @@ from imagecache.erofs import dirent, xattr
 from imagecache.erofs.dirent import Entry
 from imagecache.erofs.format import decode_device, encode_device
 from imagecache.erofs.reader import LayerImage
-from imagecache.erofs.relay import relay
+from imagecache.erofs.realign import realign
 from imagecache.erofs.writer import verify_image
-from imagecache.testing.trees import TarStandIn, count_links, describe, header_of, random_tree, symlink, write_layer
 from imagecache.tree import Inode, directory
+from testkit.trees import TarStandIn, count_links, describe, header_of, random_tree, symlink, write_layer
 
 NAMES = st.binary(min_size=1, max_size=255).filter(
     lambda name: b"/" not in name and b"\0" not in name and name not in {b".", b".."}
@@ -77,9 +77,9 @@ def test_trees(seed: int, entries: int) -> None:
         assert written(folder, "two", again, tar_again).read_bytes() == path.read_bytes()
         with path.open("rb") as file:
             verify_image(file.fileno(), root, header_of(root, tar))
-        with Path(folder, "relaid").open("w+b") as file:
-            relay(path, file.fileno())
-        assert_reads_back(Path(folder, "relaid"), root, tar)
+        with Path(folder, "realigned").open("w+b") as file:
+            realign(path, file.fileno())
+        assert_reads_back(Path(folder, "realigned"), root, tar)
 
 
 @settings(max_examples=60, deadline=None)

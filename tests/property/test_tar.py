@@ -15,7 +15,7 @@ from imagecache.layer.numbers import numeric
 from imagecache.layer.source import ChunkSource
 from imagecache.layer.tarstream import entries
 from imagecache.limits import DEFAULT
-from imagecache.testing.tars import number
+from testkit.tars import number
 
 _FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 _TYPES = [tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE]

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from imagecache.clock import SystemClock
+from imagecache.containerd.api import Containerd
+from imagecache.containerd.client import ContainerdClient
 from imagecache.errors import ContainerdUnavailable
-from imagecache.node.containerd import ContainerdClient
-from imagecache.node.ports import Containerd
-from imagecache.testing.containerd import MemoryContainerd
-from imagecache.testing.peers.containerd import VERSIONS
-from imagecache.testing.peers.containerd import Containerd as RealContainerd
-from imagecache.testing.peers.workspace import workspace
-from imagecache.testing.suites.containerd import ContainerdSuite
+from testkit.containerd import MemoryContainerd
+from testkit.peers.containerd import VERSIONS
+from testkit.peers.containerd import Containerd as RealContainerd
+from testkit.peers.workspace import workspace
+from testkit.suites.containerd import ContainerdSuite
 
 
 class TestInMemory(ContainerdSuite):

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import pytest
 
-from imagecache.build.ports import ImageSource
+from imagecache.builder.image_source import ImageSource
 from imagecache.registry.client import RegistryClient
 from imagecache.registry.config import RegistryConfig
-from imagecache.testing.images_oci import MemoryImage
-from imagecache.testing.registry import FakeRegistry, MemorySource
-from imagecache.testing.suites.image_source import ImageSourceSuite, Origin
+from testkit.images_oci import MemoryImage
+from testkit.registry import FakeRegistry, MemorySource
+from testkit.suites.image_source import ImageSourceSuite, Origin
 
 
 @dataclass

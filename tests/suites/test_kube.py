@@ -8,10 +8,10 @@ import pytest
 import pytest_asyncio
 
 from imagecache.kube.client import KubeClient
-from imagecache.kube.config import Connection
-from imagecache.testing.kube import FakeKube
-from imagecache.testing.kube_server import KubeServer
-from imagecache.testing.suites.kube import KubeSuite
+from imagecache.kube.connection import Connection
+from testkit.kube import FakeKube
+from testkit.kube_server import KubeServer
+from testkit.suites.kube import KubeSuite
 
 TOKEN = "of the fake"  # noqa: S105 - it is the one that the fake wants
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from imagecache.node.mounter import KernelMounter
-from imagecache.node.probe_kernel import write_probe_image
-from imagecache.testing.suites.mounter import Bench, MounterSuite
+from imagecache.host.mounter import KernelMounter
+from imagecache.host.probe_kernel import write_probe_image
+from testkit.suites.mounter import Bench, MounterSuite
 
 pytestmark = pytest.mark.peers
 
@@ -42,7 +42,7 @@ class TestOnLoopDevices(MounterSuite):
 
 
 class TestThroughCopies(MounterSuite):
-    """Images that the kernel refuses, and a relay that knows what they should have been."""
+    """Images that the kernel refuses, and a realign that knows what they should have been."""
 
     @pytest.fixture
     def bench(self, tmp_path: Path) -> Bench:
@@ -52,8 +52,8 @@ class TestThroughCopies(MounterSuite):
             data[1024 + 83] = 0x80  # an incompatible feature: EINVAL, as for a block size that is not known
             (tmp_path / image.name).write_bytes(data)
 
-        def relay(source: Path, target: int) -> int:
+        def realign(source: Path, target: int) -> int:
             return os.write(target, (tmp_path / "good" / source.name).read_bytes())
 
-        mounter = KernelMounter(relay=relay, copies=tmp_path / "copies")
+        mounter = KernelMounter(realign=realign, copies=tmp_path / "copies")
         return Bench(mounter, tmp_path / "one.erofs", tmp_path / "two.erofs", tmp_path / "mounts")

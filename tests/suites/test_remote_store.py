@@ -10,15 +10,15 @@ from typing import Self
 import pytest
 
 from imagecache.digest import DiffID, Digest
-from imagecache.served.directory import StoreReader
-from imagecache.served.ports import RemoteStore
-from imagecache.served.volume import DirectoryStore
-from imagecache.store.model import LayerName, SnapshotDocument, Space
+from imagecache.served.directory_store import DirectoryStore
+from imagecache.served.remote_store import RemoteStore
+from imagecache.served.store_reader import StoreReader
+from imagecache.store.model import Bundle, LayerName, Space
 from imagecache.store.store import Store
-from imagecache.testing.making import LayerInTheMaking
-from imagecache.testing.served import MemoryRemoteStore, Served
-from imagecache.testing.store import put_snapshot
-from imagecache.testing.suites.remote_store import SNAPSHOT, Making, Origin, RemoteStoreSuite
+from testkit.partial_layer import PartialLayerWriter
+from testkit.served import MemoryRemoteStore, Served
+from testkit.store import put_bundle
+from testkit.suites.remote_store import BUNDLE, Making, Origin, RemoteStoreSuite
 
 
 class StoreOrigin:
@@ -28,16 +28,14 @@ class StoreOrigin:
         self.remote = remote
         self._store = Store.open(root)
         self._stack = ExitStack()
-        self._lease = self._stack.enter_context(self._store.leases.build_lease(build=SNAPSHOT))
+        self._lease = self._stack.enter_context(self._store.leases.build_lease(build=BUNDLE))
 
-    def publish(self, snapshot_id: str, contents: Sequence[bytes]) -> SnapshotDocument:
-        return put_snapshot(
-            self._store, snapshot_id, [DiffID(Digest.sha256(content)) for content in contents], contents
-        )
+    def publish(self, bundle_id: str, contents: Sequence[bytes]) -> Bundle:
+        return put_bundle(self._store, bundle_id, [DiffID(Digest.sha256(content)) for content in contents], contents)
 
     def begin(self, name: LayerName) -> Making:
         self._lease.add([name])
-        return self._stack.enter_context(LayerInTheMaking(self._store, name))
+        return self._stack.enter_context(PartialLayerWriter(self._store, name))
 
     def __enter__(self) -> Self:
         return self
@@ -69,14 +67,14 @@ class MemoryOrigin(StoreOrigin):
         super().__init__(root, self._memory)
         self._reader = StoreReader(root)
 
-    def publish(self, snapshot_id: str, contents: Sequence[bytes]) -> SnapshotDocument:
-        document = super().publish(snapshot_id, contents)
-        self._memory.add_store(self._reader, snapshot_id)
+    def publish(self, bundle_id: str, contents: Sequence[bytes]) -> Bundle:
+        document = super().publish(bundle_id, contents)
+        self._memory.add_store(self._reader, bundle_id)
         return document
 
     def begin(self, name: LayerName) -> Making:
         if name.space is Space.LAYERS:
-            self._memory.builds[SNAPSHOT] = (*self._memory.builds.get(SNAPSHOT, ()), name)
+            self._memory.builds[BUNDLE] = (*self._memory.builds.get(BUNDLE, ()), name)
         self._memory.unfinished[name] = b""
         return MemoryMaking(self._memory, name)
 

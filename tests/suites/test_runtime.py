@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from imagecache.testing.cluster_ports import FakeRuntime
-from imagecache.testing.suites.runtime import RuntimeSuite
+from testkit.agent_dependencies import FakeRuntime
+from testkit.suites.runtime import RuntimeSuite
 
 NAME = "docker.io/library/app:1"
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from imagecache.testing.mounts import CopiedOverlay, FakeMounter
-from imagecache.testing.snapshotter import SnapshotterRig
-from imagecache.testing.suites.mounter import Bench, MounterSuite
-from imagecache.testing.suites.snapshotter import SnapshotterSuite, Stage
+from testkit.mounts import CopiedOverlay, FakeMounter
+from testkit.snapshotter import SnapshotterRig
+from testkit.suites.mounter import Bench, MounterSuite
+from testkit.suites.snapshotter import SnapshotterSuite, Stage
 
 
 class TestSnapshotter(SnapshotterSuite):

@@ -10,24 +10,24 @@ import pytest
 from imagecache.digest import ChainID, DiffID
 from imagecache.store.model import ServedLayer
 from imagecache.store.store import Store
-from imagecache.testing.store import MemoryLayers, put_snapshot
-from imagecache.testing.suites.store import LayerProviderSuite
+from testkit.store import MemoryLayers, put_bundle
+from testkit.suites.store import LayerProviderSuite
 
 
 class MemoryShelf:
     def __init__(self) -> None:
         self.provider = MemoryLayers()
-        self._snapshots: dict[str, list[ServedLayer]] = {}
+        self._bundles: dict[str, list[ServedLayer]] = {}
 
-    def publish(self, snapshot: str, diff_ids: Sequence[DiffID]) -> None:
+    def publish(self, bundle: str, diff_ids: Sequence[DiffID]) -> None:
         layers: list[ServedLayer] = []
         for diff_id in diff_ids:
             parent: ChainID | None = layers[-1].chain_id if layers else None
             layers.append(self.provider.add(diff_id, parent))
-        self._snapshots[snapshot] = layers
+        self._bundles[bundle] = layers
 
-    def withdraw(self, snapshot: str) -> None:
-        for layer in self._snapshots.pop(snapshot):
+    def withdraw(self, bundle: str) -> None:
+        for layer in self._bundles.pop(bundle):
             self.provider.withdraw(layer)
 
     def collect(self) -> None:
@@ -48,12 +48,12 @@ class StoreShelf:
         self.store = Store.open(root)
         self.provider = self.store.provider
 
-    def publish(self, snapshot: str, diff_ids: Sequence[DiffID]) -> None:
+    def publish(self, bundle: str, diff_ids: Sequence[DiffID]) -> None:
         contents = [str(diff_id).encode().ljust(4096, b".") for diff_id in diff_ids]
-        put_snapshot(self.store, snapshot, diff_ids, contents)
+        put_bundle(self.store, bundle, diff_ids, contents)
 
-    def withdraw(self, snapshot: str) -> None:
-        self.store.snapshots.delete(snapshot)
+    def withdraw(self, bundle: str) -> None:
+        self.store.bundles.delete(bundle)
 
     def collect(self) -> None:
         self.store.collect()

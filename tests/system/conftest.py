@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from imagecache.testing.cluster.installed import THREE_NODES, Installed
-from imagecache.testing.images import busybox_image, make_image, tar_of
-from imagecache.testing.oci_layout import Image
-from imagecache.testing.peers.processes import mounts_below, processes_of
-from imagecache.testing.peers.registry import Registry
-from imagecache.testing.peers.workspace import workspace
+from testkit.cluster.installed import THREE_NODES, Installed
+from testkit.images import busybox_image, make_image, tar_of
+from testkit.oci_layout import Image
+from testkit.peers.processes import mounts_below, processes_of
+from testkit.peers.registry import Registry
+from testkit.peers.workspace import workspace
 
 USER, PASSWORD = "user", "correct horse"
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 from imagecache.kube.objects import text
-from imagecache.testing.cluster.installed import Installed
-from imagecache.testing.cluster.node import Node
-from imagecache.testing.cluster.pods import PodSpec, run_pods
-from imagecache.testing.peers.processes import wait_until
+from testkit.cluster.installed import Installed
+from testkit.cluster.node import Node
+from testkit.cluster.pods import PodSpec, run_pods
+from testkit.peers.processes import wait_until
 
 from .conftest import Site
 

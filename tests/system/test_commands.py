@@ -7,7 +7,7 @@ import re
 
 import yaml
 
-from imagecache.testing.cluster.installed import KIND, Installed
+from testkit.cluster.installed import KIND, Installed
 
 from .conftest import Site
 

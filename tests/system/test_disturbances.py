@@ -7,10 +7,10 @@ from collections import Counter
 import pytest
 
 from imagecache.kube.objects import at, text
-from imagecache.testing.cluster.installed import Installed
-from imagecache.testing.cluster.pods import PodSpec, run_pods
-from imagecache.testing.peers.processes import wait_until
-from imagecache.testing.real_images import big_image
+from testkit.cluster.installed import Installed
+from testkit.cluster.pods import PodSpec, run_pods
+from testkit.peers.processes import wait_until
+from testkit.real_images import big_image
 
 from .conftest import Site
 

@@ -6,8 +6,8 @@ import json
 import random
 
 from imagecache.kube.objects import at, text
-from imagecache.testing.cluster.installed import KIND, Installed
-from imagecache.testing.peers.processes import wait_until
+from testkit.cluster.installed import KIND, Installed
+from testkit.peers.processes import wait_until
 
 from .conftest import Site
 from .test_pods import pull_secret

@@ -15,18 +15,18 @@ from pathlib import Path
 
 import pytest
 
-from imagecache.testing.cluster.accounts import NAMESPACE
-from imagecache.testing.cluster.chart import ChartSite
-from imagecache.testing.cluster.cluster import Cluster
-from imagecache.testing.cluster.node import Node, NodeSpec
-from imagecache.testing.cluster.pods import PodSpec, messages, run_pods
-from imagecache.testing.cluster.programs import kubernetes
-from imagecache.testing.images import busybox_image, tar_of
-from imagecache.testing.peers.processes import mounts_below, processes_of, wait_until
-from imagecache.testing.peers.programs import environment, find, run
-from imagecache.testing.peers.registry import Registry
-from imagecache.testing.peers.workspace import workspace
-from imagecache.testing.store import held
+from testkit.cluster.accounts import NAMESPACE
+from testkit.cluster.chart import ChartSite
+from testkit.cluster.cluster import Cluster
+from testkit.cluster.node import Node, NodeSpec
+from testkit.cluster.pods import PodSpec, messages, run_pods
+from testkit.cluster.programs import kubernetes
+from testkit.images import busybox_image, tar_of
+from testkit.peers.processes import mounts_below, processes_of, wait_until
+from testkit.peers.programs import environment, find, run
+from testkit.peers.registry import Registry
+from testkit.peers.workspace import workspace
+from testkit.store import held
 
 CONTROLLER_USER = 65532
 INSTALL = Path(__file__).resolve().parents[2] / "docs" / "install.md"

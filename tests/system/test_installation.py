@@ -8,19 +8,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tools.install.rbac import AGENT, CONTROLLER
-from tools.install.render import MODES, objects
 
 from imagecache.errors import KubernetesError
+from imagecache.kube.api import Object
 from imagecache.kube.client import KubeClient
-from imagecache.kube.config import kubeconfig
-from imagecache.kube.ports import Object
+from imagecache.kube.connection import kubeconfig
 from imagecache.kube.resources import NODE_IMAGE_CACHES, NODES, Resource
-from imagecache.testing.cluster.accounts import NAMESPACE, identity
-from imagecache.testing.cluster.cluster import Cluster
-from imagecache.testing.cluster.installed import Installed
-from imagecache.testing.cluster.node import Node
-from imagecache.testing.peers.processes import wait_until
+from testkit.cluster.accounts import NAMESPACE, identity
+from testkit.cluster.cluster import Cluster
+from testkit.cluster.installed import Installed
+from testkit.cluster.node import Node
+from testkit.peers.processes import wait_until
+from tools.install.rbac import AGENT, CONTROLLER
+from tools.install.render import MODES, objects
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
 

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from imagecache.api.nodes import is_holder_of
-from imagecache.controller.departed import GRACE, MARK
+from imagecache.controller.node_gc import GRACE, MARK
 from imagecache.store.paths import StorePaths
-from imagecache.testing.cluster.installed import TWO_NODES, Installed
-from imagecache.testing.cluster.pods import PodSpec, run_pods
-from imagecache.testing.images import busybox_image, tar_of
-from imagecache.testing.peers.processes import wait_until
-from imagecache.testing.peers.registry import Registry
-from imagecache.testing.peers.workspace import workspace
-from imagecache.testing.store import held
+from testkit.cluster.installed import TWO_NODES, Installed
+from testkit.cluster.pods import PodSpec, run_pods
+from testkit.images import busybox_image, tar_of
+from testkit.peers.processes import wait_until
+from testkit.peers.registry import Registry
+from testkit.peers.workspace import workspace
+from testkit.store import held
 
 
 @pytest.fixture
@@ -72,12 +72,12 @@ def test_a_node_that_left_for_good_holds_nothing(system: Installed, directory: P
     run_pods(cluster, *(PodSpec(f"app-{node.name}", image, node=node.name) for node in cluster.nodes))
     system.remove_node(system.agent(leaves))
     mark = paths.nodes / leaves.name / MARK
-    held = set(paths.holds())
+    held = set(paths.node_lease_files())
 
     system.controller.restart()
 
     assert wait_until(mark.exists, seconds=60, every=0.2)
-    assert set(paths.holds()) == held
+    assert set(paths.node_lease_files()) == held
     mark.write_text((dt.datetime.now(dt.UTC) - GRACE).isoformat())  # a day later
     system.controller.restart()
     assert wait_until(lambda: not mark.parent.exists(), seconds=60, every=0.2)

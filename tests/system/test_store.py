@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from imagecache.kube.objects import text
-from imagecache.testing.cluster.installed import Installed
-from imagecache.testing.cluster.pods import PodSpec, run_pods
-from imagecache.testing.peers.processes import wait_until
-from imagecache.testing.peers.programs import PeerFailed
+from testkit.cluster.installed import Installed
+from testkit.cluster.pods import PodSpec, run_pods
+from testkit.peers.processes import wait_until
+from testkit.peers.programs import PeerFailed
 
 from .conftest import Site
 
@@ -137,8 +137,8 @@ def test_nobody_else_reads_the_store(system: Installed) -> None:
         wrong_audience = ["create", "token", "imagecache-agent", "--namespace=imagecache-system"]
         for words, status in ((curious, 403), (wrong_audience, 401)):
             token = system.cluster.kubectl(*words).strip()
-            assert system.ask_store("/v1/snapshots/imc-" + "0" * 20, token) == status
-        assert system.ask_store("/v1/snapshots/imc-" + "0" * 20, "") == 401
+            assert system.ask_store("/v1/bundles/imc-" + "0" * 20, token) == status
+        assert system.ask_store("/v1/bundles/imc-" + "0" * 20, "") == 401
     finally:
         system.cluster.kubectl("delete", "serviceaccount", "curious")
 

@@ -13,18 +13,18 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from imagecache.testing.cluster.accounts import NAMESPACE
-from imagecache.testing.cluster.chart import ChartSite
-from imagecache.testing.cluster.cluster import Cluster
-from imagecache.testing.cluster.installed import KIND
-from imagecache.testing.cluster.node import NodeSpec
-from imagecache.testing.cluster.pods import PodSpec, messages, run_pods
-from imagecache.testing.cluster.systemd import SystemdNode
-from imagecache.testing.images import busybox_image, tar_of
-from imagecache.testing.peers.containerd import VERSIONS
-from imagecache.testing.peers.processes import mounts_below, processes_of, wait_until
-from imagecache.testing.peers.registry import Registry
-from imagecache.testing.peers.workspace import workspace
+from testkit.cluster.accounts import NAMESPACE
+from testkit.cluster.chart import ChartSite
+from testkit.cluster.cluster import Cluster
+from testkit.cluster.installed import KIND
+from testkit.cluster.node import NodeSpec
+from testkit.cluster.pods import PodSpec, messages, run_pods
+from testkit.cluster.systemd import SystemdNode
+from testkit.images import busybox_image, tar_of
+from testkit.peers.containerd import VERSIONS
+from testkit.peers.processes import mounts_below, processes_of, wait_until
+from testkit.peers.registry import Registry
+from testkit.peers.workspace import workspace
 
 AGENT, CONTAINERD = "imagecache-agent.service", "containerd.service"
 CONFIG = "/etc/imagecache/config.toml"

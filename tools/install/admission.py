@@ -6,11 +6,10 @@ of the agents against it. A stolen token of one node so changes nothing on anoth
 
 from __future__ import annotations
 
+from imagecache.api import nodes
 from tools.install.rbac import AGENT, LABELS
 from tools.install.template import Document, Node, join
 from tools.install.values import NAMESPACE, POLICIES
-
-from imagecache.api import nodes
 
 _NODE = "request.userInfo.extra[?'authentication.kubernetes.io/node-name'][0].orValue('')"
 _WRITTEN = "(request.operation == 'DELETE' ? oldObject : object)"

@@ -7,6 +7,8 @@ prepull mode nothing on the node is changed.
 
 from __future__ import annotations
 
+from imagecache.apps.daemonset import MODE_LABEL
+from imagecache.kube.reviewer import AUDIENCE
 from tools.install.pods import (
     METRICS_PORT,
     STORE,
@@ -36,9 +38,6 @@ from tools.install.values import (
     number_as_text,
     value,
 )
-
-from imagecache.apps.daemonset import MODE_LABEL
-from imagecache.kube.reviewer import AUDIENCE
 
 HOST = "/host"
 INSTALLER_PORT = 9465

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from imagecache.api import nodes, types
+from imagecache.controller.event_recorder import NAMESPACE as EVENTS_NAMESPACE
+from imagecache.controller.leader import Leader
 from tools.install.template import ITEM, Condition, Document, Expression, Node, given
 from tools.install.values import NAMESPACE, value
-
-from imagecache.api import nodes, types
-from imagecache.controller.leader import Leader
-from imagecache.controller.post import NAMESPACE as EVENTS_NAMESPACE
 
 RBAC = "rbac.authorization.k8s.io"
 CONTROLLER, AGENT = "imagecache-controller", "imagecache-agent"

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from imagecache import __version__
+from imagecache.api import crd, dump
+from imagecache.api.yamltext import JSON
+from imagecache.host.units import agent_units
 from tools.install.admission import admission
 from tools.install.agent import agent
 from tools.install.controller import controller
@@ -12,11 +16,6 @@ from tools.install.network import network
 from tools.install.rbac import rbac
 from tools.install.template import Document, documents, template, text
 from tools.install.values import defaults, merged
-
-from imagecache import __version__
-from imagecache.api import crd, dump
-from imagecache.api.yamltext import JSON
-from imagecache.node.units import agent_units
 
 MODES = ("proxy", "native", "prepull")
 _FROM = "# made by tools/render.py from {}; do not edit\n"

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from tools.install.template import Condition, Context, Expression, Kind, equals, given, join
-
 from imagecache import __version__
 from imagecache.api import yamltext
 from imagecache.api.yamltext import JSON
+from tools.install.template import Condition, Context, Expression, Kind, equals, given, join
 
 CHART = Path(__file__).resolve().parents[2] / "charts" / "imagecache"
 

@@ -12,17 +12,17 @@ from dataclasses import dataclass, field
 from imagecache.api import columns, events, phases
 from imagecache.api.types import Event, Status, StatusImage
 from imagecache.api.wanted import Wanted
-from imagecache.build.events import BuildEvent, ImageReady, ImageResolved
+from imagecache.builder.build_events import BuildEvent, ImageReady, ImageResolved
 from imagecache.errors import ImageCacheError
 from imagecache.oci.descriptor import Platform
-from imagecache.store.model import ImageRecord, SnapshotDocument
+from imagecache.store.model import Bundle, ImageRecord
 
 
 @dataclass(frozen=True, slots=True)
 class BuildRequest:
     """Everything about one build that comes from the ImageCache document."""
 
-    snapshot_id: str
+    bundle_id: str
     images: tuple[str, ...]
     platform: Platform
     size_limit: int
@@ -36,7 +36,7 @@ class BuildRequest:
 
 def request(cache_id: str, wanted: Wanted) -> BuildRequest:
     return BuildRequest(
-        snapshot_id=cache_id,
+        bundle_id=cache_id,
         images=wanted.images,
         platform=wanted.platform,
         size_limit=wanted.size_limit,
@@ -46,28 +46,26 @@ def request(cache_id: str, wanted: Wanted) -> BuildRequest:
     )
 
 
-def ready(
-    status: Status, generation: int, now: dt.datetime, document: SnapshotDocument, retention_days: int | None
-) -> Status:
-    """The status of a cache whose snapshot is there."""
+def ready(status: Status, generation: int, now: dt.datetime, document: Bundle, retention_days: int | None) -> Status:
+    """The status of a cache whose bundle is there."""
     return phases.ready(
         status,
         generation,
         now,
         images=tuple(_status_image(image) for image in document.images),
-        size=snapshot_size(document),
+        size=bundle_size(document),
         retention_days=retention_days,
     )
 
 
-def snapshot_size(document: SnapshotDocument) -> int:
+def bundle_size(document: Bundle) -> int:
     """Bytes of its layer images, each counted once."""
     return sum({layer.name: layer.size for image in document.images for layer in image.layers}.values())
 
 
-def summary(document: SnapshotDocument) -> str:
-    """A snapshot in one line."""
-    size = columns.size(snapshot_size(document))
+def summary(document: Bundle) -> str:
+    """A bundle in one line."""
+    size = columns.size(bundle_size(document))
     images = columns.count(len(document.images), "image")
     layers = columns.count(len(document.layer_names()), "layer")
     return f"Image cache is ready: {images}, {layers}, {size}"

@@ -36,7 +36,7 @@ def image_cache() -> Document:
             _column("Reason", "string", ".status.reason", wide=True),
         ],
         schema=_open(
-            "Container images that are pulled once and kept as an immutable snapshot. Pods on every selected node then "
+            "Container images that are pulled once and kept as an immutable bundle. Pods on every selected node then "
             "start from it without pulling.",
             {"spec": _spec(), "status": _status()},
             required=["spec"],
@@ -119,12 +119,12 @@ def _status() -> Document:
                 "UpdateFailed (the old content is still usable)."
             ),
             "progress": _text("Share of the bytes that are downloaded and converted: 42%."),
-            "imageCacheId": _text("Id of the snapshot: imc- and 20 lowercase letters and digits."),
+            "imageCacheId": _text("Id of the bundle: imc- and 20 lowercase letters and digits."),
             "reason": _text("Why it failed or waits, and what to do."),
             "startTime": _text("When the build began.", nullable=True),
             "lastUpdatedTime": _text("When this status last changed.", nullable=True),
             "expireDateTime": _text("When cache and object will be deleted.", nullable=True),
-            "size": _whole("Bytes of the snapshot's layer images, each counted once."),
+            "size": _whole("Bytes of the bundle's layer images, each counted once."),
             "events": _list(_event(), "The newest 50 events of the build, oldest first.", nullable=True),
             "conditions": _conditions("Ready, Building and Degraded."),
             "images": _list(
@@ -138,7 +138,7 @@ def _status() -> Document:
                         "size": _whole("Bytes of its compressed layers."),
                     },
                 ),
-                "The images of the snapshot.",
+                "The images of the bundle.",
             ),
             "nodes": _open(
                 "On how many nodes the images should be, are, and cannot be usable. Per node: kubectl get "
@@ -186,7 +186,7 @@ def _node_status() -> Document:
                     "One cache on this node.",
                     {
                         "name": _text("Name of the ImageCache."),
-                        "id": _text("Id of the snapshot that this is about: status.imageCacheId of the ImageCache."),
+                        "id": _text("Id of the bundle that this is about: status.imageCacheId of the ImageCache."),
                         "state": _text("Pending, Fetching, Ready or Failed."),
                         "bytesTotal": _whole("Bytes of all layer images of the cache."),
                         "bytesDone": _whole("Bytes of those of its layer images that are on this node."),

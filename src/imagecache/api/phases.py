@@ -2,7 +2,7 @@
 
 Pure: status in, status out; the drawing of eci-spec 5.1 is the table ``TRANSITIONS``. Two additions: a failed or
 interrupted cache may be tried again (back to Pending, id kept), and progress counts bytes instead of the durable
-snapshot. It must not do I/O and must not know why something failed.
+bundle. It must not do I/O and must not know why something failed.
 """
 
 from __future__ import annotations

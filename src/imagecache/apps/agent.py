@@ -16,13 +16,13 @@ from typing import Protocol
 
 from imagecache.apps.holders import holder, snapshotter_settings
 from imagecache.apps.metered import MeteredMounter, MeteredProvider
-from imagecache.cli.settings import Mode, Settings
 from imagecache.clock import Clock
+from imagecache.containerd.client import ContainerdClient
+from imagecache.containerd.native import NativeUse, holder_of
 from imagecache.errors import ImageCacheError
-from imagecache.node.containerd import ContainerdClient
-from imagecache.node.mounter import KernelMounter
-from imagecache.node.native import NativeUse, holder_of
-from imagecache.node.trim import Trimmer, drop_second_copy, follow_starts
+from imagecache.host.mounter import KernelMounter
+from imagecache.host.trim import Trimmer, drop_second_copy, follow_starts
+from imagecache.settings.table import Mode, Settings
 from imagecache.snapshotter.server import serve
 from imagecache.snapshotter.snapshotter import Snapshotter
 from imagecache.store.store import Store
@@ -127,7 +127,7 @@ class Agent:
             snapshotter.close()
 
     def used(self, layers: Iterable[Path]) -> None:
-        """``snapshotter.ports.Observer``; called from any thread."""
+        """``snapshotter.provider.Observer``; called from any thread."""
         files = tuple(layers)
         self._trimmer.used(files)
         self._duties.used(files)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from imagecache.cli.settings import Mode as ModeSetting
-from imagecache.cli.settings import Settings
 from imagecache.clock import Clock
-from imagecache.node.attach import AttachSettings, NodeAttacher
-from imagecache.node.containerd import ContainerdClient
-from imagecache.node.modes import Mode
-from imagecache.node.native import NativeUse, holder_of
+from imagecache.containerd.attach import AttachSettings, NodeAttacher
+from imagecache.containerd.client import ContainerdClient
+from imagecache.containerd.modes import Mode
+from imagecache.containerd.native import NativeUse, holder_of
+from imagecache.settings.table import Mode as ModeSetting
+from imagecache.settings.table import Settings
 from imagecache.standalone.ports import Attached
-from imagecache.store.model import SnapshotDocument
+from imagecache.store.model import Bundle
 from imagecache.store.store import Store
 
 MODES = {
@@ -33,14 +33,14 @@ class LocalAttacher:
     settings: Settings
     clock: Clock
 
-    async def attach(self, snapshot: SnapshotDocument) -> Attached:
+    async def attach(self, bundle: Bundle) -> Attached:
         async with ContainerdClient(self.settings.address, self.clock) as containerd:
-            result = await self.attacher(containerd).attach(snapshot)
+            result = await self.attacher(containerd).attach(bundle)
         return Attached(images=result.images, withheld=result.withheld, missed=result.missed)
 
-    async def detach(self, snapshot: SnapshotDocument, keep: Sequence[SnapshotDocument] = ()) -> tuple[str, ...]:
+    async def detach(self, bundle: Bundle, keep: Sequence[Bundle] = ()) -> tuple[str, ...]:
         async with ContainerdClient(self.settings.address, self.clock) as containerd:
-            removed = await self.attacher(containerd).detach(snapshot, keep)
+            removed = await self.attacher(containerd).detach(bundle, keep)
             # what native containers stand on is held before anybody collects
             await NativeUse(containerd, self.store.root / "layers").renew(
                 self.store.leases, holder_of(self.settings.address)

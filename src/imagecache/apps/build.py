@@ -7,18 +7,18 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagecache.build.builder import BuildSettings, ImageBuilder
-from imagecache.build.events import BuildEvent
-from imagecache.cli.settings import Settings
+from imagecache.builder.build_events import BuildEvent
+from imagecache.builder.builder import BuildSettings, ImageBuilder
 from imagecache.clock import Clock
 from imagecache.registry.client import RegistryClient
 from imagecache.registry.config import RegistryConfig
 from imagecache.registry.credentials import CredentialChain, Credentials
 from imagecache.registry.dockerconfig import load_docker_config, parse_docker_config_json
 from imagecache.registry.proxy import parse_proxies
+from imagecache.settings.table import Settings
 from imagecache.standalone.ports import BuildRequest
 from imagecache.standalone.secrets import SecretDirectory
-from imagecache.store.model import SnapshotDocument
+from imagecache.store.model import Bundle
 from imagecache.store.store import Store
 
 
@@ -30,9 +30,9 @@ class StoreBuilder:
     settings: Settings
     clock: Clock
 
-    async def build(self, request: BuildRequest, emit: Callable[[BuildEvent], None]) -> SnapshotDocument:
+    async def build(self, request: BuildRequest, emit: Callable[[BuildEvent], None]) -> Bundle:
         credentials = self._credentials(request.pull_secrets)
-        return await build_snapshot(self.store, self.settings, self.clock, request, credentials, emit)
+        return await build_bundle(self.store, self.settings, self.clock, request, credentials, emit)
 
     def _credentials(self, pull_secrets: tuple[str, ...]) -> Iterator[Credentials]:
         """The manifest's own secrets first, then what every tool on the host uses."""
@@ -43,19 +43,19 @@ class StoreBuilder:
             yield docker
 
 
-async def build_snapshot(
+async def build_bundle(
     store: Store,
     settings: Settings,
     clock: Clock,
     request: BuildRequest,
     credentials: Iterable[Credentials],
     emit: Callable[[BuildEvent], None],
-) -> SnapshotDocument:
+) -> Bundle:
     """One build into ``store``, with these credentials and none else."""
     builder = ImageBuilder(store, clock, BuildSettings(jobs=settings.jobs))
     async with RegistryClient(_registry(settings, request), CredentialChain(credentials)) as source:
         return await builder.build(
-            request.snapshot_id,
+            request.bundle_id,
             request.images,
             platform=request.platform,
             size_limit=request.size_limit,

@@ -1,7 +1,8 @@
 """One build in a process of its own, for the controller: the order on stdin, lines of progress on stdout.
 
-``python -I -m imagecache.apps.build_process``; ``controller.process`` starts it. No new privileges, no core dumps, a
-bound on memory; layers are parsed by workers below it. Ends when stdin does. It must not outlive its controller.
+``python -I -m imagecache.apps.build_process``; ``controller.build_process`` starts it. No new
+privileges, no core dumps, a bound on memory; layers are parsed by workers below it. Ends when stdin does. It must not
+outlive its controller.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ import sys
 from collections.abc import Callable
 
 from imagecache.api import building
-from imagecache.apps.build import build_snapshot
-from imagecache.build.events import Advanced, BuildEvent, Planned
-from imagecache.cli import config
+from imagecache.apps.build import build_bundle
+from imagecache.builder.build_events import Advanced, BuildEvent, Planned
 from imagecache.clock import SystemClock
-from imagecache.controller import messages
-from imagecache.controller.messages import Ended, Failed, Line, Order, Told
+from imagecache.controller import build_messages
+from imagecache.controller.build_messages import Ended, Failed, Line, Order, Told
 from imagecache.errors import ImageCacheError, InternalError
 from imagecache.registry.dockerconfig import parse_docker_config_json
+from imagecache.settings.load import load
 from imagecache.store.store import Store
 from imagecache.telemetry import log
 
@@ -41,11 +42,11 @@ class Reporter:
         self._clock = clock
         self._send = send
         self._sent = -INTERVAL
-        self._held: messages.Advanced | None = None
+        self._held: build_messages.Advanced | None = None
 
     def on(self, event: BuildEvent) -> None:
         if isinstance(event, Planned | Advanced):
-            self._held = messages.Advanced(event.done, event.total)
+            self._held = build_messages.Advanced(event.done, event.total)
             if self._clock.monotonic() - self._sent >= INTERVAL:
                 self.flush()
         told = building.told(event, self._clock.now())
@@ -60,13 +61,13 @@ class Reporter:
 
 async def run(order: Order, send: Send) -> None:
     """Build, and say how it ended. Cancelled when stdin ends."""
-    settings, clock = config.load(dict(order.settings), {}), SystemClock()
+    settings, clock = load(dict(order.settings), {}), SystemClock()
     log.configure(log_format=settings.log_format.value, level="warning")
     job, reporter = order.job(), Reporter(clock, send)
     try:
         credentials = [parse_docker_config_json(secret.config, f"secret {secret.name}") for secret in job.secrets]
         store = await asyncio.to_thread(Store.open, settings.store, clock)
-        await build_snapshot(store, settings, clock, job.request, credentials, reporter.on)
+        await build_bundle(store, settings, clock, job.request, credentials, reporter.on)
     except ImageCacheError as error:
         send(Failed.of(error))
     else:
@@ -91,7 +92,7 @@ async def supervise(order: Order, send: Send) -> None:
 
 
 def write(line: Line) -> None:
-    sys.stdout.buffer.write(messages.encode(line))
+    sys.stdout.buffer.write(build_messages.encode(line))
     sys.stdout.buffer.flush()
 
 
@@ -99,7 +100,7 @@ def main() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
-    asyncio.run(supervise(messages.decode_order(sys.stdin.buffer.readline()), write))
+    asyncio.run(supervise(build_messages.decode_order(sys.stdin.buffer.readline()), write))
 
 
 if __name__ == "__main__":

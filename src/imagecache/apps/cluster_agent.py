@@ -13,39 +13,40 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from imagecache.agent.budget import Policy
+from imagecache.agent.dependencies import Attached, Attacher, Cache, Inventory, LayerSource, Node, Reporter
+from imagecache.agent.kubernetes import KubeCaches, KubeNodes, KubeReporter
+from imagecache.agent.layer_source import DescribedLayerSource, FetchedLayerSource, SharedLayerSource
+from imagecache.agent.loop import AgentLoop, Dependencies, LoopSettings
+from imagecache.agent.runtime import ContainerdRecords, LocalMachine, PrepulledImages
+from imagecache.agent.state import NodeState
 from imagecache.api.nodes import CacheState, NodeStatus
 from imagecache.apps.attach import LocalAttacher
 from imagecache.apps.daemonset import has_left, withdraw
 from imagecache.apps.holders import holder
 from imagecache.apps.kubernetes import connection
 from imagecache.apps.together import first_to_end
-from imagecache.build.pool import WorkerPool
-from imagecache.cli.settings import Mode, Settings
+from imagecache.builder.worker_pool import WorkerPool
 from imagecache.clock import Clock
-from imagecache.cluster.adapters import KubeCaches, KubeNodes, KubeReporter
-from imagecache.cluster.budget import Allowance, Policy
-from imagecache.cluster.builds import BuildFollower
-from imagecache.cluster.fetch import SnapshotFetcher
-from imagecache.cluster.follow import FollowSettings, LayerFollower
-from imagecache.cluster.layers import LayerFetcher
-from imagecache.cluster.ledger import Ledger
-from imagecache.cluster.loop import ClusterLoop, LoopSettings, Outside
-from imagecache.cluster.ports import Attached, Attacher, Cache, Inventory, Node, Reporter, Stock
-from imagecache.cluster.runtime import ContainerdRecords, LocalMachine, PrepulledImages
-from imagecache.cluster.stock import DescribedStock, FetchedStock, SharedStock
-from imagecache.cluster.verify import WorkerVerifier
+from imagecache.containerd.attach import NodeAttacher
+from imagecache.containerd.client import ContainerdClient
+from imagecache.containerd.cri import CriClient
+from imagecache.containerd.native import NativeUse, holder_of
+from imagecache.containerd.prepull import Prepuller
 from imagecache.errors import ImageCacheError, InvalidSetting
+from imagecache.fetch.allowance import Allowance
+from imagecache.fetch.bundle import BundleFetcher
+from imagecache.fetch.partial_transfer import FollowSettings, LayerFollower
+from imagecache.fetch.prefetch import BuildFollower
+from imagecache.fetch.transfer import LayerFetcher
+from imagecache.fetch.verify import WorkerVerifier
 from imagecache.kube.client import KubeClient
-from imagecache.node.attach import NodeAttacher
-from imagecache.node.containerd import ContainerdClient
-from imagecache.node.cri import CriClient
-from imagecache.node.native import NativeUse, holder_of
-from imagecache.node.prepull import Prepuller
 from imagecache.served.client import ClientSettings, ServedStore
-from imagecache.served.ports import RemoteStore
-from imagecache.served.volume import DirectoryStore
+from imagecache.served.directory_store import DirectoryStore
+from imagecache.served.remote_store import RemoteStore
+from imagecache.settings.table import Mode, Settings
 from imagecache.standalone.objects import ObjectFiles
-from imagecache.store.model import SnapshotDocument
+from imagecache.store.model import Bundle
 from imagecache.store.store import Store
 from imagecache.telemetry.log import get_logger
 from imagecache.telemetry.metrics import Metrics
@@ -54,7 +55,7 @@ _log = get_logger(__name__)
 _AGAIN = 5.0
 """Seconds until the loop is begun again after it could not, or ended; and between two looks at a kubeconfig file."""
 _PULLS = 2
-"""Snapshots that the runtime pulls at once in prepull mode, so that one that hangs does not stop all."""
+"""Bundles that the runtime pulls at once in prepull mode, so that one that hangs does not stop all."""
 
 
 class ClusterDuties:
@@ -69,7 +70,7 @@ class ClusterDuties:
         self._store = store
         self._settings = settings
         self._clock = clock
-        self._loop: ClusterLoop | None = None
+        self._loop: AgentLoop | None = None
         self.collects = bool(settings.store_url)
 
     def used(self, layers: Iterable[Path]) -> None:
@@ -103,17 +104,17 @@ class ClusterDuties:
         async with AsyncExitStack() as stack:
             kube = await stack.enter_async_context(KubeClient(access))
             attacher = LocalAttacher(self._store, settings, self._clock).attacher(containerd)
-            stock = await self._stock(stack, metrics)
+            source = await self._layer_source(stack, metrics)
             records = self._records(stack, containerd, attacher)
-            self._loop = ClusterLoop(
-                Outside(
+            self._loop = AgentLoop(
+                Dependencies(
                     caches=KubeCaches(kube),
                     nodes=KubeNodes(kube, settings.node_name),
                     machine=LocalMachine(self._store.root, containerd, attacher),
-                    stock=_MeteredStock(stock, metrics, self._clock),
+                    source=_MeteredLayerSource(source, metrics, self._clock),
                     attacher=_MeteredAttacher(records, metrics, self._clock),
                     reporter=_MeteredReporter(KubeReporter(kube, settings.node_name), metrics),
-                    ledger=Ledger(self._store.paths.nodes / settings.node_name),
+                    state=NodeState(self._store.paths.nodes / settings.node_name),
                     clock=self._clock,
                 ),
                 LoopSettings(
@@ -130,11 +131,11 @@ class ClusterDuties:
                     await withdraw(kube, settings.node_name)
                 raise
 
-    async def _stock(self, stack: AsyncExitStack, metrics: Metrics) -> Stock:
+    async def _layer_source(self, stack: AsyncExitStack, metrics: Metrics) -> LayerSource:
         settings = self._settings
         prepull = settings.mode is Mode.PREPULL
         if not settings.store_url:
-            return DescribedStock(DirectoryStore(self._store.root)) if prepull else SharedStock(self._store)
+            return DescribedLayerSource(DirectoryStore(self._store.root)) if prepull else SharedLayerSource(self._store)
         served = ServedStore(
             ClientSettings(
                 url=settings.store_url,
@@ -145,12 +146,12 @@ class ClusterDuties:
         )
         remote = await stack.enter_async_context(served)
         if prepull:
-            return DescribedStock(remote)
+            return DescribedLayerSource(remote)
         pool = await stack.enter_async_context(WorkerPool())
         layers = LayerFetcher(self._store, remote, WorkerVerifier(pool), fetched=metrics.fetched_bytes.inc)
         stack.callback(layers.close)
         builds = await self._builds(stack, remote, metrics)
-        return FetchedStock(self._store, SnapshotFetcher(self._store, remote, layers, builds), self._foreign)
+        return FetchedLayerSource(self._store, BundleFetcher(self._store, remote, layers, builds), self._foreign)
 
     async def _builds(self, stack: AsyncExitStack, remote: RemoteStore, metrics: Metrics) -> BuildFollower:
         settings = FollowSettings()
@@ -168,12 +169,12 @@ class ClusterDuties:
         return ContainerdRecords(containerd, attacher, settings.namespace, lambda: self._hold_native(containerd))
 
     def _foreign(self) -> frozenset[str]:
-        """Snapshots that ``imagecache create`` has made on this host."""
+        """Bundles that ``imagecache create`` has made on this host."""
         found = (cache.status.image_cache_id for cache in ObjectFiles(self._store.paths).all() if cache.status)
         return frozenset(found)
 
     async def _hold_native(self, containerd: ContainerdClient) -> None:
-        """What native snapshots stand on is held before anybody collects, us or the controller of a shared store."""
+        """What native bundles stand on is held before anybody collects, us or the controller of a shared store."""
         ours = holder(self._settings, holder_of(self._settings.address))
         await NativeUse(containerd, self._store.root / "layers").renew(self._store.leases, ours)
 
@@ -194,10 +195,10 @@ async def _changed(kubeconfig: str, version: tuple[int, int]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _MeteredStock:
+class _MeteredLayerSource:
     """Measures how long fetches take."""
 
-    inner: Stock
+    inner: LayerSource
     metrics: Metrics
     clock: Clock
 
@@ -216,11 +217,11 @@ class _MeteredStock:
         await self.inner.fetch(cache, progress)
         self.metrics.fetch_seconds.observe(self.clock.monotonic() - start)
 
-    async def follow(self, snapshot_id: str, allowance: Allowance) -> None:
-        await self.inner.follow(snapshot_id, allowance)
+    async def follow(self, bundle_id: str, allowance: Allowance) -> None:
+        await self.inner.follow(bundle_id, allowance)
 
-    async def forget(self, snapshot_id: str) -> None:
-        await self.inner.forget(snapshot_id)
+    async def forget(self, bundle_id: str) -> None:
+        await self.inner.forget(bundle_id)
 
     async def collect(self) -> None:
         await self.inner.collect()
@@ -239,17 +240,17 @@ class _MeteredAttacher:
     def mode(self) -> str:
         return self.inner.mode
 
-    async def attach(self, snapshot: SnapshotDocument) -> Attached:
+    async def attach(self, bundle: Bundle) -> Attached:
         start = self.clock.monotonic()
-        attached = await self.inner.attach(snapshot)
+        attached = await self.inner.attach(bundle)
         self.metrics.attach_seconds.observe(self.clock.monotonic() - start)
-        self.names[snapshot.id] = attached.names
+        self.names[bundle.id] = attached.names
         self._count()
         return attached
 
-    async def detach(self, snapshot: SnapshotDocument, keep: Sequence[SnapshotDocument]) -> None:
-        await self.inner.detach(snapshot, keep)
-        self.names.pop(snapshot.id, None)
+    async def detach(self, bundle: Bundle, keep: Sequence[Bundle]) -> None:
+        await self.inner.detach(bundle, keep)
+        self.names.pop(bundle.id, None)
         self._count()
 
     def _count(self) -> None:

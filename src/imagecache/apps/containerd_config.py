@@ -12,14 +12,14 @@ from pathlib import Path
 from imagecache.apps.attach import MODES
 from imagecache.apps.platform import host_platform
 from imagecache.cli.application import ConfigChange, ConfigReport
-from imagecache.cli.settings import Mode as ModeSetting
-from imagecache.cli.settings import Settings
 from imagecache.clock import Clock
+from imagecache.containerd.client import ContainerdClient
+from imagecache.containerd.modes import Mode
 from imagecache.errors import ContainerdUnavailable, InvalidSetting
-from imagecache.node.containerd import ContainerdClient
-from imagecache.node.dropin import DropInSettings
-from imagecache.node.install import Action, Change, Installation
-from imagecache.node.modes import Mode
+from imagecache.host.containerd_config import Action, Change, Installation
+from imagecache.host.dropin import DropInSettings
+from imagecache.settings.table import Mode as ModeSetting
+from imagecache.settings.table import Settings
 
 _VERSION = re.compile(r"\bv?(\d+\.\d+\.\d+\S*)")
 _SECONDS = 10

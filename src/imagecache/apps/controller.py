@@ -20,27 +20,27 @@ from dataclasses import dataclass
 from imagecache.apps.kubernetes import connection
 from imagecache.apps.platform import host_platform
 from imagecache.apps.together import first_to_end
-from imagecache.cli.settings import Settings
 from imagecache.clock import Clock
-from imagecache.controller.departed import Departed
+from imagecache.controller.build_process import ProcessBuilder
+from imagecache.controller.dependencies import Job, Report
 from imagecache.controller.leader import Leader
-from imagecache.controller.ports import Job, Report
-from imagecache.controller.process import ProcessBuilder
-from imagecache.controller.reconciler import Parts, Reconciler
+from imagecache.controller.node_gc import NodeGarbageCollector
+from imagecache.controller.reconciler import Dependencies, Reconciler
 from imagecache.controller.watch import Watcher
 from imagecache.errors import ImageCacheError, InternalError, InvalidSetting, NotFound
+from imagecache.kube.api import ChangeKind, Kube
 from imagecache.kube.client import KubeClient
-from imagecache.kube.config import Connection
-from imagecache.kube.follow import Follower
-from imagecache.kube.ports import ChangeKind, Kube
+from imagecache.kube.connection import Connection
+from imagecache.kube.informer import Informer
 from imagecache.kube.resources import IMAGE_CACHES, NODE_IMAGE_CACHES, NODES
 from imagecache.kube.reviewer import KubeTokenReviewer
 from imagecache.served.auth import Gate, GateSettings
-from imagecache.served.directory import StoreReader
 from imagecache.served.server import StoreServer
 from imagecache.served.settings import ServerSettings
+from imagecache.served.store_reader import StoreReader
 from imagecache.served.tls import ServerCertificate
-from imagecache.store.model import SnapshotDocument
+from imagecache.settings.table import Settings
+from imagecache.store.model import Bundle
 from imagecache.store.store import Store
 from imagecache.telemetry.health import HealthServer
 from imagecache.telemetry.log import get_logger
@@ -51,24 +51,24 @@ _COLLECT = 300.0
 """Seconds between two collections that nothing asked for: nodes that share the store let go without telling."""
 
 
-class LocalSnapshots:
-    """``controller.ports.SnapshotStore`` over a directory; documents are kept in memory until the index changes."""
+class LocalBundles:
+    """``controller.dependencies.BundleStore`` over a directory; keeps documents in memory until the index changes."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._lock = threading.Lock()
         self._version: tuple[int, int] = (0, 0)
         self._ids: frozenset[str] = frozenset()
-        self._documents: dict[str, SnapshotDocument] = {}
+        self._documents: dict[str, Bundle] = {}
 
-    def get(self, snapshot_id: str) -> SnapshotDocument:
+    def get(self, bundle_id: str) -> Bundle:
         with self._lock:
             self._refresh()
-            if snapshot_id not in self._ids:
-                raise NotFound(f"no snapshot {snapshot_id} in the store")
-            if snapshot_id not in self._documents:
-                self._documents[snapshot_id] = self._store.snapshots.get(snapshot_id)
-            return self._documents[snapshot_id]
+            if bundle_id not in self._ids:
+                raise NotFound(f"no bundle {bundle_id} in the store")
+            if bundle_id not in self._documents:
+                self._documents[bundle_id] = self._store.bundles.get(bundle_id)
+            return self._documents[bundle_id]
 
     def _refresh(self) -> None:
         """Every version of the index has a later time than the one before."""
@@ -78,12 +78,12 @@ class LocalSnapshots:
         except OSError:
             version = (-1, -1)  # reading it says what is wrong
         if version != self._version or version == (-1, -1):
-            self._ids = frozenset(self._store.snapshots.ids())
+            self._ids = frozenset(self._store.bundles.ids())
             self._documents.clear()
             self._version = version
 
-    def delete(self, snapshot_id: str) -> None:
-        self._store.snapshots.delete(snapshot_id)
+    def delete(self, bundle_id: str) -> None:
+        self._store.bundles.delete(bundle_id)
 
     def collect(self) -> int:
         return self._store.collect().freed
@@ -133,10 +133,10 @@ class ClusterController:
         self, stack: AsyncExitStack, leader: Leader, kube: Kube, access: Connection, metrics: Metrics
     ) -> None:
         reconciler = Reconciler(
-            Parts(
+            Dependencies(
                 kube=kube,
                 builder=MeteredBuilder(ProcessBuilder(as_flags(self.settings)), metrics, self.clock),
-                store=LocalSnapshots(self.store),
+                store=LocalBundles(self.store),
                 clock=self.clock,
                 architecture=host_platform().architecture,
                 builds=max(1, self.settings.controller_builds),
@@ -145,13 +145,13 @@ class ClusterController:
         watcher = Watcher(access, lambda item, gone: reconciler.take(IMAGE_CACHES, item, gone=gone))
         watcher.start()
         stack.push_async_callback(watcher.stop)
-        nodes = Follower(kube, NODES)
+        nodes = Informer(kube, NODES)
         _log.info("controller is running", store=str(self.store.root))
         await first_to_end(
             leader.keep(),
             reconciler.run(),
             _follow(nodes, reconciler),
-            _follow(Follower(kube, NODE_IMAGE_CACHES), reconciler),
+            _follow(Informer(kube, NODE_IMAGE_CACHES), reconciler),
             self._collect(nodes),
         )
         raise InternalError("a part of the controller ended without a reason")
@@ -179,20 +179,20 @@ class ClusterController:
         finally:
             await server.stop()
 
-    async def _collect(self, nodes: Follower) -> None:
+    async def _collect(self, nodes: Informer) -> None:
         """What killed builds and nodes that are gone have left, now and then."""
-        departed = Departed(self.store, self.clock)
+        node_gc = NodeGarbageCollector(self.store, self.clock)
         await nodes.synced.wait()
         while True:
             try:
-                await asyncio.to_thread(departed.release, nodes.names)
+                await asyncio.to_thread(node_gc.release, nodes.names)
                 await asyncio.to_thread(self.store.collect)
             except ImageCacheError as error:
                 _log.warning("collection failed", reason=error.reason, problem=str(error))
             await asyncio.sleep(_COLLECT)
 
 
-async def _follow(follower: Follower, reconciler: Reconciler) -> None:
+async def _follow(follower: Informer, reconciler: Reconciler) -> None:
     async for change in follower.changes():
         reconciler.take(follower.resource, change.object, gone=change.kind is ChangeKind.DELETED)
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 
-from imagecache.cli.settings import Settings
-from imagecache.cluster.adapters import KubeReporter
+from imagecache.agent.kubernetes import KubeReporter
 from imagecache.errors import KubernetesDenied, KubernetesError, ObjectNotFound
 from imagecache.kube import objects
-from imagecache.kube.ports import Kube, Object
+from imagecache.kube.api import Kube, Object
 from imagecache.kube.resources import DAEMON_SETS, NODES
+from imagecache.settings.table import Settings
 from imagecache.telemetry.log import get_logger
 
 MODE_LABEL = "imagecache.dev/mode"

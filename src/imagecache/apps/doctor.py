@@ -8,12 +8,12 @@ from pathlib import Path
 
 from imagecache.apps.attach import MODES
 from imagecache.cli.application import Check, Severity
-from imagecache.cli.settings import Settings
 from imagecache.clock import Clock
-from imagecache.erofs.relay import relay
-from imagecache.node.containerd import ContainerdClient
-from imagecache.node.probe import ProbeSettings, diagnose
-from imagecache.node.probe_containerd import ContainerdExpectations
+from imagecache.containerd.client import ContainerdClient
+from imagecache.erofs.realign import realign
+from imagecache.host.probe import ProbeSettings, diagnose
+from imagecache.host.probe_containerd import ContainerdExpectations
+from imagecache.settings.table import Settings
 from imagecache.store.store import Store
 
 
@@ -32,7 +32,7 @@ async def checks(root: Path, settings: Settings, clock: Clock) -> Sequence[Check
             containerd,
             ProbeSettings(containerd=expected, store=root, socket=settings.agent_socket),
             unsuitable=unsuitable,
-            relay=relay,
+            realign=realign,
         )
     return [Check(each.area, each.name, Severity(int(each.status)), each.detail, each.remedy) for each in found]
 

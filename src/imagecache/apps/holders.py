@@ -6,7 +6,7 @@ Nodes that share a store must not let go of each other's layers, so their names 
 from __future__ import annotations
 
 from imagecache.api import nodes
-from imagecache.cli.settings import Settings
+from imagecache.settings.table import Settings
 from imagecache.snapshotter.settings import DEFAULT, SnapshotterSettings
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from imagecache.apps.doctor import checks
 from imagecache.cli.application import Check, Mounted
-from imagecache.cli.settings import Settings
 from imagecache.clock import Clock
 from imagecache.errors import InvalidInput, NotFound
-from imagecache.node.mounter import KernelMounter
-from imagecache.node.mountinfo import mounted_at
+from imagecache.host.mounter import KernelMounter
+from imagecache.host.mountinfo import mounted_at
 from imagecache.oci.reference import Reference
-from imagecache.store.model import ImageRecord, SnapshotDocument
+from imagecache.settings.table import Settings
+from imagecache.store.model import Bundle, ImageRecord
 from imagecache.store.store import Store
 
 WORKPLACE = Path("/run/imagecache/mounts")
@@ -31,7 +31,7 @@ class LocalHost:
 
     def mount(self, image: str, directory: Path) -> Mounted:
         """Once mounted, it needs neither us nor the files' names: the kernel keeps the layer images open."""
-        snapshot, record = self._find(image)
+        bundle, record = self._find(image)
         if not directory.is_dir():
             raise InvalidInput(f"{directory} is not a directory", hint=f"make it first: mkdir -p {directory}")
         if not record.layers:
@@ -39,7 +39,7 @@ class LocalHost:
         store = Store(self.settings.store.absolute())
         files = [store.layers.path(layer.name) for layer in record.layers]
         self.mounter.mount_image(files, directory.resolve(), WORKPLACE)
-        return Mounted(record.reference, snapshot.id, len(record.layers), directory)
+        return Mounted(record.reference, bundle.id, len(record.layers), directory)
 
     def unmount(self, directory: Path) -> None:
         target = directory.resolve()
@@ -52,13 +52,13 @@ class LocalHost:
     async def doctor(self) -> Sequence[Check]:
         return await checks(self.settings.store.absolute(), self.settings, self.clock)
 
-    def _find(self, text: str) -> tuple[SnapshotDocument, ImageRecord]:
-        """The newest snapshot that has the image, by its text as written or normalised."""
+    def _find(self, text: str) -> tuple[Bundle, ImageRecord]:
+        """The newest bundle that has the image, by its text as written or normalised."""
         name = Reference.parse(text).name
         found = [
-            (snapshot, image)
-            for snapshot in Store.open(self.settings.store).snapshots.all()
-            for image in snapshot.images
+            (bundle, image)
+            for bundle in Store.open(self.settings.store).bundles.all()
+            for image in bundle.images
             if text == image.reference or name == image.name
         ]
         if not found:

@@ -17,11 +17,11 @@ from pathlib import Path
 
 from yarl import URL
 
-from imagecache.cli.settings import SETTINGS, Mode, Settings
 from imagecache.errors import HostError
-from imagecache.kube.config import SERVICE_ACCOUNT, Connection, in_cluster
-from imagecache.node.hostfiles import CREDENTIALS, HostFiles
-from imagecache.node.toml import dumps
+from imagecache.host.files import CREDENTIALS, HostFiles
+from imagecache.host.toml import dumps
+from imagecache.kube.connection import SERVICE_ACCOUNT, Connection, in_cluster
+from imagecache.settings.table import SETTINGS, Mode, Settings
 
 _SECRET = 0o600
 

@@ -21,22 +21,22 @@ from imagecache.apps.daemonset import has_left, withdraw
 from imagecache.apps.host_credentials import HostCredentials, config_text
 from imagecache.apps.host_systemd import Systemd, in_root
 from imagecache.cli.application import Check, ConfigChange, HostLeft, HostOptions, Severity
-from imagecache.cli.settings import Mode as ModeSetting
-from imagecache.cli.settings import Settings
 from imagecache.clock import Clock
+from imagecache.containerd.client import ContainerdClient
+from imagecache.containerd.leave import Departure
+from imagecache.containerd.modes import NATIVE_SNAPSHOTTER, Mode
 from imagecache.errors import (
     ImageCacheError,
     InvalidSetting,
 )
+from imagecache.host.containerd_config import Action, Change
+from imagecache.host.files import HostFiles
+from imagecache.host.runtime_files import runtime_files
+from imagecache.host.service import HostService, HostSettings
 from imagecache.kube.client import KubeClient
-from imagecache.kube.config import in_cluster
-from imagecache.node.carried import carried
-from imagecache.node.containerd import ContainerdClient
-from imagecache.node.hostfiles import HostFiles
-from imagecache.node.hostservice import HostService, HostSettings
-from imagecache.node.install import Action, Change
-from imagecache.node.leave import Departure
-from imagecache.node.modes import NATIVE_SNAPSHOTTER, Mode
+from imagecache.kube.connection import in_cluster
+from imagecache.settings.table import Mode as ModeSetting
+from imagecache.settings.table import Settings
 from imagecache.standalone.objects import ObjectFiles
 from imagecache.store.paths import StorePaths
 from imagecache.telemetry.health import HealthServer
@@ -53,7 +53,7 @@ _log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class HostContainerdFiles:
-    """``node.hostservice.ContainerdFiles``, in the host's own filesystem."""
+    """``host.service.ContainerdFiles``, in the host's own filesystem."""
 
     settings: Settings
     clock: Clock
@@ -77,7 +77,7 @@ class HostContainerdFiles:
 
 @dataclass(frozen=True, slots=True)
 class HostContainerdRecords:
-    """``node.hostservice.ContainerdRecords``, over the host's socket."""
+    """``host.service.ContainerdRecords``, over the host's socket."""
 
     files: HostContainerdFiles
     mode: Mode
@@ -194,7 +194,7 @@ class LocalHostService:
             outside=options.root != Path("/"),
         )
         return HostService(
-            files, Systemd(options.root), (drop_in, HostContainerdRecords(drop_in, mode)), settings, carried
+            files, Systemd(options.root), (drop_in, HostContainerdRecords(drop_in, mode)), settings, runtime_files
         )
 
     def _mode(self) -> Mode:

@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Systemd:
-    """``node.hostservice.ServiceManager``. ``root`` is where the host's filesystem is seen from here."""
+    """``host.service.ServiceManager``. ``root`` is where the host's filesystem is seen from here."""
 
     root: Path = _HOST
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from imagecache.cli.settings import Settings
 from imagecache.errors import InvalidSetting
-from imagecache.kube.config import Connection, in_cluster, kubeconfig
+from imagecache.kube.connection import Connection, in_cluster, kubeconfig
+from imagecache.settings.table import Settings
 
 
 def connection(settings: Settings, environ: Mapping[str, str]) -> Connection:

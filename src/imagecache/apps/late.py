@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from imagecache.build.events import BuildEvent
-from imagecache.cli.settings import Settings
+from imagecache.builder.build_events import BuildEvent
 from imagecache.clock import Clock
+from imagecache.settings.table import Settings
 from imagecache.standalone.ports import Attached, BuildRequest
-from imagecache.store.model import SnapshotDocument
+from imagecache.store.model import Bundle
 from imagecache.store.store import Store
 
 
@@ -19,7 +19,7 @@ class LateBuilder:
     settings: Settings
     clock: Clock
 
-    async def build(self, request: BuildRequest, emit: Callable[[BuildEvent], None]) -> SnapshotDocument:
+    async def build(self, request: BuildRequest, emit: Callable[[BuildEvent], None]) -> Bundle:
         from imagecache.apps.build import StoreBuilder
 
         return await StoreBuilder(self.store, self.settings, self.clock).build(request, emit)
@@ -31,12 +31,12 @@ class LateAttacher:
     settings: Settings
     clock: Clock
 
-    async def attach(self, snapshot: SnapshotDocument) -> Attached:
+    async def attach(self, bundle: Bundle) -> Attached:
         from imagecache.apps.attach import LocalAttacher
 
-        return await LocalAttacher(self.store, self.settings, self.clock).attach(snapshot)
+        return await LocalAttacher(self.store, self.settings, self.clock).attach(bundle)
 
-    async def detach(self, snapshot: SnapshotDocument, keep: Sequence[SnapshotDocument] = ()) -> tuple[str, ...]:
+    async def detach(self, bundle: Bundle, keep: Sequence[Bundle] = ()) -> tuple[str, ...]:
         from imagecache.apps.attach import LocalAttacher
 
-        return await LocalAttacher(self.store, self.settings, self.clock).detach(snapshot, keep)
+        return await LocalAttacher(self.store, self.settings, self.clock).detach(bundle, keep)

@@ -12,9 +12,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from imagecache.build.convert import Converted, convert, hash_file
-from imagecache.build.derive import derive, verify
-from imagecache.build.memory import keep_freed_memory
+from imagecache.builder.convert import Converted, convert, hash_file
+from imagecache.builder.derive import derive, verify
+from imagecache.builder.malloc import keep_freed_memory
 from imagecache.cli.application import LayerBuilt, LayerEntry, LayerExported, LayerVerified
 from imagecache.digest import DiffID
 from imagecache.erofs.header import LayerFlags

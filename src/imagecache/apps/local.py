@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from imagecache.apps.platform import host_platform
 from imagecache.cli.application import Application
-from imagecache.cli.settings import Settings
 from imagecache.clock import SystemClock
+from imagecache.settings.table import Settings
 from imagecache.store.store import Store
 
 if TYPE_CHECKING:  # parts are imported when a command needs them: ``get`` starts without HTTP, gRPC and mounts
@@ -22,11 +22,11 @@ if TYPE_CHECKING:  # parts are imported when a command needs them: ``get`` start
     from imagecache.apps.host_service import LocalHostService
     from imagecache.apps.layers import LocalLayers
     from imagecache.apps.services import LocalServices
-    from imagecache.node.mounter import KernelMounter
+    from imagecache.host.mounter import KernelMounter
     from imagecache.standalone.controller import Controller
     from imagecache.store.check import Report
 
-RELAID = Path("/var/lib/imagecache-relaid")
+REALIGNED = Path("/var/lib/imagecache-realigned")
 """Copies with 4096-byte blocks, for kernels that need them; of this host alone, so never in a shared store."""
 
 
@@ -43,10 +43,10 @@ class LocalApplication:
 
     @cached_property
     def _mounter(self) -> KernelMounter:
-        from imagecache.erofs.relay import relay
-        from imagecache.node.mounter import KernelMounter
+        from imagecache.erofs.realign import realign
+        from imagecache.host.mounter import KernelMounter
 
-        return KernelMounter(relay=relay, copies=RELAID)
+        return KernelMounter(realign=realign, copies=REALIGNED)
 
     def controller(self) -> Controller:
         from imagecache.apps.late import LateAttacher, LateBuilder
@@ -58,7 +58,7 @@ class LocalApplication:
             World(
                 objects=ObjectFiles(store.paths),
                 builder=LateBuilder(store, settings, clock),
-                snapshots=store.snapshots,
+                bundles=store.bundles,
                 collector=store,
                 attacher=LateAttacher(store, settings, clock),
                 clock=clock,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from imagecache.digest import ChainID
 from imagecache.errors import HostError
-from imagecache.snapshotter.ports import LayerProvider, Mounter, ServedLayer
+from imagecache.snapshotter.provider import LayerProvider, Mounter, ServedLayer
 from imagecache.store.model import LayerName
 from imagecache.telemetry.metrics import Metrics
 
@@ -32,8 +32,8 @@ class MeteredProvider:
         (self._metrics.layer_hits if layer else self._metrics.layer_misses).inc()
         return layer
 
-    def hold(self, holder: str, name: LayerName) -> None:
-        self._inner.hold(holder, name)
+    def lease(self, holder: str, name: LayerName) -> None:
+        self._inner.lease(holder, name)
 
     def release(self, holder: str, name: LayerName) -> None:
         self._inner.release(holder, name)

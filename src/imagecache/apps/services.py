@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from imagecache.apps.agent import Agent, Duties
 from imagecache.apps.holders import snapshotter_settings
 from imagecache.apps.systemd import inherited_socket, notify
-from imagecache.cli.settings import Settings
 from imagecache.clock import Clock
-from imagecache.node.mounter import KernelMounter
+from imagecache.host.mounter import KernelMounter
+from imagecache.settings.table import Settings
 from imagecache.snapshotter.server import serve
 from imagecache.snapshotter.snapshotter import Snapshotter
 from imagecache.standalone.controller import Controller

@@ -9,7 +9,7 @@ from pathlib import Path
 from imagecache.api.types import Phase
 from imagecache.apps.agent import every
 from imagecache.clock import Clock
-from imagecache.node.containerd import ContainerdClient
+from imagecache.containerd.client import ContainerdClient
 from imagecache.standalone.controller import Controller
 from imagecache.telemetry.log import get_logger
 from imagecache.telemetry.metrics import Metrics

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 from imagecache.digest import DiffID, Digest
 
 if TYPE_CHECKING:
-    from imagecache.cli.settings import Settings
+    from imagecache.settings.table import Settings
     from imagecache.standalone.controller import Controller
     from imagecache.store.check import Report
 
@@ -95,8 +95,8 @@ class LayerTool(Protocol):
 @dataclass(frozen=True, slots=True)
 class Mounted:
     image: str
-    """As recorded in the snapshot."""
-    snapshot_id: str
+    """As recorded in the bundle."""
+    bundle_id: str
     layers: int
     directory: Path
 
@@ -186,7 +186,7 @@ class HostLeft:
     forgotten: Sequence[str] = ()
     """Images, after their containerd namespace, whose layers nobody else had: they are pulled when they are needed."""
     in_use: int = 0
-    """Snapshots that containers still have."""
+    """Bundles that containers still have."""
     done: bool = True
     """False: the host does the rest."""
 

@@ -28,8 +28,8 @@ from imagecache.cli import (
     umount,
 )
 from imagecache.cli.session import report, say
-from imagecache.cli.settings import DEBUG_ENVIRONMENT
 from imagecache.errors import ImageCacheError, Interrupted
+from imagecache.settings.table import DEBUG_ENVIRONMENT
 
 
 class Commands(TyperGroup):

@@ -1,4 +1,4 @@
-"""``imagecache delete``: snapshot and object go, layers in use stay until released."""
+"""``imagecache delete``: bundle and object go, layers in use stay until released."""
 
 from __future__ import annotations
 

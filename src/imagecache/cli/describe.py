@@ -89,7 +89,7 @@ def _next_step(reason: str) -> str:
 def _images(description: Description) -> list[str]:
     from imagecache.api import columns
 
-    if description.snapshot is None:
+    if description.bundle is None:
         rows = [(image, "", "", "", "") for image in description.cache.spec.images]
     else:
         rows = [
@@ -100,7 +100,7 @@ def _images(description: Description) -> list[str]:
                 columns.size(sum(layer.blob.size for layer in image.layers)),
                 "yes" if image.private else "no",
             )
-            for image in description.snapshot.images
+            for image in description.bundle.images
         ]
     return _section("Images", ("IMAGE", "DIGEST", "LAYERS", "COMPRESSED", "PRIVATE"), rows)
 

@@ -62,7 +62,7 @@ def uninstall(session: Session, root: Root = _ROOT, unit: Unit = _UNIT, leave_co
     """Take the agent off this host; containers go on.
 
     New containers get containerd's own snapshotter at once. The service stays, and does nothing but serve, until the
-    last container that stands on its snapshots has gone; then the host removes it by itself.
+    last container that stands on its bundles has gone; then the host removes it by itself.
     """
     options = HostOptions(root=root, containerd_unit=unit, configure=not leave_containerd)
     _say_left(session.application().host_service().uninstall(options))
@@ -120,6 +120,6 @@ def _say_left(left: HostLeft) -> None:
     for image in left.forgotten:
         say(f"{image} forgotten")
     if not left.done:
-        count = "1 snapshot is" if left.in_use == 1 else f"{left.in_use} snapshots are"
+        count = "1 bundle is" if left.in_use == 1 else f"{left.in_use} bundles are"
         when = f"{count} in use; the host removes the rest when that has ended"
         note(f"{when if left.in_use else 'the host removes the rest by itself'} (imagecache-leave.timer)")

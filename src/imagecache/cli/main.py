@@ -9,7 +9,7 @@ import os
 import sys
 
 from imagecache import __version__
-from imagecache.cli.settings import DEBUG_ENVIRONMENT
+from imagecache.settings.table import DEBUG_ENVIRONMENT
 
 
 def main() -> None:

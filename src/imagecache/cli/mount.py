@@ -24,4 +24,4 @@ def mount(
     The tree is what a container would see.
     """
     mounted = session.application().host().mount(image, directory.absolute())
-    say(f"{mounted.image} mounted at {mounted.directory} ({mounted.layers} layers, {mounted.snapshot_id})")
+    say(f"{mounted.image} mounted at {mounted.directory} ({mounted.layers} layers, {mounted.bundle_id})")

@@ -7,13 +7,13 @@ import os
 
 def complete(incomplete: str) -> list[str]:
     """Names in the store of the environment and configuration file (a ``--store`` on the line is not looked at)."""
-    from imagecache.cli import config
     from imagecache.errors import ImageCacheError
+    from imagecache.settings.load import load
     from imagecache.standalone.objects import ObjectFiles
     from imagecache.store.paths import StorePaths
 
     try:
-        objects = ObjectFiles(StorePaths(config.load({}, os.environ).store))
+        objects = ObjectFiles(StorePaths(load({}, os.environ).store))
         return [cache.name for cache in objects.all() if cache.name.startswith(incomplete)]
     except ImageCacheError:
         return []

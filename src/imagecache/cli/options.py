@@ -13,7 +13,7 @@ from typing import Annotated, get_type_hints
 import typer
 
 from imagecache.cli.session import Environment, Session
-from imagecache.cli.settings import CONFIG_FILE, SETTINGS
+from imagecache.settings.table import CONFIG_FILE, SETTINGS
 
 COMMON = ("store", "log_format", "log_level")
 Command = Callable[..., None]

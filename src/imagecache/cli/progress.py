@@ -13,7 +13,7 @@ from typing import Protocol, Self
 
 from imagecache.api import columns
 from imagecache.api.types import RESOURCE
-from imagecache.build.events import Advanced, BuildEvent, ImageReady, ImageResolved, Planned
+from imagecache.builder.build_events import Advanced, BuildEvent, ImageReady, ImageResolved, Planned
 from imagecache.cli.session import note, say
 from imagecache.cli.tally import Tally
 from imagecache.clock import Clock

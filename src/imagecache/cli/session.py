@@ -14,10 +14,10 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
-from imagecache.cli import config
-from imagecache.cli.settings import LogLevel, Settings
 from imagecache.clock import Clock, SystemClock
 from imagecache.errors import ImageCacheError, Interrupted
+from imagecache.settings.load import load
+from imagecache.settings.table import LogLevel, Settings
 
 if TYPE_CHECKING:
     from imagecache.cli.application import Application, ApplicationFactory
@@ -44,7 +44,7 @@ class Session:
     @classmethod
     def open(cls, environment: Environment, flags: Mapping[str, str | None], config_file: str | None) -> Session:
         """Raises InvalidSetting."""
-        return cls(environment, config.load(flags, environment.environ, config_file))
+        return cls(environment, load(flags, environment.environ, config_file))
 
     def application(self, *, service: bool = False) -> Application:
         """The program behind the commands, for these settings. ``service``: it runs until it is told to stop."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from imagecache.build.events import Advanced, BuildEvent, ImageReady, ImageResolved, Planned
+from imagecache.builder.build_events import Advanced, BuildEvent, ImageReady, ImageResolved, Planned
 from imagecache.digest import Digest
 
 WINDOW = 5.0

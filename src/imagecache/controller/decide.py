@@ -1,4 +1,4 @@
-"""What to do about one ImageCache: a pure function of the object, the world around it and the time.
+"""What to do about one ImageCache: a pure function of the object, what is observed around it and the time.
 
 Level-style: it never asks what happened, only what is. So it may be called at any time, any number of times, by a
 controller that has just started, and comes to the same end. It must not do I/O.
@@ -14,21 +14,21 @@ from imagecache.api import building, columns, events, ids, nodes, phases, times
 from imagecache.api.building import BuildRequest
 from imagecache.api.types import Display, Event, ImageCache, Phase, Status
 from imagecache.api.wanted import Wanted, interpret
-from imagecache.controller.actions import (
+from imagecache.controller.decision import (
     Action,
     AddFinalizer,
     Broken,
     Decision,
+    DeleteBundle,
     DeleteObject,
-    DeleteSnapshot,
+    ObservedState,
     RemoveFinalizer,
     Running,
     StartBuild,
     StopBuild,
-    World,
 )
 from imagecache.errors import AccessDenied, ImageCacheError, InvalidManifest, StoreBusy, Unauthenticated
-from imagecache.store.model import SnapshotDocument
+from imagecache.store.model import Bundle
 
 SOON = 5.0
 """Seconds until a wait for a secret, a lock or the store is looked at again."""
@@ -36,10 +36,10 @@ HEAL = 15.0
 """Seconds between two looks at the secrets of a cache that a registry refused."""
 _CREDENTIALS = (Unauthenticated.__name__, AccessDenied.__name__)
 _SERVING = frozenset({Phase.READY, Phase.UPDATING, Phase.UPDATE_FAILED})
-"""There is, or was, a snapshot that the status names."""
+"""There is, or was, a bundle that the status names."""
 
 
-def decide(cache: ImageCache, world: World, now: dt.datetime) -> Decision:
+def decide(cache: ImageCache, observed: ObservedState, now: dt.datetime) -> Decision:
     """The next step. See ``Decision`` for the order in which it is carried out."""
     status = cache.status
     if cache.metadata.deletion_timestamp:
@@ -47,11 +47,11 @@ def decide(cache: ImageCache, world: World, now: dt.datetime) -> Decision:
     if status is not None and phases.expired(status, now):
         told = events.event("Expired", "Image cache has expired and is deleted", about=cache.name, now=now)
         return Decision(status, (DeleteObject(),), (told,), again=SOON)
-    return _Step(cache, world, now).run()
+    return _Step(cache, observed, now).run()
 
 
-def snapshot_ids(cache: ImageCache) -> tuple[str, ...]:
-    """The snapshots that matter to a decision: the one in the status, and that of a build of this generation.
+def bundle_ids(cache: ImageCache) -> tuple[str, ...]:
+    """The bundles that matter to a decision: the one in the status, and that of a build of this generation.
 
     A deletion counts as a generation of its own, so the one before is named too.
     """
@@ -70,16 +70,16 @@ def _delete(cache: ImageCache) -> Decision:
     """Nothing here waits for a node, an agent or the store, so nothing can keep an object from going."""
     if nodes.FINALIZER not in cache.metadata.finalizers:
         return Decision(cache.status, (StopBuild(),))
-    snapshots = (DeleteSnapshot(name) for name in snapshot_ids(cache))
-    return Decision(cache.status, (StopBuild(), *snapshots, RemoveFinalizer()))
+    bundles = (DeleteBundle(name) for name in bundle_ids(cache))
+    return Decision(cache.status, (StopBuild(), *bundles, RemoveFinalizer()))
 
 
 class _Step:
     """One decision in the making: the status so far, and what goes with it."""
 
-    def __init__(self, cache: ImageCache, world: World, now: dt.datetime) -> None:
+    def __init__(self, cache: ImageCache, observed: ObservedState, now: dt.datetime) -> None:
         self.cache = cache
-        self.world = world
+        self.observed = observed
         self.now = now
         self.generation = cache.metadata.generation
         self.target = ids.derived_cache_id(cache.metadata.uid, self.generation)
@@ -91,7 +91,7 @@ class _Step:
     def run(self) -> Decision:
         if nodes.FINALIZER not in self.cache.metadata.finalizers:
             self.actions.append(AddFinalizer())
-        for event in self.world.told:
+        for event in self.observed.told:
             self.add(event)
         wanted: Wanted | None = None
         try:
@@ -107,12 +107,12 @@ class _Step:
 
     def interpret(self) -> Wanted:
         """Raises InvalidManifest."""
-        if self.world.malformed is not None:
-            raise self.world.malformed
-        return interpret(self.cache, architecture=self.world.architecture)
+        if self.observed.malformed is not None:
+            raise self.observed.malformed
+        return interpret(self.cache, architecture=self.observed.architecture)
 
     def follow(self, wanted: Wanted) -> None:
-        if self.world.store_problem is not None:
+        if self.observed.store_problem is not None:
             self.again = SOON
             return
         match self.status.phase:
@@ -129,18 +129,18 @@ class _Step:
 
     def create(self, wanted: Wanted) -> None:
         request = building.request(self.status.image_cache_id, wanted)
-        document = self.world.snapshots.get(request.snapshot_id)
+        document = self.observed.bundles.get(request.bundle_id)
         if document is not None and _has(document, request):
             self.ready(document, wanted)
             return
         if document is not None:  # the spec changed while it was being built
-            self.actions.append(DeleteSnapshot(document.id))
+            self.actions.append(DeleteBundle(document.id))
         self.build(request)
 
     def keep(self, wanted: Wanted) -> None:
-        """Ready: as it is, unless the spec asks for other images or the snapshot is gone."""
+        """Ready: as it is, unless the spec asks for other images or the bundle is gone."""
         request = building.request(self.status.image_cache_id, wanted)
-        document = self.world.snapshots.get(request.snapshot_id)
+        document = self.observed.bundles.get(request.bundle_id)
         changed = phases.observed(self.status, "Ready") != self.generation
         if document is not None and not (changed and not _has(document, request)):
             self.status = phases.kept(self.status, self.generation, self.now, retention_days=wanted.retention_days)
@@ -152,10 +152,10 @@ class _Step:
         self.update(wanted)
 
     def update(self, wanted: Wanted) -> None:
-        """Updating: the old snapshot serves until the new one, which has an id of its own, is there."""
-        old = self.world.snapshots.get(self.status.image_cache_id)
+        """Updating: the old bundle serves until the new one, which has an id of its own, is there."""
+        old = self.observed.bundles.get(self.status.image_cache_id)
         request = building.request(self.target if old is not None else self.status.image_cache_id, wanted)
-        new = self.world.snapshots.get(request.snapshot_id)
+        new = self.observed.bundles.get(request.bundle_id)
         if old is not None and _has(old, request):
             self.actions.append(StopBuild())
             self.ready(old, wanted)
@@ -163,11 +163,11 @@ class _Step:
             before = self.status.image_cache_id
             self.status = msgspec.structs.replace(self.status, image_cache_id=new.id)
             self.ready(new, wanted)
-            self.actions.append(DeleteSnapshot(before))
+            self.actions.append(DeleteBundle(before))
         else:
             earlier = ids.derived_cache_id(self.cache.metadata.uid, phases.observed(self.status))
-            if earlier in self.world.snapshots and earlier not in {self.status.image_cache_id, request.snapshot_id}:
-                self.actions.append(DeleteSnapshot(earlier))
+            if earlier in self.observed.bundles and earlier not in {self.status.image_cache_id, request.bundle_id}:
+                self.actions.append(DeleteBundle(earlier))
             self.build(request)
 
     def heal(self, wanted: Wanted) -> None:
@@ -175,7 +175,7 @@ class _Step:
         reason = self.status.reason.partition(":")[0]
         changed = phases.observed(self.status) != self.generation
         refused = reason in _CREDENTIALS and bool(wanted.pull_secrets)
-        fixed = refused and self.world.secrets_changed and self.world.secrets_problem is None
+        fixed = refused and self.observed.secrets_changed and self.observed.secrets_problem is None
         if changed or fixed or reason == InvalidManifest.__name__:
             self.retry(wanted, restart=changed, why="the spec changed" if changed else "what it needs was corrected")
         elif refused:
@@ -195,7 +195,7 @@ class _Step:
 
     def build(self, request: BuildRequest) -> None:
         """Start it, follow it, or take in how it failed."""
-        build = self.world.build
+        build = self.observed.build
         if build is not None and build.request == request:
             if isinstance(build, Broken):
                 self.fail(build.error)
@@ -205,13 +205,13 @@ class _Step:
         if isinstance(build, Running):
             self.actions.append(StopBuild())  # it makes what nobody asks for any more
             self.status = msgspec.structs.replace(self.status, progress="0%")
-        if self.world.secrets_problem is not None:
-            self.wait(self.world.secrets_problem)
+        if self.observed.secrets_problem is not None:
+            self.wait(self.observed.secrets_problem)
             return
         self.status = phases.started(self.status, self.generation, self.now)
         self.actions.append(StartBuild(request))
 
-    def ready(self, document: SnapshotDocument, wanted: Wanted) -> None:
+    def ready(self, document: Bundle, wanted: Wanted) -> None:
         self.status = building.ready(self.status, self.generation, self.now, document, wanted.retention_days)
         self.tell("Ready", building.summary(document))
 
@@ -248,7 +248,7 @@ class _Step:
         """Counts, columns and the condition Degraded, whatever the phase."""
         status, before = self.status, self.status.nodes
         if wanted is not None:
-            counts = nodes.counts(self.cache.name, status.image_cache_id, wanted.nodes, self.world.nodes)
+            counts = nodes.counts(self.cache.name, status.image_cache_id, wanted.nodes, self.observed.nodes)
             complete = status.phase is Phase.READY and 0 < counts.desired == counts.ready
             if complete and not (before and before.desired == before.ready > 0):
                 self.tell("NodesReady", f"Usable on {columns.count(counts.ready, 'node')}")
@@ -263,8 +263,8 @@ class _Step:
         )
 
     def degraded(self, status: Status) -> dict[str, str]:
-        if self.world.store_problem is not None:
-            problem = self.world.store_problem
+        if self.observed.store_problem is not None:
+            problem = self.observed.store_problem
             return {"reason": problem.reason, "message": building.explain(problem)}
         if status.phase is Phase.UPDATE_FAILED:
             return {"reason": "UpdateFailed", "message": status.reason}
@@ -284,7 +284,7 @@ class _Step:
 
     def note(self, wanted: Wanted) -> None:
         """What was ignored, once for each build."""
-        for note in (*self.world.notes, *wanted.notes):
+        for note in (*self.observed.notes, *wanted.notes):
             self.tell("Noted", note)
 
     def changed(self) -> Status:
@@ -303,6 +303,6 @@ class _Step:
         return max(0.0, min(left, self.again if self.again is not None else left))
 
 
-def _has(document: SnapshotDocument, request: BuildRequest) -> bool:
-    """Whether a snapshot is what a request asks for."""
+def _has(document: Bundle, request: BuildRequest) -> bool:
+    """Whether a bundle is what a request asks for."""
     return tuple(image.reference for image in document.images) == request.images

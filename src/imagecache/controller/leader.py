@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from imagecache.clock import Clock
 from imagecache.errors import KubernetesError, LeadershipLost, ObjectConflict, ObjectExists, ObjectNotFound
 from imagecache.kube import objects
-from imagecache.kube.ports import Kube, Object
+from imagecache.kube.api import Kube, Object
 from imagecache.kube.resources import LEASES
 from imagecache.telemetry.log import get_logger
 

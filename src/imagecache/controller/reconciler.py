@@ -17,24 +17,24 @@ from imagecache.api.types import Event, ImageCache, Status
 from imagecache.api.wanted import interpret
 from imagecache.api.yamltext import JSON
 from imagecache.clock import Clock
-from imagecache.controller import secrets
-from imagecache.controller.actions import (
+from imagecache.controller import pull_secrets
+from imagecache.controller.build_queue import Builds
+from imagecache.controller.decide import SOON, bundle_ids, decide, needs_secrets
+from imagecache.controller.decision import (
     Action,
     AddFinalizer,
     Decision,
+    DeleteBundle,
     DeleteObject,
-    DeleteSnapshot,
+    ObservedState,
     RemoveFinalizer,
     StartBuild,
     StopBuild,
-    World,
 )
-from imagecache.controller.builds import Builds
-from imagecache.controller.decide import SOON, decide, needs_secrets, snapshot_ids
-from imagecache.controller.picture import Picture
-from imagecache.controller.ports import Builder, Job, SnapshotStore
-from imagecache.controller.post import post
-from imagecache.controller.queue import WorkQueue
+from imagecache.controller.dependencies import Builder, BundleStore, Job
+from imagecache.controller.event_recorder import post
+from imagecache.controller.informer_cache import InformerCache
+from imagecache.controller.work_queue import WorkQueue
 from imagecache.errors import (
     ImageCacheError,
     InvalidManifest,
@@ -45,9 +45,9 @@ from imagecache.errors import (
     StoreError,
 )
 from imagecache.kube import objects
-from imagecache.kube.ports import Kube, Object
+from imagecache.kube.api import Kube, Object
 from imagecache.kube.resources import IMAGE_CACHES, Resource
-from imagecache.store.model import SnapshotDocument
+from imagecache.store.model import Bundle
 from imagecache.telemetry.log import get_logger
 
 _LONGEST = 3600.0
@@ -59,10 +59,10 @@ _log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
+class Dependencies:
     kube: Kube
     builder: Builder
-    store: SnapshotStore
+    store: BundleStore
     clock: Clock
     architecture: str
     builds: int = 1
@@ -90,16 +90,16 @@ class _Memory:
 
 
 class Reconciler:
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
-        self._kube = parts.kube
-        self.picture = Picture()
+    def __init__(self, dependencies: Dependencies) -> None:
+        self._dependencies = dependencies
+        self._kube = dependencies.kube
+        self.picture = InformerCache()
         self.queue = WorkQueue()
-        self.builds = Builds(parts.builder, parts.builds, self._built)
+        self.builds = Builds(dependencies.builder, dependencies.builds, self._built)
         self._memories: dict[str, _Memory] = {}
         """By uid."""
         self._orphans: set[str] = set()
-        """Snapshots that could not be deleted when their object went."""
+        """Bundles that could not be deleted when their object went."""
         self._freed = asyncio.Event()
 
     def take(self, resource: Resource, item: Object, *, gone: bool) -> None:
@@ -111,7 +111,7 @@ class Reconciler:
         """Work until cancelled; builds are stopped then, and go on with the next controller."""
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(self._parts.workers):
+                for _ in range(self._dependencies.workers):
                     group.create_task(self._work())
                 group.create_task(self._tidy())
         finally:
@@ -151,7 +151,7 @@ class Reconciler:
         memory = self._memories.setdefault(stored.cache.metadata.uid, _Memory(name))
         cache = stored.cache.with_status(memory.status) if memory.status else stored.cache
         memory.told.extend(self.builds.told(cache.metadata.uid))
-        decision = decide(cache, await self._world(cache, stored, memory), self._parts.clock.now())
+        decision = decide(cache, await self._observe(cache, stored, memory), self._dependencies.clock.now())
         await self._carry_out(cache, item, decision, memory)
         memory.failures = 0
         if decision.again is not None:
@@ -167,20 +167,20 @@ class Reconciler:
         """A build has news: look, but not more often than a status should be written."""
         memory = self._memories.get(uid)
         if memory is not None:
-            wait = memory.written + self._parts.interval - self._parts.clock.monotonic()
+            wait = memory.written + self._dependencies.interval - self._dependencies.clock.monotonic()
             self.queue.add(memory.name, max(0.0, wait))
 
     # what is
 
-    async def _world(self, cache: ImageCache, stored: parse.Stored, memory: _Memory) -> World:
+    async def _observe(self, cache: ImageCache, stored: parse.Stored, memory: _Memory) -> ObservedState:
         build = self.builds.state(cache.metadata.uid)
-        snapshots, store_problem = await self._snapshots(cache)
+        bundles, store_problem = await self._bundles(cache)
         problem, changed = None, False
         if needs_secrets(cache, build):
             problem, changed = await self._secrets(cache, memory)
-        return World(
-            architecture=self._parts.architecture,
-            snapshots=snapshots,
+        return ObservedState(
+            architecture=self._dependencies.architecture,
+            bundles=bundles,
             build=build,
             told=tuple(memory.told),
             nodes=self.picture.nodes,
@@ -191,12 +191,12 @@ class Reconciler:
             store_problem=store_problem,
         )
 
-    async def _snapshots(self, cache: ImageCache) -> tuple[dict[str, SnapshotDocument], ImageCacheError | None]:
-        def look() -> dict[str, SnapshotDocument]:
+    async def _bundles(self, cache: ImageCache) -> tuple[dict[str, Bundle], ImageCacheError | None]:
+        def look() -> dict[str, Bundle]:
             found = {}
-            for name in snapshot_ids(cache):
+            for name in bundle_ids(cache):
                 try:
-                    found[name] = self._parts.store.get(name)
+                    found[name] = self._dependencies.store.get(name)
                 except NotFound:
                     continue
             return found
@@ -212,14 +212,14 @@ class Reconciler:
         if not names:
             return None, False
         try:
-            found = await secrets.read(self._kube, names)
+            found = await pull_secrets.read(self._kube, names)
         except PullSecretUnavailable as error:
             return error, True
-        return None, secrets.fingerprint(found) != memory.secrets
+        return None, pull_secrets.fingerprint(found) != memory.secrets
 
     def _secret_names(self, cache: ImageCache) -> tuple[str, ...]:
         try:
-            return interpret(cache, architecture=self._parts.architecture).pull_secrets
+            return interpret(cache, architecture=self._dependencies.architecture).pull_secrets
         except InvalidManifest:
             return ()
 
@@ -241,13 +241,13 @@ class Reconciler:
         uid = cache.metadata.uid
         match action:
             case StartBuild(request=request):
-                found = await secrets.read(self._kube, request.pull_secrets)
-                memory.secrets = secrets.fingerprint(found)
+                found = await pull_secrets.read(self._kube, request.pull_secrets)
+                memory.secrets = pull_secrets.fingerprint(found)
                 self.builds.start(uid, Job(request, found))
             case StopBuild():
                 await self.builds.stop(uid)
-            case DeleteSnapshot(snapshot_id=snapshot_id):
-                await self._delete_snapshot(snapshot_id)
+            case DeleteBundle(bundle_id=bundle_id):
+                await self._delete_bundle(bundle_id)
             case DeleteObject():
                 await self._kube.delete(IMAGE_CACHES, cache.name, uid=uid)
             case RemoveFinalizer():
@@ -270,32 +270,32 @@ class Reconciler:
             patch: Object = {key: None for key in known if key not in fresh} | fresh
             await self._kube.patch(IMAGE_CACHES, cache.name, {"status": patch}, subresource="status")
             memory.status = status
-            memory.written = self._parts.clock.monotonic()
+            memory.written = self._dependencies.clock.monotonic()
         memory.told.clear()
 
-    async def _delete_snapshot(self, snapshot_id: str) -> None:
+    async def _delete_bundle(self, bundle_id: str) -> None:
         try:
-            await asyncio.to_thread(self._parts.store.delete, snapshot_id)
+            await asyncio.to_thread(self._dependencies.store.delete, bundle_id)
         except NotFound:
             return
         except StoreError as error:
-            _log.warning("snapshot not deleted, will try again", snapshot=snapshot_id, problem=str(error))
-            self._orphans.add(snapshot_id)
+            _log.warning("bundle not deleted, will try again", bundle=bundle_id, problem=str(error))
+            self._orphans.add(bundle_id)
             asyncio.get_running_loop().call_later(SOON, self._freed.set)
         else:
             self._freed.set()
 
     async def _tidy(self) -> None:
-        """Collect what nobody needs after snapshots went, and try again what could not be deleted."""
+        """Collect what nobody needs after bundles went, and try again what could not be deleted."""
         while True:
             await self._freed.wait()
             await asyncio.sleep(_COLLECT_PAUSE)
             self._freed.clear()
             orphans, self._orphans = self._orphans, set()
-            for snapshot_id in orphans:
-                await self._delete_snapshot(snapshot_id)
+            for bundle_id in orphans:
+                await self._delete_bundle(bundle_id)
             try:
-                freed = await asyncio.to_thread(self._parts.store.collect)
+                freed = await asyncio.to_thread(self._dependencies.store.collect)
             except StoreError as error:
                 _log.warning("collection failed", problem=str(error))
             else:

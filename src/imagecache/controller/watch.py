@@ -17,8 +17,8 @@ from typing import cast
 import kopf
 
 from imagecache.api.types import GROUP
-from imagecache.kube.config import Connection
-from imagecache.kube.ports import Object
+from imagecache.kube.api import Object
+from imagecache.kube.connection import Connection
 from imagecache.kube.resources import IMAGE_CACHES
 from imagecache.telemetry.log import get_logger
 

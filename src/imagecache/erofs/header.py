@@ -40,7 +40,7 @@ class LayerFlags(enum.IntFlag):
     """Some directory has no entry of its own; its attributes came from the layers below."""
     WHITEOUTS = 4
     """The tree hides something of the layers below."""
-    RELAID = 8
+    REALIGNED = 8
     """A copy with 4096-byte blocks for old kernels: the content is there, the tar is not."""
 
 

@@ -29,7 +29,7 @@ _name = attrgetter("name")
 
 
 class LayerImage:
-    """An open layer image. Serves ``layer.ports.LowerTree``. Not for several threads at once."""
+    """An open layer image. Serves ``layer.inputs.LowerTree``. Not for several threads at once."""
 
     def __init__(self, fd: int, *, owned: bool, limits: Limits) -> None:
         """See ``open`` and ``from_fd``."""
@@ -89,7 +89,7 @@ class LayerImage:
         return range(DATA_START, self._area.start)
 
     @property
-    def relaid(self) -> bool:
+    def realigned(self) -> bool:
         """Whether this is a copy with 4096-byte blocks, which no longer holds the tar."""
         return self.block_bits == PAGE_BLOCK
 
@@ -157,7 +157,7 @@ class LayerImage:
 
     def tar(self) -> Iterator[bytes]:
         """The layer's raw tar, in pieces of at most 1 MiB. Raises InvalidInput for a re-laid image."""
-        if self.relaid:
+        if self.realigned:
             raise InvalidInput(
                 "this layer image was re-laid to 4096-byte blocks and no longer holds the layer's tar",
                 hint="use the original below layers/ or chains/ of the store",
@@ -168,9 +168,9 @@ class LayerImage:
         if self._superblock.blocks << self.block_bits != self.size:
             expected = self._superblock.blocks << self.block_bits
             raise MalformedLayer(f"the layer image has {self.size} bytes and should have {expected}")
-        if self.relaid != (LayerFlags.RELAID in self.header.flags):
+        if self.realigned != (LayerFlags.REALIGNED in self.header.flags):
             raise MalformedLayer("header and superblock disagree whether the layer image was re-laid")
-        if not self.relaid and DATA_START + self.header.tar_size > self._area.start:
+        if not self.realigned and DATA_START + self.header.tar_size > self._area.start:
             raise MalformedLayer("the metadata of the layer image begins inside its tar")
         if self.header.entries > self._limits.layer_entries:
             raise LimitExceeded(f"{self.header.entries} names, layer_entries is {self._limits.layer_entries}")

@@ -27,9 +27,9 @@ from imagecache.errors import (
     ObjectRefused,
     WatchExpired,
 )
-from imagecache.kube.config import Connection
+from imagecache.kube.api import Change, ChangeKind, Listing, Object
+from imagecache.kube.connection import Connection
 from imagecache.kube.objects import at, text
-from imagecache.kube.ports import Change, ChangeKind, Listing, Object
 from imagecache.kube.resources import Resource
 
 _PAGE = 500
@@ -46,7 +46,7 @@ _object = msgspec.json.Decoder(dict)
 
 
 class KubeClient:
-    """``kube.ports.Kube`` for one API server, as an async context."""
+    """``kube.api.Kube`` for one API server, as an async context."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from imagecache.api.yamltext import JSON
-from imagecache.kube.ports import Object
+from imagecache.kube.api import Object
 
 
 def at(item: JSON, *path: str) -> JSON:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from imagecache.kube.api import Kube
 from imagecache.kube.objects import at, text
-from imagecache.kube.ports import Kube
 from imagecache.kube.resources import TOKEN_REVIEWS
 
 AUDIENCE = "imagecache"
@@ -17,7 +17,7 @@ AUDIENCE = "imagecache"
 
 @dataclass(frozen=True, slots=True)
 class KubeTokenReviewer:
-    """``served.ports.TokenReviewer``."""
+    """``served.remote_store.TokenReviewer``."""
 
     kube: Kube
     audience: str = AUDIENCE

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from imagecache.errors import LimitExceeded, UnsafeLayer
 from imagecache.layer import entry as types
 from imagecache.layer import xattrs
+from imagecache.layer.attributes import owner, time
 from imagecache.layer.entry import TarEntry, quoted
-from imagecache.layer.growing import GrowingTree, Implied, directories
-from imagecache.layer.metadata import owner, time
-from imagecache.layer.ports import TarSource
+from imagecache.layer.inputs import TarSource
+from imagecache.layer.partial_tree import Implied, PartialTree, directories
 from imagecache.layer.tarstream import entries
 from imagecache.layer.whiteout import PREFIX, BottomWhiteouts, UpperWhiteouts, Whiteouts
 from imagecache.limits import Limits
@@ -63,7 +63,7 @@ class Assembler:
 
     def __init__(self, *, bottom: bool, limits: Limits) -> None:
         self._limits = limits
-        self._tree = GrowingTree(limits)
+        self._tree = PartialTree(limits)
         self._whiteouts: Whiteouts = BottomWhiteouts(self._tree, limits) if bottom else UpperWhiteouts(limits)
         self._has_whiteouts = False
         self._hiding: list[tuple[Inode, bytes]] = []
@@ -106,7 +106,7 @@ class Assembler:
 
     def _new(self, entry: TarEntry, parent: Inode) -> Inode:
         """A new inode of the entry's type with the entry's attributes."""
-        uid, gid = owner(entry, 0, GrowingTree.inherited_gid(parent))
+        uid, gid = owner(entry, 0, PartialTree.inherited_gid(parent))
         mtime, nanoseconds = time(entry)
         inode = Inode(_FILE_TYPES[entry.type] | (entry.mode & 0o7777), uid, gid, mtime, nanoseconds)
         if entry.xattrs:

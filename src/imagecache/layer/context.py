@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from imagecache.layer.assemble import LayerTree
-from imagecache.layer.growing import Implied
+from imagecache.layer.inputs import LowerTree
+from imagecache.layer.partial_tree import Implied
 from imagecache.layer.paths import Resolver
-from imagecache.layer.ports import LowerTree
 from imagecache.limits import DEFAULT, Limits
 from imagecache.tree import Inode
 

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable
 from typing import BinaryIO
 
-from imagecache.layer.ports import TarSource
+from imagecache.layer.inputs import TarSource
 
 _SMALLEST_WINDOW = 4096
 _LARGEST_WINDOW = 256 * 1024

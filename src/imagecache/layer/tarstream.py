@@ -15,7 +15,7 @@ from imagecache.layer import entry as types
 from imagecache.layer import pax, sparse
 from imagecache.layer.entry import HEADER_ONLY, TarEntry, quoted
 from imagecache.layer.header import BLOCK, parse_header
-from imagecache.layer.ports import TarSource
+from imagecache.layer.inputs import TarSource
 from imagecache.limits import Limits
 
 _ZEROS = bytes(BLOCK)

@@ -11,9 +11,9 @@ import stat
 from typing import Protocol
 
 from imagecache.errors import LimitExceeded, UnsafeLayer
+from imagecache.layer.attributes import owner, time
 from imagecache.layer.entry import TarEntry, quoted
-from imagecache.layer.growing import GrowingTree
-from imagecache.layer.metadata import owner, time
+from imagecache.layer.partial_tree import PartialTree
 from imagecache.layer.paths import Path
 from imagecache.layer.xattrs import OPAQUE
 from imagecache.limits import Limits
@@ -51,7 +51,7 @@ class UpperWhiteouts:
         hidden = _hidden_name(entry, base, self._limits)
         if hidden in parent.children:
             raise UnsafeLayer(f"whiteout {quoted(entry.name)} hides something of its own layer")
-        uid, gid = owner(entry, 0, GrowingTree.inherited_gid(parent))
+        uid, gid = owner(entry, 0, PartialTree.inherited_gid(parent))
         mtime, nanoseconds = time(entry)
         device = Inode(stat.S_IFCHR, uid, gid, mtime, nanoseconds)
         parent.children[hidden] = device
@@ -64,7 +64,7 @@ class BottomWhiteouts:
     containerd keeps a list of the paths that entries wrote, and spares those; a directory has effect once.
     """
 
-    def __init__(self, tree: GrowingTree, limits: Limits) -> None:
+    def __init__(self, tree: PartialTree, limits: Limits) -> None:
         self._tree = tree
         self._limits = limits
         self._opaque: set[Path] = set()

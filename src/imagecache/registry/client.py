@@ -1,4 +1,4 @@
-"""The registry client: ``build.ports.ImageSource`` over HTTP.
+"""The registry client: ``builder.image_source.ImageSource`` over HTTP.
 
 One client per build. Servers of a host are tried in the order of its configuration, the registry itself last, and what
 the last one says is what the user reads. Documents are verified here; layers are not (whoever writes them hashes them).

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from imagecache.errors import StoreError
 from imagecache.served.connection import Connection
-from imagecache.served.room import Room
+from imagecache.served.connection_limit import ConnectionLimit
 from imagecache.telemetry.log import get_logger
 
 _log = get_logger(__name__)
@@ -41,7 +41,11 @@ class Acceptor:
     """Owns ``listener``. ``connect`` makes what runs over a connection."""
 
     def __init__(
-        self, listener: socket.socket, tls: ssl.SSLContext, room: Room, connect: Callable[[ssl.SSLSocket], Connection]
+        self,
+        listener: socket.socket,
+        tls: ssl.SSLContext,
+        room: ConnectionLimit,
+        connect: Callable[[ssl.SSLSocket], Connection],
     ) -> None:
         self._listener = listener
         self._tls = tls

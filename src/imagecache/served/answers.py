@@ -18,11 +18,11 @@ from imagecache.errors import ImageCacheError, InternalError, InvalidInput, Stor
 from imagecache.served import routes, wire
 from imagecache.served.admission import Admission
 from imagecache.served.auth import Refused
-from imagecache.served.directory import StoreReader, read_into
-from imagecache.served.growth import Growth, GrowthSettings
+from imagecache.served.bounded_queue import BoundedQueue
+from imagecache.served.partial_layers import PartialLayers, PartialLayerSettings
 from imagecache.served.routes import Answer, Request
-from imagecache.served.turns import Turns
-from imagecache.store.model import LayerName, SnapshotDocument
+from imagecache.served.store_reader import StoreReader, read_into
+from imagecache.store.model import Bundle, LayerName
 from imagecache.telemetry.log import get_logger
 
 _log = get_logger(__name__)
@@ -36,16 +36,16 @@ class Answers:
         self,
         reader: StoreReader,
         admission: Admission,
-        turns: Turns,
-        early: Turns,
+        turns: BoundedQueue,
+        early: BoundedQueue,
         sent: Callable[[int], None],
         *,
-        growth: GrowthSettings | None = None,
+        growth: PartialLayerSettings | None = None,
     ) -> None:
         """``early``: turns for layers that are still being made, fewer, since the build needs the processor too."""
         self._reader = reader
         self._early = early
-        self._growth = Growth(reader, growth)
+        self._growth = PartialLayers(reader, growth)
         self._admission = admission
         self._turns = turns
         self._sent = sent
@@ -90,16 +90,16 @@ class Answers:
 
     def _version_1(self, request: Request, segments: list[str], held: ExitStack) -> Callable[[], Answer] | None:
         match segments:
-            case ["snapshots", snapshot_id]:
-                return lambda: self._snapshot(snapshot_id)
+            case ["bundles", bundle_id]:
+                return lambda: self._bundle(bundle_id)
             case ["blobs", digest]:
                 return lambda: self._document(digest)
             case ["layers", space, digest]:
                 return lambda: self._layer(request, f"{space}/{digest}", held)
-            case ["builds", snapshot_id]:
-                return lambda: self._build(snapshot_id)
-            case ["growing", space, digest]:
-                return lambda: self._growing(request, f"{space}/{digest}", held)
+            case ["builds", bundle_id]:
+                return lambda: self._build(bundle_id)
+            case ["partial", space, digest]:
+                return lambda: self._partial(request, f"{space}/{digest}", held)
             case _:
                 return None
 
@@ -110,10 +110,10 @@ class Answers:
             return routes.problem(503, error.reason, str(error))
         return _fine()
 
-    def _snapshot(self, snapshot_id: str) -> Answer:
-        document = self._reader.snapshot(wire.check_snapshot_id(snapshot_id))
+    def _bundle(self, bundle_id: str) -> Answer:
+        document = self._reader.bundle(wire.check_bundle_id(bundle_id))
         self._etags.remember(document)
-        return routes.whole(wire.encode_snapshot(document), "application/json")
+        return routes.whole(wire.encode_bundle(document), "application/json")
 
     def _document(self, digest: str) -> Answer:
         return routes.whole(self._reader.document(Digest(digest)), "application/octet-stream")
@@ -132,11 +132,11 @@ class Answers:
         body = self._pieces(name, fd, found, memory)
         return Answer(206 if part else 200, end - start, body, routes.layer_fields(self._etags.get(name), part))
 
-    def _build(self, snapshot_id: str) -> Answer:
-        names = self._reader.building(wire.check_snapshot_id(snapshot_id))
+    def _build(self, bundle_id: str) -> Answer:
+        names = self._reader.building(wire.check_bundle_id(bundle_id))
         return routes.whole(wire.encode_names(names), "application/json")
 
-    def _growing(self, request: Request, text: str, held: ExitStack) -> Answer:
+    def _partial(self, request: Request, text: str, held: ExitStack) -> Answer:
         """The wait comes before the turn: turns are for those who can be answered."""
         name, wanted = LayerName.parse(text), routes.from_to(request.headers.get("range"))
         if wanted is None:
@@ -164,7 +164,7 @@ class Answers:
 
 
 class _Etags:
-    """Digests of layer image files: who fetches layers asks for the snapshot first. Thread-safe."""
+    """Digests of layer image files: who fetches layers asks for the bundle first. Thread-safe."""
 
     def __init__(self) -> None:
         self._digests: OrderedDict[LayerName, Digest] = OrderedDict()
@@ -174,7 +174,7 @@ class _Etags:
         with self._lock:
             return self._digests.get(name)
 
-    def remember(self, document: SnapshotDocument) -> None:
+    def remember(self, document: Bundle) -> None:
         with self._lock:
             for layer in (layer for image in document.images for layer in image.layers):
                 self._digests[layer.name] = layer.sha256

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from imagecache.clock import Clock
-from imagecache.served.ports import TokenReviewer
+from imagecache.served.remote_store import TokenReviewer
 
 _SCHEME = "bearer "
 

@@ -34,10 +34,10 @@ from imagecache.errors import (
     StoreUnreachable,
 )
 from imagecache.served import wire
-from imagecache.served.ports import Part
+from imagecache.served.remote_store import Part
 from imagecache.served.tls import Versions, versions
 from imagecache.served.transport import Endpoint, Exchange, Transport
-from imagecache.store.model import LayerName, SnapshotDocument
+from imagecache.store.model import Bundle, LayerName
 
 _PROGRESS = 1 << 20
 """Bytes that count as progress; fewer do not earn new tries."""
@@ -122,10 +122,10 @@ class ServedStore:
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._transport.close()
 
-    async def snapshot(self, snapshot_id: str) -> SnapshotDocument:
-        wire.check_snapshot_id(snapshot_id)
-        body = await self._whole(wire.snapshot_path(snapshot_id), wire.SNAPSHOT_LIMIT, f"snapshot {snapshot_id}")
-        return await asyncio.to_thread(wire.decode_snapshot, body, snapshot_id)
+    async def bundle(self, bundle_id: str) -> Bundle:
+        wire.check_bundle_id(bundle_id)
+        body = await self._whole(wire.bundle_path(bundle_id), wire.BUNDLE_LIMIT, f"bundle {bundle_id}")
+        return await asyncio.to_thread(wire.decode_bundle, body, bundle_id)
 
     async def document(self, digest: Digest) -> bytes:
         what = f"document {digest}"
@@ -163,12 +163,12 @@ class ServedStore:
         if response.read(1):
             raise StoreError(f"{self._host} sends more of {what} than was asked for")
 
-    async def building(self, snapshot_id: str) -> tuple[LayerName, ...]:
-        wire.check_snapshot_id(snapshot_id)
-        body = await self._whole(wire.build_path(snapshot_id), wire.SNAPSHOT_LIMIT, f"the build of {snapshot_id}")
+    async def building(self, bundle_id: str) -> tuple[LayerName, ...]:
+        wire.check_bundle_id(bundle_id)
+        body = await self._whole(wire.build_path(bundle_id), wire.BUNDLE_LIMIT, f"the build of {bundle_id}")
         return await asyncio.to_thread(wire.decode_names, body)
 
-    async def growing(self, name: LayerName, offset: int, target: memoryview) -> Part:
+    async def partial(self, name: LayerName, offset: int, target: memoryview) -> Part:
         what = f"layer image {name}"
         headers = {"Range": f"bytes={offset}-{offset + len(target) - 1}"}
         failures = 0

@@ -20,7 +20,7 @@ import h11
 from imagecache.errors import ImageCacheError
 from imagecache.served import routes
 from imagecache.served.answers import Answers
-from imagecache.served.room import Room
+from imagecache.served.connection_limit import ConnectionLimit
 from imagecache.served.routes import Answer, Request
 from imagecache.served.settings import ServerSettings
 from imagecache.telemetry.log import get_logger
@@ -34,7 +34,7 @@ _LINGER = 1.0
 class Connection:
     """``run`` owns the socket, which is not encrypted yet."""
 
-    def __init__(self, sock: ssl.SSLSocket, room: Room, answers: Answers, settings: ServerSettings) -> None:
+    def __init__(self, sock: ssl.SSLSocket, room: ConnectionLimit, answers: Answers, settings: ServerSettings) -> None:
         self._sock = sock
         self._room = room
         self._answers = answers

@@ -18,11 +18,11 @@ from imagecache.served.acceptor import Acceptor, listen
 from imagecache.served.admission import Admission
 from imagecache.served.answers import Answers
 from imagecache.served.auth import Gate
+from imagecache.served.bounded_queue import BoundedQueue
 from imagecache.served.connection import Connection
-from imagecache.served.directory import StoreReader
-from imagecache.served.room import Room
+from imagecache.served.connection_limit import ConnectionLimit
 from imagecache.served.settings import ServerSettings
-from imagecache.served.turns import Turns
+from imagecache.served.store_reader import StoreReader
 from imagecache.telemetry.log import get_logger
 
 _log = get_logger(__name__)
@@ -58,10 +58,10 @@ class StoreServer:
         listener = listen(settings.host, settings.port)
         admission = Admission(self._gate, asyncio.get_running_loop(), settings.review)
         turns, early = (
-            Turns(most, waiting=settings.queue, patience=settings.patience, piece=settings.piece)
+            BoundedQueue(most, waiting=settings.queue, patience=settings.patience, piece=settings.piece)
             for most in (settings.streams, settings.early)
         )
-        room = Room(_most_connections(settings.connections))
+        room = ConnectionLimit(_most_connections(settings.connections))
         answers = Answers(self._reader, admission, turns, early, self._sent)
         acceptor = Acceptor(listener, self._tls, room, lambda sock: Connection(sock, room, answers, settings))
         self._running = _Running(acceptor, admission, answers, (turns, early), room)
@@ -86,8 +86,8 @@ class _Running:
     acceptor: Acceptor
     admission: Admission
     answers: Answers
-    turns: tuple[Turns, ...]
-    room: Room
+    turns: tuple[BoundedQueue, ...]
+    room: ConnectionLimit
 
     def close(self) -> None:
         """Whatever a thread may wait for ends; so do the threads."""

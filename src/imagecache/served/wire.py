@@ -2,11 +2,11 @@
 
 ::
 
-    GET /v1/snapshots/{id}                snapshot document (``store.model.SnapshotDocument`` as JSON)
+    GET /v1/bundles/{id}                bundle document (``store.model.Bundle`` as JSON)
     GET /v1/blobs/{digest}                an original manifest, index or config
     GET /v1/layers/{space}/{digest}       a layer image; one range a request; ETag is its SHA-256 where that is known
     GET /v1/builds/{id}                   names of the layer images that a running build may come to, as JSON
-    GET /v1/growing/{space}/{digest}      one range of a layer image, as far as it is made; waits for some seconds
+    GET /v1/partial/{space}/{digest}      one range of a layer image, as far as it is made; waits for some seconds
     GET /livez, /readyz                   without a token
 
 Of an unfinished layer image the complete length is unknown: ``Content-Range: bytes 4096-8191/*``, and 416 without that
@@ -24,13 +24,13 @@ import msgspec
 from imagecache.digest import Digest
 from imagecache.errors import InvalidDigest, InvalidInput, MalformedDocument
 from imagecache.oci.descriptor import decode_hook, encode_hook
-from imagecache.store.model import LayerName, SnapshotDocument
+from imagecache.store.model import Bundle, LayerName
 
-SNAPSHOT_ID = re.compile(r"imc-[0-9a-z]{20}")
+BUNDLE_ID = re.compile(r"imc-[0-9a-z]{20}")
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 _NO_RANGE = re.compile(r"bytes \*/([0-9]{1,18})")
-SNAPSHOT_LIMIT = 64 << 20
-"""Bytes of a snapshot document: 20 images of 500 layers are about 10 MB."""
+BUNDLE_LIMIT = 64 << 20
+"""Bytes of a bundle document: 20 images of 500 layers are about 10 MB."""
 DOCUMENT_LIMIT = 8 << 20
 """Bytes of a manifest, index or config (``limits.config_size``)."""
 RETRY_AFTER = "1"
@@ -70,8 +70,8 @@ def problem_of(body: bytes) -> Problem:
         return Problem()
 
 
-def snapshot_path(snapshot_id: str) -> str:
-    return f"v1/snapshots/{snapshot_id}"
+def bundle_path(bundle_id: str) -> str:
+    return f"v1/bundles/{bundle_id}"
 
 
 def document_path(digest: Digest) -> str:
@@ -82,12 +82,12 @@ def layer_path(name: LayerName) -> str:
     return f"v1/layers/{name.space.value}/{name.digest}"
 
 
-def build_path(snapshot_id: str) -> str:
-    return f"v1/builds/{snapshot_id}"
+def build_path(bundle_id: str) -> str:
+    return f"v1/builds/{bundle_id}"
 
 
 def growing_path(name: LayerName) -> str:
-    return f"v1/growing/{name.space.value}/{name.digest}"
+    return f"v1/partial/{name.space.value}/{name.digest}"
 
 
 def encode_names(names: Iterable[LayerName]) -> bytes:
@@ -124,23 +124,23 @@ def parse_no_range(text: str) -> int | None:
     return None if match is None else int(match[1])
 
 
-def check_snapshot_id(text: str) -> str:
+def check_bundle_id(text: str) -> str:
     """Raises InvalidInput."""
-    if not SNAPSHOT_ID.fullmatch(text):
-        raise InvalidInput(f"not a snapshot id: {text[:80]!r}", hint="expected imc- and 20 lowercase alphanumerics")
+    if not BUNDLE_ID.fullmatch(text):
+        raise InvalidInput(f"not a bundle id: {text[:80]!r}", hint="expected imc- and 20 lowercase alphanumerics")
     return text
 
 
-def encode_snapshot(document: SnapshotDocument) -> bytes:
+def encode_bundle(document: Bundle) -> bytes:
     return msgspec.json.encode(document, enc_hook=encode_hook)
 
 
-def decode_snapshot(body: bytes, snapshot_id: str) -> SnapshotDocument:
-    """Raises MalformedDocument, also when it is another snapshot's."""
+def decode_bundle(body: bytes, bundle_id: str) -> Bundle:
+    """Raises MalformedDocument, also when it is another bundle's."""
     try:
-        document = msgspec.json.decode(body, type=SnapshotDocument, dec_hook=decode_hook)
+        document = msgspec.json.decode(body, type=Bundle, dec_hook=decode_hook)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, InvalidDigest, InvalidInput) as error:
-        raise MalformedDocument(f"the document of snapshot {snapshot_id} is malformed: {str(error)[:200]}") from error
-    if document.id != snapshot_id:
-        raise MalformedDocument(f"the store answers with snapshot {document.id[:80]!r} for {snapshot_id}")
+        raise MalformedDocument(f"the document of bundle {bundle_id} is malformed: {str(error)[:200]}") from error
+    if document.id != bundle_id:
+        raise MalformedDocument(f"the store answers with bundle {document.id[:80]!r} for {bundle_id}")
     return document

@@ -24,7 +24,7 @@ from grpclib.server import Stream
 
 from imagecache._proto.containerd import snapshots_pb2 as pb
 from imagecache.errors import ImageCacheError, SnapshotError, SnapshotExists
-from imagecache.snapshotter.errors import message_of, status_of
+from imagecache.snapshotter.grpc_errors import message_of, status_of
 from imagecache.snapshotter.pools import Pool
 from imagecache.snapshotter.snapshotter import Snapshotter
 from imagecache.snapshotter.wire import info_message, mounts_message
@@ -101,9 +101,9 @@ class SnapshotsService:
             try:
                 mounts = await self._mounting.run(partial(self._snapshotter.prepare, *asked))
             except SnapshotExists:
-                self._later(self._snapshotter.settings.rest_after, self._snapshotter.rest)
+                self._later(self._snapshotter.settings.rest_after, self._snapshotter.unmount_idle)
                 raise
-        self._later(_READY_PAUSE, self._snapshotter.make_ready)
+        self._later(_READY_PAUSE, self._snapshotter.prewarm)
         return pb.PrepareSnapshotResponse(mounts=mounts_message(mounts))
 
     def _later(self, seconds: float, work: Callable[[], None]) -> None:

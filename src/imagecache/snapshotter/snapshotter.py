@@ -23,14 +23,14 @@ from imagecache.errors import ImageCacheError, SnapshotExists, SnapshotNotFound,
 from imagecache.oserrors import converting
 from imagecache.snapshotter import filters, model
 from imagecache.snapshotter.directories import Directories
-from imagecache.snapshotter.layers import LayerMounts
+from imagecache.snapshotter.known_answers import Answer, Ready, Stack
+from imagecache.snapshotter.layer_mounts import LayerMounts
 from imagecache.snapshotter.metadata import Found, Metadata
 from imagecache.snapshotter.model import NOTHING, Info, Kind, Lower, Row, Usage
 from imagecache.snapshotter.mounts import Mount, check_root, mounts_of
-from imagecache.snapshotter.ports import LayerProvider, Mounter, Observer
-from imagecache.snapshotter.ready import Answer, Ready, Stack
+from imagecache.snapshotter.provider import LayerProvider, Mounter, Observer
 from imagecache.snapshotter.rows import Reader
-from imagecache.snapshotter.served import ServedSnapshots
+from imagecache.snapshotter.served_snapshots import ServedSnapshots
 from imagecache.snapshotter.settings import DEFAULT, SnapshotterSettings
 from imagecache.snapshotter.usage import Meter
 
@@ -85,7 +85,7 @@ class Snapshotter:
         self._layers = LayerMounts(
             root / "m", self._metadata, provider, mounter, holder=holder, wait=settings.lock_wait
         )
-        self._layers.hold_again()
+        self._layers.renew_leases()
         self._served = ServedSnapshots(self._metadata, provider, self._layers, clock)
         self._ready = Ready()
         self._meter = Meter(clock, age=settings.usage_age, budget=settings.usage_budget)
@@ -182,7 +182,7 @@ class Snapshotter:
         """Raises SnapshotNotFound."""
         with self._metadata.read() as tx:
             row = tx.find(key)
-        row = row or self._served.heal(key)
+        row = row or self._served.recover(key)
         if row is None:
             raise SnapshotNotFound(f"snapshot {key!r} does not exist")
         return row.info
@@ -212,14 +212,14 @@ class Snapshotter:
                 writer.set_usage(row.id, measured.usage)
         return measured.usage
 
-    def make_ready(self) -> None:
+    def prewarm(self) -> None:
         """Do ahead what the next ``prepare`` needs."""
         self._directories.make_spare()
 
-    def rest(self) -> None:
+    def unmount_idle(self) -> None:
         """Unmount layer images that no container has read; whoever needs one mounts it again. Never fails."""
         try:
-            self._layers.rest()
+            self._layers.unmount_idle()
         except ImageCacheError as error:
             _log.warning("layer images that nobody reads stay mounted for now", problem=str(error))
 
@@ -275,7 +275,7 @@ class Snapshotter:
             with self._metadata.read() as tx:
                 return _with_chain(tx, name)
         except SnapshotNotFound:
-            self._served.heal(name)
+            self._served.recover(name)
         with self._metadata.read() as tx:
             return _with_chain(tx, name)
 

@@ -16,17 +16,17 @@ import msgspec
 from imagecache.api import building, events, phases
 from imagecache.api.types import Event, ImageCache, NodeCounts, Phase
 from imagecache.api.wanted import Wanted, interpret
-from imagecache.build.events import BuildEvent
+from imagecache.builder.build_events import BuildEvent
 from imagecache.clock import Clock
 from imagecache.errors import HostError, ImageCacheError, InvalidInput, NotFound, StoreBusy
 from imagecache.standalone import creation
 from imagecache.standalone.describe import Description, describe
 from imagecache.standalone.events import Accepted, Built, CreateEvent
 from imagecache.standalone.objects import ObjectFiles
-from imagecache.standalone.ports import Attached, Attacher, Builder, Collector, Snapshots
+from imagecache.standalone.ports import Attached, Attacher, Builder, Bundles, Collector
 from imagecache.standalone.recorder import INTERVAL, Recorder, with_event
 from imagecache.store.collect import Collected
-from imagecache.store.model import SnapshotDocument
+from imagecache.store.model import Bundle
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,7 @@ class World:
 
     objects: ObjectFiles
     builder: Builder
-    snapshots: Snapshots
+    bundles: Bundles
     collector: Collector
     attacher: Attacher
     clock: Clock
@@ -84,7 +84,7 @@ class Controller:
     def describe(self, name: str) -> Description:
         """Raises NotFound, StoreError."""
         cache = self._objects.get(name)
-        return describe(cache, self._objects.all(), self._world.snapshots, busy=self._objects.busy(name))
+        return describe(cache, self._objects.all(), self._world.bundles, busy=self._objects.busy(name))
 
     async def create(
         self, cache: ImageCache, *, attach: bool = True, watch: Callable[[CreateEvent], None] = _ignore
@@ -122,7 +122,7 @@ class Controller:
         return removed
 
     async def delete(self, name: str, *, force: bool = False) -> Deleted:
-        """Detach, delete the snapshot, collect. ``force`` goes on when containerd cannot be asked.
+        """Detach, delete the bundle, collect. ``force`` goes on when containerd cannot be asked.
 
         Layers that another cache, a build or a container needs stay until they let go. Raises NotFound, StoreBusy,
         HostError.
@@ -169,7 +169,7 @@ class Controller:
 
             request = building.request(recorder.status.image_cache_id, wanted)
             try:
-                document = self._snapshot(request.snapshot_id) or await self._world.builder.build(request, on)
+                document = self._bundle(request.bundle_id) or await self._world.builder.build(request, on)
             except ImageCacheError as error:
                 message = building.explain(error)
                 recorder.event(error.reason, message, about=error.image, kind=events.WARNING)
@@ -182,20 +182,20 @@ class Controller:
             recorder.event("Ready", building.summary(document))
         return recorder.cache
 
-    def _snapshot(self, snapshot_id: str) -> SnapshotDocument | None:
+    def _bundle(self, bundle_id: str) -> Bundle | None:
         try:
-            return self._world.snapshots.get(snapshot_id)
+            return self._world.bundles.get(bundle_id)
         except NotFound:
             return None
 
-    def _forget(self, snapshot_id: str) -> None:
+    def _forget(self, bundle_id: str) -> None:
         with suppress(NotFound):
-            self._world.snapshots.delete(snapshot_id)
+            self._world.bundles.delete(bundle_id)
 
     async def _attach(self, cache: ImageCache) -> tuple[ImageCache, Attached]:
-        snapshot = self._ready(cache)
+        bundle = self._ready(cache)
         try:
-            attached = await self._world.attacher.attach(snapshot)
+            attached = await self._world.attacher.attach(bundle)
         except ImageCacheError as error:
             note = events.event(
                 "AttachFailed",
@@ -208,26 +208,26 @@ class Controller:
             raise
         return self._put(cache, NodeCounts(desired=1, ready=1)), attached
 
-    def _ready(self, cache: ImageCache) -> SnapshotDocument:
+    def _ready(self, cache: ImageCache) -> Bundle:
         if cache.status is None or cache.status.phase is not Phase.READY:
             phase = cache.status.phase.value if cache.status else "new"
             raise InvalidInput(
                 f"{cache.name} is {phase}, only a Ready cache can be attached",
                 hint=f"see why with 'imagecache describe {cache.name}'",
             )
-        return self._world.snapshots.get(cache.status.image_cache_id)
+        return self._world.bundles.get(cache.status.image_cache_id)
 
     async def _detach(self, cache: ImageCache) -> tuple[str, ...]:
-        snapshot = self._snapshot(cache.status.image_cache_id) if cache.status else None
-        if snapshot is None or not _attached(cache):
+        bundle = self._bundle(cache.status.image_cache_id) if cache.status else None
+        if bundle is None or not _attached(cache):
             return ()
-        others = [self._snapshot(_id(other)) for other in self._objects.all() if _attached(other)]
-        keep = [other for other in others if other is not None and other.id != snapshot.id]
-        return await self._world.attacher.detach(snapshot, keep)
+        others = [self._bundle(_id(other)) for other in self._objects.all() if _attached(other)]
+        keep = [other for other in others if other is not None and other.id != bundle.id]
+        return await self._world.attacher.detach(bundle, keep)
 
     async def _delete(self, cache: ImageCache, *, force: bool) -> Deleted:
         """Containerd first, the object last: a delete that stops half-way is finished by the next one."""
-        snapshot = self._snapshot(_id(cache))
+        bundle = self._bundle(_id(cache))
         detached: tuple[str, ...] = ()
         try:
             detached = await self._detach(cache)
@@ -237,7 +237,7 @@ class Controller:
         self._forget(_id(cache))
         self._objects.remove(cache.name)
         collected = self._world.collector.collect()
-        own = snapshot.layer_names() if snapshot else frozenset()
+        own = bundle.layer_names() if bundle else frozenset()
         kept = tuple((str(name), reasons) for name, reasons in sorted(collected.kept.items()) if name in own)
         return Deleted(cache, detached, collected, kept)
 

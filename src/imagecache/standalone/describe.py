@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from imagecache.api.types import ImageCache
 from imagecache.digest import DiffID
 from imagecache.errors import NotFound
-from imagecache.standalone.ports import Snapshots
-from imagecache.store.model import LayerName, SnapshotDocument
+from imagecache.standalone.ports import Bundles
+from imagecache.store.model import Bundle, LayerName
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class LayerUse:
 @dataclass(frozen=True, slots=True)
 class Description:
     cache: ImageCache
-    snapshot: SnapshotDocument | None
+    bundle: Bundle | None
     """None before the build has ended."""
     layers: tuple[LayerUse, ...]
     """In the order of the images, bottom first, each once."""
@@ -37,33 +37,33 @@ class Description:
     """A process is working on it right now."""
 
 
-def describe(cache: ImageCache, caches: Sequence[ImageCache], snapshots: Snapshots, *, busy: bool) -> Description:
+def describe(cache: ImageCache, caches: Sequence[ImageCache], bundles: Bundles, *, busy: bool) -> Description:
     """Raises StoreError."""
-    snapshot = _snapshot(cache, snapshots)
-    if snapshot is None:
+    bundle = _bundle(cache, bundles)
+    if bundle is None:
         return Description(cache, None, (), busy)
     owners = {other.status.image_cache_id: other.name for other in caches if other.status}
     sharers: dict[LayerName, list[str]] = {}
-    for other in snapshots.all():
-        if other.id != snapshot.id:
+    for other in bundles.all():
+        if other.id != bundle.id:
             for name in other.layer_names():
                 sharers.setdefault(name, []).append(owners.get(other.id, other.id))
-    return Description(cache, snapshot, _layers(snapshot, sharers), busy)
+    return Description(cache, bundle, _layers(bundle, sharers), busy)
 
 
-def _snapshot(cache: ImageCache, snapshots: Snapshots) -> SnapshotDocument | None:
+def _bundle(cache: ImageCache, bundles: Bundles) -> Bundle | None:
     if cache.status is None:
         return None
     try:
-        return snapshots.get(cache.status.image_cache_id)
+        return bundles.get(cache.status.image_cache_id)
     except NotFound:
         return None
 
 
-def _layers(snapshot: SnapshotDocument, sharers: dict[LayerName, list[str]]) -> tuple[LayerUse, ...]:
+def _layers(bundle: Bundle, sharers: dict[LayerName, list[str]]) -> tuple[LayerUse, ...]:
     images: dict[LayerName, list[str]] = {}
     records = {}
-    for image in snapshot.images:
+    for image in bundle.images:
         for layer in image.layers:
             records[layer.name] = layer
             users = images.setdefault(layer.name, [])

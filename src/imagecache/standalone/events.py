@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from imagecache.api.types import ImageCache
-from imagecache.build.events import BuildEvent
+from imagecache.builder.build_events import BuildEvent
 from imagecache.standalone.ports import Attached
 
 

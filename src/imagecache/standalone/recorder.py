@@ -15,7 +15,7 @@ import msgspec
 
 from imagecache.api import building, events, phases
 from imagecache.api.types import Event, ImageCache, Status
-from imagecache.build.events import Advanced, BuildEvent, Planned
+from imagecache.builder.build_events import Advanced, BuildEvent, Planned
 from imagecache.clock import Clock
 from imagecache.errors import ImageCacheError
 from imagecache.standalone.objects import ObjectFiles

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from imagecache.api import yamltext
-from imagecache.api.secrets import PullSecret, pull_secret
+from imagecache.api.pull_secrets import PullSecret, pull_secret
 from imagecache.api.yamltext import JSON, Document
 from imagecache.errors import NotFound
 from imagecache.oserrors import converting

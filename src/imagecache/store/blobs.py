@@ -1,4 +1,4 @@
-"""Documents by digest: manifests, configs, indexes, snapshot documents. Small, whole in memory, verified when read.
+"""Documents by digest: manifests, configs, indexes, bundle documents. Small, whole in memory, verified when read.
 
 Success of ``put`` means that the content is stored and durable, not that this call stored it. It must not know what a
 document says.

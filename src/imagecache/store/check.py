@@ -18,13 +18,13 @@ from imagecache.digest import DiffID, Digest
 from imagecache.errors import BlobNotFound, ContentError, StoreCorrupt
 from imagecache.oci.descriptor import Descriptor
 from imagecache.oserrors import converting
-from imagecache.store import layout
+from imagecache.store import oci_layout
 from imagecache.store.blobs import Blobs
+from imagecache.store.bundles import Bundles
 from imagecache.store.leases import Leases
-from imagecache.store.model import LayerName, LayerRecord, SnapshotDocument, Space
+from imagecache.store.model import Bundle, LayerName, LayerRecord, Space
 from imagecache.store.paths import StorePaths
 from imagecache.store.quarantine import set_aside
-from imagecache.store.snapshots import Snapshots
 
 Verify = Callable[[Path], DiffID]
 """Prove that a file is a sound layer image and say of which diffID. Raises ContentError."""
@@ -44,7 +44,7 @@ class Report:
     """Files whose content, or size when not deep, was compared with what the store says of them."""
     corrupt: list[Finding] = field(default_factory=list)
     missing: list[Finding] = field(default_factory=list)
-    """Needed by a snapshot or held by a node, and not there."""
+    """Needed by a bundle or held by a node, and not there."""
     unexpected: list[Finding] = field(default_factory=list)
     """Not part of a store; left alone."""
 
@@ -57,12 +57,12 @@ class Checker:
     def __init__(self, paths: StorePaths, leases: Leases) -> None:
         self._paths = paths
         self._leases = leases
-        self._snapshots = Snapshots(paths, Blobs(paths, quarantine=False))
+        self._bundles = Bundles(paths, Blobs(paths, quarantine=False))
 
     def check(self, *, deep: bool = False, verify: Verify | None = None, quarantine: bool = False) -> Report:
         """Check everything.
 
-        Blobs are hashed and layer images measured; ``deep`` hashes layer images too, where a snapshot records a digest,
+        Blobs are hashed and layer images measured; ``deep`` hashes layer images too, where a bundle records a digest,
         and has ``verify`` prove each from itself. Raises StoreError when a file cannot be read.
         """
         run = _Run(self._paths, quarantine=quarantine)
@@ -73,28 +73,28 @@ class Checker:
         self._missing(run.report, documents)
         return run.report
 
-    def _documents(self, report: Report) -> list[SnapshotDocument]:
+    def _documents(self, report: Report) -> list[Bundle]:
         documents = []
         try:
-            entries = self._snapshots.index().manifests
+            entries = self._bundles.index().manifests
         except StoreCorrupt as error:
             report.corrupt.append(Finding(self._paths.index, error.message))
             return []
         for entry in entries:
             try:
-                documents.append(self._snapshots.load(entry))
+                documents.append(self._bundles.load(entry))
             except (BlobNotFound, StoreCorrupt) as error:
                 if self._still_listed(entry):
-                    name = entry.annotations.get(layout.REF_NAME, "")
-                    problem = f"snapshot {name} cannot be read: {error.message}"
+                    name = entry.annotations.get(oci_layout.REF_NAME, "")
+                    problem = f"bundle {name} cannot be read: {error.message}"
                     report.missing.append(Finding(self._paths.blob(entry.digest), problem))
         return documents
 
     def _still_listed(self, entry: Descriptor) -> bool:
-        return entry in self._snapshots.index().manifests
+        return entry in self._bundles.index().manifests
 
-    def _missing(self, report: Report, documents: list[SnapshotDocument]) -> None:
-        wanted = {(path, f"snapshot {each.id}") for each in documents for path in self._files(each)}
+    def _missing(self, report: Report, documents: list[Bundle]) -> None:
+        wanted = {(path, f"bundle {each.id}") for each in documents for path in self._files(each)}
         wanted |= {
             (self._paths.layer(name), f"held by {holder}")
             for name, holders in self._leases.held().items()
@@ -103,12 +103,12 @@ class Checker:
         known = {finding.path for finding in report.corrupt}
         absent = {pair for pair in wanted if pair[0] not in known and not pair[0].exists()}
         if absent:  # a deletion, a release or a repair may have come between: look again at those who want it
-            ids = {f"snapshot {snapshot_id}" for snapshot_id in self._snapshots.ids()}
-            holders = {f"held by {holder}" for holder, _name in self._paths.holds()}
+            ids = {f"bundle {bundle_id}" for bundle_id in self._bundles.ids()}
+            holders = {f"held by {holder}" for holder, _name in self._paths.node_lease_files()}
             absent = {pair for pair in absent if pair[1] in ids | holders and not pair[0].exists()}
         report.missing += [Finding(path, f"missing, {who}") for path, who in sorted(absent)]
 
-    def _files(self, document: SnapshotDocument) -> Iterator[Path]:
+    def _files(self, document: Bundle) -> Iterator[Path]:
         yield from map(self._paths.layer, document.layer_names())
         yield from map(self._paths.blob, document.document_digests())
 
@@ -173,9 +173,9 @@ def _blob_problem(path: Path, digest: Digest) -> str | None:
 def _layer_problem(path: Path, name: LayerName, record: LayerRecord | None, how: _Depth) -> str | None:
     size = path.stat().st_size
     if record and size != record.size:
-        return f"has {size} bytes, the snapshot says {record.size}"
+        return f"has {size} bytes, the bundle says {record.size}"
     if how.deep and record and _hash(path, record.sha256.algorithm) != record.sha256:
-        return "does not have the digest that the snapshot says"
+        return "does not have the digest that the bundle says"
     if how.deep and how.verify:
         try:
             found = how.verify(path)

@@ -1,6 +1,6 @@
 """Collection: what nobody needs goes.
 
-Everybody who adds a reference (a lease, a snapshot) holds the collect lock shared while doing so; a collection holds it
+Everybody who adds a reference (a lease, a bundle) holds the collect lock shared while doing so; a collection holds it
 exclusively while it looks at all references and moves the rest to ``trash/``. Renaming is quick, so nobody waits long;
 the unlinking of large files comes after the lock. What cannot be read may need anything, so then nothing is removed. It
 must not remove what it does not know: foreign files are a matter for ``check``.
@@ -19,12 +19,12 @@ from pathlib import Path
 from imagecache.clock import Clock
 from imagecache.digest import Digest
 from imagecache.oserrors import converting
-from imagecache.store.builds import live_builds
+from imagecache.store.build_leases import live_builds
+from imagecache.store.bundles import Bundles
 from imagecache.store.leases import Leases
 from imagecache.store.locks import abandoned, locked
 from imagecache.store.model import LayerName
 from imagecache.store.paths import StorePaths
-from imagecache.store.snapshots import Snapshots
 
 KEEP_DOWNLOADS = dt.timedelta(days=7)
 """How long a partial download waits for the build that resumes it."""
@@ -42,7 +42,7 @@ class Collected:
     freed: int
     """Bytes on disk."""
     kept: dict[LayerName, tuple[str, ...]]
-    """Every layer image that stays, with each reason: ``snapshot imc-...``, ``build 4711-...``, ``held by ...``."""
+    """Every layer image that stays, with each reason: ``bundle imc-...``, ``build 4711-...``, ``held by ...``."""
 
 
 @dataclass(slots=True)
@@ -53,23 +53,23 @@ class _Needed:
     digests: set[Digest] = field(default_factory=set)
     """Documents, and compressed layers that a live build works on."""
     served: set[Digest] = field(default_factory=set)
-    """Compressed layers whose layer image a snapshot has."""
+    """Compressed layers whose layer image a bundle has."""
 
     def layer(self, name: LayerName, reason: str) -> None:
         self.layers.setdefault(name, []).append(reason)
 
 
 class Collector:
-    def __init__(self, paths: StorePaths, snapshots: Snapshots, leases: Leases, clock: Clock) -> None:
+    def __init__(self, paths: StorePaths, bundles: Bundles, leases: Leases, clock: Clock) -> None:
         self._paths = paths
-        self._snapshots = snapshots
+        self._bundles = bundles
         self._leases = leases
         self._clock = clock
 
     def collect(self, *, keep_downloads: dt.timedelta = KEEP_DOWNLOADS, dry_run: bool = False) -> Collected:
-        """Remove what no snapshot, live build or lease needs.
+        """Remove what no bundle, live build or lease needs.
 
-        Raises BlobNotFound and StoreCorrupt when a snapshot cannot be read (nothing is removed then), StoreError.
+        Raises BlobNotFound and StoreCorrupt when a bundle cannot be read (nothing is removed then), StoreError.
         """
         sweep = _Sweep(self._paths, dry_run=dry_run)
         with locked(self._paths.collect_lock):
@@ -92,10 +92,10 @@ class Collector:
 
     def _needed(self) -> _Needed:
         needed = _Needed()
-        for stored in self._snapshots.stored():
+        for stored in self._bundles.stored():
             needed.digests |= stored.blobs
             for name in stored.document.layer_names():
-                needed.layer(name, f"snapshot {stored.document.id}")
+                needed.layer(name, f"bundle {stored.document.id}")
             needed.served |= {layer.blob.digest for image in stored.document.images for layer in image.layers}
         for build, names, digests in live_builds(self._paths):
             needed.digests |= digests
@@ -107,7 +107,7 @@ class Collector:
         return needed
 
     def _stale(self, needed: _Needed, keep: dt.timedelta) -> Iterator[tuple[Path, Digest]]:
-        """Downloads whose layer is in a snapshot, or that no build came back for."""
+        """Downloads whose layer is in a bundle, or that no build came back for."""
         oldest = (self._clock.now() - keep).timestamp()
         for path, digest in self._paths.download_files():
             with suppress(FileNotFoundError):

@@ -47,7 +47,7 @@ class Layers:
         """Let others look at a layer image while it is made, in order and for its own name. ``lock`` is the name's."""
         lock.note(staged.path.name)
 
-    def open_growing(self, name: LayerName) -> int | None:
+    def open_partial(self, name: LayerName) -> int | None:
         """The file that somebody is making ``name`` of, to look at; the caller closes it. None: nobody, as far as seen.
 
         Its maker may be dead, or begin again. Raises StoreError, StoreDenied.

@@ -1,4 +1,4 @@
-"""Node leases: which layer images a node still needs, whatever becomes of the snapshots.
+"""Node leases: which layer images a node still needs, whatever becomes of the bundles.
 
 A lease is an empty file named by holder and layer image. So holding is one ``open``, holding twice is harmless,
 several processes need no lock among themselves, and no crash can spoil one. A hold is durable when it returns, unless
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from imagecache.digest import Digest
 from imagecache.oserrors import converting
-from imagecache.store.builds import BuildLease, layers_of
+from imagecache.store.build_leases import BuildLease, layers_of
 from imagecache.store.files import fsync_directory
 from imagecache.store.locks import locked
 from imagecache.store.model import LayerName
@@ -38,19 +38,19 @@ class Leases:
     ) -> AbstractContextManager[BuildLease]:
         """What a build needs, for as long as the block or this process lasts. ``add`` takes more.
 
-        ``build`` is the id of the snapshot that is made; then ``wanted_by`` tells others the names.
+        ``build`` is the id of the bundle that is made; then ``wanted_by`` tells others the names.
         """
         return BuildLease(self._paths, names, digests, build=build)
 
     def wanted_by(self, build: str) -> tuple[LayerName, ...]:
-        """Layer images that a build of this snapshot may make or use, in its order. Raises StoreError, StoreDenied."""
+        """Layer images that a build of this bundle may make or use, in its order. Raises StoreError, StoreDenied."""
         return layers_of(self._paths, build)
 
-    def hold(self, holder: str, name: LayerName, *, durable: bool = True) -> None:
+    def lease(self, holder: str, name: LayerName, *, durable: bool = True) -> None:
         """Keep a layer image until ``release``. It may be gone already: look after holding, not before."""
-        self.hold_many(holder, (name,), durable=durable)
+        self.lease_many(holder, (name,), durable=durable)
 
-    def hold_many(self, holder: str, names: Iterable[LayerName], *, durable: bool = True) -> None:
+    def lease_many(self, holder: str, names: Iterable[LayerName], *, durable: bool = True) -> None:
         """Hold several with one sync, or without one for a holder that says it again when it starts.
 
         Raises StoreError, NoSpace, StoreDenied; ValueError for an impossible holder.
@@ -63,7 +63,7 @@ class Leases:
             with locked(self._paths.collect_lock, shared=True), converting(directory):
                 make_directory(directory)
                 for name in new:
-                    _touch(self._paths.hold(holder, name))
+                    _touch(self._paths.node_lease(holder, name))
                 if durable:
                     fsync_directory(directory)
                     fsync_directory(directory.parent)
@@ -72,7 +72,7 @@ class Leases:
 
     def release(self, holder: str, name: LayerName) -> None:
         """Let go. Idempotent. Raises StoreError, StoreDenied."""
-        path = self._paths.hold(holder, name)
+        path = self._paths.node_lease(holder, name)
         with self._mutex, converting(path):
             self._durable.discard((holder, name))
             path.unlink(missing_ok=True)
@@ -87,7 +87,7 @@ class Leases:
 
     def of(self, holder: str) -> frozenset[LayerName]:
         """What one holder has."""
-        return frozenset(name for owner, name in self._paths.holds() if owner == holder)
+        return frozenset(name for owner, name in self._paths.node_lease_files() if owner == holder)
 
     def holders(self) -> frozenset[str]:
         """Everybody who has, or had, something."""
@@ -96,7 +96,7 @@ class Leases:
     def held(self) -> dict[LayerName, set[str]]:
         """Everything that is held, and by whom."""
         holders: dict[LayerName, set[str]] = {}
-        for holder, name in self._paths.holds():
+        for holder, name in self._paths.node_lease_files():
             holders.setdefault(name, set()).add(holder)
         return holders
 
@@ -108,7 +108,7 @@ class Leases:
 
     def _known(self, holder: str, name: LayerName) -> bool:
         """Held durably already; the look at the disk sees a release by another process of the same holder."""
-        return (holder, name) in self._durable and self._paths.hold(holder, name).exists()
+        return (holder, name) in self._durable and self._paths.node_lease(holder, name).exists()
 
 
 def _touch(path: Path) -> None:

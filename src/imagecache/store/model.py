@@ -1,6 +1,6 @@
-"""What the store remembers: layer names, and the snapshot document.
+"""What the store remembers: layer names, and the bundle document.
 
-A snapshot is the immutable result of building an ImageCache. Its document is JSON, stored as a blob, and says for every
+A bundle is the immutable result of building an ImageCache. Its document is JSON, stored as a blob, and says for every
 image which manifest and config it has and which layer image serves each layer. It must not do I/O.
 """
 
@@ -17,7 +17,7 @@ from imagecache.digest import ChainID, DiffID, Digest
 from imagecache.errors import InvalidInput
 from imagecache.oci.descriptor import Descriptor, Platform
 
-SNAPSHOT_MEDIA_TYPE = "application/vnd.imagecache.snapshot.v1+json"
+BUNDLE_MEDIA_TYPE = "application/vnd.imagecache.bundle.v1+json"
 _NAME = re.compile(r"(layers|chains)/(sha256|sha512):([0-9a-f]+)")
 
 
@@ -88,7 +88,7 @@ class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ImageRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One image of a snapshot."""
+    """One image of a bundle."""
 
     reference: str
     """As the user wrote it."""
@@ -112,7 +112,7 @@ class ImageRecord(msgspec.Struct, frozen=True, kw_only=True):
         return self.index or self.manifest
 
 
-class SnapshotDocument(msgspec.Struct, frozen=True, kw_only=True):
+class Bundle(msgspec.Struct, frozen=True, kw_only=True):
     """The immutable result of a build."""
 
     id: str

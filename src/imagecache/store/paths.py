@@ -4,8 +4,8 @@
 
     <root>/                           0700
     ├─ oci-layout                     marks an OCI image layout
-    ├─ index.json                     the snapshots: one OCI artifact manifest each, named by cache id
-    ├─ blobs/<algorithm>/<hex>        0400  manifests, configs, indexes, snapshot documents
+    ├─ index.json                     the bundles: one OCI artifact manifest each, named by cache id
+    ├─ blobs/<algorithm>/<hex>        0400  manifests, configs, indexes, bundle documents
     ├─ layers/<algorithm>/<2>/<hex>.erofs   0400  layer images keyed by diffID; containerd >= 2.4 reads this tree
     ├─ chains/<algorithm>/<2>/<hex>.erofs   0400  layer images keyed by chainID
     ├─ caches/<name>.json             ImageCaches of this host (package standalone)
@@ -95,7 +95,7 @@ class StorePaths:
             raise ValueError(f"not a lease holder's name: {holder!r}")
         return self.node_leases / quoted
 
-    def hold(self, holder: str, name: LayerName) -> Path:
+    def node_lease(self, holder: str, name: LayerName) -> Path:
         return self.holder(holder) / _flat(name)
 
     def build_lease(self, build: str, unique: str) -> Path:
@@ -131,7 +131,7 @@ class StorePaths:
         with converting(self.node_leases):
             return frozenset(unquote(path.name) for path in self.node_leases.iterdir())
 
-    def holds(self) -> Iterator[tuple[str, LayerName]]:
+    def node_lease_files(self) -> Iterator[tuple[str, LayerName]]:
         """Every node lease: holder and layer image."""
         for path in files_below(self.node_leases):
             name = unflat(path.name)

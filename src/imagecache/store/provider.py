@@ -1,7 +1,7 @@
 """The store as the snapshotter's ``LayerProvider``: chainIDs to layer images, from memory.
 
-One ``stat`` of ``index.json`` a lookup tells whether the snapshots changed; documents are read once, since a digest
-names them. A snapshot that cannot be read is left out and logged: a miss is an ordinary pull, an exception would be a
+One ``stat`` of ``index.json`` a lookup tells whether the bundles changed; documents are read once, since a digest
+names them. A bundle that cannot be read is left out and logged: a miss is an ordinary pull, an exception would be a
 node that starts nothing. It must not import the snapshotter.
 """
 
@@ -16,10 +16,10 @@ import structlog
 from imagecache.digest import ChainID, Digest
 from imagecache.errors import StoreError
 from imagecache.oci.descriptor import Descriptor
+from imagecache.store.bundles import Bundles
 from imagecache.store.leases import Leases
-from imagecache.store.model import LayerName, ServedLayer, SnapshotDocument
+from imagecache.store.model import Bundle, LayerName, ServedLayer
 from imagecache.store.paths import StorePaths
-from imagecache.store.snapshots import Snapshots
 
 _log = structlog.get_logger(__name__)
 
@@ -30,13 +30,13 @@ _Layers = dict[ChainID, tuple[ServedLayer, ...]]
 class StoreLayerProvider:
     """Thread-safe."""
 
-    def __init__(self, paths: StorePaths, snapshots: Snapshots, leases: Leases) -> None:
+    def __init__(self, paths: StorePaths, bundles: Bundles, leases: Leases) -> None:
         self._paths = paths
-        self._snapshots = snapshots
+        self._bundles = bundles
         self._leases = leases
         self._mutex = threading.Lock()
         self._version: _Version | None = None
-        self._documents: dict[Digest, SnapshotDocument] = {}
+        self._documents: dict[Digest, Bundle] = {}
         self._layers: _Layers = {}
 
     def lookup(self, chain_id: ChainID) -> ServedLayer | None:
@@ -44,8 +44,8 @@ class StoreLayerProvider:
         served = (layer for layer in self._current().get(chain_id, ()) if layer.path.is_file())
         return next(served, None)
 
-    def hold(self, holder: str, name: LayerName) -> None:
-        self._leases.hold(holder, name, durable=False)
+    def lease(self, holder: str, name: LayerName) -> None:
+        self._leases.lease(holder, name, durable=False)
 
     def release(self, holder: str, name: LayerName) -> None:
         self._leases.release(holder, name)
@@ -71,7 +71,7 @@ class StoreLayerProvider:
 
     def _refresh(self) -> None:
         try:
-            entries = self._snapshots.index().manifests
+            entries = self._bundles.index().manifests
         except StoreError as error:
             _log.warning("index of the store is unreadable", problem=str(error))
             return
@@ -88,14 +88,14 @@ class StoreLayerProvider:
                 if layer not in others:
                     self._layers[layer.chain_id] = (*others, layer)
 
-    def _load(self, entry: Descriptor) -> SnapshotDocument | None:
+    def _load(self, entry: Descriptor) -> Bundle | None:
         try:
-            return self._snapshots.load(entry)
+            return self._bundles.load(entry)
         except StoreError as error:
-            _log.warning("snapshot left out", manifest=entry.digest, problem=str(error))
+            _log.warning("bundle left out", manifest=entry.digest, problem=str(error))
             return None
 
-    def _served(self, document: SnapshotDocument) -> Iterator[ServedLayer]:
+    def _served(self, document: Bundle) -> Iterator[ServedLayer]:
         for image in document.images:
             parent: ChainID | None = None
             for layer in image.layers:

@@ -13,8 +13,9 @@ from typing import Self
 
 from imagecache.clock import Clock, SystemClock
 from imagecache.oserrors import converting
-from imagecache.store import layout
+from imagecache.store import oci_layout
 from imagecache.store.blobs import Blobs
+from imagecache.store.bundles import Bundles
 from imagecache.store.check import Checker, Report, Verify
 from imagecache.store.collect import KEEP_DOWNLOADS, Collected, Collector, bytes_on_disk
 from imagecache.store.downloads import Downloads
@@ -26,7 +27,6 @@ from imagecache.store.locks import locked
 from imagecache.store.owner import make_directory
 from imagecache.store.paths import StorePaths, files_below
 from imagecache.store.provider import StoreLayerProvider
-from imagecache.store.snapshots import Snapshots
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +54,10 @@ class Store:
         self.blobs = Blobs(self.paths)
         self.layers = Layers(self.paths)
         self.downloads = Downloads(self.paths)
-        self.snapshots = Snapshots(self.paths, self.blobs)
+        self.bundles = Bundles(self.paths, self.blobs)
         self.leases = Leases(self.paths)
-        self.provider = StoreLayerProvider(self.paths, self.snapshots, self.leases)
-        self._collector = Collector(self.paths, self.snapshots, self.leases, clock or SystemClock())
+        self.provider = StoreLayerProvider(self.paths, self.bundles, self.leases)
+        self._collector = Collector(self.paths, self.bundles, self.leases, clock or SystemClock())
         self._checker = Checker(self.paths, self.leases)
 
     @classmethod
@@ -72,7 +72,7 @@ class Store:
         return self.paths.root
 
     def collect(self, *, keep_downloads: dt.timedelta = KEEP_DOWNLOADS, dry_run: bool = False) -> Collected:
-        """Remove what no snapshot, live build or node needs. See ``Collector.collect``."""
+        """Remove what no bundle, live build or node needs. See ``Collector.collect``."""
         return self._collector.collect(keep_downloads=keep_downloads, dry_run=dry_run)
 
     def check(self, *, deep: bool = False, verify: Verify | None = None, quarantine: bool = False) -> Report:
@@ -95,7 +95,7 @@ class Store:
                 make_directory(directory)
             with locked(self.paths.index_lock):
                 if not self.paths.oci_layout.is_file():
-                    self.snapshots.create_index()
-                    write_atomic(self.paths.oci_layout, layout.OCI_LAYOUT)
+                    self.bundles.create_index()
+                    write_atomic(self.paths.oci_layout, oci_layout.OCI_LAYOUT)
             for directory in (self.root.parent, *self.paths.directories):
                 fsync_directory(directory)

@@ -80,7 +80,7 @@ class Metrics:
 
     def _cluster(self) -> None:
         self.fetched_bytes = self._counter("fetched_bytes_total", "Bytes of layer images that came from another store.")
-        self.fetch_seconds = self._histogram("fetch_seconds", "Duration of a snapshot's fetch that ended well.", _SLOW)
+        self.fetch_seconds = self._histogram("fetch_seconds", "Duration of a bundle's fetch that ended well.", _SLOW)
         self.caches = self._gauge(
             "node_caches", "Image caches meant for this node, by state (Pending, Fetching, Ready, Failed).", "state"
         )

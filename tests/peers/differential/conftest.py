@@ -10,10 +10,10 @@ from uuid import uuid4
 import pytest
 
 from imagecache.store.store import Store
-from imagecache.testing.peers.containerd import VERSIONS, Containerd
-from imagecache.testing.peers.judge import Judge
-from imagecache.testing.peers.registry import Registry
-from imagecache.testing.peers.workspace import clean
+from testkit.peers.containerd import VERSIONS, Containerd
+from testkit.peers.judge import Judge
+from testkit.peers.registry import Registry
+from testkit.peers.workspace import clean
 
 
 @pytest.fixture(scope="module")

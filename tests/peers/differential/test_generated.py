@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from imagecache.testing.generated import random_layers
-from imagecache.testing.images import make_image
-from imagecache.testing.peers.judge import Judge
+from testkit.generated import random_layers
+from testkit.images import make_image
+from testkit.peers.judge import Judge
 
 pytestmark = [pytest.mark.peers, pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from imagecache.testing.oci_layout import Image
-from imagecache.testing.peers.judge import Judge
-from imagecache.testing.real_images import big_image, debian_image, python_image
+from testkit.oci_layout import Image
+from testkit.peers.judge import Judge
+from testkit.real_images import big_image, debian_image, python_image
 
 pytestmark = [pytest.mark.peers, pytest.mark.slow, pytest.mark.timeout(300)]
 

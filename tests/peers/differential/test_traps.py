@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from imagecache.testing.images import make_image
-from imagecache.testing.oci_layout import LayerSpec
-from imagecache.testing.peers.judge import Judge
-from imagecache.testing.peers.unpack import build, our_tree
-from imagecache.testing.tars import CAPABILITY, CHARACTER, DEVICE, DIRECTORY, LINK, SYMLINK, Entry, tar
+from testkit.images import make_image
+from testkit.oci_layout import LayerSpec
+from testkit.peers.judge import Judge
+from testkit.peers.unpack import build, our_tree
+from testkit.tars import CAPABILITY, CHARACTER, DEVICE, DIRECTORY, LINK, SYMLINK, Entry, tar
 
 pytestmark = pytest.mark.peers
 

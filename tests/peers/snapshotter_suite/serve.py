@@ -15,8 +15,8 @@ from imagecache.clock import SystemClock
 from imagecache.digest import ChainID, DiffID, Digest
 from imagecache.snapshotter.server import serve
 from imagecache.snapshotter.snapshotter import Snapshotter
-from imagecache.testing.mounts import FakeMounter
-from imagecache.testing.store import MemoryLayers
+from testkit.mounts import FakeMounter
+from testkit.store import MemoryLayers
 
 
 async def main(root: Path, socket: Path, diff_ids: list[str]) -> None:

@@ -52,7 +52,7 @@ def node(name: str, *caches: NodeCache, **labels: str) -> NodeView:
     return NodeView(name, labels, NodeStatus(caches=caches))
 
 
-def test_nodes_are_counted_by_what_they_say_about_this_snapshot() -> None:
+def test_nodes_are_counted_by_what_they_say_about_this_bundle() -> None:
     ready = NodeCache(name="a", id="imc-1", state=CacheState.READY)
     nodes = [
         node("one", ready),

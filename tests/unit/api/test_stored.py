@@ -8,15 +8,15 @@ import pytest
 
 from imagecache.api import building, ids, phases, selector
 from imagecache.api.parse import stored
-from imagecache.api.secrets import pull_secret
+from imagecache.api.pull_secrets import pull_secret
 from imagecache.api.types import Phase
 from imagecache.api.wanted import interpret
 from imagecache.api.yamltext import JSON
-from imagecache.build.events import ImageReady, ImageResolved, Planned
+from imagecache.builder.build_events import ImageReady, ImageResolved, Planned
 from imagecache.digest import Digest
 from imagecache.errors import InvalidInput, InvalidManifest
-from imagecache.store.model import SnapshotDocument
-from imagecache.testing.builder import image_record
+from imagecache.store.model import Bundle
+from testkit.builder import image_record
 
 NOW = dt.datetime(2024, 5, 1, 12, tzinfo=dt.UTC)
 
@@ -29,7 +29,7 @@ def item(**more: JSON) -> dict[str, JSON]:
         "resourceVersion": "77",
         "creationTimestamp": "2024-05-01T12:00:00Z",
         "deletionTimestamp": "2024-05-01T13:00:00Z",
-        "finalizers": ["imagecache.dev/snapshot"],
+        "finalizers": ["imagecache.dev/bundle"],
         "annotations": {"imagecache.dev/node-selector": "pool=gpu"},
         "managedFields": [{"manager": "kubectl"}],
     }
@@ -44,7 +44,7 @@ def test_an_object_has_what_the_server_set() -> None:
     metadata = found.cache.metadata
     assert (metadata.name, metadata.uid, metadata.generation, metadata.resource_version) == ("a", "u-1", 3, "77")
     assert metadata.deletion_timestamp == "2024-05-01T13:00:00Z"
-    assert metadata.finalizers == ("imagecache.dev/snapshot",)
+    assert metadata.finalizers == ("imagecache.dev/bundle",)
     assert found.cache.status is not None
     assert (found.cache.status.phase, found.cache.status.progress) == (Phase.CREATING, "5%")
     wanted = interpret(found.cache, architecture="amd64")
@@ -100,10 +100,10 @@ def test_a_secret_that_is_none_is_refused_by_name(document: JSON) -> None:
 def test_a_request_asks_for_what_is_wanted_and_the_status_shows_what_came() -> None:
     cache = stored(item(spec={"images": ["nginx:1.25"], "imagePullSecrets": ["a:b"]})).cache
     request = building.request("imc-1", interpret(cache, architecture="arm64"))
-    assert (request.snapshot_id, request.images, request.pull_secrets) == ("imc-1", ("nginx:1.25",), ("a:b",))
+    assert (request.bundle_id, request.images, request.pull_secrets) == ("imc-1", ("nginx:1.25",), ("a:b",))
     assert str(request.platform) == "linux/arm64"
 
-    document = SnapshotDocument(id="imc-1", created="", images=(image_record("nginx:1.25", ("base", "nginx")),))
+    document = Bundle(id="imc-1", created="", images=(image_record("nginx:1.25", ("base", "nginx")),))
     status = building.ready(phases.begin("imc-1", 1, NOW), 1, NOW, document, None)
     assert (status.phase, status.size) == (Phase.READY, 4000)
     assert [(image.image, image.size) for image in status.images] == [("nginx:1.25", 2000)]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from imagecache.apps.containerd_config import installation
-from imagecache.cli.settings import Mode, Settings
 from imagecache.errors import InvalidSetting
+from imagecache.settings.table import Mode, Settings
 
 
 def test_prepull_has_none() -> None:

@@ -8,11 +8,11 @@ import pytest
 
 from imagecache.api.yamltext import JSON
 from imagecache.apps.daemonset import MODE_LABEL, has_left, withdraw
-from imagecache.cli.settings import Mode, Settings
 from imagecache.errors import KubernetesDenied, KubernetesError, KubernetesUnavailable, ObjectNotFound
-from imagecache.kube.ports import Object
+from imagecache.kube.api import Object
 from imagecache.kube.resources import DAEMON_SETS, NODE_IMAGE_CACHES, NODES, Resource
-from imagecache.testing.kube import FakeKube
+from imagecache.settings.table import Mode, Settings
+from testkit.kube import FakeKube
 
 SETTINGS = Settings(mode=Mode.PROXY, node_name="worker", daemonset="imagecache-system/imagecache-agent")
 

@@ -12,12 +12,12 @@ import pytest
 
 from imagecache.apps.host_credentials import HostCredentials, by_address, config_text
 from imagecache.apps.host_systemd import Systemd
-from imagecache.cli import config
-from imagecache.cli.settings import Settings
 from imagecache.errors import HostError, HostServiceFailed
-from imagecache.kube.config import kubeconfig
-from imagecache.node.hostfiles import CREDENTIALS, HostFiles
-from imagecache.testing.served import make_certificate
+from imagecache.host.files import CREDENTIALS, HostFiles
+from imagecache.kube.connection import kubeconfig
+from imagecache.settings.load import load
+from imagecache.settings.table import Settings
+from testkit.served import make_certificate
 
 IN_CLUSTER = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443"}
 
@@ -107,7 +107,7 @@ def test_the_written_settings_are_read_again(pod: Pod) -> None:
     settings = pod.credentials(node_name='a"b').settings_on_host()
     (pod.folder / "config.toml").write_text(config_text(settings))
 
-    assert config.load({}, {}, str(pod.folder / "config.toml")) == settings
+    assert load({}, {}, str(pod.folder / "config.toml")) == settings
 
 
 def test_outside_a_cluster_there_is_nothing_to_hand_over(pod: Pod) -> None:

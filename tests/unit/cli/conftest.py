@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from imagecache.cli.commands import app
 from imagecache.cli.session import Environment
-from imagecache.testing.application import FakeApplication
+from testkit.application import FakeApplication
 
 MANIFEST = """\
 apiVersion: eci.alibabacloud.com/v1

@@ -42,7 +42,7 @@ def test_uninstall_says_what_is_left(imagecache: Shell) -> None:
     done = imagecache("host", "uninstall")
 
     assert "/etc/containerd/imagecache.toml updated\nk8s.io/nginx:1 forgotten\n" in done.output
-    assert "3 snapshots are in use" in done.output
+    assert "3 bundles are in use" in done.output
 
 
 def test_status_ends_with_the_worst(imagecache: Shell) -> None:

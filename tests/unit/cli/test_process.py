@@ -16,7 +16,7 @@ PROGRAM = """
 import asyncio, sys
 from imagecache.cli.commands import app
 from imagecache.cli.session import Environment
-from imagecache.testing.application import FakeApplication
+from testkit.application import FakeApplication
 import os
 application = FakeApplication()
 if "PAUSE" in os.environ:

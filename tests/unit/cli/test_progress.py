@@ -7,7 +7,7 @@ import io
 from rich.console import Console
 
 from imagecache.api.parse import parse
-from imagecache.build.events import Advanced, ImageReady, ImageResolved, LayerPlan, Planned
+from imagecache.builder.build_events import Advanced, ImageReady, ImageResolved, LayerPlan, Planned
 from imagecache.cli.live import LiveDisplay
 from imagecache.cli.progress import LineDisplay, summary
 from imagecache.cli.tally import Tally
@@ -15,7 +15,7 @@ from imagecache.digest import Digest
 from imagecache.errors import RegistryUnavailable
 from imagecache.standalone.events import Accepted
 from imagecache.standalone.ports import Attached
-from imagecache.testing.clock import FakeClock
+from testkit.clock import FakeClock
 
 from .conftest import MANIFEST
 

@@ -6,21 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from imagecache.cli import config
-from imagecache.cli.settings import SETTINGS, LogFormat, Mode, Settings
 from imagecache.errors import InvalidSetting
+from imagecache.settings.load import load
+from imagecache.settings.table import SETTINGS, LogFormat, Mode, Settings
 
 from .conftest import Shell
 
 
-def load(tmp_path: Path, text: str = "", environ: dict[str, str] | None = None, **flags: str | None) -> Settings:
+def loaded(tmp_path: Path, text: str = "", environ: dict[str, str] | None = None, **flags: str | None) -> Settings:
     file = tmp_path / "config.toml"
     file.write_text(text)
-    return config.load(flags, {"IMAGECACHE_CONFIG": str(file), **(environ or {})})
+    return load(flags, {"IMAGECACHE_CONFIG": str(file), **(environ or {})})
 
 
 def test_defaults_are_the_documented_ones(tmp_path: Path) -> None:
-    settings = load(tmp_path)
+    settings = loaded(tmp_path)
 
     assert settings == Settings()
     assert settings.store == Path("/var/lib/imagecache")
@@ -32,21 +32,21 @@ def test_precedence(tmp_path: Path) -> None:
     text = 'store = "/file"\njobs = 3\ntrim_delay = 2\nmode = "native"\n'
     environ = {"IMAGECACHE_STORE": "/env", "IMAGECACHE_JOBS": "4"}
 
-    settings = load(tmp_path, text, environ, store="/flag", jobs=None)
+    settings = loaded(tmp_path, text, environ, store="/flag", jobs=None)
 
     assert (settings.store, settings.jobs, settings.trim_delay, settings.mode) == (Path("/flag"), 4, 2.0, Mode.NATIVE)
 
 
 def test_types(tmp_path: Path) -> None:
     text = 'allow_private_names = ["k8s.io", "moby"]\nlog_format = "json"\nmetrics_address = "1.2.3.4:5"\n'
-    settings = load(tmp_path, text, {"IMAGECACHE_METRICS_ADDRESS": "", "IMAGECACHE_JOBS": ""}, store="rel")
+    settings = loaded(tmp_path, text, {"IMAGECACHE_METRICS_ADDRESS": "", "IMAGECACHE_JOBS": ""}, store="rel")
 
     assert settings.allow_private_names == ("k8s.io", "moby")
     assert settings.log_format is LogFormat.JSON
     assert settings.metrics_address == ""
     assert settings.jobs == 0
     assert settings.store == Path.cwd() / "rel"
-    assert load(tmp_path, "", {}, allow_private_names="a, b,").allow_private_names == ("a", "b")
+    assert loaded(tmp_path, "", {}, allow_private_names="a, b,").allow_private_names == ("a", "b")
 
 
 BAD = {
@@ -70,7 +70,7 @@ def test_bad_values_name_their_place(
     tmp_path: Path, text: str, environ: dict[str, str], flags: dict[str, str], message: str
 ) -> None:
     with pytest.raises(InvalidSetting) as caught:
-        load(tmp_path, text, environ, **flags)
+        loaded(tmp_path, text, environ, **flags)
 
     assert message in str(caught.value)
     assert caught.value.hint
@@ -78,9 +78,9 @@ def test_bad_values_name_their_place(
 
 def test_the_file_itself(tmp_path: Path) -> None:
     with pytest.raises(InvalidSetting, match="no such file"):
-        config.load({}, {}, str(tmp_path / "missing.toml"))
+        load({}, {}, str(tmp_path / "missing.toml"))
     with pytest.raises(InvalidSetting, match="Is a directory"):
-        config.load({}, {}, str(tmp_path))
+        load({}, {}, str(tmp_path))
 
 
 def test_every_setting_says_what_it_is() -> None:

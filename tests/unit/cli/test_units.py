@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from imagecache.cli.settings import Settings
-from imagecache.node.units import LEAVE_WANTED, TIMER, WANTED, agent_units, leave_units
+from imagecache.host.units import LEAVE_WANTED, TIMER, WANTED, agent_units, leave_units
+from imagecache.settings.table import Settings
 
 UNITS = Path(__file__).resolve().parents[3] / "packaging" / "systemd"
 SERVICE, SOCKET = "imagecache-agent.service", "imagecache-agent.socket"

@@ -12,7 +12,7 @@ import yaml
 from imagecache.cli.application import Check, Severity
 from imagecache.errors import ContainerdUnavailable, RegistryUnavailable, StoreCorrupt
 from imagecache.store.check import Finding, Report
-from imagecache.testing.builder import layer_record
+from testkit.builder import layer_record
 
 from .conftest import Shell
 

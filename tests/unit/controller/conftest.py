@@ -12,15 +12,15 @@ import pytest_asyncio
 from imagecache.api.parse import stored
 from imagecache.api.types import ImageCache, Phase, Status
 from imagecache.api.yamltext import JSON
-from imagecache.controller.reconciler import Parts, Reconciler
+from imagecache.controller.reconciler import Dependencies, Reconciler
 from imagecache.errors import ObjectNotFound
 from imagecache.kube import objects
-from imagecache.kube.follow import Follower
-from imagecache.kube.ports import ChangeKind, Object
+from imagecache.kube.api import ChangeKind, Object
+from imagecache.kube.informer import Informer
 from imagecache.kube.resources import EVENTS, IMAGE_CACHES, NODE_IMAGE_CACHES, NODES, SECRETS, Resource
-from imagecache.testing.clock import FakeClock
-from imagecache.testing.controller import FakeBuilder, MemoryStore
-from imagecache.testing.kube import FakeKube
+from testkit.clock import FakeClock
+from testkit.controller import FakeBuilder, MemoryStore
+from testkit.kube import FakeKube
 
 _SECONDS = 10
 
@@ -48,7 +48,7 @@ class Bench:
 
     def start(self) -> None:
         """A controller begins, knowing nothing."""
-        parts = Parts(
+        dependencies = Dependencies(
             kube=self.kube,
             builder=self.builder,
             store=self.store,
@@ -57,13 +57,13 @@ class Bench:
             builds=2,
             interval=0.0,
         )
-        self.controller = Reconciler(parts)
+        self.controller = Reconciler(dependencies)
         self.tasks = [asyncio.create_task(self.controller.run())]
         for resource in (IMAGE_CACHES, NODE_IMAGE_CACHES, NODES):
             self.tasks.append(asyncio.create_task(self._follow(resource, self.controller)))
 
     async def _follow(self, resource: Resource, controller: Reconciler) -> None:
-        async for change in Follower(self.kube, resource).changes():
+        async for change in Informer(self.kube, resource).changes():
             controller.take(resource, change.object, gone=change.kind is ChangeKind.DELETED)
 
     async def kill(self) -> None:
@@ -145,7 +145,7 @@ async def eventually(condition: Callable[[], object], shown: Callable[[], object
 async def bench() -> AsyncIterator[Bench]:
     clock, store = FakeClock(), MemoryStore()
     kube, builder = FakeKube(clock), FakeBuilder(store)
-    parts = Parts(kube=kube, builder=builder, store=store, clock=clock, architecture="amd64")
-    bench = Bench(kube, clock, store, builder, Reconciler(parts), [])
+    dependencies = Dependencies(kube=kube, builder=builder, store=store, clock=clock, architecture="amd64")
+    bench = Bench(kube, clock, store, builder, Reconciler(dependencies), [])
     yield bench
     await bench.kill()

@@ -8,8 +8,8 @@ from imagecache.controller.leader import LEASE, RENEW, RETRY, Leader
 from imagecache.errors import KubernetesError, KubernetesUnavailable, LeadershipLost, ObjectConflict
 from imagecache.kube import objects
 from imagecache.kube.resources import LEASES, Resource
-from imagecache.testing.clock import FakeClock
-from imagecache.testing.kube import FakeKube
+from testkit.clock import FakeClock
+from testkit.kube import FakeKube
 
 
 class Slept(Exception):

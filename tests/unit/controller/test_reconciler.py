@@ -20,8 +20,8 @@ from imagecache.errors import (
     StoreError,
 )
 from imagecache.kube.resources import EVENTS, IMAGE_CACHES, SECRETS, Resource
-from imagecache.store.model import SnapshotDocument
-from imagecache.testing.controller import MemoryStore
+from imagecache.store.model import Bundle
+from testkit.controller import MemoryStore
 
 from .conftest import Bench, eventually, manifest, secret
 
@@ -111,7 +111,7 @@ async def test_a_failure_says_what_to_do_and_goes_after_a_day(bench: Bench) -> N
     assert ("Expired", "a") in await bench.events()
 
 
-async def test_an_expired_cache_goes_with_its_snapshot(bench: Bench) -> None:
+async def test_an_expired_cache_goes_with_its_bundle(bench: Bench) -> None:
     bench.start()
     await bench.create(manifest("a", retentionDays=1))
     await bench.phase(Phase.READY)
@@ -300,10 +300,10 @@ async def test_a_controller_killed_mid_build_is_followed_by_one_with_the_same_id
     bench.builder.pause.set()
     after = await bench.phase(Phase.READY)
     assert after.image_cache_id == before.image_cache_id
-    assert {job.request.snapshot_id for job in bench.builder.jobs} == {before.image_cache_id}
+    assert {job.request.bundle_id for job in bench.builder.jobs} == {before.image_cache_id}
 
 
-async def test_a_snapshot_that_is_there_is_not_built_again(bench: Bench) -> None:
+async def test_a_bundle_that_is_there_is_not_built_again(bench: Bench) -> None:
     """Killed between the commit and the status."""
     bench.start()
     await bench.create(manifest())
@@ -317,7 +317,7 @@ async def test_a_snapshot_that_is_there_is_not_built_again(bench: Bench) -> None
     assert len(bench.builder.jobs) == 1
 
 
-async def test_a_lost_snapshot_is_built_again_under_the_same_id(bench: Bench) -> None:
+async def test_a_lost_bundle_is_built_again_under_the_same_id(bench: Bench) -> None:
     bench.start()
     await bench.create(manifest())
     before = await bench.phase(Phase.READY)
@@ -330,7 +330,7 @@ async def test_a_lost_snapshot_is_built_again_under_the_same_id(bench: Bench) ->
     assert "Updating" in reasons(after.events)
 
 
-async def test_delete_takes_the_snapshot_along(bench: Bench) -> None:
+async def test_delete_takes_the_bundle_along(bench: Bench) -> None:
     bench.start()
     await bench.create(manifest())
     await bench.phase(Phase.READY)
@@ -473,11 +473,11 @@ async def test_a_build_that_breaks_is_a_failed_cache(bench: Bench, error: Except
 
 async def test_our_own_mistakes_end_nothing_else(bench: Bench) -> None:
     class Mistaken(MemoryStore):
-        def get(self, snapshot_id: str) -> SnapshotDocument:
+        def get(self, bundle_id: str) -> Bundle:
             if mistaken:
                 mistaken.pop()
                 raise RuntimeError("a bug")
-            return super().get(snapshot_id)
+            return super().get(bundle_id)
 
     mistaken = [True]
     bench.store = bench.builder.store = Mistaken()

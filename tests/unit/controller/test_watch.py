@@ -9,11 +9,11 @@ import pytest
 
 from imagecache.controller.watch import Watcher
 from imagecache.kube import objects
-from imagecache.kube.config import Connection
-from imagecache.kube.ports import Object
+from imagecache.kube.api import Object
+from imagecache.kube.connection import Connection
 from imagecache.kube.resources import IMAGE_CACHES
-from imagecache.testing.kube import FakeKube
-from imagecache.testing.kube_server import KubeServer
+from testkit.kube import FakeKube
+from testkit.kube_server import KubeServer
 
 from .conftest import eventually, manifest
 

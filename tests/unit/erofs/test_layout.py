@@ -14,8 +14,8 @@ from imagecache.erofs.layout import Layout, Place, lay_out
 from imagecache.erofs.writer import plan
 from imagecache.errors import LimitExceeded, MalformedLayer
 from imagecache.limits import DEFAULT, Limits
-from imagecache.testing.trees import TarStandIn, device, put, symlink, zoo
 from imagecache.tree import Inode, directory
+from testkit.trees import TarStandIn, device, put, symlink, zoo
 
 
 def laid_out(root: Inode, limits: Limits = DEFAULT) -> Layout:

@@ -13,14 +13,14 @@ from imagecache.erofs.format import INODE, SLOT, Superblock
 from imagecache.erofs.header import DATA_START, LayerFlags
 from imagecache.erofs.layout import Layout
 from imagecache.erofs.reader import LayerImage
-from imagecache.erofs.relay import relay
+from imagecache.erofs.realign import realign
 from imagecache.erofs.source import Source
 from imagecache.erofs.writer import plan
 from imagecache.errors import InvalidInput, LimitExceeded, MalformedLayer, NotFound, StoreDenied, StoreError
-from imagecache.layer.ports import LowerTree
+from imagecache.layer.inputs import LowerTree
 from imagecache.limits import DEFAULT
-from imagecache.testing.trees import TarStandIn, describe, paths, put, symlink, write_layer, zoo
 from imagecache.tree import Inode, directory
+from testkit.trees import TarStandIn, describe, paths, put, symlink, write_layer, zoo
 
 
 def write(path: Path, root: Inode, tar: TarStandIn) -> Path:
@@ -34,9 +34,9 @@ def image(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LayerImage
     """The zoo with both block sizes."""
     path = write(tmp_path / "layer.erofs", *zoo())
     if request.param == 12:
-        with (tmp_path / "relaid.erofs").open("w+b") as file:
-            relay(path, file.fileno())
-        path = tmp_path / "relaid.erofs"
+        with (tmp_path / "realigned.erofs").open("w+b") as file:
+            realign(path, file.fileno())
+        path = tmp_path / "realigned.erofs"
     with LayerImage.open(path) as opened:
         yield opened
 
@@ -83,12 +83,12 @@ def test_children_are_sorted_and_without_dots(image: LayerImage) -> None:
 
 
 def test_the_header_says_what_it_is(image: LayerImage) -> None:
-    assert image.relaid == (image.block_bits == 12) == (LayerFlags.RELAID in image.header.flags)
+    assert image.realigned == (image.block_bits == 12) == (LayerFlags.REALIGNED in image.header.flags)
     assert image.size == os.fstat(image.fileno()).st_size
 
 
 def test_the_tar_comes_out_unless_it_was_re_laid(image: LayerImage) -> None:
-    if image.relaid:
+    if image.realigned:
         with pytest.raises(InvalidInput, match="re-laid"):
             image.tar()
     else:

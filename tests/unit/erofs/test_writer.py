@@ -18,8 +18,8 @@ from imagecache.erofs.reader import LayerImage
 from imagecache.erofs.writer import pieces, plan, tar_in, verify_image, write_image
 from imagecache.errors import LimitExceeded, MalformedLayer, StoreCorrupt
 from imagecache.limits import DEFAULT
-from imagecache.testing.trees import TarStandIn, header_of, put, write_layer, zoo
 from imagecache.tree import Inode, directory
+from testkit.trees import TarStandIn, header_of, put, write_layer, zoo
 
 ZOO = "8a928eb4a47ffe225813baaa702becb0e09ada17766c4c7c5805e897de551a55"
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import yaml
-from tools.install.render import MODES, files, objects
 
-from imagecache.cli.settings import SETTINGS
 from imagecache.kube.reviewer import AUDIENCE
+from imagecache.settings.table import SETTINGS
+from tools.install.render import MODES, files, objects
 
 ROOT = Path(__file__).resolve().parents[3]
 SHARED = {"store": {"volume": {"accessMode": "ReadWriteMany"}}}

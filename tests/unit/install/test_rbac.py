@@ -8,17 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tools.install.rbac import AGENT, CONTROLLER
-from tools.install.render import objects
 
 from imagecache.kube import resources
 from imagecache.kube.resources import Resource
+from tools.install.rbac import AGENT, CONTROLLER
+from tools.install.render import objects
 
 SOURCE = Path(__file__).resolve().parents[3] / "src" / "imagecache"
 FILES = {
     CONTROLLER: [*(SOURCE / "controller").glob("*.py"), SOURCE / "apps/controller.py", SOURCE / "kube/reviewer.py"],
     AGENT: [
-        *(SOURCE / "cluster").glob("*.py"),
+        *(SOURCE / "agent").glob("*.py"),
         SOURCE / "apps/cluster_agent.py",
         SOURCE / "apps/daemonset.py",
     ],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+
+from imagecache.api.yamltext import JSON
 from tools.install.template import (
     ITEM,
     Context,
@@ -19,8 +21,6 @@ from tools.install.template import (
     template,
     text,
 )
-
-from imagecache.api.yamltext import JSON
 
 VALUES: dict[str, JSON] = {
     "mode": "native",

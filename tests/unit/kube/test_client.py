@@ -21,14 +21,14 @@ from imagecache.errors import (
     WatchExpired,
 )
 from imagecache.kube import objects
+from imagecache.kube.api import Object
 from imagecache.kube.client import KubeClient
-from imagecache.kube.config import Connection
-from imagecache.kube.follow import Follower
-from imagecache.kube.ports import Object
+from imagecache.kube.connection import Connection
+from imagecache.kube.informer import Informer
 from imagecache.kube.resources import IMAGE_CACHES, LEASES, NODES, SECRETS, Resource
 from imagecache.kube.reviewer import KubeTokenReviewer
-from imagecache.testing.kube import FakeKube
-from imagecache.testing.kube_server import KubeServer
+from testkit.kube import FakeKube
+from testkit.kube_server import KubeServer
 
 
 class Answers:
@@ -172,11 +172,11 @@ def test_paths_are_kubernetes_own(resource: Resource, path: str) -> None:
 
 async def test_a_follower_goes_on_after_the_past_was_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """What vanished meanwhile is reported as gone."""
-    monkeypatch.setattr("imagecache.kube.follow._FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("imagecache.kube.informer._FIRST_PAUSE", 0.001)
     kube = FakeKube()
     for name in ("a", "b"):
         await kube.create(NODES, {"metadata": {"name": name}})
-    changes = Follower(kube, NODES).changes()
+    changes = Informer(kube, NODES).changes()
     assert [objects.name((await anext(changes)).object) for _ in range(2)] == ["a", "b"]
     down = True
     kube.failure = lambda *_: KubernetesUnavailable("down") if down else None

@@ -10,7 +10,7 @@ from imagecache.layer.assemble import Assembler, assemble
 from imagecache.layer.entry import FILE, TarEntry
 from imagecache.layer.source import ChunkSource
 from imagecache.limits import DEFAULT
-from imagecache.testing.tars import DIRECTORY, LINK, SYMLINK, Entry, at, grow, long_name, paths, random_image
+from testkit.tars import DIRECTORY, LINK, SYMLINK, Entry, at, grow, long_name, paths, random_image
 
 
 def test_names_may_be_spelled_in_many_ways() -> None:

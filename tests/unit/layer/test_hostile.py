@@ -5,8 +5,8 @@ import pytest
 from imagecache.layer.assemble import assemble
 from imagecache.layer.source import ChunkSource
 from imagecache.limits import DEFAULT
-from imagecache.testing.hostile_tars import CONTAINED, REFUSED, Contained, Refused
-from imagecache.testing.tars import paths
+from testkit.hostile_tars import CONTAINED, REFUSED, Contained, Refused
+from testkit.tars import paths
 
 
 @pytest.mark.parametrize("attack", REFUSED.values(), ids=REFUSED)

@@ -2,7 +2,7 @@ import pytest
 
 from imagecache.layer.paths import Resolver, clean, tree_lookup
 from imagecache.limits import DEFAULT
-from imagecache.testing.tars import DIRECTORY, SYMLINK, Entry, grow
+from testkit.tars import DIRECTORY, SYMLINK, Entry, grow
 
 
 @pytest.mark.parametrize(

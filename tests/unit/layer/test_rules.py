@@ -9,7 +9,7 @@ from imagecache.layer.assemble import LayerTree, assemble
 from imagecache.layer.context import MemoryTree, resolve_implied, restore_implied
 from imagecache.layer.source import ChunkSource
 from imagecache.limits import DEFAULT
-from imagecache.testing.tars import (
+from testkit.tars import (
     CAPABILITY,
     CHARACTER,
     DEVICE,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from imagecache.layer.ports import TarSource
+from imagecache.layer.inputs import TarSource
 from imagecache.layer.source import ChunkSource, FileSource
 
 _DATA = bytes(range(256)) * 40

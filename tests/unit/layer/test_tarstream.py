@@ -7,8 +7,8 @@ from imagecache.layer.entry import DIRECTORY, FILE, PAX_GLOBAL, TarEntry, quoted
 from imagecache.layer.source import ChunkSource
 from imagecache.layer.tarstream import entries
 from imagecache.limits import DEFAULT
-from imagecache.testing.tars import GNU, V7, Entry, long_name, padded, pax_header, pax_record, tar
 from imagecache.tree import Segment
+from testkit.tars import GNU, V7, Entry, long_name, padded, pax_header, pax_record, tar
 
 
 def _read(*members: Entry | bytes) -> list[TarEntry]:

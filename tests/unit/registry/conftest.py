@@ -12,7 +12,7 @@ import pytest
 from imagecache.registry.client import RegistryClient
 from imagecache.registry.config import RegistryConfig
 from imagecache.registry.credentials import Credentials
-from imagecache.testing.registry import FakeRegistry, FakeTime
+from testkit.registry import FakeRegistry, FakeTime
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from imagecache.errors import (
 from imagecache.oci.reference import Reference, parse_reference
 from imagecache.registry.client import RegistryClient
 from imagecache.registry.credentials import Credential
-from imagecache.testing.images_oci import MemoryImage, memory_image
-from imagecache.testing.registry import FakeRegistry, FakeTime, FixedCredentials
+from testkit.images_oci import MemoryImage, memory_image
+from testkit.registry import FakeRegistry, FakeTime, FixedCredentials
 
 Connect = Callable[..., Awaitable[RegistryClient]]
 SECRET = "s3cr3t-word"  # noqa: S105 - the password of the fake, and what must not be seen elsewhere

@@ -26,8 +26,8 @@ from imagecache.oci.descriptor import Descriptor
 from imagecache.oci.mediatypes import Compression
 from imagecache.oci.reference import Reference, parse_reference
 from imagecache.registry.client import RegistryClient
-from imagecache.testing.images_oci import MemoryImage, memory_document, memory_image
-from imagecache.testing.registry import FakeRegistry, FakeTime, with_size
+from testkit.images_oci import MemoryImage, memory_document, memory_image
+from testkit.registry import FakeRegistry, FakeTime, with_size
 
 Connect = Callable[..., Awaitable[RegistryClient]]
 CONTENT = random.Random(7).randbytes(5_000_000)

@@ -11,8 +11,8 @@ from imagecache.errors import ImageNotFound, InvalidSetting
 from imagecache.oci.reference import Reference, parse_reference
 from imagecache.registry.client import RegistryClient
 from imagecache.registry.credentials import Credential
-from imagecache.testing.images_oci import MemoryImage, memory_image
-from imagecache.testing.registry import FakeRegistry, FakeTime, FixedCredentials
+from testkit.images_oci import MemoryImage, memory_image
+from testkit.registry import FakeRegistry, FakeTime, FixedCredentials
 
 Connect = Callable[..., Awaitable[RegistryClient]]
 

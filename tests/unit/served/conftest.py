@@ -9,8 +9,8 @@ import pytest
 
 from imagecache.served.settings import ServerSettings
 from imagecache.store.store import Store
-from imagecache.testing.clock import FakeClock
-from imagecache.testing.served import Served
+from testkit.clock import FakeClock
+from testkit.served import Served
 
 Serve = Callable[[ServerSettings], Awaitable[Served]]
 

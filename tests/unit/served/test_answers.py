@@ -15,16 +15,16 @@ from imagecache.errors import StoreBusy
 from imagecache.served.admission import Admission
 from imagecache.served.answers import Answers
 from imagecache.served.auth import Gate, GateSettings
-from imagecache.served.directory import StoreReader
-from imagecache.served.growth import GrowthSettings
+from imagecache.served.bounded_queue import BoundedQueue
+from imagecache.served.partial_layers import PartialLayerSettings
 from imagecache.served.routes import Answer, Request
-from imagecache.served.turns import Turns
+from imagecache.served.store_reader import StoreReader
 from imagecache.store.model import LayerName, Space
 from imagecache.store.store import Store
-from imagecache.testing.clock import FakeClock
-from imagecache.testing.making import NO_HEAD, LayerInTheMaking
-from imagecache.testing.served import AGENT, TableReviewer
-from imagecache.testing.store import put_layer
+from testkit.clock import FakeClock
+from testkit.partial_layer import NO_HEAD, PartialLayerWriter
+from testkit.served import AGENT, TableReviewer
+from testkit.store import put_layer
 
 WORDS = "agent-token"
 CONTENT = bytes(range(250)) * 10
@@ -43,8 +43,8 @@ def admission() -> Admission:
     return Admission(gate, asyncio.get_running_loop(), 60)
 
 
-def turns() -> Turns:
-    return Turns(1, waiting=0, patience=1, piece=1000)
+def turns() -> BoundedQueue:
+    return BoundedQueue(1, waiting=0, patience=1, piece=1000)
 
 
 def body_of(answer: Answer) -> dict[str, str]:
@@ -101,9 +101,9 @@ async def ask(answers: Answers, path: str, wanted: str) -> tuple[Answer, bytes]:
     return await asyncio.to_thread(read)
 
 
-def impatient(store: Store, early: Turns) -> Answers:
+def impatient(store: Store, early: BoundedQueue) -> Answers:
     """Waits for no layer image in the making."""
-    settings = GrowthSettings(patience=0)
+    settings = PartialLayerSettings(patience=0)
     return Answers(StoreReader(store.root), admission(), turns(), early, lambda _count: None, growth=settings)
 
 
@@ -119,9 +119,9 @@ async def test_what_went_out_of_a_layer_in_the_making_is_told(store: Store) -> N
     told: list[int] = []
     answers = Answers(StoreReader(store.root), admission(), turns(), turns(), told.append)
 
-    with LayerInTheMaking(store, NAME) as making:
+    with PartialLayerWriter(store, NAME) as making:
         making.write(NO_HEAD + CONTENT)
-        answer, body = await ask(answers, f"/v1/growing/{NAME}", "4096-6595")
+        answer, body = await ask(answers, f"/v1/partial/{NAME}", "4096-6595")
 
     assert (answer.status, body) == (206, CONTENT)
     assert told == [1000, 1000, 500]
@@ -132,15 +132,15 @@ async def test_layers_in_the_making_have_turns_of_their_own(store: Store) -> Non
     answers = Answers(StoreReader(store.root), admission(), usual, early, lambda _count: None)
     put_layer(store, other, CONTENT)
 
-    with LayerInTheMaking(store, NAME) as making:
+    with PartialLayerWriter(store, NAME) as making:
         making.write(NO_HEAD + CONTENT)
         with early.turn():
-            refused, problem = await ask(answers, f"/v1/growing/{NAME}", "4096-4195")
-            finished, _ = await ask(answers, f"/v1/growing/{other}", "0-99")
+            refused, problem = await ask(answers, f"/v1/partial/{NAME}", "4096-4195")
+            finished, _ = await ask(answers, f"/v1/partial/{other}", "0-99")
             layer, _ = await ask(answers, f"/v1/layers/{other}", "0-99")
         with usual.turn():
-            growing, body = await ask(answers, f"/v1/growing/{NAME}", "4096-4195")
-            late, _ = await ask(answers, f"/v1/growing/{other}", "0-99")
+            growing, body = await ask(answers, f"/v1/partial/{NAME}", "4096-4195")
+            late, _ = await ask(answers, f"/v1/partial/{other}", "0-99")
 
     assert (refused.status, reason(problem), refused.headers["Retry-After"]) == (503, "StoreBusy", "1")
     assert (finished.status, layer.status) == (206, 206)
@@ -152,9 +152,9 @@ async def test_nothing_of_the_range_is_made_yet(store: Store) -> None:
     early = turns()
     answers = impatient(store, early)
 
-    with LayerInTheMaking(store, NAME) as making, early.turn():  # nobody needs a turn for nothing
+    with PartialLayerWriter(store, NAME) as making, early.turn():  # nobody needs a turn for nothing
         making.write(NO_HEAD)
-        answer, body = await ask(answers, f"/v1/growing/{NAME}", "4096-4195")
+        answer, body = await ask(answers, f"/v1/partial/{NAME}", "4096-4195")
 
     assert (answer.status, reason(body)) == (416, "InvalidInput")
     assert "Content-Range" not in answer.headers
@@ -163,9 +163,9 @@ async def test_nothing_of_the_range_is_made_yet(store: Store) -> None:
 async def test_as_much_of_the_range_as_is_made_when_patience_ends(store: Store) -> None:
     answers = impatient(store, turns())
 
-    with LayerInTheMaking(store, NAME) as making:
+    with PartialLayerWriter(store, NAME) as making:
         making.write(NO_HEAD + CONTENT[:10])
-        answer, body = await ask(answers, f"/v1/growing/{NAME}", "4096-4195")
+        answer, body = await ask(answers, f"/v1/partial/{NAME}", "4096-4195")
 
     assert (answer.status, body) == (206, CONTENT[:10])
     assert answer.headers["Content-Range"] == "bytes 4096-4105/*"
@@ -175,9 +175,9 @@ async def test_who_would_wait_is_told_that_the_server_stops(store: Store) -> Non
     answers = Answers(StoreReader(store.root), admission(), turns(), turns(), lambda _count: None)
     answers.close()
 
-    with LayerInTheMaking(store, NAME) as making, capture_logs() as logs:
+    with PartialLayerWriter(store, NAME) as making, capture_logs() as logs:
         making.write(NO_HEAD)
-        answer, body = await ask(answers, f"/v1/growing/{NAME}", "4096-4195")
+        answer, body = await ask(answers, f"/v1/partial/{NAME}", "4096-4195")
 
     assert (answer.status, reason(body), answer.headers["Retry-After"]) == (503, "StoreBusy", "1")
     assert logs == []
@@ -187,11 +187,11 @@ async def test_no_file_stays_open_whatever_is_answered(store: Store) -> None:
     early = turns()
     answers = impatient(store, early)
 
-    with LayerInTheMaking(store, NAME) as making:
+    with PartialLayerWriter(store, NAME) as making:
         making.write(NO_HEAD + CONTENT)
         with early.turn():
-            busy, _ = await ask(answers, f"/v1/growing/{NAME}", "0-9")
-        others = [await ask(answers, f"/v1/growing/{NAME}", wanted) for wanted in ("0-9", "9000-9001", "5-")]
+            busy, _ = await ask(answers, f"/v1/partial/{NAME}", "0-9")
+        others = [await ask(answers, f"/v1/partial/{NAME}", wanted) for wanted in ("0-9", "9000-9001", "5-")]
         opened = await asyncio.to_thread(staged_files_open)
 
     assert [busy.status, *(answer.status for answer, _ in others)] == [503, 206, 416, 400]

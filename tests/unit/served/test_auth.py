@@ -6,8 +6,8 @@ import pytest
 
 from imagecache.errors import KubernetesUnavailable
 from imagecache.served.auth import Gate, GateSettings, Refused
-from imagecache.testing.clock import FakeClock
-from imagecache.testing.served import AGENT, TableReviewer
+from testkit.clock import FakeClock
+from testkit.served import AGENT, TableReviewer
 
 
 @pytest.fixture

@@ -28,14 +28,14 @@ from imagecache.errors import (
     StoreUnreachable,
 )
 from imagecache.served.client import ClientSettings, ServedStore
-from imagecache.served.ports import Part
+from imagecache.served.remote_store import Part
 from imagecache.store.model import LayerName, Space
 from imagecache.store.store import Store
-from imagecache.testing.registry import FakeTime
-from imagecache.testing.served import Served, make_certificate
-from imagecache.testing.store import put_snapshot
+from testkit.registry import FakeTime
+from testkit.served import Served, make_certificate
+from testkit.store import put_bundle
 
-SNAPSHOT = "imc-" + "0" * 20
+BUNDLE = "imc-" + "0" * 20
 CONTENT = random.Random(3).randbytes(5_000_000)
 NAME = LayerName(space=Space.LAYERS, digest=Digest.sha256(CONTENT))
 
@@ -193,11 +193,11 @@ async def test_lies_about_documents(liar: Liar, to_liar: ServedStore, lie: str) 
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b'{"id":"imc-00000000000000000000"}', b"\xff", b'{"id":"imc-1","created":"","images":[]}']
 )
-async def test_lies_about_snapshots(liar: Liar, to_liar: ServedStore, body: bytes) -> None:
+async def test_lies_about_bundles(liar: Liar, to_liar: ServedStore, body: bytes) -> None:
     liar.answer = fixed(200, body)
 
     with pytest.raises(MalformedDocument):
-        await to_liar.snapshot(SNAPSHOT)
+        await to_liar.bundle(BUNDLE)
 
 
 async def test_nobody_listens(served: Served, time: FakeTime) -> None:
@@ -205,7 +205,7 @@ async def test_nobody_listens(served: Served, time: FakeTime) -> None:
 
     async with ServedStore(replace(served.settings(), sleep=time.sleep)) as client:
         with pytest.raises(StoreUnreachable):
-            await client.snapshot(SNAPSHOT)
+            await client.bundle(BUNDLE)
 
     assert len(time.slept) == 4
 
@@ -215,7 +215,7 @@ async def test_a_certificate_of_another_authority(served: Served, tmp_path: Path
 
     async with ServedStore(replace(served.settings(), ca_file=other)) as client:
         with pytest.raises(StoreRefused, match="not trusted"):
-            await client.snapshot(SNAPSHOT)
+            await client.bundle(BUNDLE)
 
 
 async def test_an_address_stands_for_the_name_of_the_certificate(served: Served) -> None:
@@ -224,10 +224,10 @@ async def test_an_address_stands_for_the_name_of_the_certificate(served: Served)
     assert "127.0.0.1" in settings.url
     async with ServedStore(replace(settings, name="localhost")) as client:
         with pytest.raises(NotFound):
-            await client.snapshot(SNAPSHOT)
+            await client.bundle(BUNDLE)
     async with ServedStore(replace(settings, name="imagecache-store.other.svc")) as client:
         with pytest.raises(StoreRefused, match="not trusted"):
-            await client.snapshot(SNAPSHOT)
+            await client.bundle(BUNDLE)
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "127.0.0.1:1", "https://"])
@@ -244,55 +244,55 @@ async def test_a_token_file_that_holds_none(served: Served, content: bytes | Non
 
     async with served.client() as client:
         with pytest.raises(StoreRefused, match=r"cannot be read|holds no token"):
-            await client.snapshot(SNAPSHOT)
+            await client.bundle(BUNDLE)
 
 
 async def test_the_token_is_read_again(served: Served, store: Store) -> None:
-    document = put_snapshot(store, SNAPSHOT, [DiffID(Digest.sha256(b"x"))], [b"x"])
+    document = put_bundle(store, BUNDLE, [DiffID(Digest.sha256(b"x"))], [b"x"])
     async with served.client() as client:
         served.reviewer.users = {"second-token": served.reviewer.users["agent-token"]}
         with pytest.raises(StoreRefused):
-            await client.snapshot(SNAPSHOT)
+            await client.bundle(BUNDLE)
 
         served.token_file.write_text("second-token")
 
-        assert await client.snapshot(SNAPSHOT) == document
+        assert await client.bundle(BUNDLE) == document
 
 
 async def test_certificate_and_authority_are_replaced_while_both_run(
     served: Served, store: Store, tmp_path: Path
 ) -> None:
-    document = put_snapshot(store, SNAPSHOT, [DiffID(Digest.sha256(b"x"))], [b"x"])
+    document = put_bundle(store, BUNDLE, [DiffID(Digest.sha256(b"x"))], [b"x"])
     async with served.client() as client:
-        assert await client.snapshot(SNAPSHOT) == document
+        assert await client.bundle(BUNDLE) == document
         certificate, key = make_certificate(tmp_path / "next")
         certificate.replace(served.certificate)
         key.replace(served.key)
 
-        assert await client.snapshot(SNAPSHOT) == document  # a new authority means a new connection
+        assert await client.bundle(BUNDLE) == document  # a new authority means a new connection
 
 
 async def test_a_half_replaced_certificate_is_not_used(served: Served, store: Store) -> None:
-    document = put_snapshot(store, SNAPSHOT, [DiffID(Digest.sha256(b"x"))], [b"x"])
+    document = put_bundle(store, BUNDLE, [DiffID(Digest.sha256(b"x"))], [b"x"])
     served.key.write_text("half a k")
 
     async with served.client() as client:
-        assert await client.snapshot(SNAPSHOT) == document
+        assert await client.bundle(BUNDLE) == document
 
 
 async def test_a_restarted_server_is_waited_for(served: Served, store: Store) -> None:
-    document = put_snapshot(store, SNAPSHOT, [DiffID(Digest.sha256(b"x"))], [b"x"])
+    document = put_bundle(store, BUNDLE, [DiffID(Digest.sha256(b"x"))], [b"x"])
     await served.stop()
 
     async def start_it(_seconds: float) -> None:
         await served.start()
 
     async with ServedStore(replace(served.settings(), sleep=start_it)) as client:
-        assert await client.snapshot(SNAPSHOT) == document
+        assert await client.bundle(BUNDLE) == document
 
 
 async def test_many_layers_at_once(served: Served, store: Store) -> None:
-    put_snapshot(store, SNAPSHOT, [DiffID(NAME.digest)], [CONTENT])
+    put_bundle(store, BUNDLE, [DiffID(NAME.digest)], [CONTENT])
 
     async with served.client() as client:
         found = await asyncio.gather(*(read(client, number, 70_000) for number in range(100)))
@@ -311,7 +311,7 @@ async def test_a_connection_is_used_again(liar: Liar, to_liar: ServedStore) -> N
 async def test_a_connection_is_used_again_after_a_refusal(liar: Liar, to_liar: ServedStore, status: int) -> None:
     """Nodes ask again and again for what a build has not begun: each time with a new handshake would be dear."""
     liar.answer = fixed(status, b'{"reason":"BlobNotFound","message":""}')
-    for ask in (read(to_liar, 0, 10), to_liar.document(DOCUMENT), to_liar.building(SNAPSHOT)):
+    for ask in (read(to_liar, 0, 10), to_liar.document(DOCUMENT), to_liar.building(BUNDLE)):
         with pytest.raises(ImageCacheError):
             await ask
 
@@ -374,7 +374,7 @@ async def test_what_is_no_http_is_tried_again_and_not_repeated(tmp_path: Path, t
         settings = ClientSettings(url, liar.certificate, liar.token_file, sleep=time.sleep)
         async with ServedStore(settings) as client:
             with pytest.raises(StoreUnreachable, match="malformed") as caught:
-                await client.snapshot(SNAPSHOT)
+                await client.bundle(BUNDLE)
 
     assert len(time.slept) == 4
     assert caught.value.__cause__ is None
@@ -383,7 +383,7 @@ async def test_what_is_no_http_is_tried_again_and_not_repeated(tmp_path: Path, t
 
 async def grown(client: ServedStore, offset: int, length: int) -> tuple[bytes, Part]:
     found = bytearray(length)
-    part = await client.growing(NAME, offset, memoryview(found))
+    part = await client.partial(NAME, offset, memoryview(found))
     return bytes(found[: part.count]), part
 
 
@@ -396,7 +396,7 @@ async def test_a_layer_in_the_making_is_asked_for_once(liar: Liar, to_liar: Serv
 
     assert await grown(to_liar, 7, 10) == (b"hello", Part(5, None))
     (request,) = liar.requests
-    assert request.path == f"/v1/growing/{NAME}"
+    assert request.path == f"/v1/partial/{NAME}"
     assert request.headers["Range"] == "bytes=7-16"
 
 
@@ -483,10 +483,10 @@ async def test_lies_about_builds(liar: Liar, to_liar: ServedStore, body: bytes) 
     liar.answer = fixed(200, body)
 
     with pytest.raises(MalformedDocument, match="build"):
-        await to_liar.building(SNAPSHOT)
+        await to_liar.building(BUNDLE)
 
 
-async def test_nobody_is_asked_for_the_build_of_an_impossible_snapshot(liar: Liar, to_liar: ServedStore) -> None:
+async def test_nobody_is_asked_for_the_build_of_an_impossible_bundle(liar: Liar, to_liar: ServedStore) -> None:
     with pytest.raises(InvalidInput):
-        await to_liar.building("../" + SNAPSHOT)
+        await to_liar.building("../" + BUNDLE)
     assert liar.requests == []

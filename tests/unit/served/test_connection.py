@@ -20,10 +20,10 @@ from structlog.testing import capture_logs
 from imagecache.digest import DiffID, Digest
 from imagecache.served.settings import ServerSettings
 from imagecache.store.store import Store
-from imagecache.testing.served import Served
-from imagecache.testing.store import put_snapshot
+from testkit.served import Served
+from testkit.store import put_bundle
 
-SNAPSHOT = "imc-" + "0" * 20
+BUNDLE = "imc-" + "0" * 20
 SMALL = random.Random(5).randbytes(3_000_000)
 LARGE = bytes(32 << 20)
 """More than the kernel takes for a reader that reads nothing."""
@@ -116,13 +116,13 @@ def layer_path(content: bytes) -> str:
 
 @pytest.fixture
 def small(store: Store) -> str:
-    put_snapshot(store, SNAPSHOT, [DiffID(Digest.sha256(SMALL))], [SMALL])
+    put_bundle(store, BUNDLE, [DiffID(Digest.sha256(SMALL))], [SMALL])
     return layer_path(SMALL)
 
 
 @pytest.fixture
 def large(store: Store) -> str:
-    put_snapshot(store, SNAPSHOT, [DiffID(Digest.sha256(LARGE))], [LARGE])
+    put_bundle(store, BUNDLE, [DiffID(Digest.sha256(LARGE))], [LARGE])
     return layer_path(LARGE)
 
 

@@ -19,22 +19,22 @@ from structlog.testing import capture_logs
 from imagecache.digest import DiffID, Digest
 from imagecache.errors import KubernetesUnavailable, StoreError
 from imagecache.served.auth import Gate, GateSettings
-from imagecache.served.directory import StoreReader
 from imagecache.served.server import StoreServer
 from imagecache.served.settings import ServerSettings
+from imagecache.served.store_reader import StoreReader
 from imagecache.served.tls import ServerCertificate
-from imagecache.store.model import LayerName, SnapshotDocument, Space
+from imagecache.store.model import Bundle, LayerName, Space
 from imagecache.store.store import Store
-from imagecache.testing.clock import FakeClock
-from imagecache.testing.making import NO_HEAD, LayerInTheMaking
-from imagecache.testing.served import AGENT, Served
-from imagecache.testing.store import put_snapshot
+from testkit.clock import FakeClock
+from testkit.partial_layer import NO_HEAD, PartialLayerWriter
+from testkit.served import AGENT, Served
+from testkit.store import put_bundle
 
-SNAPSHOT = "imc-" + "0" * 20
+BUNDLE = "imc-" + "0" * 20
 CONTENT = bytes(range(256)) * 20
 _SECRET = "a-very-secret-token"  # noqa: S105 - stands for one
 NAME = LayerName(space=Space.LAYERS, digest=Digest.sha256(b"growing"))
-GROWING = f"/v1/growing/{NAME}"
+GROWING = f"/v1/partial/{NAME}"
 TOKEN = {"Authorization": "Bearer agent-token"}
 
 
@@ -64,8 +64,8 @@ class Browser:
 
 
 @pytest.fixture
-def snapshot(store: Store) -> SnapshotDocument:
-    return put_snapshot(store, SNAPSHOT, [DiffID(Digest.sha256(CONTENT))], [CONTENT])
+def bundle(store: Store) -> Bundle:
+    return put_bundle(store, BUNDLE, [DiffID(Digest.sha256(CONTENT))], [CONTENT])
 
 
 @pytest.fixture
@@ -74,13 +74,13 @@ def browser(served: Served) -> Browser:
 
 
 @pytest.fixture
-def layer(snapshot: SnapshotDocument) -> str:
-    return f"/v1/layers/{snapshot.images[0].layers[0].name}"
+def layer(bundle: Bundle) -> str:
+    return f"/v1/layers/{bundle.images[0].layers[0].name}"
 
 
-async def test_a_layer_knows_its_digest_once_its_snapshot_was_asked_for(browser: Browser, layer: str) -> None:
+async def test_a_layer_knows_its_digest_once_its_bundle_was_asked_for(browser: Browser, layer: str) -> None:
     before = await browser.get(layer)
-    await browser.get(f"/v1/snapshots/{SNAPSHOT}")
+    await browser.get(f"/v1/bundles/{BUNDLE}")
     after = await browser.get(layer)
 
     assert "ETag" not in before.headers
@@ -120,16 +120,16 @@ async def test_head_says_the_size(browser: Browser, layer: str) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "/v1/snapshots/imc-../../etc/passwd",
-        "/v1/snapshots/nothing",
+        "/v1/bundles/imc-../../etc/passwd",
+        "/v1/bundles/nothing",
         "/v1/blobs/sha256:abc",
         "/v1/layers/blobs/sha256:" + "0" * 64,
         "/v1/layers/layers/..%2f..%2findex.json",
         "/v1/builds/nothing",
         "/v1/builds/imc-*",
         "/v1/builds/..%2f..%2findex.json",
-        "/v1/growing/blobs/sha256:" + "0" * 64,
-        "/v1/growing/layers/..%2f..%2findex.json",
+        "/v1/partial/blobs/sha256:" + "0" * 64,
+        "/v1/partial/layers/..%2f..%2findex.json",
     ],
 )
 async def test_names_that_are_none(browser: Browser, path: str) -> None:
@@ -139,20 +139,20 @@ async def test_names_that_are_none(browser: Browser, path: str) -> None:
     assert answer.reason in {"InvalidInput", "InvalidDigest", "NotFound"}
 
 
-async def test_what_is_not_there(browser: Browser, snapshot: SnapshotDocument) -> None:
+async def test_what_is_not_there(browser: Browser, bundle: Bundle) -> None:
     absent = Digest.sha256(b"absent")
 
-    assert (await browser.get("/v1/snapshots/imc-" + "9" * 20)).reason == "NotFound"
+    assert (await browser.get("/v1/bundles/imc-" + "9" * 20)).reason == "NotFound"
     assert (await browser.get(f"/v1/blobs/{absent}")).reason == "BlobNotFound"
     assert (await browser.get(f"/v1/layers/layers/{absent}")).status == 404
-    assert (await browser.get(f"/v1/growing/layers/{absent}", {**TOKEN, "Range": "bytes=0-9"})).reason == "BlobNotFound"
-    assert (await browser.get("/v1/growing")).status == 404
+    assert (await browser.get(f"/v1/partial/layers/{absent}", {**TOKEN, "Range": "bytes=0-9"})).reason == "BlobNotFound"
+    assert (await browser.get("/v1/partial")).status == 404
     assert (await browser.get("/v2/")).status == 404
-    assert (await browser.get(f"/v1/snapshots/{snapshot.id}", method="DELETE")).status == 405
+    assert (await browser.get(f"/v1/bundles/{bundle.id}", method="DELETE")).status == 405
 
 
-async def test_a_corrupt_document_is_not_sent(browser: Browser, store: Store, snapshot: SnapshotDocument) -> None:
-    digest = snapshot.images[0].config.digest
+async def test_a_corrupt_document_is_not_sent(browser: Browser, store: Store, bundle: Bundle) -> None:
+    digest = bundle.images[0].config.digest
     path = store.paths.blob(digest)
     path.chmod(0o600)
     path.write_bytes(b"rotten")
@@ -180,11 +180,11 @@ async def test_only_agents_get_anything(
 ) -> None:
     served.reviewer.users["pod-token"] = "system:serviceaccount:default:default"
 
-    growing = f"/v1/growing/{layer.removeprefix('/v1/layers/')}"
+    growing = f"/v1/partial/{layer.removeprefix('/v1/layers/')}"
 
     assert (await browser.get(layer, headers)).status == status
-    assert (await browser.get(f"/v1/snapshots/{SNAPSHOT}", headers)).status == status
-    assert (await browser.get(f"/v1/builds/{SNAPSHOT}", headers)).status == status
+    assert (await browser.get(f"/v1/bundles/{BUNDLE}", headers)).status == status
+    assert (await browser.get(f"/v1/builds/{BUNDLE}", headers)).status == status
     assert (await browser.get(growing, {**headers, "Range": "bytes=0-9"})).status == (206 if status == 200 else status)
 
 
@@ -241,8 +241,8 @@ async def test_an_address_that_is_taken(served: Served, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def making(store: Store) -> Iterator[LayerInTheMaking]:
-    with LayerInTheMaking(store, NAME) as making:
+def making(store: Store) -> Iterator[PartialLayerWriter]:
+    with PartialLayerWriter(store, NAME) as making:
         making.write(NO_HEAD + CONTENT)
         yield making
 
@@ -251,8 +251,8 @@ async def test_the_layers_of_a_build(browser: Browser, store: Store) -> None:
     chain = LayerName(space=Space.CHAINS, digest=NAME.digest)
     other = LayerName(space=Space.LAYERS, digest=Digest.sha256(b"other"))
 
-    with store.leases.build_lease([other, chain, NAME], [NAME.digest], build=SNAPSHOT):
-        answer = await browser.get(f"/v1/builds/{SNAPSHOT}")
+    with store.leases.build_lease([other, chain, NAME], [NAME.digest], build=BUNDLE):
+        answer = await browser.get(f"/v1/builds/{BUNDLE}")
         nobodys = await browser.get("/v1/builds/imc-" + "1" * 20)
 
     assert (answer.status, json.loads(answer.body)) == (200, [str(other), str(NAME)])
@@ -261,7 +261,7 @@ async def test_the_layers_of_a_build(browser: Browser, store: Store) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/builds/imc-short", "/v1/builds/imc-" + "A" * 20])
-async def test_a_build_has_the_id_of_a_snapshot(browser: Browser, path: str) -> None:
+async def test_a_build_has_the_id_of_a_bundle(browser: Browser, path: str) -> None:
     answer = await browser.get(path)
 
     assert (answer.status, answer.reason) == (400, "InvalidInput")
@@ -279,7 +279,7 @@ async def test_a_range_of_a_layer_in_the_making(browser: Browser) -> None:
     assert (head.status, head.body, head.headers["Content-Length"]) == (206, b"", "10")
 
 
-async def test_a_layer_that_was_in_the_making(browser: Browser, making: LayerInTheMaking) -> None:
+async def test_a_layer_that_was_in_the_making(browser: Browser, making: PartialLayerWriter) -> None:
     making.finish()
     size = len(NO_HEAD + CONTENT)
 

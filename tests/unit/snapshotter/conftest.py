@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from imagecache.testing.snapshotter import SnapshotterRig
+from testkit.snapshotter import SnapshotterRig
 
 
 @pytest.fixture

@@ -25,8 +25,8 @@ from imagecache.errors import (
 )
 from imagecache.snapshotter.model import Kind, Usage
 from imagecache.snapshotter.settings import SnapshotterSettings
-from imagecache.testing.clock import AskingClock
-from imagecache.testing.snapshotter import SETTINGS, SnapshotterRig
+from testkit.clock import AskingClock
+from testkit.snapshotter import SETTINGS, SnapshotterRig
 
 CHAIN = Digest.sha256(b"chain")
 
@@ -319,10 +319,10 @@ def test_mounts_of_a_snapshot_made_here_are_known_until_it_goes(rig: Snapshotter
 def test_what_could_block_is_not_prepared_at_once(rig: SnapshotterRig) -> None:
     base = rig.commit("base")
     at_once = rig.snapshotter.prepare_at_once
-    rig.snapshotter.make_ready()
+    rig.snapshotter.prewarm()
     assert at_once("a", base) is None  # nobody has looked at what is below
     rig.snapshotter.prepare("a", base)
-    rig.snapshotter.make_ready()
+    rig.snapshotter.prewarm()
     assert at_once(f"k8s.io/9/extract-1-abcd {base}", base) is None  # perhaps the store has that layer
 
     mounts = at_once("b", base)
@@ -342,7 +342,7 @@ def test_nothing_is_prepared_at_once_during_another_transaction(rig: Snapshotter
     rig.restart()
     base = rig.commit("base")
     rig.snapshotter.prepare("a", base)
-    rig.snapshotter.make_ready()
+    rig.snapshotter.prewarm()
     clock.question = lambda: rig.snapshotter.prepare_at_once("b", base)
     start = time.monotonic()
     rig.snapshotter.update(base, {"x": "1"})
@@ -356,7 +356,7 @@ def test_a_parent_that_is_gone_is_looked_for(rig: SnapshotterRig) -> None:
     rig.snapshotter.prepare("x")
     rig.snapshotter.commit("base", "x")
     rig.snapshotter.prepare("a", "base")
-    rig.snapshotter.make_ready()
+    rig.snapshotter.prewarm()
     rig.snapshotter.remove("a")
     rig.snapshotter.remove("base")
 
@@ -375,8 +375,8 @@ def test_the_log_of_the_database_is_written_back(rig: SnapshotterRig) -> None:
 
 
 def test_directories_made_ahead_are_used_and_never_orphans(rig: SnapshotterRig) -> None:
-    rig.snapshotter.make_ready()
-    rig.snapshotter.make_ready()
+    rig.snapshotter.prewarm()
+    rig.snapshotter.prewarm()
     ahead = {path.stat().st_ino for path in (rig.root / "snapshots").iterdir()}
     rig.snapshotter.cleanup()
     for number in range(9):
@@ -389,7 +389,7 @@ def test_directories_made_ahead_are_used_and_never_orphans(rig: SnapshotterRig) 
 
 
 def test_directories_made_ahead_go_with_the_process(rig: SnapshotterRig) -> None:
-    rig.snapshotter.make_ready()
+    rig.snapshotter.prewarm()
     rig.restart()
     rig.snapshotter.cleanup()
 

@@ -11,8 +11,8 @@ import pytest
 from imagecache.errors import BlobNotFound, SnapshotExists, SnapshotNotFound, StoreBusy
 from imagecache.snapshotter.model import REF_LABEL, Kind, Usage
 from imagecache.store.model import LayerName
-from imagecache.testing.snapshotter import SnapshotterRig
-from imagecache.testing.store import MemoryLayers
+from testkit.snapshotter import SnapshotterRig
+from testkit.store import MemoryLayers
 
 
 def targets(rig: SnapshotterRig) -> list[str]:
@@ -136,9 +136,9 @@ def test_a_mount_that_fails_is_a_pull(rig: SnapshotterRig) -> None:
 class _Collected(MemoryLayers):
     """Every file goes between ``lookup`` and ``hold``."""
 
-    def hold(self, holder: str, name: LayerName) -> None:
+    def lease(self, holder: str, name: LayerName) -> None:
         self.lose(name)
-        super().hold(holder, name)
+        super().lease(holder, name)
 
 
 def test_a_file_that_goes_while_we_look_is_a_pull(tmp_path: Path) -> None:

@@ -21,13 +21,13 @@ from imagecache import errors
 from imagecache._proto.containerd import snapshots_pb2 as pb
 from imagecache.digest import ChainID, Digest
 from imagecache.errors import ImageCacheError
-from imagecache.snapshotter.errors import message_of, status_of
+from imagecache.snapshotter.grpc_errors import message_of, status_of
 from imagecache.snapshotter.model import REF_LABEL
 from imagecache.snapshotter.server import listen, serve
 from imagecache.snapshotter.service import BATCH, SERVICE
 from imagecache.store.model import ServedLayer
-from imagecache.testing.snapshotter import SETTINGS, SnapshotterRig
-from imagecache.testing.store import MemoryLayers
+from testkit.snapshotter import SETTINGS, SnapshotterRig
+from testkit.store import MemoryLayers
 
 REPLIES: dict[str, type[Message]] = {
     "Prepare": pb.PrepareSnapshotResponse,

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from imagecache.snapshotter.usage import Meter, measure
-from imagecache.testing.clock import FakeClock
+from testkit.clock import FakeClock
 
 
 class SlowClock(FakeClock):

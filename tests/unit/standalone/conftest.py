@@ -15,8 +15,8 @@ from imagecache.api.types import ImageCache
 from imagecache.standalone.controller import Controller, World
 from imagecache.standalone.objects import ObjectFiles
 from imagecache.store.paths import StorePaths
-from imagecache.testing.builder import FakeAttacher, FakeBuilder, FakeCollector, FakeSnapshots
-from imagecache.testing.clock import FakeClock
+from testkit.builder import FakeAttacher, FakeBuilder, FakeBundles, FakeCollector
+from testkit.clock import FakeClock
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Bench:
     controller: Controller
     objects: ObjectFiles
     builder: FakeBuilder
-    snapshots: FakeSnapshots
+    bundles: FakeBundles
     collector: FakeCollector
     attacher: FakeAttacher
     clock: FakeClock
@@ -34,13 +34,13 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    objects, snapshots, clock = ObjectFiles(StorePaths(tmp_path / "store")), FakeSnapshots(), FakeClock()
-    builder = FakeBuilder(snapshots, {"nginx:1.25": ("base", "nginx"), "redis:7": ("base", "redis")})
-    collector, attacher = FakeCollector(snapshots), FakeAttacher()
+    objects, bundles, clock = ObjectFiles(StorePaths(tmp_path / "store")), FakeBundles(), FakeClock()
+    builder = FakeBuilder(bundles, {"nginx:1.25": ("base", "nginx"), "redis:7": ("base", "redis")})
+    collector, attacher = FakeCollector(bundles), FakeAttacher()
     world = World(
         objects=objects,
         builder=builder,
-        snapshots=snapshots,
+        bundles=bundles,
         collector=collector,
         attacher=attacher,
         clock=clock,
@@ -48,7 +48,7 @@ def bench(tmp_path: Path) -> Bench:
         architecture="amd64",
         record_interval=0.0,
     )
-    return Bench(Controller(world), objects, builder, snapshots, collector, attacher, clock)
+    return Bench(Controller(world), objects, builder, bundles, collector, attacher, clock)
 
 
 async def eventually(condition: Callable[[], bool]) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from imagecache.api.ids import is_cache_id
 from imagecache.api.types import ImageCache, NodeCounts, Phase, Status
-from imagecache.build.events import Advanced, ImageReady, ImageResolved, Planned
+from imagecache.builder.build_events import Advanced, ImageReady, ImageResolved, Planned
 from imagecache.errors import (
     AlreadyExists,
     ContainerdUnavailable,
@@ -21,7 +21,7 @@ from imagecache.errors import (
 )
 from imagecache.standalone.events import Accepted, Built, CreateEvent
 from imagecache.standalone.ports import Attached
-from imagecache.testing.builder import layer_record
+from testkit.builder import layer_record
 
 from .conftest import Bench, eventually, manifest
 
@@ -153,7 +153,7 @@ async def test_cancelled_is_resumable_with_the_same_id(bench: Bench) -> None:
     assert ready.metadata.generation == 1
 
 
-async def test_a_snapshot_committed_before_a_crash_is_taken_over(bench: Bench) -> None:
+async def test_a_bundle_committed_before_a_crash_is_taken_over(bench: Bench) -> None:
     ready = await bench.controller.create(manifest("a"), attach=False)
     crashed = Status(phase=Phase.CREATING, progress="99%", image_cache_id=status(ready).image_cache_id)
     bench.objects.put(ready.with_status(crashed))
@@ -216,9 +216,9 @@ async def test_delete(bench: Bench) -> None:
     deleted = await bench.controller.delete("a")
 
     assert deleted.detached == ("docker.io/library/nginx:1.25",)
-    assert dict(deleted.kept) == {str(base): (f"snapshot {other}",), str(nginx): ("held by agent",)}
+    assert dict(deleted.kept) == {str(base): (f"bundle {other}",), str(nginx): ("held by agent",)}
     assert [cache.name for cache in bench.controller.list()] == ["b"]
-    assert [document.id for document in bench.snapshots.all()] == [other]
+    assert [document.id for document in bench.bundles.all()] == [other]
     assert bench.collector.runs == 1
     with pytest.raises(NotFound, match=r'^imagecaches\.eci\.alibabacloud\.com "a" not found$'):
         await bench.controller.delete("a")
@@ -231,11 +231,11 @@ async def test_delete_without_containerd_needs_force(bench: Bench) -> None:
     with pytest.raises(ContainerdUnavailable):
         await bench.controller.delete("a")
     assert status(bench.controller.get("a")).phase is Phase.READY
-    assert len(bench.snapshots.documents) == 1
+    assert len(bench.bundles.documents) == 1
 
     await bench.controller.delete("a", force=True)
     assert bench.controller.list() == []
-    assert bench.snapshots.documents == {}
+    assert bench.bundles.documents == {}
 
 
 async def test_delete_of_a_failed_cache_asks_nobody(bench: Bench) -> None:
@@ -279,12 +279,12 @@ async def test_describe_says_who_shares(bench: Bench) -> None:
     ]
 
 
-async def test_describe_before_there_is_a_snapshot(bench: Bench) -> None:
+async def test_describe_before_there_is_a_bundle(bench: Bench) -> None:
     with pytest.raises(ImageNotFound):
         await bench.controller.create(manifest("a", "nginx:9"))
     bench.objects.put(manifest("raw"))
 
-    assert bench.controller.describe("a").snapshot is None
+    assert bench.controller.describe("a").bundle is None
     assert bench.controller.describe("raw").layers == ()
     with pytest.raises(InvalidInput, match="raw is new"):
         await bench.controller.attach("raw")

@@ -14,7 +14,7 @@ from imagecache.errors import NoSpace
 from imagecache.standalone.objects import ObjectFiles
 from imagecache.standalone.recorder import Recorder
 from imagecache.store.paths import StorePaths
-from imagecache.testing.clock import FakeClock
+from testkit.clock import FakeClock
 
 from .conftest import eventually, manifest
 

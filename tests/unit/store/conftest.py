@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from imagecache.store.store import Store
-from imagecache.testing.clock import FakeClock
+from testkit.clock import FakeClock
 
 
 @pytest.fixture

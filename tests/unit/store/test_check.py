@@ -10,7 +10,7 @@ from imagecache.store.check import Verify
 from imagecache.store.model import LayerName, Space
 from imagecache.store.paths import StorePaths
 from imagecache.store.store import Store
-from imagecache.testing.store import put_layer, put_snapshot
+from testkit.store import put_bundle, put_layer
 
 A = "imc-aaaaaaaaaaaaaaaaaaaa"
 BASE, APP = (DiffID(Digest.sha256(text)) for text in (b"base", b"app"))
@@ -35,7 +35,7 @@ def spoil(path: Path, content: bytes) -> None:
 
 @pytest.fixture
 def full(store: Store) -> Store:
-    put_snapshot(store, A, [BASE, APP], [b"base", b"app"])
+    put_bundle(store, A, [BASE, APP], [b"base", b"app"])
     return store
 
 
@@ -47,7 +47,7 @@ def test_a_sound_store_is_healthy(full: Store) -> None:
 
 
 def test_a_spoiled_blob_is_corrupt(full: Store) -> None:
-    path = full.paths.blob(full.snapshots.get(A).images[0].config.digest)
+    path = full.paths.blob(full.bundles.get(A).images[0].config.digest)
     spoil(path, b"spoiled")
 
     assert [finding.path for finding in full.check().corrupt] == [path]
@@ -60,7 +60,7 @@ def test_a_layer_of_another_size_is_corrupt_at_a_glance(full: Store) -> None:
     spoil(path, b"ap")
 
     (finding,) = full.check().corrupt
-    assert (finding.path, finding.problem) == (path, "has 2 bytes, the snapshot says 3")
+    assert (finding.path, finding.problem) == (path, "has 2 bytes, the bundle says 3")
 
 
 def test_a_layer_of_other_content_is_found_by_a_deep_check(full: Store) -> None:
@@ -72,7 +72,7 @@ def test_a_layer_of_other_content_is_found_by_a_deep_check(full: Store) -> None:
 
 
 @pytest.mark.parametrize(("content", "problem"), [(b"not a layer image", "no layer image"), (b"other", f"not {APP}")])
-def test_a_layer_that_no_snapshot_records_proves_itself(store: Store, content: bytes, problem: str) -> None:
+def test_a_layer_that_no_bundle_records_proves_itself(store: Store, content: bytes, problem: str) -> None:
     put_layer(store, name(APP), content)
 
     assert store.check(deep=True).healthy
@@ -89,8 +89,8 @@ def test_a_layer_keyed_by_chain_proves_nothing_by_its_name(store: Store) -> None
 
 def test_missing_files_are_reported_with_who_needs_them(full: Store) -> None:
     full.layers.path(name(APP)).unlink()
-    full.leases.hold("node", name(APP))
-    config = full.paths.blob(full.snapshots.get(A).images[0].config.digest)
+    full.leases.lease("node", name(APP))
+    config = full.paths.blob(full.bundles.get(A).images[0].config.digest)
     config.unlink()
 
     report = full.check()
@@ -98,15 +98,15 @@ def test_missing_files_are_reported_with_who_needs_them(full: Store) -> None:
     assert report.corrupt == []
     assert sorted((finding.path, finding.problem) for finding in report.missing) == sorted(
         [
-            (full.layers.path(name(APP)), f"missing, snapshot {A}"),
+            (full.layers.path(name(APP)), f"missing, bundle {A}"),
             (full.layers.path(name(APP)), "missing, held by node"),
-            (config, f"missing, snapshot {A}"),
+            (config, f"missing, bundle {A}"),
         ]
     )
 
 
-def test_a_snapshot_that_cannot_be_read_is_named(full: Store) -> None:
-    entry = full.snapshots.index().manifests[0]
+def test_a_bundle_that_cannot_be_read_is_named(full: Store) -> None:
+    entry = full.bundles.index().manifests[0]
     full.paths.blob(entry.digest).unlink()
 
     (finding,) = full.check().missing
@@ -154,7 +154,7 @@ def vanishing(store: Store) -> Verify:
     """A verifier that is beaten by a deletion and a collection."""
 
     def verify(path: Path) -> DiffID:
-        store.snapshots.delete(A)
+        store.bundles.delete(A)
         store.collect()
         return proves(path)
 
@@ -169,11 +169,11 @@ def test_what_vanishes_under_the_check_is_no_error(full: Store) -> None:
     assert list(full.paths.quarantine.iterdir()) == []
 
 
-def test_a_snapshot_deleted_under_the_check_misses_nothing(full: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bundle_deleted_under_the_check_misses_nothing(full: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     listing = StorePaths.layer_files
 
     def delete_first(paths: StorePaths) -> object:
-        full.snapshots.delete(A)
+        full.bundles.delete(A)
         monkeypatch.undo()
         full.collect()
         return listing(paths)

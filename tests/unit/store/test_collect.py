@@ -9,8 +9,8 @@ from imagecache.digest import DiffID, Digest
 from imagecache.errors import BlobNotFound, StoreCorrupt
 from imagecache.store.model import LayerName, Space
 from imagecache.store.store import Store
-from imagecache.testing.clock import FakeClock
-from imagecache.testing.store import put_layer, put_snapshot
+from testkit.clock import FakeClock
+from testkit.store import put_bundle, put_layer
 
 A, B = "imc-aaaaaaaaaaaaaaaaaaaa", "imc-bbbbbbbbbbbbbbbbbbbb"
 BASE, APP = (DiffID(Digest.sha256(text)) for text in (b"base", b"app"))
@@ -37,48 +37,48 @@ def test_an_empty_store_has_nothing_to_collect(store: Store) -> None:
     assert (collected.temporaries, collected.freed, collected.kept) == (0, 0, {})
 
 
-def test_a_snapshot_keeps_everything_that_it_names(store: Store) -> None:
-    document = put_snapshot(store, A, [BASE, APP], [b"base", b"app"])
+def test_a_bundle_keeps_everything_that_it_names(store: Store) -> None:
+    document = put_bundle(store, A, [BASE, APP], [b"base", b"app"])
     before = store.usage()
 
     collected = store.collect()
 
     assert (collected.layers, collected.blobs) == ((), ())
-    assert collected.kept == {name(BASE): (f"snapshot {A}",), name(APP): (f"snapshot {A}",)}
+    assert collected.kept == {name(BASE): (f"bundle {A}",), name(APP): (f"bundle {A}",)}
     assert store.usage() == before
-    assert store.snapshots.get(A) == document
+    assert store.bundles.get(A) == document
 
 
-def test_a_deleted_snapshot_goes_with_all_that_was_its_own(store: Store) -> None:
-    put_snapshot(store, A, [BASE], [b"base"])
-    kept = put_snapshot(store, B, [BASE, APP], [b"base", b"app"])
-    put_snapshot(store, A + "2", [BASE], [b"base"])
-    store.snapshots.delete(B)
+def test_a_deleted_bundle_goes_with_all_that_was_its_own(store: Store) -> None:
+    put_bundle(store, A, [BASE], [b"base"])
+    kept = put_bundle(store, B, [BASE, APP], [b"base", b"app"])
+    put_bundle(store, A + "2", [BASE], [b"base"])
+    store.bundles.delete(B)
     before = store.usage()
 
     collected = store.collect()
 
     assert collected.layers == (name(APP),)
     assert kept.document_digests() <= set(collected.blobs)
-    assert len(collected.blobs) == 4  # the artifact manifest, the snapshot document, the image's manifest and config
+    assert len(collected.blobs) == 4  # the artifact manifest, the bundle document, the image's manifest and config
     assert collected.freed == before.total - store.usage().total
-    assert collected.kept == {name(BASE): (f"snapshot {A}", f"snapshot {A}2")}
+    assert collected.kept == {name(BASE): (f"bundle {A}", f"bundle {A}2")}
     assert list(store.paths.trash.iterdir()) == []
     assert store.check(deep=True).healthy
 
 
-def test_the_last_snapshot_leaves_an_empty_store(store: Store) -> None:
-    put_snapshot(store, A, [BASE], [b"base"])
-    store.snapshots.delete(A)
+def test_the_last_bundle_leaves_an_empty_store(store: Store) -> None:
+    put_bundle(store, A, [BASE], [b"base"])
+    store.bundles.delete(A)
     store.collect()
 
     assert store.usage().total == 0
 
 
 def test_a_node_keeps_its_layers_until_it_lets_go(store: Store) -> None:
-    put_snapshot(store, A, [BASE, APP], [b"base", b"app"])
-    store.leases.hold("node", name(BASE))
-    store.snapshots.delete(A)
+    put_bundle(store, A, [BASE, APP], [b"base", b"app"])
+    store.leases.lease("node", name(BASE))
+    store.bundles.delete(A)
 
     first = store.collect()
     store.leases.release("node", name(BASE))
@@ -105,8 +105,8 @@ def test_a_build_keeps_what_it_leased_before_and_after_it_is_there(store: Store)
 
 
 def test_a_dry_run_says_the_same_and_does_nothing(store: Store, clock: FakeClock) -> None:
-    put_snapshot(store, A, [BASE], [b"base"])
-    store.snapshots.delete(A)
+    put_bundle(store, A, [BASE], [b"base"])
+    store.bundles.delete(A)
     partial(store, clock, b"part", days_old=8)
     (store.paths.staging / "dead.tmp").touch()
     before = store.usage()
@@ -137,8 +137,8 @@ def test_a_download_in_use_stays(store: Store, clock: FakeClock) -> None:
     assert store.collect().downloads == (digest,)
 
 
-def test_a_download_whose_layer_is_in_a_snapshot_goes(store: Store, clock: FakeClock) -> None:
-    document = put_snapshot(store, A, [BASE], [b"base"])
+def test_a_download_whose_layer_is_in_a_bundle_goes(store: Store, clock: FakeClock) -> None:
+    document = put_bundle(store, A, [BASE], [b"base"])
     digest = partial(store, clock, b"compressed base", days_old=0)
 
     assert document.images[0].layers[0].blob.digest == digest
@@ -179,21 +179,21 @@ def test_foreign_files_and_the_quarantine_are_left_alone(store: Store) -> None:
     assert all(path.exists() for path in foreign)
 
 
-def test_nothing_goes_when_a_snapshot_cannot_be_read(store: Store) -> None:
-    put_snapshot(store, A, [BASE], [b"base"])
+def test_nothing_goes_when_a_bundle_cannot_be_read(store: Store) -> None:
+    put_bundle(store, A, [BASE], [b"base"])
     put_layer(store, name(APP), b"garbage")
-    store.paths.blob(store.snapshots.index().manifests[0].digest).unlink()
+    store.paths.blob(store.bundles.index().manifests[0].digest).unlink()
 
     with pytest.raises(BlobNotFound):
         store.collect()
     assert store.layers.has(name(APP))
 
-    store.snapshots.delete(A)
+    store.bundles.delete(A)
     assert set(store.collect().layers) == {name(BASE), name(APP)}
 
 
 def test_nothing_goes_when_the_index_is_lost(store: Store) -> None:
-    put_snapshot(store, A, [BASE], [b"base"])
+    put_bundle(store, A, [BASE], [b"base"])
     store.paths.index.unlink()
 
     with pytest.raises(StoreCorrupt):

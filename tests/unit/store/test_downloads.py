@@ -8,7 +8,7 @@ from imagecache.digest import Digest
 from imagecache.errors import StoreBusy
 from imagecache.store.model import LayerName, Space
 from imagecache.store.store import Store
-from imagecache.testing.store import put_layer
+from testkit.store import put_layer
 
 DIGEST = Digest.sha256(b"0123456789")
 

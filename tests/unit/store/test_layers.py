@@ -10,7 +10,7 @@ from imagecache.digest import Digest
 from imagecache.errors import BlobNotFound, StoreError
 from imagecache.store.model import LayerName, Space
 from imagecache.store.store import Store
-from imagecache.testing.store import put_layer
+from testkit.store import put_layer
 
 NAME = LayerName(space=Space.LAYERS, digest=Digest.sha256(b"layer"))
 OTHER = LayerName(space=Space.CHAINS, digest=Digest.sha256(b"layer"))
@@ -67,7 +67,7 @@ def test_one_maker_at_a_time(store: Store) -> None:
 
 def looked_at(store: Store, name: LayerName = NAME) -> bytes | None:
     """What there is of a layer image that somebody makes."""
-    fd = store.layers.open_growing(name)
+    fd = store.layers.open_partial(name)
     if fd is None:
         return None
     with open(fd, "rb") as file:  # noqa: PTH123 - a descriptor
@@ -96,7 +96,7 @@ def test_an_announced_layer_is_looked_at_while_it_grows(store: Store) -> None:
 def test_nobody_can_write_to_what_he_looks_at(store: Store) -> None:
     with store.layers.lock(NAME) as lock, store.layers.stage() as staged:
         store.layers.announce(lock, staged)
-        fd = store.layers.open_growing(NAME)
+        fd = store.layers.open_partial(NAME)
         assert fd is not None
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.write(fd, b"x")
@@ -107,7 +107,7 @@ def test_a_committed_layer_grows_no_more(store: Store) -> None:
     with store.layers.lock(NAME) as lock, store.layers.stage() as staged:
         store.layers.announce(lock, staged)
         os.write(staged.fd, b"image")
-        fd = store.layers.open_growing(NAME)
+        fd = store.layers.open_partial(NAME)
         assert fd is not None
         staged.commit(NAME)
 
@@ -172,4 +172,4 @@ def test_a_symlink_in_the_place_of_a_staged_file_is_not_followed(store: Store, t
     store.paths.layer_lock(NAME).write_text(link.name)
 
     with pytest.raises(StoreError):
-        store.layers.open_growing(NAME)
+        store.layers.open_partial(NAME)

@@ -15,12 +15,12 @@ from imagecache.errors import StoreDenied
 from imagecache.store.locks import locked
 from imagecache.store.owner import make_directory
 from imagecache.store.store import Store
-from imagecache.testing.store import put_snapshot
+from testkit.store import put_bundle
 
 USER = 65532
 CONTENT = b"layer"
 DIFF_ID = DiffID(Digest.sha256(CONTENT))
-SNAPSHOT = "imc-" + "0" * 20
+BUNDLE = "imc-" + "0" * 20
 
 
 @pytest.fixture
@@ -52,13 +52,13 @@ def test_each_removes_what_the_other_has_made(root: Path, *, agent_first: bool) 
     agent = Store.open(root) if agent_first else None
     with controller():
         store = Store.open(root)
-        document = put_snapshot(store, SNAPSHOT, [DIFF_ID], [CONTENT])
+        document = put_bundle(store, BUNDLE, [DIFF_ID], [CONTENT])
     agent = agent or Store.open(root)
     (name,) = document.layer_names()
-    agent.leases.hold("node-1-proxy", name)
+    agent.leases.lease("node-1-proxy", name)
 
     with controller():
-        store.snapshots.delete(SNAPSHOT)
+        store.bundles.delete(BUNDLE)
         assert store.collect().kept == {name: ("held by node-1-proxy",)}
     agent.leases.release("node-1-proxy", name)
     with controller():
@@ -68,11 +68,11 @@ def test_each_removes_what_the_other_has_made(root: Path, *, agent_first: bool) 
 
 def test_what_root_writes_is_the_owners(root: Path) -> None:
     agent = Store.open(root)
-    put_snapshot(agent, SNAPSHOT, [DIFF_ID], [CONTENT])
+    put_bundle(agent, BUNDLE, [DIFF_ID], [CONTENT])
     agent.check()
 
     with controller():
-        Store.open(root).snapshots.delete(SNAPSHOT)
+        Store.open(root).bundles.delete(BUNDLE)
     assert owners(root) == {USER}
 
 
@@ -110,8 +110,8 @@ def test_a_link_will_do(root: Path) -> None:
 def test_leases_that_cannot_be_read_keep_everything(root: Path) -> None:
     with controller():
         store = Store.open(root)
-        put_snapshot(store, SNAPSHOT, [DIFF_ID], [CONTENT])
-        store.snapshots.delete(SNAPSHOT)
+        put_bundle(store, BUNDLE, [DIFF_ID], [CONTENT])
+        store.bundles.delete(BUNDLE)
     (root / "leases/nodes/other").mkdir(0o700)
 
     with controller():

@@ -27,7 +27,7 @@ def test_blobs_lie_where_an_oci_layout_has_them() -> None:
 
 
 def test_lease_files_name_their_layer() -> None:
-    assert unflat(PATHS.hold("node", NAME).name) == NAME
+    assert unflat(PATHS.node_lease("node", NAME).name) == NAME
 
 
 @pytest.mark.parametrize("text", ["", "x", f"layers-sha256-{'a' * 63}", f"other-sha256-{'a' * 64}", ".tmp"])
@@ -37,10 +37,10 @@ def test_foreign_lease_files_stand_for_nothing(text: str) -> None:
 
 @pytest.mark.parametrize("holder", ["node", "a/b", "..", ".", "snapshotter/k8s.io", "ü %2F", "-"])
 def test_any_text_is_a_holder_and_stays_below_the_leases(store: Store, holder: str) -> None:
-    store.leases.hold(holder, NAME)
+    store.leases.lease(holder, NAME)
 
     assert store.paths.holder(holder).parent == store.paths.node_leases
-    assert list(store.paths.holds()) == [(holder, NAME)]
+    assert list(store.paths.node_lease_files()) == [(holder, NAME)]
 
 
 @pytest.mark.parametrize("holder", ["", "x" * 256])

@@ -7,10 +7,10 @@ from msgspec import structs
 
 from imagecache.digest import ChainID, DiffID, Digest
 from imagecache.oci.descriptor import Descriptor
+from imagecache.store.bundles import Bundles, Stored
 from imagecache.store.model import LayerName, Space
-from imagecache.store.snapshots import Snapshots, Stored
 from imagecache.store.store import Store
-from imagecache.testing.store import put_layer, put_snapshot
+from testkit.store import put_bundle, put_layer
 
 A, B = "imc-aaaaaaaaaaaaaaaaaaaa", "imc-bbbbbbbbbbbbbbbbbbbb"
 BASE, APP = (DiffID(Digest.sha256(text)) for text in (b"base", b"app"))
@@ -20,41 +20,41 @@ BASE, APP = (DiffID(Digest.sha256(text)) for text in (b"base", b"app"))
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Cache ids of the documents that were read."""
     read: list[str] = []
-    load = Snapshots._load
+    load = Bundles._load
 
-    def counted(self: Snapshots, entry: Descriptor) -> Stored:
+    def counted(self: Bundles, entry: Descriptor) -> Stored:
         stored = load(self, entry)
         read.append(stored.document.id)
         return stored
 
-    monkeypatch.setattr(Snapshots, "_load", counted)
+    monkeypatch.setattr(Bundles, "_load", counted)
     return read
 
 
 def test_documents_are_read_once(store: Store, loads: list[str]) -> None:
-    put_snapshot(store, A, [BASE], [b"base"])
+    put_bundle(store, A, [BASE], [b"base"])
     for _ in range(3):
         assert store.provider.lookup(ChainID(BASE)) is not None
-    put_snapshot(store, B, [APP], [b"app"])
+    put_bundle(store, B, [APP], [b"app"])
     for _ in range(3):
         assert store.provider.lookup(ChainID(APP)) is not None
-    store.snapshots.delete(A)
+    store.bundles.delete(A)
     assert store.provider.lookup(ChainID(BASE)) is None
 
     assert loads == [A, B]
 
 
-def test_a_damaged_snapshot_does_not_hide_the_others(store: Store) -> None:
-    put_snapshot(store, A, [BASE], [b"base"])
-    store.paths.blob(store.snapshots.index().manifests[0].digest).unlink()
-    put_snapshot(store, B, [APP], [b"app"])
+def test_a_damaged_bundle_does_not_hide_the_others(store: Store) -> None:
+    put_bundle(store, A, [BASE], [b"base"])
+    store.paths.blob(store.bundles.index().manifests[0].digest).unlink()
+    put_bundle(store, B, [APP], [b"app"])
 
     assert store.provider.lookup(ChainID(APP)) is not None
     assert store.provider.lookup(ChainID(BASE)) is None
 
 
 def test_a_damaged_index_serves_what_was_known(store: Store) -> None:
-    put_snapshot(store, A, [BASE], [b"base"])
+    put_bundle(store, A, [BASE], [b"base"])
     assert store.provider.lookup(ChainID(BASE)) is not None
 
     store.paths.index.write_bytes(b"{")
@@ -65,13 +65,13 @@ def test_a_damaged_index_serves_what_was_known(store: Store) -> None:
 
 
 def test_another_file_for_the_same_place_serves_when_the_first_is_lost(store: Store) -> None:
-    """One snapshot has a layer by diffID, another has the same place by chainID."""
-    document = put_snapshot(store, A, [BASE], [b"base"])
+    """One bundle has a layer by diffID, another has the same place by chainID."""
+    document = put_bundle(store, A, [BASE], [b"base"])
     image, layer = document.images[0], document.images[0].layers[0]
     chain = LayerName(space=Space.CHAINS, digest=BASE)
     second = structs.replace(image, layers=(structs.replace(layer, name=chain),))
     put_layer(store, chain, b"base")
-    store.snapshots.put(structs.replace(document, id=B, images=(second,)))
+    store.bundles.put(structs.replace(document, id=B, images=(second,)))
 
     served = [store.provider.lookup(ChainID(BASE))]
     store.layers.path(layer.name).unlink()

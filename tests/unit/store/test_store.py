@@ -11,7 +11,7 @@ from imagecache.digest import DiffID, Digest
 from imagecache.errors import StoreDenied, StoreError
 from imagecache.store.filesystem import filesystem_type
 from imagecache.store.store import Store
-from imagecache.testing.store import put_snapshot
+from testkit.store import put_bundle
 
 
 def test_a_new_store_is_private_and_an_oci_layout(tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ def test_a_new_store_is_private_and_an_oci_layout(tmp_path: Path) -> None:
 
 
 def test_opening_again_changes_nothing(store: Store) -> None:
-    put_snapshot(store, "imc-aaaaaaaaaaaaaaaaaaaa", [], [])
+    put_bundle(store, "imc-aaaaaaaaaaaaaaaaaaaa", [], [])
     before = sorted((path, path.stat().st_mtime_ns) for path in store.root.rglob("*") if path.is_file())
 
     Store.open(store.root)
@@ -48,7 +48,7 @@ def test_a_root_that_may_not_be_made_says_so(tmp_path: Path) -> None:
 
 
 def test_usage_is_by_kind(store: Store) -> None:
-    put_snapshot(store, "imc-aaaaaaaaaaaaaaaaaaaa", [DiffID(Digest.sha256(b"base"))], [b"x" * 100_000])
+    put_bundle(store, "imc-aaaaaaaaaaaaaaaaaaaa", [DiffID(Digest.sha256(b"base"))], [b"x" * 100_000])
     with store.downloads.open(Digest.sha256(b"y"), 50_000) as download:
         download.write(b"y" * 50_000)
     usage = store.usage()

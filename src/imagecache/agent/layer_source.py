@@ -1,0 +1,231 @@
+"""Where a node's bundles are: fetched into a store of its own, or in a store that it shares with the controller.
+
+``FetchedLayerSource`` owns its store: whatever no cache and no container needs goes. ``SharedLayerSource`` looks into a
+volume that others write (``dir``): it deletes and collects nothing there. They must not decide which bundles should be
+here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from imagecache.agent.dependencies import Cache, Inventory
+from imagecache.errors import AlreadyExists, BlobNotFound, ContentError, NotFound, StoreCorrupt
+from imagecache.fetch.allowance import Allowance
+from imagecache.fetch.bundle import BundleFetcher, Described
+from imagecache.served.remote_store import RemoteStore
+from imagecache.store.model import Bundle, LayerName
+from imagecache.store.store import Store
+from imagecache.telemetry.log import get_logger
+
+_log = get_logger(__name__)
+
+
+class Documents:
+    """Bundle documents of a store, read once for each version of its index. Calls block."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._version: tuple[int, int] | None = None
+        self._ids: tuple[str, ...] = ()
+        self._read: dict[str, Bundle] = {}
+        self._damaged: set[str] = set()
+
+    def ids(self) -> tuple[str, ...]:
+        """Raises StoreError."""
+        try:
+            found = self._store.paths.index.stat()
+            version = (found.st_mtime_ns, found.st_ino)
+        except OSError:
+            version = None  # reading it says what is wrong
+        if version is None or version != self._version:
+            self._ids = tuple(self._store.bundles.ids())
+            self._read.clear()
+            self._version = version
+        return self._ids
+
+    def get(self, bundle_id: str) -> Bundle | None:
+        """One of ``ids``; None when it is damaged. Raises StoreError."""
+        if bundle_id not in self._read:
+            try:
+                self._read[bundle_id] = self._store.bundles.get(bundle_id)
+            except NotFound:
+                return None
+            except (BlobNotFound, StoreCorrupt) as error:
+                if bundle_id not in self._damaged:
+                    _log.warning("bundle is damaged", bundle=bundle_id, problem=str(error))
+                self._damaged.add(bundle_id)
+                return None
+        self._damaged.discard(bundle_id)
+        return self._read[bundle_id]
+
+
+@dataclass
+class FetchedLayerSource:
+    """``agent.dependencies.LayerSource``."""
+
+    store: Store
+    fetcher: BundleFetcher
+    foreign: Callable[[], frozenset[str]] = frozenset
+    """Ids of bundles that belong to somebody else on this host: they are not ours to see."""
+    bounded: bool = True
+    _described: dict[str, Described] = field(default_factory=dict)
+    _documents: Documents = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._documents = Documents(self.store)
+
+    async def inventory(self, wanted: Iterable[str]) -> Inventory:
+        ids = frozenset(wanted)
+        self._described = {name: each for name, each in self._described.items() if name in ids}
+        coming = {name: each.document for name, each in self._described.items()}
+        growing, followed = self.fetcher.builds.coming, self.fetcher.builds.followed
+        found = await asyncio.to_thread(self._inventory, ids, coming)
+        ahead = {**growing, **{name: size for name, size in found.present.items() if name in followed}}
+        return replace(found, partial={**growing, **found.partial}, ahead=ahead, held=found.held | followed)
+
+    def _inventory(self, wanted: frozenset[str], coming: Mapping[str, Bundle]) -> Inventory:
+        foreign = self.foreign()
+        here: dict[str, Bundle] = {}
+        held = set(self.store.leases.held())
+        for name in self._documents.ids():
+            document = self._documents.get(name)
+            if name in foreign:
+                held |= document.layer_names() if document else set()
+            elif document is not None:
+                here[name] = document
+            elif name not in wanted:
+                self._delete(name)  # as long as it is there nothing can be collected
+        present = self._layers()
+        whole = frozenset(name for name, document in here.items() if self._is_whole(document, present))
+        partial: dict[LayerName, int] = {}
+        for document in coming.values():
+            partial |= self._parts(document, present)
+        return Inventory({**coming, **here}, whole, present, partial, held=frozenset(held))
+
+    def _layers(self) -> dict[LayerName, int]:
+        found = {}
+        for path, name in self.store.paths.layer_files():
+            with contextlib.suppress(FileNotFoundError):
+                if name is not None:
+                    found[name] = path.stat().st_size
+        return found
+
+    def _parts(self, document: Bundle, present: Mapping[LayerName, int]) -> dict[LayerName, int]:
+        """Bytes of its layer images that have come already."""
+        found = {}
+        for layer in (layer for image in document.images for layer in image.layers if layer.name not in present):
+            with contextlib.suppress(FileNotFoundError):
+                found[layer.name] = self.store.paths.download(layer.sha256).stat().st_size
+        return found
+
+    def _is_whole(self, document: Bundle, present: Mapping[LayerName, int]) -> bool:
+        layers = all(present.get(layer.name) == layer.size for image in document.images for layer in image.layers)
+        return layers and all(self.store.blobs.has(digest) for digest in document.document_digests())
+
+    async def describe(self, cache: Cache) -> None:
+        self._described[cache.id] = await self.fetcher.describe(cache.id, cache.digests)
+
+    async def fetch(self, cache: Cache, progress: Callable[[int], None]) -> None:
+        if cache.id not in self._described:
+            await self.describe(cache)
+        described = self._described[cache.id]
+        try:
+            try:
+                await self.fetcher.fetch(described, progress)
+            except AlreadyExists:  # what is here was built earlier under the same id
+                await self.forget(cache.id)
+                await self.fetcher.fetch(described, progress)
+        except (ContentError, StoreCorrupt, BlobNotFound):
+            self._described.pop(cache.id, None)  # it may have been built anew meanwhile
+            raise
+
+    async def follow(self, bundle_id: str, allowance: Allowance) -> None:
+        await self.fetcher.builds.follow(bundle_id, allowance)
+
+    async def forget(self, bundle_id: str) -> None:
+        await asyncio.to_thread(self._delete, bundle_id)
+
+    def _delete(self, bundle_id: str) -> None:
+        if bundle_id not in self.foreign():
+            with contextlib.suppress(NotFound):
+                self.store.bundles.delete(bundle_id)
+
+    async def collect(self) -> None:
+        collected = await asyncio.to_thread(self.store.collect)
+        if collected.layers:
+            _log.info("layer images removed", count=len(collected.layers), bytes=collected.freed)
+
+
+@dataclass
+class SharedLayerSource:
+    """``agent.dependencies.LayerSource``: every bundle is here as soon as the controller has built it."""
+
+    store: Store
+    bounded: bool = False
+    _documents: Documents = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._documents = Documents(self.store)
+
+    async def inventory(self, wanted: Iterable[str]) -> Inventory:
+        return await asyncio.to_thread(self._inventory, frozenset(wanted))
+
+    def _inventory(self, wanted: frozenset[str]) -> Inventory:
+        found = (self._documents.get(name) for name in self._documents.ids() if name in wanted)
+        documents = {document.id: document for document in found if document is not None}
+        has = self.store.layers.has
+        whole = (name for name, each in documents.items() if all(has(layer) for layer in each.layer_names()))
+        return Inventory(documents, frozenset(whole))
+
+    async def describe(self, cache: Cache) -> None:
+        await asyncio.to_thread(self.store.bundles.get, cache.id)
+
+    async def fetch(self, cache: Cache, progress: Callable[[int], None]) -> None:
+        del progress
+        document = await asyncio.to_thread(self.store.bundles.get, cache.id)
+        lost = sorted(str(name) for name in document.layer_names() if not self.store.layers.has(name))
+        if lost:
+            raise BlobNotFound(f"the shared store lacks {lost[0]}", hint="run: imagecache check")
+
+    async def follow(self, bundle_id: str, allowance: Allowance) -> None:
+        """It is made in this very place."""
+
+    async def forget(self, bundle_id: str) -> None:
+        """Deleting is the controller's."""
+
+    async def collect(self) -> None:
+        """Collecting is the controller's."""
+
+
+@dataclass
+class DescribedLayerSource:
+    """``agent.dependencies.LayerSource`` for runtimes that pull by themselves: knowing what a bundle has is enough."""
+
+    remote: RemoteStore
+    bounded: bool = False
+    _documents: dict[str, Bundle] = field(default_factory=dict)
+
+    async def inventory(self, wanted: Iterable[str]) -> Inventory:
+        ids = frozenset(wanted)
+        self._documents = {name: each for name, each in self._documents.items() if name in ids}
+        return Inventory(dict(self._documents), frozenset(self._documents))
+
+    async def describe(self, cache: Cache) -> None:
+        self._documents[cache.id] = await self.remote.bundle(cache.id)
+
+    async def fetch(self, cache: Cache, progress: Callable[[int], None]) -> None:
+        del progress
+        await self.describe(cache)
+
+    async def follow(self, bundle_id: str, allowance: Allowance) -> None:
+        """Layers are the runtime's to pull."""
+
+    async def forget(self, bundle_id: str) -> None:
+        self._documents.pop(bundle_id, None)
+
+    async def collect(self) -> None:
+        """There is nothing."""

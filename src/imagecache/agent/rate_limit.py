@@ -1,0 +1,33 @@
+"""When a node may report again: now and then, and at once when a cache has come to an end.
+
+Thousands of nodes write to one API server, so progress waits its turn; that images are usable is what somebody waits
+for. On average there are not more reports than two for each pause, whatever happens. It must not know what is reported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from contextlib import suppress
+
+
+class RateLimit:
+    """For one event loop."""
+
+    def __init__(self, pause: float) -> None:
+        """``pause``: seconds between two reports of what may wait."""
+        self._pause = pause
+        self._reports = deque([float("-inf")] * 2, maxlen=2)
+        """Times of the last two, older first."""
+
+    def reported(self) -> None:
+        self._reports.append(asyncio.get_running_loop().time())
+
+    async def rest(self, settled: asyncio.Event) -> None:
+        """Until the next report: the pause, or less when ``settled`` and the last but one was long enough ago."""
+        now = asyncio.get_running_loop().time()
+        least = min(self._pause, max(0.0, self._reports[0] + self._pause - now))
+        await asyncio.sleep(least)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._pause - least):
+                await settled.wait()

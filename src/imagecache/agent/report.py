@@ -1,0 +1,162 @@
+"""What a node says about itself: the status of its NodeImageCache, from what the loop sees. Pure."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+
+from imagecache.agent.backoff import Failure
+from imagecache.agent.budget import Disk, Policy, Refused
+from imagecache.agent.dependencies import Cache, Inventory
+from imagecache.agent.plan import Work
+from imagecache.api import columns, times
+from imagecache.api.nodes import CacheState, NodeCache, NodeStatus
+from imagecache.api.phases import set_condition
+from imagecache.api.types import Condition
+from imagecache.errors import ContainerdUnavailable, ImageCacheError, StoreRefused, StoreUnreachable
+from imagecache.store.model import Bundle, LayerName
+
+NO_SPACE = "InsufficientSpace"
+RECORDS_REMOVED = "RecordsRemoved"
+_REMOVED_TEXT = "the runtime's records were deleted again and again (kubelet's image collection); they come back later"
+_STORE = frozenset({StoreUnreachable.__name__, StoreRefused.__name__})
+_RUNTIME = frozenset({ContainerdUnavailable.__name__})
+_MOVED = 0.01
+"""Share of the capacity by which free and used bytes must differ to be worth a report of their own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    mode: str
+    wanted: Mapping[str, Cache] = field(default_factory=dict)
+    """By bundle id."""
+    inventory: Inventory = field(default_factory=Inventory)
+    attached: Mapping[str, str] = field(default_factory=dict)
+    """Ids with the note of their attach."""
+    busy: Mapping[str, Work] = field(default_factory=dict)
+    progress: Mapping[str, int] = field(default_factory=dict)
+    """Bytes that are here of what is being fetched."""
+    failures: Mapping[str, Failure] = field(default_factory=dict)
+    removed: Collection[str] = ()
+    """Ids whose records stay away for now."""
+    refused: Mapping[str, Refused] = field(default_factory=dict)
+    disk: Disk | None = None
+    policy: Policy = field(default_factory=Policy)
+    problem: ImageCacheError | None = None
+    """Why no plan could be made, or what the plans lack."""
+
+
+def status(facts: Facts, before: NodeStatus, now: dt.datetime) -> NodeStatus:
+    """The status now. ``before`` is the last one, for the times of conditions that stay."""
+    entries = (_entry(facts, name, cache) for name, cache in facts.wanted.items())
+    disk = facts.disk or Disk(0, 0)
+    return NodeStatus(
+        mode=facts.mode,
+        capacity_bytes=usable(disk, facts.policy),
+        used_bytes=sum(facts.inventory.present.values()) + sum(facts.inventory.partial.values()),
+        free_bytes=disk.free,
+        caches=tuple(sorted(entries, key=lambda entry: entry.name)),
+        conditions=_conditions(facts, before.conditions, now),
+    )
+
+
+def usable(disk: Disk, policy: Policy) -> int:
+    """Bytes that caches could have if nothing else were on the disk."""
+    return int(disk.capacity * (1 - policy.reserve - policy.headroom))
+
+
+def differs(new: NodeStatus, old: NodeStatus) -> bool:
+    """Whether it is worth a report: small movements of other people's bytes are not."""
+    small = max(new.capacity_bytes * _MOVED, 1)
+    moved = max(abs(new.free_bytes - old.free_bytes), abs(new.used_bytes - old.used_bytes)) >= small
+    return moved or _without_bytes(new) != _without_bytes(old)
+
+
+def _without_bytes(status: NodeStatus) -> NodeStatus:
+    return msgspec.structs.replace(status, free_bytes=0, used_bytes=0)
+
+
+def _entry(facts: Facts, name: str, cache: Cache) -> NodeCache:
+    document = facts.inventory.documents.get(name)
+    total, done = _bytes(facts, name, document) if document else (0, 0)
+    state, reason, message = _state(facts, name)
+    return NodeCache(
+        name=cache.name, id=name, state=state, bytes_total=total, bytes_done=done, reason=reason, message=message
+    )
+
+
+def _bytes(facts: Facts, name: str, document: Bundle) -> tuple[int, int]:
+    layers: dict[LayerName, int] = {layer.name: layer.size for image in document.images for layer in image.layers}
+    total = sum(layers.values())
+    if name in facts.inventory.whole:
+        return total, total
+    if name in facts.progress:
+        return total, facts.progress[name]
+    here = {**facts.inventory.partial, **facts.inventory.present}
+    return total, sum(min(size, here.get(layer, 0)) for layer, size in layers.items())
+
+
+def _state(facts: Facts, name: str) -> tuple[CacheState, str, str]:
+    """State, reason and message."""
+    failure, refused = facts.failures.get(name), facts.refused.get(name)
+    if name in facts.attached and name in facts.inventory.whole:
+        return CacheState.READY, "", facts.attached[name]
+    if failure is not None and facts.progress.get(name, 0) <= failure.done:
+        state = CacheState.PENDING if failure.temporary else CacheState.FAILED
+        return state, failure.reason, f"{failure.message}; {failure.hint}" if failure.hint else failure.message
+    if name in facts.removed:
+        return CacheState.PENDING, RECORDS_REMOVED, _REMOVED_TEXT
+    if facts.busy.get(name) in {Work.FETCH, Work.ATTACH}:
+        return CacheState.FETCHING, "", ""
+    if refused is not None:
+        return _refused(facts, refused)
+    return CacheState.PENDING, "", ""
+
+
+def _refused(facts: Facts, refused: Refused) -> tuple[CacheState, str, str]:
+    room = usable(facts.disk, facts.policy) if facts.disk else 0
+    words = f"{columns.size(refused.needed)} to fetch, {columns.size(refused.available)} can be had"
+    if refused.needed > room:
+        return CacheState.FAILED, NO_SPACE, f"{words}; it never fits: this node has {columns.size(room)} for caches"
+    share = round(100 * (facts.policy.reserve + facts.policy.headroom))
+    return CacheState.PENDING, NO_SPACE, f"{words}, since {share} % of the disk stay free; it waits for space"
+
+
+def _conditions(facts: Facts, before: tuple[Condition, ...], now: dt.datetime) -> tuple[Condition, ...]:
+    problem = facts.problem
+    store = next((each for each in facts.failures.values() if each.reason in _STORE), None)
+    runtime = next((each for each in facts.failures.values() if each.reason in _RUNTIME), None)
+    broken = problem is not None and problem.reason in _RUNTIME
+    refused = ", ".join(sorted(facts.wanted[name].name for name in facts.refused if name in facts.wanted))
+    removed = ", ".join(sorted(facts.wanted[name].name for name in facts.removed if name in facts.wanted))
+    outcomes = {
+        "Ready": ("False", problem.reason, str(problem)) if problem else ("True", "Working", ""),
+        "StoreReachable": ("False", store.reason, store.message) if store else ("True", "AsExpected", ""),
+        "RuntimeReachable": ("True", "AsExpected", ""),
+        NO_SPACE: ("True", "DiskBudget", f"no space for {refused}") if refused else ("False", "AsExpected", ""),
+        RECORDS_REMOVED: ("True", "ImageCollection", f"{removed}: {_REMOVED_TEXT}")
+        if removed
+        else ("False", "AsExpected", ""),
+    }
+    if runtime is not None:
+        outcomes["RuntimeReachable"] = ("False", runtime.reason, runtime.message)
+    elif broken and problem is not None:
+        outcomes["RuntimeReachable"] = ("False", problem.reason, str(problem))
+    conditions = before
+    for kind, (value, reason, message) in outcomes.items():
+        conditions = set_condition(conditions, _condition(kind, value, reason, message, now))
+    return conditions
+
+
+def _condition(kind: str, value: str, reason: str, message: str, now: dt.datetime) -> Condition:
+    return Condition(
+        type=kind,
+        status=value,
+        reason=reason,
+        message=message,
+        last_transition_time=times.render(now),
+        observed_generation=0,
+    )

@@ -1,0 +1,107 @@
+"""The ports of ``cluster`` that are this machine: containerd's records, its containers, and the store's disk."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagecache.agent.budget import Disk
+from imagecache.agent.dependencies import Attached
+from imagecache.containerd.api import AttachResult, Containerd
+from imagecache.containerd.attach import NodeAttacher
+from imagecache.containerd.in_use import chains_in_use
+from imagecache.containerd.prepull import Prepuller
+from imagecache.oserrors import converting
+from imagecache.store.model import Bundle, LayerName
+
+_AT_ONCE = 16
+
+
+async def _nothing() -> None:
+    pass
+
+
+@dataclass
+class ContainerdRecords:
+    """``agent.dependencies.Attacher`` for proxy and native mode."""
+
+    containerd: Containerd
+    attacher: NodeAttacher
+    namespace: str
+    changed: Callable[[], Awaitable[None]] = _nothing
+    """Called after every change of records, before anybody here collects: other layers may have to be held now."""
+    mode: str = ""
+
+    async def attach(self, bundle: Bundle) -> Attached:
+        self.mode = (await self.attacher.choice()).mode.value
+        result = await self.attacher.attach(bundle)
+        await self.changed()
+        return Attached(result.images, _note(result))
+
+    async def detach(self, bundle: Bundle, keep: Sequence[Bundle]) -> None:
+        await self.attacher.detach(bundle, keep)
+        await self.changed()
+
+    async def missing(self, names: Iterable[str]) -> frozenset[str]:
+        images = self.containerd.session(self.namespace).images
+        turns = asyncio.Semaphore(_AT_ONCE)
+
+        async def is_missing(name: str) -> bool:
+            async with turns:
+                return await images.get(name) is None
+
+        wanted = sorted(names)
+        gone = await asyncio.gather(*(is_missing(name) for name in wanted))
+        return frozenset(name for name, missing in zip(wanted, gone, strict=True) if missing)
+
+
+def _note(result: AttachResult) -> str:
+    notes = []
+    if result.withheld:
+        notes.append(f"private, so pods pull manifest and config with their own secret: {', '.join(result.withheld)}")
+    if result.missed:
+        notes.append(f"native mode cannot serve every layer, pods pull the rest: {', '.join(result.missed)}")
+    return "; ".join(notes)
+
+
+@dataclass
+class PrepulledImages:
+    """``agent.dependencies.Attacher`` for prepull mode."""
+
+    prepuller: Prepuller
+    mode: str = "prepull"
+
+    async def attach(self, bundle: Bundle) -> Attached:
+        return Attached(await self.prepuller.attach(bundle))
+
+    async def detach(self, bundle: Bundle, keep: Sequence[Bundle]) -> None:
+        await self.prepuller.detach(bundle, keep)
+
+    async def missing(self, names: Iterable[str]) -> frozenset[str]:
+        return await self.prepuller.missing(names)
+
+
+@dataclass
+class LocalMachine:
+    """``agent.dependencies.Machine``."""
+
+    store: Path
+    containerd: Containerd
+    attacher: NodeAttacher
+
+    async def disk(self) -> Disk:
+        return await asyncio.to_thread(self._disk)
+
+    def _disk(self) -> Disk:
+        with converting(self.store):
+            usage = shutil.disk_usage(self.store)
+        return Disk(usage.total, usage.free)
+
+    async def in_use(self, documents: Iterable[Bundle]) -> frozenset[LayerName]:
+        choice = await self.attacher.choice()
+        chains = await chains_in_use(self.containerd, choice.snapshotter)
+        layers = (layer for document in documents for image in document.images for layer in image.layers)
+        return frozenset(layer.name for layer in layers if layer.chain_id in chains)

@@ -1,0 +1,103 @@
+"""What a node has attached, remembered through restarts: one small file for each bundle.
+
+Written before the runtime's records are, removed after they are gone. So whoever starts here knows what to take back
+when a cache was deleted meanwhile, also when the store has forgotten the bundle already. A file that cannot be read
+counts as not there: kubelet's image collection takes such records in the end. It must not decide anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from imagecache.agent.plan import Known
+from imagecache.api.ids import is_cache_id
+from imagecache.errors import InvalidDigest, InvalidInput
+from imagecache.oci.descriptor import decode_hook, encode_hook
+from imagecache.oserrors import converting
+from imagecache.store.files import fsync_directory, write_atomic
+from imagecache.store.model import Bundle
+from imagecache.store.owner import make_directory
+from imagecache.telemetry.log import get_logger
+
+_log = get_logger(__name__)
+_SUFFIX = ".json"
+
+
+class _Entry(msgspec.Struct, frozen=True, kw_only=True):
+    document: Bundle
+    caches: tuple[str, ...] = ()
+    last_used: float = 0.0
+
+
+class NodeState:
+    """Calls block; one process at a time. ``load`` first."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._entries: dict[str, _Entry] = {}
+        self._unsaved: set[str] = set()
+
+    def load(self) -> None:
+        """Raises StoreError, StoreDenied, NoSpace."""
+        with converting(self._directory):
+            make_directory(self._directory.parent)
+            make_directory(self._directory)
+            files = sorted(self._directory.glob(f"*{_SUFFIX}"))
+        self._entries = {file.stem: entry for file in files if (entry := _read(file)) is not None}
+
+    @property
+    def documents(self) -> dict[str, Bundle]:
+        return {name: entry.document for name, entry in self._entries.items()}
+
+    def known(self) -> dict[str, Known]:
+        return {name: Known(frozenset(entry.caches), entry.last_used) for name, entry in list(self._entries.items())}
+
+    def write(self, document: Bundle, caches: Iterable[str]) -> None:
+        """Remember the bundle, durably. Raises StoreError, NoSpace, StoreDenied."""
+        before = self._entries.get(document.id)
+        entry = _Entry(document=document, caches=tuple(sorted(caches)), last_used=before.last_used if before else 0.0)
+        if entry != before:
+            self._save(document.id, entry)
+
+    def erase(self, bundle_id: str) -> None:
+        """Idempotent. Raises StoreError, StoreDenied."""
+        if self._entries.pop(bundle_id, None) is None:
+            return
+        with converting(self._path(bundle_id)):
+            self._path(bundle_id).unlink(missing_ok=True)
+            fsync_directory(self._directory)
+
+    def used(self, bundle_id: str, moment: float) -> None:
+        """Note a use in memory; ``flush`` writes it down."""
+        entry = self._entries.get(bundle_id)
+        if entry is not None:
+            self._entries[bundle_id] = msgspec.structs.replace(entry, last_used=moment)
+            self._unsaved.add(bundle_id)
+
+    def flush(self) -> None:
+        """Raises StoreError, NoSpace, StoreDenied."""
+        while self._unsaved:
+            bundle_id = self._unsaved.pop()
+            if bundle_id in self._entries:
+                self._save(bundle_id, self._entries[bundle_id])
+
+    def _save(self, bundle_id: str, entry: _Entry) -> None:
+        write_atomic(self._path(bundle_id), msgspec.json.encode(entry, enc_hook=encode_hook))
+        with converting(self._directory):
+            fsync_directory(self._directory)
+        self._entries[bundle_id] = entry
+
+    def _path(self, bundle_id: str) -> Path:
+        return self._directory / f"{bundle_id}{_SUFFIX}"
+
+
+def _read(file: Path) -> _Entry | None:
+    try:
+        entry = msgspec.json.decode(file.read_bytes(), type=_Entry, dec_hook=decode_hook)
+    except (OSError, msgspec.DecodeError, InvalidDigest, InvalidInput) as error:
+        _log.warning("left out of the state", file=str(file), problem=str(error))
+        return None
+    return entry if is_cache_id(file.stem) and entry.document.id == file.stem else None

@@ -1,0 +1,278 @@
+"""One layer from compressed bytes to a layer image, in one pass.
+
+Four threads work at once, and the interpreter lock is free in all of their heavy parts: one reads and hashes what is
+compressed, one decompresses, one (the caller's) follows the tar and assembles the tree, one hashes and writes the tar.
+Nothing is extracted and memory is bounded by the queues between them. It works on file descriptors alone, so that a
+process without any privilege can run it. It must not know names, stores or registries.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from imagecache.builder.writeback import WriteBehind
+from imagecache.digest import DiffID, Digest
+from imagecache.erofs.header import DATA_START, LayerFlags, LayerHeader
+from imagecache.erofs.writer import write_image
+from imagecache.errors import ContentError, DigestMismatch, StoreError
+from imagecache.layer.assemble import LayerTree, assemble
+from imagecache.layer.compression import Decompressor, sniff
+from imagecache.layer.source import ChunkSource
+from imagecache.limits import Limits
+
+_QUEUED_PIECES = 4
+"""Pieces (at most 4 MiB each) between two threads: enough to hide jitter, little memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """What one pass learned."""
+
+    header: LayerHeader
+    size: int
+    """Bytes of the layer image file. 0 when ``context`` is set: the image is not finished then."""
+    sha256: Digest | None
+    """Digest of the layer image file; None when it is not finished."""
+    context: bool
+    """Parents were implied: the tree depends on the layers below, ``derive`` finishes it."""
+
+
+class _Failed:
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+_Piece = bytes | _Failed | None
+"""None ends the stream."""
+
+
+class _Channel:
+    """A bounded queue of pieces whose two ends can be closed from either side."""
+
+    def __init__(self) -> None:
+        self._queue: queue.Queue[_Piece] = queue.Queue(_QUEUED_PIECES)
+        self._abandoned = threading.Event()
+
+    def put(self, piece: _Piece) -> bool:
+        """False when nobody reads any more."""
+        while not self._abandoned.is_set():
+            try:
+                self._queue.put(piece, timeout=0.2)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def abandon(self) -> None:
+        self._abandoned.set()
+
+    def __iter__(self) -> Iterator[bytes]:
+        while (piece := self._queue.get()) is not None:
+            if isinstance(piece, _Failed):
+                raise piece.error
+            yield piece
+
+
+class _Reader(threading.Thread):
+    """Compressed chunks, and their digest, to the end of the blob whatever becomes of the chunks."""
+
+    def __init__(self, chunks: Iterator[bytes], algorithm: str) -> None:
+        super().__init__(name="read", daemon=True)
+        self.out = _Channel()
+        self.stop = threading.Event()
+        self._chunks = chunks
+        self._hash = hashlib.new(algorithm)
+
+    @property
+    def digest(self) -> str:
+        return f"{self._hash.name}:{self._hash.hexdigest()}"
+
+    def run(self) -> None:
+        """Bytes that make no sense are read on, to learn whether they are at least the promised ones."""
+        try:
+            for chunk in self._chunks:
+                if self.stop.is_set():
+                    break
+                self._hash.update(chunk)
+                self.out.put(chunk)
+            self.out.put(None)
+        except BaseException as error:  # noqa: BLE001 - carried to the thread that reads the channel
+            self.out.put(_Failed(error))
+
+
+class _Inflater(threading.Thread):
+    """Compressed chunks in, pieces of the tar out."""
+
+    def __init__(self, chunks: _Channel, limits: Limits) -> None:
+        super().__init__(name="inflate", daemon=True)
+        self.out = _Channel()
+        self._chunks = chunks
+        self._limits = limits
+
+    def run(self) -> None:
+        try:
+            self._inflate()
+            self.out.put(None)
+        except BaseException as error:  # noqa: BLE001 - carried to the thread that reads the channel
+            self.out.put(_Failed(error))
+        finally:
+            self._chunks.abandon()
+
+    def _inflate(self) -> None:
+        decompressor: Decompressor | None = None
+        for chunk in self._chunks:
+            if decompressor is None:
+                decompressor = Decompressor(sniff(chunk), self._limits)
+            for piece in decompressor.feed(chunk):
+                if not self.out.put(piece):
+                    return
+        if decompressor is not None:
+            decompressor.finish()
+
+
+class _TarWriter(threading.Thread):
+    """Pieces of the tar in: hashed and written behind the header's place."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(name="write", daemon=True)
+        self.inbox = _Channel()
+        self.hash = hashlib.sha256()
+        self.size = 0
+        self._fd = fd
+        self._failure: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            behind = WriteBehind(self._fd)
+            for piece in self.inbox:
+                self.hash.update(piece)
+                behind.write(DATA_START + self.size, piece)
+                self.size += len(piece)
+        except BaseException as error:  # noqa: BLE001 - raised in finish()
+            self._failure = error
+            self.inbox.abandon()
+
+    def finish(self) -> None:
+        self.inbox.put(None)
+        self.join()
+        if self._failure is not None:
+            raise self._failure
+
+
+def convert(
+    chunks: Iterator[bytes],
+    fd: int,
+    *,
+    bottom: bool,
+    limits: Limits,
+    blob: Digest | None = None,
+    diff_id: DiffID | None = None,
+) -> Converted:
+    """Convert the compressed ``chunks`` of ``blob`` into the empty, writable file ``fd``.
+
+    ``blob`` and ``diff_id`` are what the digests must be, where that is known. Raises DigestMismatch when one is wrong,
+    and the ContentError family for what the layer holds.
+    """
+    reader = _Reader(chunks, blob.algorithm if blob else "sha256")
+    inflater = _Inflater(reader.out, limits)
+    writer = _TarWriter(fd)
+    for thread in (reader, inflater, writer):
+        thread.start()
+    try:
+        tree = _follow(inflater, writer, bottom=bottom, limits=limits)
+    except ContentError:
+        inflater.out.abandon()
+        reader.join()
+        _check("blob", reader.digest, blob)  # nonsense that was not even promised is a transfer error
+        raise
+    finally:
+        reader.stop.set()
+        inflater.out.abandon()
+        writer.finish()
+        inflater.join()
+        reader.join()
+    _check("blob", reader.digest, blob)
+    found = DiffID(Digest(f"sha256:{writer.hash.hexdigest()}"))
+    _check("uncompressed layer", found, diff_id)
+    header = header_of(tree, writer.size, found, bottom=bottom)
+    if tree.implied and not bottom:
+        return Converted(header=header, size=0, sha256=None, context=True)
+    size, sha256 = finish(fd, tree, header)
+    return Converted(header=header, size=size, sha256=sha256, context=False)
+
+
+def _follow(inflater: _Inflater, writer: _TarWriter, *, bottom: bool, limits: Limits) -> LayerTree:
+    """Assemble the tree while every piece goes on to the writer, to the last byte of the stream."""
+
+    def tee() -> Iterator[bytes]:
+        for piece in inflater.out:
+            if not writer.inbox.put(piece):
+                return
+            yield piece
+
+    pieces = tee()
+    tree = assemble(ChunkSource(pieces), bottom=bottom, limits=limits)
+    for _ in pieces:  # what follows the end of the archive belongs to the diffID too
+        pass
+    return tree
+
+
+def _check(what: str, got: str, wanted: Digest | None) -> None:
+    if wanted is not None and got != wanted:
+        raise DigestMismatch(
+            f"{what} {wanted} arrived as {got}", hint="the registry or the network altered it; try again"
+        )
+
+
+def header_of(tree: LayerTree, tar_size: int, diff_id: DiffID, *, bottom: bool) -> LayerHeader:
+    flags = LayerFlags(0)
+    flags |= LayerFlags.BOTTOM if bottom else LayerFlags(0)
+    flags |= LayerFlags.IMPLIED if tree.implied else LayerFlags(0)
+    flags |= LayerFlags.WHITEOUTS if tree.has_whiteouts else LayerFlags(0)
+    return LayerHeader(tar_size=tar_size, diff_id=diff_id, entries=tree.entries, flags=flags)
+
+
+def finish(fd: int, tree: LayerTree, header: LayerHeader) -> tuple[int, Digest]:
+    """Write the filesystem behind the tar; size and digest of the file, which is on the disk when this returns."""
+    size = write_image(fd, tree.root, header)
+    hashing = _FileHash(fd, size)
+    hashing.start()  # reads the page cache while the disk is busy
+    os.fdatasync(fd)
+    return size, hashing.result()
+
+
+class _FileHash(threading.Thread):
+    def __init__(self, fd: int, size: int) -> None:
+        super().__init__(name="file-hash", daemon=True)
+        self._fd = fd
+        self._size = size
+        self._digest: Digest | None = None
+
+    def run(self) -> None:
+        self._digest = hash_file(self._fd, self._size)
+
+    def result(self) -> Digest:
+        self.join()
+        if self._digest is None:
+            raise StoreError("a staged layer image could not be read back", hint="check the disk")
+        return self._digest
+
+
+def hash_file(fd: int, size: int) -> Digest:
+    """SHA-256 of the first ``size`` bytes of a file."""
+    digest = hashlib.sha256()
+    buffer = bytearray(4 << 20)
+    view = memoryview(buffer)
+    offset = 0
+    while offset < size:
+        count = os.preadv(fd, [view[: min(len(buffer), size - offset)]], offset)
+        if count == 0:
+            raise StoreError("a staged layer image is shorter than what was written", hint="check the disk")
+        digest.update(view[:count])
+        offset += count
+    return Digest("sha256:" + digest.hexdigest())

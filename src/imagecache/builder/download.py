@@ -1,0 +1,67 @@
+"""Compressed layers from the registry into resumable files of the store.
+
+One download per digest, appended to what an earlier try left, while a worker follows the growing file. The bytes are
+believed only when the worker has hashed them all. It must not look at what they contain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+
+from imagecache.builder.image_source import ImageSource
+from imagecache.errors import ProtocolViolation
+from imagecache.oci.descriptor import Descriptor
+from imagecache.oci.reference import Reference
+from imagecache.store.downloads import Download
+
+_BATCH = 1 << 20
+"""Bytes gathered before they are written: one system call and one message a megabyte."""
+
+
+async def fetch(
+    source: ImageSource,
+    reference: Reference,
+    blob: Descriptor,
+    download: Download,
+    advanced: Callable[[int], Awaitable[None]],
+) -> None:
+    """Append the rest of ``blob`` to ``download``; ``advanced`` gets the size of the file after every write."""
+    if download.offset:
+        await advanced(download.offset)
+    if download.offset < blob.size:
+        async with aclosing(source.stream(reference, blob, download.offset)) as chunks:
+            await _transfer(chunks, download, advanced)
+    if download.offset != blob.size:
+        raise ProtocolViolation(
+            f"layer {blob.digest.short} has {download.offset} bytes, its manifest says {blob.size}",
+            hint="the registry holds a damaged image; push it again",
+            image=reference.original,
+        )
+
+
+async def _transfer(
+    chunks: AsyncIterator[bytes], download: Download, advanced: Callable[[int], Awaitable[None]]
+) -> None:
+    batch: list[bytes] = []
+    gathered = 0
+    try:
+        async for chunk in chunks:
+            batch.append(chunk)
+            gathered += len(chunk)
+            if gathered >= _BATCH:
+                await _append(download, batch, advanced)
+                gathered = 0
+        await _append(download, batch, advanced)
+    except BaseException:
+        download.write(b"".join(batch))  # what has come is kept, whatever stops us
+        raise
+
+
+async def _append(download: Download, batch: list[bytes], advanced: Callable[[int], Awaitable[None]]) -> None:
+    if batch:
+        data = b"".join(batch)
+        batch.clear()
+        await asyncio.to_thread(download.write, data)
+        await advanced(download.offset)

@@ -1,0 +1,193 @@
+"""The process that parses hostile layers: no files by name, no privilege, no network.
+
+Started by ``pool`` with one end of a socket pair. It gives up root before it reads the first byte of a layer, takes
+jobs with their file descriptors from the socket, and answers with numbers. It must not open a path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import mmap
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from typing import TypeVar
+
+from imagecache import errors
+from imagecache.builder.convert import Converted, convert
+from imagecache.builder.derive import derive, prove
+from imagecache.builder.malloc import keep_freed_memory
+from imagecache.builder.worker_messages import (
+    MAX_MESSAGE,
+    Arrived,
+    Available,
+    Convert,
+    Derive,
+    Done,
+    Failed,
+    FromWorker,
+    Progress,
+    Prove,
+    ToWorker,
+    decode_to_worker,
+    encode,
+)
+from imagecache.erofs.reader import LayerImage
+from imagecache.errors import ImageCacheError, InternalError
+from imagecache.limits import DEFAULT
+from imagecache.oserrors import from_os_error
+
+_CHUNK = 1 << 20
+_MAX_FDS = 512
+_NOBODY = 65534
+_PR_SET_NO_NEW_PRIVS = 38
+_PROGRESS_INTERVAL = 0.05
+_M = TypeVar("_M", Available, Arrived)
+
+
+def main() -> None:
+    """Serve jobs until the other end closes."""
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    drop_privileges()
+    keep_freed_memory()
+    with contextlib.suppress(ConnectionError):  # the other end is gone, with the job: nobody is left to be told
+        _serve(channel)
+
+
+def _serve(channel: socket.socket) -> None:
+    while (received := _receive(channel)) is not None:
+        message, fds = received
+        try:
+            answer = _run(channel, message, fds)
+        finally:
+            for fd in fds:
+                os.close(fd)
+        if answer is None:
+            return
+        channel.send(encode(answer))
+
+
+def drop_privileges() -> None:
+    """Become nobody, for good; keep the umask tight and leave no core behind."""
+    ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if os.getuid() == 0:
+        os.setgroups([])
+        os.setresgid(_NOBODY, _NOBODY, _NOBODY)
+        os.setresuid(_NOBODY, _NOBODY, _NOBODY)
+
+
+def _receive(channel: socket.socket) -> tuple[ToWorker, list[int]] | None:
+    data, fds, _flags, _address = socket.recv_fds(channel, MAX_MESSAGE, _MAX_FDS)
+    return (decode_to_worker(data), fds) if data else None
+
+
+def _run(channel: socket.socket, message: ToWorker, fds: list[int]) -> FromWorker | None:
+    """One job; None when the parent went away in the middle of it."""
+    try:
+        if isinstance(message, Convert):
+            return _done(_convert(channel, message, fds))
+        if isinstance(message, Derive):
+            return _done(_derive(message, fds))
+        if isinstance(message, Prove):
+            return _done(_prove(channel, message, fds))
+        raise InternalError(f"a worker got {type(message).__name__} without a job")
+    except _ParentGone:
+        return None
+    except ImageCacheError as error:
+        return Failed(error=error.reason, message=error.message, hint=error.hint)
+    except OSError as error:
+        ours = from_os_error(error, "a staged layer image")
+        return Failed(error=ours.reason, message=ours.message, hint=ours.hint)
+
+
+def _convert(channel: socket.socket, job: Convert, fds: list[int]) -> Converted:
+    chunks = _grow(channel, fds[0], job.size)
+    return convert(chunks, fds[1], blob=job.blob, diff_id=job.diff_id, bottom=job.bottom, limits=DEFAULT)
+
+
+def _derive(job: Derive, fds: list[int]) -> Converted:
+    lowers = [LayerImage.from_fd(fd) for fd in fds[1:]]
+    return derive(fds[0], tar_size=job.tar_size, diff_id=job.diff_id, lowers=lowers, bottom=job.bottom, limits=DEFAULT)
+
+
+def _prove(channel: socket.socket, job: Prove, fds: list[int]) -> Converted:
+    memory = memoryview(mmap.mmap(fds[1], 0, prot=mmap.PROT_READ))
+    image = prove(fds[0], _arriving(channel, memory), diff_id=job.diff_id, tar_size=job.tar_size, limits=DEFAULT)
+    return Converted(header=image.header, size=image.size, sha256=None, context=False)
+
+
+def _done(result: Converted) -> Done:
+    return Done(
+        tar_size=result.header.tar_size,
+        entries=result.header.entries,
+        flags=int(result.header.flags),
+        size=result.size,
+        sha256=result.sha256,
+        context=result.context,
+    )
+
+
+class _ParentGone(Exception):
+    pass
+
+
+def _grow(channel: socket.socket, fd: int, size: int) -> Iterator[bytes]:
+    """Chunks of a file that another process is still writing, as it says how far it is."""
+    offset = available = 0
+    told = time.monotonic()
+    while offset < size:
+        if offset == available:
+            available = _more(channel)
+            if available < 0:
+                raise errors.Interrupted("the download stopped")
+            continue
+        chunk = os.pread(fd, min(_CHUNK, available - offset), offset)
+        if not chunk:
+            raise InternalError("a download is shorter than announced")
+        yield chunk
+        offset += len(chunk)
+        now = time.monotonic()
+        if now - told >= _PROGRESS_INTERVAL:
+            told = now
+            channel.send(encode(Progress(offset)))
+
+
+def _more(channel: socket.socket) -> int:
+    return _expect(channel, Available).size
+
+
+def _arriving(channel: socket.socket, memory: memoryview) -> Iterator[memoryview]:
+    """What arrives, piece by piece; asking for the next one gives back the memory of the one before."""
+    consumed = 0
+    while (arrived := _expect(channel, Arrived)).size:
+        yield memory[arrived.offset : arrived.offset + arrived.size]
+        consumed += arrived.size
+        channel.send(encode(Progress(consumed)))
+
+
+def _expect(channel: socket.socket, kind: type[_M]) -> _M:
+    received = _receive(channel)
+    if received is None:
+        raise _ParentGone
+    message = received[0]
+    if not isinstance(message, kind):
+        raise InternalError(f"a worker got {type(message).__name__} in the middle of a job")
+    return message
+
+
+def error_from(failed: Failed) -> ImageCacheError:
+    """The error that a worker met, as itself again."""
+    kind = getattr(errors, failed.error, InternalError)
+    error: ImageCacheError = kind(failed.message, hint=failed.hint)
+    return error
+
+
+if __name__ == "__main__":
+    main()

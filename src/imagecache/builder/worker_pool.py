@@ -1,0 +1,133 @@
+"""The parent's side of the worker processes: as many as there are cores, one layer each at a time.
+
+Workers are kept between layers (starting an interpreter costs more than a small layer) and killed when a build is
+cancelled or a job's answer cannot be had. It must not know what a layer is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from types import TracebackType
+from typing import Self
+
+from imagecache.builder.worker import error_from
+from imagecache.builder.worker_messages import (
+    MAX_MESSAGE,
+    Done,
+    Failed,
+    Progress,
+    ToWorker,
+    decode_from_worker,
+    encode,
+)
+from imagecache.errors import InternalError
+
+
+class Worker:
+    """One process and our end of its socket."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        self._socket = ours
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-m", "imagecache.builder.worker", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def start(self, job: ToWorker, fds: Sequence[int]) -> None:
+        """Hand over a job; the worker is idle, so the socket has room."""
+        socket.send_fds(self._socket, [encode(job)], list(fds))
+
+    async def tell(self, message: ToWorker) -> None:
+        """Something about the job that it has. A worker that is gone is found by ``result``."""
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            await loop.sock_sendall(self._socket, encode(message))
+
+    async def result(self, progress: Callable[[int], None]) -> Done:
+        """Wait for the end of the job. Raises what the worker met."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                data = await loop.sock_recv(self._socket, MAX_MESSAGE)
+            except ConnectionResetError:  # it left something unread
+                data = b""
+            if not data:
+                raise InternalError(
+                    f"a worker process ended in the middle of a layer (exit status {self._process.wait()})",
+                    hint="was it killed for lack of memory? run the same command again",
+                )
+            message = decode_from_worker(data)
+            if isinstance(message, Progress):
+                progress(message.consumed)
+            elif isinstance(message, Failed):
+                raise error_from(message)
+            else:
+                return message
+
+    def kill(self) -> None:
+        """It also ends by itself, soon after its socket does."""
+        self._socket.close()
+        with contextlib.suppress(PermissionError):  # it became nobody, and root without CAP_KILL may not signal it
+            self._process.kill()
+        self._process.wait()
+
+
+class WorkerPool:
+    """At most ``size`` workers, started when first needed.
+
+    One is started ahead of that, and they stay; a ``seldom`` used pool has none while there is no work for any.
+    """
+
+    def __init__(self, size: int = 0, *, seldom: bool = False) -> None:
+        self._seldom = seldom
+        self._working = 0
+        self.size = size or len(os.sched_getaffinity(0))
+        self._free = asyncio.Semaphore(self.size)
+        self._idle: list[Worker] = []
+
+    async def __aenter__(self) -> Self:
+        if not self._seldom:  # it starts up while the first manifest is on its way
+            self._idle.append(Worker())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._dismiss()
+
+    def _dismiss(self) -> None:
+        while self._idle:
+            self._idle.pop().kill()
+
+    @contextlib.asynccontextmanager
+    async def worker(self) -> AsyncIterator[Worker]:
+        """A worker for one job. It is kept when the job ends well, and replaced otherwise."""
+        async with self._free:
+            worker = self._idle.pop() if self._idle else Worker()
+            self._working += 1
+            try:
+                yield worker
+            except BaseException:
+                worker.kill()
+                raise
+            else:
+                self._idle.append(worker)
+            finally:
+                self._working -= 1
+                if self._seldom and not self._working:
+                    self._dismiss()

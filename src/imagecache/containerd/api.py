@@ -1,0 +1,181 @@
+"""What attach, detach, mode choice and the trim need from containerd, and from the store.
+
+``Containerd`` is one running containerd; ``Session`` is it seen from one namespace, perhaps under a lease. The fake is
+``testkit.containerd``. Every method raises ContainerdUnavailable when nothing answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from imagecache.digest import Digest
+from imagecache.oci.descriptor import Descriptor
+
+SNAPSHOTTERS = "io.containerd.snapshotter.v1"
+"""The kind of snapshotter plugins."""
+
+
+class Documents(Protocol):
+    """Original indexes, manifests and configs of the store."""
+
+    def read(self, digest: Digest) -> bytes:
+        """The whole document, verified. Raises BlobNotFound, StoreCorrupt."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttachResult:
+    """What attach did."""
+
+    images: tuple[str, ...]
+    """Names recorded in containerd."""
+    withheld: tuple[str, ...] = ()
+    """Private images, as the user wrote them: layers are served when they are pulled, no record was made."""
+    missed: tuple[str, ...] = ()
+    """Images that this mode cannot attach, as the user wrote them; a pull fetches only what is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """An image record of containerd's."""
+
+    name: str
+    target: Digest
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotMount:
+    kind: str
+    source: str
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotInfo:
+    name: str
+    parent: str
+    labels: Mapping[str, str]
+    committed: bool = True
+    """False: a container's own, or one being unpacked."""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotKey:
+    """An active snapshot of one snapshotter, and what it is put on."""
+
+    snapshotter: str
+    key: str
+    parent: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    """A plugin as containerd's introspection lists it."""
+
+    kind: str
+    id: str
+    exports: Mapping[str, str] = field(default_factory=dict)
+    capabilities: tuple[str, ...] = ()
+    error: str = ""
+    """Why it did not load; empty when it did."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerRecord:
+    id: str
+    snapshotter: str
+    snapshot_key: str
+
+
+class ContentStore(Protocol):
+    async def write(self, data: bytes, labels: Mapping[str, str]) -> Digest:
+        """Store a document; when it is there already, add the labels to it."""
+
+    async def labels(self, digest: Digest) -> dict[str, str] | None:
+        """None when the content is not there."""
+
+    async def read(self, digest: Digest) -> bytes | None:
+        """A whole document, not verified; None when the content is not there."""
+
+
+class ImageStore(Protocol):
+    async def get(self, name: str) -> StoredImage | None: ...
+
+    async def with_target(self, target: Digest) -> list[StoredImage]:
+        """Every record that points at ``target``, by name."""
+
+    async def all(self) -> list[StoredImage]:
+        """Every record, by name."""
+
+    async def put(self, name: str, target: Descriptor, labels: Mapping[str, str]) -> bool:
+        """Create the record, or make it point at ``target`` with these labels added (empty: taken away).
+
+        False when it was so already.
+        """
+
+    async def delete(self, name: str, target: Digest, *, sync: bool = False) -> bool:
+        """Delete the record if it points at ``target``; ``sync`` waits for the collection. True when it was deleted."""
+
+
+class Snapshots(Protocol):
+    async def prepare(self, snapshot: SnapshotKey) -> tuple[SnapshotMount, ...]:
+        """Raises SnapshotExists: for a key of ours with ``containerd.io/snapshot.ref`` it means "here already"."""
+
+    async def commit(self, snapshot: SnapshotKey, name: str) -> None:
+        """Commit the key under ``name``; it may get its parent only now (containerd 2.2). Raises SnapshotExists."""
+
+    async def remove(self, snapshotter: str, key: str) -> None:
+        """Idempotent."""
+
+    async def stat(self, snapshotter: str, name: str) -> SnapshotInfo | None: ...
+
+    def list(self, snapshotter: str) -> AsyncIterator[SnapshotInfo]:
+        """Every snapshot that this namespace has in the snapshotter."""
+
+
+class Session(Protocol):
+    """containerd in one namespace."""
+
+    @property
+    def content(self) -> ContentStore: ...
+
+    @property
+    def images(self) -> ImageStore: ...
+
+    @property
+    def snapshots(self) -> Snapshots: ...
+
+    def leased(self, seconds: int) -> AbstractAsyncContextManager[Session]:
+        """The same namespace under a new lease: nothing written inside is collected before the block ends.
+
+        The lease expires by itself after ``seconds``, in case this process dies.
+        """
+
+    async def container(self, container_id: str) -> ContainerRecord | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TaskStarted:
+    namespace: str
+    container_id: str
+
+
+class Containerd(Protocol):
+    """One running containerd."""
+
+    def session(self, namespace: str) -> Session: ...
+
+    async def version(self) -> str:
+        """``1.6.20``, without a leading v."""
+
+    async def snapshotter_plugins(self) -> tuple[Plugin, ...]:
+        """The snapshotter plugins, also those that did not load."""
+
+    async def namespaces(self) -> tuple[str, ...]: ...
+
+    def task_starts(self) -> AsyncIterator[TaskStarted]:
+        """Container starts of all namespaces, from now on; ends with ContainerdUnavailable when containerd stops."""

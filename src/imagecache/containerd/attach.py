@@ -1,0 +1,168 @@
+"""Make a bundle's images usable in containerd without any pull, and take them back.
+
+For each image: documents into containerd's content store, the chain of snapshots through containerd's own API, then the
+image records; all under a lease, so that containerd's collector leaves the half-done work alone and takes it when
+this process dies. An image is recorded only when all its layers are served: kubelet would never pull it again. See
+``docs/adr/0010-attach-without-pull.md``. It must not call our own snapshotter, nor start or configure anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from imagecache.clock import Clock
+from imagecache.containerd import records
+from imagecache.containerd.api import AttachResult, Containerd, Documents, Session
+from imagecache.containerd.chain import ChainPreparer
+from imagecache.containerd.modes import Choice, Mode, choose
+from imagecache.digest import Digest
+from imagecache.oci.descriptor import Descriptor
+from imagecache.oci.manifest import parse_index
+from imagecache.store.model import Bundle, ImageRecord
+
+_VISIBLE_POLL = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class AttachSettings:
+    namespace: str = records.CRI_NAMESPACE
+    """Of containerd."""
+    snapshotter: str = "imagecache"
+    """What our proxy plugin is called in containerd's configuration."""
+    mode: Mode | None = None
+    """None: what this containerd is configured for."""
+    allow_private_names: frozenset[str] = frozenset()
+    """Namespaces in which private images are recorded although CRI hands them to every pod there."""
+    lease: int = 600
+    """Seconds after which containerd drops what a killed attach left behind."""
+    visible: float = 2.0
+    """Seconds to wait until CRI lists a new record."""
+
+
+class NodeAttacher:
+    """Attach and detach on one containerd. Both are idempotent; several attachers may work at once."""
+
+    def __init__(
+        self, containerd: Containerd, documents: Documents, clock: Clock, settings: AttachSettings | None = None
+    ) -> None:
+        self._containerd = containerd
+        self._documents = documents
+        self._clock = clock
+        self._settings = settings or AttachSettings()
+
+    async def attach(self, bundle: Bundle) -> AttachResult:
+        """Make the images usable. Raises ContainerdUnavailable, ContainerdMisconfigured, BlobNotFound."""
+        choice = await self.choice()
+        recorded: dict[str, None] = {}
+        withheld: list[str] = []
+        missed: list[str] = []
+        listing: dict[str, Descriptor] = {}
+        async with self._session().leased(self._settings.lease) as session:
+            for image in bundle.images:
+                if self._is_withheld(image):
+                    withheld.append(image.reference)
+                elif await self._present(session, choice, image):
+                    recorded.update(dict.fromkeys(await self._record(session, image, listing)))
+                else:
+                    missed.append(image.reference)
+        # records hold what they name, so the lease is not needed while CRI takes them up
+        await asyncio.gather(*(self._until_listed(self._session(), *item) for item in listing.items()))
+        return AttachResult(tuple(recorded), tuple(withheld), tuple(missed))
+
+    async def detach(self, bundle: Bundle, keep: Sequence[Bundle] = ()) -> tuple[str, ...]:
+        """Take back the records that still point at the bundle's images; returns their names.
+
+        Names that a bundle in ``keep`` has too stay, and so does everything that a container runs on. The last
+        deletion waits until containerd has let go of the snapshots.
+        """
+        session = self._session()
+        kept = {
+            name
+            for other in keep
+            for image in other.images
+            for name in (*records.names(image), records.image_id(image))
+        }
+        going: dict[str, Digest] = {}
+        for image in bundle.images:
+            going |= dict.fromkeys(await self._removable(session, image, kept), image.target.digest)
+        removed = []
+        for number, (name, target) in enumerate(going.items(), start=1):
+            if await session.images.delete(name, target, sync=number == len(going)):
+                removed.append(name)
+        return tuple(removed)
+
+    async def choice(self) -> Choice:
+        """The integration that this containerd is configured for."""
+        version, plugins = await asyncio.gather(self._containerd.version(), self._containerd.snapshotter_plugins())
+        return choose(version, plugins, self._settings.snapshotter, self._settings.mode)
+
+    def _session(self) -> Session:
+        return self._containerd.session(self._settings.namespace)
+
+    @property
+    def _in_cri(self) -> bool:
+        return self._settings.namespace == records.CRI_NAMESPACE
+
+    def _is_withheld(self, image: ImageRecord) -> bool:
+        """In CRI's namespace a record means "present" to every pod, whatever its credentials."""
+        return image.private and self._in_cri and self._settings.namespace not in self._settings.allow_private_names
+
+    async def _present(self, session: Session, choice: Choice, image: ImageRecord) -> bool:
+        """Documents and bundles, at the same time: neither needs the other. False when a layer cannot be served."""
+        documents = self._documents_of(image, choice.snapshotter)
+        writes = [session.content.write(body, labels) for body, labels in documents]
+        chain = ChainPreparer(session.snapshots, choice, self._clock).prepare(image)
+        results = await asyncio.gather(chain, *writes, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return results[0] is True
+
+    def _documents_of(self, image: ImageRecord, snapshotter: str) -> list[tuple[bytes, dict[str, str]]]:
+        """The original documents with the labels that a pull gives them."""
+        documents = [
+            (self._documents.read(image.config.digest), records.config_labels(image, snapshotter)),
+            (self._documents.read(image.manifest.digest), records.manifest_labels(image)),
+        ]
+        if image.index is not None:
+            body = self._documents.read(image.index.digest)
+            documents.append((body, records.index_labels(image, parse_index(body, image.index.media_type))))
+        return documents
+
+    async def _record(self, session: Session, image: ImageRecord, listing: dict[str, Descriptor]) -> tuple[str, ...]:
+        """Make the records; an id that CRI has yet to take up goes into ``listing``.
+
+        CRI takes records up one event after the other, and marks one that lacks its label. So the id's record is
+        written last and unmarked: once it is marked, the names before it are known.
+        """
+        names = records.names(image)
+        labels = records.CRI_LABELS if self._in_cri else {}
+        changed = await asyncio.gather(*(session.images.put(name, image.target, labels) for name in names))
+        if not self._in_cri:
+            return names
+        image_id = records.image_id(image)
+        if any(changed) or await session.images.get(image_id) is None:
+            await session.images.put(image_id, image.target, dict.fromkeys(records.CRI_LABELS, ""))
+            listing[image_id] = image.target
+        return (*names, image_id)
+
+    async def _until_listed(self, session: Session, name: str, target: Descriptor) -> None:
+        """Wait until CRI has marked the record, and so knows those before it. Without CRI we mark it ourselves."""
+        deadline = self._clock.monotonic() + self._settings.visible
+        while self._clock.monotonic() < deadline:
+            found = await session.images.get(name)
+            if found is None or records.CRI_LABELS.items() <= found.labels.items():
+                return
+            await asyncio.sleep(_VISIBLE_POLL)
+        await session.images.put(name, target, records.CRI_LABELS)
+
+    async def _removable(self, session: Session, image: ImageRecord, kept: set[str]) -> list[str]:
+        """Names of ours that point at the image; the id goes too when no name of somebody else's is left."""
+        there = {record.name for record in await session.images.with_target(image.target.digest)}
+        ours = [name for name in records.names(image) if name in there and name not in kept]
+        image_id = records.image_id(image)
+        if image_id in there - kept and there == {*ours, image_id}:
+            ours.append(image_id)
+        return ours

@@ -1,0 +1,124 @@
+"""The snapshots of one image, made in containerd bottom to top without any layer's content.
+
+In proxy mode containerd asks our snapshotter, which answers "already exists" for every layer that the store has. In
+native mode containerd's erofs snapshotter finds the layer image by its diffID and hands out read-only mounts; then the
+snapshot is complete and only has to be committed. Both are what containerd itself does in a pull (``core/unpack``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import secrets
+from dataclasses import replace
+
+from imagecache.clock import Clock
+from imagecache.containerd.api import SnapshotKey, SnapshotMount, Snapshots
+from imagecache.containerd.modes import Choice, Mode
+from imagecache.containerd.records import SNAPSHOT_DIFF_ID, SNAPSHOT_REF
+from imagecache.digest import ChainID
+from imagecache.errors import BlobNotFound, ContainerdMisconfigured, SnapshotExists
+from imagecache.store.model import ImageRecord, LayerRecord, Space
+
+
+class ChainPreparer:
+    def __init__(self, snapshots: Snapshots, choice: Choice, clock: Clock) -> None:
+        self._snapshots = snapshots
+        self._choice = choice
+        self._clock = clock
+
+    async def prepare(self, image: ImageRecord) -> bool:
+        """Make every snapshot of the image; those that are there stay.
+
+        Returns False, having made none, when native mode cannot serve a layer: it reads only ``layers/``.
+
+        Raises:
+            BlobNotFound, ContainerdMisconfigured: the snapshotter does not have a layer that the store has.
+        """
+        if self._choice.mode is Mode.NATIVE:
+            return await self._native(image)
+        parent = ""
+        for layer in image.layers:
+            await self._proxied(image, layer, parent)
+            parent = layer.chain_id
+        return True
+
+    async def _proxied(self, image: ImageRecord, layer: LayerRecord, parent: str) -> None:
+        snapshot = self._key(layer, parent)
+        with contextlib.suppress(SnapshotExists):
+            await self._snapshots.prepare(snapshot)
+            await self._snapshots.remove(snapshot.snapshotter, snapshot.key)
+            raise self._missing(image, layer)
+
+    async def _native(self, image: ImageRecord) -> bool:
+        """All layers at once and without parents, which each gets when it is committed, as in containerd's own pull."""
+        waiting: dict[ChainID, SnapshotKey] = {}
+        try:
+            results = await asyncio.gather(
+                *(self._stage(image, layer, waiting) for layer in image.layers), return_exceptions=True
+            )
+            for result in results:
+                if isinstance(result, BaseException):
+                    raise result
+            if not all(results):
+                return False
+            parent = ""
+            for layer in image.layers:
+                if layer.chain_id in waiting:
+                    await self._commit(replace(waiting[layer.chain_id], parent=parent), layer)
+                    del waiting[layer.chain_id]
+                parent = layer.chain_id
+        finally:
+            for snapshot in waiting.values():
+                await self._snapshots.remove(snapshot.snapshotter, snapshot.key)
+        return True
+
+    async def _stage(self, image: ImageRecord, layer: LayerRecord, waiting: dict[ChainID, SnapshotKey]) -> bool:
+        """True when the snapshot is there, or in ``waiting`` for its commit."""
+        if layer.name.space is not Space.LAYERS:
+            return await self._snapshots.stat(self._choice.snapshotter, layer.chain_id) is not None
+        snapshot = self._key(layer, "")
+        try:
+            mounts = await self._snapshots.prepare(snapshot)
+        except SnapshotExists:
+            return True
+        waiting[layer.chain_id] = snapshot
+        if not _complete(mounts):
+            raise self._missing(image, layer)
+        return True
+
+    async def _commit(self, snapshot: SnapshotKey, layer: LayerRecord) -> None:
+        try:
+            await self._snapshots.commit(snapshot, layer.chain_id)
+        except SnapshotExists:  # a pull was faster
+            await self._snapshots.remove(snapshot.snapshotter, snapshot.key)
+
+    def _key(self, layer: LayerRecord, parent: str) -> SnapshotKey:
+        """Containerd's own form, by which snapshotters know a layer from a container."""
+        unique = base64.urlsafe_b64encode(secrets.token_bytes(3)).decode()
+        nanoseconds = self._clock.now().microsecond * 1000
+        return SnapshotKey(
+            snapshotter=self._choice.snapshotter,
+            key=f"extract-{nanoseconds}-{unique} {layer.chain_id}",
+            parent=parent,
+            labels={SNAPSHOT_REF: layer.chain_id, SNAPSHOT_DIFF_ID: layer.diff_id},
+        )
+
+    def _missing(self, image: ImageRecord, layer: LayerRecord) -> BlobNotFound | ContainerdMisconfigured:
+        if self._choice.mode is Mode.NATIVE:
+            return ContainerdMisconfigured(
+                f"containerd's erofs snapshotter does not find layer image {layer.name}",
+                hint="layer_content_caches must name the store's layers: imagecache containerd-config install",
+                image=image.reference,
+            )
+        return BlobNotFound(
+            f"snapshotter {self._choice.snapshotter} does not have layer image {layer.name}",
+            hint="the agent must use the same store as this command; run: imagecache doctor",
+            image=image.reference,
+        )
+
+
+def _complete(mounts: tuple[SnapshotMount, ...]) -> bool:
+    """Containerd's own test: the last mount is read-only, so nothing is left to be unpacked."""
+    return bool(mounts) and "ro" in mounts[-1].options

@@ -1,0 +1,130 @@
+"""containerd's own API over its unix socket: ``containerd.api.Containerd`` on a real containerd, 1.6 to 2.4."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import secrets
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Self
+
+from google.protobuf.empty_pb2 import Empty
+
+from imagecache._proto.containerd import (
+    containers_pb2,
+    events_pb2,
+    introspection_pb2,
+    leases_pb2,
+    namespaces_pb2,
+    task_events_pb2,
+    version_pb2,
+)
+from imagecache.clock import Clock
+from imagecache.containerd.api import SNAPSHOTTERS, ContainerRecord, Plugin, TaskStarted
+from imagecache.containerd.rpc import Connection
+from imagecache.containerd.services import ContentService, ImageService, SnapshotService
+from imagecache.errors import ContainerdUnavailable, NotFound
+
+DEADLINE = 60.0
+"""Seconds that one call may take; deleting an image with ``sync`` waits for containerd's collection."""
+_LEASES = "containerd.services.leases.v1.Leases"
+
+
+class ContainerdClient:
+    """An asynchronous context manager; the connection is opened by the first call."""
+
+    def __init__(self, address: Path, clock: Clock, *, deadline: float = DEADLINE) -> None:
+        self.address = address
+        self._clock = clock
+        self._connection = Connection(address, deadline=deadline)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def session(self, namespace: str) -> ContainerdSession:
+        return ContainerdSession(self._connection, self._clock, {"containerd-namespace": namespace})
+
+    async def version(self) -> str:
+        reply = await self._connection.call(
+            "containerd.services.version.v1.Version/Version", Empty(), version_pb2.VersionResponse
+        )
+        return reply.version.removeprefix("v")
+
+    async def snapshotter_plugins(self) -> tuple[Plugin, ...]:
+        reply = await self._connection.call(
+            "containerd.services.introspection.v1.Introspection/Plugins",
+            introspection_pb2.PluginsRequest(filters=[f"type=={SNAPSHOTTERS}"]),
+            introspection_pb2.PluginsResponse,
+        )
+        return tuple(
+            Plugin(
+                kind=plugin.type,
+                id=plugin.id,
+                exports=dict(plugin.exports),
+                capabilities=tuple(plugin.capabilities),
+                error=plugin.init_err.message if plugin.HasField("init_err") else "",
+            )
+            for plugin in reply.plugins
+        )
+
+    async def namespaces(self) -> tuple[str, ...]:
+        reply = await self._connection.call(
+            "containerd.services.namespaces.v1.Namespaces/List",
+            namespaces_pb2.ListNamespacesRequest(),
+            namespaces_pb2.ListNamespacesResponse,
+        )
+        return tuple(sorted(namespace.name for namespace in reply.namespaces))
+
+    async def task_starts(self) -> AsyncIterator[TaskStarted]:
+        envelopes = self._connection.stream(
+            "containerd.services.events.v1.Events/Subscribe",
+            events_pb2.SubscribeRequest(filters=['topic=="/tasks/start"']),
+            events_pb2.Envelope,
+        )
+        async for envelope in envelopes:
+            event = task_events_pb2.TaskStart.FromString(envelope.event.value)
+            yield TaskStarted(envelope.namespace, event.container_id)
+        raise ContainerdUnavailable(f"containerd at {self.address} ended its stream of events")
+
+
+class ContainerdSession:
+    def __init__(self, connection: Connection, clock: Clock, metadata: dict[str, str]) -> None:
+        self._connection = connection
+        self._clock = clock
+        self._metadata = metadata
+        self.content = ContentService(connection, metadata)
+        self.images = ImageService(connection, metadata)
+        self.snapshots = SnapshotService(connection, metadata)
+
+    @contextlib.asynccontextmanager
+    async def leased(self, seconds: int) -> AsyncIterator[ContainerdSession]:
+        lease = f"imagecache-{secrets.token_hex(8)}"
+        expires = (self._clock.now() + dt.timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        create = leases_pb2.CreateRequest(id=lease, labels={"containerd.io/gc.expire": expires})
+        await self._connection.call(f"{_LEASES}/Create", create, leases_pb2.CreateResponse, self._metadata)
+        try:
+            yield ContainerdSession(self._connection, self._clock, {**self._metadata, "containerd-lease": lease})
+        finally:
+            with contextlib.suppress(NotFound):
+                await self._connection.command(f"{_LEASES}/Delete", leases_pb2.DeleteRequest(id=lease), self._metadata)
+
+    async def container(self, container_id: str) -> ContainerRecord | None:
+        request = containers_pb2.GetContainerRequest(id=container_id)
+        try:
+            reply = await self._connection.call(
+                "containerd.services.containers.v1.Containers/Get",
+                request,
+                containers_pb2.GetContainerResponse,
+                self._metadata,
+            )
+        except NotFound:
+            return None
+        found = reply.container
+        return ContainerRecord(found.id, found.snapshotter, found.snapshot_key)

@@ -1,0 +1,124 @@
+"""Take our snapshotter's traces out of a containerd whose default snapshotter is another one again.
+
+An image whose layers only we have cannot be unpacked by anybody else, and kubelet would never pull it again: its record
+goes. What has all its layers, or the other snapshotter's own snapshots, stays. Containers stay in any case. It must not
+configure or restart anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from imagecache.containerd.api import Containerd, ContentStore, Session
+from imagecache.containerd.modes import loaded
+from imagecache.digest import Digest
+from imagecache.errors import ImageCacheError
+from imagecache.oci import mediatypes
+from imagecache.oci.descriptor import Descriptor
+from imagecache.oci.manifest import Manifest, detect_media_type, parse_document
+
+_ROOT = "containerd.io/gc.ref.snapshot."
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    name: str
+    target: Descriptor
+
+
+_COLLECTED = _Record(
+    "imagecache.invalid/leaving:now",
+    Descriptor(media_type=mediatypes.OCI_MANIFEST, digest=Digest.sha256(b""), size=1),
+)
+"""A record that is made to be deleted: containerd collects then, and answers when it has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """All methods are idempotent and raise ContainerdUnavailable."""
+
+    containerd: Containerd
+    snapshotter: str
+    """Ours."""
+    default: str
+    """The one that new containers get."""
+
+    async def is_known(self) -> bool:
+        """Whether containerd has our snapshotter loaded."""
+        return loaded(await self.containerd.snapshotter_plugins(), self.snapshotter)
+
+    async def forget_images(self) -> tuple[str, ...]:
+        """Delete the records of images that only we can unpack; returns their names, each after its namespace."""
+        forgotten: list[str] = []
+        for namespace in await self.containerd.namespaces():
+            names = await self._forget_images(self.containerd.session(namespace))
+            forgotten += [f"{namespace}/{name}" for name in names]
+        return tuple(forgotten)
+
+    async def _forget_images(self, session: Session) -> list[str]:
+        unusable = [image for image in await session.images.all() if not await self._is_usable(session, image.target)]
+        return [image.name for image in unusable if await session.images.delete(image.name, image.target)]
+
+    async def in_use(self) -> int:
+        """Snapshots that containers have, in all namespaces."""
+        if not await self.is_known():
+            return 0
+        count = 0
+        for namespace in await self.containerd.namespaces():
+            async for info in self.containerd.session(namespace).snapshots.list(self.snapshotter):
+                count += not info.committed
+        return count
+
+    async def remove_snapshots(self) -> None:
+        """Let go of every snapshot of ours that no container has, and wait for containerd's collection.
+
+        They are not removed one by one: containerd refuses that for one whose child its collector took (1.6, 2.4).
+        """
+        for namespace in await self.containerd.namespaces():
+            session = self.containerd.session(namespace)
+            for image in await session.images.all():
+                for manifest in await _manifests(session.content, image.target):
+                    await self._let_go(session.content, manifest.config.digest)
+            await session.images.put(_COLLECTED.name, _COLLECTED.target, {})
+            await session.images.delete(_COLLECTED.name, _COLLECTED.target.digest, sync=True)
+
+    async def _let_go(self, content: ContentStore, config: Digest) -> None:
+        """An image's config is what keeps its snapshots."""
+        key = _ROOT + self.snapshotter
+        body = await content.read(config) if key in (await content.labels(config) or {}) else None
+        if body is not None:
+            await content.write(body, {key: ""})
+
+    async def _is_usable(self, session: Session, target: Digest) -> bool:
+        """Whether the other snapshotter has the image or can unpack it. What cannot be read is not ours to judge."""
+        for manifest in await _manifests(session.content, target):
+            if not await self._is_unpacked(session, manifest) and not await _has_layers(session.content, manifest):
+                return False
+        return True
+
+    async def _is_unpacked(self, session: Session, manifest: Manifest) -> bool:
+        labels = await session.content.labels(manifest.config.digest) or {}
+        top = labels.get(_ROOT + self.default)
+        return top is not None and await session.snapshots.stat(self.default, top) is not None
+
+
+async def _manifests(content: ContentStore, target: Digest) -> Sequence[Manifest]:
+    """Those that are there: of an index, only the platforms that were pulled."""
+    body = await content.read(target)
+    if body is None:
+        return ()
+    try:
+        document = parse_document(body, detect_media_type(body, ""))
+    except ImageCacheError:
+        return ()
+    if isinstance(document, Manifest):
+        return (document,)
+    return [found for entry in document.manifests for found in await _manifests(content, entry.digest)]
+
+
+async def _has_layers(content: ContentStore, manifest: Manifest) -> bool:
+    for layer in manifest.layers:
+        if await content.labels(layer.digest) is None:
+            return False
+    return True

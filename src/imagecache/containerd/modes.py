@@ -1,0 +1,76 @@
+"""Which of the two integrations a node uses, and why.
+
+``proxy``: our snapshotter is a proxy plugin of this containerd. ``native``: containerd's own erofs snapshotter reads
+our ``layers/`` directory. Proxy comes first, because containers then share one mount, and its pages, per layer. Pure.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from imagecache.containerd.api import SNAPSHOTTERS, Plugin
+from imagecache.errors import ContainerdMisconfigured
+
+NATIVE_SNAPSHOTTER = "erofs"
+NATIVE_SINCE = (2, 4)
+_VERSION = re.compile(r"v?(\d+)\.(\d+)")
+
+
+class Mode(enum.Enum):
+    PROXY = "proxy"
+    NATIVE = "native"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    mode: Mode
+    snapshotter: str
+    """Its name in containerd."""
+    because: str
+    """One sentence, for doctor."""
+
+
+def version_of(text: str) -> tuple[int, int]:
+    """Major and minor of ``1.6.20~ds1`` or ``v2.4.2``; (0, 0) when it is no version."""
+    match = _VERSION.match(text)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+def loaded(plugins: Iterable[Plugin], snapshotter: str) -> bool:
+    return any(p.kind == SNAPSHOTTERS and p.id == snapshotter and not p.error for p in plugins)
+
+
+def choose(version: str, plugins: Iterable[Plugin], snapshotter: str, wanted: Mode | None = None) -> Choice:
+    """The mode for this containerd; ``wanted`` fixes it. Raises ContainerdMisconfigured when it cannot work.
+
+    Args:
+        version: containerd's, as it says.
+        plugins: what it has loaded.
+        snapshotter: the name of our proxy plugin.
+        wanted: None leaves the choice to what containerd has.
+    """
+    plugins = tuple(plugins)
+    proxy = loaded(plugins, snapshotter)
+    native = loaded(plugins, NATIVE_SNAPSHOTTER) and version_of(version) >= NATIVE_SINCE
+    if wanted is not Mode.NATIVE and proxy:
+        return Choice(
+            Mode.PROXY, snapshotter, f"containerd {version} has our snapshotter as proxy plugin {snapshotter}"
+        )
+    if wanted is not Mode.PROXY and native:
+        why = f"containerd {version} has the erofs snapshotter, which reads layer images by itself"
+        return Choice(Mode.NATIVE, NATIVE_SNAPSHOTTER, why)
+    raise ContainerdMisconfigured(_why_not(version, snapshotter, wanted), hint=_REMEDY)
+
+
+_REMEDY = "run: imagecache containerd-config install, then restart containerd"
+
+
+def _why_not(version: str, snapshotter: str, wanted: Mode | None) -> str:
+    if wanted is Mode.NATIVE and version_of(version) < NATIVE_SINCE:
+        return f"native mode needs containerd 2.4 or later, this is {version}"
+    if wanted is Mode.NATIVE:
+        return f"containerd {version} has not loaded its erofs snapshotter"
+    return f"containerd {version} has no proxy plugin named {snapshotter}"

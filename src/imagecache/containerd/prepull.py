@@ -1,0 +1,81 @@
+"""Prepull mode: the runtime pulls the images of a cache by itself, ahead of the pods. For runtimes that can do no more.
+
+No layer comes from the store and nothing is shared with it; the pod's start saves the pull, once. What the runtime has
+may be used by every pod, so nothing is pulled with a credential, and private images are left out unless the
+administrator says otherwise. It must not touch what containers run on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from imagecache.containerd.records import CRI_NAMESPACE
+from imagecache.errors import ImageWithheld
+from imagecache.oci.reference import Reference
+from imagecache.store.model import Bundle, ImageRecord
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeImage:
+    id: str
+    names: frozenset[str]
+    """By tag and by digest."""
+
+
+class Runtime(Protocol):
+    """A container runtime behind CRI. Every method raises ContainerdUnavailable when nothing answers."""
+
+    async def pull(self, name: str) -> None:
+        """Without credentials. Idempotent. Raises PullFailed."""
+
+    async def image(self, name: str) -> RuntimeImage | None:
+        """None when it is not there."""
+
+    async def remove(self, name: str) -> None:
+        """The image with all its names. Idempotent."""
+
+    async def in_use(self) -> frozenset[str]:
+        """Ids, or names, of the images of all containers, running or not."""
+
+
+class Prepuller:
+    """Pulls and removes on one runtime."""
+
+    def __init__(self, runtime: Runtime, allow_private_names: Iterable[str] = ()) -> None:
+        self._runtime = runtime
+        self._private = CRI_NAMESPACE in frozenset(allow_private_names)
+
+    async def attach(self, bundle: Bundle) -> tuple[str, ...]:
+        """Have the images; returns their names. Raises PullFailed, ImageWithheld when one of them is private."""
+        withheld = [image for image in bundle.images if image.private and not self._private]
+        names = [name_of(image) for image in bundle.images if image not in withheld]
+        for name in dict.fromkeys(names):
+            if await self._runtime.image(name) is None:
+                await self._runtime.pull(name)
+        if withheld:
+            private = ", ".join(image.reference for image in withheld)
+            raise ImageWithheld(
+                f"{private}: private, and every pod could use it once it is here",
+                hint=f"take it out of the cache, or set allow_private_names to {CRI_NAMESPACE} for nodes of one tenant",
+            )
+        return tuple(dict.fromkeys(names))
+
+    async def detach(self, bundle: Bundle, keep: Sequence[Bundle]) -> None:
+        """Remove the images that no container uses and no bundle in ``keep`` has."""
+        kept = {name_of(image) for other in keep for image in other.images}
+        kept_ids = {found.id for name in sorted(kept) if (found := await self._runtime.image(name)) is not None}
+        used = await self._runtime.in_use()
+        for name in {name_of(image) for image in bundle.images} - kept:
+            found = await self._runtime.image(name)
+            if found is not None and found.id not in kept_ids and not used & {found.id, *found.names}:
+                await self._runtime.remove(name)
+
+    async def missing(self, names: Iterable[str]) -> frozenset[str]:
+        return frozenset([name for name in names if await self._runtime.image(name) is None])
+
+
+def name_of(image: ImageRecord) -> str:
+    """What kubelet will ask for."""
+    return Reference.parse(image.name).cri_name

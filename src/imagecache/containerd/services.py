@@ -1,0 +1,206 @@
+"""containerd's content, image and snapshot services, each as the port that attach uses.
+
+Thin: one method, one or two calls. It must not decide anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Mapping
+
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from imagecache._proto.containerd import content_pb2, descriptor_pb2, images_pb2, snapshots_pb2
+from imagecache.containerd.api import SnapshotInfo, SnapshotKey, SnapshotMount, StoredImage
+from imagecache.containerd.rpc import Connection
+from imagecache.digest import Digest
+from imagecache.errors import AlreadyExists, NotFound, SnapshotExists, SnapshotNotFound
+from imagecache.oci.descriptor import Descriptor
+
+_SOURCE = "containerd.io/distribution.source."
+_CONTENT = "containerd.services.content.v1.Content"
+_IMAGES = "containerd.services.images.v1.Images"
+_SNAPSHOTS = "containerd.services.snapshots.v1.Snapshots"
+
+
+class ContentService:
+    def __init__(self, connection: Connection, metadata: dict[str, str]) -> None:
+        self._connection = connection
+        self._metadata = metadata
+
+    async def write(self, data: bytes, labels: Mapping[str, str]) -> Digest:
+        digest = Digest.sha256(data)
+        request = content_pb2.WriteContentRequest(
+            action=content_pb2.COMMIT,
+            ref=f"imagecache-{digest}-{secrets.token_hex(4)}",
+            total=len(data),
+            expected=digest,
+            data=data,
+            labels=labels,
+        )
+        try:
+            await self._connection.exchange(
+                f"{_CONTENT}/Write", request, content_pb2.WriteContentResponse, self._metadata
+            )
+        except AlreadyExists:
+            await self._add_labels(digest, labels)
+        return digest
+
+    async def _add_labels(self, digest: Digest, labels: Mapping[str, str]) -> None:
+        """For content that was there; the refused write has taken it into the lease of this session."""
+        labels = _merged(await self.labels(digest) or {}, labels)
+        request = content_pb2.UpdateRequest(
+            info=content_pb2.Info(digest=digest, labels=labels),
+            update_mask=FieldMask(paths=[f"labels.{key}" for key in labels]),
+        )
+        await self._connection.call(f"{_CONTENT}/Update", request, content_pb2.UpdateResponse, self._metadata)
+
+    async def labels(self, digest: Digest) -> dict[str, str] | None:
+        request = content_pb2.InfoRequest(digest=digest)
+        try:
+            reply = await self._connection.call(f"{_CONTENT}/Info", request, content_pb2.InfoResponse, self._metadata)
+        except NotFound:
+            return None
+        return dict(reply.info.labels)
+
+    async def read(self, digest: Digest) -> bytes | None:
+        request = content_pb2.ReadContentRequest(digest=digest)
+        replies = self._connection.stream(f"{_CONTENT}/Read", request, content_pb2.ReadContentResponse, self._metadata)
+        try:
+            return b"".join([reply.data async for reply in replies])
+        except NotFound:
+            return None
+
+
+def _merged(found: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
+    """``new`` on top of ``found``; repositories that the content came from are collected in one sorted list."""
+    merged = {**found, **new}
+    for key in new:
+        if key.startswith(_SOURCE) and key in found:
+            merged[key] = ",".join(sorted({*found[key].split(","), new[key]}))
+    return merged
+
+
+class ImageService:
+    def __init__(self, connection: Connection, metadata: dict[str, str]) -> None:
+        self._connection = connection
+        self._metadata = metadata
+
+    async def get(self, name: str) -> StoredImage | None:
+        request = images_pb2.GetImageRequest(name=name)
+        try:
+            reply = await self._connection.call(f"{_IMAGES}/Get", request, images_pb2.GetImageResponse, self._metadata)
+        except NotFound:
+            return None
+        return _stored(reply.image)
+
+    async def with_target(self, target: Digest) -> list[StoredImage]:
+        return await self._list([f"target.digest=={target}"])
+
+    async def all(self) -> list[StoredImage]:
+        return await self._list([])
+
+    async def _list(self, filters: list[str]) -> list[StoredImage]:
+        request = images_pb2.ListImagesRequest(filters=filters)
+        reply = await self._connection.call(f"{_IMAGES}/List", request, images_pb2.ListImagesResponse, self._metadata)
+        return sorted((_stored(image) for image in reply.images), key=lambda image: image.name)
+
+    async def put(self, name: str, target: Descriptor, labels: Mapping[str, str]) -> bool:
+        image = images_pb2.Image(name=name, labels=labels, target=_target(target))
+        create = images_pb2.CreateImageRequest(image=image)
+        try:
+            await self._connection.call(f"{_IMAGES}/Create", create, images_pb2.CreateImageResponse, self._metadata)
+        except AlreadyExists:
+            found = await self.get(name)
+            if found is not None and found.target == target.digest and _has(found.labels, labels):
+                return False
+            mask = FieldMask(paths=["target", *(f"labels.{key}" for key in labels)])
+            update = images_pb2.UpdateImageRequest(image=image, update_mask=mask)
+            await self._connection.call(f"{_IMAGES}/Update", update, images_pb2.UpdateImageResponse, self._metadata)
+        return True
+
+    async def delete(self, name: str, target: Digest, *, sync: bool = False) -> bool:
+        found = await self.get(name)
+        if found is None or found.target != target:
+            return False
+        request = images_pb2.DeleteImageRequest(name=name, sync=sync, target=descriptor_pb2.Descriptor(digest=target))
+        with contextlib.suppress(NotFound):
+            await self._connection.command(f"{_IMAGES}/Delete", request, self._metadata)
+        return True
+
+
+def _has(labels: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
+    return all(labels.get(key, "") == value for key, value in wanted.items())
+
+
+def _stored(image: images_pb2.Image) -> StoredImage:
+    return StoredImage(image.name, Digest(image.target.digest), dict(image.labels))
+
+
+def _target(target: Descriptor) -> descriptor_pb2.Descriptor:
+    return descriptor_pb2.Descriptor(
+        media_type=target.media_type, digest=target.digest, size=target.size, annotations=target.annotations
+    )
+
+
+class SnapshotService:
+    def __init__(self, connection: Connection, metadata: dict[str, str]) -> None:
+        self._connection = connection
+        self._metadata = metadata
+
+    async def prepare(self, snapshot: SnapshotKey) -> tuple[SnapshotMount, ...]:
+        request = snapshots_pb2.PrepareSnapshotRequest(
+            snapshotter=snapshot.snapshotter, key=snapshot.key, parent=snapshot.parent, labels=snapshot.labels
+        )
+        try:
+            reply = await self._connection.call(
+                f"{_SNAPSHOTS}/Prepare", request, snapshots_pb2.PrepareSnapshotResponse, self._metadata
+            )
+        except AlreadyExists as error:
+            raise SnapshotExists(error.message) from error
+        except NotFound as error:
+            raise SnapshotNotFound(error.message, hint="the snapshot below is gone; try again") from error
+        return tuple(SnapshotMount(mount.type, mount.source, tuple(mount.options)) for mount in reply.mounts)
+
+    async def commit(self, snapshot: SnapshotKey, name: str) -> None:
+        request = snapshots_pb2.CommitSnapshotRequest(
+            snapshotter=snapshot.snapshotter,
+            name=name,
+            key=snapshot.key,
+            labels=snapshot.labels,
+            parent=snapshot.parent,
+        )
+        try:
+            await self._connection.command(f"{_SNAPSHOTS}/Commit", request, self._metadata)
+        except AlreadyExists as error:
+            raise SnapshotExists(error.message) from error
+
+    async def remove(self, snapshotter: str, key: str) -> None:
+        request = snapshots_pb2.RemoveSnapshotRequest(snapshotter=snapshotter, key=key)
+        with contextlib.suppress(NotFound):
+            await self._connection.command(f"{_SNAPSHOTS}/Remove", request, self._metadata)
+
+    async def stat(self, snapshotter: str, name: str) -> SnapshotInfo | None:
+        request = snapshots_pb2.StatSnapshotRequest(snapshotter=snapshotter, key=name)
+        try:
+            reply = await self._connection.call(
+                f"{_SNAPSHOTS}/Stat", request, snapshots_pb2.StatSnapshotResponse, self._metadata
+            )
+        except NotFound:
+            return None
+        return _info(reply.info)
+
+    async def list(self, snapshotter: str) -> AsyncIterator[SnapshotInfo]:
+        request = snapshots_pb2.ListSnapshotsRequest(snapshotter=snapshotter)
+        replies = self._connection.stream(
+            f"{_SNAPSHOTS}/List", request, snapshots_pb2.ListSnapshotsResponse, self._metadata
+        )
+        async for reply in replies:
+            for info in reply.info:
+                yield _info(info)
+
+
+def _info(info: snapshots_pb2.Info) -> SnapshotInfo:
+    committed = info.kind == snapshots_pb2.COMMITTED
+    return SnapshotInfo(info.name, info.parent, dict(info.labels), committed=committed)

@@ -1,0 +1,44 @@
+"""Events on the object: what ``kubectl describe`` shows.
+
+Source: core/v1 Event. Events about cluster-scoped objects live in the namespace ``default``. They are told for people:
+one that cannot be posted is logged and lost, and is in the status anyway.
+"""
+
+from __future__ import annotations
+
+import secrets
+
+from imagecache.api.types import API_VERSION, KIND, Event, ImageCache
+from imagecache.errors import KubernetesError
+from imagecache.kube.api import Kube, Object
+from imagecache.kube.resources import EVENTS
+from imagecache.telemetry.log import get_logger
+
+NAMESPACE = "default"
+COMPONENT = "imagecache-controller"
+_MESSAGE = 1024
+"""Characters; the API server refuses longer ones."""
+_log = get_logger(__name__)
+
+
+async def post(kube: Kube, cache: ImageCache, events: tuple[Event, ...]) -> None:
+    """Never raises for what the API server says."""
+    for event in events:
+        try:
+            await kube.create(EVENTS, _object(cache, event), namespace=NAMESPACE)
+        except KubernetesError as error:
+            _log.warning("event not posted", name=cache.name, reason=event.reason, problem=str(error))
+
+
+def _object(cache: ImageCache, event: Event) -> Object:
+    return {
+        "metadata": {"name": f"{cache.name[:230]}.{secrets.token_hex(8)}", "namespace": NAMESPACE},
+        "involvedObject": {"apiVersion": API_VERSION, "kind": KIND, "name": cache.name, "uid": cache.metadata.uid},
+        "type": event.type,
+        "reason": event.reason,
+        "message": event.message[:_MESSAGE],
+        "count": 1,
+        "firstTimestamp": event.first_timestamp,
+        "lastTimestamp": event.last_timestamp,
+        "source": {"component": COMPONENT},
+    }

@@ -1,0 +1,73 @@
+"""The cluster as it was last seen: ImageCaches, Nodes, and what their agents say.
+
+Fed by whoever watches; says which ImageCaches a change concerns. It must not do I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+from imagecache.api.nodes import NodeStatus, NodeView, parse_status
+from imagecache.kube import objects
+from imagecache.kube.api import Object
+from imagecache.kube.resources import IMAGE_CACHES, NODE_IMAGE_CACHES, NODES, Resource
+
+_T = TypeVar("_T")
+WATCHED = (IMAGE_CACHES, NODE_IMAGE_CACHES, NODES)
+
+
+class InformerCache:
+    def __init__(self) -> None:
+        self.caches: dict[str, Object] = {}
+        self._labels: dict[str, dict[str, str]] = {}
+        self._reports: dict[str, NodeStatus] = {}
+        self._nodes: tuple[NodeView, ...] | None = None
+
+    @property
+    def nodes(self) -> tuple[NodeView, ...]:
+        """Every node that exists and has an agent."""
+        if self._nodes is None:
+            self._nodes = tuple(
+                NodeView(name, self._labels[name], report)
+                for name, report in self._reports.items()
+                if name in self._labels
+            )
+        return self._nodes
+
+    def take(self, resource: Resource, item: Object, *, gone: bool) -> Iterable[str]:
+        """Take a change in; returns the names of the ImageCaches that it may concern."""
+        name = objects.name(item)
+        if resource == IMAGE_CACHES:
+            return self._take_cache(name, item, gone=gone)
+        before = self.nodes
+        if resource == NODES:
+            _put(self._labels, name, None if gone else objects.texts(item, "metadata", "labels"))
+        else:
+            _put(self._reports, name, None if gone else parse_status(item.get("status") or {}))
+        self._nodes = None
+        return self._concerned(before, self.nodes)
+
+    def _take_cache(self, name: str, item: Object, *, gone: bool) -> Iterable[str]:
+        _put(self.caches, name, None if gone else item)
+        return (name,)
+
+    def _concerned(self, before: tuple[NodeView, ...], after: tuple[NodeView, ...]) -> Iterable[str]:
+        """A node that comes, goes or is labelled concerns all; a report the caches whose state it changes."""
+        if [(node.name, node.labels) for node in before] != [(node.name, node.labels) for node in after]:
+            return tuple(self.caches)
+        concerned: set[str] = set()
+        for one, other in zip(before, after, strict=True):
+            if one.status is not other.status:
+                states = [
+                    {(entry.name, entry.id, entry.state) for entry in each.status.caches} for each in (one, other)
+                ]
+                concerned |= {name for name, _, _ in states[0] ^ states[1]}
+        return tuple(concerned & self.caches.keys())
+
+
+def _put(table: dict[str, _T], name: str, value: _T | None) -> None:
+    if value is None:
+        table.pop(name, None)
+    else:
+        table[name] = value

@@ -1,0 +1,122 @@
+"""Re-lay a layer image with 4096-byte blocks, for kernels that mount no other.
+
+The content of every file moves to a multiple of 4096, in the order it had, so the copy is one pass over the source; the
+tree stays. What results holds no tar and says so in its header, whose other fields describe the original. Same source,
+same bytes. It must not sync, and must not decide when it is needed: the node probes that.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from imagecache.erofs.content import HOST_BLOCK
+from imagecache.erofs.format import PAGE_BLOCK, align
+from imagecache.erofs.header import DATA_START, LayerFlags
+from imagecache.erofs.inode import StoredInode
+from imagecache.erofs.layout import lay_out
+from imagecache.erofs.metadata import head, metadata
+from imagecache.erofs.reader import LayerImage
+from imagecache.erofs.writer import write_at
+from imagecache.errors import MalformedLayer
+from imagecache.limits import DEFAULT, Limits
+from imagecache.tree import Inode
+
+_CHUNK = 1 << 20
+_NOT_THERE = frozenset({errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
+
+
+class _Aligned:
+    """Content of the source's files, each moved to a multiple of 4096."""
+
+    def __init__(self, files: list[StoredInode]) -> None:
+        self.moves: list[tuple[int, int, int]] = []
+        """(from, to, length), both rising."""
+        self._places: dict[Inode, int] = {}
+        self._end = DATA_START
+        source = 0
+        for inode in sorted(files, key=lambda inode: inode.position):
+            if inode.position < source:
+                raise MalformedLayer(f"the content of inode {inode.nid} is another file's too")
+            source = inode.position + inode.size
+            self._places[inode] = self._end
+            self.moves.append((inode.position, self._end, inode.size))
+            self._end = align(self._end + inode.size, HOST_BLOCK)
+
+    def locate(self, inode: Inode) -> int:
+        return self._places[inode]
+
+    def end(self) -> int:
+        return self._end
+
+
+def realign(source: Path, target_fd: int, *, limits: Limits = DEFAULT) -> int:
+    """Write the re-laid copy of ``source`` into the file ``target_fd``, replacing it; returns its size.
+
+    Raises what ``LayerImage`` raises, and OSError from writing as it comes.
+    """
+    with LayerImage.open(source, limits=limits) as image:
+        root = image.tree()
+        content = _Aligned(_files(root))
+        layout = lay_out(root, PAGE_BLOCK, content, limits)
+        os.ftruncate(target_fd, 0)
+        os.ftruncate(target_fd, layout.total)
+        for origin, place, length in content.moves:
+            for offset, size in _data(image.fileno(), origin, length):
+                _copy(image.fileno(), target_fd, (offset, place + offset - origin), size)
+        position = layout.start
+        for data in metadata(layout):
+            write_at(target_fd, position, data)
+            position += len(data)
+        write_at(target_fd, 0, head(layout, replace(image.header, flags=image.header.flags | LayerFlags.REALIGNED)))
+    return layout.total
+
+
+def _files(root: StoredInode) -> list[StoredInode]:
+    """Every regular file with content, once."""
+    found: dict[Inode, StoredInode] = {}
+    pending: list[Inode] = [root]
+    while pending:
+        for child in pending.pop().children.values():
+            if child.is_dir:
+                pending.append(child)
+            elif isinstance(child, StoredInode) and child.is_file and child.size:
+                found[child] = child
+    return list(found.values())
+
+
+def _data(fd: int, start: int, length: int) -> Iterator[tuple[int, int]]:
+    """(offset, length) of what is not a hole of the host file: expanded sparse files are mostly holes."""
+    end = start + length
+    while start < end:
+        try:
+            start = os.lseek(fd, start, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            raise
+        if start >= end:
+            return
+        stop = min(os.lseek(fd, start, os.SEEK_HOLE), end)
+        yield start, stop - start
+        start = stop
+
+
+def _copy(source_fd: int, target_fd: int, offsets: tuple[int, int], length: int) -> None:
+    """Copy inside the kernel, or through memory where it cannot between these files."""
+    origin, place = offsets
+    while length:
+        try:
+            copied = os.copy_file_range(source_fd, target_fd, length, origin, place)
+        except OSError as error:
+            if error.errno not in _NOT_THERE:
+                raise
+            data = os.pread(source_fd, min(length, _CHUNK), origin)
+            write_at(target_fd, place, data)
+            copied = len(data)
+        if copied == 0:
+            raise MalformedLayer("the layer image became shorter while it was copied")
+        origin, place, length = origin + copied, place + copied, length - copied

@@ -1,0 +1,122 @@
+"""A whole bundle from the remote store into the node's own: described, weighed by others, then fetched.
+
+``describe`` is small and comes before a budget decides; ``fetch`` brings what is missing, each layer once however many
+caches want it, and puts the bundle into the store last, when everything it names is there. It must not decide whether
+a bundle fits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from imagecache.digest import Digest
+from imagecache.fetch import trust
+from imagecache.fetch.prefetch import BuildFollower
+from imagecache.fetch.shared import Running, all_of, leased
+from imagecache.fetch.transfer import Advanced, LayerFetcher
+from imagecache.served.remote_store import RemoteStore
+from imagecache.store.model import Bundle, LayerName, LayerRecord
+from imagecache.store.store import Store
+
+_DOCUMENTS = 8
+"""Fetched at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A bundle that may be fetched: what it needs is known, and its documents agree with each other."""
+
+    document: Bundle
+    bodies: Mapping[Digest, bytes]
+
+    @property
+    def layers(self) -> dict[LayerName, LayerRecord]:
+        """Each layer image once."""
+        return {layer.name: layer for image in self.document.images for layer in image.layers}
+
+    @property
+    def size(self) -> int:
+        """Bytes of its layer images."""
+        return sum(layer.size for layer in self.layers.values())
+
+
+class BundleFetcher:
+    def __init__(self, store: Store, remote: RemoteStore, layers: LayerFetcher, builds: BuildFollower) -> None:
+        self._store = store
+        self._remote = remote
+        self._layers = layers
+        self.builds = builds
+        self._running: dict[LayerName, Running[None]] = {}
+
+    async def describe(self, bundle_id: str, digests: Mapping[str, Digest]) -> Described:
+        """Fetch and check the documents. ``digests`` are the API server's, by reference.
+
+        Raises NotFound, StoreUnreachable, StoreRefused, StoreCorrupt, StoreError, ContentError.
+        """
+        document = await self._remote.bundle(bundle_id)
+        turns = asyncio.Semaphore(_DOCUMENTS)
+
+        async def body(digest: Digest) -> bytes:
+            async with turns:
+                return await self._remote.document(digest)
+
+        wanted = sorted(document.document_digests())
+        bodies = dict(zip(wanted, await all_of([body(digest) for digest in wanted]), strict=True))
+        await asyncio.to_thread(trust.check, document, bodies, digests)
+        return Described(document, bodies)
+
+    async def fetch(self, described: Described, progress: Callable[[int], None]) -> None:
+        """Have the bundle in the store; ``progress`` gets the bytes of its layer images that are here.
+
+        Raises as ``LayerFetcher.fetch``, AlreadyExists. When cancelled, what came is kept for the next time.
+        """
+        layers = described.layers
+        done = dict.fromkeys(layers, 0)
+
+        def listener(name: LayerName) -> Advanced:
+            def advanced(size: int) -> None:
+                done[name] = size
+                progress(sum(done.values()))
+
+            return advanced
+
+        digests = {*described.bodies, *(layer.sha256 for layer in layers.values())}
+        async with leased(self._store, layers, digests):
+            largest_first = sorted(layers.values(), key=lambda layer: -layer.size)  # it is the one that all wait for
+            await all_of([self._shared(layer, listener(layer.name)) for layer in largest_first])
+            await asyncio.to_thread(self._commit, described)
+
+    def _commit(self, described: Described) -> None:
+        for digest, body in described.bodies.items():
+            self._store.blobs.put_verified(body, digest)
+        self._store.bundles.put(described.document)
+
+    async def _shared(self, layer: LayerRecord, listener: Advanced) -> None:
+        """The layer, by a fetch that runs already or a new one. The last who is cancelled cancels it."""
+        await self.builds.join(layer.name, listener)
+        running = self._running.get(layer.name)
+        if running is None:
+            running = self._start(layer)
+        running.listeners.append(listener)
+        listener(running.done)
+        try:
+            await asyncio.shield(running.task)
+        finally:
+            running.listeners.remove(listener)
+            if not running.listeners and not running.task.done():
+                self._forget(layer.name, running)  # who comes now begins anew
+                running.task.cancel()
+                await asyncio.gather(running.task, return_exceptions=True)
+
+    def _start(self, layer: LayerRecord) -> Running[None]:
+        running = Running[None]()
+        running.task = asyncio.create_task(self._layers.fetch(layer, running.advanced))
+        self._running[layer.name] = running
+        running.task.add_done_callback(lambda _task: self._forget(layer.name, running))
+        return running
+
+    def _forget(self, name: LayerName, running: Running[None]) -> None:
+        if self._running.get(name) is running:
+            del self._running[name]

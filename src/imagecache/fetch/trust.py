@@ -1,0 +1,75 @@
+"""A bundle document against what it claims: from the image's digest to every layer's diffID. Pure.
+
+The API server says which digest each reference has; that digest proves the manifest, the manifest its config, the
+config the diffIDs, and a diffID the tar in a layer image. So a store that lies about any link is found out before a
+byte of a layer is fetched. Only attributes of implied directories rest on the store's word (``derive.verify``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from imagecache.digest import Digest, chain_ids
+from imagecache.erofs.header import DATA_START
+from imagecache.errors import LimitExceeded, StoreCorrupt
+from imagecache.limits import DEFAULT, Limits
+from imagecache.oci.manifest import parse_config, parse_index, parse_manifest
+from imagecache.store.model import Bundle, ImageRecord, LayerName, LayerRecord, Space
+
+
+def check(
+    document: Bundle,
+    bodies: Mapping[Digest, bytes],
+    digests: Mapping[str, Digest],
+    limits: Limits = DEFAULT,
+) -> None:
+    """Raises StoreCorrupt, and what malformed documents raise.
+
+    Args:
+        document: as the store has it.
+        bodies: its documents, verified by their digests.
+        digests: of the images by reference, as the API server has them; references that it lacks are not compared.
+        limits: for sizes.
+    """
+    files: dict[LayerName, LayerRecord] = {}
+    for image in document.images:
+        wanted = digests.get(image.reference)
+        _agree(wanted is None or wanted == image.target.digest, image, "another digest than the ImageCache says")
+        _check_documents(image, bodies)
+        for layer in image.layers:
+            _check_layer(image, layer, limits)
+            same = files.setdefault(layer.name, layer)
+            _agree((same.sha256, same.size) == (layer.sha256, layer.size), image, f"two files for {layer.name}")
+
+
+def _check_documents(image: ImageRecord, bodies: Mapping[Digest, bytes]) -> None:
+    if image.index is not None:
+        index = parse_index(bodies[image.index.digest], image.index.media_type)
+        listed = {entry.digest for entry in index.manifests}
+        _agree(image.manifest.digest in listed, image, "a manifest that its index does not list")
+    manifest = parse_manifest(bodies[image.manifest.digest], image.manifest.media_type)
+    _agree(manifest.config.digest == image.config.digest, image, "another config than its manifest")
+    config = parse_config(bodies[image.config.digest], manifest)
+    layers = image.layers
+    _agree(
+        [layer.digest for layer in manifest.layers] == [layer.blob.digest for layer in layers], image, "other layers"
+    )
+    _agree(list(config.diff_ids) == [layer.diff_id for layer in layers], image, "other diffIDs than its config")
+    _agree(list(chain_ids(config.diff_ids)) == [layer.chain_id for layer in layers], image, "wrong chainIDs")
+
+
+def _check_layer(image: ImageRecord, layer: LayerRecord, limits: Limits) -> None:
+    names = (LayerName(Space.LAYERS, layer.diff_id), LayerName(Space.CHAINS, layer.chain_id))
+    _agree(layer.name in names, image, f"layer image {layer.name} for {layer.diff_id}")
+    _agree(layer.tar_size >= 0 and layer.size >= DATA_START + layer.tar_size, image, "a layer image without room")
+    _agree({layer.sha256.algorithm, layer.diff_id.algorithm} == {"sha256"}, image, "another algorithm than sha256")
+    most = limits.layer_uncompressed
+    if layer.size > most:
+        raise LimitExceeded(f"layer image {layer.name} has {layer.size} bytes; the limit is {most}")
+
+
+def _agree(holds: bool, image: ImageRecord, what: str) -> None:
+    if not holds:
+        raise StoreCorrupt(
+            f"the store's bundle has {what}", hint="delete the image cache and create it again", image=image.reference
+        )

@@ -1,0 +1,139 @@
+"""Our drop-in for containerd's configuration, for each mode and version.
+
+It adds a proxy plugin (or a layer cache for containerd's own erofs snapshotter), makes it the default snapshotter of
+CRI, and tells the transfer service of 2.x about it. Two things are left out on purpose: the capability ``rebase``,
+with which containerd forgets the parents of layers that we serve (containerd issue 13264), and
+``disable_snapshot_annotations``, which in 2.x would switch CRI back to its old way of pulling. Pure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagecache.containerd.api import SNAPSHOTTERS
+from imagecache.containerd.modes import NATIVE_SINCE, NATIVE_SNAPSHOTTER, Mode, version_of
+from imagecache.errors import ContainerdMisconfigured
+from imagecache.host.toml import Table, dumps
+from imagecache.host.user_config import UserConfig, merged
+
+_CRI_1 = "io.containerd.grpc.v1.cri"
+_CRI_IMAGES = "io.containerd.cri.v1.images"
+_TRANSFER = "io.containerd.transfer.v1.local"
+_EROFS = f"{SNAPSHOTTERS}.{NATIVE_SNAPSHOTTER}"
+_UNPACKS = 3
+"""Layers that containerd takes up at once in native mode; with 1 it would serve no layer that has a parent."""
+
+
+@dataclass(frozen=True, slots=True)
+class DropInSettings:
+    mode: Mode
+    containerd: str
+    """Version, as it says."""
+    platform: str
+    """``linux/amd64``."""
+    snapshotter: str
+    """Name of our proxy plugin."""
+    socket: Path
+    """Where our snapshotter listens."""
+    root: Path
+    """Its writable layers; kubelet measures the space of image files there."""
+    layers: Path
+    """The store's ``layers`` directory."""
+    leaving: bool = False
+    """Proxy mode on its way out: containers that have our snapshots keep them, no new one gets any."""
+
+
+def drop_in(settings: DropInSettings, user: UserConfig) -> str:
+    """The file's text. Raises ContainerdMisconfigured when this containerd cannot do it."""
+    major, minor = version_of(settings.containerd)
+    if settings.mode is Mode.NATIVE and (major, minor) < NATIVE_SINCE:
+        raise ContainerdMisconfigured(
+            f"native mode needs containerd 2.4 or later, this is {settings.containerd}", hint="use --mode proxy"
+        )
+    if settings.mode is Mode.NATIVE:
+        document = _native(settings, user)
+    elif settings.leaving:
+        document = {"version": 2 if major == 1 else 3, "proxy_plugins": _plugin(settings)}
+    elif major == 1:
+        document = _proxy_1(settings, user)
+    else:
+        document = _proxy_2(settings, user)
+    return _heading(major) + dumps(document)
+
+
+def default_snapshotter(user: UserConfig) -> str:
+    """What CRI takes without us."""
+    cri = user.section(_CRI_IMAGES) or user.section(_CRI_1, "containerd")
+    return str(cri.get("snapshotter") or "overlayfs")
+
+
+def _heading(major: int) -> str:
+    repeats = (
+        "the cri section of your own files"
+        if major == 1
+        else "the lists of your own files that containerd would replace"
+    )
+    return (
+        "# Written by `imagecache containerd-config install`; `imagecache containerd-config undo` takes it back.\n"
+        f"# It repeats {repeats}:\n# install again after you have changed them.\n"
+    )
+
+
+def _plugin(settings: DropInSettings) -> Table:
+    exports = {"root": str(settings.root)}
+    return {settings.snapshotter: {"type": "snapshot", "address": str(settings.socket), "exports": exports}}
+
+
+def _proxy_1(settings: DropInSettings, user: UserConfig) -> Table:
+    """Containerd 1.x replaces whole plugin sections, so the administrator's section is repeated."""
+    ours: Table = {"containerd": {"snapshotter": settings.snapshotter}}
+    return {
+        "version": 2,
+        "proxy_plugins": _plugin(settings),
+        "plugins": {_CRI_1: merged(user.section(_CRI_1), ours)},
+    }
+
+
+def _proxy_2(settings: DropInSettings, user: UserConfig) -> Table:
+    """Version 3 always: containerd 2.x loses the snapshotter of a version 2 file when it converts it."""
+    return {
+        "version": 3,
+        "proxy_plugins": _plugin(settings),
+        "plugins": {
+            _CRI_IMAGES: {"snapshotter": settings.snapshotter},
+            _TRANSFER: {"unpack_config": _unpack(settings, user, settings.snapshotter)},
+        },
+    }
+
+
+def _native(settings: DropInSettings, user: UserConfig) -> Table:
+    erofs = user.section(_EROFS)
+    for option in ("enable_fsverity", "set_immutable"):
+        if erofs.get(option):
+            raise ContainerdMisconfigured(
+                f"containerd's erofs snapshotter has {option} set, with which it reads no layer images of others",
+                hint=f"remove {option} from plugins.{_EROFS}, or use --mode proxy",
+            )
+    caches = erofs.get("layer_content_caches", [])
+    others = [cache for cache in caches if cache != str(settings.layers)] if isinstance(caches, list) else []
+    return {
+        "version": 3,
+        "plugins": {
+            _EROFS: {"layer_content_caches": [*others, str(settings.layers)]},
+            _CRI_IMAGES: {"snapshotter": NATIVE_SNAPSHOTTER},
+            _TRANSFER: {
+                "max_concurrent_unpacks": _UNPACKS,
+                "unpack_config": _unpack(settings, user, NATIVE_SNAPSHOTTER),
+            },
+        },
+    }
+
+
+def _unpack(settings: DropInSettings, user: UserConfig, snapshotter: str) -> list[Table]:
+    """What the administrator has, else containerd's default, and ours: a pull finds it by the snapshotter's name."""
+    default: Table = {"platform": settings.platform, "snapshotter": "overlayfs", "differ": "walking"}
+    listed = user.section(_TRANSFER).get("unpack_config")
+    theirs = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else [default]
+    ours: Table = {"platform": settings.platform, "snapshotter": snapshotter, "differ": "walking"}
+    return [*(entry for entry in theirs if entry.get("snapshotter") != snapshotter), ours]

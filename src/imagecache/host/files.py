@@ -1,0 +1,185 @@
+"""The files of the host service: program, configuration, units. Everything appears whole, or not at all.
+
+Paths are the host's own; ``root`` is where its filesystem is seen from here. It must not start or stop anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from imagecache.errors import HostError, PrivilegeMissing
+from imagecache.host import syscalls
+from imagecache.host.containerd_config import Action, Change, replace_text
+from imagecache.host.mountinfo import MOUNTINFO, parse
+from imagecache.oserrors import from_os_error
+
+OPT = Path("/opt/imagecache")
+UNITS = Path("/etc/systemd/system")
+CONFIG = Path("/etc/imagecache/config.toml")
+STATE = Path("/run/imagecache")
+CREDENTIALS = STATE / "credentials"
+PROGRAM = OPT / "current/bin/imagecache"
+HEADING = "# Written by `imagecache host install`, and again at its next run.\n"
+_CURRENT, _STAGED, _LOCK = "current", ".new-", "host.lock"
+
+
+class Program(Protocol):
+    """The agent's program with all that it needs; ``host.runtime_files.RuntimeFiles``."""
+
+    @property
+    def name(self) -> str:
+        """Changes with its content."""
+
+    def write(self, directory: Path, place: Path) -> None:
+        """Write it into ``directory``, from where it will run as ``place``. Raises OSError."""
+
+
+class HostFiles:
+    """Every method is idempotent and raises PrivilegeMissing, HostError, StoreError (NoSpace)."""
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        self.root = root
+
+    def at(self, path: Path) -> Path:
+        """Where the host's ``path`` is from here."""
+        return self.root / path.relative_to("/")
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """One at a time on a host; the lock dies with its process."""
+        with self._converted():
+            self.at(STATE).mkdir(mode=0o700, parents=True, exist_ok=True)
+            with (self.at(STATE) / _LOCK).open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield
+
+    # the program
+
+    def current(self) -> str:
+        """Name of the program that is installed; empty when none is."""
+        link = self.at(OPT) / _CURRENT
+        return link.readlink().name if link.is_symlink() else ""
+
+    def place(self, program: Program) -> Change:
+        """Make ``program`` the current one. The one before stays: what runs may still need its files."""
+        folder, link = self.at(OPT), self.at(OPT) / _CURRENT
+        before = self.current()
+        with self._converted():
+            folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+            if not (folder / program.name).exists():
+                self._write(program, folder)
+            if before == program.name:
+                return Change(OPT / _CURRENT, Action.UNCHANGED)
+            fresh = folder / f".{_CURRENT}"
+            fresh.unlink(missing_ok=True)
+            fresh.symlink_to(program.name)
+            fresh.rename(link)
+        return Change(OPT / _CURRENT, Action.UPDATED if before else Action.CREATED)
+
+    def _write(self, program: Program, folder: Path) -> None:
+        """Beside its place, on the disk, then into its place."""
+        for left in folder.glob(f"{_STAGED}*"):  # of a run that was killed
+            shutil.rmtree(left)
+        staged = folder / f"{_STAGED}{program.name}"
+        program.write(staged, OPT / program.name)
+        os.sync()
+        staged.rename(folder / program.name)
+
+    def remove_old(self) -> None:
+        """Every program but the current one."""
+        with self._converted():
+            for path in self.at(OPT).iterdir():
+                if path.is_dir() and not path.is_symlink() and path.name != self.current():
+                    shutil.rmtree(path)
+
+    def remove_program(self) -> Change:
+        """All of it, also when this process runs from there: what is open stays until it ends."""
+        return self.remove_tree(OPT)
+
+    # configuration and units
+
+    def configure(self, text: str) -> Change:
+        """Raises HostError when the file is an administrator's own."""
+        path = self.at(CONFIG)
+        if path.exists() and not path.read_text(errors="replace").startswith(HEADING):
+            raise HostError(
+                f"{CONFIG} is not ours to overwrite", hint="move it away; the installer writes the settings"
+            )
+        return self.write(CONFIG, HEADING + text, 0o600)
+
+    def remove_config(self) -> Change:
+        path = self.at(CONFIG)
+        ours = path.exists() and path.read_text(errors="replace").startswith(HEADING)
+        change = self.remove(CONFIG) if ours else Change(CONFIG, Action.UNCHANGED)
+        with contextlib.suppress(OSError):  # somebody else's files are there, or no directory
+            path.parent.rmdir()
+        return change
+
+    def write_units(self, texts: Mapping[str, str], wanted: Mapping[str, str]) -> list[Change]:
+        """Unit files, and what ``systemctl enable`` makes of ``wanted``: links in the targets' directories."""
+        changes = [self.write(UNITS / name, text, 0o644) for name, text in texts.items()]
+        for name, target in wanted.items():
+            link = self.at(UNITS) / f"{target}.wants" / name
+            with self._converted():
+                link.parent.mkdir(mode=0o755, exist_ok=True)
+                if not link.is_symlink():
+                    link.symlink_to(UNITS / name)
+        return changes
+
+    def remove_units(self, names: Mapping[str, str], wanted: Mapping[str, str]) -> list[Change]:
+        with self._converted():
+            for name, target in wanted.items():
+                (self.at(UNITS) / f"{target}.wants" / name).unlink(missing_ok=True)
+        return [self.remove(UNITS / name) for name in names]
+
+    # any file
+
+    def write(self, path: Path, text: str, mode: int) -> Change:
+        target = self.at(path)
+        with self._converted():
+            existed = target.exists()
+            if existed and target.read_text() == text and target.stat().st_mode & 0o7777 == mode:
+                return Change(path, Action.UNCHANGED)
+            target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            replace_text(target, text, mode)
+        return Change(path, Action.UPDATED if existed else Action.CREATED)
+
+    def make_private(self, path: Path) -> None:
+        """A directory for its owner alone."""
+        with self._converted():
+            self.at(path).mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def remove(self, path: Path) -> Change:
+        target = self.at(path)
+        with self._converted():
+            if not target.exists():
+                return Change(path, Action.UNCHANGED)
+            target.unlink()
+        return Change(path, Action.REMOVED)
+
+    def remove_tree(self, path: Path) -> Change:
+        """With everything below; what is mounted there is unmounted first."""
+        target = self.at(path)
+        if not target.exists():
+            return Change(path, Action.UNCHANGED)
+        with self._converted():
+            for mount in parse(MOUNTINFO.read_text(errors="surrogateescape"))[::-1]:
+                if Path(mount.target).is_relative_to(target.resolve()):
+                    syscalls.unmount(mount.target)
+            shutil.rmtree(target)
+        return Change(path, Action.REMOVED)
+
+    @contextlib.contextmanager
+    def _converted(self) -> Iterator[None]:
+        try:
+            yield
+        except PermissionError as error:
+            raise PrivilegeMissing(f"no permission to change {error.filename}", hint="run as root") from error
+        except OSError as error:
+            raise from_os_error(error, error.filename or self.root) from error

@@ -1,0 +1,235 @@
+"""Mounts of layer images: read-only, buffered, straight from the file; a loop device where the kernel needs one.
+
+One EROFS mount per layer image is shared by all containers of the node, so its pages are cached once. A mount outlives
+this process and a reboot takes it away; both are normal, so every call first looks at what is there. It must not decide
+which layers are mounted or when, and never unmounts by force: containers may stand on it.
+
+``nosuid`` and ``nodev`` are for people who walk into the mount on the host: overlayfs goes by its own flags, so
+containers keep setuid programs. ``noexec`` is not set, it would reach them through overlayfs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import struct
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from imagecache.errors import HostError, KernelUnsupported, MountFailed, PrivilegeMissing
+from imagecache.host import loop_devices, syscalls
+from imagecache.host.mountinfo import MOUNTINFO, Mount, mounted_at
+from imagecache.host.realigned import Realign, RealignedCopies
+
+_LAYER_FLAGS = syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV
+_OPTIONS_MAX = 4000
+"""mount(2) takes one page of options; some room is left for what the kernel adds."""
+_SUPERBLOCK = struct.Struct("<I8xB")
+_SUPERBLOCK_OFFSET = 1024
+_EROFS_MAGIC = 0xE0F5E1E2
+
+
+class KernelMounter:
+    """``snapshotter.provider.Mounter`` on the running kernel. Needs CAP_SYS_ADMIN. Safe to call from many threads.
+
+    Args:
+        realign: writes a layer image again with 4096-byte blocks, for kernels that refuse 512-byte ones (before 6.4).
+        copies: directory for those copies, private to this mounter; made when needed.
+        mountinfo: what is mounted.
+    """
+
+    def __init__(
+        self, *, realign: Realign | None = None, copies: Path | None = None, mountinfo: Path = MOUNTINFO
+    ) -> None:
+        self._copies = RealignedCopies(copies, realign) if realign is not None and copies is not None else None
+        self._mountinfo = mountinfo
+        self._locks: dict[Path, threading.Lock] = {}
+        self._locks_lock = threading.Lock()
+        self._seen: dict[Path, tuple[Path, int]] = {}
+        """Target -> image and device number of a mount that was checked by this process."""
+
+    def mount(self, image: Path, target: Path) -> None:
+        """Mount the layer image; a no-op when exactly that is mounted there."""
+        with self._lock(target):
+            if self._is_there(image, target):
+                return
+            with _explained(image, target):
+                self._mount(image, target)
+            self._seen[target] = (image, target.stat().st_dev)
+
+    def unmount(self, target: Path) -> None:
+        """A no-op when nothing is mounted there. Raises MountFailed when it is in use."""
+        with self._lock(target):
+            self._seen.pop(target, None)
+            found = self._at(target)
+            if found is None:
+                return
+            with _explained(Path(found.source), target):
+                syscalls.unmount(str(target))
+            if self._copies is not None:
+                self._copies.drop(_backing(found))
+
+    def mounted(self, target: Path) -> bool:
+        return self._at(target) is not None
+
+    def mount_overlay(self, lowers: Sequence[Path], target: Path) -> None:
+        """Stack directories read-only, the bottom one first; one alone is bound. Kernel 6.5 for very long lists."""
+        with self._lock(target), _explained(lowers[-1], target):
+            if len(lowers) == 1:
+                syscalls.mount(str(lowers[0]), str(target), "", syscalls.MS_BIND)
+                flags = syscalls.MS_REMOUNT | syscalls.MS_BIND | _LAYER_FLAGS
+                syscalls.mount("", str(target), "", flags)
+                return
+            option = "lowerdir=" + ":".join(_escaped(lower) for lower in reversed(lowers))
+            if len(option) <= _OPTIONS_MAX:
+                syscalls.mount("overlay", str(target), "overlay", _LAYER_FLAGS, option)
+            else:
+                top_first = [("lowerdir+", str(lower)) for lower in reversed(lowers)]
+                syscalls.mount_read_only("overlay", top_first, str(target))
+
+    def mount_image(self, images: Sequence[Path], target: Path, workplace: Path) -> None:
+        """A whole image's root filesystem at ``target``, from its layer images, the bottom one first.
+
+        The layers' own mounts are made below ``workplace`` and taken away again at once: the overlay keeps what it
+        stands on, so that one ``unmount(target)`` releases everything.
+        """
+        if self.mounted(target):
+            raise MountFailed(
+                f"{target}: something is mounted there already", hint=f"umount {target}, or choose another directory"
+            )
+        if len(images) == 1:
+            self.mount(images[0], target)
+            return
+        with self._temporarily(images, workplace) as lowers:
+            self.mount_overlay(lowers, target)
+
+    @contextlib.contextmanager
+    def _temporarily(self, images: Sequence[Path], workplace: Path) -> Iterator[list[Path]]:
+        workplace.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (
+            tempfile.TemporaryDirectory(dir=workplace, ignore_cleanup_errors=True) as name,
+            contextlib.ExitStack() as stack,
+        ):
+            lowers: list[Path] = []
+            for number, image in enumerate(images):
+                lower = Path(name, str(number))
+                self.mount(image, lower)
+                stack.callback(self.unmount, lower)
+                lowers.append(lower)
+            yield lowers
+
+    def _mount(self, image: Path, target: Path) -> None:
+        """From the file; ENOTBLK is the kernel's word for "I need a block device", EINVAL for "not this block size"."""
+        try:
+            _from_file(image, target)
+        except OSError as error:
+            if error.errno != errno.EINVAL or _block_bits(image) != 9:
+                raise
+            if self._copies is None:
+                raise KernelUnsupported(
+                    f"{image}: this kernel cannot mount an EROFS filesystem with 512-byte blocks",
+                    hint="use a kernel of version 6.4 or later",
+                ) from error
+            _from_file(self._copies.of(image), target)
+
+    def _is_there(self, image: Path, target: Path) -> bool:
+        """Whether the layer image is what is mounted at ``target``. Raises MountFailed if it is something else."""
+        with _explained(image, target):
+            device = _device(target)
+            if device is not None and self._seen.get(target) == (image, device):
+                return True
+            if device is None:
+                target.mkdir(mode=0o755, parents=True)
+                return False
+            if device == target.parent.stat().st_dev:  # every EROFS mount has a number of its own
+                return False
+        found = self._at(target)
+        if found is None:
+            return False
+        self._check(found, image, target)
+        self._seen[target] = (image, device)
+        return True
+
+    def _check(self, found: Mount, image: Path, target: Path) -> None:
+        expected = {os.path.realpath(image)}
+        if self._copies is not None:
+            expected.add(os.path.realpath(self._copies.path(image)))
+        if found.kind != "erofs" or os.path.realpath(_backing(found)) not in expected:
+            raise MountFailed(
+                f"{target}: {found.kind} {found.source} is mounted there, not {image}", hint=f"umount {target}"
+            )
+
+    def _at(self, target: Path) -> Mount | None:
+        return mounted_at(target, self._mountinfo)
+
+    def _lock(self, target: Path) -> threading.Lock:
+        with self._locks_lock:
+            return self._locks.setdefault(target, threading.Lock())
+
+
+def _from_file(image: Path, target: Path) -> None:
+    try:
+        syscalls.mount(str(image), str(target), "erofs", _LAYER_FLAGS)
+    except OSError as error:
+        if error.errno != errno.ENOTBLK:
+            raise
+        with loop_devices.attached(image) as device:
+            syscalls.mount(device, str(target), "erofs", _LAYER_FLAGS)
+
+
+def _device(target: Path) -> int | None:
+    """Of what is there; None when nothing is."""
+    try:
+        return target.stat().st_dev
+    except FileNotFoundError:
+        return None
+
+
+def _backing(mount: Mount) -> str:
+    """The file that is mounted, also when a loop device is in between."""
+    file = loop_devices.backing_file(mount.source) if mount.source.startswith("/dev/loop") else mount.source
+    return file.removesuffix(" (deleted)")
+
+
+def _block_bits(image: Path) -> int:
+    """log2 of the block size in the superblock; 0 when it is no EROFS filesystem."""
+    with image.open("rb") as file:
+        file.seek(_SUPERBLOCK_OFFSET)
+        data = file.read(_SUPERBLOCK.size)
+    magic, bits = _SUPERBLOCK.unpack(data) if len(data) == _SUPERBLOCK.size else (0, 0)
+    return int(bits) if magic == _EROFS_MAGIC else 0
+
+
+def _escaped(lower: Path) -> str:
+    """As overlayfs wants a path in ``lowerdir``: colons and commas have a meaning there."""
+    return str(lower).replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")
+
+
+@contextlib.contextmanager
+def _explained(source: Path, target: Path) -> Iterator[None]:
+    """OSError of the kernel -> our error, with a remedy."""
+    try:
+        yield
+    except OSError as error:
+        _explain(error, source, target)
+
+
+def _explain(error: OSError, source: Path, target: Path) -> NoReturn:
+    name = errno.errorcode.get(error.errno or 0, str(error.errno))
+    message = f"mounting {source} at {target}: {error.strerror} ({name})"
+    kind, hint = _MEANING.get(error.errno or 0, (MountFailed, "look at the last lines of dmesg"))
+    raise kind(message, hint=hint) from error
+
+
+_MEANING: dict[int, tuple[Callable[..., HostError], str]] = {
+    errno.EPERM: (PrivilegeMissing, "run as root, or give the process CAP_SYS_ADMIN"),
+    errno.EACCES: (PrivilegeMissing, "run as root, or give the process CAP_SYS_ADMIN and access to the path"),
+    errno.ENODEV: (KernelUnsupported, "the kernel lacks this filesystem: modprobe erofs overlay"),
+    errno.ENOSYS: (KernelUnsupported, "the kernel is too old for this many layers: 6.5 or later is needed"),
+    errno.EBUSY: (MountFailed, "something still uses it: stop the containers or programs that do"),
+    errno.ENOENT: (MountFailed, "the file is gone; run: imagecache doctor"),
+}

@@ -1,0 +1,91 @@
+"""Everything that ``doctor`` looks at, in the order it is shown. It must not print and must not repair."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import shutil
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagecache.containerd.api import Containerd
+from imagecache.containerd.modes import Mode
+from imagecache.host.checks import Check, ok, problem, warning
+from imagecache.host.probe_containerd import ContainerdExpectations, check_containerd
+from imagecache.host.probe_kernel import check_kernel
+from imagecache.host.realigned import Realign
+from imagecache.limits import GIB
+
+_FREE = 10 * GIB
+_FILES = 65536
+"""Open files that the agent should be allowed: one that runs out stops the whole node (containerd issue 13798)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeSettings:
+    containerd: ContainerdExpectations
+    store: Path
+    socket: Path
+    """Where our snapshotter listens in proxy mode."""
+
+
+async def diagnose(
+    containerd: Containerd, settings: ProbeSettings, *, unsuitable: Sequence[str] = (), realign: Realign | None = None
+) -> list[Check]:
+    """Look at kernel, store, containerd and agent. Never raises for what it finds.
+
+    Args:
+        containerd: the one at ``settings.containerd.address``.
+        settings: what is to be found where.
+        unsuitable: the store's own reasons against its directory.
+        realign: as for ``KernelMounter``.
+    """
+    store = settings.store if settings.store.is_dir() else _nearest(settings.store)
+    kernel = await asyncio.to_thread(check_kernel, store, realign)
+    found = await check_containerd(containerd, settings.containerd)
+    native = any(check.name == "integration" and check.detail.startswith(Mode.NATIVE.value) for check in found)
+    agent = [] if native else [await asyncio.to_thread(check_socket, settings.socket)]
+    return [*kernel, *check_store(settings.store, unsuitable), *found, *agent, check_open_files()]
+
+
+def check_store(root: Path, unsuitable: Sequence[str]) -> list[Check]:
+    """The directory: there, on a good filesystem, writable, with space."""
+    if not root.is_dir():
+        return [warning("store", "directory", f"{root} does not exist yet", "the first imagecache create makes it")]
+    checks = [problem("store", "directory", reason, "use another directory with --store") for reason in unsuitable]
+    if not os.access(root, os.W_OK):
+        checks.append(problem("store", "directory", f"{root} cannot be written", "run as root"))
+    if not checks:
+        checks.append(ok("store", "directory", str(root)))
+    usage = shutil.disk_usage(root)
+    words = f"{usage.free / GIB:.1f} GiB free of {usage.total / GIB:.1f}"
+    remedy = "free some, or use another directory with --store"
+    return [*checks, ok("store", "space", words) if usage.free >= _FREE else warning("store", "space", words, remedy)]
+
+
+def check_socket(path: Path) -> Check:
+    """Somebody must listen: containerd asks at every pull and start."""
+    remedy = "systemctl start imagecache-agent, or run: imagecache agent"
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(str(path))
+    except OSError as error:
+        return problem("agent", "socket", f"nothing listens at {path}: {error.strerror}", remedy)
+    return ok("agent", "socket", f"listens at {path}")
+
+
+def check_open_files() -> Check:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = hard if hard != resource.RLIM_INFINITY else _FILES
+    if max(soft, allowed) >= _FILES:
+        return ok("agent", "open files", f"{soft} allowed now, {allowed} at most")
+    remedy = f"an agent that is started from here needs ulimit -n {_FILES}; its systemd unit has a limit of its own"
+    return warning("agent", "open files", f"programs that are started from here may open {allowed} only", remedy)
+
+
+def _nearest(path: Path) -> Path:
+    """The closest directory above that exists: the store will be on its filesystem."""
+    return next(parent for parent in path.absolute().parents if parent.is_dir())

@@ -1,0 +1,81 @@
+"""Whether containerd's effective configuration lets our layers be used: one function per line of ``doctor``. Pure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from imagecache.containerd.api import SNAPSHOTTERS, Plugin
+from imagecache.containerd.modes import NATIVE_SNAPSHOTTER, Choice, Mode, version_of
+from imagecache.host.checks import Check, ok, problem, warning
+from imagecache.host.toml import Table
+from imagecache.host.user_config import UserConfig
+
+_AREA = "containerd"
+_INSTALL = "run: imagecache containerd-config install, then restart containerd"
+_CRI_1 = "io.containerd.grpc.v1.cri"
+_CRI_IMAGES = "io.containerd.cri.v1.images"
+_TRANSFER = "io.containerd.transfer.v1.local"
+
+
+def sections(effective: Table) -> UserConfig:
+    """The plugin sections of an effective configuration."""
+    plugins = effective.get("plugins", {})
+    found = plugins.items() if isinstance(plugins, dict) else ()
+    return UserConfig(plugins={name: section for name, section in found if isinstance(section, dict)})
+
+
+def check_default(config: UserConfig, choice: Choice) -> Check:
+    """CRI must use our snapshotter by default: images are recorded once for all snapshotters."""
+    cri = config.section(_CRI_IMAGES) or config.section(_CRI_1, "containerd")
+    found = cri.get("snapshotter", "")
+    if found == choice.snapshotter:
+        return ok(_AREA, "default snapshotter", f"CRI uses {found}")
+    return problem(_AREA, "default snapshotter", f"CRI uses {found or 'none'}, not {choice.snapshotter}", _INSTALL)
+
+
+def check_unpack(config: UserConfig, choice: Choice, version: str) -> Check | None:
+    """The transfer service, with which CRI pulls since 2.1, must know the snapshotter; None for older ones."""
+    if version_of(version) < (2, 1):
+        return None
+    entries = config.section(_TRANSFER).get("unpack_config", [])
+    listed = entries if isinstance(entries, list) else []
+    if any(isinstance(entry, dict) and entry.get("snapshotter") == choice.snapshotter for entry in listed):
+        return ok(_AREA, "unpack_config", f"has an entry for {choice.snapshotter}")
+    return problem(_AREA, "unpack_config", f"has no entry for {choice.snapshotter}, pulls would fail", _INSTALL)
+
+
+def check_caches(config: UserConfig, choice: Choice, layers: Path) -> Check | None:
+    """Native mode reads only the directories that are named; None in proxy mode."""
+    if choice.mode is not Mode.NATIVE:
+        return None
+    caches = config.section(f"{SNAPSHOTTERS}.{NATIVE_SNAPSHOTTER}").get("layer_content_caches", [])
+    if isinstance(caches, list) and str(layers) in caches:
+        return ok(_AREA, "layer_content_caches", f"has {layers}")
+    return problem(_AREA, "layer_content_caches", f"lacks {layers}", _INSTALL)
+
+
+def check_root(plugins: tuple[Plugin, ...], choice: Choice, root: Path, version: str) -> Check | None:
+    """Where kubelet measures the space of image files; None in native mode.
+
+    containerd 1.x measures at a fixed place whatever we say, later ones at the exported root (issue 10095).
+    """
+    if choice.mode is not Mode.PROXY:
+        return None
+    roots = {plugin.id: plugin.exports.get("root", "") for plugin in plugins if plugin.kind == SNAPSHOTTERS}
+    if version_of(version)[0] == 1:
+        beside = next(
+            (Path(place).parent for name, place in roots.items() if place and name != choice.snapshotter), None
+        )
+        expected = str(beside / f"{SNAPSHOTTERS}.{choice.snapshotter}") if beside else str(root)
+    else:
+        expected = roots.get(choice.snapshotter, "")
+    if expected == str(root):
+        return ok(_AREA, "image filesystem", f"measured at {root}")
+    words = f"kubelet measures {expected or 'nothing'}, the snapshotter writes to {root}"
+    return warning(_AREA, "image filesystem", words, f"set agent_root to {expected}" if expected else _INSTALL)
+
+
+def sandbox_image(config: UserConfig) -> str:
+    """The image that every pod needs; empty when the configuration does not name it."""
+    found = config.section(_CRI_IMAGES, "pinned_images").get("sandbox") or config.section(_CRI_1).get("sandbox_image")
+    return found if isinstance(found, str) else ""

@@ -1,0 +1,120 @@
+"""What ``doctor`` finds out about containerd by asking it: version, integration, configuration, the pause image."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagecache.containerd.api import Containerd, Plugin, Session
+from imagecache.containerd.modes import Choice, Mode, choose, version_of
+from imagecache.containerd.records import CRI_NAMESPACE
+from imagecache.digest import Digest
+from imagecache.errors import ContainerdMisconfigured, ImageCacheError
+from imagecache.host import probe_config
+from imagecache.host.checks import Check, failed, ok, problem, warning
+from imagecache.host.containerd_process import effective_config, listening_at
+from imagecache.host.toml import Table
+from imagecache.oci.manifest import Index, detect_media_type, parse_document
+from imagecache.oci.reference import Reference
+
+_AREA = "containerd"
+_OLDEST = (1, 6)
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerdExpectations:
+    """What is to be found, from the settings."""
+
+    address: Path
+    snapshotter: str
+    mode: Mode | None
+    root: Path
+    """The proxy snapshotter's."""
+    layers: Path
+    """The store's ``layers`` directory."""
+
+
+async def check_containerd(containerd: Containerd, expected: ContainerdExpectations) -> list[Check]:
+    """Never raises for what it finds."""
+    try:
+        version, plugins = await containerd.version(), await containerd.snapshotter_plugins()
+    except ImageCacheError as error:
+        return [failed(_AREA, "connection", error)]
+    checks = [ok(_AREA, "connection", f"containerd {version} at {expected.address}")]
+    if version_of(version) < _OLDEST:
+        checks.append(problem(_AREA, "version", f"{version} is too old", "use containerd 1.6 or later"))
+    try:
+        choice = choose(version, plugins, expected.snapshotter, expected.mode)
+    except ContainerdMisconfigured as error:
+        return [*checks, failed(_AREA, "integration", error)]
+    checks.append(ok(_AREA, "integration", f"{choice.mode.value}: {choice.because}"))
+    daemon = await asyncio.to_thread(listening_at, expected.address)
+    effective = await asyncio.to_thread(effective_config, daemon) if daemon is not None else None
+    checks += _configured(effective, plugins, choice, version, expected)
+    if choice.mode is Mode.NATIVE:
+        checks.append(_mkfs())
+    if effective is not None:
+        session = containerd.session(CRI_NAMESPACE)
+        checks.append(
+            await check_sandbox(session, probe_config.sandbox_image(probe_config.sections(effective)), choice)
+        )
+    return checks
+
+
+def _configured(
+    effective: Table | None, plugins: tuple[Plugin, ...], choice: Choice, version: str, expected: ContainerdExpectations
+) -> list[Check]:
+    if effective is None:
+        unknown = "containerd does not tell its configuration from here"
+        return [warning(_AREA, "configuration", unknown, "run doctor on the host itself, as root")]
+    config = probe_config.sections(effective)
+    found = (
+        probe_config.check_default(config, choice),
+        probe_config.check_unpack(config, choice, version),
+        probe_config.check_caches(config, choice, expected.layers),
+        probe_config.check_root(plugins, choice, expected.root, version),
+    )
+    return [check for check in found if check is not None]
+
+
+def _mkfs() -> Check:
+    """Containerd's erofs snapshotter makes layer images itself, of the layers that we do not have."""
+    if shutil.which("mkfs.erofs"):
+        return ok(_AREA, "mkfs.erofs", "there, for layers that are not cached")
+    return problem(
+        _AREA, "mkfs.erofs", "missing: images that are not cached cannot be pulled", "apt install erofs-utils"
+    )
+
+
+async def check_sandbox(session: Session, name: str, choice: Choice) -> Check:
+    """The pause image must be unpacked in the default snapshotter, or every new pod waits for a registry."""
+    if not name:
+        return warning(_AREA, "pause image", "containerd's configuration names none", "set its sandbox image")
+    try:
+        image = await session.images.get(Reference.parse(name).cri_name)
+        if image is None:
+            return warning(_AREA, "pause image", f"{name} is not on this node yet", f"crictl pull {name}")
+        label = f"containerd.io/gc.ref.snapshot.{choice.snapshotter}"
+        async for config in _configs(session, image.target):
+            if label in (await session.content.labels(config) or {}):
+                return ok(_AREA, "pause image", f"{name} is unpacked in {choice.snapshotter}")
+    except ImageCacheError as error:
+        return failed(_AREA, "pause image", error)
+    return warning(_AREA, "pause image", f"{name} is not unpacked in {choice.snapshotter}", f"crictl pull {name}")
+
+
+async def _configs(session: Session, target: Digest) -> AsyncIterator[Digest]:
+    """Configs of the manifests that are there, of any platform."""
+    body = await session.content.read(target)
+    if body is None:
+        return
+    document = parse_document(body, detect_media_type(body, ""))
+    if not isinstance(document, Index):
+        yield document.config.digest
+        return
+    for entry in document.manifests:
+        async for config in _configs(session, entry.digest):
+            yield config

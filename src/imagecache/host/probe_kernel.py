@@ -1,0 +1,135 @@
+"""What this kernel can do with a layer image, found out by doing it: mounted from the file, stacked, on a loop device.
+
+Versions say little, distributions backport and leave out. So a small layer image is made beside the store, on the same
+filesystem, and mounted as real ones are. Needs CAP_SYS_ADMIN; without it that is what is reported. Nothing stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from imagecache.digest import DiffID, Digest
+from imagecache.erofs.header import DATA_START, LayerFlags, LayerHeader
+from imagecache.erofs.writer import write_image
+from imagecache.errors import ImageCacheError, PrivilegeMissing
+from imagecache.host import loop_devices
+from imagecache.host.checks import Check, failed, ok, problem, warning
+from imagecache.host.mounter import KernelMounter
+from imagecache.host.mountinfo import mounted_at
+from imagecache.host.realigned import Realign
+from imagecache.tree import Inode, directory
+
+_CONTENT = b"imagecache\n"
+_NAME = "probe"
+_AREA = "kernel"
+
+
+def write_probe_image(path: Path, content: bytes = _CONTENT) -> None:
+    """The smallest layer image with a file in it, ``probe``."""
+    data = content.ljust(512, b"\0")
+    root = directory()
+    root.children[_NAME.encode()] = Inode(mode=stat.S_IFREG | 0o644, size=len(content))
+    header = LayerHeader(tar_size=len(data), diff_id=DiffID(Digest.sha256(data)), entries=1, flags=LayerFlags(0))
+    with path.open("x+b") as file:
+        file.seek(DATA_START)
+        file.write(data)
+        file.flush()
+        write_image(file.fileno(), root, header)
+
+
+def check_kernel(beside: Path, realign: Realign | None = None) -> list[Check]:
+    """Try everything on the filesystem that ``beside`` is on. Blocking; never raises for what it finds.
+
+    Args:
+        beside: an existing directory that can be written, usually the store's.
+        realign: as for ``KernelMounter``; with it 512-byte blocks are not required.
+    """
+    checks = [check_version(platform.release())]
+    try:
+        with tempfile.TemporaryDirectory(dir=beside, prefix=".probe-", ignore_cleanup_errors=True) as name:
+            work = Path(name)
+            image = work / "image.erofs"
+            write_probe_image(image)
+            mounter = KernelMounter(realign=realign, copies=work / "copies")
+            checks.append(_tried("layer image", lambda: _mount(mounter, image, work / "mount")))
+            checks.append(_tried("overlay", lambda: _stack(mounter, image, work)))
+            checks.append(_tried("loop device", lambda: _loop(image)))
+    except OSError as error:
+        checks.append(problem(_AREA, "layer image", f"cannot write in {beside}: {error.strerror}", "run as root"))
+    return checks
+
+
+def check_version(release: str) -> Check:
+    """Which way of mounting to expect from ``uname -r``."""
+    numbers = release.split("-", maxsplit=1)[0].split(".")
+    version = tuple(int(part) for part in numbers[:2] if part.isdigit())
+    if version >= (6, 12):
+        return ok(_AREA, "version", f"{release}: mounts layer images straight from the file")
+    if version >= (6, 4):
+        return warning(_AREA, "version", f"{release}: layer images need loop devices", "6.12 and later need none")
+    return warning(
+        _AREA, "version", f"{release}: every layer image is copied once with 4096-byte blocks", "use 6.4 or later"
+    )
+
+
+def _tried(name: str, attempt: Callable[[], Check]) -> Check:
+    try:
+        return attempt()
+    except ImageCacheError as error:
+        return failed(_AREA, name, error)
+    except PermissionError as error:
+        return failed(_AREA, name, PrivilegeMissing(f"{error.strerror}: {error.filename}", hint="run as root"))
+    except OSError as error:
+        return problem(_AREA, name, f"{error.strerror}: {error.filename}", "look at the last lines of dmesg")
+
+
+def _mount(mounter: KernelMounter, image: Path, target: Path) -> Check:
+    with _mounted(mounter, image, target):
+        if (target / _NAME).read_bytes() != _CONTENT:
+            return problem(_AREA, "layer image", "a mounted layer image reads wrong", "use another kernel")
+        found = mounted_at(target)
+    source = found.source if found else ""
+    if source.startswith("/dev/loop"):
+        return ok(_AREA, "layer image", "mounted on a loop device with direct I/O")
+    if source != str(image):
+        return warning(_AREA, "layer image", "mounted after a copy with 4096-byte blocks", "use kernel 6.4 or later")
+    return ok(_AREA, "layer image", "mounted straight from the file, 512-byte blocks")
+
+
+def _stack(mounter: KernelMounter, image: Path, work: Path) -> Check:
+    """Like a container: layer images below, a directory to write into above."""
+    upper, target = work / "upper", work / "merged"
+    upper.mkdir()
+    target.mkdir()
+    with _mounted(mounter, image, work / "lower"):
+        mounter.mount_overlay([work / "lower", upper], target)
+        try:
+            seen = (target / _NAME).read_bytes()
+        finally:
+            mounter.unmount(target)
+    if seen != _CONTENT:
+        return problem(_AREA, "overlay", "overlayfs over a layer image reads wrong", "use another kernel")
+    return ok(_AREA, "overlay", "overlayfs over a layer image works")
+
+
+def _loop(image: Path) -> Check:
+    try:
+        with loop_devices.attached(image) as device:
+            return ok(_AREA, "loop device", f"{device} would work")
+    except OSError as error:
+        words = f"none can be had: {error.strerror}"
+        return warning(_AREA, "loop device", words, "only needed before kernel 6.12, or for a store on overlayfs")
+
+
+@contextlib.contextmanager
+def _mounted(mounter: KernelMounter, image: Path, target: Path) -> Iterator[None]:
+    mounter.mount(image, target)
+    try:
+        yield
+    finally:
+        mounter.unmount(target)

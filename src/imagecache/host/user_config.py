@@ -1,0 +1,102 @@
+"""What an administrator has written into containerd's configuration, all imported files included.
+
+Files are merged by containerd in the order it reads them: the main file, then its imports, then theirs. How they merge
+differs. containerd 1.x replaces a plugin's whole section by that of a later file; 2.x merges tables and replaces lists.
+So our drop-in must repeat what it would replace, and this module finds that. Source: ``cmd/containerd/server/config``
+(2.x), ``services/server/config`` (1.x), function mergeConfig of each. It must not write.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+from imagecache.errors import ContainerdMisconfigured, PrivilegeMissing
+from imagecache.host.toml import Table
+
+
+@dataclass(frozen=True, slots=True)
+class UserConfig:
+    """The administrator's part of the configuration, ours left out."""
+
+    version: int = 0
+    """Of the main file; 0 when there is none."""
+    plugins: dict[str, Table] = field(default_factory=dict)
+    """Sections of ``plugins``, merged as this containerd merges them."""
+
+    def section(self, plugin: str, *path: str) -> Table:
+        """A table inside a plugin's section; empty when it is not there."""
+        table: object = self.plugins.get(plugin, {})
+        for key in path:
+            table = table.get(key, {}) if isinstance(table, dict) else {}
+        return cast("Table", table) if isinstance(table, dict) else {}
+
+
+def read_user_config(main: Path, *, ours: Path, major: int) -> UserConfig:
+    """Read ``main`` and what it imports, except ``ours``. Raises ContainerdMisconfigured, PrivilegeMissing."""
+    if not main.exists():
+        return UserConfig()
+    version = 0
+    plugins: dict[str, Table] = {}
+    pending, done = [main], {ours}
+    while pending:
+        path = pending.pop(0)
+        if path in done:
+            continue
+        done.add(path)
+        document = read_toml(path)
+        version = version or _version(document, path)
+        for name, section in _tables(document.get("plugins")).items():
+            plugins[name] = section if major == 1 else merged(plugins.get(name, {}), section)
+        pending += _imports(path, document)
+    return UserConfig(version, plugins)
+
+
+def read_toml(path: Path) -> Table:
+    try:
+        return tomllib.loads(path.read_text())
+    except PermissionError as error:
+        raise PrivilegeMissing(f"no permission to read {path}", hint="run as root") from error
+    except OSError as error:
+        raise ContainerdMisconfigured(f"{path}: {error.strerror}", hint="repair containerd's configuration") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ContainerdMisconfigured(f"{path}: {error}", hint="repair containerd's configuration") from error
+
+
+def merged(below: Table, above: Table) -> Table:
+    """Tables key by key; any other value of ``above`` replaces that of ``below``."""
+    result = dict(below)
+    for key, value in above.items():
+        found = result.get(key)
+        result[key] = merged(found, value) if isinstance(found, dict) and isinstance(value, dict) else value
+    return result
+
+
+def _version(document: Table, path: Path) -> int:
+    version = document.get("version", 1)
+    if not isinstance(version, int) or version < 2:
+        raise ContainerdMisconfigured(
+            f"{path}: configuration version {version} cannot hold a drop-in of ours",
+            hint="convert it: containerd config migrate",
+        )
+    return version
+
+
+def _tables(value: object) -> dict[str, Table]:
+    return (
+        {key: section for key, section in value.items() if isinstance(section, dict)} if isinstance(value, dict) else {}
+    )
+
+
+def _imports(path: Path, document: Table) -> list[Path]:
+    """Relative to the file; patterns give their matches in order; what is not there is left to containerd to report."""
+    found: list[Path] = []
+    imports = document.get("imports", [])
+    for text in imports if isinstance(imports, list) else []:
+        place = Path(os.path.normpath(path.parent / str(text)))
+        matches = sorted(place.parent.glob(place.name)) if "*" in place.name else [place]
+        found += [match for match in matches if match.is_file()]
+    return found

@@ -1,0 +1,106 @@
+"""Follow a resource for ever: list, then watch from there, list again whenever the watch cannot go on.
+
+What vanished while nobody watched is reported as deleted, so a follower's picture is always complete. It must not know
+what it follows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass, field
+
+from imagecache.errors import KubernetesError, WatchExpired
+from imagecache.kube import objects
+from imagecache.kube.api import Change, ChangeKind, Kube, Object
+from imagecache.kube.resources import Resource
+from imagecache.telemetry.log import get_logger
+
+_log = get_logger(__name__)
+_FIRST_PAUSE = 0.5
+_LONGEST_PAUSE = 30.0
+"""Seconds between two tries while the API server does not answer."""
+
+Key = tuple[str, str]
+
+
+@dataclass
+class Informer:
+    """Iterate over ``changes()``. ``synced`` is set once everything that was there at first has been reported."""
+
+    kube: Kube
+    resource: Resource
+    namespace: str = ""
+    labels: str = ""
+    fields: str = ""
+    synced: asyncio.Event = field(default_factory=asyncio.Event)
+    _known: dict[Key, Object] = field(default_factory=dict)
+    _version: str = ""
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Of all that is there now; of no use before ``synced``."""
+        return frozenset(name for _namespace, name in self._known)
+
+    async def changes(self) -> AsyncGenerator[Change, None]:
+        """Changes without end. Errors of the API server are logged once and tried again, never raised."""
+        pause, told = _FIRST_PAUSE, ""
+        while True:
+            try:
+                async for change in self._once():
+                    yield change
+                    pause, told = _FIRST_PAUSE, ""
+                continue
+            except WatchExpired:
+                self._version = ""
+            except KubernetesError as error:
+                if str(error) != told:
+                    told = str(error)
+                    _log.warning("will try again", resource=self.resource.qualified, problem=told)
+            await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311 - to spread clients, not to hide
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+    async def _once(self) -> AsyncIterator[Change]:
+        """One list, if the watch cannot go on from where it was, and one watch."""
+        if not self._version:
+            listing = await self.kube.list(
+                self.resource, namespace=self.namespace, labels=self.labels, fields=self.fields
+            )
+            for change in self._compare(listing.items):
+                yield change
+            self._version = listing.resource_version
+            self.synced.set()
+        async for change in self.kube.watch(
+            self.resource,
+            resource_version=self._version,
+            namespace=self.namespace,
+            labels=self.labels,
+            fields=self.fields,
+        ):
+            self._version = objects.resource_version(change.object) or self._version
+            if change.kind is not ChangeKind.BOOKMARK:
+                self._remember(change)
+                yield change
+
+    def _compare(self, items: tuple[Object, ...]) -> list[Change]:
+        """A fresh list against what was known."""
+        found = {_key(item): item for item in items}
+        gone = [Change(ChangeKind.DELETED, item) for key, item in self._known.items() if key not in found]
+        fresh = []
+        for key, item in found.items():
+            before = self._known.get(key)
+            if before is None or objects.resource_version(before) != objects.resource_version(item):
+                fresh.append(Change(ChangeKind.ADDED if before is None else ChangeKind.MODIFIED, item))
+        self._known = found
+        return gone + fresh
+
+    def _remember(self, change: Change) -> None:
+        if change.kind is ChangeKind.DELETED:
+            self._known.pop(_key(change.object), None)
+        else:
+            self._known[_key(change.object)] = change.object
+
+
+def _key(item: Object) -> Key:
+    return objects.namespace(item), objects.name(item)

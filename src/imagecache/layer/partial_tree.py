@@ -1,0 +1,184 @@
+"""The tree while entries arrive: where a name belongs, which parents it implies, what its coming removes.
+
+It is the layer's directory of containerd's unpack, in memory: only what this layer wrote is there. It must not know
+types, attributes or whiteouts; ``assemble`` does.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from imagecache.errors import LimitExceeded, UnsafeLayer
+from imagecache.layer.entry import quoted
+from imagecache.layer.paths import Path, Resolver, clean, tree_lookup
+from imagecache.limits import Limits
+from imagecache.tree import Inode, directory
+
+_NO_NAME = frozenset({b"", b".", b".."})
+_REMEMBERED_PARENTS = 1 << 15
+
+
+@dataclass(slots=True, eq=False)
+class Implied:
+    """A directory that was made because something below it came before its own entry, or without one.
+
+    Its mode, owner and xattrs are those of the layers below (unpack-truth 2): see ``context``.
+    """
+
+    path: Path
+    inode: Inode
+    inherits: Implied | None
+    """The parent, if its attributes are not known here either: a setgid parent hands its group down."""
+    overridden: bool = False
+    """Its own entry came later: mode and owner are settled, xattrs from below still stay beside the entry's."""
+    timed: bool = False
+    """An earlier entry of its path, since removed, has set its time."""
+    gone: bool = False
+    """A later entry removed it. Making it looked at the layers below all the same, and that can fail the pull."""
+
+
+class PartialTree:
+    """A root directory, 0755 0:0, and what entries have put under it so far."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.root = directory()
+        self.reshaped = False
+        """A directory or a symlink was removed: earlier names may lead elsewhere now."""
+        self._limits = limits
+        self._resolver = Resolver(self.root, tree_lookup, limits)
+        self._parents: dict[bytes, Inode] = {b"": self.root}
+        """Directory part of a name, as written, to the directory it leads to."""
+        self._implied: dict[int, Implied] = {}
+        """By ``id`` of the inode, which the record keeps alive."""
+        self._erased: set[bytes] = set()
+        """Paths that entries wrote and something removed again."""
+
+    def place(self, name: bytes) -> tuple[Inode, bytes] | None:
+        """The directory and the last component of an entry's name, missing parents made; None for the root itself.
+
+        Symlinks in the directory part are followed inside this tree, the last component never is.
+        """
+        head, _, base = name.removesuffix(b"/").rpartition(b"/")
+        if base in _NO_NAME:
+            head, _, base = clean(name).rpartition(b"/")
+            if base in _NO_NAME:
+                return None
+        parent = self._parents.get(head)
+        return (parent or self._make_parent(head)), base
+
+    def directory_of(self, name: bytes) -> Path:
+        """Where the directory part of an entry's name leads."""
+        return self._resolver.resolve(clean(name).rpartition(b"/")[0])
+
+    def find(self, path: bytes) -> Inode | None:
+        """What ``path`` leads to, the last symlink followed."""
+        return self._resolver.find(self._resolver.resolve(path))
+
+    def link_target(self, target: bytes) -> Inode | None:
+        """What a hard link's target names: the directory part is followed, the last component is not."""
+        head, _, base = target.rpartition(b"/")
+        if base == b"..":
+            return self.root
+        parent = self._parents.get(head) if b".." not in head else None
+        parent = parent or self.find(head)
+        if parent is None or base in _NO_NAME:
+            return parent
+        if not parent.is_dir:
+            raise UnsafeLayer(f"hard link to {quoted(target)}: a parent of it is not a directory")
+        return parent.children.get(base)
+
+    def _make_parent(self, head: bytes) -> Inode:
+        if len(head) > self._limits.path_length:
+            raise LimitExceeded(f"path {quoted(head)} is longer than {self._limits.path_length} bytes")
+        path = self._resolver.resolve(clean(head))
+        inode = self.root
+        for depth, part in enumerate(path):
+            child = inode.children.get(part)
+            if child is None:
+                child = self._imply(inode, path[: depth + 1])
+            elif not child.is_dir:
+                raise UnsafeLayer(f"not a directory: {quoted(b'/'.join(path[: depth + 1]))}, a parent of an entry")
+            inode = child
+        if len(self._parents) >= _REMEMBERED_PARENTS:
+            self._forget_parents()
+        self._parents[head] = inode
+        return inode
+
+    def _imply(self, parent: Inode, path: Path) -> Inode:
+        inode = directory()
+        inode.gid = self.inherited_gid(parent)
+        record = self._implied.get(id(parent))
+        inherits = record if record is not None and not record.overridden else None
+        self._implied[id(inode)] = Implied(path, inode, inherits)
+        parent.children[path[-1]] = inode
+        return inode
+
+    @staticmethod
+    def inherited_gid(parent: Inode) -> int:
+        """The group of something new in ``parent`` before anybody sets one: mkdir(2), open(2) and mknod(2)."""
+        return parent.gid if parent.mode & stat.S_ISGID else 0
+
+    def override(self, inode: Inode) -> None:
+        """An entry of its own has come for a directory that was there."""
+        if (record := self._implied.get(id(inode))) is not None:
+            record.overridden = True
+
+    def remove(self, name: bytes, parent: Inode, base: bytes, old: Inode) -> None:
+        """Take away ``old``, which ``base`` names in ``parent``, with all below it. ``name`` is the entry's."""
+        self._detach(parent, (*self.directory_of(name), base), old)
+
+    def note_written(self, name: bytes, base: bytes) -> None:
+        """An entry counts as written, though nothing is there."""
+        self._erased.add(b"/".join((*self.directory_of(name), base)))
+
+    def remove_unwritten(self, name: bytes, parent: Inode) -> None:
+        """Take away every directory below ``parent`` that only stands for a parent, with all below it."""
+        pending = [(self.directory_of(name), parent)]
+        while pending:
+            path, inode = pending.pop()
+            for base, child in list(inode.children.items()):
+                where = (*path, base)
+                if not self._is_written(where, child):
+                    self._detach(inode, where, child)
+                elif child.is_dir:
+                    pending.append((where, child))
+
+    def _is_written(self, path: Path, inode: Inode) -> bool:
+        record = self._implied.get(id(inode))
+        return record is None or record.overridden or b"/".join(path) in self._erased
+
+    def _detach(self, parent: Inode, path: Path, old: Inode) -> None:
+        del parent.children[path[-1]]
+        if old.is_dir or old.is_symlink:
+            self.reshaped = True
+            self._forget_parents()
+        pending = [(path, old)]
+        while pending:
+            where, inode = pending.pop()
+            if self._is_written(where, inode):
+                self._erased.add(b"/".join(where))
+            pending.extend(((*where, base), child) for base, child in inode.children.items())
+
+    def _forget_parents(self) -> None:
+        self._parents.clear()
+        self._parents[b""] = self.root
+
+    def implied(self) -> list[Implied]:
+        """Every implied directory, parents before children, also those that are gone."""
+        records = list(self._implied.values())
+        if self.reshaped:
+            alive = {id(inode) for inode in directories(self.root)}
+            for record in records:
+                record.gone = id(record.inode) not in alive
+        return records
+
+
+def directories(root: Inode) -> Iterator[Inode]:
+    """Every directory of a tree, the root first."""
+    pending = [root]
+    while pending:
+        inode = pending.pop()
+        yield inode
+        pending.extend(child for child in inode.children.values() if child.is_dir)

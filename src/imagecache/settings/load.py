@@ -1,0 +1,91 @@
+"""The settings in force: flag, then environment, then configuration file, then default.
+
+Every value is checked with the same rules wherever it comes from, and an error names the place. It must not open
+anything but the configuration file.
+"""
+
+from __future__ import annotations
+
+import enum
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+from imagecache.errors import InvalidSetting
+from imagecache.settings.table import CONFIG_ENVIRONMENT, CONFIG_FILE, SETTINGS, Setting, Settings
+
+
+def load(flags: Mapping[str, str | None], environ: Mapping[str, str], config: str | None = None) -> Settings:
+    """Settings from all places. ``flags`` by name of the setting, None when not given. Raises InvalidSetting."""
+    values: dict[str, object] = {}
+    path = config or environ.get(CONFIG_ENVIRONMENT)
+    file = Path(path or CONFIG_FILE)
+    for name, value in _file(file, required=path is not None).items():
+        if name not in SETTINGS:
+            raise InvalidSetting(f"{file}: there is no setting {name!r}", hint="see docs/settings.md for all of them")
+        values[name] = check(SETTINGS[name], value, f"{file}: {name}")
+    for setting in SETTINGS.values():
+        text = environ.get(setting.env)
+        if text or (text is not None and setting.kind is str):
+            values[setting.name] = check(setting, text, setting.env)
+        flag = flags.get(setting.name)
+        if flag is not None:
+            values[setting.name] = check(setting, flag, setting.flag)
+    return Settings(**values)  # type: ignore[arg-type]  # check() has made each what its field says
+
+
+def _file(path: Path, *, required: bool) -> dict[str, object]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        if not required:
+            return {}
+        raise InvalidSetting(f"{path}: no such file", hint="check --config or IMAGECACHE_CONFIG") from error
+    except OSError as error:
+        raise InvalidSetting(f"{path}: {error.strerror}", hint="check --config or IMAGECACHE_CONFIG") from error
+    except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError
+        raise InvalidSetting(f"{path}: {error}", hint="the file is TOML: name = value, one a line") from error
+
+
+def check(setting: Setting, value: object, origin: str) -> object:
+    """The value as its setting's type. Raises InvalidSetting that names ``origin``."""
+    checked = _converted(setting.kind, value)
+    if checked is None:
+        raise InvalidSetting(f"{origin}: {value!r} is not valid here", hint=f"expected {setting.unit}: {setting.help}")
+    return checked
+
+
+def _converted(kind: object, value: object) -> object | None:
+    if kind in {int, float}:
+        return _number(value, whole=kind is int)
+    if kind == tuple[str, ...]:
+        return _texts(value)
+    if not isinstance(value, str):
+        return None
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        members: dict[object, object] = {member.value: member for member in kind.__members__.values()}
+        return members.get(value)
+    if kind is Path:
+        return Path(value).expanduser().absolute() if value else None
+    return value
+
+
+def _number(value: object, *, whole: bool) -> int | float | None:
+    """Not negative; text or a number of the file."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    try:
+        number = int(value) if whole and isinstance(value, str | int) else float(value)
+    except ValueError:
+        return None
+    if whole and isinstance(number, float):
+        return None
+    return number if 0 <= number < float("inf") else None
+
+
+def _texts(value: object) -> tuple[str, ...] | None:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return tuple(value)
+    return None

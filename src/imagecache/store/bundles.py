@@ -1,0 +1,173 @@
+"""Bundles by cache id: written last, when everything they name is in the store.
+
+``index.json`` is the only mutable file of it, replaced whole under a lock; each entry leads to an artifact manifest and
+from there to the document. Deleting takes the entry out and nothing else; the rest is for a collection. It must not
+look into images.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from imagecache.digest import Digest
+from imagecache.errors import AlreadyExists, BlobNotFound, InvalidDigest, InvalidInput, NotFound, StoreCorrupt
+from imagecache.oci.descriptor import Descriptor, decode_hook, encode_hook
+from imagecache.oserrors import converting
+from imagecache.store import oci_layout
+from imagecache.store.blobs import Blobs
+from imagecache.store.files import fsync_directory, write_atomic
+from imagecache.store.locks import locked
+from imagecache.store.model import BUNDLE_MEDIA_TYPE, Bundle
+from imagecache.store.oci_layout import ArtifactManifest, LayoutIndex
+from imagecache.store.paths import StorePaths
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A bundle with the blobs that exist for it: its manifest, the empty config, its document, the images' own."""
+
+    document: Bundle
+    blobs: frozenset[Digest]
+
+
+class Bundles:
+    def __init__(self, paths: StorePaths, blobs: Blobs) -> None:
+        self._paths = paths
+        self._blobs = blobs
+
+    def put(self, document: Bundle) -> None:
+        """Commit a bundle, durably. The same document again is no change.
+
+        Raises BlobNotFound when a layer image or document of it is not in the store, AlreadyExists when another
+        bundle has its id, StoreCorrupt, NoSpace, StoreDenied, StoreError.
+        """
+        body = _encode(document)
+        descriptor = Descriptor(media_type=BUNDLE_MEDIA_TYPE, digest=Digest.sha256(body), size=len(body))
+        manifest = _encode(oci_layout.artifact_manifest(document, descriptor))
+        entry = oci_layout.index_entry(document.id, manifest)
+        with self._changing() as index:
+            present = index.find(document.id)
+            if present is not None and present.digest != entry.digest:
+                raise AlreadyExists(f"the store has another bundle {document.id}", hint="delete that one first")
+            self._require(document)
+            for data in (oci_layout.EMPTY, body, manifest):
+                self._blobs.put(data)
+            if present is None:
+                self._write(index.having(entry))
+
+    def get(self, bundle_id: str) -> Bundle:
+        """Raises NotFound, BlobNotFound, StoreCorrupt, StoreError."""
+        return self._settled(lambda index: self._load(_entry(index, bundle_id)).document)
+
+    def all(self) -> list[Bundle]:
+        """Every bundle, in the order in which they were put. Raises BlobNotFound, StoreCorrupt, StoreError."""
+        return [stored.document for stored in self.stored()]
+
+    def stored(self) -> list[Stored]:
+        """Every bundle with its blobs. Raises as ``all``."""
+        return self._settled(lambda index: [self._load(entry) for entry in index.manifests])
+
+    def ids(self) -> list[str]:
+        """Cache ids from ``index.json`` alone, whatever state the rest is in."""
+        return [entry.annotations.get(oci_layout.REF_NAME, "") for entry in self.index().manifests]
+
+    def delete(self, bundle_id: str) -> None:
+        """Take a bundle out; works for a damaged one too. Raises NotFound, StoreError."""
+        with self._changing() as index:
+            _entry(index, bundle_id)
+            self._write(index.without(bundle_id))
+
+    def create_index(self) -> None:
+        """Begin with no bundles, unless there are some. Only while a new store is made, under the index lock."""
+        if not self._paths.index.exists():
+            self._write(LayoutIndex())
+
+    def index(self) -> LayoutIndex:
+        """Raises StoreCorrupt (also when it is gone: then nobody may think that there are no bundles), StoreError."""
+        with converting(self._paths.index):
+            try:
+                data = self._paths.index.read_bytes()
+            except FileNotFoundError as error:
+                raise StoreCorrupt(f"{self._paths.index} is gone", hint="restore it, or use a new store") from error
+        return _decode(data, LayoutIndex, self._paths.index)
+
+    def load(self, entry: Descriptor) -> Bundle:
+        """The document behind one entry of ``index.json``. Raises BlobNotFound, StoreCorrupt, StoreError."""
+        return self._load(entry).document
+
+    def _load(self, entry: Descriptor) -> Stored:
+        manifest = _decode(self._blobs.read(entry.digest), ArtifactManifest, self._paths.blob(entry.digest))
+        if manifest.artifact_type != BUNDLE_MEDIA_TYPE or not manifest.layers:
+            raise StoreCorrupt(f"{self._paths.blob(entry.digest)} is no bundle's manifest", hint=_REBUILD)
+        body = manifest.layers[0].digest
+        document = _decode(self._blobs.read(body), Bundle, self._paths.blob(body))
+        own = {entry.digest, manifest.config.digest, *(layer.digest for layer in manifest.layers)}
+        return Stored(document, document.document_digests() | own)
+
+    def _settled(self, read: Callable[[LayoutIndex], _T]) -> _T:
+        """Read through ``index.json``; what vanished because the index changed meanwhile is looked up again."""
+        index = self.index()
+        while True:
+            try:
+                return read(index)
+            except BlobNotFound:
+                now = self.index()
+                if now == index:
+                    raise
+                index = now
+
+    def _require(self, document: Bundle) -> None:
+        """Everything that the bundle names is there, and durable even if another process has just made it."""
+        layers = {self._paths.layer(name) for name in document.layer_names()}
+        files = layers | {self._paths.blob(digest) for digest in document.document_digests()}
+        for path in sorted(files):
+            if not path.is_file():
+                raise BlobNotFound(f"the store lacks {path}, which bundle {document.id} needs", hint=_REBUILD)
+        directories = {path.parent for path in files}
+        for directory in sorted(directories | {path.parent for path in directories}):
+            with converting(directory):
+                fsync_directory(directory)
+
+    @contextmanager
+    def _changing(self) -> Iterator[LayoutIndex]:
+        """The index, to be replaced by ``_write``; no collection runs and nobody else writes meanwhile."""
+        with locked(self._paths.collect_lock, shared=True), locked(self._paths.index_lock):
+            yield self.index()
+
+    def _write(self, index: LayoutIndex) -> None:
+        """Every version has a later mtime than the one before, so that a reader sees the change by one stat."""
+        try:
+            before = self._paths.index.stat().st_mtime_ns
+        except FileNotFoundError:
+            before = 0
+        write_atomic(self._paths.index, _encode(index), mtime_ns=max(time.time_ns(), before + 1))
+
+
+_REBUILD = "delete the image cache and create it again"
+
+
+def _entry(index: LayoutIndex, bundle_id: str) -> Descriptor:
+    entry = index.find(bundle_id)
+    if entry is None:
+        raise NotFound(f"no bundle {bundle_id} in the store")
+    return entry
+
+
+def _encode(document: msgspec.Struct) -> bytes:
+    return msgspec.json.encode(document, enc_hook=encode_hook)
+
+
+def _decode(data: bytes, kind: type[_T], path: Path) -> _T:
+    try:
+        return msgspec.json.decode(data, type=kind, dec_hook=decode_hook)
+    except (msgspec.DecodeError, InvalidDigest, InvalidInput) as error:
+        raise StoreCorrupt(f"{path} is malformed: {error}", hint=_REBUILD) from error

@@ -1,0 +1,73 @@
+"""The OCI image layout that a store is: its three documents.
+
+A bundle is an OCI artifact: a manifest with an artifactType and the empty config, whose first layer is the bundle
+document and whose other layers are the images' own indexes, manifests and configs. ``index.json`` names it by the cache
+id, so ``skopeo inspect --raw oci:<root>:<cache id>`` and other tools can read it. Sources: OCI image-spec v1.1
+image-layout.md, manifest.md "Guidelines for Artifact Usage". Pure. It must not do I/O.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from imagecache.digest import Digest
+from imagecache.oci.descriptor import Descriptor
+from imagecache.oci.mediatypes import OCI_INDEX, OCI_MANIFEST
+from imagecache.store.model import BUNDLE_MEDIA_TYPE, Bundle
+
+REF_NAME = "org.opencontainers.image.ref.name"
+OCI_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
+EMPTY = b"{}"
+EMPTY_CONFIG = Descriptor(media_type="application/vnd.oci.empty.v1+json", digest=Digest.sha256(EMPTY), size=len(EMPTY))
+
+
+class LayoutIndex(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """``index.json``."""
+
+    schema_version: int = 2
+    media_type: str = OCI_INDEX
+    manifests: tuple[Descriptor, ...] = ()
+
+    def find(self, bundle_id: str) -> Descriptor | None:
+        return next((entry for entry in self.manifests if entry.annotations.get(REF_NAME) == bundle_id), None)
+
+    def without(self, bundle_id: str) -> LayoutIndex:
+        kept = tuple(entry for entry in self.manifests if entry.annotations.get(REF_NAME) != bundle_id)
+        return msgspec.structs.replace(self, manifests=kept)
+
+    def having(self, entry: Descriptor) -> LayoutIndex:
+        return msgspec.structs.replace(self, manifests=(*self.manifests, entry))
+
+
+class ArtifactManifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """The manifest of one bundle."""
+
+    schema_version: int = 2
+    media_type: str = OCI_MANIFEST
+    artifact_type: str = BUNDLE_MEDIA_TYPE
+    config: Descriptor = EMPTY_CONFIG
+    layers: tuple[Descriptor, ...]
+    annotations: dict[str, str] = {}
+
+
+def artifact_manifest(document: Bundle, body: Descriptor) -> ArtifactManifest:
+    """The manifest of a bundle whose encoded document is the blob ``body``."""
+    found = {
+        descriptor.digest: Descriptor(media_type=descriptor.media_type, digest=descriptor.digest, size=descriptor.size)
+        for image in document.images
+        for descriptor in (image.index, image.manifest, image.config)
+        if descriptor is not None
+    }
+    return ArtifactManifest(
+        layers=(body, *found.values()), annotations={"org.opencontainers.image.created": document.created}
+    )
+
+
+def index_entry(bundle_id: str, manifest: bytes) -> Descriptor:
+    return Descriptor(
+        media_type=OCI_MANIFEST,
+        digest=Digest.sha256(manifest),
+        size=len(manifest),
+        annotations={REF_NAME: bundle_id},
+        artifact_type=BUNDLE_MEDIA_TYPE,
+    )

@@ -1,0 +1,92 @@
+"""Bundle documents without a build: what attach needs, with documents and layers made from names. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from imagecache.digest import DiffID, Digest, chain_ids
+from imagecache.errors import BlobNotFound
+from imagecache.oci.descriptor import Descriptor, Platform
+from imagecache.oci.reference import Reference
+from imagecache.store.model import Bundle, ImageRecord, LayerName, LayerRecord, Space
+
+_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+_INDEX = "application/vnd.oci.image.index.v1+json"
+_CONFIG = "application/vnd.oci.image.config.v1+json"
+_LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
+
+
+@dataclass
+class MemoryDocuments:
+    """The fake ``containerd.api.Documents``; it also makes images and keeps what they consist of."""
+
+    bodies: dict[Digest, bytes] = field(default_factory=dict)
+
+    def read(self, digest: Digest) -> bytes:
+        if digest not in self.bodies:
+            raise BlobNotFound(f"the store has no document {digest}")
+        return self.bodies[digest]
+
+    def image(
+        self,
+        text: str,
+        layers: Sequence[str],
+        *,
+        index: bool = False,
+        private: bool = False,
+        chains: Sequence[str] = (),
+    ) -> ImageRecord:
+        """An image of named layers, the bottom one first; those in ``chains`` are keyed by chainID."""
+        reference = Reference.parse(text)
+        records = _layers(layers, chains)
+        config = self._add(_CONFIG, {"rootfs": {"type": "layers", "diff_ids": [layer.diff_id for layer in records]}})
+        blobs = [_plain(layer.blob) for layer in records]
+        document = {"schemaVersion": 2, "mediaType": _MANIFEST, "config": _plain(config), "layers": blobs}
+        manifest = self._add(_MANIFEST, document)
+        listed = {"schemaVersion": 2, "mediaType": _INDEX, "manifests": [_plain(manifest)]}
+        return ImageRecord(
+            reference=text,
+            name=reference.name,
+            repository=reference.repository,
+            platform=Platform(os="linux", architecture="amd64"),
+            index=self._add(_INDEX, listed) if index else None,
+            manifest=manifest,
+            config=config,
+            layers=tuple(records),
+            private=private,
+        )
+
+    def _add(self, media_type: str, document: object) -> Descriptor:
+        body = json.dumps(document).encode()
+        digest = Digest.sha256(body)
+        self.bodies[digest] = body
+        return Descriptor(media_type=media_type, digest=digest, size=len(body))
+
+
+def bundle(*images: ImageRecord, number: int = 0) -> Bundle:
+    return Bundle(id=f"imc-{number:020d}", created="2025-01-01T00:00:00Z", images=images)
+
+
+def _layers(names: Sequence[str], chains: Sequence[str]) -> list[LayerRecord]:
+    diff_ids = [DiffID(Digest.sha256(name.encode())) for name in names]
+    return [
+        LayerRecord(
+            diff_id=diff_id,
+            chain_id=chain,
+            name=LayerName(space=Space.CHAINS, digest=chain)
+            if name in chains
+            else LayerName(space=Space.LAYERS, digest=diff_id),
+            blob=Descriptor(media_type=_LAYER, digest=Digest.sha256(b"gzip " + name.encode()), size=100),
+            size=4096,
+            sha256=Digest.sha256(b"erofs " + name.encode()),
+            tar_size=1024,
+            entries=1,
+        )
+        for name, diff_id, chain in zip(names, diff_ids, chain_ids(diff_ids), strict=True)
+    ]
+
+
+def _plain(descriptor: Descriptor) -> dict[str, object]:
+    return {"mediaType": descriptor.media_type, "digest": descriptor.digest, "size": descriptor.size}

@@ -1,0 +1,295 @@
+"""containerd in memory: the fake ``containerd.api.Containerd``.
+
+Content, image records and snapshots per namespace, leases, and a collector that follows the same labels as the real
+one, so that a test sees what a wrong label would lose. Which layers a snapshotter serves is for the test to say. It
+passes the same suite as the client of a real containerd (``testkit.suites.containerd``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from imagecache.containerd.api import (
+    ContainerRecord,
+    Plugin,
+    SnapshotInfo,
+    SnapshotKey,
+    SnapshotMount,
+    StoredImage,
+    TaskStarted,
+)
+from imagecache.digest import Digest
+from imagecache.errors import ContainerdMisconfigured, ContainerdUnavailable, SnapshotExists, SnapshotNotFound
+from imagecache.oci.descriptor import Descriptor
+
+_REF = "containerd.io/snapshot.ref"
+_DIFF_ID = "containerd.io/snapshot/diff-id"
+_WRITABLE = SnapshotMount("bind", "/fake/fs", ("rw", "rbind"))
+
+
+@dataclass
+class FakeSnapshotter:
+    """``chains`` are served as a proxy plugin of ours does, ``diff_ids`` as containerd's erofs snapshotter does."""
+
+    chains: set[str] = field(default_factory=set)
+    diff_ids: set[str] = field(default_factory=set)
+
+
+@dataclass
+class _Namespace:
+    content: dict[Digest, dict[str, str]] = field(default_factory=dict)
+    bodies: dict[Digest, bytes] = field(default_factory=dict)
+    images: dict[str, StoredImage] = field(default_factory=dict)
+    active: dict[tuple[str, str], SnapshotKey] = field(default_factory=dict)
+    committed: dict[tuple[str, str], SnapshotInfo] = field(default_factory=dict)
+    containers: dict[str, ContainerRecord] = field(default_factory=dict)
+    leases: list[set[object]] = field(default_factory=list)
+
+
+class MemoryContainerd:
+    """Tests set ``snapshotters``, ``extra_plugins``, ``cri`` and ``running``, and look into ``spaces``."""
+
+    def __init__(self, version: str = "1.6.20", *, cri: bool = True) -> None:
+        self.running = True
+        self.cri = cri
+        self.snapshotters = {"overlayfs": FakeSnapshotter()}
+        self.spaces: dict[str, _Namespace] = {}
+        self.extra_plugins: list[Plugin] = []
+        self.starts: asyncio.Queue[TaskStarted | None] = asyncio.Queue()
+        self._version = version
+
+    def check(self) -> None:
+        if not self.running:
+            raise ContainerdUnavailable("containerd has no socket at /fake.sock", hint="start containerd")
+
+    def session(self, namespace: str) -> MemorySession:
+        return MemorySession(self, self.spaces.setdefault(namespace, _Namespace()), namespace)
+
+    async def version(self) -> str:
+        self.check()
+        return self._version
+
+    async def snapshotter_plugins(self) -> tuple[Plugin, ...]:
+        self.check()
+        loaded = [Plugin("io.containerd.snapshotter.v1", name) for name in self.snapshotters]
+        return (*loaded, *self.extra_plugins)
+
+    async def namespaces(self) -> tuple[str, ...]:
+        self.check()
+        return tuple(sorted(self.spaces))
+
+    async def task_starts(self) -> AsyncIterator[TaskStarted]:
+        """What a test puts into ``starts``; None ends it."""
+        while (event := await self.starts.get()) is not None:
+            yield event
+        raise ContainerdUnavailable("containerd ended its stream of events")
+
+    def collect(self) -> None:
+        """What containerd's collector does after a deletion."""
+        for space in self.spaces.values():
+            _collect(space)
+
+    def handle_image_event(self, space: _Namespace, name: str) -> None:
+        """CRI marks a record that is not marked, after making one named by the image's id."""
+        image = space.images.get(name)
+        if image is None or image.labels.get("io.cri-containerd.image") == "managed":
+            return
+        marked = {**image.labels, "io.cri-containerd.image": "managed"}
+        space.images[name] = replace(image, labels=marked)
+
+
+class MemorySession:
+    def __init__(
+        self, containerd: MemoryContainerd, space: _Namespace, namespace: str, lease: set[object] | None = None
+    ) -> None:
+        self._containerd = containerd
+        self._space = space
+        self._namespace = namespace
+        self.content = _Content(containerd, space, lease)
+        self.images = _Images(containerd, space, cri=containerd.cri and namespace == "k8s.io")
+        self.snapshots = _Snapshots(containerd, space, lease)
+
+    @contextlib.asynccontextmanager
+    async def leased(self, seconds: int) -> AsyncIterator[MemorySession]:
+        assert seconds > 0
+        self._containerd.check()
+        lease: set[object] = set()
+        self._space.leases.append(lease)
+        try:
+            yield MemorySession(self._containerd, self._space, self._namespace, lease)
+        finally:
+            self._space.leases = [other for other in self._space.leases if other is not lease]
+            _collect(self._space)
+
+    async def container(self, container_id: str) -> ContainerRecord | None:
+        self._containerd.check()
+        return self._space.containers.get(container_id)
+
+
+class _Content:
+    def __init__(self, containerd: MemoryContainerd, space: _Namespace, lease: set[object] | None) -> None:
+        self._containerd = containerd
+        self._space = space
+        self._lease = lease
+
+    async def write(self, data: bytes, labels: Mapping[str, str]) -> Digest:
+        self._containerd.check()
+        digest = Digest.sha256(data)
+        self._space.bodies[digest] = data
+        found = self._space.content.setdefault(digest, {})
+        for key, value in labels.items():
+            joined = {*found[key].split(","), value} if ".source." in key and key in found else {value}
+            found[key] = ",".join(sorted(joined))
+            if not found[key]:
+                del found[key]
+        if self._lease is not None:
+            self._lease.add(digest)
+        return digest
+
+    async def labels(self, digest: Digest) -> dict[str, str] | None:
+        self._containerd.check()
+        found = self._space.content.get(digest)
+        return None if found is None else dict(found)
+
+    async def read(self, digest: Digest) -> bytes | None:
+        self._containerd.check()
+        return self._space.bodies.get(digest)
+
+
+class _Images:
+    def __init__(self, containerd: MemoryContainerd, space: _Namespace, *, cri: bool) -> None:
+        self._containerd = containerd
+        self._space = space
+        self._cri = cri
+
+    async def get(self, name: str) -> StoredImage | None:
+        self._containerd.check()
+        return self._space.images.get(name)
+
+    async def with_target(self, target: Digest) -> list[StoredImage]:
+        self._containerd.check()
+        found = [image for image in self._space.images.values() if image.target == target]
+        return sorted(found, key=lambda image: image.name)
+
+    async def all(self) -> list[StoredImage]:
+        self._containerd.check()
+        return sorted(self._space.images.values(), key=lambda image: image.name)
+
+    async def put(self, name: str, target: Descriptor, labels: Mapping[str, str]) -> bool:
+        self._containerd.check()
+        found = self._space.images.get(name)
+        merged = {**(found.labels if found else {}), **labels}
+        image = StoredImage(name, target.digest, {key: value for key, value in merged.items() if value})
+        if image == found:
+            return False
+        self._space.images[name] = image
+        if self._cri:
+            self._containerd.handle_image_event(self._space, name)
+        return True
+
+    async def delete(self, name: str, target: Digest, *, sync: bool = False) -> bool:
+        found = await self.get(name)
+        if found is None or found.target != target:
+            return False
+        del self._space.images[name]
+        if sync:
+            _collect(self._space)
+        return True
+
+
+class _Snapshots:
+    def __init__(self, containerd: MemoryContainerd, space: _Namespace, lease: set[object] | None) -> None:
+        self._containerd = containerd
+        self._space = space
+        self._lease = lease
+
+    def _snapshotter(self, name: str) -> FakeSnapshotter:
+        self._containerd.check()
+        if name not in self._containerd.snapshotters:
+            raise ContainerdMisconfigured(f"snapshotter not loaded: {name}", hint="run: imagecache doctor")
+        return self._containerd.snapshotters[name]
+
+    async def prepare(self, snapshot: SnapshotKey) -> tuple[SnapshotMount, ...]:
+        snapshotter = self._snapshotter(snapshot.snapshotter)
+        place = (snapshot.snapshotter, snapshot.key)
+        target = snapshot.labels.get(_REF, "")
+        if place in self._space.active or place in self._space.committed:
+            raise SnapshotExists(f"{snapshot.key}: already exists")
+        if snapshot.parent and (snapshot.snapshotter, snapshot.parent) not in self._space.committed:
+            raise SnapshotNotFound(f"parent {snapshot.parent}: not found")
+        if target in snapshotter.chains:
+            self._put(SnapshotInfo(target, snapshot.parent, snapshot.labels), snapshot.snapshotter)
+        if (snapshot.snapshotter, target) in self._space.committed:
+            self._hold((snapshot.snapshotter, target))
+            raise SnapshotExists(f"{target}: already exists")
+        self._space.active[place] = snapshot
+        if target and snapshot.labels.get(_DIFF_ID) in snapshotter.diff_ids:
+            return (SnapshotMount("erofs", "/fake/layer.erofs", ("ro", "loop")),)
+        return (_WRITABLE,)
+
+    async def commit(self, snapshot: SnapshotKey, name: str) -> None:
+        self._snapshotter(snapshot.snapshotter)
+        if (snapshot.snapshotter, name) in self._space.committed:
+            raise SnapshotExists(f"{name}: already exists")
+        if self._space.active.pop((snapshot.snapshotter, snapshot.key), None) is None:
+            raise SnapshotNotFound(f"{snapshot.key}: not found")
+        self._put(SnapshotInfo(name, snapshot.parent, snapshot.labels), snapshot.snapshotter)
+
+    async def remove(self, snapshotter: str, key: str) -> None:
+        self._snapshotter(snapshotter)
+        self._space.active.pop((snapshotter, key), None)
+        self._space.committed.pop((snapshotter, key), None)
+
+    async def stat(self, snapshotter: str, name: str) -> SnapshotInfo | None:
+        self._snapshotter(snapshotter)
+        return self._space.committed.get((snapshotter, name))
+
+    async def list(self, snapshotter: str) -> AsyncIterator[SnapshotInfo]:
+        self._snapshotter(snapshotter)
+        for (owner, _), info in list(self._space.committed.items()):
+            if owner == snapshotter:
+                yield info
+        for (owner, key), active in list(self._space.active.items()):
+            if owner == snapshotter:
+                yield SnapshotInfo(key, active.parent, active.labels, committed=False)
+
+    def _put(self, info: SnapshotInfo, snapshotter: str) -> None:
+        self._space.committed.setdefault((snapshotter, info.name), info)
+        self._hold((snapshotter, info.name))
+
+    def _hold(self, place: tuple[str, str]) -> None:
+        if self._lease is not None:
+            self._lease.add(place)
+
+
+def _collect(space: _Namespace) -> None:
+    """Keep what image records, leases and active snapshots lead to, by labels and by parents."""
+    reached: set[object] = set()
+    edge: list[object] = [image.target for image in space.images.values()]
+    edge += [thing for lease in space.leases for thing in lease]
+    edge += [(active.snapshotter, active.parent) for active in space.active.values()]
+    while edge:
+        thing = edge.pop()
+        if thing not in reached:
+            reached.add(thing)
+            edge += _references(space, thing)
+    space.content = {digest: labels for digest, labels in space.content.items() if digest in reached}
+    space.bodies = {digest: body for digest, body in space.bodies.items() if digest in reached}
+    space.committed = {place: info for place, info in space.committed.items() if place in reached}
+
+
+def _references(space: _Namespace, thing: object) -> Iterable[object]:
+    if isinstance(thing, tuple):
+        info = space.committed.get((thing[0], thing[1]))
+        return [(thing[0], info.parent)] if info and info.parent else []
+    assert isinstance(thing, Digest)
+    found: list[object] = []
+    for key, value in space.content.get(thing, {}).items():
+        if key.startswith("containerd.io/gc.ref.content."):
+            found.append(Digest(value))
+        if key.startswith("containerd.io/gc.ref.snapshot."):
+            found.append((key.removeprefix("containerd.io/gc.ref.snapshot."), value))
+    return found

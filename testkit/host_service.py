@@ -1,0 +1,127 @@
+"""A host in a directory, for the host service: a service manager, containerd's files and records, a small program.
+
+The containerd here reads its configuration when it starts, as the real one does, so a test sees a forgotten restart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from imagecache.errors import HostServiceFailed
+from imagecache.host.containerd_config import Action, Change
+from imagecache.host.files import HostFiles
+
+ADDRESS = Path("/run/containerd/containerd.sock")
+DROP_IN = Path("/etc/containerd/imagecache.toml")
+
+
+@dataclass
+class FakeServiceManager:
+    """``host.service.ServiceManager``. Units are files below ``files.root``; what runs has their text."""
+
+    files: HostFiles
+    systemd: bool = True
+    failing: set[str] = field(default_factory=set)
+    """Units that do not start while containerd's configuration has our drop-in."""
+    active: dict[str, str] = field(default_factory=dict)
+    calls: list[str] = field(default_factory=list)
+
+    def running(self) -> bool:
+        return self.systemd
+
+    def reload(self) -> None:
+        self.calls.append("reload")
+
+    def start(self, unit: str) -> None:
+        if unit not in self.active:
+            self.restart(unit)
+
+    def restart(self, unit: str) -> None:
+        self.calls.append(f"restart {unit}")
+        if unit in self.failing and self.files.at(DROP_IN).exists():
+            self.active.pop(unit, None)
+            raise HostServiceFailed(f"{unit} did not start", hint=f"journalctl -u {unit}")
+        self.active[unit] = self._configuration(unit)
+        if unit == "containerd.service":
+            make_socket(self.files)
+
+    def stop(self, unit: str) -> None:
+        self.calls.append(f"stop {unit}")
+        self.active.pop(unit, None)
+
+    def _configuration(self, unit: str) -> str:
+        """What the unit has read when it starts: its own text and program, or containerd's drop-in."""
+        if unit == "containerd.service":
+            return read(self.files, DROP_IN)
+        return read(self.files, Path("/etc/systemd/system") / unit) + self.files.current()
+
+
+def make_socket(files: HostFiles) -> None:
+    """containerd's, new as at every start."""
+    path = files.at(ADDRESS)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(".new")
+    fresh.touch()
+    fresh.rename(path)
+
+
+def read(files: HostFiles, path: Path) -> str:
+    """The host's file; empty when it is not there."""
+    found = files.at(path)
+    return found.read_text() if found.exists() else ""
+
+
+@dataclass
+class FakeContainerdFiles:
+    """``host.service.ContainerdFiles``: the drop-in says what it is for."""
+
+    files: HostFiles
+
+    def install(self, *, leaving: bool = False) -> Sequence[Change]:
+        return [self.files.write(DROP_IN, "leaving" if leaving else "ours", 0o644)]
+
+    def undo(self) -> Sequence[Change]:
+        return [self.files.remove(DROP_IN)]
+
+
+@dataclass
+class FakeRecords:
+    """``host.service.ContainerdRecords``."""
+
+    services: FakeServiceManager
+    images: list[str] = field(default_factory=list)
+    containers: int = 0
+    snapshots: int = 3
+
+    def is_known(self) -> bool:
+        return self.services.active.get("containerd.service", "") in {"ours", "leaving"}
+
+    def forget_images(self) -> Sequence[str]:
+        assert self.services.active.get("containerd.service", "") != "ours", "the records would come back"
+        gone, self.images = self.images, []
+        return gone
+
+    def in_use(self) -> int:
+        return self.containers
+
+    def remove_snapshots(self) -> None:
+        assert not self.containers
+        assert "imagecache-agent.service" in self.services.active, "nobody answers for the snapshots"
+        self.snapshots = 0
+
+
+@dataclass(frozen=True)
+class FakeProgram:
+    """``host.files.Program``."""
+
+    name: str = "1.0-aaaa"
+
+    def write(self, directory: Path, place: Path) -> None:
+        (directory / "bin").mkdir(parents=True)
+        (directory / "bin/imagecache").write_text(f"#!{place}\n")
+
+
+def unchanged(changes: Sequence[Change]) -> bool:
+    return all(change.action is Action.UNCHANGED for change in changes)

@@ -1,0 +1,194 @@
+"""The fake API over HTTP, so that clients (ours, and kopf) are tried without a cluster: verbs, watches, discovery.
+
+It must not have behaviour of its own: everything but the wire is ``FakeKube``'s.
+"""
+
+from __future__ import annotations
+
+import json
+from types import TracebackType
+from typing import Self
+
+from aiohttp import web
+
+from imagecache.errors import (
+    KubernetesDenied,
+    KubernetesError,
+    KubernetesUnavailable,
+    ObjectConflict,
+    ObjectExists,
+    ObjectNotFound,
+    ObjectRefused,
+    WatchExpired,
+)
+from imagecache.kube import resources
+from imagecache.kube.api import Change, Object
+from imagecache.kube.resources import Resource
+from testkit.kube import FakeKube
+
+_STATUS = {
+    KubernetesDenied: (403, "Forbidden"),
+    KubernetesUnavailable: (503, "ServiceUnavailable"),
+    ObjectConflict: (409, "Conflict"),
+    ObjectExists: (409, "AlreadyExists"),
+    ObjectNotFound: (404, "NotFound"),
+    ObjectRefused: (422, "Invalid"),
+    WatchExpired: (410, "Expired"),
+}
+_KNOWN = {item.qualified: item for item in vars(resources).values() if isinstance(item, Resource)}
+_NAMESPACES = Resource("", "v1", "namespaces", "Namespace")
+_PAGE = 500
+
+
+class KubeServer:
+    """Serves a ``FakeKube`` on a port of the loopback, as an async context."""
+
+    def __init__(self, kube: FakeKube, *, token: str = "") -> None:
+        self.kube = kube
+        self.token = token
+        """Wanted from clients; empty: none."""
+        self.requests: list[str] = []
+        self.url = ""
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self._serve)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
+
+    async def __aenter__(self) -> Self:
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        host, port = self._runner.addresses[0]
+        self.url = f"http://{host}:{port}"
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._runner.cleanup()
+
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append(f"{request.method} {request.path_qs}")
+        if self.token and request.headers.get("Authorization") != f"Bearer {self.token}":
+            return _failure(401, "Unauthorized", "Unauthorized")
+        parts = [part for part in request.path.split("/") if part]
+        found = _discovery(parts)
+        if found is not None:
+            return web.json_response(found)
+        target = _target(parts)
+        if target is None:
+            return _failure(404, "NotFound", "the server could not find the requested resource")
+        try:
+            return await self._object(request, *target)
+        except KubernetesError as error:
+            code, reason = _STATUS[type(error)]
+            return _failure(code, reason, str(error))
+
+    async def _object(
+        self, request: web.Request, resource: Resource, namespace: str, name: str, subresource: str
+    ) -> web.StreamResponse:
+        kube = self.kube
+        if request.method == "GET" and name:
+            return web.json_response(await kube.get(resource, name, namespace=namespace))
+        if request.method == "GET":
+            watching = request.query.get("watch") in {"1", "true"}
+            return await (self._watch if watching else self._list)(request, resource, namespace)
+        body = await request.json()
+        if request.method == "POST":
+            return web.json_response(await kube.create(resource, body, namespace=namespace), status=201)
+        if request.method == "PATCH":
+            if request.content_type != "application/merge-patch+json":
+                return _failure(415, "UnsupportedMediaType", request.content_type)
+            patched = await kube.patch(resource, name, body, namespace=namespace, subresource=subresource)
+            return web.json_response(patched)
+        await kube.delete(resource, name, namespace=namespace, uid=body.get("preconditions", {}).get("uid", ""))
+        return web.json_response({"kind": "Status", "status": "Success"})
+
+    async def _list(self, request: web.Request, resource: Resource, namespace: str) -> web.StreamResponse:
+        """Pages of at most ``limit``; the continue token is the offset."""
+        query = request.query
+        listing = await self.kube.list(
+            resource,
+            namespace=namespace,
+            labels=query.get("labelSelector", ""),
+            fields=query.get("fieldSelector", ""),
+        )
+        start, limit = int(query.get("continue") or 0), int(query.get("limit") or 0) or len(listing.items) + 1
+        metadata: Object = {"resourceVersion": listing.resource_version}
+        if start + limit < len(listing.items):
+            metadata["continue"] = str(start + limit)
+        bare = [{k: v for k, v in item.items() if k not in {"kind", "apiVersion"}} for item in listing.items]
+        kind = {"kind": f"{resource.kind}List", "apiVersion": resource.api_version}
+        return web.json_response({**kind, "metadata": metadata, "items": bare[start : start + limit]})
+
+    async def _watch(self, request: web.Request, resource: Resource, namespace: str) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        query = request.query
+        try:
+            async for change in self.kube.watch(
+                resource,
+                resource_version=query.get("resourceVersion", "0"),
+                namespace=namespace,
+                labels=query.get("labelSelector", ""),
+                fields=query.get("fieldSelector", ""),
+            ):
+                await response.write(_line(change))
+        except WatchExpired as error:
+            status = {"kind": "Status", "code": 410, "reason": "Expired", "message": str(error)}
+            await response.write(json.dumps({"type": "ERROR", "object": status}).encode() + b"\n")
+        except ConnectionResetError:
+            pass  # the client went away
+        return response
+
+
+def _line(change: Change) -> bytes:
+    return json.dumps({"type": change.kind.value, "object": change.object}).encode() + b"\n"
+
+
+def _failure(code: int, reason: str, message: str) -> web.Response:
+    status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason}
+    return web.json_response({**status, "message": message}, status=code)
+
+
+def _target(parts: list[str]) -> tuple[Resource, str, str, str] | None:
+    """Resource, namespace, name and subresource of a path."""
+    group, rest = (parts[1], parts[3:]) if parts[:1] == ["apis"] else ("", parts[2:])
+    namespace = ""
+    if rest[:1] == ["namespaces"] and len(rest) > 2:
+        namespace, rest = rest[1], rest[2:]
+    resource = _KNOWN.get(f"{rest[0]}.{group}" if group else rest[0]) if rest else None
+    if resource is None:
+        return None
+    name, subresource = (*rest[1:], "", "")[:2]
+    return resource, namespace, name, subresource
+
+
+def _discovery(parts: list[str]) -> Object | None:
+    """What kopf reads before it watches anything."""
+    if parts == ["version"]:
+        return {"major": "1", "minor": "34"}
+    if parts == ["api"]:
+        return {"kind": "APIVersions", "versions": ["v1"]}
+    known = [*_KNOWN.values(), _NAMESPACES]
+    if parts == ["apis"]:
+        groups = sorted({(item.group, item.version) for item in known if item.group})
+        return {"kind": "APIGroupList", "groups": [_group(group, version) for group, version in groups]}
+    group = parts[1] if len(parts) == 3 and parts[0] == "apis" else ""
+    if group or parts == ["api", "v1"]:
+        return {"resources": [entry for item in known if item.group == group for entry in _entries(item)]}
+    return None
+
+
+def _group(group: str, version: str) -> Object:
+    entry: Object = {"groupVersion": f"{group}/{version}", "version": version}
+    return {"name": group, "versions": [entry], "preferredVersion": entry}
+
+
+def _entries(resource: Resource) -> list[Object]:
+    verbs: Object = {"verbs": ["get", "list", "watch", "create", "patch", "delete"]}
+    base: Object = {"kind": resource.kind, "namespaced": resource.namespaced, "categories": [], "shortNames": []}
+    singular: Object = {"singularName": resource.kind.lower()}
+    return [
+        {"name": resource.plural, **base, **singular, **verbs},
+        {"name": f"{resource.plural}/status", **base, **singular, "verbs": ["get", "patch"]},
+    ]

@@ -1,0 +1,68 @@
+"""A layer image in the making, in a real store: as a build makes one, at the pace of a test.
+
+It takes the same steps as ``builder.layer_jobs``: the lock of the name, a staged file, word of it for those who look.
+It must not know what is in a layer image; a tar, and what follows it, come from the test.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Self
+
+from imagecache.erofs.header import DATA_START, unfinished
+from imagecache.oserrors import converting
+from imagecache.store.files import write_all
+from imagecache.store.model import LayerName
+from imagecache.store.store import Store
+
+NO_HEAD = bytes(DATA_START)
+"""What precedes a tar that is still being written."""
+
+
+class PartialLayerWriter:
+    """Begins at once. ``finish`` or ``give_up`` ends it; so does leaving the block."""
+
+    def __init__(self, store: Store, name: LayerName) -> None:
+        self._name = name
+        self._size = 0
+        with ExitStack() as stack:
+            lock = stack.enter_context(store.layers.lock(name))
+            self._staged = stack.enter_context(store.layers.stage())
+            store.layers.announce(lock, self._staged)
+            self._held = stack.pop_all()
+
+    def write(self, content: bytes) -> None:
+        """Append to the file."""
+        with converting(self._staged.path):
+            write_all(self._staged.fd, content, self._size)
+        self._size += len(content)
+
+    def note_tar(self, size: int) -> None:
+        """The tar is whole, and has so many bytes: the head says so from now on."""
+        with converting(self._staged.path):
+            write_all(self._staged.fd, unfinished(size), 0)
+
+    def begin_again(self) -> None:
+        """What was written was wrong."""
+        with converting(self._staged.path):
+            os.ftruncate(self._staged.fd, 0)
+        self._size = 0
+
+    def finish(self) -> None:
+        """Commit what was written."""
+        self._staged.commit(self._name)
+        self._held.close()
+
+    def give_up(self) -> None:
+        """Idempotent."""
+        self._held.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.give_up()

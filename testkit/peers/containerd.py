@@ -1,0 +1,191 @@
+"""A real containerd of its own: Debian's (1.6 or 1.7), or 2.4 built by ``./dev peers``.
+
+It has its own root, state and socket below one directory. Stopping it leaves containers running, as on a real node;
+leaving the context manager ends them, their shims, mounts and cgroups.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import shutil
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Self
+
+from grpclib.exceptions import GRPCError, StreamTerminatedError
+
+from testkit.peers.containerd_config import NodeSettings, Paths, Surroundings, write_cni, write_hosts
+from testkit.peers.cri import Cri
+from testkit.peers.processes import Daemon, end_processes, unmount_below
+from testkit.peers.programs import PeerFailed, containerd_24, environment, find, run
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+Version = Literal["system", "2.4"]
+VERSIONS: tuple[Version, ...] = ("system", "2.4")
+
+
+class Containerd:
+    """One containerd. A context manager; started on entry."""
+
+    def __init__(  # noqa: PLR0913 - what differs between nodes
+        self,
+        directory: Path,
+        version: Version = "system",
+        *,
+        sandbox_image: str = "localhost/pause:1",
+        snapshotter: str = "overlayfs",
+        drop_ins: Sequence[str] = (),
+        hosts: Mapping[str, str] | None = None,
+        inside: Surroundings | None = None,
+    ) -> None:
+        """``drop_ins`` are TOML texts for conf.d, in order; ``hosts`` maps registry host to the URL that serves it."""
+        self.directory = directory
+        self.version = version
+        self._before = [containerd_24()] if version == "2.4" else []
+        self._binary = self._find("containerd")
+        self.major = 2 if version == "2.4" else _major(self._binary)
+        self._settings = NodeSettings(inside.paths if inside else Paths.below(directory), sandbox_image, snapshotter)
+        (directory / "conf.d").mkdir(parents=True, exist_ok=True)
+        write_cni(directory, inside.cni) if inside else write_cni(directory)
+        for host, url in (hosts or {}).items():
+            write_hosts(directory, host, url)
+        for number, text in enumerate(drop_ins):
+            self.add_drop_in(f"{number:02}-test", text)
+        config = directory / "config.toml"
+        config.write_text(self._settings.render(self.major))
+        argv: list[str | Path] = [self._binary, "--config", config]
+        env = environment(before=self._before)
+        self._daemon = inside.daemon("containerd", argv, env) if inside else Daemon("containerd", argv, directory, env)
+
+    def _find(self, name: str) -> Path:
+        """From the build's own directory for 2.4: Debian's program of the same name would be a different version."""
+        if self.version == "system":
+            return find(name)
+        found = shutil.which(name, path=str(containerd_24()))
+        return Path(found) if found else find(f"{name}-2.4")
+
+    @property
+    def address(self) -> Path:
+        """The gRPC socket: CRI and containerd's own API."""
+        return self._settings.paths.address
+
+    @property
+    def root(self) -> Path:
+        return self.directory / "root"
+
+    @property
+    def state(self) -> Path:
+        return self.directory / "state"
+
+    @property
+    def conf_d(self) -> Path:
+        """Drop-ins; read when containerd starts."""
+        return self.directory / "conf.d"
+
+    @property
+    def config(self) -> Path:
+        return self.directory / "config.toml"
+
+    @property
+    def pid(self) -> int:
+        return self._daemon.pid
+
+    def add_drop_in(self, name: str, text: str) -> None:
+        """Takes effect at the next start."""
+        (self.conf_d / f"{name}.toml").write_text(text)
+
+    # life
+
+    def start(self) -> None:
+        self._daemon.start(self._answers)
+
+    def stop(self) -> None:
+        """The daemon alone: containers go on."""
+        self._daemon.stop()
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def kill(self) -> None:
+        """SIGKILL to the daemon alone."""
+        self._daemon.kill()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End everything: containers, shims, daemon, mounts, cgroups."""
+        cgroups = _cgroups(self.state)
+        with contextlib.suppress(PeerFailed):
+            self._remove_tasks()
+        self._daemon.stop()
+        end_processes(self.directory)
+        unmount_below(self.directory)
+        for path in cgroups:
+            _remove_cgroup(path)
+
+    def _remove_tasks(self) -> None:
+        if not self._daemon.running:
+            return
+        for namespace in self.ctr("namespaces", "list", "-q").split():
+            for task in self.ctr("-n", namespace, "task", "list", "-q").split():
+                self.ctr("-n", namespace, "task", "delete", "--force", task)
+
+    def _answers(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(str(self.address))
+            except OSError:
+                return False
+        with ThreadPoolExecutor(1) as thread:  # the caller may be in an event loop of its own
+            return thread.submit(asyncio.run, _cri_answers(self.address)).result()
+
+    def log_tail(self) -> str:
+        return self._daemon.tail()
+
+    def ctr(self, *args: str) -> str:
+        """Run containerd's own client of the same version; give ``-n k8s.io`` for CRI's images."""
+        argv: list[str | Path] = [self._find("ctr"), "--address", self.address, *args]
+        return run(argv, env=environment(before=self._before))
+
+
+async def _cri_answers(address: Path) -> bool:
+    """CRI refuses every call until it has recovered its state."""
+    async with Cri(address, seconds=5) as cri:
+        try:
+            await cri.version()
+        except (GRPCError, OSError, TimeoutError, StreamTerminatedError):
+            return False
+    return True
+
+
+def _major(binary: Path) -> int:
+    """``containerd github.com/containerd/containerd 1.6.20~ds1 ...`` gives 1."""
+    words = run([binary, "--version"]).split()
+    return int(words[2].removeprefix("v").partition(".")[0])
+
+
+def _cgroups(state: Path) -> list[str]:
+    """Find the cgroups of the containers that have a bundle in ``state``, as their runtime specs name them."""
+    found = []
+    for spec in state.glob("io.containerd.runtime.v2.task/*/*/config.json"):
+        with contextlib.suppress(OSError, ValueError):
+            found.append(json.loads(spec.read_bytes())["linux"]["cgroupsPath"])
+    return found
+
+
+def _remove_cgroup(path: str) -> None:
+    base = Path("/sys/fs/cgroup")
+    for folder in [base, *base.iterdir()]:
+        with contextlib.suppress(OSError):
+            (folder / path.lstrip("/")).rmdir()

@@ -1,0 +1,65 @@
+"""A directory for real parts that cleans up after itself, and after a run that was killed.
+
+Every workspace is ``/tmp/imagecache-XXXXXXXX`` with the owner's pid and start time in it. Opening one first removes
+those whose owner is gone: their processes, mounts and files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from testkit.peers.processes import end_processes, unmount_below
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PREFIX = "imagecache-"
+_OWNER = "owner"
+
+
+def _started(pid: int) -> str | None:
+    """When the process started (clock ticks since boot), None when there is none: tells a reused pid apart."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return None
+    return stat.rpartition(")")[2].split()[19]
+
+
+def clean(directory: Path) -> None:
+    """End the processes of ``directory``, unmount what is below it, remove it."""
+    end_processes(directory)
+    unmount_below(directory)
+    shutil.rmtree(directory)
+
+
+def sweep(base: Path) -> list[Path]:
+    """Clean the workspaces in ``base`` whose owner is gone; returns them."""
+    swept = []
+    for directory in base.glob(f"{PREFIX}*"):
+        owner = directory / _OWNER
+        with contextlib.suppress(FileNotFoundError):
+            pid, started = owner.read_text().split()
+            if _started(int(pid)) != started:
+                clean(directory)
+                swept.append(directory)
+    return swept
+
+
+@contextlib.contextmanager
+def workspace(base: Path | None = None) -> Iterator[Path]:
+    """A fresh directory, short enough for unix sockets below it, gone afterwards with all that was started for it."""
+    base = base or Path(tempfile.gettempdir())
+    sweep(base)
+    directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
+    directory.chmod(0o711)
+    (directory / _OWNER).write_text(f"{os.getpid()} {_started(os.getpid())}")
+    try:
+        yield directory
+    finally:
+        clean(directory)

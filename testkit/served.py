@@ -1,0 +1,206 @@
+"""A remote store in memory, token reviews from a table, and a served store with its certificate for tests.
+
+``MemoryRemoteStore`` is the fake of ``served.remote_store.RemoteStore``; faults are ordered through its fields.
+``Served`` is the real server and client joined over TLS on loopback. They must not check more than the ports promise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from imagecache.clock import Clock
+from imagecache.digest import Digest
+from imagecache.errors import BlobNotFound, ImageCacheError, NotFound, StoreCorrupt, StoreUnreachable
+from imagecache.served.auth import Gate, GateSettings
+from imagecache.served.client import ClientSettings, ServedStore
+from imagecache.served.remote_store import Part
+from imagecache.served.server import StoreServer
+from imagecache.served.settings import ServerSettings
+from imagecache.served.store_reader import StoreReader
+from imagecache.served.tls import ServerCertificate
+from imagecache.store.model import Bundle, LayerName
+from testkit.clock import FakeClock
+
+AGENT = "system:serviceaccount:imagecache:imagecache-agent"
+_PIECE = 64 << 10
+
+
+@dataclass
+class MemoryRemoteStore:
+    bundles: dict[str, Bundle] = field(default_factory=dict)
+    documents: dict[Digest, bytes] = field(default_factory=dict)
+    layers: dict[LayerName, bytes] = field(default_factory=dict)
+    fetched: Counter[LayerName] = field(default_factory=Counter)
+    """Bytes that went out, per layer image."""
+    down: bool = False
+    """Nothing answers."""
+    damage: Counter[LayerName] = field(default_factory=Counter)
+    """So many answers with the layer's last byte come with that byte changed."""
+    on_piece: Callable[[LayerName, int], ImageCacheError | None] = lambda _name, _offset: None
+    """Called before each piece; an error that it returns is raised."""
+
+    builds: dict[str, tuple[LayerName, ...]] = field(default_factory=dict)
+    """Layer images that running builds make, by bundle id."""
+    unfinished: dict[LayerName, bytes] = field(default_factory=dict)
+    """Layer images in the making, as far as they are."""
+
+    def add_store(self, reader: StoreReader, bundle_id: str) -> None:
+        """Take a bundle with all that it names from a store."""
+        document = self.bundles[bundle_id] = reader.bundle(bundle_id)
+        for digest in document.document_digests():
+            self.documents[digest] = reader.document(digest)
+        for name in document.layer_names():
+            fd, size = reader.open_layer(name)
+            with open(fd, "rb") as file:  # noqa: PTH123 - a descriptor
+                self.layers[name] = file.read(size)
+
+    async def bundle(self, bundle_id: str) -> Bundle:
+        self._answer()
+        if bundle_id not in self.bundles:
+            raise NotFound(f"no bundle {bundle_id}")
+        return self.bundles[bundle_id]
+
+    async def document(self, digest: Digest) -> bytes:
+        self._answer()
+        if digest not in self.documents:
+            raise BlobNotFound(f"no document {digest}")
+        return self.documents[digest]
+
+    async def layer(self, name: LayerName, offset: int, target: memoryview) -> None:
+        self._answer()
+        if name not in self.layers:
+            raise BlobNotFound(f"no layer image {name}")
+        end = offset + len(target)
+        content = self._content(name, end)
+        if end > len(content):
+            raise StoreCorrupt(f"layer image {name} ends at {len(content)}")
+        for start in range(offset, end, _PIECE):
+            problem = self.on_piece(name, start)
+            if problem is not None:
+                raise problem
+            piece = content[start : min(start + _PIECE, end)]
+            target[start - offset :][: len(piece)] = piece
+            self.fetched[name] += len(piece)
+            await asyncio.sleep(0)
+
+    async def building(self, bundle_id: str) -> tuple[LayerName, ...]:
+        self._answer()
+        return self.builds.get(bundle_id, ())
+
+    async def partial(self, name: LayerName, offset: int, target: memoryview) -> Part:
+        await asyncio.sleep(0.001)
+        self._answer()
+        finished = name in self.layers
+        if not finished and name not in self.unfinished:
+            raise BlobNotFound(f"no layer image {name}")
+        content = self._content(name, offset + len(target)) if finished else self.unfinished[name]
+        piece = content[offset : offset + len(target)]
+        problem = self.on_piece(name, offset)
+        if problem is not None:
+            raise problem
+        target[: len(piece)] = piece
+        self.fetched[name] += len(piece)
+        return Part(len(piece), len(content) if finished else None)
+
+    def _content(self, name: LayerName, end: int) -> bytes:
+        content = self.layers[name]
+        if end < len(content) or not self.damage[name]:
+            return content
+        self.damage[name] -= 1
+        return content[:-1] + bytes([content[-1] ^ 0xFF])
+
+    def _answer(self) -> None:
+        if self.down:
+            raise StoreUnreachable("the store does not answer")
+
+
+@dataclass
+class TableReviewer:
+    """Usernames by token; remembers what it was asked."""
+
+    users: dict[str, str] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    problem: ImageCacheError | None = None
+    asks: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set by each question."""
+    silent: asyncio.Event | None = None
+    """Nobody is answered until it is set."""
+
+    async def review(self, token: str) -> str | None:
+        self.asked.append(token)
+        self.asks.set()
+        if self.silent is not None:
+            await self.silent.wait()
+        if self.problem is not None:
+            raise self.problem
+        return self.users.get(token)
+
+
+def make_certificate(directory: Path, name: str = "server") -> tuple[Path, Path]:
+    """A self-signed certificate for loopback and its key; the certificate is its own authority."""
+    directory.mkdir(parents=True, exist_ok=True)
+    certificate, key = directory / f"{name}.crt", directory / f"{name}.key"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    names = ["-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-days", "30"]
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*command, *names, *files], check=True, capture_output=True)
+    return certificate, key
+
+
+class Served:
+    """A store directory behind the real server, and the settings for a client of it."""
+
+    def __init__(
+        self,
+        root: Path,
+        workspace: Path,
+        *,
+        clock: Clock | None = None,
+        server: ServerSettings = ServerSettings(),  # noqa: B008 - immutable
+    ) -> None:
+        self.reviewer = TableReviewer({"agent-token": AGENT})
+        self.certificate, self.key = make_certificate(workspace)
+        self.token_file = workspace / "token"
+        self.token_file.write_text("agent-token\n")
+        self._root = root
+        self._gate = Gate(self.reviewer, clock or FakeClock(), GateSettings(frozenset({AGENT})))
+        self._settings = server
+        self._server: StoreServer | None = None
+        self.port = 0
+
+    async def start(self) -> None:
+        """Serve; on the same port as before after a ``stop``."""
+        settings = replace(self._settings, host="127.0.0.1", port=self.port)
+        tls = ServerCertificate(self.certificate, self.key).context
+        self._server = StoreServer(StoreReader(self._root), self._gate, settings, tls=tls)
+        self.port = await self._server.start()
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            await self._server.stop()
+
+    @property
+    def url(self) -> str:
+        return f"https://127.0.0.1:{self.port}"
+
+    def settings(self) -> ClientSettings:
+        return ClientSettings(url=self.url, ca_file=self.certificate, token_file=self.token_file)
+
+    def client(self) -> ServedStore:
+        return ServedStore(self.settings())
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()

@@ -1,0 +1,129 @@
+"""Layer images in memory, and bundles made without a build.
+
+``MemoryLayers`` is the fake ``LayerProvider`` of the snapshotter's tests. It has no disk: paths are made up unless a
+test gives real ones. It passes the same suite as the store's own provider (``testkit.suites.store``) and
+must not check more than the port promises. ``put_bundle`` fills a real store with layer images of any content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from imagecache.digest import ChainID, DiffID, Digest, chain_id, chain_ids
+from imagecache.oci.descriptor import Descriptor, Platform
+from imagecache.oci.mediatypes import OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST
+from imagecache.oserrors import converting
+from imagecache.store.files import write_all
+from imagecache.store.model import Bundle, ImageRecord, LayerName, LayerRecord, ServedLayer, Space
+from imagecache.store.paths import StorePaths
+from imagecache.store.store import Store
+
+
+class MemoryLayers:
+    """Layer images by chainID. As in the store, a file goes when a collection finds it neither served nor held."""
+
+    def __init__(self, root: Path = Path("/memory")) -> None:
+        self.root = root
+        self.holds: dict[str, set[LayerName]] = {}
+        self._served: list[ServedLayer] = []
+        self._files: dict[LayerName, Path] = {}
+
+    def add(
+        self, diff_id: DiffID, parent: ChainID | None = None, *, path: Path | None = None, size: int = 4096
+    ) -> ServedLayer:
+        """Serve a layer keyed by its diffID on top of ``parent``; ``path`` names a real file, if there is one."""
+        name = LayerName(space=Space.LAYERS, digest=diff_id)
+        layer = ServedLayer(chain_id(parent, diff_id), diff_id, parent, name, path or self.root / name.path, size)
+        self.serve(layer)
+        return layer
+
+    def serve(self, layer: ServedLayer) -> None:
+        """Serve it once more: two bundles may have the same layer."""
+        self._served.append(layer)
+        self._files[layer.name] = layer.path
+
+    def withdraw(self, layer: ServedLayer) -> None:
+        """One bundle with this layer is gone. The file stays."""
+        self._served.remove(layer)
+
+    def collect(self) -> None:
+        kept = {layer.name for layer in self._served}.union(*self.holds.values())
+        self._files = {name: path for name, path in self._files.items() if name in kept}
+
+    def lose(self, name: LayerName) -> None:
+        """The file is gone, whoever needs it."""
+        del self._files[name]
+
+    def lookup(self, chain_id: ChainID) -> ServedLayer | None:
+        served = (layer for layer in self._served if layer.chain_id == chain_id and layer.name in self._files)
+        return next(served, None)
+
+    def lease(self, holder: str, name: LayerName) -> None:
+        self.holds.setdefault(holder, set()).add(name)
+
+    def release(self, holder: str, name: LayerName) -> None:
+        self.holds.get(holder, set()).discard(name)
+
+    def open_layer(self, name: LayerName) -> Path | None:
+        return self._files.get(name)
+
+
+def put_layer(store: Store, name: LayerName, content: bytes) -> bool:
+    """Commit a layer image with this content; False when the store has it already."""
+    with store.layers.stage() as staged:
+        with converting(staged.path):
+            write_all(staged.fd, content, 0)
+        return staged.commit(name)
+
+
+def put_bundle(store: Store, bundle_id: str, diff_ids: Sequence[DiffID], contents: Sequence[bytes]) -> Bundle:
+    """Store a bundle of one image with these layers, bottom first, under a build lease as a build does it."""
+    config, manifest = f'{{"config of":"{bundle_id}"}}'.encode(), f'{{"manifest of":"{bundle_id}"}}'.encode()
+    document = bundle_document(bundle_id, diff_ids, contents, config=config, manifest=manifest)
+    with store.leases.build_lease(document.layer_names(), document.document_digests()):
+        for layer, content in zip(document.images[0].layers, contents, strict=True):
+            put_layer(store, layer.name, content)
+        store.blobs.put(config)
+        store.blobs.put(manifest)
+        store.bundles.put(document)
+    return document
+
+
+def bundle_document(
+    bundle_id: str, diff_ids: Sequence[DiffID], contents: Sequence[bytes], *, config: bytes, manifest: bytes
+) -> Bundle:
+    """The document of a bundle with one image whose layer images have these contents; nothing is stored."""
+    layers = tuple(
+        LayerRecord(
+            diff_id=diff_id,
+            chain_id=chain,
+            name=LayerName(space=Space.LAYERS, digest=diff_id),
+            blob=_described(OCI_LAYER_GZIP, b"compressed " + content),
+            size=len(content),
+            sha256=Digest.sha256(content),
+            tar_size=len(content),
+            entries=1,
+        )
+        for diff_id, chain, content in zip(diff_ids, chain_ids(diff_ids), contents, strict=True)
+    )
+    image = ImageRecord(
+        reference="busybox",
+        name="docker.io/library/busybox:latest",
+        repository="docker.io/library/busybox",
+        platform=Platform(os="linux", architecture="amd64"),
+        manifest=_described(OCI_MANIFEST, manifest),
+        config=_described(OCI_CONFIG, config),
+        layers=layers,
+    )
+    return Bundle(id=bundle_id, created="2025-01-01T00:00:00Z", images=(image,))
+
+
+def _described(media_type: str, content: bytes) -> Descriptor:
+    return Descriptor(media_type=media_type, digest=Digest.sha256(content), size=len(content))
+
+
+def held(store: Path) -> set[Path]:
+    """Layer images that some node holds."""
+    paths = StorePaths(store)
+    return {paths.layer(name) for _, name in paths.node_lease_files()}

@@ -1,0 +1,175 @@
+"""What every ``containerd.api.Containerd`` must do: the client of a real one, and the fake.
+
+Subclass ``ContainerdSuite`` and give it a ``containerd`` fixture with a plain snapshotter named ``overlayfs``. Each
+test uses a namespace of its own, so that they may share one.
+"""
+
+from __future__ import annotations
+
+import secrets
+
+import pytest
+
+from imagecache.containerd.api import Containerd, Session, SnapshotKey
+from imagecache.digest import Digest
+from imagecache.errors import ContainerdMisconfigured, SnapshotExists, SnapshotNotFound
+from imagecache.oci.descriptor import Descriptor
+
+_LABEL = {"containerd.io/gc.root": "2025-01-01T00:00:00Z"}
+
+
+def _descriptor(data: bytes) -> Descriptor:
+    return Descriptor(media_type="application/test", digest=Digest.sha256(data), size=len(data))
+
+
+class ContainerdSuite:
+    @pytest.fixture
+    async def containerd(self) -> Containerd:
+        raise NotImplementedError
+
+    @pytest.fixture
+    async def session(self, containerd: Containerd) -> Session:
+        return containerd.session(f"test-{secrets.token_hex(4)}")
+
+    # content
+
+    async def test_content_is_written_once_and_labels_add_up(self, session: Session) -> None:
+        digest = await session.content.write(b"document", {**_LABEL, "a": "1"})
+        assert digest == Digest.sha256(b"document")
+        assert await session.content.write(b"document", {"b": "2"}) == digest
+        assert await session.content.labels(digest) == {**_LABEL, "a": "1", "b": "2"}
+        assert await session.content.read(digest) == b"document"
+
+    async def test_repositories_that_content_came_from_are_listed(self, session: Session) -> None:
+        key = "containerd.io/distribution.source.docker.io"
+        for repository in ("team/b", "team/a", "team/b"):
+            digest = await session.content.write(b"document", {**_LABEL, key: repository})
+        assert (await session.content.labels(digest) or {})[key] == "team/a,team/b"
+
+    async def test_an_empty_label_of_content_is_taken_away(self, session: Session) -> None:
+        digest = await session.content.write(b"document", {**_LABEL, "a": "1"})
+        await session.content.write(b"document", {"a": ""})
+        assert await session.content.labels(digest) == _LABEL
+
+    async def test_content_that_is_not_there(self, session: Session) -> None:
+        assert await session.content.labels(Digest.sha256(b"none")) is None
+        assert await session.content.read(Digest.sha256(b"none")) is None
+
+    # images
+
+    async def test_records_are_created_moved_and_left_alone(self, session: Session) -> None:
+        first, second = _descriptor(b"first"), _descriptor(b"second")
+        assert await session.images.put("x:1", first, {"a": "1"})
+        assert not await session.images.put("x:1", first, {"a": "1"})
+        assert await session.images.put("x:1", second, {"b": "2"})
+        found = await session.images.get("x:1")
+        assert found is not None
+        assert (found.target, found.labels) == (second.digest, {"a": "1", "b": "2"})
+
+    async def test_an_empty_label_is_taken_away(self, session: Session) -> None:
+        await session.images.put("x:1", _descriptor(b"x"), {"a": "1"})
+        assert await session.images.put("x:1", _descriptor(b"x"), {"a": ""})
+        found = await session.images.get("x:1")
+        assert found is not None
+        assert not found.labels.get("a")
+        assert not await session.images.put("x:1", _descriptor(b"x"), {"a": ""})
+
+    async def test_records_by_target(self, session: Session) -> None:
+        for name, data in (("b:1", b"x"), ("a:1", b"x"), ("c:1", b"y")):
+            await session.images.put(name, _descriptor(data), {})
+        assert [image.name for image in await session.images.with_target(Digest.sha256(b"x"))] == ["a:1", "b:1"]
+        assert await session.images.with_target(Digest.sha256(b"z")) == []
+        assert [image.name for image in await session.images.all()] == ["a:1", "b:1", "c:1"]
+
+    async def test_a_record_is_deleted_only_for_its_target(self, session: Session) -> None:
+        await session.images.put("x:1", _descriptor(b"x"), {})
+        assert not await session.images.delete("x:1", Digest.sha256(b"other"))
+        assert await session.images.delete("x:1", Digest.sha256(b"x"), sync=True)
+        assert await session.images.get("x:1") is None
+        assert not await session.images.delete("x:1", Digest.sha256(b"x"))
+
+    # snapshots
+
+    async def test_prepare_and_commit(self, session: Session) -> None:
+        async with session.leased(60) as leased:
+            key = SnapshotKey("overlayfs", "key", labels={"containerd.io/snapshot/x": "1"})
+            mounts = await leased.snapshots.prepare(key)
+            assert mounts
+            assert "ro" not in mounts[-1].options
+            with pytest.raises(SnapshotExists):
+                await leased.snapshots.prepare(key)
+            await leased.snapshots.commit(key, "base")
+            found = await leased.snapshots.stat("overlayfs", "base")
+            assert found is not None
+            assert (found.name, found.parent, found.labels["containerd.io/snapshot/x"]) == ("base", "", "1")
+
+            child = SnapshotKey("overlayfs", "child", parent="base")
+            await leased.snapshots.prepare(child)
+            with pytest.raises(SnapshotExists):
+                await leased.snapshots.commit(child, "base")
+            active = [info async for info in leased.snapshots.list("overlayfs") if not info.committed]
+            assert [(info.name, info.parent) for info in active] == [("child", "base")]
+            await leased.snapshots.commit(child, "top")
+            listed = {info.name: info.parent async for info in leased.snapshots.list("overlayfs")}
+            assert listed == {"base": "", "top": "base"}
+
+    async def test_a_layer_that_is_there_is_not_prepared_again(self, session: Session) -> None:
+        async with session.leased(60) as leased:
+            await leased.snapshots.prepare(SnapshotKey("overlayfs", "key"))
+            await leased.snapshots.commit(SnapshotKey("overlayfs", "key"), "sha256:chain")
+            again = SnapshotKey("overlayfs", "new", labels={"containerd.io/snapshot.ref": "sha256:chain"})
+            with pytest.raises(SnapshotExists):
+                await leased.snapshots.prepare(again)
+            assert await leased.snapshots.stat("overlayfs", "new") is None
+
+    async def test_snapshots_that_are_not_there(self, session: Session) -> None:
+        assert await session.snapshots.stat("overlayfs", "none") is None
+        with pytest.raises(SnapshotNotFound):
+            await session.snapshots.prepare(SnapshotKey("overlayfs", "key", parent="none"))
+        await session.snapshots.remove("overlayfs", "none")
+
+    async def test_a_snapshotter_that_is_not_there(self, session: Session) -> None:
+        with pytest.raises(ContainerdMisconfigured, match="not loaded"):
+            await session.snapshots.prepare(SnapshotKey("none", "key"))
+
+    # collection
+
+    async def test_an_image_keeps_what_its_labels_lead_to(self, session: Session) -> None:
+        async with session.leased(60) as leased:
+            await leased.snapshots.prepare(SnapshotKey("overlayfs", "key"))
+            await leased.snapshots.commit(SnapshotKey("overlayfs", "key"), "top")
+            config = await leased.content.write(b"config", {"containerd.io/gc.ref.snapshot.overlayfs": "top"})
+            await leased.content.write(b"manifest", {"containerd.io/gc.ref.content.config": config})
+            await leased.images.put("x:1", _descriptor(b"manifest"), {})
+            await leased.images.put("other:1", _descriptor(b"other"), {})
+        await session.images.delete("other:1", Digest.sha256(b"other"), sync=True)
+        assert await session.content.labels(config) is not None
+        assert await session.snapshots.stat("overlayfs", "top") is not None
+
+        await session.images.delete("x:1", Digest.sha256(b"manifest"), sync=True)
+        assert await session.content.labels(config) is None
+        assert await session.snapshots.stat("overlayfs", "top") is None
+
+    async def test_a_lease_keeps_what_is_written_under_it(self, session: Session) -> None:
+        async with session.leased(60) as leased:
+            digest = await leased.content.write(b"document", {})
+            await leased.images.put("x:1", _descriptor(b"x"), {})
+            await leased.images.delete("x:1", Digest.sha256(b"x"), sync=True)
+            assert await leased.content.labels(digest) is not None
+        await session.images.put("x:1", _descriptor(b"x"), {})
+        await session.images.delete("x:1", Digest.sha256(b"x"), sync=True)
+        assert await session.content.labels(digest) is None
+
+    # the rest
+
+    async def test_version_and_plugins(self, containerd: Containerd) -> None:
+        assert (await containerd.version())[0].isdigit()
+        found = {(plugin.kind, plugin.id): plugin for plugin in await containerd.snapshotter_plugins()}
+        assert not found["io.containerd.snapshotter.v1", "overlayfs"].error
+
+    async def test_namespaces(self, containerd: Containerd, session: Session) -> None:
+        await session.images.put("x:1", _descriptor(b"x"), {})
+        assert any(name.startswith("test-") for name in await containerd.namespaces())
+
+    async def test_a_container_that_is_not_there(self, session: Session) -> None:
+        assert await session.container("none") is None

@@ -1,0 +1,50 @@
+"""What a node finds in its own store."""
+
+from __future__ import annotations
+
+from imagecache.agent.layer_source import FetchedLayerSource
+from imagecache.store.store import Store
+from testkit.images import tar_of
+from testkit.served import MemoryRemoteStore
+from tests.unit.fetch.origin import Fetchers, Making, Origin
+from tests.unit.fetch.test_bundle import BASE, ID, fetch
+from tests.unit.fetch.test_partial_transfer import followed, until
+
+
+async def test_layers_that_somebody_holds(origin: Origin, node: Store, fetchers: Fetchers) -> None:
+    document = await origin.build(ID, BASE)
+    fetcher = fetchers()
+    await fetch(fetcher)
+    (name,) = document.layer_names()
+    source = FetchedLayerSource(node, fetcher)
+    assert not (await source.inventory([ID])).held
+
+    node.leases.lease("containerd", name)
+
+    found = await source.inventory([ID])
+    assert found.held == {name}
+    assert found.whole == {ID}
+    assert not found.ahead
+
+
+async def test_layers_of_a_build_that_is_followed(
+    origin: Origin, node: Store, remote: MemoryRemoteStore, fetchers: Fetchers
+) -> None:
+    document = await origin.build(ID, BASE, tar_of({"own": b"own"}))
+    finished, growing = (Making(remote, layer) for layer in reversed(document.images[0].layers))
+    finished.finish()
+    growing.grow(300_000)
+    remote.builds[ID] = (growing.name, finished.name)
+    fetcher = fetchers()
+    source = FetchedLayerSource(node, fetcher)
+    async with followed(fetcher):
+        await until(lambda: fetcher.builds.coming.get(growing.name, 0) >= 300_000 and node.layers.has(finished.name))
+
+        found = await source.inventory([])
+
+        size = node.layers.size(finished.name)
+        assert found.held == {growing.name, finished.name}
+        assert found.ahead == {growing.name: 300_000, finished.name: size}
+        assert (found.present, found.partial) == ({finished.name: size}, {growing.name: 300_000})
+
+    assert not (await source.inventory([])).ahead

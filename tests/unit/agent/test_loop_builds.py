@@ -1,0 +1,133 @@
+"""The agent's loop and builds that are still running."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from imagecache.agent.budget import Disk
+from imagecache.agent.dependencies import Cache
+from imagecache.limits import GIB
+from testkit.images import tar_of
+from tests.unit.agent.bench import Bench, cache
+from tests.unit.fetch.origin import Making
+from tests.unit.fetch.test_bundle import BASE, NOISE
+
+A, B = (f"imc-{letter * 20}" for letter in "ab")
+
+
+def building(name: str, bundle_id: str) -> Cache:
+    return replace(cache(name, bundle_id), ready=False, building=bundle_id)
+
+
+async def begun(bench: Bench, bundle_id: str = A) -> Making:
+    """A build in the middle of its only layer."""
+    document = await bench.origin.build(bundle_id, BASE)
+    making = Making(bench.remote, document.images[0].layers[0])
+    making.grow(300_000)
+    bench.remote.builds[bundle_id] = (making.name,)
+    return making
+
+
+async def test_a_node_is_ready_with_bytes_that_came_before(bench: Bench) -> None:
+    making = await begun(bench)
+    bench.caches.put(building("a", A))
+    bench.start()
+    await bench.until(lambda: bench.remote.fetched[making.name] >= 250_000)
+    making.finish()
+    await bench.until(lambda: bench.store.layers.has(making.name))
+    assert not bench.attacher.attaches
+
+    bench.caches.put(cache("a", A))
+    await bench.ready()
+
+    assert bench.remote.fetched[making.name] == len(making.content)
+    await bench.until(lambda: not list(bench.store.paths.build_leases.iterdir()))
+    await bench.rounds()
+    assert bench.store.layers.has(making.name)
+
+
+async def test_a_bundle_that_is_ready_in_the_middle_of_a_layer(bench: Bench) -> None:
+    making = await begun(bench)
+    bench.caches.put(building("a", A))
+    bench.start()
+    await bench.until(lambda: bench.remote.fetched[making.name] >= 250_000)
+
+    bench.caches.put(cache("a", A))
+    await bench.until(lambda: (entry := bench.entry()) and 250_000 <= entry.bytes_done < entry.bytes_total)
+    making.finish()
+    await bench.ready()
+
+    assert bench.remote.fetched[making.name] == len(making.content)
+
+
+async def test_what_came_of_a_build_that_failed_goes(bench: Bench) -> None:
+    making = await begun(bench)
+    making.finish()
+    bench.caches.put(building("a", A))
+    bench.start()
+    await bench.until(lambda: bench.store.layers.has(making.name))
+    await bench.rounds()
+    assert bench.store.layers.has(making.name)
+
+    bench.caches.put(replace(building("a", A), building=""))
+
+    await bench.until(lambda: not bench.store.layers.has(making.name))
+
+
+async def test_a_node_follows_its_own_builds_only(bench: Bench) -> None:
+    mine, others = await begun(bench, A), await bench.origin.build(B, tar_of({"b": b"b"}), name="tool:2")
+    elsewhere = others.images[0].layers[0].name
+    bench.remote.builds[B] = (elsewhere,)
+    bench.caches.put(building("a", A), replace(building("b", B), selector="pool=cpu"))
+    bench.start()
+
+    await bench.until(lambda: bench.remote.fetched[mine.name] >= 250_000)
+    await bench.rounds()
+
+    assert not bench.remote.fetched[elsewhere]
+
+
+async def test_a_build_gets_what_the_disk_can_spare(bench: Bench) -> None:
+    making = await begun(bench)
+    bench.machine.size = Disk(GIB, int(GIB * 0.17) + 200_000)
+    bench.caches.put(building("a", A))
+    bench.start()
+    await bench.rounds()
+    making.finish()
+    bench.advance(600)
+    await bench.rounds()
+    assert not bench.store.layers.has(making.name)
+
+    bench.machine.size = Disk(GIB, GIB)
+    bench.advance(600)
+
+    await bench.until(lambda: bench.store.layers.has(making.name))
+
+
+async def test_a_store_that_is_away_is_asked_again(bench: Bench) -> None:
+    making = await begun(bench)
+    making.finish()
+    bench.remote.down = True
+    bench.caches.put(building("a", A))
+    bench.start()
+    await bench.rounds()
+
+    bench.remote.down = False
+    bench.advance(30)
+
+    await bench.until(lambda: bench.store.layers.has(making.name))
+
+
+async def test_what_came_of_a_build_gives_way_to_a_bundle(bench: Bench) -> None:
+    making = await begun(bench)
+    making.finish()
+    document = await bench.origin.build(B, tar_of({"opt": None, "opt/b": NOISE[::-1]}), name="tool:2")
+    bench.machine.size = Disk(GIB, int(GIB * 0.17) + 1_200_000)
+    bench.caches.put(building("a", A))
+    bench.start()
+    await bench.until(lambda: bench.store.layers.has(making.name))
+
+    bench.caches.put(cache("b", B))
+
+    await bench.ready("b")
+    assert set(bench.store.layers.names()) == document.layer_names()

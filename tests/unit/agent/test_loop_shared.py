@@ -1,0 +1,90 @@
+"""The agent's loop on a store that it shares with the controller."""
+
+from __future__ import annotations
+
+import msgspec
+
+from imagecache.agent.layer_source import DescribedLayerSource, SharedLayerSource
+from imagecache.agent.runtime import PrepulledImages
+from imagecache.api.nodes import CacheState
+from imagecache.containerd.prepull import Prepuller
+from imagecache.store.store import Store
+from testkit.agent_dependencies import FakeRuntime
+from testkit.images import tar_of
+from tests.unit.agent.bench import Bench, cache
+
+A, B, C = (f"imc-{letter * 20}" for letter in "abc")
+BASE = tar_of({"etc": None, "etc/base": b"b" * 300_000})
+APP = "docker.io/library/app:1"
+
+
+async def test_a_shared_store_is_only_looked_into(bench: Bench) -> None:
+    shared = Store.open(bench.origin.root)
+    bench.source = SharedLayerSource(shared)
+    document = await bench.origin.build(A, BASE)
+    bench.caches.put(cache("a", A), cache("b", B))
+    bench.start()
+    await bench.ready()
+    await bench.until(lambda: bench.reason("b") == "NotFound")
+    assert not list(bench.store.layers.names())
+    assert bench.status.capacity_bytes == 0
+
+    bench.caches.delete("a")
+    shared.bundles.delete(A)
+
+    await bench.until(lambda: APP not in bench.attacher.records)
+    await bench.until(lambda: bench.entry() is None)
+    assert set(shared.layers.names()) == document.layer_names()
+
+
+async def test_a_shared_store_that_lost_a_layer(bench: Bench) -> None:
+    shared = Store.open(bench.origin.root)
+    bench.source = SharedLayerSource(shared)
+    document = await bench.origin.build(A, BASE)
+    (name,) = document.layer_names()
+    shared.layers.path(name).unlink()
+    bench.caches.put(cache("a", A))
+    bench.start()
+
+    await bench.until(lambda: bench.reason() == "BlobNotFound")
+
+    assert not bench.attacher.records
+
+
+# a runtime that pulls by itself
+
+
+async def test_a_runtime_that_pulls_by_itself_needs_no_layer(bench: Bench) -> None:
+    bench.source = DescribedLayerSource(bench.remote)
+    document = await bench.origin.build(A, BASE)
+    runtime = FakeRuntime({APP: "sha256:app"})
+    bench.runtime = PrepulledImages(Prepuller(runtime))
+    bench.caches.put(cache("a", A))
+    bench.start()
+    await bench.ready()
+    assert bench.status.mode == "prepull"
+    assert runtime.images == {APP: "sha256:app"}
+    assert not bench.remote.fetched
+
+    await bench.kill()
+    bench.caches.delete("a")
+    bench.start()
+    await bench.until(lambda: not runtime.images)
+    assert document.id not in bench.store.bundles.ids()
+
+
+async def test_a_private_image_is_not_for_every_pod(bench: Bench) -> None:
+    bench.source = DescribedLayerSource(bench.remote)
+    document = await bench.origin.build(A, BASE)
+    private = msgspec.structs.replace(document.images[0], private=True)
+    bench.remote.bundles[A] = msgspec.structs.replace(document, images=(private,))
+    bench.runtime = PrepulledImages(Prepuller(FakeRuntime({APP: "sha256:app"})))
+    bench.caches.put(cache("a", A))
+    bench.start()
+
+    await bench.until(lambda: bench.state() is CacheState.FAILED)
+
+    entry = bench.entry()
+    assert entry is not None
+    assert entry.reason == "ImageWithheld"
+    assert "allow_private_names" in entry.message

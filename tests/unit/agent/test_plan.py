@@ -1,0 +1,273 @@
+"""The plan, one situation a row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from imagecache.agent.budget import Disk, Policy
+from imagecache.agent.dependencies import Cache, Inventory
+from imagecache.agent.plan import Bounds, Known, Plan, View, Work, make_plan
+from imagecache.store.model import Bundle, LayerName
+from testkit.attachable import MemoryDocuments, bundle
+from tests.unit.agent.bench import cache
+
+UNIT = 4096
+"""Bytes of each layer image."""
+POLICY = Policy(reserve=0.1, headroom=0.0)
+_DOCUMENTS = MemoryDocuments()
+
+
+def document(number: int, *names: str) -> Bundle:
+    return bundle(_DOCUMENTS.image(f"app:{number}", names or ("base", f"own-{number}")), number=number)
+
+
+ONE, TWO, THREE = (document(number) for number in (1, 2, 3))
+BIG = document(4, *(f"big-{index}" for index in range(20)))
+
+
+def sizes(*documents: Bundle) -> dict[LayerName, int]:
+    return {layer.name: layer.size for each in documents for image in each.images for layer in image.layers}
+
+
+def here(*whole: Bundle, described: tuple[Bundle, ...] = ()) -> Inventory:
+    return Inventory(
+        documents={each.id: each for each in (*whole, *described)},
+        whole=frozenset(each.id for each in whole),
+        present=sizes(*whole),
+    )
+
+
+def known(*documents: Bundle, name: str = "a", used: float = 0.0) -> Mapping[str, Known]:
+    return {each.id: Known(frozenset({name}), used) for each in documents}
+
+
+A, B = cache("a", ONE.id), cache("b", TWO.id, created=2.0)
+
+
+def view(*caches: Cache, **parts: object) -> View:
+    return replace(View(caches=caches, labels={"pool": "gpu"}, disk=Disk(100 * UNIT, 90 * UNIT)), **parts)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Case:
+    view: View
+    wanted: tuple[str, ...] = ()
+    expected: Plan = field(default_factory=Plan)
+    refused: tuple[str, ...] = ()
+
+
+BUILDING = replace(A, ready=False, building=ONE.id)
+
+CASES = {
+    "a-build-is-followed": Case(view(BUILDING), expected=Plan(follow=(ONE.id,))),
+    "and-goes-on-to-be": Case(view(BUILDING, following=(ONE.id,)), expected=Plan(follow=(ONE.id,))),
+    "one-for-other-nodes-is-not-followed": Case(view(replace(BUILDING, selector="pool=cpu"))),
+    "one-that-is-deleted-is-not": Case(view(replace(BUILDING, deleting=True), following=(ONE.id,))),
+    "one-that-failed-is-not": Case(view(replace(BUILDING, building=""), following=(ONE.id,))),
+    "one-that-could-not-be-followed-waits": Case(view(BUILDING, unfollowed={ONE.id})),
+    "no-build-is-followed-into-a-full-disk": Case(view(BUILDING, disk=Disk(100 * UNIT, 10 * UNIT))),
+    "nor-into-a-disk-of-others": Case(view(BUILDING, disk=None)),
+    "few-builds-at-once": Case(
+        view(
+            *(
+                replace(BUILDING, name=each.id, building=each.id, created=9.0 - number)
+                for number, each in enumerate((ONE, TWO, THREE))
+            ),
+        ),
+        expected=Plan(follow=(THREE.id, TWO.id)),
+    ),
+    "a-newer-bundle-is-followed-while-the-older-serves": Case(
+        view(replace(A, building=TWO.id), inventory=here(ONE), known=known(ONE), attached={ONE.id}),
+        (ONE.id,),
+        Plan(follow=(TWO.id,)),
+    ),
+    "what-is-fetched-is-followed-until-it-is-whole": Case(
+        view(A, inventory=here(described=(ONE,)), busy={ONE.id: Work.FETCH}, following=(ONE.id,)),
+        (ONE.id,),
+        Plan(follow=(ONE.id,)),
+    ),
+    "what-came-of-builds-gives-way-before-a-bundle": Case(
+        view(
+            replace(BUILDING, name="c", id=THREE.id, building=THREE.id),
+            A,
+            B,
+            inventory=replace(here(ONE, described=(TWO,)), ahead=sizes(THREE)),
+            known=known(ONE),
+            attached={ONE.id},
+            following=(THREE.id,),
+            disk=Disk(100 * UNIT, 10 * UNIT),
+        ),
+        (ONE.id, TWO.id),
+    ),
+    "but-not-for-one-that-has-no-space-without-it-either": Case(
+        view(
+            replace(BUILDING, name="c", id=THREE.id, building=THREE.id),
+            replace(B, id=BIG.id),
+            inventory=replace(here(described=(BIG,)), ahead=sizes(THREE)),
+            following=(THREE.id,),
+            disk=Disk(100 * UNIT, 10 * UNIT),
+        ),
+        (BIG.id,),
+        Plan(follow=(THREE.id,)),
+        refused=(BIG.id,),
+    ),
+    "what-is-fetched-does-not-give-way-to-itself": Case(
+        view(
+            A,
+            B,
+            inventory=replace(here(described=(ONE, TWO)), ahead=sizes(ONE)),
+            busy={ONE.id: Work.FETCH},
+            following=(ONE.id,),
+            disk=Disk(100 * UNIT, 11 * UNIT),
+        ),
+        (ONE.id, TWO.id),
+        Plan(follow=(ONE.id,)),
+        refused=(TWO.id,),
+    ),
+    "whole-is-not-followed-any-more": Case(
+        view(A, inventory=here(ONE), known=known(ONE), attached={ONE.id}, following=(ONE.id,)), (ONE.id,)
+    ),
+    "nothing": Case(view()),
+    "a-new-cache-is-described": Case(view(A), (ONE.id,), Plan(describe=(ONE.id,))),
+    "one-without-bundle-is-not": Case(view(cache("a", "", ready=False))),
+    "one-that-is-not-ready-is-not": Case(view(replace(A, ready=False))),
+    "a-deleted-one-is-not": Case(view(replace(A, deleting=True))),
+    "one-for-other-nodes-is-not": Case(view(replace(A, selector="pool=cpu"))),
+    "one-with-a-mistyped-selector-is-not": Case(view(replace(A, selector="pool=("))),
+    "described-is-fetched": Case(view(A, inventory=here(described=(ONE,))), (ONE.id,), Plan(fetch=(ONE.id,))),
+    "busy-is-left-alone": Case(view(A, inventory=here(described=(ONE,)), busy={ONE.id: Work.FETCH}), (ONE.id,), Plan()),
+    "failed-waits": Case(view(A, inventory=here(described=(ONE,)), waiting={ONE.id}), (ONE.id,), Plan()),
+    "whole-is-attached": Case(view(A, inventory=here(ONE)), (ONE.id,), Plan(attach=(ONE.id,))),
+    "attached-is-left-alone": Case(view(A, inventory=here(ONE), known=known(ONE), attached={ONE.id}), (ONE.id,)),
+    "attached-and-no-longer-whole-is-fetched": Case(
+        view(A, inventory=here(described=(ONE,)), known=known(ONE), attached={ONE.id}),
+        (ONE.id,),
+        Plan(fetch=(ONE.id,)),
+    ),
+    "of-no-cache-is-removed": Case(
+        view(inventory=here(ONE), known=known(ONE), attached={ONE.id}), (), Plan(remove=(ONE.id,))
+    ),
+    "only-remembered-is-removed-too": Case(view(known=known(ONE)), (), Plan(remove=(ONE.id,))),
+    "removal-that-failed-waits": Case(view(inventory=here(ONE), waiting={ONE.id})),
+    "work-for-nobody-is-stopped": Case(
+        view(inventory=here(described=(ONE,)), busy={ONE.id: Work.FETCH, TWO.id: Work.REMOVE}),
+        (),
+        Plan(stop=(ONE.id,)),
+    ),
+    "resident-stays-while-its-cache-is-built-anew": Case(
+        view(replace(A, ready=False), inventory=here(ONE), known=known(ONE), attached={ONE.id}), (ONE.id,)
+    ),
+    "resident-stays-when-its-selector-is-mistyped": Case(
+        view(replace(A, selector="pool=("), inventory=here(ONE), known=known(ONE), attached={ONE.id}), (ONE.id,)
+    ),
+    "resident-goes-when-it-is-for-other-nodes": Case(
+        view(replace(A, selector="pool=cpu"), inventory=here(ONE), known=known(ONE), attached={ONE.id}),
+        (),
+        Plan(remove=(ONE.id,)),
+    ),
+    "replaced-serves-until-the-new-is-attached": Case(
+        view(cache("a", TWO.id), inventory=here(ONE, TWO), known=known(ONE), attached={ONE.id}),
+        (TWO.id,),
+        Plan(attach=(TWO.id,)),
+    ),
+    "replaced-goes-then": Case(
+        view(cache("a", TWO.id), inventory=here(ONE, TWO), known=known(ONE, TWO), attached={ONE.id, TWO.id}),
+        (TWO.id,),
+        Plan(remove=(ONE.id,)),
+    ),
+    "few-at-once": Case(
+        view(
+            A,
+            B,
+            cache("c", THREE.id, created=3.0),
+            inventory=here(described=(ONE, TWO, THREE)),
+            busy={THREE.id: Work.FETCH},
+        ),
+        (ONE.id, TWO.id, THREE.id),
+        Plan(fetch=(ONE.id,)),
+    ),
+    "the-important-first": Case(
+        view(
+            A,
+            B,
+            cache("c", THREE.id, created=3.0, priority=1),
+            inventory=here(described=(ONE, TWO, THREE)),
+        ),
+        (ONE.id, TWO.id, THREE.id),
+        Plan(fetch=(THREE.id, ONE.id)),
+    ),
+    "no-space": Case(
+        view(A, inventory=here(described=(ONE,)), disk=Disk(100 * UNIT, 11 * UNIT)),
+        (ONE.id,),
+        refused=(ONE.id,),
+    ),
+    "no-disk-no-budget": Case(view(A, inventory=here(described=(ONE,)), disk=None), (ONE.id,), Plan(fetch=(ONE.id,))),
+    "given-up-for-another": Case(
+        view(
+            A,
+            replace(B, priority=1),
+            inventory=here(ONE, described=(TWO,)),
+            known=known(ONE),
+            attached={ONE.id},
+            disk=Disk(100 * UNIT, 10 * UNIT),
+        ),
+        (ONE.id, TWO.id),
+        Plan(evict=(ONE.id,)),  # both have the base: one layer comes free, and one is needed
+    ),
+    "others-filled-the-disk": Case(
+        view(
+            A,
+            inventory=here(ONE),
+            known=known(ONE),
+            attached={ONE.id},
+            disk=Disk(100 * UNIT, 9 * UNIT),
+        ),
+        (ONE.id,),
+        Plan(evict=(ONE.id,)),
+    ),
+    "but-not-twice-at-once": Case(
+        view(
+            A,
+            inventory=here(ONE),
+            known=known(ONE),
+            attached={ONE.id},
+            disk=Disk(100 * UNIT, 9 * UNIT),
+            settling=True,
+        ),
+        (ONE.id,),
+    ),
+    "not-what-is-given-up-is-attached": Case(
+        view(A, inventory=here(ONE), disk=Disk(100 * UNIT, 9 * UNIT)), (ONE.id,), Plan(evict=(ONE.id,))
+    ),
+    "what-a-collection-will-free-is-waited-for": Case(
+        view(
+            replace(B, priority=1),
+            inventory=replace(here(described=(TWO,)), present=sizes(BIG)),
+            disk=Disk(100 * UNIT, 10 * UNIT),
+        ),
+        (TWO.id,),
+    ),
+    "what-is-leased-is-not-going-to-be-free": Case(
+        view(
+            replace(B, priority=1),
+            inventory=replace(here(described=(TWO,)), present=sizes(BIG), held=frozenset(sizes(BIG))),
+            disk=Disk(100 * UNIT, 10 * UNIT),
+        ),
+        (TWO.id,),
+        refused=(TWO.id,),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_plan(name: str) -> None:
+    case = CASES[name]
+
+    found = make_plan(case.view, POLICY, Bounds(fetch=2))
+
+    assert tuple(found.wanted) == case.wanted
+    assert tuple(found.refused) == case.refused
+    assert replace(found, wanted={}, refused={}, spare=0) == case.expected

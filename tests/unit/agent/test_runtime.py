@@ -1,0 +1,159 @@
+"""containerd's records, its containers and the disk, as the loop sees them; and the state."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from imagecache.agent.plan import Known
+from imagecache.agent.runtime import ContainerdRecords, LocalMachine
+from imagecache.agent.state import NodeState
+from imagecache.containerd.api import SnapshotKey
+from imagecache.containerd.attach import NodeAttacher
+from imagecache.errors import ContainerdUnavailable, StoreError
+from testkit.attachable import MemoryDocuments, bundle
+from testkit.clock import FakeClock
+from testkit.containerd import FakeSnapshotter, MemoryContainerd
+
+DOCUMENTS = MemoryDocuments()
+PUBLIC = DOCUMENTS.image("app:1", ["base", "app"])
+PRIVATE = DOCUMENTS.image("corp/secret:1", ["base", "secret"], private=True)
+ODD = DOCUMENTS.image("odd:1", ["base", "odd"], chains=["odd"])
+
+
+@pytest.fixture
+def containerd() -> MemoryContainerd:
+    made = MemoryContainerd("2.4.2")
+    layers = [layer for image in (PUBLIC, PRIVATE, ODD) for layer in image.layers]
+    made.snapshotters["imagecache"] = FakeSnapshotter(chains={layer.chain_id for layer in layers})
+    return made
+
+
+@pytest.fixture
+def attacher(containerd: MemoryContainerd) -> NodeAttacher:
+    return NodeAttacher(containerd, DOCUMENTS, FakeClock())
+
+
+@pytest.fixture
+def records(containerd: MemoryContainerd, attacher: NodeAttacher) -> ContainerdRecords:
+    return ContainerdRecords(containerd, attacher, "k8s.io")
+
+
+async def test_attached_missing_and_detached(containerd: MemoryContainerd, records: ContainerdRecords) -> None:
+    told: list[str] = []
+
+    async def changed() -> None:
+        told.append(f"{len(containerd.spaces['k8s.io'].images)} records")
+
+    records.changed = changed
+    attached = await records.attach(bundle(PUBLIC))
+
+    assert records.mode == "proxy"
+    assert set(attached.names) == containerd.spaces["k8s.io"].images.keys()
+    assert await records.missing(attached.names) == frozenset()
+    del containerd.spaces["k8s.io"].images["docker.io/library/app:1"]
+    assert await records.missing(attached.names) == {"docker.io/library/app:1"}
+    await records.attach(bundle(PUBLIC))
+    await records.detach(bundle(PUBLIC), [])
+    assert not containerd.spaces["k8s.io"].images
+    assert told == ["3 records", "3 records", "0 records"]
+
+
+async def test_a_private_image_is_explained(records: ContainerdRecords) -> None:
+    attached = await records.attach(bundle(PUBLIC, PRIVATE))
+    assert attached.note == "private, so pods pull manifest and config with their own secret: corp/secret:1"
+    assert not any("secret" in name for name in attached.names)
+
+
+async def test_a_layer_that_native_mode_cannot_serve_is_explained(
+    containerd: MemoryContainerd, records: ContainerdRecords
+) -> None:
+    del containerd.snapshotters["imagecache"]
+    containerd.snapshotters["erofs"] = FakeSnapshotter(diff_ids={layer.diff_id for layer in PUBLIC.layers})
+    attached = await records.attach(bundle(PUBLIC, ODD))
+    assert records.mode == "native"
+    assert attached.note == "native mode cannot serve every layer, pods pull the rest: odd:1"
+
+
+async def test_what_containers_stand_on(
+    containerd: MemoryContainerd, attacher: NodeAttacher, records: ContainerdRecords, tmp_path: Path
+) -> None:
+    machine = LocalMachine(tmp_path, containerd, attacher)
+    document = bundle(PUBLIC, ODD)
+    await records.attach(document)
+    assert await machine.in_use([document]) == frozenset()
+
+    top = PUBLIC.layers[-1]
+    await containerd.session("k8s.io").snapshots.prepare(SnapshotKey("imagecache", "container", top.chain_id))
+
+    assert await machine.in_use([document]) == {layer.name for layer in PUBLIC.layers}
+    containerd.running = False
+    with pytest.raises(ContainerdUnavailable):
+        await machine.in_use([document])
+
+
+async def test_the_disk(containerd: MemoryContainerd, attacher: NodeAttacher, tmp_path: Path) -> None:
+    disk = await LocalMachine(tmp_path, containerd, attacher).disk()
+    assert 0 < disk.free <= disk.capacity
+    with pytest.raises(StoreError):
+        await LocalMachine(tmp_path / "gone", containerd, attacher).disk()
+
+
+# the state
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> NodeState:
+    made = NodeState(tmp_path / "nodes" / "worker")
+    made.load()
+    return made
+
+
+def again(tmp_path: Path) -> NodeState:
+    made = NodeState(tmp_path / "nodes" / "worker")
+    made.load()
+    return made
+
+
+def test_the_ledger_remembers(state: NodeState, tmp_path: Path) -> None:
+    first, second = bundle(PUBLIC, number=1), bundle(PRIVATE, number=2)
+    state.write(first, ["b", "a"])
+    state.write(second, ["a"])
+    state.used(first.id, 5.0)
+    state.used("imc-unknown", 5.0)
+    state.flush()
+    state.erase(second.id)
+    state.erase(second.id)
+
+    for each in (state, again(tmp_path)):
+        assert each.documents == {first.id: first}
+        assert each.known() == {first.id: Known(frozenset({"a", "b"}), 5.0)}
+
+
+def test_a_use_survives_another_attach(state: NodeState) -> None:
+    document = bundle(PUBLIC)
+    state.write(document, ["a"])
+    state.used(document.id, 5.0)
+    state.write(document, ["a", "b"])
+    assert state.known()[document.id] == Known(frozenset({"a", "b"}), 5.0)
+
+
+def test_an_erased_use_is_not_written(state: NodeState, tmp_path: Path) -> None:
+    document = bundle(PUBLIC)
+    state.write(document, ["a"])
+    state.used(document.id, 5.0)
+    state.erase(document.id)
+    state.flush()
+    assert again(tmp_path).documents == {}
+
+
+def test_files_that_cannot_be_read_count_as_not_there(state: NodeState, tmp_path: Path) -> None:
+    document = bundle(PUBLIC)
+    state.write(document, ["a"])
+    directory = tmp_path / "nodes" / "worker"
+    (file,) = directory.iterdir()
+    (directory / f"imc-{'z' * 20}.json").write_bytes(file.read_bytes())  # another one's name
+    (directory / f"imc-{'y' * 20}.json").write_bytes(file.read_bytes()[:-5])
+    (directory / "notes.json").write_text("{}")
+    assert again(tmp_path).documents == {document.id: document}

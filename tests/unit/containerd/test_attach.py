@@ -1,0 +1,255 @@
+"""Attach and detach on a containerd in memory, whose collector takes whatever is not held by the right labels."""
+
+import pytest
+
+from imagecache.containerd.attach import AttachSettings, NodeAttacher
+from imagecache.errors import BlobNotFound, ContainerdMisconfigured, ContainerdUnavailable
+from imagecache.oci.descriptor import Descriptor
+from imagecache.store.model import ImageRecord
+from testkit.attachable import MemoryDocuments, bundle
+from testkit.clock import FakeClock
+from testkit.containerd import FakeSnapshotter, MemoryContainerd
+
+
+class Node:
+    def __init__(self, *, native: bool = False, settings: AttachSettings | None = None, cri: bool = True) -> None:
+        self.containerd = MemoryContainerd("2.4.2" if native else "1.6.20", cri=cri)
+        self.documents = MemoryDocuments()
+        self.ours = self.containerd.snapshotters["erofs" if native else "imagecache"] = FakeSnapshotter()
+        self.attacher = NodeAttacher(self.containerd, self.documents, FakeClock(), settings)
+        self.namespace = (settings or AttachSettings()).namespace
+
+    def serve(self, *images: ImageRecord) -> None:
+        for image in images:
+            self.ours.chains |= {layer.chain_id for layer in image.layers}
+
+    def serve_native(self, *images: ImageRecord) -> None:
+        for image in images:
+            self.ours.diff_ids |= {layer.diff_id for layer in image.layers}
+
+    @property
+    def images(self) -> set[str]:
+        return set(self.containerd.spaces[self.namespace].images)
+
+    @property
+    def snapshots(self) -> set[str]:
+        return {name for _, name in self.containerd.spaces[self.namespace].committed}
+
+    @property
+    def empty(self) -> bool:
+        space = self.containerd.spaces[self.namespace]
+        return not (space.images or space.content or space.committed or space.active or space.leases)
+
+
+async def test_an_image_is_there_with_all_its_parts_and_stays() -> None:
+    node = Node()
+    image = node.documents.image("nginx:1.25", ["base", "app"], index=True)
+    node.serve(image)
+    result = await node.attacher.attach(bundle(image))
+
+    node.containerd.collect()
+    assert image.index is not None
+    assert (
+        set(result.images)
+        == node.images
+        == {
+            "docker.io/library/nginx:1.25",
+            f"docker.io/library/nginx@{image.index.digest}",
+            image.config.digest,
+        }
+    )
+    space = node.containerd.spaces["k8s.io"]
+    assert set(space.content) == {image.index.digest, image.manifest.digest, image.config.digest}
+    assert all(space.bodies[digest] == node.documents.read(digest) for digest in space.content)
+    assert node.snapshots == {layer.chain_id for layer in image.layers}
+    assert all(record.labels == {"io.cri-containerd.image": "managed"} for record in space.images.values())
+    assert space.leases == []
+
+
+async def test_attaching_again_changes_nothing() -> None:
+    node = Node()
+    image = node.documents.image("nginx:1.25", ["base", "app"])
+    node.serve(image)
+    first = await node.attacher.attach(bundle(image))
+    before = dict(node.containerd.spaces["k8s.io"].images)
+    assert await node.attacher.attach(bundle(image)) == first
+    assert node.containerd.spaces["k8s.io"].images == before
+
+
+async def test_a_tag_that_moved_is_moved() -> None:
+    node = Node()
+    old, new = (node.documents.image("nginx:1.25", [layer]) for layer in ("old", "new"))
+    node.serve(old, new)
+    await node.attacher.attach(bundle(old))
+    await node.attacher.attach(bundle(new))
+    assert node.containerd.spaces["k8s.io"].images["docker.io/library/nginx:1.25"].target == new.manifest.digest
+
+
+async def test_without_cri_the_records_are_marked_by_us() -> None:
+    node = Node(cri=False, settings=AttachSettings(visible=0))
+    image = node.documents.image("nginx:1.25", ["base"])
+    node.serve(image)
+    await node.attacher.attach(bundle(image))
+    record = node.containerd.spaces["k8s.io"].images[image.config.digest]
+    assert record.labels == {"io.cri-containerd.image": "managed"}
+
+
+async def test_other_namespaces_get_the_two_names_only() -> None:
+    node = Node(settings=AttachSettings(namespace="default"))
+    image = node.documents.image("nginx:1.25", ["base"], private=True)
+    node.serve(image)
+    result = await node.attacher.attach(bundle(image))
+    assert node.images == {"docker.io/library/nginx:1.25", f"docker.io/library/nginx@{image.manifest.digest}"}
+    assert result.withheld == ()
+
+
+async def test_a_private_image_is_withheld_from_cri() -> None:
+    node = Node()
+    secret = node.documents.image("team/secret:1", ["base", "secret"], private=True)
+    public = node.documents.image("nginx:1.25", ["base"])
+    node.serve(secret, public)
+    result = await node.attacher.attach(bundle(secret, public))
+    assert result.withheld == ("team/secret:1",)
+    assert not any("secret" in name for name in node.images)
+    assert secret.config.digest not in node.containerd.spaces["k8s.io"].content
+
+
+async def test_an_administrator_may_allow_private_names() -> None:
+    node = Node(settings=AttachSettings(allow_private_names=frozenset({"k8s.io"})))
+    secret = node.documents.image("team/secret:1", ["base"], private=True)
+    node.serve(secret)
+    assert (await node.attacher.attach(bundle(secret))).withheld == ()
+    assert "docker.io/team/secret:1" in node.images
+
+
+async def test_a_layer_that_is_not_served_leaves_nothing_behind() -> None:
+    node = Node()
+    image = node.documents.image("nginx:1.25", ["base", "app"])
+    node.ours.chains = {image.layers[0].chain_id}
+    with pytest.raises(BlobNotFound, match=f"does not have layer image {image.layers[1].name}") as caught:
+        await node.attacher.attach(bundle(image))
+    assert caught.value.image == "nginx:1.25"
+    assert node.empty
+
+
+async def test_a_document_that_the_store_lost_leaves_nothing_behind() -> None:
+    node = Node()
+    image = node.documents.image("nginx:1.25", ["base"])
+    node.serve(image)
+    del node.documents.bodies[image.config.digest]
+    with pytest.raises(BlobNotFound):
+        await node.attacher.attach(bundle(image))
+    assert node.empty
+
+
+async def test_no_containerd() -> None:
+    node = Node()
+    node.containerd.running = False
+    with pytest.raises(ContainerdUnavailable):
+        await node.attacher.attach(bundle())
+
+
+async def test_an_image_without_layers() -> None:
+    node = Node()
+    await node.attacher.attach(bundle(node.documents.image("scratch:1", [])))
+    assert "docker.io/library/scratch:1" in node.images
+
+
+async def test_native_mode_commits_what_containerd_finds() -> None:
+    node = Node(native=True)
+    image = node.documents.image("nginx:1.25", ["base", "app"])
+    node.serve_native(image)
+    await node.attacher.attach(bundle(image))
+    node.containerd.collect()
+    assert node.snapshots == {layer.chain_id for layer in image.layers}
+    assert node.containerd.spaces["k8s.io"].active == {}
+
+
+async def test_native_mode_never_offers_a_layer_that_depends_on_those_below() -> None:
+    node = Node(native=True)
+    bound = node.documents.image("bound:1", ["base", "app"], chains=["app"])
+    free = node.documents.image("free:1", ["base"])
+    node.serve_native(bound, free)
+    result = await node.attacher.attach(bundle(bound, free))
+    assert result.missed == ("bound:1",)
+    assert not any("bound" in name for name in node.images)
+    assert node.snapshots == {bound.layers[0].chain_id}
+
+
+async def test_native_mode_uses_such_a_layer_when_a_pull_has_unpacked_it() -> None:
+    node = Node(native=True)
+    image = node.documents.image("bound:1", ["base", "app"], chains=["app"])
+    node.serve_native(image)
+    free = node.documents.image("free:1", ["base", "app"])
+    await node.attacher.attach(bundle(free))
+    assert (await node.attacher.attach(bundle(image))).missed == ()
+
+
+async def test_native_mode_that_reads_another_directory() -> None:
+    node = Node(native=True)
+    image = node.documents.image("nginx:1.25", ["base"])
+    with pytest.raises(ContainerdMisconfigured, match="does not find layer image") as caught:
+        await node.attacher.attach(bundle(image))
+    assert "layer_content_caches" in caught.value.hint
+    assert node.empty
+
+
+async def test_detach_leaves_nothing() -> None:
+    node = Node()
+    image = node.documents.image("nginx:1.25", ["base", "app"], index=True)
+    node.serve(image)
+    attached = await node.attacher.attach(bundle(image))
+    assert set(await node.attacher.detach(bundle(image))) == set(attached.images)
+    assert node.empty
+    assert await node.attacher.detach(bundle(image)) == ()
+
+
+async def test_detach_keeps_what_another_snapshot_needs() -> None:
+    node = Node()
+    shared, mine = node.documents.image("nginx:1.25", ["base"]), node.documents.image("mine:1", ["base", "mine"])
+    node.serve(shared, mine)
+    await node.attacher.attach(bundle(shared, mine))
+    removed = await node.attacher.detach(bundle(shared, mine), keep=[bundle(shared, number=1)])
+    assert "docker.io/library/nginx:1.25" not in removed
+    assert node.images == {
+        "docker.io/library/nginx:1.25",
+        f"docker.io/library/nginx@{shared.manifest.digest}",
+        shared.config.digest,
+    }
+    assert node.snapshots == {shared.layers[0].chain_id}
+
+
+async def test_detach_keeps_a_tag_that_now_points_elsewhere() -> None:
+    node = Node()
+    old, new = (node.documents.image("nginx:1.25", [layer]) for layer in ("old", "new"))
+    node.serve(old, new)
+    await node.attacher.attach(bundle(old))
+    await node.attacher.attach(bundle(new))
+    removed = await node.attacher.detach(bundle(old))
+    assert set(removed) == {f"docker.io/library/nginx@{old.manifest.digest}", old.config.digest}
+    assert "docker.io/library/nginx:1.25" in node.images
+
+
+async def test_detach_keeps_the_id_while_somebody_elses_name_needs_it() -> None:
+    node = Node()
+    image = node.documents.image("nginx:1.25", ["base"])
+    node.serve(image)
+    await node.attacher.attach(bundle(image))
+    target: Descriptor = image.target
+    await node.containerd.session("k8s.io").images.put("example.com/copy:1", target, {})
+    removed = await node.attacher.detach(bundle(image))
+    assert image.config.digest not in removed
+    assert node.images == {"example.com/copy:1", image.config.digest}
+
+
+async def test_two_snapshots_with_the_same_image_under_two_names() -> None:
+    node = Node()
+    image = node.documents.image("nginx:1.25", ["base"])
+    other = node.documents.image("nginx:stable", ["base"])
+    node.serve(image)
+    await node.attacher.attach(bundle(image))
+    await node.attacher.attach(bundle(other, number=1))
+    await node.attacher.detach(bundle(image), keep=[bundle(other, number=1)])
+    assert "docker.io/library/nginx:stable" in node.images
+    assert "docker.io/library/nginx:1.25" not in node.images
+    assert image.config.digest in node.images

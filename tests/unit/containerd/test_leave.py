@@ -1,0 +1,138 @@
+"""Leaving a containerd: what only we could unpack is forgotten, everything else stays."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from imagecache.containerd.api import SnapshotKey
+from imagecache.containerd.attach import NodeAttacher
+from imagecache.containerd.leave import Departure
+from imagecache.digest import Digest
+from imagecache.oci import mediatypes
+from imagecache.oci.descriptor import Descriptor
+from testkit.attachable import MemoryDocuments, bundle
+from testkit.clock import FakeClock
+from testkit.containerd import FakeSnapshotter, MemoryContainerd
+from testkit.images_oci import MemoryImage, memory_image
+
+TARS = [b"a" * 10240, b"b" * 10240]
+
+
+@pytest.fixture
+def containerd() -> MemoryContainerd:
+    made = MemoryContainerd()
+    made.snapshotters["imagecache"] = FakeSnapshotter()
+    return made
+
+
+@pytest.fixture
+def departure(containerd: MemoryContainerd) -> Departure:
+    return Departure(containerd, "imagecache", "overlayfs")
+
+
+async def record(containerd: MemoryContainerd, name: str, image: MemoryImage, *, layers: bool) -> None:
+    """A pulled image, with its layers' content or without."""
+    session = containerd.session("k8s.io")
+    without = set() if layers else {layer.digest for layer in image.layers}
+    for digest, blob in image.blobs.items():
+        if digest not in without:
+            await session.content.write(blob, {})
+    await session.images.put(name, image.descriptor, {})
+
+
+def names(containerd: MemoryContainerd) -> set[str]:
+    return set(containerd.spaces["k8s.io"].images)
+
+
+async def test_an_image_without_its_layers_is_forgotten(containerd: MemoryContainerd, departure: Departure) -> None:
+    await record(containerd, "whole:1", memory_image(TARS), layers=True)
+    await record(containerd, "ours:1", memory_image([b"c" * 10240]), layers=False)
+
+    forgotten = await departure.forget_images()
+
+    assert [name for name in forgotten if "sha256" not in name] == ["k8s.io/ours:1"]
+    assert "whole:1" in names(containerd)
+    assert await departure.forget_images() == ()
+
+
+async def test_an_attached_image_is_forgotten_with_all_its_names(
+    containerd: MemoryContainerd, departure: Departure
+) -> None:
+    documents = MemoryDocuments()
+    image = documents.image("nginx:1.25", ["base", "app"], index=True)
+    containerd.snapshotters["imagecache"].chains |= {layer.chain_id for layer in image.layers}
+    await NodeAttacher(containerd, documents, FakeClock()).attach(bundle(image))
+
+    assert len(await departure.forget_images()) == 3
+    assert names(containerd) == set()
+
+
+async def test_what_the_other_snapshotter_has_unpacked_stays(
+    containerd: MemoryContainerd, departure: Departure
+) -> None:
+    """With discard_unpacked_layers no image has its layers any more."""
+    image = memory_image(TARS)
+    await record(containerd, "unpacked:1", image, layers=False)
+    assert image.config is not None
+    session = containerd.session("k8s.io")
+    await session.content.write(image.blobs[image.config.digest], {"containerd.io/gc.ref.snapshot.overlayfs": "top"})
+    async with session.leased(60) as leased:
+        key = SnapshotKey("overlayfs", "key")
+        await leased.snapshots.prepare(key)
+        await leased.snapshots.commit(key, "top")
+
+        assert await departure.forget_images() == ()
+
+
+@pytest.mark.parametrize("body", [b"", b"not json", json.dumps({"schemaVersion": 2}).encode()])
+async def test_what_cannot_be_read_stays(containerd: MemoryContainerd, departure: Departure, body: bytes) -> None:
+    session = containerd.session("k8s.io")
+    await session.content.write(body, {})
+    target = Descriptor(media_type=mediatypes.OCI_MANIFEST, digest=Digest.sha256(body), size=len(body))
+    await session.images.put("odd:1", target, {})
+    gone = Descriptor(media_type=mediatypes.OCI_MANIFEST, digest=Digest.sha256(b"gone"), size=4)
+    await session.images.put("gone:1", gone, {})
+
+    assert await departure.forget_images() == ()
+
+
+async def test_containers_are_counted_in_every_namespace(containerd: MemoryContainerd, departure: Departure) -> None:
+    for namespace in ("k8s.io", "default"):
+        snapshots = containerd.session(namespace).snapshots
+        await snapshots.prepare(SnapshotKey("imagecache", "layer"))
+        await snapshots.commit(SnapshotKey("imagecache", "layer"), "base")
+        await snapshots.prepare(SnapshotKey("imagecache", "container", "base"))
+
+    assert await departure.in_use() == 2
+
+
+async def test_what_no_container_has_is_let_go(containerd: MemoryContainerd, departure: Departure) -> None:
+    """An image that was pulled whole keeps its content, and loses our snapshots of it."""
+    image = memory_image(TARS)
+    await record(containerd, "whole:1", image, layers=True)
+    assert image.config is not None
+    session = containerd.session("k8s.io")
+    await session.content.write(image.body, {"containerd.io/gc.ref.content.config": str(image.config.digest)})
+    roots = {"containerd.io/gc.ref.snapshot.imagecache": "b", "containerd.io/gc.ref.snapshot.overlayfs": "o"}
+    await session.content.write(image.blobs[image.config.digest], roots)
+    for snapshotter, parent, name in (("imagecache", "", "a"), ("imagecache", "a", "b"), ("overlayfs", "", "o")):
+        key = SnapshotKey(snapshotter, "key", parent)
+        await session.snapshots.prepare(key)
+        await session.snapshots.commit(key, name)
+
+    await departure.remove_snapshots()
+
+    assert set(containerd.spaces["k8s.io"].committed) == {("overlayfs", "o")}
+    assert names(containerd) == {"whole:1", *(name for name in names(containerd) if name.startswith("sha256:"))}
+    await departure.remove_snapshots()
+
+
+async def test_a_containerd_that_does_not_know_us_has_nothing_of_ours(containerd: MemoryContainerd) -> None:
+    del containerd.snapshotters["imagecache"]
+    departure = Departure(containerd, "imagecache", "overlayfs")
+
+    assert not await departure.is_known()
+    assert await departure.in_use() == 0
+    await departure.remove_snapshots()

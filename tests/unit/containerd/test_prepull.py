@@ -1,0 +1,90 @@
+"""Prepull mode: what is pulled, what is left out, what is removed."""
+
+from __future__ import annotations
+
+import pytest
+
+from imagecache.containerd.prepull import Prepuller
+from imagecache.errors import ContainerdUnavailable, ImageWithheld, PullFailed
+from testkit.agent_dependencies import FakeRuntime
+from testkit.attachable import MemoryDocuments, bundle
+
+_DOCUMENTS = MemoryDocuments()
+APP, TOOL = _DOCUMENTS.image("app:1", ["base", "app"]), _DOCUMENTS.image("tool", ["base", "tool"])
+ALIAS = _DOCUMENTS.image("quay.io/mirror/app:1", ["base", "app"])
+PRIVATE = _DOCUMENTS.image("corp/secret:1", ["base", "secret"], private=True)
+REGISTRY = {
+    "docker.io/library/app:1": "sha256:app",
+    "quay.io/mirror/app:1": "sha256:app",
+    "docker.io/library/tool:latest": "sha256:tool",
+    "docker.io/corp/secret:1": "sha256:secret",
+}
+
+
+@pytest.fixture
+def runtime() -> FakeRuntime:
+    return FakeRuntime(dict(REGISTRY))
+
+
+async def test_what_is_missing_is_pulled_once(runtime: FakeRuntime) -> None:
+    runtime.images["docker.io/library/app:1"] = "sha256:app"
+    names = await Prepuller(runtime).attach(bundle(APP, TOOL, TOOL))
+    assert names == ("docker.io/library/app:1", "docker.io/library/tool:latest")
+    assert runtime.pulls == ["docker.io/library/tool:latest"]
+    assert await Prepuller(runtime).missing(names) == frozenset()
+    await runtime.remove("docker.io/library/app:1")
+    assert await Prepuller(runtime).missing(names) == {"docker.io/library/app:1"}
+
+
+async def test_a_private_image_is_left_out_and_said_so(runtime: FakeRuntime) -> None:
+    with pytest.raises(ImageWithheld, match=r"^corp/secret:1: private") as caught:
+        await Prepuller(runtime).attach(bundle(PRIVATE, APP))
+    assert "allow_private_names" in caught.value.hint
+    assert runtime.pulls == ["docker.io/library/app:1"]
+
+
+async def test_a_private_image_is_pulled_where_that_is_allowed(runtime: FakeRuntime) -> None:
+    with pytest.raises(ImageWithheld):
+        await Prepuller(runtime, ["moby"]).attach(bundle(PRIVATE))
+    assert await Prepuller(runtime, ["k8s.io"]).attach(bundle(PRIVATE)) == ("docker.io/corp/secret:1",)
+
+
+async def test_a_pull_that_fails(runtime: FakeRuntime) -> None:
+    runtime.registry.clear()
+    with pytest.raises(PullFailed):
+        await Prepuller(runtime).attach(bundle(APP))
+
+
+async def test_only_what_nobody_needs_is_removed(runtime: FakeRuntime) -> None:
+    prepuller = Prepuller(runtime)
+    for image in (APP, TOOL):
+        await prepuller.attach(bundle(image))
+
+    await prepuller.detach(bundle(APP, TOOL), [bundle(TOOL)])
+    assert list(runtime.images) == ["docker.io/library/tool:latest"]
+
+    runtime.used.add("sha256:tool")
+    await prepuller.detach(bundle(APP, TOOL), [])
+    assert list(runtime.images) == ["docker.io/library/tool:latest"]
+
+    runtime.used = {"docker.io/library/tool:latest"}  # some runtimes name images instead
+    await prepuller.detach(bundle(TOOL), [])
+    assert list(runtime.images) == ["docker.io/library/tool:latest"]
+
+    runtime.used.clear()
+    await prepuller.detach(bundle(TOOL), [])
+    assert not runtime.images
+
+
+async def test_one_image_under_two_names(runtime: FakeRuntime) -> None:
+    """Runtimes remove an image with all its names, so it stays as long as one of them is needed."""
+    prepuller = Prepuller(runtime)
+    await prepuller.attach(bundle(APP, ALIAS))
+    await prepuller.detach(bundle(APP), [bundle(ALIAS)])
+    assert runtime.images["quay.io/mirror/app:1"] == "sha256:app"
+
+
+async def test_a_runtime_that_is_away(runtime: FakeRuntime) -> None:
+    runtime.running = False
+    with pytest.raises(ContainerdUnavailable):
+        await Prepuller(runtime).attach(bundle(APP))

@@ -1,0 +1,7 @@
+"""The fixtures of ``origin``."""
+
+from __future__ import annotations
+
+from tests.unit.fetch.origin import fetchers, node, origin, remote
+
+__all__ = ["fetchers", "node", "origin", "remote"]

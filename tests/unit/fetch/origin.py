@@ -1,0 +1,118 @@
+"""A store that builds fill, a remote store in memory with its content, and an empty store of a node."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from imagecache.builder.builder import BuildSettings, ImageBuilder
+from imagecache.clock import SystemClock
+from imagecache.erofs.header import DATA_START
+from imagecache.fetch.bundle import BundleFetcher
+from imagecache.fetch.partial_transfer import FollowSettings, LayerFollower
+from imagecache.fetch.prefetch import BuildFollower
+from imagecache.fetch.transfer import FetchSettings, LayerFetcher
+from imagecache.fetch.verifier import Verifier
+from imagecache.fetch.verify import TrustingVerifier
+from imagecache.limits import GIB
+from imagecache.oci.descriptor import Platform
+from imagecache.served.store_reader import StoreReader
+from imagecache.store.model import Bundle, LayerRecord
+from imagecache.store.store import Store
+from testkit.images_oci import memory_image
+from testkit.registry import MemorySource
+from testkit.served import MemoryRemoteStore
+
+SMALL = FetchSettings(range_size=64 << 10)
+FOLLOW = FollowSettings(range_size=64 << 10, pause=0.001, longest_pause=0.01)
+
+
+@dataclass
+class Origin:
+    """Where bundles are built."""
+
+    root: Path
+    remote: MemoryRemoteStore = field(default_factory=MemoryRemoteStore)
+
+    async def build(self, bundle_id: str, *tars: bytes, name: str = "app:1") -> Bundle:
+        store = Store.open(self.root)
+        source = MemorySource({name: memory_image(tars)})
+        builder = ImageBuilder(store, SystemClock(), BuildSettings(jobs=1))
+        document = await builder.build(
+            bundle_id,
+            [name],
+            platform=Platform(os="linux", architecture="amd64"),
+            size_limit=GIB,
+            source=source,
+            emit=lambda _event: None,
+        )
+        self.remote.add_store(StoreReader(self.root), bundle_id)
+        return document
+
+
+class Making:
+    """A layer image that a build has not finished yet; it takes a finished one back."""
+
+    def __init__(self, remote: MemoryRemoteStore, layer: LayerRecord) -> None:
+        self.name = layer.name
+        self.content = remote.layers.pop(layer.name)
+        self._tar_end = DATA_START + layer.tar_size
+        self._so_far = self.content
+        self._remote = remote
+
+    @property
+    def sent(self) -> int:
+        """Bytes that went out."""
+        return self._remote.fetched[self.name]
+
+    def grow(self, end: int) -> None:
+        """Bytes of the file that are written; of the tar only, and its head means nothing."""
+        self._remote.unfinished[self.name] = bytes(DATA_START) + self._so_far[DATA_START : min(end, self._tar_end)]
+
+    def spoil(self, at: int) -> None:
+        """What is told before ``finish`` is wrong at this byte."""
+        self._so_far = self.content[:at] + bytes([self.content[at] ^ 1]) + self.content[at + 1 :]
+
+    def finish(self) -> None:
+        self._remote.layers[self.name] = self.content
+        self.give_up()
+
+    def give_up(self) -> None:
+        self._remote.unfinished.pop(self.name, None)
+
+
+Fetchers = Callable[..., BundleFetcher]
+
+
+@pytest.fixture
+def origin(tmp_path: Path) -> Origin:
+    return Origin(tmp_path / "origin")
+
+
+@pytest.fixture
+def remote(origin: Origin) -> MemoryRemoteStore:
+    return origin.remote
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Store:
+    return Store.open(tmp_path / "node")
+
+
+@pytest.fixture
+async def fetchers(node: Store, remote: MemoryRemoteStore) -> AsyncIterator[Fetchers]:
+    """Make a fetcher of the node; ``verifier`` and ``settings`` may be given."""
+    made: list[LayerFetcher | LayerFollower] = []
+
+    def make(verifier: Verifier | None = None, settings: FetchSettings = SMALL) -> BundleFetcher:
+        proof = verifier or TrustingVerifier()
+        layers, follower = LayerFetcher(node, remote, proof, settings), LayerFollower(node, remote, proof, FOLLOW)
+        made.extend([layers, follower])
+        return BundleFetcher(node, remote, layers, BuildFollower(node, remote, follower))
+
+    yield make
+    for each in made:
+        each.close()

@@ -1,0 +1,350 @@
+"""The host service comes and goes; killed at any point, the same call again finishes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from imagecache.containerd.modes import Mode
+from imagecache.errors import HostError, HostServiceFailed, ServiceManagerMissing
+from imagecache.host.containerd_config import Action, Change
+from imagecache.host.files import CONFIG, CREDENTIALS, HEADING, OPT, UNITS, HostFiles
+from imagecache.host.service import HostService, HostSettings, Left
+from imagecache.host.units import LEAVE, SERVICE, SOCKET, TIMER
+from testkit.host_service import (
+    ADDRESS,
+    DROP_IN,
+    FakeContainerdFiles,
+    FakeProgram,
+    FakeRecords,
+    FakeServiceManager,
+    make_socket,
+    read,
+    unchanged,
+)
+
+CONTAINERD = "containerd.service"
+WRITABLE = Path("/var/lib/containerd/ours")
+
+
+class Crash(BaseException):
+    """The process is killed here."""
+
+
+class CountingFiles(HostFiles):
+    """Dies before the change number ``dies_at``."""
+
+    changes = 0
+    dies_at = 0
+
+    def _count(self) -> None:
+        self.changes += 1
+        if self.changes == self.dies_at:
+            raise Crash
+
+    def write(self, path: Path, text: str, mode: int) -> Change:
+        self._count()
+        return super().write(path, text, mode)
+
+    def remove(self, path: Path) -> Change:
+        self._count()
+        return super().remove(path)
+
+    def remove_tree(self, path: Path) -> Change:
+        self._count()
+        return super().remove_tree(path)
+
+    def place(self, program: object) -> Change:
+        self._count()
+        return super().place(program)  # type: ignore[arg-type]
+
+
+@dataclass
+class Host:
+    root: Path
+    mode: Mode = Mode.PROXY
+    program: FakeProgram = field(default_factory=FakeProgram)
+    files: CountingFiles = field(init=False)
+    services: FakeServiceManager = field(init=False)
+    records: FakeRecords = field(init=False)
+    changes: dict[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.files = CountingFiles(self.root)
+        self.services = FakeServiceManager(self.files, active={CONTAINERD: ""})
+        self.records = FakeRecords(self.services)
+        (self.root / "etc/systemd/system").mkdir(parents=True)
+        (self.root / WRITABLE.relative_to("/")).mkdir(parents=True)
+        make_socket(self.files)
+
+    def service(self, **changes: object) -> HostService:
+        settings = HostSettings(
+            mode=self.mode,
+            config='store = "/x"\n',
+            address=ADDRESS,
+            removed=(WRITABLE,),
+            **{**self.changes, **changes},  # type: ignore[arg-type]
+        )
+        containerd = (FakeContainerdFiles(self.files), self.records)
+        return HostService(self.files, self.services, containerd, settings, lambda: self.program)
+
+    def install(self) -> list[Change]:
+        return self.service().install()
+
+    def uninstall(self) -> Left:
+        return self.service().uninstall()
+
+    @property
+    def in_force(self) -> str:
+        """The drop-in that containerd has read."""
+        return self.services.active.get(CONTAINERD, "not running")
+
+    def left(self) -> set[str]:
+        """Files of ours, or that nobody else would have."""
+        return {
+            str(path.relative_to(self.root))
+            for path in self.root.rglob("*")
+            if (path.is_file() or path.is_symlink()) and path.name not in {"containerd.sock", "host.lock"}
+        }
+
+    def assert_installed(self) -> None:
+        assert self.in_force == read(self.files, DROP_IN) == "ours"
+        assert self.files.current() == self.program.name
+        assert read(self.files, OPT / "current/bin/imagecache") == f"#!{OPT / self.program.name}\n"
+        assert read(self.files, CONFIG) == HEADING + 'store = "/x"\n'
+        assert self.services.active[SERVICE] == read(self.files, UNITS / SERVICE) + self.program.name
+        assert f"{OPT}/current/bin/imagecache agent" in self.services.active[SERVICE]
+        assert SOCKET in self.services.active
+        assert TIMER not in self.services.active
+        assert self.files.at(UNITS / f"sockets.target.wants/{SOCKET}").readlink() == UNITS / SOCKET
+        assert self.files.at(UNITS / f"multi-user.target.wants/{SERVICE}").readlink() == UNITS / SERVICE
+        assert not read(self.files, UNITS / LEAVE)
+        assert [path.name for path in self.files.at(OPT).glob(".*")] == []
+
+    def assert_gone(self) -> None:
+        assert self.left() == set()
+        assert self.in_force in {"", "leaving"}
+        assert set(self.services.active) == {CONTAINERD}
+        assert not self.files.at(OPT).exists()
+        assert not self.files.at(WRITABLE).exists()
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path)
+
+
+def test_install(host: Host) -> None:
+    host.install()
+
+    host.assert_installed()
+    calls = host.services.calls
+    assert calls.index(f"restart {SERVICE}") < calls.index(f"restart {CONTAINERD}"), "it would find no snapshotter"
+
+
+def test_installing_again_changes_nothing_and_restarts_nothing(host: Host) -> None:
+    host.install()
+    host.services.calls.clear()
+
+    assert unchanged(host.install())
+    assert [call for call in host.services.calls if "restart" in call] == []
+    host.assert_installed()
+
+
+def test_an_upgrade_restarts_the_agent_alone_and_leaves_one_program(host: Host) -> None:
+    host.install()
+    host.services.calls.clear()
+    host.program = FakeProgram("2.0-bbbb")
+    host.install()
+
+    host.assert_installed()
+    assert [call for call in host.services.calls if "restart" in call] == [f"restart {SERVICE}"]
+    assert {path.name for path in host.files.at(OPT).iterdir()} == {"current", "2.0-bbbb"}
+
+
+def test_an_administrators_file_is_not_overwritten(host: Host) -> None:
+    host.files.at(CONFIG).parent.mkdir(parents=True)
+    host.files.at(CONFIG).write_text('store = "/mine"\n')
+
+    with pytest.raises(HostError, match="not ours"):
+        host.install()
+    assert host.in_force == ""
+
+
+def test_without_a_service_manager_all_is_done_but_the_start(host: Host) -> None:
+    host.services.systemd = False
+
+    with pytest.raises(ServiceManagerMissing) as caught:
+        host.install()
+    assert caught.value.exit_code == 65
+    assert "current/bin/imagecache agent" in caught.value.hint
+    assert read(host.files, DROP_IN) == "ours"
+    assert read(host.files, OPT / "current/bin/imagecache")
+    assert host.services.calls == []
+
+
+def test_a_containerd_that_does_not_come_up_gets_its_own_configuration_back(host: Host) -> None:
+    host.services.failing.add(CONTAINERD)
+
+    with pytest.raises(HostServiceFailed, match="its own again"):
+        host.install()
+    assert host.in_force == ""
+    assert not read(host.files, DROP_IN)
+
+
+def test_an_agent_that_does_not_start_never_meets_containerd(host: Host) -> None:
+    host.files.at(DROP_IN).parent.mkdir(parents=True)
+    host.files.at(DROP_IN).write_text("")
+    host.services.failing.add(SERVICE)
+
+    with pytest.raises(HostServiceFailed):
+        host.install()
+    assert (host.in_force, read(host.files, DROP_IN)) == ("", "")
+
+
+def test_uninstall_with_no_container_left(host: Host) -> None:
+    host.install()
+    host.records.images = ["k8s.io/nginx"]
+    host.files.write(CREDENTIALS / "token", "secret", 0o600)
+
+    left = host.uninstall()
+
+    assert (left.done, left.forgotten, host.records.snapshots) == (True, ["k8s.io/nginx"], 0)
+    host.assert_gone()
+
+
+def test_uninstall_waits_for_containers_and_serves_them_meanwhile(host: Host) -> None:
+    host.install()
+    host.records.containers = 2
+    left = host.uninstall()
+
+    assert (left.done, left.in_use) == (False, 2)
+    assert host.in_force == "leaving"
+    assert "bin/imagecache snapshotter\n" in host.services.active[SERVICE], "an agent would attach images again"
+    assert "host uninstall" in read(host.files, UNITS / LEAVE)
+    assert TIMER in host.services.active
+
+    host.services.calls.clear()
+    assert host.uninstall().in_use == 2  # the timer's
+    assert [call for call in host.services.calls if "restart" in call] == []
+
+    host.records.containers = 0
+    assert host.uninstall().done
+    host.assert_gone()
+
+
+def test_from_inside_a_container_the_host_does_the_rest(host: Host) -> None:
+    host.install()
+    left = host.service(outside=True).uninstall()
+
+    assert not left.done
+    assert TIMER in host.services.active
+    assert host.uninstall().done
+    host.assert_gone()
+
+
+def test_the_hosts_own_call_has_the_same_flags(host: Host) -> None:
+    host.changes = {"flags": "--leave-containerd", "configure": False}
+    host.install()
+    host.uninstall()
+
+    assert not read(host.files, UNITS / LEAVE)  # containerd does not know us: all is done at once
+    host.install()
+    host.services.active[CONTAINERD] = "ours"
+    assert not host.uninstall().done
+    assert "host uninstall --leave-containerd\n" in read(host.files, UNITS / LEAVE)
+    assert host.in_force == "ours"
+
+
+def test_a_departure_can_be_taken_back(host: Host) -> None:
+    host.install()
+    host.records.containers = 1
+    host.uninstall()
+    host.install()
+
+    host.assert_installed()
+
+
+def test_nothing_to_uninstall(host: Host) -> None:
+    assert host.uninstall() == Left(())
+    assert host.left() == set()
+
+
+def test_uninstall_without_a_service_manager_waits_for_a_restart_by_somebody(host: Host) -> None:
+    host.install()
+    host.services.systemd = False
+
+    with pytest.raises(ServiceManagerMissing, match="restart"):
+        host.uninstall()
+    assert host.records.snapshots == 3
+    host.services.restart(CONTAINERD)
+    assert host.uninstall().done
+    assert host.left() == set()
+
+
+def test_native_mode_configures_containerd_and_nothing_else(tmp_path: Path) -> None:
+    host = Host(tmp_path, Mode.NATIVE)
+    host.install()
+    assert (host.in_force, host.left()) == ("ours", {str(DROP_IN.relative_to("/"))})
+    host.services.calls.clear()
+    assert unchanged(host.install())
+    assert host.services.calls == []
+
+    assert host.uninstall().done
+    assert (host.in_force, host.left()) == ("", set())
+    assert host.uninstall().done
+
+
+def test_native_mode_waits_until_proxy_mode_has_left(host: Host) -> None:
+    host.install()
+    host.mode = Mode.NATIVE
+
+    with pytest.raises(HostError, match="proxy mode is still"):
+        host.install()
+
+
+def upgrade(host: Host) -> None:
+    host.install()
+    host.program = FakeProgram("2.0-bbbb")
+
+
+@pytest.mark.parametrize(
+    ("before", "act", "check"),
+    [
+        (lambda _host: None, Host.install, Host.assert_installed),
+        (upgrade, Host.install, Host.assert_installed),
+        (Host.install, Host.uninstall, Host.assert_gone),
+    ],
+    ids=["install", "upgrade", "uninstall"],
+)
+def test_killed_anywhere_the_same_call_finishes_it(
+    tmp_path: Path, before: Callable[[Host], None], act: Callable[[Host], None], check: Callable[[Host], None]
+) -> None:
+    points = 0
+    for number in range(1, 100):
+        host = Host(tmp_path / str(number))
+        before(host)
+        host.files.changes, host.files.dies_at = 0, number
+        try:
+            act(host)
+        except Crash:
+            points += 1
+            assert CONTAINERD in host.services.active
+            act(host)
+            check(host)
+        else:
+            break
+    assert points > 5
+
+
+def test_a_copy_that_was_cut_short_is_made_again(host: Host) -> None:
+    staged = host.files.at(OPT) / f".new-{host.program.name}"
+    staged.mkdir(parents=True)
+    (staged / "half").touch()
+    host.install()
+
+    assert {path.name for path in host.files.at(OPT).iterdir()} == {"current", host.program.name}
+    assert host.files.place(host.program).action is Action.UNCHANGED
