@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 from imagecache.agent.budget import Disk
-from imagecache.agent.dependencies import Attached, Cache, Node
+from imagecache.agent.dependencies import Cache, Node
 from imagecache.api.nodes import NodeStatus
 from imagecache.containerd import records
+from imagecache.containerd.api import Attached
 from imagecache.containerd.prepull import RuntimeImage
 from imagecache.digest import Digest
 from imagecache.errors import ContainerdUnavailable, ImageCacheError, PullFailed
@@ -133,8 +134,7 @@ class FakeAttacher:
         for image in bundle.images:
             made |= {} if image.private else _records(image)
         self.records |= made
-        private = [image.reference for image in bundle.images if image.private]
-        return Attached(tuple(made), f"private: {', '.join(private)}" if private else "")
+        return Attached(tuple(made), tuple(image.reference for image in bundle.images if image.private))
 
     async def detach(self, bundle: Bundle, keep: Sequence[Bundle]) -> None:
         self._check()

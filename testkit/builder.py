@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 import msgspec
 
 from imagecache.builder.build_events import Advanced, BuildEvent, ImageReady, ImageResolved, LayerPlan, Planned
+from imagecache.containerd.api import Attached
 from imagecache.digest import DiffID, Digest, chain_ids
 from imagecache.errors import ImageCacheError, ImageNotFound, NotFound
 from imagecache.oci.descriptor import Descriptor, Platform
 from imagecache.oci.reference import Reference
-from imagecache.standalone.ports import Attached, BuildRequest
+from imagecache.standalone.ports import BuildRequest
 from imagecache.store.collect import Collected
 from imagecache.store.model import Bundle, ImageRecord, LayerName, LayerRecord, Space
 

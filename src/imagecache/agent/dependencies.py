@@ -11,6 +11,7 @@ from typing import Protocol
 
 from imagecache.agent.budget import Disk
 from imagecache.api.nodes import NodeStatus
+from imagecache.containerd.api import Attached
 from imagecache.digest import Digest
 from imagecache.fetch.allowance import Allowance
 from imagecache.store.model import Bundle, LayerName
@@ -128,16 +129,6 @@ class Machine(Protocol):
 
     async def in_use(self, documents: Iterable[Bundle]) -> frozenset[LayerName]:
         """Layer images of these that containers stand on right now: detaching does not free them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Attached:
-    """What attach came to."""
-
-    names: tuple[str, ...]
-    """The names that the runtime has now because of it."""
-    note: str = ""
-    """For people: which images are not among them, and why that is right."""
 
 
 class Attacher(Protocol):

@@ -20,7 +20,6 @@ from imagecache.agent import assignment, report, taint
 from imagecache.agent.backoff import Failures, Removals
 from imagecache.agent.budget import Disk, Policy
 from imagecache.agent.dependencies import (
-    Attached,
     Attacher,
     Cache,
     Caches,
@@ -35,6 +34,7 @@ from imagecache.agent.rate_limit import RateLimit
 from imagecache.agent.state import NodeState
 from imagecache.api.nodes import NodeStatus
 from imagecache.clock import Clock
+from imagecache.containerd.api import Attached
 from imagecache.errors import ImageCacheError, InternalError
 from imagecache.fetch.allowance import Allowance
 from imagecache.store.model import Bundle
@@ -256,11 +256,11 @@ class AgentLoop:
         now = self._out.clock.monotonic()
         if now - self._looked < self._settings.interval or not self._attached:
             return
-        names = {name for attached in self._attached.values() for name in attached.names}
+        names = {name for attached in self._attached.values() for name in attached.images}
         missing = await self._out.attacher.missing(names)
         self._looked = now
         for bundle_id, attached in list(self._attached.items()):
-            gone = missing.intersection(attached.names)
+            gone = missing.intersection(attached.images)
             if gone and bundle_id not in self._jobs:
                 del self._attached[bundle_id]
                 self._removals.note(bundle_id, now)
@@ -351,7 +351,7 @@ class AgentLoop:
         self._attached[document.id] = attached
         self._failures.clear(document.id)
         self._settle()
-        _log.info("image cache is usable here", cache=cache, bundle=document.id, images=list(attached.names))
+        _log.info("image cache is usable here", cache=cache, bundle=document.id, images=list(attached.images))
 
     async def _remove(self, document: Bundle) -> None:
         """Records first, then the bundle, then the memory of it: wherever this ends, the next one goes on."""
@@ -422,7 +422,7 @@ class AgentLoop:
         return replace(
             self._facts,
             mode=self._out.attacher.mode,
-            attached={name: attached.note for name, attached in self._attached.items()},
+            attached=dict(self._attached),
             busy=self._busy(),
             progress=dict(self._progress),
             failures=self._failures.all(),

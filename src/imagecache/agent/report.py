@@ -16,6 +16,7 @@ from imagecache.api import columns, times
 from imagecache.api.nodes import CacheState, NodeCache, NodeStatus
 from imagecache.api.phases import set_condition
 from imagecache.api.types import Condition
+from imagecache.containerd.api import Attached
 from imagecache.errors import ContainerdUnavailable, ImageCacheError, StoreRefused, StoreUnreachable
 from imagecache.store.model import Bundle, LayerName
 
@@ -34,8 +35,8 @@ class Facts:
     wanted: Mapping[str, Cache] = field(default_factory=dict)
     """By bundle id."""
     inventory: Inventory = field(default_factory=Inventory)
-    attached: Mapping[str, str] = field(default_factory=dict)
-    """Ids with the note of their attach."""
+    attached: Mapping[str, Attached] = field(default_factory=dict)
+    """By bundle id."""
     busy: Mapping[str, Work] = field(default_factory=dict)
     progress: Mapping[str, int] = field(default_factory=dict)
     """Bytes that are here of what is being fetched."""
@@ -103,7 +104,7 @@ def _state(facts: Facts, name: str) -> tuple[CacheState, str, str]:
     """State, reason and message."""
     failure, refused = facts.failures.get(name), facts.refused.get(name)
     if name in facts.attached and name in facts.inventory.whole:
-        return CacheState.READY, "", facts.attached[name]
+        return CacheState.READY, "", not_attached(facts.attached[name])
     if failure is not None and facts.progress.get(name, 0) <= failure.done:
         state = CacheState.PENDING if failure.temporary else CacheState.FAILED
         return state, failure.reason, f"{failure.message}; {failure.hint}" if failure.hint else failure.message
@@ -114,6 +115,16 @@ def _state(facts: Facts, name: str) -> tuple[CacheState, str, str]:
     if refused is not None:
         return _refused(facts, refused)
     return CacheState.PENDING, "", ""
+
+
+def not_attached(attached: Attached) -> str:
+    """Which images have no record and why that is right, for people; empty when all have one."""
+    notes = []
+    if attached.withheld:
+        notes.append(f"private, so pods pull manifest and config with their own secret: {', '.join(attached.withheld)}")
+    if attached.missed:
+        notes.append(f"native mode cannot serve every layer, pods pull the rest: {', '.join(attached.missed)}")
+    return "; ".join(notes)
 
 
 def _refused(facts: Facts, refused: Refused) -> tuple[CacheState, str, str]:

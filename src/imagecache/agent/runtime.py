@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagecache.agent.budget import Disk
-from imagecache.agent.dependencies import Attached
-from imagecache.containerd.api import AttachResult, Containerd
+from imagecache.containerd.api import Attached, Containerd
 from imagecache.containerd.attach import NodeAttacher
 from imagecache.containerd.in_use import chains_in_use
 from imagecache.containerd.prepull import Prepuller
@@ -37,9 +36,9 @@ class ContainerdRecords:
 
     async def attach(self, bundle: Bundle) -> Attached:
         self.mode = (await self.attacher.choice()).mode.value
-        result = await self.attacher.attach(bundle)
+        attached = await self.attacher.attach(bundle)
         await self.changed()
-        return Attached(result.images, _note(result))
+        return attached
 
     async def detach(self, bundle: Bundle, keep: Sequence[Bundle]) -> None:
         await self.attacher.detach(bundle, keep)
@@ -56,15 +55,6 @@ class ContainerdRecords:
         wanted = sorted(names)
         gone = await asyncio.gather(*(is_missing(name) for name in wanted))
         return frozenset(name for name, missing in zip(wanted, gone, strict=True) if missing)
-
-
-def _note(result: AttachResult) -> str:
-    notes = []
-    if result.withheld:
-        notes.append(f"private, so pods pull manifest and config with their own secret: {', '.join(result.withheld)}")
-    if result.missed:
-        notes.append(f"native mode cannot serve every layer, pods pull the rest: {', '.join(result.missed)}")
-    return "; ".join(notes)
 
 
 @dataclass

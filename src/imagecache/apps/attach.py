@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from imagecache.clock import Clock
+from imagecache.containerd.api import Attached
 from imagecache.containerd.attach import AttachSettings, NodeAttacher
 from imagecache.containerd.client import ContainerdClient
 from imagecache.containerd.modes import Mode
 from imagecache.containerd.native import NativeUse, holder_of
 from imagecache.settings.table import Mode as ModeSetting
 from imagecache.settings.table import Settings
-from imagecache.standalone.ports import Attached
 from imagecache.store.model import Bundle
 from imagecache.store.store import Store
 
@@ -35,8 +35,7 @@ class LocalAttacher:
 
     async def attach(self, bundle: Bundle) -> Attached:
         async with ContainerdClient(self.settings.address, self.clock) as containerd:
-            result = await self.attacher(containerd).attach(bundle)
-        return Attached(images=result.images, withheld=result.withheld, missed=result.missed)
+            return await self.attacher(containerd).attach(bundle)
 
     async def detach(self, bundle: Bundle, keep: Sequence[Bundle] = ()) -> tuple[str, ...]:
         async with ContainerdClient(self.settings.address, self.clock) as containerd:

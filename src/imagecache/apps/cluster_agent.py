@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from imagecache.agent.budget import Policy
-from imagecache.agent.dependencies import Attached, Attacher, Cache, Inventory, LayerSource, Node, Reporter
+from imagecache.agent.dependencies import Attacher, Cache, Inventory, LayerSource, Node, Reporter
 from imagecache.agent.kubernetes import KubeCaches, KubeNodes, KubeReporter
 from imagecache.agent.layer_source import DescribedLayerSource, FetchedLayerSource, SharedLayerSource
 from imagecache.agent.loop import AgentLoop, Dependencies, LoopSettings
@@ -28,6 +28,7 @@ from imagecache.apps.kubernetes import connection
 from imagecache.apps.together import first_to_end
 from imagecache.builder.worker_pool import WorkerPool
 from imagecache.clock import Clock
+from imagecache.containerd.api import Attached
 from imagecache.containerd.attach import NodeAttacher
 from imagecache.containerd.client import ContainerdClient
 from imagecache.containerd.cri import CriClient
@@ -244,7 +245,7 @@ class _MeteredAttacher:
         start = self.clock.monotonic()
         attached = await self.inner.attach(bundle)
         self.metrics.attach_seconds.observe(self.clock.monotonic() - start)
-        self.names[bundle.id] = attached.names
+        self.names[bundle.id] = attached.images
         self._count()
         return attached
 

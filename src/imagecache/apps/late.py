@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from imagecache.builder.build_events import BuildEvent
 from imagecache.clock import Clock
+from imagecache.containerd.api import Attached
 from imagecache.settings.table import Settings
-from imagecache.standalone.ports import Attached, BuildRequest
+from imagecache.standalone.ports import BuildRequest
 from imagecache.store.model import Bundle
 from imagecache.store.store import Store
 

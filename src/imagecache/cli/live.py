@@ -20,9 +20,9 @@ from imagecache.cli.progress import outcome, summary
 from imagecache.cli.session import note
 from imagecache.cli.tally import ImageTally, LayerTally, Tally
 from imagecache.clock import Clock
+from imagecache.containerd.api import Attached
 from imagecache.errors import ImageCacheError
 from imagecache.standalone.events import Accepted, Built, CreateEvent
-from imagecache.standalone.ports import Attached
 
 _LAYERS_SHOWN = 12
 _REDRAWS = 8

@@ -17,9 +17,9 @@ from imagecache.builder.build_events import Advanced, BuildEvent, ImageReady, Im
 from imagecache.cli.session import note, say
 from imagecache.cli.tally import Tally
 from imagecache.clock import Clock
+from imagecache.containerd.api import Attached
 from imagecache.errors import ImageCacheError
 from imagecache.standalone.events import Accepted, Built, CreateEvent
-from imagecache.standalone.ports import Attached
 
 LINE_INTERVAL = 2.0
 """Seconds between two lines of progress."""

@@ -26,13 +26,13 @@ class Documents(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class AttachResult:
-    """What attach did."""
+class Attached:
+    """What attach did, in every mode."""
 
     images: tuple[str, ...]
-    """Names recorded in containerd."""
+    """Names that the runtime has because of it: image records of containerd, or pulled by it."""
     withheld: tuple[str, ...] = ()
-    """Private images, as the user wrote them: layers are served when they are pulled, no record was made."""
+    """Private images, as the user wrote them: layers are served when a pod pulls them, no record was made."""
     missed: tuple[str, ...] = ()
     """Images that this mode cannot attach, as the user wrote them; a pull fetches only what is missing."""
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from imagecache.clock import Clock
 from imagecache.containerd import records
-from imagecache.containerd.api import AttachResult, Containerd, Documents, Session
+from imagecache.containerd.api import Attached, Containerd, Documents, Session
 from imagecache.containerd.chain import ChainPreparer
 from imagecache.containerd.modes import Choice, Mode, choose
 from imagecache.digest import Digest
@@ -52,7 +52,7 @@ class NodeAttacher:
         self._clock = clock
         self._settings = settings or AttachSettings()
 
-    async def attach(self, bundle: Bundle) -> AttachResult:
+    async def attach(self, bundle: Bundle) -> Attached:
         """Make the images usable. Raises ContainerdUnavailable, ContainerdMisconfigured, BlobNotFound."""
         choice = await self.choice()
         recorded: dict[str, None] = {}
@@ -69,7 +69,7 @@ class NodeAttacher:
                     missed.append(image.reference)
         # records hold what they name, so the lease is not needed while CRI takes them up
         await asyncio.gather(*(self._until_listed(self._session(), *item) for item in listing.items()))
-        return AttachResult(tuple(recorded), tuple(withheld), tuple(missed))
+        return Attached(tuple(recorded), tuple(withheld), tuple(missed))
 
     async def detach(self, bundle: Bundle, keep: Sequence[Bundle] = ()) -> tuple[str, ...]:
         """Take back the records that still point at the bundle's images; returns their names.

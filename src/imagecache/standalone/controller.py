@@ -18,12 +18,13 @@ from imagecache.api.types import Event, ImageCache, NodeCounts, Phase
 from imagecache.api.wanted import Wanted, interpret
 from imagecache.builder.build_events import BuildEvent
 from imagecache.clock import Clock
+from imagecache.containerd.api import Attached
 from imagecache.errors import HostError, ImageCacheError, InvalidInput, NotFound, StoreBusy
 from imagecache.standalone import creation
 from imagecache.standalone.describe import Description, describe
 from imagecache.standalone.events import Accepted, Built, CreateEvent
 from imagecache.standalone.objects import ObjectFiles
-from imagecache.standalone.ports import Attached, Attacher, Builder, Bundles, Collector
+from imagecache.standalone.ports import Attacher, Builder, Bundles, Collector
 from imagecache.standalone.recorder import INTERVAL, Recorder, with_event
 from imagecache.store.collect import Collected
 from imagecache.store.model import Bundle

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from imagecache.api.types import ImageCache
 from imagecache.builder.build_events import BuildEvent
-from imagecache.standalone.ports import Attached
+from imagecache.containerd.api import Attached
 
 
 @dataclass(frozen=True, slots=True)

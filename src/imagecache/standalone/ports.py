@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from imagecache.api.building import BuildRequest as BuildRequest  # noqa: PLC0414 - part of the port
 from imagecache.builder.build_events import BuildEvent
+from imagecache.containerd.api import Attached
 from imagecache.store.collect import Collected
 from imagecache.store.model import Bundle
 
@@ -15,18 +15,6 @@ from imagecache.store.model import Bundle
 class Builder(Protocol):
     async def build(self, request: BuildRequest, emit: Callable[[BuildEvent], None]) -> Bundle:
         """Build and commit the bundle. Raises ImageCacheError; leaves a resumable state when cancelled."""
-
-
-@dataclass(frozen=True, slots=True)
-class Attached:
-    """What attach did."""
-
-    images: tuple[str, ...]
-    """Names recorded in containerd."""
-    withheld: tuple[str, ...] = ()
-    """Private images: layers served, record withheld."""
-    missed: tuple[str, ...] = ()
-    """Images that this mode cannot attach; a pull fetches only what is missing."""
 
 
 class Attacher(Protocol):

@@ -18,6 +18,7 @@ from imagecache.agent.report import Facts
 from imagecache.api.ids import derived_cache_id
 from imagecache.api.nodes import CacheState, NodeStatus, parse_status
 from imagecache.api.yamltext import JSON
+from imagecache.containerd.api import Attached
 from imagecache.digest import Digest
 from imagecache.errors import (
     BlobNotFound,
@@ -253,8 +254,8 @@ STATES = {
         8192,
         8192,
     ),
-    "usable": (replace(FACTS, inventory=WHOLE, attached={DOCUMENT.id: ""}), CacheState.READY, "", 8192, 8192),
-    "lost-a-layer": (replace(FACTS, attached={DOCUMENT.id: ""}), CacheState.PENDING, "", 8192, 0),
+    "usable": (replace(FACTS, inventory=WHOLE, attached={DOCUMENT.id: Attached(())}), CacheState.READY, "", 8192, 8192),
+    "lost-a-layer": (replace(FACTS, attached={DOCUMENT.id: Attached(())}), CacheState.PENDING, "", 8192, 0),
     "failed-for-now": (
         replace(FACTS, failures=failed(StoreUnreachable("x")).all()),
         CacheState.PENDING,

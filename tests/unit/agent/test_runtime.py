@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from imagecache.agent.plan import Known
+from imagecache.agent.report import not_attached
 from imagecache.agent.runtime import ContainerdRecords, LocalMachine
 from imagecache.agent.state import NodeState
 from imagecache.containerd.api import SnapshotKey
@@ -50,10 +51,10 @@ async def test_attached_missing_and_detached(containerd: MemoryContainerd, recor
     attached = await records.attach(bundle(PUBLIC))
 
     assert records.mode == "proxy"
-    assert set(attached.names) == containerd.spaces["k8s.io"].images.keys()
-    assert await records.missing(attached.names) == frozenset()
+    assert set(attached.images) == containerd.spaces["k8s.io"].images.keys()
+    assert await records.missing(attached.images) == frozenset()
     del containerd.spaces["k8s.io"].images["docker.io/library/app:1"]
-    assert await records.missing(attached.names) == {"docker.io/library/app:1"}
+    assert await records.missing(attached.images) == {"docker.io/library/app:1"}
     await records.attach(bundle(PUBLIC))
     await records.detach(bundle(PUBLIC), [])
     assert not containerd.spaces["k8s.io"].images
@@ -62,8 +63,8 @@ async def test_attached_missing_and_detached(containerd: MemoryContainerd, recor
 
 async def test_a_private_image_is_explained(records: ContainerdRecords) -> None:
     attached = await records.attach(bundle(PUBLIC, PRIVATE))
-    assert attached.note == "private, so pods pull manifest and config with their own secret: corp/secret:1"
-    assert not any("secret" in name for name in attached.names)
+    assert not_attached(attached) == "private, so pods pull manifest and config with their own secret: corp/secret:1"
+    assert not any("secret" in name for name in attached.images)
 
 
 async def test_a_layer_that_native_mode_cannot_serve_is_explained(
@@ -73,7 +74,7 @@ async def test_a_layer_that_native_mode_cannot_serve_is_explained(
     containerd.snapshotters["erofs"] = FakeSnapshotter(diff_ids={layer.diff_id for layer in PUBLIC.layers})
     attached = await records.attach(bundle(PUBLIC, ODD))
     assert records.mode == "native"
-    assert attached.note == "native mode cannot serve every layer, pods pull the rest: odd:1"
+    assert not_attached(attached) == "native mode cannot serve every layer, pods pull the rest: odd:1"
 
 
 async def test_what_containers_stand_on(

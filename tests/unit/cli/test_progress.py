@@ -11,10 +11,10 @@ from imagecache.builder.build_events import Advanced, ImageReady, ImageResolved,
 from imagecache.cli.live import LiveDisplay
 from imagecache.cli.progress import LineDisplay, summary
 from imagecache.cli.tally import Tally
+from imagecache.containerd.api import Attached
 from imagecache.digest import Digest
 from imagecache.errors import RegistryUnavailable
 from imagecache.standalone.events import Accepted
-from imagecache.standalone.ports import Attached
 from testkit.clock import FakeClock
 
 from .conftest import MANIFEST

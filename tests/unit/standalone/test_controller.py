@@ -9,6 +9,7 @@ import pytest
 from imagecache.api.ids import is_cache_id
 from imagecache.api.types import ImageCache, NodeCounts, Phase, Status
 from imagecache.builder.build_events import Advanced, ImageReady, ImageResolved, Planned
+from imagecache.containerd.api import Attached
 from imagecache.errors import (
     AlreadyExists,
     ContainerdUnavailable,
@@ -20,7 +21,6 @@ from imagecache.errors import (
     StoreBusy,
 )
 from imagecache.standalone.events import Accepted, Built, CreateEvent
-from imagecache.standalone.ports import Attached
 from testkit.builder import layer_record
 
 from .conftest import Bench, eventually, manifest
