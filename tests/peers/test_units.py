@@ -12,7 +12,7 @@ import pytest
 from imagecache.host.units import LEAVE_WANTED, TIMER, WANTED, agent_units, leave_units
 from imagecache.settings.table import Settings
 
-UNITS = Path(__file__).resolve().parents[3] / "packaging" / "systemd"
+UNITS = Path(__file__).resolve().parents[2] / "packaging" / "systemd"
 SERVICE, SOCKET = "imagecache-agent.service", "imagecache-agent.socket"
 INSTALLED = "/usr/local/bin/imagecache"
 
