@@ -40,7 +40,7 @@ Path = tuple[str, ...]
 
 
 class LayerGenerator:
-    """Writes one random layer. ``bottom`` layers have whiteouts too, now and then (unpack-truth 11)."""
+    """Writes one random layer. ``bottom`` layers have whiteouts too, now and then (unpack-rules §11)."""
 
     def __init__(self, rng: random.Random, *, bottom: bool, below: AbstractSet[Path] = frozenset()) -> None:
         """``below`` has the paths that are no directories in some layer below."""
@@ -52,7 +52,7 @@ class LayerGenerator:
         self._kinds: dict[Path, str] = {(): "directory"}
         """What this layer has at each real path."""
         self._timed: set[Path] = set()
-        """Directories with an entry: times are set at the end, or the pull fails (unpack-truth 8)."""
+        """Directories with an entry: times are set at the end, or the pull fails (unpack-rules §8)."""
         self._marked: set[Path] = set()
         """Directories with an opaque marker."""
         self._written: Path = ()

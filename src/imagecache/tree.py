@@ -33,7 +33,7 @@ class Inode:
     uid: int = 0
     gid: int = 0
     mtime: int = 0
-    """Seconds since the epoch; never negative (unpack-truth 14)."""
+    """Seconds since the epoch; never negative (unpack-rules §14)."""
     mtime_nsec: int = 0
     size: int = 0
     """Regular files: length of the content. Symlinks: length of the target. Else 0."""

@@ -84,7 +84,7 @@ def differences(expected: Tree, found: Tree, *, unpacked_after_ns: int) -> list[
     """One line for each difference.
 
     A directory whose time in ``expected`` is not before ``unpacked_after_ns`` was made by the act of unpacking, so it
-    has no time of its own to compare (unpack-truth 3); the root is always such a one.
+    has no time of its own to compare (unpack-rules §3); the root is always such a one.
     """
     lines = [f"{path!r} is missing" for path in expected.keys() - found.keys()]
     lines += [f"{path!r} should not be there: {found[path]}" for path in found.keys() - expected.keys()]

@@ -2,7 +2,7 @@
 
 Portable ones are interpreted in ``wanted``; ``imc-enable-reuse`` and ``imc-enable-flash`` are accepted and always true
 here (layers are shared by content, and a layer can be used as soon as it is written). Cloud-only ones are accepted and
-ignored with a note, so that manifests need no change. Source: eci-spec 2. It must not do I/O.
+ignored with a note, so that manifests need no change. Source: eci-api §2. It must not do I/O.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The two CustomResourceDefinitions, as documents.
 
 ``imagecaches.eci.alibabacloud.com`` accepts every manifest that either published generation of Alibaba's accepts
-(eci-spec 1): no defaults (the generations differ), no bounds, unknown fields kept as generation A keeps them; meanings
+(eci-api §1): no defaults (the generations differ), no bounds, unknown fields kept as generation A keeps them; meanings
 are in ``wanted`` and shown in the status. ``tools/render.py`` writes ``config/crd/`` from here. It must not do I/O.
 """
 

@@ -1,6 +1,6 @@
 """``status.events``: the newest 50, repeated ones counted.
 
-Each has the keys of both published generations (eci-spec 1.5, 8b). It must not decide when something is an event.
+Each has the keys of both published generations (eci-api §1.5, §6). It must not decide when something is an event.
 """
 
 from __future__ import annotations

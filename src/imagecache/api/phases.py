@@ -1,6 +1,6 @@
 """``status`` from one state to the next: phase, progress, times, conditions.
 
-Pure: status in, status out; the drawing of eci-spec 5.1 is the table ``TRANSITIONS``. Two additions: a failed or
+Pure: status in, status out; the drawing of eci-api §5.1 is the table ``TRANSITIONS``. Two additions: a failed or
 interrupted cache may be tried again (back to Pending, id kept), and progress counts bytes instead of the durable
 bundle. It must not do I/O and must not know why something failed.
 """
@@ -15,7 +15,7 @@ from imagecache.api import times
 from imagecache.api.types import Condition, Phase, Status, StatusImage
 
 FAILED_KEPT = dt.timedelta(hours=24)
-"""How long a failed cache stays, whatever its retention (eci-spec 5.4)."""
+"""How long a failed cache stays, whatever its retention (eci-api §5.4)."""
 
 TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     Phase.PENDING: frozenset({Phase.PENDING, Phase.CREATING, Phase.READY, Phase.FAILED}),
@@ -139,7 +139,7 @@ def interrupted(status: Status, generation: int, now: dt.datetime) -> Status:
 
 
 def update(status: Status, generation: int, now: dt.datetime) -> Status:
-    """Updating: rebuilt in place, the old content serves meanwhile (eci-spec 5.4, 8b)."""
+    """Updating: rebuilt in place, the old content serves meanwhile (eci-api §5.4, §6)."""
     _check(status, Phase.UPDATING)
     status = msgspec.structs.replace(
         status, phase=Phase.UPDATING, progress="0%", reason="", last_updated_time=times.render(now)

@@ -5,7 +5,7 @@ The rules of which file may serve which place are here and nowhere else:
 * ``layers/<diffID>`` holds only trees that are the same at every place, since containerd >= 2.4 looks them up by diffID
   alone: nothing implied. It may hide things below (whiteouts); then it does not serve a bottom layer.
 * ``chains/<chainID>`` holds the rest: parents implied (their attributes come from the layers below), and bottom layers
-  that have whiteouts (unpack-truth 11).
+  that have whiteouts (unpack-rules §11).
 
 It must not resolve images and must not know what a bundle is for.
 """

@@ -35,7 +35,7 @@ DATA_START = 4096
 
 class LayerFlags(enum.IntFlag):
     BOTTOM = 1
-    """Assembled by the rules of the bottom layer (unpack-truth 11)."""
+    """Assembled by the rules of the bottom layer (unpack-rules §11)."""
     IMPLIED = 2
     """Some directory has no entry of its own; its attributes came from the layers below."""
     WHITEOUTS = 4

@@ -1,7 +1,7 @@
 """Entries to a tree: what containerd's unpack would leave in this layer's own directory, rule by rule.
 
-The rules are numbered in ``unpack-truth`` (2-14, 16); the order of effects on one inode is create, owner, xattrs, mode,
-times. It must not look at any other layer (``context`` does) and must not read content.
+The rules are ``docs/internals/unpack-rules.md`` (§2 to §14, §16); the order of effects on one inode is create, owner,
+xattrs, mode, times. It must not look at any other layer (``context`` does) and must not read content.
 Source: containerd ``pkg/archive/tar.go`` (applyNaive, createTarFile).
 """
 
@@ -216,7 +216,7 @@ class Assembler:
 
 
 def _take_newest_time(inode: Inode) -> None:
-    """The time of a directory without an entry: that of its newest child (unpack-truth 3), else the epoch."""
+    """The time of a directory without an entry: that of its newest child (unpack-rules §3), else the epoch."""
     newest = max(((child.mtime, child.mtime_nsec) for child in inode.children.values()), default=(0, 0))
     inode.mtime, inode.mtime_nsec = newest
 

@@ -4,7 +4,7 @@
 here depends on its context, and its layer image is named by chainID. Times are not taken from below: they are the
 newest child's (``assemble``), so a layer without such a change has the same bytes wherever it lies. One exception: a
 directory that nothing was put in (it is only marked opaque) keeps the time of the one below. It must not read anything
-but directories' attributes. Source: containerd ``pkg/archive/tar.go`` (mkparent), unpack-truth 2.
+but directories' attributes. Source: containerd ``pkg/archive/tar.go`` (mkparent), unpack-rules §2.
 """
 
 from __future__ import annotations

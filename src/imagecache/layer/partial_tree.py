@@ -24,7 +24,7 @@ _REMEMBERED_PARENTS = 1 << 15
 class Implied:
     """A directory that was made because something below it came before its own entry, or without one.
 
-    Its mode, owner and xattrs are those of the layers below (unpack-truth 2): see ``context``.
+    Its mode, owner and xattrs are those of the layers below (unpack-rules §2): see ``context``.
     """
 
     path: Path

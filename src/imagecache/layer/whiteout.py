@@ -39,7 +39,7 @@ def _hidden_name(entry: TarEntry, base: bytes, limits: Limits) -> bytes:
 
 
 class UpperWhiteouts:
-    """For every layer but the bottom one (unpack-truth 9, 10)."""
+    """For every layer but the bottom one (unpack-rules §9, §10)."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -59,7 +59,7 @@ class UpperWhiteouts:
 
 
 class BottomWhiteouts:
-    """For the bottom layer (unpack-truth 11). An opaque marker removes only what stands for a missing entry.
+    """For the bottom layer (unpack-rules §11). An opaque marker removes only what stands for a missing entry.
 
     containerd keeps a list of the paths that entries wrote, and spares those; a directory has effect once.
     """

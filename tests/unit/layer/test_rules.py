@@ -1,4 +1,4 @@
-"""One test per rule of unpack-truth: what containerd's unpack does to a layer, and so our tree too."""
+"""One test per rule of docs/internals/unpack-rules.md: what containerd does to a layer, and so our tree too."""
 
 import stat
 
