@@ -10,8 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from imagecache.digest import ChainID, DiffID, Digest
-from imagecache.errors import SnapshotExists
-from imagecache.snapshotter.model import REF_LABEL, Info, Kind
+from imagecache.snapshotter.model import REF_LABEL, Info, Kind, LayerExists
 from imagecache.snapshotter.mounts import Mount
 from imagecache.snapshotter.provider import ServedLayer
 from imagecache.snapshotter.settings import SnapshotterSettings
@@ -21,6 +20,12 @@ from testkit.mounts import FakeMounter
 from testkit.store import MemoryLayers
 
 SETTINGS = SnapshotterSettings(lock_wait=0.2, overlay_options=())
+
+
+def mounts_for(prepared: tuple[Mount, ...] | LayerExists) -> tuple[Mount, ...]:
+    """What ``prepare`` returned for a writable snapshot. Fails for a layer that needs no unpack."""
+    assert not isinstance(prepared, LayerExists), f"not a snapshot to write to: {prepared}"
+    return prepared
 
 
 class Memory:
@@ -84,9 +89,7 @@ class SnapshotterRig:
         (core/metadata/snapshot.go, createSnapshot; the same from 1.6 to 2.4).
         """
         key = self.key(f"extract-1-abcd {chain}", namespace)
-        try:
-            self.snapshotter.prepare(key, parent, {REF_LABEL: chain})
-        except SnapshotExists:
+        if isinstance(self.snapshotter.prepare(key, parent, {REF_LABEL: chain}), LayerExists):
             found = self.snapshotter.walk([f'labels."{REF_LABEL}"=={chain},parent=="{parent}"'])
             fitting = [i for i in found if i.kind is Kind.COMMITTED and i.labels[REF_LABEL] == chain]
             return next(info.name for info in fitting if info.parent == parent)
@@ -111,7 +114,7 @@ class SnapshotterRig:
         return name
 
     def container(self, parent: str) -> tuple[Mount, ...]:
-        return self.snapshotter.prepare(self.key("container"), parent)
+        return mounts_for(self.snapshotter.prepare(self.key("container"), parent))
 
     @property
     def names(self) -> list[str]:

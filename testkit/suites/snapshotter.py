@@ -27,6 +27,7 @@ from imagecache.errors import (
 from imagecache.snapshotter.model import Info, Kind
 from imagecache.snapshotter.mounts import Mount
 from imagecache.snapshotter.snapshotter import Snapshotter
+from testkit.snapshotter import mounts_for
 
 ROOT_LABEL = {"containerd.io/gc.root": "now"}
 Change = Callable[[Path], None]
@@ -48,7 +49,7 @@ class Stage:
     """Let so many seconds pass."""
 
     def committed(self, name: str, parent: str = "", change: Change | None = None) -> str:
-        mounts = self.snapshotter.prepare(f"{name}-active", parent, ROOT_LABEL)
+        mounts = mounts_for(self.snapshotter.prepare(f"{name}-active", parent, ROOT_LABEL))
         if change is not None:
             with self.mounting.mounted(mounts) as root:
                 change(root)
@@ -306,7 +307,7 @@ class SnapshotterSuite:
         stage.snapshotter.close()
 
     def test_root_permission(self, stage: Stage) -> None:
-        with stage.mounting.mounted(stage.snapshotter.prepare("active")) as root:
+        with stage.mounting.mounted(mounts_for(stage.snapshotter.prepare("active"))) as root:
             assert root.stat().st_mode & 0o7777 == 0o755
 
     def test_rename(self, stage: Stage) -> None:

@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from imagecache.digest import ChainID, DiffID, Digest, chain_ids
-from imagecache.errors import SnapshotExists
-from imagecache.snapshotter.model import REF_LABEL
+from imagecache.snapshotter.model import REF_LABEL, LayerExists
 from imagecache.snapshotter.snapshotter import Snapshotter
 from imagecache.store.store import Store
 from testkit.clock import FakeClock
@@ -101,8 +100,7 @@ def host(tmp_path: Path) -> Host:
 
 
 def serve(snapshotter: Snapshotter, key: str, chain: ChainID, parent: str) -> str:
-    with pytest.raises(SnapshotExists):
-        snapshotter.prepare(key, parent, {REF_LABEL: chain})
+    assert isinstance(snapshotter.prepare(key, parent, {REF_LABEL: chain}), LayerExists)
     (info,) = snapshotter.walk([f'labels."{REF_LABEL}"=={chain},parent=="{parent}"'])
     return info.name
 

@@ -88,6 +88,14 @@ class Lower:
     layer: LayerRef | None
 
 
+@dataclass(frozen=True, slots=True)
+class LayerExists:
+    """The answer to an unpack that is not needed: the committed snapshot ``name`` has the layer."""
+
+    chain: ChainID
+    name: str
+
+
 def own_key(key: str) -> str:
     """The key without containerd's prefix ``<namespace>/<sequence>/`` (core/metadata/snapshot.go, createKey)."""
     return key.split("/", 2)[-1]

@@ -19,7 +19,7 @@ from imagecache.errors import BlobNotFound, ImageCacheError
 from imagecache.snapshotter import model
 from imagecache.snapshotter.layer_mounts import LayerMounts
 from imagecache.snapshotter.metadata import Metadata
-from imagecache.snapshotter.model import REF_LABEL, Row, Usage
+from imagecache.snapshotter.model import REF_LABEL, LayerExists, Row, Usage
 from imagecache.snapshotter.provider import LayerProvider, ServedLayer
 from imagecache.snapshotter.rows import Served
 
@@ -38,13 +38,14 @@ class ServedSnapshots:
         self._clock = clock
         self._removed: dict[str, None] = {}
 
-    def register(self, key: str, parent: str, labels: Mapping[str, str]) -> str | None:
-        """The name of the snapshot that makes the unpack into ``key`` needless; None when the layer must be pulled."""
+    def register(self, key: str, parent: str, labels: Mapping[str, str]) -> LayerExists | None:
+        """The snapshot that makes the unpack into ``key`` needless; None when the layer must be pulled."""
         target = model.target_of(key, labels)
         if target is None:
             return None
         try:
-            return self._register(target, key, parent, labels)
+            name = self._register(target, key, parent, labels)
+            return None if name is None else LayerExists(target, name)
         except (ImageCacheError, OSError) as error:
             _log.warning("layer image not usable, the layer is pulled", chain=target, problem=str(error))
             return None

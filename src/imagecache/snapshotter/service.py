@@ -23,8 +23,10 @@ from grpclib.exceptions import GRPCError
 from grpclib.server import Stream
 
 from imagecache._proto.containerd import snapshots_pb2 as pb
-from imagecache.errors import ImageCacheError, SnapshotError, SnapshotExists
+from imagecache.errors import ImageCacheError, SnapshotError
 from imagecache.snapshotter.grpc_errors import message_of, status_of
+from imagecache.snapshotter.model import LayerExists
+from imagecache.snapshotter.mounts import Mount
 from imagecache.snapshotter.pools import Pool
 from imagecache.snapshotter.snapshotter import Snapshotter
 from imagecache.snapshotter.wire import info_message, mounts_message
@@ -96,15 +98,17 @@ class SnapshotsService:
 
     async def _prepare(self, request: pb.PrepareSnapshotRequest) -> pb.PrepareSnapshotResponse:
         asked = request.key, request.parent, dict(request.labels)
-        mounts = self._snapshotter.prepare_at_once(*asked)
-        if mounts is None:
-            try:
-                mounts = await self._mounting.run(partial(self._snapshotter.prepare, *asked))
-            except SnapshotExists:
-                self._later(self._snapshotter.settings.rest_after, self._snapshotter.unmount_idle)
-                raise
+        prepared: tuple[Mount, ...] | LayerExists | None = self._snapshotter.prepare_at_once(*asked)
+        if prepared is None:
+            prepared = await self._mounting.run(partial(self._snapshotter.prepare, *asked))
+        if isinstance(prepared, LayerExists):
+            self._later(self._snapshotter.settings.rest_after, self._snapshotter.unmount_idle)
+            _log.debug("layer needs no pull", chain=prepared.chain, snapshot=prepared.name)
+            # The remote snapshot protocol has no reply for this success, only this code
+            # (containerd's docs/snapshotters/remote-snapshotter.md).
+            raise GRPCError(Status.ALREADY_EXISTS, f"layer {prepared.chain} is served by snapshot {prepared.name!r}")
         self._later(_READY_PAUSE, self._snapshotter.prewarm)
-        return pb.PrepareSnapshotResponse(mounts=mounts_message(mounts))
+        return pb.PrepareSnapshotResponse(mounts=mounts_message(prepared))
 
     def _later(self, seconds: float, work: Callable[[], None]) -> None:
         """In a thread, when what goes on right now is out of the way; once for all who ask until then."""
@@ -200,6 +204,8 @@ class SnapshotsService:
     def _as_code(method: str) -> Iterator[None]:
         try:
             yield
+        except GRPCError:
+            raise
         except ImageCacheError as error:
             level = _log.debug if isinstance(error, SnapshotError) else _log.warning
             level("answered with a code", method=method, reason=error.reason, message=str(error))

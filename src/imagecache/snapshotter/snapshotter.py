@@ -19,14 +19,14 @@ from pathlib import Path
 import structlog
 
 from imagecache.clock import Clock
-from imagecache.errors import ImageCacheError, SnapshotExists, SnapshotNotFound, StoreBusy, WrongKind
+from imagecache.errors import ImageCacheError, SnapshotNotFound, StoreBusy, WrongKind
 from imagecache.oserrors import converting
 from imagecache.snapshotter import filters, model
 from imagecache.snapshotter.directories import Directories
 from imagecache.snapshotter.known_answers import Answer, Ready, Stack
 from imagecache.snapshotter.layer_mounts import LayerMounts
 from imagecache.snapshotter.metadata import Found, Metadata
-from imagecache.snapshotter.model import NOTHING, Info, Kind, Lower, Row, Usage
+from imagecache.snapshotter.model import NOTHING, Info, Kind, LayerExists, Lower, Row, Usage
 from imagecache.snapshotter.mounts import Mount, check_root, mounts_of
 from imagecache.snapshotter.provider import LayerProvider, Mounter, Observer
 from imagecache.snapshotter.rows import Reader
@@ -98,20 +98,19 @@ class Snapshotter:
             os.close(self._lock_fd)
             self._lock_fd = -1
 
-    def prepare(self, key: str, parent: str = "", labels: Mapping[str, str] | None = None) -> tuple[Mount, ...]:
-        """A writable snapshot on top of the committed ``parent``.
+    def prepare(
+        self, key: str, parent: str = "", labels: Mapping[str, str] | None = None
+    ) -> tuple[Mount, ...] | LayerExists:
+        """A writable snapshot on top of the committed ``parent``; or nothing, where the layer to unpack exists.
 
         Raises:
-            SnapshotExists: the key is in use; or the layer to unpack is here already (the usual case, no failure).
+            SnapshotExists: the key is in use.
             SnapshotNotFound, InvalidSnapshotArgument: the parent is missing, or not committed.
             BlobNotFound, HostError: a layer image below is gone or cannot be mounted.
             StoreError: the disk.
         """
         labels = labels or {}
-        name = self._served.register(key, parent, labels)
-        if name is not None:
-            raise SnapshotExists(f"layer {labels[model.REF_LABEL]} is served by snapshot {name!r}")
-        return self._create(Kind.ACTIVE, key, parent, labels)
+        return self._served.register(key, parent, labels) or self._create(Kind.ACTIVE, key, parent, labels)
 
     def prepare_at_once(
         self, key: str, parent: str = "", labels: Mapping[str, str] | None = None
