@@ -20,10 +20,9 @@ from types import TracebackType
 from typing import Self, TypeVar
 from urllib.parse import urlsplit
 
-from imagecache import __version__, errors
+from imagecache import __version__
 from imagecache.digest import Digest
 from imagecache.errors import (
-    BlobNotFound,
     DigestMismatch,
     InvalidSetting,
     LimitExceeded,
@@ -45,7 +44,6 @@ _PROBLEM_LIMIT = 64 << 10
 _TOKEN_LIMIT = 64 << 10
 _PIECE = 256 << 10
 """Bytes read in one go: as many may have to be fetched again when a connection breaks."""
-_REASONS = frozenset({"NotFound", "BlobNotFound", "StoreCorrupt"})
 _T = TypeVar("_T")
 Receive = Callable[[http.client.HTTPResponse], _T]
 
@@ -291,9 +289,9 @@ class ServedStore:
                 f"the store at {self._authority} refuses this node's token ({status})",
                 hint="the agent's ServiceAccount must be one that the controller serves, with its audience",
             )
-        if reason in _REASONS:
-            kind: type[NotFound | BlobNotFound | StoreCorrupt] = getattr(errors, reason)
-            return kind(f"the store at {self._authority} says {reason} for {what}")
+        final = wire.final_error(reason)
+        if final is not None:
+            return final(f"the store at {self._authority} says {reason} for {what}")
         if status >= 500 or status in {408, 429}:
             return _Again(self._unreachable(f"HTTP status {status}"))
         return StoreError(f"the store at {self._authority} answers {status} for {what}")

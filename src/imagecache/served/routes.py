@@ -12,7 +12,7 @@ from http import HTTPStatus
 from urllib.parse import unquote, urlsplit
 
 from imagecache.digest import Digest
-from imagecache.errors import ImageCacheError, InvalidInput, StoreError
+from imagecache.errors import ImageCacheError
 from imagecache.served import wire
 from imagecache.served.auth import Refused
 
@@ -70,9 +70,7 @@ def refusal(refused: Refused) -> Answer:
 
 
 def failure(error: ImageCacheError) -> Answer:
-    """What is not the store's or the reader's fault heals: 503."""
-    known = isinstance(error, StoreError | InvalidInput) or error.reason in {"NotFound", "InternalError"}
-    status = wire.status_of(error.reason) if known else 503
+    status = wire.status_of(error)
     return problem(status, error.reason, str(error), {"Retry-After": wire.RETRY_AFTER} if status == 503 else {})
 
 

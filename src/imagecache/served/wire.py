@@ -22,7 +22,19 @@ from collections.abc import Iterable
 import msgspec
 
 from imagecache.digest import Digest
-from imagecache.errors import InvalidDigest, InvalidInput, MalformedDocument
+from imagecache.errors import (
+    BlobNotFound,
+    ImageCacheError,
+    InternalError,
+    InvalidDigest,
+    InvalidInput,
+    MalformedDocument,
+    NotFound,
+    StoreBusy,
+    StoreCorrupt,
+    StoreError,
+    StoreUnreachable,
+)
 from imagecache.oci.descriptor import decode_hook, encode_hook
 from imagecache.store.model import Bundle, LayerName
 
@@ -36,13 +48,20 @@ DOCUMENT_LIMIT = 8 << 20
 RETRY_AFTER = "1"
 """Seconds, with 503."""
 
-_STATUS = {
-    "NotFound": 404,
-    "BlobNotFound": 404,
-    "InvalidDigest": 400,
-    "InvalidInput": 400,
-    "StoreUnreachable": 503,
-    "StoreBusy": 503,
+_STATUS: tuple[tuple[type[ImageCacheError], int], ...] = (
+    (NotFound, 404),
+    (BlobNotFound, 404),
+    (InvalidDigest, 400),
+    (InvalidInput, 400),
+    (StoreUnreachable, 503),
+    (StoreBusy, 503),
+    (StoreError, 500),
+    (InternalError, 500),
+    (ImageCacheError, 503),
+)
+"""Most special first. The last: what is neither the store's nor the reader's fault passes with time."""
+_FINAL: dict[str, type[NotFound | BlobNotFound | StoreCorrupt]] = {
+    kind.__name__: kind for kind in (NotFound, BlobNotFound, StoreCorrupt)
 }
 
 
@@ -53,9 +72,14 @@ class Problem(msgspec.Struct, frozen=True):
     message: str = ""
 
 
-def status_of(reason: str) -> int:
+def status_of(error: ImageCacheError) -> int:
     """The HTTP status for an error of ours."""
-    return _STATUS.get(reason, 500)
+    return next(status for kind, status in _STATUS if isinstance(error, kind))
+
+
+def final_error(reason: str) -> type[NotFound | BlobNotFound | StoreCorrupt] | None:
+    """The class of an answer's ``reason``, if it is one that no retry changes."""
+    return _FINAL.get(reason)
 
 
 def problem(reason: str, message: str) -> bytes:

@@ -94,23 +94,25 @@ class Checker:
         return entry in self._bundles.index().manifests
 
     def _missing(self, report: Report, documents: list[Bundle]) -> None:
-        wanted = {(path, f"bundle {each.id}") for each in documents for path in self._files(each)}
-        wanted |= {
-            (self._paths.layer(name), f"held by {holder}")
-            for name, holders in self._leases.held().items()
-            for holder in holders
-        }
         known = {finding.path for finding in report.corrupt}
-        absent = {pair for pair in wanted if pair[0] not in known and not pair[0].exists()}
-        if absent:  # a deletion, a release or a repair may have come between: look again at those who want it
-            ids = {f"bundle {bundle_id}" for bundle_id in self._bundles.ids()}
-            holders = {f"held by {holder}" for holder, _name in self._paths.node_lease_files()}
-            absent = {pair for pair in absent if pair[1] in ids | holders and not pair[0].exists()}
-        report.missing += [Finding(path, f"missing, {who}") for path, who in sorted(absent)]
+        absent = {need for need in self._needs(documents) if need.path not in known and not need.path.exists()}
+        if absent:  # a deletion, a release or a repair may have come between: look again at those who need it
+            bundles = set(self._bundles.ids())
+            holders = {holder for holder, _name in self._paths.node_lease_files()}
+            absent = {
+                need for need in absent if (need.bundle in bundles or need.holder in holders) and not need.path.exists()
+            }
+        report.missing += [Finding(need.path, f"missing, {need}") for need in sorted(absent)]
 
-    def _files(self, document: Bundle) -> Iterator[Path]:
-        yield from map(self._paths.layer, document.layer_names())
-        yield from map(self._paths.blob, document.document_digests())
+    def _needs(self, documents: list[Bundle]) -> Iterator[_Need]:
+        for document in documents:
+            for name in document.layer_names():
+                yield _Need(self._paths.layer(name), bundle=document.id)
+            for digest in document.document_digests():
+                yield _Need(self._paths.blob(digest), bundle=document.id)
+        for name, holders in self._leases.held().items():
+            for holder in holders:
+                yield _Need(self._paths.layer(name), holder=holder)
 
     def _examine_blobs(self, run: _Run) -> None:
         for path, digest in self._paths.blob_files():
@@ -125,6 +127,18 @@ class Checker:
                 run.unexpected(path, "not a layer image")
             else:
                 run.examine(path, partial(_layer_problem, path, name, records.get(name), how))
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class _Need:
+    """A bundle, or the holder of a lease, that needs a file; the other one is empty."""
+
+    path: Path
+    bundle: str = ""
+    holder: str = ""
+
+    def __str__(self) -> str:
+        return f"bundle {self.bundle}" if self.bundle else f"held by {self.holder}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from imagecache.digest import Digest
-from imagecache.errors import InvalidDigest, InvalidInput, StoreError
+from imagecache.errors import InvalidDigest, InvalidInput
 from imagecache.oserrors import converting
 from imagecache.store.model import LayerName, Space
 
@@ -172,13 +172,11 @@ def files_below(directory: Path) -> Iterator[Path]:
 
     Raises StoreError, StoreDenied.
     """
-    try:
-        with converting(directory):
+    with converting(directory):
+        try:
             entries = sorted(directory.iterdir())
-    except StoreError as error:
-        if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError):
             return
-        raise
     for entry in entries:
         if entry.is_dir() and not entry.is_symlink():
             yield from files_below(entry)
