@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 from imagecache.agent.budget import Disk
-from imagecache.agent.dependencies import Cache, Node
+from imagecache.agent.dependencies import Node
+from imagecache.api.assignment import Cache
 from imagecache.api.nodes import NodeStatus
 from imagecache.containerd import records
 from imagecache.containerd.api import Attached

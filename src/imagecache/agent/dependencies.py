@@ -10,33 +10,11 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from imagecache.agent.budget import Disk
+from imagecache.api.assignment import Cache
 from imagecache.api.nodes import NodeStatus
 from imagecache.containerd.api import Attached
-from imagecache.digest import Digest
 from imagecache.fetch.allowance import Allowance
 from imagecache.store.model import Bundle, LayerName
-
-
-@dataclass(frozen=True, slots=True)
-class Cache:
-    """What a node needs to know of one ImageCache; ``wanted.cache_of`` makes it from the object."""
-
-    name: str
-    id: str
-    """``status.imageCacheId``; empty before the first one."""
-    ready: bool
-    """The bundle ``id`` can be fetched (also while a newer one is being built)."""
-    building: str = ""
-    """Id of a bundle that is being built for it now; empty: none."""
-    selector: str = ""
-    """Label selector for nodes; empty selects all."""
-    priority: int = 0
-    """More is kept longer when space is short."""
-    created: float = 0.0
-    """Seconds since the epoch."""
-    digests: Mapping[str, Digest] = field(default_factory=dict)
-    """What the API server says that each reference (as written) is: index or manifest."""
-    deleting: bool = False
 
 
 @dataclass(frozen=True, slots=True)

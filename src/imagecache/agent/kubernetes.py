@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 import msgspec
 
 from imagecache.agent import taint
-from imagecache.agent.assignment import cache_of
-from imagecache.agent.dependencies import Cache, Node
+from imagecache.agent.cache_object import cache_of
+from imagecache.agent.dependencies import Node
+from imagecache.api.assignment import Cache
 from imagecache.api.nodes import NodeStatus
 from imagecache.errors import ObjectExists, ObjectNotFound
 from imagecache.kube import objects

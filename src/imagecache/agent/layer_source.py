@@ -12,7 +12,8 @@ import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from imagecache.agent.dependencies import Cache, Inventory
+from imagecache.agent.dependencies import Inventory
+from imagecache.api.assignment import Cache
 from imagecache.errors import AlreadyExists, BlobNotFound, ContentError, NotFound, StoreCorrupt
 from imagecache.fetch.allowance import Allowance
 from imagecache.fetch.bundle import BundleFetcher, Described

@@ -16,12 +16,11 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from imagecache.agent import assignment, report, taint
+from imagecache.agent import report, taint
 from imagecache.agent.backoff import Failures, Removals
 from imagecache.agent.budget import Disk, Policy
 from imagecache.agent.dependencies import (
     Attacher,
-    Cache,
     Caches,
     LayerSource,
     Machine,
@@ -32,6 +31,8 @@ from imagecache.agent.dependencies import (
 from imagecache.agent.plan import Bounds, Plan, View, Work, make_plan
 from imagecache.agent.rate_limit import RateLimit
 from imagecache.agent.state import NodeState
+from imagecache.api import assignment
+from imagecache.api.assignment import Cache
 from imagecache.api.nodes import NodeStatus
 from imagecache.clock import Clock
 from imagecache.containerd.api import Attached
@@ -201,7 +202,7 @@ class AgentLoop:
         out, now = self._out, self._out.clock.monotonic()
         busy, attached = self._busy(), frozenset(self._attached)
         known, documents = out.state.known(), out.state.documents
-        inventory = await out.source.inventory(assignment.selected(caches, node.labels, known))
+        inventory = await out.source.inventory(assignment.assigned(caches, node.labels, known))
         return View(
             caches=caches,
             labels=node.labels,

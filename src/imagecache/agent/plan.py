@@ -11,9 +11,11 @@ import enum
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from imagecache.agent import assignment, budget
+from imagecache.agent import budget
 from imagecache.agent.budget import Candidate, Decision, Disk, Policy, Refused, Resident
-from imagecache.agent.dependencies import Cache, Inventory
+from imagecache.agent.dependencies import Inventory
+from imagecache.api import assignment
+from imagecache.api.assignment import Cache
 from imagecache.store.model import Bundle, LayerName
 
 
@@ -97,7 +99,7 @@ class Plan:
 def make_plan(view: View, policy: Policy, bounds: Bounds | None = None) -> Plan:
     bounds = bounds or Bounds()
     resident = view.inventory.whole | view.known.keys()
-    meant = assignment.selected(view.caches, view.labels, resident)
+    meant = assignment.assigned(view.caches, view.labels, resident)
     decision = _budget(view, meant, policy)
     crowded = _crowded(view, decision)
     evict = () if view.settling or crowded else tuple(name for name in decision.evict if name not in view.busy)
@@ -137,7 +139,7 @@ def _follow(view: View, meant: Mapping[str, Cache], decision: Decision, most: in
     """Where bundles take no space of this node, there is nothing to gain."""
     if view.disk is None:
         return ()
-    building = {} if crowded else assignment.followed(view.caches, view.labels)
+    building = {} if crowded else assignment.prefetchable(view.caches, view.labels)
     refused = {refusal.id for refusal in decision.refused}
     fetched = meant.keys() - view.inventory.whole - refused
     staying = [name for name in view.following if name in building or name in fetched]

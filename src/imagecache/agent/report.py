@@ -10,9 +10,10 @@ import msgspec
 
 from imagecache.agent.backoff import Failure
 from imagecache.agent.budget import Disk, Policy, Refused
-from imagecache.agent.dependencies import Cache, Inventory
+from imagecache.agent.dependencies import Inventory
 from imagecache.agent.plan import Work
 from imagecache.api import columns, times
+from imagecache.api.assignment import Cache
 from imagecache.api.nodes import CacheState, NodeCache, NodeStatus
 from imagecache.api.phases import set_condition
 from imagecache.api.types import Condition

@@ -1,8 +1,8 @@
 """Every annotation that Alibaba documents on an ImageCache, and what each means on any cluster.
 
-Portable ones are interpreted in ``wanted``; ``imc-enable-reuse`` and ``imc-enable-flash`` are accepted and always true
-here (layers are shared by content, and a layer can be used as soon as it is written). Cloud-only ones are accepted and
-ignored with a note, so that manifests need no change. Source: eci-api §2. It must not do I/O.
+Portable ones are applied in ``effective_spec``; ``imc-enable-reuse`` and ``imc-enable-flash`` are accepted and always
+true here (layers are shared by content, and a layer can be used as soon as it is written). Cloud-only ones are accepted
+and ignored with a note, so that manifests need no change. Source: eci-api §2. It must not do I/O.
 """
 
 from __future__ import annotations

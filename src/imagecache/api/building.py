@@ -10,8 +10,8 @@ import datetime as dt
 from dataclasses import dataclass, field
 
 from imagecache.api import columns, events, phases
+from imagecache.api.effective_spec import EffectiveSpec
 from imagecache.api.types import Event, Status, StatusImage
-from imagecache.api.wanted import Wanted
 from imagecache.builder.build_events import BuildEvent, ImageReady, ImageResolved
 from imagecache.errors import ImageCacheError
 from imagecache.oci.descriptor import Platform
@@ -34,7 +34,7 @@ class BuildRequest:
     """``namespace:name``."""
 
 
-def request(cache_id: str, wanted: Wanted) -> BuildRequest:
+def request(cache_id: str, wanted: EffectiveSpec) -> BuildRequest:
     return BuildRequest(
         bundle_id=cache_id,
         images=wanted.images,

@@ -1,8 +1,8 @@
 """The two CustomResourceDefinitions, as documents.
 
 ``imagecaches.eci.alibabacloud.com`` accepts every manifest that either published generation of Alibaba's accepts
-(eci-api §1): no defaults (the generations differ), no bounds, unknown fields kept as generation A keeps them; meanings
-are in ``wanted`` and shown in the status. ``tools/render.py`` writes ``config/crd/`` from here. It must not do I/O.
+(eci-api §1): no defaults (the generations differ), no bounds, unknown fields kept as generation A keeps them. What they
+mean is in ``effective_spec``. ``tools/render.py`` writes ``config/crd/`` from here. It must not do I/O.
 """
 
 from __future__ import annotations

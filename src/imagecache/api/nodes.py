@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
 
-from imagecache.api.selector import Selector
-from imagecache.api.types import Condition, NodeCounts
+from imagecache.api.types import Condition
 
 GROUP = "imagecache.dev"
 VERSION = "v1"
@@ -79,19 +78,6 @@ class NodeView:
     name: str
     labels: Mapping[str, str]
     status: NodeStatus
-
-
-def counts(cache: str, cache_id: str, selector: Selector, nodes: Iterable[NodeView]) -> NodeCounts:
-    """On how many of the nodes that have an agent the cache should be, is, and cannot be."""
-    desired = ready = failed = 0
-    for node in nodes:
-        if not selector.matches(node.labels):
-            continue
-        desired += 1
-        state = next((entry.state for entry in node.status.caches if (entry.name, entry.id) == (cache, cache_id)), None)
-        ready += state is CacheState.READY
-        failed += state is CacheState.FAILED
-    return NodeCounts(desired=desired, ready=ready, failed=failed)
 
 
 def holder(node: str, name: str) -> str:

@@ -2,7 +2,7 @@
 
 What either published schema accepts is accepted; what it refuses is refused with the path of the field and its line.
 Fields that the server sets (status, uid, times) are dropped, unknown ones noted, as the Kubernetes API does it. Limits
-and meanings are in ``wanted``. It must not read files.
+and meanings are in ``effective_spec``. It must not read files.
 """
 
 from __future__ import annotations

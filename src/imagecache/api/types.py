@@ -2,7 +2,7 @@
 
 Accepts and prints both published generations of Alibaba's resource (``docs/adr/0013-documents-msgspec.md``): names are
 theirs, ``conditions``, ``images``, ``size`` and ``nodes`` in the status are ours. Times are RFC 3339 text, UTC, whole
-seconds. It must not interpret anything: limits and defaults are in ``wanted``, transitions in ``phases``.
+seconds. It must not interpret anything: limits and defaults are in ``effective_spec``, transitions in ``phases``.
 """
 
 from __future__ import annotations

@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from imagecache.agent.budget import Policy
-from imagecache.agent.dependencies import Attacher, Cache, Inventory, LayerSource, Node, Reporter
+from imagecache.agent.dependencies import Attacher, Inventory, LayerSource, Node, Reporter
 from imagecache.agent.kubernetes import KubeCaches, KubeNodes, KubeReporter
 from imagecache.agent.layer_source import DescribedLayerSource, FetchedLayerSource, SharedLayerSource
 from imagecache.agent.loop import AgentLoop, Dependencies, LoopSettings
 from imagecache.agent.runtime import ContainerdRecords, LocalMachine, PrepulledImages
 from imagecache.agent.state import NodeState
+from imagecache.api.assignment import Cache
 from imagecache.api.nodes import CacheState, NodeStatus
 from imagecache.apps.attach import LocalAttacher
 from imagecache.apps.daemonset import has_left, withdraw

@@ -10,10 +10,10 @@ import datetime as dt
 
 import msgspec
 
-from imagecache.api import building, columns, events, ids, nodes, phases, times
+from imagecache.api import assignment, building, columns, events, ids, nodes, phases, times
 from imagecache.api.building import BuildRequest
+from imagecache.api.effective_spec import EffectiveSpec, effective_spec
 from imagecache.api.types import Display, Event, ImageCache, Phase, Status
-from imagecache.api.wanted import Wanted, interpret
 from imagecache.controller.decision import (
     Action,
     AddFinalizer,
@@ -35,8 +35,6 @@ SOON = 5.0
 HEAL = 15.0
 """Seconds between two looks at the secrets of a cache that a registry refused."""
 _CREDENTIALS = (Unauthenticated.__name__, AccessDenied.__name__)
-_SERVING = frozenset({Phase.READY, Phase.UPDATING, Phase.UPDATE_FAILED})
-"""There is, or was, a bundle that the status names."""
 
 
 def decide(cache: ImageCache, observed: ObservedState, now: dt.datetime) -> Decision:
@@ -93,7 +91,7 @@ class _Step:
             self.actions.append(AddFinalizer())
         for event in self.observed.told:
             self.add(event)
-        wanted: Wanted | None = None
+        wanted: EffectiveSpec | None = None
         try:
             wanted = self.interpret()
         except InvalidManifest as error:
@@ -105,13 +103,13 @@ class _Step:
         self.sum_up(wanted)
         return Decision(self.changed(), tuple(self.actions), tuple(self.events), self.until_expiry())
 
-    def interpret(self) -> Wanted:
+    def interpret(self) -> EffectiveSpec:
         """Raises InvalidManifest."""
         if self.observed.malformed is not None:
             raise self.observed.malformed
-        return interpret(self.cache, architecture=self.observed.architecture)
+        return effective_spec(self.cache, architecture=self.observed.architecture)
 
-    def follow(self, wanted: Wanted) -> None:
+    def follow(self, wanted: EffectiveSpec) -> None:
         if self.observed.store_problem is not None:
             self.again = SOON
             return
@@ -127,7 +125,7 @@ class _Step:
 
     # one phase each
 
-    def create(self, wanted: Wanted) -> None:
+    def create(self, wanted: EffectiveSpec) -> None:
         request = building.request(self.status.image_cache_id, wanted)
         document = self.observed.bundles.get(request.bundle_id)
         if document is not None and _has(document, request):
@@ -137,7 +135,7 @@ class _Step:
             self.actions.append(DeleteBundle(document.id))
         self.build(request)
 
-    def keep(self, wanted: Wanted) -> None:
+    def keep(self, wanted: EffectiveSpec) -> None:
         """Ready: as it is, unless the spec asks for other images or the bundle is gone."""
         request = building.request(self.status.image_cache_id, wanted)
         document = self.observed.bundles.get(request.bundle_id)
@@ -151,7 +149,7 @@ class _Step:
         self.note(wanted)
         self.update(wanted)
 
-    def update(self, wanted: Wanted) -> None:
+    def update(self, wanted: EffectiveSpec) -> None:
         """Updating: the old bundle serves until the new one, which has an id of its own, is there."""
         old = self.observed.bundles.get(self.status.image_cache_id)
         request = building.request(self.target if old is not None else self.status.image_cache_id, wanted)
@@ -170,7 +168,7 @@ class _Step:
                 self.actions.append(DeleteBundle(earlier))
             self.build(request)
 
-    def heal(self, wanted: Wanted) -> None:
+    def heal(self, wanted: EffectiveSpec) -> None:
         """Failed: once more when the spec is another one, or the secrets are, or what it asked for is allowed now."""
         reason = self.status.reason.partition(":")[0]
         changed = phases.observed(self.status) != self.generation
@@ -181,7 +179,7 @@ class _Step:
         elif refused:
             self.again = HEAL
 
-    def retry(self, wanted: Wanted, *, restart: bool, why: str) -> None:
+    def retry(self, wanted: EffectiveSpec, *, restart: bool, why: str) -> None:
         self.tell("Retrying", f"Image cache is built once more: {why}")
         self.note(wanted)
         if self.status.phase is Phase.UPDATE_FAILED:
@@ -211,7 +209,7 @@ class _Step:
         self.status = phases.started(self.status, self.generation, self.now)
         self.actions.append(StartBuild(request))
 
-    def ready(self, document: Bundle, wanted: Wanted) -> None:
+    def ready(self, document: Bundle, wanted: EffectiveSpec) -> None:
         self.status = building.ready(self.status, self.generation, self.now, document, wanted.retention_days)
         self.tell("Ready", building.summary(document))
 
@@ -244,11 +242,11 @@ class _Step:
             self.status = phases.update(self.status, self.generation, self.now)
         self.fail(error)
 
-    def sum_up(self, wanted: Wanted | None) -> None:
+    def sum_up(self, wanted: EffectiveSpec | None) -> None:
         """Counts, columns and the condition Degraded, whatever the phase."""
         status, before = self.status, self.status.nodes
         if wanted is not None:
-            counts = nodes.counts(self.cache.name, status.image_cache_id, wanted.nodes, self.observed.nodes)
+            counts = assignment.counts(self.cache.name, status.image_cache_id, wanted.nodes, self.observed.nodes)
             complete = status.phase is Phase.READY and 0 < counts.desired == counts.ready
             if complete and not (before and before.desired == before.ready > 0):
                 self.tell("NodesReady", f"Usable on {columns.count(counts.ready, 'node')}")
@@ -268,7 +266,7 @@ class _Step:
             return {"reason": problem.reason, "message": building.explain(problem)}
         if status.phase is Phase.UPDATE_FAILED:
             return {"reason": "UpdateFailed", "message": status.reason}
-        if status.nodes and status.nodes.failed and status.phase in _SERVING:
+        if status.nodes and status.nodes.failed and status.phase in assignment.SERVING:
             message = f"{status.nodes.failed} of {status.nodes.desired} nodes; see kubectl get nodeimagecaches"
             return {"reason": "NodesFailed", "message": message}
         return {}
@@ -282,7 +280,7 @@ class _Step:
         self.events.append(event)
         self.status = msgspec.structs.replace(self.status, events=events.append(self.status.events, event))
 
-    def note(self, wanted: Wanted) -> None:
+    def note(self, wanted: EffectiveSpec) -> None:
         """What was ignored, once for each build."""
         for note in (*self.observed.notes, *wanted.notes):
             self.tell("Noted", note)

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import msgspec
 
 from imagecache.api import nodes, parse
+from imagecache.api.effective_spec import effective_spec
 from imagecache.api.types import Event, ImageCache, Status
-from imagecache.api.wanted import interpret
 from imagecache.api.yamltext import JSON
 from imagecache.clock import Clock
 from imagecache.controller import pull_secrets
@@ -219,7 +219,7 @@ class Reconciler:
 
     def _secret_names(self, cache: ImageCache) -> tuple[str, ...]:
         try:
-            return interpret(cache, architecture=self._dependencies.architecture).pull_secrets
+            return effective_spec(cache, architecture=self._dependencies.architecture).pull_secrets
         except InvalidManifest:
             return ()
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import msgspec
 
 from imagecache.api import building, events, phases
+from imagecache.api.effective_spec import EffectiveSpec, effective_spec
 from imagecache.api.types import Event, ImageCache, NodeCounts, Phase
-from imagecache.api.wanted import Wanted, interpret
 from imagecache.builder.build_events import BuildEvent
 from imagecache.clock import Clock
 from imagecache.containerd.api import Attached
@@ -96,7 +96,7 @@ class Controller:
         process builds it; whatever the build raises is also in the status. When only attaching fails, the cache is
         Ready and the error says so. A cancellation leaves a resumable state and passes on.
         """
-        wanted = interpret(cache, architecture=self._world.architecture)
+        wanted = effective_spec(cache, architecture=self._world.architecture)
         with self._objects.locked(cache.name):
             existing = self._objects.find(cache.name)
             accepted = self._accept(cache, existing)
@@ -159,7 +159,9 @@ class Controller:
         self._objects.put(accepted)
         return accepted
 
-    async def _build(self, cache: ImageCache, wanted: Wanted, watch: Callable[[CreateEvent], None]) -> ImageCache:
+    async def _build(
+        self, cache: ImageCache, wanted: EffectiveSpec, watch: Callable[[CreateEvent], None]
+    ) -> ImageCache:
         """Build, and leave the outcome in the object whatever it is."""
         generation, now = cache.metadata.generation, self._world.clock.now
         async with Recorder(self._objects, cache, self._world.clock, self._world.record_interval) as recorder:

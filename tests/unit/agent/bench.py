@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from imagecache.agent.dependencies import Attacher, Cache, LayerSource
+from imagecache.agent.dependencies import Attacher, LayerSource
 from imagecache.agent.layer_source import FetchedLayerSource
 from imagecache.agent.loop import AgentLoop, Dependencies, LoopSettings
 from imagecache.agent.state import NodeState
+from imagecache.api.assignment import Cache
 from imagecache.api.nodes import CacheState, NodeCache, NodeStatus
 from imagecache.store.store import Store
 from testkit.agent_dependencies import FakeAttacher, FakeCaches, FakeMachine, FakeNodes, FakeReporter

@@ -9,6 +9,7 @@ import msgspec
 
 from imagecache.agent.dependencies import Inventory, Node
 from imagecache.agent.layer_source import FetchedLayerSource
+from imagecache.api import selector
 from imagecache.api.nodes import CacheState
 from imagecache.digest import Digest
 from imagecache.errors import (
@@ -21,6 +22,7 @@ from testkit.images import tar_of
 from tests.unit.agent.bench import Bench, cache
 
 A, B, C = (f"imc-{letter * 20}" for letter in "abc")
+CPU, GPU = (selector.parse(f"pool={pool}", "") for pool in ("cpu", "gpu"))
 BASE = tar_of({"etc": None, "etc/base": b"b" * 300_000})
 APP = "docker.io/library/app:1"
 
@@ -29,7 +31,7 @@ async def test_a_new_node_gets_what_is_meant_for_it(bench: Bench) -> None:
     await bench.origin.build(A, BASE)
     await bench.origin.build(B, BASE, tar_of({"opt/b": b"b"}), name="tool:2")
     await bench.origin.build(C, tar_of({"c": b"c"}), name="else:3")
-    bench.caches.put(cache("a", A), cache("b", B, selector="pool=gpu"), cache("c", C, selector="pool=cpu"))
+    bench.caches.put(cache("a", A), cache("b", B, selector=GPU), cache("c", C, selector=CPU))
     bench.start()
 
     await bench.ready("a", "b")
@@ -209,7 +211,7 @@ async def test_layers_that_a_container_needs_stay(bench: Bench) -> None:
 
 async def test_a_label_or_a_selector_moves_a_cache(bench: Bench) -> None:
     await bench.origin.build(A, BASE)
-    bench.caches.put(cache("a", A, selector="pool=cpu"))
+    bench.caches.put(cache("a", A, selector=CPU))
     bench.start()
     await bench.until(lambda: bench.reporter.written)
     assert bench.entry() is None
@@ -217,11 +219,11 @@ async def test_a_label_or_a_selector_moves_a_cache(bench: Bench) -> None:
     bench.nodes.set(Node("uid-1", {"pool": "cpu"}))
     await bench.ready()
 
-    bench.caches.put(cache("a", A, selector="pool=("))
+    bench.caches.put(cache("a", A, selector=None))
     await bench.rounds()
     assert bench.state() is CacheState.READY  # a slip of the pen takes nothing away
 
-    bench.caches.put(cache("a", A, selector="pool=gpu"))
+    bench.caches.put(cache("a", A, selector=GPU))
     await bench.until(lambda: bench.entry() is None and not bench.attacher.records)
 
 

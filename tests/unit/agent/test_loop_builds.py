@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from imagecache.agent.budget import Disk
-from imagecache.agent.dependencies import Cache
+from imagecache.api import selector
+from imagecache.api.assignment import Cache
 from imagecache.limits import GIB
 from testkit.images import tar_of
 from tests.unit.agent.bench import Bench, cache
@@ -78,7 +79,7 @@ async def test_a_node_follows_its_own_builds_only(bench: Bench) -> None:
     mine, others = await begun(bench, A), await bench.origin.build(B, tar_of({"b": b"b"}), name="tool:2")
     elsewhere = others.images[0].layers[0].name
     bench.remote.builds[B] = (elsewhere,)
-    bench.caches.put(building("a", A), replace(building("b", B), selector="pool=cpu"))
+    bench.caches.put(building("a", A), replace(building("b", B), selector=selector.parse("pool=cpu", "")))
     bench.start()
 
     await bench.until(lambda: bench.remote.fetched[mine.name] >= 250_000)

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from imagecache.agent.budget import Disk, Policy
-from imagecache.agent.dependencies import Cache, Inventory
+from imagecache.agent.dependencies import Inventory
 from imagecache.agent.plan import Bounds, Known, Plan, View, Work, make_plan
+from imagecache.api import selector
+from imagecache.api.assignment import Cache
 from imagecache.store.model import Bundle, LayerName
 from testkit.attachable import MemoryDocuments, bundle
 from tests.unit.agent.bench import cache
@@ -44,6 +46,7 @@ def known(*documents: Bundle, name: str = "a", used: float = 0.0) -> Mapping[str
     return {each.id: Known(frozenset({name}), used) for each in documents}
 
 
+CPU = selector.parse("pool=cpu", "")
 A, B = cache("a", ONE.id), cache("b", TWO.id, created=2.0)
 
 
@@ -64,7 +67,7 @@ BUILDING = replace(A, ready=False, building=ONE.id)
 CASES = {
     "a-build-is-followed": Case(view(BUILDING), expected=Plan(follow=(ONE.id,))),
     "and-goes-on-to-be": Case(view(BUILDING, following=(ONE.id,)), expected=Plan(follow=(ONE.id,))),
-    "one-for-other-nodes-is-not-followed": Case(view(replace(BUILDING, selector="pool=cpu"))),
+    "one-for-other-nodes-is-not-followed": Case(view(replace(BUILDING, selector=CPU))),
     "one-that-is-deleted-is-not": Case(view(replace(BUILDING, deleting=True), following=(ONE.id,))),
     "one-that-failed-is-not": Case(view(replace(BUILDING, building=""), following=(ONE.id,))),
     "one-that-could-not-be-followed-waits": Case(view(BUILDING, unfollowed={ONE.id})),
@@ -135,8 +138,8 @@ CASES = {
     "one-without-bundle-is-not": Case(view(cache("a", "", ready=False))),
     "one-that-is-not-ready-is-not": Case(view(replace(A, ready=False))),
     "a-deleted-one-is-not": Case(view(replace(A, deleting=True))),
-    "one-for-other-nodes-is-not": Case(view(replace(A, selector="pool=cpu"))),
-    "one-with-a-mistyped-selector-is-not": Case(view(replace(A, selector="pool=("))),
+    "one-for-other-nodes-is-not": Case(view(replace(A, selector=CPU))),
+    "one-with-a-mistyped-selector-is-not": Case(view(replace(A, selector=None))),
     "described-is-fetched": Case(view(A, inventory=here(described=(ONE,))), (ONE.id,), Plan(fetch=(ONE.id,))),
     "busy-is-left-alone": Case(view(A, inventory=here(described=(ONE,)), busy={ONE.id: Work.FETCH}), (ONE.id,), Plan()),
     "failed-waits": Case(view(A, inventory=here(described=(ONE,)), waiting={ONE.id}), (ONE.id,), Plan()),
@@ -161,10 +164,10 @@ CASES = {
         view(replace(A, ready=False), inventory=here(ONE), known=known(ONE), attached={ONE.id}), (ONE.id,)
     ),
     "resident-stays-when-its-selector-is-mistyped": Case(
-        view(replace(A, selector="pool=("), inventory=here(ONE), known=known(ONE), attached={ONE.id}), (ONE.id,)
+        view(replace(A, selector=None), inventory=here(ONE), known=known(ONE), attached={ONE.id}), (ONE.id,)
     ),
     "resident-goes-when-it-is-for-other-nodes": Case(
-        view(replace(A, selector="pool=cpu"), inventory=here(ONE), known=known(ONE), attached={ONE.id}),
+        view(replace(A, selector=CPU), inventory=here(ONE), known=known(ONE), attached={ONE.id}),
         (),
         Plan(remove=(ONE.id,)),
     ),

@@ -9,12 +9,14 @@ import msgspec
 import pytest
 
 from imagecache.agent import report, taint
-from imagecache.agent.assignment import cache_of
 from imagecache.agent.backoff import Failures, Removals, is_temporary
 from imagecache.agent.budget import Disk, Refused
-from imagecache.agent.dependencies import Cache, Inventory
+from imagecache.agent.cache_object import cache_of
+from imagecache.agent.dependencies import Inventory
 from imagecache.agent.plan import Work
 from imagecache.agent.report import Facts
+from imagecache.api import selector
+from imagecache.api.assignment import Cache
 from imagecache.api.ids import derived_cache_id
 from imagecache.api.nodes import CacheState, NodeStatus, parse_status
 from imagecache.api.yamltext import JSON
@@ -163,7 +165,7 @@ def test_an_object_as_the_api_has_it() -> None:
         name="a",
         id=ID,
         ready=True,
-        selector="pool=gpu",
+        selector=selector.parse("pool=gpu", ""),
         priority=-7,
         created=100.0,
         digests={"nginx": Digest(digest)},
@@ -209,6 +211,12 @@ def test_phases_that_serve(phase: str) -> None:
 def test_statuses_of_which_nothing_can_be_fetched(status: JSON) -> None:
     found = cache_of({"metadata": {"name": "a", "annotations": {"imagecache.dev/priority": "high"}}, "status": status})
     assert (found.ready, found.priority, found.created, found.digests) == (False, 0, 0.0, {})
+
+
+def test_a_selector_that_cannot_be_parsed() -> None:
+    keys: JSON = {"imagecache.dev/node-selector": "pool=("}
+    assert cache_of({"metadata": {"name": "a", "annotations": keys}}).selector is None
+    assert cache_of({"metadata": {"name": "a"}}).selector == selector.EVERYTHING
 
 
 def test_an_object_on_its_way_out() -> None:

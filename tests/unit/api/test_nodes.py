@@ -1,12 +1,11 @@
-"""Label selectors, and counting nodes."""
+"""Label selectors, and the status of a NodeImageCache."""
 
 from __future__ import annotations
 
 import pytest
 
 from imagecache.api import selector
-from imagecache.api.nodes import CacheState, NodeCache, NodeStatus, NodeView, counts, parse_status
-from imagecache.api.types import NodeCounts
+from imagecache.api.nodes import CacheState, NodeCache, NodeStatus, parse_status
 from imagecache.errors import InvalidManifest
 
 LABELS = {"pool": "gpu", "zone": "a", "kubernetes.io/os": "linux", "empty": ""}
@@ -46,27 +45,6 @@ def test_a_selector_matches_as_in_kubernetes(text: str, matches: bool) -> None:
 def test_nonsense_is_refused_with_its_place(text: str) -> None:
     with pytest.raises(InvalidManifest, match=r"^annotation: .* is not a label selector$"):
         selector.parse(text, "annotation")
-
-
-def node(name: str, *caches: NodeCache, **labels: str) -> NodeView:
-    return NodeView(name, labels, NodeStatus(caches=caches))
-
-
-def test_nodes_are_counted_by_what_they_say_about_this_bundle() -> None:
-    ready = NodeCache(name="a", id="imc-1", state=CacheState.READY)
-    nodes = [
-        node("one", ready),
-        node("two", NodeCache(name="a", id="imc-1", state=CacheState.FAILED)),
-        node("three", NodeCache(name="a", id="imc-1", state=CacheState.FETCHING)),
-        node("old", NodeCache(name="a", id="imc-0", state=CacheState.READY)),
-        node("other", NodeCache(name="b", id="imc-2", state=CacheState.READY)),
-        node("new"),
-        node("elsewhere", ready, pool="cpu"),
-    ]
-
-    everywhere = counts("a", "imc-1", selector.EVERYTHING, nodes)
-    assert everywhere == NodeCounts(desired=7, ready=2, failed=1)
-    assert counts("a", "imc-1", selector.parse("pool=cpu", ""), nodes) == NodeCounts(desired=1, ready=1)
 
 
 def test_a_status_is_read_as_far_as_we_know_it() -> None:

@@ -7,10 +7,10 @@ import datetime as dt
 import pytest
 
 from imagecache.api import building, ids, phases, selector
+from imagecache.api.effective_spec import effective_spec
 from imagecache.api.parse import stored
 from imagecache.api.pull_secrets import pull_secret
 from imagecache.api.types import Phase
-from imagecache.api.wanted import interpret
 from imagecache.api.yamltext import JSON
 from imagecache.builder.build_events import ImageReady, ImageResolved, Planned
 from imagecache.digest import Digest
@@ -47,7 +47,7 @@ def test_an_object_has_what_the_server_set() -> None:
     assert metadata.finalizers == ("imagecache.dev/bundle",)
     assert found.cache.status is not None
     assert (found.cache.status.phase, found.cache.status.progress) == (Phase.CREATING, "5%")
-    wanted = interpret(found.cache, architecture="amd64")
+    wanted = effective_spec(found.cache, architecture="amd64")
     assert wanted.nodes == selector.parse("pool=gpu", "")
 
 
@@ -99,7 +99,7 @@ def test_a_secret_that_is_none_is_refused_by_name(document: JSON) -> None:
 
 def test_a_request_asks_for_what_is_wanted_and_the_status_shows_what_came() -> None:
     cache = stored(item(spec={"images": ["nginx:1.25"], "imagePullSecrets": ["a:b"]})).cache
-    request = building.request("imc-1", interpret(cache, architecture="arm64"))
+    request = building.request("imc-1", effective_spec(cache, architecture="arm64"))
     assert (request.bundle_id, request.images, request.pull_secrets) == ("imc-1", ("nginx:1.25",), ("a:b",))
     assert str(request.platform) == "linux/arm64"
 

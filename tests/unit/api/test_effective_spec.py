@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from imagecache.api import annotations as known
+from imagecache.api.effective_spec import EffectiveSpec, effective_spec
 from imagecache.api.types import API_VERSION, KIND, ImageCache, Metadata, Spec
-from imagecache.api.wanted import Wanted, interpret
 from imagecache.errors import InvalidManifest
 from imagecache.limits import GIB
 
@@ -26,12 +26,12 @@ def cache(
     )
 
 
-def wanted(**changes: object) -> Wanted:
-    return interpret(cache(**changes), architecture="amd64")  # type: ignore[arg-type]
+def wanted(**changes: object) -> EffectiveSpec:
+    return effective_spec(cache(**changes), architecture="amd64")  # type: ignore[arg-type]
 
 
 def test_defaults() -> None:
-    result = interpret(cache("nginx"), architecture="arm64")
+    result = effective_spec(cache("nginx"), architecture="arm64")
 
     assert result.images == ("nginx",)
     assert (result.size_gib, result.size_limit) == (20, 20 * GIB)
@@ -129,13 +129,13 @@ def test_bad_annotations_name_the_key(key: str, value: str, message: str) -> Non
 
 
 def test_at_most_20_images() -> None:
-    assert len(interpret(cache(*(f"a:{n}" for n in range(20))), architecture="amd64").images) == 20
+    assert len(effective_spec(cache(*(f"a:{n}" for n in range(20))), architecture="amd64").images) == 20
     with pytest.raises(InvalidManifest, match=r"spec\.images: 21 images, at most 20"):
-        interpret(cache(*(f"a:{n}" for n in range(21))), architecture="amd64")
+        effective_spec(cache(*(f"a:{n}" for n in range(21))), architecture="amd64")
 
 
 def test_a_repeated_image_is_built_once() -> None:
-    result = interpret(cache("nginx", "redis", "nginx"), architecture="amd64")
+    result = effective_spec(cache("nginx", "redis", "nginx"), architecture="amd64")
 
     assert result.images == ("nginx", "redis")
     assert result.notes == ("spec.images[2]: nginx is there twice",)
@@ -143,7 +143,7 @@ def test_a_repeated_image_is_built_once() -> None:
 
 def test_a_bad_reference_names_its_place() -> None:
     with pytest.raises(InvalidManifest, match=r"spec\.images\[1\]: .*Nginx") as caught:
-        interpret(cache("nginx", "Nginx"), architecture="amd64")
+        effective_spec(cache("nginx", "Nginx"), architecture="amd64")
     assert caught.value.hint
 
 

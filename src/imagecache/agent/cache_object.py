@@ -1,24 +1,25 @@
-"""An ImageCache object as the API server has it, as far as a node cares. Pure.
+"""Read an ImageCache object of the API server into the ``Cache`` that a node works with. Pure.
 
-Objects may be older or newer than this program: what cannot be read counts as not there, and is never an error.
+Objects may be older or newer than this program: a field that cannot be read counts as absent, and is never an error.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
-from imagecache.agent.dependencies import Cache
-from imagecache.api import selector, times
+from imagecache.api import assignment, times
+from imagecache.api.assignment import Cache
 from imagecache.api.ids import derived_cache_id, is_cache_id
-from imagecache.api.nodes import NODE_SELECTOR, PRIORITY
+from imagecache.api.nodes import PRIORITY
+from imagecache.api.selector import Selector
 from imagecache.api.types import Phase
 from imagecache.digest import Digest
 from imagecache.errors import InvalidDigest, InvalidManifest
 from imagecache.kube import objects
 from imagecache.kube.api import Object
 
-_SERVING = frozenset({Phase.READY.value, Phase.UPDATING.value, Phase.UPDATE_FAILED.value})
+_SERVING = frozenset(phase.value for phase in assignment.SERVING)
 _WHOLE_NUMBER = re.compile(r"\s*[+-]?[0-9]{1,9}\s*")
 
 
@@ -32,7 +33,7 @@ def cache_of(item: Object) -> Cache:
         id=bundle_id,
         ready=bool(bundle_id) and phase in _SERVING,
         building=_building(item, phase, bundle_id),
-        selector=annotations.get(NODE_SELECTOR, ""),
+        selector=_selector(annotations),
         priority=_priority(annotations.get(PRIORITY, "")),
         created=_seconds(objects.text(item, "metadata", "creationTimestamp")),
         digests=_digests(item),
@@ -40,40 +41,15 @@ def cache_of(item: Object) -> Cache:
     )
 
 
-def followed(caches: Collection[Cache], labels: Mapping[str, str]) -> dict[str, Cache]:
-    """The caches that will belong on a node with these labels, by id of the bundle that is being built for them."""
-    return {
-        cache.building: cache
-        for cache in caches
-        if cache.building and not cache.deleting and _matches(cache, labels, otherwise=False)
-    }
-
-
-def selected(caches: Collection[Cache], labels: Mapping[str, str], resident: Collection[str]) -> dict[str, Cache]:
-    """The caches that belong on a node with these labels, by id of their bundle.
-
-    A bundle in ``resident`` stays as long as its cache is there, also while that is built anew, or while somebody
-    mistyped its selector.
-    """
-    return {
-        cache.id: cache
-        for cache in caches
-        if cache.id
-        and not cache.deleting
-        and (cache.ready or cache.id in resident)
-        and _matches(cache, labels, otherwise=cache.id in resident)
-    }
-
-
-def _matches(cache: Cache, labels: Mapping[str, str], *, otherwise: bool) -> bool:
+def _selector(keys: Mapping[str, str]) -> Selector | None:
     try:
-        return selector.parse(cache.selector, NODE_SELECTOR).matches(labels)
-    except InvalidManifest:  # the controller tells the user
-        return otherwise
+        return assignment.node_selector(keys)
+    except InvalidManifest:  # the controller reports it on the ImageCache
+        return None
 
 
 def _building(item: Object, phase: str, bundle_id: str) -> str:
-    """A first build has the id in the status, a later one gets that of its generation."""
+    """A first build has the id of the status, a later one that of its generation."""
     generation = objects.at(item, "metadata", "generation")
     if phase == Phase.CREATING.value:
         return bundle_id

@@ -1,4 +1,4 @@
-"""What an ImageCache asks for, with defaults, limits and annotations applied.
+"""The effective spec of an ImageCache: with defaults, limits and annotations applied.
 
 Here live the decisions that upstream leaves open: a field of the spec wins over its annotation; sizes below 20 GiB are
 raised to 20, as upstream's backend does; without ``imc-cpu-arch`` the architecture is the caller's (on one host, the
@@ -11,8 +11,7 @@ import re
 from dataclasses import dataclass
 
 from imagecache.api import annotations as known
-from imagecache.api import selector
-from imagecache.api.nodes import NODE_SELECTOR
+from imagecache.api.assignment import node_selector
 from imagecache.api.selector import Selector
 from imagecache.api.types import ImageCache
 from imagecache.errors import InvalidManifest, InvalidReference
@@ -32,7 +31,7 @@ _SECRET = re.compile(r"([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?):([a-z0-9]([-a-z0-9.]
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class EffectiveSpec:
     """Everything a build needs to know from the document."""
 
     images: tuple[str, ...]
@@ -55,13 +54,13 @@ class Wanted:
         return self.size_gib * GIB
 
 
-def interpret(cache: ImageCache, *, architecture: str) -> Wanted:
+def effective_spec(cache: ImageCache, *, architecture: str) -> EffectiveSpec:
     """Read the document. ``architecture`` is GOARCH, for when the document names none. Raises InvalidManifest."""
     keys = cache.metadata.annotations
     _check_os(keys)
     notes = list(known.notes(keys))
     arch = known.choice(keys, known.CPU_ARCH, ARCHITECTURES)
-    return Wanted(
+    return EffectiveSpec(
         images=_images(cache.spec.images, notes),
         pull_secrets=_secrets(cache.spec.image_pull_secrets),
         size_gib=_size(cache, notes),
@@ -69,7 +68,7 @@ def interpret(cache: ImageCache, *, architecture: str) -> Wanted:
         platform=Platform(os="linux", architecture=arch or architecture),
         plain_http=known.registries(keys, known.PLAIN_HTTP),
         insecure=known.registries(keys, known.INSECURE),
-        nodes=selector.parse(keys.get(NODE_SELECTOR, ""), known.field(NODE_SELECTOR)),
+        nodes=node_selector(keys),
         notes=tuple(notes),
     )
 
