@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import TypeVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import cluster, controller, conversion, pulls, runphase
+from bench import cluster, controller, conversion, plot, pulls, runphase
 from bench.cluster import Site
 from bench.nodes import Field, field
 from bench.samples import Row, render, save
@@ -72,6 +73,10 @@ def main() -> None:
     facts = {"date": f"{now:%Y-%m-%dT%H:%MZ}", "rounds": arguments.rounds, "image_compressed_bytes": image.size}
     save(output, rows, facts)
     sys.stdout.write(f"{render(rows)}\n\nraw data: {output}\n")
+    document = json.loads(output.read_text())
+    if plot.is_complete(document):  # a run of some parts leaves the README's picture alone
+        plot.draw(document)
+        sys.stdout.write(f"picture: {plot.OUTPUT}\n")
 
 
 if __name__ == "__main__":
