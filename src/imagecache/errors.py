@@ -113,6 +113,12 @@ class ImageCacheError(Exception):
         return self
 
 
+def by_name(reason: str) -> type[ImageCacheError]:
+    """The class with this ``reason``, which another process has named; InternalError when no class has it."""
+    found = globals().get(reason)
+    return found if isinstance(found, type) and issubclass(found, ImageCacheError) else InternalError
+
+
 class InvalidInput(ImageCacheError):
     """The user's text is wrong."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
+from imagecache.backoff import Backoff
 from imagecache.errors import (
     BlobNotFound,
     ContainerdUnavailable,
@@ -19,11 +20,10 @@ from imagecache.errors import (
     StoreRefused,
 )
 
-_SOON = (1.0, 30.0)
-_CREDENTIALS = (2.0, 60.0)
-"""A host's agent begins before its token is there, so that is no reason to wait long."""
-_RARELY = (10.0, 600.0)
-"""Seconds: the first pause, which doubles, and the longest."""
+_SOON = Backoff(1.0, 30.0)
+_CREDENTIALS = Backoff(2.0, 60.0)
+"""A host's agent begins before its token exists, so that is no reason to wait long."""
+_RARELY = Backoff(10.0, 600.0)
 _HEALS = (ContainerdUnavailable, NotFound, BlobNotFound)
 """They say "fix it", but on a node they mean that somebody else is not so far yet."""
 REMOVALS = 3
@@ -45,7 +45,7 @@ class Failure:
     """Bytes that were there when it failed."""
 
 
-def _pace(error: ImageCacheError) -> tuple[float, float]:
+def _backoff(error: ImageCacheError) -> Backoff:
     if isinstance(error, StoreRefused):
         return _CREDENTIALS
     return _SOON if is_temporary(error) else _RARELY
@@ -66,13 +66,12 @@ class Failures:
     def note(self, bundle_id: str, error: ImageCacheError, now: float, done: int = 0) -> Failure:
         before = self._failed.get(bundle_id)
         count = before.count + 1 if before and before.reason == error.reason and done <= before.done else 1
-        first, most = _pace(error)
         failure = Failure(
             reason=error.reason,
             message=str(error),
             hint=error.hint,
             temporary=is_temporary(error),
-            until=now + min(most, first * 2.0 ** min(count - 1, 16)),
+            until=now + _backoff(error).pause(count),
             count=count,
             done=done,
         )

@@ -34,7 +34,9 @@ from imagecache.agent.state import NodeState
 from imagecache.api import assignment
 from imagecache.api.assignment import Cache
 from imagecache.api.nodes import NodeStatus
+from imagecache.backoff import Backoff, Retries
 from imagecache.clock import Clock
+from imagecache.concurrency import cancel_all
 from imagecache.containerd.api import Attached
 from imagecache.errors import ImageCacheError, InternalError
 from imagecache.fetch.allowance import Allowance
@@ -102,7 +104,7 @@ class AgentLoop:
         self._looked = float("-inf")
         self._noted = float("-inf")
         self._started = outside.clock.monotonic()
-        self._told = ""
+        self._rounds = Retries(Backoff(self._settings.interval, self._settings.interval), _log)
         self._plan = Plan()
         self._facts: report.Facts | None = None
         self._uses: deque[tuple[Path, ...]] = deque()
@@ -126,9 +128,7 @@ class AgentLoop:
         finally:
             tasks = [*(task for _, task in self._jobs.values()), *self._following.values()]
             tasks += [self._collecting] if self._collecting else []
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await cancel_all(tasks)
 
     async def _follow_caches(self) -> None:
         async for caches in self._out.caches.watch():
@@ -158,10 +158,10 @@ class AgentLoop:
 
     def _say(self, problem: ImageCacheError | None) -> None:
         """Log a problem once, and have it reported."""
-        words = str(problem) if problem else ""
-        if problem is not None and words != self._told:
-            _log.warning("will try again", reason=problem.reason, problem=words, hint=problem.hint)
-        self._told = words
+        if problem is None:
+            self._rounds.succeeded()
+        else:
+            self._rounds.failed(problem)
         self._facts = replace(self._facts or report.Facts(self._out.attacher.mode), problem=problem)
         self._news.set()
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagecache.agent.budget import Disk
+from imagecache.concurrency import run_all
 from imagecache.containerd.api import Attached, Containerd
 from imagecache.containerd.attach import NodeAttacher
 from imagecache.containerd.in_use import chains_in_use
@@ -53,7 +54,7 @@ class ContainerdRecords:
                 return await images.get(name) is None
 
         wanted = sorted(names)
-        gone = await asyncio.gather(*(is_missing(name) for name in wanted))
+        gone = await run_all(*map(is_missing, wanted))
         return frozenset(name for name, missing in zip(wanted, gone, strict=True) if missing)
 
 

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from imagecache.apps.holders import holder, snapshotter_settings
 from imagecache.apps.metered import MeteredMounter, MeteredProvider
+from imagecache.backoff import Backoff, Retries
 from imagecache.clock import Clock
 from imagecache.containerd.client import ContainerdClient
 from imagecache.containerd.native import NativeUse, holder_of
@@ -54,16 +55,14 @@ class Duties(Protocol):
 
 
 async def every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
-    """Again and again; a failure is logged once and tried again."""
-    told = ""
+    """Repeat the work until cancelled; a problem is logged once and the work tried again."""
+    retries = Retries(Backoff(seconds, seconds), _log)
     while True:
         try:
             await work()
-            told = ""
+            retries.succeeded()
         except ImageCacheError as error:
-            if str(error) != told:
-                told = str(error)
-                _log.warning("will try again", reason=error.reason, problem=told, hint=error.hint)
+            retries.failed(error)
         await asyncio.sleep(seconds)
 
 

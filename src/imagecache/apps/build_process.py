@@ -8,9 +8,7 @@ outlive its controller.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
-import resource
 import sys
 from collections.abc import Callable
 
@@ -21,6 +19,7 @@ from imagecache.clock import SystemClock
 from imagecache.controller import build_messages
 from imagecache.controller.build_messages import Ended, Failed, Line, Order, Told
 from imagecache.errors import ImageCacheError, InternalError
+from imagecache.privileges import restrict_process
 from imagecache.registry.dockerconfig import parse_docker_config_json
 from imagecache.settings.load import load
 from imagecache.store.store import Store
@@ -30,7 +29,6 @@ MEMORY = 2 << 30
 """Bytes of data (RLIMIT_DATA) of this process and of each worker."""
 INTERVAL = 0.2
 """Seconds between two lines of progress."""
-_PR_SET_NO_NEW_PRIVS = 38
 
 Send = Callable[[Line], None]
 
@@ -97,9 +95,7 @@ def write(line: Line) -> None:
 
 
 def main() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    restrict_process(MEMORY)
     asyncio.run(supervise(build_messages.decode_order(sys.stdin.buffer.readline()), write))
 
 

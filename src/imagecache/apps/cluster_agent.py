@@ -26,9 +26,10 @@ from imagecache.apps.attach import LocalAttacher
 from imagecache.apps.daemonset import has_left, withdraw
 from imagecache.apps.holders import holder
 from imagecache.apps.kubernetes import connection
-from imagecache.apps.together import first_to_end
+from imagecache.backoff import Backoff, Retries
 from imagecache.builder.worker_pool import WorkerPool
 from imagecache.clock import Clock
+from imagecache.concurrency import first_to_end
 from imagecache.containerd.api import Attached
 from imagecache.containerd.attach import NodeAttacher
 from imagecache.containerd.client import ContainerdClient
@@ -42,6 +43,7 @@ from imagecache.fetch.partial_transfer import FollowSettings, LayerFollower
 from imagecache.fetch.prefetch import BuildFollower
 from imagecache.fetch.transfer import LayerFetcher
 from imagecache.fetch.verify import WorkerVerifier
+from imagecache.file_version import FileVersion, file_version
 from imagecache.kube.client import KubeClient
 from imagecache.served.client import ClientSettings, ServedStore
 from imagecache.served.directory_store import DirectoryStore
@@ -84,15 +86,13 @@ class ClusterDuties:
 
     async def _work(self, containerd: ContainerdClient, metrics: Metrics) -> None:
         """Begin, and begin again when the credentials are other ones, or when something nobody thought of happened."""
-        told = ""
+        retries = Retries(Backoff(_AGAIN, _AGAIN), _log, "not in the cluster yet")
         while True:
             try:
                 await self._once(containerd, metrics)
-                told = ""
+                retries.succeeded()
             except ImageCacheError as error:
-                if str(error) != told:
-                    told = str(error)
-                    _log.warning("not in the cluster yet", reason=error.reason, problem=told, hint=error.hint)
+                retries.failed(error)
             except Exception as error:
                 if asyncio.current_task().cancelling():  # type: ignore[union-attr]  # we are inside a task
                     raise  # a failure on the way out must not undo that we are to end
@@ -102,7 +102,7 @@ class ClusterDuties:
     async def _once(self, containerd: ContainerdClient, metrics: Metrics) -> None:
         settings = self._settings
         access = await asyncio.to_thread(connection, settings, os.environ)
-        version = _version(settings.kubeconfig)
+        version = file_version(settings.kubeconfig)
         async with AsyncExitStack() as stack:
             kube = await stack.enter_async_context(KubeClient(access))
             attacher = LocalAttacher(self._store, settings, self._clock).attacher(containerd)
@@ -181,18 +181,9 @@ class ClusterDuties:
         await NativeUse(containerd, self._store.root / "layers").renew(self._store.leases, ours)
 
 
-def _version(kubeconfig: str) -> tuple[int, int]:
-    """Which file it is right now."""
-    try:
-        found = Path(kubeconfig).stat()
-    except OSError:
-        return (0, 0)
-    return found.st_mtime_ns, found.st_ino
-
-
-async def _changed(kubeconfig: str, version: tuple[int, int]) -> None:
-    """Ends when the file is another one; tokens in files of their own are read again without this."""
-    while not kubeconfig or _version(kubeconfig) in {version, (0, 0)}:  # noqa: ASYNC110 - nobody tells us
+async def _changed(kubeconfig: str, version: FileVersion | None) -> None:
+    """Returns when the file is another one; tokens in files of their own are read again without this."""
+    while not kubeconfig or file_version(kubeconfig) in {version, None}:  # noqa: ASYNC110 - a file has no event
         await asyncio.sleep(_AGAIN)
 
 

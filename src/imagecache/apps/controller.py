@@ -19,8 +19,8 @@ from dataclasses import dataclass
 
 from imagecache.apps.kubernetes import connection
 from imagecache.apps.platform import host_platform
-from imagecache.apps.together import first_to_end
 from imagecache.clock import Clock
+from imagecache.concurrency import first_to_end
 from imagecache.controller.build_process import ProcessBuilder
 from imagecache.controller.dependencies import Job, Report
 from imagecache.controller.leader import Leader

@@ -7,9 +7,8 @@ an interrupted build made is found by the next one. It must not know where image
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from imagecache.builder.build_events import BuildEvent, ImageReady, ImageResolved, LayerPlan
 from imagecache.builder.image_source import ImageSource
@@ -19,6 +18,7 @@ from imagecache.builder.progress import NodeState
 from imagecache.builder.resolve import ResolvedImage, resolve
 from imagecache.builder.worker_pool import WorkerPool
 from imagecache.clock import Clock
+from imagecache.concurrency import run_all
 from imagecache.digest import ChainID
 from imagecache.errors import ImageCacheError
 from imagecache.limits import DEFAULT, Limits
@@ -28,7 +28,6 @@ from imagecache.store.model import Bundle, ImageRecord, LayerName, LayerRecord, 
 from imagecache.store.store import Store
 
 Emit = Callable[[BuildEvent], None]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +83,7 @@ class ImageBuilder:
 
     async def _resolve(self, references: Sequence[str], platform: Platform, source: ImageSource) -> list[ResolvedImage]:
         parsed = [Reference.parse(text) for text in dict.fromkeys(references)]
-        return await _together([self._resolve_one(source, reference, platform) for reference in parsed])
+        return list(await run_all(*(self._resolve_one(source, reference, platform) for reference in parsed)))
 
     async def _resolve_one(self, source: ImageSource, reference: Reference, platform: Platform) -> ResolvedImage:
         try:
@@ -119,7 +118,7 @@ class ImageBuilder:
                 await asyncio.shield(layers.record(layer.chain_id))
             emit(ImageReady(image.reference.original, ledger.done, ledger.total))
 
-        await _together([*map(one, groups), *map(watch, images)])
+        await run_all(*map(one, groups), *map(watch, images))
 
     def _document(self, bundle_id: str, images: Sequence[ResolvedImage], layers: LayerBuilder) -> Bundle:
         return Bundle(
@@ -178,14 +177,3 @@ def _image_record(image: ResolvedImage, layers: LayerBuilder) -> ImageRecord:
         layers=tuple(layers.record(layer.chain_id).result() for layer in image.layers),
         private=image.private,
     )
-
-
-async def _together(jobs: Iterable[Coroutine[None, None, T]]) -> list[T]:
-    """All results, or the first error with the rest cancelled."""
-    tasks = [asyncio.ensure_future(job) for job in jobs]
-    try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

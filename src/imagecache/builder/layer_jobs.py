@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from imagecache.builder.convert import hash_file
@@ -26,6 +26,7 @@ from imagecache.builder.plan import Budget, LayerGroup, Place
 from imagecache.builder.progress import NodeState
 from imagecache.builder.worker_messages import Available, Convert, Derive, Done
 from imagecache.builder.worker_pool import WorkerPool
+from imagecache.concurrency import run_all
 from imagecache.digest import ChainID
 from imagecache.erofs.header import LayerFlags
 from imagecache.erofs.reader import LayerImage
@@ -184,7 +185,7 @@ class LayerBuilder:
                 worker.start(job, [download.fd, staged.fd])
                 transfer = fetch(self._source, group.reference, blob, download, advanced)
                 try:
-                    done = await _both(transfer, worker.result(self._converted(group)))
+                    _, done = await run_all(transfer, worker.result(self._converted(group)))
                 except ContentError:
                     download.discard()  # wrong bytes, or right ones that nobody can use
                     raise
@@ -255,15 +256,3 @@ async def _locked(store: Store, name: LayerName) -> AsyncIterator[FileLock]:
         yield lock
     finally:
         lock.release()
-
-
-async def _both(transfer: Coroutine[None, None, None], conversion: Coroutine[None, None, Done]) -> Done:
-    """Wait for both halves of a layer; the first that fails ends the other."""
-    tasks = asyncio.ensure_future(transfer), asyncio.ensure_future(conversion)
-    try:
-        _nothing, done = await asyncio.gather(*tasks)
-        return done
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -7,10 +7,8 @@ jobs with their file descriptors from the socket, and answers with numbers. It m
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import mmap
 import os
-import resource
 import signal
 import socket
 import sys
@@ -18,7 +16,6 @@ import time
 from collections.abc import Iterator
 from typing import TypeVar
 
-from imagecache import errors
 from imagecache.builder.convert import Converted, convert
 from imagecache.builder.derive import derive, prove
 from imagecache.builder.malloc import keep_freed_memory
@@ -38,14 +35,13 @@ from imagecache.builder.worker_messages import (
     encode,
 )
 from imagecache.erofs.reader import LayerImage
-from imagecache.errors import ImageCacheError, InternalError
+from imagecache.errors import ImageCacheError, InternalError, Interrupted
 from imagecache.limits import DEFAULT
 from imagecache.oserrors import from_os_error
+from imagecache.privileges import become_nobody, restrict_process
 
 _CHUNK = 1 << 20
 _MAX_FDS = 512
-_NOBODY = 65534
-_PR_SET_NO_NEW_PRIVS = 38
 _PROGRESS_INTERVAL = 0.05
 _M = TypeVar("_M", Available, Arrived)
 
@@ -54,7 +50,8 @@ def main() -> None:
     """Serve jobs until the other end closes."""
     channel = socket.socket(fileno=int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    drop_privileges()
+    restrict_process()
+    become_nobody()
     keep_freed_memory()
     with contextlib.suppress(ConnectionError):  # the other end is gone, with the job: nobody is left to be told
         _serve(channel)
@@ -71,16 +68,6 @@ def _serve(channel: socket.socket) -> None:
         if answer is None:
             return
         channel.send(encode(answer))
-
-
-def drop_privileges() -> None:
-    """Become nobody, for good; keep the umask tight and leave no core behind."""
-    ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if os.getuid() == 0:
-        os.setgroups([])
-        os.setresgid(_NOBODY, _NOBODY, _NOBODY)
-        os.setresuid(_NOBODY, _NOBODY, _NOBODY)
 
 
 def _receive(channel: socket.socket) -> tuple[ToWorker, list[int]] | None:
@@ -146,7 +133,7 @@ def _grow(channel: socket.socket, fd: int, size: int) -> Iterator[bytes]:
         if offset == available:
             available = _more(channel)
             if available < 0:
-                raise errors.Interrupted("the download stopped")
+                raise Interrupted("the download stopped")
             continue
         chunk = os.pread(fd, min(_CHUNK, available - offset), offset)
         if not chunk:
@@ -180,13 +167,6 @@ def _expect(channel: socket.socket, kind: type[_M]) -> _M:
     if not isinstance(message, kind):
         raise InternalError(f"a worker got {type(message).__name__} in the middle of a job")
     return message
-
-
-def error_from(failed: Failed) -> ImageCacheError:
-    """The error that a worker met, as itself again."""
-    kind = getattr(errors, failed.error, InternalError)
-    error: ImageCacheError = kind(failed.message, hint=failed.hint)
-    return error
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from imagecache.digest import DiffID, Digest
+from imagecache.errors import ImageCacheError, by_name
 from imagecache.oci.descriptor import decode_hook, encode_hook
 
 MAX_MESSAGE = 64 << 10
@@ -76,6 +77,10 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
     """Name of a class of ``imagecache.errors``."""
     message: str
     hint: str
+
+    def exception(self) -> ImageCacheError:
+        """The error that the worker met, as an instance of its own class."""
+        return by_name(self.error)(self.message, hint=self.hint)
 
 
 ToWorker = Convert | Derive | Prove | Available | Arrived

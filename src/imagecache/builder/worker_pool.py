@@ -16,7 +16,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import Self
 
-from imagecache.builder.worker import error_from
 from imagecache.builder.worker_messages import (
     MAX_MESSAGE,
     Done,
@@ -75,7 +74,7 @@ class Worker:
             if isinstance(message, Progress):
                 progress(message.consumed)
             elif isinstance(message, Failed):
-                raise error_from(message)
+                raise message.exception()
             else:
                 return message
 

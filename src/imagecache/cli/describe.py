@@ -80,10 +80,9 @@ def _state(status: Status, *, busy: bool) -> list[str]:
 
 def _next_step(reason: str) -> str:
     """From the class of the error that the reason starts with."""
-    from imagecache import errors
+    from imagecache.errors import by_name
 
-    kind = getattr(errors, reason.partition(":")[0], errors.InternalError)
-    return _NEXT_STEPS[kind.next_step.value]
+    return _NEXT_STEPS[by_name(reason.partition(":")[0]).next_step.value]
 
 
 def _images(description: Description) -> list[str]:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from imagecache.clock import Clock
+from imagecache.concurrency import finish_all, run_all
 from imagecache.containerd import records
 from imagecache.containerd.api import Attached, Containerd, Documents, Session
 from imagecache.containerd.chain import ChainPreparer
@@ -68,7 +69,7 @@ class NodeAttacher:
                 else:
                     missed.append(image.reference)
         # records hold what they name, so the lease is not needed while CRI takes them up
-        await asyncio.gather(*(self._until_listed(self._session(), *item) for item in listing.items()))
+        await run_all(*(self._until_listed(self._session(), *item) for item in listing.items()))
         return Attached(tuple(recorded), tuple(withheld), tuple(missed))
 
     async def detach(self, bundle: Bundle, keep: Sequence[Bundle] = ()) -> tuple[str, ...]:
@@ -95,7 +96,7 @@ class NodeAttacher:
 
     async def choice(self) -> Choice:
         """The integration that this containerd is configured for."""
-        version, plugins = await asyncio.gather(self._containerd.version(), self._containerd.snapshotter_plugins())
+        version, plugins = await run_all(self._containerd.version(), self._containerd.snapshotter_plugins())
         return choose(version, plugins, self._settings.snapshotter, self._settings.mode)
 
     def _session(self) -> Session:
@@ -114,11 +115,7 @@ class NodeAttacher:
         documents = self._documents_of(image, choice.snapshotter)
         writes = [session.content.write(body, labels) for body, labels in documents]
         chain = ChainPreparer(session.snapshots, choice, self._clock).prepare(image)
-        results = await asyncio.gather(chain, *writes, return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-        return results[0] is True
+        return (await finish_all(chain, *writes))[0] is True
 
     def _documents_of(self, image: ImageRecord, snapshotter: str) -> list[tuple[bytes, dict[str, str]]]:
         """The original documents with the labels that a pull gives them."""
@@ -139,7 +136,7 @@ class NodeAttacher:
         """
         names = records.names(image)
         labels = records.CRI_LABELS if self._in_cri else {}
-        changed = await asyncio.gather(*(session.images.put(name, image.target, labels) for name in names))
+        changed = await run_all(*(session.images.put(name, image.target, labels) for name in names))
         if not self._in_cri:
             return names
         image_id = records.image_id(image)

@@ -7,13 +7,13 @@ snapshot is complete and only has to be committed. Both are what containerd itse
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import contextlib
 import secrets
 from dataclasses import replace
 
 from imagecache.clock import Clock
+from imagecache.concurrency import finish_all
 from imagecache.containerd.api import SnapshotKey, SnapshotMount, Snapshots
 from imagecache.containerd.modes import Choice, Mode
 from imagecache.containerd.records import SNAPSHOT_DIFF_ID, SNAPSHOT_REF
@@ -55,13 +55,8 @@ class ChainPreparer:
         """All layers at once and without parents, which each gets when it is committed, as in containerd's own pull."""
         waiting: dict[ChainID, SnapshotKey] = {}
         try:
-            results = await asyncio.gather(
-                *(self._stage(image, layer, waiting) for layer in image.layers), return_exceptions=True
-            )
-            for result in results:
-                if isinstance(result, BaseException):
-                    raise result
-            if not all(results):
+            # all of them: one that is cut in the middle would leave a snapshot that is not in ``waiting``
+            if not all(await finish_all(*(self._stage(image, layer, waiting) for layer in image.layers))):
                 return False
             parent = ""
             for layer in image.layers:

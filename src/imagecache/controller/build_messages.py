@@ -11,10 +11,8 @@ import msgspec
 from imagecache.api.building import BuildRequest
 from imagecache.api.pull_secrets import PullSecret
 from imagecache.api.types import Event
-from imagecache.builder.worker import error_from
-from imagecache.builder.worker_messages import Failed as WorkerFailed
 from imagecache.controller.dependencies import Job
-from imagecache.errors import ImageCacheError
+from imagecache.errors import ImageCacheError, by_name
 
 
 class Credentials(msgspec.Struct, frozen=True):
@@ -64,7 +62,7 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
 
     def exception(self) -> ImageCacheError:
         """The error that the process met, as itself again."""
-        return error_from(WorkerFailed(self.error, self.message, self.hint)).for_image(self.image)
+        return by_name(self.error)(self.message, hint=self.hint, image=self.image)
 
 
 Line = Advanced | Told | Ended | Failed

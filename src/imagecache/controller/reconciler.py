@@ -16,6 +16,7 @@ from imagecache.api import nodes, parse
 from imagecache.api.effective_spec import effective_spec
 from imagecache.api.types import Event, ImageCache, Status
 from imagecache.api.yamltext import JSON
+from imagecache.backoff import Backoff, Retries
 from imagecache.clock import Clock
 from imagecache.controller import pull_secrets
 from imagecache.controller.build_queue import Builds
@@ -52,8 +53,7 @@ from imagecache.telemetry.log import get_logger
 
 _LONGEST = 3600.0
 """Seconds; nothing is planned further ahead, so that a clock that was set is noticed."""
-_BACKOFF = 0.25
-_LONGEST_BACKOFF = 30.0
+_BACKOFF = Backoff(0.25, 30.0)
 _COLLECT_PAUSE = 2.0
 _log = get_logger(__name__)
 
@@ -86,7 +86,10 @@ class _Memory:
     """By the build, not in the status yet."""
     secrets: str | None = None
     """Fingerprint of what the last build had; None: not known."""
-    failures: int = 0
+    retries: Retries = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.retries = Retries(_BACKOFF, _log, name=self.name)
 
 
 class Reconciler:
@@ -127,18 +130,15 @@ class Reconciler:
                 self._try_again(name, error)
             except Exception:  # noqa: BLE001 - a supervisor: one object must not end the others
                 _log.exception("reconciling failed for a reason that is ours", name=name)
-                self.queue.add(name, _LONGEST_BACKOFF)
+                self.queue.add(name, _BACKOFF.longest)
             finally:
                 self.queue.done(name)
 
     def _try_again(self, name: str, error: ImageCacheError) -> None:
         memory = self._memories.get(objects.uid(self.picture.caches.get(name, {})))
-        failures = memory.failures if memory else 0
-        if memory:
-            memory.failures += 1
-        if not isinstance(error, ObjectConflict):
-            _log.warning("will try again", name=name, reason=error.reason, problem=str(error))
-        self.queue.add(name, min(_BACKOFF * 2**failures, _LONGEST_BACKOFF))
+        retries = memory.retries if memory else Retries(_BACKOFF, _log, name=name)
+        # a conflict means that the watch lags behind a write of ours or of a user: nothing to report
+        self.queue.add(name, retries.failed(None if isinstance(error, ObjectConflict) else error))
 
     async def reconcile(self, name: str) -> None:
         """One look at one ImageCache. Raises KubernetesError when the API server refuses what follows from it."""
@@ -153,7 +153,7 @@ class Reconciler:
         memory.told.extend(self.builds.told(cache.metadata.uid))
         decision = decide(cache, await self._observe(cache, stored, memory), self._dependencies.clock.now())
         await self._carry_out(cache, item, decision, memory)
-        memory.failures = 0
+        memory.retries.succeeded()
         if decision.again is not None:
             self.queue.add(name, min(decision.again + 0.01, _LONGEST))
 

@@ -11,10 +11,11 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from imagecache.concurrency import cancel_all, run_all
 from imagecache.digest import Digest
 from imagecache.fetch import trust
 from imagecache.fetch.prefetch import BuildFollower
-from imagecache.fetch.shared import Running, all_of, leased
+from imagecache.fetch.shared import Running, leased
 from imagecache.fetch.transfer import Advanced, LayerFetcher
 from imagecache.served.remote_store import RemoteStore
 from imagecache.store.model import Bundle, LayerName, LayerRecord
@@ -63,7 +64,7 @@ class BundleFetcher:
                 return await self._remote.document(digest)
 
         wanted = sorted(document.document_digests())
-        bodies = dict(zip(wanted, await all_of([body(digest) for digest in wanted]), strict=True))
+        bodies = dict(zip(wanted, await run_all(*map(body, wanted)), strict=True))
         await asyncio.to_thread(trust.check, document, bodies, digests)
         return Described(document, bodies)
 
@@ -85,7 +86,7 @@ class BundleFetcher:
         digests = {*described.bodies, *(layer.sha256 for layer in layers.values())}
         async with leased(self._store, layers, digests):
             largest_first = sorted(layers.values(), key=lambda layer: -layer.size)  # it is the one that all wait for
-            await all_of([self._shared(layer, listener(layer.name)) for layer in largest_first])
+            await run_all(*(self._shared(layer, listener(layer.name)) for layer in largest_first))
             await asyncio.to_thread(self._commit, described)
 
     def _commit(self, described: Described) -> None:
@@ -107,8 +108,7 @@ class BundleFetcher:
             running.listeners.remove(listener)
             if not running.listeners and not running.task.done():
                 self._forget(layer.name, running)  # who comes now begins anew
-                running.task.cancel()
-                await asyncio.gather(running.task, return_exceptions=True)
+                await cancel_all([running.task])
 
     def _start(self, layer: LayerRecord) -> Running[None]:
         running = Running[None]()

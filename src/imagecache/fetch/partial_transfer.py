@@ -15,6 +15,8 @@ from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from imagecache.backoff import Backoff
+from imagecache.concurrency import cancel_all
 from imagecache.digest import DiffID
 from imagecache.erofs.header import DATA_START, tar_length
 from imagecache.errors import BlobNotFound, DigestMismatch, StoreCorrupt
@@ -46,9 +48,9 @@ class FollowSettings:
     threads: int = 4
     """For hashing and writing."""
     pause: float = 0.2
-    """Until a build, or a layer that has not begun, is looked for again; doubles."""
-    longest_pause: float = 5.0
-    """Thousands of nodes may wait for one build in a queue."""
+    """Until more of a layer is asked for when there was nothing new."""
+    backoff: Backoff = Backoff(0.2, 5.0)
+    """Until a build, or a layer that has not begun, is looked for again: thousands of nodes may wait for one build."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +162,7 @@ class LayerFollower:
                 if last:
                     return
         finally:
-            coming.cancel()
-            await asyncio.gather(coming, return_exceptions=True)
+            await cancel_all([coming])
 
     def _ask(self, name: LayerName, offset: int, slots: Slots, number: int) -> asyncio.Task[Part]:
         """To the next border, so that pieces are aligned again after one that was short."""

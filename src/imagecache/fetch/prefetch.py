@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
 
+from imagecache.backoff import Retries
+from imagecache.concurrency import run_all
 from imagecache.errors import BlobNotFound, ContentError, StoreCorrupt
 from imagecache.fetch.allowance import Allowance
 from imagecache.fetch.partial_transfer import LayerFollower
-from imagecache.fetch.shared import Running, all_of, leased
+from imagecache.fetch.shared import Running, leased
 from imagecache.fetch.transfer import Advanced
 from imagecache.served.remote_store import RemoteStore
 from imagecache.store.model import LayerName
@@ -60,32 +61,33 @@ class BuildFollower:
             self._followed[bundle_id] = names
             try:
                 waiting = deque(names)
-                await all_of([self._follow_some(waiting, allowance) for _ in range(self._layers.settings.layers)])
+                await run_all(*(self._follow_some(waiting, allowance) for _ in range(self._layers.settings.layers)))
                 await asyncio.Event().wait()
             finally:
                 del self._followed[bundle_id]
 
     async def _begun(self, bundle_id: str) -> tuple[LayerName, ...]:
         """What the build will make, as soon as it knows."""
-        pauses = self._pauses()
+        retries = self._retries()
         while True:
             names = await self._remote.building(bundle_id)
             if names:
                 return names
-            await asyncio.sleep(next(pauses))
+            await asyncio.sleep(retries.failed())
 
     async def _follow_some(self, waiting: deque[LayerName], allowance: Allowance) -> None:
         """One after the other; those that nobody makes yet, or any more, are looked at again and again."""
-        pauses, missed = self._pauses(), 0
+        retries, missed = self._retries(), 0
         while waiting:
             name = waiting.popleft()
             if await self._follow(name, allowance):
-                pauses, missed = self._pauses(), 0
+                retries.succeeded()
+                missed = 0
                 continue
             waiting.append(name)
             missed += 1
             if missed >= len(waiting):
-                await asyncio.sleep(next(pauses))
+                await asyncio.sleep(retries.failed())
                 missed = 0
 
     async def _follow(self, name: LayerName, allowance: Allowance) -> bool:
@@ -107,8 +109,5 @@ class BuildFollower:
             _log.info("layer image is not followed any further", layer=str(name), problem=str(error))
             return True
 
-    def _pauses(self) -> Iterator[float]:
-        pause = self._layers.settings.pause
-        while True:
-            yield pause
-            pause = min(2 * pause, self._layers.settings.longest_pause)
+    def _retries(self) -> Retries:
+        return Retries(self._layers.settings.backoff)

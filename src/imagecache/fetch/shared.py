@@ -1,4 +1,4 @@
-"""What transfers of layers have in common: one on its way that many wait for, leases around it, and all or nothing.
+"""What transfers of layers have in common: one on its way that many wait for, and leases around it.
 
 It must not know where layers come from.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -53,14 +53,3 @@ async def leased(store: Store, layers: Iterable[LayerName], digests: Iterable[Di
             raise
     with lease:
         yield
-
-
-async def all_of(works: list[Coroutine[None, None, _T]]) -> list[_T]:
-    """All results; the first failure ends the others, and is raised when they have ended."""
-    tasks = [asyncio.ensure_future(work) for work in works]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from imagecache.concurrency import cancel_all
 from imagecache.erofs.header import DATA_START
 from imagecache.errors import ContentError, DigestMismatch, NoSpace, StoreCorrupt
 from imagecache.fetch.buffers import SlotPool, Slots
@@ -210,9 +211,7 @@ class LayerFetcher:
                 yield await coming[0]
                 coming.popleft()
         finally:
-            for task in coming:
-                task.cancel()
-            await asyncio.gather(*coming, return_exceptions=True)
+            await cancel_all(coming)
 
     def _spans(self, here: int, end: int) -> Iterator[_Span]:
         """What an earlier fetch left, which ends at ``here``, and then the rest."""

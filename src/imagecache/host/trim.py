@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from imagecache.clock import Clock
+from imagecache.concurrency import cancel_all
 from imagecache.containerd.api import Containerd, TaskStarted
 from imagecache.containerd.native import LayerFiles
 from imagecache.erofs.reader import LayerImage
@@ -128,8 +129,7 @@ async def follow_starts(
             with contextlib.suppress(ContainerdUnavailable):
                 await _tell(containerd, starts, used)
     finally:
-        listening.cancel()
-        await asyncio.gather(listening, return_exceptions=True)
+        await cancel_all([listening])
 
 
 async def _listen(containerd: Containerd, heard: Callable[[TaskStarted], None], retry: float) -> None:

@@ -7,10 +7,10 @@ what it follows.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
 
+from imagecache.backoff import Backoff, Retries
 from imagecache.errors import KubernetesError, WatchExpired
 from imagecache.kube import objects
 from imagecache.kube.api import Change, ChangeKind, Kube, Object
@@ -18,9 +18,8 @@ from imagecache.kube.resources import Resource
 from imagecache.telemetry.log import get_logger
 
 _log = get_logger(__name__)
-_FIRST_PAUSE = 0.5
-_LONGEST_PAUSE = 30.0
-"""Seconds between two tries while the API server does not answer."""
+_BACKOFF = Backoff(0.5, 30.0, jitter=0.2)
+"""While the API server does not answer; every node of a cluster waits for the same one."""
 
 Key = tuple[str, str]
 
@@ -34,6 +33,7 @@ class Informer:
     namespace: str = ""
     labels: str = ""
     fields: str = ""
+    backoff: Backoff = _BACKOFF
     synced: asyncio.Event = field(default_factory=asyncio.Event)
     _known: dict[Key, Object] = field(default_factory=dict)
     _version: str = ""
@@ -45,21 +45,19 @@ class Informer:
 
     async def changes(self) -> AsyncGenerator[Change, None]:
         """Changes without end. Errors of the API server are logged once and tried again, never raised."""
-        pause, told = _FIRST_PAUSE, ""
+        retries = Retries(self.backoff, _log, resource=self.resource.qualified)
         while True:
             try:
                 async for change in self._once():
                     yield change
-                    pause, told = _FIRST_PAUSE, ""
+                    retries.succeeded()
                 continue
             except WatchExpired:
                 self._version = ""
+                pause = retries.failed()
             except KubernetesError as error:
-                if str(error) != told:
-                    told = str(error)
-                    _log.warning("will try again", resource=self.resource.qualified, problem=told)
-            await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311 - to spread clients, not to hide
-            pause = min(pause * 2, _LONGEST_PAUSE)
+                pause = retries.failed(error)
+            await asyncio.sleep(pause)
 
     async def _once(self) -> AsyncIterator[Change]:
         """One list, if the watch cannot go on from where it was, and one watch."""

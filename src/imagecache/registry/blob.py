@@ -13,12 +13,12 @@ from collections.abc import AsyncGenerator, Sequence
 
 import aiohttp
 
+from imagecache.backoff import Attempts, Retryable
 from imagecache.errors import ProtocolViolation, RegistryError, RegistryUnavailable
 from imagecache.limits import MIB
 from imagecache.oci.descriptor import Descriptor
 from imagecache.registry.config import RegistryConfig
 from imagecache.registry.endpoint import host_of
-from imagecache.registry.retry import Patience, Retryable
 from imagecache.registry.server import Server
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
@@ -39,7 +39,7 @@ class BlobStream:
     async def read(self, offset: int) -> AsyncGenerator[bytes, None]:
         """Bytes from ``offset`` to the end. Raises RegistryError."""
         position = mark = offset
-        patience = self._patience()
+        attempts = self._attempts()
         while position < self._blob.size:
             try:
                 async with contextlib.aclosing(self._part(position)) as part:
@@ -49,25 +49,26 @@ class BlobStream:
             except Retryable as again:
                 if position - mark >= _PROGRESS:
                     mark = position
-                    patience.progress()
-                patience = await self._recover(patience, again)
+                    attempts.progress()
+                attempts = await self._recover(attempts, again)
             except RegistryError:
                 if not self._next_server():
                     raise
-                patience = self._patience()
+                attempts = self._attempts()
 
-    async def _recover(self, patience: Patience, again: Retryable) -> Patience:
+    async def _recover(self, attempts: Attempts, again: Retryable) -> Attempts:
         """Wait, or go on with the next server at once."""
         try:
-            await patience.wait(again)
+            await attempts.wait(again)
         except RegistryError:
             if not self._next_server():
                 raise
-            return self._patience()
-        return patience
+            return self._attempts()
+        return attempts
 
-    def _patience(self) -> Patience:
-        return Patience(self._config, None if len(self._servers) == 1 else 1)
+    def _attempts(self) -> Attempts:
+        """Only the last server is asked more than once."""
+        return self._config.new_attempts(None if len(self._servers) == 1 else 1)
 
     def _next_server(self) -> bool:
         if len(self._servers) == 1:

@@ -27,7 +27,6 @@ from imagecache.registry.config import RegistryConfig
 from imagecache.registry.credentials import Credentials, NoCredentials
 from imagecache.registry.endpoint import Capability, Endpoint, default_endpoint, host_of, with_user_lists
 from imagecache.registry.hosts import configured_endpoints
-from imagecache.registry.retry import patiently
 from imagecache.registry.server import Server
 from imagecache.registry.tokens import TokenServer
 from imagecache.registry.transport import Transport, read_body
@@ -113,11 +112,11 @@ class RegistryClient:
         return body
 
     async def _first(self, servers: Sequence[Server], ask: Callable[[Server], Coroutine[None, None, _T]]) -> _T:
-        """The answer of the first server that has one. Only the last is asked with patience."""
+        """The answer of the first server that has one. Only the last is asked more than once."""
         for server in servers[:-1]:
             with contextlib.suppress(ImageCacheError):
-                return await patiently(self._config, functools.partial(ask, server), attempts=1)
-        return await patiently(self._config, functools.partial(ask, servers[-1]))
+                return await self._config.new_attempts(1).run(functools.partial(ask, server))
+        return await self._config.new_attempts().run(functools.partial(ask, servers[-1]))
 
     def _serving(self, reference: Reference, able: Capability) -> Sequence[Server]:
         """Servers for the reference that may be asked this, in order. Raises InvalidSetting when there is none."""

@@ -1,18 +1,18 @@
 """Everything that changes how registries are spoken to, as one value.
 
-The caller fills it from flags, files and annotations. Time, sleep and chance are in it, so that tests own them. It must
-not read the environment.
+The caller fills it from flags, files and annotations. Clock, sleep and chance (in the back-off) are in it, so that
+tests own them. It must not read the environment.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from imagecache import __version__
+from imagecache.backoff import Attempts, Backoff
 from imagecache.clock import Clock, SystemClock
 from imagecache.limits import DEFAULT, MIB, Limits
 from imagecache.registry.proxy import Proxies
@@ -34,11 +34,10 @@ class RegistryConfig:
     """Longest silence in the middle of an answer."""
     attempts: int = 5
     """Tries of one request, or of one blob without progress."""
-    backoff: float = 0.5
-    """Wait before the second try; doubles each time, and varies by half."""
-    backoff_limit: float = 20.0
+    backoff: Backoff = Backoff(0.5, 20.0, jitter=0.5)
+    """Before the second try and each after that."""
     retry_after_limit: float = 120.0
-    """A registry that asks for more patience than this is an error at once."""
+    """A registry that asks to wait longer than this is an error at once."""
     connections: int = 16
     """Open connections per host."""
     read_buffer: int = 4 * MIB
@@ -47,5 +46,7 @@ class RegistryConfig:
     user_agent: str = f"imagecache/{__version__}"
     clock: Clock = field(default_factory=SystemClock)
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-    chance: Callable[[], float] = random.random
-    """Uniform in [0, 1), for the back-off."""
+
+    def new_attempts(self, limit: int | None = None) -> Attempts:
+        """The tries of one thing; ``limit`` instead of ``attempts``."""
+        return Attempts(limit or self.attempts, self.backoff, self.sleep, self.retry_after_limit)

@@ -10,13 +10,13 @@ from collections.abc import AsyncIterator, Mapping
 
 import aiohttp
 
+from imagecache.backoff import Retryable
 from imagecache.errors import RegistryError, Unauthenticated
 from imagecache.registry.access import Access
 from imagecache.registry.challenge import parse_challenges
 from imagecache.registry.config import RegistryConfig
 from imagecache.registry.endpoint import Endpoint, host_of
-from imagecache.registry.retry import Retryable, retry_after
-from imagecache.registry.translate import error_code, may_try_again, status_error
+from imagecache.registry.translate import error_code, may_try_again, retry_after, status_error
 from imagecache.registry.transport import Request, Transport, read_start
 
 _ROUNDS = 6

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 import msgspec
 from yarl import URL
 
+from imagecache.backoff import Retryable
 from imagecache.errors import ProtocolViolation
 from imagecache.registry.challenge import Challenge
 from imagecache.registry.config import RegistryConfig
 from imagecache.registry.credentials import Credential
 from imagecache.registry.endpoint import Endpoint, host_of
-from imagecache.registry.retry import Retryable, patiently, retry_after
-from imagecache.registry.translate import may_try_again, status_error
+from imagecache.registry.translate import may_try_again, retry_after, status_error
 from imagecache.registry.transport import Request, Transport, read_body
 
 _CLIENT_ID = "imagecache"
@@ -57,7 +57,7 @@ class TokenServer:
     async def fetch(self, challenge: Challenge, credential: Credential | None) -> Token | None:
         """A new token; None when the server refuses. Raises RegistryError for everything else."""
         request = self._request(challenge, credential)
-        return await patiently(self.config, lambda: self._ask(request))
+        return await self.config.new_attempts().run(lambda: self._ask(request))
 
     async def _ask(self, request: Request) -> Token | None:
         host = host_of(request.url)

@@ -6,12 +6,15 @@ except codes of the distribution specification: a hostile one could echo a secre
 
 from __future__ import annotations
 
+import datetime as dt
+import email.utils
 import socket
 import ssl
 
 import aiohttp
 import msgspec
 
+from imagecache.backoff import Retryable
 from imagecache.errors import (
     AccessDenied,
     ImageNotFound,
@@ -22,7 +25,6 @@ from imagecache.errors import (
     RegistryUntrusted,
     Unauthenticated,
 )
-from imagecache.registry.retry import Retryable
 
 _CODES = frozenset(
     {
@@ -42,6 +44,8 @@ _CODES = frozenset(
         "UNSUPPORTED",
     }
 )
+_DIGITS = 9
+"""Of a Retry-After that are read: more seconds than any bound."""
 _SERVER_SIDE = frozenset({408, 500, 502, 503, 504})
 _NOT_TLS = (
     "WRONG_VERSION_NUMBER",
@@ -104,6 +108,20 @@ def status_error(status: int, host: str, what: str, code: str = "", after: float
     if status in _SERVER_SIDE or status > 504:
         return RegistryUnavailable(said, hint="try again later; the registry's own log says why")
     return ProtocolViolation(said, hint=f"is {host} a registry, and is plain HTTP or HTTPS right?")
+
+
+def retry_after(field: str | None, now: dt.datetime) -> float | None:
+    """Seconds that a Retry-After field asks for (RFC 9110 §10.2.3, a number or a date); None when it has neither."""
+    text = (field or "").strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:_DIGITS])
+    try:
+        date = email.utils.parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    if date.tzinfo is None:
+        date = date.replace(tzinfo=dt.UTC)
+    return max(0.0, (date - now).total_seconds())
 
 
 def may_try_again(status: int) -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import http.client
-import random
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -21,20 +20,21 @@ from typing import Self, TypeVar
 from urllib.parse import urlsplit
 
 from imagecache import __version__
+from imagecache.backoff import Attempts, Backoff, Retryable
 from imagecache.digest import Digest
 from imagecache.errors import (
     DigestMismatch,
+    ImageCacheError,
     InvalidSetting,
     LimitExceeded,
-    NotFound,
     StoreCorrupt,
     StoreError,
     StoreRefused,
     StoreUnreachable,
 )
+from imagecache.file_version import FileVersion, file_version
 from imagecache.served import wire
 from imagecache.served.remote_store import Part
-from imagecache.served.tls import Versions, versions
 from imagecache.served.transport import Endpoint, Exchange, Transport
 from imagecache.store.model import Bundle, LayerName
 
@@ -67,19 +67,9 @@ class ClientSettings:
     """Longest silence in the middle of an answer."""
     attempts: int = 5
     """Tries of one request, or of one range without progress."""
-    backoff: float = 0.25
-    """Wait before the second try; doubles each time, and varies by half."""
-    backoff_limit: float = 10.0
+    backoff: Backoff = Backoff(0.25, 10.0, jitter=0.5)
+    """Before the second try and each after that."""
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-    chance: Callable[[], float] = random.random
-
-
-class _Again(Exception):
-    """Time may heal this; the error to raise when it does not."""
-
-    def __init__(self, error: StoreError) -> None:
-        super().__init__(str(error))
-        self.error = error
 
 
 @dataclass(slots=True)
@@ -109,7 +99,7 @@ class ServedStore:
         self._authority = urlsplit(settings.url).netloc
         self._transport = Transport(endpoint)
         self._threads = ThreadPoolExecutor(settings.connections, thread_name_prefix="served")
-        self._trust: tuple[Versions, ssl.SSLContext] | None = None
+        self._trust: tuple[FileVersion | None, ssl.SSLContext] | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -134,18 +124,18 @@ class ServedStore:
 
     async def layer(self, name: LayerName, offset: int, target: memoryview) -> None:
         what, end = f"layer image {name}", offset + len(target)
-        part, mark, failures = _Part(target), 0, 0
+        part, mark, attempts = _Part(target), 0, self._attempts()
         while part.left:
             headers = {"Range": f"bytes={offset + part.filled}-{end - 1}"}
             try:
                 await self._ask(
                     wire.layer_path(name), what, lambda response: self._take_part(response, what, part, offset), headers
                 )
-            except _Again as again:
+            except Retryable as again:
                 if part.filled - mark >= _PROGRESS:
-                    mark, failures = part.filled, 0
-                failures += 1
-                await self._wait(failures, again)
+                    mark = part.filled
+                    attempts.progress()
+                await attempts.wait(again)
 
     def _take_part(self, response: http.client.HTTPResponse, what: str, part: _Part, offset: int) -> None:
         """One answer: as many bytes as come, never more than were asked for."""
@@ -157,7 +147,7 @@ class ServedStore:
         part.fill(response)
         if part.left:
             done = len(part.target) - part.left
-            raise _Again(StoreUnreachable(f"{what} ends after {done} of {end} bytes: the connection is cut"))
+            raise Retryable(StoreUnreachable(f"{what} ends after {done} of {end} bytes: the connection is cut"))
         if response.read(1):
             raise StoreError(f"{self._host} sends more of {what} than was asked for")
 
@@ -169,19 +159,15 @@ class ServedStore:
     async def partial(self, name: LayerName, offset: int, target: memoryview) -> Part:
         what = f"layer image {name}"
         headers = {"Range": f"bytes={offset}-{offset + len(target) - 1}"}
-        failures = 0
-        while True:
-            try:
-                return await self._ask(
-                    wire.growing_path(name),
-                    what,
-                    lambda response: self._take_grown(response, what, offset, target),
-                    headers,
-                    also=frozenset({416, 503}),
-                )
-            except _Again as again:
-                failures += 1
-                await self._wait(failures, again)
+        return await self._attempts().run(
+            lambda: self._ask(
+                wire.growing_path(name),
+                what,
+                lambda response: self._take_grown(response, what, offset, target),
+                headers,
+                also=frozenset({416, 503}),
+            )
+        )
 
     def _take_grown(self, response: http.client.HTTPResponse, what: str, offset: int, target: memoryview) -> Part:
         if response.status == 503:
@@ -196,7 +182,7 @@ class ServedStore:
         part = _Part(target[: found[1] - offset])
         part.fill(response)
         if part.left or response.read(1):
-            raise _Again(StoreUnreachable(f"{what} comes with more or fewer bytes than announced"))
+            raise Retryable(StoreUnreachable(f"{what} comes with more or fewer bytes than announced"))
         return Part(len(part.target), found[2])
 
     async def _whole(self, path: str, bound: int, what: str) -> bytes:
@@ -206,19 +192,10 @@ class ServedStore:
                 raise LimitExceeded(f"{what} has more than {bound} bytes, which is the limit")
             return body
 
-        failures = 0
-        while True:
-            try:
-                return await self._ask(path, what, receive)
-            except _Again as again:
-                failures += 1
-                await self._wait(failures, again)
+        return await self._attempts().run(lambda: self._ask(path, what, receive))
 
-    async def _wait(self, failures: int, again: _Again) -> None:
-        if failures >= self._settings.attempts:
-            raise again.error from again.__cause__
-        whole = min(self._settings.backoff_limit, self._settings.backoff * 2.0 ** (failures - 1))
-        await self._settings.sleep(whole * (0.5 + self._settings.chance()))
+    def _attempts(self) -> Attempts:
+        return Attempts(self._settings.attempts, self._settings.backoff, self._settings.sleep)
 
     async def _ask(
         self,
@@ -251,7 +228,7 @@ class ServedStore:
         headers: Mapping[str, str],
         also: frozenset[int],
     ) -> _T:
-        """What ``receive`` makes of a successful answer. Raises _Again, StoreError, and what ``receive`` raises."""
+        """What ``receive`` makes of a successful answer. Raises Retryable, StoreError, and what ``receive`` raises."""
 
         def answered(response: http.client.HTTPResponse) -> _T:
             if response.status not in {200, 206} | also:
@@ -272,9 +249,9 @@ class ServedStore:
                 hint=f"{self._settings.ca_file} must hold the authority that signed it",
             ) from error
         except http.client.HTTPException:  # it may hold what the server wrote
-            raise _Again(self._unreachable("the answer is malformed")) from None
+            raise Retryable(self._unreachable("the answer is malformed")) from None
         except OSError as error:
-            raise _Again(self._unreachable(type(error).__name__)) from error
+            raise Retryable(self._unreachable(type(error).__name__)) from error
 
     def _unreachable(self, why: str) -> StoreUnreachable:
         return StoreUnreachable(
@@ -282,7 +259,7 @@ class ServedStore:
             hint="it is tried again; does the controller run, and may this node reach it?",
         )
 
-    def _refusal(self, status: int, body: bytes, what: str) -> StoreError | NotFound | _Again:
+    def _refusal(self, status: int, body: bytes, what: str) -> ImageCacheError | Retryable:
         reason = wire.problem_of(body).reason
         if status in {401, 403}:
             return StoreRefused(
@@ -293,7 +270,7 @@ class ServedStore:
         if final is not None:
             return final(f"the store at {self._authority} says {reason} for {what}")
         if status >= 500 or status in {408, 429}:
-            return _Again(self._unreachable(f"HTTP status {status}"))
+            return Retryable(self._unreachable(f"HTTP status {status}"))
         return StoreError(f"the store at {self._authority} answers {status} for {what}")
 
     def _token(self) -> str:
@@ -311,7 +288,7 @@ class ServedStore:
         """Trusts the bundle as it is now, and nothing else."""
         path = self._settings.ca_file
         try:
-            found = versions(path)
+            found = file_version(path)
             if self._trust is None or self._trust[0] != found:
                 self._trust = found, ssl.create_default_context(cafile=path)
         except (OSError, ValueError) as error:

@@ -10,16 +10,10 @@ import ssl
 from pathlib import Path
 
 from imagecache.errors import InvalidSetting
+from imagecache.file_version import FileVersion, file_version
 from imagecache.telemetry.log import get_logger
 
 _log = get_logger(__name__)
-Versions = tuple[tuple[int, int, int], ...]
-
-
-def versions(*files: Path) -> Versions:
-    """Changes when one of the files does. Raises OSError."""
-    found = [file.stat() for file in files]
-    return tuple((each.st_mtime_ns, each.st_ino, each.st_size) for each in found)
 
 
 class ServerCertificate:
@@ -29,7 +23,7 @@ class ServerCertificate:
         self._certificate = certificate
         self._key = key
         try:
-            self._versions = versions(certificate, key)
+            self._versions = self._found()
             self._current = self._load()
         except (OSError, ValueError) as error:
             raise InvalidSetting(
@@ -38,6 +32,9 @@ class ServerCertificate:
             ) from error
         self.context = self._current
         """For the listening socket; hands over to the newest one during the handshake."""
+
+    def _found(self) -> tuple[FileVersion | None, FileVersion | None]:
+        return file_version(self._certificate), file_version(self._key)
 
     def _load(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -54,7 +51,7 @@ class ServerCertificate:
 
     def _refresh(self) -> None:
         try:
-            found = versions(self._certificate, self._key)
+            found = self._found()
             if found != self._versions:
                 self._current = self._load()
                 self._versions = found

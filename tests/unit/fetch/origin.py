@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from imagecache.backoff import Backoff
 from imagecache.builder.builder import BuildSettings, ImageBuilder
 from imagecache.clock import SystemClock
 from imagecache.erofs.header import DATA_START
@@ -27,7 +28,7 @@ from testkit.registry import MemorySource
 from testkit.served import MemoryRemoteStore
 
 SMALL = FetchSettings(range_size=64 << 10)
-FOLLOW = FollowSettings(range_size=64 << 10, pause=0.001, longest_pause=0.01)
+FOLLOW = FollowSettings(range_size=64 << 10, pause=0.001, backoff=Backoff(0.001, 0.01))
 
 
 @dataclass

@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
+from imagecache.backoff import Backoff
 from imagecache.errors import (
     KubernetesDenied,
     KubernetesError,
@@ -170,13 +171,12 @@ def test_paths_are_kubernetes_own(resource: Resource, path: str) -> None:
     assert resource.path(namespace="ns", name="a", subresource="status") == f"{path}/status"
 
 
-async def test_a_follower_goes_on_after_the_past_was_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_follower_goes_on_after_the_past_was_forgotten() -> None:
     """What vanished meanwhile is reported as gone."""
-    monkeypatch.setattr("imagecache.kube.informer._FIRST_PAUSE", 0.001)
     kube = FakeKube()
     for name in ("a", "b"):
         await kube.create(NODES, {"metadata": {"name": name}})
-    changes = Informer(kube, NODES).changes()
+    changes = Informer(kube, NODES, backoff=Backoff(0.001, 0.001)).changes()
     assert [objects.name((await anext(changes)).object) for _ in range(2)] == ["a", "b"]
     down = True
     kube.failure = lambda *_: KubernetesUnavailable("down") if down else None

@@ -36,7 +36,10 @@ async def other() -> AsyncIterator[FakeRegistry]:
 @pytest.fixture
 def config(registry: FakeRegistry, time: FakeTime) -> RegistryConfig:
     return RegistryConfig(
-        plain_http=frozenset({registry.address}), clock=time.clock, sleep=time.sleep, chance=lambda: 0.5
+        plain_http=frozenset({registry.address}),
+        clock=time.clock,
+        sleep=time.sleep,
+        backoff=replace(RegistryConfig().backoff, chance=lambda: 0.5),
     )
 
 

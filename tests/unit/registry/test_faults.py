@@ -6,6 +6,7 @@ import asyncio
 import random
 import re
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 
@@ -26,6 +27,7 @@ from imagecache.oci.descriptor import Descriptor
 from imagecache.oci.mediatypes import Compression
 from imagecache.oci.reference import Reference, parse_reference
 from imagecache.registry.client import RegistryClient
+from imagecache.registry.config import RegistryConfig
 from testkit.images_oci import MemoryImage, memory_document, memory_image
 from testkit.registry import FakeRegistry, FakeTime, with_size
 
@@ -64,7 +66,7 @@ async def test_back_off_varies_and_ends(
 ) -> None:
     registry.faults.statuses.extend([(503, {})] * 7)
 
-    await (await connect(chance=lambda: 0.0, attempts=8)).resolve(reference)
+    await (await connect(backoff=replace(RegistryConfig().backoff, chance=lambda: 0.0), attempts=8)).resolve(reference)
 
     assert time.slept == [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 10.0]
 

@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 from aiohttp.client_reqrep import ConnectionKey
 
+from imagecache.backoff import Retryable
 from imagecache.errors import (
     AccessDenied,
     ImageNotFound,
@@ -23,9 +24,15 @@ from imagecache.errors import (
     Unauthenticated,
 )
 from imagecache.registry.endpoint import Trust
-from imagecache.registry.retry import Retryable, retry_after
 from imagecache.registry.tls import tls_context
-from imagecache.registry.translate import error_code, may_try_again, speaks_plain_http, status_error, transport_error
+from imagecache.registry.translate import (
+    error_code,
+    may_try_again,
+    retry_after,
+    speaks_plain_http,
+    status_error,
+    transport_error,
+)
 
 KEY = ConnectionKey("r.example", 443, True, True, None, None, None)
 NOW = dt.datetime(2024, 5, 1, 12, 0, 0, tzinfo=dt.UTC)

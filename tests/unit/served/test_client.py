@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from imagecache.backoff import Backoff
 from imagecache.digest import DiffID, Digest
 from imagecache.errors import (
     BlobNotFound,
@@ -102,7 +103,8 @@ def time() -> FakeTime:
 @pytest.fixture
 async def to_liar(liar: Liar, time: FakeTime) -> AsyncIterator[ServedStore]:
     url = f"https://127.0.0.1:{liar.port}"
-    settings = ClientSettings(url, liar.certificate, liar.token_file, sleep=time.sleep, chance=lambda: 0.5)
+    backoff = Backoff(0.25, 10.0, jitter=0.5, chance=lambda: 0.5)
+    settings = ClientSettings(url, liar.certificate, liar.token_file, sleep=time.sleep, backoff=backoff)
     async with ServedStore(settings) as client:
         yield client
 
