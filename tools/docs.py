@@ -1,30 +1,33 @@
-"""Write docs/cli.md and docs/settings.md from the code; ``--check`` only says whether they are current.
+"""Write docs/cli.md, docs/settings.md and docs/reference.md from the code; ``--check`` only compares them.
 
-The commands come from typer, the settings from ``settings.table``, the exit codes from ``errors``. Nothing in the two
-files is written by hand.
+The commands come from typer, the settings from ``settings.table``, the reference from ``tools.reference``. Nothing in
+the three files is written by hand.
 """
 
 from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator, Sequence
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from imagecache import errors
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from imagecache.cli.commands import app
 from imagecache.cli.doctor import EXIT_CODES
 from imagecache.settings.table import CONFIG_ENVIRONMENT, CONFIG_FILE, DEBUG_ENVIRONMENT, SETTINGS, Setting
+from tools.reference import reference, table
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 GENERATED = "<!-- made by tools/docs.py from the code; do not edit -->\n"
 SETTINGS_FLAGS = {setting.flag for setting in SETTINGS.values()} | {"--config"}
 
 INTRODUCTION = f"""\
-`imagecache COMMAND --help` says the same. Results are on stdout, notes and errors on stderr. Colours appear on a
+`imagecache COMMAND --help` shows the same. Results are on stdout, notes and errors on stderr. Colours appear on a
 terminal only, and never with `NO_COLOR`. `{DEBUG_ENVIRONMENT}=1` adds a traceback to errors.
 `imagecache --install-completion` installs completion for the current shell.
 
@@ -35,21 +38,23 @@ A flag wins over the environment, that over the configuration file, that over th
 or what `--config` or `{CONFIG_ENVIRONMENT}` names; it is TOML with one `name = value` a line. A key that is not in the
 table is an error. A flag exists on the commands that use the setting.
 
-Registries are asked through the HTTP proxies that `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` name, by the rules that
-containerd has for them; this machine itself never is."""
+Registries are reached through the HTTP proxies that `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` name, by the rules that
+containerd has for them; this machine itself is always reached directly."""
+EXIT_CODES_TEXT = """\
+Every error has a code of its own: see [reference.md](reference.md#errors-and-exit-codes)."""
 JSON_EVENTS = (
-    ("accepted", "`name`, `cacheId`, `resumed`, `notes`", "the object is there, its build begins"),
+    ("accepted", "`name`, `cacheId`, `resumed`, `notes`", "the object exists, its build begins"),
     (
         "resolved",
         "`image`, `digest`, `layers`, `size`",
         "an image is known; `size` is of all its layers, compressed",
     ),
-    ("planned", "`layers` (`digest`, `size`, `cached`, `images`), `done`, `total`", "what there is to do"),
+    ("planned", "`layers` (`digest`, `size`, `cached`, `images`), `done`, `total`", "what is to be done"),
     ("progress", "`layer`, `downloaded`, `converted`, `done`, `total`", "at most five a second, and the last one"),
     ("imageReady", "`image`, `done`, `total`", "every layer of the image is in the store"),
     ("ready", "`name`, `cacheId`", "the cache is Ready"),
     ("attached", "`images`, `withheld`", "names in containerd; `withheld` are private images"),
-    ("error", "`reason`, `message`, `hint`, `image`, `nextStep`, `exitCode`", "how it ended badly; always the last"),
+    ("error", "`reason`, `message`, `hint`, `image`, `nextStep`, `exitCode`", "why it failed; always the last"),
 )
 
 
@@ -63,7 +68,7 @@ def cli() -> str:
     ]
     for name, command in _commands(root, "imagecache"):
         parts.append(_command(name, command))
-    parts += ["## Exit codes", _exit_codes(), "## Output of `create --json`", _json_events()]
+    parts += ["## Exit codes", EXIT_CODES_TEXT, _exit_codes(), "## Output of `create --json`", _json_events()]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
@@ -85,7 +90,7 @@ def _command(name: str, command: Any) -> str:
     rows = [(f"`{parameter.metavar}`", parameter.help) for parameter in arguments]
     rows += [(_option(parameter), parameter.help) for parameter in options]
     if rows:
-        lines.append(_table(("", "meaning"), rows))
+        lines.append(table(("", "meaning"), rows))
     common = {"--store", "--config", "--log-format", "--log-level"}
     names = [f"`{parameter.opts[0]}`" for parameter in settings if parameter.opts[0] not in common]
     if names:
@@ -104,34 +109,17 @@ def _option(parameter: Any) -> str:
 
 
 def _exit_codes() -> str:
-    rows: list[tuple[str, ...]] = [("0", "", "", "done")]
-    rows += [
-        (str(kind.exit_code), f"`{kind.__name__}`", kind.next_step.value, _first_sentence(kind))
-        for kind in _error_classes()
+    """Of success and of ``doctor``; the others are errors'."""
+    rows = [("0", "done")] + [
+        (str(code), f"`doctor`: {each.name.lower()}") for each, code in EXIT_CODES.items() if code
     ]
-    rows += [(str(code), "", "", f"`doctor`: {severity.name.lower()}") for severity, code in EXIT_CODES.items() if code]
-    rows.sort(key=lambda row: int(row[0]))
-    return _table(("code", "reason", "next step", "meaning"), rows)
-
-
-def _error_classes() -> list[type[errors.ImageCacheError]]:
-    """Those that are raised: the families without members of their own, and all members."""
-    found = [
-        kind for kind in vars(errors).values() if inspect.isclass(kind) and issubclass(kind, errors.ImageCacheError)
-    ]
-    return [kind for kind in found if kind.next_step is not errors.NextStep.REPORT_BUG or kind is errors.InternalError]
-
-
-def _first_sentence(kind: type) -> str:
-    return (kind.__doc__ or "").strip().split("\n")[0].replace("``", "`")
+    return table(("code", "meaning"), rows)
 
 
 def _json_events() -> str:
     rows = [(f"`{name}`", fields, meaning) for name, fields, meaning in JSON_EVENTS]
-    text = (
-        "One JSON object a line; `event` says which. Sizes and `done`, `total` are bytes. New keys may come, none goes."
-    )
-    return f"{text}\n\n{_table(('event', 'keys', 'when'), rows)}"
+    text = "One JSON object a line; `event` is its kind. Sizes, `done` and `total` are bytes. Keys are never removed."
+    return f"{text}\n\n{table(('event', 'keys', 'when'), rows)}"
 
 
 def settings() -> str:
@@ -141,26 +129,34 @@ def settings() -> str:
         for setting in SETTINGS.values()
     ]
     header = ("name", "flag, environment", "unit", "default", "meaning")
-    return f"{GENERATED}\n# Settings\n\n{PRECEDENCE}\n\n{_table(header, rows)}\n"
+    return f"{GENERATED}\n# Settings\n\n{PRECEDENCE}\n\n{table(header, rows)}\n"
 
 
 def _default(setting: Setting) -> str:
     value = getattr(setting.default, "value", setting.default)
-    return f"`{value}`" if value not in {"", ()} else "empty"
+    if isinstance(value, tuple):
+        value = ",".join(value)  # as a flag or the environment has it
+    return f"`{value}`" if value != "" else "empty"
 
 
-def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    cells = [header, tuple("---" for _ in header), *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in cells
-    )
+def _wrapped(page: str) -> str:
+    """Long lines at 120 columns; tables and code stay."""
+    lines, code = [], False
+    for line in page.split("\n"):
+        code ^= line.startswith("```")
+        if code or line.startswith("|"):
+            lines.append(line)
+        else:
+            lines += textwrap.wrap(line, 120, break_on_hyphens=False, break_long_words=False) or [""]
+    return "\n".join(lines)
 
 
 def main() -> None:
     """Write the files, or check them."""
     stale = []
-    for name, text in {"cli.md": cli(), "settings.md": settings()}.items():
-        path = DOCS / name
+    pages = {"cli.md": cli(), "settings.md": settings(), "reference.md": f"{GENERATED}\n{reference(_exit_codes())}"}
+    for name, page in pages.items():
+        path, text = DOCS / name, _wrapped(page)
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             stale.append(name)
             if "--check" not in sys.argv:

@@ -1,0 +1,222 @@
+"""docs/reference.md: every name of the API that a user meets, with its meaning.
+
+Fields come from the schemas, metrics and errors from their declarations. What has no description in the code (keys of
+annotations, reasons) is described here; ``tests/unit/cli/test_docs.py`` looks in the source for names that are missing.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from prometheus_client.metrics import MetricWrapperBase
+
+from imagecache import errors
+from imagecache.api import annotations as known
+from imagecache.api import crd, nodes, types
+from imagecache.api.types import Phase
+from imagecache.errors import NextStep
+from imagecache.telemetry.metrics import Metrics
+
+INTRODUCTION = """\
+Every name of the API that a user meets: fields, annotations, phases, conditions, reasons, events, errors, metrics.
+Commands are in [cli.md](cli.md), settings in [settings.md](settings.md), the values of the chart in
+[values.yaml](../charts/imagecache/values.yaml). What to do about a reason is in
+[troubleshooting.md](troubleshooting.md); how far this is ECI's API is in [eci-api.md](internals/eci-api.md)."""
+
+ECI_ANNOTATIONS = {
+    known.RETENTION_DAYS: "Days until cache and object are deleted; `spec.retentionDays` wins.",
+    known.SIZE: "GiB that the images may take; `spec.imageCacheSize` wins.",
+    known.CPU_ARCH: "`amd64` or `arm64`. Without it: the architecture of the controller, or of the host.",
+    known.OS_TYPE: "`linux`. `windows` is refused.",
+    known.PLAIN_HTTP: "Registries that are spoken to over plain HTTP: `host[:port]`, comma-separated.",
+    known.INSECURE: "Registries whose certificate is not verified, in the same form.",
+    known.REUSE: "Accepted. Layers are always shared between caches.",
+    known.REUSE_LEGACY: "The older name of `imc-enable-reuse`.",
+    known.FLASH: "Accepted. A layer can always be used as soon as it is written.",
+}
+OUR_ANNOTATIONS = {
+    nodes.NODE_SELECTOR: "Label selector, `pool=gpu,zone in (a,b)`: only nodes that match get the cache.",
+    nodes.PRIORITY: "Whole number, 0 without it: a cache of a higher priority stays longer when a node lacks space.",
+}
+MARKS = {
+    nodes.FINALIZER: (
+        "finalizer of an ImageCache",
+        "The controller removes the bundle before the object disappears. Nothing waits for nodes.",
+    ),
+    nodes.NOT_READY_TAINT: (
+        "taint of a Node",
+        "A new node takes no pods until its caches are usable or `taint_timeout` has passed. The agent removes it.",
+    ),
+}
+PHASES = {
+    Phase.PENDING: "Waits (`status.reason` has why), or images are being resolved.",
+    Phase.CREATING: "The build runs.",
+    Phase.READY: "The bundle exists. `status.nodes` counts the nodes that have it.",
+    Phase.FAILED: (
+        "The build failed. It is tried again when the spec changes, or when what it lacked is corrected; after 24 h "
+        "the object is deleted, whatever its retention."
+    ),
+    Phase.UPDATING: (
+        "Built again, because the images of the spec changed or the bundle was lost. The old content serves meanwhile."
+    ),
+    Phase.UPDATE_FAILED: "That build failed. The old content serves on.",
+}
+STATES = {
+    nodes.CacheState.PENDING: "Not begun, or waits: for its turn, for space, for something that is retried soon.",
+    nodes.CacheState.FETCHING: "Layers are fetched, or the images are attached.",
+    nodes.CacheState.READY: "Usable: pods on this node start from it.",
+    nodes.CacheState.FAILED: "Somebody must act. It is tried again all the same, after 10 s to 10 min.",
+}
+CACHE_CONDITIONS: Sequence[tuple[str, str, str]] = (
+    ("`Ready`", "`Built`", "True: the bundle of this generation exists."),
+    ("`Ready`", "`Updating`", "True: the old content serves while a new one is built."),
+    ("`Ready`", "`UpdateFailed`", "True: the old content serves, the new one could not be built."),
+    ("`Ready`", "`Building`", "False: the first build has not ended."),
+    ("`Building`", "`Started`", "True: a build is running, or has its turn next."),
+    ("`Building`", "`Built`", "False: nothing to build."),
+    ("`Ready`, `Building`", "`Interrupted`", "False: Ctrl-C; the same command goes on."),
+    ("`Ready`, `Building`", "an [error](#errors-and-exit-codes)", "False: why it failed, or what it waits for."),
+    ("`Degraded`", "`AsExpected`", "False: all is well."),
+    ("`Degraded`", "`NodesFailed`", "True: some nodes cannot use it; `kubectl get nodeimagecaches` says which."),
+    ("`Degraded`", "`UpdateFailed`", "True: as above."),
+    ("`Degraded`", "an [error](#errors-and-exit-codes)", "True: the store cannot be read."),
+)
+NODE_CONDITIONS: Sequence[tuple[str, str, str]] = (
+    ("`Ready`", "`Working`", "True: the agent makes plans and carries them out."),
+    ("`Ready`", "an [error](#errors-and-exit-codes)", "False: why it cannot."),
+    ("`StoreReachable`", "`AsExpected`", "True. False with an error: the store does not answer, or refuses us."),
+    ("`RuntimeReachable`", "`AsExpected`", "True. False with an error: containerd does not answer."),
+    ("`InsufficientSpace`", "`DiskBudget`", "True: the caches that the message names do not fit."),
+    ("`RecordsRemoved`", "`ImageCollection`", "True: image records were deleted three times within an hour."),
+    ("the last two", "`AsExpected`", "False."),
+)
+EVENTS: Sequence[tuple[str, str, str]] = (
+    ("`Pulling`", "Normal", "An image was resolved, its layers are downloaded."),
+    ("`Pulled`", "Normal", "Every layer of the image is in the store."),
+    ("`Ready`", "Normal", "The bundle exists: images, layers, size."),
+    ("`NodesReady`", "Normal", "Every selected node has it."),
+    ("`Noted`", "Normal", "Something in the document was ignored or changed, once for each build."),
+    ("`Updating`", "Normal", "Built again, and why."),
+    ("`Retrying`", "Normal", "Tried again after a failure, and why."),
+    ("`Expired`", "Normal", "Its retention has ended; the object is deleted."),
+    ("`AttachFailed`", "Warning", "Plain host: built, and containerd could not be told of it."),
+    ("an [error](#errors-and-exit-codes)", "Warning", "Why the build failed, or what it waits for."),
+)
+NEXT = {
+    NextStep.RETRY: "nobody: it is retried",
+    NextStep.FIX_INPUT: "user",
+    NextStep.FIX_ENVIRONMENT: "administrator",
+    NextStep.REPORT_BUG: "us: please report it",
+}
+
+
+def reference(exit_codes: str) -> str:
+    """The whole page. ``exit_codes`` is the table of exit codes that are not an error's."""
+    image_cache, node = (document["spec"] for document in (crd.image_cache(), crd.node_image_cache()))
+    marks = [(f"`{key}`", where, meaning) for key, (where, meaning) in MARKS.items()]
+    sections = {
+        "ImageCache": f"`{types.API_VERSION}`, cluster scope, short names `ic`, `imc`.\n\n{_fields(image_cache)}",
+        "NodeImageCache": f"`{nodes.API_VERSION}`, cluster scope, short name `nic`. One for each node that has an "
+        f"agent, named like it, owned by it, written by that agent alone.\n\n{_fields(node)}",
+        "Annotations of an ImageCache": _annotations(),
+        "Finalizer and taint": table(("name", "what", "meaning"), marks),
+        "Phases of an ImageCache": _enumerated(PHASES),
+        "States of a cache on a node": f"In `status.caches[]` of a NodeImageCache.\n\n{_enumerated(STATES)}",
+        "Conditions of an ImageCache": table(("condition", "reason", "status and meaning"), CACHE_CONDITIONS),
+        "Conditions of a NodeImageCache": table(("condition", "reason", "status and meaning"), NODE_CONDITIONS),
+        "Reasons of a cache on a node": "`InsufficientSpace` and `RecordsRemoved` as above; everything else is an "
+        "[error](#errors-and-exit-codes).",
+        "Events": "In `status.events` (the newest 50), and as Events of the object in namespace `default`, from "
+        f"`imagecache-controller`.\n\n{table(('reason', 'type', 'when'), EVENTS)}",
+        "Errors and exit codes": "An error's name is the reason in conditions, events, reports and JSON output; its "
+        f"code is the exit code of a command.\n\n{_errors()}\n\nOther exit codes:\n\n{exit_codes}",
+        "Metrics": "Agent and controller serve `/metrics`, `/livez` and `/readyz` at `metrics_address`. Beside these "
+        f"there are the Prometheus client's `process_*` and `python_info`.\n\n{_metrics()}",
+    }
+    parts = ["# Reference", INTRODUCTION, *(f"## {title}\n{text}" for title, text in sections.items())]
+    return "\n\n".join(parts) + "\n"
+
+
+def _fields(definition: Any) -> str:
+    """Every field of the one version's schema, with its path."""
+    schema = definition["versions"][0]["schema"]["openAPIV3Schema"]
+    rows = [row for name in ("spec", "status") for row in _field(name, schema["properties"][name])]
+    return table(("field", "type", "meaning"), rows)
+
+
+def _field(path: str, schema: Any) -> Iterator[tuple[str, str, str]]:
+    kind, items = schema["type"], schema.get("items", {})
+    if kind == "array":
+        yield f"`{path}[]`", f"list of {items['type']}", _joined(schema, items)
+    else:
+        yield f"`{path}`", kind, _joined(schema)
+    for name, child in (items or schema).get("properties", {}).items():
+        yield from _field(f"{path}[].{name}" if items else f"{path}.{name}", child)
+
+
+def _joined(*schemas: Any) -> str:
+    return " ".join(filter(None, (schema.get("description", "") for schema in schemas)))
+
+
+def _annotations() -> str:
+    ours = table(("annotation", "meaning"), _rows(OUR_ANNOTATIONS))
+    portable = table(("annotation", "meaning"), _rows(ECI_ANNOTATIONS))
+    ignored = ", ".join(f"`{key.removeprefix(known.PREFIX)}`" for key in sorted(known.CLOUD_ONLY))
+    return (
+        f"Ours:\n\n{ours}\n\nECI's:\n\n{portable}\n\nAccepted and ignored, with a note in the events, because they are "
+        f"about Alibaba Cloud's networks and registries; each with the prefix `{known.PREFIX}`: {ignored}."
+    )
+
+
+def _rows(meanings: Mapping[str, str]) -> list[tuple[str, ...]]:
+    return [(f"`{key}`", meaning) for key, meaning in meanings.items()]
+
+
+def _enumerated(meanings: Mapping[Any, str]) -> str:
+    return table(("value", "meaning"), [(f"`{each.value}`", meaning) for each, meaning in meanings.items()])
+
+
+def _errors() -> str:
+    rows = [
+        (f"`{kind.__name__}`", str(kind.exit_code), NEXT[kind.next_step], _first_sentence(kind))
+        for kind in error_classes()
+    ]
+    rows.sort(key=lambda row: int(row[1]))
+    return table(("error", "code", "whose turn", "meaning"), rows)
+
+
+def error_classes() -> list[type[errors.ImageCacheError]]:
+    """Those that are raised: the families without members of their own, and all members."""
+    found = [
+        kind for kind in vars(errors).values() if inspect.isclass(kind) and issubclass(kind, errors.ImageCacheError)
+    ]
+    return [kind for kind in found if kind.next_step is not NextStep.REPORT_BUG or kind is errors.InternalError]
+
+
+def _first_sentence(kind: type) -> str:
+    return (kind.__doc__ or "").strip().split("\n")[0].replace("``", "`")
+
+
+def _metrics() -> str:
+    metrics = Metrics()
+    labels = {"imagecache_build_info": ("version",)}  # has its one value at once, and nobody keeps the object
+    for metric in vars(metrics).values():
+        if isinstance(metric, MetricWrapperBase):
+            labels[metric._name] = metric._labelnames  # noqa: SLF001 - the library has no public name for them
+    rows = []
+    for family in metrics.registry.collect():
+        if family.name in labels:
+            name = f"{family.name}_total" if family.type == "counter" else family.name
+            shown = ", ".join(f"`{label}`" for label in labels[family.name])
+            rows.append((f"`{name}`", family.type, shown, family.documentation))
+    return table(("metric", "type", "labels", "meaning"), rows)
+
+
+def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    """A table in Markdown."""
+    cells = [header, tuple("---" for _ in header), *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in cells
+    )
