@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import shutil
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
@@ -16,6 +17,8 @@ from typing import Protocol
 
 from imagecache.apps.holders import holder, snapshotter_settings
 from imagecache.apps.metered import MeteredMounter, MeteredProvider
+from imagecache.apps.mount import mounter
+from imagecache.apps.systemd import inherited_socket, notify
 from imagecache.backoff import Backoff, Retries
 from imagecache.clock import Clock
 from imagecache.containerd.client import ContainerdClient
@@ -64,6 +67,24 @@ async def every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
         except ImageCacheError as error:
             retries.failed(error)
         await asyncio.sleep(seconds)
+
+
+async def run(settings: Settings, clock: Clock) -> None:
+    """The agent of this host until cancelled."""
+    store = Store.open(settings.store, clock)
+    agent = Agent(store, settings, clock, mounter(), _duties(store, settings, clock))
+    await agent.run(inherited_socket(os.environ), ready=lambda: notify(os.environ, "READY=1"))
+
+
+def _duties(store: Store, settings: Settings, clock: Clock) -> Duties:
+    if not settings.node_name:
+        from imagecache.apps.local import standalone_controller
+        from imagecache.apps.standalone_agent import StandaloneDuties
+
+        return StandaloneDuties(standalone_controller(store, settings, clock), clock)
+    from imagecache.apps.cluster_agent import ClusterDuties  # aiohttp: in a cluster alone
+
+    return ClusterDuties(store, settings, clock)
 
 
 class Agent:

@@ -5,18 +5,15 @@ from __future__ import annotations
 import asyncio
 import re
 import subprocess
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from imagecache.apps.attach import MODES
 from imagecache.apps.platform import host_platform
-from imagecache.cli.application import ConfigChange, ConfigReport
 from imagecache.clock import Clock
 from imagecache.containerd.client import ContainerdClient
 from imagecache.containerd.modes import Mode
 from imagecache.errors import ContainerdUnavailable, InvalidSetting
-from imagecache.host.containerd_config import Action, Change, Installation
+from imagecache.host.containerd_config import Installation
 from imagecache.host.dropin import DropInSettings
 from imagecache.settings.table import Mode as ModeSetting
 from imagecache.settings.table import Settings
@@ -25,28 +22,13 @@ _VERSION = re.compile(r"\bv?(\d+\.\d+\.\d+\S*)")
 _SECONDS = 10
 
 
-@dataclass(frozen=True, slots=True)
-class LocalContainerdConfig:
-    """``cli.application.ContainerdConfig``. Mode ``auto`` means proxy, the better one wherever a service may run."""
-
-    settings: Settings
-    clock: Clock
-
-    def text(self) -> str:
-        return self._installation().text()
-
-    def install(self) -> ConfigReport:
-        return _report(self._installation().install())
-
-    def undo(self) -> ConfigReport:
-        return _report(self._installation().undo())
-
-    def _installation(self) -> Installation:
-        return installation(self.settings, containerd_version(self.settings, self.clock))
+def drop_in(settings: Settings, clock: Clock) -> Installation:
+    """The drop-in of this host. Raises InvalidSetting, ContainerdUnavailable."""
+    return installation(settings, containerd_version(settings, clock))
 
 
 def installation(settings: Settings, version: str, *, leaving: bool = False) -> Installation:
-    """The drop-in of a host with this version of containerd. Raises InvalidSetting."""
+    """The drop-in of a host with this version of containerd. Mode auto means proxy here. Raises InvalidSetting."""
     if settings.mode is ModeSetting.PREPULL:
         raise InvalidSetting(
             "mode prepull has no configuration of containerd: the runtime pulls by itself",
@@ -88,10 +70,3 @@ def containerd_version(settings: Settings, clock: Clock, root: Path = Path("/"))
         if match is None:
             raise
         return match[1]
-
-
-def _report(changes: Sequence[Change]) -> ConfigReport:
-    return ConfigReport(
-        changes=[ConfigChange(change.path, change.action.value) for change in changes],
-        restart_needed=any(change.action is not Action.UNCHANGED for change in changes),
-    )

@@ -1,4 +1,4 @@
-"""``imagecache doctor``, wired: the node's probes with this host's settings, in the command line's words."""
+"""``imagecache doctor``, wired: the probes of ``host.probe`` with this host's settings."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from imagecache.apps.attach import MODES
-from imagecache.cli.application import Check, Severity
 from imagecache.clock import Clock
 from imagecache.containerd.client import ContainerdClient
 from imagecache.erofs.realign import realign
+from imagecache.host.checks import Check
 from imagecache.host.probe import ProbeSettings, diagnose
 from imagecache.host.probe_containerd import ContainerdExpectations
 from imagecache.settings.table import Settings
 from imagecache.store.store import Store
 
 
-async def checks(root: Path, settings: Settings, clock: Clock) -> Sequence[Check]:
-    """Everything that a node needs. ``root`` is the store's place; a store that is not there is not made."""
+async def checks(settings: Settings, clock: Clock) -> Sequence[Check]:
+    """Everything that a node needs. A store that does not exist is not created."""
+    root = settings.store.absolute()
     expected = ContainerdExpectations(
         address=settings.address,
         snapshotter=settings.snapshotter,
@@ -28,13 +29,12 @@ async def checks(root: Path, settings: Settings, clock: Clock) -> Sequence[Check
     )
     unsuitable = await asyncio.to_thread(_unsuitable, root)
     async with ContainerdClient(settings.address, clock) as containerd:
-        found = await diagnose(
+        return await diagnose(
             containerd,
             ProbeSettings(containerd=expected, store=root, socket=settings.agent_socket),
             unsuitable=unsuitable,
             realign=realign,
         )
-    return [Check(each.area, each.name, Severity(int(each.status)), each.detail, each.remedy) for each in found]
 
 
 def _unsuitable(root: Path) -> Sequence[str]:

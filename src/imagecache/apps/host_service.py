@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,19 +21,25 @@ from imagecache.apps.containerd_config import containerd_version, installation
 from imagecache.apps.daemonset import has_left, withdraw
 from imagecache.apps.host_credentials import HostCredentials, config_text
 from imagecache.apps.host_systemd import Systemd, in_root
-from imagecache.cli.application import Check, ConfigChange, HostLeft, HostOptions, Severity
 from imagecache.clock import Clock
 from imagecache.containerd.client import ContainerdClient
 from imagecache.containerd.leave import Departure
 from imagecache.containerd.modes import NATIVE_SNAPSHOTTER, Mode
-from imagecache.errors import (
-    ImageCacheError,
-    InvalidSetting,
-)
-from imagecache.host.containerd_config import Action, Change
-from imagecache.host.files import HostFiles
+from imagecache.errors import ImageCacheError, InvalidSetting
+from imagecache.host.checks import Check, ok, problem
+from imagecache.host.containerd_config import Change
+from imagecache.host.files import HostFiles, Program
 from imagecache.host.runtime_files import runtime_files
-from imagecache.host.service import HostService, HostSettings
+from imagecache.host.service import (
+    ContainerdFiles,
+    ContainerdRecords,
+    HostService,
+    HostSettings,
+    Left,
+    ServiceManager,
+)
+from imagecache.host.units import CONTAINERD
+from imagecache.kube.api import Kube
 from imagecache.kube.client import KubeClient
 from imagecache.kube.connection import in_cluster
 from imagecache.settings.table import Mode as ModeSetting
@@ -107,110 +114,116 @@ class HostContainerdRecords:
         return asyncio.run(run())
 
 
+@dataclass(frozen=True, slots=True)
+class HostOptions:
+    """How to reach the host, and what may be changed on it."""
+
+    root: Path = Path("/")
+    """Where its filesystem is seen from here."""
+    containerd_unit: str = CONTAINERD
+    configure: bool = True
+    """Write containerd's drop-in, and restart it."""
+
+
 @dataclass(slots=True)
-class LocalHostService:
-    """``cli.application.HostTool``."""
+class AgentHost:
+    """A host that runs the agent as a service, seen from the command line or from a Pod."""
 
     settings: Settings
-    clock: Clock
-    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    options: HostOptions
+    files: HostFiles
+    services: ServiceManager
+    containerd: tuple[ContainerdFiles, ContainerdRecords]
+    program: Callable[[], Program]
+    credentials: HostCredentials
+    connect: Callable[[], AbstractAsyncContextManager[Kube] | None]
+    """The API server of the Pod's cluster; None elsewhere."""
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     _problem: str = "the agent was not looked at yet"
 
-    def install(self, options: HostOptions) -> Sequence[ConfigChange]:
-        if self._mode() is Mode.PROXY:
-            credentials = self._credentials(options)
-            credentials.write()
-            config = config_text(credentials.settings_on_host())
-            return _reported(self._service(options, config).install())
-        return _reported(self._service(options).install())
+    def install(self) -> Sequence[Change]:
+        """Install or upgrade. Idempotent. Raises ServiceManagerMissing when all is done but the start."""
+        if installed_mode(self.settings) is Mode.PROXY:
+            self.credentials.write()
+            return self._service(config_text(self.credentials.settings_on_host())).install()
+        return self._service().install()
 
-    def uninstall(self, options: HostOptions) -> HostLeft:
-        left = self._service(options).uninstall()
-        return HostLeft(_reported(left.changes), left.forgotten, left.in_use, left.done)
+    def uninstall(self) -> Left:
+        """Idempotent; containers go on."""
+        return self._service().uninstall()
 
-    def status(self, options: HostOptions) -> Sequence[Check]:
-        files, systemd = HostFiles(options.root), Systemd(options.root)
-        name = files.current()
-        problem = asyncio.run(self._agent_problem())
-        stale = self._service(options).is_containerd_stale()
+    def status(self) -> Sequence[Check]:
+        """Never raises for what it finds."""
+        name = self.files.current()
+        wrong = asyncio.run(self._agent_problem())
+        stale = self._service().is_containerd_stale()
+        runs = self.services.running()
         return (
             _check("program", name or "not installed", "imagecache host install", bad=not name),
-            _check("systemd", "runs" if systemd.running() else "does not run here", "", bad=not systemd.running()),
-            _check("agent", problem or "answers", "journalctl --unit imagecache-agent", bad=bool(problem)),
+            _check("systemd", "runs" if runs else "does not run here", "", bad=not runs),
+            _check("agent", wrong or "answers", "journalctl --unit imagecache-agent", bad=bool(wrong)),
             _check(
                 "containerd",
                 "must be restarted for its configuration" if stale else "has read its configuration",
-                f"systemctl restart {options.containerd_unit}",
+                f"systemctl restart {self.options.containerd_unit}",
                 bad=stale,
             ),
         )
 
-    async def keep(self, options: HostOptions) -> None:
-        """Until cancelled."""
-        metrics = Metrics()
-        health = HealthServer(metrics, ready=lambda: self._problem)
-        credentials, service = self._credentials(options), self._service(options)
-        proxy = self._mode() is Mode.PROXY
+    async def keep(self, health_address: str = "") -> None:
+        """Hand credentials to the host and answer probes, until cancelled."""
+        health = HealthServer(Metrics(), ready=lambda: self._problem)
+        service, proxy = self._service(), installed_mode(self.settings) is Mode.PROXY
         try:
-            if options.health:
-                await health.start(options.health)
+            if health_address:
+                await health.start(health_address)
             while True:
                 stale = service.is_containerd_stale()
                 self._problem = _STALE if stale else await self._agent_problem() if proxy else ""
                 try:
                     if proxy:
-                        await asyncio.to_thread(credentials.write)
+                        await asyncio.to_thread(self.credentials.write)
                 except ImageCacheError as error:
                     self._problem = str(error)
                     _log.warning("credentials not renewed", reason=error.reason, problem=str(error))
-                await asyncio.sleep(_INTERVAL)
+                await self.sleep(_INTERVAL)
         finally:
             await health.stop()
 
     async def removed(self) -> bool:
-        access = in_cluster(self.environ)
-        if access is None or not self.settings.daemonset:
+        """Whether our Pod ends for good. False when nobody can say."""
+        connection = self.connect() if self.settings.daemonset else None
+        if connection is None:
             return False
-        async with KubeClient(access) as kube:
+        async with connection as kube:
             return await has_left(kube, self.settings)
 
     async def withdraw(self) -> None:
-        access = in_cluster(self.environ)
-        if access is not None:
-            async with KubeClient(access) as kube:
+        """Take back what the agent has reported of its Node. Never raises for an API that refuses."""
+        connection = self.connect()
+        if connection is not None:
+            async with connection as kube:
                 await withdraw(kube, self.settings.node_name)
 
-    def _service(self, options: HostOptions, config: str = "") -> HostService:
-        files, mode = HostFiles(options.root), self._mode()
-        drop_in = HostContainerdFiles(self.settings, self.clock, options.root)
+    def _service(self, config: str = "") -> HostService:
         settings = HostSettings(
-            mode=mode,
+            mode=installed_mode(self.settings),
             config=config,
             address=self.settings.address,
-            removed=self._removed_directories(files),
-            containerd_unit=options.containerd_unit,
-            configure=options.configure,
-            flags=_flags(options),
-            outside=options.root != Path("/"),
+            removed=self._removed_directories(),
+            containerd_unit=self.options.containerd_unit,
+            configure=self.options.configure,
+            flags=_flags(self.options),
+            outside=self.options.root != Path("/"),
         )
-        return HostService(
-            files, Systemd(options.root), (drop_in, HostContainerdRecords(drop_in, mode)), settings, runtime_files
-        )
+        return HostService(self.files, self.services, self.containerd, settings, self.program)
 
-    def _mode(self) -> Mode:
-        if self.settings.mode is ModeSetting.PREPULL:
-            raise InvalidSetting("prepull mode changes nothing on the host", hint="run imagecache agent alone")
-        return MODES[self.settings.mode] or Mode.PROXY
-
-    def _credentials(self, options: HostOptions) -> HostCredentials:
-        return HostCredentials(HostFiles(options.root), self.settings, self.environ)
-
-    def _removed_directories(self, files: HostFiles) -> tuple[Path, ...]:
+    def _removed_directories(self) -> tuple[Path, ...]:
         """The snapshotter's own, and a store into which only this agent has fetched."""
         found = []
-        if (files.at(self.settings.agent_root) / _DATABASE).is_file():
+        if (self.files.at(self.settings.agent_root) / _DATABASE).is_file():
             found.append(self.settings.agent_root)
-        store = files.at(self.settings.store)
+        store = self.files.at(self.settings.store)
         if self.settings.store_url and (store / "layers").is_dir() and not list(ObjectFiles(StorePaths(store)).all()):
             found.append(self.settings.store)
         return tuple(found)
@@ -229,18 +242,41 @@ class LocalHostService:
             return f"the agent does not answer at {url}: {type(error).__name__}"
 
 
+def open_host(
+    settings: Settings, clock: Clock, options: HostOptions, environ: Mapping[str, str] = os.environ
+) -> AgentHost:
+    """Raises InvalidSetting."""
+    files, drop_in = HostFiles(options.root), HostContainerdFiles(settings, clock, options.root)
+
+    def connect() -> KubeClient | None:
+        access = in_cluster(environ)
+        return KubeClient(access) if access is not None else None
+
+    return AgentHost(
+        settings=settings,
+        options=options,
+        files=files,
+        services=Systemd(options.root),
+        containerd=(drop_in, HostContainerdRecords(drop_in, installed_mode(settings))),
+        program=runtime_files,
+        credentials=HostCredentials(files, settings, environ),
+        connect=connect,
+    )
+
+
+def installed_mode(settings: Settings) -> Mode:
+    """Raises InvalidSetting."""
+    if settings.mode is ModeSetting.PREPULL:
+        raise InvalidSetting("prepull mode changes nothing on the host", hint="run imagecache agent alone")
+    return MODES[settings.mode] or Mode.PROXY
+
+
 def _flags(options: HostOptions) -> str:
     flags = [] if options.configure else ["--leave-containerd"]
-    if options.containerd_unit != HostOptions.containerd_unit:
+    if options.containerd_unit != CONTAINERD:
         flags.append(f"--containerd-unit={options.containerd_unit}")
     return " ".join(flags)
 
 
-def _reported(changes: Sequence[Change]) -> Sequence[ConfigChange]:
-    return [
-        ConfigChange(change.path, change.action.value) for change in changes if change.action is not Action.UNCHANGED
-    ]
-
-
 def _check(name: str, detail: str, remedy: str, *, bad: bool) -> Check:
-    return Check("host", name, Severity.PROBLEM if bad else Severity.OK, detail, remedy if bad else "")
+    return problem("host", name, detail, remedy) if bad else ok("host", name, detail)

@@ -27,6 +27,7 @@ from imagecache.errors import Interrupted
     "store_ca",
     "taint_timeout",
     "reserve",
+    service=True,
 )
 def agent(session: Session) -> None:
     """Run the node process.
@@ -36,5 +37,7 @@ def agent(session: Session) -> None:
 
     Stops on SIGTERM; mounts and containers stay, callers wait on a socket that the service manager holds.
     """
+    from imagecache.apps import agent as process
+
     with suppress(Interrupted):
-        run(session.application(service=True).services().agent())
+        run(process.run(session.settings, session.clock))

@@ -30,7 +30,9 @@ def check(
 
     Corrupt, missing and unexpected files, apart. Nothing is deleted; builds and containers may go on meanwhile.
     """
-    report = session.application().check(deep=deep, quarantine=quarantine)
+    from imagecache.apps import check as checker
+
+    report = checker.check(session.settings, session.clock, deep=deep, quarantine=quarantine)
     if as_json:
         say(_as_json(report))
     else:

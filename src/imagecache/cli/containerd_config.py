@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import typer
 
-from imagecache.cli.application import ConfigReport
 from imagecache.cli.options import settings_flags
 from imagecache.cli.session import Session, note, say
+
+if TYPE_CHECKING:
+    from imagecache.host.containerd_config import Change, Installation
 
 app = typer.Typer(help="Configure containerd, and undo it.", no_args_is_help=True, rich_markup_mode=None)
 _FLAGS = ("address", "mode", "snapshotter", "agent_socket", "agent_root", "containerd_config")
@@ -18,25 +22,33 @@ _FLAGS = ("address", "mode", "snapshotter", "agent_socket", "agent_root", "conta
 @settings_flags(*_FLAGS)
 def print_(session: Session) -> None:
     """Print the drop-in for this node."""
-    sys.stdout.write(session.application().containerd_config().text())
+    sys.stdout.write(_drop_in(session).text())
 
 
 @app.command()
 @settings_flags(*_FLAGS)
 def install(session: Session) -> None:
     """Write the drop-in beside containerd's configuration. Restart containerd afterwards."""
-    _report(session.application().containerd_config().install())
+    _report(_drop_in(session).install())
 
 
 @app.command()
 @settings_flags(*_FLAGS)
 def undo(session: Session) -> None:
     """Remove the drop-in, and leave containerd's configuration as it was."""
-    _report(session.application().containerd_config().undo())
+    _report(_drop_in(session).undo())
 
 
-def _report(report: ConfigReport) -> None:
-    for change in report.changes:
-        say(f"{change.path} {change.action}")
-    if report.restart_needed:
+def _drop_in(session: Session) -> Installation:
+    from imagecache.apps.containerd_config import drop_in
+
+    return drop_in(session.settings, session.clock)
+
+
+def _report(changes: Sequence[Change]) -> None:
+    from imagecache.host.containerd_config import Action
+
+    for change in changes:
+        say(f"{change.path} {change.action.value}")
+    if any(change.action is not Action.UNCHANGED for change in changes):
         note("containerd reads its configuration when it starts: systemctl restart containerd")

@@ -23,6 +23,7 @@ from imagecache.errors import Interrupted
     "registry_connect_timeout",
     "registry_read_timeout",
     "jobs",
+    service=True,
 )
 def controller(session: Session) -> None:
     """Run the controller of a Kubernetes cluster.
@@ -31,5 +32,9 @@ def controller(session: Session) -> None:
 
     Several may run: one leads, the others wait. Stops on SIGTERM; the next one goes on with what is being built.
     """
+    from imagecache.apps.controller import ClusterController
+    from imagecache.store.store import Store
+
+    store = Store.open(session.settings.store, session.clock)
     with suppress(Interrupted):
-        run(session.application(service=True).services().controller())
+        run(ClusterController(store, session.settings, session.clock).run())

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
-from imagecache.cli.application import Check, Severity
 from imagecache.cli.options import settings_flags
 from imagecache.cli.session import Session, paint, run, say
+from imagecache.host.checks import Check, Status
 
-EXIT_CODES = {Severity.OK: 0, Severity.WARNING: 80, Severity.PROBLEM: 81}
-_COLOURS = {Severity.OK: "32", Severity.WARNING: "33", Severity.PROBLEM: "31"}
+EXIT_CODES = {Status.OK: 0, Status.WARNING: 80, Status.PROBLEM: 81}
+_COLOURS = {Status.OK: "32", Status.WARNING: "33", Status.PROBLEM: "31"}
 
 
 @settings_flags("address", "namespace", "mode", "snapshotter", "agent_socket", "agent_root", "containerd_config")
@@ -24,15 +25,20 @@ def doctor(
 
     Kernel, containerd, store and agent. Exit code 0: all ok, 80: warnings, 81: problems.
     """
-    checks = run(session.application().host().doctor())
+    from imagecache.apps import doctor as probes
+
+    show(run(probes.checks(session.settings, session.clock)), as_json=as_json)
+
+
+def show(checks: Sequence[Check], *, as_json: bool = False) -> None:
+    """Print the checks, then exit with the code of the worst."""
     for check in checks:
-        say(_as_json(check) if as_json else as_text(check))
-    worst = max((check.severity for check in checks), default=Severity.OK)
-    raise typer.Exit(EXIT_CODES[worst])
+        say(_as_json(check) if as_json else _as_text(check))
+    raise typer.Exit(EXIT_CODES[max((check.status for check in checks), default=Status.OK)])
 
 
-def as_text(check: Check) -> str:
-    word = paint(f"{check.severity.name.lower():<8}", _COLOURS[check.severity], sys.stdout)
+def _as_text(check: Check) -> str:
+    word = paint(f"{check.status.name.lower():<8}", _COLOURS[check.status], sys.stdout)
     remedy = f"\n{'':<8} {'':<12}-> {check.remedy}" if check.remedy else ""
     return f"{word} {check.area:<11} {check.name}: {check.detail}{remedy}"
 
@@ -42,7 +48,7 @@ def _as_json(check: Check) -> str:
         {
             "area": check.area,
             "name": check.name,
-            "severity": check.severity.name.lower(),
+            "severity": check.status.name.lower(),
             "detail": check.detail,
             "remedy": check.remedy,
         }

@@ -6,15 +6,20 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imagecache.cli.application import ConfigChange, HostLeft, HostOptions, Severity
-from imagecache.cli.doctor import EXIT_CODES, as_text
+from imagecache.cli.doctor import show
 from imagecache.cli.options import settings_flags
 from imagecache.cli.session import Session, note, report, run, say
 from imagecache.errors import Interrupted, ServiceManagerMissing
+from imagecache.host.units import CONTAINERD
+
+if TYPE_CHECKING:
+    from imagecache.apps.host_service import AgentHost
+    from imagecache.host.containerd_config import Change
+    from imagecache.host.service import Left
 
 app = typer.Typer(help="The agent as a host service.", no_args_is_help=True, rich_markup_mode=None)
 _FLAGS = (
@@ -41,52 +46,47 @@ Unit = Annotated[str, typer.Option("--containerd-unit", metavar="UNIT", help="co
 Leave = Annotated[
     bool, typer.Option("--leave-containerd", help="Neither configure nor restart containerd: somebody else does.")
 ]
-_ROOT, _UNIT = HostOptions.root, HostOptions.containerd_unit
+_ROOT = Path("/")
 
 
 @app.command()
 @settings_flags(*_FLAGS)
-def install(session: Session, root: Root = _ROOT, unit: Unit = _UNIT, leave_containerd: Leave = False) -> None:
+def install(session: Session, root: Root = _ROOT, unit: Unit = CONTAINERD, leave_containerd: Leave = False) -> None:
     """Install or upgrade the agent on this host, with its own interpreter, and start it.
 
     The settings become its configuration file. containerd is configured and restarted; containers go on. Native mode
     only configures containerd. Exit code 65: all is done but the start, because no systemd runs here.
     """
-    options = HostOptions(root=root, containerd_unit=unit, configure=not leave_containerd)
-    _say(session.application().host_service().install(options))
+    _say(_host(session, root, unit, configure=not leave_containerd).install())
 
 
 @app.command()
 @settings_flags(*_FLAGS)
-def uninstall(session: Session, root: Root = _ROOT, unit: Unit = _UNIT, leave_containerd: Leave = False) -> None:
+def uninstall(session: Session, root: Root = _ROOT, unit: Unit = CONTAINERD, leave_containerd: Leave = False) -> None:
     """Take the agent off this host; containers go on.
 
     New containers get containerd's own snapshotter at once. The service stays, and does nothing but serve, until the
     last container that stands on its bundles has gone; then the host removes it by itself.
     """
-    options = HostOptions(root=root, containerd_unit=unit, configure=not leave_containerd)
-    _say_left(session.application().host_service().uninstall(options))
+    _say_left(_host(session, root, unit, configure=not leave_containerd).uninstall())
 
 
 @app.command()
 @settings_flags(*_FLAGS)
-def status(session: Session, root: Root = _ROOT, unit: Unit = _UNIT) -> None:
+def status(session: Session, root: Root = _ROOT, unit: Unit = CONTAINERD) -> None:
     """Look at the host service. Exit code 0: all ok, 81: problems."""
-    checks = session.application().host_service().status(HostOptions(root=root, containerd_unit=unit))
-    for check in checks:
-        say(as_text(check))
-    raise typer.Exit(EXIT_CODES[max((check.severity for check in checks), default=Severity.OK)])
+    show(_host(session, root, unit).status())
 
 
 @app.command()
-@settings_flags(*_FLAGS)
+@settings_flags(*_FLAGS, service=True)
 def keep(
     session: Session,
     health: Annotated[
         str, typer.Option("--health", metavar="HOST:PORT", help="Where /livez, /readyz and /metrics are served.")
     ] = "",
     root: Root = _ROOT,
-    unit: Unit = _UNIT,
+    unit: Unit = CONTAINERD,
     leave_containerd: Leave = False,
 ) -> None:
     """Install, then hand the Pod's credentials to the host service until SIGTERM.
@@ -95,27 +95,36 @@ def keep(
     DaemonSet is gone at the end, has another mode or selects this Node no more, the host service is uninstalled; in an
     upgrade, a drain or a restart it stays.
     """
-    options = HostOptions(root, unit, not leave_containerd, health)
-    tool = session.application(service=True).host_service()
+    host = _host(session, root, unit, configure=not leave_containerd)
     try:
-        _say(tool.install(options))
+        _say(host.install())
     except ServiceManagerMissing as missing:  # whoever starts services here needs the credentials all the same
         report(missing)
     with suppress(Interrupted):
-        run(tool.keep(options))
-    if asyncio.run(tool.removed()):
+        run(host.keep(health))
+    if asyncio.run(host.removed()):
         try:
-            _say_left(tool.uninstall(options))
+            _say_left(host.uninstall())
         finally:  # nobody renews the agent's credentials from here on
-            asyncio.run(tool.withdraw())
+            asyncio.run(host.withdraw())
 
 
-def _say(changes: Sequence[ConfigChange]) -> None:
+def _host(session: Session, root: Path, unit: str, *, configure: bool = True) -> AgentHost:
+    from imagecache.apps import host_service
+
+    options = host_service.HostOptions(root, unit, configure)
+    return host_service.open_host(session.settings, session.clock, options)
+
+
+def _say(changes: Sequence[Change]) -> None:
+    from imagecache.host.containerd_config import Action
+
     for change in changes:
-        say(f"{change.path} {change.action}")
+        if change.action is not Action.UNCHANGED:
+            say(f"{change.path} {change.action.value}")
 
 
-def _say_left(left: HostLeft) -> None:
+def _say_left(left: Left) -> None:
     _say(left.changes)
     for image in left.forgotten:
         say(f"{image} forgotten")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 import sys
 from pathlib import Path
@@ -11,10 +12,10 @@ from typing import Annotated
 import typer
 
 from imagecache.cli import files
-from imagecache.cli.application import LayerEntry
 from imagecache.cli.options import settings_flags
-from imagecache.cli.session import Session, say
+from imagecache.cli.session import say
 from imagecache.digest import DiffID, Digest
+from imagecache.tree import Inode
 
 app = typer.Typer(help="Work on one layer image.", no_args_is_help=True, rich_markup_mode=None)
 _Image = Annotated[Path, typer.Argument(metavar="FILE", help="A layer image.")]
@@ -23,7 +24,6 @@ _Image = Annotated[Path, typer.Argument(metavar="FILE", help="A layer image.")]
 @app.command()
 @settings_flags()
 def build(
-    session: Session,
     source: Annotated[Path, typer.Argument(metavar="IN", help="tar, tar.gz or tar.zst; - is stdin.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="The layer image to write.")],
     lower: Annotated[
@@ -31,18 +31,21 @@ def build(
     ] = None,
 ) -> None:
     """Convert a layer to a layer image; prints diffID, SHA-256, size and entries as JSON."""
-    tool = session.application().layers()
+    from imagecache.builder import layer_file
+    from imagecache.erofs.header import LayerFlags
+
     with files.reading(source) as stream:
-        built = tool.build(stream, output, lower or [])
+        built = layer_file.build(stream, output, lower or [])
+    header = built.header
     say(
         json.dumps(
             {
-                "diffID": built.diff_id,
+                "diffID": header.diff_id,
                 "sha256": built.sha256,
                 "size": built.size,
-                "tarSize": built.tar_size,
-                "entries": built.entries,
-                "contextDependent": built.context_dependent,
+                "tarSize": header.tar_size,
+                "entries": header.entries,
+                "contextDependent": LayerFlags.IMPLIED in header.flags,
             }
         )
     )
@@ -51,20 +54,21 @@ def build(
 @app.command()
 @settings_flags()
 def verify(
-    session: Session,
     file: _Image,
     diff_id: Annotated[str | None, typer.Option("--diff-id", metavar="DIGEST", help="The diffID it must have.")] = None,
 ) -> None:
     """Prove a layer image: its data hashes to its diffID, its metadata re-derives from the data."""
+    from imagecache.builder import layer_file
+
     wanted = DiffID(Digest(diff_id)) if diff_id else None
-    proved = session.application().layers().verify(file, wanted)
+    proved = layer_file.verify(file, wanted)
     say(
         json.dumps(
             {
-                "diffID": proved.diff_id,
+                "diffID": proved.header.diff_id,
                 "sha256": proved.sha256,
                 "size": proved.size,
-                "entries": proved.entries,
+                "entries": proved.header.entries,
                 "verified": True,
             }
         )
@@ -74,36 +78,43 @@ def verify(
 @app.command()
 @settings_flags()
 def export(
-    session: Session,
     file: _Image,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="TAR", help="Where to; - is stdout.")],
 ) -> None:
-    """Give back the original tar, byte for byte."""
-    tool = session.application().layers()
+    """Write the original tar, byte for byte."""
+    from imagecache.builder import layer_file
+
     with files.writing(output) as stream:
-        exported = tool.export(file, stream)
-    text = json.dumps({"diffID": exported.diff_id, "size": exported.size})
+        header = layer_file.export(file, stream)
+    text = json.dumps({"diffID": header.diff_id, "size": header.tar_size})
     (sys.stderr if output == files.STANDARD else sys.stdout).write(f"{text}\n")
 
 
 @app.command("ls")
 @settings_flags()
 def list_(
-    session: Session,
     file: _Image,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """List a layer image as overlayfs sees it; a whiteout is a character device 0,0."""
-    for entry in session.application().layers().entries(file):
-        say(_as_json(entry) if as_json else _as_text(entry))
+    from imagecache.erofs.reader import LayerImage
+
+    with LayerImage.open(file) as image:
+        for path, inode in image.walk():
+            if path:  # the root has no name
+                name, target = os.fsdecode(b"/".join(path)), os.fsdecode(inode.target)
+                say(_as_json(name, target, inode) if as_json else _as_text(name, target, inode))
 
 
-def _as_text(entry: LayerEntry) -> str:
+def _as_text(name: str, target: str, inode: Inode) -> str:
     """As ``tar -tv`` shows it."""
-    device = stat.S_ISCHR(entry.mode) or stat.S_ISBLK(entry.mode)
-    size = f"{entry.major},{entry.minor}" if device else str(entry.size)
-    target = f" -> {_printable(entry.target)}" if entry.target else ""
-    return f"{stat.filemode(entry.mode)} {entry.uid}/{entry.gid} {size:>10} {_printable(entry.path)}{target}"
+    size = f"{inode.major},{inode.minor}" if _is_device(inode) else str(inode.size)
+    arrow = f" -> {_printable(target)}" if target else ""
+    return f"{stat.filemode(inode.mode)} {inode.uid}/{inode.gid} {size:>10} {_printable(name)}{arrow}"
+
+
+def _is_device(inode: Inode) -> bool:
+    return stat.S_ISCHR(inode.mode) or stat.S_ISBLK(inode.mode)
 
 
 def _printable(name: str) -> str:
@@ -111,17 +122,17 @@ def _printable(name: str) -> str:
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in name)
 
 
-def _as_json(entry: LayerEntry) -> str:
+def _as_json(name: str, target: str, inode: Inode) -> str:
     value: dict[str, str | int] = {
-        "path": entry.path,
-        "mode": f"{entry.mode:o}",
-        "uid": entry.uid,
-        "gid": entry.gid,
-        "size": entry.size,
-        "mtime": entry.mtime,
+        "path": name,
+        "mode": f"{inode.mode:o}",
+        "uid": inode.uid,
+        "gid": inode.gid,
+        "size": inode.size,
+        "mtime": inode.mtime,
     }
-    if entry.target:
-        value["target"] = entry.target
-    if stat.S_ISCHR(entry.mode) or stat.S_ISBLK(entry.mode):
-        value |= {"major": entry.major, "minor": entry.minor}
+    if target:
+        value["target"] = target
+    if _is_device(inode):
+        value |= {"major": inode.major, "minor": inode.minor}
     return json.dumps(value)

@@ -23,5 +23,7 @@ def mount(
 
     The tree is what a container would see.
     """
-    mounted = session.application().host().mount(image, directory.absolute())
-    say(f"{mounted.image} mounted at {mounted.directory} ({mounted.layers} layers, {mounted.bundle_id})")
+    from imagecache.apps.mount import image_mounts
+
+    bundle, mounted = image_mounts(session.settings, session.clock).mount(image, directory.absolute())
+    say(f"{mounted.reference} mounted at {directory.absolute()} ({len(mounted.layers)} layers, {bundle.id})")

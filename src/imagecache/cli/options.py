@@ -1,7 +1,8 @@
 """Flags of the settings, made from their table and added to commands.
 
 ``@settings_flags("address", ...)`` gives a command those flags, and ``--store``, ``--config``, ``--log-format`` and
-``--log-level``, which every command has; the command gets one ``session`` instead. It must not know any command.
+``--log-level``, which every command has; a command with a parameter ``session`` gets that instead. It must not know any
+command.
 """
 
 from __future__ import annotations
@@ -19,8 +20,16 @@ COMMON = ("store", "log_format", "log_level")
 Command = Callable[..., None]
 
 
-def settings_flags(*names: str, renamed: Mapping[str, str] | None = None) -> Callable[[Command], Command]:
-    """Add the flags of these settings. ``renamed`` gives a setting another flag on this command."""
+def settings_flags(
+    *names: str, renamed: Mapping[str, str] | None = None, service: bool = False
+) -> Callable[[Command], Command]:
+    """Add the flags of these settings.
+
+    Args:
+        names: settings beyond those that every command has.
+        renamed: other flags, for this command only, by name of the setting.
+        service: the command runs until SIGTERM.
+    """
     settings = (*names, *COMMON)
 
     def decorate(command: Command) -> Command:
@@ -35,7 +44,8 @@ def settings_flags(*names: str, renamed: Mapping[str, str] | None = None) -> Cal
             flags = {name: _text(values.pop(name)) for name in settings}
             config_file = _text(values.pop("config"))
             environment = ctx.find_object(Environment) or Environment()
-            command(session=Session.open(environment, flags, config_file), **values)
+            session = Session.open(environment, flags, config_file, service=service)
+            command(**values, **({"session": session} if "session" in hints else {}))
 
         added = [_parameter(name, _flag(name, (renamed or {}).get(name))) for name in settings]
         added.append(_parameter("config", _config()))

@@ -42,18 +42,25 @@ class Session:
     settings: Settings
 
     @classmethod
-    def open(cls, environment: Environment, flags: Mapping[str, str | None], config_file: str | None) -> Session:
-        """Raises InvalidSetting."""
-        return cls(environment, load(flags, environment.environ, config_file))
-
-    def application(self, *, service: bool = False) -> Application:
-        """The program behind the commands, for these settings. ``service``: it runs until it is told to stop."""
+    def open(
+        cls, environment: Environment, flags: Mapping[str, str | None], config_file: str | None, *, service: bool
+    ) -> Session:
+        """Read the settings and configure the log. ``service``: runs until SIGTERM. Raises InvalidSetting."""
         from imagecache.telemetry import log
 
-        level = self.settings.log_level
+        settings = load(flags, environment.environ, config_file)
+        level = settings.log_level
         if level is LogLevel.AUTO:
             level = LogLevel.INFO if service else LogLevel.WARNING
-        log.configure(log_format=self.settings.log_format.value, level=level.value)
+        log.configure(log_format=settings.log_format.value, level=level.value)
+        return cls(environment, settings)
+
+    @property
+    def clock(self) -> Clock:
+        return self.environment.clock
+
+    def application(self) -> Application:
+        """The program behind the commands that work on ImageCaches, for these settings."""
         factory = self.environment.factory
         if factory is None:
             from imagecache.apps.local import create_application

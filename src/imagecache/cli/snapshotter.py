@@ -9,8 +9,12 @@ from imagecache.cli.session import Session, run
 from imagecache.errors import Interrupted
 
 
-@settings_flags("agent_root", "agent_socket", renamed={"agent_root": "--root", "agent_socket": "--address"})
+@settings_flags(
+    "agent_root", "agent_socket", renamed={"agent_root": "--root", "agent_socket": "--address"}, service=True
+)
 def snapshotter(session: Session) -> None:
     """Run the proxy snapshotter alone."""
+    from imagecache.apps import snapshotter as process
+
     with suppress(Interrupted):
-        run(session.application(service=True).services().snapshotter())
+        run(process.run(session.settings, session.clock))

@@ -16,5 +16,7 @@ def umount(
     session: Session, directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where it is mounted.")]
 ) -> None:
     """Undo a mount."""
-    session.application().host().unmount(directory.absolute())
+    from imagecache.apps.mount import image_mounts
+
+    image_mounts(session.settings, session.clock).unmount(directory.absolute())
     say(f"{directory} unmounted")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -35,13 +36,15 @@ class Shell:
     application: FakeApplication = field(default_factory=FakeApplication)
     on_sleep: Callable[[], None] = lambda: None
 
-    def __call__(self, *args: str, stdin: str | bytes = "", code: int = 0) -> Result:
-        environ = {
+    def __call__(
+        self, *args: str, stdin: str | bytes = "", code: int = 0, environ: Mapping[str, str] = MappingProxyType({})
+    ) -> Result:
+        own = {
             "IMAGECACHE_STORE": str(self.folder / "store"),
             "IMAGECACHE_CONFIG": str(self.folder / "config.toml"),
         }
         environment = Environment(
-            environ=environ,
+            environ={**own, **environ},
             factory=self.application,
             clock=self.application.clock,
             sleep=lambda seconds: self.on_sleep(),  # noqa: ARG005 - the time does not matter

@@ -1,83 +1,192 @@
-"""``imagecache host``: what it asks of the host, says, and ends with."""
+"""``imagecache host``: what it does to a host, prints, and ends with. The host is a directory with a fake systemd."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from imagecache.cli.application import Check, ConfigChange, HostLeft, HostOptions, Severity
+import pytest
+
+from imagecache.apps.host_credentials import HostCredentials
+from imagecache.apps.host_service import AgentHost, HostOptions
+from imagecache.clock import Clock
+from imagecache.errors import ObjectNotFound
+from imagecache.host.files import CONFIG, PROGRAM, HostFiles
+from imagecache.kube.resources import DAEMON_SETS, NODE_IMAGE_CACHES
+from imagecache.settings.table import Settings
+from testkit.host_service import (
+    ADDRESS,
+    DROP_IN,
+    FakeContainerdFiles,
+    FakeProgram,
+    FakeRecords,
+    FakeServiceManager,
+    make_socket,
+    read,
+)
+from testkit.kube import FakeKube
 
 from .conftest import Shell
 
-KEEP = ("host", "keep", "--root", "/host", "--health", ":9465")
-KEPT = HostOptions(Path("/host"), health=":9465")
+KEEP = ("host", "keep", "--root", "/host", "--node-name", "worker")
+POD = {"IMAGECACHE_DAEMONSET": "imagecache-system/agent", "IMAGECACHE_ADDRESS": str(ADDRESS)}
 
 
-def test_install_says_what_changed(imagecache: Shell) -> None:
+@dataclass
+class Host:
+    """Stands in for ``apps.host_service.open_host``: the real class over the fakes of its ports."""
+
+    files: HostFiles
+    services: FakeServiceManager
+    kube: FakeKube = field(default_factory=FakeKube)
+    opened: list[tuple[Settings, HostOptions]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.records = FakeRecords(self.services)
+        asyncio.run(self.kube.create(NODE_IMAGE_CACHES, {"metadata": {"name": "worker"}}))
+        asyncio.run(self.kube.create(DAEMON_SETS, {"metadata": {"name": "agent"}}, namespace="imagecache-system"))
+
+    def __call__(self, settings: Settings, clock: Clock, options: HostOptions) -> AgentHost:
+        del clock
+        self.opened.append((settings, options))
+        return AgentHost(
+            settings=settings,
+            options=options,
+            files=self.files,
+            services=self.services,
+            containerd=(FakeContainerdFiles(self.files), self.records),
+            program=FakeProgram,
+            credentials=HostCredentials(self.files, settings, {}),
+            connect=self._connection,
+            sleep=self._sleep,
+        )
+
+    async def _sleep(self, seconds: float) -> None:
+        """SIGTERM comes while ``keep`` waits."""
+        del seconds
+        raise asyncio.CancelledError
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[FakeKube]:
+        yield self.kube
+
+    def remove_daemonset(self) -> None:
+        asyncio.run(self.kube.delete(DAEMON_SETS, "agent", namespace="imagecache-system"))
+
+    @property
+    def reports(self) -> bool:
+        """Whether the API has a report of this node."""
+        try:
+            asyncio.run(self.kube.get(NODE_IMAGE_CACHES, "worker"))
+        except ObjectNotFound:
+            return False
+        return True
+
+    @property
+    def installed(self) -> bool:
+        """Whether containers that start now get our snapshotter."""
+        return read(self.files, DROP_IN) == "ours"
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    files = HostFiles(tmp_path / "host")
+    files.root.mkdir()
+    services = FakeServiceManager(files)
+    services.restart("containerd.service")
+    found = Host(files, services)
+    monkeypatch.setattr("imagecache.apps.host_service.open_host", found)
+    return found
+
+
+def test_install_says_what_changed(imagecache: Shell, host: Host) -> None:
     done = imagecache("host", "install", "--root", "/host", "--containerd-unit", "k3s.service", "--leave-containerd")
 
-    assert done.output == "/opt/imagecache/current created\n"
-    assert imagecache.application.hosted.calls == [
-        ("install", HostOptions(Path("/host"), containerd_unit="k3s.service", configure=False))
-    ]
+    assert "/opt/imagecache/current created\n" in done.stdout
+    assert [options for _, options in host.opened] == [HostOptions(Path("/host"), "k3s.service", configure=False)]
+    assert "Before=k3s.service" in read(host.files, Path("/etc/systemd/system/imagecache-agent.service"))
+    assert not host.files.at(DROP_IN).exists()
 
 
-def test_without_systemd_the_exit_code_says_so(imagecache: Shell) -> None:
-    imagecache.application.hosted.missing = True
-    done = imagecache("host", "install", code=65)
+def test_installing_again_changes_nothing(imagecache: Shell, host: Host) -> None:
+    imagecache("host", "install")
 
-    assert "everything is in place" in done.output
+    assert host.installed
+    assert imagecache("host", "install").output == ""
 
 
-def test_the_mode_and_other_settings_are_flags(imagecache: Shell) -> None:
+def test_without_systemd_the_exit_code_says_so(imagecache: Shell, host: Host) -> None:
+    host.services.systemd = False
+
+    assert "everything is in place" in imagecache("host", "install", code=65).output
+
+
+def test_the_mode_and_other_settings_are_flags(imagecache: Shell, host: Host) -> None:
     imagecache("host", "install", "--mode", "native", "--node-name", "a")
 
-    assert imagecache.application.settings.mode.value == "native"
-    assert imagecache.application.settings.node_name == "a"
+    settings, _ = host.opened[0]
+    assert (settings.mode.value, settings.node_name) == ("native", "a")
+    assert not host.files.at(PROGRAM).exists()
+    imagecache("host", "install", "--trim-delay", "3")
+    assert "trim_delay = 3.0" in read(host.files, CONFIG)
 
 
-def test_uninstall_says_what_is_left(imagecache: Shell) -> None:
-    imagecache.application.hosted.left = HostLeft(
-        [ConfigChange(Path("/etc/containerd/imagecache.toml"), "updated")], ["k8s.io/nginx:1"], in_use=3, done=False
-    )
+def test_uninstall_says_what_is_left(imagecache: Shell, host: Host) -> None:
+    imagecache("host", "install")
+    host.records.images, host.records.containers = ["k8s.io/nginx:1"], 3
+
     done = imagecache("host", "uninstall")
 
-    assert "/etc/containerd/imagecache.toml updated\nk8s.io/nginx:1 forgotten\n" in done.output
+    assert "/etc/containerd/imagecache.toml updated\n" in done.stdout
+    assert "k8s.io/nginx:1 forgotten\n" in done.stdout
     assert "3 bundles are in use" in done.output
+    host.records.containers = 0
+    assert "/etc/containerd/imagecache.toml removed\n" in imagecache("host", "uninstall").stdout
 
 
-def test_status_ends_with_the_worst(imagecache: Shell) -> None:
-    assert "agent: answers" in imagecache("host", "status").output
-    imagecache.application.hosted.checks = (
-        Check("host", "agent", Severity.PROBLEM, "does not answer", "journalctl --unit imagecache-agent"),
-    )
-    assert "-> journalctl" in imagecache("host", "status", code=81).output
+def test_status_ends_with_the_worst(imagecache: Shell, host: Host) -> None:
+    assert "program: not installed" in imagecache("host", "status", "--metrics-address", "", code=81).output
+    imagecache("host", "install")
+    assert "agent: answers" in imagecache("host", "status", "--metrics-address", "").output
+    nobody = imagecache("host", "status", "--metrics-address", "127.0.0.1:1", code=81).output
+    assert "agent: the agent does not answer" in nobody
+    assert "-> journalctl" in nobody
+    assert host.installed
 
 
-def test_keep_leaves_the_host_as_it_is_in_an_upgrade(imagecache: Shell) -> None:
-    imagecache(*KEEP)
+def test_keep_leaves_the_host_as_it_is_in_an_upgrade(imagecache: Shell, host: Host) -> None:
+    imagecache(*KEEP, environ=POD)
 
-    assert imagecache.application.hosted.calls == [("install", KEPT), ("keep", KEPT)]
-    assert not imagecache.application.hosted.withdrawn
-
-
-def test_keep_uninstalls_when_its_daemonset_is_gone(imagecache: Shell) -> None:
-    imagecache.application.hosted.gone = True
-    imagecache(*KEEP)
-
-    assert imagecache.application.hosted.calls[-1] == ("uninstall", KEPT)
-    assert imagecache.application.hosted.withdrawn
+    assert host.installed
+    assert host.reports
 
 
-def test_the_report_goes_even_where_the_host_keeps_something(imagecache: Shell) -> None:
-    imagecache.application.hosted.gone = imagecache.application.hosted.missing = True
-    imagecache(*KEEP, code=65)
+def test_keep_uninstalls_when_its_daemonset_is_gone(imagecache: Shell, host: Host) -> None:
+    host.remove_daemonset()
+    imagecache(*KEEP, environ=POD)
 
-    assert imagecache.application.hosted.withdrawn
+    assert not host.installed
+    assert not host.reports
 
 
-def test_keep_goes_on_where_somebody_else_starts_services(imagecache: Shell) -> None:
-    imagecache.application.hosted.missing = True
-    done = imagecache(*KEEP)
+def test_the_report_goes_even_where_the_host_keeps_something(imagecache: Shell, host: Host) -> None:
+    host.remove_daemonset()
+    host.services.systemd = False
+    make_socket(host.files)
+
+    done = imagecache(*KEEP, environ=POD, code=65)
+
+    assert "restart containerd" in done.output
+    assert not host.reports
+
+
+def test_keep_goes_on_where_somebody_else_starts_services(imagecache: Shell, host: Host) -> None:
+    host.services.systemd = False
+    done = imagecache(*KEEP, environ=POD)
 
     assert "everything is in place" in done.output
-    assert [name for name, _ in imagecache.application.hosted.calls] == ["install", "keep"]
+    assert host.installed
+    assert host.reports

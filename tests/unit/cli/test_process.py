@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -110,6 +111,13 @@ def test_version_does_not_wait_for_the_command_line(tmp_path: Path) -> None:
     assert result.stdout.splitlines()[1] == "False False"
 
 
+def test_get_starts_without_http_grpc_and_mounts(tmp_path: Path) -> None:
+    heavy = {"aiohttp", "grpclib", "google.protobuf", "kopf", "imagecache.host.mounter", "imagecache.builder.builder"}
+    loaded = f"import atexit, sys\natexit.register(lambda: print({heavy!r} & set(sys.modules)))\n"
+
+    assert run(tmp_path, loaded + REAL, "get").stdout == "set()\n"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopping_a_create_keeps_what_was_fetched(tmp_path: Path, manifest: Path, number: int) -> None:
     args = ("create", "-f", str(manifest))
@@ -139,24 +147,32 @@ def test_stopping_a_create_keeps_what_was_fetched(tmp_path: Path, manifest: Path
     assert f"ready ({before})" in again.stdout
 
 
-def test_sigterm_ends_the_agent_well(tmp_path: Path) -> None:
-    program = PROGRAM.replace("app(obj", "print('up', flush=True)\napp(obj")
-    ready = program.replace(
-        "application = FakeApplication()",
-        "application = FakeApplication()\n"
-        "class Started(list):\n"
-        "    def append(self, item): print(item, flush=True)\n"
-        "application.running.started = Started()",
-    )
-    with subprocess.Popen(
-        command(ready, "agent"), env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert [process.stdout.readline(), process.stdout.readline()] == ["up\n", "agent\n"]
-        process.send_signal(signal.SIGTERM)
-        _out, error = process.communicate(timeout=60)
+@pytest.mark.parametrize("service", ["agent", "snapshotter"])
+def test_sigterm_ends_a_service_well(tmp_path: Path, service: str) -> None:
+    """It has told the service manager that it is ready, and listens where its settings say."""
+    root, address = tmp_path / "root", tmp_path / "snapshotter.sock"
+    flags = {"agent": ("--agent-root", "--agent-socket"), "snapshotter": ("--root", "--address")}[service]
+    alone = ("--address", str(tmp_path / "no.sock"), "--metrics-address", "") if service == "agent" else ()
+    args = (service, flags[0], str(root), flags[1], str(address), "--log-level", "error", *alone)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(60)
+        with subprocess.Popen(
+            command(REAL, *args),
+            env=environment(tmp_path, NOTIFY_SOCKET=str(tmp_path / "notify")),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert manager.recv(100) == b"READY=1"
+            with socket.socket(socket.AF_UNIX) as containerd:
+                containerd.connect(str(address))
+            assert list(root.iterdir())
+            assert (tmp_path / "store/layers").is_dir()
+            process.send_signal(signal.SIGTERM)
+            out, error = process.communicate(timeout=60)
 
-    assert (process.returncode, error) == (0, "")
+    assert (process.returncode, out, error) == (0, "", "")
 
 
 def test_names_are_completed(tmp_path: Path, manifest: Path) -> None:

@@ -93,8 +93,9 @@ def test_every_setting_says_what_it_is() -> None:
         )
 
 
-def test_flags_reach_the_application(imagecache: Shell) -> None:
-    imagecache("get", "--store", "/somewhere", "--log-level", "error")
+def test_flags_reach_the_command(imagecache: Shell, tmp_path: Path) -> None:
+    imagecache("create", "-f", imagecache.manifest(), "--store", str(tmp_path / "other"), "--log-level", "error")
 
-    assert imagecache.application.settings.store == Path("/somewhere")
+    assert imagecache("get", "-o", "name", "--store", str(tmp_path / "other")).stdout.endswith("/a\n")
+    assert imagecache("get", "-o", "name").stdout == ""
     assert "--mode: 'x' is not valid" in imagecache("create", "-f", imagecache.manifest(), "--mode", "x", code=2).stderr

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 
-from imagecache.cli.application import Check, Severity
-from imagecache.errors import ContainerdUnavailable, RegistryUnavailable, StoreCorrupt
-from imagecache.store.check import Finding, Report
+from imagecache.cli.doctor import show
+from imagecache.digest import DiffID, Digest
+from imagecache.errors import ContainerdUnavailable, MalformedLayer, RegistryUnavailable, StoreCorrupt
+from imagecache.host.checks import Check, Status
+from imagecache.host.mounter import KernelMounter
+from imagecache.store.model import LayerName, Space
+from imagecache.store.store import Store
 from testkit.builder import layer_record
+from testkit.store import put_bundle
+from testkit.tars import DIRECTORY, SYMLINK, Entry, tar
 
 from .conftest import Shell
 
 ID = r"imc-[a-z0-9]{20}"
+BUNDLE = "imc-aaaaaaaaaaaaaaaaaaaa"
+DIFF_IDS = [DiffID(Digest.sha256(text)) for text in (b"base", b"app")]
+LAYERS = [LayerName(space=Space.LAYERS, digest=diff_id) for diff_id in DIFF_IDS]
 
 
 def columns(line: str) -> list[str]:
@@ -266,108 +279,197 @@ def test_what_has_expired_is_deleted_by_the_next_create(imagecache: Shell) -> No
     assert "note: a has expired and could not be deleted: nobody listens\n" in result.stderr
 
 
-def test_mount_and_umount(imagecache: Shell, tmp_path: Path) -> None:
-    assert imagecache("mount", "nginx:1.25", str(tmp_path)).stdout == (
-        f"nginx:1.25 mounted at {tmp_path} (2 layers, imc-00000000000000000000)\n"
-    )
-    assert imagecache("umount", str(tmp_path)).stdout == f"{tmp_path} unmounted\n"
-    imagecache("umount", str(tmp_path), code=3)
-    imagecache("mount", "nothing:1", str(tmp_path), code=3)
+class RecordingMounter(KernelMounter):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mounted_images: list[tuple[Sequence[Path], Path]] = []
+
+    def mount_image(self, images: Sequence[Path], target: Path, scratch: Path) -> None:
+        del scratch
+        self.mounted_images.append((images, target))
 
 
-@pytest.mark.parametrize(("worst", "code"), [(Severity.OK, 0), (Severity.WARNING, 80), (Severity.PROBLEM, 81)], ids=str)
-def test_doctor(imagecache: Shell, worst: Severity, code: int) -> None:
-    imagecache.application.machine.checks = (
-        Check("kernel", "erofs", Severity.OK, "mounts files directly"),
+def test_mount(imagecache: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mounter = RecordingMounter()
+    monkeypatch.setattr("imagecache.apps.mount.mounter", lambda: mounter)
+    store = Store.open(imagecache.folder / "store")
+    put_bundle(store, BUNDLE, DIFF_IDS, [b"base", b"app"])
+
+    done = imagecache("mount", "busybox", str(tmp_path))
+
+    assert done.stdout == f"busybox mounted at {tmp_path} (2 layers, {BUNDLE})\n"
+    assert mounter.mounted_images == [([store.layers.path(name) for name in LAYERS], tmp_path)]
+    assert "nothing:1" in imagecache("mount", "nothing:1", str(tmp_path), code=3).stderr
+
+
+def test_umount_of_what_is_no_mount(imagecache: Shell, tmp_path: Path) -> None:
+    assert f"mounted at {tmp_path}" in imagecache("umount", str(tmp_path), code=3).stderr
+
+
+@pytest.mark.parametrize("worst", [Status.OK, Status.WARNING, Status.PROBLEM])
+def test_checks_are_shown_and_the_worst_decides(worst: Status, capsys: pytest.CaptureFixture[str]) -> None:
+    checks = (
+        Check("kernel", "erofs", Status.OK, "mounts files directly"),
         Check("store", "space", worst, "3% free", "delete caches" if worst else ""),
     )
+    codes = {Status.OK: 0, Status.WARNING: 80, Status.PROBLEM: 81}
 
-    lines = imagecache("doctor", code=code).stdout.splitlines()
-    found = [json.loads(line) for line in imagecache("doctor", "--json", code=code).stdout.splitlines()]
+    for as_json in (False, True):
+        with pytest.raises(typer.Exit) as ended:
+            show(checks, as_json=as_json)
+        assert ended.value.exit_code == codes[worst]
+    lines = capsys.readouterr().out.splitlines()
 
     assert lines[0] == "ok       kernel      erofs: mounts files directly"
-    assert (lines[-1].strip() == "-> delete caches") == bool(worst)
-    assert found[1]["severity"] == worst.name.lower()
+    assert (lines[-3].strip() == "-> delete caches") == bool(worst)
+    assert json.loads(lines[-1])["severity"] == worst.name.lower()
+
+
+def test_doctor_finds_no_containerd(imagecache: Shell, tmp_path: Path) -> None:
+    address = str(tmp_path / "containerd.sock")
+
+    found = [
+        json.loads(line)
+        for line in imagecache("doctor", "--json", "--address", address, code=81).stdout.split("\n")[:-1]
+    ]
+
+    assert {check["area"] for check in found} >= {"kernel", "store", "containerd"}
+    connection = next(check for check in found if check["name"] == "connection")
+    assert (connection["severity"], address in connection["detail"]) == ("problem", True)
 
 
 def test_check(imagecache: Shell) -> None:
     assert imagecache("check").stdout == "0 files checked, no problems\n"
 
-    file, aside = Path("/store/layers/x.erofs"), Path("/store/quarantine/x")
-    imagecache.application.report = Report(
-        checked=2, corrupt=[Finding(file, "has 1 bytes", aside)], unexpected=[Finding(Path("/store/x"), "not a blob")]
-    )
-    result = imagecache("check", "--quarantine", code=StoreCorrupt.exit_code)
+    store = Store.open(imagecache.folder / "store")
+    put_bundle(store, BUNDLE, DIFF_IDS, [b"base", b"app"])
+    layer, stray = store.layers.path(LAYERS[0]), store.root / "layers/stray"
+    layer.unlink()
+    layer.write_bytes(b"x")
+    stray.touch()
+    problem = "has 1 bytes, the bundle says 4"
+    report = json.loads(imagecache("check", "--json", code=StoreCorrupt.exit_code).stdout)
 
-    assert result.stdout.splitlines() == [
-        "corrupt    /store/layers/x.erofs: has 1 bytes (set aside as /store/quarantine/x)",
-        "unexpected /store/x: not a blob",
-        "2 files checked, 1 problem",
+    assert report["corrupt"] == [{"path": str(layer), "problem": problem, "movedTo": None}]
+    assert not report["healthy"]
+    result = imagecache("check", "--quarantine", code=StoreCorrupt.exit_code)
+    lines = result.stdout.splitlines()
+    aside = re.search(r"set aside as (.*)\)", lines[0])
+    assert aside is not None
+    assert Path(aside[1]).read_bytes() == b"x"
+    assert lines == [
+        f"corrupt    {layer}: {problem} (set aside as {aside[1]})",
+        f"unexpected {stray}: not a layer image",
+        "7 files checked, 1 problem",
     ]
     assert "create it again" in result.stderr
-    found = json.loads(imagecache("check", "--json", code=StoreCorrupt.exit_code).stdout)
-    assert found["corrupt"] == [{"path": str(file), "problem": "has 1 bytes", "movedTo": str(aside)}]
-    assert not found["healthy"]
+
+
+def test_check_deep_proves_layer_images(imagecache: Shell) -> None:
+    """These layer images have the digest that the bundle says, and are none."""
+    put_bundle(Store.open(imagecache.folder / "store"), BUNDLE, DIFF_IDS, [b"base", b"app"])
+
+    assert imagecache("check").stdout == "7 files checked, no problems\n"
+    assert "2 problems" in imagecache("check", "--deep", code=StoreCorrupt.exit_code).stdout
+
+
+TAR = tar(
+    Entry(b"etc/", DIRECTORY, mode=0o755),
+    Entry(b"etc/.wh.gone"),
+    Entry(b"etc/link", SYMLINK, target=b"../etc\x1b[2J", mode=0o777),
+)
+IMPLIED = tar(Entry(b"etc/hosts", content=b"x"))
+"""It has no entry for ``etc``: the layer below says whose that is."""
 
 
 def test_layer_commands(imagecache: Shell, tmp_path: Path) -> None:
-    tar, image, back = (tmp_path / name for name in ("in.tar", "x.erofs", "out.tar"))
-    tar.write_bytes(b"tar bytes")
+    source, image, back = (tmp_path / name for name in ("in.tar", "x.erofs", "out.tar"))
+    source.write_bytes(TAR)
 
-    built = json.loads(imagecache("layer", "build", str(tar), "-o", str(image), "--lower", str(tar)).stdout)
-    assert built["diffID"].startswith("sha256:")
-    assert (built["size"], built["tarSize"], built["entries"], built["contextDependent"]) == (9, 9, 1, True)
+    built = json.loads(imagecache("layer", "build", str(source), "-o", str(image)).stdout)
+    assert built == {
+        "diffID": Digest.sha256(TAR),
+        "sha256": Digest.sha256(image.read_bytes()),
+        "size": image.stat().st_size,
+        "tarSize": len(TAR),
+        "entries": 3,
+        "contextDependent": False,
+    }
     proved = json.loads(imagecache("layer", "verify", str(image), "--diff-id", built["diffID"]).stdout)
-    assert proved["verified"] is True
+    assert proved == {key: built[key] for key in ("diffID", "sha256", "size", "entries")} | {"verified": True}
     exported = imagecache("layer", "export", str(image), "-o", str(back))
-    assert json.loads(exported.stdout) == {"diffID": built["diffID"], "size": 9}
-    assert back.read_bytes() == b"tar bytes"
+    assert json.loads(exported.stdout) == {"diffID": built["diffID"], "size": len(TAR)}
+    assert back.read_bytes() == TAR
     piped = imagecache("layer", "export", str(image), "-o", "-")
-    assert piped.stdout == "tar bytes"
-    assert json.loads(piped.stderr)["size"] == 9
-    imagecache("layer", "build", "-", "-o", str(image), stdin=b"other")
-    assert image.read_bytes() == b"other"
+    assert piped.stdout_bytes == TAR
+    assert json.loads(piped.stderr)["size"] == len(TAR)
 
 
-def test_layer_ls_shows_hostile_names_harmlessly(imagecache: Shell) -> None:
-    lines = imagecache("layer", "ls", "x").stdout.splitlines()
-    found = [json.loads(line) for line in imagecache("layer", "ls", "--json", "x").stdout.splitlines()]
+def test_a_layer_on_top_of_another_from_stdin(imagecache: Shell, tmp_path: Path) -> None:
+    source, below, image = (tmp_path / name for name in ("in.tar", "below", "x.erofs"))
+    source.write_bytes(TAR)
+    imagecache("layer", "build", str(source), "-o", str(below))
+
+    built = json.loads(imagecache("layer", "build", "-", "-o", str(image), "--lower", str(below), stdin=IMPLIED).stdout)
+
+    assert (built["diffID"], built["contextDependent"]) == (Digest.sha256(IMPLIED), True)
+
+
+def test_layer_ls_shows_hostile_names_harmlessly(imagecache: Shell, tmp_path: Path) -> None:
+    source, image = tmp_path / "in.tar", str(tmp_path / "x.erofs")
+    source.write_bytes(TAR)
+    imagecache("layer", "build", str(source), "-o", image)
+
+    lines = imagecache("layer", "ls", image).stdout.splitlines()
+    found = [json.loads(line) for line in imagecache("layer", "ls", "--json", image).stdout.splitlines()]
 
     assert lines == [
-        "drwxr-xr-x 0/0          0 etc",
-        r"lrwxrwxrwx 0/0          0 etc/link -> ../etc\x1b[2J",
+        "drwxr-xr-x 0/0         59 etc",
         "c--------- 0/0        0,0 etc/gone",
+        r"lrwxrwxrwx 0/0         10 etc/link -> ../etc\x1b[2J",
     ]
-    assert found[1]["target"] == "../etc\x1b[2J"
-    assert (found[2]["mode"], found[2]["major"]) == ("20000", 0)
+    assert found[2]["target"] == "../etc\x1b[2J"
+    assert (found[1]["mode"], found[1]["major"]) == ("20000", 0)
 
 
 def test_layer_errors(imagecache: Shell, tmp_path: Path) -> None:
-    damaged = tmp_path / "damaged"
-    damaged.write_bytes(b"damaged")
+    source, sound, damaged = (tmp_path / name for name in ("in.tar", "sound", "damaged"))
+    source.write_bytes(TAR)
+    imagecache("layer", "build", str(source), "-o", str(sound))
+    damaged.write_bytes(sound.read_bytes()[:5000])
+    files = sorted(path.name for path in tmp_path.iterdir())
 
     assert "no such file" in imagecache("layer", "build", "nothing.tar", "-o", "x", code=2).stderr.lower()
-    imagecache("layer", "verify", str(damaged), "--diff-id", "sha256:1", code=2)
-    imagecache("layer", "verify", str(damaged), "--diff-id", "sha256:" + "0" * 64, code=20)
-    imagecache("layer", "export", str(damaged), "-o", str(tmp_path / "out"), code=20)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.toml", "damaged"]
-    imagecache("layer", "export", str(damaged), "-o", str(tmp_path / "no" / "out"), code=40)
+    imagecache("layer", "verify", str(sound), "--diff-id", "sha256:1", code=2)
+    imagecache("layer", "verify", str(sound), "--diff-id", "sha256:" + "0" * 64, code=20)
+    imagecache("layer", "export", str(damaged), "-o", str(tmp_path / "out"), code=MalformedLayer.exit_code)
+    imagecache("layer", "build", "-", "-o", str(tmp_path / "out"), stdin=b"no tar" * 200, code=MalformedLayer.exit_code)
+    assert sorted(path.name for path in tmp_path.iterdir()) == files
+    imagecache("layer", "export", str(sound), "-o", str(tmp_path / "no" / "out"), code=40)
 
 
-def test_containerd_config(imagecache: Shell) -> None:
-    assert imagecache("containerd-config", "print").stdout == "version = 2\n"
-    result = imagecache("containerd-config", "install", "--containerd-config", "/x/config.toml")
-    assert result.stdout == "/x/config.toml created\n"
-    assert "restart containerd" in result.stderr
-    assert imagecache("containerd-config", "undo").stderr == ""
+def test_containerd_config(imagecache: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No containerd runs here, so its program is asked for its version."""
+    program = tmp_path / "bin/containerd"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho containerd github.com/containerd/containerd v2.1.0 abc\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    main = tmp_path / "etc/config.toml"
+    flags = ("--address", str(tmp_path / "no.sock"), "--containerd-config", str(main))
 
+    text = imagecache("containerd-config", "print", *flags).stdout
+    installed = imagecache("containerd-config", "install", *flags)
 
-def test_services_get_their_settings(imagecache: Shell) -> None:
-    imagecache("snapshotter", "--root", "/r", "--address", "/s.sock", "--store", "/t")
-
-    settings = imagecache.application.settings
-    assert (settings.agent_root, settings.agent_socket, settings.store) == (Path("/r"), Path("/s.sock"), Path("/t"))
-    assert imagecache.application.running.started == ["snapshotter"]
+    assert tomllib.loads(text)["proxy_plugins"]["imagecache"]["type"] == "snapshot"
+    assert installed.stdout == f"{main.parent}/imagecache.toml created\n{main} created\n"
+    assert "restart containerd" in installed.stderr
+    assert (main.parent / "imagecache.toml").read_text() == text
+    again = imagecache("containerd-config", "install", *flags)
+    assert (again.stdout.count("unchanged"), again.stderr) == (2, "")
+    undone = imagecache("containerd-config", "undo", *flags)
+    assert (undone.stdout.count("removed"), "restart containerd" in undone.stderr) == (2, True)
+    assert imagecache("containerd-config", "undo", *flags).stderr == ""
 
 
 def test_bare_and_wrong_commands(imagecache: Shell) -> None:

@@ -1,0 +1,15 @@
+"""``imagecache check``, wired: the store's own check, with the proof of layer images."""
+
+from __future__ import annotations
+
+from imagecache.builder import layer_file
+from imagecache.clock import Clock
+from imagecache.settings.table import Settings
+from imagecache.store.check import Report
+from imagecache.store.store import Store
+
+
+def check(settings: Settings, clock: Clock, *, deep: bool, quarantine: bool) -> Report:
+    """Verify what the store holds. Raises StoreError."""
+    store = Store.open(settings.store, clock)
+    return store.check(deep=deep, verify=lambda path: layer_file.verify(path).header.diff_id, quarantine=quarantine)
