@@ -105,7 +105,7 @@ EVENTS: Sequence[tuple[str, str, str]] = (
     ("an [error](#errors-and-exit-codes)", "Warning", "Why the build failed, or what it waits for."),
 )
 NEXT = {
-    NextStep.RETRY: "nobody: it is retried",
+    NextStep.RETRY: "nobody: try again",
     NextStep.FIX_INPUT: "user",
     NextStep.FIX_ENVIRONMENT: "administrator",
     NextStep.REPORT_BUG: "us: please report it",
