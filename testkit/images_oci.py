@@ -15,18 +15,18 @@ import zstandard
 from imagecache.digest import DiffID, Digest
 from imagecache.oci import mediatypes
 from imagecache.oci.descriptor import Descriptor, Platform
-from imagecache.oci.mediatypes import Compression
+from testkit.oci_layout import Compression
 
 AMD64 = Platform(os="linux", architecture="amd64")
 ARM64 = Platform(os="linux", architecture="arm64")
 
-_LAYERS = {
-    (False, Compression.NONE): mediatypes.OCI_LAYER,
-    (False, Compression.GZIP): mediatypes.OCI_LAYER_GZIP,
-    (False, Compression.ZSTD): mediatypes.OCI_LAYER_ZSTD,
-    (True, Compression.NONE): mediatypes.DOCKER_LAYER,
-    (True, Compression.GZIP): mediatypes.DOCKER_LAYER_GZIP,
-    (True, Compression.ZSTD): mediatypes.DOCKER_LAYER_ZSTD,
+_LAYERS: Mapping[tuple[bool, Compression], str] = {
+    (False, "none"): mediatypes.OCI_LAYER,
+    (False, "gzip"): mediatypes.OCI_LAYER_GZIP,
+    (False, "zstd"): mediatypes.OCI_LAYER_ZSTD,
+    (True, "none"): mediatypes.DOCKER_LAYER,
+    (True, "gzip"): mediatypes.DOCKER_LAYER_GZIP,
+    (True, "zstd"): mediatypes.DOCKER_LAYER_ZSTD,
 }
 
 
@@ -54,17 +54,17 @@ class MemoryImage:
 
 def compress(tar: bytes, compression: Compression) -> bytes:
     """Fixed headers, so the same bytes every time."""
-    if compression is Compression.GZIP:
+    if compression == "gzip":
         packer = zlib.compressobj(1, zlib.DEFLATED, 31)
         return packer.compress(tar) + packer.flush()
-    return zstandard.compress(tar, 1) if compression is Compression.ZSTD else tar
+    return zstandard.compress(tar, 1) if compression == "zstd" else tar
 
 
 def memory_image(
     layers: Sequence[bytes],
     *,
     platform: Platform = AMD64,
-    compression: Compression = Compression.GZIP,
+    compression: Compression = "gzip",
     docker: bool = False,
 ) -> MemoryImage:
     """An image of these tars, the bottom layer first."""

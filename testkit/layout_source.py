@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
 
-from imagecache.builder.image_source import Resolved
 from imagecache.errors import ImageNotFound
 from imagecache.oci.descriptor import Descriptor
 from imagecache.oci.reference import Reference
+from imagecache.oci.resolved import Resolved
 from testkit.oci_layout import Image
 
 _CHUNK = 1 << 20

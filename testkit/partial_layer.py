@@ -1,6 +1,6 @@
 """A layer image in the making, in a real store: as a build makes one, at the pace of a test.
 
-It takes the same steps as ``builder.layer_jobs``: the lock of the name, a staged file, word of it for those who look.
+It takes the same steps as ``builder.layer_builder``: the name's lock, a staged file, word of it for those who look.
 It must not know what is in a layer image; a tar, and what follows it, come from the test.
 """
 
@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
-from imagecache.erofs.header import DATA_START, unfinished
+from imagecache.erofs.layer_header import DATA_START, unfinished
 from imagecache.oserrors import converting
 from imagecache.store.files import write_all
 from imagecache.store.model import LayerName

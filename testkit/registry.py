@@ -21,7 +21,7 @@ from imagecache.digest import Digest
 from imagecache.errors import DigestMismatch, ImageCacheError, ImageNotFound, LimitExceeded
 from imagecache.limits import DEFAULT
 from imagecache.oci.descriptor import Descriptor
-from imagecache.oci.reference import Reference, parse_reference
+from imagecache.oci.reference import Reference
 from imagecache.oci.resolved import Resolved
 from imagecache.registry.credentials import Credential
 from testkit.clock import FakeClock
@@ -43,7 +43,7 @@ class MemorySource:
             self.add(name, image)
 
     def add(self, name: str, image: MemoryImage) -> None:
-        reference = parse_reference(name)
+        reference = Reference.parse(name)
         self._images.setdefault(reference.repository, {})[reference.tag] = image
 
     def fail(self, digest: Digest, error: ImageCacheError, *, after: int = 0) -> None:
@@ -79,7 +79,8 @@ class MemorySource:
         for start in range(offset, max(limit, offset), _CHUNK):
             yield blob[start : min(start + _CHUNK, limit)]
         if error is not None:
-            raise error.for_image(reference.original)
+            error.set_image(reference.original)
+            raise error
 
     def _descriptor(self, reference: Reference, digest: Digest) -> Descriptor:
         for image in self._images.get(reference.repository, {}).values():

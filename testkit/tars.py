@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from imagecache.layer.assemble import LayerTree, assemble
-from imagecache.layer.source import ChunkSource
+from imagecache.layer.tar_sources import ChunkSource
 from imagecache.limits import DEFAULT, Limits
 from imagecache.tree import Inode
 

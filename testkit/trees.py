@@ -19,7 +19,7 @@ from typing import NamedTuple
 from imagecache.digest import DiffID, Digest
 from imagecache.erofs.content import TAR_BLOCK
 from imagecache.erofs.format import align
-from imagecache.erofs.header import DATA_START, LayerFlags, LayerHeader
+from imagecache.erofs.layer_header import DATA_START, LayerFlags, LayerHeader
 from imagecache.erofs.writer import write_image
 from imagecache.tree import Inode, Segment, directory
 
@@ -91,6 +91,19 @@ class TarStandIn:
         for segment in inode.sparse:
             result[segment.offset : segment.offset + segment.length] = self.read(segment.source, segment.length)
         return bytes(result)
+
+
+class MemoryTree:
+    """A ``layer.implied_directories.LowerTree`` in memory."""
+
+    def __init__(self, root: Inode) -> None:
+        self._root = root
+
+    def root(self) -> Inode:
+        return self._root
+
+    def child(self, directory: Inode, name: bytes) -> Inode | None:
+        return directory.children.get(name)
 
 
 def symlink(target: bytes) -> Inode:

@@ -107,10 +107,9 @@ class ImageCacheError(Exception):
         prefix = f"{self.image}: " if self.image and self.image not in self.message else ""
         return f"{prefix}{self.message}"
 
-    def for_image(self, image: str) -> ImageCacheError:
-        """The same error, saying which image it concerns (kept if one is named already)."""
+    def set_image(self, image: str) -> None:
+        """Name the image that the error concerns, unless it names one already."""
         self.image = self.image or image
-        return self
 
 
 def by_name(reason: str) -> type[ImageCacheError]:

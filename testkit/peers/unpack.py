@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
-from imagecache.builder.builder import BuildSettings, ImageBuilder
+from imagecache.builder.bundle_builder import BuildSettings, BundleBuilder
 from imagecache.clock import SystemClock
 from imagecache.digest import chain_ids
 from imagecache.errors import ContentError
@@ -58,7 +58,7 @@ def containerd_tree(containerd: Containerd, registry: Registry, image: Image, ta
 
 async def build(store: Store, image: Image) -> ImageRecord:
     """Build a snapshot of the image in ``store``. Raises Refused."""
-    builder = ImageBuilder(store, SystemClock(), BuildSettings(jobs=1))
+    builder = BundleBuilder(store, SystemClock(), BuildSettings(jobs=1))
     reference = f"localhost/differential:{uuid4().hex}"
     try:
         document = await builder.build(

@@ -17,7 +17,7 @@ from imagecache.digest import Digest
 from imagecache.errors import ContentError, ImageNotFound, LimitExceeded
 from imagecache.limits import DEFAULT
 from imagecache.oci.descriptor import Descriptor
-from imagecache.oci.reference import Reference, parse_reference
+from imagecache.oci.reference import Reference
 from testkit.images_oci import AMD64, ARM64, MemoryImage, memory_image, memory_index
 from testkit.registry import with_size
 
@@ -53,7 +53,7 @@ class ImageSourceSuite:
 
     @pytest.fixture
     def reference(self, origin: Origin, image: MemoryImage) -> Reference:
-        return parse_reference(origin.publish("team/app:1.4", image))
+        return Reference.parse(origin.publish("team/app:1.4", image))
 
     async def test_a_tag(self, origin: Origin, image: MemoryImage, reference: Reference) -> None:
         resolved = await origin.source.resolve(reference)
@@ -63,8 +63,8 @@ class ImageSourceSuite:
         assert resolved.private is self.private
 
     async def test_a_digest(self, origin: Origin, image: MemoryImage, reference: Reference) -> None:
-        by_digest = parse_reference(f"{reference.repository}@{image.descriptor.digest}")
-        with_tag = parse_reference(f"{reference.repository}:ignored@{image.descriptor.digest}")
+        by_digest = Reference.parse(f"{reference.repository}@{image.descriptor.digest}")
+        with_tag = Reference.parse(f"{reference.repository}:ignored@{image.descriptor.digest}")
 
         assert (await origin.source.resolve(by_digest)).descriptor == image.descriptor
         assert (await origin.source.resolve(with_tag)).descriptor == image.descriptor
@@ -72,7 +72,7 @@ class ImageSourceSuite:
     async def test_an_index_and_its_manifests(self, origin: Origin) -> None:
         members = [memory_image([b"for one"], platform=AMD64), memory_image([b"for other"], platform=ARM64)]
         index = memory_index(members)
-        reference = parse_reference(origin.publish("team/many:1", index))
+        reference = Reference.parse(origin.publish("team/many:1", index))
 
         resolved = await origin.source.resolve(reference)
 
@@ -82,7 +82,7 @@ class ImageSourceSuite:
 
     async def test_docker_types(self, origin: Origin) -> None:
         image = memory_image([b"a layer"], docker=True)
-        reference = parse_reference(origin.publish("team/docker:1", image))
+        reference = Reference.parse(origin.publish("team/docker:1", image))
 
         assert (await origin.source.resolve(reference)).descriptor == image.descriptor
 
@@ -93,7 +93,7 @@ class ImageSourceSuite:
 
     @pytest.mark.parametrize("name", ["team/app:absent", "team/nothing:1.4", f"team/app@{_ABSENT}"])
     async def test_absent_images_are_named_as_written(self, origin: Origin, reference: Reference, name: str) -> None:
-        absent = parse_reference(f"{reference.host}/{name}")
+        absent = Reference.parse(f"{reference.host}/{name}")
 
         with pytest.raises(ImageNotFound) as caught:
             await origin.source.resolve(absent)

@@ -13,7 +13,7 @@ from typing import Protocol
 import pytest
 
 from imagecache.digest import DiffID, Digest
-from imagecache.erofs.header import DATA_START
+from imagecache.erofs.layer_header import DATA_START
 from imagecache.errors import BlobNotFound, NotFound, StoreCorrupt
 from imagecache.served.remote_store import Part, RemoteStore
 from imagecache.store.model import Bundle, LayerName, Space

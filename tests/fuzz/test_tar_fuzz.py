@@ -16,12 +16,13 @@ import zstandard
 from imagecache.errors import ImageCacheError
 from imagecache.layer.assemble import assemble
 from imagecache.layer.compression import Compression, Decompressor
-from imagecache.layer.context import MemoryTree, resolve_implied
-from imagecache.layer.inputs import TarSource
-from imagecache.layer.source import ChunkSource, FileSource
+from imagecache.layer.implied_directories import resolve_implied
+from imagecache.layer.tar_reader import TarSource
+from imagecache.layer.tar_sources import ChunkSource, FileSource
 from imagecache.limits import DEFAULT
 from testkit.hostile_tars import CONTAINED, REFUSED, Contained, Refused
 from testkit.tars import BLOCK, random_image
+from testkit.trees import MemoryTree
 
 _ROUNDS = int(os.environ.get("IMAGECACHE_FUZZ_ROUNDS", "150"))
 _BUDGET = 5.0

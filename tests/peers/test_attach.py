@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from imagecache.builder.builder import ImageBuilder
+from imagecache.builder.bundle_builder import BundleBuilder
 from imagecache.clock import SystemClock
 from imagecache.containerd.attach import AttachSettings, NodeAttacher
 from imagecache.containerd.client import ContainerdClient
@@ -104,7 +104,7 @@ def built(peers_directory: Path) -> tuple[Store, Bundle]:
     extra = [tar_of({"srv/": None, f"srv/{number}": f"layer {number}".encode()}) for number in range(4)]
     image = busybox_image(directory / "image", *extra)
     store = Store.open(directory / "store")
-    build = ImageBuilder(store, SystemClock()).build(
+    build = BundleBuilder(store, SystemClock()).build(
         "imc-" + "0" * 20,
         [IMAGE],
         platform=Platform(os="linux", architecture="amd64"),

@@ -15,11 +15,11 @@ from yarl import URL
 
 from imagecache.builder.image_source import ImageSource
 from imagecache.errors import ProtocolViolation, RegistryUnavailable, RegistryUntrusted, Unauthenticated
-from imagecache.oci.reference import parse_reference
+from imagecache.oci.reference import Reference
 from imagecache.registry.client import RegistryClient
 from imagecache.registry.config import RegistryConfig
 from imagecache.registry.credentials import Credential
-from imagecache.registry.proxy import Proxies, parse_proxies
+from imagecache.registry.http_proxy import Proxies, parse_proxies
 from testkit.images import pause_image
 from testkit.images_oci import MemoryImage, memory_image
 from testkit.oci_layout import Image, Layout
@@ -146,7 +146,7 @@ async def test_a_proxy_that_refuses(
         )
         async with RegistryClient(config) as client:
             with pytest.raises(RegistryUnavailable, match=problem) as caught:
-                await client.resolve(parse_reference(f"{NAME}/team/app:1"))
+                await client.resolve(Reference.parse(f"{NAME}/team/app:1"))
 
     assert "HTTPS_PROXY" in caught.value.hint
     assert "word" not in f"{config!r} {caught.value!r} {caught.value.__cause__!r}"
@@ -181,7 +181,7 @@ async def client_of(**config: object) -> AsyncIterator[RegistryClient]:
 
 
 async def test_a_certificate_that_nobody_trusts(encrypted: Registry, directory: Path, image: MemoryImage) -> None:
-    reference = parse_reference(push(encrypted, "team/app:1", image, directory))
+    reference = Reference.parse(push(encrypted, "team/app:1", image, directory))
     async with client_of() as client:
         with pytest.raises(RegistryUntrusted, match="not trusted") as caught:
             await client.resolve(reference)
@@ -191,7 +191,7 @@ async def test_a_certificate_that_nobody_trusts(encrypted: Registry, directory: 
 
 
 async def test_an_authority_in_hosts_toml(encrypted: Registry, directory: Path, image: MemoryImage) -> None:
-    reference = parse_reference(push(encrypted, "team/app:1", image, directory))
+    reference = Reference.parse(push(encrypted, "team/app:1", image, directory))
     folder = directory / "certs" / f"127.0.0.1_{encrypted.port}_"
     folder.mkdir(parents=True)
     (folder / "ca.crt").write_bytes(encrypted.certificate.read_bytes())
@@ -201,7 +201,7 @@ async def test_an_authority_in_hosts_toml(encrypted: Registry, directory: Path, 
 
 
 async def test_tls_where_plain_http_is_said(encrypted: Registry, directory: Path, image: MemoryImage) -> None:
-    reference = parse_reference(push(encrypted, "team/app:1", image, directory))
+    reference = Reference.parse(push(encrypted, "team/app:1", image, directory))
     async with client_of(plain_http=frozenset({encrypted.address})) as client:
         with pytest.raises(ProtocolViolation, match="answers 400") as caught:
             await client.resolve(reference)
@@ -218,13 +218,13 @@ async def test_plain_http_where_tls_is_wanted(registry: Registry, directory: Pat
 
     async with client_of(hosts_dir=directory / "certs") as client:
         with pytest.raises(RegistryUntrusted, match="does not speak TLS") as caught:
-            await client.resolve(parse_reference("registry.example/team/app:1"))
+            await client.resolve(Reference.parse("registry.example/team/app:1"))
 
     assert "k8s.aliyun.com/plain-http-registry" in caught.value.hint
 
 
 async def test_a_wrong_password(guarded: Registry, directory: Path, image: MemoryImage) -> None:
-    reference = parse_reference(push(guarded, "team/app:1", image, directory))
+    reference = Reference.parse(push(guarded, "team/app:1", image, directory))
     wrong = FixedCredentials({guarded.address: Credential(username="alice", password="wr0ng-word", source="test")})  # noqa: S106
     async with RegistryClient(RegistryConfig(), wrong) as client:
         with pytest.raises(Unauthenticated) as caught:
@@ -238,7 +238,7 @@ async def test_a_registry_that_is_restarted_in_the_middle_of_a_layer(directory: 
     image = memory_image([CONTENT * 10])
     layer = image.layers[0]
     with Registry(directory / "restarted") as registry:
-        reference = parse_reference(push(registry, "team/app:1", image, directory))
+        reference = Reference.parse(push(registry, "team/app:1", image, directory))
         time = FakeTime()
         async with client_of(sleep=time.sleep, clock=time.clock, read_buffer=65536) as client:
             stream = client.stream(reference, layer)
@@ -255,7 +255,7 @@ async def test_a_registry_that_is_restarted_in_the_middle_of_a_layer(directory: 
 
 async def test_a_registry_that_is_stopped(directory: Path, image: MemoryImage) -> None:
     with Registry(directory / "stopped") as registry:
-        reference = parse_reference(push(registry, "team/app:1", image, directory))
+        reference = Reference.parse(push(registry, "team/app:1", image, directory))
     time = FakeTime()
     async with client_of(sleep=time.sleep, clock=time.clock) as client:
         with pytest.raises(RegistryUnavailable, match="cannot connect") as caught:

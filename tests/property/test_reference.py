@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagecache.errors import InvalidReference
-from imagecache.oci.reference import parse_reference
+from imagecache.oci.reference import Reference
 
 WORDS = st.from_regex(r"[a-z0-9]{1,8}", fullmatch=True)
 COMPONENTS = st.builds(
@@ -33,9 +33,9 @@ VALID = st.builds(lambda *parts: "".join(parts), DOMAINS, PATHS, TAGS, DIGESTS).
 
 @given(VALID)
 def test_the_name_of_a_reference_is_a_reference_with_that_name(text: str) -> None:
-    reference = parse_reference(text)
+    reference = Reference.parse(text)
 
-    again = parse_reference(reference.name)
+    again = Reference.parse(reference.name)
 
     assert again.name == reference.name
     assert (again.domain, again.path, again.tag, again.digest) == (
@@ -44,13 +44,13 @@ def test_the_name_of_a_reference_is_a_reference_with_that_name(text: str) -> Non
         reference.tag,
         reference.digest,
     )
-    assert parse_reference(reference.cri_name).cri_name == reference.cri_name
+    assert Reference.parse(reference.cri_name).cri_name == reference.cri_name
 
 
 @given(st.text(max_size=80) | st.text(alphabet="aA0:/@.-_[] \n", max_size=40) | VALID.map(lambda text: text + "/"))
 def test_any_text_is_parsed_or_refused(text: str) -> None:
     try:
-        reference = parse_reference(text)
+        reference = Reference.parse(text)
     except InvalidReference:
         return
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from imagecache.layer.assemble import assemble
 from imagecache.layer.compression import Compression, Decompressor
-from imagecache.layer.numbers import numeric
-from imagecache.layer.source import ChunkSource
-from imagecache.layer.tarstream import entries
+from imagecache.layer.tar_numbers import numeric
+from imagecache.layer.tar_reader import entries
+from imagecache.layer.tar_sources import ChunkSource
 from imagecache.limits import DEFAULT
 from testkit.tars import number
 

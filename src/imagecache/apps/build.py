@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagecache.builder.build_events import BuildEvent
-from imagecache.builder.builder import BuildSettings, ImageBuilder
+from imagecache.builder.bundle_builder import BuildSettings, BundleBuilder
 from imagecache.clock import Clock
 from imagecache.registry.client import RegistryClient
 from imagecache.registry.config import RegistryConfig
 from imagecache.registry.credentials import CredentialChain, Credentials
-from imagecache.registry.dockerconfig import load_docker_config, parse_docker_config_json
-from imagecache.registry.proxy import parse_proxies
+from imagecache.registry.docker_config import load_docker_config, parse_docker_config_json
+from imagecache.registry.http_proxy import parse_proxies
 from imagecache.settings.table import Settings
 from imagecache.standalone.ports import BuildRequest
 from imagecache.standalone.secrets import SecretDirectory
@@ -52,7 +52,7 @@ async def build_bundle(
     emit: Callable[[BuildEvent], None],
 ) -> Bundle:
     """One build into ``store``, with these credentials and none else."""
-    builder = ImageBuilder(store, clock, BuildSettings(jobs=settings.jobs))
+    builder = BundleBuilder(store, clock, BuildSettings(jobs=settings.jobs))
     async with RegistryClient(_registry(settings, request), CredentialChain(credentials)) as source:
         return await builder.build(
             request.bundle_id,

@@ -20,7 +20,7 @@ from imagecache.controller import build_messages
 from imagecache.controller.build_messages import Ended, Failed, Line, Order, Told
 from imagecache.errors import ImageCacheError, InternalError
 from imagecache.privileges import restrict_process
-from imagecache.registry.dockerconfig import parse_docker_config_json
+from imagecache.registry.docker_config import parse_docker_config_json
 from imagecache.settings.load import load
 from imagecache.store.store import Store
 from imagecache.telemetry import log

@@ -13,33 +13,20 @@ import os
 import queue
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from imagecache.builder.converted import Converted
 from imagecache.builder.writeback import WriteBehind
 from imagecache.digest import DiffID, Digest
-from imagecache.erofs.header import DATA_START, LayerFlags, LayerHeader
+from imagecache.erofs.layer_header import DATA_START, LayerFlags, LayerHeader
 from imagecache.erofs.writer import write_image
 from imagecache.errors import ContentError, DigestMismatch, StoreError
 from imagecache.layer.assemble import LayerTree, assemble
 from imagecache.layer.compression import Decompressor, sniff
-from imagecache.layer.source import ChunkSource
+from imagecache.layer.tar_sources import ChunkSource
 from imagecache.limits import Limits
 
 _QUEUED_PIECES = 4
 """Pieces (at most 4 MiB each) between two threads: enough to hide jitter, little memory."""
-
-
-@dataclass(frozen=True, slots=True)
-class Converted:
-    """What one pass learned."""
-
-    header: LayerHeader
-    size: int
-    """Bytes of the layer image file. 0 when ``context`` is set: the image is not finished then."""
-    sha256: Digest | None
-    """Digest of the layer image file; None when it is not finished."""
-    context: bool
-    """Parents were implied: the tree depends on the layers below, ``derive`` finishes it."""
 
 
 class _Failed:
@@ -201,9 +188,8 @@ def convert(
     _check("uncompressed layer", found, diff_id)
     header = header_of(tree, writer.size, found, bottom=bottom)
     if tree.implied and not bottom:
-        return Converted(header=header, size=0, sha256=None, context=True)
-    size, sha256 = finish(fd, tree, header)
-    return Converted(header=header, size=size, sha256=sha256, context=False)
+        return Converted(header=header)
+    return finish(fd, tree, header)
 
 
 def _follow(inflater: _Inflater, writer: _TarWriter, *, bottom: bool, limits: Limits) -> LayerTree:
@@ -237,13 +223,13 @@ def header_of(tree: LayerTree, tar_size: int, diff_id: DiffID, *, bottom: bool) 
     return LayerHeader(tar_size=tar_size, diff_id=diff_id, entries=tree.entries, flags=flags)
 
 
-def finish(fd: int, tree: LayerTree, header: LayerHeader) -> tuple[int, Digest]:
-    """Write the filesystem behind the tar; size and digest of the file, which is on the disk when this returns."""
+def finish(fd: int, tree: LayerTree, header: LayerHeader) -> Converted:
+    """Write the filesystem behind the tar. The file is on the disk when this returns."""
     size = write_image(fd, tree.root, header)
     hashing = _FileHash(fd, size)
     hashing.start()  # reads the page cache while the disk is busy
     os.fdatasync(fd)
-    return size, hashing.result()
+    return Converted(header=header, size=size, sha256=hashing.result())
 
 
 class _FileHash(threading.Thread):

@@ -1,25 +1,23 @@
-"""A layer image again, from the tar that it carries.
+"""Make the filesystem of a layer image again, from the tar that the file carries.
 
-The tar is inside the file, so everything else can be made anew: with other layers below (implied parents), by the rules
-of another place in the image (bottom layer), or to prove that a file is what it says (``verify`` a file that is here,
-``prove`` one that arrives). It works on file descriptors alone. It must not know names, stores or registries.
+The tar is inside the file, so everything else can be derived from it again: on other layers below (implied
+directories), or by the rules of another position in the image (bottom layer). It works on file descriptors alone. It
+must not know names, stores or registries.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from imagecache.builder.convert import Converted, finish, header_of
+from imagecache.builder.convert import finish, header_of
+from imagecache.builder.converted import Converted
 from imagecache.digest import DiffID
-from imagecache.erofs.header import DATA_START, HEADER_OFFSET, LayerFlags, LayerHeader
+from imagecache.erofs.layer_header import DATA_START
 from imagecache.erofs.reader import LayerImage
-from imagecache.erofs.writer import verify_image
-from imagecache.errors import DigestMismatch, MalformedLayer, StoreCorrupt
 from imagecache.layer.assemble import LayerTree, assemble
-from imagecache.layer.context import resolve_implied, restore_implied
-from imagecache.layer.source import BoundedSource, ChunkSource, FileSource
+from imagecache.layer.implied_directories import resolve_implied
+from imagecache.layer.tar_sources import FileSource
 from imagecache.limits import Limits
 
 
@@ -33,22 +31,16 @@ def derive(
     limits: Limits,
 ) -> Converted:
     """Write the filesystem of a file that holds a verified tar at ``DATA_START``; ``lowers`` are top to bottom."""
-    tree = tree_of(fd, tar_size=tar_size, lowers=lowers, bottom=bottom, limits=limits)
-    header = header_of(tree, tar_size, diff_id, bottom=bottom)
-    os.ftruncate(fd, DATA_START + tar_size)
-    size, sha256 = finish(fd, tree, header)
-    return Converted(header=header, size=size, sha256=sha256, context=False)
-
-
-def tree_of(fd: int, *, tar_size: int, lowers: Sequence[LayerImage], bottom: bool, limits: Limits) -> LayerTree:
-    """The tree of the tar at ``DATA_START`` of the file."""
-    tree = _assemble(fd, tar_size, bottom=bottom, limits=limits)
+    tree = assemble_tar(fd, tar_size, bottom=bottom, limits=limits)
     if tree.implied and not bottom:
         resolve_implied(tree, lowers, limits)
-    return tree
+    header = header_of(tree, tar_size, diff_id, bottom=bottom)
+    os.ftruncate(fd, DATA_START + tar_size)
+    return finish(fd, tree, header)
 
 
-def _assemble(fd: int, tar_size: int, *, bottom: bool, limits: Limits) -> LayerTree:
+def assemble_tar(fd: int, tar_size: int, *, bottom: bool, limits: Limits) -> LayerTree:
+    """The tree of the tar at ``DATA_START`` of the file."""
     with os.fdopen(fd, "rb", closefd=False) as file:
         return assemble(FileSource(file, DATA_START, tar_size), bottom=bottom, limits=limits)
 
@@ -62,84 +54,3 @@ def copy_tar(source_fd: int, target_fd: int, tar_size: int) -> None:
         if count == 0:
             break
         offset += count
-
-
-def verify(fd: int, *, limits: Limits) -> LayerImage:
-    """Prove a layer image: its tar has the diffID, and every other byte of the file follows from the tar.
-
-    Attributes of implied directories come from the layers below, which are not here: they are taken from the file
-    itself, everything else about them is proven. Raises DigestMismatch, StoreCorrupt, and what a bad file raises.
-    """
-    image = LayerImage.from_fd(fd, limits=limits)
-    header = image.header
-    digest = hashlib.sha256()
-    for piece in image.tar():
-        digest.update(piece)
-    if digest.hexdigest() != header.diff_id.hex:
-        raise DigestMismatch(
-            f"the tar inside has the digest sha256:{digest.hexdigest()}, the file says {header.diff_id}",
-            hint="the file is damaged: remove it and create the image cache again",
-        )
-    bottom = LayerFlags.BOTTOM in header.flags
-    _compare(fd, image, _assemble(fd, header.tar_size, bottom=bottom, limits=limits), limits)
-    return image
-
-
-def prove(
-    fd: int, arriving: Iterable[memoryview], *, diff_id: DiffID, tar_size: int | None, limits: Limits
-) -> LayerImage:
-    """``verify`` beside the tar's digest, while the file arrives: its tree is made of the bytes that go by.
-
-    ``arriving`` are all bytes of the file in order; when it ends they are in ``fd``. Without ``tar_size`` the file was
-    begun before anybody knew it, so they begin at ``DATA_START``, and only files that are right at every place are
-    proven. The caller hashes the tar. Raises StoreCorrupt, and what a bad file raises.
-    """
-    if tar_size is None:
-        return _prove_grown(fd, arriving, diff_id=diff_id, limits=limits)
-    source = ChunkSource(arriving)
-    head = source.read(DATA_START)
-    if len(head) < DATA_START:
-        raise MalformedLayer(f"the layer image ends after {len(head)} bytes")
-    header = LayerHeader.unpack(head[HEADER_OFFSET : HEADER_OFFSET + LayerHeader.STRUCT.size])
-    _check_diff_id(header, diff_id)
-    if header.tar_size != tar_size:  # else what follows the tar could pass for more of it
-        raise StoreCorrupt(f"the layer image says that its tar has {header.tar_size} bytes, not {tar_size}")
-    tree = assemble(BoundedSource(source, tar_size), bottom=LayerFlags.BOTTOM in header.flags, limits=limits)
-    source.drain()
-    image = LayerImage.from_fd(fd, limits=limits)
-    if image.header != header:
-        raise StoreCorrupt("the layer image on the disk begins otherwise than the one that arrived")
-    _compare(fd, image, tree, limits)
-    return image
-
-
-def _prove_grown(fd: int, arriving: Iterable[memoryview], *, diff_id: DiffID, limits: Limits) -> LayerImage:
-    """Whiteouts are read as above other layers: a file right at every place that has some is of no bottom layer."""
-    source = ChunkSource(arriving)
-    tree = assemble(source, bottom=False, limits=limits)
-    end = source.tell()
-    source.drain()
-    image = LayerImage.from_fd(fd, limits=limits)
-    header = image.header
-    _check_diff_id(header, diff_id)
-    if end > header.tar_size:  # what follows the tar was taken for more of it
-        raise StoreCorrupt(f"the layer image says that its tar has {header.tar_size} bytes, its entries need {end}")
-    bottom_only = LayerFlags.BOTTOM | LayerFlags.WHITEOUTS
-    if LayerFlags.IMPLIED in header.flags or header.flags & bottom_only == bottom_only:
-        raise StoreCorrupt(f"layer image {diff_id} is not one for every place")
-    _compare(fd, image, tree, limits)
-    return image
-
-
-def _check_diff_id(header: LayerHeader, diff_id: DiffID) -> None:
-    if header.diff_id != diff_id:
-        raise StoreCorrupt(f"the layer image says that it is {header.diff_id}, and is {diff_id}")
-
-
-def _compare(fd: int, image: LayerImage, tree: LayerTree, limits: Limits) -> None:
-    """Everything in the file beside the tar with what its tree makes of it."""
-    header = image.header
-    bottom = LayerFlags.BOTTOM in header.flags
-    if not bottom:
-        restore_implied(tree, image, limits)
-    verify_image(fd, tree.root, header_of(tree, header.tar_size, header.diff_id, bottom=bottom), limits=limits)

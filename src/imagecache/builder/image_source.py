@@ -7,7 +7,7 @@ from typing import Protocol
 
 from imagecache.oci.descriptor import Descriptor
 from imagecache.oci.reference import Reference
-from imagecache.oci.resolved import Resolved as Resolved  # noqa: PLC0414 - part of the port
+from imagecache.oci.resolved import Resolved
 
 
 class ImageSource(Protocol):

@@ -12,12 +12,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from imagecache.builder.convert import Converted, convert, hash_file
+from imagecache.builder.convert import convert, hash_file
+from imagecache.builder.converted import Converted
 from imagecache.builder.derive import derive
-from imagecache.builder.derive import verify as verify_image
 from imagecache.builder.malloc import keep_freed_memory
+from imagecache.builder.prove import verify as verify_image
 from imagecache.digest import DiffID
-from imagecache.erofs.header import LayerHeader
+from imagecache.erofs.layer_header import LayerHeader
 from imagecache.erofs.reader import LayerImage
 from imagecache.errors import DigestMismatch, NotFound
 from imagecache.limits import DEFAULT
@@ -34,7 +35,7 @@ def build(source: BinaryIO, output: Path, lower: Sequence[Path] = ()) -> Convert
     keep_freed_memory()
     with converting(output), _staged(output) as fd:
         converted = convert(iter(lambda: source.read(_CHUNK), b""), fd, bottom=False, limits=DEFAULT)
-        if not converted.context:
+        if converted.sha256 is not None:
             return converted
         header = converted.header
         with ExitStack() as stack:
@@ -58,7 +59,7 @@ def verify(file: Path, diff_id: DiffID | None = None) -> Converted:
             raise DigestMismatch(
                 f"{file} holds the layer {header.diff_id}, not {diff_id}", hint="this is another layer's image"
             )
-        return Converted(header, image.size, hash_file(fd, image.size), context=False)
+        return Converted(header=header, size=image.size, sha256=hash_file(fd, image.size))
 
 
 def export(file: Path, output: BinaryIO) -> LayerHeader:

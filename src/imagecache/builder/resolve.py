@@ -17,13 +17,18 @@ from imagecache.oci.reference import Reference
 
 
 @dataclass(frozen=True, slots=True)
-class ResolvedLayer:
-    """One layer at its place in an image."""
+class LayerPosition:
+    """One layer on top of certain others."""
 
     diff_id: DiffID
     chain_id: ChainID
-    parent: ChainID | None
     blob: Descriptor
+    below: tuple[ChainID, ...]
+    """ChainIDs of the layers below, top to bottom."""
+
+    @property
+    def bottom(self) -> bool:
+        return not self.below
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +38,7 @@ class ResolvedImage:
     index: Descriptor | None
     manifest: Descriptor
     config: Descriptor
-    layers: tuple[ResolvedLayer, ...]
+    layers: tuple[LayerPosition, ...]
     """Bottom first."""
     private: bool
     documents: tuple[tuple[Descriptor, bytes], ...]
@@ -71,10 +76,9 @@ async def resolve(source: ImageSource, reference: Reference, platform: Platform,
     )
 
 
-def _layers(manifest: Manifest, diff_ids: tuple[DiffID, ...]) -> tuple[ResolvedLayer, ...]:
+def _layers(manifest: Manifest, diff_ids: tuple[DiffID, ...]) -> tuple[LayerPosition, ...]:
     chain = chain_ids(diff_ids)
-    parents: tuple[ChainID | None, ...] = (None, *chain)[: len(chain)]
     return tuple(
-        ResolvedLayer(diff_id=diff_id, chain_id=chain_id, parent=parent, blob=blob)
-        for diff_id, chain_id, parent, blob in zip(diff_ids, chain, parents, manifest.layers, strict=True)
+        LayerPosition(diff_id=diff_id, chain_id=chain[depth], blob=blob, below=tuple(reversed(chain[:depth])))
+        for depth, (diff_id, blob) in enumerate(zip(diff_ids, manifest.layers, strict=True))
     )

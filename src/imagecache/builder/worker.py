@@ -16,20 +16,22 @@ import time
 from collections.abc import Iterator
 from typing import TypeVar
 
-from imagecache.builder.convert import Converted, convert
-from imagecache.builder.derive import derive, prove
+from imagecache.builder.convert import convert
+from imagecache.builder.converted import Converted
+from imagecache.builder.derive import derive
 from imagecache.builder.malloc import keep_freed_memory
+from imagecache.builder.prove import prove
 from imagecache.builder.worker_messages import (
     MAX_MESSAGE,
     Arrived,
     Available,
     Convert,
     Derive,
-    Done,
     Failed,
     FromWorker,
     Progress,
     Prove,
+    Proven,
     ToWorker,
     decode_to_worker,
     encode,
@@ -79,11 +81,11 @@ def _run(channel: socket.socket, message: ToWorker, fds: list[int]) -> FromWorke
     """One job; None when the parent went away in the middle of it."""
     try:
         if isinstance(message, Convert):
-            return _done(_convert(channel, message, fds))
+            return _convert(channel, message, fds)
         if isinstance(message, Derive):
-            return _done(_derive(message, fds))
+            return _derive(message, fds)
         if isinstance(message, Prove):
-            return _done(_prove(channel, message, fds))
+            return _prove(channel, message, fds)
         raise InternalError(f"a worker got {type(message).__name__} without a job")
     except _ParentGone:
         return None
@@ -104,21 +106,10 @@ def _derive(job: Derive, fds: list[int]) -> Converted:
     return derive(fds[0], tar_size=job.tar_size, diff_id=job.diff_id, lowers=lowers, bottom=job.bottom, limits=DEFAULT)
 
 
-def _prove(channel: socket.socket, job: Prove, fds: list[int]) -> Converted:
+def _prove(channel: socket.socket, job: Prove, fds: list[int]) -> Proven:
     memory = memoryview(mmap.mmap(fds[1], 0, prot=mmap.PROT_READ))
-    image = prove(fds[0], _arriving(channel, memory), diff_id=job.diff_id, tar_size=job.tar_size, limits=DEFAULT)
-    return Converted(header=image.header, size=image.size, sha256=None, context=False)
-
-
-def _done(result: Converted) -> Done:
-    return Done(
-        tar_size=result.header.tar_size,
-        entries=result.header.entries,
-        flags=int(result.header.flags),
-        size=result.size,
-        sha256=result.sha256,
-        context=result.context,
-    )
+    prove(fds[0], _arriving(channel, memory), diff_id=job.diff_id, tar_size=job.tar_size, limits=DEFAULT)
+    return Proven()
 
 
 class _ParentGone(Exception):

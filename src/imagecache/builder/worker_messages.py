@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
+from imagecache.builder.converted import Converted
 from imagecache.digest import DiffID, Digest
 from imagecache.errors import ImageCacheError, by_name
 from imagecache.oci.descriptor import decode_hook, encode_hook
@@ -63,13 +64,8 @@ class Progress(msgspec.Struct, tag=True, frozen=True):
     """Bytes of the compressed file, or of what has arrived."""
 
 
-class Done(msgspec.Struct, tag=True, frozen=True):
-    tar_size: int
-    entries: int
-    flags: int
-    size: int
-    sha256: Digest | None
-    context: bool
+class Proven(msgspec.Struct, tag=True, frozen=True):
+    """The end of a ``Prove`` that succeeds. ``Convert`` and ``Derive`` end with ``Converted``."""
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True):
@@ -84,7 +80,7 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
 
 
 ToWorker = Convert | Derive | Prove | Available | Arrived
-FromWorker = Progress | Done | Failed
+FromWorker = Progress | Converted | Proven | Failed
 
 _encoder = msgspec.json.Encoder(enc_hook=encode_hook)
 _to_worker = msgspec.json.Decoder(ToWorker, dec_hook=decode_hook)

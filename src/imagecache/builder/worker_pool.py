@@ -14,18 +14,21 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
+from imagecache.builder.converted import Converted
 from imagecache.builder.worker_messages import (
     MAX_MESSAGE,
-    Done,
     Failed,
     Progress,
+    Proven,
     ToWorker,
     decode_from_worker,
     encode,
 )
 from imagecache.errors import InternalError
+
+_R = TypeVar("_R", Converted, Proven)
 
 
 class Worker:
@@ -51,14 +54,14 @@ class Worker:
         """Hand over a job; the worker is idle, so the socket has room."""
         socket.send_fds(self._socket, [encode(job)], list(fds))
 
-    async def tell(self, message: ToWorker) -> None:
-        """Something about the job that it has. A worker that is gone is found by ``result``."""
+    async def send(self, message: ToWorker) -> None:
+        """More about the job that the worker has. ``result`` raises when the worker is gone, not this."""
         loop = asyncio.get_running_loop()
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             await loop.sock_sendall(self._socket, encode(message))
 
-    async def result(self, progress: Callable[[int], None]) -> Done:
-        """Wait for the end of the job. Raises what the worker met."""
+    async def result(self, kind: type[_R], progress: Callable[[int], None]) -> _R:
+        """Wait for the end of the job, which is a ``kind``. Raises the worker's error."""
         loop = asyncio.get_running_loop()
         while True:
             try:
@@ -75,8 +78,12 @@ class Worker:
                 progress(message.consumed)
             elif isinstance(message, Failed):
                 raise message.exception()
-            else:
+            elif isinstance(message, kind):
                 return message
+            else:
+                raise InternalError(
+                    f"a worker answered {type(message).__name__} to a job that ends with {kind.__name__}"
+                )
 
     def kill(self) -> None:
         """It also ends by itself, soon after its socket does."""

@@ -32,7 +32,7 @@ def build(
 ) -> None:
     """Convert a layer to a layer image; prints diffID, SHA-256, size and entries as JSON."""
     from imagecache.builder import layer_file
-    from imagecache.erofs.header import LayerFlags
+    from imagecache.erofs.layer_header import LayerFlags
 
     with files.reading(source) as stream:
         built = layer_file.build(stream, output, lower or [])

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from imagecache.erofs.format import align
-from imagecache.erofs.header import DATA_START
+from imagecache.erofs.layer_header import DATA_START
 from imagecache.errors import LimitExceeded, MalformedLayer
 from imagecache.limits import Limits
 from imagecache.tree import Inode, Segment

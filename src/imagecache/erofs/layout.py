@@ -39,7 +39,7 @@ _MAX_TIME = 2**63 - 1
 
 
 @dataclass(slots=True, eq=False)
-class Place:
+class PlacedInode:
     """One inode, placed."""
 
     inode: Inode
@@ -66,8 +66,8 @@ class Place:
 class Directory:
     """A directory's entries in their order, ``.`` and ``..`` included, and the indices at which blocks start."""
 
-    place: Place
-    entries: list[tuple[bytes, Place]]
+    place: PlacedInode
+    entries: list[tuple[bytes, PlacedInode]]
     starts: Sequence[int]
 
 
@@ -76,9 +76,9 @@ class Layout:
     """A whole metadata area."""
 
     block_bits: int
-    places: list[Place] = field(default_factory=list)
+    places: list[PlacedInode] = field(default_factory=list)
     directories: list[Directory] = field(default_factory=list)
-    links: list[Place] = field(default_factory=list)
+    links: list[PlacedInode] = field(default_factory=list)
     """Symlinks whose target has blocks of its own."""
     entries: int = 0
     """Names, the root not counted."""
@@ -91,7 +91,7 @@ class Layout:
 
 
 def lay_out(root: Inode, block_bits: int, content: Content, limits: Limits) -> Layout:
-    """Place everything. Raises LimitExceeded, and MalformedLayer for a tree that EROFS cannot hold."""
+    """PlacedInode everything. Raises LimitExceeded, and MalformedLayer for a tree that EROFS cannot hold."""
     return _Planner(block_bits, content, limits).run(root)
 
 
@@ -104,7 +104,7 @@ class _Planner:
         self._content = content
         self._limits = limits
         self._next = _UNIT
-        self._placed: dict[Inode, Place] = {}
+        self._placed: dict[Inode, PlacedInode] = {}
         self._layout = Layout(block_bits)
 
     def run(self, root: Inode) -> Layout:
@@ -117,11 +117,11 @@ class _Planner:
         self._finish()
         return self._layout
 
-    def _enter(self, place: Place, parent: Place) -> list[tuple[Place, Place]]:
-        """Place the children of one directory and return those that are directories, with their parent."""
+    def _enter(self, place: PlacedInode, parent: PlacedInode) -> list[tuple[PlacedInode, PlacedInode]]:
+        """PlacedInode the children of one directory and return those that are directories, with their parent."""
         children = place.inode.children
-        entries: list[tuple[bytes, Place]] = []
-        subdirectories: list[tuple[Place, Place]] = []
+        entries: list[tuple[bytes, PlacedInode]] = []
+        subdirectories: list[tuple[PlacedInode, PlacedInode]] = []
         for name in sorted(children):
             self._check_name(name)
             child = self._placed.get(children[name])
@@ -144,7 +144,7 @@ class _Planner:
         if name in {b"", b".", b".."} or b"/" in name or b"\0" in name:
             raise MalformedLayer(f"{name!r} cannot be the name of a file")
 
-    def _add_directory(self, place: Place, parent: Place, entries: list[tuple[bytes, Place]]) -> None:
+    def _add_directory(self, place: PlacedInode, parent: PlacedInode, entries: list[tuple[bytes, PlacedInode]]) -> None:
         if self._layout.entries > self._limits.layer_entries:
             raise LimitExceeded(f"more names than layer_entries, {self._limits.layer_entries}")
         insort(entries, (b".", place), key=itemgetter(0))
@@ -155,14 +155,14 @@ class _Planner:
         place.size = (len(starts) - 1) * self._block + dirent.used(last)
         self._layout.directories.append(Directory(place, entries, starts))
 
-    def _place(self, inode: Inode, name: bytes) -> Place:
+    def _place(self, inode: Inode, name: bytes) -> PlacedInode:
         """Give an inode its number and its bytes; what follows it starts where it ends."""
         kind = inode.mode & 0o170000
         file_type = FILE_TYPES.get(kind)
         if file_type is None:
             raise MalformedLayer(f"{name!r} is of no file type: mode {inode.mode:o}")
         _check_numbers(inode, name)
-        place = Place(inode, self._next, len(self._layout.places) + 1, file_type)
+        place = PlacedInode(inode, self._next, len(self._layout.places) + 1, file_type)
         if inode.xattrs:
             place.xattrs = xattr.encode(inode.xattrs, self._limits)
         if kind == stat.S_IFREG:
@@ -176,12 +176,12 @@ class _Planner:
         self._layout.places.append(place)
         return place
 
-    def _place_content(self, place: Place) -> None:
+    def _place_content(self, place: PlacedInode) -> None:
         place.size = place.inode.size
         if place.size:
             place.address = self._content.locate(place.inode) >> self._bits
 
-    def _place_target(self, place: Place, name: bytes) -> None:
+    def _place_target(self, place: PlacedInode, name: bytes) -> None:
         """Beside the inode, at the next block if this one is too full, or in blocks of its own if no block can do."""
         target = place.inode.target
         if len(target) > self._limits.link_target:

@@ -17,9 +17,9 @@ from typing import Self
 
 from imagecache.erofs import dirent
 from imagecache.erofs.format import FILE_TYPES, PAGE_BLOCK, SUPERBLOCK, SUPERBLOCK_OFFSET, Superblock
-from imagecache.erofs.header import DATA_START, HEADER_OFFSET, LayerFlags, LayerHeader
-from imagecache.erofs.inode import Area, StoredInode, read_inode
-from imagecache.erofs.source import Source
+from imagecache.erofs.image_file import ImageFile
+from imagecache.erofs.layer_header import DATA_START, HEADER_OFFSET, LayerFlags, LayerHeader
+from imagecache.erofs.stored_inode import Area, StoredInode, read_inode
 from imagecache.errors import InvalidInput, LimitExceeded, MalformedLayer, NotFound, StoreDenied, StoreError
 from imagecache.limits import DEFAULT, Limits
 from imagecache.tree import Inode
@@ -29,16 +29,16 @@ _name = attrgetter("name")
 
 
 class LayerImage:
-    """An open layer image. Serves ``layer.inputs.LowerTree``. Not for several threads at once."""
+    """An open layer image. Serves ``layer.implied_directories.LowerTree``. Not for several threads at once."""
 
     def __init__(self, fd: int, *, owned: bool, limits: Limits) -> None:
         """See ``open`` and ``from_fd``."""
         self._fd = fd
         self._owned = owned
         self._limits = limits
-        self._source = Source(fd)
-        self.header = LayerHeader.unpack(self._source.read(HEADER_OFFSET, LayerHeader.STRUCT.size))
-        self._superblock = Superblock.unpack(self._source.read(SUPERBLOCK_OFFSET, SUPERBLOCK.size))
+        self._file = ImageFile(fd)
+        self.header = LayerHeader.unpack(self._file.read(HEADER_OFFSET, LayerHeader.STRUCT.size))
+        self._superblock = Superblock.unpack(self._file.read(SUPERBLOCK_OFFSET, SUPERBLOCK.size))
         self._area = Area(self._superblock.meta_block << self.block_bits, self.block_bits)
         self._check_extent()
 
@@ -81,7 +81,7 @@ class LayerImage:
     @property
     def size(self) -> int:
         """Bytes of the file."""
-        return self._source.size
+        return self._file.size
 
     @property
     def content(self) -> range:
@@ -94,7 +94,7 @@ class LayerImage:
         return self.block_bits == PAGE_BLOCK
 
     def root(self) -> StoredInode:
-        root = read_inode(self._source, self._area, self._superblock.root_nid)
+        root = read_inode(self._file, self._area, self._superblock.root_nid)
         if not root.is_dir:
             raise MalformedLayer("the root of the layer image is not a directory")
         return root
@@ -153,7 +153,7 @@ class LayerImage:
         stored = _stored(inode)
         if not stored.is_file:
             raise TypeError("only regular files have content")
-        return self._source.stream(stored.position, stored.size)
+        return self._file.stream(stored.position, stored.size)
 
     def tar(self) -> Iterator[bytes]:
         """The layer's raw tar, in pieces of at most 1 MiB. Raises InvalidInput for a re-laid image."""
@@ -162,7 +162,7 @@ class LayerImage:
                 "this layer image was re-laid to 4096-byte blocks and no longer holds the layer's tar",
                 hint="use the original below layers/ or chains/ of the store",
             )
-        return self._source.stream(DATA_START, self.header.tar_size)
+        return self._file.stream(DATA_START, self.header.tar_size)
 
     def _check_extent(self) -> None:
         if self._superblock.blocks << self.block_bits != self.size:
@@ -178,7 +178,7 @@ class LayerImage:
     def _block(self, directory: StoredInode, index: int) -> list[dirent.Entry]:
         start = index << self.block_bits
         length = min(1 << self.block_bits, directory.size - start)
-        return dirent.unpack(self._source.read(directory.position + start, length))
+        return dirent.unpack(self._file.read(directory.position + start, length))
 
     def _entries(self, directory: StoredInode) -> Iterator[dirent.Entry]:
         """All entries in order; sorted over the whole directory, with ``.`` and ``..``."""
@@ -195,7 +195,7 @@ class LayerImage:
             raise MalformedLayer(f"directory {directory.nid} lacks . or ..")
 
     def _load(self, entry: dirent.Entry) -> StoredInode:
-        inode = read_inode(self._source, self._area, entry.nid)
+        inode = read_inode(self._file, self._area, entry.nid)
         if FILE_TYPES[inode.mode & 0o170000] != entry.file_type:
             raise MalformedLayer(f"entry {entry.name[:80]!r} and its inode disagree about the file type")
         return inode

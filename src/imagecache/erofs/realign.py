@@ -15,11 +15,11 @@ from pathlib import Path
 
 from imagecache.erofs.content import HOST_BLOCK
 from imagecache.erofs.format import PAGE_BLOCK, align
-from imagecache.erofs.header import DATA_START, LayerFlags
-from imagecache.erofs.inode import StoredInode
+from imagecache.erofs.layer_header import DATA_START, LayerFlags
 from imagecache.erofs.layout import lay_out
-from imagecache.erofs.metadata import head, metadata
+from imagecache.erofs.metadata_area import head, metadata
 from imagecache.erofs.reader import LayerImage
+from imagecache.erofs.stored_inode import StoredInode
 from imagecache.erofs.writer import write_at
 from imagecache.errors import MalformedLayer
 from imagecache.limits import DEFAULT, Limits

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from imagecache.erofs.content import TarContent
 from imagecache.erofs.format import SMALL_BLOCK
-from imagecache.erofs.header import DATA_START, LayerHeader, unfinished
+from imagecache.erofs.layer_header import DATA_START, LayerHeader, unfinished
 from imagecache.erofs.layout import Layout, lay_out
-from imagecache.erofs.metadata import head, metadata
+from imagecache.erofs.metadata_area import head, metadata
 from imagecache.errors import MalformedLayer, StoreCorrupt
 from imagecache.limits import DEFAULT, Limits
 from imagecache.tree import Inode

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from imagecache.backoff import Backoff
 from imagecache.concurrency import cancel_all
 from imagecache.digest import DiffID
-from imagecache.erofs.header import DATA_START, tar_length
+from imagecache.erofs.layer_header import DATA_START, tar_length
 from imagecache.errors import BlobNotFound, DigestMismatch, StoreCorrupt
 from imagecache.fetch.allowance import Allowance
 from imagecache.fetch.buffers import SlotPool, Slots

@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 
 from imagecache.concurrency import cancel_all
-from imagecache.erofs.header import DATA_START
+from imagecache.erofs.layer_header import DATA_START
 from imagecache.errors import ContentError, DigestMismatch, NoSpace, StoreCorrupt
 from imagecache.fetch.buffers import SlotPool, Slots
 from imagecache.fetch.direct_io import DirectWriter

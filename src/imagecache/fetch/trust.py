@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from imagecache.digest import Digest, chain_ids
-from imagecache.erofs.header import DATA_START
+from imagecache.erofs.layer_header import DATA_START
 from imagecache.errors import LimitExceeded, StoreCorrupt
 from imagecache.limits import DEFAULT, Limits
 from imagecache.oci.manifest import parse_config, parse_index, parse_manifest

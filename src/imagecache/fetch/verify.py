@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from imagecache.builder.worker_messages import Arrived, Done, Prove
+from imagecache.builder.worker_messages import Arrived, Prove, Proven
 from imagecache.builder.worker_pool import Worker, WorkerPool
 from imagecache.digest import DiffID
 from imagecache.fetch.buffers import Slots
@@ -54,7 +54,7 @@ class _WorkerProof:
         self._worker = worker
         self._moved = asyncio.Event()
         self._told = self._consumed = 0
-        self._result: asyncio.Task[Done] = asyncio.create_task(worker.result(self._progress))
+        self._result: asyncio.Task[Proven] = asyncio.create_task(worker.result(Proven, self._progress))
         self._result.add_done_callback(lambda _task: self._moved.set())
 
     def _progress(self, consumed: int) -> None:
@@ -63,7 +63,7 @@ class _WorkerProof:
 
     async def arrived(self, offset: int, size: int) -> None:
         self._told += size
-        await self._worker.tell(Arrived(offset, size))
+        await self._worker.send(Arrived(offset, size))
 
     async def consumed(self) -> None:
         while self._consumed < self._told and not self._result.done():
@@ -71,7 +71,7 @@ class _WorkerProof:
             await self._moved.wait()
 
     async def finish(self) -> None:
-        await self._worker.tell(Arrived(0, 0))
+        await self._worker.send(Arrived(0, 0))
         await self._result
 
     async def end(self) -> None:

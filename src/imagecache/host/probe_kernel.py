@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from imagecache.digest import DiffID, Digest
-from imagecache.erofs.header import DATA_START, LayerFlags, LayerHeader
+from imagecache.erofs.layer_header import DATA_START, LayerFlags, LayerHeader
 from imagecache.erofs.writer import write_image
 from imagecache.errors import ImageCacheError, PrivilegeMissing
 from imagecache.host import loop_devices

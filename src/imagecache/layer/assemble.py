@@ -11,13 +11,12 @@ import stat
 from dataclasses import dataclass
 
 from imagecache.errors import LimitExceeded, UnsafeLayer
-from imagecache.layer import entry as types
-from imagecache.layer import xattrs
+from imagecache.layer import tar_entry as types
 from imagecache.layer.attributes import owner, time
-from imagecache.layer.entry import TarEntry, quoted
-from imagecache.layer.inputs import TarSource
-from imagecache.layer.partial_tree import Implied, PartialTree, directories
-from imagecache.layer.tarstream import entries
+from imagecache.layer.partial_tree import ImpliedDirectory, PartialTree, directories
+from imagecache.layer.tar_entry import TarEntry, quoted
+from imagecache.layer.tar_reader import TarSource, entries
+from imagecache.layer.tar_xattrs import CAPABILITY, ORIGIN, check_total, settable
 from imagecache.layer.whiteout import PREFIX, BottomWhiteouts, UpperWhiteouts, Whiteouts
 from imagecache.limits import Limits
 from imagecache.tree import Inode
@@ -40,7 +39,7 @@ class LayerTree:
     root: Inode
     entries: int
     """Names in it, the root not counted."""
-    implied: list[Implied]
+    implied: list[ImpliedDirectory]
     """Directories whose attributes come from the layers below, parents first: see ``context.resolve_implied``."""
     has_whiteouts: bool
     """The tar has whiteout entries: its tree differs between the bottom of an image and anywhere above."""
@@ -115,8 +114,8 @@ class Assembler:
 
     def _add_xattrs(self, inode: Inode, entry: TarEntry) -> None:
         user = inode.is_file or inode.is_dir
-        inode.xattrs |= xattrs.settable(entry.name, entry.xattrs, user=user, limits=self._limits)
-        xattrs.check_total(entry.name, inode.xattrs, self._limits)
+        inode.xattrs |= settable(entry.name, entry.xattrs, user=user, limits=self._limits)
+        check_total(entry.name, inode.xattrs, self._limits)
 
     def _make_file(self, entry: TarEntry, parent: Inode, base: bytes) -> None:
         inode = parent.children[base] = self._new(entry, parent)
@@ -139,7 +138,7 @@ class Assembler:
         """The entry's attributes on an inode that was there."""
         inode.uid, inode.gid = owner(entry, inode.uid, inode.gid)
         if not inode.is_dir:
-            inode.xattrs.pop(xattrs.CAPABILITY, None)  # chown(2) drops file capabilities
+            inode.xattrs.pop(CAPABILITY, None)  # chown(2) drops file capabilities
         if entry.xattrs:
             self._add_xattrs(inode, entry)
         if not inode.is_symlink:
@@ -190,7 +189,7 @@ class Assembler:
         for parent, name in self._hiding:
             child = parent.children.get(name)
             if child is not None and child.is_whiteout:
-                parent.xattrs[xattrs.ORIGIN] = b""
+                parent.xattrs[ORIGIN] = b""
         implied = self._tree.implied()
         for record in reversed(implied):
             record.timed = record.inode in timed

@@ -5,8 +5,8 @@ It must not change an inode. Source: containerd ``pkg/archive/tar.go`` (Lchown),
 
 from __future__ import annotations
 
-from imagecache.layer.entry import TarEntry
-from imagecache.layer.numbers import INT64_MAX
+from imagecache.layer.tar_entry import TarEntry
+from imagecache.layer.tar_numbers import INT64_MAX
 
 _UNCHANGED = 0xFFFF_FFFF
 """(uid_t) -1: chown(2) leaves that one alone."""

@@ -15,7 +15,7 @@ import zstandard
 from isal import igzip_lib
 
 from imagecache.errors import LimitExceeded, MalformedLayer, UnsupportedMediaType
-from imagecache.layer.zstdframes import BLOCK_MAXIMUM, FrameWalker
+from imagecache.layer.zstd_frames import BLOCK_MAXIMUM, FrameWalker
 from imagecache.limits import MIB, Limits
 
 Bytes = bytes | memoryview

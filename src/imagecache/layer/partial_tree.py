@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from imagecache.errors import LimitExceeded, UnsafeLayer
-from imagecache.layer.entry import quoted
-from imagecache.layer.paths import Path, Resolver, clean, tree_lookup
+from imagecache.layer.path_resolver import PathResolver, ResolvedPath, clean, tree_lookup
+from imagecache.layer.tar_entry import quoted
 from imagecache.limits import Limits
 from imagecache.tree import Inode, directory
 
@@ -21,15 +21,15 @@ _REMEMBERED_PARENTS = 1 << 15
 
 
 @dataclass(slots=True, eq=False)
-class Implied:
+class ImpliedDirectory:
     """A directory that was made because something below it came before its own entry, or without one.
 
     Its mode, owner and xattrs are those of the layers below (unpack-rules §2): see ``context``.
     """
 
-    path: Path
+    path: ResolvedPath
     inode: Inode
-    inherits: Implied | None
+    inherits: ImpliedDirectory | None
     """The parent, if its attributes are not known here either: a setgid parent hands its group down."""
     overridden: bool = False
     """Its own entry came later: mode and owner are settled, xattrs from below still stay beside the entry's."""
@@ -47,10 +47,10 @@ class PartialTree:
         self.reshaped = False
         """A directory or a symlink was removed: earlier names may lead elsewhere now."""
         self._limits = limits
-        self._resolver = Resolver(self.root, tree_lookup, limits)
+        self._resolver = PathResolver(self.root, tree_lookup, limits)
         self._parents: dict[bytes, Inode] = {b"": self.root}
         """Directory part of a name, as written, to the directory it leads to."""
-        self._implied: dict[int, Implied] = {}
+        self._implied: dict[int, ImpliedDirectory] = {}
         """By ``id`` of the inode, which the record keeps alive."""
         self._erased: set[bytes] = set()
         """Paths that entries wrote and something removed again."""
@@ -68,7 +68,7 @@ class PartialTree:
         parent = self._parents.get(head)
         return (parent or self._make_parent(head)), base
 
-    def directory_of(self, name: bytes) -> Path:
+    def directory_of(self, name: bytes) -> ResolvedPath:
         """Where the directory part of an entry's name leads."""
         return self._resolver.resolve(clean(name).rpartition(b"/")[0])
 
@@ -106,12 +106,12 @@ class PartialTree:
         self._parents[head] = inode
         return inode
 
-    def _imply(self, parent: Inode, path: Path) -> Inode:
+    def _imply(self, parent: Inode, path: ResolvedPath) -> Inode:
         inode = directory()
         inode.gid = self.inherited_gid(parent)
         record = self._implied.get(id(parent))
         inherits = record if record is not None and not record.overridden else None
-        self._implied[id(inode)] = Implied(path, inode, inherits)
+        self._implied[id(inode)] = ImpliedDirectory(path, inode, inherits)
         parent.children[path[-1]] = inode
         return inode
 
@@ -145,11 +145,11 @@ class PartialTree:
                 elif child.is_dir:
                     pending.append((where, child))
 
-    def _is_written(self, path: Path, inode: Inode) -> bool:
+    def _is_written(self, path: ResolvedPath, inode: Inode) -> bool:
         record = self._implied.get(id(inode))
         return record is None or record.overridden or b"/".join(path) in self._erased
 
-    def _detach(self, parent: Inode, path: Path, old: Inode) -> None:
+    def _detach(self, parent: Inode, path: ResolvedPath, old: Inode) -> None:
         del parent.children[path[-1]]
         if old.is_dir or old.is_symlink:
             self.reshaped = True
@@ -165,7 +165,7 @@ class PartialTree:
         self._parents.clear()
         self._parents[b""] = self.root
 
-    def implied(self) -> list[Implied]:
+    def implied(self) -> list[ImpliedDirectory]:
         """Every implied directory, parents before children, also those that are gone."""
         records = list(self._implied.values())
         if self.reshaped:

@@ -6,8 +6,8 @@ Only local headers mean anything; a global one is read for its syntax. It must n
 
 from __future__ import annotations
 
-from imagecache.layer.entry import TarEntry
-from imagecache.layer.numbers import decimal, pax_time
+from imagecache.layer.tar_entry import TarEntry
+from imagecache.layer.tar_numbers import decimal, pax_time
 
 Records = dict[bytes, bytes]
 

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from itertools import islice
 
 from imagecache.errors import LimitExceeded
-from imagecache.layer.entry import TarEntry, quoted
-from imagecache.layer.header import BLOCK
-from imagecache.layer.numbers import INT64_MAX, decimal
 from imagecache.layer.pax import SPARSE_MAP, Records
+from imagecache.layer.tar_entry import TarEntry, quoted
+from imagecache.layer.tar_header import BLOCK
+from imagecache.layer.tar_numbers import INT64_MAX, decimal
 from imagecache.limits import Limits
 from imagecache.tree import Segment
 

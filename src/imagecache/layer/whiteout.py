@@ -12,10 +12,10 @@ from typing import Protocol
 
 from imagecache.errors import LimitExceeded, UnsafeLayer
 from imagecache.layer.attributes import owner, time
-from imagecache.layer.entry import TarEntry, quoted
 from imagecache.layer.partial_tree import PartialTree
-from imagecache.layer.paths import Path
-from imagecache.layer.xattrs import OPAQUE
+from imagecache.layer.path_resolver import ResolvedPath
+from imagecache.layer.tar_entry import TarEntry, quoted
+from imagecache.layer.tar_xattrs import OPAQUE
 from imagecache.limits import Limits
 from imagecache.tree import Inode
 
@@ -67,7 +67,7 @@ class BottomWhiteouts:
     def __init__(self, tree: PartialTree, limits: Limits) -> None:
         self._tree = tree
         self._limits = limits
-        self._opaque: set[Path] = set()
+        self._opaque: set[ResolvedPath] = set()
 
     def apply(self, entry: TarEntry, parent: Inode, base: bytes) -> Inode | None:
         if base == _OPAQUE_MARKER:

@@ -180,7 +180,7 @@ def _layers(layers: tuple[Descriptor, ...], limits: Limits) -> tuple[Descriptor,
     _bounded(len(layers), limits.layers, "layers")
     sizes: dict[str, int] = {}
     for layer in layers:
-        mediatypes.layer_compression(layer.media_type)
+        mediatypes.check_layer(layer.media_type)
         _sized(layer, limits.layer_compressed, "a layer")
         if sizes.setdefault(layer.digest, layer.size) != layer.size:
             raise MalformedDocument(f"layer {layer.digest} is there twice, with two sizes", hint=_PUSH_AGAIN)

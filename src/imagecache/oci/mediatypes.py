@@ -7,8 +7,6 @@ It must not look at content.
 
 from __future__ import annotations
 
-import enum
-
 from imagecache.errors import UnsupportedMediaType
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -27,31 +25,14 @@ DOCKER_LAYER_ZSTD = "application/vnd.docker.image.rootfs.diff.tar.zstd"
 INDEXES = frozenset({OCI_INDEX, DOCKER_LIST})
 MANIFESTS = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
 CONFIGS = frozenset({OCI_CONFIG, DOCKER_CONFIG})
+LAYERS = frozenset({OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, DOCKER_LAYER, DOCKER_LAYER_GZIP, DOCKER_LAYER_ZSTD})
+"""How one is compressed is read from its first bytes, as containerd does: old tools gave Docker's uncompressed type to
+compressed layers too."""
 RESOLVABLE = (OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST)
 """What a registry is asked for, in the order of preference."""
 
 _SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1"
 _FOREIGN = ("application/vnd.oci.image.layer.nondistributable.", "application/vnd.docker.image.rootfs.foreign.")
-
-
-class Compression(enum.Enum):
-    """How a layer's tar is compressed."""
-
-    NONE = "none"
-    GZIP = "gzip"
-    ZSTD = "zstd"
-    DETECT = "detect"
-    """Docker's uncompressed type: old tools gave it to compressed layers too; containerd looks at the first bytes."""
-
-
-_COMPRESSIONS = {
-    OCI_LAYER: Compression.NONE,
-    OCI_LAYER_GZIP: Compression.GZIP,
-    OCI_LAYER_ZSTD: Compression.ZSTD,
-    DOCKER_LAYER: Compression.DETECT,
-    DOCKER_LAYER_GZIP: Compression.GZIP,
-    DOCKER_LAYER_ZSTD: Compression.ZSTD,
-}
 
 
 def is_index(media_type: str) -> bool:
@@ -62,12 +43,23 @@ def is_manifest(media_type: str) -> bool:
     return media_type in MANIFESTS
 
 
-def layer_compression(media_type: str) -> Compression:
-    """Compression of a layer of this type. Raises UnsupportedMediaType when it is no tar layer that we can read."""
-    compression = _COMPRESSIONS.get(media_type)
-    if compression is None:
-        raise _refused_layer(media_type)
-    return compression
+def check_layer(media_type: str) -> None:
+    """Raises UnsupportedMediaType when a layer of this type is not a tar that we can read."""
+    if media_type in LAYERS:
+        return
+    shown = _shown(media_type)
+    if "+encrypted" in media_type:
+        raise UnsupportedMediaType(
+            f"a layer is encrypted ({shown})", hint="push an unencrypted copy of the image; keys are not supported"
+        )
+    if media_type.startswith(_FOREIGN):
+        raise UnsupportedMediaType(
+            f"a layer is foreign ({shown}): its bytes are not in the registry",
+            hint="push the image again with its layers included (such layers occur in Windows base images)",
+        )
+    raise UnsupportedMediaType(
+        f"a layer of type {shown} is not a tar archive", hint="layers are tar, tar+gzip or tar+zstd, of OCI or Docker"
+    )
 
 
 def check_config(media_type: str) -> None:
@@ -89,22 +81,6 @@ def check_resolved(media_type: str) -> None:
             hint="push the image again with a current tool: docker pull and docker push, or skopeo copy --format oci",
         )
     raise UnsupportedMediaType(f"{_shown(media_type)} is neither an image index nor an image manifest")
-
-
-def _refused_layer(media_type: str) -> UnsupportedMediaType:
-    shown = _shown(media_type)
-    if "+encrypted" in media_type:
-        return UnsupportedMediaType(
-            f"a layer is encrypted ({shown})", hint="push an unencrypted copy of the image; keys are not supported"
-        )
-    if media_type.startswith(_FOREIGN):
-        return UnsupportedMediaType(
-            f"a layer is foreign ({shown}): its bytes are not in the registry",
-            hint="push the image again with its layers included (such layers occur in Windows base images)",
-        )
-    return UnsupportedMediaType(
-        f"a layer of type {shown} is not a tar archive", hint="layers are tar, tar+gzip or tar+zstd, of OCI or Docker"
-    )
 
 
 def _shown(media_type: str) -> str:

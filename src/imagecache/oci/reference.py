@@ -87,11 +87,6 @@ class Reference:
         return self.original
 
 
-def parse_reference(text: str) -> Reference:
-    """Parse what a user wrote. Raises InvalidReference."""
-    return Reference.parse(text)
-
-
 def _refuse(original: str, why: str, hint: str = _FORM) -> NoReturn:
     raise InvalidReference(f"not an image reference: {original[:160]!r}: {why}", hint=hint)
 

@@ -21,14 +21,14 @@ from imagecache.oci.descriptor import Descriptor
 from imagecache.oci.manifest import detect_media_type
 from imagecache.oci.reference import Reference
 from imagecache.oci.resolved import Resolved
-from imagecache.registry.access import Access
-from imagecache.registry.blob import BlobStream
+from imagecache.registry.authorizer import Authorizer
+from imagecache.registry.blob_stream import BlobStream
 from imagecache.registry.config import RegistryConfig
 from imagecache.registry.credentials import Credentials, NoCredentials
 from imagecache.registry.endpoint import Capability, Endpoint, default_endpoint, host_of, with_user_lists
-from imagecache.registry.hosts import configured_endpoints
-from imagecache.registry.server import Server
-from imagecache.registry.tokens import TokenServer
+from imagecache.registry.hosts_toml import configured_endpoints
+from imagecache.registry.repository import Repository
+from imagecache.registry.token_server import TokenServer
 from imagecache.registry.transport import Transport, read_body
 
 _T = TypeVar("_T")
@@ -43,7 +43,7 @@ class RegistryClient:
         self._credentials = credentials or NoCredentials()
         self._transport = Transport(self._config)
         self._endpoints: dict[str, tuple[Endpoint, ...]] = {}
-        self._servers: dict[tuple[Endpoint, str], Server] = {}
+        self._servers: dict[tuple[Endpoint, str], Repository] = {}
 
     async def __aenter__(self) -> Self:
         await self._transport.__aenter__()
@@ -77,7 +77,7 @@ class RegistryClient:
                 async for chunk in chunks:
                     yield chunk
 
-    async def _resolve(self, server: Server, reference: Reference) -> Resolved:
+    async def _resolve(self, server: Repository, reference: Reference) -> Resolved:
         wanted = reference.digest or reference.tag
         what = f"manifest {wanted}"
         async with server.get(f"{reference.path}/manifests/{wanted}", what, _ACCEPT) as response:
@@ -93,7 +93,7 @@ class RegistryClient:
         descriptor = Descriptor(media_type=media_type, digest=digest, size=len(body))
         return Resolved(descriptor=descriptor, body=body, private=server.access.private)
 
-    async def _document(self, server: Server, reference: Reference, descriptor: Descriptor) -> bytes:
+    async def _document(self, server: Repository, reference: Reference, descriptor: Descriptor) -> bytes:
         is_manifest = mediatypes.is_manifest(descriptor.media_type) or mediatypes.is_index(descriptor.media_type)
         kind = "manifest" if is_manifest else "blob"
         bound = self._config.limits.manifest_size if is_manifest else self._config.limits.config_size
@@ -111,14 +111,14 @@ class RegistryClient:
         _verify(body, descriptor.digest, what, server.endpoint.host)
         return body
 
-    async def _first(self, servers: Sequence[Server], ask: Callable[[Server], Coroutine[None, None, _T]]) -> _T:
+    async def _first(self, servers: Sequence[Repository], ask: Callable[[Repository], Coroutine[None, None, _T]]) -> _T:
         """The answer of the first server that has one. Only the last is asked more than once."""
         for server in servers[:-1]:
             with contextlib.suppress(ImageCacheError):
                 return await self._config.new_attempts(1).run(functools.partial(ask, server))
         return await self._config.new_attempts().run(functools.partial(ask, servers[-1]))
 
-    def _serving(self, reference: Reference, able: Capability) -> Sequence[Server]:
+    def _serving(self, reference: Reference, able: Capability) -> Sequence[Repository]:
         """Servers for the reference that may be asked this, in order. Raises InvalidSetting when there is none."""
         host = reference.host
         if host not in self._endpoints:
@@ -140,11 +140,13 @@ class RegistryClient:
         endpoints = configured_endpoints(directory, host) if directory else (default_endpoint(host),)
         return tuple(with_user_lists(one, self._config.plain_http, self._config.insecure) for one in endpoints)
 
-    def _server(self, endpoint: Endpoint, repository: str) -> Server:
+    def _server(self, endpoint: Endpoint, repository: str) -> Repository:
         key = (endpoint, repository)
         if key not in self._servers:
             tokens = TokenServer(self._transport, self._config, endpoint, repository)
-            self._servers[key] = Server(self._transport, self._config, endpoint, Access(tokens, self._credentials))
+            self._servers[key] = Repository(
+                self._transport, self._config, endpoint, Authorizer(tokens, self._credentials)
+            )
         return self._servers[key]
 
 
@@ -154,7 +156,7 @@ def _naming(reference: Reference) -> Iterator[None]:
     try:
         yield
     except ImageCacheError as error:
-        error.for_image(reference.original)
+        error.set_image(reference.original)
         raise
 
 

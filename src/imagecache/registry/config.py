@@ -15,7 +15,7 @@ from imagecache import __version__
 from imagecache.backoff import Attempts, Backoff
 from imagecache.clock import Clock, SystemClock
 from imagecache.limits import DEFAULT, MIB, Limits
-from imagecache.registry.proxy import Proxies
+from imagecache.registry.http_proxy import Proxies
 
 
 @dataclass(frozen=True, slots=True)

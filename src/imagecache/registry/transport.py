@@ -19,8 +19,8 @@ from yarl import URL
 from imagecache.errors import LimitExceeded, ProtocolViolation
 from imagecache.registry.config import RegistryConfig
 from imagecache.registry.endpoint import Endpoint, Trust, host_of, with_user_lists
-from imagecache.registry.tls import tls_context
-from imagecache.registry.translate import proxy_error, speaks_plain_http, transport_error
+from imagecache.registry.http_errors import proxy_error, speaks_plain_http, transport_error
+from imagecache.registry.tls_context import tls_context
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PROXY_REFUSES = 407

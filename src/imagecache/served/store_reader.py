@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from imagecache.digest import Digest
-from imagecache.erofs.header import DATA_START, tar_length
+from imagecache.erofs.layer_header import DATA_START, tar_length
 from imagecache.errors import BlobNotFound
 from imagecache.oserrors import converting
 from imagecache.store.blobs import Blobs

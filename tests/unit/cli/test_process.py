@@ -112,7 +112,14 @@ def test_version_does_not_wait_for_the_command_line(tmp_path: Path) -> None:
 
 
 def test_get_starts_without_http_grpc_and_mounts(tmp_path: Path) -> None:
-    heavy = {"aiohttp", "grpclib", "google.protobuf", "kopf", "imagecache.host.mounter", "imagecache.builder.builder"}
+    heavy = {
+        "aiohttp",
+        "grpclib",
+        "google.protobuf",
+        "kopf",
+        "imagecache.host.mounter",
+        "imagecache.builder.bundle_builder",
+    }
     loaded = f"import atexit, sys\natexit.register(lambda: print({heavy!r} & set(sys.modules)))\n"
 
     assert run(tmp_path, loaded + REAL, "get").stdout == "set()\n"

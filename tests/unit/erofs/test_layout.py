@@ -10,7 +10,7 @@ import pytest
 
 from imagecache.erofs.content import TarContent
 from imagecache.erofs.format import FLAT_INLINE, FLAT_PLAIN
-from imagecache.erofs.layout import Layout, Place, lay_out
+from imagecache.erofs.layout import Layout, PlacedInode, lay_out
 from imagecache.erofs.writer import plan
 from imagecache.errors import LimitExceeded, MalformedLayer
 from imagecache.limits import DEFAULT, Limits
@@ -22,7 +22,7 @@ def laid_out(root: Inode, limits: Limits = DEFAULT) -> Layout:
     return lay_out(root, 9, TarContent(1 << 20, limits), limits)
 
 
-def place_of(layout: Layout, inode: Inode) -> Place:
+def place_of(layout: Layout, inode: Inode) -> PlacedInode:
     return next(place for place in layout.places if place.inode is inode)
 
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from imagecache.erofs.format import INODE, SLOT, Superblock
-from imagecache.erofs.header import DATA_START, LayerFlags
+from imagecache.erofs.image_file import ImageFile
+from imagecache.erofs.layer_header import DATA_START, LayerFlags
 from imagecache.erofs.layout import Layout
 from imagecache.erofs.reader import LayerImage
 from imagecache.erofs.realign import realign
-from imagecache.erofs.source import Source
 from imagecache.erofs.writer import plan
 from imagecache.errors import InvalidInput, LimitExceeded, MalformedLayer, NotFound, StoreDenied, StoreError
-from imagecache.layer.inputs import LowerTree
+from imagecache.layer.implied_directories import LowerTree
 from imagecache.limits import DEFAULT
 from imagecache.tree import Inode, directory
 from testkit.trees import TarStandIn, describe, paths, put, symlink, write_layer, zoo
@@ -140,7 +140,7 @@ def test_a_directory_is_no_layer_image(tmp_path: Path) -> None:
 def test_a_file_that_shrinks_is_malformed(tmp_path: Path) -> None:
     with (tmp_path / "file").open("w+b") as file:
         file.truncate(1 << 20)
-        source = Source(file.fileno())
+        source = ImageFile(file.fileno())
         file.truncate(0)
         with pytest.raises(MalformedLayer, match="ended at"):
             source.read(0, 10)
@@ -149,7 +149,7 @@ def test_a_file_that_shrinks_is_malformed(tmp_path: Path) -> None:
 def test_old_windows_are_forgotten(tmp_path: Path) -> None:
     with (tmp_path / "file").open("w+b") as file:
         file.truncate(1 << 23)
-        source = Source(file.fileno())
+        source = ImageFile(file.fileno())
         for window in range(1 << 7):
             assert source.read(window << 16, 5) == bytes(5)
         os.pwrite(file.fileno(), b"changed", 0)

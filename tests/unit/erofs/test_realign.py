@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from imagecache.erofs import realign as module
-from imagecache.erofs.header import LayerFlags
+from imagecache.erofs.layer_header import LayerFlags
 from imagecache.erofs.reader import LayerImage
 from imagecache.erofs.realign import realign
 from imagecache.erofs.writer import plan

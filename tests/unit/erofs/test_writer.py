@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from imagecache.erofs import metadata
+from imagecache.erofs import metadata_area
 from imagecache.erofs.format import Superblock
-from imagecache.erofs.header import DATA_START, HEADER_OFFSET, LayerFlags, LayerHeader, unfinished
+from imagecache.erofs.layer_header import DATA_START, HEADER_OFFSET, LayerFlags, LayerHeader, unfinished
 from imagecache.erofs.reader import LayerImage
 from imagecache.erofs.writer import pieces, plan, tar_in, verify_image, write_image
 from imagecache.errors import LimitExceeded, MalformedLayer, StoreCorrupt
@@ -85,7 +85,7 @@ def test_many_inodes_come_in_several_pieces() -> None:
     for number in range(20_000):
         put(root, f"{number}", tar.file(b""))
     layout = plan(root, 0).layout
-    parts = [len(part) for part in metadata.metadata(layout)]
+    parts = [len(part) for part in metadata_area.metadata(layout)]
     assert len(parts) == 2
     assert sum(parts) == layout.total - layout.start
 
@@ -129,13 +129,13 @@ def test_header_and_superblock_agree_with_the_file(fd: int) -> None:
     assert superblock.blocks * 512 == len(data)
     assert len(data) % 4096 == 0
     assert LayerHeader.unpack(data[HEADER_OFFSET : HEADER_OFFSET + 64]) == header
-    assert superblock.uuid == metadata.uuid(header)
+    assert superblock.uuid == metadata_area.uuid(header)
 
 
 def test_uuids_differ_with_content_and_with_rules() -> None:
     header = header_of(*zoo())
     others = [replace(header, flags=LayerFlags.BOTTOM), replace(header, tar_size=0)]
-    found = [uuids.UUID(bytes=metadata.uuid(one)) for one in (header, *others)]
+    found = [uuids.UUID(bytes=metadata_area.uuid(one)) for one in (header, *others)]
     assert len(set(found)) == 3
     assert {(one.version, one.variant) for one in found} == {(8, uuids.RFC_4122)}
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from imagecache.backoff import Backoff
-from imagecache.builder.builder import BuildSettings, ImageBuilder
+from imagecache.builder.bundle_builder import BuildSettings, BundleBuilder
 from imagecache.clock import SystemClock
-from imagecache.erofs.header import DATA_START
+from imagecache.erofs.layer_header import DATA_START
 from imagecache.fetch.bundle import BundleFetcher
 from imagecache.fetch.partial_transfer import FollowSettings, LayerFollower
 from imagecache.fetch.prefetch import BuildFollower
@@ -41,7 +41,7 @@ class Origin:
     async def build(self, bundle_id: str, *tars: bytes, name: str = "app:1") -> Bundle:
         store = Store.open(self.root)
         source = MemorySource({name: memory_image(tars)})
-        builder = ImageBuilder(store, SystemClock(), BuildSettings(jobs=1))
+        builder = BundleBuilder(store, SystemClock(), BuildSettings(jobs=1))
         document = await builder.build(
             bundle_id,
             [name],

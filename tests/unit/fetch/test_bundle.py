@@ -15,7 +15,7 @@ import pytest
 
 from imagecache.builder.worker_pool import WorkerPool
 from imagecache.digest import Digest
-from imagecache.erofs.header import HEADER_OFFSET, LayerHeader
+from imagecache.erofs.layer_header import HEADER_OFFSET, LayerHeader
 from imagecache.errors import (
     BlobNotFound,
     DigestMismatch,

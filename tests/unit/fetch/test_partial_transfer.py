@@ -11,7 +11,7 @@ import pytest
 
 from imagecache.builder.worker_pool import WorkerPool
 from imagecache.digest import Digest
-from imagecache.erofs.header import DATA_START
+from imagecache.erofs.layer_header import DATA_START
 from imagecache.errors import (
     BlobNotFound,
     DigestMismatch,

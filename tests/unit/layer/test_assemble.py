@@ -7,8 +7,8 @@ import pytest
 
 from imagecache.errors import LimitExceeded
 from imagecache.layer.assemble import Assembler, assemble
-from imagecache.layer.entry import FILE, TarEntry
-from imagecache.layer.source import ChunkSource
+from imagecache.layer.tar_entry import FILE, TarEntry
+from imagecache.layer.tar_sources import ChunkSource
 from imagecache.limits import DEFAULT
 from testkit.tars import DIRECTORY, LINK, SYMLINK, Entry, at, grow, long_name, paths, random_image
 

@@ -3,7 +3,7 @@
 import pytest
 
 from imagecache.layer.assemble import assemble
-from imagecache.layer.source import ChunkSource
+from imagecache.layer.tar_sources import ChunkSource
 from imagecache.limits import DEFAULT
 from testkit.hostile_tars import CONTAINED, REFUSED, Contained, Refused
 from testkit.tars import paths

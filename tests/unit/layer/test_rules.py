@@ -6,8 +6,8 @@ import pytest
 
 from imagecache.errors import MalformedLayer, UnsafeLayer
 from imagecache.layer.assemble import LayerTree, assemble
-from imagecache.layer.context import MemoryTree, resolve_implied, restore_implied
-from imagecache.layer.source import ChunkSource
+from imagecache.layer.implied_directories import resolve_implied, restore_implied
+from imagecache.layer.tar_sources import ChunkSource
 from imagecache.limits import DEFAULT
 from testkit.tars import (
     CAPABILITY,
@@ -24,6 +24,7 @@ from testkit.tars import (
     pax_header,
     tar,
 )
+from testkit.trees import MemoryTree
 
 
 def _xattr(name: bytes, value: bytes) -> dict[bytes, bytes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from imagecache.errors import InvalidReference
-from imagecache.oci.reference import Reference, parse_reference
+from imagecache.oci.reference import Reference
 
 HEX = "a1" * 32
 DIGEST = f"sha256:{HEX}"
@@ -37,7 +37,7 @@ ACCEPTED = [
 
 @pytest.mark.parametrize(("text", "domain", "path", "tag", "digest"), ACCEPTED)
 def test_accepted(text: str, domain: str, path: str, tag: str, digest: str | None) -> None:
-    reference = parse_reference(text)
+    reference = Reference.parse(text)
 
     assert (reference.domain, reference.path, reference.tag, reference.digest) == (domain, path, tag, digest)
     assert reference.original == text.strip()
@@ -88,7 +88,7 @@ def test_refused(case: str) -> None:
     text, why = REFUSED[case]
 
     with pytest.raises(InvalidReference, match=why) as caught:
-        parse_reference(text)
+        Reference.parse(text)
 
     assert caught.value.hint
     assert len(str(caught.value)) < 600
@@ -96,18 +96,18 @@ def test_refused(case: str) -> None:
 
 def test_the_library_prefix_counts_for_the_length() -> None:
     with pytest.raises(InvalidReference, match="longer than 255"):
-        parse_reference("x" * 255)
-    assert parse_reference("x" * 247).path == "library/" + "x" * 247
+        Reference.parse("x" * 255)
+    assert Reference.parse("x" * 247).path == "library/" + "x" * 247
 
 
 def test_names() -> None:
-    assert parse_reference("nginx").name == "docker.io/library/nginx:latest"
-    assert parse_reference(f"nginx@{DIGEST}").name == f"docker.io/library/nginx@{DIGEST}"
-    both = parse_reference(f"nginx:1@{DIGEST}")
+    assert Reference.parse("nginx").name == "docker.io/library/nginx:latest"
+    assert Reference.parse(f"nginx@{DIGEST}").name == f"docker.io/library/nginx@{DIGEST}"
+    both = Reference.parse(f"nginx:1@{DIGEST}")
     assert both.name == f"docker.io/library/nginx:1@{DIGEST}"
     assert both.cri_name == f"docker.io/library/nginx@{DIGEST}"
-    assert parse_reference("nginx:1").cri_name == "docker.io/library/nginx:1"
+    assert Reference.parse("nginx:1").cri_name == "docker.io/library/nginx:1"
 
 
 def test_references_are_values() -> None:
-    assert {Reference.parse("nginx"), Reference.parse("nginx")} == {parse_reference("nginx")}
+    assert {Reference.parse("nginx"), Reference.parse("nginx")} == {Reference.parse("nginx")}

@@ -17,7 +17,7 @@ from imagecache.errors import (
     RegistryUnavailable,
     Unauthenticated,
 )
-from imagecache.oci.reference import Reference, parse_reference
+from imagecache.oci.reference import Reference
 from imagecache.registry.client import RegistryClient
 from imagecache.registry.credentials import Credential
 from testkit.images_oci import MemoryImage, memory_image
@@ -35,7 +35,7 @@ def image() -> MemoryImage:
 
 @pytest.fixture
 def reference(registry: FakeRegistry, image: MemoryImage) -> Reference:
-    return parse_reference(registry.push("team/app:1", image))
+    return Reference.parse(registry.push("team/app:1", image))
 
 
 def known(registry: FakeRegistry, credential: Credential = ALICE) -> FixedCredentials:
@@ -203,7 +203,7 @@ async def test_an_absent_image_stays_absent_when_the_credential_is_refused(
     client = await connect(known(registry, Credential(username="alice", password="old")))  # noqa: S106
 
     with pytest.raises(ImageNotFound):
-        await client.resolve(parse_reference(f"{registry.address}/team/app:absent"))
+        await client.resolve(Reference.parse(f"{registry.address}/team/app:absent"))
 
 
 async def test_an_absent_image_stays_absent_when_the_token_server_fails(
@@ -216,7 +216,7 @@ async def test_an_absent_image_stays_absent_when_the_token_server_fails(
     registry.faults.token_statuses.append((404, {}))
 
     with pytest.raises(ImageNotFound, match="absent"):
-        await client.resolve(parse_reference(f"{registry.address}/team/app:absent"))
+        await client.resolve(Reference.parse(f"{registry.address}/team/app:absent"))
 
 
 async def test_a_credential_is_needed_and_the_token_server_fails(
@@ -314,7 +314,7 @@ async def test_repositories_have_their_own_tokens(
 ) -> None:
     registry.auth = "bearer"
     registry.public.add("team/app")
-    hidden = parse_reference(registry.push("team/hidden:1", image))
+    hidden = Reference.parse(registry.push("team/hidden:1", image))
     client = await connect(known(registry))
 
     assert not (await client.resolve(reference)).private
@@ -382,7 +382,7 @@ async def test_a_credential_for_one_host_is_not_for_another(
     client = await connect(credentials, plain_http=frozenset({registry.address, other.address}))
 
     with pytest.raises(Unauthenticated):
-        await client.resolve(parse_reference(other.push("team/app:1", image)))
+        await client.resolve(Reference.parse(other.push("team/app:1", image)))
 
     assert credentials.asked == [(other.address, "team/app")]
     assert {seen.authorization for seen in other.seen} == {""}

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from imagecache.errors import InvalidSetting
+from imagecache.registry.auth_keys import best_key
 from imagecache.registry.credentials import Credential, CredentialChain, NoCredentials
-from imagecache.registry.dockerconfig import (
+from imagecache.registry.docker_config import (
     DockerConfig,
     load_docker_config,
     parse_docker_config,
     parse_docker_config_json,
     parse_dockercfg,
 )
-from imagecache.registry.matching import best_key
 
 SECRET = "s3cr3t-Pässword:with:colons"  # noqa: S105 - what must not be shown
 

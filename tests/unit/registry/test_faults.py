@@ -24,8 +24,7 @@ from imagecache.errors import (
 from imagecache.limits import Limits
 from imagecache.oci import mediatypes
 from imagecache.oci.descriptor import Descriptor
-from imagecache.oci.mediatypes import Compression
-from imagecache.oci.reference import Reference, parse_reference
+from imagecache.oci.reference import Reference
 from imagecache.registry.client import RegistryClient
 from imagecache.registry.config import RegistryConfig
 from testkit.images_oci import MemoryImage, memory_document, memory_image
@@ -37,12 +36,12 @@ CONTENT = random.Random(7).randbytes(5_000_000)
 
 @pytest.fixture
 def image() -> MemoryImage:
-    return memory_image([CONTENT], compression=Compression.NONE)
+    return memory_image([CONTENT], compression="none")
 
 
 @pytest.fixture
 def reference(registry: FakeRegistry, image: MemoryImage) -> Reference:
-    return parse_reference(registry.push("team/app:1", image))
+    return Reference.parse(registry.push("team/app:1", image))
 
 
 async def read(client: RegistryClient, reference: Reference, layer: Descriptor, offset: int = 0) -> bytes:
@@ -293,7 +292,7 @@ async def test_an_image_by_digest_with_other_bytes(
     connect: Connect, registry: FakeRegistry, reference: Reference, image: MemoryImage
 ) -> None:
     registry.faults.replace[image.descriptor.digest] = image.body + b" "
-    by_digest = parse_reference(f"{reference.repository}@{image.descriptor.digest}")
+    by_digest = Reference.parse(f"{reference.repository}@{image.descriptor.digest}")
 
     with pytest.raises(DigestMismatch):
         await (await connect()).resolve(by_digest)
@@ -328,7 +327,7 @@ async def test_an_encoding_that_was_not_asked_for(
 
 async def test_ipv6(connect: Connect, image: MemoryImage) -> None:
     async with FakeRegistry(host="::1") as registry:
-        reference = parse_reference(registry.push("team/app:1", image))
+        reference = Reference.parse(registry.push("team/app:1", image))
         for plain in (frozenset({registry.address}), frozenset[str]()):
             client = await connect(plain_http=plain)
             assert (await client.resolve(reference)).descriptor == image.descriptor
@@ -351,7 +350,7 @@ async def test_a_web_page_is_no_manifest(connect: Connect, registry: FakeRegistr
 
 async def test_schema_1(connect: Connect, registry: FakeRegistry) -> None:
     old = memory_document("application/vnd.docker.distribution.manifest.v1+prettyjws", {"schemaVersion": 1})
-    reference = parse_reference(registry.push("team/old:1", old))
+    reference = Reference.parse(registry.push("team/old:1", old))
 
     with pytest.raises(UnsupportedMediaType, match="schema 1") as caught:
         await (await connect()).resolve(reference)
@@ -406,7 +405,7 @@ async def test_nobody_listens(connect: Connect, registry: FakeRegistry, referenc
 
 
 async def test_an_unknown_host_is_not_tried_again(connect: Connect, time: FakeTime) -> None:
-    reference = parse_reference("registry.invalid/team/app:1")
+    reference = Reference.parse("registry.invalid/team/app:1")
 
     with pytest.raises(RegistryUnavailable, match=re.escape("registry.invalid")) as caught:
         await (await connect(attempts=2)).resolve(reference)
@@ -430,7 +429,7 @@ async def test_what_is_not_http(connect: Connect) -> None:
         address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
         with pytest.raises(ProtocolViolation, match="does not answer in HTTP"):
-            await (await connect(plain_http=frozenset({address}))).resolve(parse_reference(f"{address}/a:1"))
+            await (await connect(plain_http=frozenset({address}))).resolve(Reference.parse(f"{address}/a:1"))
 
 
 async def test_a_connection_that_ends_at_once(connect: Connect, time: FakeTime) -> None:
@@ -438,7 +437,7 @@ async def test_a_connection_that_ends_at_once(connect: Connect, time: FakeTime) 
         address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
         with pytest.raises(RegistryUnavailable, match="broke"):
-            await (await connect(plain_http=frozenset({address}))).resolve(parse_reference(f"{address}/a:1"))
+            await (await connect(plain_http=frozenset({address}))).resolve(Reference.parse(f"{address}/a:1"))
 
     assert len(time.slept) == 4
 
@@ -453,7 +452,7 @@ async def test_silence(connect: Connect) -> None:
         client = await connect(plain_http=frozenset({address}), read_timeout=0.05, attempts=2)
 
         with pytest.raises(RegistryUnavailable, match="does not answer in time"):
-            await client.resolve(parse_reference(f"{address}/a:1"))
+            await client.resolve(Reference.parse(f"{address}/a:1"))
 
 
 async def test_plain_http_on_loopback_is_found_out_once(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from imagecache.errors import ImageNotFound, InvalidSetting
-from imagecache.oci.reference import Reference, parse_reference
+from imagecache.oci.reference import Reference
 from imagecache.registry.client import RegistryClient
 from imagecache.registry.credentials import Credential
 from testkit.images_oci import MemoryImage, memory_image
@@ -24,7 +24,7 @@ def image() -> MemoryImage:
 
 @pytest.fixture
 def reference() -> Reference:
-    return parse_reference("team/app:1")
+    return Reference.parse("team/app:1")
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ async def test_a_mirror_that_may_not_resolve(
     client = await connect(hosts_dir=tmp_path)
 
     await client.resolve(reference)
-    await client.resolve(parse_reference(f"team/app@{image.descriptor.digest}"))
+    await client.resolve(Reference.parse(f"team/app@{image.descriptor.digest}"))
     await read(client, reference, image)
 
     assert len(registry.paths()) == 1
@@ -166,6 +166,6 @@ async def test_no_server_is_left(connect: Connect, registry: FakeRegistry, tmp_p
     client = await connect(hosts_dir=tmp_path)
 
     with pytest.raises(InvalidSetting, match="resolve is a capability of none") as caught:
-        await client.resolve(parse_reference("team/app:1"))
+        await client.resolve(Reference.parse("team/app:1"))
 
     assert caught.value.image == "team/app:1"

@@ -1,0 +1,182 @@
+"""Build a bundle: resolve the images, make what the store lacks, commit.
+
+The last station before anything is usable. Nothing is visible until the bundle document is written; everything that
+an interrupted build made is found by the next one. It must not know where images come from or what a bundle is for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from imagecache.builder.build_events import BuildEvent, ImageReady, ImageResolved, LayerPlan
+from imagecache.builder.build_plan import LayerGroup, plan
+from imagecache.builder.build_progress import BuildProgress
+from imagecache.builder.image_source import ImageSource
+from imagecache.builder.layer_builder import LayerBuilder
+from imagecache.builder.resolve import ResolvedImage, resolve
+from imagecache.builder.size_limit import SizeLimit
+from imagecache.builder.worker_pool import WorkerPool
+from imagecache.clock import Clock
+from imagecache.concurrency import run_all
+from imagecache.digest import ChainID
+from imagecache.errors import ImageCacheError
+from imagecache.limits import DEFAULT, Limits
+from imagecache.oci.descriptor import Platform
+from imagecache.oci.reference import Reference
+from imagecache.store.model import Bundle, ImageRecord, LayerName, LayerRecord, Space
+from imagecache.store.store import Store
+
+Emit = Callable[[BuildEvent], None]
+
+
+@dataclass(frozen=True, slots=True)
+class BuildSettings:
+    jobs: int = 0
+    """Worker processes; 0: one per core."""
+    downloads: int = 4
+    """Layers on their way at once."""
+    limits: Limits = DEFAULT
+
+
+class BundleBuilder:
+    """Builds bundles into one store."""
+
+    def __init__(self, store: Store, clock: Clock, settings: BuildSettings | None = None) -> None:
+        self._store = store
+        self._clock = clock
+        self._settings = settings or BuildSettings()
+
+    async def build(
+        self,
+        bundle_id: str,
+        references: Sequence[str],
+        *,
+        platform: Platform,
+        size_limit: int,
+        source: ImageSource,
+        emit: Emit,
+    ) -> Bundle:
+        """Make the bundle and return its document, committed.
+
+        Raises the first error that one of the images met. Cancelled or failed, it leaves what the next call goes on
+        from: partial downloads and finished layer images.
+        """
+        async with WorkerPool(self._settings.jobs) as pool:
+            images = await self._resolve(references, platform, source)
+            groups = plan(images)
+            names = [name for group in groups for name in _possible_names(group)]
+            digests = [descriptor.digest for image in images for descriptor, _body in image.documents]
+            with self._store.leases.build_lease(names, digests, build=bundle_id):
+                _announce(images, emit)
+                limit = SizeLimit(size_limit)
+                limit.precheck(groups)
+                progress = BuildProgress(emit)
+                layers = LayerBuilder(
+                    self._store, source, pool, progress, limit, self._known(), downloads=self._settings.downloads
+                )
+                progress.plan(_layer_plan(layers, group) for group in groups)
+                await self._make(images, groups, layers, progress, emit)
+                document = self._document(bundle_id, images, layers)
+                await asyncio.to_thread(self._commit, document, images)
+                return document
+
+    async def _resolve(self, references: Sequence[str], platform: Platform, source: ImageSource) -> list[ResolvedImage]:
+        parsed = [Reference.parse(text) for text in dict.fromkeys(references)]
+        return list(await run_all(*(self._resolve_one(source, reference, platform) for reference in parsed)))
+
+    async def _resolve_one(self, source: ImageSource, reference: Reference, platform: Platform) -> ResolvedImage:
+        try:
+            return await resolve(source, reference, platform, self._settings.limits)
+        except ImageCacheError as error:
+            error.set_image(reference.original)
+            raise
+
+    def _known(self) -> dict[ChainID, LayerRecord]:
+        return {
+            layer.chain_id: layer
+            for document in self._store.bundles.all()
+            for image in document.images
+            for layer in image.layers
+        }
+
+    async def _make(
+        self,
+        images: Sequence[ResolvedImage],
+        groups: Sequence[LayerGroup],
+        layers: LayerBuilder,
+        progress: BuildProgress,
+        emit: Emit,
+    ) -> None:
+        async def one(group: LayerGroup) -> None:
+            try:
+                await layers.build(group)
+            except ImageCacheError as error:
+                error.set_image(group.images[0])
+                raise
+
+        async def watch(image: ResolvedImage) -> None:
+            for layer in image.layers:
+                await asyncio.shield(layers.record(layer.chain_id))
+            emit(ImageReady(image.reference.original, progress.done, progress.total))
+
+        await run_all(*map(one, groups), *map(watch, images))
+
+    def _document(self, bundle_id: str, images: Sequence[ResolvedImage], layers: LayerBuilder) -> Bundle:
+        return Bundle(
+            id=bundle_id,
+            created=self._clock.now().strftime("%Y-%m-%dT%H:%M:%SZ"),
+            images=tuple(_image_record(image, layers) for image in images),
+        )
+
+    def _commit(self, document: Bundle, images: Sequence[ResolvedImage]) -> None:
+        """Documents first, the bundle last: then everything that it names is there."""
+        for image in images:
+            for descriptor, body in image.documents:
+                self._store.blobs.put_verified(body, descriptor.digest)
+        self._store.bundles.put(document)
+
+
+def _possible_names(group: LayerGroup) -> list[LayerName]:
+    """Every file that may serve one of the group's positions: leased before anything relies on one."""
+    return [
+        LayerName(Space.LAYERS, group.diff_id),
+        *(LayerName(Space.CHAINS, position.chain_id) for position in group.positions),
+    ]
+
+
+def _announce(images: Sequence[ResolvedImage], emit: Emit) -> None:
+    for image in images:
+        unique = {layer.blob.digest: layer.blob.size for layer in image.layers}
+        emit(
+            ImageResolved(
+                image=image.reference.original,
+                digest=(image.index or image.manifest).digest,
+                layers=len(image.layers),
+                size=sum(unique.values()),
+            )
+        )
+
+
+def _layer_plan(layers: LayerBuilder, group: LayerGroup) -> LayerPlan:
+    return LayerPlan(
+        digest=group.blob.digest,
+        size=group.blob.size,
+        cached=all(layers.find(position) is not None for position in group.positions),
+        images=group.images,
+    )
+
+
+def _image_record(image: ResolvedImage, layers: LayerBuilder) -> ImageRecord:
+    return ImageRecord(
+        reference=image.reference.original,
+        name=image.reference.name,
+        repository=image.reference.repository,
+        platform=image.platform,
+        index=image.index,
+        manifest=image.manifest,
+        config=image.config,
+        layers=tuple(layers.record(layer.chain_id).result() for layer in image.layers),
+        private=image.private,
+    )

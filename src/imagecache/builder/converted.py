@@ -1,0 +1,21 @@
+"""What a conversion yields. It crosses the process boundary from a worker to the build, so it is a message too.
+
+It must not import what converts: the parent of the workers loads no decompressor.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from imagecache.digest import Digest
+from imagecache.erofs.layer_header import LayerHeader
+
+
+class Converted(msgspec.Struct, tag=True, frozen=True, kw_only=True):
+    """A layer image, or its tar alone when the filesystem depends on the layers below."""
+
+    header: LayerHeader
+    size: int = 0
+    """Bytes of the layer image file."""
+    sha256: Digest | None = None
+    """Digest of the layer image file. None: only the tar is written, and ``derive`` completes the file."""

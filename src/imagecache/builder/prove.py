@@ -1,0 +1,103 @@
+"""Prove that a layer image is what it says: ``verify`` a file that is here, ``prove`` one that arrives.
+
+The tar inside has a digest, and every other byte of the file follows from the tar, so both are made again and compared.
+It works on file descriptors alone. It must not know names, stores or registries.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+from imagecache.builder.convert import header_of
+from imagecache.builder.derive import assemble_tar
+from imagecache.digest import DiffID
+from imagecache.erofs.layer_header import DATA_START, HEADER_OFFSET, LayerFlags, LayerHeader
+from imagecache.erofs.reader import LayerImage
+from imagecache.erofs.writer import verify_image
+from imagecache.errors import DigestMismatch, MalformedLayer, StoreCorrupt
+from imagecache.layer.assemble import LayerTree, assemble
+from imagecache.layer.implied_directories import restore_implied
+from imagecache.layer.tar_sources import BoundedSource, ChunkSource
+from imagecache.limits import Limits
+
+
+def verify(fd: int, *, limits: Limits) -> LayerImage:
+    """Prove a layer image: its tar has the diffID, and every other byte of the file follows from the tar.
+
+    Attributes of implied directories come from the layers below, which are not here: they are taken from the file
+    itself, everything else about them is proven. Raises DigestMismatch, StoreCorrupt, and what a bad file raises.
+    """
+    image = LayerImage.from_fd(fd, limits=limits)
+    header = image.header
+    digest = hashlib.sha256()
+    for piece in image.tar():
+        digest.update(piece)
+    if digest.hexdigest() != header.diff_id.hex:
+        raise DigestMismatch(
+            f"the tar inside has the digest sha256:{digest.hexdigest()}, the file says {header.diff_id}",
+            hint="the file is damaged: remove it and create the image cache again",
+        )
+    bottom = LayerFlags.BOTTOM in header.flags
+    _compare(fd, image, assemble_tar(fd, header.tar_size, bottom=bottom, limits=limits), limits)
+    return image
+
+
+def prove(
+    fd: int, arriving: Iterable[memoryview], *, diff_id: DiffID, tar_size: int | None, limits: Limits
+) -> LayerImage:
+    """``verify`` beside the tar's digest, while the file arrives: its tree is made of the bytes that go by.
+
+    ``arriving`` are all bytes of the file in order; when it ends they are in ``fd``. Without ``tar_size`` the file was
+    begun before anybody knew it, so they begin at ``DATA_START``, and only files that are right at every place are
+    proven. The caller hashes the tar. Raises StoreCorrupt, and what a bad file raises.
+    """
+    if tar_size is None:
+        return _prove_grown(fd, arriving, diff_id=diff_id, limits=limits)
+    source = ChunkSource(arriving)
+    head = source.read(DATA_START)
+    if len(head) < DATA_START:
+        raise MalformedLayer(f"the layer image ends after {len(head)} bytes")
+    header = LayerHeader.unpack(head[HEADER_OFFSET : HEADER_OFFSET + LayerHeader.STRUCT.size])
+    _check_diff_id(header, diff_id)
+    if header.tar_size != tar_size:  # else what follows the tar could pass for more of it
+        raise StoreCorrupt(f"the layer image says that its tar has {header.tar_size} bytes, not {tar_size}")
+    tree = assemble(BoundedSource(source, tar_size), bottom=LayerFlags.BOTTOM in header.flags, limits=limits)
+    source.drain()
+    image = LayerImage.from_fd(fd, limits=limits)
+    if image.header != header:
+        raise StoreCorrupt("the layer image on the disk begins otherwise than the one that arrived")
+    _compare(fd, image, tree, limits)
+    return image
+
+
+def _prove_grown(fd: int, arriving: Iterable[memoryview], *, diff_id: DiffID, limits: Limits) -> LayerImage:
+    """Whiteouts are read as above other layers: a file right at every place that has some is of no bottom layer."""
+    source = ChunkSource(arriving)
+    tree = assemble(source, bottom=False, limits=limits)
+    end = source.tell()
+    source.drain()
+    image = LayerImage.from_fd(fd, limits=limits)
+    header = image.header
+    _check_diff_id(header, diff_id)
+    if end > header.tar_size:  # what follows the tar was taken for more of it
+        raise StoreCorrupt(f"the layer image says that its tar has {header.tar_size} bytes, its entries need {end}")
+    bottom_only = LayerFlags.BOTTOM | LayerFlags.WHITEOUTS
+    if LayerFlags.IMPLIED in header.flags or header.flags & bottom_only == bottom_only:
+        raise StoreCorrupt(f"layer image {diff_id} is not one for every place")
+    _compare(fd, image, tree, limits)
+    return image
+
+
+def _check_diff_id(header: LayerHeader, diff_id: DiffID) -> None:
+    if header.diff_id != diff_id:
+        raise StoreCorrupt(f"the layer image says that it is {header.diff_id}, and is {diff_id}")
+
+
+def _compare(fd: int, image: LayerImage, tree: LayerTree, limits: Limits) -> None:
+    """Everything in the file beside the tar with what its tree makes of it."""
+    header = image.header
+    bottom = LayerFlags.BOTTOM in header.flags
+    if not bottom:
+        restore_implied(tree, image, limits)
+    verify_image(fd, tree.root, header_of(tree, header.tar_size, header.diff_id, bottom=bottom), limits=limits)

@@ -1,0 +1,186 @@
+"""A tar to its entries, with the tolerance and the strictness of Go's ``archive/tar``.
+
+containerd unpacks with that reader, so this one accepts what it accepts and refuses what it refuses: v7, ustar, PAX,
+GNU long names, base-256 numbers, PAX sparse files, archives without end blocks. Content is skipped, never read, except
+for the map of a sparse file of format 1.0. It must not judge what a name or a type means for a tree. See
+``docs/adr/0004-tar-reader.md``. Source: ``archive/tar/reader.go``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from imagecache.errors import LimitExceeded, MalformedLayer
+from imagecache.layer import pax, sparse
+from imagecache.layer import tar_entry as types
+from imagecache.layer.tar_entry import HEADER_ONLY, TarEntry, quoted
+from imagecache.layer.tar_header import BLOCK, parse_header
+from imagecache.limits import Limits
+
+_ZEROS = bytes(BLOCK)
+_META = frozenset({types.PAX_LOCAL, types.PAX_GLOBAL, types.GNU_LONG_NAME, types.GNU_LONG_LINK})
+
+
+class TarSource(Protocol):
+    """The uncompressed tar, read front to back. Positions are bytes from its start."""
+
+    def read(self, size: int) -> bytes:
+        """Exactly ``size`` bytes, fewer only at the end of the stream."""
+
+    def skip(self, size: int) -> int:
+        """Move on by ``size`` bytes and return how many there were (fewer only at the end)."""
+
+    def tell(self) -> int:
+        """Position of the next byte."""
+
+
+def entries(source: TarSource, limits: Limits) -> Iterator[TarEntry]:
+    """Every entry in order. Stops behind the end blocks; what follows them is left in the source.
+
+    Raises MalformedLayer and LimitExceeded. Global PAX headers are entries of type ``g``: containerd makes nothing of
+    them, but their names have effects.
+    """
+    reader = _Reader(source, limits)
+    while (entry := reader.next()) is not None:
+        yield entry
+
+
+class _Reader:
+    def __init__(self, source: TarSource, limits: Limits) -> None:
+        self._source = source
+        self._limits = limits
+        self._pending = 0
+        """Bytes of the last entry's content that nobody has read."""
+        self._padding = 0
+        self._count = 0
+        self._expanded = 0
+        """Sum of the sizes of sparse files."""
+
+    def next(self) -> TarEntry | None:
+        records: pax.Records | None = None
+        long_name = long_link = b""
+        while (entry := self._header()) is not None:
+            if entry.type not in _META:
+                if entry.type == types.GNU_SPARSE:
+                    raise MalformedLayer(
+                        f"tar entry {quoted(entry.name)} is an old GNU sparse file, as containerd refuses"
+                    )
+                return self._finish(entry, records, long_name, long_link)
+            body = self._body(entry)
+            if entry.type == types.GNU_LONG_NAME:
+                long_name = body.partition(b"\0")[0]
+            elif entry.type == types.GNU_LONG_LINK:
+                long_link = body.partition(b"\0")[0]
+            else:
+                records = self._records(entry, body)
+                if entry.type == types.PAX_GLOBAL:
+                    return self._global(entry, records)
+        return None
+
+    def _header(self) -> TarEntry | None:
+        """The next raw header, or None at the end of the archive."""
+        if self._pending or self._padding:
+            wanted = self._pending + self._padding
+            skipped = self._source.skip(wanted)
+            if skipped < self._pending:
+                raise MalformedLayer(f"the tar ends at byte {self._source.tell()}, in the content of an entry")
+            if skipped < wanted:
+                return None
+            self._pending = self._padding = 0
+        position = self._source.tell()
+        block = self._source.read(BLOCK)
+        if len(block) < BLOCK or block == _ZEROS:
+            self._check_end(block)
+            return None
+        entry = parse_header(block, position)
+        self._set_content(entry)
+        return entry
+
+    def _check_end(self, block: bytes) -> None:
+        """The end is nothing more, one zero block, or two."""
+        if block == _ZEROS:
+            block = self._source.read(BLOCK)
+        if block not in {b"", _ZEROS}:
+            kind = "a header" if len(block) == BLOCK else "a piece of a header"
+            raise MalformedLayer(f"the tar ends at byte {self._source.tell()} with {kind} where its end should be")
+
+    def _set_content(self, entry: TarEntry) -> None:
+        if entry.type in HEADER_ONLY:
+            self._pending = self._padding = 0
+            return
+        if entry.size < 0:
+            raise MalformedLayer(f"tar entry {quoted(entry.name)} has a negative size")
+        self._pending = entry.size
+        self._padding = -entry.size % BLOCK
+
+    def _body(self, entry: TarEntry) -> bytes:
+        """The content of a PAX header or a GNU long name."""
+        limit = self._limits.tar_header_records
+        if entry.size > limit:
+            raise LimitExceeded(f"an extended tar header of {entry.size} bytes is over the limit of {limit}")
+        body = self._source.read(entry.size)
+        if len(body) < entry.size:
+            raise MalformedLayer(f"the tar ends at byte {self._source.tell()}, in an extended header")
+        self._pending = 0
+        return body
+
+    @staticmethod
+    def _records(entry: TarEntry, body: bytes) -> pax.Records:
+        try:
+            return pax.parse_records(body)
+        except ValueError as error:
+            raise MalformedLayer(f"PAX header {quoted(entry.name)} at byte {entry.data}: {error}") from error
+
+    def _global(self, entry: TarEntry, records: pax.Records) -> TarEntry:
+        """A global header has a name and nothing else."""
+        self._count_entry()
+        return TarEntry(records.get(b"path") or entry.name, entry.type, 0, 0, 0, 0, 0, 0, entry.data)
+
+    def _finish(self, entry: TarEntry, records: pax.Records | None, long_name: bytes, long_link: bytes) -> TarEntry:
+        self._count_entry()
+        try:
+            if records:
+                pax.merge(entry, records)
+            entry.name = long_name or entry.name
+            entry.target = long_link or entry.target
+            if entry.type == types.V7_FILE:
+                entry.type = types.DIRECTORY if entry.name.endswith(b"/") else types.FILE
+                self._set_content(entry)
+            if records:
+                self._set_content(entry)
+                self._set_sparse(entry, records)
+        except ValueError as error:
+            raise MalformedLayer(f"tar entry {quoted(entry.name)}: {error}") from error
+        return entry
+
+    def _set_sparse(self, entry: TarEntry, records: pax.Records) -> None:
+        form = sparse.sparse_format(records)
+        if not form:
+            return
+        sparse.apply_names(entry, records)
+        if entry.type in HEADER_ONLY:
+            raise ValueError("only a file can be sparse")
+        if form == "1.0":
+            numbers, taken = sparse.map_from_content(self._map_block, self._limits)
+            entry.data += taken
+        else:
+            numbers = sparse.map_from_records(records, self._limits)
+        entry.sparse = sparse.segments(entry, numbers, self._pending)
+        self._expanded += entry.size
+        if self._expanded > self._limits.layer_uncompressed:
+            raise LimitExceeded(f"sparse files expand to more than {self._limits.layer_uncompressed} bytes")
+
+    def _map_block(self) -> bytes:
+        if self._pending < BLOCK:
+            raise ValueError("the sparse map is cut short")
+        block = self._source.read(BLOCK)
+        if len(block) < BLOCK:
+            raise ValueError("the tar ends in a sparse map")
+        self._pending -= BLOCK
+        return block
+
+    def _count_entry(self) -> None:
+        self._count += 1
+        if self._count > self._limits.layer_entries:
+            raise LimitExceeded(f"a layer has more than {self._limits.layer_entries} entries")

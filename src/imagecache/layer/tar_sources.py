@@ -1,0 +1,150 @@
+"""The ways to read an uncompressed tar: as a stream of chunks, and out of a file by seeking.
+
+``ChunkSource`` serves a conversion (the chunks come from the decompressor) and the proof of a layer image that arrives,
+where ``BoundedSource`` ends it with the tar. ``FileSource`` serves ``verify`` (the tar lies inside a layer image, and
+only its headers are read). They must not know what a tar is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import BinaryIO
+
+from imagecache.layer.tar_reader import TarSource
+
+_SMALLEST_WINDOW = 4096
+_LARGEST_WINDOW = 256 * 1024
+
+
+class ChunkSource:
+    """A ``TarSource`` over chunks of any size, taken one at a time as they are needed, and copied only where read.
+
+    Nothing of a chunk is needed any more when the next one is asked for.
+    """
+
+    def __init__(self, chunks: Iterable[bytes | memoryview]) -> None:
+        self._chunks = iter(chunks)
+        self._chunk: bytes | memoryview = b""
+        self._at = 0
+        self._base = 0
+        """Position of the chunk's first byte."""
+
+    def read(self, size: int) -> bytes:
+        start, end = self._at, self._at + size
+        if end <= len(self._chunk):
+            self._at = end
+            return bytes(self._chunk[start:end])
+        pieces = [bytes(self._chunk[start:])]
+        missing = end - len(self._chunk)
+        while missing > 0 and self._advance():
+            pieces.append(bytes(self._chunk[:missing]))
+            missing -= len(pieces[-1])
+            self._at = len(pieces[-1])
+        return b"".join(pieces)
+
+    def skip(self, size: int) -> int:
+        end = self._at + size
+        missing = end - len(self._chunk)
+        while missing > 0:
+            if not self._advance():
+                return size - missing
+            end = missing
+            missing -= len(self._chunk)
+        self._at = end
+        return size
+
+    def tell(self) -> int:
+        return self._base + self._at
+
+    def drain(self) -> int:
+        """Take every chunk that is left, and return how many bytes had not been read."""
+        left = len(self._chunk) - self._at
+        while self._advance():
+            left += len(self._chunk)
+        return left
+
+    def _advance(self) -> bool:
+        """The next chunk, from its start; at the end of the stream, an empty one."""
+        self._base += len(self._chunk)
+        self._at = 0
+        self._chunk = next(self._chunks, b"")
+        while not self._chunk:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return False
+            self._chunk = chunk
+        return True
+
+
+class BoundedSource:
+    """A ``TarSource``: the next ``length`` bytes of another one."""
+
+    def __init__(self, source: TarSource, length: int) -> None:
+        self._source = source
+        self._length = length
+        self._position = 0
+
+    def read(self, size: int) -> bytes:
+        data = self._source.read(min(size, self._length - self._position))
+        self._position += len(data)
+        return data
+
+    def skip(self, size: int) -> int:
+        skipped = self._source.skip(min(size, self._length - self._position))
+        self._position += skipped
+        return skipped
+
+    def tell(self) -> int:
+        return self._position
+
+
+class FileSource:
+    """A ``TarSource`` over ``length`` bytes of an open file from ``start`` on. The file's own position is not used.
+
+    Reads through a window that grows while reads are adjacent, so that small files cost no system call each, and
+    shrinks after a jump, so that large ones cost no needless reading.
+    """
+
+    def __init__(self, file: BinaryIO, start: int, length: int) -> None:
+        self._descriptor = file.fileno()
+        self._start = start
+        self._length = length
+        self._position = 0
+        self._window = b""
+        self._window_start = 0
+        self._window_size = _SMALLEST_WINDOW
+
+    def read(self, size: int) -> bytes:
+        size = min(size, self._length - self._position)
+        offset = self._position - self._window_start
+        if offset + size > len(self._window):
+            self._fill(size)
+            offset = 0
+        data = self._window[offset : offset + size]
+        self._position += len(data)
+        return data
+
+    def skip(self, size: int) -> int:
+        size = min(size, self._length - self._position)
+        self._position += size
+        return size
+
+    def tell(self) -> int:
+        return self._position
+
+    def _fill(self, size: int) -> None:
+        """Put at least ``size`` bytes from the position on into the window (fewer only at the file's end)."""
+        gap = self._position - self._window_start - len(self._window)
+        grown = self._window_size * 2 if gap < _SMALLEST_WINDOW else _SMALLEST_WINDOW
+        self._window_size = min(grown, _LARGEST_WINDOW)
+        wanted = min(max(size, self._window_size), self._length - self._position)
+        pieces: list[bytes] = []
+        while wanted > 0:
+            piece = os.pread(self._descriptor, wanted, self._start + self._position + sum(map(len, pieces)))
+            if not piece:
+                break
+            pieces.append(piece)
+            wanted -= len(piece)
+        self._window = b"".join(pieces)
+        self._window_start = self._position

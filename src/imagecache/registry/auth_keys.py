@@ -1,0 +1,72 @@
+"""The keys of Docker's ``auths`` and which repositories they are for.
+
+The rules are kubelet's (``pkg/credentialprovider``): scheme and ``/v1/`` do not count, every label of the host may be a
+glob (``*.example.com``), the port must be the same, and a path is for everything below it. A path matches whole
+components only, so that ``host/team`` is not for ``host/team-b``. It must not see secrets.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from imagecache.registry.credentials import credential_host
+
+_SCHEME = re.compile(r"^https?://", re.IGNORECASE)
+_API = re.compile(r"^v[12](?:/|$)")
+_PORT = re.compile(r"^(.*?)(?::([0-9]+))?$", re.DOTALL)
+_GLOB = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True, slots=True)
+class AuthKey:
+    """A parsed key."""
+
+    host: str
+    port: str
+    path: str
+
+    @classmethod
+    def parse(cls, key: str) -> AuthKey:
+        rest = _SCHEME.sub("", key.strip())
+        host, _, path = rest.partition("/")
+        host, port = _split_port(credential_host(host))
+        return cls(host=host, port=port, path=_API.sub("", path).strip("/"))
+
+    def matches(self, host: str, repository: str) -> bool:
+        name, port = _split_port(credential_host(host))
+        return self.port == port and self._host_matches(name) and self._path_matches(repository)
+
+    @property
+    def rank(self) -> tuple[int, int, int]:
+        """Greater is more specific: an exact host before a glob, a long path before a short one."""
+        return (0 if self._is_glob else 1, len(self.path), len(self.host))
+
+    @property
+    def _is_glob(self) -> bool:
+        return not self.host.startswith("[") and _GLOB.search(self.host) is not None
+
+    def _host_matches(self, name: str) -> bool:
+        if not self._is_glob:
+            return self.host == name
+        wanted, there = self.host.split("."), name.split(".")
+        return len(wanted) == len(there) and all(map(fnmatch.fnmatchcase, there, wanted))
+
+    def _path_matches(self, repository: str) -> bool:
+        return not self.path or repository == self.path or repository.startswith(self.path + "/")
+
+
+def best_key(keys: Iterable[str], host: str, repository: str) -> str | None:
+    """The most specific key that is for the repository."""
+    matching = [(AuthKey.parse(key).rank, key) for key in keys if AuthKey.parse(key).matches(host, repository)]
+    return max(matching)[1] if matching else None
+
+
+def _split_port(host: str) -> tuple[str, str]:
+    if host.startswith("["):
+        name, bracket, port = host.partition("]")
+        return name + bracket, port.removeprefix(":")
+    match = _PORT.match(host)
+    return (match[1], match[2] or "") if match else (host, "")

@@ -1,0 +1,128 @@
+"""How one repository at one server is read: openly, with an anonymous token, or with the user's credential.
+
+Whether an image is private is a fact that we find out: everything is tried without the credential first, and the
+credential is used only after the registry has refused. The outcome is kept for the next requests; concurrent requests
+share one token. It must not show a token or a credential.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import Iterable
+
+from imagecache.errors import ImageCacheError
+from imagecache.registry.challenge import Challenge, find
+from imagecache.registry.credentials import Credential, Credentials, credential_host
+from imagecache.registry.token_server import Token, TokenServer
+
+_DENIED = frozenset({401, 403, 404, 429})
+"""Answers that a credential may change: some registries hide private repositories as absent, some limit strangers."""
+
+
+class _Mode(enum.Enum):
+    OPEN = enum.auto()
+    ANONYMOUS = enum.auto()
+    CREDENTIAL = enum.auto()
+
+
+class Authorizer:
+    """The state for one endpoint and repository. ``authorization`` before a request, ``refused`` after a bad answer."""
+
+    def __init__(self, tokens: TokenServer, credentials: Credentials) -> None:
+        self._tokens = tokens
+        self._credentials = credentials
+        self._lock = asyncio.Lock()
+        self._mode = _Mode.OPEN
+        self._challenge: Challenge | None = None
+        self._token: Token | None = None
+        self._credential: Credential | None = None
+        self._rejected: Credential | None = None
+        """What the token server refused."""
+        self._proven: str | None = None
+
+    @property
+    def private(self) -> bool:
+        """Whether the user's credential is what opens it."""
+        return self._mode is _Mode.CREDENTIAL
+
+    async def authorization(self) -> str | None:
+        """The Authorization header for the next request; a token at its end is replaced."""
+        async with self._lock:
+            if self._token is not None and self._tokens.config.clock.monotonic() >= self._token.expires:
+                await self._renew()
+            return self._header()
+
+    def accepted(self, sent: str | None) -> None:
+        """The registry took this header."""
+        self._proven = sent
+
+    async def refused(self, status: int, challenges: Iterable[Challenge], sent: str | None) -> bool:
+        """Learn from an answer; true when the request is worth another try."""
+        if status not in _DENIED:
+            return False
+        async with self._lock:
+            if self._header() != sent:
+                return True  # another request has found the way meanwhile
+            if status == 401 and sent is not None and sent == self._proven:
+                self._proven = None
+                return await self._renew()  # a token that has worked is not valid any more
+            return await self._escalate(status, tuple(challenges))
+
+    def hint(self) -> str:
+        """What to do about a 401: there was no credential, or it was a wrong one."""
+        host = credential_host(self._tokens.endpoint.host)
+        credential = self._credential or self._rejected
+        if credential is None:
+            return f"there is no credential for {host}; name one in spec.imagePullSecrets, or docker login {host}"
+        return f"the credential for {host} from {credential.source or 'the settings'} is not accepted; renew it"
+
+    def _header(self) -> str | None:
+        if self._token is not None:
+            return f"Bearer {self._token.value}"
+        return self._credential.basic() if self._mode is _Mode.CREDENTIAL and self._credential else None
+
+    async def _renew(self) -> bool:
+        """A new token the same way as the last. False when that is not possible."""
+        if self._challenge is None or self._challenge.scheme != "bearer":
+            return False
+        self._token = await self._tokens.fetch(self._challenge, self._credential)
+        return self._token is not None
+
+    async def _escalate(self, status: int, challenges: tuple[Challenge, ...]) -> bool:
+        if self._mode is _Mode.OPEN and status == 401:
+            self._challenge = find(challenges, "bearer") or find(challenges, "basic")
+            if self._challenge is not None and self._challenge.scheme == "bearer":
+                self._mode = _Mode.ANONYMOUS
+                self._token = await self._tokens.fetch(self._challenge, None)
+                if self._token is not None:
+                    return True
+        if self._challenge is None or self._mode is _Mode.CREDENTIAL:
+            return False
+        return await self._use_credential(self._challenge, certain=status in {401, 403})
+
+    async def _use_credential(self, challenge: Challenge, *, certain: bool) -> bool:
+        """Change to the user's credential. An uncertain try that fails leaves everything as it was."""
+        credential = await self._find_credential()
+        if credential is None:
+            return False
+        token: Token | None = None
+        if challenge.scheme == "bearer":
+            token = await self._token_for(challenge, credential, certain=certain)
+        if token is None and (challenge.scheme == "bearer" or not credential.username):
+            self._rejected = credential
+            return False
+        self._mode, self._credential, self._token = _Mode.CREDENTIAL, credential, token
+        return True
+
+    async def _token_for(self, challenge: Challenge, credential: Credential, *, certain: bool) -> Token | None:
+        try:
+            return await self._tokens.fetch(challenge, credential)
+        except ImageCacheError:
+            if certain:
+                raise
+            return None
+
+    async def _find_credential(self) -> Credential | None:
+        endpoint = self._tokens.endpoint
+        return await self._credentials.credentials_for(credential_host(endpoint.host), self._tokens.repository)

@@ -1,0 +1,127 @@
+"""One blob as a stream that survives broken connections.
+
+Resumes by Range from where it stopped; a server that ignores Range is read again and the known bytes are thrown away.
+Exactly the bytes from the wanted offset to the descriptor's size come out, or an error. It must not believe them: the
+caller hashes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import AsyncGenerator, Sequence
+
+import aiohttp
+
+from imagecache.backoff import Attempts, Retryable
+from imagecache.errors import ProtocolViolation, RegistryError, RegistryUnavailable
+from imagecache.limits import MIB
+from imagecache.oci.descriptor import Descriptor
+from imagecache.registry.config import RegistryConfig
+from imagecache.registry.endpoint import host_of
+from imagecache.registry.repository import Repository
+
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
+_PROGRESS = 1 * MIB
+"""Bytes that count as progress; fewer do not earn new tries."""
+
+
+class BlobStream:
+    """The bytes of one blob from the first server that has it."""
+
+    def __init__(self, config: RegistryConfig, servers: Sequence[Repository], path: str, blob: Descriptor) -> None:
+        self._config = config
+        self._servers = list(servers)
+        self._path = path
+        self._blob = blob
+        self._what = f"blob {blob.digest}"
+
+    async def read(self, offset: int) -> AsyncGenerator[bytes, None]:
+        """Bytes from ``offset`` to the end. Raises RegistryError."""
+        position = mark = offset
+        attempts = self._attempts()
+        while position < self._blob.size:
+            try:
+                async with contextlib.aclosing(self._part(position)) as part:
+                    async for chunk in part:
+                        position += len(chunk)
+                        yield chunk
+            except Retryable as again:
+                if position - mark >= _PROGRESS:
+                    mark = position
+                    attempts.progress()
+                attempts = await self._recover(attempts, again)
+            except RegistryError:
+                if not self._next_server():
+                    raise
+                attempts = self._attempts()
+
+    async def _recover(self, attempts: Attempts, again: Retryable) -> Attempts:
+        """Wait, or go on with the next server at once."""
+        try:
+            await attempts.wait(again)
+        except RegistryError:
+            if not self._next_server():
+                raise
+            return self._attempts()
+        return attempts
+
+    def _attempts(self) -> Attempts:
+        """Only the last server is asked more than once."""
+        return self._config.new_attempts(None if len(self._servers) == 1 else 1)
+
+    def _next_server(self) -> bool:
+        if len(self._servers) == 1:
+            return False
+        del self._servers[0]
+        return True
+
+    async def _part(self, position: int) -> AsyncGenerator[bytes, None]:
+        """One request: bytes from ``position`` on, as many as come, never more than the blob has."""
+        headers = {"Range": f"bytes={position}-"} if position else {}
+        server = self._servers[0]
+        async with server.get(self._path, self._what, headers) as response:
+            host = host_of(response.url)
+            discard = self._skipped(response, position, host)
+            self._check_length(response, position - discard, host)
+            left = self._blob.size - position
+            async for received in response.content.iter_any():
+                chunk = received
+                if discard:
+                    dropped = min(discard, len(chunk))
+                    discard -= dropped
+                    chunk = chunk[dropped:]
+                left -= len(chunk)
+                if left < 0:
+                    raise ProtocolViolation(f"{host} sends more than the {self._blob.size} bytes of {self._what}")
+                if chunk:
+                    yield chunk
+        if left:
+            raise Retryable(self._short(self._blob.size - left))
+
+    def _skipped(self, response: aiohttp.ClientResponse, position: int, host: str) -> int:
+        """The number of bytes at the start of the answer that are known already."""
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            raise ProtocolViolation(f"{host} sends {self._what} with a Content-Encoding that was not asked for")
+        if response.status == 200:
+            return position
+        match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        if position == 0 or match is None or int(match[1]) != position:
+            raise ProtocolViolation(f"{host} answers with another range of {self._what} than was asked for")
+        return 0
+
+    def _check_length(self, response: aiohttp.ClientResponse, start: int, host: str) -> None:
+        """Refuse at once what cannot become the blob. (A 206 may be shorter than asked for)."""
+        if response.content_length is None:
+            return
+        end = start + response.content_length
+        if end > self._blob.size or (response.status == 200 and end < self._blob.size):
+            raise ProtocolViolation(
+                f"{host} has {end} bytes for {self._what}; its manifest says {self._blob.size}",
+                hint="the registry holds a damaged image; push it again",
+            )
+
+    def _short(self, position: int) -> RegistryError:
+        return RegistryUnavailable(
+            f"{self._what} ends after {position} of {self._blob.size} bytes", hint="the registry or a proxy cuts it off"
+        )

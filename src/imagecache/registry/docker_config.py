@@ -1,0 +1,131 @@
+"""Credentials in Docker's formats: ``config.json``, and the two payloads of Kubernetes image pull secrets.
+
+Source: docker/cli's ``cli/config/configfile``, kubelet's ``pkg/credentialprovider``. The caller reads the files and
+Secrets; this parses bytes and answers for a repository. It must not keep or show the text of what it could not parse.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from imagecache.errors import InvalidSetting
+from imagecache.registry.auth_keys import best_key
+from imagecache.registry.credential_helper import HELPER_TIMEOUT, CredentialHelper
+from imagecache.registry.credentials import HUB_SERVER, Credential, credential_host
+
+_T = TypeVar("_T")
+
+
+class _Entry(msgspec.Struct):
+    username: str = ""
+    password: str = ""
+    auth: str = ""
+    identitytoken: str = ""
+
+
+class _File(msgspec.Struct, rename={"cred_helpers": "credHelpers", "creds_store": "credsStore"}):
+    auths: dict[str, _Entry] | None = None
+    cred_helpers: dict[str, str] | None = None
+    creds_store: str | None = None
+
+
+class DockerConfig:
+    """One parsed configuration.
+
+    Order for a host: its own credential helper, what the file itself holds, the default credential store.
+    """
+
+    def __init__(
+        self, auths: Mapping[str, Credential], helpers: Mapping[str, CredentialHelper], store: CredentialHelper | None
+    ) -> None:
+        self._auths = auths
+        self._helpers = helpers
+        self._store = store
+
+    async def credentials_for(self, host: str, repository: str) -> Credential | None:
+        server = HUB_SERVER if credential_host(host) == "docker.io" else host
+        helper = best_key(self._helpers, host, repository)
+        if helper is not None:
+            found = await self._helpers[helper].get(server)
+            if found is not None:
+                return found
+        key = best_key(self._auths, host, repository)
+        if key is not None:
+            return self._auths[key]
+        return await self._store.get(server) if self._store else None
+
+
+def load_docker_config(path: Path, helper_timeout: float = HELPER_TIMEOUT) -> DockerConfig | None:
+    """The configuration in a ``config.json``; None when there is no such file. Raises InvalidSetting."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InvalidSetting(f"cannot read {path}: {error.strerror}", hint="check its owner and mode") from error
+    return parse_docker_config(data, str(path), helper_timeout)
+
+
+def parse_docker_config(data: bytes, source: str, helper_timeout: float = HELPER_TIMEOUT) -> DockerConfig:
+    """Parse ``config.json``. ``source`` says where it is from. Raises InvalidSetting, without quoting the text."""
+    file = _decode(data, _File, source)
+    store = CredentialHelper(file.creds_store, helper_timeout) if file.creds_store else None
+    helpers = {key: CredentialHelper(name, helper_timeout) for key, name in (file.cred_helpers or {}).items()}
+    return DockerConfig(_credentials(file.auths or {}, source), helpers, store)
+
+
+def parse_docker_config_json(data: bytes, source: str) -> DockerConfig:
+    """The payload ``.dockerconfigjson`` of a Secret of type kubernetes.io/dockerconfigjson.
+
+    A Secret starts no program: helpers that it names are ignored, as kubelet ignores them. Raises InvalidSetting.
+    """
+    return DockerConfig(_credentials(_decode(data, _File, source).auths or {}, source), {}, None)
+
+
+def parse_dockercfg(data: bytes, source: str) -> DockerConfig:
+    """The payload ``.dockercfg`` of a Secret of type kubernetes.io/dockercfg: the bare ``auths``."""
+    return DockerConfig(_credentials(_decode(data, dict[str, _Entry], source), source), {}, None)
+
+
+def _decode(data: bytes, kind: type[_T], source: str) -> _T:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        # The cause may quote the text, which holds secrets: it is not chained.
+        raise InvalidSetting(
+            f"{source} is not a Docker configuration", hint='expected JSON: {"auths": {"HOST": {"auth": "..."}}}'
+        ) from None
+
+
+def _credentials(entries: Mapping[str, _Entry], source: str) -> dict[str, Credential]:
+    """Entries that hold a secret; the empty ones only say that a credential store has it."""
+    found = ((key, _credential(key, entry, source)) for key, entry in entries.items())
+    return {key: credential for key, credential in found if credential is not None}
+
+
+def _credential(key: str, entry: _Entry, source: str) -> Credential | None:
+    username, password = entry.username, entry.password
+    if entry.auth:
+        username, password = _split_auth(key, entry.auth, source)
+    if entry.identitytoken:
+        return Credential(username=username, identity_token=entry.identitytoken, source=source)
+    return Credential(username=username, password=password, source=source) if username or password else None
+
+
+def _split_auth(key: str, auth: str, source: str) -> tuple[str, str]:
+    try:
+        text = base64.b64decode(auth.strip() + "=" * (-len(auth.strip()) % 4), validate=True).decode()
+    except (binascii.Error, ValueError):
+        raise InvalidSetting(
+            f"{source}: the entry for {key[:160]!r} has no base64 in 'auth'", hint="it is base64 of user:password"
+        ) from None
+    username, colon, password = text.partition(":")
+    if not colon:
+        raise InvalidSetting(f"{source}: 'auth' of {key[:160]!r} has no colon", hint="it is base64 of user:password")
+    return username, password.rstrip("\0")

@@ -1,0 +1,66 @@
+"""One server and one repository: requests of the distribution API, with authentication and translated statuses.
+
+Source: OCI distribution-spec v1.1, "Pull". It must not choose between servers, and must not believe bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+
+import aiohttp
+
+from imagecache.backoff import Retryable
+from imagecache.errors import RegistryError, Unauthenticated
+from imagecache.registry.authorizer import Authorizer
+from imagecache.registry.challenge import parse_challenges
+from imagecache.registry.config import RegistryConfig
+from imagecache.registry.endpoint import Endpoint, host_of
+from imagecache.registry.http_errors import error_code, may_try_again, retry_after, status_error
+from imagecache.registry.transport import Request, Transport, read_start
+
+_ROUNDS = 6
+"""Answers to one request that authentication may consume; an honest registry needs three."""
+
+
+class Repository:
+    """Where one repository is served."""
+
+    def __init__(self, transport: Transport, config: RegistryConfig, endpoint: Endpoint, access: Authorizer) -> None:
+        self._transport = transport
+        self._config = config
+        self.endpoint = endpoint
+        self.access = access
+
+    @contextlib.asynccontextmanager
+    async def get(
+        self, path: str, what: str, headers: Mapping[str, str] | None = None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """A successful answer to GET (200 or 206). Raises Retryable, RegistryError.
+
+        Args:
+            path: below the API's root.
+            what: for messages: ``manifest 1.25``.
+            headers: of the request.
+        """
+        for _ in range(_ROUNDS):
+            authorization = await self.access.authorization()
+            request = Request(self.endpoint, self.endpoint.url(path), dict(headers or {}), authorization)
+            async with self._transport.open(request) as response:
+                if response.status in {200, 206}:
+                    self.access.accepted(authorization)
+                    yield response
+                    return
+                body = await read_start(response, self._config.limits.error_body)
+            challenges = parse_challenges(response.headers.getall("WWW-Authenticate", ()))
+            if not await self.access.refused(response.status, challenges, authorization):
+                break
+        raise self._error(response, body, what)
+
+    def _error(self, response: aiohttp.ClientResponse, body: bytes, what: str) -> Retryable | RegistryError:
+        after = retry_after(response.headers.get("Retry-After"), self._config.clock.now())
+        host = host_of(response.url)
+        error = status_error(response.status, host, what, error_code(body), after)
+        if isinstance(error, Unauthenticated):
+            error.hint = self.access.hint()
+        return Retryable(error, after) if may_try_again(response.status) else error

@@ -1,0 +1,116 @@
+"""Bearer tokens: asking the server that a challenge names.
+
+Source: distribution's token specification (docs/spec/auth/token.md, oauth.md): GET with Basic for a user and password,
+POST with ``refresh_token`` for an identity token, GET without anything for an anonymous token. It must not decide
+whether a credential is to be used.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+from yarl import URL
+
+from imagecache.backoff import Retryable
+from imagecache.errors import ProtocolViolation
+from imagecache.registry.challenge import Challenge
+from imagecache.registry.config import RegistryConfig
+from imagecache.registry.credentials import Credential
+from imagecache.registry.endpoint import Endpoint, host_of
+from imagecache.registry.http_errors import may_try_again, retry_after, status_error
+from imagecache.registry.transport import Request, Transport, read_body
+
+_CLIENT_ID = "imagecache"
+_LIFETIME = 60.0
+"""Seconds, when the server does not say (the specification's default, and the least that clients assume)."""
+_MARGIN = 5.0
+"""A token is not used in its last seconds."""
+_REFUSED = frozenset({400, 401, 403})
+_VALUE = re.compile(r"[\x21-\x7e]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    value: str = field(repr=False)
+    expires: float
+    """On the monotonic clock, seconds."""
+
+
+class _Answer(msgspec.Struct):
+    token: str | None = None
+    access_token: str | None = None
+    expires_in: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenServer:
+    """The token server of one endpoint, for one repository."""
+
+    transport: Transport
+    config: RegistryConfig
+    endpoint: Endpoint
+    repository: str
+
+    async def fetch(self, challenge: Challenge, credential: Credential | None) -> Token | None:
+        """A new token; None when the server refuses. Raises RegistryError for everything else."""
+        request = self._request(challenge, credential)
+        return await self.config.new_attempts().run(lambda: self._ask(request))
+
+    async def _ask(self, request: Request) -> Token | None:
+        host = host_of(request.url)
+        async with self.transport.open(request) as response:
+            if response.status in _REFUSED:
+                return None
+            if response.status != 200:
+                after = retry_after(response.headers.get("Retry-After"), self.config.clock.now())
+                error = status_error(response.status, host, "a token", after=after)
+                raise Retryable(error, after) if may_try_again(response.status) else error
+            body = await read_body(response, self.config.limits.token_size, f"the token from {host}")
+        return self._parse(body, host)
+
+    def _parse(self, body: bytes, host: str) -> Token:
+        try:
+            answer = msgspec.json.decode(body, type=_Answer)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            answer = _Answer()  # the cause may quote the token: it is not chained
+        value = answer.token or answer.access_token or ""
+        if not _VALUE.fullmatch(value):
+            raise ProtocolViolation(f"{host} answers the request for a token without one")
+        lifetime = max(answer.expires_in or _LIFETIME, _LIFETIME)
+        return Token(value=value, expires=self.config.clock.monotonic() + lifetime - _MARGIN)
+
+    def _request(self, challenge: Challenge, credential: Credential | None) -> Request:
+        realm = self._realm(challenge)
+        service = challenge.parameters.get("service", "")
+        scopes = challenge.parameters.get("scope", "").split() or [f"repository:{self.repository}:pull"]
+        if credential is not None and credential.identity_token:
+            form: Mapping[str, str] = {
+                "grant_type": "refresh_token",
+                "refresh_token": credential.identity_token,
+                "client_id": _CLIENT_ID,
+                "service": service,
+                "scope": " ".join(scopes),
+            }
+            return Request(endpoint=self.endpoint, url=realm, form=form)
+        query = [*realm.query.items(), *([("service", service)] if service else [])]
+        query += [("scope", scope) for scope in scopes]
+        authorization = credential.basic() if credential else None
+        return Request(endpoint=self.endpoint, url=realm.with_query(query), authorization=authorization)
+
+    def _realm(self, challenge: Challenge) -> URL:
+        """The token server's address: HTTP or HTTPS, and never less protected than the registry itself."""
+        safe = {"https"} if self.endpoint.scheme == "https" and not self.endpoint.plain_fallback else {"http", "https"}
+        try:
+            realm = URL(challenge.parameters.get("realm", ""))
+            usable = realm.scheme in safe and bool(realm.host) and not (realm.raw_user or realm.raw_password)
+        except ValueError:
+            usable = False
+        if not usable:
+            raise ProtocolViolation(
+                f"{self.endpoint.host} names a token server that is not to be trusted",
+                hint="the realm of its Bearer challenge must be an https address",
+            )
+        return realm
