@@ -7,7 +7,7 @@ prepull mode nothing on the node is changed.
 
 from __future__ import annotations
 
-from imagecache.apps.daemonset import MODE_LABEL
+from imagecache.agent.daemonset import MODE_LABEL
 from imagecache.kube.reviewer import AUDIENCE
 from tools.install.pods import (
     METRICS_PORT,

@@ -1,6 +1,7 @@
-"""A node's agent in a cluster: which caches belong here, fetch what is missing, attach, report.
+"""A node's agent in a cluster: fetch the bundles that are assigned to the node, attach them, report.
 
-Decisions (``sync``, ``budget``, ``patience``, ``taint``, ``report``) are pure; everything outside is behind ``ports``:
-the API server (``adapters``), the remote store, the runtime, the disk. It must not speak HTTP or gRPC itself, and must
-not build anything.
+Decisions (``plan``, ``budget``, ``failures``, ``taint``, ``report``) are pure. ``loop`` runs ``rounds``, which observe,
+plan, and carry out the plan by ``jobs``. Everything else is behind ``dependencies``: the API server (``kubernetes``),
+where bundles come from (``layer_source``), the runtime and the disk (``runtime``). It must not speak HTTP or gRPC, and
+must not build anything.
 """

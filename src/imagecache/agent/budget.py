@@ -1,12 +1,12 @@
-"""What a node fetches and what it gives up, decided from sizes before the first byte. Pure.
+"""Which bundles a node fetches and which it evicts, decided from sizes before the first byte. Pure.
 
 Kubelet taints a node and evicts pods when less than 15 % of its image filesystem is free (``imagefs.available``), and
 deletes images when more than 85 % is used. Caches stay clear of both: a fetch must leave ``reserve`` and some headroom.
 
-Every cache has a worth: its priority, then when it was last used (a new one: when it was created). Space for a cache is
-made only by caches that are worth less, the least first, so two caches never push each other out in turns. What is not
-wanted any more goes before all others. A layer counts as freed only when nothing that stays needs it and no container
-uses it.
+Every bundle has a worth: its cache's priority, then when it was last used (a new one: when its cache was created). Only
+bundles that are worth less are evicted for another one, the least first, so two bundles never evict each other in
+turns. Those that are no longer assigned are evicted before all others. A layer counts as freed only when no bundle that
+stays needs it and no container uses it.
 """
 
 from __future__ import annotations
@@ -36,28 +36,28 @@ class Resident:
     priority: int = 0
     last_used: float = 0.0
     """Seconds since the epoch."""
-    wanted: bool = True
-    """Some cache that belongs to this node has it."""
+    assigned: bool = True
+    """It belongs to a cache that is assigned to this node."""
 
     @property
     def worth(self) -> tuple[bool, int, float, str]:
-        return (self.wanted, self.priority, self.last_used, self.id)
+        return (self.assigned, self.priority, self.last_used, self.id)
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A bundle that is wanted and not whole on the node."""
+    """A bundle that is assigned to the node and not whole on it."""
 
     id: str
     layers: Mapping[LayerName, int]
-    """Bytes of each layer image still to be fetched or here already."""
+    """Bytes of each layer image, fetched already or not."""
     priority: int = 0
     created: float = 0.0
     """Of the cache, seconds since the epoch."""
     last_used: float = 0.0
-    """When it was on this node before; 0 when never."""
+    """When a container last used it on this node; 0 when none did."""
     running: bool = False
-    """Its fetch has begun: it goes first."""
+    """Its fetch has begun: it comes first, since its space is partly taken."""
 
     @property
     def worth(self) -> tuple[bool, int, float, str]:
@@ -71,7 +71,7 @@ class Policy:
     reserve: float = 0.15
     """Kubelet's eviction threshold for ``imagefs.available``."""
     headroom: float = 0.02
-    """Left in addition by fetches, so that small writes of others do not cross the line."""
+    """Left free by fetches in addition, so that small writes of other programs do not cross the threshold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Situation:
     residents: Sequence[Resident] = ()
     candidates: Sequence[Candidate] = ()
     present: Mapping[LayerName, int] = field(default_factory=dict)
-    """Bytes on this disk of every layer image, and of the parts of those on their way."""
+    """Bytes on this disk of every layer image, also of those that are being fetched."""
     in_use: Collection[LayerName] = ()
     """Mounted for containers."""
 
@@ -91,24 +91,24 @@ class Refused:
     needed: int
     """Bytes to fetch."""
     available: int
-    """Bytes that could be had, with everything worth less given up."""
+    """Bytes that would be free after evicting everything that is worth less."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
     fetch: tuple[str, ...] = ()
-    """Ids that fit, in the order of worth; what ``evict`` frees is needed for some of them."""
+    """Ids that fit, in the order of worth."""
     evict: tuple[str, ...] = ()
-    """Ids to give up first."""
+    """Ids to evict first."""
     refused: tuple[Refused, ...] = ()
     waiting: tuple[str, ...] = ()
-    """Ids that fit once ``evict`` has freed its space: they are decided again when that is done."""
+    """Ids that fit once an eviction or a collection has freed its space: they are decided again then."""
     spare: int = 0
-    """Bytes that nobody needs, beside all that is fetched and what must stay free."""
+    """Free bytes beyond what must stay free and what is being fetched."""
 
 
-class _Books:
-    """What is on the disk while the decision is made."""
+class _DiskState:
+    """The disk as it will be, updated with each part of the decision."""
 
     def __init__(self, situation: Situation, policy: Policy) -> None:
         self.spare = situation.disk.free - math.ceil(situation.disk.capacity * (policy.reserve + policy.headroom))
@@ -118,94 +118,94 @@ class _Books:
         self._in_use = set(situation.in_use)
 
     def needed(self, layers: Mapping[LayerName, int]) -> int:
-        """Bytes that are neither here nor planned."""
+        """Bytes that are neither on the disk nor planned."""
         return sum(
             max(0, size - self.present.get(name, 0)) for name, size in layers.items() if name not in self.planned
         )
 
-    def freed(self, going: Sequence[Resident], beside: Mapping[LayerName, int]) -> int:
-        """Bytes that come free when these go, with ``beside`` staying."""
-        gone = {resident.id for resident in going}
-        kept = self._in_use | self.planned.keys() | beside.keys()
+    def freed(self, victims: Sequence[Resident], kept: Mapping[LayerName, int]) -> int:
+        """Bytes that evicting these frees, without the layers in ``kept``."""
+        evicted = {resident.id for resident in victims}
+        staying = self._in_use | self.planned.keys() | kept.keys()
         for resident in self.residents:
-            if resident.id not in gone:
-                kept |= resident.layers.keys()
-        layers = {name: size for resident in going for name, size in resident.layers.items()}
-        return sum(self.present.get(name, 0) for name in layers if name not in kept)
+            if resident.id not in evicted:
+                staying |= resident.layers.keys()
+        layers = {name for resident in victims for name in resident.layers}
+        return sum(self.present.get(name, 0) for name in layers if name not in staying)
 
-    def give_up(self, going: Sequence[Resident], beside: Mapping[LayerName, int]) -> None:
-        self.spare += self.freed(going, beside)
-        gone = {resident.id for resident in going}
-        self.residents = [resident for resident in self.residents if resident.id not in gone]
+    def evict(self, victims: Sequence[Resident], kept: Mapping[LayerName, int]) -> None:
+        self.spare += self.freed(victims, kept)
+        evicted = {resident.id for resident in victims}
+        self.residents = [resident for resident in self.residents if resident.id not in evicted]
 
 
 def decide(situation: Situation, policy: Policy | None = None) -> Decision:
-    """What to fetch, give up and refuse."""
+    """Which bundles to fetch, to evict and to refuse."""
     policy = policy or Policy()
-    books = _Books(situation, policy)
-    evict = _shed(books, situation.disk, policy)
+    state = _DiskState(situation, policy)
+    evict = _shed(state, situation.disk, policy)
     fetch: list[str] = []
     waiting: list[str] = []
     refused: list[Refused] = []
     for candidate in _ranked(situation.candidates):
-        needed = books.needed(candidate.layers)
-        victims = _victims(books, candidate, needed)
+        needed = state.needed(candidate.layers)
+        victims = _victims(state, candidate, needed)
         if victims is None:
-            refused.append(Refused(candidate.id, needed, _most(books, candidate)))
+            refused.append(Refused(candidate.id, needed, _most(state, candidate)))
             continue
-        books.give_up(victims, candidate.layers)
-        books.spare -= needed
-        books.planned.update(candidate.layers)
+        state.evict(victims, candidate.layers)
+        state.spare -= needed
+        state.planned.update(candidate.layers)
         evict += [victim.id for victim in victims]
         (waiting if evict and not candidate.running else fetch).append(candidate.id)
-    spare = 0 if evict else max(0, books.spare)  # what is being freed is not free yet
+    spare = 0 if evict else max(0, state.spare)  # what is being freed is not free yet
     return Decision(tuple(fetch), tuple(evict), tuple(refused), tuple(waiting), spare)
 
 
 def _ranked(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """Those that run first, then by worth: what was given up never comes back before what it was given up for."""
+    """Running ones first, then by worth: an evicted bundle never returns before the one that it was evicted for."""
     return sorted(candidates, key=lambda each: (each.running, each.worth), reverse=True)
 
 
-def _shed(books: _Books, disk: Disk, policy: Policy) -> list[str]:
-    """Others have filled the disk below the reserve: give up what is worth least, as far as that helps."""
+def _shed(state: _DiskState, disk: Disk, policy: Policy) -> list[str]:
+    """Other programs have filled the disk below the reserve: evict what is worth least, as far as that helps."""
     short = math.ceil(disk.capacity * policy.reserve) - disk.free
-    going: list[Resident] = []
-    for resident in list(books.residents):
+    victims: list[Resident] = []
+    for resident in list(state.residents):
         if short <= 0:
             break
-        gain = books.freed([*going, resident], {}) - books.freed(going, {})
+        gain = state.freed([*victims, resident], {}) - state.freed(victims, {})
         if gain > 0:
-            going.append(resident)
+            victims.append(resident)
             short -= gain
-    books.give_up(going, {})
-    return [resident.id for resident in going]
+    state.evict(victims, {})
+    return [resident.id for resident in victims]
 
 
-def _victims(books: _Books, candidate: Candidate, needed: int) -> list[Resident] | None:
-    """The residents to give up for it, as few as will do; None when it does not fit even so."""
-    if needed <= books.spare or candidate.running:
+def _victims(state: _DiskState, candidate: Candidate, needed: int) -> list[Resident] | None:
+    """The fewest residents whose eviction makes it fit; None when none does."""
+    if needed <= state.spare or candidate.running:
         return []
-    going: list[Resident] = []
-    for resident in _lesser(books, candidate):
-        going.append(resident)
-        if needed <= books.spare + books.freed(going, candidate.layers):
-            return _spared(books, candidate, needed, going)
+    victims: list[Resident] = []
+    for resident in _lesser(state, candidate):
+        victims.append(resident)
+        if needed <= state.spare + state.freed(victims, candidate.layers):
+            return _spared(state, candidate, needed, victims)
     return None
 
 
-def _spared(books: _Books, candidate: Candidate, needed: int, going: list[Resident]) -> list[Resident]:
-    """Without those whose going does not help, the one worth most looked at first."""
-    for resident in list(reversed(going)):
-        fewer = [each for each in going if each is not resident]
-        if needed <= books.spare + books.freed(fewer, candidate.layers):
-            going = fewer
-    return going
+def _spared(state: _DiskState, candidate: Candidate, needed: int, victims: list[Resident]) -> list[Resident]:
+    """Without those that need not be evicted; the one that is worth most is spared first."""
+    for resident in list(reversed(victims)):
+        fewer = [each for each in victims if each is not resident]
+        if needed <= state.spare + state.freed(fewer, candidate.layers):
+            victims = fewer
+    return victims
 
 
-def _lesser(books: _Books, candidate: Candidate) -> list[Resident]:
-    return [resident for resident in books.residents if resident.worth < candidate.worth]
+def _lesser(state: _DiskState, candidate: Candidate) -> list[Resident]:
+    return [resident for resident in state.residents if resident.worth < candidate.worth]
 
 
-def _most(books: _Books, candidate: Candidate) -> int:
-    return max(0, books.spare + books.freed(_lesser(books, candidate), candidate.layers))
+def _most(state: _DiskState, candidate: Candidate) -> int:
+    return max(0, state.spare + state.freed(_lesser(state, candidate), candidate.layers))

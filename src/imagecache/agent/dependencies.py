@@ -1,6 +1,6 @@
-"""What the agent needs from outside in a cluster. Fakes are in ``testkit.agent_dependencies``.
+"""What the agent depends on in a cluster: the API server, the runtime, the disk, and where bundles come from.
 
-Every method raises errors of ours; the loop tries again later whatever it was.
+Fakes are in ``testkit.agent_dependencies``. Every method raises errors of ours; the loop retries whatever it was.
 """
 
 from __future__ import annotations
@@ -10,16 +10,19 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from imagecache.agent.budget import Disk
+from imagecache.agent.state import NodeState
 from imagecache.api.assignment import Cache
 from imagecache.api.nodes import NodeStatus
+from imagecache.clock import Clock
 from imagecache.containerd.api import Attached
 from imagecache.fetch.allowance import Allowance
 from imagecache.store.model import Bundle, LayerName
+from imagecache.telemetry.metrics import Metrics
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What matters of our Node object."""
+    """Our Node object, as far as it matters here."""
 
     uid: str
     labels: Mapping[str, str]
@@ -29,9 +32,9 @@ class Node:
 
 class Caches(Protocol):
     def watch(self) -> AsyncIterator[Sequence[Cache]]:
-        """All ImageCaches, whole, now and again whenever one has changed.
+        """All ImageCaches, first as they are and again after each change.
 
-        Never an incomplete list: what is missing from it is taken off this node.
+        Never an incomplete list: a cache that is missing from it is removed from this node.
         """
 
 
@@ -39,10 +42,10 @@ class Nodes(Protocol):
     """Our own Node object."""
 
     def watch(self) -> AsyncIterator[Node | None]:
-        """As it is now, and again whenever it has changed; None when there is none."""
+        """As it is now, and again after each change; None while it does not exist."""
 
     async def untaint(self) -> None:
-        """Take our taint away. Raises ObjectConflict when the Node has changed meanwhile."""
+        """Remove our taint. Raises ObjectConflict when the Node has changed meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,53 +53,53 @@ class Inventory:
     """The bundles that this node has, and the bytes of them."""
 
     documents: Mapping[str, Bundle] = field(default_factory=dict)
-    """By id: all that are here, and those that were described."""
+    """By id: all that are on the node, and those that were described."""
     whole: frozenset[str] = frozenset()
-    """Ids of those that can be attached: nothing of them is missing."""
+    """Ids of bundles of which nothing is missing, so that they can be attached."""
     present: Mapping[LayerName, int] = field(default_factory=dict)
     """Bytes on this disk of every layer image."""
     partial: Mapping[LayerName, int] = field(default_factory=dict)
-    """Bytes of those that have begun to come."""
-    ahead: Mapping[LayerName, int] = field(default_factory=dict)
-    """Bytes of those that came, or come, from builds that are followed: no bundle may need them yet."""
-    held: frozenset[LayerName] = frozenset()
-    """Leased by somebody: they stay even when no bundle needs them."""
+    """Bytes on this disk of layer images that are being fetched."""
+    prefetched: Mapping[LayerName, int] = field(default_factory=dict)
+    """Bytes of those that come from running builds: no bundle on this node needs them yet."""
+    leased: frozenset[LayerName] = frozenset()
+    """They stay even when no bundle needs them."""
 
 
 class LayerSource(Protocol):
-    """Where this node's bundles are, and how another one comes."""
+    """Where this node's bundles are, and how it gets another one."""
 
     @property
     def bounded(self) -> bool:
-        """Bundles take this node's own disk, so a budget decides which may come."""
+        """Bundles take space of this node's own disk, so a budget decides which are fetched."""
 
-    async def inventory(self, wanted: Iterable[str]) -> Inventory:
-        """What is here; at least what is known of the ids in ``wanted``. Raises StoreError."""
+    async def inventory(self, assigned: Iterable[str]) -> Inventory:
+        """Everything on this node, and what is known of the ids in ``assigned``. Raises StoreError."""
 
     async def describe(self, cache: Cache) -> None:
-        """Get to know the cache's bundle; afterwards the inventory has its document.
+        """Read the cache's bundle document; afterwards the inventory has it.
 
         Raises NotFound, StoreUnreachable, StoreRefused, StoreCorrupt, StoreError, ContentError.
         """
 
     async def fetch(self, cache: Cache, progress: Callable[[int], None]) -> None:
-        """Have the cache's bundle whole; ``progress`` gets its bytes that are here. Resumable when cancelled.
+        """Fetch the cache's bundle; ``progress`` gets its bytes on this node. Resumable when cancelled.
 
         Raises as ``describe``, and NoSpace, BlobNotFound.
         """
 
-    async def follow(self, bundle_id: str, allowance: Allowance) -> None:
-        """Fetch what a running build of the bundle makes, as it makes it, and keep it until this is cancelled.
+    async def prefetch(self, bundle_id: str, allowance: Allowance) -> None:
+        """Fetch the layers of a running build of the bundle while it writes them; keep them until this is cancelled.
 
-        Only where a disk is bounded; elsewhere it returns. Raises NoSpace when that is more than ``allowance`` has,
+        Returns at once where ``bounded`` is false. Raises NoSpace when the layers need more than ``allowance`` has,
         StoreUnreachable, StoreRefused, StoreError.
         """
 
     async def forget(self, bundle_id: str) -> None:
-        """The node does not need the bundle any more. Idempotent; its files go with the next ``collect``."""
+        """Delete the bundle from this node. Idempotent; the next ``collect`` removes its files."""
 
     async def collect(self) -> None:
-        """Remove what no bundle and no container needs."""
+        """Remove the files that no bundle and no container needs."""
 
 
 class Machine(Protocol):
@@ -106,7 +109,7 @@ class Machine(Protocol):
         """The filesystem of the store."""
 
     async def in_use(self, documents: Iterable[Bundle]) -> frozenset[LayerName]:
-        """Layer images of these that containers stand on right now: detaching does not free them."""
+        """Layer images of these that containers use right now: detaching does not free them."""
 
 
 class Attacher(Protocol):
@@ -114,18 +117,31 @@ class Attacher(Protocol):
 
     @property
     def mode(self) -> str:
-        """``proxy``, ``native`` or ``prepull``; empty as long as nobody could ask the runtime."""
+        """``proxy``, ``native`` or ``prepull``; empty until the runtime has answered once."""
 
     async def attach(self, bundle: Bundle) -> Attached:
         """Make the images usable. Idempotent."""
 
     async def detach(self, bundle: Bundle, keep: Sequence[Bundle]) -> None:
-        """Take the records back, except those that a bundle in ``keep`` has too. Containers go on."""
+        """Remove the records, except those that a bundle in ``keep`` has too. Containers keep running."""
 
     async def missing(self, names: Iterable[str]) -> frozenset[str]:
-        """Those of the names that the runtime does not have (any more): kubelet's image collection takes them."""
+        """Those of the names that the runtime does not have: kubelet's image collection removes records."""
 
 
 class Reporter(Protocol):
     async def report(self, status: NodeStatus, node: Node) -> None:
         """Write the status of this node's NodeImageCache."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dependencies:
+    caches: Caches
+    nodes: Nodes
+    machine: Machine
+    source: LayerSource
+    attacher: Attacher
+    reporter: Reporter
+    state: NodeState
+    clock: Clock
+    metrics: Metrics

@@ -1,6 +1,6 @@
-"""The ports of ``cluster`` that are objects of the Kubernetes API: ImageCaches, our Node, our NodeImageCache.
+"""The dependencies of the agent that are objects of the Kubernetes API: ImageCaches, our Node, our NodeImageCache.
 
-Pictures are kept by followers, so an API server that is away means an old picture, never an empty one. They must not
+Objects are kept in informer caches, so while the API server is away the agent sees old objects, never none. It must not
 decide anything.
 """
 
@@ -26,8 +26,8 @@ from imagecache.kube.resources import IMAGE_CACHES, NODE_IMAGE_CACHES, NODES, Re
 
 
 @dataclass
-class _Informed:
-    """All objects of a kind, as they are now."""
+class _InformerCache:
+    """All objects of a kind, as the API server last showed them."""
 
     kube: Kube
     resource: Resource
@@ -35,27 +35,28 @@ class _Informed:
     items: dict[str, Object] = field(default_factory=dict)
 
     async def watch(self) -> AsyncGenerator[dict[str, Object], None]:
-        """The picture once it is complete, and again after changes; several changes at once are one."""
+        """All objects by name, once the first list is complete and after each change; changes at one time are one."""
         changed = asyncio.Event()
-        follower = Informer(self.kube, self.resource, fields=self.fields)
-        following = asyncio.create_task(self._follow(follower, changed))
-        following.add_done_callback(lambda _task: changed.set())
-        following.add_done_callback(lambda _task: follower.synced.set())
+        informer = Informer(self.kube, self.resource, fields=self.fields)
+        updating = asyncio.create_task(self._update(informer, changed))
+        # an informer never ends; if a bug ends it, both waits below must end too, so that the bug is raised
+        updating.add_done_callback(lambda _task: changed.set())
+        updating.add_done_callback(lambda _task: informer.synced.set())
         try:
-            await follower.synced.wait()
+            await informer.synced.wait()
             while True:
-                if following.done():
-                    following.result()  # a bug: it never ends by itself
+                if updating.done():
+                    updating.result()
                 changed.clear()
                 yield dict(self.items)
                 await changed.wait()
         finally:
-            following.cancel()
+            updating.cancel()
             with suppress(asyncio.CancelledError):
-                await following
+                await updating
 
-    async def _follow(self, follower: Informer, changed: asyncio.Event) -> None:
-        async for change in follower.changes():
+    async def _update(self, informer: Informer, changed: asyncio.Event) -> None:
+        async for change in informer.changes():
             name = objects.name(change.object)
             if change.kind is ChangeKind.DELETED:
                 self.items.pop(name, None)
@@ -72,10 +73,10 @@ class KubeCaches:
 
     async def watch(self) -> AsyncGenerator[Sequence[Cache], None]:
         before: list[Cache] | None = None
-        async with aclosing(_Informed(self.kube, IMAGE_CACHES).watch()) as pictures:
-            async for items in pictures:
+        async with aclosing(_InformerCache(self.kube, IMAGE_CACHES).watch()) as lists:
+            async for items in lists:
                 caches = [cache_of(item) for item in items.values()]
-                if caches != before:  # most changes are a build's progress
+                if caches != before:  # most changes are progress of a build
                     yield caches
                 before = caches
 
@@ -91,11 +92,11 @@ class KubeNodes:
     async def watch(self) -> AsyncGenerator[Node | None, None]:
         seen = False
         before: Node | None = None
-        async with aclosing(_Informed(self.kube, NODES, f"metadata.name={self.name}").watch()) as pictures:
-            async for items in pictures:
+        async with aclosing(_InformerCache(self.kube, NODES, f"metadata.name={self.name}").watch()) as lists:
+            async for items in lists:
                 self._latest = items.get(self.name)
                 node = _node(self._latest) if self._latest is not None else None
-                if not seen or node != before:  # kubelet writes its own status all the time
+                if not seen or node != before:  # kubelet writes the Node's status every few seconds
                     yield node
                 seen, before = True, node
 
@@ -123,7 +124,7 @@ class KubeReporter:
     """Of the Node, and so of the NodeImageCache."""
 
     _owner: str = ""
-    """Uid of the Node that owns our object, once that is so."""
+    """Uid of the Node that owns our object; empty until we have seen to it."""
 
     async def report(self, status: NodeStatus, node: Node) -> None:
         if node.uid != self._owner:
@@ -132,17 +133,17 @@ class KubeReporter:
         patch: Object = {"status": fields | msgspec.to_builtins(status)}
         try:
             await self.kube.patch(NODE_IMAGE_CACHES, self.name, patch, subresource="status")
-        except ObjectNotFound:  # somebody deleted it
+        except ObjectNotFound:  # a person deleted it
             await self._own(node)
             await self.kube.patch(NODE_IMAGE_CACHES, self.name, patch, subresource="status")
 
     async def withdraw(self) -> None:
-        """For a node without an agent: nothing is said of it, and it counts for no cache."""
+        """Delete the report of a node that has no agent any longer: it counts for no cache then."""
         with suppress(ObjectNotFound):
             await self.kube.delete(NODE_IMAGE_CACHES, self.name)
 
     async def _own(self, node: Node) -> None:
-        """Have our object, owned by the Node as it is now, so that it goes with it."""
+        """Create our object, or make the present Node its owner, so that it is deleted with the Node."""
         owner: Object = {"apiVersion": NODES.api_version, "kind": NODES.kind, "name": self.name, "uid": node.uid}
         try:
             metadata: Object = {"name": self.name, "ownerReferences": [owner]}

@@ -1,8 +1,7 @@
-"""Where a node's bundles are: fetched into a store of its own, or in a store that it shares with the controller.
+"""Where a node's bundles come from: fetched into a store of its own, in a store shared with the controller, or pulled.
 
-``FetchedLayerSource`` owns its store: whatever no cache and no container needs goes. ``SharedLayerSource`` looks into a
-volume that others write (``dir``): it deletes and collects nothing there. They must not decide which bundles should be
-here.
+``FetchedLayerSource`` owns its store: what no cache and no container needs is removed. ``SharedLayerSource`` reads a
+volume that the controller writes, and deletes nothing there. It must not decide which bundles a node should have.
 """
 
 from __future__ import annotations
@@ -71,7 +70,7 @@ class FetchedLayerSource:
     store: Store
     fetcher: BundleFetcher
     foreign: Callable[[], frozenset[str]] = frozenset
-    """Ids of bundles that belong to somebody else on this host: they are not ours to see."""
+    """Ids of bundles that ``imagecache create`` made on this host: the agent leaves them alone."""
     bounded: bool = True
     _described: dict[str, Described] = field(default_factory=dict)
     _documents: Documents = field(init=False)
@@ -79,33 +78,33 @@ class FetchedLayerSource:
     def __post_init__(self) -> None:
         self._documents = Documents(self.store)
 
-    async def inventory(self, wanted: Iterable[str]) -> Inventory:
-        ids = frozenset(wanted)
+    async def inventory(self, assigned: Iterable[str]) -> Inventory:
+        ids = frozenset(assigned)
         self._described = {name: each for name, each in self._described.items() if name in ids}
-        coming = {name: each.document for name, each in self._described.items()}
-        growing, followed = self.fetcher.builds.coming, self.fetcher.builds.followed
-        found = await asyncio.to_thread(self._inventory, ids, coming)
-        ahead = {**growing, **{name: size for name, size in found.present.items() if name in followed}}
-        return replace(found, partial={**growing, **found.partial}, ahead=ahead, held=found.held | followed)
+        described = {name: each.document for name, each in self._described.items()}
+        partial, kept = self.fetcher.builds.coming, self.fetcher.builds.followed
+        found = await asyncio.to_thread(self._inventory, ids, described)
+        prefetched = {**partial, **{name: size for name, size in found.present.items() if name in kept}}
+        return replace(found, partial={**partial, **found.partial}, prefetched=prefetched, leased=found.leased | kept)
 
-    def _inventory(self, wanted: frozenset[str], coming: Mapping[str, Bundle]) -> Inventory:
+    def _inventory(self, assigned: frozenset[str], described: Mapping[str, Bundle]) -> Inventory:
         foreign = self.foreign()
-        here: dict[str, Bundle] = {}
-        held = set(self.store.leases.held())
+        stored: dict[str, Bundle] = {}
+        leased = set(self.store.leases.held())
         for name in self._documents.ids():
             document = self._documents.get(name)
             if name in foreign:
-                held |= document.layer_names() if document else set()
+                leased |= document.layer_names() if document else set()
             elif document is not None:
-                here[name] = document
-            elif name not in wanted:
-                self._delete(name)  # as long as it is there nothing can be collected
+                stored[name] = document
+            elif name not in assigned:
+                self._delete(name)  # damaged and of no cache: while it exists, nothing can be collected
         present = self._layers()
-        whole = frozenset(name for name, document in here.items() if self._is_whole(document, present))
+        whole = frozenset(name for name, document in stored.items() if self._is_whole(document, present))
         partial: dict[LayerName, int] = {}
-        for document in coming.values():
+        for document in described.values():
             partial |= self._parts(document, present)
-        return Inventory({**coming, **here}, whole, present, partial, held=frozenset(held))
+        return Inventory({**described, **stored}, whole, present, partial, leased=frozenset(leased))
 
     def _layers(self) -> dict[LayerName, int]:
         found = {}
@@ -116,7 +115,7 @@ class FetchedLayerSource:
         return found
 
     def _parts(self, document: Bundle, present: Mapping[LayerName, int]) -> dict[LayerName, int]:
-        """Bytes of its layer images that have come already."""
+        """Bytes of its layer images that were fetched so far."""
         found = {}
         for layer in (layer for image in document.images for layer in image.layers if layer.name not in present):
             with contextlib.suppress(FileNotFoundError):
@@ -137,14 +136,14 @@ class FetchedLayerSource:
         try:
             try:
                 await self.fetcher.fetch(described, progress)
-            except AlreadyExists:  # what is here was built earlier under the same id
+            except AlreadyExists:  # the bundle on this node is an earlier one with the same id
                 await self.forget(cache.id)
                 await self.fetcher.fetch(described, progress)
         except (ContentError, StoreCorrupt, BlobNotFound):
-            self._described.pop(cache.id, None)  # it may have been built anew meanwhile
+            self._described.pop(cache.id, None)  # it may have been built again meanwhile
             raise
 
-    async def follow(self, bundle_id: str, allowance: Allowance) -> None:
+    async def prefetch(self, bundle_id: str, allowance: Allowance) -> None:
         await self.fetcher.builds.follow(bundle_id, allowance)
 
     async def forget(self, bundle_id: str) -> None:
@@ -163,7 +162,7 @@ class FetchedLayerSource:
 
 @dataclass
 class SharedLayerSource:
-    """``agent.dependencies.LayerSource``: every bundle is here as soon as the controller has built it."""
+    """``agent.dependencies.LayerSource``: a bundle is on the node as soon as the controller has built it."""
 
     store: Store
     bounded: bool = False
@@ -172,11 +171,11 @@ class SharedLayerSource:
     def __post_init__(self) -> None:
         self._documents = Documents(self.store)
 
-    async def inventory(self, wanted: Iterable[str]) -> Inventory:
-        return await asyncio.to_thread(self._inventory, frozenset(wanted))
+    async def inventory(self, assigned: Iterable[str]) -> Inventory:
+        return await asyncio.to_thread(self._inventory, frozenset(assigned))
 
-    def _inventory(self, wanted: frozenset[str]) -> Inventory:
-        found = (self._documents.get(name) for name in self._documents.ids() if name in wanted)
+    def _inventory(self, assigned: frozenset[str]) -> Inventory:
+        found = (self._documents.get(name) for name in self._documents.ids() if name in assigned)
         documents = {document.id: document for document in found if document is not None}
         has = self.store.layers.has
         whole = (name for name, each in documents.items() if all(has(layer) for layer in each.layer_names()))
@@ -188,30 +187,30 @@ class SharedLayerSource:
     async def fetch(self, cache: Cache, progress: Callable[[int], None]) -> None:
         del progress
         document = await asyncio.to_thread(self.store.bundles.get, cache.id)
-        lost = sorted(str(name) for name in document.layer_names() if not self.store.layers.has(name))
-        if lost:
-            raise BlobNotFound(f"the shared store lacks {lost[0]}", hint="run: imagecache check")
+        missing = sorted(str(name) for name in document.layer_names() if not self.store.layers.has(name))
+        if missing:
+            raise BlobNotFound(f"the shared store lacks {missing[0]}", hint="run: imagecache check")
 
-    async def follow(self, bundle_id: str, allowance: Allowance) -> None:
-        """It is made in this very place."""
+    async def prefetch(self, bundle_id: str, allowance: Allowance) -> None:
+        """Nothing: the build writes into this very store."""
 
     async def forget(self, bundle_id: str) -> None:
-        """Deleting is the controller's."""
+        """Nothing: the controller deletes."""
 
     async def collect(self) -> None:
-        """Collecting is the controller's."""
+        """Nothing: the controller collects."""
 
 
 @dataclass
 class DescribedLayerSource:
-    """``agent.dependencies.LayerSource`` for runtimes that pull by themselves: knowing what a bundle has is enough."""
+    """``agent.dependencies.LayerSource`` for prepull mode: the runtime pulls, so the document of a bundle is enough."""
 
     remote: RemoteStore
     bounded: bool = False
     _documents: dict[str, Bundle] = field(default_factory=dict)
 
-    async def inventory(self, wanted: Iterable[str]) -> Inventory:
-        ids = frozenset(wanted)
+    async def inventory(self, assigned: Iterable[str]) -> Inventory:
+        ids = frozenset(assigned)
         self._documents = {name: each for name, each in self._documents.items() if name in ids}
         return Inventory(dict(self._documents), frozenset(self._documents))
 
@@ -222,11 +221,11 @@ class DescribedLayerSource:
         del progress
         await self.describe(cache)
 
-    async def follow(self, bundle_id: str, allowance: Allowance) -> None:
-        """Layers are the runtime's to pull."""
+    async def prefetch(self, bundle_id: str, allowance: Allowance) -> None:
+        """Nothing: the runtime pulls layers."""
 
     async def forget(self, bundle_id: str) -> None:
         self._documents.pop(bundle_id, None)
 
     async def collect(self) -> None:
-        """There is nothing."""
+        """Nothing: this node has no store."""

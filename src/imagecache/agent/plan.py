@@ -1,8 +1,8 @@
-"""What a node should do next, from what is. Pure.
+"""What a node does next, decided from what is observed. Pure.
 
-Level-style: it never asks what happened. A plan is made whenever something has changed, and carried out by ``loop``,
-which starts nothing for a bundle that is busy. Every cache stands for itself: what is wrong with one changes nothing
-for the others, except that they share the disk.
+Level-triggered: a plan is made whenever something has changed, from the present state alone. ``jobs`` carries it out
+and starts nothing for a bundle that is busy. What is wrong with one cache changes nothing for the others, except that
+they share the disk.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from dataclasses import dataclass, field, replace
 from imagecache.agent import budget
 from imagecache.agent.budget import Candidate, Decision, Disk, Policy, Refused, Resident
 from imagecache.agent.dependencies import Inventory
+from imagecache.agent.state import Known
 from imagecache.api import assignment
 from imagecache.api.assignment import Cache
 from imagecache.store.model import Bundle, LayerName
 
 
-class Work(enum.Enum):
-    """What the loop does with a bundle."""
+class JobKind(enum.Enum):
+    """What a job does with its bundle."""
 
     DESCRIBE = "describe"
     FETCH = "fetch"
@@ -29,185 +30,183 @@ class Work(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """What the node remembers of a bundle that it has, or had."""
-
-    caches: frozenset[str] = frozenset()
-    """Names of the ImageCaches that it was for."""
-    last_used: float = 0.0
-    """When a container last started from it; seconds since the epoch."""
-
-
-@dataclass(frozen=True, slots=True)
 class View:
-    """Everything that a plan is made of."""
+    """The observed state of a node: everything that a plan is made from. Collections of text are bundle ids."""
 
     caches: Sequence[Cache] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     inventory: Inventory = field(default_factory=Inventory)
     known: Mapping[str, Known] = field(default_factory=dict)
-    """By bundle id, all that were attached or about to be."""
+    """Every bundle that is attached, or was about to be."""
     attached: Collection[str] = ()
-    busy: Mapping[str, Work] = field(default_factory=dict)
+    busy: Mapping[str, JobKind] = field(default_factory=dict)
     waiting: Collection[str] = ()
-    """Ids for which nothing is tried for now: they have failed, or their records are taken again and again."""
+    """Not tried for now: they have failed, or their records are removed again and again."""
     disk: Disk | None = None
-    """None: bundles take no space of this node, so nothing is refused or given up."""
+    """None: bundles take no space of this node, so nothing is refused or evicted."""
     in_use: Collection[LayerName] = ()
-    """Containers stand on them."""
-    following: Collection[str] = ()
-    """Ids whose builds are followed now."""
-    unfollowed: Collection[str] = ()
-    """Ids whose builds are not followed for now: that has failed."""
+    """Mounted for containers."""
+    prefetching: Collection[str] = ()
+    prefetch_waiting: Collection[str] = ()
+    """Builds whose prefetch has failed and is not tried for now."""
     settling: bool = False
-    """Something was given up just now, and its bytes are not free yet: nothing more is given up meanwhile."""
+    """Bytes of the last eviction are not free yet, so nothing more is evicted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How many at once."""
+    """How many at a time."""
 
     describe: int = 8
-    follow: int = 2
+    prefetch: int = 2
     """Builds."""
     fetch: int = 2
-    """Bundles; each has several layers on their way. Few, so that the first is ready early."""
+    """Bundles; each transfers several layers at a time. Few, so that the first is ready early."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Bundle ids."""
 
-    wanted: Mapping[str, Cache] = field(default_factory=dict)
+    assigned: Mapping[str, Cache] = field(default_factory=dict)
+    """Every bundle that belongs on this node, with its cache."""
     describe: tuple[str, ...] = ()
     fetch: tuple[str, ...] = ()
-    follow: tuple[str, ...] = ()
-    """Bundles that come while they are built; also those that are being fetched now, until they are whole."""
+    prefetch: tuple[str, ...] = ()
+    """Builds that are prefetched; also those that became bundles and are being fetched, until these are whole."""
     spare: int = 0
-    """Bytes that these may take."""
+    """Bytes that prefetches may take."""
     attach: tuple[str, ...] = ()
     remove: tuple[str, ...] = ()
-    """Not wanted any more."""
+    """No longer assigned."""
     evict: tuple[str, ...] = ()
-    """To be given up for space."""
+    """Removed because their space is needed."""
     stop: tuple[str, ...] = ()
-    """Their work serves nobody any more."""
+    """Their job has no purpose any longer."""
     refused: Mapping[str, Refused] = field(default_factory=dict)
-    """No space."""
+    """They do not fit."""
 
 
 def make_plan(view: View, policy: Policy, bounds: Bounds | None = None) -> Plan:
     bounds = bounds or Bounds()
     resident = view.inventory.whole | view.known.keys()
-    meant = assignment.assigned(view.caches, view.labels, resident)
-    decision = _budget(view, meant, policy)
-    crowded = _crowded(view, decision)
+    assigned = assignment.assigned(view.caches, view.labels, resident)
+    decision = _budget(view, assigned, policy)
+    crowded = _is_crowded(view, decision)
     evict = () if view.settling or crowded else tuple(name for name in decision.evict if name not in view.busy)
+    fetch = _by_priority(assigned, (name for name in decision.fetch if name not in view.busy))
     return Plan(
-        wanted=meant,
-        describe=_describe(view, meant, bounds.describe),
-        fetch=_room(view, Work.FETCH, bounds.fetch, _in_turn(meant, (n for n in decision.fetch if n not in view.busy))),
-        follow=_follow(view, meant, decision, bounds.follow, crowded=crowded),
+        assigned=assigned,
+        describe=_describe(view, assigned, bounds.describe),
+        fetch=_limited(view, JobKind.FETCH, bounds.fetch, fetch),
+        prefetch=_prefetch(view, assigned, decision, bounds.prefetch, crowded=crowded),
         spare=decision.spare,
         attach=tuple(
             name
-            for name in meant
-            if name in view.inventory.whole and name not in view.attached and _free(view, name) and name not in evict
+            for name in assigned
+            if name in view.inventory.whole and name not in view.attached and _is_free(view, name) and name not in evict
         ),
-        remove=_remove(view, meant, resident),
+        remove=_remove(view, assigned, resident),
         evict=evict,
-        stop=tuple(name for name, work in view.busy.items() if name not in meant and work is not Work.REMOVE),
+        stop=tuple(name for name, kind in view.busy.items() if name not in assigned and kind is not JobKind.REMOVE),
         refused={refusal.id: refusal for refusal in decision.refused},
     )
 
 
-def _free(view: View, name: str) -> bool:
+def _is_free(view: View, name: str) -> bool:
     return name not in view.busy and name not in view.waiting
 
 
-def _room(view: View, work: Work, most: int, names: Iterable[str]) -> tuple[str, ...]:
-    running = sum(each is work for each in view.busy.values())
+def _limited(view: View, kind: JobKind, most: int, names: Iterable[str]) -> tuple[str, ...]:
+    running = sum(each is kind for each in view.busy.values())
     return tuple(names)[: max(0, most - running)]
 
 
-def _describe(view: View, meant: Mapping[str, Cache], most: int) -> tuple[str, ...]:
-    unknown = [name for name in meant if name not in view.inventory.documents and _free(view, name)]
-    return _room(view, Work.DESCRIBE, most, _in_turn(meant, unknown))
+def _describe(view: View, assigned: Mapping[str, Cache], most: int) -> tuple[str, ...]:
+    unknown = [name for name in assigned if name not in view.inventory.documents and _is_free(view, name)]
+    return _limited(view, JobKind.DESCRIBE, most, _by_priority(assigned, unknown))
 
 
-def _follow(view: View, meant: Mapping[str, Cache], decision: Decision, most: int, *, crowded: bool) -> tuple[str, ...]:
-    """Where bundles take no space of this node, there is nothing to gain."""
+def _prefetch(
+    view: View, assigned: Mapping[str, Cache], decision: Decision, most: int, *, crowded: bool
+) -> tuple[str, ...]:
     if view.disk is None:
-        return ()
+        return ()  # where bundles take no space of this node, there is nothing to fetch
     building = {} if crowded else assignment.prefetchable(view.caches, view.labels)
     refused = {refusal.id for refusal in decision.refused}
-    fetched = meant.keys() - view.inventory.whole - refused
-    staying = [name for name in view.following if name in building or name in fetched]
-    known = {*view.inventory.whole, *view.unfollowed, *staying}
-    new = [name for name in _in_turn(building, building) if name not in known] if decision.spare else []
+    fetched = assigned.keys() - view.inventory.whole - refused
+    staying = [name for name in view.prefetching if name in building or name in fetched]
+    known = {*view.inventory.whole, *view.prefetch_waiting, *staying}
+    # While a bundle waits for a collection nothing new begins: the prefetch that gave way to it would start again,
+    # lease its layers again, and the collection would free nothing.
+    may_begin = decision.spare and not decision.waiting
+    new = [name for name in _by_priority(building, building) if name not in known] if may_begin else []
     return (*staying, *new[: max(0, most - len(staying))])
 
 
-def _crowded(view: View, decision: Decision) -> bool:
-    """What came of builds takes space that a bundle needs: it gives way before anything else does."""
+def _is_crowded(view: View, decision: Decision) -> bool:
+    """Whether prefetched layers take space that a bundle needs: they give way before anything is evicted."""
     needed = _needed(view)
-    ahead = sum(size for name, size in view.inventory.ahead.items() if name not in needed)
-    short = any(refusal.needed <= refusal.available + ahead for refusal in decision.refused)
-    return ahead > 0 and (short or bool(decision.evict))
+    prefetched = sum(size for name, size in view.inventory.prefetched.items() if name not in needed)
+    short = any(refusal.needed <= refusal.available + prefetched for refusal in decision.refused)
+    return prefetched > 0 and (short or bool(decision.evict))
 
 
-def _in_turn(meant: Mapping[str, Cache], names: Iterable[str]) -> list[str]:
-    """Of equal priority, the one that was created first begins first."""
-    return sorted(names, key=lambda name: (-meant[name].priority, meant[name].created, name))
+def _by_priority(caches: Mapping[str, Cache], names: Iterable[str]) -> list[str]:
+    """Of equal priority, the one that was created first comes first."""
+    return sorted(names, key=lambda name: (-caches[name].priority, caches[name].created, name))
 
 
-def _remove(view: View, meant: Mapping[str, Cache], resident: Collection[str]) -> tuple[str, ...]:
-    """Those of no cache; but what a newer bundle of the same cache replaces serves until that is usable."""
-    coming = {cache.name for name, cache in meant.items() if not _usable(view, name)}
-    gone = [name for name in resident if name not in meant and _free(view, name)]
-    return tuple(sorted(name for name in gone if not coming & view.known.get(name, Known()).caches))
+def _remove(view: View, assigned: Mapping[str, Cache], resident: Collection[str]) -> tuple[str, ...]:
+    """Bundles of no cache; but one that a newer bundle of its cache replaces serves until that is usable."""
+    replacing = {cache.name for name, cache in assigned.items() if not _is_usable(view, name)}
+    unassigned = [name for name in resident if name not in assigned and _is_free(view, name)]
+    return tuple(sorted(name for name in unassigned if not replacing & view.known.get(name, Known()).caches))
 
 
-def _usable(view: View, name: str) -> bool:
+def _is_usable(view: View, name: str) -> bool:
     return name in view.attached and name in view.inventory.whole
 
 
-def _budget(view: View, meant: Mapping[str, Cache], policy: Policy) -> Decision:
-    """Without a disk to look after everything fits."""
-    candidates = _candidates(view, meant)
+def _budget(view: View, assigned: Mapping[str, Cache], policy: Policy) -> Decision:
+    candidates = _candidates(view, assigned)
     if view.disk is None:
         return Decision(fetch=tuple(each.id for each in candidates))
-    inventory, orphans = view.inventory, _orphans(view)
+    inventory, garbage = view.inventory, _garbage(view)
     situation = budget.Situation(
         disk=view.disk,
-        residents=[_resident(view, meant, name) for name in sorted(inventory.whole)],
+        residents=[_resident(view, assigned, name) for name in sorted(inventory.whole)],
         candidates=candidates,
         present={**inventory.partial, **inventory.present},
         in_use=view.in_use,
     )
-    if not orphans:
+    if not garbage:
         return budget.decide(situation, policy)
-    rest = {name: size for name, size in situation.present.items() if name not in orphans}
-    disk = replace(view.disk, free=view.disk.free + sum(orphans.values()))
+    # Decided twice: what the next collection frees is no reason to evict or refuse anything, but a fetch begins only
+    # when its bytes are free already.
+    rest = {name: size for name, size in situation.present.items() if name not in garbage}
+    disk = replace(view.disk, free=view.disk.free + sum(garbage.values()))
     later = budget.decide(replace(situation, disk=disk, present=rest), policy)
     now = budget.decide(replace(situation, residents=()), policy)
-    return replace(later, fetch=tuple(name for name in later.fetch if name in now.fetch), spare=now.spare)
+    fetch = tuple(name for name in later.fetch if name in now.fetch)
+    waiting = (*later.waiting, *(name for name in later.fetch if name not in now.fetch))
+    return replace(later, fetch=fetch, waiting=waiting, spare=now.spare)
 
 
-def _orphans(view: View) -> dict[LayerName, int]:
-    """Layer images that go with the next collection: no reason to take anything else away, or to come back."""
-    inventory, needed = view.inventory, _needed(view)
-    return {name: size for name, size in inventory.present.items() if name not in needed and name not in inventory.held}
+def _garbage(view: View) -> dict[LayerName, int]:
+    """Layer images that the next collection removes."""
+    staying = _needed(view) | view.inventory.leased
+    return {name: size for name, size in view.inventory.present.items() if name not in staying}
 
 
 def _needed(view: View) -> set[LayerName]:
-    """Layer images of bundles that are here or on their way."""
+    """Layer images of bundles that are on the node or being fetched."""
     documents = view.inventory.documents
-    staying = view.inventory.whole | {name for name, work in view.busy.items() if work is Work.FETCH}
+    staying = view.inventory.whole | {name for name, kind in view.busy.items() if kind is JobKind.FETCH}
     return {layer for name in staying & documents.keys() for layer in documents[name].layer_names()}
 
 
-def _candidates(view: View, meant: Mapping[str, Cache]) -> list[Candidate]:
+def _candidates(view: View, assigned: Mapping[str, Cache]) -> list[Candidate]:
     return [
         Candidate(
             id=name,
@@ -215,22 +214,22 @@ def _candidates(view: View, meant: Mapping[str, Cache]) -> list[Candidate]:
             priority=cache.priority,
             created=cache.created,
             last_used=view.known.get(name, Known()).last_used,
-            running=view.busy.get(name) is Work.FETCH,
+            running=view.busy.get(name) is JobKind.FETCH,
         )
-        for name, cache in meant.items()
+        for name, cache in assigned.items()
         if name in view.inventory.documents and name not in view.inventory.whole and name not in view.waiting
     ]
 
 
-def _resident(view: View, meant: Mapping[str, Cache], name: str) -> Resident:
-    cache = meant.get(name)
+def _resident(view: View, assigned: Mapping[str, Cache], name: str) -> Resident:
+    cache = assigned.get(name)
     used = view.known.get(name, Known()).last_used
     return Resident(
         id=name,
         layers=_sizes(view.inventory.documents[name]),
         priority=cache.priority if cache else 0,
         last_used=max(used, cache.created) if cache else used,
-        wanted=cache is not None,
+        assigned=cache is not None,
     )
 
 

@@ -1,7 +1,7 @@
-"""When a node may report again: now and then, and at once when a cache has come to an end.
+"""When a node may report again: after a pause, and at once when a cache is ready or has failed.
 
-Thousands of nodes write to one API server, so progress waits its turn; that images are usable is what somebody waits
-for. On average there are not more reports than two for each pause, whatever happens. It must not know what is reported.
+Thousands of nodes write to one API server, so progress waits; that images are usable is what users wait for. On average
+there are at most two reports for each pause, whatever happens. It must not know what is reported.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class RateLimit:
     def reported(self) -> None:
         self._reports.append(asyncio.get_running_loop().time())
 
-    async def rest(self, settled: asyncio.Event) -> None:
-        """Until the next report: the pause, or less when ``settled`` and the last but one was long enough ago."""
+    async def wait(self, settled: asyncio.Event) -> None:
+        """Wait for the pause, or less once ``settled`` is set and the last report but one is a pause ago."""
         now = asyncio.get_running_loop().time()
         least = min(self._pause, max(0.0, self._reports[0] + self._pause - now))
         await asyncio.sleep(least)

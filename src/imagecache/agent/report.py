@@ -1,4 +1,4 @@
-"""What a node says about itself: the status of its NodeImageCache, from what the loop sees. Pure."""
+"""The status of a node's NodeImageCache, from the facts that the loop has observed. Pure."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from imagecache.agent.backoff import Failure
 from imagecache.agent.budget import Disk, Policy, Refused
 from imagecache.agent.dependencies import Inventory
-from imagecache.agent.plan import Work
+from imagecache.agent.failures import Failure
+from imagecache.agent.plan import JobKind
 from imagecache.api import columns, times
 from imagecache.api.assignment import Cache
 from imagecache.api.nodes import CacheState, NodeCache, NodeStatus
@@ -23,37 +23,37 @@ from imagecache.store.model import Bundle, LayerName
 
 NO_SPACE = "InsufficientSpace"
 RECORDS_REMOVED = "RecordsRemoved"
-_REMOVED_TEXT = "the runtime's records were deleted again and again (kubelet's image collection); they come back later"
+_REMOVED_TEXT = "the runtime's records were deleted several times (kubelet's image collection); they will be made again"
 _STORE = frozenset({StoreUnreachable.__name__, StoreRefused.__name__})
 _RUNTIME = frozenset({ContainerdUnavailable.__name__})
 _MOVED = 0.01
-"""Share of the capacity by which free and used bytes must differ to be worth a report of their own."""
+"""Share of the capacity by which free or used bytes must differ to be worth a report of their own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
     mode: str
-    wanted: Mapping[str, Cache] = field(default_factory=dict)
+    assigned: Mapping[str, Cache] = field(default_factory=dict)
     """By bundle id."""
     inventory: Inventory = field(default_factory=Inventory)
     attached: Mapping[str, Attached] = field(default_factory=dict)
     """By bundle id."""
-    busy: Mapping[str, Work] = field(default_factory=dict)
+    running: Mapping[str, JobKind] = field(default_factory=dict)
     progress: Mapping[str, int] = field(default_factory=dict)
-    """Bytes that are here of what is being fetched."""
+    """Bytes on this node of what is being fetched."""
     failures: Mapping[str, Failure] = field(default_factory=dict)
     removed: Collection[str] = ()
-    """Ids whose records stay away for now."""
+    """Ids whose records are not made again for now."""
     refused: Mapping[str, Refused] = field(default_factory=dict)
     disk: Disk | None = None
     policy: Policy = field(default_factory=Policy)
     problem: ImageCacheError | None = None
-    """Why no plan could be made, or what the plans lack."""
+    """Why no plan could be made, or what the plan lacks."""
 
 
 def status(facts: Facts, before: NodeStatus, now: dt.datetime) -> NodeStatus:
-    """The status now. ``before`` is the last one, for the times of conditions that stay."""
-    entries = (_entry(facts, name, cache) for name, cache in facts.wanted.items())
+    """The status now. ``before`` is the last one: conditions that did not change keep their time."""
+    entries = (_entry(facts, name, cache) for name, cache in facts.assigned.items())
     disk = facts.disk or Disk(0, 0)
     return NodeStatus(
         mode=facts.mode,
@@ -66,12 +66,12 @@ def status(facts: Facts, before: NodeStatus, now: dt.datetime) -> NodeStatus:
 
 
 def usable(disk: Disk, policy: Policy) -> int:
-    """Bytes that caches could have if nothing else were on the disk."""
+    """Bytes for caches if nothing else were on the disk."""
     return int(disk.capacity * (1 - policy.reserve - policy.headroom))
 
 
 def differs(new: NodeStatus, old: NodeStatus) -> bool:
-    """Whether it is worth a report: small movements of other people's bytes are not."""
+    """Whether it is worth a report: small changes of the disk's free bytes are not."""
     small = max(new.capacity_bytes * _MOVED, 1)
     moved = max(abs(new.free_bytes - old.free_bytes), abs(new.used_bytes - old.used_bytes)) >= small
     return moved or _without_bytes(new) != _without_bytes(old)
@@ -97,8 +97,8 @@ def _bytes(facts: Facts, name: str, document: Bundle) -> tuple[int, int]:
         return total, total
     if name in facts.progress:
         return total, facts.progress[name]
-    here = {**facts.inventory.partial, **facts.inventory.present}
-    return total, sum(min(size, here.get(layer, 0)) for layer, size in layers.items())
+    found = {**facts.inventory.partial, **facts.inventory.present}
+    return total, sum(min(size, found.get(layer, 0)) for layer, size in layers.items())
 
 
 def _state(facts: Facts, name: str) -> tuple[CacheState, str, str]:
@@ -111,7 +111,7 @@ def _state(facts: Facts, name: str) -> tuple[CacheState, str, str]:
         return state, failure.reason, f"{failure.message}; {failure.hint}" if failure.hint else failure.message
     if name in facts.removed:
         return CacheState.PENDING, RECORDS_REMOVED, _REMOVED_TEXT
-    if facts.busy.get(name) in {Work.FETCH, Work.ATTACH}:
+    if facts.running.get(name) in {JobKind.FETCH, JobKind.ATTACH}:
         return CacheState.FETCHING, "", ""
     if refused is not None:
         return _refused(facts, refused)
@@ -129,12 +129,12 @@ def not_attached(attached: Attached) -> str:
 
 
 def _refused(facts: Facts, refused: Refused) -> tuple[CacheState, str, str]:
-    room = usable(facts.disk, facts.policy) if facts.disk else 0
-    words = f"{columns.size(refused.needed)} to fetch, {columns.size(refused.available)} can be had"
-    if refused.needed > room:
-        return CacheState.FAILED, NO_SPACE, f"{words}; it never fits: this node has {columns.size(room)} for caches"
+    most = usable(facts.disk, facts.policy) if facts.disk else 0
+    words = f"{columns.size(refused.needed)} to fetch, {columns.size(refused.available)} available"
+    if refused.needed > most:
+        return CacheState.FAILED, NO_SPACE, f"{words}; it never fits: this node has {columns.size(most)} for caches"
     share = round(100 * (facts.policy.reserve + facts.policy.headroom))
-    return CacheState.PENDING, NO_SPACE, f"{words}, since {share} % of the disk stay free; it waits for space"
+    return CacheState.PENDING, NO_SPACE, f"{words}, since {share} % of the disk stay free; waiting for space"
 
 
 def _conditions(facts: Facts, before: tuple[Condition, ...], now: dt.datetime) -> tuple[Condition, ...]:
@@ -142,8 +142,8 @@ def _conditions(facts: Facts, before: tuple[Condition, ...], now: dt.datetime) -
     store = next((each for each in facts.failures.values() if each.reason in _STORE), None)
     runtime = next((each for each in facts.failures.values() if each.reason in _RUNTIME), None)
     broken = problem is not None and problem.reason in _RUNTIME
-    refused = ", ".join(sorted(facts.wanted[name].name for name in facts.refused if name in facts.wanted))
-    removed = ", ".join(sorted(facts.wanted[name].name for name in facts.removed if name in facts.wanted))
+    refused = ", ".join(sorted(facts.assigned[name].name for name in facts.refused if name in facts.assigned))
+    removed = ", ".join(sorted(facts.assigned[name].name for name in facts.removed if name in facts.assigned))
     outcomes = {
         "Ready": ("False", problem.reason, str(problem)) if problem else ("True", "Working", ""),
         "StoreReachable": ("False", store.reason, store.message) if store else ("True", "AsExpected", ""),

@@ -1,4 +1,4 @@
-"""The ports of ``cluster`` that are this machine: containerd's records, its containers, and the store's disk."""
+"""The dependencies of the agent that are this machine: image records and containers of the runtime, and the disk."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from imagecache.oserrors import converting
 from imagecache.store.model import Bundle, LayerName
 
 _AT_ONCE = 16
+"""Look-ups of image records at a time: containerd reads each from one database file."""
 
 
 async def _nothing() -> None:
@@ -32,7 +33,7 @@ class ContainerdRecords:
     attacher: NodeAttacher
     namespace: str
     changed: Callable[[], Awaitable[None]] = _nothing
-    """Called after every change of records, before anybody here collects: other layers may have to be held now."""
+    """Called after each change of records, before this agent collects: other layers may have to be leased now."""
     mode: str = ""
 
     async def attach(self, bundle: Bundle) -> Attached:
@@ -47,10 +48,10 @@ class ContainerdRecords:
 
     async def missing(self, names: Iterable[str]) -> frozenset[str]:
         images = self.containerd.session(self.namespace).images
-        turns = asyncio.Semaphore(_AT_ONCE)
+        slots = asyncio.Semaphore(_AT_ONCE)
 
         async def is_missing(name: str) -> bool:
-            async with turns:
+            async with slots:
                 return await images.get(name) is None
 
         wanted = sorted(names)

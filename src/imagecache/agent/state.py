@@ -1,18 +1,18 @@
-"""What a node has attached, remembered through restarts: one small file for each bundle.
+"""What a node has attached, remembered across restarts: one small file for each bundle.
 
-Written before the runtime's records are, removed after they are gone. So whoever starts here knows what to take back
-when a cache was deleted meanwhile, also when the store has forgotten the bundle already. A file that cannot be read
-counts as not there: kubelet's image collection takes such records in the end. It must not decide anything.
+A file is written before the runtime's records are made and removed after they are gone. So an agent that starts knows
+what to detach when a cache was deleted meanwhile, even when the store no longer has the bundle. A file that cannot be
+read counts as absent: kubelet's image collection removes such records in the end. It must not decide anything.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from imagecache.agent.plan import Known
 from imagecache.api.ids import is_cache_id
 from imagecache.errors import InvalidDigest, InvalidInput
 from imagecache.oci.descriptor import decode_hook, encode_hook
@@ -24,6 +24,16 @@ from imagecache.telemetry.log import get_logger
 
 _log = get_logger(__name__)
 _SUFFIX = ".json"
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the node remembers of a bundle that it has, or had."""
+
+    caches: frozenset[str] = frozenset()
+    """Names of the ImageCaches that it was for."""
+    last_used: float = 0.0
+    """When a container last started from it; seconds since the epoch."""
 
 
 class _Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,7 +81,7 @@ class NodeState:
             fsync_directory(self._directory)
 
     def used(self, bundle_id: str, moment: float) -> None:
-        """Note a use in memory; ``flush`` writes it down."""
+        """Record a use in memory; ``flush`` writes it to the file."""
         entry = self._entries.get(bundle_id)
         if entry is not None:
             self._entries[bundle_id] = msgspec.structs.replace(entry, last_used=moment)
@@ -98,6 +108,6 @@ def _read(file: Path) -> _Entry | None:
     try:
         entry = msgspec.json.decode(file.read_bytes(), type=_Entry, dec_hook=decode_hook)
     except (OSError, msgspec.DecodeError, InvalidDigest, InvalidInput) as error:
-        _log.warning("left out of the state", file=str(file), problem=str(error))
+        _log.warning("file of the state ignored", file=str(file), problem=str(error))
         return None
     return entry if is_cache_id(file.stem) and entry.document.id == file.stem else None

@@ -1,7 +1,7 @@
-"""The start-up taint: a node takes no pods before its caches are there, or before it has waited long enough. Pure.
+"""The start-up taint: a node gets no pods until its caches are usable, or until it has waited long enough. Pure.
 
-Whoever makes nodes (kubelet's ``--register-with-taints``, an autoscaler's template) puts the taint on; the agent takes
-it off, once.
+What creates nodes (kubelet's ``--register-with-taints``, an autoscaler's template) sets the taint; the agent removes
+it, once.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ def without(taints: JSON) -> list[JSON] | None:
 
 
 def is_due(usable: Iterable[bool], waited: float, timeout: float) -> bool:
-    """Whether the taint may go.
+    """Whether the taint may be removed.
 
     Args:
-        usable: for each cache that is meant for the node and ready in the cluster, whether it is usable here.
-        waited: seconds since the agent began.
-        timeout: seconds after which it goes whatever is missing; 0: never so.
+        usable: for each cache that is assigned to the node, whether it is usable on it.
+        waited: seconds since the agent started.
+        timeout: seconds after which it is removed whatever is missing; 0: never.
     """
     return all(usable) or 0 < timeout <= waited

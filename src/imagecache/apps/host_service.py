@@ -16,9 +16,9 @@ from typing import TypeVar
 
 import aiohttp
 
+from imagecache.agent.daemonset import has_left, withdraw
 from imagecache.apps.attach import MODES
 from imagecache.apps.containerd_config import containerd_version, installation
-from imagecache.apps.daemonset import has_left, withdraw
 from imagecache.apps.host_credentials import HostCredentials, config_text
 from imagecache.apps.host_systemd import Systemd, in_root
 from imagecache.clock import Clock

@@ -6,13 +6,15 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from imagecache.agent.dependencies import Attacher, LayerSource
+from imagecache.agent.dependencies import Attacher, Dependencies, LayerSource
 from imagecache.agent.layer_source import FetchedLayerSource
-from imagecache.agent.loop import AgentLoop, Dependencies, LoopSettings
+from imagecache.agent.loop import AgentLoop
+from imagecache.agent.settings import LoopSettings
 from imagecache.agent.state import NodeState
 from imagecache.api.assignment import Cache
 from imagecache.api.nodes import CacheState, NodeCache, NodeStatus
 from imagecache.store.store import Store
+from imagecache.telemetry.metrics import Metrics
 from testkit.agent_dependencies import FakeAttacher, FakeCaches, FakeMachine, FakeNodes, FakeReporter
 from testkit.clock import FakeClock
 from testkit.served import MemoryRemoteStore
@@ -44,7 +46,7 @@ class Bench:
         return self.origin.remote
 
     def start(self, settings: LoopSettings | None = None) -> None:
-        outside = Dependencies(
+        dependencies = Dependencies(
             caches=self.caches,
             nodes=self.nodes,
             machine=self.machine,
@@ -53,8 +55,9 @@ class Bench:
             reporter=self.reporter,
             state=NodeState(self.store.paths.nodes / "worker"),
             clock=self.clock,
+            metrics=Metrics(),
         )
-        self.loop = AgentLoop(outside, replace(settings or LoopSettings(), report_pause=0.0))
+        self.loop = AgentLoop(dependencies, replace(settings or LoopSettings(), report_pause=0.0))
         self.machine.stored = lambda: sum(self.store.layers.size(name) for name in self.store.layers.names())
         self.reporter.written.clear()
         self.task = asyncio.create_task(self.loop.run())
@@ -104,11 +107,11 @@ class Bench:
     async def rounds(self, count: int = 3) -> None:
         """Let the loop look some times more."""
         for _ in range(count):
-            before = self.stocktakings()
+            before = self.looks()
             self.loop.wake()
-            await self.until(lambda before=before: self.stocktakings() > before)  # type: ignore[misc]  # bound at once
+            await self.until(lambda before=before: self.looks() > before)  # type: ignore[misc]  # bound at once
 
-    def stocktakings(self) -> int:
+    def looks(self) -> int:
         return self.machine.looks
 
 

@@ -23,8 +23,8 @@ def layers(text: str) -> dict[LayerName, int]:
     return found
 
 
-def resident(name: str, text: str, *, priority: int = 0, used: float = 0, wanted: bool = True) -> Resident:
-    return Resident(name, layers(text), priority, used, wanted)
+def resident(name: str, text: str, *, priority: int = 0, used: float = 0, assigned: bool = True) -> Resident:
+    return Resident(name, layers(text), priority, used, assigned)
 
 
 def candidate(
@@ -85,7 +85,7 @@ CASES = {
     "unwanted-goes-before-everything": Case(
         20,
         [candidate("new", "n:10")],
-        [resident("gone", "o:20", used=99, priority=9, wanted=False), resident("old", "p:20")],
+        [resident("gone", "o:20", used=99, priority=9, assigned=False), resident("old", "p:20")],
         expected=Decision(evict=("gone",), waiting=("new",)),
     ),
     "as-few-as-will-do": Case(

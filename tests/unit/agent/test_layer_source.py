@@ -17,14 +17,14 @@ async def test_layers_that_somebody_holds(origin: Origin, node: Store, fetchers:
     await fetch(fetcher)
     (name,) = document.layer_names()
     source = FetchedLayerSource(node, fetcher)
-    assert not (await source.inventory([ID])).held
+    assert not (await source.inventory([ID])).leased
 
     node.leases.lease("containerd", name)
 
     found = await source.inventory([ID])
-    assert found.held == {name}
+    assert found.leased == {name}
     assert found.whole == {ID}
-    assert not found.ahead
+    assert not found.prefetched
 
 
 async def test_layers_of_a_build_that_is_followed(
@@ -43,8 +43,8 @@ async def test_layers_of_a_build_that_is_followed(
         found = await source.inventory([])
 
         size = node.layers.size(finished.name)
-        assert found.held == {growing.name, finished.name}
-        assert found.ahead == {growing.name: 300_000, finished.name: size}
+        assert found.leased == {growing.name, finished.name}
+        assert found.prefetched == {growing.name: 300_000, finished.name: size}
         assert (found.present, found.partial) == ({finished.name: size}, {growing.name: 300_000})
 
-    assert not (await source.inventory([])).ahead
+    assert not (await source.inventory([])).prefetched

@@ -371,10 +371,10 @@ class Surprising(FetchedLayerSource):
 
     broken = True
 
-    async def inventory(self, wanted: Iterable[str]) -> Inventory:
+    async def inventory(self, assigned: Iterable[str]) -> Inventory:
         if self.broken:
             raise RuntimeError("never thought of")
-        return await super().inventory(wanted)
+        return await super().inventory(assigned)
 
 
 async def test_a_bug_is_reported_and_stops_nothing(bench: Bench) -> None:
@@ -429,7 +429,7 @@ async def test_a_document_of_another_image_is_refused(bench: Bench) -> None:
     assert not bench.remote.fetched
 
 
-async def test_a_disk_that_refuses_the_ledger(bench: Bench) -> None:
+async def test_a_disk_that_refuses_the_state(bench: Bench) -> None:
     await bench.origin.build(A, BASE)
     bench.start()
     await bench.until(lambda: bench.reporter.written)

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 
 from imagecache.agent.dependencies import Node
-from imagecache.agent.loop import LoopSettings
+from imagecache.agent.settings import LoopSettings
 from imagecache.errors import (
     KubernetesUnavailable,
     ObjectConflict,

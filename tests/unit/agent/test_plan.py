@@ -9,7 +9,8 @@ import pytest
 
 from imagecache.agent.budget import Disk, Policy
 from imagecache.agent.dependencies import Inventory
-from imagecache.agent.plan import Bounds, Known, Plan, View, Work, make_plan
+from imagecache.agent.plan import Bounds, JobKind, Plan, View, make_plan
+from imagecache.agent.state import Known
 from imagecache.api import selector
 from imagecache.api.assignment import Cache
 from imagecache.store.model import Bundle, LayerName
@@ -57,7 +58,7 @@ def view(*caches: Cache, **parts: object) -> View:
 @dataclass(frozen=True)
 class Case:
     view: View
-    wanted: tuple[str, ...] = ()
+    assigned: tuple[str, ...] = ()
     expected: Plan = field(default_factory=Plan)
     refused: tuple[str, ...] = ()
 
@@ -65,42 +66,42 @@ class Case:
 BUILDING = replace(A, ready=False, building=ONE.id)
 
 CASES = {
-    "a-build-is-followed": Case(view(BUILDING), expected=Plan(follow=(ONE.id,))),
-    "and-goes-on-to-be": Case(view(BUILDING, following=(ONE.id,)), expected=Plan(follow=(ONE.id,))),
-    "one-for-other-nodes-is-not-followed": Case(view(replace(BUILDING, selector=CPU))),
-    "one-that-is-deleted-is-not": Case(view(replace(BUILDING, deleting=True), following=(ONE.id,))),
-    "one-that-failed-is-not": Case(view(replace(BUILDING, building=""), following=(ONE.id,))),
-    "one-that-could-not-be-followed-waits": Case(view(BUILDING, unfollowed={ONE.id})),
-    "no-build-is-followed-into-a-full-disk": Case(view(BUILDING, disk=Disk(100 * UNIT, 10 * UNIT))),
-    "nor-into-a-disk-of-others": Case(view(BUILDING, disk=None)),
-    "few-builds-at-once": Case(
+    "a-build-is-prefetched": Case(view(BUILDING), expected=Plan(prefetch=(ONE.id,))),
+    "and-goes-on-to-be": Case(view(BUILDING, prefetching=(ONE.id,)), expected=Plan(prefetch=(ONE.id,))),
+    "one-for-other-nodes-is-not-prefetched": Case(view(replace(BUILDING, selector=CPU))),
+    "one-that-is-deleted-is-not": Case(view(replace(BUILDING, deleting=True), prefetching=(ONE.id,))),
+    "one-that-failed-is-not": Case(view(replace(BUILDING, building=""), prefetching=(ONE.id,))),
+    "one-whose-prefetch-failed-waits": Case(view(BUILDING, prefetch_waiting={ONE.id})),
+    "no-build-is-prefetched-onto-a-full-disk": Case(view(BUILDING, disk=Disk(100 * UNIT, 10 * UNIT))),
+    "nor-into-a-shared-store": Case(view(BUILDING, disk=None)),
+    "few-builds-at-a-time": Case(
         view(
             *(
                 replace(BUILDING, name=each.id, building=each.id, created=9.0 - number)
                 for number, each in enumerate((ONE, TWO, THREE))
             ),
         ),
-        expected=Plan(follow=(THREE.id, TWO.id)),
+        expected=Plan(prefetch=(THREE.id, TWO.id)),
     ),
-    "a-newer-bundle-is-followed-while-the-older-serves": Case(
+    "a-newer-bundle-is-prefetched-while-the-older-serves": Case(
         view(replace(A, building=TWO.id), inventory=here(ONE), known=known(ONE), attached={ONE.id}),
         (ONE.id,),
-        Plan(follow=(TWO.id,)),
+        Plan(prefetch=(TWO.id,)),
     ),
-    "what-is-fetched-is-followed-until-it-is-whole": Case(
-        view(A, inventory=here(described=(ONE,)), busy={ONE.id: Work.FETCH}, following=(ONE.id,)),
+    "what-is-fetched-is-prefetched-until-it-is-whole": Case(
+        view(A, inventory=here(described=(ONE,)), busy={ONE.id: JobKind.FETCH}, prefetching=(ONE.id,)),
         (ONE.id,),
-        Plan(follow=(ONE.id,)),
+        Plan(prefetch=(ONE.id,)),
     ),
-    "what-came-of-builds-gives-way-before-a-bundle": Case(
+    "prefetched-layers-give-way-before-a-bundle": Case(
         view(
             replace(BUILDING, name="c", id=THREE.id, building=THREE.id),
             A,
             B,
-            inventory=replace(here(ONE, described=(TWO,)), ahead=sizes(THREE)),
+            inventory=replace(here(ONE, described=(TWO,)), prefetched=sizes(THREE)),
             known=known(ONE),
             attached={ONE.id},
-            following=(THREE.id,),
+            prefetching=(THREE.id,),
             disk=Disk(100 * UNIT, 10 * UNIT),
         ),
         (ONE.id, TWO.id),
@@ -109,29 +110,29 @@ CASES = {
         view(
             replace(BUILDING, name="c", id=THREE.id, building=THREE.id),
             replace(B, id=BIG.id),
-            inventory=replace(here(described=(BIG,)), ahead=sizes(THREE)),
-            following=(THREE.id,),
+            inventory=replace(here(described=(BIG,)), prefetched=sizes(THREE)),
+            prefetching=(THREE.id,),
             disk=Disk(100 * UNIT, 10 * UNIT),
         ),
         (BIG.id,),
-        Plan(follow=(THREE.id,)),
+        Plan(prefetch=(THREE.id,)),
         refused=(BIG.id,),
     ),
     "what-is-fetched-does-not-give-way-to-itself": Case(
         view(
             A,
             B,
-            inventory=replace(here(described=(ONE, TWO)), ahead=sizes(ONE)),
-            busy={ONE.id: Work.FETCH},
-            following=(ONE.id,),
+            inventory=replace(here(described=(ONE, TWO)), prefetched=sizes(ONE)),
+            busy={ONE.id: JobKind.FETCH},
+            prefetching=(ONE.id,),
             disk=Disk(100 * UNIT, 11 * UNIT),
         ),
         (ONE.id, TWO.id),
-        Plan(follow=(ONE.id,)),
+        Plan(prefetch=(ONE.id,)),
         refused=(TWO.id,),
     ),
-    "whole-is-not-followed-any-more": Case(
-        view(A, inventory=here(ONE), known=known(ONE), attached={ONE.id}, following=(ONE.id,)), (ONE.id,)
+    "whole-is-no-longer-prefetched": Case(
+        view(A, inventory=here(ONE), known=known(ONE), attached={ONE.id}, prefetching=(ONE.id,)), (ONE.id,)
     ),
     "nothing": Case(view()),
     "a-new-cache-is-described": Case(view(A), (ONE.id,), Plan(describe=(ONE.id,))),
@@ -141,7 +142,9 @@ CASES = {
     "one-for-other-nodes-is-not": Case(view(replace(A, selector=CPU))),
     "one-with-a-mistyped-selector-is-not": Case(view(replace(A, selector=None))),
     "described-is-fetched": Case(view(A, inventory=here(described=(ONE,))), (ONE.id,), Plan(fetch=(ONE.id,))),
-    "busy-is-left-alone": Case(view(A, inventory=here(described=(ONE,)), busy={ONE.id: Work.FETCH}), (ONE.id,), Plan()),
+    "busy-is-left-alone": Case(
+        view(A, inventory=here(described=(ONE,)), busy={ONE.id: JobKind.FETCH}), (ONE.id,), Plan()
+    ),
     "failed-waits": Case(view(A, inventory=here(described=(ONE,)), waiting={ONE.id}), (ONE.id,), Plan()),
     "whole-is-attached": Case(view(A, inventory=here(ONE)), (ONE.id,), Plan(attach=(ONE.id,))),
     "attached-is-left-alone": Case(view(A, inventory=here(ONE), known=known(ONE), attached={ONE.id}), (ONE.id,)),
@@ -155,18 +158,18 @@ CASES = {
     ),
     "only-remembered-is-removed-too": Case(view(known=known(ONE)), (), Plan(remove=(ONE.id,))),
     "removal-that-failed-waits": Case(view(inventory=here(ONE), waiting={ONE.id})),
-    "work-for-nobody-is-stopped": Case(
-        view(inventory=here(described=(ONE,)), busy={ONE.id: Work.FETCH, TWO.id: Work.REMOVE}),
+    "a-job-without-a-cache-is-stopped": Case(
+        view(inventory=here(described=(ONE,)), busy={ONE.id: JobKind.FETCH, TWO.id: JobKind.REMOVE}),
         (),
         Plan(stop=(ONE.id,)),
     ),
-    "resident-stays-while-its-cache-is-built-anew": Case(
+    "resident-stays-while-its-cache-is-built-again": Case(
         view(replace(A, ready=False), inventory=here(ONE), known=known(ONE), attached={ONE.id}), (ONE.id,)
     ),
     "resident-stays-when-its-selector-is-mistyped": Case(
         view(replace(A, selector=None), inventory=here(ONE), known=known(ONE), attached={ONE.id}), (ONE.id,)
     ),
-    "resident-goes-when-it-is-for-other-nodes": Case(
+    "resident-is-removed-when-it-is-for-other-nodes": Case(
         view(replace(A, selector=CPU), inventory=here(ONE), known=known(ONE), attached={ONE.id}),
         (),
         Plan(remove=(ONE.id,)),
@@ -176,18 +179,18 @@ CASES = {
         (TWO.id,),
         Plan(attach=(TWO.id,)),
     ),
-    "replaced-goes-then": Case(
+    "replaced-is-removed-then": Case(
         view(cache("a", TWO.id), inventory=here(ONE, TWO), known=known(ONE, TWO), attached={ONE.id, TWO.id}),
         (TWO.id,),
         Plan(remove=(ONE.id,)),
     ),
-    "few-at-once": Case(
+    "few-at-a-time": Case(
         view(
             A,
             B,
             cache("c", THREE.id, created=3.0),
             inventory=here(described=(ONE, TWO, THREE)),
-            busy={THREE.id: Work.FETCH},
+            busy={THREE.id: JobKind.FETCH},
         ),
         (ONE.id, TWO.id, THREE.id),
         Plan(fetch=(ONE.id,)),
@@ -208,7 +211,7 @@ CASES = {
         refused=(ONE.id,),
     ),
     "no-disk-no-budget": Case(view(A, inventory=here(described=(ONE,)), disk=None), (ONE.id,), Plan(fetch=(ONE.id,))),
-    "given-up-for-another": Case(
+    "evicted-for-another": Case(
         view(
             A,
             replace(B, priority=1),
@@ -231,7 +234,7 @@ CASES = {
         (ONE.id,),
         Plan(evict=(ONE.id,)),
     ),
-    "but-not-twice-at-once": Case(
+    "but-not-while-the-last-eviction-settles": Case(
         view(
             A,
             inventory=here(ONE),
@@ -242,7 +245,7 @@ CASES = {
         ),
         (ONE.id,),
     ),
-    "not-what-is-given-up-is-attached": Case(
+    "what-is-evicted-is-not-attached": Case(
         view(A, inventory=here(ONE), disk=Disk(100 * UNIT, 9 * UNIT)), (ONE.id,), Plan(evict=(ONE.id,))
     ),
     "what-a-collection-will-free-is-waited-for": Case(
@@ -253,10 +256,19 @@ CASES = {
         ),
         (TWO.id,),
     ),
-    "what-is-leased-is-not-going-to-be-free": Case(
+    "no-build-is-prefetched-while-a-bundle-waits-for-a-collection": Case(
+        view(
+            replace(BUILDING, name="c", id=THREE.id, building=THREE.id),
+            replace(B, priority=1),
+            inventory=replace(here(described=(TWO,)), present=sizes(BIG)),
+            disk=Disk(100 * UNIT, 11 * UNIT),
+        ),
+        (TWO.id,),
+    ),
+    "what-is-leased-will-not-be-free": Case(
         view(
             replace(B, priority=1),
-            inventory=replace(here(described=(TWO,)), present=sizes(BIG), held=frozenset(sizes(BIG))),
+            inventory=replace(here(described=(TWO,)), present=sizes(BIG), leased=frozenset(sizes(BIG))),
             disk=Disk(100 * UNIT, 10 * UNIT),
         ),
         (TWO.id,),
@@ -271,6 +283,6 @@ def test_plan(name: str) -> None:
 
     found = make_plan(case.view, POLICY, Bounds(fetch=2))
 
-    assert tuple(found.wanted) == case.wanted
+    assert tuple(found.assigned) == case.assigned
     assert tuple(found.refused) == case.refused
-    assert replace(found, wanted={}, refused={}, spare=0) == case.expected
+    assert replace(found, assigned={}, refused={}, spare=0) == case.expected

@@ -9,11 +9,11 @@ import msgspec
 import pytest
 
 from imagecache.agent import report, taint
-from imagecache.agent.backoff import Failures, Removals, is_temporary
 from imagecache.agent.budget import Disk, Refused
 from imagecache.agent.cache_object import cache_of
 from imagecache.agent.dependencies import Inventory
-from imagecache.agent.plan import Work
+from imagecache.agent.failures import Failures, Removals, is_temporary
+from imagecache.agent.plan import JobKind
 from imagecache.agent.report import Facts
 from imagecache.api import selector
 from imagecache.api.assignment import Cache
@@ -40,7 +40,7 @@ ID = "imc-" + "a" * 20
 NOW = dt.datetime(2024, 5, 1, 12, tzinfo=dt.UTC)
 
 
-# patience
+# failures
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_when_the_taint_is_due(usable: list[bool], waited: float, timeout: float
     assert taint.is_due(usable, waited, timeout) is due
 
 
-# wanted
+# the object
 
 
 def test_an_object_as_the_api_has_it() -> None:
@@ -228,7 +228,7 @@ def test_an_object_on_its_way_out() -> None:
 DOCUMENT = bundle(MemoryDocuments().image("app:1", ["base", "top"]))
 INVENTORY = Inventory(documents={DOCUMENT.id: DOCUMENT})
 WHOLE = replace(INVENTORY, whole=frozenset({DOCUMENT.id}))
-FACTS = Facts("proxy", wanted={DOCUMENT.id: Cache("a", DOCUMENT.id, ready=True)}, inventory=INVENTORY)
+FACTS = Facts("proxy", assigned={DOCUMENT.id: Cache("a", DOCUMENT.id, ready=True)}, inventory=INVENTORY)
 
 
 def failed(error: ImageCacheError, done: int = 0) -> Failures:
@@ -249,14 +249,14 @@ STATES = {
         1000,
     ),
     "comes": (
-        replace(FACTS, busy={DOCUMENT.id: Work.FETCH}, progress={DOCUMENT.id: 5000}),
+        replace(FACTS, running={DOCUMENT.id: JobKind.FETCH}, progress={DOCUMENT.id: 5000}),
         CacheState.FETCHING,
         "",
         8192,
         5000,
     ),
     "is-attached-now": (
-        replace(FACTS, inventory=WHOLE, busy={DOCUMENT.id: Work.ATTACH}),
+        replace(FACTS, inventory=WHOLE, running={DOCUMENT.id: JobKind.ATTACH}),
         CacheState.FETCHING,
         "",
         8192,
@@ -279,7 +279,7 @@ STATES = {
         0,
     ),
     "failed-and-is-tried-again": (
-        replace(FACTS, failures=failed(MalformedLayer("x"), 10).all(), busy={DOCUMENT.id: Work.FETCH}),
+        replace(FACTS, failures=failed(MalformedLayer("x"), 10).all(), running={DOCUMENT.id: JobKind.FETCH}),
         CacheState.FAILED,
         "MalformedLayer",
         8192,
@@ -289,7 +289,7 @@ STATES = {
         replace(
             FACTS,
             failures=failed(StoreUnreachable("x"), 10).all(),
-            busy={DOCUMENT.id: Work.FETCH},
+            running={DOCUMENT.id: JobKind.FETCH},
             progress={DOCUMENT.id: 11},
         ),
         CacheState.FETCHING,

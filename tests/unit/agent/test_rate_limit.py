@@ -11,9 +11,9 @@ from imagecache.agent.rate_limit import RateLimit
 LONG = 3600.0
 
 
-async def rests(pace: RateLimit, settled: asyncio.Event) -> bool:
+async def rests(limit: RateLimit, settled: asyncio.Event) -> bool:
     """Whether it is still resting when everything else has had its turn."""
-    resting = asyncio.create_task(pace.rest(settled))
+    resting = asyncio.create_task(limit.wait(settled))
     for _ in range(20):
         await asyncio.sleep(0)
     if resting.done():
@@ -30,43 +30,43 @@ def settled() -> asyncio.Event:
 
 
 async def test_progress_waits(settled: asyncio.Event) -> None:
-    pace = RateLimit(LONG)
-    pace.reported()
+    limit = RateLimit(LONG)
+    limit.reported()
 
-    assert await rests(pace, settled)
+    assert await rests(limit, settled)
 
 
 async def test_an_end_is_told_at_once(settled: asyncio.Event) -> None:
-    pace = RateLimit(LONG)
-    pace.reported()
+    limit = RateLimit(LONG)
+    limit.reported()
     settled.set()
 
     async with asyncio.timeout(5):
-        await pace.rest(settled)
+        await limit.wait(settled)
 
 
 async def test_an_end_that_comes_while_it_rests(settled: asyncio.Event) -> None:
-    pace = RateLimit(LONG)
-    pace.reported()
+    limit = RateLimit(LONG)
+    limit.reported()
     asyncio.get_running_loop().call_soon(settled.set)
 
     async with asyncio.timeout(5):
-        await pace.rest(settled)
+        await limit.wait(settled)
 
 
 async def test_many_ends_wait_for_each_other(settled: asyncio.Event) -> None:
-    pace = RateLimit(LONG)
-    pace.reported()
-    pace.reported()
+    limit = RateLimit(LONG)
+    limit.reported()
+    limit.reported()
     settled.set()
 
-    assert await rests(pace, settled)
+    assert await rests(limit, settled)
 
 
 async def test_no_pause_is_none(settled: asyncio.Event) -> None:
-    pace = RateLimit(0.0)
-    pace.reported()
-    pace.reported()
+    limit = RateLimit(0.0)
+    limit.reported()
+    limit.reported()
 
     async with asyncio.timeout(5):
-        await pace.rest(settled)
+        await limit.wait(settled)

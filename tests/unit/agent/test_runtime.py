@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from imagecache.agent.plan import Known
 from imagecache.agent.report import not_attached
 from imagecache.agent.runtime import ContainerdRecords, LocalMachine
-from imagecache.agent.state import NodeState
+from imagecache.agent.state import Known, NodeState
 from imagecache.containerd.api import SnapshotKey
 from imagecache.containerd.attach import NodeAttacher
 from imagecache.errors import ContainerdUnavailable, StoreError
@@ -117,7 +116,7 @@ def again(tmp_path: Path) -> NodeState:
     return made
 
 
-def test_the_ledger_remembers(state: NodeState, tmp_path: Path) -> None:
+def test_the_state_remembers(state: NodeState, tmp_path: Path) -> None:
     first, second = bundle(PUBLIC, number=1), bundle(PRIVATE, number=2)
     state.write(first, ["b", "a"])
     state.write(second, ["a"])

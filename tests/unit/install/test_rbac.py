@@ -17,11 +17,7 @@ from tools.install.render import objects
 SOURCE = Path(__file__).resolve().parents[3] / "src" / "imagecache"
 FILES = {
     CONTROLLER: [*(SOURCE / "controller").glob("*.py"), SOURCE / "apps/controller.py", SOURCE / "kube/reviewer.py"],
-    AGENT: [
-        *(SOURCE / "agent").glob("*.py"),
-        SOURCE / "apps/cluster_agent.py",
-        SOURCE / "apps/daemonset.py",
-    ],
+    AGENT: [*(SOURCE / "agent").glob("*.py"), SOURCE / "apps/cluster_agent.py"],
 }
 VERBS = {"get", "list", "watch", "create", "patch", "delete"}
 Grant = tuple[str, str, str]

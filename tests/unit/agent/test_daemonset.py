@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from imagecache.agent.daemonset import MODE_LABEL, has_left, withdraw
 from imagecache.api.yamltext import JSON
-from imagecache.apps.daemonset import MODE_LABEL, has_left, withdraw
 from imagecache.errors import KubernetesDenied, KubernetesError, KubernetesUnavailable, ObjectNotFound
 from imagecache.kube.api import Object
 from imagecache.kube.resources import DAEMON_SETS, NODE_IMAGE_CACHES, NODES, Resource

@@ -1,7 +1,7 @@
-"""The DaemonSet whose Pod looks after a node: whether it still has one here, asked when ours is being ended.
+"""The DaemonSet whose Pod runs on this node: whether it still selects the node, asked when our Pod is being ended.
 
-An upgrade, a drain and a restart end a Pod, and so do a removal, another mode and a node that is selected no more. Only
-after the last three is the node left. It must not touch the host.
+An upgrade, a drain and a restart end a Pod, and so do a removal, another mode and a node that is no longer selected.
+Only the last three mean that we leave the node. It must not touch the host.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from imagecache.settings.table import Settings
 from imagecache.telemetry.log import get_logger
 
 MODE_LABEL = "imagecache.dev/mode"
-"""Of the DaemonSet: its Pods of another mode are on their way out."""
+"""Label of the DaemonSet: when it changes, the Pods of the old mode are about to be replaced."""
 _ASK_SECONDS = 10.0
+"""Well below the Pod's terminationGracePeriodSeconds, since leaving the host follows and takes longer."""
 _log = get_logger(__name__)
 
 
 async def has_left(kube: Kube, settings: Settings) -> bool:
-    """Whether no Pod of our mode will follow ours on our Node. In doubt one will.
+    """Whether no Pod of our mode follows ours on our Node. In doubt one does: leaving a host by mistake costs more.
 
-    Our role and account go together with it: who is not allowed any more to ask has been removed.
+    A removal deletes our role and account too, so a denied request means that we were removed.
     """
     mode = settings.mode.value
     namespace, _, name = settings.daemonset.partition("/")
@@ -39,12 +40,12 @@ async def has_left(kube: Kube, settings: Settings) -> bool:
     except (ObjectNotFound, KubernetesDenied):
         return True
     except (KubernetesError, TimeoutError) as error:
-        _log.warning("the DaemonSet cannot be asked for, the node stays as it is", problem=str(error))
+        _log.warning("the DaemonSet cannot be read, so the node stays as it is", problem=str(error))
         return False
 
 
 async def _selects(kube: Kube, daemonset: Object, node: str) -> bool:
-    """By labels only: a taint that drives Pods away may go as it came. A Node that is gone may come back."""
+    """By labels only: taints come and go. A Node that does not exist may be created again."""
     wanted = objects.texts(daemonset, "spec", "template", "spec", "nodeSelector")
     if not (wanted and node):
         return True
@@ -53,9 +54,9 @@ async def _selects(kube: Kube, daemonset: Object, node: str) -> bool:
 
 
 async def withdraw(kube: Kube, node: str) -> None:
-    """Nothing is said of the Node any more. In a removal our role may be gone before us: then the report stays."""
+    """Delete the report of the Node. In a removal our role may be deleted before us: then the report stays."""
     try:
         async with asyncio.timeout(_ASK_SECONDS):
             await KubeReporter(kube, node).withdraw()
     except (KubernetesError, TimeoutError) as error:
-        _log.warning("the report of this node stays", node=node, problem=str(error))
+        _log.warning("the report of this node could not be deleted", node=node, problem=str(error))

@@ -1,7 +1,7 @@
-"""When to try again: after failures, and after kubelet took records away. Pure, with the time handed in.
+"""When to try again: after failures, and after kubelet has removed image records. Pure, with the time passed in.
 
-Time heals what is only not there at the moment (no answer, not yet built): soon and often. Everything else takes a
-person, or another bundle: now and then. Nothing here ever gives up.
+What is only absent at the moment (no answer, not built yet) is retried soon and often. Everything else needs a
+person, or another bundle, and is retried rarely. Nothing is ever abandoned.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from imagecache.errors import (
     StoreRefused,
 )
 
-_SOON = Backoff(1.0, 30.0)
+_TEMPORARY = Backoff(1.0, 30.0)
 _CREDENTIALS = Backoff(2.0, 60.0)
-"""A host's agent begins before its token exists, so that is no reason to wait long."""
-_RARELY = Backoff(10.0, 600.0)
+"""A host's agent starts before its token exists, so a refusal is no reason to wait long."""
+_PERMANENT = Backoff(10.0, 600.0)
 _HEALS = (ContainerdUnavailable, NotFound, BlobNotFound)
-"""They say "fix it", but on a node they mean that somebody else is not so far yet."""
+"""Their next step is "fix it"; on a node they mean that the runtime or the controller is not ready yet."""
 REMOVALS = 3
 WITHIN = 3600.0
-"""So many removals in so many seconds, and records stay away for as long."""
+"""After so many removals within so many seconds, records are not made again for as long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,23 +37,23 @@ class Failure:
     message: str
     hint: str
     temporary: bool
-    """Time heals it."""
+    """It passes without anyone's help."""
     until: float
-    """Nothing is tried before; on the monotonic clock."""
+    """The next try; on the monotonic clock."""
     count: int = 1
     done: int = 0
-    """Bytes that were there when it failed."""
+    """Bytes that were on the node when it failed."""
 
 
 def _backoff(error: ImageCacheError) -> Backoff:
     if isinstance(error, StoreRefused):
         return _CREDENTIALS
-    return _SOON if is_temporary(error) else _RARELY
+    return _TEMPORARY if is_temporary(error) else _PERMANENT
 
 
 def is_temporary(error: ImageCacheError) -> bool:
     if isinstance(error, ContentError):
-        return False  # the bytes were fetched more than once by then
+        return False  # the transfer has fetched the bytes more than once by then
     return isinstance(error, _HEALS) or error.next_step is NextStep.RETRY
 
 
@@ -64,6 +64,7 @@ class Failures:
     _failed: dict[str, Failure] = field(default_factory=dict)
 
     def note(self, bundle_id: str, error: ImageCacheError, now: float, done: int = 0) -> Failure:
+        """Record a failure. Another reason, or progress since the last one, starts with the first pause again."""
         before = self._failed.get(bundle_id)
         count = before.count + 1 if before and before.reason == error.reason and done <= before.done else 1
         failure = Failure(
@@ -92,16 +93,16 @@ class Failures:
         return dict(self._failed)
 
     def waiting(self, now: float) -> dict[str, float]:
-        """Seconds that each still waits."""
+        """Seconds until the next try of each that is not due."""
         return {name: each.until - now for name, each in self._failed.items() if each.until > now}
 
 
 @dataclass
 class Removals:
-    """How often somebody took away the records of a bundle.
+    """How often the image records of a bundle were removed by someone else.
 
-    kubelet deletes images when its disk is nearly full. Records that come back at once would be deleted again, and
-    again: so after a few times they stay away for a while.
+    kubelet's image collection deletes images when its disk is nearly full, and would delete again what we attach again
+    at once. So after a few removals the records are not made again for a while.
     """
 
     _times: dict[str, list[float]] = field(default_factory=dict)
@@ -115,7 +116,7 @@ class Removals:
         self._times = {name: each for name, each in self._times.items() if name in bundle_ids}
 
     def waiting(self, now: float) -> dict[str, float]:
-        """Seconds that each still waits."""
+        """Seconds until the records of each may be made again."""
         found = {}
         for name, times in self._times.items():
             left = times[-1] + WITHIN - now

@@ -1,0 +1,82 @@
+"""The bundles whose images the runtime has because of this agent, and the records that someone else removed.
+
+A bundle is written into the node's state before its records are made, and erased after they are gone: wherever the
+agent is killed, the next one knows what to take back. It must not decide what is attached.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Container
+
+from imagecache.agent.dependencies import Attacher
+from imagecache.agent.failures import Removals
+from imagecache.agent.state import NodeState
+from imagecache.clock import Clock
+from imagecache.containerd.api import Attached
+from imagecache.store.model import Bundle
+from imagecache.telemetry.log import get_logger
+from imagecache.telemetry.metrics import Metrics
+
+_log = get_logger(__name__)
+
+
+class Attachments:
+    """For one event loop."""
+
+    def __init__(self, attacher: Attacher, state: NodeState, clock: Clock, metrics: Metrics, *, at_once: int) -> None:
+        """``at_once``: attaches and detaches that run side by side; the others wait."""
+        self.attached: dict[str, Attached] = {}
+        """By bundle id. Empty after a start: attaching again is how an agent finds out what is missing."""
+        self.removals = Removals()
+        self._attacher = attacher
+        self._state = state
+        self._clock = clock
+        self._metrics = metrics
+        self._slots = asyncio.Semaphore(at_once)
+        self._checked = float("-inf")
+
+    async def attach(self, bundle: Bundle, cache: str) -> Attached:
+        """Make the images usable; ``cache`` is the ImageCache that the bundle is for."""
+        async with self._slots:
+            await asyncio.to_thread(self._state.write, bundle, [cache])
+            start = self._clock.monotonic()
+            attached = await self._attacher.attach(bundle)
+            self._metrics.attach_seconds.observe(self._clock.monotonic() - start)
+        self.attached[bundle.id] = attached
+        self._count()
+        return attached
+
+    async def detach(self, bundle: Bundle, staying: Callable[[], Collection[str]]) -> None:
+        """Take the records back, except those that a bundle in ``staying`` (asked when it is our turn) has too."""
+        async with self._slots:
+            self.attached.pop(bundle.id, None)
+            documents, ids = self._state.documents, staying()
+            await self._attacher.detach(bundle, [documents[name] for name in documents if name in ids])
+        self._count()
+
+    async def forget(self, bundle_id: str) -> None:
+        """Nothing of the bundle is left on this node. Raises StoreError, StoreDenied."""
+        await asyncio.to_thread(self._state.erase, bundle_id)
+
+    async def check(self, interval: float, busy: Callable[[], Container[str]]) -> None:
+        """Find records that someone else removed, once per interval; their bundles no longer count as attached.
+
+        Raises ContainerdUnavailable.
+        """
+        now = self._clock.monotonic()
+        if now - self._checked < interval or not self.attached:
+            return
+        missing = await self._attacher.missing({name for each in self.attached.values() for name in each.images})
+        self._checked = now
+        for bundle_id, attached in list(self.attached.items()):
+            removed = missing.intersection(attached.images)
+            if removed and bundle_id not in busy():  # a job that runs changes the records itself
+                del self.attached[bundle_id]
+                self.removals.note(bundle_id, now)
+                _log.warning("records are gone from the runtime", bundle=bundle_id, names=sorted(removed))
+        self._count()
+
+    def _count(self) -> None:
+        names = {name for attached in self.attached.values() for name in attached.images}
+        self._metrics.attached_images.set(len(names))
