@@ -12,7 +12,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
-from imagecache.api import selector, times
+from imagecache.api import times
 from imagecache.clock import Clock
 from imagecache.errors import (
     KubernetesError,
@@ -61,7 +61,7 @@ class FakeKube:
         found = [
             copy.deepcopy(item)
             for (kind, space, _), item in sorted(self._objects.items())
-            if kind == resource.qualified and namespace in {"", space} and _selected(item, labels, fields)
+            if kind == resource.qualified and namespace in {"", space} and objects.selected(item, labels, fields)
         ]
         return Listing(tuple(found), str(self._version))
 
@@ -80,7 +80,7 @@ class FakeKube:
             for _, kind, change in news:
                 item = change.object
                 meant = kind == resource.qualified and namespace in {"", objects.namespace(item)}
-                if meant and _selected(item, labels, fields):
+                if meant and objects.selected(item, labels, fields):
                     yield copy.deepcopy(change)
 
     async def create(self, resource: Resource, item: Object, *, namespace: str = "") -> Object:
@@ -88,7 +88,7 @@ class FakeKube:
         if resource == TOKEN_REVIEWS:
             return self.review(item)
         stored = copy.deepcopy(item)
-        metadata = _metadata(stored)
+        metadata = objects.metadata(stored)
         name = objects.name(stored) or f"{objects.text(stored, 'metadata', 'generateName')}{uuid.uuid4().hex[:5]}"
         if resource.namespaced and not namespace:
             raise ObjectRefused(f"{resource.qualified}: an empty namespace may not be set during creation")
@@ -109,18 +109,17 @@ class FakeKube:
         version = objects.resource_version(patch)
         if version and version != objects.resource_version(before):
             raise ObjectConflict(f'Operation cannot be fulfilled on {resource.qualified} "{name}": please apply again')
-        after = _merged(before, patch)
-        assert isinstance(after, dict)
+        after = objects.merge(before, patch)
         if subresource == "status":
             after = copy.deepcopy(before) | {"status": after.get("status")}
         elif resource.qualified in _WITH_STATUS:
             after.pop("status", None)
             after |= {"status": before["status"]} if "status" in before else {}
-        if _same(before, after):
+        if objects.same(before, after):
             return copy.deepcopy(before)
         if before.get("spec") != after.get("spec"):
             generation = objects.at(before, "metadata", "generation")
-            _metadata(after)["generation"] = int(generation) + 1 if isinstance(generation, int) else 1
+            objects.metadata(after)["generation"] = int(generation) + 1 if isinstance(generation, int) else 1
         if objects.at(after, "metadata", "deletionTimestamp") and not objects.at(after, "metadata", "finalizers"):
             return await self._drop(resource, after)
         return await self._put(resource, after, ChangeKind.MODIFIED)
@@ -135,7 +134,7 @@ class FakeKube:
         if not objects.at(item, "metadata", "finalizers"):
             await self._drop(resource, item)
         elif not objects.at(item, "metadata", "deletionTimestamp"):
-            _metadata(item)["deletionTimestamp"] = times.render(self.clock.now())
+            objects.metadata(item)["deletionTimestamp"] = times.render(self.clock.now())
             await self._put(resource, item, ChangeKind.MODIFIED)
 
     async def compact(self) -> None:
@@ -155,7 +154,7 @@ class FakeKube:
     async def _put(self, resource: Resource, item: Object, kind: ChangeKind) -> Object:
         async with self._changed:
             self._version += 1
-            _metadata(item)["resourceVersion"] = str(self._version)
+            objects.metadata(item)["resourceVersion"] = str(self._version)
             key = (resource.qualified, objects.namespace(item), objects.name(item))
             if kind is ChangeKind.DELETED:
                 self._objects.pop(key, None)
@@ -176,42 +175,3 @@ class FakeKube:
         error = self.failure(verb, resource, name)
         if error is not None:
             raise error
-
-
-def _metadata(item: Object) -> Object:
-    metadata = item.setdefault("metadata", {})
-    assert isinstance(metadata, dict)
-    return metadata
-
-
-def _merged(before: object, patch: object) -> object:
-    """RFC 7386."""
-    if not isinstance(patch, dict):
-        return copy.deepcopy(patch)
-    merged = copy.deepcopy(before) if isinstance(before, dict) else {}
-    for key, value in patch.items():
-        if value is None:
-            merged.pop(key, None)
-        else:
-            merged[key] = _merged(merged.get(key), value)
-    return merged
-
-
-def _same(before: Object, after: Object) -> bool:
-    return _without_version(before) == _without_version(after)
-
-
-def _without_version(item: Object) -> Object:
-    bare = copy.deepcopy(item)
-    _metadata(bare).pop("resourceVersion", None)
-    return bare
-
-
-def _selected(item: Object, labels: str, fields: str) -> bool:
-    if not selector.parse(labels, "labels").matches(objects.texts(item, "metadata", "labels")):
-        return False
-    for term in filter(None, fields.split(",")):
-        path, _, value = term.partition("=")
-        if objects.text(item, *path.split(".")) != value:
-            return False
-    return True

@@ -1,7 +1,10 @@
-"""Reading plain JSON objects: names, versions, texts at a path. It must not do I/O."""
+"""Plain JSON objects: names, versions, texts at a path, merge patches and selectors. It must not do I/O."""
 
 from __future__ import annotations
 
+import copy
+
+from imagecache.api import selector
 from imagecache.api.yamltext import JSON
 from imagecache.kube.api import Object
 
@@ -43,3 +46,44 @@ def uid(item: Object) -> str:
 
 def resource_version(item: Object) -> str:
     return text(item, "metadata", "resourceVersion")
+
+
+def metadata(item: Object) -> Object:
+    """The object's own metadata, to be changed in place."""
+    found = item.setdefault("metadata", {})
+    if not isinstance(found, dict):
+        raise TypeError("metadata is a mapping in every object that an API server has taken")
+    return found
+
+
+def merge(item: Object, patch: Object) -> Object:
+    """``item`` after a merge patch (RFC 7386); neither is changed."""
+    merged = copy.deepcopy(item)
+    for key, value in patch.items():
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, dict):
+            before = merged.get(key)
+            merged[key] = merge(before if isinstance(before, dict) else {}, value)
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged
+
+
+def same(one: Object, other: Object) -> bool:
+    """Whether nothing but the resourceVersion differs."""
+    first, second = copy.deepcopy(one), copy.deepcopy(other)
+    for item in (first, second):
+        metadata(item).pop("resourceVersion", None)
+    return first == second
+
+
+def selected(item: Object, labels: str, fields: str) -> bool:
+    """Whether selectors in Kubernetes' text form take the object. ``fields`` knows ``path=value`` alone."""
+    if not selector.parse(labels, "labels").matches(texts(item, "metadata", "labels")):
+        return False
+    for term in filter(None, fields.split(",")):
+        path, _, value = term.partition("=")
+        if text(item, *path.split(".")) != value:
+            return False
+    return True

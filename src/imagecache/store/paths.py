@@ -8,7 +8,7 @@
     ├─ blobs/<algorithm>/<hex>        0400  manifests, configs, indexes, bundle documents
     ├─ layers/<algorithm>/<2>/<hex>.erofs   0400  layer images keyed by diffID; containerd >= 2.4 reads this tree
     ├─ chains/<algorithm>/<2>/<hex>.erofs   0400  layer images keyed by chainID
-    ├─ caches/<name>.json             ImageCaches of this host (package standalone)
+    ├─ caches/<name>.json             ImageCaches of this host (module kube.object_files)
     ├─ downloads/<algorithm>-<hex>.part     compressed layers, appended to, locked while in use
     ├─ leases/nodes/<holder>/<space>-<algorithm>-<hex>   empty files: the holder needs that layer image
     ├─ leases/builds/<build>-<hex>.lease   what a live build needs; locked as long as it lives
@@ -16,7 +16,8 @@
     ├─ staging/<id>.tmp               files being written; locked while their writer lives
     ├─ trash/<id>                     taken out by a collection, about to be unlinked
     ├─ quarantine/<kind>-...          set aside by a check; only people delete here
-    └─ locks/                         collect, index, and one for each layer being made, with its file in staging/
+    └─ locks/                         collect, index, caches, and one for each object being worked on and each layer
+                                      being made, with its file in staging/
 
 Temporaries are all in ``staging/`` and never beside their target, so that containerd, skopeo or a listing never meet
 half a file under a name that they could believe. It must not do I/O beyond listing.
@@ -62,6 +63,7 @@ class StorePaths:
         self.locks = root / "locks"
         self.collect_lock = self.locks / "collect.lock"
         self.index_lock = self.locks / "index.lock"
+        self.caches_lock = self.locks / "caches.lock"
 
     @property
     def directories(self) -> tuple[Path, ...]:
