@@ -1,7 +1,7 @@
 """Entries to a tree: what containerd's unpack would leave in this layer's own directory, rule by rule.
 
-The rules are ``docs/internals/unpack-rules.md`` (§2 to §14, §16); the order of effects on one inode is create, owner,
-xattrs, mode, times. It must not look at any other layer (``context`` does) and must not read content.
+The rules are ``docs/internals/unpack-rules.md`` (§2 to §14, §16); sections in this file are that page's. It must not
+look at any other layer (``implied_directories`` does) and must not read content.
 Source: containerd ``pkg/archive/tar.go`` (applyNaive, createTarFile).
 """
 
@@ -38,15 +38,15 @@ class LayerTree:
 
     root: Inode
     entries: int
-    """Names in it, the root not counted."""
+    """Names in the tree, the root not counted."""
     implied: list[ImpliedDirectory]
-    """Directories whose attributes come from the layers below, parents first: see ``context.resolve_implied``."""
+    """Directories whose attributes come from the layers below, parents first: see ``resolve_implied``."""
     has_whiteouts: bool
     """The tar has whiteout entries: its tree differs between the bottom of an image and anywhere above."""
 
 
 def assemble(source: TarSource, *, bottom: bool, limits: Limits) -> LayerTree:
-    """The tree of a layer. ``bottom``: it is the lowest of its image. What follows the tar's end is left in ``source``.
+    """The tree of a layer. ``bottom``: it is the lowest layer of its image. Bytes behind the archive stay unread.
 
     Raises MalformedLayer, UnsafeLayer, LimitExceeded.
     """
@@ -58,7 +58,7 @@ def assemble(source: TarSource, *, bottom: bool, limits: Limits) -> LayerTree:
 
 
 class Assembler:
-    """Takes the entries of one layer in order; ``finish`` gives the tree."""
+    """Applies the entries of one layer in order; ``finish`` returns the tree."""
 
     def __init__(self, *, bottom: bool, limits: Limits) -> None:
         self._limits = limits
@@ -66,7 +66,7 @@ class Assembler:
         self._whiteouts: Whiteouts = BottomWhiteouts(self._tree, limits) if bottom else UpperWhiteouts(limits)
         self._has_whiteouts = False
         self._hiding: list[tuple[Inode, bytes]] = []
-        """Directory and name of everything that hides a name below."""
+        """Directory and name of every whiteout made so far; a later entry may have replaced it."""
         self._directories: list[TarEntry] = []
         self._makers = {
             types.HARD_LINK: self._make_link,
@@ -80,31 +80,33 @@ class Assembler:
         }
 
     def add(self, entry: TarEntry) -> None:
-        """Let one entry have its effect. Raises UnsafeLayer where containerd fails the pull, LimitExceeded."""
-        place = self._tree.place(entry.name)
-        if place is None:
+        """Apply one entry. Raises UnsafeLayer where containerd fails the pull, LimitExceeded."""
+        location = self._tree.locate(entry.name)
+        if location is None:  # §7: the root takes nothing from the tar
             return
-        parent, base = place
-        if base.startswith(PREFIX):
-            self._whiteout(entry, parent, base)
+        parent, base = location
+        if base.startswith(PREFIX):  # by name alone, before the type is looked at, as containerd does (§9)
+            self._has_whiteouts = True
+            if self._whiteouts.apply(entry, parent, base) is not None:
+                self._hiding.append((parent, base.removeprefix(PREFIX)))
             return
         if len(base) > self._limits.name_length:
             raise LimitExceeded(f"tar entry {quoted(entry.name)} has a name over {self._limits.name_length} bytes")
         make = self._makers.get(entry.type)
         if make is None:
             raise UnsafeLayer(f"tar entry {quoted(entry.name)} is of the unknown type {chr(entry.type)!r}")
+        # §8: the last entry of a path wins; only a directory on a directory keeps what is inside. The old one goes
+        # first, so a hard link to itself finds no target, as in containerd.
         old = parent.children.get(base)
         if old is not None and not (entry.type == types.DIRECTORY and old.is_dir):
             self._tree.remove(entry.name, parent, base, old)
         make(entry, parent, base)
 
-    def _whiteout(self, entry: TarEntry, parent: Inode, base: bytes) -> None:
-        self._has_whiteouts = True
-        if self._whiteouts.apply(entry, parent, base) is not None:
-            self._hiding.append((parent, base.removeprefix(PREFIX)))
-
     def _new(self, entry: TarEntry, parent: Inode) -> Inode:
-        """A new inode of the entry's type with the entry's attributes."""
+        """A new inode of the entry's type with the entry's attributes.
+
+        Order of the effects (§14): create, owner, xattrs, mode, times. So setuid survives the change of owner.
+        """
         uid, gid = owner(entry, 0, PartialTree.inherited_gid(parent))
         mtime, nanoseconds = time(entry)
         inode = Inode(_FILE_TYPES[entry.type] | (entry.mode & 0o7777), uid, gid, mtime, nanoseconds)
@@ -124,7 +126,7 @@ class Assembler:
         inode.sparse = entry.sparse
 
     def _make_directory(self, entry: TarEntry, parent: Inode, base: bytes) -> None:
-        """A new directory, or new attributes for one that is there: its contents and other xattrs stay."""
+        """A new directory, or new attributes for an existing one (§8): its contents and other xattrs stay."""
         self._directories.append(entry)
         inode = parent.children.get(base)
         if inode is None:
@@ -135,13 +137,13 @@ class Assembler:
         self._set(inode, entry)
 
     def _set(self, inode: Inode, entry: TarEntry) -> None:
-        """The entry's attributes on an inode that was there."""
+        """The entry's attributes on an existing inode: the last entry wins (§5)."""
         inode.uid, inode.gid = owner(entry, inode.uid, inode.gid)
         if not inode.is_dir:
-            inode.xattrs.pop(CAPABILITY, None)  # chown(2) drops file capabilities
+            inode.xattrs.pop(CAPABILITY, None)  # chown(2) drops file capabilities; the entry may set them again below
         if entry.xattrs:
             self._add_xattrs(inode, entry)
-        if not inode.is_symlink:
+        if not inode.is_symlink:  # Linux has no lchmod(2): a symlink is always 0777
             inode.mode = stat.S_IFMT(inode.mode) | (entry.mode & 0o7777)
         inode.mtime, inode.mtime_nsec = time(entry)
 
@@ -156,21 +158,21 @@ class Assembler:
         inode.size = len(entry.target)
 
     def _make_device(self, entry: TarEntry, parent: Inode, base: bytes) -> None:
-        """Numbers as mknod(2) takes them: 32 bits in all, 12 of them the major's."""
+        """Devices and fifos (§16). mknod(2) takes a dev_t of 32 bits: 12 of the major, 20 of the minor."""
         if not (0 <= entry.major <= _UINT32_MAX and 0 <= entry.minor <= _UINT32_MAX):
             raise UnsafeLayer(f"device {quoted(entry.name)} has numbers out of range: {entry.major}:{entry.minor}")
         inode = parent.children[base] = self._new(entry, parent)
         if inode.is_device:
             inode.major, inode.minor = entry.major & 0xFFF, entry.minor & 0xFFFFF
-        if inode.is_whiteout:
+        if inode.is_whiteout:  # §12: a device 0:0 in the tar is overlayfs' own mark
             self._hiding.append((parent, base))
 
     def _make_link(self, entry: TarEntry, parent: Inode, base: bytes) -> None:
-        """One more name; the inode takes this entry's attributes."""
+        """Another name (§4). The inode takes this entry's attributes (§5)."""
         inode = self._tree.link_target(entry.target)
         if inode is None:
             raise UnsafeLayer(
-                f"hard link {quoted(entry.name)} points to {quoted(entry.target)}, which its layer does not have"
+                f"hard link {quoted(entry.name)} points to {quoted(entry.target)}, which does not exist in its layer"
             )
         if inode.is_dir:
             raise UnsafeLayer(f"hard link {quoted(entry.name)} points to the directory {quoted(entry.target)}")
@@ -180,17 +182,20 @@ class Assembler:
             self._hiding.append((parent, base))
 
     def _make_nothing(self, entry: TarEntry, _parent: Inode, base: bytes) -> None:
-        """A global PAX header: what had its name is gone, and it counts as written."""
+        """A global PAX header (§15): what had its name is removed, and the name counts as written (§11)."""
         self._tree.note_written(entry.name, base)
 
     def finish(self) -> LayerTree:
-        """The tree, complete: times of directories, marks of overlayfs, link counts."""
+        """Complete the tree: times of directories, marks of overlayfs, link counts."""
+        # Without removals every directory still has the time that its entry set, so the second pass has no effect.
         timed = self._repeat_directory_times() if self._tree.reshaped else frozenset()
         for parent, name in self._hiding:
             child = parent.children.get(name)
             if child is not None and child.is_whiteout:
+                # Without this mark the kernel lists the whiteouts of a directory that only one layer has (ADR 5).
                 parent.xattrs[ORIGIN] = b""
         implied = self._tree.implied()
+        # Children before parents: a directory's newest child may be an implied directory itself.
         for record in reversed(implied):
             record.timed = record.inode in timed
             if not (record.overridden or record.timed):
@@ -200,9 +205,9 @@ class Assembler:
         return LayerTree(self._tree.root, names, implied, self._has_whiteouts)
 
     def _repeat_directory_times(self) -> frozenset[Inode]:
-        """Times of directories are set at the end, by name: whatever has the name then gets the time, and is returned.
+        """Set the times of directories again, by name, as containerd does at the end (§8); returns what got one.
 
-        That may be a directory that a later entry implied at the same place.
+        Whatever has the name by then gets the time, also a directory that a later entry implied at the same path.
         """
         timed = set()
         for entry in self._directories:
@@ -215,13 +220,16 @@ class Assembler:
 
 
 def _take_newest_time(inode: Inode) -> None:
-    """The time of a directory without an entry: that of its newest child (unpack-rules §3), else the epoch."""
+    """The time of a directory without an entry (§3): that of its newest child, else the epoch."""
     newest = max(((child.mtime, child.mtime_nsec) for child in inode.children.values()), default=(0, 0))
     inode.mtime, inode.mtime_nsec = newest
 
 
 def _count_links(root: Inode) -> int:
-    """Set every link count; returns the number of names."""
+    """Set every link count; returns the number of names.
+
+    Two passes, since a hard link may be counted by several directories: first reset, then count.
+    """
     names = 0
     for inode in directories(root):
         for child in inode.children.values():

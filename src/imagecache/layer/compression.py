@@ -1,7 +1,7 @@
-"""Compressed bytes to uncompressed ones: gzip, zstd or neither, told apart by the first bytes as containerd does.
+"""Compressed bytes to uncompressed ones: gzip, zstd or neither, detected by the first bytes as containerd does.
 
-Output comes in bounded pieces however much the input expands, and growth past the limits is an error, so that a bomb
-costs nothing. The work is done outside Python's lock. It must not hash, write or know a tar. Source: containerd
+Output has bounded pieces however much the input expands, and growth past the limits is an error, so that a bomb costs
+nothing. The libraries release Python's lock while they work. It must not hash, write or know a tar. Source: containerd
 ``pkg/archive/compression``; Go ``compress/gzip`` (multistream); RFC 1952, RFC 8878.
 """
 
@@ -21,21 +21,21 @@ from imagecache.limits import MIB, Limits
 Bytes = bytes | memoryview
 
 _PIECE = 4 * MIB
-"""The most that one step gives."""
+"""The largest piece of output. The queues between a conversion's threads hold pieces, so it bounds their memory."""
 _INPUT_SLICE = 128 * 1024
-"""gzip input of one step: what follows a member's end in it is copied, so it is small."""
+"""gzip input of one step. The bytes behind a member's end are copied, so a large slice would copy much."""
 _FREE_GROWTH = 64 * MIB
-"""No ratio is looked at before so much has come out."""
+"""The ratio is not checked before this much output: a small layer of zeros is no bomb."""
 _MAX_WINDOW = 128 * MIB
-"""Memory of a zstd decompressor: what the ``zstd`` command takes without being asked for more."""
+"""Memory of a zstd decompressor: what the ``zstd`` command takes without ``--memory``."""
 
 _GZIP = b"\x1f\x8b\x08"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _REFUSED = {b"\xfd7zXZ\x00": "xz", b"BZh": "bzip2"}
-
+"""Not refused by their magic, they would be read as a tar and fail with a message that helps nobody."""
 
 _GzipError = cast("type[Exception]", igzip_lib.IsalError)
-"""The stub declares an instance."""
+"""The type stub of isal declares an instance, which ``except`` cannot name."""
 
 
 class Compression(enum.Enum):
@@ -45,12 +45,14 @@ class Compression(enum.Enum):
 
 
 def sniff(head: bytes) -> Compression:
-    """What the first bytes (10 do) say. Raises UnsupportedMediaType for what containerd cannot unpack either."""
+    """The compression by the first 10 bytes. Raises UnsupportedMediaType for those that containerd cannot unpack."""
     if head.startswith(_GZIP):
         return Compression.GZIP
+    # A zstd stream may begin with a skippable frame: magic 0x184D2A50 to 0x184D2A5F (RFC 8878 section 3.1.2).
     if head.startswith(_ZSTD) or (len(head) >= 8 and head[1:4] == b"\x2a\x4d\x18" and head[0] >> 4 == 5):
         return Compression.ZSTD
     for magic, name in _REFUSED.items():
+        # "BZh" alone may be the name of a tar's first file: bzip2 has the magic of a block behind it.
         if head.startswith(magic) and (name == "xz" or head[4:10] == b"1AY&SY"):
             raise UnsupportedMediaType(
                 f"the layer is compressed with {name}", hint="layers may be compressed with gzip or zstd, or not at all"
@@ -60,7 +62,7 @@ def sniff(head: bytes) -> Compression:
 
 class _Codec(Protocol):
     def feed(self, chunk: memoryview) -> Iterator[bytes]:
-        """The output for ``chunk``, in pieces of at most about 4 MiB. Raises MalformedLayer, LimitExceeded."""
+        """The output of ``chunk``, in pieces of at most about 4 MiB. Raises MalformedLayer, LimitExceeded."""
 
     def finished(self) -> bool:
         """The stream may end here."""
@@ -75,7 +77,7 @@ class _Plain:
 
 
 class _Gzip:
-    """Members one after another, as Go reads them: anything else behind a member is an error."""
+    """Members one after another, as Go's ``compress/gzip`` reads them: anything else behind a member is an error."""
 
     def __init__(self) -> None:
         self._member: igzip_lib.IgzipDecompressor | None = None
@@ -86,12 +88,12 @@ class _Gzip:
             while data:
                 member = self._member = self._member or igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
                 yield self._inflate(member, data)
-                while not (member.eof or member.needs_input):
+                while not (member.eof or member.needs_input):  # more output than one piece: ask for the rest
                     yield self._inflate(member, b"")
                 data = b""
                 if member.eof:
                     self._member = None
-                    data = member.unused_data
+                    data = member.unused_data  # of this slice: a next member, or nothing
 
     @staticmethod
     def _inflate(member: igzip_lib.IgzipDecompressor, data: Bytes) -> bytes:
@@ -106,7 +108,7 @@ class _Gzip:
 
 
 class _Zstd:
-    """Frames one after another, skippable ones passed over."""
+    """Frames one after another; skippable ones are skipped."""
 
     def __init__(self) -> None:
         self._walker = FrameWalker(_MAX_WINDOW)
@@ -142,10 +144,10 @@ class Decompressor:
         self.consumed = 0
         """Bytes fed."""
         self.produced = 0
-        """Bytes given out."""
+        """Bytes yielded."""
 
     def feed(self, chunk: Bytes) -> Iterator[bytes]:
-        """The output for a chunk in pieces of at most 4 MiB; take them all. Raises MalformedLayer, LimitExceeded."""
+        """The output of a chunk in pieces of at most 4 MiB; take them all. Raises MalformedLayer, LimitExceeded."""
         self.consumed += len(chunk)
         if not chunk:
             return
@@ -156,18 +158,16 @@ class Decompressor:
                 yield piece
 
     def decompress(self, chunk: Bytes) -> bytes:
-        """The whole output for a chunk at once: for small input only."""
+        """The whole output of a chunk at once: for small input only."""
         return b"".join(self.feed(chunk))
 
     def finish(self) -> None:
-        """The input is at its end. Raises MalformedLayer if the stream is not."""
+        """The input has ended. Raises MalformedLayer unless the stream has, too."""
         if not self._codec.finished():
-            raise MalformedLayer(
-                f"the layer's {self._compression.value} stream ends too early, at {self.consumed} bytes"
-            )
+            raise MalformedLayer(f"the layer's {self._compression.value} stream is cut off after {self.consumed} bytes")
 
     def _check_growth(self) -> None:
         if self.produced > self._limits.layer_uncompressed:
             raise LimitExceeded(f"the layer has more than {self._limits.layer_uncompressed} bytes uncompressed")
         if self.produced > max(_FREE_GROWTH, self._limits.layer_ratio * self.consumed):
-            raise LimitExceeded(f"the layer expands more than {self._limits.layer_ratio} times")
+            raise LimitExceeded(f"the layer expands to more than {self._limits.layer_ratio} times its size")

@@ -1,7 +1,7 @@
-"""The tree while entries arrive: where a name belongs, which parents it implies, what its coming removes.
+"""The tree while entries arrive: where a name belongs, which parents it implies, what it removes.
 
-It is the layer's directory of containerd's unpack, in memory: only what this layer wrote is there. It must not know
-types, attributes or whiteouts; ``assemble`` does.
+It is the directory that containerd unpacks one layer into, in memory: it has only what this layer wrote. It must not
+know types, attributes or whiteouts; ``assemble`` does. Sections are those of ``docs/internals/unpack-rules.md``.
 """
 
 from __future__ import annotations
@@ -18,47 +18,48 @@ from imagecache.tree import Inode, directory
 
 _NO_NAME = frozenset({b"", b".", b".."})
 _REMEMBERED_PARENTS = 1 << 15
+"""Enough for the directories of real layers, which come back again and again; a bound for those of an attacker."""
 
 
 @dataclass(slots=True, eq=False)
 class ImpliedDirectory:
-    """A directory that was made because something below it came before its own entry, or without one.
+    """A directory that was made because something in it came before its own entry, or without one.
 
-    Its mode, owner and xattrs are those of the layers below (unpack-rules §2): see ``context``.
+    Its mode, owner and xattrs are those of the layers below (§2): see ``implied_directories``.
     """
 
     path: ResolvedPath
     inode: Inode
     inherits: ImpliedDirectory | None
-    """The parent, if its attributes are not known here either: a setgid parent hands its group down."""
+    """The parent, if it is implied too: a setgid parent hands its group down."""
     overridden: bool = False
-    """Its own entry came later: mode and owner are settled, xattrs from below still stay beside the entry's."""
+    """Its own entry came later: mode and owner are the entry's, xattrs from below stay beside the entry's."""
     timed: bool = False
-    """An earlier entry of its path, since removed, has set its time."""
+    """The entry of an earlier directory at its path has set its time (§8)."""
     gone: bool = False
-    """A later entry removed it. Making it looked at the layers below all the same, and that can fail the pull."""
+    """A later entry removed it. containerd looked at the layers below when it made it, and that can fail the pull."""
 
 
 class PartialTree:
-    """A root directory, 0755 0:0, and what entries have put under it so far."""
+    """A root directory, 0755 0:0, and what entries have put into it so far."""
 
     def __init__(self, limits: Limits) -> None:
         self.root = directory()
         self.reshaped = False
-        """A directory or a symlink was removed: earlier names may lead elsewhere now."""
+        """A directory or a symlink was removed: names of earlier entries may lead elsewhere now."""
         self._limits = limits
         self._resolver = PathResolver(self.root, tree_lookup, limits)
         self._parents: dict[bytes, Inode] = {b"": self.root}
-        """Directory part of a name, as written, to the directory it leads to."""
+        """Directory part of a name, as written, to the directory it leads to: spares most entries the path walk."""
         self._implied: dict[int, ImpliedDirectory] = {}
         """By ``id`` of the inode, which the record keeps alive."""
         self._erased: set[bytes] = set()
-        """Paths that entries wrote and something removed again."""
+        """Paths that entries wrote and a later entry removed. The bottom layer's opaque markers spare them (§11)."""
 
-    def place(self, name: bytes) -> tuple[Inode, bytes] | None:
-        """The directory and the last component of an entry's name, missing parents made; None for the root itself.
+    def locate(self, name: bytes) -> tuple[Inode, bytes] | None:
+        """The directory and the last component of an entry's name, with missing parents made; None for the root (§7).
 
-        Symlinks in the directory part are followed inside this tree, the last component never is.
+        Symlinks in the directory part are followed inside this tree, the last component never is (§6).
         """
         head, _, base = name.removesuffix(b"/").rpartition(b"/")
         if base in _NO_NAME:
@@ -73,11 +74,11 @@ class PartialTree:
         return self._resolver.resolve(clean(name).rpartition(b"/")[0])
 
     def find(self, path: bytes) -> Inode | None:
-        """What ``path`` leads to, the last symlink followed."""
+        """What ``path`` leads to; the last component is followed too."""
         return self._resolver.find(self._resolver.resolve(path))
 
     def link_target(self, target: bytes) -> Inode | None:
-        """What a hard link's target names: the directory part is followed, the last component is not."""
+        """What a hard link's target names (§4): the directory part is followed, the last component is not."""
         head, _, base = target.rpartition(b"/")
         if base == b"..":
             return self.root
@@ -86,7 +87,7 @@ class PartialTree:
         if parent is None or base in _NO_NAME:
             return parent
         if not parent.is_dir:
-            raise UnsafeLayer(f"hard link to {quoted(target)}: a parent of it is not a directory")
+            raise UnsafeLayer(f"hard link to {quoted(target)}: a parent of the target is not a directory")
         return parent.children.get(base)
 
     def _make_parent(self, head: bytes) -> Inode:
@@ -117,24 +118,24 @@ class PartialTree:
 
     @staticmethod
     def inherited_gid(parent: Inode) -> int:
-        """The group of something new in ``parent`` before anybody sets one: mkdir(2), open(2) and mknod(2)."""
+        """The group that mkdir(2), open(2) and mknod(2) give to something new in ``parent``."""
         return parent.gid if parent.mode & stat.S_ISGID else 0
 
     def override(self, inode: Inode) -> None:
-        """An entry of its own has come for a directory that was there."""
+        """Note that an existing directory got an entry of its own."""
         if (record := self._implied.get(id(inode))) is not None:
             record.overridden = True
 
     def remove(self, name: bytes, parent: Inode, base: bytes, old: Inode) -> None:
-        """Take away ``old``, which ``base`` names in ``parent``, with all below it. ``name`` is the entry's."""
+        """Remove ``old``, which ``base`` names in ``parent``, with everything in it. ``name`` is the entry's."""
         self._detach(parent, (*self.directory_of(name), base), old)
 
     def note_written(self, name: bytes, base: bytes) -> None:
-        """An entry counts as written, though nothing is there."""
+        """Count an entry as written, although it makes nothing."""
         self._erased.add(b"/".join((*self.directory_of(name), base)))
 
     def remove_unwritten(self, name: bytes, parent: Inode) -> None:
-        """Take away every directory below ``parent`` that only stands for a parent, with all below it."""
+        """Remove every directory below ``parent`` that is only implied, with everything in it (§11)."""
         pending = [(self.directory_of(name), parent)]
         while pending:
             path, inode = pending.pop()
@@ -153,7 +154,7 @@ class PartialTree:
         del parent.children[path[-1]]
         if old.is_dir or old.is_symlink:
             self.reshaped = True
-            self._forget_parents()
+            self._forget_parents()  # any of them may have led through it
         pending = [(path, old)]
         while pending:
             where, inode = pending.pop()
@@ -166,7 +167,7 @@ class PartialTree:
         self._parents[b""] = self.root
 
     def implied(self) -> list[ImpliedDirectory]:
-        """Every implied directory, parents before children, also those that are gone."""
+        """Every implied directory, parents before children, removed ones too."""
         records = list(self._implied.values())
         if self.reshaped:
             alive = {id(inode) for inode in directories(self.root)}

@@ -1,9 +1,10 @@
 """Where a path leads inside one tree: cleaning, and symlinks that never leave the tree's own root.
 
-containerd resolves the directory part of every name with continuity's ``fs.RootPath``. That function has a character of
-its own (it cleans a joined path by its text, one link at a time), and trees must equal, so this is the same algorithm.
-Where it would look at the host instead of the layer (through an absolute link in the middle of a path), this one sees
-nothing. It must not change a tree. Source: continuity ``fs/path.go``; Go ``path/filepath`` (Clean, Join, Split).
+containerd resolves the directory part of every name with continuity's ``fs.RootPath``. That function has quirks (it
+cleans a joined path by its text, one link at a time), and our trees must equal containerd's, so this is the same
+algorithm. Where it would look at the host's files (through an absolute link in the middle of a path), this one sees
+nothing. It must not change a tree. Source: ``docs/internals/unpack-rules.md`` §6; continuity ``fs/path.go``; Go
+``path/filepath`` (Clean, Join, Split).
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ Lookup = Callable[[Inode, bytes], Inode | None]
 """The named child of a directory."""
 
 _KERNEL_HOPS = 40
-"""MAXSYMLINKS: how many links the kernel follows within one lookup."""
+"""MAXSYMLINKS of Linux: links that it follows within one lookup before it answers ELOOP."""
 _STEPS = 10_000_000
-"""Lookups for the paths of one tree that have symlinks. Real layers need some thousand, an attacker gets seconds."""
+"""Lookups in one tree for paths that have symlinks. Real layers need some thousand; an attacker gets seconds of CPU."""
 _DOTS = frozenset({b".", b".."})
 
 
 def clean(name: bytes) -> bytes:
-    """Go's ``filepath.Clean``: by the text alone; an empty name is ``.``."""
+    """Go's ``filepath.Clean``: by the text alone, symlinks ignored; an empty name becomes ``.``."""
     rooted = name.startswith(b"/")
     parts: list[bytes] = []
     for part in name.split(b"/"):
@@ -49,7 +50,7 @@ def tree_lookup(directory: Inode, name: bytes) -> Inode | None:
 
 
 class PathResolver:
-    """Paths of one tree. ``lookup`` finds children, so that it may be a tree in memory or a layer image."""
+    """Resolves paths in one tree. ``lookup`` finds children: the tree is in memory, or in a layer image."""
 
     def __init__(self, root: Inode, lookup: Lookup, limits: Limits) -> None:
         self._root = root
@@ -58,18 +59,18 @@ class PathResolver:
         self._steps = 0
 
     def resolve(self, path: bytes) -> ResolvedPath:
-        """The place that ``path`` leads to, every symlink followed, the last one too; nothing need be there.
+        """Where ``path`` leads, with every symlink followed, the last one too. It need not exist.
 
         Raises UnsafeLayer when the path goes through something that is not a directory, LimitExceeded.
         """
         parts = tuple(part for part in path.split(b"/") if part and part != b".")
-        if b".." in parts or self._has_symlink(parts):
+        if b".." in parts or self._has_symlink(parts):  # nearly every path has neither, and is resolved as it stands
             parts = tuple(part for part in self._follow(path).split(b"/") if part)
         self._check(parts, path)
         return parts
 
     def find(self, parts: ResolvedPath) -> Inode | None:
-        """What is at a resolved place. Raises UnsafeLayer when the path goes through a non-directory."""
+        """What exists at a resolved path. Raises UnsafeLayer when the path goes through a non-directory."""
         inode: Inode | None = self._root
         for part in parts:
             if inode is None:
@@ -100,7 +101,7 @@ class PathResolver:
         return False
 
     def _follow(self, path: bytes) -> bytes:
-        """Walk the whole path again and again, until a walk meets no symlink."""
+        """Walk the whole path until a walk meets no symlink (``fs.RootPath``)."""
         hops = 0
         while True:
             walked, links = self._walk(path, self._limits.symlink_hops - hops)
@@ -110,7 +111,11 @@ class PathResolver:
             path = walked
 
     def _walk(self, path: bytes, hops_left: int) -> tuple[bytes, int]:
-        """One pass from left to right: each symlink met is replaced by its target, which is not walked itself."""
+        """One pass from left to right: each symlink is replaced by its target, which is not walked in this pass.
+
+        ``walkLinks`` of continuity. While ``known``, ``here`` is the inode at ``current``, so the next lookup is one
+        step; for ``..`` and behind a symlink only the text says where the path is, so the lookup starts at the root.
+        """
         current, links = b"", 0
         here: Inode | None = self._root
         known = True
@@ -129,19 +134,19 @@ class PathResolver:
             if links > hops_left:
                 raise LimitExceeded(f"path {quoted(path)} leads over more than {self._limits.symlink_hops} symlinks")
             if here.target.startswith(b"/") or not (current or path.startswith(b"/")):
-                current = here.target
+                current = here.target  # taken as it is, not cleaned: the next pass sees its ".." components
             else:
                 current = clean(current + b"/" + here.target)
         return current or b"/", links
 
     def _peek(self, path: bytes) -> Inode | None:
-        """What lstat(2) would see at ``path``: links on the way there are followed by the kernel."""
+        """What lstat(2) would see at ``path``: the kernel follows links on the way, not the last component."""
         pending = [part for part in reversed(path.split(b"/")) if part]
         trail, hops = [self._root], 0
         while pending:
             part = pending.pop()
             if part == b"..":
-                if len(trail) == 1:
+                if len(trail) == 1:  # above the layer's root: the host's files, which are not ours to see
                     return None
                 trail.pop()
                 continue
@@ -152,7 +157,7 @@ class PathResolver:
                 trail.append(inode)
                 continue
             hops += 1
-            if inode.target.startswith(b"/"):
+            if inode.target.startswith(b"/"):  # lstat(2) would follow it on the host
                 return None
             if hops > _KERNEL_HOPS or len(pending) > self._limits.path_length:
                 raise LimitExceeded(f"path {quoted(path)} leads over too many symlinks")
@@ -160,7 +165,7 @@ class PathResolver:
         return trail[-1]
 
     def _step(self, directory: Inode | None, name: bytes, path: bytes) -> Inode | None:
-        """One lookup on the way along ``path``."""
+        """One lookup on the way along ``path``; every one is counted."""
         self._steps += 1
         limits = self._limits
         if self._steps > _STEPS or len(path) > limits.path_length or len(name) > limits.name_length:

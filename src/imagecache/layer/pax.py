@@ -1,6 +1,6 @@
 """PAX extended headers: records to a dictionary, and a dictionary over an entry.
 
-Only local headers mean anything; a global one is read for its syntax. It must not read a source. Source:
+Only local headers have an effect; a global one is checked for its syntax. It must not read a source. Source:
 ``archive/tar/reader.go`` (parsePAX, mergePAX), ``strconv.go`` (parsePAXRecord).
 """
 
@@ -19,13 +19,14 @@ _TEXT_KEYS = frozenset({b"path", b"linkpath", b"uname", b"gname"})
 
 
 def parse_records(body: bytes) -> Records:
-    """``length key=value`` lines. The pairs of sparse format 0.0 become the map of 0.1. Raises ValueError."""
+    """Parse ``length key=value`` lines. The pairs of sparse format 0.0 become the map of 0.1. Raises ValueError."""
     records: Records = {}
     sparse: list[bytes] = []
     at = 0
     while at < len(body):
         key, value, at = _record(body, at)
         if key in {_SPARSE_OFFSET, _SPARSE_LENGTH}:
+            # Format 0.0 repeats two keys in turn, so order matters here and nowhere else.
             expected = _SPARSE_LENGTH if len(sparse) % 2 else _SPARSE_OFFSET
             if key != expected or b"," in value:
                 raise ValueError("a sparse map out of order")
@@ -43,6 +44,7 @@ def _record(body: bytes, start: int) -> tuple[bytes, bytes, int]:
     if space < 0:
         raise ValueError("a PAX record without a length")
     end = start + decimal(body[start:space])
+    # 5 is the shortest record, "5 a=" and a newline, as in Go.
     if end - start < 5 or end > len(body) or end <= space + 1 or body[end - 1] != 0x0A:
         raise ValueError("a PAX record with a wrong length")
     key, equals, value = body[space + 1 : end - 1].partition(b"=")
@@ -57,7 +59,7 @@ def merge(entry: TarEntry, records: Records) -> None:
     for key, value in records.items():
         if key.startswith(_XATTR):
             xattrs[key[len(_XATTR) :]] = value
-        elif value:
+        elif value:  # POSIX: an empty value deletes the record, so the header's own stays
             _override(entry, key, value)
     if xattrs:
         entry.xattrs = xattrs
@@ -78,6 +80,6 @@ def _override(entry: TarEntry, key: bytes, value: bytes) -> None:
         case b"mtime":
             entry.mtime, entry.mtime_nsec = pax_time(value)
         case b"atime" | b"ctime":
-            pax_time(value)
+            pax_time(value)  # not used, but a malformed one fails the pull
         case _:
             pass

@@ -1,7 +1,7 @@
 """One entry of a tar, as read: names and numbers, not yet judged.
 
-It is the seam between the reader (``tarstream``) and the meaning of a layer (``assemble``). It must not decide what an
-entry does to a tree.
+It is the seam between the reader (``tar_reader``) and the meaning of a layer (``assemble``). It must not decide what
+an entry does to a tree. Source: POSIX pax, "ustar Interchange Format" (typeflag); GNU tar manual, "Basic Tar Format".
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ BLOCK_DEVICE: Final = 0x34
 DIRECTORY: Final = 0x35
 FIFO: Final = 0x36
 V7_FILE: Final = 0x00
-"""Never seen outside the reader: it becomes a file, or with a trailing slash a directory."""
+"""The reader makes it a file, or with a trailing slash a directory; no entry leaves the reader with it."""
 PAX_LOCAL: Final = ord("x")
 PAX_GLOBAL: Final = ord("g")
 GNU_LONG_NAME: Final = ord("L")
@@ -27,7 +27,7 @@ GNU_LONG_LINK: Final = ord("K")
 GNU_SPARSE: Final = ord("S")
 
 HEADER_ONLY: Final = frozenset({HARD_LINK, SYMLINK, CHARACTER_DEVICE, BLOCK_DEVICE, DIRECTORY, FIFO})
-"""Types that have no content, whatever their size field says."""
+"""Types without content, whatever their size field says: some tars give a hard link the size of its target."""
 
 
 @dataclass(slots=True)
@@ -44,7 +44,7 @@ class TarEntry:
     """Seconds since the epoch, possibly negative."""
     mtime_nsec: int
     size: int
-    """Length of the file's content; of a sparse file, expanded."""
+    """Length of the file's content; of a sparse file, with its holes."""
     data: int
     """Offset of the content in the tar; for a sparse file of its first stored byte."""
     target: bytes = b""
@@ -53,7 +53,7 @@ class TarEntry:
     minor: int = 0
     sparse: tuple[Segment, ...] | None = None
     xattrs: dict[bytes, bytes] = field(default_factory=dict)
-    """``SCHILY.xattr.`` records, the prefix taken off."""
+    """``SCHILY.xattr.`` records, without the prefix."""
 
 
 def quoted(name: bytes) -> str:

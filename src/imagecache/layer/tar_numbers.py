@@ -1,6 +1,6 @@
 """Numbers as Go's ``archive/tar`` reads them: octal, base-256 and decimal, with its exact tolerance.
 
-Python's ``int`` takes more than Go's ``strconv`` (underscores, ``0o``, inner blanks), so every form is checked before
+Python's ``int`` accepts more than Go's ``strconv`` (underscores, ``0o``, inner blanks), so every form is checked before
 it is converted. The functions raise ValueError; callers say which header was wrong. Source: ``archive/tar/strconv.go``.
 """
 
@@ -13,38 +13,42 @@ INT64_MAX = (1 << 63) - 1
 UINT64_MAX = (1 << 64) - 1
 
 _OCTAL = re.compile(rb"[0-7]{1,22}")
+"""22 octal digits hold 64 bits; a header field has 12 at most, a PAX one is decimal."""
 _DECIMAL = re.compile(rb"[+-]?[0-9]+")
 _PAX_TIME = re.compile(rb"([+-]?[0-9]+)(?:\.([0-9]*))?")
 
 
 @lru_cache(maxsize=1 << 15)
 def numeric(header_field: bytes) -> int:
-    """A numeric header field, octal or base-256; may be negative. Fields repeat a lot, so results are kept."""
+    """A numeric header field, octal or base-256; may be negative.
+
+    Cached: owners, modes and times repeat from file to file, and a hit costs a sixth of parsing.
+    """
     if header_field[0] & 0x80:
         return _base256(header_field)
     return octal(header_field)
 
 
 def octal(header_field: bytes) -> int:
-    """Octal digits, padded on both sides with spaces and NULs; nothing at all is zero."""
+    """Octal digits, padded on both sides with spaces and NULs; an empty field is zero."""
     digits = header_field.strip(b" \0")
     if not digits:
         return 0
-    digits = digits.partition(b"\0")[0]
+    digits = digits.partition(b"\0")[0]  # as in C: what follows a NUL is not read
     if _OCTAL.fullmatch(digits) is None:
         raise ValueError(f"not an octal number: {header_field!r}")
     return _as_int64(int(digits, 8))
 
 
 def _as_int64(value: int) -> int:
-    """Go converts the unsigned number it has read to a signed one, bit by bit."""
+    """Go parses an unsigned number and converts it to a signed one, bit by bit."""
     if value > UINT64_MAX:
         raise ValueError("an octal number over 64 bits")
     return value - (1 << 64) if value > INT64_MAX else value
 
 
 def _base256(header_field: bytes) -> int:
-    """Two's complement, big-endian, below the marker bit: GNU's form for what octal cannot hold."""
+    """Two's complement, big-endian, below the marker bit: GNU's form of numbers that octal cannot hold."""
     width = 8 * len(header_field) - 1
     value = int.from_bytes(header_field, "big") & ((1 << width) - 1)
     if header_field[0] & 0x40:
@@ -56,6 +60,7 @@ def _base256(header_field: bytes) -> int:
 
 def decimal(text: bytes) -> int:
     """A decimal number of 64 bits with an optional sign, as in PAX records and sparse maps."""
+    # Python refuses to convert more than 4300 digits (sys.set_int_max_str_digits); Go accepts leading zeros.
     if _DECIMAL.fullmatch(text) is None or len(text) > 4000:
         raise ValueError(f"not a decimal number: {text[:40]!r}")
     value = int(text)
@@ -71,6 +76,6 @@ def pax_time(text: bytes) -> tuple[int, int]:
         raise ValueError(f"not a time: {text[:40]!r}")
     seconds = decimal(match[1])
     nanoseconds = int((match[2] or b"")[:9].ljust(9, b"0"))
-    if nanoseconds and text[:1] == b"-":
+    if nanoseconds and text[:1] == b"-":  # -1.25 s is 0.75 s after -2 s
         return seconds - 1, 1_000_000_000 - nanoseconds
     return seconds, nanoseconds

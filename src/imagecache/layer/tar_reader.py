@@ -2,8 +2,8 @@
 
 containerd unpacks with that reader, so this one accepts what it accepts and refuses what it refuses: v7, ustar, PAX,
 GNU long names, base-256 numbers, PAX sparse files, archives without end blocks. Content is skipped, never read, except
-for the map of a sparse file of format 1.0. It must not judge what a name or a type means for a tree. See
-``docs/adr/0004-tar-reader.md``. Source: ``archive/tar/reader.go``.
+for the map of a sparse file of format 1.0. It must not judge what a name or a type means for a tree. Source:
+``docs/internals/unpack-rules.md`` §15, ``docs/adr/0004-tar-reader.md``; ``archive/tar/reader.go``.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ class TarSource(Protocol):
         """Exactly ``size`` bytes, fewer only at the end of the stream."""
 
     def skip(self, size: int) -> int:
-        """Move on by ``size`` bytes and return how many there were (fewer only at the end)."""
+        """Skip ``size`` bytes and return how many there were (fewer only at the end)."""
 
     def tell(self) -> int:
         """Position of the next byte."""
 
 
 def entries(source: TarSource, limits: Limits) -> Iterator[TarEntry]:
-    """Every entry in order. Stops behind the end blocks; what follows them is left in the source.
+    """Every entry in order. Stops behind the end blocks; what follows them stays in the source.
 
-    Raises MalformedLayer and LimitExceeded. Global PAX headers are entries of type ``g``: containerd makes nothing of
-    them, but their names have effects.
+    Raises MalformedLayer and LimitExceeded. Global PAX headers are entries of type ``g``: containerd creates nothing
+    for them, but their names have effects.
     """
     reader = _Reader(source, limits)
     while (entry := reader.next()) is not None:
@@ -51,11 +51,12 @@ class _Reader:
         self._source = source
         self._limits = limits
         self._pending = 0
-        """Bytes of the last entry's content that nobody has read."""
+        """Bytes of the last entry's content that are not read yet."""
         self._padding = 0
+        """Bytes behind them up to the next block."""
         self._count = 0
         self._expanded = 0
-        """Sum of the sizes of sparse files."""
+        """Sum of the sizes of sparse files: a few bytes of tar may expand to terabytes."""
 
     def next(self) -> TarEntry | None:
         records: pax.Records | None = None
@@ -64,7 +65,7 @@ class _Reader:
             if entry.type not in _META:
                 if entry.type == types.GNU_SPARSE:
                     raise MalformedLayer(
-                        f"tar entry {quoted(entry.name)} is an old GNU sparse file, as containerd refuses"
+                        f"tar entry {quoted(entry.name)} is an old GNU sparse file, which containerd refuses too"
                     )
                 return self._finish(entry, records, long_name, long_link)
             body = self._body(entry)
@@ -82,10 +83,10 @@ class _Reader:
         """The next raw header, or None at the end of the archive."""
         if self._pending or self._padding:
             wanted = self._pending + self._padding
-            skipped = self._source.skip(wanted)
+            skipped = self._source.skip(wanted)  # one call for both: once for each file of a layer
             if skipped < self._pending:
                 raise MalformedLayer(f"the tar ends at byte {self._source.tell()}, in the content of an entry")
-            if skipped < wanted:
+            if skipped < wanted:  # the last padding may be missing: Go takes that for the end, too
                 return None
             self._pending = self._padding = 0
         position = self._source.tell()
@@ -98,12 +99,12 @@ class _Reader:
         return entry
 
     def _check_end(self, block: bytes) -> None:
-        """The end is nothing more, one zero block, or two."""
+        """The archive ends with the stream, or with one zero block, or with two."""
         if block == _ZEROS:
             block = self._source.read(BLOCK)
         if block not in {b"", _ZEROS}:
             kind = "a header" if len(block) == BLOCK else "a piece of a header"
-            raise MalformedLayer(f"the tar ends at byte {self._source.tell()} with {kind} where its end should be")
+            raise MalformedLayer(f"the tar ends at byte {self._source.tell()} with {kind} where the end should be")
 
     def _set_content(self, entry: TarEntry) -> None:
         if entry.type in HEADER_ONLY:
@@ -133,7 +134,7 @@ class _Reader:
             raise MalformedLayer(f"PAX header {quoted(entry.name)} at byte {entry.data}: {error}") from error
 
     def _global(self, entry: TarEntry, records: pax.Records) -> TarEntry:
-        """A global header has a name and nothing else."""
+        """A global header as an entry: its name alone."""
         self._count_entry()
         return TarEntry(records.get(b"path") or entry.name, entry.type, 0, 0, 0, 0, 0, 0, entry.data)
 
@@ -142,12 +143,13 @@ class _Reader:
         try:
             if records:
                 pax.merge(entry, records)
+            # GNU names win over PAX ones when a tar has both, as in Go.
             entry.name = long_name or entry.name
             entry.target = long_link or entry.target
             if entry.type == types.V7_FILE:
                 entry.type = types.DIRECTORY if entry.name.endswith(b"/") else types.FILE
                 self._set_content(entry)
-            if records:
+            if records:  # again: a PAX size replaces that of the header
                 self._set_content(entry)
                 self._set_sparse(entry, records)
         except ValueError as error:

@@ -1,4 +1,4 @@
-"""The ways to read an uncompressed tar: as a stream of chunks, and out of a file by seeking.
+"""Ways to read an uncompressed tar: from a stream of chunks, or from a file at any position.
 
 ``ChunkSource`` serves a conversion (the chunks come from the decompressor) and the proof of a layer image that arrives,
 where ``BoundedSource`` ends it with the tar. ``FileSource`` serves ``verify`` (the tar lies inside a layer image, and
@@ -14,13 +14,14 @@ from typing import BinaryIO
 from imagecache.layer.tar_reader import TarSource
 
 _SMALLEST_WINDOW = 4096
+"""A page: less costs as much to read."""
 _LARGEST_WINDOW = 256 * 1024
 
 
 class ChunkSource:
-    """A ``TarSource`` over chunks of any size, taken one at a time as they are needed, and copied only where read.
+    """A ``TarSource`` over chunks of any size, which are taken one at a time and copied only where read.
 
-    Nothing of a chunk is needed any more when the next one is asked for.
+    A chunk is no longer used once the next one is asked for, so its memory may be reused by then.
     """
 
     def __init__(self, chunks: Iterable[bytes | memoryview]) -> None:
@@ -58,14 +59,14 @@ class ChunkSource:
         return self._base + self._at
 
     def drain(self) -> int:
-        """Take every chunk that is left, and return how many bytes had not been read."""
+        """Take all remaining chunks, and return how many bytes were not read."""
         left = len(self._chunk) - self._at
         while self._advance():
             left += len(self._chunk)
         return left
 
     def _advance(self) -> bool:
-        """The next chunk, from its start; at the end of the stream, an empty one."""
+        """Move to the next chunk that is not empty; False at the end of the stream."""
         self._base += len(self._chunk)
         self._at = 0
         self._chunk = next(self._chunks, b"")
@@ -102,8 +103,8 @@ class BoundedSource:
 class FileSource:
     """A ``TarSource`` over ``length`` bytes of an open file from ``start`` on. The file's own position is not used.
 
-    Reads through a window that grows while reads are adjacent, so that small files cost no system call each, and
-    shrinks after a jump, so that large ones cost no needless reading.
+    The read window grows while reads are adjacent, so that small files do not cost a system call each, and shrinks
+    after a jump, so that the content of large files is not read.
     """
 
     def __init__(self, file: BinaryIO, start: int, length: int) -> None:
@@ -134,7 +135,7 @@ class FileSource:
         return self._position
 
     def _fill(self, size: int) -> None:
-        """Put at least ``size`` bytes from the position on into the window (fewer only at the file's end)."""
+        """Fill the window with at least ``size`` bytes from the position on (fewer only at the file's end)."""
         gap = self._position - self._window_start - len(self._window)
         grown = self._window_size * 2 if gap < _SMALLEST_WINDOW else _SMALLEST_WINDOW
         self._window_size = min(grown, _LARGEST_WINDOW)
@@ -142,7 +143,7 @@ class FileSource:
         pieces: list[bytes] = []
         while wanted > 0:
             piece = os.pread(self._descriptor, wanted, self._start + self._position + sum(map(len, pieces)))
-            if not piece:
+            if not piece:  # the file became shorter; the tar reader reports it
                 break
             pieces.append(piece)
             wanted -= len(piece)

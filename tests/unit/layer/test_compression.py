@@ -94,7 +94,7 @@ def test_a_stream_cut_anywhere_is_noticed(kind: Compression) -> None:
     for length in range(1, len(packed)):
         stream = Decompressor(kind, DEFAULT)
         stream.decompress(packed[:length])
-        with pytest.raises(MalformedLayer, match="ends too early"):
+        with pytest.raises(MalformedLayer, match="is cut off"):
             stream.finish()
 
 
