@@ -50,11 +50,11 @@ def field(key: str) -> str:
 
 
 def notes(annotations: Mapping[str, str]) -> tuple[str, ...]:
-    """What a user should know about keys that change nothing here; keys of other prefixes are none of our business."""
+    """What a user should know about keys that have no effect here; keys with other prefixes are not ours."""
     found = []
     for key in annotations:
         if key in CLOUD_ONLY:
-            found.append(f"{field(key)}: has a meaning on Alibaba Cloud only, ignored")
+            found.append(f"{field(key)}: only used on Alibaba Cloud, ignored")
         elif key.startswith(PREFIX) and key not in PORTABLE:
             found.append(f"{field(key)}: unknown, ignored")
     return tuple(found)

@@ -1,7 +1,6 @@
-"""Between a document and its build: what is asked for, what happened, what became of it.
+"""Between an ImageCache and its build: the build request, events of the build, and the status that it results in.
 
-One truth for the command line and the cluster's controller. Pure: documents and events in, documents out. It must not
-do I/O and must not know who builds.
+Pure: documents and events in, documents out. It must not do I/O and must not know who builds.
 """
 
 from __future__ import annotations
@@ -34,20 +33,20 @@ class BuildRequest:
     """``namespace:name``."""
 
 
-def request(cache_id: str, wanted: EffectiveSpec) -> BuildRequest:
+def request(cache_id: str, spec: EffectiveSpec) -> BuildRequest:
     return BuildRequest(
         bundle_id=cache_id,
-        images=wanted.images,
-        platform=wanted.platform,
-        size_limit=wanted.size_limit,
-        plain_http=wanted.plain_http,
-        insecure=wanted.insecure,
-        pull_secrets=wanted.pull_secrets,
+        images=spec.images,
+        platform=spec.platform,
+        size_limit=spec.size_limit,
+        plain_http=spec.plain_http,
+        insecure=spec.insecure,
+        pull_secrets=spec.pull_secrets,
     )
 
 
 def ready(status: Status, generation: int, now: dt.datetime, document: Bundle, retention_days: int | None) -> Status:
-    """The status of a cache whose bundle is there."""
+    """The status of a cache whose bundle is in the store."""
     return phases.ready(
         status,
         generation,
@@ -64,7 +63,7 @@ def bundle_size(document: Bundle) -> int:
 
 
 def summary(document: Bundle) -> str:
-    """A bundle in one line."""
+    """A bundle in one line, for an event."""
     size = columns.size(bundle_size(document))
     images = columns.count(len(document.images), "image")
     layers = columns.count(len(document.layer_names()), "layer")
@@ -72,12 +71,12 @@ def summary(document: Bundle) -> str:
 
 
 def explain(error: ImageCacheError) -> str:
-    """An error as a reason that a person can act on: which image, what happened, what to do."""
+    """An error with its hint: what happened, and what to do."""
     return f"{error}; {error.hint}" if error.hint else str(error)
 
 
-def told(event: BuildEvent, now: dt.datetime) -> Event | None:
-    """What of a build belongs into ``status.events``."""
+def status_event(event: BuildEvent, now: dt.datetime) -> Event | None:
+    """The entry of ``status.events`` for an event of a build; None for those that users need not see."""
     match event:
         case ImageResolved(image=image):
             return events.event("Pulling", f"Pulling image {image}", about=image, now=now)

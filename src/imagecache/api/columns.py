@@ -34,13 +34,13 @@ _AGES = (
     (2 * _YEAR, _DAY, "d", 0, ""),
     (8 * _YEAR, _YEAR, "y", _DAY, "d"),
 )
-"""Below how many seconds, unit and its letter, smaller unit (0: none) and its letter."""
+"""Upper limit in seconds; unit and its letter; smaller unit (0: none) and its letter."""
 
 
 def age(seconds: float) -> str:
-    """A duration as kubectl prints it: two or three significant figures; two seconds of clock difference are "now"."""
+    """A duration as kubectl prints it: two or three significant figures."""
     whole = int(seconds)
-    if whole < -1:
+    if whole < -1:  # up to two seconds in the future count as now: clocks differ (HumanDuration)
         return "<invalid>"
     whole = max(whole, 0)
     for limit, unit, letter, small_unit, small_letter in _AGES:
@@ -86,14 +86,14 @@ def _wide(status: Status | None) -> tuple[str, ...]:
 
 
 class Table:
-    """Lays rows out; remembers the widest cells, so that the lines of a watch stay in columns."""
+    """Lays out rows; remembers the widest cells, so that the columns of a watch stay aligned."""
 
     def __init__(self, header: Sequence[str]) -> None:
         self._header = tuple(header)
         self._widths = [0] * len(header)
 
     def lines(self, rows: Sequence[Sequence[str]], *, header: bool = True) -> list[str]:
-        """The rows as text, under the header unless told otherwise. The last column is not padded."""
+        """The rows as text, below the header if wanted. The last column is not padded."""
         shown = [self._header, *rows] if header else list(rows)
         for cells in shown:
             for column, cell in enumerate(cells[:-1]):

@@ -14,7 +14,7 @@ Document = dict[str, JSON]
 
 
 def image_cache() -> Document:
-    """Cluster scope, as a PersistentVolume: every namespace may use the images."""
+    """Cluster-scoped, as a PersistentVolume is: pods of every namespace may use the images."""
     return _definition(
         group=types.GROUP,
         version="v1",
@@ -36,8 +36,8 @@ def image_cache() -> Document:
             _column("Reason", "string", ".status.reason", wide=True),
         ],
         schema=_open(
-            "Container images that are pulled once and kept as an immutable bundle. Pods on every selected node then "
-            "start from it without pulling.",
+            "A set of container images that is pulled once and kept as an immutable bundle. Pods on every node that is "
+            "assigned the bundle start from it without pulling.",
             {"spec": _spec(), "status": _status()},
             required=["spec"],
         ),
@@ -63,9 +63,9 @@ def node_image_cache() -> Document:
             _column("Free", "integer", ".status.freeBytes", wide=True),
         ],
         schema=_object(
-            "What one node has of the ImageCaches. Written by the agent on that node, named like the Node and owned by "
-            "it. Nobody else needs to write it.",
-            {"spec": _object("Empty: there is nothing to wish for.", {}), "status": _node_status()},
+            "The state of the ImageCaches on one node. Written only by the agent on that node; named like the Node and "
+            "owned by it.",
+            {"spec": _object("Empty: there is nothing to configure.", {}), "status": _node_status()},
         ),
     )
 
@@ -80,29 +80,29 @@ def all_documents() -> dict[str, Document]:
 
 def _spec() -> Document:
     return _open(
-        "What to cache. A change of the images of a Ready cache builds it again in place; the old content serves "
-        "meanwhile.",
+        "What to cache. A change of the images of a Ready cache starts a new build; the old bundle stays usable until "
+        "it is done.",
         {
             "images": _list(
                 _text(""),
                 "References of the images to cache, as pods write them: nginx:1.25, registry.example.com/team/app:1.4. "
-                "At most 20; more are shown as a failure in the status.",
+                "At most 20; with more the cache fails.",
                 minItems=1,
             ),
             "imagePullSecrets": _list(
                 _text(""),
                 "Secrets with the credentials of private registries, each as namespace:name, for example "
                 "default:my-registry. Type kubernetes.io/dockerconfigjson or kubernetes.io/dockercfg. While one is "
-                "missing the cache waits and says so.",
+                "missing, the cache waits; status.reason names it.",
                 nullable=True,
             ),
             "imageCacheSize": _whole(
-                "What the images may take together, in GiB. Default and least 20. A build that needs more fails.",
+                "Maximum size of all images together, in GiB. Default and minimum: 20. A build that needs more fails.",
                 nullable=True,
             ),
             "retentionDays": _whole(
-                "Days from the start of the build until cache and object are deleted, 1 to 65536. Left out: kept for "
-                "ever. A failed cache is deleted after 24 hours whatever this says.",
+                "Days from the start of the build until the cache and this object are deleted, 1 to 65536. Omitted: "
+                "kept for ever. A failed cache is always deleted after 24 hours.",
                 nullable=True,
             ),
         },
@@ -112,24 +112,24 @@ def _spec() -> Document:
 
 def _status() -> Document:
     return _open(
-        "What has become of it. Written by the controller.",
+        "Observed state. Written by the controller.",
         {
             "phase": _text(
-                "Pending (waits, or images are being resolved), Creating, Ready (usable), Failed, Updating, or "
-                "UpdateFailed (the old content is still usable)."
+                "Pending (waiting, or resolving images), Creating, Ready (usable), Failed, Updating, or UpdateFailed "
+                "(the old bundle is still usable)."
             ),
-            "progress": _text("Share of the bytes that are downloaded and converted: 42%."),
+            "progress": _text("Share of the bytes that are downloaded and converted, for example 42%."),
             "imageCacheId": _text("Id of the bundle: imc- and 20 lowercase letters and digits."),
             "reason": _text("Why it failed or waits, and what to do."),
-            "startTime": _text("When the build began.", nullable=True),
+            "startTime": _text("When the build started.", nullable=True),
             "lastUpdatedTime": _text("When this status last changed.", nullable=True),
-            "expireDateTime": _text("When cache and object will be deleted.", nullable=True),
+            "expireDateTime": _text("When the cache and this object will be deleted.", nullable=True),
             "size": _whole("Bytes of the bundle's layer images, each counted once."),
             "events": _list(_event(), "The newest 50 events of the build, oldest first.", nullable=True),
-            "conditions": _conditions("Ready, Building and Degraded."),
+            "conditions": _conditions("The conditions Ready, Building and Degraded."),
             "images": _list(
                 _open(
-                    "What a reference turned out to be.",
+                    "What a reference resolved to.",
                     {
                         "image": _text("The reference as in spec.images."),
                         "digest": _text(
@@ -141,27 +141,30 @@ def _status() -> Document:
                 "The images of the bundle.",
             ),
             "nodes": _open(
-                "On how many nodes the images should be, are, and cannot be usable. Per node: kubectl get "
-                "nodeimagecaches.",
+                "Numbers of nodes that should have the cache, have it, and failed to get it. For each node: "
+                "kubectl get nodeimagecaches.",
                 {name: _whole(f"Nodes {meaning}.") for name, meaning in _NODE_COUNTS.items()},
             ),
             "display": _open(
                 "Texts of the columns of kubectl get -o wide.",
-                {"nodes": _text("Ready of desired nodes: 2/3."), "size": _text("Size for people: 245MiB.")},
+                {
+                    "nodes": _text("Ready and desired nodes, for example 2/3."),
+                    "size": _text("Size for people, for example 245MiB."),
+                },
             ),
         },
     )
 
 
 def _event() -> Document:
-    """What people read of an event; the other keys of both generations are kept without a word."""
+    """The keys that people read; the other keys of both generations are kept without a description."""
     return _open(
-        "What happened, once or several times. Kubernetes forgets its own Events after an hour; these stay.",
+        "Something that happened once or several times. Kubernetes deletes its own Events after an hour; these stay.",
         {
             "type": _text("Normal or Warning."),
-            "reason": _text("What kind of thing happened, one word: Pulling, Pulled, Ready, or why it failed."),
+            "reason": _text("What kind of event it is, one word: Pulling, Pulled, Ready, or the reason of a failure."),
             "message": _text("What happened, and what to do if it is a Warning."),
-            "name": _text("What it is about: an image reference, or the cache's name."),
+            "name": _text("Its subject: an image reference, or the cache's name."),
             "count": _whole("How many times it has happened."),
             "firstTimestamp": _text("When it happened first.", nullable=True),
             "lastTimestamp": _text("When it happened last.", nullable=True),
@@ -186,19 +189,19 @@ def _node_status() -> Document:
                     "One cache on this node.",
                     {
                         "name": _text("Name of the ImageCache."),
-                        "id": _text("Id of the bundle that this is about: status.imageCacheId of the ImageCache."),
+                        "id": _text("Id of the bundle: status.imageCacheId of the ImageCache."),
                         "state": _text("Pending, Fetching, Ready or Failed."),
                         "bytesTotal": _whole("Bytes of all layer images of the cache."),
-                        "bytesDone": _whole("Bytes of those of its layer images that are on this node."),
+                        "bytesDone": _whole("Bytes of them that are on this node."),
                         "reason": _text("Why it is Pending or Failed, one word."),
                         "message": _text("Why it is Pending or Failed, and what to do."),
                     },
                     required=["name", "id", "state"],
                 ),
-                "Caches that are meant for this node.",
+                "The caches that are assigned to this node.",
                 **_keyed_by("name"),
             ),
-            "conditions": _conditions("How the agent of this node is doing."),
+            "conditions": _conditions("The state of this node's agent."),
         },
     )
 
@@ -207,12 +210,12 @@ def _conditions(description: str) -> Document:
     fields: Document = {
         "type": _text("Name of the condition."),
         "status": _text("True, False or Unknown."),
-        "reason": _text("Why it has this status, one word."),
-        "message": _text("The same for people."),
+        "reason": _text("Reason of the status, one word."),
+        "message": _text("Explanation for people."),
         "lastTransitionTime": _text("When this condition's status last changed."),
-        "observedGeneration": _whole("Generation of the spec that this is about."),
+        "observedGeneration": _whole("Generation of the spec that it describes."),
     }
-    item = _open("As everywhere in Kubernetes (metav1.Condition).", fields, required=["type", "status"])
+    item = _open("A condition as everywhere in Kubernetes (metav1.Condition).", fields, required=["type", "status"])
     return _list(item, description, **_keyed_by("type"))
 
 
@@ -245,7 +248,7 @@ def _definition(group: str, version: str, names: Document, columns: list[JSON], 
 
 
 def _column(name: str, kind: str, path: str, *, wide: bool = False) -> JSON:
-    """Priority 1 shows with ``-o wide`` only."""
+    """Kubectl shows columns of priority 1 only with ``-o wide``."""
     return {"name": name, "type": kind, "jsonPath": path} | ({"priority": 1} if wide else {})
 
 
@@ -256,7 +259,7 @@ def _object(description: str, properties: Document, *, required: list[JSON] | No
 
 
 def _open(description: str, properties: Document, *, required: list[JSON] | None = None) -> Document:
-    """Unknown fields are kept, so that no manifest is refused and no newer controller's status is cut."""
+    """Unknown fields are kept: no manifest is refused, and a newer controller's status loses nothing."""
     return _object(description, properties, required=required) | {"x-kubernetes-preserve-unknown-fields": True}
 
 

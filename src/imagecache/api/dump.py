@@ -15,7 +15,7 @@ from imagecache.api.types import ImageCache
 from imagecache.api.yamltext import JSON
 
 _WIDTH = 1 << 16
-"""kubectl does not fold long lines."""
+"""Never reached: kubectl does not fold long lines."""
 
 
 class _Dumper(yaml.SafeDumper):

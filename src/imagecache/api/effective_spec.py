@@ -1,8 +1,8 @@
 """The effective spec of an ImageCache: with defaults, limits and annotations applied.
 
-Here live the decisions that upstream leaves open: a field of the spec wins over its annotation; sizes below 20 GiB are
-raised to 20, as upstream's backend does; without ``imc-cpu-arch`` the architecture is the caller's (on one host, the
-host's). Nothing that either published schema accepts is refused before this point. It must not do I/O.
+It decides what upstream leaves open: a field of the spec wins over its annotation; sizes below 20 GiB are raised to 20,
+as upstream's backend does; without ``imc-cpu-arch`` the architecture is the caller's (on a single host, the host's).
+Nothing that either published schema accepts is refused before this point. It must not do I/O.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from imagecache.oci.reference import Reference
 
 MAX_IMAGES = 20
 SIZE_DEFAULT = 20
-"""GiB; also the least."""
+"""GiB; also the minimum."""
 SIZE_MAX = 32768
-"""GiB; upstream's most. More is used as it is."""
+"""GiB; upstream's maximum. A larger size is accepted with a note."""
 RETENTION_MAX = 65536
 """Days."""
 ARCHITECTURES = ("amd64", "arm64")
@@ -32,19 +32,19 @@ _SECRET = re.compile(r"([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?):([a-z0-9]([-a-z0-9.]
 
 @dataclass(frozen=True, slots=True)
 class EffectiveSpec:
-    """Everything a build needs to know from the document."""
+    """Everything that a build, and the assignment to nodes, need of the document."""
 
     images: tuple[str, ...]
     pull_secrets: tuple[str, ...]
     """``namespace:name``."""
     size_gib: int
     retention_days: int | None
-    """None: for ever."""
+    """None: never expires."""
     platform: Platform
     plain_http: frozenset[str]
     insecure: frozenset[str]
     nodes: Selector
-    """Which nodes get it; in a cluster only."""
+    """Nodes that the cache is assigned to; in a cluster only."""
     notes: tuple[str, ...]
     """What was ignored or changed, for people."""
 
@@ -55,7 +55,7 @@ class EffectiveSpec:
 
 
 def effective_spec(cache: ImageCache, *, architecture: str) -> EffectiveSpec:
-    """Read the document. ``architecture`` is GOARCH, for when the document names none. Raises InvalidManifest."""
+    """``architecture`` (GOARCH) applies when the document names none. Raises InvalidManifest."""
     keys = cache.metadata.annotations
     _check_os(keys)
     notes = list(known.notes(keys))
@@ -84,7 +84,7 @@ def _check_os(keys: dict[str, str]) -> None:
 def _images(images: tuple[str, ...], notes: list[str]) -> tuple[str, ...]:
     if len(images) > MAX_IMAGES:
         raise InvalidManifest(
-            f"spec.images: {len(images)} images, at most {MAX_IMAGES} are allowed", hint="make a second ImageCache"
+            f"spec.images: {len(images)} images, at most {MAX_IMAGES} are allowed", hint="create a second ImageCache"
         )
     for index, image in enumerate(images):
         try:
@@ -92,7 +92,7 @@ def _images(images: tuple[str, ...], notes: list[str]) -> tuple[str, ...]:
         except InvalidReference as error:
             raise InvalidManifest(f"spec.images[{index}]: {error}", hint=error.hint, image=image) from error
         if image in images[:index]:
-            notes.append(f"spec.images[{index}]: {image} is there twice")
+            notes.append(f"spec.images[{index}]: {image} is repeated")
     return tuple(dict.fromkeys(images))
 
 
@@ -121,7 +121,8 @@ def _retention(cache: ImageCache, notes: list[str]) -> int | None:
     days = _spec_or_annotation(cache.spec.retention_days, "spec.retentionDays", cache, known.RETENTION_DAYS, notes)
     if days is not None and not 0 <= days <= RETENTION_MAX:
         raise InvalidManifest(
-            f"spec.retentionDays: {days} is not between 1 and {RETENTION_MAX}", hint="leave it out to keep it for ever"
+            f"spec.retentionDays: {days} is not between 1 and {RETENTION_MAX}",
+            hint="omit it to keep the cache for ever",
         )
     return days or None
 
@@ -131,5 +132,5 @@ def _spec_or_annotation(value: int | None, path: str, cache: ImageCache, key: st
     if value is None:
         return other
     if other is not None and other != value:
-        notes.append(f"{known.field(key)}: {other} is ignored, {path} says {value}")
+        notes.append(f"{known.field(key)}: {other} is ignored, {path} is {value}")
     return value

@@ -1,6 +1,6 @@
 """``status.events``: the newest 50, repeated ones counted.
 
-Each has the keys of both published generations (eci-api §1.5, §6). It must not decide when something is an event.
+Each has the keys of both published generations (eci-api §1.5, §6). It must not decide what is an event.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def event(reason: str, message: str, *, about: str, now: dt.datetime, kind: str 
 
 
 def append(events: tuple[Event, ...], new: Event) -> tuple[Event, ...]:
-    """``events`` and the new one, oldest first. One that says the same is counted up and becomes the newest."""
+    """``events`` and the new one, oldest first. A repeated event is counted and becomes the newest."""
     earlier = next((old for old in events if _same(old, new)), None)
     if earlier is not None:
         new = msgspec.structs.replace(new, count=earlier.count + 1, first_timestamp=earlier.first_timestamp)

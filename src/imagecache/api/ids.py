@@ -1,7 +1,7 @@
 """Cache ids and uids: from a random source that the caller owns, or derived from an object's own identity.
 
-Users' tooling matches ``imc-`` and 20 lowercase alphanumerics, so ids have exactly that shape. It must not remember
-which ids there are.
+Users' tooling matches ``imc-`` and 20 lowercase alphanumerics, so ids have exactly that shape. It must not know which
+ids exist.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _SHAPE = re.compile(rf"{PREFIX}[a-z0-9]{{{LENGTH}}}")
 
 
 def new_cache_id(source: random.Random) -> str:
-    """103 random bits: two caches of the same id are not met in practice."""
+    """103 random bits, so that two caches never get the same id in practice."""
     return PREFIX + "".join(source.choices(_ALPHABET, k=LENGTH))
 
 
 def derived_cache_id(uid: str, generation: int) -> str:
-    """The same id for the same object and generation, whoever asks: no restart and no second controller changes it."""
+    """Always the same id for an object and generation: after a restart, and in another controller."""
     number = int.from_bytes(hashlib.sha256(f"{uid}/{generation}".encode()).digest(), "big")
     letters = ""
     for _ in range(LENGTH):

@@ -1,7 +1,7 @@
-"""What one node says about the caches: the NodeImageCache object, and the counts that the ImageCache carries.
+"""The NodeImageCache object: what one node reports about its caches; and our names on other objects.
 
-One cluster-scoped object per node, named like the Node and owned by it, written by the node's agent alone. Thousands of
-nodes so never write into one ImageCache. It must not do I/O.
+There is one cluster-scoped object per node, named like the Node, owned by it, and written by the node's agent alone: so
+thousands of nodes never write to one ImageCache. It must not do I/O.
 """
 
 from __future__ import annotations
@@ -22,21 +22,23 @@ KIND = "NodeImageCache"
 NODE_SELECTOR = f"{GROUP}/node-selector"
 """Annotation of an ImageCache: a label selector; only nodes that match get the cache."""
 PRIORITY = f"{GROUP}/priority"
-"""Annotation of an ImageCache: a whole number; more is kept longer when space on a node is short. 0 without it."""
+"""Annotation of an ImageCache: a whole number, default 0; more is kept longer when space on a node is short."""
 FINALIZER = f"{GROUP}/bundle"
-"""On every ImageCache that the controller looks after: its bundle goes before the object does."""
+"""On every ImageCache: the controller deletes the bundle before the object disappears."""
 NOT_READY_TAINT = f"{GROUP}/not-ready"
-"""Taint of a new node until the caches that are meant for it are there."""
+"""Taint of a new node until the caches that are assigned to it are usable."""
 
 _SEPARATOR = "_"
+"""Not allowed in the name of a Node (RFC 1123 subdomain)."""
 _NODE = 63
+"""Characters of a Node's name in a holder's; with separator and name the store allows some 80."""
 
 
 class CacheState(enum.Enum):
     """Of one cache on one node."""
 
     PENDING = "Pending"
-    """Not begun: waits for its turn, or for space."""
+    """Not started: waits for other caches, or for space."""
     FETCHING = "Fetching"
     READY = "Ready"
     FAILED = "Failed"
@@ -48,12 +50,12 @@ class NodeCache(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, r
     name: str
     """Of the ImageCache."""
     id: str
-    """``status.imageCacheId`` that this state is about."""
+    """``status.imageCacheId`` at the time of the report."""
     state: CacheState
     bytes_total: int = 0
-    """Of the layer images that the cache needs, each counted once."""
+    """Of the layer images of the bundle, each counted once."""
     bytes_done: int = 0
-    """Of them on this node."""
+    """Of these, on this node."""
     reason: str = ""
     """CamelCase, when Pending or Failed."""
     message: str = ""
@@ -63,7 +65,7 @@ class NodeStatus(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, 
     mode: str = ""
     """``proxy``, ``native`` or ``prepull``."""
     capacity_bytes: int = 0
-    """What the node may use for caches."""
+    """Bytes that the node may use for caches."""
     used_bytes: int = 0
     free_bytes: int = 0
     """Of the filesystem that holds them."""
@@ -73,7 +75,7 @@ class NodeStatus(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, 
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
-    """What counts of a node: the labels of the Node, and its agent's report."""
+    """A node with an agent, as the controller sees it: the labels of the Node, and the agent's report."""
 
     name: str
     labels: Mapping[str, str]
@@ -81,15 +83,12 @@ class NodeView:
 
 
 def holder(node: str, name: str) -> str:
-    """What one of the node's lease holders is called in a store that nodes share.
-
-    No name of a Node has the separator in it, and the store takes some 80 characters.
-    """
+    """The name of one of the node's lease holders in a store that nodes share."""
     return f"{_short(node)}{_SEPARATOR}{name}"
 
 
 def is_holder_of(node: str, holder_name: str) -> bool:
-    """Whether ``holder`` has made this name for the node."""
+    """Whether ``holder`` has made the name for this node."""
     return holder_name.partition(_SEPARATOR)[0] == _short(node)
 
 
@@ -99,7 +98,7 @@ def _short(node: str) -> str:
 
 
 def parse_status(value: object) -> NodeStatus:
-    """The status of an object as the API has it; an empty one when it is none that we know."""
+    """The status of an object of the API server; an empty one when it cannot be read."""
     try:
         return msgspec.convert(value, NodeStatus)
     except msgspec.ValidationError:

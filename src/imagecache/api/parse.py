@@ -1,8 +1,8 @@
-"""A file of ImageCache manifests to checked documents.
+"""Parse and validate ImageCache manifests.
 
-What either published schema accepts is accepted; what it refuses is refused with the path of the field and its line.
-Fields that the server sets (status, uid, times) are dropped, unknown ones noted, as the Kubernetes API does it. Limits
-and meanings are in ``effective_spec``. It must not read files.
+What either published schema accepts is accepted; anything else is refused with the path of the field and its line.
+Fields that the server sets (status, uid, times) are dropped and unknown ones noted, as the Kubernetes API does. Limits
+and defaults are in ``effective_spec``. It must not read files.
 """
 
 from __future__ import annotations
@@ -48,28 +48,28 @@ def parse(text: str, source: str = "") -> tuple[Parsed, ...]:
     """Every ImageCache of the text, at least one. ``source`` names the file in messages. Raises InvalidManifest."""
     documents = [item for document in yamltext.load(text, source) for item in _flatten(document)]
     if not documents:
-        raise InvalidManifest(f"{yamltext.place(source, 0)}no ImageCache in it", hint=_EXAMPLE)
+        raise InvalidManifest(f"{yamltext.place(source, 0)}contains no ImageCache", hint=_EXAMPLE)
     found = tuple(_parse(document) for document in documents)
     seen: set[str] = set()
     for document, parsed in zip(documents, found, strict=True):
         if parsed.cache.name in seen:
-            document.fail(("metadata", "name"), f"{parsed.cache.name} is there twice")
+            document.fail(("metadata", "name"), f"{parsed.cache.name} is repeated")
         seen.add(parsed.cache.name)
     return found
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """An object of the API server, as far as it can be read."""
+    """An object of the API server, as far as we can read it."""
 
     cache: ImageCache
     problem: InvalidManifest | None = None
-    """What of the spec is no ImageCache's; then ``cache.spec`` has no images."""
+    """What is wrong with the spec; then ``cache.spec`` has no images."""
     notes: tuple[str, ...] = ()
 
 
 def stored(value: JSON) -> Stored:
-    """An object that an API server has accepted, with uid, versions and status. Raises InvalidManifest for none."""
+    """Read an object of an API server, with uid, versions and status. Raises InvalidManifest when it is no object."""
     document = Document(value, "")
     clean = _without_nulls(value)
     if not _is_mapping(clean):
@@ -94,7 +94,7 @@ def _server_metadata(value: JSON, metadata: Metadata) -> Metadata:
 
 
 def _status(value: JSON) -> Status | None:
-    """A status as we write it; somebody else's is none."""
+    """The status if we wrote it; None for any other."""
     try:
         return msgspec.convert(value, Status | None)
     except msgspec.ValidationError:
@@ -102,12 +102,12 @@ def _status(value: JSON) -> Status | None:
 
 
 def is_name(text: str) -> bool:
-    """Whether an object may be called so: an RFC 1123 subdomain."""
+    """Whether it is a valid object name (RFC 1123 subdomain)."""
     return len(text) <= NAME_LENGTH and _SUBDOMAIN.fullmatch(text) is not None
 
 
 def _flatten(document: Document) -> list[Document]:
-    """The items of a list object; anything else is itself."""
+    """The items of a list object; a list of one for any other document."""
     value = document.value
     if not _is_mapping(value) or (value.get("apiVersion"), value.get("kind")) not in _LISTS:
         return [document]
@@ -145,7 +145,7 @@ def _parse(document: Document) -> Parsed:
 
 
 def _without_nulls(value: JSON) -> JSON:
-    """Keys with null are absent to the Kubernetes API."""
+    """The Kubernetes API treats keys with null as absent."""
     if isinstance(value, dict):
         return {key: _without_nulls(item) for key, item in value.items() if item is not None}
     return value
@@ -171,7 +171,7 @@ def _metadata(document: Document, value: JSON, notes: list[str]) -> Metadata:
             f"lowercase letters, digits, '-' and '.', at most {NAME_LENGTH} characters (RFC 1123 subdomain)",
         )
     if "namespace" in value:
-        notes.append("metadata.namespace: an ImageCache belongs to no namespace, ignored")
+        notes.append("metadata.namespace: an ImageCache is cluster-scoped, ignored")
     return Metadata(
         name=name,
         annotations=_texts(document, value, "annotations"),
@@ -201,7 +201,7 @@ def _spec(document: Document, value: JSON, notes: list[str]) -> Spec:
 
 
 def _explain(document: Document, text: str) -> NoReturn:
-    """A message of msgspec, with our words and the place in the file."""
+    """A message of msgspec in our words, with its line in the file. msgspec has no structured errors."""
     match = _AT.fullmatch(text)
     message, trail = (match["message"], match["path"] or "") if match else (text, "")
     path: Path = ("spec",)

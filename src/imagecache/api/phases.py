@@ -1,8 +1,8 @@
-"""``status`` from one state to the next: phase, progress, times, conditions.
+"""Transitions of ``status``: phase, progress, times, conditions.
 
-Pure: status in, status out; the drawing of eci-api §5.1 is the table ``TRANSITIONS``. Two additions: a failed or
-interrupted cache may be tried again (back to Pending, id kept), and progress counts bytes instead of the durable
-bundle. It must not do I/O and must not know why something failed.
+Pure: status in, status out; ``TRANSITIONS`` is the drawing of eci-api §5.1. Two additions: a failed or interrupted
+cache may be retried (back to Pending with the same id), and progress counts bytes. It must not do I/O and must not know
+why something failed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from imagecache.api import times
 from imagecache.api.types import Condition, Phase, Status, StatusImage
 
 FAILED_KEPT = dt.timedelta(hours=24)
-"""How long a failed cache stays, whatever its retention (eci-api §5.4)."""
+"""How long a failed cache is kept, whatever its retention (eci-api §5.4)."""
 
 TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     Phase.PENDING: frozenset({Phase.PENDING, Phase.CREATING, Phase.READY, Phase.FAILED}),
@@ -40,7 +40,7 @@ def begin(cache_id: str, generation: int, now: dt.datetime, *, progress: str = "
 
 
 def retry(status: Status, generation: int, now: dt.datetime, *, restart: bool) -> Status:
-    """Pending again, same id and history; ``restart`` when the spec changed, so that progress starts over."""
+    """Pending again with the same id and events; ``restart`` when the spec has changed: progress starts at 0."""
     _check(status, Phase.PENDING)
     fresh = begin(status.image_cache_id, generation, now, progress="0%" if restart else status.progress)
     conditions = status.conditions
@@ -50,14 +50,14 @@ def retry(status: Status, generation: int, now: dt.datetime, *, restart: bool) -
 
 
 def started(status: Status, generation: int, now: dt.datetime) -> Status:
-    """Its build begins, or goes on: the phase stays, nothing is in the way."""
+    """The build starts or continues: the phase stays and no reason is left."""
     status = msgspec.structs.replace(status, reason="", last_updated_time=times.render(now))
     outcome = ("True", "Updating", "") if status.phase is Phase.UPDATING else ("False", "Building", "")
     return _conditions(status, generation, now, ready=outcome, building=("True", "Started", ""))
 
 
 def waiting(status: Status, generation: int, now: dt.datetime, *, reason: str, message: str) -> Status:
-    """Its build cannot begin yet and will by itself: Pending, or Updating when that is what runs."""
+    """The build waits for something and starts without anyone's help: Pending, or still Updating."""
     updating = status.phase is Phase.UPDATING
     status = msgspec.structs.replace(
         status,
@@ -70,9 +70,10 @@ def waiting(status: Status, generation: int, now: dt.datetime, *, reason: str, m
 
 
 def advance(status: Status, done: int, total: int, now: dt.datetime) -> Status:
-    """Creating (or Updating, when that is what runs), at ``done`` of ``total`` bytes. Never goes back."""
+    """Creating (or still Updating), at ``done`` of ``total`` bytes. Progress never decreases."""
     phase = Phase.UPDATING if status.phase is Phase.UPDATING else Phase.CREATING
     _check(status, phase)
+    # at most 99: only ``ready`` says 100, when the bundle is committed
     progress = max(percent(status.progress), min(done * 100 // total if total else 0, 99))
     return msgspec.structs.replace(status, phase=phase, progress=f"{progress}%", last_updated_time=times.render(now))
 
@@ -86,7 +87,7 @@ def ready(
     size: int,
     retention_days: int | None,
 ) -> Status:
-    """Ready, 100 %. ``retention_days`` count from the start of the build; None is for ever."""
+    """Ready, 100 %. ``retention_days`` count from the start of the build; None: never expires."""
     _check(status, Phase.READY)
     status = msgspec.structs.replace(
         status,
@@ -102,7 +103,7 @@ def ready(
 
 
 def kept(status: Status, generation: int, now: dt.datetime, *, retention_days: int | None) -> Status:
-    """Ready for a spec whose images are the same: only the expiry follows."""
+    """Still Ready after a change of the spec that left the images alone: only the expiry changes."""
     status = msgspec.structs.replace(status, reason="", expire_date_time=_expiry(status, retention_days))
     return _conditions(status, generation, now, ready=("True", "Built", ""), building=("False", "Built", ""))
 
@@ -114,7 +115,7 @@ def _expiry(status: Status, retention_days: int | None) -> str:
 
 
 def failed(status: Status, generation: int, now: dt.datetime, *, reason: str, message: str) -> Status:
-    """Failed, or UpdateFailed while the old content serves. ``reason`` is CamelCase, ``message`` for people."""
+    """Failed; or UpdateFailed, while the old bundle serves. ``reason`` is CamelCase, ``message`` for people."""
     updating = status.phase is Phase.UPDATING
     phase = Phase.UPDATE_FAILED if updating else Phase.FAILED
     _check(status, phase)
@@ -130,16 +131,16 @@ def failed(status: Status, generation: int, now: dt.datetime, *, reason: str, me
 
 
 def interrupted(status: Status, generation: int, now: dt.datetime) -> Status:
-    """Stopped by the user: the phase stays, nothing is being built, the next create goes on."""
+    """Stopped by the user: the phase stays, nothing is being built, the next create continues."""
     status = msgspec.structs.replace(status, last_updated_time=times.render(now))
-    message = "stopped; what was fetched is kept, the same create goes on from there"
+    message = "stopped; downloaded data is kept, the same create continues from there"
     return _conditions(
         status, generation, now, ready=("False", "Interrupted", message), building=("False", "Interrupted", message)
     )
 
 
 def update(status: Status, generation: int, now: dt.datetime) -> Status:
-    """Updating: rebuilt in place, the old content serves meanwhile (eci-api §5.4, §6)."""
+    """Updating: a new bundle is built while the old one serves (eci-api §5.4, §6)."""
     _check(status, Phase.UPDATING)
     status = msgspec.structs.replace(
         status, phase=Phase.UPDATING, progress="0%", reason="", last_updated_time=times.render(now)
@@ -148,7 +149,7 @@ def update(status: Status, generation: int, now: dt.datetime) -> Status:
 
 
 def degraded(status: Status, generation: int, now: dt.datetime, *, reason: str = "", message: str = "") -> Status:
-    """The condition Degraded: usable, and not as it should be. Without a reason all is well."""
+    """The condition Degraded: usable, but not as it should be. Without a reason it is False."""
     condition = Condition(
         type="Degraded",
         status="True" if reason else "False",
@@ -186,7 +187,7 @@ def set_condition(conditions: tuple[Condition, ...], new: Condition) -> tuple[Co
 
 def _check(status: Status, target: Phase) -> None:
     if target not in TRANSITIONS[status.phase]:
-        raise ValueError(f"no way from {status.phase.value} to {target.value}")
+        raise ValueError(f"no transition from {status.phase.value} to {target.value}")
 
 
 _Outcome = tuple[str, str, str]

@@ -1,6 +1,6 @@
-"""imagePullSecrets as data: the payload of a Secret document.
+"""The payload of a Secret document that ``imagePullSecrets`` names.
 
-No value of a secret may reach an error, a log or an object. It must not know where Secrets come from or what
+No value of a secret may reach an error, a log or an object. It must not know where Secrets are read from, or what the
 credentials are for.
 """
 
@@ -28,23 +28,23 @@ class PullSecret:
 
 
 def pull_secret(name: str, document: JSON, source: str = "") -> PullSecret:
-    """The payload of the Secret document called ``name``; ``source`` begins messages. Raises InvalidInput."""
+    """The payload of the Secret document ``name``; messages start with ``source``. Raises InvalidInput."""
     secret = document if isinstance(document, dict) else {}
     kind = secret.get("type")
     key = _KEYS.get(kind) if isinstance(kind, str) else None
     if key is None:
-        raise InvalidInput(f"{source}imagePullSecret {name} has no pull secret's type", hint=f"expected {CONFIG_KIND}")
+        raise InvalidInput(f"{source}imagePullSecret {name} is no pull secret", hint=f"expected {CONFIG_KIND}")
     config = _decoded(secret, key)
     if config is None:
         raise InvalidInput(
-            f"{source}imagePullSecret {name} has no usable {key}",
-            hint="make it with kubectl create secret docker-registry",
+            f"{source}imagePullSecret {name} has no valid {key}",
+            hint="create it with kubectl create secret docker-registry",
         )
     return PullSecret(name, config if kind == CONFIG_KIND else b'{"auths":' + config + b"}")
 
 
 def _decoded(secret: dict[str, JSON], key: str) -> bytes | None:
-    """The JSON text under a key of ``stringData`` or, base64, ``data``; None when it is not there or no JSON object."""
+    """The JSON text of a key in ``stringData`` or (base64) ``data``; None when it is missing or not a JSON object."""
     plain, coded = secret.get("stringData"), secret.get("data")
     if isinstance(plain, dict) and isinstance(plain.get(key), str):
         text = str(plain[key]).encode()

@@ -47,7 +47,7 @@ EVERYTHING = Selector()
 
 
 def parse(text: str, what: str) -> Selector:
-    """The selector in a text; ``what`` names its place in messages. Raises InvalidManifest."""
+    """``what`` names the field in messages. Raises InvalidManifest."""
     requirements, position = [], 0
     while position < len(text.rstrip()):
         term = _TERM.match(text, position)

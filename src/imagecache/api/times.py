@@ -1,4 +1,4 @@
-"""metav1.Time: RFC 3339, UTC, whole seconds, ``Z``. It must not know what time it is."""
+"""metav1.Time: RFC 3339, UTC, whole seconds, ``Z``. It must not read a clock."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The ImageCache document: what users write and what the API shows.
 
-Accepts and prints both published generations of Alibaba's resource (``docs/adr/0013-documents-msgspec.md``): names are
-theirs, ``conditions``, ``images``, ``size`` and ``nodes`` in the status are ours. Times are RFC 3339 text, UTC, whole
-seconds. It must not interpret anything: limits and defaults are in ``effective_spec``, transitions in ``phases``.
+It covers both published generations of Alibaba's resource (``docs/adr/0013-documents-msgspec.md``): names are theirs;
+``conditions``, ``images``, ``size`` and ``nodes`` of the status are ours. Times are RFC 3339 text, UTC, whole seconds.
+It must not decide anything: limits and defaults are in ``effective_spec``, transitions in ``phases``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ RESOURCES = f"imagecaches.{GROUP}"
 
 
 class Phase(enum.Enum):
-    """``status.phase``, Alibaba's words."""
+    """``status.phase``, in Alibaba's words."""
 
     PENDING = "Pending"
     CREATING = "Creating"
@@ -33,7 +33,7 @@ class Phase(enum.Enum):
 
 
 class Metadata(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, rename="camel"):
-    """The part of metav1.ObjectMeta that an ImageCache has everywhere."""
+    """metav1.ObjectMeta, as far as we need it."""
 
     name: str
     annotations: dict[str, str] = {}
@@ -43,7 +43,7 @@ class Metadata(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, re
     generation: int = 0
     """Grows by one with each change of the spec."""
     resource_version: str = ""
-    """In a cluster only, as the two below."""
+    """In a cluster only, as the next two."""
     deletion_timestamp: str = ""
     finalizers: tuple[str, ...] = ()
 
@@ -73,14 +73,14 @@ class InvolvedObject(msgspec.Struct, frozen=True):
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """The union of both generations' keys: a core/v1 Event, and ``name``, ``timestamp``."""
+    """The keys of both generations: a core/v1 Event, and ``name``, ``timestamp``."""
 
     type: str
     """``Normal`` or ``Warning``."""
     reason: str
     message: str
     name: str
-    """What it is about: an image reference or the cache's name."""
+    """Its subject: an image reference or the cache's name."""
     count: int = 1
     event_time: None = None
     first_timestamp: str
@@ -106,7 +106,7 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class StatusImage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a reference turned out to be."""
+    """What a reference resolved to."""
 
     image: str
     """As written in the spec."""
@@ -117,7 +117,7 @@ class StatusImage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class NodeCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """On how many nodes the images should be, are, and cannot be usable."""
+    """Numbers of nodes: the cache is assigned to them, usable on them, failed on them."""
 
     desired: int = 0
     ready: int = 0
@@ -125,7 +125,7 @@ class NodeCounts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Display(msgspec.Struct, frozen=True, kw_only=True):
-    """Texts of ``kubectl get -o wide``, whose columns can only show what is there as text."""
+    """Texts for ``kubectl get -o wide``: its columns show a field as it is and compute nothing."""
 
     nodes: str = ""
     """Ready of desired nodes: ``2/3``."""
@@ -134,7 +134,7 @@ class Display(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Status(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, rename="camel"):
-    """Absent until known: a field without a value is not in the document, ``phase`` and ``progress`` always are."""
+    """A field without a value is left out of the document; ``phase`` and ``progress`` are always present."""
 
     phase: Phase
     progress: str

@@ -1,8 +1,8 @@
-"""YAML or JSON text to JSON values, remembering the line of everything.
+"""YAML or JSON text to JSON values, with the line of every value.
 
-PyYAML's composer gives nodes with positions; this turns them into what the Kubernetes API would get (JSON types only,
-timestamps stay text, duplicate keys refused), with bounds against alias bombs and deep nesting. It must not know the
-ImageCache resource.
+PyYAML's composer makes nodes with positions; this turns them into the values that the Kubernetes API would get (JSON
+types only, timestamps as text, duplicate keys refused), with bounds against alias bombs and deep nesting. It must not
+know the ImageCache resource.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ TEXT_SIZE = 1024 * 1024
 NODES = 50_000
 """Values in one document, aliases counted each time they are used."""
 DEPTH = 64
+"""Levels; manifests have some 10, and Python's stack ends at some 1000."""
 
 JSON = None | bool | int | float | str | list["JSON"] | dict[str, "JSON"]
 Path = tuple[str | int, ...]
@@ -42,20 +43,20 @@ class Document:
     """1-based, by path."""
 
     def fail(self, path: Path, message: str, hint: str = "") -> NoReturn:
-        """Raise InvalidManifest that names the place as well as it is known."""
+        """Raise InvalidManifest that names file, line and path as far as they are known."""
         where = place(self.source, self.line(path))
         text = render_path(path)
         raise InvalidManifest(f"{where}{text}: {message}" if text else f"{where}{message}", hint=hint)
 
     def line(self, path: Path) -> int:
-        """Line of the value at ``path``, or of the nearest thing around it; 0 when unknown."""
+        """Line of the value at ``path``, or of the nearest value around it; 0 when unknown."""
         while path and path not in self.lines:
             path = path[:-1]
         return self.lines.get(path, 0)
 
 
 def render_path(path: Path) -> str:
-    """``spec.images[1]``; keys that are not plain words go in brackets."""
+    """``spec.images[1]``; keys that are not plain words are in brackets."""
     text = ""
     for part in path:
         if isinstance(part, str) and part.replace("_", "").isalnum():
@@ -72,7 +73,7 @@ def place(source: str, line: int) -> str:
 
 
 def load(text: str, source: str = "") -> tuple[Document, ...]:
-    """Every document of the text that is not empty. JSON is YAML. Raises InvalidManifest."""
+    """Every document that is not empty. JSON is YAML. Raises InvalidManifest."""
     if len(text) > TEXT_SIZE:
         raise InvalidManifest(
             f"{place(source, 0)}longer than {TEXT_SIZE} characters", hint="split it into several files"
@@ -97,7 +98,7 @@ def _read(node: yaml.Node, source: str) -> Document:
 
 
 def _spaces_for_json(text: str) -> str:
-    """JSON may be indented with tabs, YAML not; inside JSON strings a tab is not allowed anyway."""
+    """JSON may be indented with tabs, YAML may not. Strings are safe: JSON does not allow a raw tab in one."""
     return text.replace("\t", " ") if text.lstrip().startswith(("{", "[")) else text
 
 
@@ -136,7 +137,7 @@ class _Reader:
                 continue
             key = self._key(key_node, path)
             if key in own:
-                self._fail(key_node, f"{render_path((*path, key))}: the key is there twice")
+                self._fail(key_node, f"{render_path((*path, key))}: duplicate key")
             own[key] = self.value(value_node, (*path, key))
             self.lines[*path, key] = key_node.start_mark.line + 1
         return merged | own
@@ -159,12 +160,12 @@ class _Reader:
         if node.tag == _TIMESTAMP:
             return str(node.value)
         if node.tag not in _SCALARS:
-            self._fail(node, f"{render_path(path)}: the tag {node.tag} has no meaning here")
+            self._fail(node, f"{render_path(path)}: the tag {node.tag} is not supported")
         value: JSON = None
-        with suppress(ValueError):  # its text quotes the value, which may be a secret: not even to be chained
+        with suppress(ValueError):  # its message quotes the value, which may be a secret: it is not even chained
             value = self._constructor.construct_object(node)
         if value is None and node.tag != _NULL:
-            self._fail(node, f"{render_path(path)}: not what its tag says")
+            self._fail(node, f"{render_path(path)}: value does not match its tag")
         return value
 
     def _fail(self, node: yaml.Node, message: str) -> NoReturn:

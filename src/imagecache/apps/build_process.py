@@ -47,7 +47,7 @@ class Reporter:
             self._held = build_messages.Advanced(event.done, event.total)
             if self._clock.monotonic() - self._sent >= INTERVAL:
                 self.flush()
-        told = building.told(event, self._clock.now())
+        told = building.status_event(event, self._clock.now())
         if told is not None:
             self._send(Told(told))
 

@@ -63,7 +63,7 @@ class Recorder:
             case Planned(done=done, total=total) | Advanced(done=done, total=total):
                 self.set(phases.advance(self._status, done, total, self._clock.now()))
             case _:
-                new = building.told(event, self._clock.now())
+                new = building.status_event(event, self._clock.now())
                 if new is not None:
                     self.set(with_event(self._status, new))
 

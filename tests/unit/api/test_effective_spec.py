@@ -89,16 +89,14 @@ def test_the_spec_wins_over_annotations() -> None:
     result = wanted(size=40, days=5, keys={known.SIZE: "30", known.RETENTION_DAYS: "5"})
 
     assert (result.size_gib, result.retention_days) == (40, 5)
-    assert result.notes == (
-        "metadata.annotations[k8s.aliyun.com/imc-size]: 30 is ignored, spec.imageCacheSize says 40",
-    )
+    assert result.notes == ("metadata.annotations[k8s.aliyun.com/imc-size]: 30 is ignored, spec.imageCacheSize is 40",)
 
 
 def test_cloud_only_and_unknown_keys_are_noted() -> None:
     result = wanted(keys={"k8s.aliyun.com/vswitch-ids": "vsw-a", "k8s.aliyun.com/new-thing": "1", "other/x": "y"})
 
     assert result.notes == (
-        "metadata.annotations[k8s.aliyun.com/vswitch-ids]: has a meaning on Alibaba Cloud only, ignored",
+        "metadata.annotations[k8s.aliyun.com/vswitch-ids]: only used on Alibaba Cloud, ignored",
         "metadata.annotations[k8s.aliyun.com/new-thing]: unknown, ignored",
     )
 
@@ -138,7 +136,7 @@ def test_a_repeated_image_is_built_once() -> None:
     result = effective_spec(cache("nginx", "redis", "nginx"), architecture="amd64")
 
     assert result.images == ("nginx", "redis")
-    assert result.notes == ("spec.images[2]: nginx is there twice",)
+    assert result.notes == ("spec.images[2]: nginx is repeated",)
 
 
 def test_a_bad_reference_names_its_place() -> None:

@@ -86,7 +86,7 @@ def test_unknown_fields_and_namespace_are_noted() -> None:
 
     assert parse(text)[0].notes == (
         "extra: unknown field, ignored",
-        "metadata.namespace: an ImageCache belongs to no namespace, ignored",
+        "metadata.namespace: an ImageCache is cluster-scoped, ignored",
         "spec.flavour: unknown field, ignored",
     )
 
@@ -110,8 +110,8 @@ def test_names_that_kubernetes_takes(name: str) -> None:
 
 
 BAD = {
-    "empty": ("", "f.yaml: no ImageCache in it"),
-    "only-comments": ("# nothing\n---\n", "f.yaml: no ImageCache in it"),
+    "empty": ("", "f.yaml: contains no ImageCache"),
+    "only-comments": ("# nothing\n---\n", "f.yaml: contains no ImageCache"),
     "not-a-mapping": ("- a\n- b\n", "f.yaml:1: not an ImageCache: expected a mapping"),
     "not-yaml": ("a: [1,\n b: {", "f.yaml:2: not YAML: "),
     "control-character": ("a: \x01", "f.yaml: not YAML: "),
@@ -161,11 +161,11 @@ BAD = {
         manifest(imageCacheSize="  imageCacheSize: 2.5"),
         "f.yaml:13: spec.imageCacheSize: expected a whole number, got a number",
     ),
-    "duplicate-key": (SAMPLE + "  retentionDays: 8\n", "f.yaml:15: spec.retentionDays: the key is there twice"),
-    "same-name-twice": (f"{SAMPLE}---\n{SAMPLE}", "f.yaml:19: metadata.name: imagecache-sample is there twice"),
+    "duplicate-key": (SAMPLE + "  retentionDays: 8\n", "f.yaml:15: spec.retentionDays: duplicate key"),
+    "same-name-twice": (f"{SAMPLE}---\n{SAMPLE}", "f.yaml:19: metadata.name: imagecache-sample is repeated"),
     "key-not-text": ("? [a]\n: b\n", "f.yaml:1: a key must be text"),
-    "tag": ("a: !!binary aGVsbG8=\n", "f.yaml:1: a: the tag tag:yaml.org,2002:binary has no meaning here"),
-    "lying-tag": ("a: !!int hello\n", "f.yaml:1: a: not what its tag says"),
+    "tag": ("a: !!binary aGVsbG8=\n", "f.yaml:1: a: the tag tag:yaml.org,2002:binary is not supported"),
+    "lying-tag": ("a: !!int hello\n", "f.yaml:1: a: value does not match its tag"),
     "merge-of-a-scalar": ("a: {<<: 3}\n", "f.yaml:1: only a mapping can be merged"),
     "alias-bomb": (
         "a: &a [x,x,x,x,x,x,x,x,x]\n"

@@ -110,9 +110,9 @@ def test_update_serves_the_old_content_meanwhile() -> None:
 
 
 def test_no_other_way() -> None:
-    with pytest.raises(ValueError, match="no way from Ready to Pending"):
+    with pytest.raises(ValueError, match="no transition from Ready to Pending"):
         phases.retry(ready(building()), 1, LATER, restart=False)
-    with pytest.raises(ValueError, match="no way from Failed to Creating"):
+    with pytest.raises(ValueError, match="no transition from Failed to Creating"):
         phases.advance(phases.failed(building(), 1, NOW, reason="X", message=""), 1, 2, LATER)
 
 

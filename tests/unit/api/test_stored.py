@@ -78,14 +78,14 @@ def test_ids_are_derived_from_the_object() -> None:
 
 
 def test_an_image_s_beginning_and_end_are_told() -> None:
-    resolved = building.told(ImageResolved("nginx", Digest.sha256(b""), 2, 10), NOW)
-    pulled = building.told(ImageReady("nginx", 1, 2), NOW)
+    resolved = building.status_event(ImageResolved("nginx", Digest.sha256(b""), 2, 10), NOW)
+    pulled = building.status_event(ImageReady("nginx", 1, 2), NOW)
 
     assert resolved is not None
     assert pulled is not None
     assert (resolved.reason, resolved.message) == ("Pulling", "Pulling image nginx")
     assert (pulled.reason, pulled.message) == ("Pulled", "Successfully pulled image nginx")
-    assert building.told(Planned((), 0, 0), NOW) is None
+    assert building.status_event(Planned((), 0, 0), NOW) is None
 
 
 @pytest.mark.parametrize(

@@ -65,14 +65,14 @@ def test_a_missing_secret_names_itself_and_the_directory(folder: Path, directory
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (secret("one", "data: {}", "Opaque"), "default:one has no pull secret's type"),
-        (secret("one", "data: {}", "[a]"), "default:one has no pull secret's type"),
-        (secret("one", f"data: {{.dockercfg: {CODED}}}"), "default:one has no usable .dockerconfigjson"),
-        (secret("one", "data: {.dockerconfigjson: aHVudGVyMi12ZXJ5LXNlY3JldA==}"), "no usable .dockerconfigjson"),
-        (secret("one", "data: {.dockerconfigjson: hunter2}"), "no usable .dockerconfigjson"),
-        (secret("one", 'stringData: {.dockerconfigjson: "[1]"}'), "no usable .dockerconfigjson"),
-        (secret("one", "stringData: 4"), "no usable .dockerconfigjson"),
-        (secret("one", "data: {.dockerconfigjson: !!int hunter2-very-secret}"), "not what its tag says"),
+        (secret("one", "data: {}", "Opaque"), "default:one is no pull secret"),
+        (secret("one", "data: {}", "[a]"), "default:one is no pull secret"),
+        (secret("one", f"data: {{.dockercfg: {CODED}}}"), "default:one has no valid .dockerconfigjson"),
+        (secret("one", "data: {.dockerconfigjson: aHVudGVyMi12ZXJ5LXNlY3JldA==}"), "no valid .dockerconfigjson"),
+        (secret("one", "data: {.dockerconfigjson: hunter2}"), "no valid .dockerconfigjson"),
+        (secret("one", 'stringData: {.dockerconfigjson: "[1]"}'), "no valid .dockerconfigjson"),
+        (secret("one", "stringData: 4"), "no valid .dockerconfigjson"),
+        (secret("one", "data: {.dockerconfigjson: !!int hunter2-very-secret}"), "value does not match its tag"),
     ],
 )
 def test_bad_secrets_are_refused_without_showing_them(tmp_path: Path, text: str, message: str) -> None:
