@@ -34,10 +34,18 @@ class Memory:
     def __init__(self) -> None:
         self.heard: list[tuple[Path, ...]] = []
         self.meanwhile: Callable[[], None] = lambda: None
+        self.lookups: list[bool] = []
+        self.releases = 0
 
     def used(self, layers: Sequence[Path]) -> None:
         self.heard.append(tuple(layers))
         self.meanwhile()
+
+    def looked_up(self, *, found: bool) -> None:
+        self.lookups.append(found)
+
+    def released(self) -> None:
+        self.releases += 1
 
 
 class SnapshotterRig:

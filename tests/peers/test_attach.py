@@ -15,7 +15,6 @@ from imagecache.builder.bundle_builder import BundleBuilder
 from imagecache.clock import SystemClock
 from imagecache.containerd.attach import AttachSettings, NodeAttacher
 from imagecache.containerd.client import ContainerdClient
-from imagecache.containerd.modes import Mode
 from imagecache.containerd.native import NativeUse
 from imagecache.errors import BlobNotFound, ContainerdMisconfigured
 from imagecache.host.checks import Status
@@ -25,6 +24,7 @@ from imagecache.host.mounter import KernelMounter
 from imagecache.host.probe_containerd import ContainerdExpectations, check_containerd
 from imagecache.host.trim import follow_starts
 from imagecache.oci.descriptor import Platform
+from imagecache.settings.table import Mode
 from imagecache.snapshotter.server import serve
 from imagecache.snapshotter.snapshotter import Snapshotter
 from imagecache.store.model import Bundle
@@ -261,7 +261,7 @@ async def test_doctor_finds_nothing_wrong(node: Node, directory: Path) -> None:
     expected = ContainerdExpectations(
         address=node.containerd.address,
         snapshotter="imagecache",
-        mode=None,
+        mode=Mode.AUTO,
         root=directory / "snapshotter",
         layers=node.store.root / "layers",
     )

@@ -16,19 +16,17 @@ from pathlib import Path
 import pytest
 
 from imagecache._proto.containerd import snapshots_pb2
-from imagecache.apps.host_credentials import config_text
 from imagecache.apps.host_service import HostContainerdFiles, HostContainerdRecords
-from imagecache.apps.host_systemd import in_root
 from imagecache.clock import SystemClock
-from imagecache.containerd.modes import Mode
 from imagecache.containerd.rpc import Connection
 from imagecache.errors import InvalidSetting, PrivilegeMissing
+from imagecache.host.chroot import in_root
 from imagecache.host.files import CONFIG, OPT, PROGRAM, UNITS, HostFiles
 from imagecache.host.runtime_files import RuntimeFiles, runtime_files
 from imagecache.host.service import HostService, HostSettings, Left
 from imagecache.host.units import SERVICE, SOCKET, TIMER
-from imagecache.settings.table import Mode as ModeSetting
-from imagecache.settings.table import Settings
+from imagecache.settings.dump import config_text
+from imagecache.settings.table import Mode, Settings
 from imagecache.snapshotter.server import listen
 from testkit.host_service import FakeProgram
 from testkit.images import busybox_image, tar_of
@@ -277,7 +275,7 @@ class Host:
         self.settings = Settings(
             store=self.directory / "store",
             address=self.containerd.address,
-            mode=ModeSetting.PROXY,
+            mode=Mode.PROXY,
             agent_socket=self.directory / "agent.sock",
             agent_root=self.containerd.root / "io.containerd.snapshotter.v1.imagecache",
             containerd_config=self.containerd.config,
@@ -294,7 +292,7 @@ class Host:
     def service(self) -> HostService:
         drop_in = HostContainerdFiles(self.settings, SystemClock(), Path("/"))
         settings = HostSettings(Mode.PROXY, config_text(self.settings), self.settings.address)
-        records = HostContainerdRecords(drop_in, Mode.PROXY)
+        records = HostContainerdRecords(drop_in)
         return HostService(self.manager.files, self.manager, (drop_in, records), settings, FakeProgram)
 
     async def install(self) -> None:

@@ -9,20 +9,10 @@ from imagecache.clock import Clock
 from imagecache.containerd.api import Attached
 from imagecache.containerd.attach import AttachSettings, NodeAttacher
 from imagecache.containerd.client import ContainerdClient
-from imagecache.containerd.modes import Mode
 from imagecache.containerd.native import NativeUse, holder_of
-from imagecache.settings.table import Mode as ModeSetting
 from imagecache.settings.table import Settings
 from imagecache.store.model import Bundle
 from imagecache.store.store import Store
-
-MODES = {
-    ModeSetting.AUTO: None,
-    ModeSetting.PROXY: Mode.PROXY,
-    ModeSetting.NATIVE: Mode.NATIVE,
-    ModeSetting.PREPULL: None,
-}
-"""Prepull attaches nothing itself; whoever does so by hand there gets what containerd is configured for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +40,7 @@ class LocalAttacher:
         settings = AttachSettings(
             namespace=self.settings.namespace,
             snapshotter=self.settings.snapshotter,
-            mode=MODES[self.settings.mode],
+            mode=self.settings.mode,
             allow_private_names=frozenset(self.settings.allow_private_names),
         )
         return NodeAttacher(containerd, self.store.blobs, self.clock, settings)

@@ -13,7 +13,7 @@ from imagecache.clock import Clock
 from imagecache.registry.client import RegistryClient
 from imagecache.registry.config import RegistryConfig
 from imagecache.registry.credentials import CredentialChain, Credentials
-from imagecache.registry.docker_config import load_docker_config, parse_docker_config_json
+from imagecache.registry.docker_config import config_path, load_docker_config, parse_docker_config_json
 from imagecache.registry.http_proxy import parse_proxies
 from imagecache.settings.table import Settings
 from imagecache.standalone.ports import BuildRequest
@@ -38,7 +38,7 @@ class StoreBuilder:
         """The manifest's own secrets first, then what every tool on the host uses."""
         for secret in SecretDirectory(self.settings.secrets).load(pull_secrets):
             yield parse_docker_config_json(secret.config, f"secret {secret.name}")
-        docker = load_docker_config(docker_config_path(self.settings.docker_config))
+        docker = load_docker_config(config_path(self.settings.docker_config, os.environ, Path.home()))
         if docker is not None:
             yield docker
 
@@ -74,11 +74,3 @@ def _registry(settings: Settings, request: BuildRequest) -> RegistryConfig:
         read_timeout=settings.registry_read_timeout,
         attempts=settings.registry_retries + 1,
     )
-
-
-def docker_config_path(setting: str) -> Path:
-    """Docker's own places: ``$DOCKER_CONFIG/config.json``, else ``~/.docker/config.json``."""
-    if setting:
-        return Path(setting)
-    directory = os.environ.get("DOCKER_CONFIG")
-    return (Path(directory) if directory else Path.home() / ".docker") / "config.json"

@@ -23,8 +23,6 @@ from imagecache.agent.runtime import ContainerdRecords, LocalMachine, PrepulledI
 from imagecache.agent.settings import LoopSettings
 from imagecache.agent.state import NodeState
 from imagecache.apps.attach import LocalAttacher
-from imagecache.apps.holders import holder
-from imagecache.apps.kubernetes import connection
 from imagecache.builder.worker_pool import WorkerPool
 from imagecache.clock import Clock
 from imagecache.concurrency import first_to_end
@@ -40,6 +38,8 @@ from imagecache.fetch.prefetch import BuildFollower
 from imagecache.fetch.transfer import LayerFetcher
 from imagecache.fetch.verify import WorkerVerifier
 from imagecache.file_version import file_version
+from imagecache.host.lease_holders import holder
+from imagecache.kube import connection
 from imagecache.kube.client import KubeClient
 from imagecache.served.client import ClientSettings, ServedStore
 from imagecache.served.directory_store import DirectoryStore
@@ -56,7 +56,7 @@ _PULLS = 2
 
 
 class ClusterDuties:
-    """``apps.agent.Duties``."""
+    """``host.node_process.Duties``."""
 
     def __init__(self, store: Store, settings: Settings, clock: Clock) -> None:
         """Raises InvalidSetting."""
@@ -74,13 +74,13 @@ class ClusterDuties:
         if self._loop is not None:
             self._loop.used(layers)
 
-    def works(self, containerd: ContainerdClient, metrics: Metrics) -> Sequence[Coroutine[None, None, None]]:
+    def works(self, containerd: ContainerdClient, metrics: Metrics) -> Sequence[Coroutine[object, object, None]]:
         return (keep_running(lambda: self._run(containerd, metrics)),)
 
     async def _run(self, containerd: ContainerdClient, metrics: Metrics) -> None:
         settings = self._settings
         version = file_version(settings.kubeconfig)
-        access = await asyncio.to_thread(connection, settings, os.environ)
+        access = await asyncio.to_thread(connection.find, settings.kubeconfig, os.environ, Path.home())
         async with AsyncExitStack() as stack:
             kube = await stack.enter_async_context(KubeClient(access))
             attacher = LocalAttacher(self._store, settings, self._clock).attacher(containerd)

@@ -7,16 +7,13 @@ import re
 import subprocess
 from pathlib import Path
 
-from imagecache.apps.attach import MODES
 from imagecache.apps.platform import host_platform
 from imagecache.clock import Clock
 from imagecache.containerd.client import ContainerdClient
-from imagecache.containerd.modes import Mode
 from imagecache.errors import ContainerdUnavailable, InvalidSetting
 from imagecache.host.containerd_config import Installation
 from imagecache.host.dropin import DropInSettings
-from imagecache.settings.table import Mode as ModeSetting
-from imagecache.settings.table import Settings
+from imagecache.settings.table import Mode, Settings
 
 _VERSION = re.compile(r"\bv?(\d+\.\d+\.\d+\S*)")
 _SECONDS = 10
@@ -29,7 +26,7 @@ def drop_in(settings: Settings, clock: Clock) -> Installation:
 
 def installation(settings: Settings, version: str, *, leaving: bool = False) -> Installation:
     """The drop-in of a host with this version of containerd. Mode auto means proxy here. Raises InvalidSetting."""
-    if settings.mode is ModeSetting.PREPULL:
+    if settings.mode is Mode.PREPULL:
         raise InvalidSetting(
             "mode prepull has no configuration of containerd: the runtime pulls by itself",
             hint="leave containerd as it is, or choose --mode proxy or native",
@@ -37,7 +34,7 @@ def installation(settings: Settings, version: str, *, leaving: bool = False) -> 
     return Installation(
         settings.containerd_config,
         DropInSettings(
-            mode=MODES[settings.mode] or Mode.PROXY,
+            mode=settings.mode,
             containerd=version,
             platform=str(host_platform()),
             snapshotter=settings.snapshotter,

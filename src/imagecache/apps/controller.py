@@ -16,8 +16,8 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
-from imagecache.apps.kubernetes import connection
 from imagecache.apps.platform import host_platform
 from imagecache.clock import Clock
 from imagecache.concurrency import first_to_end
@@ -28,6 +28,7 @@ from imagecache.controller.node_gc import NodeGarbageCollector
 from imagecache.controller.reconciler import Dependencies, Reconciler
 from imagecache.controller.watch import Watcher
 from imagecache.errors import ImageCacheError, InternalError, InvalidSetting, NotFound
+from imagecache.kube import connection
 from imagecache.kube.api import ChangeKind, Kube
 from imagecache.kube.client import KubeClient
 from imagecache.kube.connection import Connection
@@ -116,7 +117,7 @@ class ClusterController:
 
     async def run(self) -> None:
         """Until cancelled. Raises LeadershipLost, InvalidSetting, HostError."""
-        access, metrics = connection(self.settings, os.environ), Metrics()
+        access, metrics = connection.find(self.settings.kubeconfig, os.environ, Path.home()), Metrics()
         async with AsyncExitStack() as stack:
             if self.settings.metrics_address:
                 health = HealthServer(metrics)

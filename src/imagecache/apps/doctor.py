@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
-from imagecache.apps.attach import MODES
 from imagecache.clock import Clock
 from imagecache.containerd.client import ContainerdClient
 from imagecache.erofs.realign import realign
@@ -23,7 +22,7 @@ async def checks(settings: Settings, clock: Clock) -> Sequence[Check]:
     expected = ContainerdExpectations(
         address=settings.address,
         snapshotter=settings.snapshotter,
-        mode=MODES[settings.mode],
+        mode=settings.mode,
         root=settings.agent_root,
         layers=root / "layers",
     )

@@ -1,25 +1,35 @@
-"""The proxy snapshotter alone, wired: ``imagecache snapshotter``."""
+"""The proxy snapshotter, wired: alone (``imagecache snapshotter``), or for the agent."""
 
 from __future__ import annotations
 
 import os
 
-from imagecache.apps.holders import snapshotter_settings
 from imagecache.apps.mount import mounter
-from imagecache.apps.systemd import inherited_socket, notify
 from imagecache.clock import Clock
+from imagecache.host.lease_holders import holder
+from imagecache.host.mounter import KernelMounter
+from imagecache.host.systemd import inherited_socket, notify
 from imagecache.settings.table import Settings
+from imagecache.snapshotter.provider import Observer
 from imagecache.snapshotter.server import serve
+from imagecache.snapshotter.settings import DEFAULT, SnapshotterSettings
 from imagecache.snapshotter.snapshotter import Snapshotter
 from imagecache.store.store import Store
 
 
 async def run(settings: Settings, clock: Clock) -> None:
     """Serve until cancelled."""
-    provider = Store.open(settings.store, clock).provider
-    snapshotter = Snapshotter(settings.agent_root, provider, mounter(), clock, snapshotter_settings(settings))
+    snapshotter = open_snapshotter(settings, Store.open(settings.store, clock), mounter(), clock)
     try:
         address = inherited_socket(os.environ) or settings.agent_socket
         await serve(snapshotter, address, ready=lambda: notify(os.environ, "READY=1"))
     finally:
         snapshotter.close()
+
+
+def open_snapshotter(
+    settings: Settings, store: Store, mounter: KernelMounter, clock: Clock, observer: Observer | None = None
+) -> Snapshotter:
+    """Raises StoreError, InvalidSetting."""
+    own = SnapshotterSettings(holder=holder(settings, DEFAULT.holder))
+    return Snapshotter(settings.agent_root, store.provider, mounter, clock, own, observer)

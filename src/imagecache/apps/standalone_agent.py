@@ -7,9 +7,9 @@ from collections.abc import Coroutine, Iterable, Sequence
 from pathlib import Path
 
 from imagecache.api.types import Phase
-from imagecache.apps.agent import every
 from imagecache.clock import Clock
 from imagecache.containerd.client import ContainerdClient
+from imagecache.host.node_process import every
 from imagecache.standalone.controller import Controller
 from imagecache.telemetry.log import get_logger
 from imagecache.telemetry.metrics import Metrics
@@ -20,7 +20,7 @@ _EXPIRE_INTERVAL = 60.0
 
 
 class StandaloneDuties:
-    """``apps.agent.Duties``."""
+    """``host.node_process.Duties``."""
 
     collects = True
 
@@ -32,7 +32,7 @@ class StandaloneDuties:
     def used(self, layers: Iterable[Path]) -> None:
         """Nothing: no budget here."""
 
-    def works(self, containerd: ContainerdClient, metrics: Metrics) -> Sequence[Coroutine[None, None, None]]:
+    def works(self, containerd: ContainerdClient, metrics: Metrics) -> Sequence[Coroutine[object, object, None]]:
         del containerd
         return (every(_ATTACH_INTERVAL, lambda: self._attach(metrics)), every(_EXPIRE_INTERVAL, self._expire))
 

@@ -17,7 +17,7 @@ from imagecache.errors import Interrupted, ServiceManagerMissing
 from imagecache.host.units import CONTAINERD
 
 if TYPE_CHECKING:
-    from imagecache.apps.host_service import AgentHost
+    from imagecache.agent.installation import AgentInstallation
     from imagecache.host.containerd_config import Change
     from imagecache.host.service import Left
 
@@ -95,6 +95,8 @@ def keep(
     DaemonSet is gone at the end, has another mode or selects this Node no more, the host service is uninstalled; in an
     upgrade, a drain or a restart it stays.
     """
+    from imagecache.apps.host_service import is_removed, withdraw_report
+
     host = _host(session, root, unit, configure=not leave_containerd)
     try:
         _say(host.install())
@@ -102,18 +104,18 @@ def keep(
         report(missing)
     with suppress(Interrupted):
         run(host.keep(health))
-    if asyncio.run(host.removed()):
+    if asyncio.run(is_removed(session.settings)):
         try:
             _say_left(host.uninstall())
         finally:  # nobody renews the agent's credentials from here on
-            asyncio.run(host.withdraw())
+            asyncio.run(withdraw_report(session.settings))
 
 
-def _host(session: Session, root: Path, unit: str, *, configure: bool = True) -> AgentHost:
+def _host(session: Session, root: Path, unit: str, *, configure: bool = True) -> AgentInstallation:
+    from imagecache.agent.installation import HostOptions
     from imagecache.apps import host_service
 
-    options = host_service.HostOptions(root, unit, configure)
-    return host_service.open_host(session.settings, session.clock, options)
+    return host_service.open_installation(session.settings, session.clock, HostOptions(root, unit, configure))
 
 
 def _say(changes: Sequence[Change]) -> None:

@@ -17,10 +17,11 @@ from imagecache.concurrency import finish_all, run_all
 from imagecache.containerd import records
 from imagecache.containerd.api import Attached, Containerd, Documents, Session
 from imagecache.containerd.chain import ChainPreparer
-from imagecache.containerd.modes import Choice, Mode, choose
+from imagecache.containerd.modes import Choice, choose
 from imagecache.digest import Digest
 from imagecache.oci.descriptor import Descriptor
 from imagecache.oci.manifest import parse_index
+from imagecache.settings.table import Mode
 from imagecache.store.model import Bundle, ImageRecord
 
 _VISIBLE_POLL = 0.001
@@ -32,8 +33,8 @@ class AttachSettings:
     """Of containerd."""
     snapshotter: str = "imagecache"
     """What our proxy plugin is called in containerd's configuration."""
-    mode: Mode | None = None
-    """None: what this containerd is configured for."""
+    mode: Mode = Mode.AUTO
+    """PROXY or NATIVE; any other: what this containerd is configured for."""
     allow_private_names: frozenset[str] = frozenset()
     """Namespaces in which private images are recorded although CRI hands them to every pod there."""
     lease: int = 600

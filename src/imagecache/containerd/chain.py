@@ -15,10 +15,11 @@ from dataclasses import replace
 from imagecache.clock import Clock
 from imagecache.concurrency import finish_all
 from imagecache.containerd.api import SnapshotKey, SnapshotMount, Snapshots
-from imagecache.containerd.modes import Choice, Mode
+from imagecache.containerd.modes import Choice
 from imagecache.containerd.records import SNAPSHOT_DIFF_ID, SNAPSHOT_REF
 from imagecache.digest import ChainID
 from imagecache.errors import BlobNotFound, ContainerdMisconfigured, SnapshotExists
+from imagecache.settings.table import Mode
 from imagecache.store.model import ImageRecord, LayerRecord, Space
 
 

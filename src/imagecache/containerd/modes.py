@@ -6,27 +6,23 @@ our ``layers/`` directory. Proxy comes first, because containers then share one 
 
 from __future__ import annotations
 
-import enum
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from imagecache.containerd.api import SNAPSHOTTERS, Plugin
 from imagecache.errors import ContainerdMisconfigured
+from imagecache.settings.table import Mode
 
 NATIVE_SNAPSHOTTER = "erofs"
 NATIVE_SINCE = (2, 4)
 _VERSION = re.compile(r"v?(\d+)\.(\d+)")
 
 
-class Mode(enum.Enum):
-    PROXY = "proxy"
-    NATIVE = "native"
-
-
 @dataclass(frozen=True, slots=True)
 class Choice:
     mode: Mode
+    """PROXY or NATIVE."""
     snapshotter: str
     """Its name in containerd."""
     because: str
@@ -43,14 +39,14 @@ def loaded(plugins: Iterable[Plugin], snapshotter: str) -> bool:
     return any(p.kind == SNAPSHOTTERS and p.id == snapshotter and not p.error for p in plugins)
 
 
-def choose(version: str, plugins: Iterable[Plugin], snapshotter: str, wanted: Mode | None = None) -> Choice:
-    """The mode for this containerd; ``wanted`` fixes it. Raises ContainerdMisconfigured when it cannot work.
+def choose(version: str, plugins: Iterable[Plugin], snapshotter: str, wanted: Mode = Mode.AUTO) -> Choice:
+    """The integration of this containerd. Raises ContainerdMisconfigured when it has none, or not the wanted one.
 
     Args:
         version: containerd's, as it says.
         plugins: what it has loaded.
         snapshotter: the name of our proxy plugin.
-        wanted: None leaves the choice to what containerd has.
+        wanted: PROXY or NATIVE; any other mode leaves the choice to what containerd has loaded.
     """
     plugins = tuple(plugins)
     proxy = loaded(plugins, snapshotter)
@@ -68,7 +64,7 @@ def choose(version: str, plugins: Iterable[Plugin], snapshotter: str, wanted: Mo
 _REMEDY = "run: imagecache containerd-config install, then restart containerd"
 
 
-def _why_not(version: str, snapshotter: str, wanted: Mode | None) -> str:
+def _why_not(version: str, snapshotter: str, wanted: Mode) -> str:
     if wanted is Mode.NATIVE and version_of(version) < NATIVE_SINCE:
         return f"native mode needs containerd 2.4 or later, this is {version}"
     if wanted is Mode.NATIVE:

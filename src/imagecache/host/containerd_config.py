@@ -19,9 +19,9 @@ from pathlib import Path
 from imagecache.containerd.modes import version_of
 from imagecache.errors import ContainerdMisconfigured, PrivilegeMissing
 from imagecache.host.dropin import DropInSettings, default_snapshotter, drop_in
-from imagecache.host.toml import dumps
 from imagecache.host.user_config import UserConfig, read_user_config
 from imagecache.oserrors import from_os_error
+from imagecache.toml import dumps
 
 _IMPORTS = re.compile(r"^[ \t]*imports[ \t]*=[ \t]*\[", re.MULTILINE)
 _TOKEN = re.compile(r"""#[^\n]*|"(?:\\.|[^"\\\n])*"|'[^'\n]*'|[\],]|\s+""")

@@ -15,7 +15,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagecache.host.toml import Table
+from imagecache.toml import Table
 
 _SECONDS = 10
 _DEFAULT_CONFIG = Path("/etc/containerd/config.toml")

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagecache.containerd.api import SNAPSHOTTERS
-from imagecache.containerd.modes import NATIVE_SINCE, NATIVE_SNAPSHOTTER, Mode, version_of
+from imagecache.containerd.modes import NATIVE_SINCE, NATIVE_SNAPSHOTTER, version_of
 from imagecache.errors import ContainerdMisconfigured
-from imagecache.host.toml import Table, dumps
 from imagecache.host.user_config import UserConfig, merged
+from imagecache.settings.table import Mode
+from imagecache.toml import Table, dumps
 
 _CRI_1 = "io.containerd.grpc.v1.cri"
 _CRI_IMAGES = "io.containerd.cri.v1.images"
@@ -28,6 +29,7 @@ _UNPACKS = 3
 @dataclass(frozen=True, slots=True)
 class DropInSettings:
     mode: Mode
+    """NATIVE; any other means proxy."""
     containerd: str
     """Version, as it says."""
     platform: str

@@ -16,14 +16,18 @@ import os
 import struct
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from imagecache.errors import HostError, KernelUnsupported, MountFailed, PrivilegeMissing
 from imagecache.host import loop_devices, syscalls
 from imagecache.host.mountinfo import MOUNTINFO, Mount, mounted_at
 from imagecache.host.realigned import Realign, RealignedCopies
+
+if TYPE_CHECKING:  # prometheus_client is of no use to `imagecache mount`
+    from imagecache.telemetry.metrics import Metrics
 
 _LAYER_FLAGS = syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV
 _OPTIONS_MAX = 4000
@@ -40,11 +44,18 @@ class KernelMounter:
         realign: writes a layer image again with 4096-byte blocks, for kernels that refuse 512-byte ones (before 6.4).
         copies: directory for those copies, private to this mounter; made when needed.
         mountinfo: what is mounted.
+        metrics: counts mounts of layer images, and how long they take.
     """
 
     def __init__(
-        self, *, realign: Realign | None = None, copies: Path | None = None, mountinfo: Path = MOUNTINFO
+        self,
+        *,
+        realign: Realign | None = None,
+        copies: Path | None = None,
+        mountinfo: Path = MOUNTINFO,
+        metrics: Metrics | None = None,
     ) -> None:
+        self._metrics = metrics
         self._copies = RealignedCopies(copies, realign) if realign is not None and copies is not None else None
         self._mountinfo = mountinfo
         self._locks: dict[Path, threading.Lock] = {}
@@ -54,12 +65,24 @@ class KernelMounter:
 
     def mount(self, image: Path, target: Path) -> None:
         """Mount the layer image; a no-op when exactly that is mounted there."""
-        with self._lock(target):
+        with self._measured(), self._lock(target):
             if self._is_there(image, target):
                 return
             with _explained(image, target):
                 self._mount(image, target)
             self._seen[target] = (image, target.stat().st_dev)
+
+    @contextlib.contextmanager
+    def _measured(self) -> Iterator[None]:
+        start = time.monotonic()
+        try:
+            yield
+        except HostError:
+            if self._metrics is not None:
+                self._metrics.mount_failures.inc()
+            raise
+        if self._metrics is not None:
+            self._metrics.mount_seconds.observe(time.monotonic() - start)
 
     def unmount(self, target: Path) -> None:
         """A no-op when nothing is mounted there. Raises MountFailed when it is in use."""

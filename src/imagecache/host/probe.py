@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagecache.containerd.api import Containerd
-from imagecache.containerd.modes import Mode
 from imagecache.host.checks import Check, ok, problem, warning
 from imagecache.host.probe_containerd import ContainerdExpectations, check_containerd
 from imagecache.host.probe_kernel import check_kernel
 from imagecache.host.realigned import Realign
 from imagecache.limits import GIB
+from imagecache.settings.table import Mode
 
 _FREE = 10 * GIB
 _FILES = 65536

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from imagecache.containerd.api import SNAPSHOTTERS, Plugin
-from imagecache.containerd.modes import NATIVE_SNAPSHOTTER, Choice, Mode, version_of
+from imagecache.containerd.modes import NATIVE_SNAPSHOTTER, Choice, version_of
 from imagecache.host.checks import Check, ok, problem, warning
-from imagecache.host.toml import Table
 from imagecache.host.user_config import UserConfig
+from imagecache.settings.table import Mode
+from imagecache.toml import Table
 
 _AREA = "containerd"
 _INSTALL = "run: imagecache containerd-config install, then restart containerd"

@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagecache.containerd.api import Containerd, Plugin, Session
-from imagecache.containerd.modes import Choice, Mode, choose, version_of
+from imagecache.containerd.modes import Choice, choose, version_of
 from imagecache.containerd.records import CRI_NAMESPACE
 from imagecache.digest import Digest
 from imagecache.errors import ContainerdMisconfigured, ImageCacheError
 from imagecache.host import probe_config
 from imagecache.host.checks import Check, failed, ok, problem, warning
 from imagecache.host.containerd_process import effective_config, listening_at
-from imagecache.host.toml import Table
 from imagecache.oci.manifest import Index, detect_media_type, parse_document
 from imagecache.oci.reference import Reference
+from imagecache.settings.table import Mode
+from imagecache.toml import Table
 
 _AREA = "containerd"
 _OLDEST = (1, 6)
@@ -30,7 +31,7 @@ class ContainerdExpectations:
 
     address: Path
     snapshotter: str
-    mode: Mode | None
+    mode: Mode
     root: Path
     """The proxy snapshotter's."""
     layers: Path

@@ -14,11 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from imagecache.containerd.modes import Mode
 from imagecache.errors import HostError, HostServiceFailed, ServiceManagerMissing
 from imagecache.host import units
 from imagecache.host.containerd_config import Action, Change
 from imagecache.host.files import CREDENTIALS, PROGRAM, STATE, HostFiles, Program
+from imagecache.settings.table import Mode
 
 AGENT_STALE, CONTAINERD_STALE = STATE / "agent-stale", STATE / "containerd-stale"
 """What was changed on disk and is not in force yet. In /run: a boot makes everything fresh."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import cast
 
 from imagecache.errors import ContainerdMisconfigured, PrivilegeMissing
-from imagecache.host.toml import Table
+from imagecache.toml import Table
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import ssl
 import tempfile
 from collections.abc import Mapping
@@ -60,6 +61,39 @@ class Connection:
             file.write(f"{self.certificate}\n{self.key}\n")
             file.flush()
             context.load_cert_chain(file.name)
+
+
+def kubeconfig_text(access: Connection) -> str:
+    """A kubeconfig file for the same server and namespace, with ``ca.crt`` and ``token`` in files beside it."""
+    document = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [
+            {"name": "cluster", "cluster": {"server": access.server, "certificate-authority": "ca.crt"}},
+        ],
+        # a token in a file of its own is read again and again, so that it may expire
+        "users": [{"name": "agent", "user": {"tokenFile": "token"}}],
+        "contexts": [
+            {"name": "agent", "context": {"cluster": "cluster", "user": "agent", "namespace": access.namespace}}
+        ],
+        "current-context": "agent",
+    }
+    return json.dumps(document, indent=2) + "\n"
+
+
+def find(kubeconfig_file: str, environ: Mapping[str, str], home: Path) -> Connection:
+    """The named kubeconfig; else the Pod's service account; else what kubectl uses. Raises InvalidSetting."""
+    if kubeconfig_file:
+        return kubeconfig(Path(kubeconfig_file))
+    found = in_cluster(environ)
+    if found is not None:
+        return found
+    path = Path(environ.get("KUBECONFIG") or home / ".kube" / "config")
+    if not path.exists():
+        raise InvalidSetting(
+            f"this is not a Pod with a service account, and {path} does not exist", hint="name one with --kubeconfig"
+        )
+    return kubeconfig(path)
 
 
 def in_cluster(environ: Mapping[str, str], directory: Path = SERVICE_ACCOUNT) -> Connection | None:

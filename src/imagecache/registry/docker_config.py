@@ -61,6 +61,14 @@ class DockerConfig:
         return await self._store.get(server) if self._store else None
 
 
+def config_path(named: str, environ: Mapping[str, str], home: Path) -> Path:
+    """The named file, else ``$DOCKER_CONFIG/config.json``, else ``~/.docker/config.json``, as docker itself looks."""
+    if named:
+        return Path(named)
+    directory = environ.get("DOCKER_CONFIG")
+    return (Path(directory) if directory else home / ".docker") / "config.json"
+
+
 def load_docker_config(path: Path, helper_timeout: float = HELPER_TIMEOUT) -> DockerConfig | None:
     """The configuration in a ``config.json``; None when there is no such file. Raises InvalidSetting."""
     try:

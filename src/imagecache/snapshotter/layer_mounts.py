@@ -20,7 +20,8 @@ from imagecache.oserrors import converting
 from imagecache.snapshotter.known_answers import device_of
 from imagecache.snapshotter.metadata import Metadata
 from imagecache.snapshotter.model import LayerRef
-from imagecache.snapshotter.provider import LayerProvider, Mounter
+from imagecache.snapshotter.provider import LayerProvider, Mounter, Observer
+from imagecache.snapshotter.settings import SnapshotterSettings
 from imagecache.store.model import LayerName
 
 _log = structlog.get_logger(__name__)
@@ -32,15 +33,22 @@ class LayerMounts:
     """Thread-safe; calls about the same layer image wait for each other, at most ``wait`` seconds."""
 
     def __init__(
-        self, root: Path, metadata: Metadata, provider: LayerProvider, mounter: Mounter, *, holder: str, wait: float
+        self,
+        root: Path,
+        metadata: Metadata,
+        provider: LayerProvider,
+        mounter: Mounter,
+        settings: SnapshotterSettings,
+        observer: Observer,
     ) -> None:
-        """``root`` gets one mountpoint for each layer image; ``holder`` names us to the provider."""
+        """``root`` gets one mountpoint for each layer image; ``settings.holder`` names us to the provider."""
         self._root = root
         self._metadata = metadata
         self._provider = provider
         self._mounter = mounter
-        self._holder = holder
-        self._wait = wait
+        self._holder = settings.holder
+        self._wait = settings.lock_wait
+        self._observer = observer
         self._own_device = device_of(root)
         self._devices: dict[Path, int] = {}
         """Of the mountpoints, as they were when mounted last."""
@@ -169,6 +177,7 @@ class LayerMounts:
                     return
             if self._clear(self.mountpoint(layer)):
                 self._provider.release(self._holder, layer.name)
+                self._observer.released()
                 self._read.discard(layer.name)
                 with self._metadata.write(durable=False) as writer:
                     writer.drop_layer(layer)

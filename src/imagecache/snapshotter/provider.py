@@ -49,7 +49,13 @@ class Mounter(Protocol):
 
 
 class Observer(Protocol):
-    """Hears which layer images a container is about to read, so that somebody can look after the page cache."""
+    """Hears what the snapshotter does. Every method is called from any thread, returns at once and never raises."""
 
     def used(self, layers: Sequence[Path]) -> None:
-        """These files, the upper layer first. Called from any thread; returns at once and never raises."""
+        """A container is about to read these layer images, the upper layer first."""
+
+    def looked_up(self, *, found: bool) -> None:
+        """A layer was asked for by its chainID; ``found``: the store has it, so that containerd need not pull it."""
+
+    def released(self) -> None:
+        """A lease was released, so that a collection may find something to remove."""

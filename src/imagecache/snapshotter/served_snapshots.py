@@ -20,7 +20,7 @@ from imagecache.snapshotter import model
 from imagecache.snapshotter.layer_mounts import LayerMounts
 from imagecache.snapshotter.metadata import Metadata
 from imagecache.snapshotter.model import REF_LABEL, LayerExists, Row, Usage
-from imagecache.snapshotter.provider import LayerProvider, ServedLayer
+from imagecache.snapshotter.provider import LayerProvider, Observer, ServedLayer
 from imagecache.snapshotter.rows import Served
 
 _log = structlog.get_logger(__name__)
@@ -31,7 +31,10 @@ _REMEMBERED = 10_000
 class ServedSnapshots:
     """Thread-safe."""
 
-    def __init__(self, metadata: Metadata, provider: LayerProvider, layers: LayerMounts, clock: Clock) -> None:
+    def __init__(
+        self, metadata: Metadata, provider: LayerProvider, layers: LayerMounts, clock: Clock, observer: Observer
+    ) -> None:
+        self._observer = observer
         self._metadata = metadata
         self._provider = provider
         self._layers = layers
@@ -78,7 +81,7 @@ class ServedSnapshots:
             self._removed.pop(next(iter(self._removed)), None)
 
     def _register(self, target: ChainID, key: str, parent: str, labels: Mapping[str, str]) -> str | None:
-        served = self._provider.lookup(target)
+        served = self._lookup(target)
         if served is None:
             return None
         below = self._below(parent)
@@ -88,6 +91,11 @@ class ServedSnapshots:
         return self._present(served, below, labels) or self._insert(
             served, below, model.served_name(key, target, parent), labels
         )
+
+    def _lookup(self, chain: ChainID) -> ServedLayer | None:
+        layer = self._provider.lookup(chain)
+        self._observer.looked_up(found=layer is not None)
+        return layer
 
     def _below(self, parent: str) -> Row | None:
         if not parent:
@@ -127,7 +135,7 @@ class ServedSnapshots:
         found: list[ServedLayer] = []
         wanted: ChainID | None = chain
         while wanted is not None:
-            layer = self._provider.lookup(wanted)
+            layer = self._lookup(wanted)
             if layer is None:
                 if not found:
                     return []

@@ -14,6 +14,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -38,10 +39,16 @@ _log = structlog.get_logger(__name__)
 
 
 class NoObserver:
-    """``Observer`` for whoever does not care."""
+    """``Observer`` that ignores everything."""
 
     def used(self, layers: Sequence[Path]) -> None:
-        """Nothing."""
+        pass
+
+    def looked_up(self, *, found: bool) -> None:
+        pass
+
+    def released(self) -> None:
+        pass
 
 
 class Snapshotter:
@@ -82,11 +89,10 @@ class Snapshotter:
             self._foreign = tx.foreign()
         self._overlay_options = _overlay_options() if settings.overlay_options is None else settings.overlay_options
         holder = f"{settings.holder}-{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]}"
-        self._layers = LayerMounts(
-            root / "m", self._metadata, provider, mounter, holder=holder, wait=settings.lock_wait
-        )
+        own = replace(settings, holder=holder)
+        self._layers = LayerMounts(root / "m", self._metadata, provider, mounter, own, self._observer)
         self._layers.renew_leases()
-        self._served = ServedSnapshots(self._metadata, provider, self._layers, clock)
+        self._served = ServedSnapshots(self._metadata, provider, self._layers, clock, self._observer)
         self._ready = Ready()
         self._meter = Meter(clock, age=settings.usage_age, budget=settings.usage_budget)
         self._cleaning = threading.Lock()

@@ -1,4 +1,4 @@
-"""A very small HTTP server for /livez, /readyz and /metrics.
+"""A very small HTTP server for /livez, /readyz and /metrics, and the question to one.
 
 GET only, one request per connection, bounded in size and time: it is for kubelet, systemd and Prometheus on the
 loopback or behind a network policy. ``live`` and ``ready`` answer with what is
@@ -17,6 +17,7 @@ from imagecache.telemetry.metrics import CONTENT_TYPE, Metrics
 _REQUEST_SECONDS = 5.0
 _HEADER_BYTES = 8 * 1024
 _TEXT = "text/plain; charset=utf-8"
+_ANY = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}  # noqa: S104 - an address to connect to instead
 
 Problem = Callable[[], str]
 """Words for what is wrong; empty when all is well. Answers at once."""
@@ -76,6 +77,27 @@ class HealthServer:
         if problem:
             return _response(HTTPStatus.SERVICE_UNAVAILABLE, _TEXT, f"{problem}\n".encode())
         return _response(HTTPStatus.OK, _TEXT, b"ok\n")
+
+
+async def problem_at(address: str, path: str, *, seconds: float) -> str:
+    """What the health server at ``host:port`` answers, or why it does not; empty when all is well. Never raises."""
+    url = f"http://{address}{path}"
+    try:
+        host, port = _split(address)
+        url = f"http://{_ANY.get(host, host)}:{port}{path}"
+        async with asyncio.timeout(seconds):
+            reader, writer = await asyncio.open_connection(_ANY.get(host, host), port)
+            try:
+                writer.write(f"GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n".encode())
+                head = await reader.readuntil(b"\r\n\r\n")
+                body = await reader.read(_HEADER_BYTES)
+            finally:
+                writer.close()
+    except InvalidSetting as error:
+        return str(error)
+    except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+        return f"the agent does not answer at {url}: {type(error).__name__}"
+    return "" if head.split(b" ", 2)[1:2] == [b"200"] else body.decode(errors="replace").strip()
 
 
 def _split(address: str) -> tuple[str, int]:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from imagecache.apps.host_credentials import HostCredentials, by_address, config_text
-from imagecache.apps.host_systemd import Systemd
+from imagecache.agent.pod_credentials import PodCredentials, by_address
 from imagecache.errors import HostError, HostServiceFailed
 from imagecache.host.files import CREDENTIALS, HostFiles
+from imagecache.host.systemd import Systemd
 from imagecache.kube.connection import kubeconfig
+from imagecache.settings.dump import config_text
 from imagecache.settings.load import load
 from imagecache.settings.table import Settings
 from testkit.served import make_certificate
@@ -43,7 +44,7 @@ class Pod:
             (self.folder / name).write_text(text)
         self.host = HostFiles(self.folder / "host")
 
-    def credentials(self, environ: Mapping[str, str] = IN_CLUSTER, **settings: object) -> HostCredentials:
+    def credentials(self, environ: Mapping[str, str] = IN_CLUSTER, **settings: object) -> PodCredentials:
         given = replace(
             Settings(),
             store_url="https://127.0.0.1:8443",
@@ -51,7 +52,7 @@ class Pod:
             store_ca=self.folder / "store-ca.crt",
             **settings,  # type: ignore[arg-type]
         )
-        return HostCredentials(self.host, given, environ, account=self.folder)
+        return PodCredentials(self.host, given, environ, account=self.folder)
 
     def on_host(self, name: str) -> Path:
         return self.host.at(CREDENTIALS / name)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from imagecache.apps.host_credentials import HostCredentials
-from imagecache.apps.host_service import AgentHost, HostOptions
+from imagecache.agent.installation import AgentInstallation, HostOptions
+from imagecache.agent.pod_credentials import PodCredentials
 from imagecache.clock import Clock
 from imagecache.errors import ObjectNotFound
 from imagecache.host.files import CONFIG, PROGRAM, HostFiles
@@ -37,7 +37,7 @@ POD = {"IMAGECACHE_DAEMONSET": "imagecache-system/agent", "IMAGECACHE_ADDRESS": 
 
 @dataclass
 class Host:
-    """Stands in for ``apps.host_service.open_host``: the real class over the fakes of its ports."""
+    """Stands in for ``apps.host_service.open_installation``: the real class over the fakes of its ports."""
 
     files: HostFiles
     services: FakeServiceManager
@@ -49,18 +49,17 @@ class Host:
         asyncio.run(self.kube.create(NODE_IMAGE_CACHES, {"metadata": {"name": "worker"}}))
         asyncio.run(self.kube.create(DAEMON_SETS, {"metadata": {"name": "agent"}}, namespace="imagecache-system"))
 
-    def __call__(self, settings: Settings, clock: Clock, options: HostOptions) -> AgentHost:
+    def __call__(self, settings: Settings, clock: Clock, options: HostOptions) -> AgentInstallation:
         del clock
         self.opened.append((settings, options))
-        return AgentHost(
+        return AgentInstallation(
             settings=settings,
             options=options,
             files=self.files,
             services=self.services,
             containerd=(FakeContainerdFiles(self.files), self.records),
             program=FakeProgram,
-            credentials=HostCredentials(self.files, settings, {}),
-            connect=self._connection,
+            credentials=PodCredentials(self.files, settings, {}),
             sleep=self._sleep,
         )
 
@@ -70,7 +69,7 @@ class Host:
         raise asyncio.CancelledError
 
     @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[FakeKube]:
+    async def connection(self) -> AsyncIterator[FakeKube]:
         yield self.kube
 
     def remove_daemonset(self) -> None:
@@ -98,7 +97,8 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     services = FakeServiceManager(files)
     services.restart("containerd.service")
     found = Host(files, services)
-    monkeypatch.setattr("imagecache.apps.host_service.open_host", found)
+    monkeypatch.setattr("imagecache.apps.host_service.open_installation", found)
+    monkeypatch.setattr("imagecache.apps.host_service.pod_connection", found.connection)
     return found
 
 

@@ -1,8 +1,9 @@
 import pytest
 
 from imagecache.containerd.api import Plugin
-from imagecache.containerd.modes import Mode, choose, version_of
+from imagecache.containerd.modes import choose, version_of
 from imagecache.errors import ContainerdMisconfigured
+from imagecache.settings.table import Mode
 
 OURS = Plugin("io.containerd.snapshotter.v1", "imagecache")
 EROFS = Plugin("io.containerd.snapshotter.v1", "erofs")
@@ -19,14 +20,14 @@ def test_versions(text: str, version: tuple[int, int]) -> None:
 @pytest.mark.parametrize(
     ("version", "plugins", "wanted", "mode", "snapshotter"),
     [
-        ("1.6.20", [OURS], None, Mode.PROXY, "imagecache"),
-        ("2.4.2", [EROFS, OURS], None, Mode.PROXY, "imagecache"),
-        ("2.4.2", [EROFS], None, Mode.NATIVE, "erofs"),
-        ("2.4.2", [EROFS, BROKEN], None, Mode.NATIVE, "erofs"),
+        ("1.6.20", [OURS], Mode.AUTO, Mode.PROXY, "imagecache"),
+        ("2.4.2", [EROFS, OURS], Mode.AUTO, Mode.PROXY, "imagecache"),
+        ("2.4.2", [EROFS], Mode.AUTO, Mode.NATIVE, "erofs"),
+        ("2.4.2", [EROFS, BROKEN], Mode.PREPULL, Mode.NATIVE, "erofs"),
         ("2.4.2", [EROFS, OURS], Mode.NATIVE, Mode.NATIVE, "erofs"),
     ],
 )
-def test_choice(version: str, plugins: list[Plugin], wanted: Mode | None, mode: Mode, snapshotter: str) -> None:
+def test_choice(version: str, plugins: list[Plugin], wanted: Mode, mode: Mode, snapshotter: str) -> None:
     choice = choose(version, plugins, "imagecache", wanted)
     assert (choice.mode, choice.snapshotter) == (mode, snapshotter)
     assert version in choice.because
@@ -35,14 +36,14 @@ def test_choice(version: str, plugins: list[Plugin], wanted: Mode | None, mode: 
 @pytest.mark.parametrize(
     ("version", "plugins", "wanted", "message"),
     [
-        ("2.3.4", [EROFS], None, "no proxy plugin named imagecache"),
+        ("2.3.4", [EROFS], Mode.AUTO, "no proxy plugin named imagecache"),
         ("2.3.4", [EROFS], Mode.NATIVE, "needs containerd 2.4 or later, this is 2.3.4"),
         ("2.4.2", [OURS], Mode.NATIVE, "not loaded its erofs snapshotter"),
         ("2.4.2", [EROFS], Mode.PROXY, "no proxy plugin named imagecache"),
-        ("1.6.20", [Plugin("io.containerd.content.v1", "imagecache")], None, "no proxy plugin"),
+        ("1.6.20", [Plugin("io.containerd.content.v1", "imagecache")], Mode.AUTO, "no proxy plugin"),
     ],
 )
-def test_no_integration(version: str, plugins: list[Plugin], wanted: Mode | None, message: str) -> None:
+def test_no_integration(version: str, plugins: list[Plugin], wanted: Mode, message: str) -> None:
     with pytest.raises(ContainerdMisconfigured, match=message) as caught:
         choose(version, plugins, "imagecache", wanted)
     assert "imagecache containerd-config install" in caught.value.hint

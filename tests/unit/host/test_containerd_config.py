@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from imagecache.containerd.modes import Mode
 from imagecache.errors import ContainerdMisconfigured
 from imagecache.host.containerd_config import Action, Change, Installation
 from imagecache.host.dropin import DropInSettings
+from imagecache.settings.table import Mode
 
 SETTINGS = DropInSettings(
     mode=Mode.PROXY,

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from imagecache.containerd.modes import Mode
 from imagecache.errors import ContainerdMisconfigured
 from imagecache.host.dropin import DropInSettings, default_snapshotter, drop_in
-from imagecache.host.toml import Table
 from imagecache.host.user_config import UserConfig, read_user_config
+from imagecache.settings.table import Mode
+from imagecache.toml import Table
 
 SETTINGS = DropInSettings(
     mode=Mode.PROXY,

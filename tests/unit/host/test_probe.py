@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from imagecache.containerd.api import Plugin
-from imagecache.containerd.modes import Choice, Mode
+from imagecache.containerd.modes import Choice
 from imagecache.digest import Digest
 from imagecache.errors import KernelUnsupported
 from imagecache.host import probe_config
@@ -20,6 +20,7 @@ from imagecache.host.probe_containerd import ContainerdExpectations, check_conta
 from imagecache.host.probe_kernel import check_version
 from imagecache.host.user_config import UserConfig
 from imagecache.oci.descriptor import Descriptor
+from imagecache.settings.table import Mode
 from testkit.containerd import FakeSnapshotter, MemoryContainerd
 
 PROXY = Choice(Mode.PROXY, "imagecache", "because")
@@ -31,7 +32,7 @@ EROFS = "io.containerd.snapshotter.v1.erofs"
 EXPECTED = ContainerdExpectations(
     address=Path("/nonexistent.sock"),
     snapshotter="imagecache",
-    mode=None,
+    mode=Mode.AUTO,
     root=Path("/var/lib/containerd/io.containerd.snapshotter.v1.imagecache"),
     layers=Path("/store/layers"),
 )

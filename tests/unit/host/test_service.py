@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from imagecache.containerd.modes import Mode
 from imagecache.errors import HostError, HostServiceFailed, ServiceManagerMissing
 from imagecache.host.containerd_config import Action, Change
 from imagecache.host.files import CONFIG, CREDENTIALS, HEADING, OPT, UNITS, HostFiles
 from imagecache.host.service import HostService, HostSettings, Left
 from imagecache.host.units import LEAVE, SERVICE, SOCKET, TIMER
+from imagecache.settings.table import Mode
 from testkit.host_service import (
     ADDRESS,
     DROP_IN,

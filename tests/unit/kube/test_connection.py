@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from imagecache.errors import InvalidSetting
-from imagecache.kube.connection import Connection, in_cluster, kubeconfig
+from imagecache.kube.connection import Connection, find, in_cluster, kubeconfig, kubeconfig_text
 
 TOKEN = "t0p-secret-token"  # noqa: S105 - of no cluster
 POD = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
@@ -49,6 +49,24 @@ def test_a_pod_has_a_service_account(tmp_path: Path) -> None:
 def test_anything_else_is_no_pod(tmp_path: Path) -> None:
     assert in_cluster(POD, tmp_path) is None
     assert in_cluster({}, tmp_path) is None
+
+
+def test_the_named_file_wins_then_the_pod_then_kubectls(tmp_path: Path) -> None:
+    named, home, pod = tmp_path / "named", tmp_path / "home", tmp_path / "pod"
+    named.write_text(kubeconfig_text(Connection("https://named")))
+    (home / ".kube").mkdir(parents=True)
+    (home / ".kube/config").write_text(kubeconfig_text(Connection("https://home", namespace="mine")))
+    for folder in (tmp_path, home / ".kube"):
+        (folder / "ca.crt").touch()
+    environ = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443"}
+
+    assert find(str(named), environ, home).server == "https://named"
+    assert find("", {}, home).server == "https://home"
+    assert find("", {}, home).namespace == "mine"
+    assert find("", {"KUBECONFIG": str(named)}, home).server == "https://named"
+    with pytest.raises(InvalidSetting, match="does not exist") as caught:
+        find("", {}, pod)
+    assert "--kubeconfig" in caught.value.hint
 
 
 def test_a_kubeconfig_names_server_and_user(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from imagecache.registry.auth_keys import best_key
 from imagecache.registry.credentials import Credential, CredentialChain, NoCredentials
 from imagecache.registry.docker_config import (
     DockerConfig,
+    config_path,
     load_docker_config,
     parse_docker_config,
     parse_docker_config_json,
@@ -281,3 +282,9 @@ async def test_a_secret_starts_no_program(helpers: Helpers) -> None:
     config = parse_docker_config_json(b'{"credsStore": "one", "credHelpers": {"a.example": "one"}}', "secret a/b")
 
     assert await config.credentials_for("a.example", "x") is None
+
+
+def test_docker_looks_here_for_its_configuration(tmp_path: Path) -> None:
+    assert config_path("/named", {"DOCKER_CONFIG": "/d"}, tmp_path) == Path("/named")
+    assert config_path("", {"DOCKER_CONFIG": "/d"}, tmp_path) == Path("/d/config.json")
+    assert config_path("", {}, tmp_path) == tmp_path / ".docker/config.json"

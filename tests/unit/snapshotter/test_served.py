@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from imagecache.digest import ChainID, Digest
 from imagecache.errors import BlobNotFound, SnapshotExists, SnapshotNotFound, StoreBusy
 from imagecache.snapshotter.model import REF_LABEL, Kind, Usage
 from imagecache.store.model import LayerName
@@ -272,6 +273,18 @@ def test_the_observer_hears_of_containers_and_not_of_unpacks(rig: SnapshotterRig
     rig.snapshotter.mounts("container")
 
     assert rig.memory.heard == [files, files]
+
+
+def test_the_observer_hears_of_lookups_and_releases(rig: SnapshotterRig) -> None:
+    (name,) = rig.pull(rig.image("base"))
+    assert rig.unpack(ChainID(Digest.sha256(b"foreign"))) is None
+    assert rig.memory.lookups == [True, False]
+    assert rig.memory.releases == 0
+
+    rig.snapshotter.remove(name)
+    rig.snapshotter.cleanup()
+
+    assert rig.memory.releases == 1
 
 
 def test_after_a_lost_database_containerds_names_work_again(rig: SnapshotterRig) -> None:

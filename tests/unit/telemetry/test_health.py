@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from imagecache.errors import HostError, InvalidSetting
-from imagecache.telemetry.health import HealthServer
+from imagecache.telemetry.health import HealthServer, problem_at
 from imagecache.telemetry.metrics import Metrics
 
 
@@ -110,3 +111,19 @@ async def test_ipv6() -> None:
 
     assert host == "::1"
     assert port > 0
+
+
+async def test_asked_by_a_program(node: Node) -> None:
+    for host in ("127.0.0.1", "0.0.0.0", ""):  # noqa: S104 - where a server listens everywhere
+        assert await problem_at(f"{host}:{node.port}", "/readyz", seconds=60) == ""
+    node.problem = "still starting"
+    assert await problem_at(f"127.0.0.1:{node.port}", "/readyz", seconds=60) == "still starting"
+    await node.server.stop()
+    assert "does not answer at http://127.0.0.1:" in await problem_at(f"127.0.0.1:{node.port}", "/readyz", seconds=60)
+    assert "is not host:port" in await problem_at("nowhere", "/readyz", seconds=60)
+
+
+async def test_a_server_that_says_nothing_is_not_waited_for() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # the kernel accepts for it
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        assert "TimeoutError" in await problem_at(address, "/readyz", seconds=0.05)

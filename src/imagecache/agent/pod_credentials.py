@@ -7,9 +7,7 @@ Pod has started. It must not log or raise what a file holds.
 from __future__ import annotations
 
 import dataclasses
-import enum
 import ipaddress
-import json
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,15 +17,14 @@ from yarl import URL
 
 from imagecache.errors import HostError
 from imagecache.host.files import CREDENTIALS, HostFiles
-from imagecache.host.toml import dumps
-from imagecache.kube.connection import SERVICE_ACCOUNT, Connection, in_cluster
-from imagecache.settings.table import SETTINGS, Mode, Settings
+from imagecache.kube.connection import SERVICE_ACCOUNT, Connection, in_cluster, kubeconfig_text
+from imagecache.settings.table import Mode, Settings
 
 _SECRET = 0o600
 
 
 @dataclass(frozen=True, slots=True)
-class HostCredentials:
+class PodCredentials:
     """Of the Pod that we run in; there are none elsewhere."""
 
     files: HostFiles
@@ -64,7 +61,7 @@ class HostCredentials:
         if self.settings.store_url:
             self._copy(self.settings.store_token, "store-token")
             self._copy(self.settings.store_ca, "store-ca.crt")
-        self._put("kubeconfig", _kubeconfig(access))  # the last one: the agent begins when it is there
+        self._put("kubeconfig", kubeconfig_text(access))  # the last one: the agent begins when it is there
 
     def _access(self) -> Connection | None:
         return in_cluster(self.environ, self.account)
@@ -97,34 +94,3 @@ def by_address(url: str) -> tuple[str, str]:
     except OSError as error:
         raise HostError(f"{host} has no address: {error}", hint="is the Service of the store there?") from error
     return str(parsed.with_host(str(found[0][4][0]))), host
-
-
-def config_text(settings: Settings) -> str:
-    """What differs from the defaults, for a configuration file."""
-    found = {name: getattr(settings, name) for name in SETTINGS}
-    return dumps({name: _plain(value) for name, value in found.items() if value != SETTINGS[name].default})
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, enum.Enum):
-        return value.value
-    if isinstance(value, tuple):
-        return list(value)
-    return value if isinstance(value, int | float) else str(value)
-
-
-def _kubeconfig(access: Connection) -> str:
-    """Files are named relative to it; the token in its own file is read again and again."""
-    document = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [
-            {"name": "cluster", "cluster": {"server": access.server, "certificate-authority": "ca.crt"}},
-        ],
-        "users": [{"name": "agent", "user": {"tokenFile": "token"}}],
-        "contexts": [
-            {"name": "agent", "context": {"cluster": "cluster", "user": "agent", "namespace": access.namespace}}
-        ],
-        "current-context": "agent",
-    }
-    return json.dumps(document, indent=2) + "\n"

@@ -1,0 +1,153 @@
+"""The agent as a service of one host: installed, looked at, kept supplied by its Pod, uninstalled.
+
+``host.service`` changes the host; this adds what the settings, the Pod and the agent's own probe have to do with it. It
+must not decide whether the agent is to be removed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagecache.agent.pod_credentials import PodCredentials
+from imagecache.errors import ImageCacheError, InvalidSetting
+from imagecache.host.checks import Check, ok, problem
+from imagecache.host.containerd_config import Change
+from imagecache.host.files import HostFiles, Program
+from imagecache.host.service import ContainerdFiles, ContainerdRecords, HostService, HostSettings, Left, ServiceManager
+from imagecache.host.units import CONTAINERD
+from imagecache.settings.dump import config_text
+from imagecache.settings.table import Mode, Settings
+from imagecache.standalone.objects import ObjectFiles
+from imagecache.store.paths import StorePaths
+from imagecache.telemetry.health import HealthServer, problem_at
+from imagecache.telemetry.log import get_logger
+from imagecache.telemetry.metrics import Metrics
+
+_INTERVAL = 5.0
+"""Seconds between two looks at the agent and the credentials."""
+_DATABASE = "metadata.db"
+_STALE = "containerd's configuration has changed since it started"
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class HostOptions:
+    """How to reach the host, and what may be changed on it."""
+
+    root: Path = Path("/")
+    """Where its filesystem is seen from here."""
+    containerd_unit: str = CONTAINERD
+    configure: bool = True
+    """Write containerd's drop-in, and restart it."""
+
+
+@dataclass(slots=True)
+class AgentInstallation:
+    """The agent as a service of one host. ``install`` and ``uninstall`` are idempotent."""
+
+    settings: Settings
+    options: HostOptions
+    files: HostFiles
+    services: ServiceManager
+    containerd: tuple[ContainerdFiles, ContainerdRecords]
+    program: Callable[[], Program]
+    credentials: PodCredentials
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    _problem: str = "the agent has not been looked at yet"
+
+    def __post_init__(self) -> None:
+        """Raises InvalidSetting."""
+        if self.settings.mode is Mode.PREPULL:
+            raise InvalidSetting("prepull mode changes nothing on the host", hint="run imagecache agent alone")
+
+    def install(self) -> Sequence[Change]:
+        """Install or upgrade. Idempotent. Raises ServiceManagerMissing when all is done but the start."""
+        if self.settings.mode is not Mode.NATIVE:
+            self.credentials.write()
+            return self._service(config_text(self.credentials.settings_on_host())).install()
+        return self._service().install()
+
+    def uninstall(self) -> Left:
+        """Idempotent; containers go on."""
+        return self._service().uninstall()
+
+    def status(self) -> Sequence[Check]:
+        """Never raises for what it finds."""
+        name = self.files.current()
+        wrong = asyncio.run(self._agent_problem())
+        stale = self._service().is_containerd_stale()
+        runs = self.services.running()
+        return (
+            _check("program", name or "not installed", "imagecache host install", bad=not name),
+            _check("systemd", "runs" if runs else "does not run here", "", bad=not runs),
+            _check("agent", wrong or "answers", "journalctl --unit imagecache-agent", bad=bool(wrong)),
+            _check(
+                "containerd",
+                "must be restarted for its configuration" if stale else "has read its configuration",
+                f"systemctl restart {self.options.containerd_unit}",
+                bad=stale,
+            ),
+        )
+
+    async def keep(self, health_address: str = "") -> None:
+        """Hand credentials to the host and answer probes, until cancelled."""
+        health = HealthServer(Metrics(), ready=lambda: self._problem)
+        service, proxy = self._service(), self.settings.mode is not Mode.NATIVE
+        try:
+            if health_address:
+                await health.start(health_address)
+            while True:
+                stale = service.is_containerd_stale()
+                self._problem = _STALE if stale else await self._agent_problem() if proxy else ""
+                try:
+                    if proxy:
+                        await asyncio.to_thread(self.credentials.write)
+                except ImageCacheError as error:
+                    self._problem = str(error)
+                    _log.warning("credentials not renewed", reason=error.reason, problem=str(error))
+                await self.sleep(_INTERVAL)
+        finally:
+            await health.stop()
+
+    def _service(self, config: str = "") -> HostService:
+        settings = HostSettings(
+            mode=self.settings.mode,
+            config=config,
+            address=self.settings.address,
+            removed=self._removed_directories(),
+            containerd_unit=self.options.containerd_unit,
+            configure=self.options.configure,
+            flags=_flags(self.options),
+            outside=self.options.root != Path("/"),
+        )
+        return HostService(self.files, self.services, self.containerd, settings, self.program)
+
+    def _removed_directories(self) -> tuple[Path, ...]:
+        """The snapshotter's own, and a store into which only this agent has fetched."""
+        found = []
+        if (self.files.at(self.settings.agent_root) / _DATABASE).is_file():
+            found.append(self.settings.agent_root)
+        store = self.files.at(self.settings.store)
+        if self.settings.store_url and (store / "layers").is_dir() and not list(ObjectFiles(StorePaths(store)).all()):
+            found.append(self.settings.store)
+        return tuple(found)
+
+    async def _agent_problem(self) -> str:
+        """What the agent's own probe answers. Empty when it is ready, or serves no probe."""
+        address = self.settings.metrics_address
+        problem = await problem_at(address, "/readyz", seconds=_INTERVAL) if address else ""
+        return problem[:500]
+
+
+def _flags(options: HostOptions) -> str:
+    flags = [] if options.configure else ["--leave-containerd"]
+    if options.containerd_unit != CONTAINERD:
+        flags.append(f"--containerd-unit={options.containerd_unit}")
+    return " ".join(flags)
+
+
+def _check(name: str, detail: str, remedy: str, *, bad: bool) -> Check:
+    return problem("host", name, detail, remedy) if bad else ok("host", name, detail)
