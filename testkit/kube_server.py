@@ -1,4 +1,4 @@
-"""The fake API over HTTP, so that clients (ours, and kopf) are tried without a cluster: verbs, watches, discovery.
+"""The fake API over HTTP, so that the client is tried without a cluster: verbs, pages, watches.
 
 It must not have behaviour of its own: everything but the wire is ``FakeKube``'s.
 """
@@ -36,7 +36,6 @@ _STATUS = {
     WatchExpired: (410, "Expired"),
 }
 _KNOWN = {item.qualified: item for item in vars(resources).values() if isinstance(item, Resource)}
-_NAMESPACES = Resource("", "v1", "namespaces", "Namespace")
 _PAGE = 500
 
 
@@ -71,9 +70,6 @@ class KubeServer:
         if self.token and request.headers.get("Authorization") != f"Bearer {self.token}":
             return _failure(401, "Unauthorized", "Unauthorized")
         parts = [part for part in request.path.split("/") if part]
-        found = _discovery(parts)
-        if found is not None:
-            return web.json_response(found)
         target = _target(parts)
         if target is None:
             return _failure(404, "NotFound", "the server could not find the requested resource")
@@ -161,34 +157,3 @@ def _target(parts: list[str]) -> tuple[Resource, str, str, str] | None:
         return None
     name, subresource = (*rest[1:], "", "")[:2]
     return resource, namespace, name, subresource
-
-
-def _discovery(parts: list[str]) -> Object | None:
-    """What kopf reads before it watches anything."""
-    if parts == ["version"]:
-        return {"major": "1", "minor": "34"}
-    if parts == ["api"]:
-        return {"kind": "APIVersions", "versions": ["v1"]}
-    known = [*_KNOWN.values(), _NAMESPACES]
-    if parts == ["apis"]:
-        groups = sorted({(item.group, item.version) for item in known if item.group})
-        return {"kind": "APIGroupList", "groups": [_group(group, version) for group, version in groups]}
-    group = parts[1] if len(parts) == 3 and parts[0] == "apis" else ""
-    if group or parts == ["api", "v1"]:
-        return {"resources": [entry for item in known if item.group == group for entry in _entries(item)]}
-    return None
-
-
-def _group(group: str, version: str) -> Object:
-    entry: Object = {"groupVersion": f"{group}/{version}", "version": version}
-    return {"name": group, "versions": [entry], "preferredVersion": entry}
-
-
-def _entries(resource: Resource) -> list[Object]:
-    verbs: Object = {"verbs": ["get", "list", "watch", "create", "patch", "delete"]}
-    base: Object = {"kind": resource.kind, "namespaced": resource.namespaced, "categories": [], "shortNames": []}
-    singular: Object = {"singularName": resource.kind.lower()}
-    return [
-        {"name": resource.plural, **base, **singular, **verbs},
-        {"name": f"{resource.plural}/status", **base, **singular, "verbs": ["get", "patch"]},
-    ]

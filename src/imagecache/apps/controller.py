@@ -26,12 +26,10 @@ from imagecache.controller.dependencies import Job, Report
 from imagecache.controller.leader import Leader
 from imagecache.controller.node_gc import NodeGarbageCollector
 from imagecache.controller.reconciler import Dependencies, Reconciler
-from imagecache.controller.watch import Watcher
 from imagecache.errors import ImageCacheError, InternalError, InvalidSetting, NotFound
 from imagecache.kube import connection
 from imagecache.kube.api import ChangeKind, Kube
 from imagecache.kube.client import KubeClient
-from imagecache.kube.connection import Connection
 from imagecache.kube.informer import Informer
 from imagecache.kube.resources import IMAGE_CACHES, NODE_IMAGE_CACHES, NODES
 from imagecache.kube.reviewer import KubeTokenReviewer
@@ -128,11 +126,9 @@ class ClusterController:
             leader = Leader(kube, self.clock, self.settings.lease_namespace or access.namespace, _identity())
             await leader.acquire()
             stack.push_async_callback(leader.release)
-            await self._lead(stack, leader, kube, access, metrics)
+            await self._lead(leader, kube, metrics)
 
-    async def _lead(
-        self, stack: AsyncExitStack, leader: Leader, kube: Kube, access: Connection, metrics: Metrics
-    ) -> None:
+    async def _lead(self, leader: Leader, kube: Kube, metrics: Metrics) -> None:
         reconciler = Reconciler(
             Dependencies(
                 kube=kube,
@@ -143,16 +139,14 @@ class ClusterController:
                 builds=max(1, self.settings.controller_builds),
             )
         )
-        watcher = Watcher(access, lambda item, gone: reconciler.take(IMAGE_CACHES, item, gone=gone))
-        watcher.start()
-        stack.push_async_callback(watcher.stop)
         nodes = Informer(kube, NODES)
         _log.info("controller is running", store=str(self.store.root))
         await first_to_end(
             leader.keep(),
             reconciler.run(),
-            _follow(nodes, reconciler),
-            _follow(Informer(kube, NODE_IMAGE_CACHES), reconciler),
+            _inform(reconciler, Informer(kube, IMAGE_CACHES)),
+            _inform(reconciler, nodes),
+            _inform(reconciler, Informer(kube, NODE_IMAGE_CACHES)),
             self._collect(nodes),
         )
         raise InternalError("a part of the controller ended without a reason")
@@ -193,9 +187,9 @@ class ClusterController:
             await asyncio.sleep(_COLLECT)
 
 
-async def _follow(follower: Informer, reconciler: Reconciler) -> None:
-    async for change in follower.changes():
-        reconciler.take(follower.resource, change.object, gone=change.kind is ChangeKind.DELETED)
+async def _inform(reconciler: Reconciler, informer: Informer) -> None:
+    async for change in informer.changes():
+        reconciler.take(informer.resource, change.object, gone=change.kind is ChangeKind.DELETED)
 
 
 def as_flags(settings: Settings) -> dict[str, str]:

@@ -116,7 +116,6 @@ def test_get_starts_without_http_grpc_and_mounts(tmp_path: Path) -> None:
         "aiohttp",
         "grpclib",
         "google.protobuf",
-        "kopf",
         "imagecache.host.mounter",
         "imagecache.builder.bundle_builder",
     }

@@ -172,7 +172,7 @@ def test_bundles_follow_the_index(tmp_path: Path) -> None:
 
 
 async def test_the_whole_controller_on_an_api_over_http(site: Site, tmp_path: Path) -> None:
-    """kopf, leader election, a build process and the store, with nothing faked but the two servers."""
+    """Informers, leader election, a build process and the store, with nothing faked but the two servers."""
     kube = FakeKube(SystemClock())
     async with KubeServer(kube) as server:
         clusters = [{"name": "c", "cluster": {"server": server.url}}]

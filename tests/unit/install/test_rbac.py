@@ -37,8 +37,6 @@ def called(path: Path) -> Iterator[Grant]:
     """A method of the port named like a verb; anything else that is given a resource follows it."""
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and node.attr == "plural" and (found := constant(node.value)):
-            yield from ((found.group, found.plural, verb) for verb in ("list", "watch"))  # kopf's handler
         if not isinstance(node, ast.Call):
             continue
         found = next((found for arg in node.args if (found := constant(arg))), None)

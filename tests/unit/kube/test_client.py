@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from imagecache.backoff import Backoff
 from imagecache.errors import (
     KubernetesDenied,
     KubernetesError,
@@ -25,7 +23,6 @@ from imagecache.kube import objects
 from imagecache.kube.api import Object
 from imagecache.kube.client import KubeClient
 from imagecache.kube.connection import Connection
-from imagecache.kube.informer import Informer
 from imagecache.kube.resources import IMAGE_CACHES, LEASES, NODES, SECRETS, Resource
 from imagecache.kube.reviewer import KubeTokenReviewer
 from testkit.kube import FakeKube
@@ -169,32 +166,6 @@ def test_outside_its_context_it_is_a_mistake() -> None:
 def test_paths_are_kubernetes_own(resource: Resource, path: str) -> None:
     assert resource.path(namespace="ns", name="a") == path
     assert resource.path(namespace="ns", name="a", subresource="status") == f"{path}/status"
-
-
-async def test_a_follower_goes_on_after_the_past_was_forgotten() -> None:
-    """What vanished meanwhile is reported as gone."""
-    kube = FakeKube()
-    for name in ("a", "b"):
-        await kube.create(NODES, {"metadata": {"name": name}})
-    changes = Informer(kube, NODES, backoff=Backoff(0.001, 0.001)).changes()
-    assert [objects.name((await anext(changes)).object) for _ in range(2)] == ["a", "b"]
-    down = True
-    kube.failure = lambda *_: KubernetesUnavailable("down") if down else None
-    await kube.compact()
-    waiting = asyncio.ensure_future(anext(changes))
-    down = False
-    await kube.delete(NODES, "a")
-    await kube.patch(NODES, "b", {"metadata": {"labels": {"x": "y"}}})
-    await kube.create(NODES, {"metadata": {"name": "c"}})
-    await kube.compact()
-    seen = [await waiting, await anext(changes), await anext(changes)]
-
-    assert [(change.kind.value, objects.name(change.object)) for change in seen] == [
-        ("DELETED", "a"),
-        ("MODIFIED", "b"),
-        ("ADDED", "c"),
-    ]
-    await changes.aclose()
 
 
 @pytest.mark.parametrize(
