@@ -1,7 +1,7 @@
 """Fakes of ``imagecache.agent.dependencies``: a cluster and a machine of which a test sets everything.
 
-They behave as the real ones where the loop relies on it: watches say everything at first and then what changes, records
-belong to names, and a runtime or an API server may be away.
+They behave as the real ones where the loop relies on it: watches yield everything at first and then every change,
+records belong to names, and a runtime or an API server may be away.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _T = TypeVar("_T")
 
 
 class _Watched(Generic[_T]):
-    """A value of which every change is seen, the newest at least."""
+    """A value whose changes are yielded; of several at one time, the newest."""
 
     def __init__(self) -> None:
         self.value: _T | None = None
@@ -47,7 +47,7 @@ class _Watched(Generic[_T]):
 
 @dataclass
 class FakeCaches:
-    """Says nothing before ``put`` or ``show`` is called."""
+    """Silent until ``put`` or ``show`` is called."""
 
     caches: dict[str, Cache] = field(default_factory=dict)
     silent: bool = False
@@ -103,7 +103,7 @@ class FakeMachine:
     """Bytes that the store takes."""
     used: set[LayerName] = field(default_factory=set)
     looks: int = 0
-    """How often ``disk`` was asked for."""
+    """How often ``disk`` was called: once a round."""
 
     async def disk(self) -> Disk:
         self.looks += 1
@@ -165,7 +165,7 @@ class FakeRuntime:
     registry: dict[str, str] = field(default_factory=dict)
     """Image ids by name."""
     images: dict[str, str] = field(default_factory=dict)
-    """What it has, likewise."""
+    """Pulled ones, likewise."""
     used: set[str] = field(default_factory=set)
     """Ids of containers' images."""
     pulls: list[str] = field(default_factory=list)

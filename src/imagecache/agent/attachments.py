@@ -39,6 +39,7 @@ class Attachments:
     async def attach(self, bundle: Bundle, cache: str) -> Attached:
         """Make the images usable; ``cache`` is the ImageCache that the bundle is for."""
         async with self._slots:
+            # before the records: one that no state remembers would never be removed
             await asyncio.to_thread(self._state.write, bundle, [cache])
             start = self._clock.monotonic()
             attached = await self._attacher.attach(bundle)
@@ -50,7 +51,7 @@ class Attachments:
     async def detach(self, bundle: Bundle, staying: Callable[[], Collection[str]]) -> None:
         """Take the records back, except those that a bundle in ``staying`` (asked when it is our turn) has too."""
         async with self._slots:
-            self.attached.pop(bundle.id, None)
+            self.attached.pop(bundle.id, None)  # before the runtime is asked: half removed is not attached
             documents, ids = self._state.documents, staying()
             await self._attacher.detach(bundle, [documents[name] for name in documents if name in ids])
         self._count()
@@ -74,7 +75,7 @@ class Attachments:
             if removed and bundle_id not in busy():  # a job that runs changes the records itself
                 del self.attached[bundle_id]
                 self.removals.note(bundle_id, now)
-                _log.warning("records are gone from the runtime", bundle=bundle_id, names=sorted(removed))
+                _log.warning("image records were removed from the runtime", bundle=bundle_id, names=sorted(removed))
         self._count()
 
     def _count(self) -> None:

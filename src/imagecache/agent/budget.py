@@ -57,7 +57,7 @@ class Candidate:
     last_used: float = 0.0
     """When a container last used it on this node; 0 when none did."""
     running: bool = False
-    """Its fetch has begun: it comes first, since its space is partly taken."""
+    """Its fetch has begun: it is decided first, since part of its space is taken."""
 
     @property
     def worth(self) -> tuple[bool, int, float, str]:
@@ -157,6 +157,7 @@ def decide(situation: Situation, policy: Policy | None = None) -> Decision:
         state.spare -= needed
         state.planned.update(candidate.layers)
         evict += [victim.id for victim in victims]
+        # once something is evicted, all that follow wait: the bytes are free only after containers and collections
         (waiting if evict and not candidate.running else fetch).append(candidate.id)
     spare = 0 if evict else max(0, state.spare)  # what is being freed is not free yet
     return Decision(tuple(fetch), tuple(evict), tuple(refused), tuple(waiting), spare)
@@ -184,7 +185,9 @@ def _shed(state: _DiskState, disk: Disk, policy: Policy) -> list[str]:
 
 def _victims(state: _DiskState, candidate: Candidate, needed: int) -> list[Resident] | None:
     """The fewest residents whose eviction makes it fit; None when none does."""
-    if needed <= state.spare or candidate.running:
+    if (
+        needed <= state.spare or candidate.running
+    ):  # one that runs was decided before; refusing it now would waste bytes
         return []
     victims: list[Resident] = []
     for resident in _lesser(state, candidate):

@@ -14,7 +14,7 @@ _log = get_logger(__name__)
 
 
 class Collection:
-    """``due`` is set by whoever leaves garbage; a collection that failed is due again."""
+    """``due`` is set by jobs that leave garbage; a collection that failed is due again."""
 
     def __init__(self, source: LayerSource, ended: Callable[[], None]) -> None:
         """``ended`` is called after a collection that worked."""

@@ -53,7 +53,7 @@ def _backoff(error: ImageCacheError) -> Backoff:
 
 def is_temporary(error: ImageCacheError) -> bool:
     if isinstance(error, ContentError):
-        return False  # the transfer has fetched the bytes more than once by then
+        return False  # the transfer has already fetched the bytes more than once
     return isinstance(error, _HEALS) or error.next_step is NextStep.RETRY
 
 

@@ -28,7 +28,7 @@ _log = get_logger(__name__)
 
 
 class Jobs:
-    """``carry_out`` starts and stops them; everything else is what a plan or a report wants to know of them."""
+    """``carry_out`` starts and stops them; a plan and a report read the rest."""
 
     def __init__(
         self, dependencies: Dependencies, attachments: Attachments, reporter: StatusReporter, wake: Callable[[], None]
@@ -51,7 +51,7 @@ class Jobs:
         return {name: kind for name, (kind, _) in self._tasks.items()}
 
     def carry_out(self, plan: Plan, view: View) -> None:
-        """Start and stop what the plan says; what runs and still has a purpose goes on."""
+        """Start and stop what the plan says; other jobs continue."""
         documents, source = view.inventory.documents, self._dependencies.source
         self._plan = plan
         self.failures.keep(plan.assigned.keys() | view.known.keys() | view.inventory.whole)
@@ -100,7 +100,7 @@ class Jobs:
         now = self._dependencies.clock.monotonic()
         failure = self.failures.note(bundle_id, error, now, self.progress.get(bundle_id, 0))
         self._reporter.settled()
-        if before is None or before.message != failure.message:
+        if before is None or before.message != failure.message:  # the same problem is logged once
             cache = self._plan.assigned.get(bundle_id)
             _log.warning(
                 "will try again",
@@ -122,13 +122,13 @@ class Jobs:
         await self._dependencies.source.fetch(cache, progress)
         self._dependencies.metrics.fetch_seconds.observe(clock.monotonic() - start)
         self.failures.clear(cache.id)
-        _log.info("bundle is here", cache=cache.name, bundle=cache.id, bytes=self.progress.get(cache.id, 0))
+        _log.info("bundle fetched", cache=cache.name, bundle=cache.id, bytes=self.progress.get(cache.id, 0))
 
     async def _attach(self, bundle: Bundle, cache: str) -> None:
         attached = await self._attachments.attach(bundle, cache)
         self.failures.clear(bundle.id)
         self._reporter.settled()
-        _log.info("image cache is usable here", cache=cache, bundle=bundle.id, images=list(attached.images))
+        _log.info("image cache is usable on this node", cache=cache, bundle=bundle.id, images=list(attached.images))
 
     async def _remove(self, bundle: Bundle) -> None:
         """Records, then files, then state: when this is killed anywhere, the next removal finishes it."""

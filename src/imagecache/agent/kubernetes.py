@@ -105,6 +105,7 @@ class KubeNodes:
         left = taint.without(objects.at(item, "spec", "taints"))
         if left is None:
             return
+        # with the version we saw: the patch replaces the whole list, and must not drop a taint that was added meanwhile
         version: Object = {"resourceVersion": objects.resource_version(item)}
         patch: Object = {"metadata": version, "spec": {"taints": left or None}}
         await self.kube.patch(NODES, self.name, patch)
@@ -129,6 +130,7 @@ class KubeReporter:
     async def report(self, status: NodeStatus, node: Node) -> None:
         if node.uid != self._owner:
             await self._own(node)
+        # a merge patch removes a field only by null, and omitted defaults would keep their old value
         fields: Object = {each.encode_name: None for each in msgspec.structs.fields(NodeStatus)}
         patch: Object = {"status": fields | msgspec.to_builtins(status)}
         try:

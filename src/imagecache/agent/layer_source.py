@@ -93,7 +93,7 @@ class FetchedLayerSource:
         leased = set(self.store.leases.held())
         for name in self._documents.ids():
             document = self._documents.get(name)
-            if name in foreign:
+            if name in foreign:  # counted as leased: they take space and are never evicted for our bundles
                 leased |= document.layer_names() if document else set()
             elif document is not None:
                 stored[name] = document
@@ -123,6 +123,7 @@ class FetchedLayerSource:
         return found
 
     def _is_whole(self, document: Bundle, present: Mapping[LayerName, int]) -> bool:
+        # sizes, not digests: layers were verified when they were written, and hashing again would read the whole store
         layers = all(present.get(layer.name) == layer.size for image in document.images for layer in image.layers)
         return layers and all(self.store.blobs.has(digest) for digest in document.document_digests())
 

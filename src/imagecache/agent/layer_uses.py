@@ -35,6 +35,7 @@ class LayerUses:
         names: set[str] = set()
         while self._pending:
             names.update(path.name for path in self._pending.popleft())
+        # by file name: uses are absolute paths, layer names are relative to the store
         for bundle_id, document in self._state.documents.items():
             if any(Path(layer.path).name in names for layer in document.layer_names()):
                 self._state.used(bundle_id, moment)

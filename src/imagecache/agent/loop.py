@@ -1,4 +1,4 @@
-"""The agent's loop in a cluster: a round whenever something has changed, and a report of what came of it.
+"""The agent's loop in a cluster: a round whenever something has changed, and a report of its outcome.
 
 Nothing is done before the list of caches is complete and our Node is known, so an API server that is away changes
 nothing here. It must not decide anything.
@@ -55,7 +55,7 @@ class AgentLoop:
         self._uses.note(layers)
 
     async def run(self) -> None:
-        await asyncio.to_thread(self._dependencies.state.load)
+        await asyncio.to_thread(self._dependencies.state.load)  # first: it knows what earlier agents attached
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._watch_caches())

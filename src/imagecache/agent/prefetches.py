@@ -41,7 +41,7 @@ class Prefetches:
     def update(self, bundle_ids: Collection[str], spare: int, whole: Collection[str]) -> None:
         """Prefetch these and no others, with ``spare`` bytes for all; ``whole`` are on the node."""
         self._whole = whole
-        self._allowance.grant(spare)
+        self._allowance.grant(spare)  # running ones too: what was spare may be needed now
         for name in self._tasks.keys() - set(bundle_ids):
             self._tasks[name].cancel()
         for name in bundle_ids:

@@ -26,6 +26,7 @@ class RateLimit:
     async def wait(self, settled: asyncio.Event) -> None:
         """Wait for the pause, or less once ``settled`` is set and the last report but one is a pause ago."""
         now = asyncio.get_running_loop().time()
+        # two reports for each pause at most: this one may be early only if the last but one was a pause ago
         least = min(self._pause, max(0.0, self._reports[0] + self._pause - now))
         await asyncio.sleep(least)
         with suppress(TimeoutError):

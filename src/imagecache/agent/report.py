@@ -72,6 +72,7 @@ def usable(disk: Disk, policy: Policy) -> int:
 
 def differs(new: NodeStatus, old: NodeStatus) -> bool:
     """Whether it is worth a report: small changes of the disk's free bytes are not."""
+    # every report is a write to the API server, and other programs change the disk all the time
     small = max(new.capacity_bytes * _MOVED, 1)
     moved = max(abs(new.free_bytes - old.free_bytes), abs(new.used_bytes - old.used_bytes)) >= small
     return moved or _without_bytes(new) != _without_bytes(old)
@@ -95,7 +96,7 @@ def _bytes(facts: Facts, name: str, document: Bundle) -> tuple[int, int]:
     total = sum(layers.values())
     if name in facts.inventory.whole:
         return total, total
-    if name in facts.progress:
+    if name in facts.progress:  # fresher than the inventory of the last round
         return total, facts.progress[name]
     found = {**facts.inventory.partial, **facts.inventory.present}
     return total, sum(min(size, found.get(layer, 0)) for layer, size in layers.items())
@@ -106,6 +107,7 @@ def _state(facts: Facts, name: str) -> tuple[CacheState, str, str]:
     failure, refused = facts.failures.get(name), facts.refused.get(name)
     if name in facts.attached and name in facts.inventory.whole:
         return CacheState.READY, "", not_attached(facts.attached[name])
+    # a failure is shown until its retry has come further, so that the state does not flicker with each retry
     if failure is not None and facts.progress.get(name, 0) <= failure.done:
         state = CacheState.PENDING if failure.temporary else CacheState.FAILED
         return state, failure.reason, f"{failure.message}; {failure.hint}" if failure.hint else failure.message

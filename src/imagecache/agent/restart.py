@@ -14,14 +14,14 @@ from imagecache.errors import ImageCacheError
 from imagecache.file_version import FileVersion, file_version
 from imagecache.telemetry.log import get_logger
 
-_PAUSE = 5.0
+PAUSE = 5.0
 """Seconds until the loop is started again, and between two looks at the kubeconfig."""
 _log = get_logger(__name__)
 
 
-async def keep_running(run: Callable[[], Awaitable[None]]) -> None:
+async def keep_running(run: Callable[[], Awaitable[None]], *, pause: float = PAUSE) -> None:
     """Call ``run`` again and again until cancelled; a failure is logged once, and a bug stops nothing."""
-    retries = Retries(Backoff(_PAUSE, _PAUSE), _log, "not in the cluster yet")
+    retries = Retries(Backoff(pause, pause), _log, "not in the cluster yet")
     while True:
         try:
             await run()
@@ -32,14 +32,14 @@ async def keep_running(run: Callable[[], Awaitable[None]]) -> None:
             if asyncio.current_task().cancelling():  # type: ignore[union-attr]  # we are inside a task
                 raise  # a failure while we clean up must not undo the cancellation
             _log.exception("the agent's loop ended unexpectedly and is started again", kind=type(error).__name__)
-        await asyncio.sleep(_PAUSE)
+        await asyncio.sleep(pause)
 
 
-async def until_replaced(kubeconfig: str, version: FileVersion | None) -> None:
+async def until_replaced(kubeconfig: str, version: FileVersion | None, *, pause: float = PAUSE) -> None:
     """Return when the file is another version, or never for an empty path.
 
     Tokens and certificates in files of their own are read again by the connection, without a restart. A file that is
     missing is about to be written, so it counts as unchanged.
     """
     while not kubeconfig or file_version(kubeconfig) in {version, None}:  # noqa: ASYNC110 - a file has no event
-        await asyncio.sleep(_PAUSE)
+        await asyncio.sleep(pause)

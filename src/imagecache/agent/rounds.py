@@ -72,7 +72,7 @@ class Rounds:
         return max(0.01, min([self._settings.interval, *due]))  # not 0: the loop would spin while two clocks differ
 
     def facts(self, problem: ImageCacheError | None) -> Facts:
-        """The last view and plan, with what the jobs have come to since."""
+        """The last view and plan, with the present state of the jobs."""
         return Facts(
             mode=self._dependencies.attacher.mode,
             assigned=self._plan.assigned,
@@ -89,7 +89,7 @@ class Rounds:
         )
 
     async def _observe(self, caches: Sequence[Cache], node: Node) -> View:
-        """Our own jobs come first: one that ends while we look counts as busy, and its end starts another round."""
+        """Jobs are read first: one that ends meanwhile counts as busy, and its end starts another round."""
         source, state = self._dependencies.source, self._dependencies.state
         now = self._dependencies.clock.monotonic()
         busy, attached = self._jobs.running, frozenset(self._attachments.attached)

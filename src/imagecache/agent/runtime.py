@@ -18,7 +18,7 @@ from imagecache.oserrors import converting
 from imagecache.store.model import Bundle, LayerName
 
 _AT_ONCE = 16
-"""Look-ups of image records at a time: containerd reads each from one database file."""
+"""Look-ups of image records at a time, so that a node with many images does not queue hundreds of calls."""
 
 
 async def _nothing() -> None:
@@ -37,6 +37,7 @@ class ContainerdRecords:
     mode: str = ""
 
     async def attach(self, bundle: Bundle) -> Attached:
+        # asked each time: an administrator may change containerd's configuration while we run
         self.mode = (await self.attacher.choice()).mode.value
         attached = await self.attacher.attach(bundle)
         await self.changed()

@@ -97,7 +97,7 @@ class NodeState:
     def _save(self, bundle_id: str, entry: _Entry) -> None:
         write_atomic(self._path(bundle_id), msgspec.json.encode(entry, enc_hook=encode_hook))
         with converting(self._directory):
-            fsync_directory(self._directory)
+            fsync_directory(self._directory)  # the records that follow must never outlive the file in a power failure
         self._entries[bundle_id] = entry
 
     def _path(self, bundle_id: str) -> Path:
@@ -110,4 +110,5 @@ def _read(file: Path) -> _Entry | None:
     except (OSError, msgspec.DecodeError, InvalidDigest, InvalidInput) as error:
         _log.warning("file of the state ignored", file=str(file), problem=str(error))
         return None
+    # a file under another id was copied by hand: detaching by it would remove records of a bundle that stays
     return entry if is_cache_id(file.stem) and entry.document.id == file.stem else None

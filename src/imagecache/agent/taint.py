@@ -17,6 +17,7 @@ def without(taints: JSON) -> list[JSON] | None:
     """The taints of a Node without ours; None when ours is not among them."""
     if not isinstance(taints, list):
         return None
+    # by key alone: the effect is the administrator's choice (NoSchedule or NoExecute)
     left = [taint for taint in taints if objects.text(taint, "key") != NOT_READY_TAINT]
     return left if len(left) < len(taints) else None
 

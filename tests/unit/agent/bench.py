@@ -25,7 +25,7 @@ _SECONDS = 15
 
 @dataclass
 class Bench:
-    """``start`` runs an agent that knows nothing but its disk; after ``kill`` another one may start."""
+    """``start`` runs an agent that has only its disk; after ``kill`` another one may start."""
 
     store: Store
     origin: Origin
@@ -39,6 +39,7 @@ class Bench:
     source: LayerSource | None = None
     runtime: Attacher | None = None
     """Instead of ``attacher``."""
+    metrics: Metrics = field(default_factory=Metrics)
     task: asyncio.Task[None] | None = None
 
     @property
@@ -55,7 +56,7 @@ class Bench:
             reporter=self.reporter,
             state=NodeState(self.store.paths.nodes / "worker"),
             clock=self.clock,
-            metrics=Metrics(),
+            metrics=self.metrics,
         )
         self.loop = AgentLoop(dependencies, replace(settings or LoopSettings(), report_pause=0.0))
         self.machine.stored = lambda: sum(self.store.layers.size(name) for name in self.store.layers.names())
@@ -72,7 +73,7 @@ class Bench:
         self.clock.advance(seconds)
         self.loop.wake()
 
-    # what the node says
+    # what the node reports
 
     @property
     def status(self) -> NodeStatus:
@@ -98,21 +99,18 @@ class Bench:
         while not condition():
             assert self.task is not None
             assert not self.task.done(), self.task.result()
-            assert loop.time() < deadline, f"it never was; last seen: {self.status}"
+            assert loop.time() < deadline, f"timed out; last seen: {self.status}"
             await asyncio.sleep(0.002)
 
     async def ready(self, *names: str) -> None:
         await self.until(lambda: all(self.state(name) is CacheState.READY for name in names or ("a",)))
 
     async def rounds(self, count: int = 3) -> None:
-        """Let the loop look some times more."""
+        """Let the loop run some more rounds."""
         for _ in range(count):
-            before = self.looks()
+            before = self.machine.looks
             self.loop.wake()
-            await self.until(lambda before=before: self.looks() > before)  # type: ignore[misc]  # bound at once
-
-    def looks(self) -> int:
-        return self.machine.looks
+            await self.until(lambda before=before: self.machine.looks > before)  # type: ignore[misc]  # bound at once
 
 
 def cache(name: str, bundle_id: str, *, created: float = 1.0, **more: object) -> Cache:

@@ -1,4 +1,4 @@
-"""What fits, what is given up for it, what is refused: situations in units, on a disk of 100 of which 17 stay free."""
+"""What fits, what is evicted for it, what is refused: situations in units, on a disk of 100 of which 17 stay free."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_what_is_spare(free: int, candidates: list[Candidate], spare: int) -> No
     assert decide(Situation(Disk(100, free), candidates=candidates)).spare == spare
 
 
-def test_nothing_is_spare_while_something_is_given_up() -> None:
+def test_nothing_is_spare_during_an_eviction() -> None:
     old, new = resident("old", "o:50", used=1), candidate("new", "n:5", created=9)
     situation = Situation(Disk(100, 20), [old], [new], layers("o:50"))
 
@@ -169,7 +169,7 @@ def test_nothing_is_spare_while_something_is_given_up() -> None:
     assert (decision.evict, decision.spare) == (("old",), 0)
 
 
-def test_an_allowance_ends() -> None:
+def test_an_allowance_is_used_up() -> None:
     allowance = Allowance(10)
     allowance.take(6)
 
@@ -181,7 +181,7 @@ def test_an_allowance_ends() -> None:
     allowance.take(5)
 
 
-def test_two_caches_never_push_each_other_out() -> None:
+def test_two_bundles_never_evict_each_other() -> None:
     """Whoever was given up is worth less from then on, so the next decision is to leave things as they are."""
     old, new = resident("old", "o:20", used=5), candidate("new", "n:20", created=9)
     first = decide(Situation(Disk(100, 20), [old], [new], layers("o:20")))

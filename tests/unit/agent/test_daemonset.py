@@ -29,7 +29,7 @@ async def daemonset(selector: dict[str, str] | None = None, **metadata: object) 
     return kube
 
 
-async def test_a_daemonset_that_is_there_brings_its_pod_back() -> None:
+async def test_a_daemonset_that_exists_brings_its_pod_back() -> None:
     assert not await has_left(await daemonset(), SETTINGS)
     assert not await has_left(await daemonset(labels={MODE_LABEL: "proxy"}), SETTINGS)
 
@@ -38,7 +38,7 @@ async def test_a_daemonset_of_another_mode_does_not() -> None:
     assert await has_left(await daemonset(labels={MODE_LABEL: "native"}), SETTINGS)
 
 
-async def test_a_daemonset_that_is_gone() -> None:
+async def test_a_daemonset_that_was_deleted() -> None:
     assert await has_left(FakeKube(), SETTINGS)
 
 
@@ -51,11 +51,11 @@ async def test_a_daemonset_that_is_gone() -> None:
         ({"zone": "a"}, True),
     ],
 )
-async def test_a_node_that_is_not_selected_any_more(selector: dict[str, str], *, left: bool) -> None:
+async def test_a_node_that_is_no_longer_selected(selector: dict[str, str], *, left: bool) -> None:
     assert await has_left(await daemonset(selector), SETTINGS) is left
 
 
-async def test_a_node_that_is_gone_may_come_back() -> None:
+async def test_a_node_that_was_deleted_may_come_back() -> None:
     kube = await daemonset({"pool": "cpu"})
     await kube.delete(NODES, "worker")
 
@@ -75,7 +75,7 @@ async def test_in_doubt_the_node_stays_as_it_is(asked: Resource, error: Kubernet
     assert await has_left(kube, SETTINGS) is left
 
 
-async def test_the_report_of_this_node_goes_and_no_other() -> None:
+async def test_the_report_of_this_node_is_deleted_and_no_other() -> None:
     kube = FakeKube()
     for name in ("worker", "other"):
         await kube.create(NODE_IMAGE_CACHES, {"metadata": {"name": name}})
@@ -88,7 +88,7 @@ async def test_the_report_of_this_node_goes_and_no_other() -> None:
     await withdraw(kube, "worker")  # and once more: nothing to do
 
 
-async def test_a_role_that_went_first_is_no_error() -> None:
+async def test_a_role_that_was_deleted_first_is_no_error() -> None:
     kube = FakeKube()
     kube.failure = lambda _verb, _resource, _name: KubernetesDenied("no such account")
 

@@ -54,7 +54,7 @@ async def put_node(api: FakeKube, name: str = "worker", *, taints: list[JSON] | 
     return await api.create(NODES, {"metadata": metadata, "spec": {"taints": taints} if taints else {}})
 
 
-async def test_the_first_list_is_whole_even_when_it_is_empty(api: FakeKube, kube: KubeClient) -> None:
+async def test_the_first_list_is_complete_even_when_it_is_empty(api: FakeKube, kube: KubeClient) -> None:
     async with aclosing(KubeCaches(kube).watch()) as watch:
         assert await following(watch) == []
         for name in ("a", "b"):
@@ -90,7 +90,7 @@ async def test_an_api_server_that_fails_is_no_empty_list(api: FakeKube, kube: Ku
         assert [cache.name for cache in await waiting] == ["a"]
 
 
-async def test_what_vanished_while_nobody_watched(api: FakeKube, kube: KubeClient) -> None:
+async def test_an_object_deleted_between_two_watches(api: FakeKube, kube: KubeClient) -> None:
     await put_cache(api, "a")
     await put_cache(api, "b")
     async with aclosing(KubeCaches(kube).watch()) as watch:
@@ -100,7 +100,7 @@ async def test_what_vanished_while_nobody_watched(api: FakeKube, kube: KubeClien
         assert [cache.name for cache in await following(watch)] == ["b"]
 
 
-async def test_progress_of_a_build_is_no_news(api: FakeKube, kube: KubeClient) -> None:
+async def test_progress_of_a_build_changes_nothing(api: FakeKube, kube: KubeClient) -> None:
     await put_cache(api, "a")
     async with aclosing(KubeCaches(kube).watch()) as watch:
         await following(watch)
@@ -123,7 +123,7 @@ async def test_our_node_and_no_other(api: FakeKube, kube: KubeClient) -> None:
         assert await following(watch) is None
 
 
-async def test_the_taint_is_taken_off_and_the_others_stay(api: FakeKube, kube: KubeClient) -> None:
+async def test_the_taint_is_removed_and_the_others_stay(api: FakeKube, kube: KubeClient) -> None:
     other: JSON = {"key": "gpu", "effect": "NoSchedule"}
     await put_node(api, taints=[{"key": "imagecache.dev/not-ready", "effect": "NoSchedule"}, other])
     nodes = KubeNodes(kube, "worker")
@@ -139,7 +139,7 @@ async def test_the_taint_is_taken_off_and_the_others_stay(api: FakeKube, kube: K
         await nodes.untaint()  # nothing to do
 
 
-async def test_a_taint_that_somebody_adds_meanwhile_is_not_lost(api: FakeKube, kube: KubeClient) -> None:
+async def test_a_taint_that_is_added_meanwhile_is_not_lost(api: FakeKube, kube: KubeClient) -> None:
     ours: JSON = {"key": "imagecache.dev/not-ready", "effect": "NoSchedule"}
     await put_node(api, taints=[ours])
     nodes = KubeNodes(kube, "worker")
@@ -172,7 +172,7 @@ async def test_a_report_makes_the_object_and_belongs_to_the_node(api: FakeKube, 
     assert objects.at(found, "metadata", "ownerReferences") == [owner]
 
 
-async def test_what_is_not_so_any_more_is_not_said_any_more(api: FakeKube, kube: KubeClient) -> None:
+async def test_a_field_without_a_value_is_removed_from_the_report(api: FakeKube, kube: KubeClient) -> None:
     reporter = KubeReporter(kube, "worker")
     await reporter.report(NodeStatus(mode="proxy", used_bytes=10, caches=(READY,)), Node("uid-1", {}))
     await reporter.report(NodeStatus(mode="proxy"), Node("uid-1", {}))
@@ -180,7 +180,7 @@ async def test_what_is_not_so_any_more_is_not_said_any_more(api: FakeKube, kube:
     assert [call[0] for call in api.calls if call[1] == NODE_IMAGE_CACHES.qualified].count("create") == 1
 
 
-async def test_an_object_that_somebody_deleted_is_made_again(api: FakeKube, kube: KubeClient) -> None:
+async def test_an_object_that_was_deleted_is_created_again(api: FakeKube, kube: KubeClient) -> None:
     reporter = KubeReporter(kube, "worker")
     await reporter.report(NodeStatus(mode="proxy"), Node("uid-1", {}))
     await api.delete(NODE_IMAGE_CACHES, "worker")
@@ -190,7 +190,7 @@ async def test_an_object_that_somebody_deleted_is_made_again(api: FakeKube, kube
     assert await reported(api) == NodeStatus(mode="native")
 
 
-async def test_a_node_made_anew_owns_the_object(api: FakeKube, kube: KubeClient) -> None:
+async def test_a_node_created_again_owns_the_object(api: FakeKube, kube: KubeClient) -> None:
     await KubeReporter(kube, "worker").report(NodeStatus(mode="proxy"), Node("uid-1", {}))
     reporter = KubeReporter(kube, "worker")
     await reporter.report(NodeStatus(mode="proxy"), Node("uid-2", {}))

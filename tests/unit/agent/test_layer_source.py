@@ -11,7 +11,7 @@ from tests.unit.fetch.test_bundle import BASE, ID, fetch
 from tests.unit.fetch.test_partial_transfer import followed, until
 
 
-async def test_layers_that_somebody_holds(origin: Origin, node: Store, fetchers: Fetchers) -> None:
+async def test_leased_layers(origin: Origin, node: Store, fetchers: Fetchers) -> None:
     document = await origin.build(ID, BASE)
     fetcher = fetchers()
     await fetch(fetcher)
@@ -27,7 +27,7 @@ async def test_layers_that_somebody_holds(origin: Origin, node: Store, fetchers:
     assert not found.prefetched
 
 
-async def test_layers_of_a_build_that_is_followed(
+async def test_layers_of_a_build_that_is_prefetched(
     origin: Origin, node: Store, remote: MemoryRemoteStore, fetchers: Fetchers
 ) -> None:
     document = await origin.build(ID, BASE, tar_of({"own": b"own"}))

@@ -27,7 +27,7 @@ BASE = tar_of({"etc": None, "etc/base": b"b" * 300_000})
 APP = "docker.io/library/app:1"
 
 
-async def test_a_new_node_gets_what_is_meant_for_it(bench: Bench) -> None:
+async def test_a_new_node_gets_the_caches_assigned_to_it(bench: Bench) -> None:
     await bench.origin.build(A, BASE)
     await bench.origin.build(B, BASE, tar_of({"opt/b": b"b"}), name="tool:2")
     await bench.origin.build(C, tar_of({"c": b"c"}), name="else:3")
@@ -46,6 +46,25 @@ async def test_a_new_node_gets_what_is_meant_for_it(bench: Bench) -> None:
     assert bench.condition("Ready") == ("True", "Working")
     assert bench.status.capacity_bytes == int(bench.machine.size.capacity * 0.83)
     assert sum(bench.remote.fetched.values()) == bench.status.used_bytes
+
+
+async def test_a_node_counts_what_it_does(bench: Bench) -> None:
+    def value(name: str, **labels: str) -> float | None:
+        return bench.metrics.registry.get_sample_value(f"imagecache_{name}", labels)
+
+    await bench.origin.build(A, BASE)
+    bench.caches.put(cache("a", A), cache("b", B))
+    bench.start()
+    await bench.ready()
+    await bench.until(lambda: bench.reason("b") == "NotFound")
+
+    assert (value("fetch_seconds_count"), value("attach_seconds_count")) == (1, 1)
+    assert value("attached_images") == len(bench.attacher.records)
+    assert (value("node_caches", state="Ready"), value("node_caches", state="Pending")) == (1, 1)
+    bench.caches.delete("a")
+    await bench.until(lambda: bench.entry() is None)
+    await bench.until(lambda: value("attached_images") == 0)
+    assert value("node_caches", state="Ready") == 0
 
 
 async def test_nothing_is_done_before_the_list_is_complete(bench: Bench) -> None:
@@ -68,7 +87,7 @@ async def test_nothing_is_done_before_the_list_is_complete(bench: Bench) -> None
     await silent.kill()
 
 
-async def test_progress_is_told_in_bytes(bench: Bench) -> None:
+async def test_progress_is_reported_in_bytes(bench: Bench) -> None:
     noise = bytes(range(256)) * 4000
     await bench.origin.build(A, tar_of({"etc": None, "etc/noise": noise}))
     gate = asyncio.Event()
@@ -176,7 +195,7 @@ async def test_a_deleted_cache_leaves_nothing(bench: Bench) -> None:
     assert [path.stem for path in (bench.store.paths.nodes / "worker").glob("*.json")] == [B]
 
 
-async def test_a_cache_deleted_while_nobody_looked(bench: Bench) -> None:
+async def test_a_cache_deleted_while_the_agent_was_down(bench: Bench) -> None:
     await bench.origin.build(A, BASE)
     bench.caches.put(cache("a", A))
     bench.start()
@@ -248,7 +267,7 @@ async def test_an_update_serves_the_old_until_the_new_is_usable(bench: Bench) ->
     assert bench.attacher.records[APP] != old
 
 
-async def test_records_that_are_taken_away_come_back_but_not_in_a_loop(bench: Bench) -> None:
+async def test_removed_records_are_made_again_but_not_in_a_loop(bench: Bench) -> None:
     await bench.origin.build(A, BASE)
     bench.caches.put(cache("a", A))
     bench.start()
@@ -327,7 +346,7 @@ async def test_a_layer_lost_from_the_disk_is_fetched_again(bench: Bench) -> None
     await bench.ready()
 
 
-async def test_a_damaged_bundle_is_made_again_or_removed(bench: Bench) -> None:
+async def test_a_damaged_bundle_is_fetched_again_or_removed(bench: Bench) -> None:
     for bundle_id, name in ((A, "app:1"), (B, "tool:2")):
         await bench.origin.build(bundle_id, BASE, name=name)
     bench.caches.put(cache("a", A), cache("b", B))
@@ -402,7 +421,7 @@ async def test_a_store_that_cannot_be_read_is_reported(bench: Bench) -> None:
     await bench.ready()
 
 
-async def test_somebody_elses_bundles_are_left_alone(bench: Bench) -> None:
+async def test_foreign_bundles_are_left_alone(bench: Bench) -> None:
     await bench.origin.build(A, BASE)
     bench.caches.put(cache("a", A))
     bench.start()

@@ -29,7 +29,7 @@ async def begun(bench: Bench, bundle_id: str = A) -> Making:
     return making
 
 
-async def test_a_node_is_ready_with_bytes_that_came_before(bench: Bench) -> None:
+async def test_a_node_is_ready_with_prefetched_bytes(bench: Bench) -> None:
     making = await begun(bench)
     bench.caches.put(building("a", A))
     bench.start()
@@ -61,7 +61,7 @@ async def test_a_bundle_that_is_ready_in_the_middle_of_a_layer(bench: Bench) -> 
     assert bench.remote.fetched[making.name] == len(making.content)
 
 
-async def test_what_came_of_a_build_that_failed_goes(bench: Bench) -> None:
+async def test_layers_of_a_build_that_failed_are_removed(bench: Bench) -> None:
     making = await begun(bench)
     making.finish()
     bench.caches.put(building("a", A))
@@ -75,7 +75,7 @@ async def test_what_came_of_a_build_that_failed_goes(bench: Bench) -> None:
     await bench.until(lambda: not bench.store.layers.has(making.name))
 
 
-async def test_a_node_follows_its_own_builds_only(bench: Bench) -> None:
+async def test_a_node_prefetches_its_own_builds_only(bench: Bench) -> None:
     mine, others = await begun(bench, A), await bench.origin.build(B, tar_of({"b": b"b"}), name="tool:2")
     elsewhere = others.images[0].layers[0].name
     bench.remote.builds[B] = (elsewhere,)
@@ -88,7 +88,7 @@ async def test_a_node_follows_its_own_builds_only(bench: Bench) -> None:
     assert not bench.remote.fetched[elsewhere]
 
 
-async def test_a_build_gets_what_the_disk_can_spare(bench: Bench) -> None:
+async def test_a_prefetch_takes_only_spare_bytes(bench: Bench) -> None:
     making = await begun(bench)
     bench.machine.size = Disk(GIB, int(GIB * 0.17) + 200_000)
     bench.caches.put(building("a", A))
@@ -105,7 +105,7 @@ async def test_a_build_gets_what_the_disk_can_spare(bench: Bench) -> None:
     await bench.until(lambda: bench.store.layers.has(making.name))
 
 
-async def test_a_store_that_is_away_is_asked_again(bench: Bench) -> None:
+async def test_a_prefetch_is_retried_when_the_store_was_away(bench: Bench) -> None:
     making = await begun(bench)
     making.finish()
     bench.remote.down = True
@@ -119,7 +119,7 @@ async def test_a_store_that_is_away_is_asked_again(bench: Bench) -> None:
     await bench.until(lambda: bench.store.layers.has(making.name))
 
 
-async def test_what_came_of_a_build_gives_way_to_a_bundle(bench: Bench) -> None:
+async def test_prefetched_layers_give_way_to_a_bundle(bench: Bench) -> None:
     making = await begun(bench)
     making.finish()
     document = await bench.origin.build(B, tar_of({"opt": None, "opt/b": NOISE[::-1]}), name="tool:2")

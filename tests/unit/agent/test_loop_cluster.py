@@ -32,7 +32,7 @@ async def test_the_api_server_is_away_for_reports(bench: Bench) -> None:
     await bench.ready()
 
 
-async def test_small_movements_of_the_disk_are_no_news(bench: Bench) -> None:
+async def test_small_changes_of_the_disk_are_not_reported(bench: Bench) -> None:
     await bench.origin.build(A, BASE)
     bench.caches.put(cache("a", A))
     bench.start()
@@ -49,7 +49,7 @@ async def test_small_movements_of_the_disk_are_no_news(bench: Bench) -> None:
     assert len(bench.reporter.written) == count + 1
 
 
-async def test_the_taint_goes_when_the_caches_are_there(bench: Bench) -> None:
+async def test_the_taint_is_removed_when_the_caches_are_usable(bench: Bench) -> None:
     await bench.origin.build(A, BASE)
     bench.remote.down = True
     bench.nodes.node = Node("uid-1", {}, tainted=True)
@@ -71,7 +71,7 @@ async def test_the_taint_goes_when_the_caches_are_there(bench: Bench) -> None:
     assert bench.nodes.untainted == 1
 
 
-async def test_the_taint_goes_after_the_time_out(bench: Bench) -> None:
+async def test_the_taint_is_removed_after_the_timeout(bench: Bench) -> None:
     await bench.origin.build(A, BASE)
     bench.remote.down = True
     bench.nodes.node = Node("uid-1", {}, tainted=True)
@@ -87,7 +87,7 @@ async def test_the_taint_goes_after_the_time_out(bench: Bench) -> None:
     await bench.until(lambda: bench.nodes.untainted == 1)
 
 
-async def test_a_node_that_is_not_there_yet(bench: Bench) -> None:
+async def test_a_node_that_does_not_exist_yet(bench: Bench) -> None:
     """On a host the agent starts before kubelet has made the Node."""
     await bench.origin.build(A, BASE)
     bench.nodes.node = None

@@ -18,7 +18,7 @@ BASE = tar_of({"etc": None, "etc/base": b"b" * 300_000})
 APP = "docker.io/library/app:1"
 
 
-async def test_a_shared_store_is_only_looked_into(bench: Bench) -> None:
+async def test_a_shared_store_is_only_read(bench: Bench) -> None:
     shared = Store.open(bench.origin.root)
     bench.source = SharedLayerSource(shared)
     document = await bench.origin.build(A, BASE)
@@ -54,7 +54,7 @@ async def test_a_shared_store_that_lost_a_layer(bench: Bench) -> None:
 # a runtime that pulls by itself
 
 
-async def test_a_runtime_that_pulls_by_itself_needs_no_layer(bench: Bench) -> None:
+async def test_prepull_mode_needs_no_layer(bench: Bench) -> None:
     bench.source = DescribedLayerSource(bench.remote)
     document = await bench.origin.build(A, BASE)
     runtime = FakeRuntime({APP: "sha256:app"})

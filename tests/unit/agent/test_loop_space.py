@@ -52,7 +52,7 @@ async def test_a_cache_that_can_never_fit_fails(bench: Bench) -> None:
     assert bench.reason() == "InsufficientSpace"
 
 
-async def test_the_more_important_cache_takes_the_place(bench: Bench) -> None:
+async def test_the_more_important_cache_evicts_the_other(bench: Bench) -> None:
     first = await bench.origin.build(A, tar_of({"a": b"a" * 200_000}))
     await bench.origin.build(B, tar_of({"b": b"b" * 200_000}), name="tool:2")
     bench.machine.size = tight(first, free=300)
@@ -71,7 +71,7 @@ async def test_the_more_important_cache_takes_the_place(bench: Bench) -> None:
     assert len(bench.attacher.attaches) == 2  # nothing went back and forth
 
 
-async def test_nothing_more_is_given_up_while_space_comes_free(bench: Bench) -> None:
+async def test_nothing_more_is_evicted_while_space_is_being_freed(bench: Bench) -> None:
     documents = {}
     for number, bundle_id in enumerate((A, B)):
         content = tar_of({f"f{number}": bytes([number]) * 200_000})

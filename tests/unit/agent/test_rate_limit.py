@@ -11,16 +11,16 @@ from imagecache.agent.rate_limit import RateLimit
 LONG = 3600.0
 
 
-async def rests(limit: RateLimit, settled: asyncio.Event) -> bool:
-    """Whether it is still resting when everything else has had its turn."""
-    resting = asyncio.create_task(limit.wait(settled))
+async def waits(limit: RateLimit, settled: asyncio.Event) -> bool:
+    """Whether it is still waiting when every other task has run."""
+    waiting = asyncio.create_task(limit.wait(settled))
     for _ in range(20):
         await asyncio.sleep(0)
-    if resting.done():
+    if waiting.done():
         return False
-    resting.cancel()
+    waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await resting
+        await waiting
     return True
 
 
@@ -33,10 +33,10 @@ async def test_progress_waits(settled: asyncio.Event) -> None:
     limit = RateLimit(LONG)
     limit.reported()
 
-    assert await rests(limit, settled)
+    assert await waits(limit, settled)
 
 
-async def test_an_end_is_told_at_once(settled: asyncio.Event) -> None:
+async def test_a_settled_cache_is_reported_at_once(settled: asyncio.Event) -> None:
     limit = RateLimit(LONG)
     limit.reported()
     settled.set()
@@ -45,7 +45,7 @@ async def test_an_end_is_told_at_once(settled: asyncio.Event) -> None:
         await limit.wait(settled)
 
 
-async def test_an_end_that_comes_while_it_rests(settled: asyncio.Event) -> None:
+async def test_a_cache_that_settles_during_the_pause(settled: asyncio.Event) -> None:
     limit = RateLimit(LONG)
     limit.reported()
     asyncio.get_running_loop().call_soon(settled.set)
@@ -54,16 +54,16 @@ async def test_an_end_that_comes_while_it_rests(settled: asyncio.Event) -> None:
         await limit.wait(settled)
 
 
-async def test_many_ends_wait_for_each_other(settled: asyncio.Event) -> None:
+async def test_many_settled_caches_wait_for_each_other(settled: asyncio.Event) -> None:
     limit = RateLimit(LONG)
     limit.reported()
     limit.reported()
     settled.set()
 
-    assert await rests(limit, settled)
+    assert await waits(limit, settled)
 
 
-async def test_no_pause_is_none(settled: asyncio.Event) -> None:
+async def test_a_pause_of_zero(settled: asyncio.Event) -> None:
     limit = RateLimit(0.0)
     limit.reported()
     limit.reported()

@@ -1,4 +1,4 @@
-"""containerd's records, its containers and the disk, as the loop sees them; and the state."""
+"""containerd's records, its containers and the disk, as the loop sees them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import pytest
 
 from imagecache.agent.report import not_attached
 from imagecache.agent.runtime import ContainerdRecords, LocalMachine
-from imagecache.agent.state import Known, NodeState
 from imagecache.containerd.api import SnapshotKey
 from imagecache.containerd.attach import NodeAttacher
 from imagecache.errors import ContainerdUnavailable, StoreError
@@ -76,7 +75,7 @@ async def test_a_layer_that_native_mode_cannot_serve_is_explained(
     assert not_attached(attached) == "native mode cannot serve every layer, pods pull the rest: odd:1"
 
 
-async def test_what_containers_stand_on(
+async def test_layers_that_containers_use(
     containerd: MemoryContainerd, attacher: NodeAttacher, records: ContainerdRecords, tmp_path: Path
 ) -> None:
     machine = LocalMachine(tmp_path, containerd, attacher)
@@ -98,62 +97,3 @@ async def test_the_disk(containerd: MemoryContainerd, attacher: NodeAttacher, tm
     assert 0 < disk.free <= disk.capacity
     with pytest.raises(StoreError):
         await LocalMachine(tmp_path / "gone", containerd, attacher).disk()
-
-
-# the state
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> NodeState:
-    made = NodeState(tmp_path / "nodes" / "worker")
-    made.load()
-    return made
-
-
-def again(tmp_path: Path) -> NodeState:
-    made = NodeState(tmp_path / "nodes" / "worker")
-    made.load()
-    return made
-
-
-def test_the_state_remembers(state: NodeState, tmp_path: Path) -> None:
-    first, second = bundle(PUBLIC, number=1), bundle(PRIVATE, number=2)
-    state.write(first, ["b", "a"])
-    state.write(second, ["a"])
-    state.used(first.id, 5.0)
-    state.used("imc-unknown", 5.0)
-    state.flush()
-    state.erase(second.id)
-    state.erase(second.id)
-
-    for each in (state, again(tmp_path)):
-        assert each.documents == {first.id: first}
-        assert each.known() == {first.id: Known(frozenset({"a", "b"}), 5.0)}
-
-
-def test_a_use_survives_another_attach(state: NodeState) -> None:
-    document = bundle(PUBLIC)
-    state.write(document, ["a"])
-    state.used(document.id, 5.0)
-    state.write(document, ["a", "b"])
-    assert state.known()[document.id] == Known(frozenset({"a", "b"}), 5.0)
-
-
-def test_an_erased_use_is_not_written(state: NodeState, tmp_path: Path) -> None:
-    document = bundle(PUBLIC)
-    state.write(document, ["a"])
-    state.used(document.id, 5.0)
-    state.erase(document.id)
-    state.flush()
-    assert again(tmp_path).documents == {}
-
-
-def test_files_that_cannot_be_read_count_as_not_there(state: NodeState, tmp_path: Path) -> None:
-    document = bundle(PUBLIC)
-    state.write(document, ["a"])
-    directory = tmp_path / "nodes" / "worker"
-    (file,) = directory.iterdir()
-    (directory / f"imc-{'z' * 20}.json").write_bytes(file.read_bytes())  # another one's name
-    (directory / f"imc-{'y' * 20}.json").write_bytes(file.read_bytes()[:-5])
-    (directory / "notes.json").write_text("{}")
-    assert again(tmp_path).documents == {document.id: document}

@@ -1,0 +1,93 @@
+"""ImageCache objects of the API server, also odd ones, read into what a node works with."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import pytest
+
+from imagecache.agent.cache_object import cache_of
+from imagecache.api import selector
+from imagecache.api.assignment import Cache
+from imagecache.api.ids import derived_cache_id
+from imagecache.api.yamltext import JSON
+from imagecache.digest import Digest
+
+ID = "imc-" + "a" * 20
+NOW = dt.datetime(2024, 5, 1, 12, tzinfo=dt.UTC)
+
+
+def test_an_object_as_the_api_has_it() -> None:
+    digest = str(Digest.sha256(b"x"))
+    item: dict[str, JSON] = {
+        "metadata": {
+            "name": "a",
+            "creationTimestamp": "1970-01-01T00:01:40Z",
+            "annotations": {"imagecache.dev/node-selector": "pool=gpu", "imagecache.dev/priority": " -7 "},
+        },
+        "status": {
+            "phase": "Updating",
+            "imageCacheId": ID,
+            "images": [{"image": "nginx", "digest": digest}, {"image": "bad", "digest": "md5:1"}],
+        },
+    }
+    assert cache_of(item) == Cache(
+        name="a",
+        id=ID,
+        ready=True,
+        selector=selector.parse("pool=gpu", ""),
+        priority=-7,
+        created=100.0,
+        digests={"nginx": Digest(digest)},
+    )
+
+
+@pytest.mark.parametrize(
+    ("phase", "found"),
+    [
+        ("Pending", ""),
+        ("Creating", ID),
+        ("Ready", ""),
+        ("Updating", derived_cache_id("uid-1", 3)),
+        ("UpdateFailed", ""),
+        ("Failed", ""),
+    ],
+)
+def test_the_bundle_that_is_being_built(phase: str, found: str) -> None:
+    item: dict[str, JSON] = {
+        "metadata": {"name": "a", "uid": "uid-1", "generation": 3},
+        "status": {"phase": phase, "imageCacheId": ID},
+    }
+    assert cache_of(item).building == found
+
+
+@pytest.mark.parametrize("phase", ["Ready", "Updating", "UpdateFailed"])
+def test_phases_that_serve(phase: str) -> None:
+    assert cache_of({"metadata": {"name": "a"}, "status": {"phase": phase, "imageCacheId": ID}}).ready
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        None,
+        {},
+        {"phase": "Ready"},
+        {"phase": "Ready", "imageCacheId": "../../etc"},
+        {"phase": "Creating", "imageCacheId": ID},
+        {"phase": "Failed", "imageCacheId": ID},
+        {"phase": 7, "imageCacheId": [], "images": "nonsense"},
+    ],
+)
+def test_statuses_of_which_nothing_can_be_fetched(status: JSON) -> None:
+    found = cache_of({"metadata": {"name": "a", "annotations": {"imagecache.dev/priority": "high"}}, "status": status})
+    assert (found.ready, found.priority, found.created, found.digests) == (False, 0, 0.0, {})
+
+
+def test_a_selector_that_cannot_be_parsed() -> None:
+    keys: JSON = {"imagecache.dev/node-selector": "pool=("}
+    assert cache_of({"metadata": {"name": "a", "annotations": keys}}).selector is None
+    assert cache_of({"metadata": {"name": "a"}}).selector == selector.EVERYTHING
+
+
+def test_an_object_that_is_being_deleted() -> None:
+    assert cache_of({"metadata": {"name": "a", "deletionTimestamp": "2024-05-01T12:00:00Z"}}).deleting

@@ -1,0 +1,71 @@
+"""The state of a node: what is remembered across restarts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from imagecache.agent.state import Known, NodeState
+from testkit.attachable import MemoryDocuments, bundle
+
+DOCUMENTS = MemoryDocuments()
+PUBLIC = DOCUMENTS.image("app:1", ["base", "app"])
+PRIVATE = DOCUMENTS.image("corp/secret:1", ["base", "secret"], private=True)
+ODD = DOCUMENTS.image("odd:1", ["base", "odd"], chains=["odd"])
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> NodeState:
+    made = NodeState(tmp_path / "nodes" / "worker")
+    made.load()
+    return made
+
+
+def reloaded(tmp_path: Path) -> NodeState:
+    made = NodeState(tmp_path / "nodes" / "worker")
+    made.load()
+    return made
+
+
+def test_the_state_remembers(state: NodeState, tmp_path: Path) -> None:
+    first, second = bundle(PUBLIC, number=1), bundle(PRIVATE, number=2)
+    state.write(first, ["b", "a"])
+    state.write(second, ["a"])
+    state.used(first.id, 5.0)
+    state.used("imc-unknown", 5.0)
+    state.flush()
+    state.erase(second.id)
+    state.erase(second.id)
+
+    for each in (state, reloaded(tmp_path)):
+        assert each.documents == {first.id: first}
+        assert each.known() == {first.id: Known(frozenset({"a", "b"}), 5.0)}
+
+
+def test_a_use_survives_another_attach(state: NodeState) -> None:
+    document = bundle(PUBLIC)
+    state.write(document, ["a"])
+    state.used(document.id, 5.0)
+    state.write(document, ["a", "b"])
+    assert state.known()[document.id] == Known(frozenset({"a", "b"}), 5.0)
+
+
+def test_an_erased_use_is_not_written(state: NodeState, tmp_path: Path) -> None:
+    document = bundle(PUBLIC)
+    state.write(document, ["a"])
+    state.used(document.id, 5.0)
+    state.erase(document.id)
+    state.flush()
+    assert reloaded(tmp_path).documents == {}
+
+
+def test_files_that_cannot_be_read_count_as_absent(state: NodeState, tmp_path: Path) -> None:
+    document = bundle(PUBLIC)
+    state.write(document, ["a"])
+    directory = tmp_path / "nodes" / "worker"
+    (file,) = directory.iterdir()
+    (directory / f"imc-{'z' * 20}.json").write_bytes(file.read_bytes())  # another one's name
+    (directory / f"imc-{'y' * 20}.json").write_bytes(file.read_bytes()[:-5])
+    (directory / "notes.json").write_text("{}")
+    assert reloaded(tmp_path).documents == {document.id: document}
