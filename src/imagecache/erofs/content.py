@@ -1,7 +1,7 @@
 """Where the content of regular files lies in a layer image: in the tar, or expanded behind it when sparse. Pure.
 
 Expanded copies start at multiples of 4096 behind the padded tar, in the order of the inodes, so that their holes can
-be holes of the host file. Everything that the tree says about the tar is checked here. It must not do I/O.
+be holes of the host file. Every offset that the tree has into the tar is checked here. It must not do I/O.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from imagecache.limits import Limits
 from imagecache.tree import Inode, Segment
 
 HOST_BLOCK = 4096
+"""Block size of the filesystems that hold layer images; a page. A hole is a whole block."""
 TAR_BLOCK = 512
 
 
 class Content(Protocol):
-    """Says where content lies. ``layout`` asks once for each regular file that is not empty."""
+    """Decides where content lies. ``layout`` calls ``locate`` once for each regular file that is not empty."""
 
     def locate(self, inode: Inode) -> int:
         """Position of the content in the file, a multiple of the block size."""
@@ -44,8 +45,9 @@ class TarContent:
     def locate(self, inode: Inode) -> int:
         if inode.sparse is not None:
             return self._expand(inode, inode.sparse)
+        # The block address of an inode counts 512-byte blocks, so content off that grid could not be named.
         if inode.data % TAR_BLOCK or not 0 <= inode.data <= self._tar_size - inode.size:
-            raise MalformedLayer(f"a file of {inode.size} bytes at {inode.data} is not inside its tar")
+            raise MalformedLayer(f"a file of {inode.size} bytes at {inode.data} is not inside the tar")
         return DATA_START + inode.data
 
     def end(self) -> int:
@@ -70,7 +72,7 @@ def check_segments(segments: Iterable[Segment], size: int, tar_size: int, limits
         if number >= limits.sparse_segments:
             raise LimitExceeded(f"a sparse file has more than sparse_segments pieces, {limits.sparse_segments}")
         if segment.length < 0 or segment.offset < last or not 0 <= segment.source <= tar_size - segment.length:
-            raise MalformedLayer(f"piece {number} of a sparse file is out of order or not inside its tar")
+            raise MalformedLayer(f"piece {number} of a sparse file is out of order or not inside the tar")
         last = segment.offset + segment.length
     if last > size:
         raise MalformedLayer("a sparse file has a piece behind its end")

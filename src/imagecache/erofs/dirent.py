@@ -1,9 +1,9 @@
 """Directory blocks of EROFS. Pure.
 
-A block holds 12-byte entries and behind them their names, in the order of the entries; the first entry's name offset
-says how many entries there are, and the last name ends with the block or before the first zero byte. Entries are
-sorted bytewise over the whole directory, ``.`` and ``..`` among them, because the kernel searches binary. Source:
-Linux ``fs/erofs/dir.c`` and ``namei.c``. It must not know where a block lies.
+A block holds 12-byte entries and behind them their names, in the order of the entries. The first entry's name offset
+gives the number of entries, and the last name ends with the block or before the first zero byte. Entries are sorted
+bytewise over the whole directory, ``.`` and ``..`` among them, because the kernel looks names up by binary search.
+Source: Linux ``fs/erofs/dir.c`` and ``namei.c``. It must not know where a block lies.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from imagecache.erofs.format import DIRENT
 from imagecache.errors import MalformedLayer
 
 MAX_NAME = 255
+"""EROFS_NAME_LEN, which is NAME_MAX."""
 
 
 class Entry(NamedTuple):
@@ -44,6 +45,7 @@ def split(names: Sequence[bytes], block_size: int) -> list[int]:
     return starts
 
 
+# A block of 4096 bytes has at most 315 entries, so the cache stays small; building the format is slower than packing.
 @cache
 def _entries(count: int) -> struct.Struct:
     return struct.Struct("<" + "QHBB" * count)
@@ -63,6 +65,7 @@ def unpack(block: bytes) -> list[Entry]:
     """The entries of one block. Raises MalformedLayer unless names are sorted, legal and inside the block."""
     if len(block) < DIRENT.size:
         raise MalformedLayer("a directory block is too short for an entry")
+    # The first name begins where the entries end, so its offset is the size of the entries.
     first = DIRENT.unpack_from(block)[1]
     if first < DIRENT.size or first % DIRENT.size or first > len(block):
         raise MalformedLayer("the first entry of a directory block has a bad name offset")
@@ -77,7 +80,7 @@ def _named(block: bytes, records: Sequence[tuple[int, int, int, int]], ends: Seq
     for (nid, start, file_type, reserved), end in zip(records, ends, strict=True):
         name = block[start:end]
         if not (len(records) * DIRENT.size <= start < end <= len(block)) or reserved:
-            raise MalformedLayer("a directory entry has a name outside its block")
+            raise MalformedLayer("a directory entry has a name outside of its block")
         if len(name) > MAX_NAME or b"/" in name or b"\0" in name or name <= previous:
             raise MalformedLayer(f"a directory entry has an illegal or unsorted name: {name[:80]!r}")
         result.append(Entry(name, nid, file_type))

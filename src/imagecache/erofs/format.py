@@ -1,8 +1,8 @@
 """EROFS on disk: the structs and constants that a layer image uses, and nothing else of the format.
 
-Source: Linux ``fs/erofs/erofs_fs.h``. A layer image has feature flags zero, so this is the oldest form of EROFS (Linux
-5.4), but for the block size of 512 bytes. Byte tables: ``docs/internals/erofs-layout.md``. Pure: it must not do I/O and
-must not decide where something lies.
+A layer image has feature flags zero, so this is the oldest form of EROFS (Linux 5.4), except for the block size of 512
+bytes. Source: Linux ``fs/erofs/erofs_fs.h``. Byte tables: ``docs/internals/erofs-layout.md``. Pure: it must not do I/O
+and must not decide where something lies.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAGIC: Final = 0xE0F5E1E2
 SMALL_BLOCK: Final = 9
 """log2 of the block size of a layer image: tar content is 512-aligned."""
 PAGE_BLOCK: Final = 12
-"""log2 of the block size of a re-laid one, for kernels that know no other."""
+"""log2 of the block size after 4K realignment, for kernels that cannot mount smaller blocks."""
 SLOT: Final = 32
 """A nid counts slots of this size from the start of the metadata area."""
 MAX_BLOCKS: Final = 2**32 - 1
@@ -32,8 +32,13 @@ FLAT_INLINE: Final = 2
 _EXTENDED: Final = 1
 _LAYOUT_SHIFT: Final = 1
 
+# struct erofs_super_block: magic, checksum, feature_compat, blkszbits, sb_extslots, root_nid, inos, build_time,
+# build_time_nsec, blocks, meta_blkaddr, xattr_blkaddr, uuid, volume_name, feature_incompat, the rest.
 SUPERBLOCK: Final = struct.Struct("<IIIBBHQQIIII16s16sI44s")
+# struct erofs_inode_extended: i_format, i_xattr_icount, i_mode, i_nb, i_size, i_u, i_ino, i_uid, i_gid, i_mtime,
+# i_mtime_nsec, i_nlink, reserved. The compact form has 16-bit owners and no mtime of its own.
 INODE: Final = struct.Struct("<HHHHQIIIIQII16s")
+# struct erofs_dirent: nid, nameoff, file_type, reserved. Packed: 12 bytes.
 DIRENT: Final = struct.Struct("<QHBB")
 
 FILE_TYPES: Final = {
@@ -57,14 +62,14 @@ def align(offset: int, unit: int) -> int:
 
 
 def encode_device(major: int, minor: int) -> int:
-    """Linux ``new_encode_dev``: 12 bits of major, 20 of minor. Raises LimitExceeded for more."""
+    """``new_encode_dev`` of Linux: 12 bits of major, 20 of minor. Raises LimitExceeded for more."""
     if not (0 <= major <= MAX_MAJOR and 0 <= minor <= MAX_MINOR):
         raise LimitExceeded(f"device number {major}:{minor} passes {MAX_MAJOR}:{MAX_MINOR}, what Linux can store")
     return (minor & 0xFF) | major << 8 | (minor & ~0xFF) << 12
 
 
 def decode_device(value: int) -> tuple[int, int]:
-    """Linux ``new_decode_dev``: (major, minor)."""
+    """``new_decode_dev`` of Linux: (major, minor)."""
     return value >> 8 & MAX_MAJOR, value & 0xFF | value >> 12 & 0xFFF00
 
 
@@ -74,7 +79,7 @@ def encode_format(layout: int) -> int:
 
 
 def decode_format(value: int) -> int:
-    """The data layout in an ``i_format``; raises MalformedLayer for anything that a layer image does not have."""
+    """The data layout in an ``i_format``. Raises MalformedLayer for every format that layer images do not have."""
     layout = value >> _LAYOUT_SHIFT
     if not value & _EXTENDED or layout not in {FLAT_PLAIN, FLAT_INLINE}:
         raise MalformedLayer(f"inode format {value:#x} does not occur in layer images")
@@ -83,7 +88,10 @@ def decode_format(value: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Superblock:
-    """The fields that differ between layer images; the others are zero."""
+    """The fields that differ between layer images; the others are zero.
+
+    So is the time of the build: the same tar must give the same bytes.
+    """
 
     block_bits: int
     root_nid: int
@@ -114,9 +122,12 @@ class Superblock:
             uuid=fields[12],
         )
         if fields[0] != MAGIC:
-            raise MalformedLayer("not a layer image: no EROFS superblock", hint="was its writing interrupted?")
+            raise MalformedLayer(
+                "not a layer image: no EROFS superblock", hint="its writing may have been interrupted; remove it"
+            )
         if result.block_bits not in {SMALL_BLOCK, PAGE_BLOCK}:
             raise MalformedLayer(f"EROFS blocks of 2**{result.block_bits} bytes do not occur in layer images")
+        # The rest must be zero: an unknown feature could make the kernel read the file in another way than we do.
         if result.pack() != data:
             raise MalformedLayer("the EROFS superblock has features that do not occur in layer images")
         return result

@@ -1,7 +1,8 @@
-"""Bounded reads from a layer image that may be anything.
+"""Bounded reads from a file that claims to be a layer image.
 
-Metadata is read in windows that are kept, since its pieces are small and lie together; content is not kept. Every read
-is checked against the size of the file, and a file that shrinks meanwhile is malformed. It must not interpret bytes.
+Metadata is read in windows that are cached, since its pieces are small and lie together; content is not cached. Every
+read is checked against the size of the file, and a file that shrinks meanwhile is malformed. It must not interpret
+bytes.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from collections.abc import Iterator
 from imagecache.errors import MalformedLayer, StoreError
 
 _WINDOW = 1 << 16
-_KEPT = 32
+"""Some two thousand names, or a thousand inodes, in one system call."""
+_CACHED = 32
+"""Windows: 2 MiB at most, whatever the file makes us read."""
 _CHUNK = 1 << 20
 
 
 class ImageFile:
-    """Reads from a file descriptor that somebody else closes. Not for several threads at once."""
+    """Reads from a file descriptor, which the caller closes. Not for several threads at once."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -26,7 +29,7 @@ class ImageFile:
         self._windows: OrderedDict[int, bytes] = OrderedDict()
 
     def read(self, offset: int, length: int) -> bytes:
-        """Exactly ``length`` bytes. Raises MalformedLayer when they are not all in the file, StoreError for EIO."""
+        """Exactly ``length`` bytes. Raises MalformedLayer when the file does not have them all, StoreError for EIO."""
         self._check(offset, length)
         base = offset & -_WINDOW
         if offset + length > base + _WINDOW:
@@ -44,11 +47,13 @@ class ImageFile:
 
     def _check(self, offset: int, length: int) -> None:
         if offset < 0 or length < 0 or offset + length > self.size:
-            raise MalformedLayer(f"the layer image points to {offset}+{length} and has {self.size} bytes")
+            raise MalformedLayer(
+                f"the layer image points to bytes {offset} to {offset + length} but has only {self.size}"
+            )
 
     def _load(self, base: int) -> bytes:
         window = self._windows[base] = self._pread(base, min(_WINDOW, self.size - base))
-        if len(self._windows) > _KEPT:
+        if len(self._windows) > _CACHED:  # the oldest first: a walk rarely comes back to it
             self._windows.popitem(last=False)
         return window
 

@@ -1,10 +1,10 @@
-"""A tree laid out: which number, which place and which 64 bytes every inode gets. Pure.
+"""A tree laid out: which number, which offset and which 64 bytes every inode gets. Pure.
 
-The metadata area starts with the inodes: the root first (its number must fit 16 bits), then directory by directory,
-the children of one in the order of their names, so that a listing reads consecutive bytes. Behind them come the
-directory blocks, then symlink targets that do not fit beside their inode. Inodes start at multiples of 64, so none
-crosses a block; the first 64 bytes stay empty, because C libraries take the inode number 0 for a deleted entry. Equal
-trees give equal layouts. It must not do I/O and must not depend on recursion: trees may be deep.
+The metadata area starts with the inodes: the root first (its nid must fit 16 bits), then directory by directory, the
+children of one in the order of their names, so that a listing reads consecutive bytes. Behind them come the directory
+blocks, then symlink targets that do not fit beside their inode. Inodes start at multiples of 64, so none crosses a
+block; the first 64 bytes stay empty, because C libraries take inode number 0 for a deleted entry. Equal trees give
+equal layouts. It must not do I/O and must not use recursion: trees may be deep.
 """
 
 from __future__ import annotations
@@ -34,13 +34,14 @@ from imagecache.tree import Inode
 _UNIT = INODE.size
 """Inodes start at multiples of this."""
 _MAX_ID = 2**32 - 2
-"""(uid_t)-1 is no owner."""
+"""(uid_t)-1 means "no change" to chown(2), so it cannot be an owner."""
 _MAX_TIME = 2**63 - 1
+"""i_mtime is unsigned on disk and signed in the kernel."""
 
 
 @dataclass(slots=True, eq=False)
 class PlacedInode:
-    """One inode, placed."""
+    """One inode and where it goes."""
 
     inode: Inode
     offset: int
@@ -64,7 +65,7 @@ class PlacedInode:
 
 @dataclass(slots=True)
 class Directory:
-    """A directory's entries in their order, ``.`` and ``..`` included, and the indices at which blocks start."""
+    """A directory's sorted entries, ``.`` and ``..`` included, and the indices at which blocks start."""
 
     place: PlacedInode
     entries: list[tuple[bytes, PlacedInode]]
@@ -91,7 +92,7 @@ class Layout:
 
 
 def lay_out(root: Inode, block_bits: int, content: Content, limits: Limits) -> Layout:
-    """PlacedInode everything. Raises LimitExceeded, and MalformedLayer for a tree that EROFS cannot hold."""
+    """Decide where everything goes. Raises LimitExceeded, and MalformedLayer for a tree that EROFS cannot hold."""
     return _Planner(block_bits, content, limits).run(root)
 
 
@@ -113,12 +114,13 @@ class _Planner:
         place = self._place(root, b"/")
         pending = [(place, place)]
         while pending:
+            # Depth first, the first name on top of the stack: what lies together in the tree lies together in the file.
             pending += reversed(self._enter(*pending.pop()))
         self._finish()
         return self._layout
 
     def _enter(self, place: PlacedInode, parent: PlacedInode) -> list[tuple[PlacedInode, PlacedInode]]:
-        """PlacedInode the children of one directory and return those that are directories, with their parent."""
+        """Place the children of one directory; returns those that are directories, with their parent."""
         children = place.inode.children
         entries: list[tuple[bytes, PlacedInode]] = []
         subdirectories: list[tuple[PlacedInode, PlacedInode]] = []
@@ -147,17 +149,19 @@ class _Planner:
     def _add_directory(self, place: PlacedInode, parent: PlacedInode, entries: list[tuple[bytes, PlacedInode]]) -> None:
         if self._layout.entries > self._limits.layer_entries:
             raise LimitExceeded(f"more names than layer_entries, {self._limits.layer_entries}")
+        # Not first: the order is bytewise, and "!" or "-" sort before the dots.
         insort(entries, (b".", place), key=itemgetter(0))
         insort(entries, (b"..", parent), key=itemgetter(0))
         names = [name for name, _ in entries]
         starts = dirent.split(names, self._block)
+        # i_size ends with the last name; the blocks before the last count whole.
         last = names[starts[-1] :]
         place.size = (len(starts) - 1) * self._block + dirent.used(last)
         self._layout.directories.append(Directory(place, entries, starts))
 
     def _place(self, inode: Inode, name: bytes) -> PlacedInode:
-        """Give an inode its number and its bytes; what follows it starts where it ends."""
-        kind = inode.mode & 0o170000
+        """Give an inode its number and its bytes; the next one starts behind it."""
+        kind = inode.mode & 0o170000  # S_IFMT, without a call: once for each inode
         file_type = FILE_TYPES.get(kind)
         if file_type is None:
             raise MalformedLayer(f"{name!r} is of no file type: mode {inode.mode:o}")
@@ -182,7 +186,10 @@ class _Planner:
             place.address = self._content.locate(place.inode) >> self._bits
 
     def _place_target(self, place: PlacedInode, name: bytes) -> None:
-        """Beside the inode, at the next block if this one is too full, or in blocks of its own if no block can do."""
+        """Put the target beside the inode, at the next block if this one is too full, or in blocks of its own.
+
+        An inline target must lie in the block of its inode, else the kernel refuses it (erofs_fill_symlink).
+        """
         target = place.inode.target
         if len(target) > self._limits.link_target:
             raise LimitExceeded(
@@ -201,7 +208,7 @@ class _Planner:
         place.target = target
 
     def _finish(self) -> None:
-        """Now that the number of inodes is known: addresses of directories and long targets, and the end."""
+        """Addresses of directories and long targets, and the end, now that the number of inodes is known."""
         layout = self._layout
         layout.start = self._content.end()
         layout.inodes_size = align(self._next, self._block)
@@ -211,7 +218,7 @@ class _Planner:
             block += (place.size + self._block - 1) >> self._bits
         layout.total = align(block << self._bits, HOST_BLOCK)
         if layout.total >> self._bits > MAX_BLOCKS:
-            raise LimitExceeded(f"layer image of {layout.total} bytes, EROFS can address {MAX_BLOCKS << self._bits}")
+            raise LimitExceeded(f"layer image of {layout.total} bytes; EROFS can address {MAX_BLOCKS << self._bits}")
 
 
 def _check_numbers(inode: Inode, name: bytes) -> None:

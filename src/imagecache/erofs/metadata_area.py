@@ -1,12 +1,12 @@
 """A layout as bytes: header block and metadata area of a layer image. Pure.
 
-Nothing is decided here: every number comes from ``layout``. It must not do I/O.
+It decides nothing: every number comes from ``layout``. It must not do I/O.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 
 from imagecache.erofs import dirent, xattr
@@ -37,18 +37,30 @@ def head(layout: Layout, header: LayerHeader) -> bytes:
 def uuid(header: LayerHeader) -> bytes:
     """A version 8 UUID (RFC 9562) from diffID and flags.
 
-    The flags are in it because overlayfs wants different filesystems to have different UUIDs, and one layer may be in
-    an image in its bottom form and in its ordinary one.
+    The flags are part of it because overlayfs compares the UUIDs of its lower filesystems (ovl_lower_uuid_ok), and one
+    image may have the same layer twice: at the bottom and above, with different trees.
     """
     digest = bytearray(hashlib.sha256(b"imagecache layer image\0" + header.pack()).digest()[:16])
-    digest[6] = digest[6] & 0x0F | 0x80
-    digest[8] = digest[8] & 0x3F | 0x80
+    digest[6] = digest[6] & 0x0F | 0x80  # version 8: custom
+    digest[8] = digest[8] & 0x3F | 0x80  # variant of RFC 9562
     return bytes(digest)
 
 
 def metadata(layout: Layout) -> Iterator[bytes]:
-    """The metadata area from ``layout.start`` to ``layout.total``, in order, in pieces of about 1 MiB."""
-    return _gather(_parts(layout))
+    """The metadata area from ``layout.start`` to ``layout.total``, in order, in pieces of about 1 MiB.
+
+    Gathered, because a part is 64 bytes in most cases and would cost a system call each.
+    """
+    pending: list[bytes] = []
+    size = 0
+    for part in _parts(layout):
+        pending.append(part)
+        size += len(part)
+        if size >= _CHUNK:
+            yield b"".join(pending)
+            pending.clear()
+            size = 0
+    yield b"".join(pending)
 
 
 def _parts(layout: Layout) -> Iterator[bytes]:
@@ -86,17 +98,3 @@ def _blocks(directory: Directory, block: int) -> Iterator[bytes]:
             dirent.Entry(name, place.offset // SLOT, place.file_type) for name, place in directory.entries[start:end]
         ]
         yield dirent.pack(entries).ljust(block, b"\0")
-
-
-def _gather(parts: Iterable[bytes]) -> Iterator[bytes]:
-    """Join small parts to pieces that are worth a system call."""
-    pending: list[bytes] = []
-    size = 0
-    for part in parts:
-        pending.append(part)
-        size += len(part)
-        if size >= _CHUNK:
-            yield b"".join(pending)
-            pending.clear()
-            size = 0
-    yield b"".join(pending)

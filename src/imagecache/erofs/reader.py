@@ -1,8 +1,8 @@
-"""Reads layer images, with 512-byte and 4096-byte blocks, and believes nothing in them.
+"""Reads layer images, with 512-byte and 4096-byte blocks, and trusts nothing in them.
 
-It shares structs with the writer and no logic, so that it can check it. Used by ``verify``, ``export`` and ``ls``, by
-the lookup of implied parents and by re-laying. Whatever the bytes are, an operation ends, in bounded memory, and
-fails with MalformedLayer or LimitExceeded only. It must not mount and must not write.
+It shares structs with the writer but no logic, so that it can check the writer. Used by ``verify``, ``export`` and
+``ls``, by the lookup of implied directories and by realignment. Whatever the bytes are, an operation ends, in bounded
+memory, and fails with MalformedLayer or LimitExceeded only. It must not mount and must not write.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _name = attrgetter("name")
 
 
 class LayerImage:
-    """An open layer image. Serves ``layer.implied_directories.LowerTree``. Not for several threads at once."""
+    """An open layer image. Implements ``layer.implied_directories.LowerTree``. Not for several threads at once."""
 
     def __init__(self, fd: int, *, owned: bool, limits: Limits) -> None:
         """See ``open`` and ``from_fd``."""
@@ -54,7 +54,7 @@ class LayerImage:
 
     @classmethod
     def from_fd(cls, fd: int, *, limits: Limits = DEFAULT) -> Self:
-        """Read from ``fd``, which stays the caller's and must stay open. Raises MalformedLayer, LimitExceeded."""
+        """Read from ``fd``, which the caller closes, later. Raises MalformedLayer, LimitExceeded."""
         return cls(fd, owned=False, limits=limits)
 
     def __enter__(self) -> Self:
@@ -75,7 +75,7 @@ class LayerImage:
 
     @property
     def block_bits(self) -> int:
-        """log2 of the block size: 9, or 12 when re-laid."""
+        """log2 of the block size: 9, or 12 after realignment."""
         return self._superblock.block_bits
 
     @property
@@ -90,7 +90,7 @@ class LayerImage:
 
     @property
     def realigned(self) -> bool:
-        """Whether this is a copy with 4096-byte blocks, which no longer holds the tar."""
+        """Whether this is a copy with 4096-byte blocks, which does not hold the tar."""
         return self.block_bits == PAGE_BLOCK
 
     def root(self) -> StoredInode:
@@ -100,7 +100,7 @@ class LayerImage:
         return root
 
     def child(self, directory: Inode, name: bytes) -> StoredInode | None:
-        """The named child of a directory that came from this image; None if there is none."""
+        """The named child of a directory of this image; None if it does not exist. Binary search, as in the kernel."""
         stored = _stored(directory)
         low, high = 0, -(-stored.size >> self.block_bits)
         while low < high:
@@ -112,22 +112,23 @@ class LayerImage:
                 low = middle + 1
             else:
                 index = bisect_left(entries, name, key=_name)
+                # Nobody looks up the dots, and following ".." from a hostile image could loop.
                 found = entries[index].name == name and name not in _DOTS
                 return self._load(entries[index]) if found else None
         return None
 
     def children(self, directory: Inode) -> Iterator[tuple[bytes, StoredInode]]:
-        """Names and inodes in the order of the names; ``.`` and ``..`` left out."""
+        """Names and inodes in the order of the names, without ``.`` and ``..``."""
         stored = _stored(directory)
         for entry in self._entries(stored):
             if entry.name not in _DOTS:
                 yield entry.name, self._load(entry)
 
     def walk(self) -> Iterator[tuple[tuple[bytes, ...], StoredInode]]:
-        """Every path with its inode, the root ``()`` first, each directory before what is in it, names in order.
+        """Every path with its inode, the root ``()`` first, each directory before its contents, names in order.
 
-        Hard links are the same object. Raises MalformedLayer when directories form a loop, and when there are not
-        exactly as many names as the header says.
+        Hard links are the same object. Raises MalformedLayer when directories form a loop, and when the number of names
+        is not that of the header.
         """
         path: list[bytes] = []
         for depth, name, inode, _ in self._visit():
@@ -149,17 +150,17 @@ class LayerImage:
         return root
 
     def read(self, inode: Inode) -> Iterator[bytes]:
-        """The content of a regular file that came from this image, in pieces of at most 1 MiB."""
+        """The content of a regular file of this image, in pieces of at most 1 MiB."""
         stored = _stored(inode)
         if not stored.is_file:
             raise TypeError("only regular files have content")
         return self._file.stream(stored.position, stored.size)
 
     def tar(self) -> Iterator[bytes]:
-        """The layer's raw tar, in pieces of at most 1 MiB. Raises InvalidInput for a re-laid image."""
+        """The layer's raw tar, in pieces of at most 1 MiB. Raises InvalidInput for a realigned image."""
         if self.realigned:
             raise InvalidInput(
-                "this layer image was re-laid to 4096-byte blocks and no longer holds the layer's tar",
+                "this layer image was realigned to 4096-byte blocks and does not hold the layer's tar",
                 hint="use the original below layers/ or chains/ of the store",
             )
         return self._file.stream(DATA_START, self.header.tar_size)
@@ -167,9 +168,9 @@ class LayerImage:
     def _check_extent(self) -> None:
         if self._superblock.blocks << self.block_bits != self.size:
             expected = self._superblock.blocks << self.block_bits
-            raise MalformedLayer(f"the layer image has {self.size} bytes and should have {expected}")
+            raise MalformedLayer(f"the layer image has {self.size} bytes; its superblock says {expected}")
         if self.realigned != (LayerFlags.REALIGNED in self.header.flags):
-            raise MalformedLayer("header and superblock disagree whether the layer image was re-laid")
+            raise MalformedLayer("header and superblock disagree whether the layer image was realigned")
         if not self.realigned and DATA_START + self.header.tar_size > self._area.start:
             raise MalformedLayer("the metadata of the layer image begins inside its tar")
         if self.header.entries > self._limits.layer_entries:
@@ -181,7 +182,7 @@ class LayerImage:
         return dirent.unpack(self._file.read(directory.position + start, length))
 
     def _entries(self, directory: StoredInode) -> Iterator[dirent.Entry]:
-        """All entries in order; sorted over the whole directory, with ``.`` and ``..``."""
+        """All entries in order, with ``.`` and ``..``. Raises MalformedLayer unless the whole directory is sorted."""
         previous = b""
         dots = 0
         for index in range(-(-directory.size >> self.block_bits)):
@@ -192,7 +193,7 @@ class LayerImage:
                 dots += entry.name in _DOTS
                 yield entry
         if dots != len(_DOTS):
-            raise MalformedLayer(f"directory {directory.nid} lacks . or ..")
+            raise MalformedLayer(f"directory {directory.nid} has no entry . or ..")
 
     def _load(self, entry: dirent.Entry) -> StoredInode:
         inode = read_inode(self._file, self._area, entry.nid)
@@ -201,7 +202,7 @@ class LayerImage:
         return inode
 
     def _visit(self) -> Iterator[tuple[int, bytes, StoredInode, StoredInode | None]]:
-        """(depth, name, inode, parent), depth first, without recursion."""
+        """(depth, name, inode, parent), depth first. A stack of its own: trees may be deep."""
         root = self.root()
         yield 0, b"", root, None
         links: dict[int, StoredInode] = {}
@@ -215,8 +216,9 @@ class LayerImage:
                 stack.pop()
                 continue
             names += 1
-            if names > self.header.entries:
+            if names > self.header.entries:  # bounded by layer_entries, so even a hostile tree ends
                 break
+            # Only inodes that claim several names are remembered: memory grows with the links, not with the files.
             inode = links.get(entry.nid) or self._load(entry)
             yield len(stack), entry.name, inode, parent
             if inode.is_dir:
@@ -225,7 +227,7 @@ class LayerImage:
             elif inode.nlink > 1:
                 links[inode.nid] = inode
         if names != self.header.entries:
-            raise MalformedLayer(f"the tree has not the {self.header.entries} names that the header says")
+            raise MalformedLayer(f"the tree does not have the {self.header.entries} names that the header states")
 
     def _check_descent(self, inode: StoredInode, seen: set[int], depth: int) -> None:
         if inode.nid in seen:
@@ -235,7 +237,7 @@ class LayerImage:
         seen.add(inode.nid)
 
     def _checked_entries(self, directory: StoredInode, parent: StoredInode) -> Iterator[dirent.Entry]:
-        """Entries without the two dots, which must say where they are."""
+        """Entries without the two dots, which must lead to the directory itself and to its parent."""
         expected = {b".": directory.nid, b"..": parent.nid}
         for entry in self._entries(directory):
             if entry.name not in _DOTS:
@@ -254,7 +256,7 @@ def _open(path: Path) -> int:
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError as error:
-        raise NotFound(f"there is no layer image {path}") from error
+        raise NotFound(f"layer image {path} does not exist") from error
     except PermissionError as error:
         raise StoreDenied(f"no permission to read {path}") from error
     except OSError as error:

@@ -1,8 +1,8 @@
-"""Re-lay a layer image with 4096-byte blocks, for kernels that mount no other.
+"""4K realignment: copy a layer image to 4096-byte blocks, for kernels that cannot mount 512-byte ones.
 
-The content of every file moves to a multiple of 4096, in the order it had, so the copy is one pass over the source; the
-tree stays. What results holds no tar and says so in its header, whose other fields describe the original. Same source,
-same bytes. It must not sync, and must not decide when it is needed: the node probes that.
+The content of every file moves to a multiple of 4096, in the same order, so the copy is one pass over the source; the
+tree stays. The result holds no tar, which its header states; the other fields of the header describe the original. Same
+source, same bytes. It must not sync, and must not decide when it is needed: ``host`` probes the kernel.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from imagecache.limits import DEFAULT, Limits
 from imagecache.tree import Inode
 
 _CHUNK = 1 << 20
-_NOT_THERE = frozenset({errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
+_UNSUPPORTED = frozenset({errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
+"""copy_file_range(2) between these files: other filesystems (until Linux 5.3, and from 5.19 of another type), a kernel
+or a sandbox without the call, filesystems that refuse."""
 
 
 class _Aligned:
@@ -39,8 +41,8 @@ class _Aligned:
         self._end = DATA_START
         source = 0
         for inode in sorted(files, key=lambda inode: inode.position):
-            if inode.position < source:
-                raise MalformedLayer(f"the content of inode {inode.nid} is another file's too")
+            if inode.position < source:  # a hostile image could make the copy many times its size
+                raise MalformedLayer(f"the content of inode {inode.nid} belongs to another file, too")
             source = inode.position + inode.size
             self._places[inode] = self._end
             self.moves.append((inode.position, self._end, inode.size))
@@ -54,15 +56,15 @@ class _Aligned:
 
 
 def realign(source: Path, target_fd: int, *, limits: Limits = DEFAULT) -> int:
-    """Write the re-laid copy of ``source`` into the file ``target_fd``, replacing it; returns its size.
+    """Write the realigned copy of ``source`` into the file ``target_fd``, replacing its content; returns its size.
 
-    Raises what ``LayerImage`` raises, and OSError from writing as it comes.
+    Raises what ``LayerImage`` raises, and OSError of the writing.
     """
     with LayerImage.open(source, limits=limits) as image:
         root = image.tree()
         content = _Aligned(_files(root))
         layout = lay_out(root, PAGE_BLOCK, content, limits)
-        os.ftruncate(target_fd, 0)
+        os.ftruncate(target_fd, 0)  # drops old bytes, so that everything not written below is a hole of zeros
         os.ftruncate(target_fd, layout.total)
         for origin, place, length in content.moves:
             for offset, size in _data(image.fileno(), origin, length):
@@ -89,13 +91,13 @@ def _files(root: StoredInode) -> list[StoredInode]:
 
 
 def _data(fd: int, start: int, length: int) -> Iterator[tuple[int, int]]:
-    """(offset, length) of what is not a hole of the host file: expanded sparse files are mostly holes."""
+    """(offset, length) of the data between the holes of the host file: expanded sparse files are mostly holes."""
     end = start + length
     while start < end:
         try:
             start = os.lseek(fd, start, os.SEEK_DATA)
         except OSError as error:
-            if error.errno == errno.ENXIO:
+            if error.errno == errno.ENXIO:  # a hole up to the end of the file
                 return
             raise
         if start >= end:
@@ -106,13 +108,13 @@ def _data(fd: int, start: int, length: int) -> Iterator[tuple[int, int]]:
 
 
 def _copy(source_fd: int, target_fd: int, offsets: tuple[int, int], length: int) -> None:
-    """Copy inside the kernel, or through memory where it cannot between these files."""
+    """Copy inside the kernel, or through memory where the kernel cannot copy between these files."""
     origin, place = offsets
     while length:
         try:
             copied = os.copy_file_range(source_fd, target_fd, length, origin, place)
         except OSError as error:
-            if error.errno not in _NOT_THERE:
+            if error.errno not in _UNSUPPORTED:
                 raise
             data = os.pread(source_fd, min(length, _CHUNK), origin)
             write_at(target_fd, place, data)

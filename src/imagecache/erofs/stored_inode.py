@@ -1,4 +1,7 @@
-"""One inode of a layer image, decoded and checked. Independent of the writer. Pure but for the reads it is given."""
+"""One inode of a layer image, decoded and checked.
+
+Independent of the writer, so that it finds the writer's mistakes too. It reads only through ``ImageFile``.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +29,10 @@ _MAX_TIME = 2**63 - 1
 
 @dataclass(slots=True, eq=False)
 class StoredInode(Inode):
-    """An inode with its place in a layer image.
+    """An inode and where it lies in a layer image.
 
-    ``data`` of a regular file counts from ``DATA_START``, as in the tree it came from; that of a sparse one lies behind
-    the tar, where its expanded copy is. ``children`` stays empty unless the whole tree is read.
+    ``data`` of a regular file counts from ``DATA_START``, as in the tree it came from; that of a sparse one points
+    behind the tar, to its expanded copy. ``children`` stays empty unless the whole tree is read.
     """
 
     nid: int = 0
@@ -39,7 +42,7 @@ class StoredInode(Inode):
 
 
 class Area(NamedTuple):
-    """What the superblock says about metadata."""
+    """Where the metadata area lies, from the superblock."""
 
     start: int
     """Position of nid 0."""
@@ -79,7 +82,7 @@ def read_inode(file: ImageFile, area: Area, nid: int) -> StoredInode:
         nlink=raw.nlink,
         nid=nid,
     )
-    behind = offset + INODE.size
+    behind = offset + INODE.size  # the xattrs, then an inline target
     if raw.xattr_count:
         body = file.read(behind, xattr.size(raw.xattr_count))
         inode.xattrs = xattr.decode(body)
@@ -96,8 +99,9 @@ def _check(raw: _Raw, nid: int) -> None:
         raise MalformedLayer(f"inode {nid} uses fields that do not occur in layer images")
     if raw.mtime > _MAX_TIME or raw.mtime_nsec >= 10**9:
         raise MalformedLayer(f"inode {nid} has an impossible time")
+    # Directories and files may be inline in EROFS; ours never are, and one rule less is one check less.
     if raw.layout == FLAT_INLINE and kind != stat.S_IFLNK:
-        raise MalformedLayer(f"inode {nid} has inline content and is no symlink")
+        raise MalformedLayer(f"inode {nid} has inline content but is not a symlink")
 
 
 def _fill(inode: StoredInode, raw: _Raw, file: ImageFile, area: Area, behind: int) -> None:
@@ -125,6 +129,7 @@ def _target(inode: StoredInode, raw: _Raw, file: ImageFile, area: Area) -> bytes
     block = 1 << area.block_bits
     if not 1 <= raw.size <= DEFAULT.link_target:
         raise MalformedLayer(f"symlink {inode.nid} has a target of {raw.size} bytes")
+    # The kernel refuses an inline target that crosses a block (fs/erofs/inode.c, erofs_fill_symlink).
     last = inode.position + raw.size - 1
     if raw.layout == FLAT_INLINE and inode.nid * SLOT // block != (last - area.start) // block:
         raise MalformedLayer(f"the inline target of symlink {inode.nid} crosses a block")

@@ -1,8 +1,8 @@
 """A layer image from a tree and the tar that it describes.
 
-``plan`` decides everything and is pure. ``pieces`` gives all bytes outside the tar, for whoever wants to compare
-them; ``write_image`` puts them into a file that has the tar already. Same tree and same header, same bytes. It must not
-look at the clock, and must not sync: the owner of the file does.
+``plan`` decides everything and is pure. ``pieces`` yields all bytes outside the tar, to compare them; ``write_image``
+writes them into a file that already has the tar. Same tree and same header, same bytes. It must not read the clock, and
+must not sync: the owner of the file does.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything about a layer image that its tree decides."""
+    """Everything about a layer image that follows from its tree."""
 
     layout: Layout
     expanded: tuple[tuple[int, Inode], ...]
@@ -49,7 +49,7 @@ class Plan:
 def plan(root: Inode, tar_size: int, *, limits: Limits = DEFAULT) -> Plan:
     """Lay a tree out behind a tar of ``tar_size`` bytes.
 
-    Link counts are counted, not taken from the tree. Raises LimitExceeded, and MalformedLayer for a tree that a
+    Link counts are computed, not taken from the tree. Raises LimitExceeded, and MalformedLayer for a tree that a
     filesystem cannot hold or that points outside its tar.
     """
     content = TarContent(tar_size, limits)
@@ -80,9 +80,8 @@ def write_image(
 ) -> int:
     """Complete a layer image whose tar is in the file from ``DATA_START`` on; returns the size of the file.
 
-    What lies behind the tar is replaced, when the head says already where that ends. Header and superblock are written
-    last, so a file whose writing was interrupted is not a layer image. Raises what ``plan`` does, and OSError as it
-    comes: the owner of the file knows what it means.
+    What lies behind the tar is replaced. Header and superblock are written last, so a file whose writing was
+    interrupted is not a layer image. Raises what ``plan`` does, and OSError: the owner of the file knows what it means.
     """
     layer = plan(root, header.tar_size, limits=limits)
     if layer.entries != header.entries:
@@ -90,6 +89,8 @@ def write_image(
     end_of_tar = DATA_START + header.tar_size
     if os.fstat(fd).st_size < end_of_tar:
         raise ValueError(f"the file does not hold the tar of {header.tar_size} bytes")
+    # In this order: nodes prefetch the tar while it is written, so the head must say where it ends before anything
+    # that is not tar stands behind it. The first truncation drops what an earlier attempt left there.
     os.ftruncate(fd, end_of_tar)
     write_at(fd, 0, unfinished(header.tar_size))
     os.ftruncate(fd, layer.total)
@@ -102,15 +103,16 @@ def write_image(
 def verify_image(fd: int, root: Inode, header: LayerHeader, *, limits: Limits = DEFAULT) -> None:
     """Prove that everything outside the tar of a layer image is what ``write_image`` makes of the same tree.
 
-    The tar itself is not looked at: its digest proves it. Raises StoreCorrupt with the first byte that differs, and
+    The tar itself is not read: its digest proves it. Raises StoreCorrupt with the first byte that differs, and
     what ``plan`` raises.
     """
     layer = plan(root, header.tar_size, limits=limits)
     size = os.fstat(fd).st_size
     if size != layer.total:
-        raise StoreCorrupt(f"the layer image has {size} bytes, its tar makes {layer.total}")
+        raise StoreCorrupt(f"the layer image has {size} bytes, but its tar gives {layer.total}")
     position = 0
     for start, data in pieces(layer, header, tar_in(fd)):
+        # Also what lies between the pieces: bytes that no rule explains are not proven. The tar is skipped.
         _compare_zeros(fd, max(position, DATA_START + header.tar_size), start)
         _compare(fd, start, data)
         position = start + len(data)
@@ -126,11 +128,11 @@ def _compare(fd: int, position: int, expected: bytes) -> None:
     found = os.pread(fd, len(expected), position)
     if found != expected:
         differing = next((n for n, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b), len(found))
-        raise StoreCorrupt(f"the layer image differs at byte {position + differing} from what its tar makes")
+        raise StoreCorrupt(f"the layer image differs at byte {position + differing} from what its tar gives")
 
 
 def write_at(fd: int, position: int, data: bytes) -> None:
-    """All of ``data`` at ``position``."""
+    """Write all of ``data`` at ``position``; pwrite(2) may write less than asked for."""
     view = memoryview(data)
     while view:
         written = os.pwrite(fd, view, position)
@@ -139,7 +141,7 @@ def write_at(fd: int, position: int, data: bytes) -> None:
 
 
 def tar_in(fd: int) -> ReadTar:
-    """The tar of the layer image that is open as ``fd``."""
+    """Reads the tar of the layer image that is open as ``fd``."""
 
     def read(offset: int, length: int) -> bytes:
         data = os.pread(fd, length, DATA_START + offset)

@@ -1,9 +1,9 @@
 """Extended attributes as EROFS stores them behind an inode. Pure.
 
 A 12-byte header, then entries of four bytes (length of the name, prefix, length of the value), name and value, each
-entry padded to four bytes. Names lose their prefix to a number. We write no shared attributes and no filter, and order
-entries by name, so equal attributes give equal bytes. Source: Linux ``fs/erofs/erofs_fs.h`` and ``xattr.c``. It must
-not know which attributes mean something to overlayfs.
+entry padded to four bytes. A number stands for the prefix of the name. We write no shared attributes and no filter, and
+order entries by name, so equal attributes give equal bytes. Source: Linux ``fs/erofs/erofs_fs.h`` and ``xattr.c``. It
+must not know which attributes mean something to overlayfs.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from imagecache.errors import LimitExceeded, MalformedLayer
 from imagecache.limits import DEFAULT, Limits
 
 _HEADER: Final = bytes(12)
+"""struct erofs_xattr_ibody_header: no name filter, no shared attributes."""
 _ENTRY: Final = struct.Struct("<BBH")
 _WHOLE_NAMES: Final = {b"system.posix_acl_access": 2, b"system.posix_acl_default": 3}
 _PREFIXES: Final = {b"user.": 1, b"trusted.": 4, b"security.": 6}
@@ -24,7 +25,10 @@ _BY_INDEX: Final = {index: prefix for prefix, index in (_WHOLE_NAMES | _PREFIXES
 
 
 def count(size: int) -> int:
-    """``i_xattr_icount`` for a body of ``size`` bytes, a multiple of four, 0 or at least 16."""
+    """``i_xattr_icount`` for a body of ``size`` bytes: 0, or a multiple of four from 16 on.
+
+    It counts units of four bytes, and the whole header as one (``erofs_xattr_ibody_size``).
+    """
     return (size - len(_HEADER)) // 4 + 1 if size else 0
 
 
@@ -34,7 +38,7 @@ def size(icount: int) -> int:
 
 
 def encode(xattrs: Mapping[bytes, bytes], limits: Limits = DEFAULT) -> bytes:
-    """The body: empty for no attributes. Raises LimitExceeded, and MalformedLayer for names Linux does not have."""
+    """The body; empty without attributes. Raises LimitExceeded, and MalformedLayer for a name EROFS cannot store."""
     if not xattrs:
         return b""
     body = _HEADER + b"".join(_entry(name, xattrs[name], limits) for name in sorted(xattrs))
@@ -67,13 +71,13 @@ def _split(name: bytes) -> tuple[int, bytes]:
 def decode(body: bytes) -> dict[bytes, bytes]:
     """Full names to values. Raises MalformedLayer for a body that ``encode`` does not write."""
     if len(body) < len(_HEADER) + _ENTRY.size or body[: len(_HEADER)] != _HEADER:
-        raise MalformedLayer("xattrs without entries, shared or filtered: they do not occur in layer images")
+        raise MalformedLayer("xattrs that are empty, shared or filtered do not occur in layer images")
     result: dict[bytes, bytes] = {}
     offset = len(_HEADER)
     while offset < len(body):
         name, value, offset = _decode_entry(body, offset)
         if name in result:
-            raise MalformedLayer(f"xattr {name!r} is there twice")
+            raise MalformedLayer(f"xattr {name!r} occurs twice")
         result[name] = value
     return result
 

@@ -26,7 +26,7 @@ def test_content_in_the_tar() -> None:
 
 @pytest.mark.parametrize("inode", [file(1, 100), file(1, -512), file(2, 1536), file(1, 2048), file(2**60)])
 def test_content_outside_the_tar(inode: Inode) -> None:
-    with pytest.raises(MalformedLayer, match="not inside its tar"):
+    with pytest.raises(MalformedLayer, match="not inside the tar"):
         TarContent(1537, DEFAULT).locate(inode)
 
 
