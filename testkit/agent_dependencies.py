@@ -15,7 +15,7 @@ from imagecache.agent.budget import Disk
 from imagecache.agent.dependencies import Node
 from imagecache.api.assignment import Cache
 from imagecache.api.nodes import NodeStatus
-from imagecache.containerd import records
+from imagecache.containerd import image_records
 from imagecache.containerd.api import Attached
 from imagecache.containerd.prepull import RuntimeImage
 from imagecache.digest import Digest
@@ -155,7 +155,7 @@ class FakeAttacher:
 
 
 def _records(image: ImageRecord) -> dict[str, Digest]:
-    return dict.fromkeys((*records.names(image), records.image_id(image)), image.target.digest)
+    return dict.fromkeys((*image_records.names(image), image_records.image_id(image)), image.target.digest)
 
 
 @dataclass

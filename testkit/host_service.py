@@ -11,7 +11,7 @@ from pathlib import Path
 
 from imagecache.errors import HostServiceFailed
 from imagecache.host.containerd_config import Action, Change
-from imagecache.host.files import HostFiles
+from imagecache.host.service_files import HostFiles
 
 ADDRESS = Path("/run/containerd/containerd.sock")
 DROP_IN = Path("/etc/containerd/imagecache.toml")
@@ -79,8 +79,8 @@ class FakeContainerdFiles:
 
     files: HostFiles
 
-    def install(self, *, leaving: bool = False) -> Sequence[Change]:
-        return [self.files.write(DROP_IN, "leaving" if leaving else "ours", 0o644)]
+    def install(self, *, serve_only: bool = False) -> Sequence[Change]:
+        return [self.files.write(DROP_IN, "serve only" if serve_only else "ours", 0o644)]
 
     def undo(self) -> Sequence[Change]:
         return [self.files.remove(DROP_IN)]
@@ -95,10 +95,10 @@ class FakeRecords:
     containers: int = 0
     snapshots: int = 3
 
-    def is_known(self) -> bool:
-        return self.services.active.get("containerd.service", "") in {"ours", "leaving"}
+    def is_loaded(self) -> bool:
+        return self.services.active.get("containerd.service", "") in {"ours", "serve only"}
 
-    def forget_images(self) -> Sequence[str]:
+    def delete_image_records(self) -> Sequence[str]:
         assert self.services.active.get("containerd.service", "") != "ours", "the records would come back"
         gone, self.images = self.images, []
         return gone
@@ -114,7 +114,7 @@ class FakeRecords:
 
 @dataclass(frozen=True)
 class FakeProgram:
-    """``host.files.Program``."""
+    """``host.service_files.Program``."""
 
     name: str = "1.0-aaaa"
 

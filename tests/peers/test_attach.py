@@ -18,11 +18,11 @@ from imagecache.containerd.client import ContainerdClient
 from imagecache.containerd.native import NativeUse
 from imagecache.errors import BlobNotFound, ContainerdMisconfigured
 from imagecache.host.checks import Status
-from imagecache.host.containerd_config import Installation
+from imagecache.host.containerd_config import ContainerdConfig
 from imagecache.host.dropin import DropInSettings
 from imagecache.host.mounter import KernelMounter
+from imagecache.host.page_cache_trim import follow_starts
 from imagecache.host.probe_containerd import ContainerdExpectations, check_containerd
-from imagecache.host.trim import follow_starts
 from imagecache.oci.descriptor import Platform
 from imagecache.settings.table import Mode
 from imagecache.snapshotter.server import serve
@@ -132,7 +132,7 @@ def installed(
         agent.stop()
 
 
-def installation(containerd: Containerd, mode: Mode, agent: Agent, store: Store) -> Installation:
+def installation(containerd: Containerd, mode: Mode, agent: Agent, store: Store) -> ContainerdConfig:
     settings = DropInSettings(
         mode=mode,
         containerd="1.6.20" if containerd.version == "system" else "2.4.2",
@@ -142,7 +142,7 @@ def installation(containerd: Containerd, mode: Mode, agent: Agent, store: Store)
         root=agent.root,
         layers=store.root / "layers",
     )
-    return Installation(containerd.config, settings)
+    return ContainerdConfig(containerd.config, settings)
 
 
 @pytest.fixture
@@ -266,7 +266,7 @@ async def test_doctor_finds_nothing_wrong(node: Node, directory: Path) -> None:
         layers=node.store.root / "layers",
     )
     await node.cri.remove_pod(await node.cri.run_pod("pulls-pause"))
-    checks = {check.name: check for check in await check_containerd(node.client, expected)}
+    checks = {check.name: check for check in (await check_containerd(node.client, expected))[0]}
     if node.containerd.version == "system":
         assert "io.containerd.snapshotter.v1.imagecache" in checks.pop("image filesystem").remedy
     assert {name for name, check in checks.items() if check.status is not Status.OK} == set(), checks

@@ -21,10 +21,10 @@ from imagecache.clock import SystemClock
 from imagecache.containerd.rpc import Connection
 from imagecache.errors import InvalidSetting, PrivilegeMissing
 from imagecache.host.chroot import in_root
-from imagecache.host.files import CONFIG, OPT, PROGRAM, UNITS, HostFiles
 from imagecache.host.runtime_files import RuntimeFiles, runtime_files
-from imagecache.host.service import HostService, HostSettings, Left
-from imagecache.host.units import SERVICE, SOCKET, TIMER
+from imagecache.host.service import HostService, HostSettings, Uninstalled
+from imagecache.host.service_files import CONFIG, OPT, PROGRAM, UNITS, HostFiles
+from imagecache.host.systemd_units import SERVICE, SOCKET, TIMER
 from imagecache.settings.dump import config_text
 from imagecache.settings.table import Mode, Settings
 from imagecache.snapshotter.server import listen
@@ -298,7 +298,7 @@ class Host:
     async def install(self) -> None:
         await asyncio.to_thread(self.service().install)
 
-    async def uninstall(self) -> Left:
+    async def uninstall(self) -> Uninstalled:
         return await asyncio.to_thread(self.service().uninstall)
 
     def cache(self, *images: str) -> None:

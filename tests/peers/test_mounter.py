@@ -15,8 +15,8 @@ from imagecache.host import loop_devices
 from imagecache.host.checks import Status
 from imagecache.host.mounter import KernelMounter
 from imagecache.host.mountinfo import mounted_at
+from imagecache.host.page_cache_trim import drop_second_copy
 from imagecache.host.probe_kernel import check_kernel, write_probe_image
-from imagecache.host.trim import drop_second_copy
 from testkit.peers.processes import mounts_below
 
 pytestmark = pytest.mark.peers

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from imagecache.host.units import LEAVE_WANTED, TIMER, WANTED, agent_units, leave_units
+from imagecache.host.systemd_units import TIMER, UNINSTALL_WANTED, WANTED, agent_units, uninstall_units
 from imagecache.settings.table import Settings
 
 UNITS = Path(__file__).resolve().parents[2] / "packaging" / "systemd"
@@ -35,7 +35,7 @@ def installed(tmp_path: Path) -> Path:
     script = Path(sys.executable).parent / "imagecache"
     for name in (SERVICE, SOCKET):
         (tmp_path / name).write_text((UNITS / name).read_text().replace(INSTALLED, str(script)))
-    for name, text in leave_units(script, "--leave-containerd --containerd-unit=k3s.service").items():
+    for name, text in uninstall_units(script, "--leave-containerd --containerd-unit=k3s.service").items():
         (tmp_path / name).write_text(text)
     return tmp_path
 
@@ -67,7 +67,10 @@ def test_a_host_that_is_left_only_serves(installed: Path) -> None:
 
 
 def test_whoever_runs_containerd_comes_after_us() -> None:
-    texts = {**agent_units(Path("/x"), containerd="k3s.service"), **leave_units(Path("/x"), containerd="k3s.service")}
+    texts = {
+        **agent_units(Path("/x"), containerd="k3s.service"),
+        **uninstall_units(Path("/x"), containerd="k3s.service"),
+    }
 
     assert "\nBefore=k3s.service\n" in texts[SERVICE]
     assert "\nBefore=k3s.service\n" in texts[SOCKET]
@@ -76,10 +79,10 @@ def test_whoever_runs_containerd_comes_after_us() -> None:
 
 def test_the_links_that_are_made_are_those_that_systemd_would_make() -> None:
     timer = configparser.ConfigParser(interpolation=None)
-    timer.read_string(leave_units(Path("/x"))[TIMER])
+    timer.read_string(uninstall_units(Path("/x"))[TIMER])
 
     assert {name: read(name)["Install"]["WantedBy"] for name in (SERVICE, SOCKET)} == WANTED
-    assert {TIMER: timer["Install"]["WantedBy"]} == LEAVE_WANTED
+    assert {TIMER: timer["Install"]["WantedBy"]} == UNINSTALL_WANTED
 
 
 def test_the_socket_is_where_the_agent_and_containerd_look() -> None:

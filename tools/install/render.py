@@ -8,7 +8,7 @@ from pathlib import Path
 from imagecache import __version__
 from imagecache.api import crd, dump
 from imagecache.api.yamltext import JSON
-from imagecache.host.units import agent_units
+from imagecache.host.systemd_units import agent_units
 from tools.install.admission import admission
 from tools.install.agent import agent
 from tools.install.controller import controller

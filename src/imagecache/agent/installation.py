@@ -15,9 +15,16 @@ from imagecache.agent.pod_credentials import PodCredentials
 from imagecache.errors import ImageCacheError, InvalidSetting
 from imagecache.host.checks import Check, ok, problem
 from imagecache.host.containerd_config import Change
-from imagecache.host.files import HostFiles, Program
-from imagecache.host.service import ContainerdFiles, ContainerdRecords, HostService, HostSettings, Left, ServiceManager
-from imagecache.host.units import CONTAINERD
+from imagecache.host.service import (
+    ContainerdFiles,
+    ContainerdRecords,
+    HostService,
+    HostSettings,
+    ServiceManager,
+    Uninstalled,
+)
+from imagecache.host.service_files import HostFiles, Program
+from imagecache.host.systemd_units import CONTAINERD
 from imagecache.settings.dump import config_text
 from imagecache.settings.table import Mode, Settings
 from imagecache.standalone.objects import ObjectFiles
@@ -70,7 +77,7 @@ class AgentInstallation:
             return self._service(config_text(self.credentials.settings_on_host())).install()
         return self._service().install()
 
-    def uninstall(self) -> Left:
+    def uninstall(self) -> Uninstalled:
         """Idempotent; containers go on."""
         return self._service().uninstall()
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from yarl import URL
 
 from imagecache.errors import HostError
-from imagecache.host.files import CREDENTIALS, HostFiles
+from imagecache.host.service_files import CREDENTIALS, HostFiles
 from imagecache.kube.connection import SERVICE_ACCOUNT, Connection, in_cluster, kubeconfig_text
 from imagecache.settings.table import Mode, Settings
 

@@ -12,7 +12,7 @@ from imagecache.agent.budget import Disk
 from imagecache.concurrency import run_all
 from imagecache.containerd.api import Attached, Containerd
 from imagecache.containerd.attach import NodeAttacher
-from imagecache.containerd.in_use import chains_in_use
+from imagecache.containerd.chains_in_use import chains_in_use
 from imagecache.containerd.prepull import Prepuller
 from imagecache.oserrors import converting
 from imagecache.store.model import Bundle, LayerName

@@ -1,37 +1,33 @@
-"""containerd's drop-in, wired: the settings, and the version of the containerd that is here."""
+"""containerd's drop-in, wired: the settings, and the version of the containerd on this host."""
 
 from __future__ import annotations
 
 import asyncio
-import re
-import subprocess
 from pathlib import Path
 
 from imagecache.apps.platform import host_platform
 from imagecache.clock import Clock
 from imagecache.containerd.client import ContainerdClient
 from imagecache.errors import ContainerdUnavailable, InvalidSetting
-from imagecache.host.containerd_config import Installation
+from imagecache.host.containerd_config import ContainerdConfig
+from imagecache.host.containerd_process import installed_version
 from imagecache.host.dropin import DropInSettings
 from imagecache.settings.table import Mode, Settings
 
-_VERSION = re.compile(r"\bv?(\d+\.\d+\.\d+\S*)")
-_SECONDS = 10
+
+def containerd_config(settings: Settings, clock: Clock) -> ContainerdConfig:
+    """Containerd's configuration on this host. Raises InvalidSetting, ContainerdUnavailable."""
+    return config_for(settings, containerd_version(settings, clock))
 
 
-def drop_in(settings: Settings, clock: Clock) -> Installation:
-    """The drop-in of this host. Raises InvalidSetting, ContainerdUnavailable."""
-    return installation(settings, containerd_version(settings, clock))
-
-
-def installation(settings: Settings, version: str, *, leaving: bool = False) -> Installation:
-    """The drop-in of a host with this version of containerd. Mode auto means proxy here. Raises InvalidSetting."""
+def config_for(settings: Settings, version: str, *, serve_only: bool = False) -> ContainerdConfig:
+    """The same for a containerd of this version. Mode auto means proxy here. Raises InvalidSetting."""
     if settings.mode is Mode.PREPULL:
         raise InvalidSetting(
-            "mode prepull has no configuration of containerd: the runtime pulls by itself",
+            "mode prepull does not configure containerd: the runtime pulls images itself",
             hint="leave containerd as it is, or choose --mode proxy or native",
         )
-    return Installation(
+    return ContainerdConfig(
         settings.containerd_config,
         DropInSettings(
             mode=settings.mode,
@@ -41,29 +37,22 @@ def installation(settings: Settings, version: str, *, leaving: bool = False) -> 
             socket=settings.agent_socket,
             root=settings.agent_root,
             layers=settings.store / "layers",
-            leaving=leaving,
+            serve_only=serve_only,
         ),
     )
 
 
 def containerd_version(settings: Settings, clock: Clock, root: Path = Path("/")) -> str:
-    """Of the containerd that runs, else of the program that would. ``root`` is where the host's filesystem is."""
+    """Of the running containerd, else of the installed program. ``root`` is where the host's filesystem is mounted."""
 
-    async def ask() -> str:
+    async def running_version() -> str:
         async with ContainerdClient(root / settings.address.relative_to("/"), clock) as containerd:
             return await containerd.version()
 
     try:
-        return asyncio.run(ask())
-    except ContainerdUnavailable as unavailable:
-        inside = [] if root == Path("/") else ["chroot", str(root)]
-        try:
-            words = subprocess.run(
-                [*inside, "containerd", "--version"], capture_output=True, text=True, timeout=_SECONDS, check=True
-            ).stdout
-        except (OSError, subprocess.SubprocessError):
-            raise unavailable from None
-        match = _VERSION.search(words)
-        if match is None:
+        return asyncio.run(running_version())
+    except ContainerdUnavailable:
+        found = installed_version(root)
+        if not found:
             raise
-        return match[1]
+        return found

@@ -13,15 +13,15 @@ from typing import TypeVar
 from imagecache.agent.daemonset import has_left, withdraw
 from imagecache.agent.installation import AgentInstallation, HostOptions
 from imagecache.agent.pod_credentials import PodCredentials
-from imagecache.apps.containerd_config import containerd_version, installation
+from imagecache.apps.containerd_config import config_for, containerd_version
 from imagecache.clock import Clock
 from imagecache.containerd.client import ContainerdClient
-from imagecache.containerd.leave import Departure
 from imagecache.containerd.modes import NATIVE_SNAPSHOTTER
+from imagecache.containerd.snapshotter_removal import SnapshotterRemoval
 from imagecache.host.chroot import in_root
 from imagecache.host.containerd_config import Change
-from imagecache.host.files import HostFiles
 from imagecache.host.runtime_files import runtime_files
+from imagecache.host.service_files import HostFiles
 from imagecache.host.systemd import Systemd
 from imagecache.kube.api import Kube
 from imagecache.kube.client import KubeClient
@@ -39,17 +39,17 @@ class HostContainerdFiles:
     clock: Clock
     root: Path
 
-    def install(self, *, leaving: bool = False) -> Sequence[Change]:
+    def install(self, *, serve_only: bool = False) -> Sequence[Change]:
         version = self._version()
-        return in_root(self.root, lambda: installation(self.settings, version, leaving=leaving).install())
+        return in_root(self.root, lambda: config_for(self.settings, version, serve_only=serve_only).install())
 
     def undo(self) -> Sequence[Change]:
         version = self._version()
-        return in_root(self.root, lambda: installation(self.settings, version).undo())
+        return in_root(self.root, lambda: config_for(self.settings, version).undo())
 
     def default_snapshotter(self) -> str:
         version = self._version()
-        return in_root(self.root, lambda: installation(self.settings, version).default_snapshotter())
+        return in_root(self.root, lambda: config_for(self.settings, version).default_snapshotter())
 
     def _version(self) -> str:
         return containerd_version(self.settings, self.clock, self.root)
@@ -61,19 +61,19 @@ class HostContainerdRecords:
 
     files: HostContainerdFiles
 
-    def is_known(self) -> bool:
-        return self._run(Departure.is_known)
+    def is_loaded(self) -> bool:
+        return self._run(SnapshotterRemoval.is_loaded)
 
-    def forget_images(self) -> Sequence[str]:
-        return self._run(Departure.forget_images)
+    def delete_image_records(self) -> Sequence[str]:
+        return self._run(SnapshotterRemoval.delete_image_records)
 
     def in_use(self) -> int:
-        return self._run(Departure.in_use)
+        return self._run(SnapshotterRemoval.in_use)
 
     def remove_snapshots(self) -> None:
-        self._run(Departure.remove_snapshots)
+        self._run(SnapshotterRemoval.remove_snapshots)
 
-    def _run(self, work: Callable[[Departure], Awaitable[_T]]) -> _T:
+    def _run(self, work: Callable[[SnapshotterRemoval], Awaitable[_T]]) -> _T:
         settings = self.files.settings
         ours = NATIVE_SNAPSHOTTER if settings.mode is Mode.NATIVE else settings.snapshotter
         default = self.files.default_snapshotter()
@@ -81,7 +81,7 @@ class HostContainerdRecords:
         async def run() -> _T:
             address = self.files.root / settings.address.relative_to("/")
             async with ContainerdClient(address, self.files.clock) as containerd:
-                return await work(Departure(containerd, ours, default))
+                return await work(SnapshotterRemoval(containerd, ours, default))
 
         return asyncio.run(run())
 

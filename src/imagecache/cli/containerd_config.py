@@ -12,7 +12,7 @@ from imagecache.cli.options import settings_flags
 from imagecache.cli.session import Session, note, say
 
 if TYPE_CHECKING:
-    from imagecache.host.containerd_config import Change, Installation
+    from imagecache.host.containerd_config import Change, ContainerdConfig
 
 app = typer.Typer(help="Configure containerd, and undo it.", no_args_is_help=True, rich_markup_mode=None)
 _FLAGS = ("address", "mode", "snapshotter", "agent_socket", "agent_root", "containerd_config")
@@ -22,27 +22,27 @@ _FLAGS = ("address", "mode", "snapshotter", "agent_socket", "agent_root", "conta
 @settings_flags(*_FLAGS)
 def print_(session: Session) -> None:
     """Print the drop-in for this node."""
-    sys.stdout.write(_drop_in(session).text())
+    sys.stdout.write(_config(session).text())
 
 
 @app.command()
 @settings_flags(*_FLAGS)
 def install(session: Session) -> None:
     """Write the drop-in beside containerd's configuration. Restart containerd afterwards."""
-    _report(_drop_in(session).install())
+    _report(_config(session).install())
 
 
 @app.command()
 @settings_flags(*_FLAGS)
 def undo(session: Session) -> None:
     """Remove the drop-in, and leave containerd's configuration as it was."""
-    _report(_drop_in(session).undo())
+    _report(_config(session).undo())
 
 
-def _drop_in(session: Session) -> Installation:
-    from imagecache.apps.containerd_config import drop_in
+def _config(session: Session) -> ContainerdConfig:
+    from imagecache.apps.containerd_config import containerd_config
 
-    return drop_in(session.settings, session.clock)
+    return containerd_config(session.settings, session.clock)
 
 
 def _report(changes: Sequence[Change]) -> None:

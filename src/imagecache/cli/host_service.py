@@ -14,12 +14,12 @@ from imagecache.cli.doctor import show
 from imagecache.cli.options import settings_flags
 from imagecache.cli.session import Session, note, report, run, say
 from imagecache.errors import Interrupted, ServiceManagerMissing
-from imagecache.host.units import CONTAINERD
+from imagecache.host.systemd_units import CONTAINERD
 
 if TYPE_CHECKING:
     from imagecache.agent.installation import AgentInstallation
     from imagecache.host.containerd_config import Change
-    from imagecache.host.service import Left
+    from imagecache.host.service import Uninstalled
 
 app = typer.Typer(help="The agent as a host service.", no_args_is_help=True, rich_markup_mode=None)
 _FLAGS = (
@@ -126,7 +126,7 @@ def _say(changes: Sequence[Change]) -> None:
             say(f"{change.path} {change.action.value}")
 
 
-def _say_left(left: Left) -> None:
+def _say_left(left: Uninstalled) -> None:
     _say(left.changes)
     for image in left.forgotten:
         say(f"{image} forgotten")

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 from imagecache.clock import Clock
 from imagecache.concurrency import finish_all, run_all
-from imagecache.containerd import records
+from imagecache.containerd import image_records
 from imagecache.containerd.api import Attached, Containerd, Documents, Session
-from imagecache.containerd.chain import ChainPreparer
 from imagecache.containerd.modes import Choice, choose
+from imagecache.containerd.snapshot_chain import ChainPreparer
 from imagecache.digest import Digest
 from imagecache.oci.descriptor import Descriptor
 from imagecache.oci.manifest import parse_index
@@ -29,7 +29,7 @@ _VISIBLE_POLL = 0.001
 
 @dataclass(frozen=True, slots=True)
 class AttachSettings:
-    namespace: str = records.CRI_NAMESPACE
+    namespace: str = image_records.CRI_NAMESPACE
     """Of containerd."""
     snapshotter: str = "imagecache"
     """What our proxy plugin is called in containerd's configuration."""
@@ -84,7 +84,7 @@ class NodeAttacher:
             name
             for other in keep
             for image in other.images
-            for name in (*records.names(image), records.image_id(image))
+            for name in (*image_records.names(image), image_records.image_id(image))
         }
         going: dict[str, Digest] = {}
         for image in bundle.images:
@@ -105,7 +105,7 @@ class NodeAttacher:
 
     @property
     def _in_cri(self) -> bool:
-        return self._settings.namespace == records.CRI_NAMESPACE
+        return self._settings.namespace == image_records.CRI_NAMESPACE
 
     def _is_withheld(self, image: ImageRecord) -> bool:
         """In CRI's namespace a record means "present" to every pod, whatever its credentials."""
@@ -121,12 +121,12 @@ class NodeAttacher:
     def _documents_of(self, image: ImageRecord, snapshotter: str) -> list[tuple[bytes, dict[str, str]]]:
         """The original documents with the labels that a pull gives them."""
         documents = [
-            (self._documents.read(image.config.digest), records.config_labels(image, snapshotter)),
-            (self._documents.read(image.manifest.digest), records.manifest_labels(image)),
+            (self._documents.read(image.config.digest), image_records.config_labels(image, snapshotter)),
+            (self._documents.read(image.manifest.digest), image_records.manifest_labels(image)),
         ]
         if image.index is not None:
             body = self._documents.read(image.index.digest)
-            documents.append((body, records.index_labels(image, parse_index(body, image.index.media_type))))
+            documents.append((body, image_records.index_labels(image, parse_index(body, image.index.media_type))))
         return documents
 
     async def _record(self, session: Session, image: ImageRecord, listing: dict[str, Descriptor]) -> tuple[str, ...]:
@@ -135,14 +135,14 @@ class NodeAttacher:
         CRI takes records up one event after the other, and marks one that lacks its label. So the id's record is
         written last and unmarked: once it is marked, the names before it are known.
         """
-        names = records.names(image)
-        labels = records.CRI_LABELS if self._in_cri else {}
+        names = image_records.names(image)
+        labels = image_records.CRI_LABELS if self._in_cri else {}
         changed = await run_all(*(session.images.put(name, image.target, labels) for name in names))
         if not self._in_cri:
             return names
-        image_id = records.image_id(image)
+        image_id = image_records.image_id(image)
         if any(changed) or await session.images.get(image_id) is None:
-            await session.images.put(image_id, image.target, dict.fromkeys(records.CRI_LABELS, ""))
+            await session.images.put(image_id, image.target, dict.fromkeys(image_records.CRI_LABELS, ""))
             listing[image_id] = image.target
         return (*names, image_id)
 
@@ -151,16 +151,16 @@ class NodeAttacher:
         deadline = self._clock.monotonic() + self._settings.visible
         while self._clock.monotonic() < deadline:
             found = await session.images.get(name)
-            if found is None or records.CRI_LABELS.items() <= found.labels.items():
+            if found is None or image_records.CRI_LABELS.items() <= found.labels.items():
                 return
             await asyncio.sleep(_VISIBLE_POLL)
-        await session.images.put(name, target, records.CRI_LABELS)
+        await session.images.put(name, target, image_records.CRI_LABELS)
 
     async def _removable(self, session: Session, image: ImageRecord, kept: set[str]) -> list[str]:
         """Names of ours that point at the image; the id goes too when no name of somebody else's is left."""
         there = {record.name for record in await session.images.with_target(image.target.digest)}
-        ours = [name for name in records.names(image) if name in there and name not in kept]
-        image_id = records.image_id(image)
+        ours = [name for name in image_records.names(image) if name in there and name not in kept]
+        image_id = image_records.image_id(image)
         if image_id in there - kept and there == {*ours, image_id}:
             ours.append(image_id)
         return ours

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from imagecache.containerd.records import CRI_NAMESPACE
+from imagecache.containerd.image_records import CRI_NAMESPACE
 from imagecache.errors import ImageWithheld
 from imagecache.oci.reference import Reference
 from imagecache.store.model import Bundle, ImageRecord

@@ -41,7 +41,7 @@ class Change:
     action: Action
 
 
-class Installation:
+class ContainerdConfig:
     """The drop-in of one node. ``main`` is containerd's configuration file, which need not exist."""
 
     def __init__(self, main: Path, settings: DropInSettings) -> None:

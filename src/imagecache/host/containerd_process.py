@@ -1,13 +1,13 @@
-"""The containerd process behind a socket, and the configuration that it makes of all its files.
+"""The containerd program: which process listens at a socket, its effective configuration, its version.
 
-The kernel says who listens (SO_PEERCRED), /proc says with which program and arguments, and that program prints its own
-effective configuration. Only ``doctor`` needs this; where it cannot be found out, nothing is claimed. It must not
-change anything.
+The kernel names the listening process (SO_PEERCRED), /proc its program and arguments, and that program prints its
+configuration. Every function returns nothing rather than a guess. It must not change anything.
 """
 
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import struct
 import subprocess
@@ -18,6 +18,8 @@ from pathlib import Path
 from imagecache.toml import Table
 
 _SECONDS = 10
+"""Seconds for one run of the program; a host under load takes one or two."""
+_VERSION = re.compile(r"\bv?(\d+\.\d+\.\d+\S*)")
 _DEFAULT_CONFIG = Path("/etc/containerd/config.toml")
 
 
@@ -29,12 +31,12 @@ class Daemon:
 
 
 def listening_at(address: Path) -> Daemon | None:
-    """Who listens at the socket; None when nobody does, or it is out of sight (another PID namespace)."""
+    """The process that listens at the socket; None when none does, or it is in a PID namespace that we cannot see."""
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
         probe.connect(str(address))
         credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         pid, _, _ = struct.unpack("3i", credentials)
-        if pid > 0:
+        if pid > 0:  # 0 stands for a process of another PID namespace
             words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
             return Daemon(pid, Path(f"/proc/{pid}/cwd").readlink() / config_argument(words))
     return None
@@ -50,9 +52,20 @@ def config_argument(words: list[str]) -> Path:
 
 
 def effective_config(daemon: Daemon) -> Table | None:
-    """What containerd makes of its files, defaults included; None when it does not say."""
+    """All its files merged, with the defaults; None when it does not print them."""
     argv = [f"/proc/{daemon.pid}/exe", "--config", str(daemon.config), "config", "dump"]
     with contextlib.suppress(OSError, subprocess.SubprocessError, tomllib.TOMLDecodeError):
         done = subprocess.run(argv, capture_output=True, text=True, timeout=_SECONDS, check=True)
         return tomllib.loads(done.stdout)
     return None
+
+
+def installed_version(root: Path = Path("/")) -> str:
+    """Of the containerd that is installed below ``root``; empty when there is none."""
+    inside = [] if root == Path("/") else ["chroot", str(root)]
+    argv = [*inside, "containerd", "--version"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        words = subprocess.run(argv, capture_output=True, text=True, timeout=_SECONDS, check=True).stdout
+        match = _VERSION.search(words)
+        return match[1] if match is not None else ""
+    return ""

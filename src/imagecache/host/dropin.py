@@ -42,7 +42,7 @@ class DropInSettings:
     """Its writable layers; kubelet measures the space of image files there."""
     layers: Path
     """The store's ``layers`` directory."""
-    leaving: bool = False
+    serve_only: bool = False
     """Proxy mode on its way out: containers that have our snapshots keep them, no new one gets any."""
 
 
@@ -55,7 +55,7 @@ def drop_in(settings: DropInSettings, user: UserConfig) -> str:
         )
     if settings.mode is Mode.NATIVE:
         document = _native(settings, user)
-    elif settings.leaving:
+    elif settings.serve_only:
         document = {"version": 2 if major == 1 else 3, "proxy_plugins": _plugin(settings)}
     elif major == 1:
         document = _proxy_1(settings, user)

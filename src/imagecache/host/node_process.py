@@ -22,7 +22,7 @@ from imagecache.containerd.client import ContainerdClient
 from imagecache.containerd.native import NativeUse
 from imagecache.errors import ImageCacheError
 from imagecache.host.mountinfo import MOUNTINFO, parse
-from imagecache.host.trim import Trimmer, drop_second_copy, follow_starts
+from imagecache.host.page_cache_trim import Trimmer, drop_second_copy, follow_starts
 from imagecache.snapshotter.provider import Observer
 from imagecache.snapshotter.server import serve
 from imagecache.snapshotter.snapshotter import Snapshotter

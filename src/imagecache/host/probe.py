@@ -45,9 +45,8 @@ async def diagnose(
     """
     store = settings.store if settings.store.is_dir() else _nearest(settings.store)
     kernel = await asyncio.to_thread(check_kernel, store, realign)
-    found = await check_containerd(containerd, settings.containerd)
-    native = any(check.name == "integration" and check.detail.startswith(Mode.NATIVE.value) for check in found)
-    agent = [] if native else [await asyncio.to_thread(check_socket, settings.socket)]
+    found, mode = await check_containerd(containerd, settings.containerd)
+    agent = [] if mode is Mode.NATIVE else [await asyncio.to_thread(check_socket, settings.socket)]
     return [*kernel, *check_store(settings.store, unsuitable), *found, *agent, check_open_files()]
 
 

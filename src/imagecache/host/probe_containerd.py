@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagecache.containerd.api import Containerd, Plugin, Session
+from imagecache.containerd.image_records import CRI_NAMESPACE
 from imagecache.containerd.modes import Choice, choose, version_of
-from imagecache.containerd.records import CRI_NAMESPACE
 from imagecache.digest import Digest
 from imagecache.errors import ContainerdMisconfigured, ImageCacheError
 from imagecache.host import probe_config
@@ -38,19 +38,19 @@ class ContainerdExpectations:
     """The store's ``layers`` directory."""
 
 
-async def check_containerd(containerd: Containerd, expected: ContainerdExpectations) -> list[Check]:
-    """Never raises for what it finds."""
+async def check_containerd(containerd: Containerd, expected: ContainerdExpectations) -> tuple[list[Check], Mode | None]:
+    """The checks, and the mode that works on this node (PROXY or NATIVE). Never raises for what it finds."""
     try:
         version, plugins = await containerd.version(), await containerd.snapshotter_plugins()
     except ImageCacheError as error:
-        return [failed(_AREA, "connection", error)]
+        return [failed(_AREA, "connection", error)], None
     checks = [ok(_AREA, "connection", f"containerd {version} at {expected.address}")]
     if version_of(version) < _OLDEST:
         checks.append(problem(_AREA, "version", f"{version} is too old", "use containerd 1.6 or later"))
     try:
         choice = choose(version, plugins, expected.snapshotter, expected.mode)
     except ContainerdMisconfigured as error:
-        return [*checks, failed(_AREA, "integration", error)]
+        return [*checks, failed(_AREA, "integration", error)], None
     checks.append(ok(_AREA, "integration", f"{choice.mode.value}: {choice.because}"))
     daemon = await asyncio.to_thread(listening_at, expected.address)
     effective = await asyncio.to_thread(effective_config, daemon) if daemon is not None else None
@@ -62,7 +62,7 @@ async def check_containerd(containerd: Containerd, expected: ContainerdExpectati
         checks.append(
             await check_sandbox(session, probe_config.sandbox_image(probe_config.sections(effective)), choice)
         )
-    return checks
+    return checks, choice.mode
 
 
 def _configured(

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Protocol
 
 from imagecache.errors import HostError, HostServiceFailed, ServiceManagerMissing
-from imagecache.host import units
+from imagecache.host import systemd_units
 from imagecache.host.containerd_config import Action, Change
-from imagecache.host.files import CREDENTIALS, PROGRAM, STATE, HostFiles, Program
+from imagecache.host.service_files import CREDENTIALS, PROGRAM, STATE, HostFiles, Program
 from imagecache.settings.table import Mode
 
 AGENT_STALE, CONTAINERD_STALE = STATE / "agent-stale", STATE / "containerd-stale"
@@ -44,18 +44,18 @@ class ServiceManager(Protocol):
 class ContainerdFiles(Protocol):
     """Our drop-in for containerd's configuration. Raises ContainerdMisconfigured, PrivilegeMissing, StoreError."""
 
-    def install(self, *, leaving: bool = False) -> Sequence[Change]:
+    def install(self, *, serve_only: bool = False) -> Sequence[Change]:
         """``leaving``: new containers get containerd's own snapshotter, those that are there keep ours."""
 
     def undo(self) -> Sequence[Change]: ...
 
 
 class ContainerdRecords(Protocol):
-    """What our snapshotter has in containerd (``containerd.leave``). Raises ContainerdUnavailable."""
+    """What our snapshotter has in containerd (``containerd.snapshotter_removal``). Raises ContainerdUnavailable."""
 
-    def is_known(self) -> bool: ...
+    def is_loaded(self) -> bool: ...
 
-    def forget_images(self) -> Sequence[str]: ...
+    def delete_image_records(self) -> Sequence[str]: ...
 
     def in_use(self) -> int: ...
 
@@ -71,7 +71,7 @@ class HostSettings:
     """containerd's socket."""
     removed: Sequence[Path] = ()
     """Directories of this host's agent alone, which go with it."""
-    containerd_unit: str = units.CONTAINERD
+    containerd_unit: str = systemd_units.CONTAINERD
     configure: bool = True
     """containerd's configuration is ours to change."""
     flags: str = ""
@@ -81,7 +81,7 @@ class HostSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
+class Uninstalled:
     """What uninstall did."""
 
     changes: Sequence[Change]
@@ -124,7 +124,7 @@ class HostService:
             if not self._services.running():
                 raise ServiceManagerMissing(
                     "everything is in place, and no systemd runs here to start it",
-                    hint=f"hold the socket of {units.SOCKET}, run {PROGRAM} agent, then restart containerd",
+                    hint=f"hold the socket of {systemd_units.SOCKET}, run {PROGRAM} agent, then restart containerd",
                 )
             self._restart_containerd()
             self._files.remove_old()
@@ -143,19 +143,19 @@ class HostService:
     def _install_files(self) -> list[Change]:
         """The agent's, with what a departure has left taken back."""
         if self._services.running():
-            self._services.stop(units.TIMER)
-        changes = self._files.remove_units(units.leave_units(PROGRAM), units.LEAVE_WANTED)
+            self._services.stop(systemd_units.TIMER)
+        changes = self._files.remove_units(systemd_units.uninstall_units(PROGRAM), systemd_units.UNINSTALL_WANTED)
         fresh = self._change_agent(
             lambda: [
                 self._files.place(self._program()),
                 self._files.configure(self._settings.config),
-                *self._files.write_units(self._agent_units("agent"), units.WANTED),
+                *self._files.write_units(self._agent_units("agent"), systemd_units.WANTED),
             ]
         )
         return [change for change in changes if change.action is not Action.UNCHANGED] + fresh
 
     def _agent_units(self, command: str) -> Mapping[str, str]:
-        return units.agent_units(PROGRAM, command, containerd=self._settings.containerd_unit)
+        return systemd_units.agent_units(PROGRAM, command, containerd=self._settings.containerd_unit)
 
     def _change_agent(self, change: Callable[[], list[Change]]) -> list[Change]:
         """Change its files, and remember that it must be restarted, even if we are killed right behind the change."""
@@ -169,12 +169,12 @@ class HostService:
     def _start_agent(self) -> None:
         """Returns when it is ready."""
         self._services.reload()
-        self._services.start(units.SOCKET)
+        self._services.start(systemd_units.SOCKET)
         if self._files.at(AGENT_STALE).exists():
-            self._services.restart(units.SERVICE)
+            self._services.restart(systemd_units.SERVICE)
             self._files.remove(AGENT_STALE)
         else:
-            self._services.start(units.SERVICE)
+            self._services.start(systemd_units.SERVICE)
 
     # containerd
 
@@ -231,62 +231,64 @@ class HostService:
 
     # out
 
-    def uninstall(self) -> Left:
+    def uninstall(self) -> Uninstalled:
         """Raises ServiceManagerMissing when containerd must be restarted by somebody else first."""
         with self._files.locked():
             if self._settings.mode is Mode.NATIVE:
                 return self._uninstall_native()
-            return self._uninstall() if self._files.current() else Left(())
+            return self._uninstall() if self._files.current() else Uninstalled(())
 
-    def _uninstall_native(self) -> Left:
+    def _uninstall_native(self) -> Uninstalled:
         """Containers keep what containerd has mounted for them."""
         if not self._settings.configure:
-            return Left(())
+            return Uninstalled(())
         changes = self._change_containerd(self._drop_in.undo)
         self._restart_containerd()
-        return Left(changes, self._records.forget_images())
+        return Uninstalled(changes, self._records.delete_image_records())
 
-    def _uninstall(self) -> Left:
+    def _uninstall(self) -> Uninstalled:
         changes = self._stop_attaching()
-        changes += self._change_containerd(partial(self._drop_in.install, leaving=True))
+        changes += self._change_containerd(partial(self._drop_in.install, serve_only=True))
         self._restart_containerd()
-        if not self._settings.configure and self._records.is_known():
-            return Left(changes, done=False)  # containerd's configuration still names us
-        forgotten = self._records.forget_images()
+        if not self._settings.configure and self._records.is_loaded():
+            return Uninstalled(changes, done=False)  # containerd's configuration still names us
+        forgotten = self._records.delete_image_records()
         in_use = self._records.in_use()
         if in_use or self._settings.outside:
-            return Left(changes, forgotten, in_use, done=False)
+            return Uninstalled(changes, forgotten, in_use, done=False)
         self._records.remove_snapshots()
         if self._settings.configure:
             changes += self._drop_in.undo()  # nobody asks for our snapshotter any more: no restart is needed
-        return Left([*changes, *self._remove_files()], forgotten)
+        return Uninstalled([*changes, *self._remove_files()], forgotten)
 
     def _stop_attaching(self) -> list[Change]:
         """From here on the service does nothing but serve, and the host finishes without us."""
         serving = self._agent_units("snapshotter")
-        changes = self._change_agent(lambda: self._files.write_units(serving, units.WANTED))
-        leaving = units.leave_units(PROGRAM, self._settings.flags, containerd=self._settings.containerd_unit)
-        changes += self._files.write_units(leaving, units.LEAVE_WANTED)
+        changes = self._change_agent(lambda: self._files.write_units(serving, systemd_units.WANTED))
+        leaving = systemd_units.uninstall_units(
+            PROGRAM, self._settings.flags, containerd=self._settings.containerd_unit
+        )
+        changes += self._files.write_units(leaving, systemd_units.UNINSTALL_WANTED)
         if self._services.running():
             self._start_agent()
-            self._services.start(units.TIMER)
+            self._services.start(systemd_units.TIMER)
         return changes
 
     def _remove_files(self) -> list[Change]:
         """The agent's, and what only it had; the units last but one, so that a killed run is done again."""
         if self._services.running():
-            self._services.stop(units.SERVICE)
-            self._services.stop(units.SOCKET)
+            self._services.stop(systemd_units.SERVICE)
+            self._services.stop(systemd_units.SOCKET)
         changes = [self._files.remove_tree(path) for path in (*self._settings.removed, CREDENTIALS)]
         changes.append(self._files.remove_config())
-        changes += self._files.remove_units(units.agent_units(PROGRAM), units.WANTED)
+        changes += self._files.remove_units(systemd_units.agent_units(PROGRAM), systemd_units.WANTED)
         for mark in (AGENT_STALE, CONTAINERD_STALE):
             self._files.remove(mark)
-        changes += self._files.remove_units(units.leave_units(PROGRAM), units.LEAVE_WANTED)
+        changes += self._files.remove_units(systemd_units.uninstall_units(PROGRAM), systemd_units.UNINSTALL_WANTED)
         changes.append(self._files.remove_program())
         if self._services.running():
             self._services.reload()
-            self._services.stop(units.TIMER)
+            self._services.stop(systemd_units.TIMER)
         return changes
 
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from imagecache.apps.containerd_config import installation
+from imagecache.apps.containerd_config import config_for
 from imagecache.errors import InvalidSetting
 from imagecache.settings.table import Mode, Settings
 
 
 def test_prepull_has_none() -> None:
     with pytest.raises(InvalidSetting, match="prepull") as caught:
-        installation(Settings(mode=Mode.PREPULL), "2.4.2")
+        config_for(Settings(mode=Mode.PREPULL), "2.4.2")
 
     assert "proxy or native" in caught.value.hint
 
 
 @pytest.mark.parametrize(("mode", "word"), [(Mode.AUTO, "proxy_plugins"), (Mode.NATIVE, "layer_content_caches")])
 def test_the_others_have_one(mode: Mode, word: str) -> None:
-    assert word in installation(Settings(mode=mode), "2.4.2").text()
+    assert word in config_for(Settings(mode=mode), "2.4.2").text()

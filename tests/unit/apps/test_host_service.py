@@ -12,7 +12,7 @@ import pytest
 
 from imagecache.agent.pod_credentials import PodCredentials, by_address
 from imagecache.errors import HostError, HostServiceFailed
-from imagecache.host.files import CREDENTIALS, HostFiles
+from imagecache.host.service_files import CREDENTIALS, HostFiles
 from imagecache.host.systemd import Systemd
 from imagecache.kube.connection import kubeconfig
 from imagecache.settings.dump import config_text

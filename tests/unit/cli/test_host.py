@@ -14,7 +14,7 @@ from imagecache.agent.installation import AgentInstallation, HostOptions
 from imagecache.agent.pod_credentials import PodCredentials
 from imagecache.clock import Clock
 from imagecache.errors import ObjectNotFound
-from imagecache.host.files import CONFIG, PROGRAM, HostFiles
+from imagecache.host.service_files import CONFIG, PROGRAM, HostFiles
 from imagecache.kube.resources import DAEMON_SETS, NODE_IMAGE_CACHES
 from imagecache.settings.table import Settings
 from testkit.host_service import (

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from imagecache.errors import ContainerdMisconfigured
-from imagecache.host.containerd_config import Action, Change, Installation
+from imagecache.host.containerd_config import Action, Change, ContainerdConfig
 from imagecache.host.dropin import DropInSettings
 from imagecache.settings.table import Mode
 
@@ -32,8 +32,8 @@ TEXTS = {
 }
 
 
-def installation(tmp_path: Path, **changes: object) -> Installation:
-    return Installation(tmp_path / "config.toml", replace(SETTINGS, **changes))  # type: ignore[arg-type]
+def installation(tmp_path: Path, **changes: object) -> ContainerdConfig:
+    return ContainerdConfig(tmp_path / "config.toml", replace(SETTINGS, **changes))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)

@@ -45,7 +45,7 @@ def test_the_proxy_plugin(settings: DropInSettings) -> None:
 
 @pytest.mark.parametrize(("settings", "version"), [(SETTINGS, 2), (PROXY2, 3)])
 def test_on_its_way_out_the_plugin_alone_is_left(settings: DropInSettings, version: int) -> None:
-    document = made(replace(settings, leaving=True), {CRI: {"containerd": {"snapshotter": "overlayfs"}}})
+    document = made(replace(settings, serve_only=True), {CRI: {"containerd": {"snapshotter": "overlayfs"}}})
 
     assert document == {"version": version, "proxy_plugins": made(settings)["proxy_plugins"]}
 

@@ -147,12 +147,13 @@ async def test_the_pause_image_must_be_in_our_snapshotter(index: bool) -> None:
 async def test_containerd_that_is_not_there() -> None:
     containerd = with_proxy()
     containerd.running = False
-    (check,) = await check_containerd(containerd, EXPECTED)
+    (check,), mode = await check_containerd(containerd, EXPECTED)
+    assert mode is None
     assert (check.name, check.status, check.remedy) == ("connection", Status.PROBLEM, "start containerd")
 
 
 async def test_containerd_that_is_not_configured() -> None:
-    checks = await check_containerd(MemoryContainerd("1.5.0"), EXPECTED)
+    checks, _ = await check_containerd(MemoryContainerd("1.5.0"), EXPECTED)
     assert [(check.name, check.status) for check in checks] == [
         ("connection", Status.OK),
         ("version", Status.PROBLEM),
@@ -162,7 +163,8 @@ async def test_containerd_that_is_not_configured() -> None:
 
 
 async def test_containerd_whose_configuration_is_out_of_sight() -> None:
-    checks = await check_containerd(with_proxy(), EXPECTED)
+    checks, mode = await check_containerd(with_proxy(), EXPECTED)
+    assert mode is Mode.PROXY
     assert [(check.name, check.status) for check in checks] == [
         ("connection", Status.OK),
         ("integration", Status.OK),
@@ -174,7 +176,7 @@ async def test_native_mode_needs_a_program_for_what_is_not_cached(monkeypatch: p
     containerd = MemoryContainerd("2.4.2")
     containerd.snapshotters["erofs"] = FakeSnapshotter()
     monkeypatch.setenv("PATH", "/nonexistent")
-    checks = {check.name: check for check in await check_containerd(containerd, EXPECTED)}
+    checks = {check.name: check for check in (await check_containerd(containerd, EXPECTED))[0]}
     assert checks["mkfs.erofs"].status is Status.PROBLEM
     assert checks["integration"].detail.startswith("native")
 

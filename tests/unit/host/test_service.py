@@ -10,9 +10,9 @@ import pytest
 
 from imagecache.errors import HostError, HostServiceFailed, ServiceManagerMissing
 from imagecache.host.containerd_config import Action, Change
-from imagecache.host.files import CONFIG, CREDENTIALS, HEADING, OPT, UNITS, HostFiles
-from imagecache.host.service import HostService, HostSettings, Left
-from imagecache.host.units import LEAVE, SERVICE, SOCKET, TIMER
+from imagecache.host.service import HostService, HostSettings, Uninstalled
+from imagecache.host.service_files import CONFIG, CREDENTIALS, HEADING, OPT, UNITS, HostFiles
+from imagecache.host.systemd_units import SERVICE, SOCKET, TIMER, UNINSTALL
 from imagecache.settings.table import Mode
 from testkit.host_service import (
     ADDRESS,
@@ -94,7 +94,7 @@ class Host:
     def install(self) -> list[Change]:
         return self.service().install()
 
-    def uninstall(self) -> Left:
+    def uninstall(self) -> Uninstalled:
         return self.service().uninstall()
 
     @property
@@ -121,12 +121,12 @@ class Host:
         assert TIMER not in self.services.active
         assert self.files.at(UNITS / f"sockets.target.wants/{SOCKET}").readlink() == UNITS / SOCKET
         assert self.files.at(UNITS / f"multi-user.target.wants/{SERVICE}").readlink() == UNITS / SERVICE
-        assert not read(self.files, UNITS / LEAVE)
+        assert not read(self.files, UNITS / UNINSTALL)
         assert [path.name for path in self.files.at(OPT).glob(".*")] == []
 
     def assert_gone(self) -> None:
         assert self.left() == set()
-        assert self.in_force in {"", "leaving"}
+        assert self.in_force in {"", "serve only"}
         assert set(self.services.active) == {CONTAINERD}
         assert not self.files.at(OPT).exists()
         assert not self.files.at(WRITABLE).exists()
@@ -222,9 +222,9 @@ def test_uninstall_waits_for_containers_and_serves_them_meanwhile(host: Host) ->
     left = host.uninstall()
 
     assert (left.done, left.in_use) == (False, 2)
-    assert host.in_force == "leaving"
+    assert host.in_force == "serve only"
     assert "bin/imagecache snapshotter\n" in host.services.active[SERVICE], "an agent would attach images again"
-    assert "host uninstall" in read(host.files, UNITS / LEAVE)
+    assert "host uninstall" in read(host.files, UNITS / UNINSTALL)
     assert TIMER in host.services.active
 
     host.services.calls.clear()
@@ -251,11 +251,11 @@ def test_the_hosts_own_call_has_the_same_flags(host: Host) -> None:
     host.install()
     host.uninstall()
 
-    assert not read(host.files, UNITS / LEAVE)  # containerd does not know us: all is done at once
+    assert not read(host.files, UNITS / UNINSTALL)  # containerd does not know us: all is done at once
     host.install()
     host.services.active[CONTAINERD] = "ours"
     assert not host.uninstall().done
-    assert "host uninstall --leave-containerd\n" in read(host.files, UNITS / LEAVE)
+    assert "host uninstall --leave-containerd\n" in read(host.files, UNITS / UNINSTALL)
     assert host.in_force == "ours"
 
 
@@ -269,7 +269,7 @@ def test_a_departure_can_be_taken_back(host: Host) -> None:
 
 
 def test_nothing_to_uninstall(host: Host) -> None:
-    assert host.uninstall() == Left(())
+    assert host.uninstall() == Uninstalled(())
     assert host.left() == set()
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from imagecache.containerd import records
+from imagecache.containerd import image_records
 from imagecache.digest import Digest
 from imagecache.oci.manifest import parse_index
 from testkit.attachable import MemoryDocuments
@@ -18,19 +18,19 @@ A = "a" * 64
 )
 def test_an_image_is_named_by_tag_and_by_digest(text: str, by_tag: str) -> None:
     image = MemoryDocuments().image(text, ["base"])
-    assert records.names(image) == (by_tag, f"{image.repository}@{image.manifest.digest}")
+    assert image_records.names(image) == (by_tag, f"{image.repository}@{image.manifest.digest}")
 
 
 @pytest.mark.parametrize("text", [f"nginx@sha256:{A}", f"nginx:1.25@sha256:{A}"])
 def test_containerd_drops_the_tag_when_there_is_a_digest(text: str) -> None:
     image = MemoryDocuments().image(text, ["base"])
-    assert records.names(image) == (f"docker.io/library/nginx@{image.manifest.digest}",)
+    assert image_records.names(image) == (f"docker.io/library/nginx@{image.manifest.digest}",)
 
 
 def test_the_digest_name_is_the_index_when_there_is_one() -> None:
     image = MemoryDocuments().image("nginx", ["base"], index=True)
     assert image.index is not None
-    assert records.names(image)[1] == f"docker.io/library/nginx@{image.index.digest}"
+    assert image_records.names(image)[1] == f"docker.io/library/nginx@{image.index.digest}"
 
 
 def test_the_labels_hold_the_parts_together() -> None:
@@ -39,17 +39,17 @@ def test_the_labels_hold_the_parts_together() -> None:
     assert image.index is not None
     index = parse_index(documents.read(image.index.digest), image.index.media_type)
     source = {"containerd.io/distribution.source.127.0.0.1:5000": "team/app"}
-    assert records.index_labels(image, index) == {
+    assert image_records.index_labels(image, index) == {
         "containerd.io/gc.ref.content.m.0": image.manifest.digest,
         **source,
     }
-    assert records.manifest_labels(image) == {
+    assert image_records.manifest_labels(image) == {
         "containerd.io/gc.ref.content.config": image.config.digest,
         "containerd.io/gc.ref.content.l.0": Digest.sha256(b"gzip base"),
         "containerd.io/gc.ref.content.l.1": Digest.sha256(b"gzip app"),
         **source,
     }
-    assert records.config_labels(image, "imagecache") == {
+    assert image_records.config_labels(image, "imagecache") == {
         "containerd.io/gc.ref.snapshot.imagecache": image.layers[-1].chain_id,
         **source,
     }
@@ -57,6 +57,6 @@ def test_the_labels_hold_the_parts_together() -> None:
 
 def test_an_image_without_layers_has_no_snapshot_to_keep() -> None:
     image = MemoryDocuments().image("scratch:1", [])
-    assert records.config_labels(image, "imagecache") == {
+    assert image_records.config_labels(image, "imagecache") == {
         "containerd.io/distribution.source.docker.io": "library/scratch"
     }

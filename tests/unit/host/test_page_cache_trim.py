@@ -5,7 +5,7 @@ from pathlib import Path
 from imagecache.clock import SystemClock
 from imagecache.containerd.api import ContainerRecord, SnapshotInfo, TaskStarted
 from imagecache.containerd.native import SOURCE_LABEL
-from imagecache.host.trim import Trimmer, TrimPlan, drop_second_copy, follow_starts
+from imagecache.host.page_cache_trim import Trimmer, TrimPlan, drop_second_copy, follow_starts
 from testkit.clock import FakeClock
 from testkit.containerd import MemoryContainerd
 

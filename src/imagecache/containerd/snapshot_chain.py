@@ -15,8 +15,8 @@ from dataclasses import replace
 from imagecache.clock import Clock
 from imagecache.concurrency import finish_all
 from imagecache.containerd.api import SnapshotKey, SnapshotMount, Snapshots
+from imagecache.containerd.image_records import SNAPSHOT_DIFF_ID, SNAPSHOT_REF
 from imagecache.containerd.modes import Choice
-from imagecache.containerd.records import SNAPSHOT_DIFF_ID, SNAPSHOT_REF
 from imagecache.digest import ChainID
 from imagecache.errors import BlobNotFound, ContainerdMisconfigured, SnapshotExists
 from imagecache.settings.table import Mode

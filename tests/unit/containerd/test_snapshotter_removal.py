@@ -8,7 +8,7 @@ import pytest
 
 from imagecache.containerd.api import SnapshotKey
 from imagecache.containerd.attach import NodeAttacher
-from imagecache.containerd.leave import Departure
+from imagecache.containerd.snapshotter_removal import SnapshotterRemoval
 from imagecache.digest import Digest
 from imagecache.oci import mediatypes
 from imagecache.oci.descriptor import Descriptor
@@ -28,8 +28,8 @@ def containerd() -> MemoryContainerd:
 
 
 @pytest.fixture
-def departure(containerd: MemoryContainerd) -> Departure:
-    return Departure(containerd, "imagecache", "overlayfs")
+def departure(containerd: MemoryContainerd) -> SnapshotterRemoval:
+    return SnapshotterRemoval(containerd, "imagecache", "overlayfs")
 
 
 async def record(containerd: MemoryContainerd, name: str, image: MemoryImage, *, layers: bool) -> None:
@@ -46,31 +46,33 @@ def names(containerd: MemoryContainerd) -> set[str]:
     return set(containerd.spaces["k8s.io"].images)
 
 
-async def test_an_image_without_its_layers_is_forgotten(containerd: MemoryContainerd, departure: Departure) -> None:
+async def test_an_image_without_its_layers_is_forgotten(
+    containerd: MemoryContainerd, departure: SnapshotterRemoval
+) -> None:
     await record(containerd, "whole:1", memory_image(TARS), layers=True)
     await record(containerd, "ours:1", memory_image([b"c" * 10240]), layers=False)
 
-    forgotten = await departure.forget_images()
+    forgotten = await departure.delete_image_records()
 
     assert [name for name in forgotten if "sha256" not in name] == ["k8s.io/ours:1"]
     assert "whole:1" in names(containerd)
-    assert await departure.forget_images() == ()
+    assert await departure.delete_image_records() == ()
 
 
 async def test_an_attached_image_is_forgotten_with_all_its_names(
-    containerd: MemoryContainerd, departure: Departure
+    containerd: MemoryContainerd, departure: SnapshotterRemoval
 ) -> None:
     documents = MemoryDocuments()
     image = documents.image("nginx:1.25", ["base", "app"], index=True)
     containerd.snapshotters["imagecache"].chains |= {layer.chain_id for layer in image.layers}
     await NodeAttacher(containerd, documents, FakeClock()).attach(bundle(image))
 
-    assert len(await departure.forget_images()) == 3
+    assert len(await departure.delete_image_records()) == 3
     assert names(containerd) == set()
 
 
 async def test_what_the_other_snapshotter_has_unpacked_stays(
-    containerd: MemoryContainerd, departure: Departure
+    containerd: MemoryContainerd, departure: SnapshotterRemoval
 ) -> None:
     """With discard_unpacked_layers no image has its layers any more."""
     image = memory_image(TARS)
@@ -83,11 +85,13 @@ async def test_what_the_other_snapshotter_has_unpacked_stays(
         await leased.snapshots.prepare(key)
         await leased.snapshots.commit(key, "top")
 
-        assert await departure.forget_images() == ()
+        assert await departure.delete_image_records() == ()
 
 
 @pytest.mark.parametrize("body", [b"", b"not json", json.dumps({"schemaVersion": 2}).encode()])
-async def test_what_cannot_be_read_stays(containerd: MemoryContainerd, departure: Departure, body: bytes) -> None:
+async def test_what_cannot_be_read_stays(
+    containerd: MemoryContainerd, departure: SnapshotterRemoval, body: bytes
+) -> None:
     session = containerd.session("k8s.io")
     await session.content.write(body, {})
     target = Descriptor(media_type=mediatypes.OCI_MANIFEST, digest=Digest.sha256(body), size=len(body))
@@ -95,10 +99,12 @@ async def test_what_cannot_be_read_stays(containerd: MemoryContainerd, departure
     gone = Descriptor(media_type=mediatypes.OCI_MANIFEST, digest=Digest.sha256(b"gone"), size=4)
     await session.images.put("gone:1", gone, {})
 
-    assert await departure.forget_images() == ()
+    assert await departure.delete_image_records() == ()
 
 
-async def test_containers_are_counted_in_every_namespace(containerd: MemoryContainerd, departure: Departure) -> None:
+async def test_containers_are_counted_in_every_namespace(
+    containerd: MemoryContainerd, departure: SnapshotterRemoval
+) -> None:
     for namespace in ("k8s.io", "default"):
         snapshots = containerd.session(namespace).snapshots
         await snapshots.prepare(SnapshotKey("imagecache", "layer"))
@@ -108,7 +114,7 @@ async def test_containers_are_counted_in_every_namespace(containerd: MemoryConta
     assert await departure.in_use() == 2
 
 
-async def test_what_no_container_has_is_let_go(containerd: MemoryContainerd, departure: Departure) -> None:
+async def test_what_no_container_has_is_let_go(containerd: MemoryContainerd, departure: SnapshotterRemoval) -> None:
     """An image that was pulled whole keeps its content, and loses our snapshots of it."""
     image = memory_image(TARS)
     await record(containerd, "whole:1", image, layers=True)
@@ -131,8 +137,8 @@ async def test_what_no_container_has_is_let_go(containerd: MemoryContainerd, dep
 
 async def test_a_containerd_that_does_not_know_us_has_nothing_of_ours(containerd: MemoryContainerd) -> None:
     del containerd.snapshotters["imagecache"]
-    departure = Departure(containerd, "imagecache", "overlayfs")
+    departure = SnapshotterRemoval(containerd, "imagecache", "overlayfs")
 
-    assert not await departure.is_known()
+    assert not await departure.is_loaded()
     assert await departure.in_use() == 0
     await departure.remove_snapshots()

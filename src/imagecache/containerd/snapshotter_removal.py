@@ -35,7 +35,7 @@ _COLLECTED = _Record(
 
 
 @dataclass(frozen=True, slots=True)
-class Departure:
+class SnapshotterRemoval:
     """All methods are idempotent and raise ContainerdUnavailable."""
 
     containerd: Containerd
@@ -44,11 +44,11 @@ class Departure:
     default: str
     """The one that new containers get."""
 
-    async def is_known(self) -> bool:
+    async def is_loaded(self) -> bool:
         """Whether containerd has our snapshotter loaded."""
         return loaded(await self.containerd.snapshotter_plugins(), self.snapshotter)
 
-    async def forget_images(self) -> tuple[str, ...]:
+    async def delete_image_records(self) -> tuple[str, ...]:
         """Delete the records of images that only we can unpack; returns their names, each after its namespace."""
         forgotten: list[str] = []
         for namespace in await self.containerd.namespaces():
@@ -62,7 +62,7 @@ class Departure:
 
     async def in_use(self) -> int:
         """Snapshots that containers have, in all namespaces."""
-        if not await self.is_known():
+        if not await self.is_loaded():
             return 0
         count = 0
         for namespace in await self.containerd.namespaces():

@@ -7,10 +7,10 @@ from pathlib import Path
 
 CONTAINERD = "containerd.service"
 SERVICE, SOCKET = "imagecache-agent.service", "imagecache-agent.socket"
-LEAVE, TIMER = "imagecache-leave.service", "imagecache-leave.timer"
+UNINSTALL, TIMER = "imagecache-leave.service", "imagecache-leave.timer"
 WANTED = {SERVICE: "multi-user.target", SOCKET: "sockets.target"}
 """By whom each unit is started at boot."""
-LEAVE_WANTED = {TIMER: "timers.target"}
+UNINSTALL_WANTED = {TIMER: "timers.target"}
 
 _SERVICE = """\
 # The node process. A host service and not a pod: a node whose snapshotter is a pod of its own cannot start that pod
@@ -70,7 +70,7 @@ Backlog=1024
 [Install]
 WantedBy=sockets.target
 """
-_LEAVE = """\
+_UNINSTALL = """\
 # Ends what `imagecache host uninstall` began, once no container stands on our snapshots any more.
 [Unit]
 Description=ImageCache agent: leave this host
@@ -106,7 +106,7 @@ def agent_units(program: Path, command: str = "agent", *, containerd: str = CONT
     }
 
 
-def leave_units(program: Path, flags: str = "", *, containerd: str = CONTAINERD) -> Mapping[str, str]:
+def uninstall_units(program: Path, flags: str = "", *, containerd: str = CONTAINERD) -> Mapping[str, str]:
     """``flags`` of ``imagecache host``, without which the host's own call would do something else."""
     flags = f" {flags}" if flags else ""
-    return {LEAVE: _LEAVE.format(program=program, flags=flags, containerd=containerd), TIMER: _TIMER}
+    return {UNINSTALL: _UNINSTALL.format(program=program, flags=flags, containerd=containerd), TIMER: _TIMER}
