@@ -185,9 +185,8 @@ def _shed(state: _DiskState, disk: Disk, policy: Policy) -> list[str]:
 
 def _victims(state: _DiskState, candidate: Candidate, needed: int) -> list[Resident] | None:
     """The fewest residents whose eviction makes it fit; None when none does."""
-    if (
-        needed <= state.spare or candidate.running
-    ):  # one that runs was decided before; refusing it now would waste bytes
+    # one that runs was decided earlier: refusing it now would waste the bytes that it has fetched
+    if needed <= state.spare or candidate.running:
         return []
     victims: list[Resident] = []
     for resident in _lesser(state, candidate):

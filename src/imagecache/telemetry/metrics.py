@@ -82,5 +82,5 @@ class Metrics:
         self.fetched_bytes = self._counter("fetched_bytes_total", "Bytes of layer images that came from another store.")
         self.fetch_seconds = self._histogram("fetch_seconds", "Duration of a bundle's fetch that ended well.", _SLOW)
         self.caches = self._gauge(
-            "node_caches", "Image caches meant for this node, by state (Pending, Fetching, Ready, Failed).", "state"
+            "node_caches", "Image caches assigned to this node, by state (Pending, Fetching, Ready, Failed).", "state"
         )
