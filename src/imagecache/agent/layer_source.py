@@ -82,10 +82,12 @@ class FetchedLayerSource:
         ids = frozenset(assigned)
         self._described = {name: each for name, each in self._described.items() if name in ids}
         described = {name: each.document for name, each in self._described.items()}
-        partial, kept = self.fetcher.builds.coming, self.fetcher.builds.followed
+        coming, kept = self.fetcher.builds.coming, self.fetcher.builds.followed
         found = await asyncio.to_thread(self._inventory, ids, described)
-        prefetched = {**partial, **{name: size for name, size in found.present.items() if name in kept}}
-        return replace(found, partial={**partial, **found.partial}, prefetched=prefetched, leased=found.leased | kept)
+        # a layer that became whole since then is present: its bytes count once
+        coming = {name: size for name, size in coming.items() if name not in found.present}
+        prefetched = {**coming, **{name: size for name, size in found.present.items() if name in kept}}
+        return replace(found, partial={**coming, **found.partial}, prefetched=prefetched, leased=found.leased | kept)
 
     def _inventory(self, assigned: frozenset[str], described: Mapping[str, Bundle]) -> Inventory:
         foreign = self.foreign()

@@ -31,20 +31,20 @@ async def test_layers_of_a_build_that_is_prefetched(
     origin: Origin, node: Store, remote: MemoryRemoteStore, fetchers: Fetchers
 ) -> None:
     document = await origin.build(ID, BASE, tar_of({"own": b"own"}))
-    finished, growing = (Making(remote, layer) for layer in reversed(document.images[0].layers))
+    finished, partial = (Making(remote, layer) for layer in reversed(document.images[0].layers))
     finished.finish()
-    growing.grow(300_000)
-    remote.builds[ID] = (growing.name, finished.name)
+    partial.grow(300_000)
+    remote.builds[ID] = (partial.name, finished.name)
     fetcher = fetchers()
     source = FetchedLayerSource(node, fetcher)
     async with followed(fetcher):
-        await until(lambda: fetcher.builds.coming.get(growing.name, 0) >= 300_000 and node.layers.has(finished.name))
+        await until(lambda: fetcher.builds.coming.get(partial.name, 0) >= 300_000 and node.layers.has(finished.name))
 
         found = await source.inventory([])
 
         size = node.layers.size(finished.name)
-        assert found.leased == {growing.name, finished.name}
-        assert found.prefetched == {growing.name: 300_000, finished.name: size}
-        assert (found.present, found.partial) == ({finished.name: size}, {growing.name: 300_000})
+        assert found.leased == {partial.name, finished.name}
+        assert found.prefetched == {partial.name: 300_000, finished.name: size}
+        assert (found.present, found.partial) == ({finished.name: size}, {partial.name: 300_000})
 
     assert not (await source.inventory([])).prefetched
