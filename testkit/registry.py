@@ -18,7 +18,7 @@ import msgspec
 from aiohttp import web
 
 from imagecache.digest import Digest
-from imagecache.errors import DigestMismatch, ImageCacheError, ImageNotFound, LimitExceeded
+from imagecache.errors import DigestMismatch, ImageCacheError, ImageNotFound, LimitExceeded, naming_image
 from imagecache.limits import DEFAULT
 from imagecache.oci.descriptor import Descriptor
 from imagecache.oci.reference import Reference
@@ -79,8 +79,8 @@ class MemorySource:
         for start in range(offset, max(limit, offset), _CHUNK):
             yield blob[start : min(start + _CHUNK, limit)]
         if error is not None:
-            error.set_image(reference.original)
-            raise error
+            with naming_image(reference.original):
+                raise error
 
     def _descriptor(self, reference: Reference, digest: Digest) -> Descriptor:
         for image in self._images.get(reference.repository, {}).values():

@@ -63,7 +63,9 @@ raised for misuse of our own functions (those are TypeError and ValueError, as e
 
 from __future__ import annotations
 
+import contextlib
 import enum
+from collections.abc import Iterator
 from typing import ClassVar
 
 
@@ -107,9 +109,15 @@ class ImageCacheError(Exception):
         prefix = f"{self.image}: " if self.image and self.image not in self.message else ""
         return f"{prefix}{self.message}"
 
-    def set_image(self, image: str) -> None:
-        """Name the image that the error concerns, unless it names one already."""
-        self.image = self.image or image
+
+@contextlib.contextmanager
+def naming_image(image: str) -> Iterator[None]:
+    """Errors of the block name the image that they concern, unless they name one already."""
+    try:
+        yield
+    except ImageCacheError as error:
+        error.image = error.image or image
+        raise
 
 
 def by_name(reason: str) -> type[ImageCacheError]:

@@ -1,5 +1,5 @@
-"""The one place that joins registry, layer, erofs and store: images in, a bundle out.
+"""Joins registry, layer, erofs and store: images in, a bundle out.
 
-Plan, fetch, convert, commit, with progress as a stream of events. It must not know the ImageCache resource,
+Resolve, plan, download, convert, commit, with progress as a stream of events. It must not know the ImageCache resource,
 Kubernetes or containerd.
 """

@@ -1,9 +1,9 @@
-"""What a build tells while it runs.
+"""The events of a running build.
 
-A build emits ``Planned`` once, any number of ``Advanced`` and per-image events in between, and ends by returning the
-bundle or raising. ``done`` only grows and reaches exactly ``total``. Both are bytes of the compressed layers: each
-unique layer counts twice, once when downloaded and once when converted; a layer that the store has already counts as
-done in the first event. It must not do I/O.
+A build emits ``Planned`` once, then any number of ``Advanced`` and per-image events, and ends by returning the bundle
+or raising. ``done`` only grows and reaches exactly ``total``. Both count bytes of the compressed layers: each unique
+layer twice, once when downloaded and once when converted; a layer that the store already has is done in the first
+event. It must not do I/O.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class LayerPlan:
     """Compressed bytes."""
     cached: bool
     images: tuple[str, ...]
-    """References (as written) that have this layer."""
+    """References, as written, of the images that have this layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Advanced:
-    """Some bytes more. ``downloaded`` and ``converted`` are this layer's own counters, in compressed bytes."""
+    """A layer made progress. ``downloaded`` and ``converted`` are this layer's own counters, in compressed bytes."""
 
     layer: Digest
     downloaded: int

@@ -22,13 +22,13 @@ class LayerGroup:
     diff_id: DiffID
     blob: Descriptor
     reference: Reference
-    """An image to fetch it through."""
+    """The image through whose repository the layer is downloaded."""
     images: tuple[str, ...]
     positions: tuple[LayerPosition, ...]
 
 
 def plan(images: Iterable[ResolvedImage]) -> tuple[LayerGroup, ...]:
-    """Groups, biggest first: a long conversion that starts last would run alone."""
+    """Groups, the largest first: a long conversion that starts last would run alone."""
     positions: dict[DiffID, dict[ChainID, LayerPosition]] = {}
     owners: dict[DiffID, list[ResolvedImage]] = {}
     for image in images:

@@ -32,18 +32,20 @@ class BuildProgress:
         self._emit(Planned(layers=plans, done=self.done, total=self.total))
 
     def downloaded(self, layer: Digest, size: int) -> None:
-        """The layer's download stands at ``size`` bytes. A download that starts again does not count back."""
+        """The layer's download has ``size`` bytes. The counter stays when a download starts again."""
         self._advance(self._downloaded, layer, size)
 
     def converted(self, layer: Digest, size: int) -> None:
-        """The layer's conversion stands at ``size`` compressed bytes; all of it once the file is in the store."""
+        """The layer's conversion has read ``size`` compressed bytes."""
         self._advance(self._converted, layer, size)
 
     def finished(self, layer: Digest) -> None:
+        """Every position of the layer has its file, however it was found."""
         self._advance(self._downloaded, layer, self._sizes[layer])
         self._advance(self._converted, layer, self._sizes[layer])
 
     def _advance(self, counter: dict[Digest, int], layer: Digest, size: int) -> None:
+        # Bounded by the plan: a blob that turns out longer than its descriptor must not push done past total.
         step = min(size, self._sizes[layer]) - counter[layer]
         if step <= 0:
             return

@@ -1,7 +1,7 @@
 """Build a bundle: resolve the images, make what the store lacks, commit.
 
-The last station before anything is usable. Nothing is visible until the bundle document is written; everything that
-an interrupted build made is found by the next one. It must not know where images come from or what a bundle is for.
+Nothing is visible until the bundle document is written, and the next build finds everything that an interrupted one
+made. It must not know where images come from or what a bundle is for.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from imagecache.builder.worker_pool import WorkerPool
 from imagecache.clock import Clock
 from imagecache.concurrency import run_all
 from imagecache.digest import ChainID
-from imagecache.errors import ImageCacheError
+from imagecache.errors import naming_image
 from imagecache.limits import DEFAULT, Limits
 from imagecache.oci.descriptor import Platform
 from imagecache.oci.reference import Reference
@@ -36,7 +36,7 @@ class BuildSettings:
     jobs: int = 0
     """Worker processes; 0: one per core."""
     downloads: int = 4
-    """Layers on their way at once."""
+    """Layers downloaded at the same time (containerd and Docker: 3)."""
     limits: Limits = DEFAULT
 
 
@@ -58,16 +58,17 @@ class BundleBuilder:
         source: ImageSource,
         emit: Emit,
     ) -> Bundle:
-        """Make the bundle and return its document, committed.
+        """Make the bundle, commit it, and return its document.
 
-        Raises the first error that one of the images met. Cancelled or failed, it leaves what the next call goes on
-        from: partial downloads and finished layer images.
+        Raises the first error of an image. When it is cancelled or fails, partial downloads and finished layer images
+        stay, and the next call continues from them.
         """
         async with WorkerPool(self._settings.jobs) as pool:
             images = await self._resolve(references, platform, source)
             groups = plan(images)
             names = [name for group in groups for name in _possible_names(group)]
             digests = [descriptor.digest for image in images for descriptor, _body in image.documents]
+            # Leased before the store is searched: what is found must not be collected until the bundle names it.
             with self._store.leases.build_lease(names, digests, build=bundle_id):
                 _announce(images, emit)
                 limit = SizeLimit(size_limit)
@@ -83,17 +84,14 @@ class BundleBuilder:
                 return document
 
     async def _resolve(self, references: Sequence[str], platform: Platform, source: ImageSource) -> list[ResolvedImage]:
-        parsed = [Reference.parse(text) for text in dict.fromkeys(references)]
-        return list(await run_all(*(self._resolve_one(source, reference, platform) for reference in parsed)))
+        async def one(reference: Reference) -> ResolvedImage:
+            with naming_image(reference.original):
+                return await resolve(source, reference, platform, self._settings.limits)
 
-    async def _resolve_one(self, source: ImageSource, reference: Reference, platform: Platform) -> ResolvedImage:
-        try:
-            return await resolve(source, reference, platform, self._settings.limits)
-        except ImageCacheError as error:
-            error.set_image(reference.original)
-            raise
+        return list(await run_all(*(one(Reference.parse(text)) for text in dict.fromkeys(references))))
 
     def _known(self) -> dict[ChainID, LayerRecord]:
+        """The layers of every bundle in the store: their files need not be read and hashed again."""
         return {
             layer.chain_id: layer
             for document in self._store.bundles.all()
@@ -110,14 +108,12 @@ class BundleBuilder:
         emit: Emit,
     ) -> None:
         async def one(group: LayerGroup) -> None:
-            try:
+            with naming_image(group.images[0]):
                 await layers.build(group)
-            except ImageCacheError as error:
-                error.set_image(group.images[0])
-                raise
 
         async def watch(image: ResolvedImage) -> None:
             for layer in image.layers:
+                # Shielded: the future belongs to the layer, which other images may have too.
                 await asyncio.shield(layers.record(layer.chain_id))
             emit(ImageReady(image.reference.original, progress.done, progress.total))
 
@@ -131,7 +127,7 @@ class BundleBuilder:
         )
 
     def _commit(self, document: Bundle, images: Sequence[ResolvedImage]) -> None:
-        """Documents first, the bundle last: then everything that it names is there."""
+        """Documents first, the bundle last: once it is visible, everything that it names exists."""
         for image in images:
             for descriptor, body in image.documents:
                 self._store.blobs.put_verified(body, descriptor.digest)

@@ -1,9 +1,9 @@
 """One layer from compressed bytes to a layer image, in one pass.
 
-Four threads work at once, and the interpreter lock is free in all of their heavy parts: one reads and hashes what is
-compressed, one decompresses, one (the caller's) follows the tar and assembles the tree, one hashes and writes the tar.
-Nothing is extracted and memory is bounded by the queues between them. It works on file descriptors alone, so that a
-process without any privilege can run it. It must not know names, stores or registries.
+Four threads work at once, and their heavy parts release the interpreter lock: one reads and hashes the compressed
+bytes, one decompresses, one (the caller's) parses the tar and assembles the tree, one hashes and writes the tar.
+Nothing is extracted, and the queues between the threads bound the memory. It works on file descriptors alone, so that a
+process without privileges can run it. It must not know names, stores or registries.
 """
 
 from __future__ import annotations
@@ -26,7 +26,105 @@ from imagecache.layer.tar_sources import ChunkSource
 from imagecache.limits import Limits
 
 _QUEUED_PIECES = 4
-"""Pieces (at most 4 MiB each) between two threads: enough to hide jitter, little memory."""
+"""Pieces of at most 4 MiB each between two threads: enough to even out their speeds, and little memory."""
+
+
+def convert(
+    chunks: Iterator[bytes],
+    fd: int,
+    *,
+    bottom: bool,
+    limits: Limits,
+    blob: Digest | None = None,
+    diff_id: DiffID | None = None,
+) -> Converted:
+    """Convert the compressed ``chunks`` of ``blob`` into the empty, writable file ``fd``.
+
+    ``blob`` and ``diff_id`` are the expected digests, where they are known. Raises DigestMismatch when one is wrong,
+    and the ContentError family for the content of the layer.
+    """
+    reader = _Reader(chunks, blob.algorithm if blob else "sha256")
+    inflater = _Inflater(reader.out, limits)
+    writer = _TarWriter(fd)
+    for thread in (reader, inflater, writer):
+        thread.start()
+    try:
+        tree = _assemble(inflater, writer, bottom=bottom, limits=limits)
+    except ContentError:
+        inflater.out.abandon()
+        reader.join()
+        # Read to the end first: when the blob is not the promised one, that is the error, and a new download may help.
+        _check("blob", reader.digest, blob)
+        raise
+    finally:
+        # Every thread ends on every path: each is stopped or drained before it is joined.
+        reader.stop.set()
+        inflater.out.abandon()
+        writer.finish()
+        inflater.join()
+        reader.join()
+    _check("blob", reader.digest, blob)
+    found = DiffID(Digest(f"sha256:{writer.hash.hexdigest()}"))
+    _check("uncompressed layer", found, diff_id)
+    header = header_of(tree, writer.size, found, bottom=bottom)
+    if tree.implied and not bottom:
+        return Converted(header=header)
+    return finish(fd, tree, header)
+
+
+def header_of(tree: LayerTree, tar_size: int, diff_id: DiffID, *, bottom: bool) -> LayerHeader:
+    flags = LayerFlags(0)
+    flags |= LayerFlags.BOTTOM if bottom else LayerFlags(0)
+    flags |= LayerFlags.IMPLIED if tree.implied else LayerFlags(0)
+    flags |= LayerFlags.WHITEOUTS if tree.has_whiteouts else LayerFlags(0)
+    return LayerHeader(tar_size=tar_size, diff_id=diff_id, entries=tree.entries, flags=flags)
+
+
+def finish(fd: int, tree: LayerTree, header: LayerHeader) -> Converted:
+    """Write the filesystem behind the tar and sync the file."""
+    size = write_image(fd, tree.root, header)
+    hashing = _FileHash(fd, size)
+    hashing.start()  # it reads from the page cache while the disk writes
+    os.fdatasync(fd)
+    return Converted(header=header, size=size, sha256=hashing.result())
+
+
+def hash_file(fd: int, size: int) -> Digest:
+    """SHA-256 of the first ``size`` bytes of a file."""
+    digest = hashlib.sha256()
+    buffer = bytearray(4 << 20)
+    view = memoryview(buffer)
+    offset = 0
+    while offset < size:
+        count = os.preadv(fd, [view[: min(len(buffer), size - offset)]], offset)
+        if count == 0:
+            raise StoreError("a staged layer image is shorter than what was written", hint="check the disk")
+        digest.update(view[:count])
+        offset += count
+    return Digest("sha256:" + digest.hexdigest())
+
+
+def _assemble(inflater: _Inflater, writer: _TarWriter, *, bottom: bool, limits: Limits) -> LayerTree:
+    """Assemble the tree; every piece also goes to the writer, up to the last byte of the stream."""
+
+    def tee() -> Iterator[bytes]:
+        for piece in inflater.out:
+            if not writer.inbox.put(piece):
+                return
+            yield piece
+
+    pieces = tee()
+    tree = assemble(ChunkSource(pieces), bottom=bottom, limits=limits)
+    for _ in pieces:  # bytes behind the archive are part of the diffID, too (unpack-rules §17)
+        pass
+    return tree
+
+
+def _check(what: str, got: str, wanted: Digest | None) -> None:
+    if wanted is not None and got != wanted:
+        raise DigestMismatch(
+            f"{what} {wanted} arrived as {got}", hint="the registry or the network altered it; try again"
+        )
 
 
 class _Failed:
@@ -39,14 +137,15 @@ _Piece = bytes | _Failed | None
 
 
 class _Channel:
-    """A bounded queue of pieces whose two ends can be closed from either side."""
+    """A bounded queue of pieces that either side can close."""
 
     def __init__(self) -> None:
         self._queue: queue.Queue[_Piece] = queue.Queue(_QUEUED_PIECES)
         self._abandoned = threading.Event()
 
     def put(self, piece: _Piece) -> bool:
-        """False when nobody reads any more."""
+        """Wait for room. False when the reader has stopped reading."""
+        # queue.Queue cannot be closed (shutdown() is of Python 3.13), so a full one is tried again.
         while not self._abandoned.is_set():
             try:
                 self._queue.put(piece, timeout=0.2)
@@ -66,7 +165,7 @@ class _Channel:
 
 
 class _Reader(threading.Thread):
-    """Compressed chunks, and their digest, to the end of the blob whatever becomes of the chunks."""
+    """Reads and hashes the compressed chunks, to the end of the blob even when the reader of ``out`` stops."""
 
     def __init__(self, chunks: Iterator[bytes], algorithm: str) -> None:
         super().__init__(name="read", daemon=True)
@@ -80,7 +179,7 @@ class _Reader(threading.Thread):
         return f"{self._hash.name}:{self._hash.hexdigest()}"
 
     def run(self) -> None:
-        """Bytes that make no sense are read on, to learn whether they are at least the promised ones."""
+        """A malformed layer is read to its end: its digest tells whether the blob was damaged on the way."""
         try:
             for chunk in self._chunks:
                 if self.stop.is_set():
@@ -88,12 +187,12 @@ class _Reader(threading.Thread):
                 self._hash.update(chunk)
                 self.out.put(chunk)
             self.out.put(None)
-        except BaseException as error:  # noqa: BLE001 - carried to the thread that reads the channel
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that reads the channel
             self.out.put(_Failed(error))
 
 
 class _Inflater(threading.Thread):
-    """Compressed chunks in, pieces of the tar out."""
+    """Decompresses chunks to pieces of the tar."""
 
     def __init__(self, chunks: _Channel, limits: Limits) -> None:
         super().__init__(name="inflate", daemon=True)
@@ -105,7 +204,7 @@ class _Inflater(threading.Thread):
         try:
             self._inflate()
             self.out.put(None)
-        except BaseException as error:  # noqa: BLE001 - carried to the thread that reads the channel
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that reads the channel
             self.out.put(_Failed(error))
         finally:
             self._chunks.abandon()
@@ -123,7 +222,7 @@ class _Inflater(threading.Thread):
 
 
 class _TarWriter(threading.Thread):
-    """Pieces of the tar in: hashed and written behind the header's place."""
+    """Hashes the pieces of the tar and writes them from ``DATA_START`` on."""
 
     def __init__(self, fd: int) -> None:
         super().__init__(name="write", daemon=True)
@@ -151,87 +250,6 @@ class _TarWriter(threading.Thread):
             raise self._failure
 
 
-def convert(
-    chunks: Iterator[bytes],
-    fd: int,
-    *,
-    bottom: bool,
-    limits: Limits,
-    blob: Digest | None = None,
-    diff_id: DiffID | None = None,
-) -> Converted:
-    """Convert the compressed ``chunks`` of ``blob`` into the empty, writable file ``fd``.
-
-    ``blob`` and ``diff_id`` are what the digests must be, where that is known. Raises DigestMismatch when one is wrong,
-    and the ContentError family for what the layer holds.
-    """
-    reader = _Reader(chunks, blob.algorithm if blob else "sha256")
-    inflater = _Inflater(reader.out, limits)
-    writer = _TarWriter(fd)
-    for thread in (reader, inflater, writer):
-        thread.start()
-    try:
-        tree = _follow(inflater, writer, bottom=bottom, limits=limits)
-    except ContentError:
-        inflater.out.abandon()
-        reader.join()
-        _check("blob", reader.digest, blob)  # nonsense that was not even promised is a transfer error
-        raise
-    finally:
-        reader.stop.set()
-        inflater.out.abandon()
-        writer.finish()
-        inflater.join()
-        reader.join()
-    _check("blob", reader.digest, blob)
-    found = DiffID(Digest(f"sha256:{writer.hash.hexdigest()}"))
-    _check("uncompressed layer", found, diff_id)
-    header = header_of(tree, writer.size, found, bottom=bottom)
-    if tree.implied and not bottom:
-        return Converted(header=header)
-    return finish(fd, tree, header)
-
-
-def _follow(inflater: _Inflater, writer: _TarWriter, *, bottom: bool, limits: Limits) -> LayerTree:
-    """Assemble the tree while every piece goes on to the writer, to the last byte of the stream."""
-
-    def tee() -> Iterator[bytes]:
-        for piece in inflater.out:
-            if not writer.inbox.put(piece):
-                return
-            yield piece
-
-    pieces = tee()
-    tree = assemble(ChunkSource(pieces), bottom=bottom, limits=limits)
-    for _ in pieces:  # what follows the end of the archive belongs to the diffID too
-        pass
-    return tree
-
-
-def _check(what: str, got: str, wanted: Digest | None) -> None:
-    if wanted is not None and got != wanted:
-        raise DigestMismatch(
-            f"{what} {wanted} arrived as {got}", hint="the registry or the network altered it; try again"
-        )
-
-
-def header_of(tree: LayerTree, tar_size: int, diff_id: DiffID, *, bottom: bool) -> LayerHeader:
-    flags = LayerFlags(0)
-    flags |= LayerFlags.BOTTOM if bottom else LayerFlags(0)
-    flags |= LayerFlags.IMPLIED if tree.implied else LayerFlags(0)
-    flags |= LayerFlags.WHITEOUTS if tree.has_whiteouts else LayerFlags(0)
-    return LayerHeader(tar_size=tar_size, diff_id=diff_id, entries=tree.entries, flags=flags)
-
-
-def finish(fd: int, tree: LayerTree, header: LayerHeader) -> Converted:
-    """Write the filesystem behind the tar. The file is on the disk when this returns."""
-    size = write_image(fd, tree.root, header)
-    hashing = _FileHash(fd, size)
-    hashing.start()  # reads the page cache while the disk is busy
-    os.fdatasync(fd)
-    return Converted(header=header, size=size, sha256=hashing.result())
-
-
 class _FileHash(threading.Thread):
     def __init__(self, fd: int, size: int) -> None:
         super().__init__(name="file-hash", daemon=True)
@@ -247,18 +265,3 @@ class _FileHash(threading.Thread):
         if self._digest is None:
             raise StoreError("a staged layer image could not be read back", hint="check the disk")
         return self._digest
-
-
-def hash_file(fd: int, size: int) -> Digest:
-    """SHA-256 of the first ``size`` bytes of a file."""
-    digest = hashlib.sha256()
-    buffer = bytearray(4 << 20)
-    view = memoryview(buffer)
-    offset = 0
-    while offset < size:
-        count = os.preadv(fd, [view[: min(len(buffer), size - offset)]], offset)
-        if count == 0:
-            raise StoreError("a staged layer image is shorter than what was written", hint="check the disk")
-        digest.update(view[:count])
-        offset += count
-    return Digest("sha256:" + digest.hexdigest())

@@ -35,7 +35,7 @@ def derive(
     if tree.implied and not bottom:
         resolve_implied(tree, lowers, limits)
     header = header_of(tree, tar_size, diff_id, bottom=bottom)
-    os.ftruncate(fd, DATA_START + tar_size)
+    os.ftruncate(fd, DATA_START + tar_size)  # the filesystem of another position may lie behind the tar
     return finish(fd, tree, header)
 
 
@@ -46,7 +46,7 @@ def assemble_tar(fd: int, tar_size: int, *, bottom: bool, limits: Limits) -> Lay
 
 
 def copy_tar(source_fd: int, target_fd: int, tar_size: int) -> None:
-    """Copy the data area from one layer image to another file, sharing blocks where the filesystem can."""
+    """Copy the data area from one layer image to another file, sharing blocks where the filesystem supports it."""
     offset = DATA_START
     end = DATA_START + tar_size
     while offset < end:

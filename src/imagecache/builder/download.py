@@ -1,7 +1,7 @@
 """Compressed layers from the registry into resumable files of the store.
 
-One download per digest, appended to what an earlier try left, while a worker follows the growing file. The bytes are
-believed only when the worker has hashed them all. It must not look at what they contain.
+One download per digest, appended to what an earlier attempt left, while a worker reads the growing file. The bytes are
+trusted only once the worker has hashed them all. It must not interpret them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from imagecache.oci.reference import Reference
 from imagecache.store.downloads import Download
 
 _BATCH = 1 << 20
-"""Bytes gathered before they are written: one system call and one message a megabyte."""
+"""Bytes gathered before they are written: one system call and one message to the worker for each MiB."""
 
 
 async def fetch(
@@ -27,7 +27,7 @@ async def fetch(
     download: Download,
     advanced: Callable[[int], Awaitable[None]],
 ) -> None:
-    """Append the rest of ``blob`` to ``download``; ``advanced`` gets the size of the file after every write."""
+    """Append the rest of ``blob`` to ``download``; ``advanced`` receives the size of the file after each write."""
     if download.offset:
         await advanced(download.offset)
     if download.offset < blob.size:
@@ -35,7 +35,7 @@ async def fetch(
             await _transfer(chunks, download, advanced)
     if download.offset != blob.size:
         raise ProtocolViolation(
-            f"layer {blob.digest.short} has {download.offset} bytes, its manifest says {blob.size}",
+            f"layer {blob.digest.short} has {download.offset} bytes; its manifest says {blob.size}",
             hint="the registry holds a damaged image; push it again",
             image=reference.original,
         )
@@ -55,7 +55,7 @@ async def _transfer(
                 gathered = 0
         await _append(download, batch, advanced)
     except BaseException:
-        download.write(b"".join(batch))  # what has come is kept, whatever stops us
+        download.write(b"".join(batch))  # what has arrived is kept, so that the next attempt continues behind it
         raise
 
 

@@ -1,4 +1,4 @@
-"""What a build needs from outside: images."""
+"""Where a build gets images from: a registry, or in tests an image layout."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ class ImageSource(Protocol):
     """Where images come from; errors are of the ``RegistryError`` and ``ContentError`` families."""
 
     async def resolve(self, reference: Reference) -> Resolved:
-        """The index or manifest that the reference names. A digest in the reference is verified."""
+        """The index or manifest that the reference names, verified against a digest in the reference."""
 
     async def document(self, reference: Reference, descriptor: Descriptor) -> bytes:
         """A manifest of an index, or a config: whole, bounded by ``limits``, size and digest verified."""
 
     def stream(self, reference: Reference, descriptor: Descriptor, offset: int = 0) -> AsyncGenerator[bytes]:
-        """The blob's bytes from ``offset`` on, in order, at most ``descriptor.size`` in all.
+        """The blob's bytes from ``offset`` on, in order, at most up to ``descriptor.size``.
 
-        Close it when you stop early. Retries and resumes by itself while that makes sense, then raises. The bytes are
+        Close it when you stop early. It retries and resumes as long as there is progress, then raises. The bytes are
         not verified: the caller hashes them while it writes.
         """

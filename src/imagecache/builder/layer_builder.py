@@ -76,15 +76,15 @@ class LayerBuilder:
         self._records: dict[ChainID, asyncio.Future[LayerRecord]] = {}
 
     def record(self, chain_id: ChainID) -> asyncio.Future[LayerRecord]:
-        """Resolves when the position has its layer image."""
+        """A future that resolves when the position has its layer image."""
         return self._records.setdefault(chain_id, asyncio.get_running_loop().create_future())
 
     def find(self, position: LayerPosition) -> LayerName | None:
-        """The file in the store that already serves a position."""
+        """The file in the store that already serves a position; None if it has to be made."""
         known = self._known.get(position.chain_id)
         candidates = [known.name] if known else []
         candidates += [LayerName(Space.CHAINS, position.chain_id), LayerName(Space.LAYERS, position.diff_id)]
-        for name in candidates:
+        for name in candidates:  # a known one first: what it serves is recorded, so its header need not be read
             if self._store.layers.has(name) and (known or self._serves(name, position)):
                 return name
         return None
@@ -106,7 +106,7 @@ class LayerBuilder:
         name = LayerName(Space.LAYERS, group.diff_id)
         async with contextlib.AsyncExitStack() as stack:
             async with _locked(self._store, name) as lock:
-                # another process may have made it while this one waited
+                # Another process may have made it while this one waited.
                 missing = [position for position in missing if not await self._reuse(position)]
                 tar = self._stored_tar(name, stack) if missing else None
                 if missing and tar is None:
@@ -127,7 +127,7 @@ class LayerBuilder:
         return True
 
     def _read(self, name: LayerName, position: LayerPosition) -> LayerRecord:
-        """The record of a file that an interrupted build left."""
+        """The record of a file that no bundle names: an interrupted build left it."""
         with self._open(name) as fd:
             size = os.fstat(fd).st_size
             return _record(position, name, LayerImage.from_fd(fd).header, size, hash_file(fd, size))
@@ -158,9 +158,8 @@ class LayerBuilder:
             try:
                 converted = await self._fetch_and_convert(group, position, staged)
                 break
-            except DigestMismatch as error:
+            except DigestMismatch:
                 if attempt == _ATTEMPTS - 1:
-                    error.set_image(group.reference.original)
                     raise
                 os.ftruncate(staged.fd, 0)
         tar = _Tar(staged.fd, converted.header.tar_size)
@@ -198,11 +197,13 @@ class LayerBuilder:
         if tar is None or await self._reuse(position):
             return
         staged = stack.enter_context(self._store.layers.stage())
+        # A copy, not a link: what follows the tar differs. Where the filesystem shares blocks, it costs nothing.
         await asyncio.to_thread(copy_tar, tar.fd, staged.fd, tar.size)
         await self._commit(position, staged, await self._derive(position, _Tar(staged.fd, tar.size)))
 
     async def _derive(self, position: LayerPosition, tar: _Tar) -> Converted:
         """Make the filesystem of a position behind its tar; waits for the layers below, whose attributes it needs."""
+        # Shielded: cancelling this build of a layer must not cancel the future that others wait for.
         lowers = [await asyncio.shield(self.record(chain_id)) for chain_id in position.below]
         with contextlib.ExitStack() as stack:
             below = [stack.enter_context(self._open(lower.name)) for lower in lowers]
@@ -213,7 +214,7 @@ class LayerBuilder:
 
     async def _commit(self, position: LayerPosition, staged: StagedLayer, converted: Converted) -> None:
         name = name_for(position, converted.header.flags)
-        self._limit.take(str(name), converted.size)
+        self._limit.take(str(name), converted.size)  # before the commit: a bundle that is too large leaves no file
         await asyncio.to_thread(staged.commit, name)
         assert converted.sha256 is not None  # noqa: S101 - a layer image that is complete has one
         self._settle(_record(position, name, converted.header, converted.size, converted.sha256))

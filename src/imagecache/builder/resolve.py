@@ -1,6 +1,6 @@
-"""References to images that can be built: index, platform, manifest and config, all verified.
+"""From a reference to an image that can be built: index, platform, manifest and config, all verified.
 
-It must not touch layers.
+It must not download layers.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class ResolvedImage:
 
 
 async def resolve(source: ImageSource, reference: Reference, platform: Platform, limits: Limits) -> ResolvedImage:
-    """Read everything about an image but its layers. Errors name the image."""
+    """Read everything about an image except for its layers."""
     top = await source.resolve(reference)
     documents = [(top.descriptor, top.body)]
     document = parse_document(top.body, top.descriptor.media_type, limits)
@@ -62,6 +62,7 @@ async def resolve(source: ImageSource, reference: Reference, platform: Platform,
     config_body = await source.document(reference, manifest.config)
     documents.append((manifest.config, config_body))
     config = parse_config(config_body, manifest, limits)
+    # A single manifest, and an entry of an index without a platform, are known by their config only.
     if config.platform.architecture and not matches(platform, config.platform):
         raise no_match(platform, [config.platform])
     return ResolvedImage(

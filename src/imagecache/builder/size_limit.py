@@ -18,7 +18,7 @@ class SizeLimit:
         self._sizes: dict[str, int] = {}
 
     def take(self, name: str, size: int) -> None:
-        """Count a layer image. Raises ImageTooLarge when the images do not fit."""
+        """Count a layer image, once. Raises ImageTooLarge when the sum passes the limit."""
         if name in self._sizes:
             return
         self._sizes[name] = size
@@ -27,7 +27,7 @@ class SizeLimit:
             raise _too_large(self.used, self.limit, "unpacked")
 
     def precheck(self, groups: Iterable[LayerGroup]) -> None:
-        """Refuse before the first byte what cannot fit even compressed."""
+        """Raise ImageTooLarge before the first download when even the compressed layers do not fit."""
         compressed = sum(group.blob.size for group in groups)
         if compressed > self.limit:
             raise _too_large(compressed, self.limit, "compressed")

@@ -1,7 +1,7 @@
-"""The process that parses hostile layers: no files by name, no privilege, no network.
+"""The process that parses untrusted layers: no files by name, no privilege, no network.
 
-Started by ``pool`` with one end of a socket pair. It gives up root before it reads the first byte of a layer, takes
-jobs with their file descriptors from the socket, and answers with numbers. It must not open a path.
+``WorkerPool`` starts it with one end of a socket pair. It becomes nobody before it reads the first byte of a layer,
+receives jobs with their file descriptors from the socket, and answers with sizes and digests. It must not open a path.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from imagecache.privileges import become_nobody, restrict_process
 _CHUNK = 1 << 20
 _MAX_FDS = 512
 _PROGRESS_INTERVAL = 0.05
+"""Seconds between two messages: smooth for a person who watches, and few."""
 _M = TypeVar("_M", Available, Arrived)
 
 
@@ -55,7 +56,7 @@ def main() -> None:
     restrict_process()
     become_nobody()
     keep_freed_memory()
-    with contextlib.suppress(ConnectionError):  # the other end is gone, with the job: nobody is left to be told
+    with contextlib.suppress(ConnectionError):  # the parent has ended, and its job with it: no answer is needed
         _serve(channel)
 
 
@@ -78,7 +79,7 @@ def _receive(channel: socket.socket) -> tuple[ToWorker, list[int]] | None:
 
 
 def _run(channel: socket.socket, message: ToWorker, fds: list[int]) -> FromWorker | None:
-    """One job; None when the parent went away in the middle of it."""
+    """Do one job; None when the parent closed its end during it."""
     try:
         if isinstance(message, Convert):
             return _convert(channel, message, fds)
@@ -86,7 +87,7 @@ def _run(channel: socket.socket, message: ToWorker, fds: list[int]) -> FromWorke
             return _derive(message, fds)
         if isinstance(message, Prove):
             return _prove(channel, message, fds)
-        raise InternalError(f"a worker got {type(message).__name__} without a job")
+        raise InternalError(f"a worker received {type(message).__name__} without a job")
     except _ParentGone:
         return None
     except ImageCacheError as error:
@@ -117,12 +118,12 @@ class _ParentGone(Exception):
 
 
 def _grow(channel: socket.socket, fd: int, size: int) -> Iterator[bytes]:
-    """Chunks of a file that another process is still writing, as it says how far it is."""
+    """Chunks of a file that the parent is still writing; ``Available`` says how far it is."""
     offset = available = 0
-    told = time.monotonic()
+    reported = time.monotonic()
     while offset < size:
         if offset == available:
-            available = _more(channel)
+            available = _expect(channel, Available).size
             if available < 0:
                 raise Interrupted("the download stopped")
             continue
@@ -132,17 +133,13 @@ def _grow(channel: socket.socket, fd: int, size: int) -> Iterator[bytes]:
         yield chunk
         offset += len(chunk)
         now = time.monotonic()
-        if now - told >= _PROGRESS_INTERVAL:
-            told = now
+        if now - reported >= _PROGRESS_INTERVAL:
+            reported = now
             channel.send(encode(Progress(offset)))
 
 
-def _more(channel: socket.socket) -> int:
-    return _expect(channel, Available).size
-
-
 def _arriving(channel: socket.socket, memory: memoryview) -> Iterator[memoryview]:
-    """What arrives, piece by piece; asking for the next one gives back the memory of the one before."""
+    """The arriving pieces. Asking for the next one tells the parent that the memory of the previous one is free."""
     consumed = 0
     while (arrived := _expect(channel, Arrived)).size:
         yield memory[arrived.offset : arrived.offset + arrived.size]
@@ -156,7 +153,7 @@ def _expect(channel: socket.socket, kind: type[_M]) -> _M:
         raise _ParentGone
     message = received[0]
     if not isinstance(message, kind):
-        raise InternalError(f"a worker got {type(message).__name__} in the middle of a job")
+        raise InternalError(f"a worker received {type(message).__name__} during a job")
     return message
 
 

@@ -1,7 +1,7 @@
-"""What a build and its worker processes say to each other, one datagram each (SOCK_SEQPACKET), as JSON.
+"""Messages between a build and its worker processes: JSON, one datagram each (SOCK_SEQPACKET).
 
-File descriptors travel beside ``Convert``, ``Derive`` and ``Prove``: a worker opens nothing by name. It must not do
-I/O.
+``Convert``, ``Derive`` and ``Prove`` carry file descriptors (SCM_RIGHTS): a worker opens nothing by name. It must not
+do I/O.
 """
 
 from __future__ import annotations
@@ -14,20 +14,24 @@ from imagecache.errors import ImageCacheError, by_name
 from imagecache.oci.descriptor import decode_hook, encode_hook
 
 MAX_MESSAGE = 64 << 10
+"""The largest message is a ``Failed``, whose text is bounded by the names in it."""
 
 
 class Convert(msgspec.Struct, tag=True, frozen=True):
-    """Descriptors: the growing compressed file (read), the empty layer image (read and write)."""
+    """Convert a layer. Descriptors: the growing compressed file (read), the empty layer image (read and write)."""
 
     blob: Digest
     size: int
-    """Compressed bytes; the file may be shorter still."""
+    """Compressed bytes of the whole blob; the file may still be shorter."""
     diff_id: DiffID
     bottom: bool
 
 
 class Derive(msgspec.Struct, tag=True, frozen=True):
-    """Descriptors: the file that holds the tar (read and write), then the layer images below, top to bottom."""
+    """Make the filesystem behind a tar.
+
+    Descriptors: the file that holds the tar (read and write), then the layer images below, top to bottom.
+    """
 
     tar_size: int
     diff_id: DiffID
@@ -35,25 +39,25 @@ class Derive(msgspec.Struct, tag=True, frozen=True):
 
 
 class Prove(msgspec.Struct, tag=True, frozen=True):
-    """Prove a layer image whose bytes arrive one after the other, told by ``Arrived``.
+    """Prove a layer image while its bytes arrive in order, each piece announced by ``Arrived``.
 
-    Descriptors: the file that they are written to (read; looked at when all have arrived), the memory that they arrive
-    in (read). That the tar has ``diff_id`` is for the sender to find.
+    Descriptors: the file that they are written to (read, once all have arrived), the memory that they arrive in (read).
+    The sender checks that the tar has ``diff_id``.
     """
 
     diff_id: DiffID
     tar_size: int | None
-    """None: not known yet; then the bytes begin with the tar, and what comes before it is in the file in the end."""
+    """None: not known yet. Then the arriving bytes begin with the tar, and the file gets its head at the end."""
 
 
 class Available(msgspec.Struct, tag=True, frozen=True):
-    """So many bytes of the compressed file are there now. -1: no more will come."""
+    """The compressed file has ``size`` bytes now. -1: it stays incomplete."""
 
     size: int
 
 
 class Arrived(msgspec.Struct, tag=True, frozen=True):
-    """The next ``size`` bytes are in the memory, at ``offset``. 0: no more will come, and the file has all of them."""
+    """The next ``size`` bytes are in the memory, at ``offset``. 0: all have arrived, and the file is complete."""
 
     offset: int
     size: int
@@ -61,7 +65,7 @@ class Arrived(msgspec.Struct, tag=True, frozen=True):
 
 class Progress(msgspec.Struct, tag=True, frozen=True):
     consumed: int
-    """Bytes of the compressed file, or of what has arrived."""
+    """Bytes of the compressed file, or of what has arrived, that the worker no longer needs."""
 
 
 class Proven(msgspec.Struct, tag=True, frozen=True):

@@ -1,7 +1,7 @@
-"""The parent's side of the worker processes: as many as there are cores, one layer each at a time.
+"""The parent's side of the worker processes: one per core, one layer each at a time.
 
 Workers are kept between layers (starting an interpreter costs more than a small layer) and killed when a build is
-cancelled or a job's answer cannot be had. It must not know what a layer is.
+cancelled or a job gets no answer. It must not know what a layer is.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class Worker:
         ours.setblocking(False)
         self._socket = ours
         with theirs:
+            # -I: no PYTHONPATH, no current directory. stderr is the parent's: a crash of the interpreter must be seen.
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-m", "imagecache.builder.worker", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
@@ -51,7 +52,7 @@ class Worker:
         return self._process.pid
 
     def start(self, job: ToWorker, fds: Sequence[int]) -> None:
-        """Hand over a job; the worker is idle, so the socket has room."""
+        """Send a job. It cannot block: the worker is idle, so the socket has room."""
         socket.send_fds(self._socket, [encode(job)], list(fds))
 
     async def send(self, message: ToWorker) -> None:
@@ -66,12 +67,12 @@ class Worker:
         while True:
             try:
                 data = await loop.sock_recv(self._socket, MAX_MESSAGE)
-            except ConnectionResetError:  # it left something unread
+            except ConnectionResetError:  # it ended with messages of ours unread
                 data = b""
             if not data:
                 raise InternalError(
-                    f"a worker process ended in the middle of a layer (exit status {self._process.wait()})",
-                    hint="was it killed for lack of memory? run the same command again",
+                    f"a worker process ended during a layer (exit status {self._process.wait()})",
+                    hint="it may have been killed for lack of memory (see dmesg); run the same command again",
                 )
             message = decode_from_worker(data)
             if isinstance(message, Progress):
@@ -86,7 +87,7 @@ class Worker:
                 )
 
     def kill(self) -> None:
-        """It also ends by itself, soon after its socket does."""
+        """End the process. Closing the socket alone ends it too, but only after its current step."""
         self._socket.close()
         with contextlib.suppress(PermissionError):  # it became nobody, and root without CAP_KILL may not signal it
             self._process.kill()
@@ -94,9 +95,10 @@ class Worker:
 
 
 class WorkerPool:
-    """At most ``size`` workers, started when first needed.
+    """At most ``size`` workers, started when first needed; 0: one per core that this process may use.
 
-    One is started ahead of that, and they stay; a ``seldom`` used pool has none while there is no work for any.
+    The first is started in advance, and workers stay until the end. A ``seldom`` used pool ends them whenever none has
+    work: an idle one takes memory of a node.
     """
 
     def __init__(self, size: int = 0, *, seldom: bool = False) -> None:
@@ -107,33 +109,33 @@ class WorkerPool:
         self._idle: list[Worker] = []
 
     async def __aenter__(self) -> Self:
-        if not self._seldom:  # it starts up while the first manifest is on its way
+        if not self._seldom:  # the interpreter starts while the first manifest is downloaded
             self._idle.append(Worker())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._dismiss()
+        self._end_idle()
 
-    def _dismiss(self) -> None:
+    def _end_idle(self) -> None:
         while self._idle:
             self._idle.pop().kill()
 
     @contextlib.asynccontextmanager
     async def worker(self) -> AsyncIterator[Worker]:
-        """A worker for one job. It is kept when the job ends well, and replaced otherwise."""
+        """A worker for one job. It is kept when the job succeeds, and killed otherwise."""
         async with self._free:
             worker = self._idle.pop() if self._idle else Worker()
             self._working += 1
             try:
                 yield worker
             except BaseException:
-                worker.kill()
+                worker.kill()  # it may be in the middle of the job, or its last answer unread: not usable again
                 raise
             else:
                 self._idle.append(worker)
             finally:
                 self._working -= 1
                 if self._seldom and not self._working:
-                    self._dismiss()
+                    self._end_idle()

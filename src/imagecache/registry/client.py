@@ -9,13 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from typing import Self, TypeVar
 
 import aiohttp
 
 from imagecache.digest import Digest
-from imagecache.errors import DigestMismatch, ImageCacheError, InvalidSetting, LimitExceeded, ProtocolViolation
+from imagecache.errors import (
+    DigestMismatch,
+    ImageCacheError,
+    InvalidSetting,
+    LimitExceeded,
+    ProtocolViolation,
+    naming_image,
+)
 from imagecache.oci import mediatypes
 from imagecache.oci.descriptor import Descriptor
 from imagecache.oci.manifest import detect_media_type
@@ -54,14 +61,14 @@ class RegistryClient:
 
     async def resolve(self, reference: Reference) -> Resolved:
         """The index or manifest that the reference names: by its digest if it has one, else by its tag."""
-        with _naming(reference):
+        with naming_image(reference.original):
             able = Capability.PULL if reference.digest else Capability.RESOLVE
             servers = self._serving(reference, able)
             return await self._first(servers, lambda server: self._resolve(server, reference))
 
     async def document(self, reference: Reference, descriptor: Descriptor) -> bytes:
         """A manifest of an index, or a config: whole, bounded, size and digest verified."""
-        with _naming(reference):
+        with naming_image(reference.original):
             servers = self._serving(reference, Capability.PULL)
             return await self._first(servers, lambda server: self._document(server, reference, descriptor))
 
@@ -69,7 +76,7 @@ class RegistryClient:
         self, reference: Reference, descriptor: Descriptor, offset: int = 0
     ) -> AsyncGenerator[bytes, None]:
         """The blob's bytes from ``offset`` on; resumed by itself; not verified."""
-        with _naming(reference):
+        with naming_image(reference.original):
             servers = self._serving(reference, Capability.PULL)
             path = f"{reference.path}/blobs/{descriptor.digest}"
             blob = BlobStream(self._config, servers, path, descriptor)
@@ -148,16 +155,6 @@ class RegistryClient:
                 self._transport, self._config, endpoint, Authorizer(tokens, self._credentials)
             )
         return self._servers[key]
-
-
-@contextlib.contextmanager
-def _naming(reference: Reference) -> Iterator[None]:
-    """Errors of the block say which image they are about."""
-    try:
-        yield
-    except ImageCacheError as error:
-        error.set_image(reference.original)
-        raise
 
 
 def _refuse_page(content_type: str, response: aiohttp.ClientResponse) -> None:
