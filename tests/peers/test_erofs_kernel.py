@@ -1,4 +1,4 @@
-"""The kernel's EROFS shows exactly the tree that was written, from 512-byte and from re-laid 4096-byte blocks."""
+"""The kernel's EROFS shows exactly the tree that was written, from 512-byte and from realigned 4096-byte blocks."""
 
 from __future__ import annotations
 

@@ -130,7 +130,11 @@ class TestDockerRegistryForwarded(ImageSourceSuite):
 @pytest.mark.parametrize(("scheme", "plain_http"), [("http", {NAME}), ("https", set())])
 @pytest.mark.parametrize(
     ("user", "problem"),
-    [("", "wants a credential"), ("joe:wr0ng-word@", "wants a credential"), (None, "cannot connect to the proxy")],
+    [
+        ("", "requires a credential"),
+        ("joe:wr0ng-word@", "requires a credential"),
+        (None, "cannot connect to the proxy"),
+    ],
 )
 async def test_a_proxy_that_refuses(
     encrypted: Registry, scheme: str, plain_http: set[str], user: str | None, problem: str
@@ -230,7 +234,7 @@ async def test_a_wrong_password(guarded: Registry, directory: Path, image: Memor
         with pytest.raises(Unauthenticated) as caught:
             await client.resolve(reference)
 
-    assert "is not accepted" in caught.value.hint
+    assert "was not accepted" in caught.value.hint
     assert "wr0ng-word" not in f"{caught.value!r} {caught.value.hint}"
 
 

@@ -1,6 +1,6 @@
-"""Descriptor and Platform, the two types that every other document is made of.
+"""Descriptor and Platform, the two types that all other documents consist of.
 
-Source: OCI image-spec v1.1 descriptor.md and image-index.md. Unknown fields are ignored when read and digests are
+Source: OCI image-spec v1.1 descriptor.md and image-index.md. Unknown fields are ignored when read, and digests are
 checked while decoding. It must not do I/O.
 """
 
@@ -17,7 +17,7 @@ def decode_hook(kind: type, value: Any) -> Any:
     """The ``dec_hook`` of msgspec for documents that hold digests."""
     if isinstance(kind, type) and issubclass(kind, Digest):
         return Digest(value)
-    raise NotImplementedError(kind)
+    raise NotImplementedError(kind)  # msgspec's convention for "not one of mine"
 
 
 def encode_hook(value: object) -> str:
@@ -28,7 +28,7 @@ def encode_hook(value: object) -> str:
 
 
 class Platform(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """What an image runs on, in GOOS/GOARCH words."""
+    """What an image runs on, in Go's names (GOOS, GOARCH)."""
 
     os: str = ""
     architecture: str = ""

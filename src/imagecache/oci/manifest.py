@@ -1,9 +1,9 @@
 """Indexes, manifests and image configs: bytes in, checked values out.
 
-Bounded by ``Limits`` and strict where a doubt would let two readers see two images: a document that is index and
-manifest at once, or says another type than its descriptor, is refused as containerd refuses it
+Bounded by ``Limits``, and strict where two readers could see two different images (CVE-2021-41190): a document that is
+index and manifest at once, or that states another type than its descriptor, is refused as in containerd
 (``core/images/image.go``, validateMediaType). Unknown fields are ignored. ``null`` lists are empty lists, because Go
-writes them so. It must not check digests of the bytes (whoever fetched them did) and must not do I/O.
+writes them so. It must not check the digest of the bytes (the caller has done so) and must not do I/O.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Index(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """An image manifest: its config and its layers, the bottom one first."""
+    """An image manifest: its config and its layers, bottom first."""
 
     media_type: str
     config: Descriptor
@@ -39,19 +39,19 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def size(self) -> int:
-        """Bytes of all layers as the registry has them; repeated layers count once."""
+        """Compressed bytes of all layers; repeated ones count once."""
         return sum({layer.digest: layer.size for layer in self.layers}.values())
 
 
 class ImageConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What of an image config concerns us: its platform and its layers' diffIDs, the bottom one first."""
+    """The parts of an image config that we use: platform and diffIDs of the layers, bottom first."""
 
     platform: Platform
     diff_ids: tuple[DiffID, ...]
 
 
 class _Document(msgspec.Struct, rename="camel"):
-    """Index and manifest in one, so that a mixture of both is seen."""
+    """Index and manifest in one, so that a mixture of both is detected."""
 
     schema_version: int = 0
     media_type: str = ""
@@ -84,9 +84,9 @@ class _Typed(msgspec.Struct, rename="camel"):
 
 
 def detect_media_type(data: bytes, content_type: str, limits: Limits = DEFAULT) -> str:
-    """Media type of what a registry answered: its Content-Type, else what the document says, else what it looks like.
+    """Media type of a registry's answer: from its Content-Type, else from the document's own field, else by its shape.
 
-    Registries that serve plain files answer ``application/json`` or nothing. Raises MalformedDocument, LimitExceeded.
+    Registries that serve plain files send ``application/json`` or nothing. Raises MalformedDocument, LimitExceeded.
     """
     named = content_type.partition(";")[0].strip().lower()
     if named.startswith("application/vnd."):
@@ -102,7 +102,7 @@ def detect_media_type(data: bytes, content_type: str, limits: Limits = DEFAULT) 
 
 
 def parse_document(data: bytes, media_type: str, limits: Limits = DEFAULT) -> Index | Manifest:
-    """Parse what a reference leads to. Raises MalformedDocument, LimitExceeded, UnsupportedMediaType."""
+    """Parse the document of a reference. Raises MalformedDocument, LimitExceeded, UnsupportedMediaType."""
     if mediatypes.is_index(media_type):
         return parse_index(data, media_type, limits)
     return parse_manifest(data, media_type, limits)
@@ -112,10 +112,10 @@ def parse_index(data: bytes, media_type: str, limits: Limits = DEFAULT) -> Index
     """Parse an index. Raises MalformedDocument, LimitExceeded, UnsupportedMediaType."""
     if not mediatypes.is_index(media_type):
         mediatypes.check_resolved(media_type)
-        raise MalformedDocument(f"a manifest is where an index is expected ({media_type})")
+        raise MalformedDocument(f"expected an index, got a manifest ({media_type})")
     document = _document(data, media_type, limits)
     if document.config is not None or document.layers is not None or mediatypes.is_manifest(document.media_type):
-        raise MalformedDocument("the index has parts of a manifest", hint=_PUSH_AGAIN)
+        raise MalformedDocument("the index has fields of a manifest", hint=_PUSH_AGAIN)
     manifests = document.manifests or ()
     _bounded(len(manifests), limits.index_entries, "manifests in the index")
     for entry in manifests:
@@ -127,12 +127,12 @@ def parse_manifest(data: bytes, media_type: str, limits: Limits = DEFAULT) -> Ma
     """Parse a manifest of a container image. Raises MalformedDocument, LimitExceeded, UnsupportedMediaType."""
     if not mediatypes.is_manifest(media_type):
         mediatypes.check_resolved(media_type)
-        raise MalformedDocument(f"an index is where a manifest is expected ({media_type})")
+        raise MalformedDocument(f"expected a manifest, got an index ({media_type})")
     document = _document(data, media_type, limits)
     if document.manifests is not None or mediatypes.is_index(document.media_type):
-        raise MalformedDocument("the manifest has parts of an index", hint=_PUSH_AGAIN)
+        raise MalformedDocument("the manifest has fields of an index", hint=_PUSH_AGAIN)
     if document.config is None:
-        raise MalformedDocument("the manifest names no config", hint=_PUSH_AGAIN)
+        raise MalformedDocument("the manifest has no config", hint=_PUSH_AGAIN)
     mediatypes.check_config(document.config.media_type)
     _sized(document.config, limits.config_size, "the config")
     return Manifest(media_type=media_type, config=document.config, layers=_layers(document.layers or (), limits))
@@ -170,7 +170,7 @@ def _document(data: bytes, media_type: str, limits: Limits) -> _Document:
         raise MalformedDocument(f"schemaVersion is {document.schema_version}, not 2", hint=_PUSH_AGAIN)
     if document.media_type and document.media_type != media_type:
         raise MalformedDocument(
-            f"the document says that it is {document.media_type[:127]}, its descriptor says {media_type}",
+            f"the document states the type {document.media_type[:127]}, its descriptor {media_type}",
             hint=_PUSH_AGAIN,
         )
     return document
@@ -182,8 +182,9 @@ def _layers(layers: tuple[Descriptor, ...], limits: Limits) -> tuple[Descriptor,
     for layer in layers:
         mediatypes.check_layer(layer.media_type)
         _sized(layer, limits.layer_compressed, "a layer")
+        # One digest cannot have two sizes; the download of the smaller one would end in the middle of the other.
         if sizes.setdefault(layer.digest, layer.size) != layer.size:
-            raise MalformedDocument(f"layer {layer.digest} is there twice, with two sizes", hint=_PUSH_AGAIN)
+            raise MalformedDocument(f"layer {layer.digest} occurs twice, with two sizes", hint=_PUSH_AGAIN)
     return layers
 
 
@@ -200,7 +201,7 @@ def _bounded(count: int, bound: int, what: str) -> None:
 
 
 def _decode(data: bytes, kind: type[_T], what: str, bound: int) -> _T:
-    _bounded(len(data), bound, f"bytes in the {what}")
+    _bounded(len(data), bound, f"bytes in the {what}")  # before the parser sees them
     try:
         return msgspec.json.decode(data, type=kind, dec_hook=decode_hook)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

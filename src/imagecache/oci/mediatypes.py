@@ -1,8 +1,8 @@
 """Media types of images, in both families: OCI's and Docker's.
 
-Source: OCI image-spec media-types.md, Docker's image manifest v2 schema 2, and containerd's
-``core/images/mediatypes.go`` for what is accepted. One table decides; whatever is not in it is refused with the reason.
-It must not look at content.
+The sets below decide what is accepted; every other type is refused with the reason. Source: OCI image-spec
+media-types.md, Docker's image manifest v2 schema 2, containerd's ``core/images/mediatypes.go``. It must not look at
+content.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ INDEXES = frozenset({OCI_INDEX, DOCKER_LIST})
 MANIFESTS = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
 CONFIGS = frozenset({OCI_CONFIG, DOCKER_CONFIG})
 LAYERS = frozenset({OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, DOCKER_LAYER, DOCKER_LAYER_GZIP, DOCKER_LAYER_ZSTD})
-"""How one is compressed is read from its first bytes, as containerd does: old tools gave Docker's uncompressed type to
-compressed layers too."""
+"""The type does not decide the compression, the first bytes do, as in containerd: old tools gave Docker's uncompressed
+type to compressed layers, too."""
 RESOLVABLE = (OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST)
-"""What a registry is asked for, in the order of preference."""
+"""The types that a registry is asked for, in the order of preference."""
 
 _SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1"
 _FOREIGN = ("application/vnd.oci.image.layer.nondistributable.", "application/vnd.docker.image.rootfs.foreign.")
@@ -67,17 +67,17 @@ def check_config(media_type: str) -> None:
     if media_type not in CONFIGS:
         raise UnsupportedMediaType(
             f"the manifest is an artifact with a config of type {_shown(media_type)}, not a container image",
-            hint="name a container image; charts, signatures, models and other artifacts have nothing to run",
+            hint="name a container image; charts, signatures, models and other artifacts cannot be run",
         )
 
 
 def check_resolved(media_type: str) -> None:
-    """Raises UnsupportedMediaType when a reference leads to neither an index nor a manifest."""
+    """Raises UnsupportedMediaType when the type of a reference's document is neither an index nor a manifest."""
     if media_type in INDEXES or media_type in MANIFESTS:
         return
     if media_type.startswith(_SCHEMA_1):
         raise UnsupportedMediaType(
-            "the image has a manifest of schema 1, which containerd does not run any more",
+            "the image has a manifest of schema 1, which containerd no longer supports",
             hint="push the image again with a current tool: docker pull and docker push, or skopeo copy --format oci",
         )
     raise UnsupportedMediaType(f"{_shown(media_type)} is neither an image index nor an image manifest")

@@ -1,8 +1,8 @@
-"""Platforms: other names for them, and the choice of one manifest from an index.
+"""Platforms: their spellings, and the choice of one manifest from an index.
 
 The rules are those of containerd's ``platforms`` module (``Normalize`` and ``Only``), so that we cache what the node's
-containerd would pull. Windows versions are not matched: images for Windows have no place in an overlayfs. It must not
-ask the machine what it is.
+containerd would pull. Windows versions are not matched: images for Windows cannot run on an overlayfs. It must not
+detect the machine's platform; ``apps`` does.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ARCHITECTURES: dict[str, tuple[str, str | None]] = {
     "armv7": ("arm", "v7"),
     "armv8l": ("arm", "v8"),
 }
-"""Other names, and the variant that they imply (None: the one that is given)."""
+"""Other names of architectures (uname, Debian), and the variant that each implies; None: the given one."""
 _VARIANTS = {
     "amd64": {"v1": ""},
     "arm64": {"8": "", "v8": "", "v8.0": "", "9": "v9", "9.0": "v9", "v9.0": "v9"},
@@ -42,7 +42,7 @@ _ARM64_V9_IS = 5
 """v9.n runs everything up to v8.(n+5)."""
 _PART = re.compile(r"[A-Za-z0-9_.-]+")
 _UNKNOWN = "unknown"
-"""BuildKit's os and architecture of attestation manifests."""
+"""BuildKit gives attestation manifests the platform unknown/unknown, so that no client runs them."""
 
 
 def parse_platform(text: str) -> Platform:
@@ -73,12 +73,12 @@ def normalise(platform: Platform) -> Platform:
 
 
 def runs_on(platform: Platform) -> tuple[Platform, ...]:
-    """What a machine of this platform can run, the best first."""
+    """The platforms that a machine of this platform can run, best first."""
     wanted = normalise(platform)
     pairs = [(wanted.architecture, wanted.variant)]
     if wanted.architecture == "amd64":
         pairs += [("amd64", version) for version in _below(wanted.variant, lowest=1)]
-        pairs += [("386", "")]
+        pairs += [("386", "")]  # last: containerd prefers any amd64 image
     elif wanted.architecture == "arm":
         pairs += [("arm", version) for version in _below(wanted.variant, lowest=5)]
     elif wanted.architecture == "arm64":
@@ -90,15 +90,15 @@ def runs_on(platform: Platform) -> tuple[Platform, ...]:
 
 
 def matches(wanted: Platform, offered: Platform) -> bool:
-    """Whether a machine of platform ``wanted`` can run what is made for ``offered``."""
+    """Whether a machine of platform ``wanted`` can run an image for ``offered``."""
     return _rank(runs_on(wanted), offered) is not None
 
 
 def select(index: Index, wanted: Platform) -> Descriptor:
     """The entry of an index that containerd would take on this platform.
 
-    Entries without a platform come last, as containerd has it; their config says what they are, so the caller compares
-    it (``matches``). The entry may itself be an index. Raises NoMatchingPlatform, which lists what there is.
+    Entries without a platform come last, as in containerd; their config has it, so the caller compares that
+    (``matches``). The entry may itself be an index. Raises NoMatchingPlatform, which lists the available platforms.
     """
     entries = [entry for entry in index.manifests if _is_image(entry)]
     able = runs_on(wanted)
@@ -109,11 +109,11 @@ def select(index: Index, wanted: Platform) -> Descriptor:
 
 
 def no_match(wanted: Platform, offered: Iterable[Platform]) -> NoMatchingPlatform:
-    """The error that says what was wanted and what there is."""
+    """The error that names the wanted platform and the available ones."""
     there = sorted({str(platform) for platform in offered})
     listed = ", ".join(there[:20]) + (f" and {len(there) - 20} more" if len(there) > 20 else "")
     return NoMatchingPlatform(
-        f"the image is not available for {normalise(wanted)}; it is for {listed or 'no platform at all'}",
+        f"the image is not available for {normalise(wanted)}, only for {listed or 'no platform at all'}",
         hint="name an image for this platform, or set the annotation k8s.aliyun.com/imc-cpu-arch",
     )
 
@@ -129,7 +129,7 @@ def _entry_rank(able: tuple[Platform, ...], entry: Descriptor) -> tuple[int, int
 
 
 def _rank(able: tuple[Platform, ...], offered: Platform) -> tuple[int, int] | None:
-    """Smaller is better; more of the wanted os.features are better among equals."""
+    """A smaller rank is better. Among equal platforms, more of the wanted os.features are better."""
     candidate = normalise(offered)
     for position, platform in enumerate(able):
         same = (platform.os, platform.architecture, platform.variant) == (

@@ -1,7 +1,7 @@
-"""Image references: what the user writes, normalised as Docker and containerd do it.
+"""Image references: the user's text, normalised as in Docker and containerd.
 
-The grammar and defaults (``docker.io``, ``library/``, ``latest``) are those of distribution's ``reference`` package,
-which containerd uses; the original text is kept for every message. It must not look anything up.
+Grammar and defaults (``docker.io``, ``library/``, ``latest``) are those of distribution's ``reference`` package, which
+containerd uses; the original text is kept for messages. It must not look anything up.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ DEFAULT_TAG = "latest"
 PATH_LENGTH = 255
 """Characters of a repository path, the host not counted (distribution/reference: RepositoryNameTotalLengthMax)."""
 TEXT_LENGTH = 1024
-"""More than any valid reference has: host 255, path 255, tag 128, digest 135 and separators."""
+"""More than any valid reference: host 255, path 255, tag 128, digest 135 and separators. Bounds the regexes' work."""
 
 _LEGACY_DOMAIN = "index.docker.io"
 _OFFICIAL = "library/"
@@ -35,21 +35,21 @@ _FORM = (
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A parsed reference. Two references are equal when the user wrote the same text."""
+    """A parsed reference. Two are equal when the user wrote the same text."""
 
     original: str
-    """As written, blanks around it removed."""
+    """As written, without surrounding blanks."""
     domain: str
     """``docker.io``, ``127.0.0.1:5000``."""
     path: str
     """``library/nginx``."""
     tag: str = ""
-    """Empty only when there is a digest and no tag."""
+    """Empty only for a reference with a digest and no tag."""
     digest: Digest | None = None
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parse what a user wrote. Raises InvalidReference."""
+        """Parse a user's text. Raises InvalidReference."""
         original = text.strip()
         _check_text(original)
         rest, digest = _split_digest(original)
@@ -64,7 +64,7 @@ class Reference:
 
     @property
     def host(self) -> str:
-        """The registry as references name it; Docker Hub is ``docker.io`` here, whatever its API's address."""
+        """The registry as references name it. Docker Hub is ``docker.io``; its API has another address."""
         return self.domain
 
     @property
@@ -80,7 +80,7 @@ class Reference:
 
     @property
     def cri_name(self) -> str:
-        """The image record's name after a pull through CRI: containerd drops the tag when there is a digest."""
+        """The name of the image record after a pull through CRI: with a digest, containerd drops the tag."""
         return f"{self.repository}@{self.digest}" if self.digest else self.name
 
     def __str__(self) -> str:
@@ -98,7 +98,7 @@ def _check_text(original: str) -> None:
         _refuse(original, f"it is longer than {TEXT_LENGTH} characters")
     if "://" in original:
         _refuse(original, "a reference has no scheme", f"write {original.partition('://')[2][:160]}")
-    if _IDENTIFIER.fullmatch(original):
+    if _IDENTIFIER.fullmatch(original):  # ambiguous: docker run takes it for an id (reference.ParseNormalizedNamed)
         _refuse(
             original,
             "64 hex digits are an image id, not a repository",
@@ -118,7 +118,7 @@ def _split_digest(original: str) -> tuple[str, Digest | None]:
 
 
 def _split_domain(rest: str) -> tuple[str, str]:
-    """The first component is a host if it cannot be a Docker Hub user: a dot, a colon, upper case, or localhost."""
+    """``splitDockerDomain``: a first component that cannot be a Docker Hub user is a host."""
     first, slash, remote = rest.partition("/")
     is_host = first == "localhost" or "." in first or ":" in first or first != first.lower()
     if not slash or not is_host:
@@ -132,7 +132,7 @@ def _split_tag(remote: str, original: str) -> tuple[str, str]:
         _refuse(
             original,
             f"{tag[:140]!r} is not a tag",
-            "a tag has up to 128 letters, digits, '_', '.' and '-', and starts with none of the last two",
+            "a tag has up to 128 letters, digits, '_', '.' and '-', and does not start with '.' or '-'",
         )
     return path, tag
 
@@ -141,7 +141,7 @@ def _check_names(domain: str, path: str, original: str) -> None:
     if not _DOMAIN.fullmatch(domain):
         _refuse(original, f"{domain[:160]!r} is not a registry host")
     if path != path.lower():
-        _refuse(original, "a repository is lower case", f"write {path.lower()[:160]}")
+        _refuse(original, "a repository must be lower case", f"write {path.lower()[:160]}")
     if not _PATH.fullmatch(path):
         _refuse(
             original,

@@ -1,4 +1,7 @@
-"""What a reference points at. Here, and not with its port, because whoever implements the port is upstream of it."""
+"""The document that a reference resolves to.
+
+It is here, and not with the port that returns it, because the implementation of the port is upstream of it.
+"""
 
 from __future__ import annotations
 
@@ -14,4 +17,4 @@ class Resolved:
     descriptor: Descriptor
     body: bytes
     private: bool
-    """A credential of the user's was needed (an anonymous token is none)."""
+    """The user's credential was needed. An anonymous token does not count: anyone gets one."""

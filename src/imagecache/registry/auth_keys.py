@@ -1,8 +1,8 @@
-"""The keys of Docker's ``auths`` and which repositories they are for.
+"""The keys of Docker's ``auths``, and which repositories a key is for.
 
-The rules are kubelet's (``pkg/credentialprovider``): scheme and ``/v1/`` do not count, every label of the host may be a
-glob (``*.example.com``), the port must be the same, and a path is for everything below it. A path matches whole
-components only, so that ``host/team`` is not for ``host/team-b``. It must not see secrets.
+The rules are kubelet's (``pkg/credentialprovider``): scheme and ``/v1/`` are ignored, every label of the host may be a
+glob (``*.example.com``), the port must be equal, and a path covers everything below it. A path matches whole
+components only, so that ``host/team`` does not cover ``host/team-b``. It must not see secrets.
 """
 
 from __future__ import annotations
@@ -41,11 +41,12 @@ class AuthKey:
 
     @property
     def rank(self) -> tuple[int, int, int]:
-        """Greater is more specific: an exact host before a glob, a long path before a short one."""
+        """Greater is more specific: an exact host wins over a glob, a long path over a short one."""
         return (0 if self._is_glob else 1, len(self.path), len(self.host))
 
     @property
     def _is_glob(self) -> bool:
+        # An IPv6 address is in brackets, which are also a glob's.
         return not self.host.startswith("[") and _GLOB.search(self.host) is not None
 
     def _host_matches(self, name: str) -> bool:
@@ -59,7 +60,7 @@ class AuthKey:
 
 
 def best_key(keys: Iterable[str], host: str, repository: str) -> str | None:
-    """The most specific key that is for the repository."""
+    """The most specific key that covers the repository; None when there is none."""
     matching = [(AuthKey.parse(key).rank, key) for key in keys if AuthKey.parse(key).matches(host, repository)]
     return max(matching)[1] if matching else None
 

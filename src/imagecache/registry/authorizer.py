@@ -1,8 +1,8 @@
-"""How one repository at one server is read: openly, with an anonymous token, or with the user's credential.
+"""How requests for one repository at one server are authorised: not at all, with an anonymous token, or as the user.
 
-Whether an image is private is a fact that we find out: everything is tried without the credential first, and the
-credential is used only after the registry has refused. The outcome is kept for the next requests; concurrent requests
-share one token. It must not show a token or a credential.
+Whether an image is private is found out by trying: first without the credential, and with it only after the registry
+has refused. The outcome is kept for the next requests, and concurrent requests share one token. It must not show a
+token or a credential.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class _Mode(enum.Enum):
 
 
 class Authorizer:
-    """The state for one endpoint and repository. ``authorization`` before a request, ``refused`` after a bad answer."""
+    """The state of one endpoint and repository. Call ``authorization`` before a request, ``refused`` after an error."""
 
     def __init__(self, tokens: TokenServer, credentials: Credentials) -> None:
         self._tokens = tokens
@@ -38,44 +38,47 @@ class Authorizer:
         self._token: Token | None = None
         self._credential: Credential | None = None
         self._rejected: Credential | None = None
-        """What the token server refused."""
+        """A credential that was not accepted."""
         self._proven: str | None = None
+        """The last header that the registry accepted."""
 
     @property
     def private(self) -> bool:
-        """Whether the user's credential is what opens it."""
+        """Whether the repository needs the user's credential."""
         return self._mode is _Mode.CREDENTIAL
 
     async def authorization(self) -> str | None:
-        """The Authorization header for the next request; a token at its end is replaced."""
+        """The Authorization header for the next request. A token that expires is renewed first."""
         async with self._lock:
             if self._token is not None and self._tokens.config.clock.monotonic() >= self._token.expires:
                 await self._renew()
             return self._header()
 
     def accepted(self, sent: str | None) -> None:
-        """The registry took this header."""
+        """Note that the registry accepted this header."""
         self._proven = sent
 
     async def refused(self, status: int, challenges: Iterable[Challenge], sent: str | None) -> bool:
-        """Learn from an answer; true when the request is worth another try."""
+        """Learn from an error answer; True when the request should be sent again."""
         if status not in _DENIED:
             return False
         async with self._lock:
             if self._header() != sent:
-                return True  # another request has found the way meanwhile
+                return True  # a concurrent request has changed the header meanwhile: try that one
             if status == 401 and sent is not None and sent == self._proven:
+                # The token has worked and no longer does: it expired early, or the registry restarted. Once only, so
+                # that a registry that never accepts a fresh token does not keep us busy.
                 self._proven = None
-                return await self._renew()  # a token that has worked is not valid any more
+                return await self._renew()
             return await self._escalate(status, tuple(challenges))
 
     def hint(self) -> str:
-        """What to do about a 401: there was no credential, or it was a wrong one."""
+        """What to do about a 401: there is no credential, or it was not accepted."""
         host = credential_host(self._tokens.endpoint.host)
         credential = self._credential or self._rejected
         if credential is None:
-            return f"there is no credential for {host}; name one in spec.imagePullSecrets, or docker login {host}"
-        return f"the credential for {host} from {credential.source or 'the settings'} is not accepted; renew it"
+            return f"no credential for {host} was found; name one in spec.imagePullSecrets, or docker login {host}"
+        return f"the credential for {host} from {credential.source or 'the settings'} was not accepted; renew it"
 
     def _header(self) -> str | None:
         if self._token is not None:
@@ -83,7 +86,7 @@ class Authorizer:
         return self._credential.basic() if self._mode is _Mode.CREDENTIAL and self._credential else None
 
     async def _renew(self) -> bool:
-        """A new token the same way as the last. False when that is not possible."""
+        """Fetch a new token in the same way as the last one. False when there is none."""
         if self._challenge is None or self._challenge.scheme != "bearer":
             return False
         self._token = await self._tokens.fetch(self._challenge, self._credential)
@@ -102,7 +105,10 @@ class Authorizer:
         return await self._use_credential(self._challenge, certain=status in {401, 403})
 
     async def _use_credential(self, challenge: Challenge, *, certain: bool) -> bool:
-        """Change to the user's credential. An uncertain try that fails leaves everything as it was."""
+        """Switch to the user's credential.
+
+        After a 404 or a 429 it is not certain that a credential is the remedy: then a failure changes nothing.
+        """
         credential = await self._find_credential()
         if credential is None:
             return False

@@ -1,8 +1,8 @@
 """One blob as a stream that survives broken connections.
 
-Resumes by Range from where it stopped; a server that ignores Range is read again and the known bytes are thrown away.
-Exactly the bytes from the wanted offset to the descriptor's size come out, or an error. It must not believe them: the
-caller hashes.
+It resumes with a Range request where it stopped; from a server that ignores Range the known bytes are read again and
+dropped. It yields exactly the bytes from the wanted offset to the descriptor's size, or raises. It must not trust them:
+the caller hashes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from imagecache.registry.repository import Repository
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 _PROGRESS = 1 * MIB
-"""Bytes that count as progress; fewer do not earn new tries."""
+"""Bytes that count as progress and reset the number of attempts. A server that sends a byte and breaks gets no more."""
 
 
 class BlobStream:
@@ -77,7 +77,7 @@ class BlobStream:
         return True
 
     async def _part(self, position: int) -> AsyncGenerator[bytes, None]:
-        """One request: bytes from ``position`` on, as many as come, never more than the blob has."""
+        """One request: bytes from ``position`` on, as many as arrive, never more than the blob has."""
         headers = {"Range": f"bytes={position}-"} if position else {}
         server = self._servers[0]
         async with server.get(self._path, self._what, headers) as response:
@@ -100,18 +100,18 @@ class BlobStream:
             raise Retryable(self._short(self._blob.size - left))
 
     def _skipped(self, response: aiohttp.ClientResponse, position: int, host: str) -> int:
-        """The number of bytes at the start of the answer that are known already."""
+        """The number of bytes at the start of the answer that are already known."""
         if response.headers.get("Content-Encoding", "identity") != "identity":
-            raise ProtocolViolation(f"{host} sends {self._what} with a Content-Encoding that was not asked for")
+            raise ProtocolViolation(f"{host} sends {self._what} with a Content-Encoding that was not requested")
         if response.status == 200:
             return position
         match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
         if position == 0 or match is None or int(match[1]) != position:
-            raise ProtocolViolation(f"{host} answers with another range of {self._what} than was asked for")
+            raise ProtocolViolation(f"{host} answers with another range of {self._what} than the requested one")
         return 0
 
     def _check_length(self, response: aiohttp.ClientResponse, start: int, host: str) -> None:
-        """Refuse at once what cannot become the blob. (A 206 may be shorter than asked for)."""
+        """Raise before the download when the answer cannot be the blob. A 206 may be shorter than requested."""
         if response.content_length is None:
             return
         end = start + response.content_length
@@ -123,5 +123,6 @@ class BlobStream:
 
     def _short(self, position: int) -> RegistryError:
         return RegistryUnavailable(
-            f"{self._what} ends after {position} of {self._blob.size} bytes", hint="the registry or a proxy cuts it off"
+            f"{self._what} ends after {position} of {self._blob.size} bytes",
+            hint="the registry or a proxy cut the connection",
         )

@@ -1,8 +1,8 @@
-"""``WWW-Authenticate``: what a registry wants to be shown.
+"""``WWW-Authenticate``: the credentials that a registry accepts.
 
 Source: RFC 9110 §11.6.1 (several challenges in one field, token68, quoted strings), RFC 6750 and distribution's token
-specification for ``realm``, ``service`` and ``scope``. Values without the quotes that they need are accepted, as Docker
-accepts them. It must not act on anything.
+specification for ``realm``, ``service`` and ``scope``. Values that lack their quotes are accepted, as in Docker. It
+only parses.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Challenge:
 
 
 def parse_challenges(fields: Iterable[str]) -> tuple[Challenge, ...]:
-    """All challenges, in the order of the header fields. What cannot be read is left out."""
+    """All challenges, in the order of the header fields. Malformed ones are left out."""
     return tuple(challenge for text in fields for challenge in _parse(text))
 
 

@@ -1,8 +1,8 @@
 """The registry client: ``builder.image_source.ImageSource`` over HTTP.
 
-One client per build. Servers of a host are tried in the order of its configuration, the registry itself last, and what
-the last one says is what the user reads. Documents are verified here; layers are not (whoever writes them hashes them).
-Every error names the image as written. See ``docs/adr/0003-registry-client.md``.
+One client per build. The servers of a host are tried in the order of its configuration, the registry itself last, and
+the user sees the error of the last one. Documents are verified here; layers are not (the caller hashes them while it
+writes). Every error names the image as written. See ``docs/adr/0003-registry-client.md``.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class RegistryClient:
     async def stream(
         self, reference: Reference, descriptor: Descriptor, offset: int = 0
     ) -> AsyncGenerator[bytes, None]:
-        """The blob's bytes from ``offset`` on; resumed by itself; not verified."""
+        """The blob's bytes from ``offset`` on; resumed after failures; not verified."""
         with naming_image(reference.original):
             servers = self._serving(reference, Capability.PULL)
             path = f"{reference.path}/blobs/{descriptor.digest}"
@@ -93,6 +93,7 @@ class RegistryClient:
             body = await read_body(response, self._config.limits.manifest_size, what)
             promised = response.headers.get("Docker-Content-Digest", "")
         host = server.endpoint.host
+        # By digest, the header cannot matter; by tag, it is checked: a proxy that rewrites a manifest shows here.
         digest = reference.digest or _promised(promised, body, host)
         _verify(body, digest, what, host)
         media_type = detect_media_type(body, content_type, self._config.limits)
@@ -119,14 +120,14 @@ class RegistryClient:
         return body
 
     async def _first(self, servers: Sequence[Repository], ask: Callable[[Repository], Coroutine[None, None, _T]]) -> _T:
-        """The answer of the first server that has one. Only the last is asked more than once."""
+        """The first answer that is not an error. Only the last server is retried: a broken mirror must not delay us."""
         for server in servers[:-1]:
             with contextlib.suppress(ImageCacheError):
                 return await self._config.new_attempts(1).run(functools.partial(ask, server))
         return await self._config.new_attempts().run(functools.partial(ask, servers[-1]))
 
     def _serving(self, reference: Reference, able: Capability) -> Sequence[Repository]:
-        """Servers for the reference that may be asked this, in order. Raises InvalidSetting when there is none."""
+        """The servers for a reference that have the capability, in order. Raises InvalidSetting when none has."""
         host = reference.host
         if host not in self._endpoints:
             self._endpoints[host] = self._configured(host)
@@ -137,7 +138,7 @@ class RegistryClient:
         ]
         if not servers:
             raise InvalidSetting(
-                f"no server of {host} may be asked for this image: {str(able.name).lower()} is a capability of none",
+                f"no server of {host} has the capability {str(able.name).lower()}, which this image needs",
                 hint=f"change the hosts.toml for {host} in {self._config.hosts_dir}",
             )
         return servers
@@ -160,11 +161,13 @@ class RegistryClient:
 def _refuse_page(content_type: str, response: aiohttp.ClientResponse) -> None:
     if content_type.startswith("text/html"):
         host = host_of(response.url)
-        raise ProtocolViolation(f"{host} answers with a web page", hint=f"is {host} a registry? A proxy may be between")
+        raise ProtocolViolation(
+            f"{host} answers with a web page", hint=f"is {host} a registry? A login page or a proxy may answer instead"
+        )
 
 
 def _promised(header: str, body: bytes, host: str) -> Digest:
-    """The digest of a document asked for by tag; what the registry says about it must be true."""
+    """The digest of a document requested by tag; the registry's own statement must be right."""
     if not header:
         return Digest.sha256(body)
     try:

@@ -1,4 +1,4 @@
-"""Everything that changes how registries are spoken to, as one value.
+"""Everything that changes how we talk to registries, as one value.
 
 The caller fills it from flags, files and annotations. Clock, sleep and chance (in the back-off) are in it, so that
 tests own them. It must not read the environment.
@@ -31,13 +31,13 @@ class RegistryConfig:
     proxies: Proxies = field(default_factory=Proxies)
     connect_timeout: float = 30.0
     read_timeout: float = 60.0
-    """Longest silence in the middle of an answer."""
+    """Longest pause within an answer. There is no limit for a whole download: layers have gigabytes."""
     attempts: int = 5
-    """Tries of one request, or of one blob without progress."""
+    """Attempts of one request, or of one blob without progress."""
     backoff: Backoff = Backoff(0.5, 20.0, jitter=0.5)
-    """Before the second try and each after that."""
+    """Pauses between attempts."""
     retry_after_limit: float = 120.0
-    """A registry that asks to wait longer than this is an error at once."""
+    """A registry that asks to wait longer than this is an error at once: the caller retries later."""
     connections: int = 16
     """Open connections per host."""
     read_buffer: int = 4 * MIB
@@ -48,5 +48,5 @@ class RegistryConfig:
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
     def new_attempts(self, limit: int | None = None) -> Attempts:
-        """The tries of one thing; ``limit`` instead of ``attempts``."""
+        """The attempts of one request; ``limit`` overrides ``attempts``."""
         return Attempts(limit or self.attempts, self.backoff, self.sleep, self.retry_after_limit)

@@ -1,7 +1,7 @@
-"""Docker credential helpers: programs that keep secrets for us.
+"""Docker credential helpers: programs that keep secrets.
 
-Source: docker/docker-credential-helpers, the ``get`` command: the server's address on stdin, JSON on stdout. Bounded in
-time; what a failing helper prints is not repeated, it may be a secret.
+Source: docker/docker-credential-helpers, the ``get`` command: the server's address on stdin, JSON on stdout. It is
+bounded in time. It must not repeat the output of a helper that fails: that may be a secret.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from imagecache.errors import InvalidSetting
 from imagecache.registry.credentials import Credential
 
 HELPER_TIMEOUT = 30.0
-"""Seconds."""
+"""Seconds. Cloud helpers (ECR, GCR) make requests of their own."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _NOT_FOUND = b"credentials not found in native keychain"
-"""The one message of the protocol: there is no such credential."""
+"""The protocol's message for a credential that does not exist. Every other failure is an error."""
 _TOKEN_USER = "<token>"  # noqa: S105 - the protocol's mark for an identity token
 
 
@@ -38,7 +38,7 @@ class CredentialHelper:
         self._timeout = timeout
 
     async def get(self, server: str) -> Credential | None:
-        """The credential for a server, None when the helper has none. Raises InvalidSetting when it fails."""
+        """The credential for a server; None when the helper has none. Raises InvalidSetting when it fails."""
         code, output = await self._run(server)
         if code != 0:
             if _NOT_FOUND in output:
@@ -64,7 +64,7 @@ class CredentialHelper:
             async with asyncio.timeout(self._timeout):
                 output, _ = await process.communicate(server.encode() + b"\n")
         except TimeoutError as error:
-            raise self._failed(f"gave no answer in {self._timeout:g} s") from error
+            raise self._failed(f"did not answer within {self._timeout:g} s") from error
         finally:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()

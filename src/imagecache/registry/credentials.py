@@ -1,7 +1,7 @@
-"""Credentials, and where they come from: a port, a chain of several, and fixed ones.
+"""Credentials, and where they come from: the port, and a chain of several sources.
 
-A credential is for one host (and perhaps a path below it) and goes nowhere else; its text form never has the secret. It
-must not be written anywhere.
+A credential is for one host (and perhaps a path below it) and is sent nowhere else; its text form does not contain the
+secret. It must not be written anywhere.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Protocol
 
 _HUB = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io", "www.docker.io"})
 HUB_SERVER = "https://index.docker.io/v1/"
-"""The name under which docker login keeps the credential for Docker Hub."""
+"""The key under which ``docker login`` stores the credential for Docker Hub: the address of its v1 API."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class NoCredentials:
 
 
 class CredentialChain:
-    """Several sources in order; the first that knows the repository answers."""
+    """Several sources in order; the first that has a credential for the repository wins."""
 
     def __init__(self, sources: Iterable[Credentials]) -> None:
         self._sources = tuple(sources)

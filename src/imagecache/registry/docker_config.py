@@ -1,7 +1,7 @@
 """Credentials in Docker's formats: ``config.json``, and the two payloads of Kubernetes image pull secrets.
 
-Source: docker/cli's ``cli/config/configfile``, kubelet's ``pkg/credentialprovider``. The caller reads the files and
-Secrets; this parses bytes and answers for a repository. It must not keep or show the text of what it could not parse.
+Source: docker/cli's ``cli/config/configfile``, kubelet's ``pkg/credentialprovider``. The caller reads the Secrets; this
+module parses bytes and finds the credential for a repository. It must not keep or show text that it cannot parse.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def config_path(named: str, environ: Mapping[str, str], home: Path) -> Path:
 
 
 def load_docker_config(path: Path, helper_timeout: float = HELPER_TIMEOUT) -> DockerConfig | None:
-    """The configuration in a ``config.json``; None when there is no such file. Raises InvalidSetting."""
+    """The configuration in a ``config.json``; None when the file does not exist. Raises InvalidSetting."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -81,7 +81,7 @@ def load_docker_config(path: Path, helper_timeout: float = HELPER_TIMEOUT) -> Do
 
 
 def parse_docker_config(data: bytes, source: str, helper_timeout: float = HELPER_TIMEOUT) -> DockerConfig:
-    """Parse ``config.json``. ``source`` says where it is from. Raises InvalidSetting, without quoting the text."""
+    """Parse ``config.json``. ``source`` names it in messages. Raises InvalidSetting, without quoting the text."""
     file = _decode(data, _File, source)
     store = CredentialHelper(file.creds_store, helper_timeout) if file.creds_store else None
     helpers = {key: CredentialHelper(name, helper_timeout) for key, name in (file.cred_helpers or {}).items()}
@@ -91,7 +91,7 @@ def parse_docker_config(data: bytes, source: str, helper_timeout: float = HELPER
 def parse_docker_config_json(data: bytes, source: str) -> DockerConfig:
     """The payload ``.dockerconfigjson`` of a Secret of type kubernetes.io/dockerconfigjson.
 
-    A Secret starts no program: helpers that it names are ignored, as kubelet ignores them. Raises InvalidSetting.
+    A Secret must not start programs: helpers that it names are ignored, as kubelet does. Raises InvalidSetting.
     """
     return DockerConfig(_credentials(_decode(data, _File, source).auths or {}, source), {}, None)
 
@@ -112,7 +112,7 @@ def _decode(data: bytes, kind: type[_T], source: str) -> _T:
 
 
 def _credentials(entries: Mapping[str, _Entry], source: str) -> dict[str, Credential]:
-    """Entries that hold a secret; the empty ones only say that a credential store has it."""
+    """Entries that hold a secret. Empty ones only note that a credential store has it."""
     found = ((key, _credential(key, entry, source)) for key, entry in entries.items())
     return {key: credential for key, credential in found if credential is not None}
 
@@ -131,9 +131,9 @@ def _split_auth(key: str, auth: str, source: str) -> tuple[str, str]:
         text = base64.b64decode(auth.strip() + "=" * (-len(auth.strip()) % 4), validate=True).decode()
     except (binascii.Error, ValueError):
         raise InvalidSetting(
-            f"{source}: the entry for {key[:160]!r} has no base64 in 'auth'", hint="it is base64 of user:password"
+            f"{source}: 'auth' of {key[:160]!r} is not base64", hint="it is base64 of user:password"
         ) from None
     username, colon, password = text.partition(":")
     if not colon:
         raise InvalidSetting(f"{source}: 'auth' of {key[:160]!r} has no colon", hint="it is base64 of user:password")
-    return username, password.rstrip("\0")
+    return username, password.rstrip("\0")  # as docker/cli does (decodeAuth)

@@ -1,6 +1,6 @@
-"""Where the API of a registry is: the answer to "who serves this host", as plain data.
+"""Where the API of a registry is, as plain data.
 
-An endpoint is one server with its address, its trust settings and what it may be asked. It must not do I/O.
+An endpoint is one server: its address, its trust settings and its capabilities. It must not do I/O.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ HUB_API = "registry-1.docker.io"
 
 
 class Capability(enum.Flag):
-    """What a server is trusted with (containerd's docs/hosts.md)."""
+    """What a server may be asked for (containerd's docs/hosts.md)."""
 
     PULL = enum.auto()
     """Content by digest."""
@@ -42,7 +42,7 @@ class Trust:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One server of a registry. ``headers`` may hold secrets, so they are not shown."""
+    """One server of a registry. ``headers`` may hold secrets, so they are not part of its text form."""
 
     scheme: str
     host: str
@@ -52,9 +52,9 @@ class Endpoint:
     trust: Trust = Trust()
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     namespace: str = ""
-    """Mirrors: the host of the reference, sent as ``ns``."""
+    """For mirrors: the host of the reference, sent as ``ns``, since one mirror may serve several registries."""
     plain_fallback: bool = False
-    """Speak plain HTTP when it turns out that the server does not speak TLS."""
+    """Fall back to plain HTTP when the server does not speak TLS."""
     dial_timeout: float | None = None
     """Seconds; None for the configured one."""
 
@@ -65,19 +65,19 @@ class Endpoint:
 
 
 def host_of(url: URL) -> str:
-    """``host[:port]`` as it is written there, lower case, without a user."""
+    """``host[:port]`` as the URL has it, in lower case, without a user."""
     return url.raw_authority.rpartition("@")[2].lower()
 
 
 def default_endpoint(host: str) -> Endpoint:
-    """The registry itself: HTTPS; on loopback also plain HTTP when that is what is there."""
+    """The registry itself: HTTPS; on loopback with a fallback to plain HTTP, as in containerd."""
     if host == HUB:
         return Endpoint(scheme="https", host=HUB_API)
     return Endpoint(scheme="https", host=host.lower(), plain_fallback=is_loopback(host))
 
 
 def with_user_lists(endpoint: Endpoint, plain_http: frozenset[str], insecure: frozenset[str]) -> Endpoint:
-    """Apply what the user says about hosts; ``docker.io`` is also meant by its API's address."""
+    """Apply the user's lists of hosts. ``docker.io`` in a list also means the address of its API."""
     names = {endpoint.host, HUB} if endpoint.host == HUB_API else {endpoint.host}
     if names & {name.lower() for name in plain_http}:
         return dataclasses.replace(endpoint, scheme="http", plain_fallback=False)

@@ -1,8 +1,8 @@
 """containerd's registry host configuration: mirrors and their settings, from ``hosts.toml``.
 
 Source: containerd's docs/hosts.md and ``core/remotes/docker/config/hosts.go``: which directory is for a host, the order
-of the servers, Docker's certificate files where there is no ``hosts.toml``. Unlike there, a file that cannot be read is
-an error, not a silent fall back to the registry itself. It must not connect to anything.
+of the servers, Docker's certificate files where ``hosts.toml`` does not exist. In contrast to containerd, a file that
+cannot be read is an error, not a silent fallback to the registry itself. It must not connect to anything.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _Table = Mapping[str, object]
 
 
 def configured_endpoints(directory: Path, host: str) -> tuple[Endpoint, ...]:
-    """Servers for the host of a reference, in the order to try; the registry itself is last.
+    """The servers for the host of a reference, in the order to try; the registry itself is last.
 
     Raises InvalidSetting, which names the file.
     """
@@ -49,7 +49,7 @@ def configured_endpoints(directory: Path, host: str) -> tuple[Endpoint, ...]:
 
 
 def _directory_for(directory: Path, host: str) -> Path | None:
-    """``host_port_``, ``host:port``, then ``_default``."""
+    """``host_port_``, ``host:port``, then ``_default``. The first form is for filesystems without colons."""
     name, colon, port = host.rpartition(":")
     candidates = [f"{name}_{port}_"] if colon and port.isdigit() else []
     existing = (directory / candidate for candidate in [*candidates, host, "_default"])
@@ -76,6 +76,7 @@ def _server(address: str, table: _Table, base: Path, host: str) -> Endpoint:
     if not url.host:
         raise ValueError(f"no host in {address[:160]!r}")
     path = posixpath.normpath(url.raw_path).rstrip("/")
+    # Without override_path, "/v2" is appended unless the address has it, as in containerd.
     if table.get("override_path") is not True and not path.endswith("/v2"):
         path += "/v2"
     authority = host_of(url)
@@ -107,7 +108,7 @@ def _capabilities(names: Iterable[str]) -> Capability:
     able = Capability(0)
     for name in listed:
         able |= _CAPABILITIES[name]
-    return able if listed else ALL
+    return able if listed else ALL  # no list, or an empty one, means everything
 
 
 def _client(pair: object, base: Path) -> tuple[Path, Path | None]:

@@ -1,7 +1,7 @@
-"""The one table from what HTTP says to what a user reads.
+"""The one table from HTTP failures to the errors that a user reads.
 
-Statuses and aiohttp's exceptions become errors of the RegistryError family. What a registry writes is never repeated,
-except codes of the distribution specification: a hostile one could echo a secret. It must not do I/O.
+Statuses and aiohttp's exceptions become errors of the RegistryError family. The text of a registry is not repeated,
+except for codes of the distribution specification: a hostile registry could echo a secret. It must not do I/O.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class _ErrorBody(msgspec.Struct):
 
 
 def error_code(body: bytes) -> str:
-    """The first code of an error answer, if it is one of the specification's."""
+    """The first code of an error answer that is one of the specification's; empty when there is none."""
     try:
         codes = [item.code for item in msgspec.json.decode(body, type=_ErrorBody).errors]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -88,15 +88,15 @@ def status_error(status: int, host: str, what: str, code: str = "", after: float
 
     Args:
         status: of the HTTP answer.
-        host: who answered.
-        what: what was asked for: ``manifest 1.25``, ``blob sha256:...``.
-        code: the specification's error code, if there was one.
+        host: that answered.
+        what: the requested thing: ``manifest 1.25``, ``blob sha256:...``.
+        code: the specification's error code; empty when there is none.
         after: seconds of Retry-After.
     """
     said = f"{host} answers {status}{f' {code}' if code else ''} to the request for {what}"
     if status == 401:
         return Unauthenticated(
-            said, hint=f"give a credential for {host}: spec.imagePullSecrets, or docker login {host}"
+            said, hint=f"provide a credential for {host}: spec.imagePullSecrets, or docker login {host}"
         )
     if status == 403:
         return AccessDenied(said, hint=f"the account needs the right to pull this repository from {host}")
@@ -104,7 +104,7 @@ def status_error(status: int, host: str, what: str, code: str = "", after: float
         return ImageNotFound(said, hint="check repository and tag; some registries hide private images like this")
     if status == 429:
         wait = f" in {after:.0f} s" if after else " later"
-        return RateLimited(said, hint=f"try again{wait}, or give a credential with a higher limit", retry_after=after)
+        return RateLimited(said, hint=f"try again{wait}, or use a credential with a higher limit", retry_after=after)
     if status in _SERVER_SIDE or status > 504:
         return RegistryUnavailable(said, hint="try again later; the registry's own log says why")
     return ProtocolViolation(said, hint=f"is {host} a registry, and is plain HTTP or HTTPS right?")
@@ -129,7 +129,7 @@ def may_try_again(status: int) -> bool:
 
 
 def speaks_plain_http(error: aiohttp.ClientError) -> bool:
-    """Whether a failed TLS handshake shows a server without TLS."""
+    """Whether a TLS handshake failed because the server does not speak TLS."""
     cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
     return _is_not_tls(cause)
 
@@ -144,7 +144,7 @@ def transport_error(error: Exception, host: str) -> Retryable | RegistryError:
         )
     if isinstance(error, TimeoutError):
         return Retryable(
-            RegistryUnavailable(f"{host} does not answer in time", hint="check the network, proxies and firewalls")
+            RegistryUnavailable(f"{host} did not answer in time", hint="check the network, proxies and firewalls")
         )
     if isinstance(error, aiohttp.ClientConnectorError):
         reason = error.os_error.strerror or "no connection"
@@ -158,8 +158,8 @@ def transport_error(error: Exception, host: str) -> Retryable | RegistryError:
 
 
 def proxy_error(status: int, host: str) -> Retryable | RegistryError:
-    """The error for an answer of the proxy itself."""
-    said = "wants a credential" if status == 407 else f"answers {status}"
+    """The error for an answer that comes from the proxy, not from the registry."""
+    said = "requires a credential" if status == 407 else f"answers {status}"
     error = RegistryUnavailable(f"the proxy on the way to {host} {said}", hint=_PROXY_HINT)
     return Retryable(error) if may_try_again(status) else error
 

@@ -1,7 +1,7 @@
 """Which HTTP proxy a request takes, by the rules of HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
 
-They are Go's (golang.org/x/net/http/httpproxy), so that what is set for containerd means the same here. This machine is
-never asked through a proxy. A proxy's address may hold a password: it is not shown. Pure: ``apps`` reads the
+The rules are Go's (golang.org/x/net/http/httpproxy), so that settings for containerd mean the same here. Requests to
+loopback take no proxy. A proxy's address may hold a password: it must not be shown. Pure: ``apps`` reads the
 environment.
 """
 
@@ -22,18 +22,18 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 @dataclass(frozen=True, slots=True)
 class Proxies:
-    """What the three variables say; without them no request takes a proxy."""
+    """The values of the three variables; without them no request takes a proxy."""
 
     http: URL | None = field(default=None, repr=False)
     """For requests in plain HTTP."""
     https: URL | None = field(default=None, repr=False)
     """For requests over TLS, which the proxy tunnels."""
     exempt: tuple[str, ...] = ()
-    """Hosts that are asked directly: ``host`` and all below it, ``.domain`` for those below alone, an address, a
-    network in CIDR form, each but the network with ``:port`` if wanted; ``*`` for all."""
+    """Hosts without a proxy: ``host`` with its subdomains, ``.domain`` for subdomains alone, an address, a network in
+    CIDR form, each except for the network with an optional ``:port``; ``*`` for all."""
 
     def of(self, url: URL) -> URL | None:
-        """The proxy for a request; None to ask the server itself."""
+        """The proxy for a request; None for a direct connection."""
         proxy = self.https if url.scheme == "https" else self.http
         host, port = (url.raw_host or "").lower().rstrip("."), url.port
         if proxy is None or is_loopback(f"[{host}]" if ":" in host else host):
@@ -42,7 +42,7 @@ class Proxies:
 
 
 def parse_proxies(environ: Mapping[str, str]) -> Proxies:
-    """From environment variables, in capital or small letters. Raises InvalidSetting."""
+    """From environment variables, in upper or lower case. Raises InvalidSetting."""
     http, https, exempt = (environ.get(name) or environ.get(name.lower()) or "" for name in _NAMES)
     rules = (rule.strip().lower() for rule in exempt.split(","))
     return Proxies(_address("HTTP_PROXY", http), _address("HTTPS_PROXY", https), tuple(filter(None, rules)))
@@ -58,7 +58,7 @@ def _address(name: str, text: str) -> URL | None:
         usable = False
     if not usable:
         raise InvalidSetting(
-            f"{name} is not the address of an HTTP proxy", hint="for example http://proxy.example:3128"
+            f"{name} is not the address of an HTTP proxy", hint="expected for example http://proxy.example:3128"
         )
     return url
 
@@ -78,7 +78,7 @@ def _matches(rule: str, host: str, port: int | None) -> bool:
 
 
 def _split(rule: str) -> tuple[str, str]:
-    """Name and port; an address of version 6 has colons of its own."""
+    """Name and port. An IPv6 address without brackets has colons but no port."""
     if rule.startswith("["):
         name, _, rest = rule[1:].partition("]")
         return name, rest.removeprefix(":")

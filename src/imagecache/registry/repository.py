@@ -1,6 +1,6 @@
 """One server and one repository: requests of the distribution API, with authentication and translated statuses.
 
-Source: OCI distribution-spec v1.1, "Pull". It must not choose between servers, and must not believe bytes.
+Source: OCI distribution-spec v1.1, "Pull". It must not choose between servers, and must not trust bytes.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from imagecache.registry.http_errors import error_code, may_try_again, retry_aft
 from imagecache.registry.transport import Request, Transport, read_start
 
 _ROUNDS = 6
-"""Answers to one request that authentication may consume; an honest registry needs three."""
+"""Requests until authentication must succeed. Three are needed: no header, an anonymous token, the credential. Another
+renews a token that expired in between; the rest is reserve, so that a registry cannot keep us busy."""
 
 
 class Repository:
-    """Where one repository is served."""
+    """One repository at one server."""
 
     def __init__(self, transport: Transport, config: RegistryConfig, endpoint: Endpoint, access: Authorizer) -> None:
         self._transport = transport

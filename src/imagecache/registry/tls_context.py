@@ -1,6 +1,6 @@
 """TLS contexts from trust settings.
 
-Loading the system's authorities takes 10 ms and more, so the caller keeps what it got. It must not connect.
+Loading the system's authorities takes 10 ms and more, so the caller keeps the context. It must not connect.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from imagecache.registry.endpoint import Trust
 
 
 def tls_context(trust: Trust) -> ssl.SSLContext:
-    """The context for these settings. Raises InvalidSetting, which names the file."""
+    """The context for a server's trust settings. Raises InvalidSetting, which names the file."""
     context = ssl.create_default_context()
     if not trust.verify:
         context.check_hostname = False
@@ -25,7 +25,8 @@ def tls_context(trust: Trust) -> ssl.SSLContext:
             context.load_cert_chain(certificate, key, password=_no_password)
         except (OSError, ValueError) as error:
             raise InvalidSetting(
-                f"cannot use the client certificate {certificate}: {error}", hint="it is PEM, with an unencrypted key"
+                f"cannot use the client certificate {certificate}: {error}",
+                hint="it must be PEM, with an unencrypted key",
             ) from error
     return context
 
@@ -34,7 +35,7 @@ def _load(context: ssl.SSLContext, authority: Path) -> None:
     try:
         context.load_verify_locations(cafile=authority)
     except OSError as error:  # ssl.SSLError is one
-        raise InvalidSetting(f"cannot use the authorities in {authority}: {error}", hint="it is PEM") from error
+        raise InvalidSetting(f"cannot use the authorities in {authority}: {error}", hint="it must be PEM") from error
 
 
 def _no_password() -> str:

@@ -1,8 +1,8 @@
-"""Bearer tokens: asking the server that a challenge names.
+"""Bearer tokens from the server that a challenge names.
 
 Source: distribution's token specification (docs/spec/auth/token.md, oauth.md): GET with Basic for a user and password,
-POST with ``refresh_token`` for an identity token, GET without anything for an anonymous token. It must not decide
-whether a credential is to be used.
+POST with ``refresh_token`` for an identity token, GET without credentials for an anonymous token. It must not decide
+whether a credential is used.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from imagecache.registry.transport import Request, Transport, read_body
 
 _CLIENT_ID = "imagecache"
 _LIFETIME = 60.0
-"""Seconds, when the server does not say (the specification's default, and the least that clients assume)."""
+"""Seconds, when the server states none (the specification's default), and the least that clients assume."""
 _MARGIN = 5.0
-"""A token is not used in its last seconds."""
+"""Seconds before its end from which a token is not used: a request takes time, and clocks differ."""
 _REFUSED = frozenset({400, 401, 403})
 _VALUE = re.compile(r"[\x21-\x7e]+")
 
@@ -55,7 +55,7 @@ class TokenServer:
     repository: str
 
     async def fetch(self, challenge: Challenge, credential: Credential | None) -> Token | None:
-        """A new token; None when the server refuses. Raises RegistryError for everything else."""
+        """A new token; None when the server refuses. Raises RegistryError for every other failure."""
         request = self._request(challenge, credential)
         return await self.config.new_attempts().run(lambda: self._ask(request))
 
@@ -78,7 +78,7 @@ class TokenServer:
             answer = _Answer()  # the cause may quote the token: it is not chained
         value = answer.token or answer.access_token or ""
         if not _VALUE.fullmatch(value):
-            raise ProtocolViolation(f"{host} answers the request for a token without one")
+            raise ProtocolViolation(f"the answer of {host} to a token request has no usable token")
         lifetime = max(answer.expires_in or _LIFETIME, _LIFETIME)
         return Token(value=value, expires=self.config.clock.monotonic() + lifetime - _MARGIN)
 
@@ -101,7 +101,10 @@ class TokenServer:
         return Request(endpoint=self.endpoint, url=realm.with_query(query), authorization=authorization)
 
     def _realm(self, challenge: Challenge) -> URL:
-        """The token server's address: HTTP or HTTPS, and never less protected than the registry itself."""
+        """The token server's address: HTTP or HTTPS, and not less protected than the registry itself.
+
+        A credential is sent there, and the address comes from an answer that anyone on the way could have written.
+        """
         safe = {"https"} if self.endpoint.scheme == "https" and not self.endpoint.plain_fallback else {"http", "https"}
         try:
             realm = URL(challenge.parameters.get("realm", ""))
@@ -110,7 +113,7 @@ class TokenServer:
             usable = False
         if not usable:
             raise ProtocolViolation(
-                f"{self.endpoint.host} names a token server that is not to be trusted",
+                f"{self.endpoint.host} names a token server that cannot be trusted",
                 hint="the realm of its Bearer challenge must be an https address",
             )
         return realm

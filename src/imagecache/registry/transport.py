@@ -1,8 +1,8 @@
 """One HTTP request: connections, redirects by hand, bounded answers, foreign exceptions translated.
 
-What is private (Authorization, headers of hosts.toml, client certificates) goes to the host that it is for and to no
-other: a redirect to another scheme, host or port leaves it behind, and it does not come back. It must not decide
-whether to try again, and must not know what is asked for.
+Secrets (Authorization, headers of hosts.toml, client certificates) are sent to their own host and to no other: after a
+redirect to another scheme, host or port they are dropped, also when a later redirect leads back. It must not decide
+whether to retry, and must not know what is requested.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _FOREIGN = (aiohttp.ClientError, TimeoutError, ConnectionError, ssl.SSLError)
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to ask of an endpoint, or of a server that it named."""
+    """A request to an endpoint, or to a server that the endpoint named."""
 
     endpoint: Endpoint
     url: URL
     headers: Mapping[str, str] = field(default_factory=dict)
     authorization: str | None = field(default=None, repr=False)
     form: Mapping[str, str] | None = field(default=None, repr=False)
-    """Sent by POST; then redirects are not followed."""
+    """Sent by POST. Redirects are not followed then: the form holds a secret."""
 
 
 class Transport:
@@ -46,11 +46,13 @@ class Transport:
         self._config = config
         self._contexts: dict[Trust, ssl.SSLContext] = {}
         self._plain: set[str] = set()
-        """Hosts on loopback that turned out to speak plain HTTP."""
+        """Hosts on loopback that speak plain HTTP: found out once, not for every request."""
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
+            # limit=0: the bound is per host, since builds read from several registries. No decompression: a digest is
+            # that of the bytes on the wire. No cookies: they would carry state from one repository to the next.
             connector=aiohttp.TCPConnector(limit=0, limit_per_host=self._config.connections),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
@@ -66,14 +68,14 @@ class Transport:
 
     @contextlib.asynccontextmanager
     async def open(self, request: Request) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The answer after redirects, closed at the end. Raises Retryable or RegistryError, also for reading it."""
+        """The answer after redirects, closed at the end. Raises Retryable or RegistryError, also while it is read."""
         with translated(host_of(request.url)):
             response = await self._follow(request)
         try:
             with translated(host_of(response.url)):
                 yield response
         finally:
-            if response.content.at_eof():
+            if response.content.at_eof():  # the connection is reusable only when nothing of this answer is left in it
                 response.release()
             else:
                 response.close()
@@ -104,7 +106,7 @@ class Transport:
 
     async def _once(self, request: Request, url: URL, *, at_home: bool) -> aiohttp.ClientResponse:
         if self._session is None:
-            raise RuntimeError("RegistryClient is used outside of its context")
+            raise RuntimeError("RegistryClient is used outside of its context manager")
         endpoint = request.endpoint
         headers = dict(request.headers)
         if at_home and host_of(url) == endpoint.host:
@@ -123,7 +125,7 @@ class Transport:
         )
 
     def _context(self, endpoint: Endpoint, url: URL) -> ssl.SSLContext:
-        """The endpoint's own trust for its host, what the user says about it for every other host."""
+        """The endpoint's own trust for its host, the user's list of insecure hosts for every other one."""
         if host_of(url) == endpoint.host:
             trust = endpoint.trust
         else:
@@ -135,19 +137,20 @@ class Transport:
 
     def _timeout(self, endpoint: Endpoint) -> aiohttp.ClientTimeout:
         dial = self._config.connect_timeout if endpoint.dial_timeout is None else endpoint.dial_timeout
+        # No total: a layer may take hours. A server that stalls is caught by sock_read.
         return aiohttp.ClientTimeout(total=None, sock_connect=dial, sock_read=self._config.read_timeout)
 
 
 @contextlib.contextmanager
 def translated(host: str) -> Iterator[None]:
-    """Foreign exceptions of the block as Retryable or RegistryError, chained unless they may show a secret."""
+    """Convert foreign exceptions of the block to Retryable or RegistryError; chained unless they may show a secret."""
     try:
         yield
     except aiohttp.ClientHttpProxyError as error:
         raise proxy_error(error.status, host) from None
     except _FOREIGN as error:
         ours = transport_error(error, host)
-        # These hold the request's headers or its whole address, which may be signed.
+        # These hold the request's headers, or its whole address, which may have a signature in its query.
         shows = isinstance(error, aiohttp.ClientResponseError | aiohttp.InvalidURL)
         raise ours from (None if shows else error)
 
@@ -166,7 +169,7 @@ async def read_body(response: aiohttp.ClientResponse, bound: int, what: str) -> 
 
 
 async def read_start(response: aiohttp.ClientResponse, bound: int) -> bytes:
-    """As much of an error answer as is worth it; nothing when it breaks."""
+    """The start of an error answer; empty when reading it fails."""
     try:
         return await response.content.read(bound)
     except (aiohttp.ClientError, TimeoutError, ConnectionError):
@@ -182,7 +185,7 @@ def _with_scheme(url: URL, scheme: str) -> URL:
 
 
 def _target(url: URL, location: str) -> URL:
-    """Where a redirect leads. A user in the address would become a credential: it is refused."""
+    """Where a redirect leads. An address with a user is refused: aiohttp would send it as a credential."""
     try:
         target = url.join(URL(location, encoded=True))
         usable = (

@@ -109,9 +109,9 @@ BAD_MANIFESTS: dict[str, tuple[dict[str, Any], type[ImageCacheError], str]] = {
     "schema 1 by layers": (changed(MANIFEST, fsLayers=[]), UnsupportedMediaType, "schema 1"),
     "schema 3": (changed(MANIFEST, schemaVersion=3), MalformedDocument, "schemaVersion is 3"),
     "no schema": (changed(MANIFEST, schemaVersion="absent"), MalformedDocument, "schemaVersion is 0"),
-    "another type": (changed(MANIFEST, mediaType="x/y"), MalformedDocument, "says that it is x/y"),
-    "says index": (changed(MANIFEST, mediaType=mediatypes.OCI_INDEX), MalformedDocument, "says that it is"),
-    "also an index": (changed(MANIFEST, manifests=[]), MalformedDocument, "parts of an index"),
+    "another type": (changed(MANIFEST, mediaType="x/y"), MalformedDocument, "states the type x/y"),
+    "says index": (changed(MANIFEST, mediaType=mediatypes.OCI_INDEX), MalformedDocument, "states the type"),
+    "also an index": (changed(MANIFEST, manifests=[]), MalformedDocument, "fields of an index"),
     "no config": (changed(MANIFEST, config="absent"), MalformedDocument, "no config"),
     "config of a chart": (
         changed(MANIFEST, config={**CONFIG, "mediaType": "application/vnd.cncf.helm.config.v1+json"}),
@@ -151,8 +151,8 @@ def test_not_json(data: bytes) -> None:
 
 
 BAD_INDEXES: dict[str, tuple[dict[str, Any], type[ImageCacheError], str]] = {
-    "also a manifest": (changed(INDEX, layers=[]), MalformedDocument, "parts of a manifest"),
-    "has a config": (changed(INDEX, config=CONFIG), MalformedDocument, "parts of a manifest"),
+    "also a manifest": (changed(INDEX, layers=[]), MalformedDocument, "fields of a manifest"),
+    "has a config": (changed(INDEX, config=CONFIG), MalformedDocument, "fields of a manifest"),
     "too many entries": (changed(INDEX, manifests=[ENTRY] * 4), LimitExceeded, "4 manifests in the index"),
     "entry too large": (changed(INDEX, manifests=[{**ENTRY, "size": 5000}]), LimitExceeded, "5000 bytes"),
     "schema 1": (changed(INDEX, schemaVersion=1), UnsupportedMediaType, "schema 1"),
@@ -168,9 +168,9 @@ def test_bad_indexes(case: str) -> None:
 
 
 def test_the_descriptor_decides_which_document_it_is() -> None:
-    with pytest.raises(MalformedDocument, match="an index is where a manifest is expected"):
+    with pytest.raises(MalformedDocument, match="expected a manifest, got an index"):
         parse_manifest(body(INDEX), mediatypes.OCI_INDEX)
-    with pytest.raises(MalformedDocument, match="a manifest is where an index is expected"):
+    with pytest.raises(MalformedDocument, match="expected an index, got a manifest"):
         parse_index(body(MANIFEST), mediatypes.OCI_MANIFEST)
     with pytest.raises(UnsupportedMediaType, match="neither"):
         parse_manifest(body(MANIFEST), "text/plain")

@@ -126,7 +126,7 @@ def test_a_nested_index_can_be_chosen() -> None:
 def test_no_match_lists_what_there_is() -> None:
     offered = [entry("linux/arm64/v8"), entry("linux/s390x"), entry("unknown/unknown")]
 
-    with pytest.raises(NoMatchingPlatform, match=r"for linux/amd64; it is for linux/arm64/v8, linux/s390x$"):
+    with pytest.raises(NoMatchingPlatform, match=r"for linux/amd64, only for linux/arm64/v8, linux/s390x$"):
         choose(offered, parse_platform("linux/amd64"))
 
 

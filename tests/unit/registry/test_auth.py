@@ -142,7 +142,7 @@ async def test_no_credential(connect: Connect, registry: FakeRegistry, reference
         await (await connect()).resolve(reference)
 
     assert caught.value.image == reference.original
-    assert f"there is no credential for {registry.address}" in caught.value.hint
+    assert f"no credential for {registry.address} was found" in caught.value.hint
     assert "imagePullSecrets" in caught.value.hint
 
 
@@ -154,7 +154,7 @@ async def test_a_wrong_credential(connect: Connect, registry: FakeRegistry, refe
     with pytest.raises(Unauthenticated) as caught:
         await (await connect(known(registry, wrong))).resolve(reference)
 
-    assert "from secret default/pull is not accepted" in caught.value.hint
+    assert "from secret default/pull was not accepted" in caught.value.hint
 
 
 async def test_an_identity_token_is_no_basic_credential(
@@ -238,7 +238,7 @@ async def test_an_answer_without_a_token(
     registry.auth = "bearer"
     registry.faults.token_answer = answer
 
-    with pytest.raises(ProtocolViolation, match="without one"):
+    with pytest.raises(ProtocolViolation, match="no usable token"):
         await (await connect()).resolve(reference)
 
 

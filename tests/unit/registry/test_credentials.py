@@ -250,7 +250,7 @@ async def test_a_helper_that_has_nothing(helpers: Helpers) -> None:
     [
         (f"echo '{SECRET}'; exit 3", "exit code 3"),
         (f"echo '{SECRET}'", "did not answer in JSON"),
-        ("exec tail -f /dev/null", "gave no answer in 0.2 s"),
+        ("exec tail -f /dev/null", "did not answer within 0.2 s"),
     ],
 )
 async def test_a_failing_helper_is_named_and_not_quoted(helpers: Helpers, script: str, why: str) -> None:

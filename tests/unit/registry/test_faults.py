@@ -451,7 +451,7 @@ async def test_silence(connect: Connect) -> None:
         address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
         client = await connect(plain_http=frozenset({address}), read_timeout=0.05, attempts=2)
 
-        with pytest.raises(RegistryUnavailable, match="does not answer in time"):
+        with pytest.raises(RegistryUnavailable, match="did not answer in time"):
             await client.resolve(Reference.parse(f"{address}/a:1"))
 
 

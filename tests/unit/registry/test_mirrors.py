@@ -165,7 +165,7 @@ async def test_no_server_is_left(connect: Connect, registry: FakeRegistry, tmp_p
     (folder / "hosts.toml").write_text(f'server = "{registry.url}"\ncapabilities = ["push"]\n')
     client = await connect(hosts_dir=tmp_path)
 
-    with pytest.raises(InvalidSetting, match="resolve is a capability of none") as caught:
+    with pytest.raises(InvalidSetting, match="has the capability resolve") as caught:
         await client.resolve(Reference.parse("team/app:1"))
 
     assert caught.value.image == "team/app:1"
