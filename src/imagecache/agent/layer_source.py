@@ -17,6 +17,7 @@ from imagecache.errors import AlreadyExists, BlobNotFound, ContentError, NotFoun
 from imagecache.fetch.allowance import Allowance
 from imagecache.fetch.bundle import BundleFetcher, Described
 from imagecache.served.remote_store import RemoteStore
+from imagecache.store.documents import BundleDocuments
 from imagecache.store.model import Bundle, LayerName
 from imagecache.store.store import Store
 from imagecache.telemetry.log import get_logger
@@ -25,42 +26,29 @@ _log = get_logger(__name__)
 
 
 class Documents:
-    """Bundle documents of a store, read once for each version of its index. Calls block."""
+    """The store's bundle documents, without those that are damaged, which are logged once. Calls block."""
 
     def __init__(self, store: Store) -> None:
-        self._store = store
-        self._version: tuple[int, int] | None = None
-        self._ids: tuple[str, ...] = ()
-        self._read: dict[str, Bundle] = {}
+        self._documents = BundleDocuments(store.bundles)
         self._damaged: set[str] = set()
 
     def ids(self) -> tuple[str, ...]:
         """Raises StoreError."""
-        try:
-            found = self._store.paths.index.stat()
-            version = (found.st_mtime_ns, found.st_ino)
-        except OSError:
-            version = None  # reading it says what is wrong
-        if version is None or version != self._version:
-            self._ids = tuple(self._store.bundles.ids())
-            self._read.clear()
-            self._version = version
-        return self._ids
+        return self._documents.ids()
 
     def get(self, bundle_id: str) -> Bundle | None:
         """One of ``ids``; None when it is damaged. Raises StoreError."""
-        if bundle_id not in self._read:
-            try:
-                self._read[bundle_id] = self._store.bundles.get(bundle_id)
-            except NotFound:
-                return None
-            except (BlobNotFound, StoreCorrupt) as error:
-                if bundle_id not in self._damaged:
-                    _log.warning("bundle is damaged", bundle=bundle_id, problem=str(error))
-                self._damaged.add(bundle_id)
-                return None
+        try:
+            document = self._documents.get(bundle_id)
+        except NotFound:
+            return None
+        except (BlobNotFound, StoreCorrupt) as error:
+            if bundle_id not in self._damaged:
+                _log.warning("bundle is damaged", bundle=bundle_id, problem=str(error))
+            self._damaged.add(bundle_id)
+            return None
         self._damaged.discard(bundle_id)
-        return self._read[bundle_id]
+        return document
 
 
 @dataclass

@@ -11,7 +11,6 @@ import dataclasses
 import enum
 import os
 import socket
-import threading
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -26,7 +25,7 @@ from imagecache.controller.dependencies import Job, Report
 from imagecache.controller.leader import Leader
 from imagecache.controller.node_gc import NodeGarbageCollector
 from imagecache.controller.reconciler import Dependencies, Reconciler
-from imagecache.errors import ImageCacheError, InternalError, InvalidSetting, NotFound
+from imagecache.errors import ImageCacheError, InternalError, InvalidSetting
 from imagecache.kube import connection
 from imagecache.kube.api import ChangeKind, Kube
 from imagecache.kube.client import KubeClient
@@ -39,6 +38,7 @@ from imagecache.served.settings import ServerSettings
 from imagecache.served.store_reader import StoreReader
 from imagecache.served.tls import ServerCertificate
 from imagecache.settings.table import Settings
+from imagecache.store.documents import BundleDocuments
 from imagecache.store.model import Bundle
 from imagecache.store.store import Store
 from imagecache.telemetry.health import HealthServer
@@ -51,35 +51,14 @@ _COLLECT = 300.0
 
 
 class LocalBundles:
-    """``controller.dependencies.BundleStore`` over a directory; keeps documents in memory until the index changes."""
+    """``controller.dependencies.BundleStore`` over a directory."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._lock = threading.Lock()
-        self._version: tuple[int, int] = (0, 0)
-        self._ids: frozenset[str] = frozenset()
-        self._documents: dict[str, Bundle] = {}
+        self._documents = BundleDocuments(store.bundles)
 
     def get(self, bundle_id: str) -> Bundle:
-        with self._lock:
-            self._refresh()
-            if bundle_id not in self._ids:
-                raise NotFound(f"no bundle {bundle_id} in the store")
-            if bundle_id not in self._documents:
-                self._documents[bundle_id] = self._store.bundles.get(bundle_id)
-            return self._documents[bundle_id]
-
-    def _refresh(self) -> None:
-        """Every version of the index has a later time than the one before."""
-        try:
-            found = self._store.paths.index.stat()
-            version = (found.st_mtime_ns, found.st_ino)
-        except OSError:
-            version = (-1, -1)  # reading it says what is wrong
-        if version != self._version or version == (-1, -1):
-            self._ids = frozenset(self._store.bundles.ids())
-            self._documents.clear()
-            self._version = version
+        return self._documents.get(bundle_id)
 
     def delete(self, bundle_id: str) -> None:
         self._store.bundles.delete(bundle_id)

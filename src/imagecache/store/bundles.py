@@ -44,6 +44,11 @@ class Bundles:
         self._paths = paths
         self._blobs = blobs
 
+    @property
+    def index_path(self) -> Path:
+        """``index.json``: another file, with a later mtime, whenever a bundle was put or deleted."""
+        return self._paths.index
+
     def put(self, document: Bundle) -> None:
         """Commit a bundle, durably. The same document again is no change.
 
@@ -66,7 +71,7 @@ class Bundles:
 
     def get(self, bundle_id: str) -> Bundle:
         """Raises NotFound, BlobNotFound, StoreCorrupt, StoreError."""
-        return self._settled(lambda index: self._load(_entry(index, bundle_id)).document)
+        return self._settled(lambda index: self._load(entry_of(index, bundle_id)).document)
 
     def all(self) -> list[Bundle]:
         """Every bundle, in the order in which they were put. Raises BlobNotFound, StoreCorrupt, StoreError."""
@@ -78,12 +83,12 @@ class Bundles:
 
     def ids(self) -> list[str]:
         """Cache ids from ``index.json`` alone, whatever state the rest is in."""
-        return [entry.annotations.get(oci_layout.REF_NAME, "") for entry in self.index().manifests]
+        return list(self.index().ids)
 
     def delete(self, bundle_id: str) -> None:
         """Take a bundle out; works for a damaged one too. Raises NotFound, StoreError."""
         with self._changing() as index:
-            _entry(index, bundle_id)
+            entry_of(index, bundle_id)
             self._write(index.without(bundle_id))
 
     def create_index(self) -> None:
@@ -155,7 +160,8 @@ class Bundles:
 _REBUILD = "delete the image cache and create it again"
 
 
-def _entry(index: LayoutIndex, bundle_id: str) -> Descriptor:
+def entry_of(index: LayoutIndex, bundle_id: str) -> Descriptor:
+    """Raises NotFound."""
     entry = index.find(bundle_id)
     if entry is None:
         raise NotFound(f"no bundle {bundle_id} in the store")

@@ -28,6 +28,11 @@ class LayoutIndex(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     media_type: str = OCI_INDEX
     manifests: tuple[Descriptor, ...] = ()
 
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Cache ids, in the order in which the bundles were put."""
+        return tuple(entry.annotations.get(REF_NAME, "") for entry in self.manifests)
+
     def find(self, bundle_id: str) -> Descriptor | None:
         return next((entry for entry in self.manifests if entry.annotations.get(REF_NAME) == bundle_id), None)
 

@@ -1,43 +1,40 @@
 """The store as the snapshotter's ``LayerProvider``: chainIDs to layer images, from memory.
 
-One ``stat`` of ``index.json`` a lookup tells whether the bundles changed; documents are read once, since a digest
-names them. A bundle that cannot be read is left out and logged: a miss is an ordinary pull, an exception would be a
-node that starts nothing. It must not import the snapshotter.
+A lookup takes one stat of ``index.json`` (``documents``) and one of the layer image. A bundle that cannot be read is
+left out and logged: a miss is an ordinary pull, an exception would be a node that starts nothing. It must
+not import the snapshotter.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import structlog
 
-from imagecache.digest import ChainID, Digest
+from imagecache.digest import ChainID
 from imagecache.errors import StoreError
-from imagecache.oci.descriptor import Descriptor
-from imagecache.store.bundles import Bundles
+from imagecache.store.documents import BundleDocuments
 from imagecache.store.leases import Leases
 from imagecache.store.model import Bundle, LayerName, ServedLayer
+from imagecache.store.oci_layout import LayoutIndex
 from imagecache.store.paths import StorePaths
 
 _log = structlog.get_logger(__name__)
 
-_Version = tuple[int, int, int]
 _Layers = dict[ChainID, tuple[ServedLayer, ...]]
 
 
 class StoreLayerProvider:
     """Thread-safe."""
 
-    def __init__(self, paths: StorePaths, bundles: Bundles, leases: Leases) -> None:
+    def __init__(self, paths: StorePaths, documents: BundleDocuments, leases: Leases) -> None:
         self._paths = paths
-        self._bundles = bundles
+        self._documents = documents
         self._leases = leases
-        self._mutex = threading.Lock()
-        self._version: _Version | None = None
-        self._documents: dict[Digest, Bundle] = {}
-        self._layers: _Layers = {}
+        self._known: tuple[LayoutIndex | None, _Layers] = (None, {})
+        """An index, and what its bundles serve. Replaced whole, so that no lookup needs a lock."""
+        self._problem = ""
 
     def lookup(self, chain_id: ChainID) -> ServedLayer | None:
         """The layer image that serves this chainID, if one is there. Hold it, then look again, then rely on it."""
@@ -55,45 +52,32 @@ class StoreLayerProvider:
         return path if path.is_file() else None
 
     def _current(self) -> _Layers:
-        with self._mutex:
-            version = self._index_version()
-            if version is None or version != self._version:
-                self._refresh()
-                self._version = version  # older than what was read, if it changed meanwhile: then it is read again
-            return self._layers
-
-    def _index_version(self) -> _Version | None:
         try:
-            found = self._paths.index.stat()
-        except OSError:
-            return None
-        return found.st_mtime_ns, found.st_ino, found.st_size
-
-    def _refresh(self) -> None:
-        try:
-            entries = self._bundles.index().manifests
+            index = self._documents.index()
         except StoreError as error:
-            _log.warning("index of the store is unreadable", problem=str(error))
-            return
-        known = self._documents
-        self._documents = {}
-        for entry in entries:
-            document = known.get(entry.digest) or self._load(entry)
-            if document is not None:
-                self._documents[entry.digest] = document
-        self._layers = {}
-        for document in self._documents.values():
+            if str(error) != self._problem:  # once, not for each layer of each container
+                self._problem = str(error)
+                _log.warning("index of the store is unreadable", problem=self._problem)
+            return self._known[1]
+        known, layers = self._known
+        if index is not known:
+            layers = self._layers(index)
+            self._known, self._problem = (index, layers), ""
+        return layers
+
+    def _layers(self, index: LayoutIndex) -> _Layers:
+        found: _Layers = {}
+        for entry in index.manifests:
+            try:
+                document = self._documents.load(entry)
+            except StoreError as error:
+                _log.warning("bundle left out", manifest=entry.digest, problem=str(error))
+                continue
             for layer in self._served(document):
-                others = self._layers.get(layer.chain_id, ())
+                others = found.get(layer.chain_id, ())
                 if layer not in others:
-                    self._layers[layer.chain_id] = (*others, layer)
-
-    def _load(self, entry: Descriptor) -> Bundle | None:
-        try:
-            return self._bundles.load(entry)
-        except StoreError as error:
-            _log.warning("bundle left out", manifest=entry.digest, problem=str(error))
-            return None
+                    found[layer.chain_id] = (*others, layer)
+        return found
 
     def _served(self, document: Bundle) -> Iterator[ServedLayer]:
         for image in document.images:

@@ -18,6 +18,7 @@ from imagecache.store.blobs import Blobs
 from imagecache.store.bundles import Bundles
 from imagecache.store.check import Checker, Report, Verify
 from imagecache.store.collect import KEEP_DOWNLOADS, Collected, Collector, bytes_on_disk
+from imagecache.store.documents import BundleDocuments
 from imagecache.store.downloads import Downloads
 from imagecache.store.files import fsync_directory, write_atomic
 from imagecache.store.filesystem import unsuitable
@@ -56,7 +57,8 @@ class Store:
         self.downloads = Downloads(self.paths)
         self.bundles = Bundles(self.paths, self.blobs)
         self.leases = Leases(self.paths)
-        self.provider = StoreLayerProvider(self.paths, self.bundles, self.leases)
+        documents = BundleDocuments(self.bundles, keep=True)
+        self.provider = StoreLayerProvider(self.paths, documents, self.leases)
         self._collector = Collector(self.paths, self.bundles, self.leases, clock or SystemClock())
         self._checker = Checker(self.paths, self.leases)
 
