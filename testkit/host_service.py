@@ -118,9 +118,9 @@ class FakeProgram:
 
     name: str = "1.0-aaaa"
 
-    def write(self, directory: Path, place: Path) -> None:
+    def write(self, directory: Path, final: Path) -> None:
         (directory / "bin").mkdir(parents=True)
-        (directory / "bin/imagecache").write_text(f"#!{place}\n")
+        (directory / "bin/imagecache").write_text(f"#!{final}\n")
 
 
 def unchanged(changes: Sequence[Change]) -> bool:

@@ -1,4 +1,4 @@
-"""TOML text from plain values: what ``tomllib`` reads, written again. Source: toml.io, v1.0.0. Pure."""
+"""Plain values as TOML text: the counterpart of ``tomllib``, which only reads. Source: toml.io, v1.0.0. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def dumps(document: Mapping[str, object]) -> str:
-    """The document as text; values first, then tables, each in the order given."""
+    """The document as text: values first, then tables, each in the given order."""
     return "\n".join(_table(document, ())).lstrip("\n") + "\n"
 
 
@@ -33,7 +33,7 @@ def _table(table: Mapping[str, object], path: tuple[str, ...]) -> list[str]:
 
 
 def _inside(item: Mapping[str, object], path: tuple[str, ...]) -> list[str]:
-    """One element of an array of tables, its header being written already."""
+    """The lines below the header of one element of an array of tables."""
     plain = {key: value for key, value in item.items() if not isinstance(value, dict)}
     lines = [f"{_key(key)} = {_value(value)}" for key, value in plain.items()]
     for key, inner in item.items():

@@ -1,7 +1,7 @@
-"""The agent as a service of one host: installed, looked at, kept supplied by its Pod, uninstalled.
+"""The agent as a service of one host: install, uninstall, status, and what its Pod does meanwhile.
 
-``host.service`` changes the host; this adds what the settings, the Pod and the agent's own probe have to do with it. It
-must not decide whether the agent is to be removed.
+``host.service`` changes the host; this adds the settings, the Pod's credentials and the agent's own probe. It must not
+decide whether the agent is uninstalled.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class HostOptions:
     """How to reach the host, and what may be changed on it."""
 
     root: Path = Path("/")
-    """Where its filesystem is seen from here."""
+    """Where its filesystem is mounted for us."""
     containerd_unit: str = CONTAINERD
     configure: bool = True
-    """Write containerd's drop-in, and restart it."""
+    """Whether to write containerd's drop-in and restart containerd."""
 
 
 @dataclass(slots=True)
@@ -71,14 +71,14 @@ class AgentInstallation:
             raise InvalidSetting("prepull mode changes nothing on the host", hint="run imagecache agent alone")
 
     def install(self) -> Sequence[Change]:
-        """Install or upgrade. Idempotent. Raises ServiceManagerMissing when all is done but the start."""
+        """Install or upgrade. Raises ServiceManagerMissing when everything but the start is done."""
         if self.settings.mode is not Mode.NATIVE:
             self.credentials.write()
             return self._service(config_text(self.credentials.settings_on_host())).install()
         return self._service().install()
 
     def uninstall(self) -> Uninstalled:
-        """Idempotent; containers go on."""
+        """Uninstall; containers continue."""
         return self._service().uninstall()
 
     def status(self) -> Sequence[Check]:
@@ -100,7 +100,7 @@ class AgentInstallation:
         )
 
     async def keep(self, health_address: str = "") -> None:
-        """Hand credentials to the host and answer probes, until cancelled."""
+        """Copy the Pod's credentials to the host and answer probes, until cancelled."""
         health = HealthServer(Metrics(), ready=lambda: self._problem)
         service, proxy = self._service(), self.settings.mode is not Mode.NATIVE
         try:
@@ -124,16 +124,16 @@ class AgentInstallation:
             mode=self.settings.mode,
             config=config,
             address=self.settings.address,
-            removed=self._removed_directories(),
+            owned=self._owned_directories(),
             containerd_unit=self.options.containerd_unit,
             configure=self.options.configure,
             flags=_flags(self.options),
-            outside=self.options.root != Path("/"),
+            in_container=self.options.root != Path("/"),
         )
         return HostService(self.files, self.services, self.containerd, settings, self.program)
 
-    def _removed_directories(self) -> tuple[Path, ...]:
-        """The snapshotter's own, and a store into which only this agent has fetched."""
+    def _owned_directories(self) -> tuple[Path, ...]:
+        """The snapshotter's directory, and a store into which only this agent has fetched."""
         found = []
         if (self.files.at(self.settings.agent_root) / _DATABASE).is_file():
             found.append(self.settings.agent_root)

@@ -1,7 +1,7 @@
-"""What a host service needs of the Pod that looks after it: tokens, authorities and addresses, as files of the host.
+"""Credentials of the Pod that the host service uses: tokens, certificate authorities, addresses, as files of the host.
 
 They are in /run, in memory, and written again before they expire; after a boot the agent serves without them until the
-Pod has started. It must not log or raise what a file holds.
+Pod has started. It must not log or raise the content of a file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SECRET = 0o600
 
 @dataclass(frozen=True, slots=True)
 class PodCredentials:
-    """Of the Pod that we run in; there are none elsewhere."""
+    """Those of the Pod that we run in; outside of a Pod there are none."""
 
     files: HostFiles
     settings: Settings
@@ -34,7 +34,7 @@ class PodCredentials:
     account: Path = SERVICE_ACCOUNT
 
     def settings_on_host(self) -> Settings:
-        """The Pod's settings as they are for the host service. Raises HostError, InvalidSetting."""
+        """The Pod's settings with paths and addresses of the host. Raises HostError, InvalidSetting."""
         settings = dataclasses.replace(self.settings, mode=Mode.PROXY, daemonset="")
         if self._access() is None:
             return settings
@@ -61,7 +61,9 @@ class PodCredentials:
         if self.settings.store_url:
             self._copy(self.settings.store_token, "store-token")
             self._copy(self.settings.store_ca, "store-ca.crt")
-        self._put("kubeconfig", kubeconfig_text(access))  # the last one: the agent begins when it is there
+        self._put(
+            "kubeconfig", kubeconfig_text(access)
+        )  # last: the agent starts its work in the cluster when this file exists
 
     def _access(self) -> Connection | None:
         return in_cluster(self.environ, self.account)
@@ -80,7 +82,7 @@ class PodCredentials:
 
 
 def by_address(url: str) -> tuple[str, str]:
-    """A URL with the address of its host in it, and the host's name: hosts resolve no names of the cluster."""
+    """The URL with an address instead of its host's name, and the name. Hosts cannot resolve names of the cluster."""
     parsed = URL(url)
     host = parsed.host or ""
     try:
@@ -92,5 +94,5 @@ def by_address(url: str) -> tuple[str, str]:
     try:
         found = socket.getaddrinfo(host, parsed.port, type=socket.SOCK_STREAM)
     except OSError as error:
-        raise HostError(f"{host} has no address: {error}", hint="is the Service of the store there?") from error
+        raise HostError(f"{host} has no address: {error}", hint="check that the Service of the store exists") from error
     return str(parsed.with_host(str(found[0][4][0]))), host

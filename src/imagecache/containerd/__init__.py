@@ -1,5 +1,5 @@
-"""Make a bundle's images usable in this node's containerd, without any pull, and take them back.
+"""A container runtime's API, and what we do through it: attach a bundle's images without a pull, and detach them.
 
-The containerd client, attach and detach in both modes, the mounter, the page-cache trim, the configuration drop-in and
-the probes behind ``doctor``. It must not build anything and must not know the ImageCache resource.
+The containerd and CRI clients, attach and detach in proxy and native mode, prepull, and the removal of our snapshotter.
+It must not build anything and must not know the ImageCache resource.
 """

@@ -1,7 +1,7 @@
-"""What attach, detach, mode choice and the trim need from containerd, and from the store.
+"""The part of containerd's API that attach, detach, mode choice and the page-cache trim use, as ports.
 
-``Containerd`` is one running containerd; ``Session`` is it seen from one namespace, perhaps under a lease. The fake is
-``testkit.containerd``. Every method raises ContainerdUnavailable when nothing answers.
+``Containerd`` is one running containerd; a ``Session`` is bound to one of its namespaces, and to a lease if asked. The
+fake is ``testkit.containerd``. Every method raises ContainerdUnavailable when containerd does not answer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from imagecache.digest import Digest
 from imagecache.oci.descriptor import Descriptor
 
 SNAPSHOTTERS = "io.containerd.snapshotter.v1"
-"""The kind of snapshotter plugins."""
+"""Plugin type of snapshotters."""
 
 
 class Documents(Protocol):
@@ -39,7 +39,7 @@ class Attached:
 
 @dataclass(frozen=True, slots=True)
 class StoredImage:
-    """An image record of containerd's."""
+    """An image record of containerd."""
 
     name: str
     target: Digest
@@ -59,12 +59,12 @@ class SnapshotInfo:
     parent: str
     labels: Mapping[str, str]
     committed: bool = True
-    """False: a container's own, or one being unpacked."""
+    """False for the writable layer of a container and for a layer that is being unpacked."""
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotKey:
-    """An active snapshot of one snapshotter, and what it is put on."""
+    """An active snapshot of one snapshotter, and its parent."""
 
     snapshotter: str
     key: str
@@ -74,14 +74,14 @@ class SnapshotKey:
 
 @dataclass(frozen=True, slots=True)
 class Plugin:
-    """A plugin as containerd's introspection lists it."""
+    """A plugin as containerd's introspection service lists it."""
 
     kind: str
     id: str
     exports: Mapping[str, str] = field(default_factory=dict)
     capabilities: tuple[str, ...] = ()
     error: str = ""
-    """Why it did not load; empty when it did."""
+    """Why it was not loaded; empty when it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +93,13 @@ class ContainerRecord:
 
 class ContentStore(Protocol):
     async def write(self, data: bytes, labels: Mapping[str, str]) -> Digest:
-        """Store a document; when it is there already, add the labels to it."""
+        """Store a document, or add the labels to it when it exists."""
 
     async def labels(self, digest: Digest) -> dict[str, str] | None:
-        """None when the content is not there."""
+        """None when the content does not exist."""
 
     async def read(self, digest: Digest) -> bytes | None:
-        """A whole document, not verified; None when the content is not there."""
+        """A whole document, not verified; None when the content does not exist."""
 
 
 class ImageStore(Protocol):
@@ -112,21 +112,21 @@ class ImageStore(Protocol):
         """Every record, by name."""
 
     async def put(self, name: str, target: Descriptor, labels: Mapping[str, str]) -> bool:
-        """Create the record, or make it point at ``target`` with these labels added (empty: taken away).
+        """Create the record, or point it at ``target`` and add the labels; an empty value removes a label.
 
-        False when it was so already.
+        Returns whether anything changed.
         """
 
     async def delete(self, name: str, target: Digest, *, sync: bool = False) -> bool:
-        """Delete the record if it points at ``target``; ``sync`` waits for the collection. True when it was deleted."""
+        """Delete the record if it points at ``target``; ``sync`` waits for the collection. Returns whether it did."""
 
 
 class Snapshots(Protocol):
     async def prepare(self, snapshot: SnapshotKey) -> tuple[SnapshotMount, ...]:
-        """Raises SnapshotExists: for a key of ours with ``containerd.io/snapshot.ref`` it means "here already"."""
+        """Raises SnapshotExists; with the label ``containerd.io/snapshot.ref`` that means "this layer is present"."""
 
     async def commit(self, snapshot: SnapshotKey, name: str) -> None:
-        """Commit the key under ``name``; it may get its parent only now (containerd 2.2). Raises SnapshotExists."""
+        """Commit the key as ``name``, on top of its parent (containerd 2.2 and later). Raises SnapshotExists."""
 
     async def remove(self, snapshotter: str, key: str) -> None:
         """Idempotent."""
@@ -150,9 +150,9 @@ class Session(Protocol):
     def snapshots(self) -> Snapshots: ...
 
     def leased(self, seconds: int) -> AbstractAsyncContextManager[Session]:
-        """The same namespace under a new lease: nothing written inside is collected before the block ends.
+        """The same namespace under a new lease: nothing that is written in the block is collected before it ends.
 
-        The lease expires by itself after ``seconds``, in case this process dies.
+        containerd drops the lease after ``seconds``, in case this process dies.
         """
 
     async def container(self, container_id: str) -> ContainerRecord | None: ...
@@ -173,9 +173,9 @@ class Containerd(Protocol):
         """``1.6.20``, without a leading v."""
 
     async def snapshotter_plugins(self) -> tuple[Plugin, ...]:
-        """The snapshotter plugins, also those that did not load."""
+        """The snapshotter plugins, including those that failed to load."""
 
     async def namespaces(self) -> tuple[str, ...]: ...
 
     def task_starts(self) -> AsyncIterator[TaskStarted]:
-        """Container starts of all namespaces, from now on; ends with ContainerdUnavailable when containerd stops."""
+        """Container starts of all namespaces from now on. Raises ContainerdUnavailable when containerd stops."""

@@ -1,8 +1,8 @@
-"""Make a bundle's images usable in containerd without any pull, and take them back.
+"""Make a bundle's images usable in containerd without a pull, and remove them again.
 
 For each image: documents into containerd's content store, the chain of snapshots through containerd's own API, then the
-image records; all under a lease, so that containerd's collector leaves the half-done work alone and takes it when
-this process dies. An image is recorded only when all its layers are served: kubelet would never pull it again. See
+image records. A lease keeps the unfinished work from containerd's collector, and expires if this process dies. An image
+is recorded only when all its layers are served, since kubelet would never pull it again. See
 ``docs/adr/0010-attach-without-pull.md``. It must not call our own snapshotter, nor start or configure anything.
 """
 
@@ -25,6 +25,7 @@ from imagecache.settings.table import Mode
 from imagecache.store.model import Bundle, ImageRecord
 
 _VISIBLE_POLL = 0.001
+"""Seconds: CRI handles an event within a few milliseconds, and no event tells us when it has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,19 +33,19 @@ class AttachSettings:
     namespace: str = image_records.CRI_NAMESPACE
     """Of containerd."""
     snapshotter: str = "imagecache"
-    """What our proxy plugin is called in containerd's configuration."""
+    """Name of our proxy plugin in containerd's configuration."""
     mode: Mode = Mode.AUTO
     """PROXY or NATIVE; any other: what this containerd is configured for."""
     allow_private_names: frozenset[str] = frozenset()
-    """Namespaces in which private images are recorded although CRI hands them to every pod there."""
+    """Namespaces in which private images are recorded although every pod there may then use them."""
     lease: int = 600
-    """Seconds after which containerd drops what a killed attach left behind."""
+    """Seconds after which containerd drops what a killed attach has written."""
     visible: float = 2.0
     """Seconds to wait until CRI lists a new record."""
 
 
 class NodeAttacher:
-    """Attach and detach on one containerd. Both are idempotent; several attachers may work at once."""
+    """Attach and detach on one containerd. Both are idempotent; several attachers may run at once."""
 
     def __init__(
         self, containerd: Containerd, documents: Documents, clock: Clock, settings: AttachSettings | None = None
@@ -69,15 +70,15 @@ class NodeAttacher:
                     recorded.update(dict.fromkeys(await self._record(session, image, listing)))
                 else:
                     missed.append(image.reference)
-        # records hold what they name, so the lease is not needed while CRI takes them up
+        # records keep what they name, so the lease is not needed while CRI handles them
         await run_all(*(self._until_listed(self._session(), *item) for item in listing.items()))
         return Attached(tuple(recorded), tuple(withheld), tuple(missed))
 
     async def detach(self, bundle: Bundle, keep: Sequence[Bundle] = ()) -> tuple[str, ...]:
-        """Take back the records that still point at the bundle's images; returns their names.
+        """Delete the records that still point at the bundle's images; returns their names.
 
         Names that a bundle in ``keep`` has too stay, and so does everything that a container runs on. The last
-        deletion waits until containerd has let go of the snapshots.
+        deletion waits until containerd has released the snapshots.
         """
         session = self._session()
         kept = {
@@ -86,12 +87,12 @@ class NodeAttacher:
             for image in other.images
             for name in (*image_records.names(image), image_records.image_id(image))
         }
-        going: dict[str, Digest] = {}
+        targets: dict[str, Digest] = {}
         for image in bundle.images:
-            going |= dict.fromkeys(await self._removable(session, image, kept), image.target.digest)
+            targets |= dict.fromkeys(await self._removable(session, image, kept), image.target.digest)
         removed = []
-        for number, (name, target) in enumerate(going.items(), start=1):
-            if await session.images.delete(name, target, sync=number == len(going)):
+        for number, (name, target) in enumerate(targets.items(), start=1):
+            if await session.images.delete(name, target, sync=number == len(targets)):
                 removed.append(name)
         return tuple(removed)
 
@@ -108,11 +109,11 @@ class NodeAttacher:
         return self._settings.namespace == image_records.CRI_NAMESPACE
 
     def _is_withheld(self, image: ImageRecord) -> bool:
-        """In CRI's namespace a record means "present" to every pod, whatever its credentials."""
+        """In CRI's namespace a record means "present" to every pod, with or without credentials."""
         return image.private and self._in_cri and self._settings.namespace not in self._settings.allow_private_names
 
     async def _present(self, session: Session, choice: Choice, image: ImageRecord) -> bool:
-        """Documents and bundles, at the same time: neither needs the other. False when a layer cannot be served."""
+        """Documents and snapshots, concurrently: neither needs the other. False when a layer cannot be served."""
         documents = self._documents_of(image, choice.snapshotter)
         writes = [session.content.write(body, labels) for body, labels in documents]
         chain = ChainPreparer(session.snapshots, choice, self._clock).prepare(image)
@@ -130,10 +131,10 @@ class NodeAttacher:
         return documents
 
     async def _record(self, session: Session, image: ImageRecord, listing: dict[str, Descriptor]) -> tuple[str, ...]:
-        """Make the records; an id that CRI has yet to take up goes into ``listing``.
+        """Make the records; an image id that CRI has yet to handle is added to ``listing``.
 
-        CRI takes records up one event after the other, and marks one that lacks its label. So the id's record is
-        written last and unmarked: once it is marked, the names before it are known.
+        CRI handles records one event after the other, and labels those that lack its label. So the record of the id
+        is written last and without the label: once it has it, CRI knows the names before it too.
         """
         names = image_records.names(image)
         labels = image_records.CRI_LABELS if self._in_cri else {}
@@ -147,7 +148,7 @@ class NodeAttacher:
         return (*names, image_id)
 
     async def _until_listed(self, session: Session, name: str, target: Descriptor) -> None:
-        """Wait until CRI has marked the record, and so knows those before it. Without CRI we mark it ourselves."""
+        """Wait until CRI has labelled the record, and so knows those before it. Without CRI we label it ourselves."""
         deadline = self._clock.monotonic() + self._settings.visible
         while self._clock.monotonic() < deadline:
             found = await session.images.get(name)
@@ -157,10 +158,10 @@ class NodeAttacher:
         await session.images.put(name, target, image_records.CRI_LABELS)
 
     async def _removable(self, session: Session, image: ImageRecord, kept: set[str]) -> list[str]:
-        """Names of ours that point at the image; the id goes too when no name of somebody else's is left."""
-        there = {record.name for record in await session.images.with_target(image.target.digest)}
-        ours = [name for name in image_records.names(image) if name in there and name not in kept]
+        """Names of ours that point at the image; the id too, unless a name that is not ours still points there."""
+        present = {record.name for record in await session.images.with_target(image.target.digest)}
+        ours = [name for name in image_records.names(image) if name in present and name not in kept]
         image_id = image_records.image_id(image)
-        if image_id in there - kept and there == {*ours, image_id}:
+        if image_id in present - kept and present == {*ours, image_id}:
             ours.append(image_id)
         return ours

@@ -1,4 +1,4 @@
-"""Which image layers containers stand on right now, as containerd's snapshots tell. It must not change anything."""
+"""Which image layers containers use now, found in containerd's snapshots. It must not change anything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""containerd's own API over its unix socket: ``containerd.api.Containerd`` on a real containerd, 1.6 to 2.4."""
+"""``containerd.api.Containerd`` over the unix socket of a real containerd, 1.6 to 2.4."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from imagecache.containerd.services import ContentService, ImageService, Snapsho
 from imagecache.errors import ContainerdUnavailable, NotFound
 
 DEADLINE = 60.0
-"""Seconds that one call may take; deleting an image with ``sync`` waits for containerd's collection."""
+"""Seconds for one call. Deleting an image with ``sync`` waits for containerd's collection, which may take many."""
 _LEASES = "containerd.services.leases.v1.Leases"
 
 

@@ -1,7 +1,6 @@
-"""The image side of CRI (``runtime.v1``), as the prepull mode uses it: any runtime that kubelet can work with.
+"""The image service of CRI (``runtime.v1``), as prepull mode uses it: any runtime that kubelet works with.
 
-Thin: one method, one call. It must not decide anything, and hands over no credentials: whatever is pulled here may be
-used by every pod.
+One method, one call. It must not decide anything, nor pass credentials: every pod may use what is pulled here.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ _IMAGES = "runtime.v1.ImageService"
 _RUNTIME = "runtime.v1.RuntimeService"
 _DEADLINE = 60.0
 _PULL_DEADLINE = 3600.0
-"""Seconds."""
+"""Seconds. containerd sets no limit on a pull; some images take tens of minutes."""
 
 
 class CriClient:
-    """``containerd.prepull.Runtime``. ``close`` it."""
+    """``containerd.prepull.Runtime``. The user calls ``close``."""
 
     def __init__(self, address: Path) -> None:
         self._quick = Connection(address, deadline=_DEADLINE)
@@ -40,7 +39,7 @@ class CriClient:
             await self._slow.call(f"{_IMAGES}/PullImage", request, pb.PullImageResponse)
         except (HostError, NotFound, AlreadyExists) as error:
             if isinstance(error, ContainerdUnavailable):
-                await self.image(name)  # a registry that is away looks the same, but then the runtime answers this
+                await self.image(name)  # an unreachable registry looks the same, but then the runtime answers this
             raise PullFailed(
                 error.message, hint="can this node pull it? crictl pull shows the same", image=name
             ) from error

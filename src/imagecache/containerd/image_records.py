@@ -1,7 +1,7 @@
-"""What containerd records about an image that it pulled: names, and the labels that hold its parts together.
+"""What containerd records about a pulled image: its names, and the labels that keep its parts.
 
-Written by attach exactly as a pull would, so that nothing in containerd, CRI or kubelet can tell the difference and
-containerd's own collector keeps and drops the parts. Sources: containerd ``core/images`` (ChildGCLabels),
+Attach writes exactly what a pull would, so that containerd, CRI and kubelet see no difference and containerd's own
+collector keeps and removes the parts. Sources: containerd ``core/images`` (ChildGCLabels),
 ``core/remotes/docker`` (distribution source), ``internal/cri/server/images`` (names and labels). Pure.
 """
 
@@ -22,19 +22,19 @@ _SOURCE = "containerd.io/distribution.source."
 
 
 def names(image: ImageRecord) -> tuple[str, ...]:
-    """The names a pull through CRI leaves: by tag (unless the reference has a digest), and by digest."""
+    """The names that a pull through CRI creates: by tag (unless the reference has a digest), and by digest."""
     by_digest = f"{image.repository}@{image.target.digest}"
     reference = Reference.parse(image.name)
     return (by_digest,) if reference.digest else (reference.cri_name, by_digest)
 
 
 def image_id(image: ImageRecord) -> str:
-    """CRI's name for the image itself, which it keeps beside the names that people use."""
+    """CRI's name for the image itself, recorded beside its references."""
     return str(image.config.digest)
 
 
 def index_labels(image: ImageRecord, index: Index) -> dict[str, str]:
-    """Labels of the index: it keeps its manifests (those of other platforms are not there, which is harmless)."""
+    """Labels of the index: it keeps its manifests. Those of other platforms do not exist, which is harmless."""
     labels: dict[str, str] = {}
     counters = {"m.": 0, "": 0}
     for entry in index.manifests:
@@ -45,13 +45,13 @@ def index_labels(image: ImageRecord, index: Index) -> dict[str, str]:
 
 
 def manifest_labels(image: ImageRecord) -> dict[str, str]:
-    """Labels of the manifest: it keeps its config. Its layers are named as a pull does, although they are not there."""
+    """Labels of the manifest: it keeps its config. Layers are listed as after a pull, although they do not exist."""
     layers = {f"{_CONTENT_REF}l.{number}": layer.blob.digest for number, layer in enumerate(image.layers)}
     return {f"{_CONTENT_REF}config": image.config.digest, **layers, **_source(image)}
 
 
 def config_labels(image: ImageRecord, snapshotter: str) -> dict[str, str]:
-    """Labels of the config: it keeps the top snapshot, which keeps those below."""
+    """Labels of the config: it keeps the top snapshot, which keeps its parents."""
     top = {_SNAPSHOT_ROOT + snapshotter: image.layers[-1].chain_id} if image.layers else {}
     return top | _source(image)
 

@@ -1,7 +1,7 @@
 """Which of the two integrations a node uses, and why.
 
 ``proxy``: our snapshotter is a proxy plugin of this containerd. ``native``: containerd's own erofs snapshotter reads
-our ``layers/`` directory. Proxy comes first, because containers then share one mount, and its pages, per layer. Pure.
+our ``layers/`` directory. Proxy is preferred: containers share one mount per layer, and its pages. Pure.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from imagecache.settings.table import Mode
 
 NATIVE_SNAPSHOTTER = "erofs"
 NATIVE_SINCE = (2, 4)
+"""The first version with ``layer_content_caches``."""
 _VERSION = re.compile(r"v?(\d+)\.(\d+)")
 
 
@@ -24,13 +25,13 @@ class Choice:
     mode: Mode
     """PROXY or NATIVE."""
     snapshotter: str
-    """Its name in containerd."""
+    """Its name in containerd's configuration."""
     because: str
     """One sentence, for doctor."""
 
 
 def version_of(text: str) -> tuple[int, int]:
-    """Major and minor of ``1.6.20~ds1`` or ``v2.4.2``; (0, 0) when it is no version."""
+    """Major and minor of ``1.6.20~ds1`` or ``v2.4.2``; (0, 0) when it is not a version."""
     match = _VERSION.match(text)
     return (int(match[1]), int(match[2])) if match else (0, 0)
 
@@ -43,8 +44,8 @@ def choose(version: str, plugins: Iterable[Plugin], snapshotter: str, wanted: Mo
     """The integration of this containerd. Raises ContainerdMisconfigured when it has none, or not the wanted one.
 
     Args:
-        version: containerd's, as it says.
-        plugins: what it has loaded.
+        version: containerd's, as it reports it.
+        plugins: its snapshotter plugins.
         snapshotter: the name of our proxy plugin.
         wanted: PROXY or NATIVE; any other mode leaves the choice to what containerd has loaded.
     """
@@ -56,7 +57,7 @@ def choose(version: str, plugins: Iterable[Plugin], snapshotter: str, wanted: Mo
             Mode.PROXY, snapshotter, f"containerd {version} has our snapshotter as proxy plugin {snapshotter}"
         )
     if wanted is not Mode.PROXY and native:
-        why = f"containerd {version} has the erofs snapshotter, which reads layer images by itself"
+        why = f"containerd {version} has the erofs snapshotter, which reads layer images itself"
         return Choice(Mode.NATIVE, NATIVE_SNAPSHOTTER, why)
     raise ContainerdMisconfigured(_why_not(version, snapshotter, wanted), hint=_REMEDY)
 

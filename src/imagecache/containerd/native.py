@@ -1,8 +1,8 @@
 """Native mode: which of our layer images containerd's own erofs snapshotter uses.
 
 containerd records a layer that it found in ``layer_content_caches`` as labels of the snapshot (2.4.2), or as a symbolic
-link in the snapshot's directory (earlier 2.4), and mounts the file itself. It never tells us when it lets go, so the
-agent asks, and holds leases for what is in use. It must not change anything in containerd.
+link in the snapshot's directory (earlier 2.4), and mounts the file itself. It sends no event when it releases one, so
+the agent polls, and leases what is in use. It must not change anything in containerd.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ class LayerLeases(Protocol):
         """Idempotent."""
 
     def of(self, holder: str) -> frozenset[LayerName]:
-        """What the holder holds."""
+        """The names that the holder has leased."""
 
 
 class NativeUse:
-    """Layer images below ``layers`` that this containerd's snapshots stand on."""
+    """Layer images below ``layers`` that snapshots of this containerd use."""
 
     def __init__(self, containerd: Containerd, layers: Path) -> None:
         self._containerd = containerd
         self._layers = layers
 
     async def names(self) -> frozenset[LayerName]:
-        """In all namespaces. Raises ContainerdUnavailable: then nobody knows, and nothing may be let go."""
+        """In all namespaces. Raises ContainerdUnavailable: the answer is unknown then, and no lease may be released."""
         plugins = await self._containerd.snapshotter_plugins()
         if not loaded(plugins, NATIVE_SNAPSHOTTER):
             return frozenset()
@@ -59,17 +59,17 @@ class NativeUse:
         names = (layer_name(file, self._layers) for file in files)
         return frozenset(name for name in names if name is not None)
 
-    async def renew(self, holds: LayerLeases, holder: str) -> frozenset[LayerName]:
-        """Hold what is in use and release what is not any more; returns what is held now."""
+    async def renew(self, leases: LayerLeases, holder: str) -> frozenset[LayerName]:
+        """Lease what is in use and release what no longer is; returns what is leased now."""
         names = await self.names()
-        await asyncio.to_thread(holds.lease_many, holder, sorted(names))
-        for name in await asyncio.to_thread(holds.of, holder) - names:
-            await asyncio.to_thread(holds.release, holder, name)
+        await asyncio.to_thread(leases.lease_many, holder, sorted(names))
+        for name in await asyncio.to_thread(leases.of, holder) - names:
+            await asyncio.to_thread(leases.release, holder, name)
         return names
 
 
 def holder_of(address: Path) -> str:
-    """Who holds layer images for the containerd at this socket; several may share a store."""
+    """Lease holder for the containerd at this socket; several may share a store."""
     return f"native-{hashlib.sha256(os.fsencode(address.resolve())).hexdigest()[:16]}"
 
 
@@ -82,7 +82,7 @@ def layer_name(file: Path, layers: Path) -> LayerName | None:
 
 
 class LayerFiles:
-    """The layer images below containers; containerd is asked once for each image that they share."""
+    """The layer images of containers; containerd is asked once for each layer that they share."""
 
     def __init__(self, snapshots: Snapshots) -> None:
         self._snapshots = snapshots
@@ -104,7 +104,7 @@ class LayerFiles:
 
 
 def _linked(plugin: Plugin) -> list[Path]:
-    """Targets of the links that the erofs snapshotter has made in its snapshots."""
+    """Targets of the links that the erofs snapshotter has made in the directories of its snapshots."""
     root = plugin.exports.get("root", "")
     if plugin.kind != SNAPSHOTTERS or plugin.id != NATIVE_SNAPSHOTTER or not root:
         return []

@@ -1,8 +1,8 @@
-"""Prepull mode: the runtime pulls the images of a cache by itself, ahead of the pods. For runtimes that can do no more.
+"""Prepull mode: the runtime pulls the images of a cache before pods need them. For runtimes that cannot do more.
 
-No layer comes from the store and nothing is shared with it; the pod's start saves the pull, once. What the runtime has
-may be used by every pod, so nothing is pulled with a credential, and private images are left out unless the
-administrator says otherwise. It must not touch what containers run on.
+No layer comes from the store; pods skip the pull, once. Every pod may use what the runtime has, so images are pulled
+without credentials, and private ones are left out unless the administrator allows them. It must not touch what
+containers use.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from imagecache.store.model import Bundle, ImageRecord
 class RuntimeImage:
     id: str
     names: frozenset[str]
-    """By tag and by digest."""
+    """References by tag and by digest."""
 
 
 class Runtime(Protocol):
-    """A container runtime behind CRI. Every method raises ContainerdUnavailable when nothing answers."""
+    """A container runtime behind CRI. Every method raises ContainerdUnavailable when it does not answer."""
 
     async def pull(self, name: str) -> None:
         """Without credentials. Idempotent. Raises PullFailed."""
 
     async def image(self, name: str) -> RuntimeImage | None:
-        """None when it is not there."""
+        """None when the runtime does not have it."""
 
     async def remove(self, name: str) -> None:
         """The image with all its names. Idempotent."""
 
     async def in_use(self) -> frozenset[str]:
-        """Ids, or names, of the images of all containers, running or not."""
+        """Ids or names of the images of all containers, running or stopped."""
 
 
 class Prepuller:
@@ -48,7 +48,7 @@ class Prepuller:
         self._private = CRI_NAMESPACE in frozenset(allow_private_names)
 
     async def attach(self, bundle: Bundle) -> tuple[str, ...]:
-        """Have the images; returns their names. Raises PullFailed, ImageWithheld when one of them is private."""
+        """Pull what is missing; returns the names. Raises PullFailed, ImageWithheld when one of them is private."""
         withheld = [image for image in bundle.images if image.private and not self._private]
         names = [name_of(image) for image in bundle.images if image not in withheld]
         for name in dict.fromkeys(names):
@@ -57,8 +57,8 @@ class Prepuller:
         if withheld:
             private = ", ".join(image.reference for image in withheld)
             raise ImageWithheld(
-                f"{private}: private, and every pod could use it once it is here",
-                hint=f"take it out of the cache, or set allow_private_names to {CRI_NAMESPACE} for nodes of one tenant",
+                f"{private}: private, and every pod could use it once it is on the node",
+                hint=f"remove it from the cache, or set allow_private_names to {CRI_NAMESPACE} for nodes of one tenant",
             )
         return tuple(dict.fromkeys(names))
 
@@ -77,5 +77,5 @@ class Prepuller:
 
 
 def name_of(image: ImageRecord) -> str:
-    """What kubelet will ask for."""
+    """The name that kubelet asks for."""
     return Reference.parse(image.name).cri_name

@@ -1,7 +1,6 @@
 """Calls to containerd's socket: grpclib with containerd's metadata, deadlines and our errors.
 
-One connection carries all calls at once (HTTP/2), so callers may gather. It must not know what a call means:
-``services`` does.
+One connection carries concurrent calls (HTTP/2). It must not know what a call means: ``services`` does.
 """
 
 from __future__ import annotations
@@ -28,11 +27,12 @@ from imagecache.errors import (
 
 Reply = TypeVar("Reply", bound=Message)
 _EXISTS = {Status.ALREADY_EXISTS: AlreadyExists, Status.NOT_FOUND: NotFound}
+# a server that stops answers running calls with these
 _GONE = frozenset({Status.UNAVAILABLE, Status.CANCELLED, Status.DEADLINE_EXCEEDED})
 
 
 class Connection:
-    """Lazy: nothing is opened before the first call, and a lost connection is opened again by the next one."""
+    """Opened by the first call, and opened again by the next call after it was lost."""
 
     def __init__(self, address: Path, *, deadline: float) -> None:
         self._address = address
@@ -58,7 +58,7 @@ class Connection:
             return answer
 
     async def command(self, method: str, request: Message, metadata: dict[str, str] | None = None) -> None:
-        """A call without an answer."""
+        """A call whose reply is empty."""
         await self.call(method, request, Empty, metadata)
 
     async def exchange(

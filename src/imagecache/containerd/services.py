@@ -1,6 +1,6 @@
-"""containerd's content, image and snapshot services, each as the port that attach uses.
+"""containerd's content, image and snapshot services: the ports of ``containerd.api`` over gRPC.
 
-Thin: one method, one or two calls. It must not decide anything.
+One method, one or two calls. It must not decide anything.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class ContentService:
         return digest
 
     async def _add_labels(self, digest: Digest, labels: Mapping[str, str]) -> None:
-        """For content that was there; the refused write has taken it into the lease of this session."""
+        """For content that exists; the refused write has added it to the lease of this session."""
         labels = _merged(await self.labels(digest) or {}, labels)
         request = content_pb2.UpdateRequest(
             info=content_pb2.Info(digest=digest, labels=labels),
@@ -74,7 +74,7 @@ class ContentService:
 
 
 def _merged(found: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
-    """``new`` on top of ``found``; repositories that the content came from are collected in one sorted list."""
+    """``new`` on top of ``found``; source repositories are merged into one sorted list, as containerd does."""
     merged = {**found, **new}
     for key in new:
         if key.startswith(_SOURCE) and key in found:

@@ -1,7 +1,7 @@
-"""The snapshots of one image, made in containerd bottom to top without any layer's content.
+"""The snapshots of one image, made through containerd's API without any layer's content.
 
 In proxy mode containerd asks our snapshotter, which answers "already exists" for every layer that the store has. In
-native mode containerd's erofs snapshotter finds the layer image by its diffID and hands out read-only mounts; then the
+native mode containerd's erofs snapshotter finds the layer image by its diffID and returns read-only mounts: the
 snapshot is complete and only has to be committed. Both are what containerd itself does in a pull (``core/unpack``).
 """
 
@@ -30,7 +30,7 @@ class ChainPreparer:
         self._clock = clock
 
     async def prepare(self, image: ImageRecord) -> bool:
-        """Make every snapshot of the image; those that are there stay.
+        """Make every snapshot of the image; those that exist stay.
 
         Returns False, having made none, when native mode cannot serve a layer: it reads only ``layers/``.
 
@@ -47,13 +47,13 @@ class ChainPreparer:
 
     async def _proxied(self, image: ImageRecord, layer: LayerRecord, parent: str) -> None:
         snapshot = self._key(layer, parent)
-        with contextlib.suppress(SnapshotExists):
+        with contextlib.suppress(SnapshotExists):  # the answer of a layer that is served
             await self._snapshots.prepare(snapshot)
             await self._snapshots.remove(snapshot.snapshotter, snapshot.key)
             raise self._missing(image, layer)
 
     async def _native(self, image: ImageRecord) -> bool:
-        """All layers at once and without parents, which each gets when it is committed, as in containerd's own pull."""
+        """All layers concurrently and without parents, which are set at the commits, as in containerd's own pull."""
         waiting: dict[ChainID, SnapshotKey] = {}
         try:
             # all of them: one that is cut in the middle would leave a snapshot that is not in ``waiting``
@@ -71,7 +71,7 @@ class ChainPreparer:
         return True
 
     async def _stage(self, image: ImageRecord, layer: LayerRecord, waiting: dict[ChainID, SnapshotKey]) -> bool:
-        """True when the snapshot is there, or in ``waiting`` for its commit."""
+        """True when the snapshot exists, or is in ``waiting`` for its commit."""
         if layer.name.space is not Space.LAYERS:
             return await self._snapshots.stat(self._choice.snapshotter, layer.chain_id) is not None
         snapshot = self._key(layer, "")
@@ -87,11 +87,11 @@ class ChainPreparer:
     async def _commit(self, snapshot: SnapshotKey, layer: LayerRecord) -> None:
         try:
             await self._snapshots.commit(snapshot, layer.chain_id)
-        except SnapshotExists:  # a pull was faster
+        except SnapshotExists:  # a pull of the same layer was faster
             await self._snapshots.remove(snapshot.snapshotter, snapshot.key)
 
     def _key(self, layer: LayerRecord, parent: str) -> SnapshotKey:
-        """Containerd's own form, by which snapshotters know a layer from a container."""
+        """In containerd's own form, which tells snapshotters a layer from a container."""
         unique = base64.urlsafe_b64encode(secrets.token_bytes(3)).decode()
         nanoseconds = self._clock.now().microsecond * 1000
         return SnapshotKey(
@@ -104,7 +104,7 @@ class ChainPreparer:
     def _missing(self, image: ImageRecord, layer: LayerRecord) -> BlobNotFound | ContainerdMisconfigured:
         if self._choice.mode is Mode.NATIVE:
             return ContainerdMisconfigured(
-                f"containerd's erofs snapshotter does not find layer image {layer.name}",
+                f"containerd's erofs snapshotter did not find layer image {layer.name}",
                 hint="layer_content_caches must name the store's layers: imagecache containerd-config install",
                 image=image.reference,
             )
@@ -116,5 +116,5 @@ class ChainPreparer:
 
 
 def _complete(mounts: tuple[SnapshotMount, ...]) -> bool:
-    """Containerd's own test: the last mount is read-only, so nothing is left to be unpacked."""
+    """Containerd's own test: the last mount is read-only, so nothing has to be unpacked."""
     return bool(mounts) and "ro" in mounts[-1].options

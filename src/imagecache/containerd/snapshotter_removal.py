@@ -1,8 +1,8 @@
-"""Take our snapshotter's traces out of a containerd whose default snapshotter is another one again.
+"""Remove what depends on our snapshotter from a containerd that has another default snapshotter now.
 
-An image whose layers only we have cannot be unpacked by anybody else, and kubelet would never pull it again: its record
-goes. What has all its layers, or the other snapshotter's own snapshots, stays. Containers stay in any case. It must not
-configure or restart anything.
+No other snapshotter can unpack an image whose layers only we have, and kubelet would never pull it again: its record is
+deleted. Images with all their layers, or with snapshots of the default snapshotter, stay, and so do containers. It must
+not configure or restart anything.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _COLLECTED = _Record(
     "imagecache.invalid/leaving:now",
     Descriptor(media_type=mediatypes.OCI_MANIFEST, digest=Digest.sha256(b""), size=1),
 )
-"""A record that is made to be deleted: containerd collects then, and answers when it has."""
+"""A record that is made to be deleted with ``sync``: containerd answers after the collection that follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class SnapshotterRemoval:
     snapshotter: str
     """Ours."""
     default: str
-    """The one that new containers get."""
+    """The snapshotter of new containers."""
 
     async def is_loaded(self) -> bool:
         """Whether containerd has our snapshotter loaded."""
@@ -52,11 +52,11 @@ class SnapshotterRemoval:
         """Delete the records of images that only we can unpack; returns their names, each after its namespace."""
         forgotten: list[str] = []
         for namespace in await self.containerd.namespaces():
-            names = await self._forget_images(self.containerd.session(namespace))
+            names = await self._delete_unusable(self.containerd.session(namespace))
             forgotten += [f"{namespace}/{name}" for name in names]
         return tuple(forgotten)
 
-    async def _forget_images(self, session: Session) -> list[str]:
+    async def _delete_unusable(self, session: Session) -> list[str]:
         unusable = [image for image in await session.images.all() if not await self._is_usable(session, image.target)]
         return [image.name for image in unusable if await session.images.delete(image.name, image.target)]
 
@@ -71,7 +71,7 @@ class SnapshotterRemoval:
         return count
 
     async def remove_snapshots(self) -> None:
-        """Let go of every snapshot of ours that no container has, and wait for containerd's collection.
+        """Release every snapshot of ours that no container has, and wait for containerd's collection.
 
         They are not removed one by one: containerd refuses that for one whose child its collector took (1.6, 2.4).
         """
@@ -79,19 +79,19 @@ class SnapshotterRemoval:
             session = self.containerd.session(namespace)
             for image in await session.images.all():
                 for manifest in await _manifests(session.content, image.target):
-                    await self._let_go(session.content, manifest.config.digest)
+                    await self._release(session.content, manifest.config.digest)
             await session.images.put(_COLLECTED.name, _COLLECTED.target, {})
             await session.images.delete(_COLLECTED.name, _COLLECTED.target.digest, sync=True)
 
-    async def _let_go(self, content: ContentStore, config: Digest) -> None:
-        """An image's config is what keeps its snapshots."""
+    async def _release(self, content: ContentStore, config: Digest) -> None:
+        """Remove the label of an image's config that keeps its snapshots."""
         key = _ROOT + self.snapshotter
         body = await content.read(config) if key in (await content.labels(config) or {}) else None
         if body is not None:
             await content.write(body, {key: ""})
 
     async def _is_usable(self, session: Session, target: Digest) -> bool:
-        """Whether the other snapshotter has the image or can unpack it. What cannot be read is not ours to judge."""
+        """Whether the default snapshotter has the image or can unpack it. What cannot be read counts as usable."""
         for manifest in await _manifests(session.content, target):
             if not await self._is_unpacked(session, manifest) and not await _has_layers(session.content, manifest):
                 return False
@@ -104,7 +104,7 @@ class SnapshotterRemoval:
 
 
 async def _manifests(content: ContentStore, target: Digest) -> Sequence[Manifest]:
-    """Those that are there: of an index, only the platforms that were pulled."""
+    """Those that exist: of an index, only the platforms that were pulled."""
     body = await content.read(target)
     if body is None:
         return ()

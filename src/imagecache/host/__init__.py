@@ -1,1 +1,1 @@
-"""This machine: mounts, system calls, the host service, containerd's drop-in, doctor."""
+"""This machine: mounts, page-cache trim, the node process, the host service, containerd's drop-in, doctor."""

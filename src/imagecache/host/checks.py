@@ -1,4 +1,4 @@
-"""What ``doctor`` says: one line per check. Pure."""
+"""One check of ``doctor`` or of ``host status``, and its outcome. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from imagecache.errors import ImageCacheError
 
 
 class Status(enum.IntEnum):
-    """The greatest of all decides what doctor's exit code says."""
+    """The worst of all checks decides the exit code of the command."""
 
     OK = 0
     WARNING = 1
@@ -19,13 +19,13 @@ class Status(enum.IntEnum):
 @dataclass(frozen=True, slots=True)
 class Check:
     area: str
-    """``kernel``, ``containerd``, ``store`` or ``agent``."""
+    """``kernel``, ``containerd``, ``store``, ``agent`` or ``host``."""
     name: str
     status: Status
     detail: str
     """What was found."""
     remedy: str = ""
-    """What to do, unless it is ok."""
+    """What to do; empty when the check is ok."""
 
 
 def ok(area: str, name: str, detail: str) -> Check:

@@ -1,7 +1,7 @@
-"""Put our drop-in beside containerd's main configuration file, import it there, and take both back.
+"""Write our drop-in beside containerd's main configuration file, import it there, and undo both.
 
-The administrator's text is never rewritten: one line, or one element of the ``imports`` list, is added, and undo takes
-exactly that away. It must not restart anything: containerd reads its configuration when it starts.
+The administrator's text is never rewritten: one line, or one element of the ``imports`` list, is added, and undo
+removes exactly that. It must not restart anything: containerd reads its configuration when it starts.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from imagecache.host.user_config import UserConfig, read_user_config
 from imagecache.oserrors import from_os_error
 from imagecache.toml import dumps
 
+# TOML by regular expressions, since a parser loses comments and order, which must survive our change
 _IMPORTS = re.compile(r"^[ \t]*imports[ \t]*=[ \t]*\[", re.MULTILINE)
 _TOKEN = re.compile(r"""#[^\n]*|"(?:\\.|[^"\\\n])*"|'[^'\n]*'|[\],]|\s+""")
 _MARK = "  # added by imagecache"
@@ -42,7 +43,7 @@ class Change:
 
 
 class ContainerdConfig:
-    """The drop-in of one node. ``main`` is containerd's configuration file, which need not exist."""
+    """containerd's configuration with our drop-in. ``main`` is its main file, which need not exist."""
 
     def __init__(self, main: Path, settings: DropInSettings) -> None:
         self._main = main
@@ -54,11 +55,11 @@ class ContainerdConfig:
         return self._main.parent / "imagecache.toml"
 
     def text(self) -> str:
-        """The drop-in as it would be written now. Raises ContainerdMisconfigured, PrivilegeMissing."""
+        """The drop-in as ``install`` would write it now. Raises ContainerdMisconfigured, PrivilegeMissing."""
         return drop_in(self._settings, self._user())
 
     def default_snapshotter(self) -> str:
-        """The one that new containers get without the drop-in. Raises ContainerdMisconfigured, PrivilegeMissing."""
+        """The snapshotter of new containers without the drop-in. Raises ContainerdMisconfigured, PrivilegeMissing."""
         return default_snapshotter(self._user())
 
     def _user(self) -> UserConfig:
@@ -71,11 +72,11 @@ class ContainerdConfig:
         Raises PrivilegeMissing, ContainerdMisconfigured, StoreError (NoSpace).
         """
         with _converted(self._main):
-            drop_in_text, main_text = self.text(), self._importing()
+            drop_in_text, main_text = self.text(), self._importing()  # both may refuse, so before anything is written
             return [self._write(self.path, drop_in_text), self._write(self._main, main_text)]
 
     def undo(self) -> list[Change]:
-        """Take the import back, then the drop-in. Idempotent."""
+        """Remove the import, then the drop-in. Idempotent."""
         with _converted(self._main):
             return [self._forget(), self._remove(self.path)]
 
@@ -90,7 +91,7 @@ class ContainerdConfig:
         changed = with_import(text, self.path)
         if not self._is_imported(changed):
             raise ContainerdMisconfigured(
-                f"the imports of {self._main} are written in a way that cannot be extended",
+                f"the imports of {self._main} cannot be extended automatically",
                 hint=f'add "{self.path}" to imports by hand',
             )
         return changed
@@ -133,17 +134,17 @@ def import_line(path: Path) -> str:
 
 
 def with_import(text: str, path: Path) -> str:
-    """The configuration's text importing ``path`` last: a later file wins."""
+    """The configuration's text with ``path`` as its last import: later files win."""
     start = _list_start(text)
     if start is None:
         return import_line(path) + text
-    place, separator = _end_of_list(text, start, path)
+    end, separator = _end_of_list(text, start, path)
     element = dumps({"x": str(path)}).removeprefix("x = ").rstrip("\n")
-    return text[:place] + separator.format(element) + text[place:]
+    return text[:end] + separator.format(element) + text[end:]
 
 
 def without_import(text: str, path: Path) -> str:
-    """Exactly what was there before ``with_import``."""
+    """Exactly the text before ``with_import``."""
     element = dumps({"x": str(path)}).removeprefix("x = ").rstrip("\n")
     for added in (import_line(path), f", {element}", f" {element},", element):
         if added in text:
@@ -152,7 +153,7 @@ def without_import(text: str, path: Path) -> str:
 
 
 def _list_start(text: str) -> int | None:
-    """Where the elements of the top-level ``imports`` begin; None when there is none."""
+    """Offset of the first element of the top-level ``imports``; None without such a list."""
     match = _IMPORTS.search(text)
     first_table = re.search(r"^[ \t]*\[", text, re.MULTILINE)
     if match is None or (first_table is not None and first_table.start() < match.start()):
@@ -161,29 +162,29 @@ def _list_start(text: str) -> int | None:
 
 
 def _end_of_list(text: str, start: int, path: Path) -> tuple[int, str]:
-    """Behind the last element or comma, and how a further element is written there."""
-    place, separator, position = start, "{}", start
+    """Offset behind the last element or comma, and the form of a further element there."""
+    end, separator, position = start, "{}", start
     while (token := _TOKEN.match(text, position)) is not None and token[0] != "]":
         position = token.end()
         if token[0] == ",":
-            place, separator = position, " {},"
+            end, separator = position, " {},"  # a trailing comma stays one
         elif token[0][0] in "\"'":
-            place, separator = position, ", {}"
+            end, separator = position, ", {}"
     if token is None:
         raise ContainerdMisconfigured(
-            "the imports of containerd's configuration are not a list of texts", hint=f'add "{path}" there by hand'
+            "the imports of containerd's configuration are not a list of strings", hint=f'add "{path}" there by hand'
         )
-    return place, separator
+    return end, separator
 
 
 def replace_text(path: Path, text: str, mode: int) -> None:
-    """The file appears whole or not at all; a symbolic link to it stays one."""
+    """Replace the file atomically; a symbolic link stays a link."""
     path = path.resolve()
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "w") as file:
             file.write(text)
-            os.fchmod(file.fileno(), mode)
+            os.fchmod(file.fileno(), mode)  # mkstemp made it 0600
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).rename(path)

@@ -1,9 +1,9 @@
 """Our drop-in for containerd's configuration, for each mode and version.
 
 It adds a proxy plugin (or a layer cache for containerd's own erofs snapshotter), makes it the default snapshotter of
-CRI, and tells the transfer service of 2.x about it. Two things are left out on purpose: the capability ``rebase``,
-with which containerd forgets the parents of layers that we serve (containerd issue 13264), and
-``disable_snapshot_annotations``, which in 2.x would switch CRI back to its old way of pulling. Pure.
+CRI, and registers it with the transfer service of 2.x. Two things are omitted on purpose: the capability ``rebase``,
+with which containerd loses the parents of layers that we serve (containerd issue 13264), and
+``disable_snapshot_annotations``, which in 2.x would make CRI pull the old way. Pure.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _CRI_IMAGES = "io.containerd.cri.v1.images"
 _TRANSFER = "io.containerd.transfer.v1.local"
 _EROFS = f"{SNAPSHOTTERS}.{NATIVE_SNAPSHOTTER}"
 _UNPACKS = 3
-"""Layers that containerd takes up at once in native mode; with 1 it would serve no layer that has a parent."""
+"""Layers that containerd unpacks concurrently in native mode; with 1 it serves no layer that has a parent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class DropInSettings:
     mode: Mode
     """NATIVE; any other means proxy."""
     containerd: str
-    """Version, as it says."""
+    """Its version, as it reports it."""
     platform: str
     """``linux/amd64``."""
     snapshotter: str
@@ -39,11 +39,11 @@ class DropInSettings:
     socket: Path
     """Where our snapshotter listens."""
     root: Path
-    """Its writable layers; kubelet measures the space of image files there."""
+    """Directory of its writable layers; kubelet measures the space of the image filesystem there."""
     layers: Path
     """The store's ``layers`` directory."""
     serve_only: bool = False
-    """Proxy mode on its way out: containers that have our snapshots keep them, no new one gets any."""
+    """Existing containers keep our snapshots, new ones get none: the state between uninstall and the last container."""
 
 
 def drop_in(settings: DropInSettings, user: UserConfig) -> str:
@@ -65,7 +65,7 @@ def drop_in(settings: DropInSettings, user: UserConfig) -> str:
 
 
 def default_snapshotter(user: UserConfig) -> str:
-    """What CRI takes without us."""
+    """The snapshotter that CRI uses without our drop-in."""
     cri = user.section(_CRI_IMAGES) or user.section(_CRI_1, "containerd")
     return str(cri.get("snapshotter") or "overlayfs")
 
@@ -77,8 +77,8 @@ def _heading(major: int) -> str:
         else "the lists of your own files that containerd would replace"
     )
     return (
-        "# Written by `imagecache containerd-config install`; `imagecache containerd-config undo` takes it back.\n"
-        f"# It repeats {repeats}:\n# install again after you have changed them.\n"
+        "# Written by `imagecache containerd-config install`; `imagecache containerd-config undo` removes it.\n"
+        f"# It repeats {repeats}:\n# install it again after a change of those.\n"
     )
 
 
@@ -88,7 +88,7 @@ def _plugin(settings: DropInSettings) -> Table:
 
 
 def _proxy_1(settings: DropInSettings, user: UserConfig) -> Table:
-    """Containerd 1.x replaces whole plugin sections, so the administrator's section is repeated."""
+    """Containerd 1.x replaces whole plugin sections, so ours repeats the administrator's."""
     ours: Table = {"containerd": {"snapshotter": settings.snapshotter}}
     return {
         "version": 2,
@@ -114,7 +114,7 @@ def _native(settings: DropInSettings, user: UserConfig) -> Table:
     for option in ("enable_fsverity", "set_immutable"):
         if erofs.get(option):
             raise ContainerdMisconfigured(
-                f"containerd's erofs snapshotter has {option} set, with which it reads no layer images of others",
+                f"containerd's erofs snapshotter has {option} set, with which it reads no layer images but its own",
                 hint=f"remove {option} from plugins.{_EROFS}, or use --mode proxy",
             )
     caches = erofs.get("layer_content_caches", [])
@@ -133,7 +133,7 @@ def _native(settings: DropInSettings, user: UserConfig) -> Table:
 
 
 def _unpack(settings: DropInSettings, user: UserConfig, snapshotter: str) -> list[Table]:
-    """What the administrator has, else containerd's default, and ours: a pull finds it by the snapshotter's name."""
+    """The administrator's entries, else containerd's default, and ours: a pull looks one up by the snapshotter."""
     default: Table = {"platform": settings.platform, "snapshotter": "overlayfs", "differ": "walking"}
     listed = user.section(_TRANSFER).get("unpack_config")
     theirs = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else [default]

@@ -1,7 +1,7 @@
 """Loop devices, for kernels that cannot mount a filesystem straight from a file (before 6.12, or a file on overlayfs).
 
-Read-only, direct I/O (so that the page cache holds the data once) and autoclear (the device goes with its last mount,
-so nothing is left to clean up). Source: linux/loop.h. Every function raises OSError and nothing else.
+Read-only, direct I/O (so that the page cache holds the data once) and autoclear (the kernel detaches the device after
+its last mount, so nothing has to be cleaned up). Source: linux/loop.h. Every function raises OSError and nothing else.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ _CONFIG = struct.Struct("=II 48x I I 176x 64x")
 """loop_config: fd, block_size, then loop_info64 (of which only lo_flags is set here), then 8 reserved words."""
 _BLOCK_SIZE = 512
 _ATTEMPTS = 64
+"""Losing the race for a free device this often means that something else is wrong."""
 
 
 @contextlib.contextmanager
 def attached(image: Path) -> Iterator[str]:
-    """A loop device over ``image``, as a path; inside the block it can be mounted, afterwards the mount keeps it."""
+    """Path of a loop device over ``image``. It can be mounted in the block; afterwards the mount keeps it."""
     backing = os.open(image, os.O_RDONLY | os.O_CLOEXEC)
     try:
         path, device = _attach(backing)
@@ -40,7 +41,7 @@ def attached(image: Path) -> Iterator[str]:
 
 
 def _attach(backing: int) -> tuple[str, int]:
-    """Take a free device; another process may be faster, then the next one."""
+    """Attach to a free device, or to the next one when another process was faster."""
     control = os.open(CONTROL, os.O_RDWR | os.O_CLOEXEC)
     try:
         for _ in range(_ATTEMPTS):
@@ -60,7 +61,7 @@ def _attach(backing: int) -> tuple[str, int]:
 
 
 def backing_file(device: str) -> str:
-    """Path of the file behind ``/dev/loopN``; empty when there is none."""
+    """Path of the file behind ``/dev/loopN``; empty when it has none."""
     try:
         return Path(f"/sys/block/{Path(device).name}/loop/backing_file").read_text().rstrip("\n")
     except OSError:

@@ -1,11 +1,11 @@
-"""Mounts of layer images: read-only, buffered, straight from the file; a loop device where the kernel needs one.
+"""Mounts of layer images: read-only, buffered, straight from the file; on a loop device where the kernel needs one.
 
-One EROFS mount per layer image is shared by all containers of the node, so its pages are cached once. A mount outlives
-this process and a reboot takes it away; both are normal, so every call first looks at what is there. It must not decide
-which layers are mounted or when, and never unmounts by force: containers may stand on it.
+All containers of a node share one EROFS mount per layer image, so its pages are cached once. A mount outlives this
+process and not a reboot; both are normal, so every call looks at what is mounted first. It must not decide which layers
+are mounted or when, and never unmounts by force: containers may use the mount.
 
-``nosuid`` and ``nodev`` are for people who walk into the mount on the host: overlayfs goes by its own flags, so
-containers keep setuid programs. ``noexec`` is not set, it would reach them through overlayfs.
+``nosuid`` and ``nodev`` protect people who enter the mount on the host: overlayfs has flags of its own, so containers
+keep setuid programs. ``noexec`` is not set: overlayfs would pass it on to containers.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # prometheus_client is of no use to `imagecache mount`
 
 _LAYER_FLAGS = syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV
 _OPTIONS_MAX = 4000
-"""mount(2) takes one page of options; some room is left for what the kernel adds."""
+"""mount(2) takes one page of options; the rest of it is for what the kernel adds."""
 _SUPERBLOCK = struct.Struct("<I8xB")
 _SUPERBLOCK_OFFSET = 1024
 _EROFS_MAGIC = 0xE0F5E1E2
@@ -42,8 +42,8 @@ class KernelMounter:
 
     Args:
         realign: writes a layer image again with 4096-byte blocks, for kernels that refuse 512-byte ones (before 6.4).
-        copies: directory for those copies, private to this mounter; made when needed.
-        mountinfo: what is mounted.
+        copies: directory for those copies, of this mounter alone; created when needed.
+        mountinfo: the kernel's list of mounts.
         metrics: counts mounts of layer images, and how long they take.
     """
 
@@ -61,7 +61,7 @@ class KernelMounter:
         self._locks: dict[Path, threading.Lock] = {}
         self._locks_lock = threading.Lock()
         self._seen: dict[Path, tuple[Path, int]] = {}
-        """Target -> image and device number of a mount that was checked by this process."""
+        """Target -> image and device number of a mount that this process has checked: saves reading mountinfo again."""
 
     def mount(self, image: Path, target: Path) -> None:
         """Mount the layer image; a no-op when exactly that is mounted there."""
@@ -85,7 +85,7 @@ class KernelMounter:
             self._metrics.mount_seconds.observe(time.monotonic() - start)
 
     def unmount(self, target: Path) -> None:
-        """A no-op when nothing is mounted there. Raises MountFailed when it is in use."""
+        """Unmount; a no-op when nothing is mounted there. Raises MountFailed when the mount is in use."""
         with self._lock(target):
             self._seen.pop(target, None)
             found = self._at(target)
@@ -100,10 +100,11 @@ class KernelMounter:
         return self._at(target) is not None
 
     def mount_overlay(self, lowers: Sequence[Path], target: Path) -> None:
-        """Stack directories read-only, the bottom one first; one alone is bound. Kernel 6.5 for very long lists."""
+        """Stack directories read-only, the bottom one first; a single one is bound. Long lists need kernel 6.5."""
         with self._lock(target), _explained(lowers[-1], target):
             if len(lowers) == 1:
                 syscalls.mount(str(lowers[0]), str(target), "", syscalls.MS_BIND)
+                # a bind mount takes its flags from the source; only a remount changes them
                 flags = syscalls.MS_REMOUNT | syscalls.MS_BIND | _LAYER_FLAGS
                 syscalls.mount("", str(target), "", flags)
                 return
@@ -114,27 +115,27 @@ class KernelMounter:
                 top_first = [("lowerdir+", str(lower)) for lower in reversed(lowers)]
                 syscalls.mount_read_only("overlay", top_first, str(target))
 
-    def mount_image(self, images: Sequence[Path], target: Path, workplace: Path) -> None:
-        """A whole image's root filesystem at ``target``, from its layer images, the bottom one first.
+    def mount_image(self, images: Sequence[Path], target: Path, scratch: Path) -> None:
+        """Mount the root filesystem of a whole image at ``target``: its layer images, the bottom one first.
 
-        The layers' own mounts are made below ``workplace`` and taken away again at once: the overlay keeps what it
-        stands on, so that one ``unmount(target)`` releases everything.
+        The layers are mounted below ``scratch`` and unmounted at once: the overlay keeps its lower filesystems, so that
+        one ``unmount(target)`` releases everything.
         """
         if self.mounted(target):
             raise MountFailed(
-                f"{target}: something is mounted there already", hint=f"umount {target}, or choose another directory"
+                f"{target}: something is already mounted there", hint=f"umount {target}, or choose another directory"
             )
         if len(images) == 1:
             self.mount(images[0], target)
             return
-        with self._temporarily(images, workplace) as lowers:
+        with self._temporarily(images, scratch) as lowers:
             self.mount_overlay(lowers, target)
 
     @contextlib.contextmanager
-    def _temporarily(self, images: Sequence[Path], workplace: Path) -> Iterator[list[Path]]:
-        workplace.mkdir(mode=0o700, parents=True, exist_ok=True)
+    def _temporarily(self, images: Sequence[Path], scratch: Path) -> Iterator[list[Path]]:
+        scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
         with (
-            tempfile.TemporaryDirectory(dir=workplace, ignore_cleanup_errors=True) as name,
+            tempfile.TemporaryDirectory(dir=scratch, ignore_cleanup_errors=True) as name,
             contextlib.ExitStack() as stack,
         ):
             lowers: list[Path] = []
@@ -146,7 +147,7 @@ class KernelMounter:
             yield lowers
 
     def _mount(self, image: Path, target: Path) -> None:
-        """From the file; ENOTBLK is the kernel's word for "I need a block device", EINVAL for "not this block size"."""
+        """From the file. EINVAL for an image with 512-byte blocks means a kernel that needs 4096-byte ones."""
         try:
             _from_file(image, target)
         except OSError as error:
@@ -160,7 +161,7 @@ class KernelMounter:
             _from_file(self._copies.of(image), target)
 
     def _is_there(self, image: Path, target: Path) -> bool:
-        """Whether the layer image is what is mounted at ``target``. Raises MountFailed if it is something else."""
+        """Whether this layer image is mounted at ``target``. Raises MountFailed if something else is."""
         with _explained(image, target):
             device = _device(target)
             if device is not None and self._seen.get(target) == (image, device):
@@ -168,7 +169,7 @@ class KernelMounter:
             if device is None:
                 target.mkdir(mode=0o755, parents=True)
                 return False
-            if device == target.parent.stat().st_dev:  # every EROFS mount has a number of its own
+            if device == target.parent.stat().st_dev:  # every EROFS mount has a device number of its own
                 return False
         found = self._at(target)
         if found is None:
@@ -198,14 +199,14 @@ def _from_file(image: Path, target: Path) -> None:
     try:
         syscalls.mount(str(image), str(target), "erofs", _LAYER_FLAGS)
     except OSError as error:
-        if error.errno != errno.ENOTBLK:
+        if error.errno != errno.ENOTBLK:  # "a block device is needed"
             raise
         with loop_devices.attached(image) as device:
             syscalls.mount(device, str(target), "erofs", _LAYER_FLAGS)
 
 
 def _device(target: Path) -> int | None:
-    """Of what is there; None when nothing is."""
+    """Device number of the directory; None when it does not exist."""
     try:
         return target.stat().st_dev
     except FileNotFoundError:
@@ -213,13 +214,13 @@ def _device(target: Path) -> int | None:
 
 
 def _backing(mount: Mount) -> str:
-    """The file that is mounted, also when a loop device is in between."""
+    """The file that is mounted, even through a loop device."""
     file = loop_devices.backing_file(mount.source) if mount.source.startswith("/dev/loop") else mount.source
     return file.removesuffix(" (deleted)")
 
 
 def _block_bits(image: Path) -> int:
-    """log2 of the block size in the superblock; 0 when it is no EROFS filesystem."""
+    """log2 of the block size in the superblock; 0 when it is not an EROFS filesystem."""
     with image.open("rb") as file:
         file.seek(_SUPERBLOCK_OFFSET)
         data = file.read(_SUPERBLOCK.size)
@@ -228,13 +229,13 @@ def _block_bits(image: Path) -> int:
 
 
 def _escaped(lower: Path) -> str:
-    """As overlayfs wants a path in ``lowerdir``: colons and commas have a meaning there."""
+    """A path for overlayfs' ``lowerdir``, where colons and commas separate."""
     return str(lower).replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")
 
 
 @contextlib.contextmanager
 def _explained(source: Path, target: Path) -> Iterator[None]:
-    """OSError of the kernel -> our error, with a remedy."""
+    """Convert an OSError of the kernel to an error of ours, with a hint."""
     try:
         yield
     except OSError as error:
@@ -253,6 +254,6 @@ _MEANING: dict[int, tuple[Callable[..., HostError], str]] = {
     errno.EACCES: (PrivilegeMissing, "run as root, or give the process CAP_SYS_ADMIN and access to the path"),
     errno.ENODEV: (KernelUnsupported, "the kernel lacks this filesystem: modprobe erofs overlay"),
     errno.ENOSYS: (KernelUnsupported, "the kernel is too old for this many layers: 6.5 or later is needed"),
-    errno.EBUSY: (MountFailed, "something still uses it: stop the containers or programs that do"),
+    errno.EBUSY: (MountFailed, "it is in use: stop the containers or programs that use it"),
     errno.ENOENT: (MountFailed, "the file is gone; run: imagecache doctor"),
 }

@@ -1,4 +1,4 @@
-"""What is mounted, as /proc/self/mountinfo says (proc(5)). It must not mount anything."""
+"""The mounts that /proc/self/mountinfo lists (proc(5)). It must not mount anything."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Mount:
 
 
 def parse(text: str) -> list[Mount]:
-    """In the order they were mounted: the last one at a target is the one that is seen."""
+    """In the order they were mounted: the last one at a target hides those before it."""
     return [_mount(line) for line in text.splitlines() if " - " in line]
 
 
@@ -41,7 +41,7 @@ def _unescape(text: str) -> str:
 
 
 def mounted_at(target: Path, file: Path = MOUNTINFO) -> Mount | None:
-    """The mount that is seen at exactly ``target``."""
+    """The topmost mount at exactly ``target``; None without one."""
     wanted = os.path.realpath(target)
     found = [mount for mount in parse(file.read_text(errors="surrogateescape")) if mount.target == wanted]
     return found[-1] if found else None

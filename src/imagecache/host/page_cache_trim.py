@@ -1,9 +1,9 @@
-"""Drop the second copy of layer images from the page cache, some seconds after containers started from them.
+"""Drop the second copy of layer images from the page cache, some seconds after containers have started from them.
 
-A layer image mounted straight from its file is cached twice: as the file's pages, and as EROFS's own. The second is
-what containers read; the first is only needed while it fills. Dropping it costs milliseconds, halves the memory, and
-changes nothing that a reader sees (ADR 11 has numbers). Metadata are cached once, as the file's pages, and stay: every
-container that comes later looks them up. It must not touch any other file.
+A layer image mounted straight from its file is cached twice: as pages of the file, and as pages of EROFS. Containers
+read the latter; the former are needed only to fill them. Dropping them takes milliseconds, halves the memory, and
+changes nothing for readers (numbers in ADR 11). Metadata are cached once, as pages of the file, and stay: later
+containers look them up. It must not touch any other file.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from imagecache.errors import ContainerdUnavailable, ImageCacheError
 
 
 def drop_second_copy(file: Path) -> None:
-    """Forget the clean pages of the layer image's content. One that is gone, or cannot be read, is left alone."""
+    """Drop the clean pages of the layer image's content. A missing or unreadable file is ignored."""
     with contextlib.suppress(ImageCacheError), LayerImage.open(file) as image:
         if content := image.content:  # a length of 0 would mean: to the end of the file
             os.posix_fadvise(image.fileno(), content.start, len(content), os.POSIX_FADV_DONTNEED)
 
 
 class TrimPlan:
-    """When which file is due. Safe to call from many threads.
+    """Which file is due when. Thread-safe.
 
-    A file used again while it waits is trimmed at its time and once more after that, so that a layer from which
-    containers start all the time is trimmed all the same.
+    A file that is used again while it waits is trimmed when it is due and a second time one delay later, so that a
+    layer from which containers start all the time is trimmed too.
     """
 
     def __init__(self, delay: float, clock: Clock) -> None:
@@ -45,7 +45,7 @@ class TrimPlan:
         self._again: set[Path] = set()
 
     def add(self, files: Iterable[Path]) -> bool:
-        """Whether nothing was waiting before: what comes later is due later, too."""
+        """Returns whether nothing was waiting: only then is a new file the next that is due."""
         with self._lock:
             first = not self._due
             due = self._clock.monotonic() + self._delay
@@ -57,7 +57,7 @@ class TrimPlan:
             return first
 
     def take(self) -> list[Path]:
-        """The files whose time has come; they are not waiting any more."""
+        """Remove and return the files that are due."""
         with self._lock:
             now = self._clock.monotonic()
             files = [file for file, due in self._due.items() if due <= now]
@@ -75,12 +75,12 @@ class TrimPlan:
 
 
 class Trimmer:
-    """Trims what ``used`` names, ``delay`` seconds later, while ``run`` runs. A delay of 0 turns it off.
+    """Trims the files passed to ``used`` after ``delay`` seconds, while ``run`` runs. A delay of 0 turns it off.
 
     Args:
         delay: seconds from a use to the trim.
         clock: measures the delay.
-        drop: does it; blocking, called in a thread.
+        drop: trims one file; blocking, called in a thread.
     """
 
     def __init__(self, delay: float, clock: Clock, drop: Callable[[Path], None] = drop_second_copy) -> None:
@@ -91,12 +91,12 @@ class Trimmer:
         self._wake = asyncio.Event()
 
     def used(self, layers: Iterable[Path]) -> None:
-        """A container is about to read these layer images. Callable from any thread, returns at once.
+        """A container is about to read these layer images. Called from any thread, returns at once.
 
-        It wakes ``run`` only when that sleeps without end: a container that starts waits for the same loop.
+        It wakes ``run`` only when that sleeps without a timeout: the container's start waits for the same event loop.
         """
         if self._enabled and self._plan.add(layers) and self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: the program ends
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the process is ending
                 self._loop.call_soon_threadsafe(self._wake.set)
 
     async def run(self) -> None:
@@ -113,10 +113,10 @@ class Trimmer:
 async def follow_starts(
     containerd: Containerd, used: Callable[[Iterable[Path]], None], *, pause: float = 1.0, retry: float = 2.0
 ) -> None:
-    """Native mode: tell ``used`` about the layer images of every container that starts, until cancelled.
+    """Native mode: call ``used`` with the layer images of every container that starts, until cancelled.
 
-    A while after it: asking containerd takes its time from the very start that it is about. What started meanwhile is
-    asked for together. A containerd that stops is waited for, looking every ``retry`` seconds.
+    ``pause`` seconds later, since containerd answers more slowly during the start itself; containers that start
+    meanwhile are looked up together. When containerd stops, the event stream is opened again every ``retry`` seconds.
     """
     started: asyncio.Queue[TaskStarted] = asyncio.Queue()
     listening = asyncio.create_task(_listen(containerd, started.put_nowait, retry))
@@ -127,7 +127,7 @@ async def follow_starts(
             while not started.empty():
                 starts.add(started.get_nowait())
             with contextlib.suppress(ContainerdUnavailable):
-                await _tell(containerd, starts, used)
+                await _report(containerd, starts, used)
     finally:
         await cancel_all([listening])
 
@@ -140,7 +140,9 @@ async def _listen(containerd: Containerd, heard: Callable[[TaskStarted], None], 
         await asyncio.sleep(retry)
 
 
-async def _tell(containerd: Containerd, starts: Iterable[TaskStarted], used: Callable[[Iterable[Path]], None]) -> None:
+async def _report(
+    containerd: Containerd, starts: Iterable[TaskStarted], used: Callable[[Iterable[Path]], None]
+) -> None:
     for namespace in sorted({start.namespace for start in starts}):
         session = containerd.session(namespace)
         chains = LayerFiles(session.snapshots)

@@ -1,4 +1,4 @@
-"""Everything that ``doctor`` looks at, in the order it is shown. It must not print and must not repair."""
+"""All checks of ``doctor``, in the order they are shown. It must not print and must not repair."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from imagecache.limits import GIB
 from imagecache.settings.table import Mode
 
 _FREE = 10 * GIB
+"""Below this, a few large images fill the disk."""
 _FILES = 65536
-"""Open files that the agent should be allowed: one that runs out stops the whole node (containerd issue 13798)."""
+"""Open files that the agent needs: when they run out, the whole node stops (containerd issue 13798)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +36,12 @@ class ProbeSettings:
 async def diagnose(
     containerd: Containerd, settings: ProbeSettings, *, unsuitable: Sequence[str] = (), realign: Realign | None = None
 ) -> list[Check]:
-    """Look at kernel, store, containerd and agent. Never raises for what it finds.
+    """Check kernel, store, containerd and agent. Never raises for what it finds.
 
     Args:
         containerd: the one at ``settings.containerd.address``.
-        settings: what is to be found where.
-        unsuitable: the store's own reasons against its directory.
+        settings: what the checks expect.
+        unsuitable: the store's own objections to its directory.
         realign: as for ``KernelMounter``.
     """
     store = settings.store if settings.store.is_dir() else _nearest(settings.store)
@@ -51,9 +52,9 @@ async def diagnose(
 
 
 def check_store(root: Path, unsuitable: Sequence[str]) -> list[Check]:
-    """The directory: there, on a good filesystem, writable, with space."""
+    """The store's directory: it exists, on a suitable filesystem, writable, with space."""
     if not root.is_dir():
-        return [warning("store", "directory", f"{root} does not exist yet", "the first imagecache create makes it")]
+        return [warning("store", "directory", f"{root} does not exist yet", "the first imagecache create creates it")]
     checks = [problem("store", "directory", reason, "use another directory with --store") for reason in unsuitable]
     if not os.access(root, os.W_OK):
         checks.append(problem("store", "directory", f"{root} cannot be written", "run as root"))
@@ -66,7 +67,7 @@ def check_store(root: Path, unsuitable: Sequence[str]) -> list[Check]:
 
 
 def check_socket(path: Path) -> Check:
-    """Somebody must listen: containerd asks at every pull and start."""
+    """Something must listen: containerd calls at every pull and start."""
     remedy = "systemctl start imagecache-agent, or run: imagecache agent"
     try:
         with socket.socket(socket.AF_UNIX) as probe:
@@ -81,10 +82,10 @@ def check_open_files() -> Check:
     allowed = hard if hard != resource.RLIM_INFINITY else _FILES
     if max(soft, allowed) >= _FILES:
         return ok("agent", "open files", f"{soft} allowed now, {allowed} at most")
-    remedy = f"an agent that is started from here needs ulimit -n {_FILES}; its systemd unit has a limit of its own"
-    return warning("agent", "open files", f"programs that are started from here may open {allowed} only", remedy)
+    remedy = f"an agent started from this shell needs ulimit -n {_FILES}; its systemd unit sets its own limit"
+    return warning("agent", "open files", f"programs started from this shell may open only {allowed}", remedy)
 
 
 def _nearest(path: Path) -> Path:
-    """The closest directory above that exists: the store will be on its filesystem."""
+    """The closest existing parent directory: the store will be on its filesystem."""
     return next(parent for parent in path.absolute().parents if parent.is_dir())

@@ -1,4 +1,4 @@
-"""Whether containerd's effective configuration lets our layers be used: one function per line of ``doctor``. Pure."""
+"""Whether containerd's effective configuration uses our layers: one function per check of ``doctor``. Pure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def sections(effective: Table) -> UserConfig:
 
 
 def check_default(config: UserConfig, choice: Choice) -> Check:
-    """CRI must use our snapshotter by default: images are recorded once for all snapshotters."""
+    """CRI must use our snapshotter by default: image records are the same for all snapshotters."""
     cri = config.section(_CRI_IMAGES) or config.section(_CRI_1, "containerd")
     found = cri.get("snapshotter", "")
     if found == choice.snapshotter:
@@ -35,7 +35,7 @@ def check_default(config: UserConfig, choice: Choice) -> Check:
 
 
 def check_unpack(config: UserConfig, choice: Choice, version: str) -> Check | None:
-    """The transfer service, with which CRI pulls since 2.1, must know the snapshotter; None for older ones."""
+    """The transfer service, with which CRI pulls since 2.1, must know the snapshotter; None before that."""
     if version_of(version) < (2, 1):
         return None
     entries = config.section(_TRANSFER).get("unpack_config", [])
@@ -46,7 +46,7 @@ def check_unpack(config: UserConfig, choice: Choice, version: str) -> Check | No
 
 
 def check_caches(config: UserConfig, choice: Choice, layers: Path) -> Check | None:
-    """Native mode reads only the directories that are named; None in proxy mode."""
+    """Native mode reads only the listed directories; None in proxy mode."""
     if choice.mode is not Mode.NATIVE:
         return None
     caches = config.section(f"{SNAPSHOTTERS}.{NATIVE_SNAPSHOTTER}").get("layer_content_caches", [])
@@ -56,16 +56,16 @@ def check_caches(config: UserConfig, choice: Choice, layers: Path) -> Check | No
 
 
 def check_root(plugins: tuple[Plugin, ...], choice: Choice, root: Path, version: str) -> Check | None:
-    """Where kubelet measures the space of image files; None in native mode.
+    """Where kubelet measures the image filesystem; None in native mode.
 
-    containerd 1.x measures at a fixed place whatever we say, later ones at the exported root (issue 10095).
+    containerd 1.x measures in a fixed directory, later versions in the exported root (containerd issue 10095).
     """
     if choice.mode is not Mode.PROXY:
         return None
     roots = {plugin.id: plugin.exports.get("root", "") for plugin in plugins if plugin.kind == SNAPSHOTTERS}
     if version_of(version)[0] == 1:
         beside = next(
-            (Path(place).parent for name, place in roots.items() if place and name != choice.snapshotter), None
+            (Path(other).parent for name, other in roots.items() if other and name != choice.snapshotter), None
         )
         expected = str(beside / f"{SNAPSHOTTERS}.{choice.snapshotter}") if beside else str(root)
     else:
@@ -77,6 +77,6 @@ def check_root(plugins: tuple[Plugin, ...], choice: Choice, root: Path, version:
 
 
 def sandbox_image(config: UserConfig) -> str:
-    """The image that every pod needs; empty when the configuration does not name it."""
+    """The pause image, which every pod needs; empty when the configuration names none."""
     found = config.section(_CRI_IMAGES, "pinned_images").get("sandbox") or config.section(_CRI_1).get("sandbox_image")
     return found if isinstance(found, str) else ""

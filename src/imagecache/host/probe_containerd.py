@@ -1,4 +1,4 @@
-"""What ``doctor`` finds out about containerd by asking it: version, integration, configuration, the pause image."""
+"""``doctor``'s checks that ask containerd: version, integration, configuration, pause image."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _OLDEST = (1, 6)
 
 @dataclass(frozen=True, slots=True)
 class ContainerdExpectations:
-    """What is to be found, from the settings."""
+    """What the settings expect of containerd."""
 
     address: Path
     snapshotter: str
     mode: Mode
     root: Path
-    """The proxy snapshotter's."""
+    """Of the proxy snapshotter."""
     layers: Path
     """The store's ``layers`` directory."""
 
@@ -69,7 +69,7 @@ def _configured(
     effective: Table | None, plugins: tuple[Plugin, ...], choice: Choice, version: str, expected: ContainerdExpectations
 ) -> list[Check]:
     if effective is None:
-        unknown = "containerd does not tell its configuration from here"
+        unknown = "containerd's effective configuration cannot be read from here"
         return [warning(_AREA, "configuration", unknown, "run doctor on the host itself, as root")]
     config = probe_config.sections(effective)
     found = (
@@ -82,16 +82,16 @@ def _configured(
 
 
 def _mkfs() -> Check:
-    """Containerd's erofs snapshotter makes layer images itself, of the layers that we do not have."""
+    """Containerd's erofs snapshotter makes images of the layers that we do not have, with this program."""
     if shutil.which("mkfs.erofs"):
-        return ok(_AREA, "mkfs.erofs", "there, for layers that are not cached")
+        return ok(_AREA, "mkfs.erofs", "installed, for layers that are not cached")
     return problem(
-        _AREA, "mkfs.erofs", "missing: images that are not cached cannot be pulled", "apt install erofs-utils"
+        _AREA, "mkfs.erofs", "not installed: images that are not cached cannot be pulled", "apt install erofs-utils"
     )
 
 
 async def check_sandbox(session: Session, name: str, choice: Choice) -> Check:
-    """The pause image must be unpacked in the default snapshotter, or every new pod waits for a registry."""
+    """The pause image must be unpacked in the default snapshotter, or new pods wait for a registry."""
     if not name:
         return warning(_AREA, "pause image", "containerd's configuration names none", "set its sandbox image")
     try:
@@ -108,7 +108,7 @@ async def check_sandbox(session: Session, name: str, choice: Choice) -> Check:
 
 
 async def _configs(session: Session, target: Digest) -> AsyncIterator[Digest]:
-    """Configs of the manifests that are there, of any platform."""
+    """Configs of the manifests that exist, of any platform."""
     body = await session.content.read(target)
     if body is None:
         return

@@ -1,7 +1,8 @@
-"""What this kernel can do with a layer image, found out by doing it: mounted from the file, stacked, on a loop device.
+"""What this kernel can do with a layer image, found by trying: mount it from the file, stack it, use a loop device.
 
-Versions say little, distributions backport and leave out. So a small layer image is made beside the store, on the same
-filesystem, and mounted as real ones are. Needs CAP_SYS_ADMIN; without it that is what is reported. Nothing stays.
+Versions prove little, since distributions backport and disable features. So a small layer image is written beside the
+store, on the same filesystem, and mounted as real ones are. Without CAP_SYS_ADMIN the checks report that. Everything is
+removed again.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _AREA = "kernel"
 
 
 def write_probe_image(path: Path, content: bytes = _CONTENT) -> None:
-    """The smallest layer image with a file in it, ``probe``."""
+    """The smallest layer image with one file, ``probe``."""
     data = content.ljust(512, b"\0")
     root = directory()
     root.children[_NAME.encode()] = Inode(mode=stat.S_IFREG | 0o644, size=len(content))
@@ -43,10 +44,10 @@ def write_probe_image(path: Path, content: bytes = _CONTENT) -> None:
 
 
 def check_kernel(beside: Path, realign: Realign | None = None) -> list[Check]:
-    """Try everything on the filesystem that ``beside`` is on. Blocking; never raises for what it finds.
+    """Try everything on the filesystem of ``beside``. Blocking; never raises for what it finds.
 
     Args:
-        beside: an existing directory that can be written, usually the store's.
+        beside: an existing writable directory, usually the store's.
         realign: as for ``KernelMounter``; with it 512-byte blocks are not required.
     """
     checks = [check_version(platform.release())]
@@ -65,13 +66,15 @@ def check_kernel(beside: Path, realign: Realign | None = None) -> list[Check]:
 
 
 def check_version(release: str) -> Check:
-    """Which way of mounting to expect from ``uname -r``."""
+    """How layer images are mounted on a kernel of this release (``uname -r``)."""
     numbers = release.split("-", maxsplit=1)[0].split(".")
     version = tuple(int(part) for part in numbers[:2] if part.isdigit())
     if version >= (6, 12):
         return ok(_AREA, "version", f"{release}: mounts layer images straight from the file")
     if version >= (6, 4):
-        return warning(_AREA, "version", f"{release}: layer images need loop devices", "6.12 and later need none")
+        return warning(
+            _AREA, "version", f"{release}: layer images need loop devices", "kernel 6.12 and later need none"
+        )
     return warning(
         _AREA, "version", f"{release}: every layer image is copied once with 4096-byte blocks", "use 6.4 or later"
     )
@@ -102,7 +105,7 @@ def _mount(mounter: KernelMounter, image: Path, target: Path) -> Check:
 
 
 def _stack(mounter: KernelMounter, image: Path, work: Path) -> Check:
-    """Like a container: layer images below, a directory to write into above."""
+    """As for a container: a layer image below, a directory above."""
     upper, target = work / "upper", work / "merged"
     upper.mkdir()
     target.mkdir()
@@ -122,7 +125,7 @@ def _loop(image: Path) -> Check:
         with loop_devices.attached(image) as device:
             return ok(_AREA, "loop device", f"{device} would work")
     except OSError as error:
-        words = f"none can be had: {error.strerror}"
+        words = f"none is available: {error.strerror}"
         return warning(_AREA, "loop device", words, "only needed before kernel 6.12, or for a store on overlayfs")
 
 

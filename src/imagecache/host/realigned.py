@@ -1,7 +1,7 @@
 """Copies of layer images with 4096-byte blocks, for kernels that refuse the 512-byte blocks of the originals.
 
-One sequential copy per layer and node, made when it is first mounted and dropped when it is unmounted. The copying
-itself is the caller's (``erofs.realign``). It must not change the original.
+One copy per layer and node, made at the first mount and deleted at the unmount. The caller passes the function that
+copies (``erofs.realign``). It must not change the original.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ Realign = Callable[[Path, int], object]
 class RealignedCopies:
     def __init__(self, directory: Path, realign: Realign) -> None:
         self._directory = directory
-        self._relay = realign
+        self._realign = realign
 
     def path(self, image: Path) -> Path:
-        """Where the copy of ``image`` is, whether it is there or not: named by the original's path."""
+        """Path of the copy of ``image``, whether it exists or not; it is named by the original's path."""
         return self._directory / f"{hashlib.sha256(os.fsencode(image)).hexdigest()}.erofs"
 
     def of(self, image: Path) -> Path:
-        """The copy, made when there is none; it appears whole or not at all."""
+        """The copy, made when it does not exist; it appears whole or not at all."""
         copy = self.path(image)
         if copy.exists():
             return copy
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=self._directory, prefix="new-")
         try:
-            self._relay(image, descriptor)
+            self._realign(image, descriptor)
             os.fsync(descriptor)
             Path(temporary).rename(copy)
         except BaseException:

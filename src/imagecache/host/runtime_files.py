@@ -1,8 +1,8 @@
 """The interpreter and packages that this process runs from, as a directory that runs on any host of the architecture.
 
-A host service must not need anything of its host: neither a Python nor its version of the C library. So the directory
-has the loader and every shared library too, and its programs are started through that loader (ld.so(8)), which then
-looks nowhere else. It is made for one place and runs there only. It must start nothing but the loader's own listing.
+A host service depends on nothing of its host: neither a Python nor a version of the C library. So the directory has
+the loader and every shared library too, and its programs start through that loader (ld.so(8)), which then looks nowhere
+else. It is written for one path and runs only there. It must start nothing but the loader's own listing.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from imagecache.errors import HostError
 
 PACKAGE = "imagecache"
 _RUNTIME = PurePosixPath("runtime")
-"""Loader, libraries and the real interpreter; ``bin`` has what people start."""
+"""Loader, libraries and the real interpreter; ``bin`` has the programs."""
 _LOADER, _INTERPRETER, _ENTRY = _RUNTIME / "ld.so", _RUNTIME / "python", _RUNTIME / "imagecache.py"
 _LEFT_OUT = frozenset(
     {"test", "tests", "idlelib", "tkinter", "turtledemo", "lib2to3", "ensurepip", "pydoc_data", "site-packages"}
     | {"dist-packages", "sitecustomize.py", "EXTERNALLY-MANAGED"}
 )
 _LEFT_OUT_BEGIN = ("config-", "_tkinter", "_test", "_xxtest", "_ctypes_test")
-"""Of the standard library: what nobody runs on a host, or what is the distribution's own."""
+"""Parts of the standard library that the agent never imports, or that belong to the distribution."""
 _LIBRARY = re.compile(r"^\s*(\S+) => (/\S+) \(0x[0-9a-f]+\)$", re.MULTILINE)
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 _INTERPRETER_SEGMENT = 3
@@ -48,8 +48,8 @@ main()
 """
 _SCRIPT = """\
 #!/bin/sh
-exec {place}/{loader} --inhibit-cache --library-path {place}/runtime --argv0 {place}/bin/python3 \\
-  {place}/{interpreter} {arguments}"$@"
+exec {final}/{loader} --inhibit-cache --library-path {final}/runtime --argv0 {final}/bin/python3 \\
+  {final}/{interpreter} {arguments}"$@"
 """
 
 
@@ -61,24 +61,24 @@ class RuntimeFiles:
     name: str
     """``<version>-<12 hex>``."""
 
-    def write(self, directory: Path, place: Path) -> None:
-        """Copy everything into ``directory``, which will be seen as ``place`` when it runs. Raises OSError.
+    def write(self, directory: Path, final: Path) -> None:
+        """Copy everything into ``directory``, which is renamed to ``final`` before it runs. Raises OSError.
 
-        With what is compiled already: containerd does not wait for the first start of a new version to compile it.
+        With compiled modules: containerd waits for the first start of a new version, which must not compile them.
         """
         for target, source in self.files.items():
             _copy(source, directory / target)
             compiled = Path(importlib.util.cache_from_source(source))
-            if source.suffix == ".py" and compiled.is_file():  # valid by the source's time and size, which are kept
+            if source.suffix == ".py" and compiled.is_file():  # valid for the source's time and size, which copy2 keeps
                 _copy(compiled, directory / target.parent / compiled.parent.name / compiled.name)
-        words = {"place": place, "loader": _LOADER, "interpreter": _INTERPRETER}
+        words = {"final": final, "loader": _LOADER, "interpreter": _INTERPRETER}
         _program(directory / "bin/python3", _SCRIPT.format(**words, arguments=""))
-        _program(directory / "bin/imagecache", _SCRIPT.format(**words, arguments=f"-I {place}/{_ENTRY} "))
+        _program(directory / "bin/imagecache", _SCRIPT.format(**words, arguments=f"-I {final}/{_ENTRY} "))
         (directory / _ENTRY).write_text(_MAIN)
 
 
 def runtime_files() -> RuntimeFiles:
-    """What this process runs from. Raises HostError when it cannot be told."""
+    """The files that this process runs from. Raises HostError when they cannot be found."""
     interpreter = Path(getattr(sys, "_base_executable", None) or sys.executable).resolve()
     library = PurePosixPath("lib") / f"python{sys.version_info.major}.{sys.version_info.minor}"
     files = {_INTERPRETER: interpreter}
@@ -100,7 +100,7 @@ def _program(path: Path, text: str) -> None:
 
 
 def _fingerprint(files: Mapping[PurePosixPath, Path]) -> str:
-    """Of names, sizes and times; the contents of a package's version do not change behind them."""
+    """Over names, sizes and times: hashing the contents of all files takes seconds."""
     found = hashlib.sha256(_SCRIPT.encode() + _MAIN.encode())
     for target in sorted(files):
         stat = files[target].stat()
@@ -121,7 +121,7 @@ def _is_left_out(path: PurePosixPath) -> bool:
 
 
 def _walk(root: Path) -> Iterator[PurePosixPath]:
-    """Files below, as paths from there; links to files are files."""
+    """Files below ``root``, as relative paths; links to files count as files."""
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if name != "__pycache__"]
         for name in names:
@@ -131,7 +131,7 @@ def _walk(root: Path) -> Iterator[PurePosixPath]:
 
 
 def _packages(library: PurePosixPath) -> dict[PurePosixPath, Path]:
-    """Our package and all that it requires, where this interpreter will look for packages."""
+    """Our package and everything it requires, in the directory where the interpreter looks for packages."""
     target = _package_folder(library)
     own = Path(imagecache.__file__).parent
     files = {target / PACKAGE / path: own / path for path in _walk(own)}
@@ -145,13 +145,13 @@ def _packages(library: PurePosixPath) -> dict[PurePosixPath, Path]:
 
 
 def _package_folder(library: PurePosixPath) -> PurePosixPath:
-    """The last one: Debian's own are called dist-packages, and its first ones belong to administrators."""
+    """The last of the site directories: on Debian the first ones are the administrator's (dist-packages)."""
     found = [PurePosixPath(path) for path in site.getsitepackages(["/"])]
     return next((path.relative_to("/") for path in found[::-1]), library / "site-packages")
 
 
 def _required() -> list[str]:
-    """Names of the distributions that ours needs, and theirs, as far as they are installed; ours not among them."""
+    """Installed distributions that ours requires, directly or not; ours is not among them."""
     found: dict[str, None] = {}
     pending = [PACKAGE]
     while pending:
@@ -163,7 +163,7 @@ def _required() -> list[str]:
             try:
                 importlib.metadata.distribution(name)
             except importlib.metadata.PackageNotFoundError:
-                continue  # for another platform or version of Python
+                continue  # required for another platform or version of Python
             found[name] = None
             pending.append(name)
     return sorted(found)
@@ -173,7 +173,7 @@ def _required() -> list[str]:
 
 
 def _shared(interpreter: Path, files: Iterable[Path]) -> dict[PurePosixPath, Path]:
-    """The loader, and what the interpreter and all extension modules need from outside."""
+    """The loader, and the shared libraries of the interpreter and of all extension modules."""
     loader = _loader(interpreter)
     found: dict[PurePosixPath, Path] = {_LOADER: loader}
     own = {path.resolve() for path in files}
@@ -189,7 +189,7 @@ def _loader(interpreter: Path) -> Path:
     with interpreter.open("rb") as file:
         header = file.read(64)
         if header[:5] != b"\x7fELF\x02":
-            raise HostError(f"{interpreter} is no 64-bit ELF program")
+            raise HostError(f"{interpreter} is not a 64-bit ELF program")
         (offset,) = struct.unpack_from("<Q", header, 32)
         size, count = struct.unpack_from("<HH", header, 54)
         for number in range(count):
@@ -203,6 +203,6 @@ def _loader(interpreter: Path) -> Path:
 
 
 def _needed(loader: Path, path: Path) -> Sequence[tuple[str, Path]]:
-    """Names and files of the shared libraries below one file, the loader's own way."""
+    """Names and files of the shared libraries that one file needs, as the loader itself lists them."""
     done = subprocess.run([loader, "--list", path], capture_output=True, text=True, timeout=60, check=False)
     return [(name, Path(file)) for name, file in _LIBRARY.findall(done.stdout)]

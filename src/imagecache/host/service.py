@@ -1,9 +1,9 @@
-"""The agent as a host service: put it on a host, take it away again.
+"""The agent as a host service: install it on a host, uninstall it.
 
-Everything is done in an order in which a crash at any point leaves a host that works, and the same call again finishes
-it: containerd learns of our snapshotter only when that runs, and gets its old configuration back when it does not come
-up with ours. On the way out containerd first stops giving new containers our snapshotter; the service goes when the
-last container that stands on it has gone. It must not know Kubernetes.
+The order of the steps leaves a working host after a crash at any point, and the same call again finishes: containerd is
+configured for our snapshotter only when that runs, and gets its old configuration back when it does not start with
+ours. To uninstall, containerd first stops using our snapshotter for new containers; the service is removed after the
+last container that uses it. It must not know Kubernetes.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from imagecache.host.service_files import CREDENTIALS, PROGRAM, STATE, HostFiles
 from imagecache.settings.table import Mode
 
 AGENT_STALE, CONTAINERD_STALE = STATE / "agent-stale", STATE / "containerd-stale"
-"""What was changed on disk and is not in force yet. In /run: a boot makes everything fresh."""
+"""Marks: files of the agent, or of containerd, have changed since it started. In /run, since a boot restarts both."""
 
 
 class ServiceManager(Protocol):
-    """systemd. All but ``running`` raise HostServiceFailed, and return when it is done."""
+    """systemd. All methods but ``running`` return when the job is done and raise HostServiceFailed."""
 
     def running(self) -> bool:
-        """Whether this host is run by one."""
+        """Whether it runs this host."""
 
     def reload(self) -> None:
         """Read the units again."""
@@ -38,20 +38,20 @@ class ServiceManager(Protocol):
     def restart(self, unit: str) -> None: ...
 
     def stop(self, unit: str) -> None:
-        """Also a unit that is not there."""
+        """A no-op for a unit that does not exist."""
 
 
 class ContainerdFiles(Protocol):
     """Our drop-in for containerd's configuration. Raises ContainerdMisconfigured, PrivilegeMissing, StoreError."""
 
     def install(self, *, serve_only: bool = False) -> Sequence[Change]:
-        """``leaving``: new containers get containerd's own snapshotter, those that are there keep ours."""
+        """``serve_only``: new containers get containerd's own snapshotter, existing ones keep ours."""
 
     def undo(self) -> Sequence[Change]: ...
 
 
 class ContainerdRecords(Protocol):
-    """What our snapshotter has in containerd (``containerd.snapshotter_removal``). Raises ContainerdUnavailable."""
+    """containerd's records of our snapshotter (``containerd.snapshotter_removal``). Raises ContainerdUnavailable."""
 
     def is_loaded(self) -> bool: ...
 
@@ -69,15 +69,15 @@ class HostSettings:
     """Text of the agent's configuration file."""
     address: Path
     """containerd's socket."""
-    removed: Sequence[Path] = ()
-    """Directories of this host's agent alone, which go with it."""
+    owned: Sequence[Path] = ()
+    """Directories that only this agent uses; an uninstall deletes them."""
     containerd_unit: str = systemd_units.CONTAINERD
     configure: bool = True
-    """containerd's configuration is ours to change."""
+    """Whether we may change containerd's configuration and restart it."""
     flags: str = ""
-    """With which ``imagecache host`` was called, for the host's own call."""
-    outside: bool = False
-    """We run in a container. What the agent has mounted on the host is not ours to unmount: the host does it."""
+    """Flags of this ``imagecache host`` call, for the call that the timer of the host makes."""
+    in_container: bool = False
+    """We run in a container and cannot unmount what the agent has mounted on the host: the host's timer does it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +86,15 @@ class Uninstalled:
 
     changes: Sequence[Change]
     forgotten: Sequence[str] = ()
-    """Images whose records were deleted, because only we have their layers."""
+    """Images whose records were deleted, since only we have their layers; pods pull them again."""
     in_use: int = 0
-    """Snapshots that containers still have."""
+    """Snapshots of ours that containers use."""
     done: bool = True
-    """False: the host finishes by itself, when the containers have gone."""
+    """False: a timer on the host finishes the uninstall when the containers have ended."""
 
 
 class HostService:
-    """One host. ``program`` is made when it is needed: finding out takes seconds."""
+    """One host. ``program`` is called only when it is needed, since it takes seconds."""
 
     def __init__(
         self,
@@ -110,44 +110,44 @@ class HostService:
         self._settings = settings
         self._program = program
 
-    # in
+    # install
 
     def install(self) -> list[Change]:
-        """Raises ServiceManagerMissing when all is done but the start; HostError, HostServiceFailed and others."""
+        """Raises ServiceManagerMissing when everything but the start is done, HostError and StoreError."""
         with self._files.locked():
             if self._settings.mode is Mode.NATIVE:
                 return self._install_native()
             changes = self._install_files()
             if self._services.running():
-                self._start_agent()
+                self._start_agent()  # before containerd: it must not start with a snapshotter that does not answer
             changes += self._change_containerd(self._drop_in.install)
             if not self._services.running():
                 raise ServiceManagerMissing(
-                    "everything is in place, and no systemd runs here to start it",
+                    "everything is installed, but no systemd runs here to start it",
                     hint=f"hold the socket of {systemd_units.SOCKET}, run {PROGRAM} agent, then restart containerd",
                 )
             self._restart_containerd()
-            self._files.remove_old()
+            self._files.remove_old()  # last: the old program may have run until the restart
             return changes
 
     def _install_native(self) -> list[Change]:
         if self._files.current():
             raise HostError(
-                "the host service of proxy mode is still on this host",
-                hint="it goes when the containers that it serves have gone: drain the node, or wait",
+                "the host service of proxy mode is still installed on this host",
+                hint="it is removed after the last container that uses it: drain the node, or wait",
             )
         changes = self._change_containerd(self._drop_in.install)
         self._restart_containerd()
         return changes
 
     def _install_files(self) -> list[Change]:
-        """The agent's, with what a departure has left taken back."""
+        """The agent's files; an unfinished uninstall is cancelled."""
         if self._services.running():
             self._services.stop(systemd_units.TIMER)
         changes = self._files.remove_units(systemd_units.uninstall_units(PROGRAM), systemd_units.UNINSTALL_WANTED)
         fresh = self._change_agent(
             lambda: [
-                self._files.place(self._program()),
+                self._files.install_program(self._program()),
                 self._files.configure(self._settings.config),
                 *self._files.write_units(self._agent_units("agent"), systemd_units.WANTED),
             ]
@@ -158,7 +158,7 @@ class HostService:
         return systemd_units.agent_units(PROGRAM, command, containerd=self._settings.containerd_unit)
 
     def _change_agent(self, change: Callable[[], list[Change]]) -> list[Change]:
-        """Change its files, and remember that it must be restarted, even if we are killed right behind the change."""
+        """Change the agent's files, and mark that it must be restarted, even if we are killed in between."""
         stale = self._files.at(AGENT_STALE).exists()
         self._files.write(AGENT_STALE, "", 0o600)
         changes = change()
@@ -167,7 +167,7 @@ class HostService:
         return changes
 
     def _start_agent(self) -> None:
-        """Returns when it is ready."""
+        """Start the agent with its new files; returns when it is ready."""
         self._services.reload()
         self._services.start(systemd_units.SOCKET)
         if self._files.at(AGENT_STALE).exists():
@@ -179,7 +179,7 @@ class HostService:
     # containerd
 
     def _change_containerd(self, change: Callable[[], Sequence[Change]]) -> list[Change]:
-        """Change its configuration, if that is ours to do, and remember that it must be restarted."""
+        """Change its configuration, if we may, and mark that it must be restarted."""
         if not self._settings.configure:
             return []
         stale = self._files.at(CONTAINERD_STALE).exists()
@@ -196,7 +196,7 @@ class HostService:
         self._files.write(CONTAINERD_STALE, self._containerd_now(), 0o600)
 
     def _containerd_now(self) -> str:
-        """Which containerd runs, told by its socket, which every start makes anew; empty when none does."""
+        """Identity of the running containerd: of its socket, which every start creates anew. Empty without one."""
         try:
             found = self._files.at(self._settings.address).stat()
         except OSError:
@@ -204,18 +204,18 @@ class HostService:
         return f"{found.st_ino}-{found.st_ctime_ns}"
 
     def is_containerd_stale(self) -> bool:
-        """Its configuration was changed since it started."""
+        """Whether its configuration has changed since it started."""
         mark = self._files.at(CONTAINERD_STALE)
         return mark.exists() and mark.read_text() == self._containerd_now() != ""
 
     def _restart_containerd(self) -> None:
-        """If it needs to; with the configuration that it had, when it does not come up with the new one."""
+        """Restart it if needed. When it does not start with the new configuration, undo that and restart it again."""
         if not self.is_containerd_stale():
             self._files.remove(CONTAINERD_STALE)
             return
         if not self._services.running():
             raise ServiceManagerMissing(
-                "containerd's configuration is changed, and no systemd runs here to restart it",
+                "containerd's configuration has changed, but no systemd runs here to restart it",
                 hint="restart containerd, then run the same command again",
             )
         try:
@@ -225,21 +225,22 @@ class HostService:
             self._services.restart(self._settings.containerd_unit)
             self._files.remove(CONTAINERD_STALE)
             raise HostServiceFailed(
-                f"containerd did not start with our configuration, and has its own again: {error}", hint=error.hint
+                f"containerd did not start with our configuration and runs with its old one again: {error}",
+                hint=error.hint,
             ) from error
         self._files.remove(CONTAINERD_STALE)
 
-    # out
+    # uninstall
 
     def uninstall(self) -> Uninstalled:
-        """Raises ServiceManagerMissing when containerd must be restarted by somebody else first."""
+        """Raises ServiceManagerMissing when containerd must be restarted first and no systemd runs here."""
         with self._files.locked():
             if self._settings.mode is Mode.NATIVE:
                 return self._uninstall_native()
             return self._uninstall() if self._files.current() else Uninstalled(())
 
     def _uninstall_native(self) -> Uninstalled:
-        """Containers keep what containerd has mounted for them."""
+        """Containers keep their mounts: those are containerd's."""
         if not self._settings.configure:
             return Uninstalled(())
         changes = self._change_containerd(self._drop_in.undo)
@@ -247,39 +248,39 @@ class HostService:
         return Uninstalled(changes, self._records.delete_image_records())
 
     def _uninstall(self) -> Uninstalled:
-        changes = self._stop_attaching()
+        changes = self._serve_only()
         changes += self._change_containerd(partial(self._drop_in.install, serve_only=True))
         self._restart_containerd()
         if not self._settings.configure and self._records.is_loaded():
             return Uninstalled(changes, done=False)  # containerd's configuration still names us
         forgotten = self._records.delete_image_records()
         in_use = self._records.in_use()
-        if in_use or self._settings.outside:
+        if in_use or self._settings.in_container:
             return Uninstalled(changes, forgotten, in_use, done=False)
         self._records.remove_snapshots()
         if self._settings.configure:
-            changes += self._drop_in.undo()  # nobody asks for our snapshotter any more: no restart is needed
+            changes += self._drop_in.undo()  # no restart: nothing uses our snapshotter any longer
         return Uninstalled([*changes, *self._remove_files()], forgotten)
 
-    def _stop_attaching(self) -> list[Change]:
-        """From here on the service does nothing but serve, and the host finishes without us."""
+    def _serve_only(self) -> list[Change]:
+        """Restart the service without its duties, and start the timer that finishes the uninstall."""
         serving = self._agent_units("snapshotter")
         changes = self._change_agent(lambda: self._files.write_units(serving, systemd_units.WANTED))
-        leaving = systemd_units.uninstall_units(
+        uninstall = systemd_units.uninstall_units(
             PROGRAM, self._settings.flags, containerd=self._settings.containerd_unit
         )
-        changes += self._files.write_units(leaving, systemd_units.UNINSTALL_WANTED)
+        changes += self._files.write_units(uninstall, systemd_units.UNINSTALL_WANTED)
         if self._services.running():
             self._start_agent()
             self._services.start(systemd_units.TIMER)
         return changes
 
     def _remove_files(self) -> list[Change]:
-        """The agent's, and what only it had; the units last but one, so that a killed run is done again."""
+        """The agent's files and directories. The timer's units come last but one, so that it retries a killed run."""
         if self._services.running():
             self._services.stop(systemd_units.SERVICE)
             self._services.stop(systemd_units.SOCKET)
-        changes = [self._files.remove_tree(path) for path in (*self._settings.removed, CREDENTIALS)]
+        changes = [self._files.remove_tree(path) for path in (*self._settings.owned, CREDENTIALS)]
         changes.append(self._files.remove_config())
         changes += self._files.remove_units(systemd_units.agent_units(PROGRAM), systemd_units.WANTED)
         for mark in (AGENT_STALE, CONTAINERD_STALE):

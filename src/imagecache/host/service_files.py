@@ -1,6 +1,6 @@
-"""The files of the host service: program, configuration, units. Everything appears whole, or not at all.
+"""The files of the host service: program, configuration, units. Each change is atomic.
 
-Paths are the host's own; ``root`` is where its filesystem is seen from here. It must not start or stop anything.
+Paths are the host's own; ``root`` is where its filesystem is mounted for us. It must not start or stop anything.
 """
 
 from __future__ import annotations
@@ -26,18 +26,19 @@ STATE = Path("/run/imagecache")
 CREDENTIALS = STATE / "credentials"
 PROGRAM = OPT / "current/bin/imagecache"
 HEADING = "# Written by `imagecache host install`, and again at its next run.\n"
+"""First line of a configuration file that we may overwrite."""
 _CURRENT, _STAGED, _LOCK = "current", ".new-", "host.lock"
 
 
 class Program(Protocol):
-    """The agent's program with all that it needs; ``host.runtime_files.RuntimeFiles``."""
+    """The agent's program with everything it needs; ``host.runtime_files.RuntimeFiles``."""
 
     @property
     def name(self) -> str:
-        """Changes with its content."""
+        """Unique for its content."""
 
-    def write(self, directory: Path, place: Path) -> None:
-        """Write it into ``directory``, from where it will run as ``place``. Raises OSError."""
+    def write(self, directory: Path, final: Path) -> None:
+        """Write it into ``directory``, which is renamed to ``final`` before it runs. Raises OSError."""
 
 
 class HostFiles:
@@ -47,12 +48,12 @@ class HostFiles:
         self.root = root
 
     def at(self, path: Path) -> Path:
-        """Where the host's ``path`` is from here."""
+        """Where the host's ``path`` is seen from this process."""
         return self.root / path.relative_to("/")
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """One at a time on a host; the lock dies with its process."""
+        """One process at a time on a host; the lock dies with its process."""
         with self._converted():
             self.at(STATE).mkdir(mode=0o700, parents=True, exist_ok=True)
             with (self.at(STATE) / _LOCK).open("w") as lock:
@@ -62,12 +63,12 @@ class HostFiles:
     # the program
 
     def current(self) -> str:
-        """Name of the program that is installed; empty when none is."""
+        """Name of the installed program; empty when none is installed."""
         link = self.at(OPT) / _CURRENT
         return link.readlink().name if link.is_symlink() else ""
 
-    def place(self, program: Program) -> Change:
-        """Make ``program`` the current one. The one before stays: what runs may still need its files."""
+    def install_program(self, program: Program) -> Change:
+        """Make ``program`` the current one. The one before stays: running processes may still read its files."""
         folder, link = self.at(OPT), self.at(OPT) / _CURRENT
         before = self.current()
         with self._converted():
@@ -83,12 +84,12 @@ class HostFiles:
         return Change(OPT / _CURRENT, Action.UPDATED if before else Action.CREATED)
 
     def _write(self, program: Program, folder: Path) -> None:
-        """Beside its place, on the disk, then into its place."""
-        for left in folder.glob(f"{_STAGED}*"):  # of a run that was killed
-            shutil.rmtree(left)
+        """Write it beside its final directory, flush it to the disk, then rename it."""
+        for leftover in folder.glob(f"{_STAGED}*"):  # of a run that was killed
+            shutil.rmtree(leftover)
         staged = folder / f"{_STAGED}{program.name}"
         program.write(staged, OPT / program.name)
-        os.sync()
+        os.sync()  # thousands of files: one sync is faster than an fsync of each
         staged.rename(folder / program.name)
 
     def remove_old(self) -> None:
@@ -99,17 +100,17 @@ class HostFiles:
                     shutil.rmtree(path)
 
     def remove_program(self) -> Change:
-        """All of it, also when this process runs from there: what is open stays until it ends."""
+        """Every program, even when this process runs from it: open files stay until they are closed."""
         return self.remove_tree(OPT)
 
     # configuration and units
 
     def configure(self, text: str) -> Change:
-        """Raises HostError when the file is an administrator's own."""
+        """Write the agent's configuration. Raises HostError when the file is not ours."""
         path = self.at(CONFIG)
         if path.exists() and not path.read_text(errors="replace").startswith(HEADING):
             raise HostError(
-                f"{CONFIG} is not ours to overwrite", hint="move it away; the installer writes the settings"
+                f"{CONFIG} was not written by imagecache", hint="move it away; the installer writes the settings"
             )
         return self.write(CONFIG, HEADING + text, 0o600)
 
@@ -117,12 +118,12 @@ class HostFiles:
         path = self.at(CONFIG)
         ours = path.exists() and path.read_text(errors="replace").startswith(HEADING)
         change = self.remove(CONFIG) if ours else Change(CONFIG, Action.UNCHANGED)
-        with contextlib.suppress(OSError):  # somebody else's files are there, or no directory
+        with contextlib.suppress(OSError):  # it has other files, or does not exist
             path.parent.rmdir()
         return change
 
     def write_units(self, texts: Mapping[str, str], wanted: Mapping[str, str]) -> list[Change]:
-        """Unit files, and what ``systemctl enable`` makes of ``wanted``: links in the targets' directories."""
+        """Unit files, and the links that ``systemctl enable`` makes for ``wanted`` in the targets' directories."""
         changes = [self.write(UNITS / name, text, 0o644) for name, text in texts.items()]
         for name, target in wanted.items():
             link = self.at(UNITS) / f"{target}.wants" / name
@@ -151,7 +152,7 @@ class HostFiles:
         return Change(path, Action.UPDATED if existed else Action.CREATED)
 
     def make_private(self, path: Path) -> None:
-        """A directory for its owner alone."""
+        """A directory that only its owner can enter."""
         with self._converted():
             self.at(path).mkdir(mode=0o700, parents=True, exist_ok=True)
 
@@ -164,11 +165,12 @@ class HostFiles:
         return Change(path, Action.REMOVED)
 
     def remove_tree(self, path: Path) -> Change:
-        """With everything below; what is mounted there is unmounted first."""
+        """Remove a directory with everything in it, after unmounting what is mounted there."""
         target = self.at(path)
         if not target.exists():
             return Change(path, Action.UNCHANGED)
         with self._converted():
+            # in reverse order, as mounts may be stacked
             for mount in parse(MOUNTINFO.read_text(errors="surrogateescape"))[::-1]:
                 if Path(mount.target).is_relative_to(target.resolve()):
                     syscalls.unmount(mount.target)

@@ -1,8 +1,8 @@
 """mount(2), umount2(2) and the file-descriptor mount calls, which Python's standard library does not have.
 
-By ctypes with errno, so that no helper program decides for us: mount(8) silently takes a buffered loop device where
-mount(2) mounts straight from the file. Every function raises OSError and nothing else; ``mounter`` says what it means.
-It must not keep state.
+By ctypes with errno, and not through mount(8), which silently uses a buffered loop device where mount(2) mounts
+straight from the file. Every function raises OSError and nothing else; ``mounter`` explains it. It must not keep
+state.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ def _text(value: str) -> ctypes.c_char_p:
 
 
 def mount(source: str, target: str, kind: str, flags: int = 0, options: str = "") -> None:
-    """The classic call. ``kind`` is the filesystem type; ``options`` its comma-separated data, at most a page."""
+    """The classic call. ``kind`` is the filesystem type; ``options`` its comma-separated data, at most one page."""
     data = _text(options) if options else None
     _check(_libc.mount(_text(source), _text(target), _text(kind), ctypes.c_ulong(flags), data), target)
 
 
 def unmount(target: str) -> None:
-    """umount2(2) without flags: fails with EBUSY while something uses the mount."""
+    """umount2(2) without flags: EBUSY while something uses the mount."""
     _check(_libc.umount2(_text(target), 0), target)
 
 
 def mount_read_only(kind: str, options: list[tuple[str, str]], target: str) -> None:
-    """fsopen, fsconfig, fsmount, move_mount: for options that mount(2) has no room for (kernel 5.2).
+    """fsopen, fsconfig, fsmount, move_mount (kernel 5.2): for more options than mount(2) takes.
 
-    overlayfs takes any number of ``lowerdir+`` this way since 6.5.
+    overlayfs accepts any number of ``lowerdir+`` this way since kernel 6.5.
     """
     context = _call(_FSOPEN, _text(kind), ctypes.c_uint(_CLOEXEC), what=kind)
     try:

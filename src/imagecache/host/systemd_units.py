@@ -1,4 +1,4 @@
-"""The systemd units of the agent, as text. ``packaging/systemd`` has them for a program in ``/usr/local/bin``. Pure."""
+"""The agent's systemd units, as text. ``packaging/systemd`` has them for a program in ``/usr/local/bin``. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ CONTAINERD = "containerd.service"
 SERVICE, SOCKET = "imagecache-agent.service", "imagecache-agent.socket"
 UNINSTALL, TIMER = "imagecache-leave.service", "imagecache-leave.timer"
 WANTED = {SERVICE: "multi-user.target", SOCKET: "sockets.target"}
-"""By whom each unit is started at boot."""
+"""The target that starts each unit at boot."""
 UNINSTALL_WANTED = {TIMER: "timers.target"}
 
 _SERVICE = """\
@@ -18,22 +18,23 @@ _SERVICE = """\
 [Unit]
 Description=ImageCache agent: container layers without pulling
 Documentation=man:systemd.service(5)
-# Soft: containerd starts without us too, and waits on our socket for what it needs from us.
+# An order only: containerd starts without us too, and waits at our socket for what it needs from us.
 Before={containerd}
 After=local-fs.target imagecache-agent.socket
 Requires=imagecache-agent.socket
-# However long an error lasts, such as a full disk: giving up would close the socket too, and no container could start.
+# Restarts never stop, however long an error such as a full disk lasts: systemd would close the socket too, and no
+# container could start.
 StartLimitIntervalSec=0
 
 [Service]
 Type=notify
 ExecStart={program} {command}
-# At once after a crash: containerd gives up on a new connection after a second. Slowly after an error of our own, which
-# is likely to be there again.
+# At once after a crash: containerd waits one second for a new connection. After an error of our own 3 s later, since it
+# is likely to happen again.
 Restart=always
 RestartSec=100ms
 ExecStopPost=/bin/sh -c 'test "$SERVICE_RESULT" != exit-code || sleep 3'
-# Mounts and running containers outlive us; only the process itself is ended.
+# Mounts and running containers outlive us: systemd ends only the process itself.
 KillMode=process
 TimeoutStopSec=30
 LimitNOFILE=1048576
@@ -42,8 +43,8 @@ TasksMax=infinity
 OOMScoreAdjust=-999
 StateDirectory=imagecache
 StateDirectoryMode=0700
-# Nothing here may give us a mount namespace of our own (PrivateTmp, ProtectSystem, PrivateMounts, ...): containerd's
-# containers would not see our mounts. These do not:
+# Nothing here may give the process a mount namespace of its own (PrivateTmp, ProtectSystem, PrivateMounts, ...):
+# containers would not see its mounts. These do not:
 NoNewPrivileges=yes
 RestrictRealtime=yes
 LockPersonality=yes
@@ -54,7 +55,7 @@ WantedBy=multi-user.target
 Also=imagecache-agent.socket
 """
 _SOCKET = """\
-# The snapshotter's socket. systemd holds it, so that containerd waits while the agent restarts, instead of failing.
+# The snapshotter's socket. systemd keeps it open, so that containerd waits while the agent restarts instead of failing.
 [Unit]
 Description=ImageCache snapshotter socket
 Documentation=man:systemd.socket(5)
@@ -71,11 +72,11 @@ Backlog=1024
 WantedBy=sockets.target
 """
 _UNINSTALL = """\
-# Ends what `imagecache host uninstall` began, once no container stands on our snapshots any more.
+# Finishes `imagecache host uninstall` when no container uses our snapshots any longer.
 [Unit]
-Description=ImageCache agent: leave this host
+Description=ImageCache agent: finish the uninstall
 After={containerd} imagecache-agent.service
-# Nor does this one give up, and its timer with it.
+# Never stop retrying: systemd would stop the timer too.
 StartLimitIntervalSec=0
 
 [Service]
@@ -84,7 +85,7 @@ ExecStart={program} host uninstall{flags}
 """
 _TIMER = """\
 [Unit]
-Description=ImageCache agent: try to leave this host
+Description=ImageCache agent: retry the uninstall
 
 [Timer]
 OnActiveSec=10
@@ -96,9 +97,9 @@ WantedBy=timers.target
 
 
 def agent_units(program: Path, command: str = "agent", *, containerd: str = CONTAINERD) -> Mapping[str, str]:
-    """By file name. With ``snapshotter`` as the command, what is mounted stays served and nothing else happens.
+    """Texts by file name. With the command ``snapshotter``, the service serves existing containers and nothing else.
 
-    ``containerd`` is the unit that runs it: k3s and others have their own.
+    ``containerd`` is the unit that runs containerd: k3s and others have their own.
     """
     return {
         SERVICE: _SERVICE.format(program=program, command=command, containerd=containerd),
@@ -107,6 +108,6 @@ def agent_units(program: Path, command: str = "agent", *, containerd: str = CONT
 
 
 def uninstall_units(program: Path, flags: str = "", *, containerd: str = CONTAINERD) -> Mapping[str, str]:
-    """``flags`` of ``imagecache host``, without which the host's own call would do something else."""
+    """The units that finish an uninstall. ``flags`` are those with which ``imagecache host`` was called."""
     flags = f" {flags}" if flags else ""
     return {UNINSTALL: _UNINSTALL.format(program=program, flags=flags, containerd=containerd), TIMER: _TIMER}

@@ -1,8 +1,8 @@
-"""What an administrator has written into containerd's configuration, all imported files included.
+"""The administrator's part of containerd's configuration, with all imported files.
 
-Files are merged by containerd in the order it reads them: the main file, then its imports, then theirs. How they merge
-differs. containerd 1.x replaces a plugin's whole section by that of a later file; 2.x merges tables and replaces lists.
-So our drop-in must repeat what it would replace, and this module finds that. Source: ``cmd/containerd/server/config``
+containerd merges files in the order it reads them: the main file, then its imports, then theirs. containerd 1.x
+replaces a plugin's whole section by that of a later file; 2.x merges tables and replaces lists. So our drop-in must
+repeat what it would replace, and this module finds that. Source: ``cmd/containerd/server/config``
 (2.x), ``services/server/config`` (1.x), function mergeConfig of each. It must not write.
 """
 
@@ -20,15 +20,15 @@ from imagecache.toml import Table
 
 @dataclass(frozen=True, slots=True)
 class UserConfig:
-    """The administrator's part of the configuration, ours left out."""
+    """The configuration without our drop-in."""
 
     version: int = 0
-    """Of the main file; 0 when there is none."""
+    """Of the main file; 0 when it does not exist."""
     plugins: dict[str, Table] = field(default_factory=dict)
     """Sections of ``plugins``, merged as this containerd merges them."""
 
     def section(self, plugin: str, *path: str) -> Table:
-        """A table inside a plugin's section; empty when it is not there."""
+        """A table in a plugin's section; empty when it does not exist."""
         table: object = self.plugins.get(plugin, {})
         for key in path:
             table = table.get(key, {}) if isinstance(table, dict) else {}
@@ -44,7 +44,7 @@ def read_user_config(main: Path, *, ours: Path, major: int) -> UserConfig:
     pending, done = [main], {ours}
     while pending:
         path = pending.pop(0)
-        if path in done:
+        if path in done:  # containerd, too, reads a file once
             continue
         done.add(path)
         document = read_toml(path)
@@ -67,7 +67,7 @@ def read_toml(path: Path) -> Table:
 
 
 def merged(below: Table, above: Table) -> Table:
-    """Tables key by key; any other value of ``above`` replaces that of ``below``."""
+    """Tables merged key by key; any other value of ``above`` replaces that of ``below``."""
     result = dict(below)
     for key, value in above.items():
         found = result.get(key)
@@ -79,7 +79,7 @@ def _version(document: Table, path: Path) -> int:
     version = document.get("version", 1)
     if not isinstance(version, int) or version < 2:
         raise ContainerdMisconfigured(
-            f"{path}: configuration version {version} cannot hold a drop-in of ours",
+            f"{path}: a drop-in needs configuration version 2 or later, this is {version}",
             hint="convert it: containerd config migrate",
         )
     return version
@@ -92,11 +92,11 @@ def _tables(value: object) -> dict[str, Table]:
 
 
 def _imports(path: Path, document: Table) -> list[Path]:
-    """Relative to the file; patterns give their matches in order; what is not there is left to containerd to report."""
+    """Relative to the file; patterns expand in order. Missing files are ignored: containerd reports them."""
     found: list[Path] = []
     imports = document.get("imports", [])
     for text in imports if isinstance(imports, list) else []:
-        place = Path(os.path.normpath(path.parent / str(text)))
-        matches = sorted(place.parent.glob(place.name)) if "*" in place.name else [place]
+        imported = Path(os.path.normpath(path.parent / str(text)))
+        matches = sorted(imported.parent.glob(imported.name)) if "*" in imported.name else [imported]
         found += [match for match in matches if match.is_file()]
     return found

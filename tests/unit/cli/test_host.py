@@ -121,7 +121,7 @@ def test_installing_again_changes_nothing(imagecache: Shell, host: Host) -> None
 def test_without_systemd_the_exit_code_says_so(imagecache: Shell, host: Host) -> None:
     host.services.systemd = False
 
-    assert "everything is in place" in imagecache("host", "install", code=65).output
+    assert "everything is installed" in imagecache("host", "install", code=65).output
 
 
 def test_the_mode_and_other_settings_are_flags(imagecache: Shell, host: Host) -> None:
@@ -187,6 +187,6 @@ def test_keep_goes_on_where_somebody_else_starts_services(imagecache: Shell, hos
     host.services.systemd = False
     done = imagecache(*KEEP, environ=POD)
 
-    assert "everything is in place" in done.output
+    assert "everything is installed" in done.output
     assert host.installed
     assert host.reports

@@ -188,7 +188,7 @@ async def test_native_mode_uses_such_a_layer_when_a_pull_has_unpacked_it() -> No
 async def test_native_mode_that_reads_another_directory() -> None:
     node = Node(native=True)
     image = node.documents.image("nginx:1.25", ["base"])
-    with pytest.raises(ContainerdMisconfigured, match="does not find layer image") as caught:
+    with pytest.raises(ContainerdMisconfigured, match="did not find layer image") as caught:
         await node.attacher.attach(bundle(image))
     assert "layer_content_caches" in caught.value.hint
     assert node.empty

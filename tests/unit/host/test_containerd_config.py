@@ -92,7 +92,7 @@ def test_a_symbolic_link_stays_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[plugins]\n", "configuration version 1"),
+        ("[plugins]\n", "configuration version 2 or later, this is 1"),
         ("version = 2\nimports = 7\n", "imports"),
         ("version = 2\nnested = [\n[1],\n]\nimports = []\n", "imports"),
         ('version = 2\nimports = ["a", [\n', "config.toml"),

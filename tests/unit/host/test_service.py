@@ -57,9 +57,9 @@ class CountingFiles(HostFiles):
         self._count()
         return super().remove_tree(path)
 
-    def place(self, program: object) -> Change:
+    def install_program(self, program: object) -> Change:
         self._count()
-        return super().place(program)  # type: ignore[arg-type]
+        return super().install_program(program)  # type: ignore[arg-type]
 
 
 @dataclass
@@ -85,7 +85,7 @@ class Host:
             mode=self.mode,
             config='store = "/x"\n',
             address=ADDRESS,
-            removed=(WRITABLE,),
+            owned=(WRITABLE,),
             **{**self.changes, **changes},  # type: ignore[arg-type]
         )
         containerd = (FakeContainerdFiles(self.files), self.records)
@@ -169,7 +169,7 @@ def test_an_administrators_file_is_not_overwritten(host: Host) -> None:
     host.files.at(CONFIG).parent.mkdir(parents=True)
     host.files.at(CONFIG).write_text('store = "/mine"\n')
 
-    with pytest.raises(HostError, match="not ours"):
+    with pytest.raises(HostError, match="was not written by imagecache"):
         host.install()
     assert host.in_force == ""
 
@@ -189,7 +189,7 @@ def test_without_a_service_manager_all_is_done_but_the_start(host: Host) -> None
 def test_a_containerd_that_does_not_come_up_gets_its_own_configuration_back(host: Host) -> None:
     host.services.failing.add(CONTAINERD)
 
-    with pytest.raises(HostServiceFailed, match="its own again"):
+    with pytest.raises(HostServiceFailed, match="its old one again"):
         host.install()
     assert host.in_force == ""
     assert not read(host.files, DROP_IN)
@@ -238,7 +238,7 @@ def test_uninstall_waits_for_containers_and_serves_them_meanwhile(host: Host) ->
 
 def test_from_inside_a_container_the_host_does_the_rest(host: Host) -> None:
     host.install()
-    left = host.service(outside=True).uninstall()
+    left = host.service(in_container=True).uninstall()
 
     assert not left.done
     assert TIMER in host.services.active
@@ -347,4 +347,4 @@ def test_a_copy_that_was_cut_short_is_made_again(host: Host) -> None:
     host.install()
 
     assert {path.name for path in host.files.at(OPT).iterdir()} == {"current", host.program.name}
-    assert host.files.place(host.program).action is Action.UNCHANGED
+    assert host.files.install_program(host.program).action is Action.UNCHANGED
