@@ -22,7 +22,7 @@ NO_HEAD = bytes(DATA_START)
 
 
 class PartialLayerWriter:
-    """Begins at once. ``finish`` or ``give_up`` ends it; so does leaving the block."""
+    """Begins at once. ``finish`` or ``abandon`` ends it; so does leaving the block."""
 
     def __init__(self, store: Store, name: LayerName) -> None:
         self._name = name
@@ -55,7 +55,7 @@ class PartialLayerWriter:
         self._staged.commit(self._name)
         self._held.close()
 
-    def give_up(self) -> None:
+    def abandon(self) -> None:
         """Idempotent."""
         self._held.close()
 
@@ -65,4 +65,4 @@ class PartialLayerWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.give_up()
+        self.abandon()

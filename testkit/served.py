@@ -1,6 +1,6 @@
 """A remote store in memory, token reviews from a table, and a served store with its certificate for tests.
 
-``MemoryRemoteStore`` is the fake of ``served.remote_store.RemoteStore``; faults are ordered through its fields.
+``MemoryRemoteStore`` is the fake of ``fetch.remote_store.RemoteStore``; faults are ordered through its fields.
 ``Served`` is the real server and client joined over TLS on loopback. They must not check more than the ports promise.
 """
 
@@ -19,8 +19,7 @@ from imagecache.clock import Clock
 from imagecache.digest import Digest
 from imagecache.errors import BlobNotFound, ImageCacheError, NotFound, StoreCorrupt, StoreUnreachable
 from imagecache.served.auth import Gate, GateSettings
-from imagecache.served.client import ClientSettings, ServedStore
-from imagecache.served.remote_store import Part
+from imagecache.served.client import ClientSettings, PartialRead, ServedStore
 from imagecache.served.server import StoreServer
 from imagecache.served.settings import ServerSettings
 from imagecache.served.store_reader import StoreReader
@@ -94,7 +93,7 @@ class MemoryRemoteStore:
         self._answer()
         return self.builds.get(bundle_id, ())
 
-    async def partial(self, name: LayerName, offset: int, target: memoryview) -> Part:
+    async def partial(self, name: LayerName, offset: int, target: memoryview) -> PartialRead:
         await asyncio.sleep(0.001)
         self._answer()
         finished = name in self.layers
@@ -107,7 +106,7 @@ class MemoryRemoteStore:
             raise problem
         target[: len(piece)] = piece
         self.fetched[name] += len(piece)
-        return Part(len(piece), len(content) if finished else None)
+        return PartialRead(len(piece), len(content) if finished else None)
 
     def _content(self, name: LayerName, end: int) -> bytes:
         content = self.layers[name]

@@ -1,13 +1,14 @@
-"""What every ``RemoteStore`` must do: the client in front of a server, a directory, and the fake.
+"""What every ``RemoteStore`` must do: the client in front of a server, and the fake.
 
-Subclass ``RemoteStoreSuite`` and give it an ``origin`` fixture: a remote store with the means to put bundles there.
+Subclass ``RemoteStoreSuite`` and give it an ``origin`` fixture: a remote store with the means to put bundles there. Who
+only reads bundles (a node in prepull mode, also from a shared directory) passes ``BundleSuite``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 import pytest
@@ -15,40 +16,46 @@ import pytest
 from imagecache.digest import DiffID, Digest
 from imagecache.erofs.layer_header import DATA_START
 from imagecache.errors import BlobNotFound, NotFound, StoreCorrupt
-from imagecache.served.remote_store import Part, RemoteStore
+from imagecache.fetch.remote_store import RemoteStore
+from imagecache.served.client import PartialRead
 from imagecache.store.model import Bundle, LayerName, Space
 
 BUNDLE = "imc-" + "0" * 20
 OTHER = "imc-" + "1" * 20
 CONTENT = random.Random(17).randbytes(3_000_001)
 """A layer image of several network buffers; remote stores do not look into layers."""
-GROWING = bytes(DATA_START) + CONTENT
-"""Of one in the making they look at the head: nobody knows yet where its tar ends."""
+PARTIAL = bytes(DATA_START) + CONTENT
+"""Of a partial one they look at the head: it does not say yet where the tar ends."""
 
 
-class Making(Protocol):
-    """A layer image in the making; begins empty."""
+class PartialLayer(Protocol):
+    """A layer image that a build is writing; begins empty."""
 
     def write(self, content: bytes) -> None:
         """Append to it."""
 
     def finish(self) -> None:
-        """What was written is the layer image from now on."""
+        """What was written becomes the layer image."""
 
-    def give_up(self) -> None:
-        """Nobody makes it any more."""
+    def abandon(self) -> None:
+        """The build stops writing it."""
 
 
-class Origin(Protocol):
+Read = Callable[[str], Awaitable[Bundle]]
+
+
+class BundleOrigin(Protocol):
+    def publish(self, bundle_id: str, contents: Sequence[bytes]) -> Bundle:
+        """Put a bundle of one image with these layer images there, keyed by the SHA-256 of each content."""
+
+
+class Origin(BundleOrigin, Protocol):
     @property
     def remote(self) -> RemoteStore:
         """The thing under test; the same object each time."""
 
-    def publish(self, bundle_id: str, contents: Sequence[bytes]) -> Bundle:
-        """Put a bundle of one image with these layer images there, keyed by the SHA-256 of each content."""
-
-    def begin(self, name: LayerName) -> Making:
-        """Make a layer image there, after those that were begun before, by a running build of ``BUNDLE``."""
+    def begin(self, name: LayerName) -> PartialLayer:
+        """Begin a layer image there, after those that were begun before, by a running build of ``BUNDLE``."""
 
 
 async def read(remote: RemoteStore, name: LayerName, offset: int, length: int) -> bytes:
@@ -57,8 +64,8 @@ async def read(remote: RemoteStore, name: LayerName, offset: int, length: int) -
     return bytes(found)
 
 
-async def grown(remote: RemoteStore, name: LayerName, offset: int, length: int) -> tuple[bytes, int | None]:
-    """What there is of a layer image, and its size once it is finished."""
+async def read_partial(remote: RemoteStore, name: LayerName, offset: int, length: int) -> tuple[bytes, int | None]:
+    """What exists of a layer image, and its size once it is finished."""
     found = bytearray(length)
     part = await remote.partial(name, offset, memoryview(found))
     return bytes(found[: part.count]), part.size
@@ -68,26 +75,41 @@ def named(content: bytes) -> LayerName:
     return LayerName(space=Space.LAYERS, digest=DiffID(Digest.sha256(content)))
 
 
-class RemoteStoreSuite:
+class BundleSuite:
+    @pytest.fixture
+    def origin(self) -> BundleOrigin:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def read(self) -> Read:
+        """The thing under test: a bundle of ``origin`` by its id."""
+        raise NotImplementedError
+
+    async def test_a_bundle(self, origin: BundleOrigin, read: Read) -> None:
+        document = origin.publish(BUNDLE, [CONTENT])
+
+        assert await read(BUNDLE) == document
+
+    async def test_each_bundle_by_its_id(self, origin: BundleOrigin, read: Read) -> None:
+        documents = [origin.publish(BUNDLE, [b"one"]), origin.publish(OTHER, [b"other"])]
+
+        assert [await read(document.id) for document in documents] == documents
+
+    async def test_an_unknown_bundle(self, origin: BundleOrigin, read: Read) -> None:
+        origin.publish(BUNDLE, [b"one"])
+
+        with pytest.raises(NotFound):
+            await read(OTHER)
+
+
+class RemoteStoreSuite(BundleSuite):
     @pytest.fixture
     def origin(self) -> Origin:
         raise NotImplementedError
 
-    async def test_a_bundle(self, origin: Origin) -> None:
-        document = origin.publish(BUNDLE, [CONTENT])
-
-        assert await origin.remote.bundle(BUNDLE) == document
-
-    async def test_each_bundle_by_its_id(self, origin: Origin) -> None:
-        documents = [origin.publish(BUNDLE, [b"one"]), origin.publish(OTHER, [b"other"])]
-
-        assert [await origin.remote.bundle(document.id) for document in documents] == documents
-
-    async def test_an_unknown_bundle(self, origin: Origin) -> None:
-        origin.publish(BUNDLE, [b"one"])
-
-        with pytest.raises(NotFound):
-            await origin.remote.bundle(OTHER)
+    @pytest.fixture
+    def read(self, origin: Origin) -> Read:
+        return origin.remote.bundle
 
     async def test_every_document_of_a_bundle(self, origin: Origin) -> None:
         document = origin.publish(BUNDLE, [b"one"])
@@ -130,7 +152,7 @@ class RemoteStoreSuite:
         with pytest.raises(BlobNotFound):
             await read(origin.remote, named(b"nowhere"), 0, 1)
 
-    async def test_a_layer_image_that_is_shorter_than_was_thought(self, origin: Origin) -> None:
+    async def test_a_layer_image_that_is_shorter_than_asked_for(self, origin: Origin) -> None:
         origin.publish(BUNDLE, [CONTENT])
 
         with pytest.raises(StoreCorrupt):
@@ -147,98 +169,98 @@ class RemoteStoreSuite:
             await reading
         assert await read(origin.remote, named(CONTENT), 5, 10) == CONTENT[5:15]
 
-    async def test_a_build_that_nobody_runs(self, origin: Origin) -> None:
+    async def test_a_build_that_does_not_run(self, origin: Origin) -> None:
         origin.publish(OTHER, [b"one"])
         origin.begin(named(b"one more"))
 
         assert await origin.remote.building(OTHER) == ()
 
-    async def test_what_a_running_build_makes_in_its_order(self, origin: Origin) -> None:
+    async def test_the_layers_of_a_running_build_in_its_order(self, origin: Origin) -> None:
         names = [named(bytes([number])) for number in range(5)]
         for name in names:
             origin.begin(name)
 
         assert await origin.remote.building(BUNDLE) == tuple(names)
 
-    async def test_a_running_build_keeps_to_itself_what_serves_one_place_only(self, origin: Origin) -> None:
+    async def test_a_running_build_names_no_layer_that_is_right_at_one_position_only(self, origin: Origin) -> None:
         first, last = named(b"first"), named(b"last")
         for name in (first, LayerName(space=Space.CHAINS, digest=named(b"chain").digest), last):
             origin.begin(name)
 
         assert await origin.remote.building(BUNDLE) == (first, last)
 
-    async def test_a_layer_that_nobody_makes(self, origin: Origin) -> None:
+    async def test_a_layer_that_no_build_writes(self, origin: Origin) -> None:
         origin.begin(named(b"another"))
 
         with pytest.raises(BlobNotFound):
-            await grown(origin.remote, named(CONTENT), DATA_START, 1)
+            await read_partial(origin.remote, named(CONTENT), DATA_START, 1)
 
-    async def test_a_layer_as_far_as_it_is_made(self, origin: Origin) -> None:
-        making = origin.begin(named(CONTENT))
-        making.write(GROWING[:2_000_000])
+    async def test_a_layer_as_far_as_it_is_written(self, origin: Origin) -> None:
+        layer = origin.begin(named(CONTENT))
+        layer.write(PARTIAL[:2_000_000])
 
-        assert await grown(origin.remote, named(CONTENT), 0, 2_000_000) == (GROWING[:2_000_000], None)
-        assert await grown(origin.remote, named(CONTENT), 1_999_999, 1) == (GROWING[1_999_999:2_000_000], None)
+        assert await read_partial(origin.remote, named(CONTENT), 0, 2_000_000) == (PARTIAL[:2_000_000], None)
+        assert await read_partial(origin.remote, named(CONTENT), 1_999_999, 1) == (PARTIAL[1_999_999:2_000_000], None)
         with pytest.raises(BlobNotFound):
             await read(origin.remote, named(CONTENT), 0, 1)
 
     async def test_a_layer_that_has_grown_since(self, origin: Origin) -> None:
-        making = origin.begin(named(CONTENT))
-        making.write(GROWING[:5000])
-        assert await grown(origin.remote, named(CONTENT), DATA_START, 904) == (GROWING[DATA_START:5000], None)
+        layer = origin.begin(named(CONTENT))
+        layer.write(PARTIAL[:5000])
+        assert await read_partial(origin.remote, named(CONTENT), DATA_START, 904) == (PARTIAL[DATA_START:5000], None)
 
-        making.write(GROWING[5000:1_000_000])
+        layer.write(PARTIAL[5000:1_000_000])
 
-        assert await grown(origin.remote, named(CONTENT), 5000, 995_000) == (GROWING[5000:1_000_000], None)
+        assert await read_partial(origin.remote, named(CONTENT), 5000, 995_000) == (PARTIAL[5000:1_000_000], None)
 
     async def test_a_layer_that_is_finished_has_a_size(self, origin: Origin) -> None:
-        making = origin.begin(named(CONTENT))
-        making.write(GROWING)
-        making.finish()
+        layer = origin.begin(named(CONTENT))
+        layer.write(PARTIAL)
+        layer.finish()
 
-        assert await grown(origin.remote, named(CONTENT), 0, 10) == (GROWING[:10], len(GROWING))
-        assert await grown(origin.remote, named(CONTENT), 10, len(GROWING) - 10) == (GROWING[10:], len(GROWING))
-        assert await read(origin.remote, named(CONTENT), 0, len(GROWING)) == GROWING
+        assert await read_partial(origin.remote, named(CONTENT), 0, 10) == (PARTIAL[:10], len(PARTIAL))
+        assert await read_partial(origin.remote, named(CONTENT), 10, len(PARTIAL) - 10) == (PARTIAL[10:], len(PARTIAL))
+        assert await read(origin.remote, named(CONTENT), 0, len(PARTIAL)) == PARTIAL
 
     @pytest.mark.parametrize("more", [7, 0, -7])
-    async def test_of_a_finished_layer_there_is_only_what_is_in_the_file(self, origin: Origin, more: int) -> None:
+    async def test_of_a_finished_layer_nothing_is_read_behind_its_end(self, origin: Origin, more: int) -> None:
         origin.publish(OTHER, [CONTENT])
         offset = len(CONTENT) - more
 
-        assert await grown(origin.remote, named(CONTENT), offset, 100) == (CONTENT[offset:], len(CONTENT))
+        assert await read_partial(origin.remote, named(CONTENT), offset, 100) == (CONTENT[offset:], len(CONTENT))
 
-    async def test_a_layer_that_was_given_up(self, origin: Origin) -> None:
-        making = origin.begin(named(CONTENT))
-        making.write(GROWING[:5000])
-        making.give_up()
+    async def test_a_layer_that_was_abandoned(self, origin: Origin) -> None:
+        layer = origin.begin(named(CONTENT))
+        layer.write(PARTIAL[:5000])
+        layer.abandon()
 
         with pytest.raises(BlobNotFound):
-            await grown(origin.remote, named(CONTENT), DATA_START, 1)
+            await read_partial(origin.remote, named(CONTENT), DATA_START, 1)
 
     async def test_a_layer_that_is_begun_again(self, origin: Origin) -> None:
         first = origin.begin(named(CONTENT))
         first.write(bytes(9000))
-        first.give_up()
+        first.abandon()
 
-        origin.begin(named(CONTENT)).write(GROWING[:5000])
+        origin.begin(named(CONTENT)).write(PARTIAL[:5000])
 
-        assert await grown(origin.remote, named(CONTENT), DATA_START, 904) == (GROWING[DATA_START:5000], None)
+        assert await read_partial(origin.remote, named(CONTENT), DATA_START, 904) == (PARTIAL[DATA_START:5000], None)
 
     async def test_a_reader_that_keeps_up_has_all_of_it_in_the_end(self, origin: Origin) -> None:
-        making = origin.begin(named(CONTENT))
+        layer = origin.begin(named(CONTENT))
 
-        async def follow() -> bytes:
-            found, part = bytearray(len(GROWING) + 1), Part(0, None)  # it asks for more until it is told the size
-            offset = 0
+        async def read_to_the_end() -> bytes:
+            found = bytearray(len(PARTIAL) + 1)  # one byte more: it asks until it knows the size
+            part, offset = PartialRead(0, None), 0
             while part.size is None or offset < part.size:
                 part = await origin.remote.partial(named(CONTENT), offset, memoryview(found)[offset:][:1_000_000])
                 offset += part.count
             return bytes(found[:offset])
 
-        following = asyncio.create_task(follow())
-        for start in range(0, len(GROWING), 400_000):
-            making.write(GROWING[start : start + 400_000])
-            await grown(origin.remote, named(CONTENT), start, 1)
-        making.finish()
+        reading = asyncio.create_task(read_to_the_end())
+        for start in range(0, len(PARTIAL), 400_000):
+            layer.write(PARTIAL[start : start + 400_000])
+            await read_partial(origin.remote, named(CONTENT), start, 1)
+        layer.finish()
 
-        assert await following == GROWING
+        assert await reading == PARTIAL

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -10,30 +11,34 @@ from typing import Self
 import pytest
 
 from imagecache.digest import DiffID, Digest
-from imagecache.served.directory_store import DirectoryStore
-from imagecache.served.remote_store import RemoteStore
+from imagecache.fetch.remote_store import RemoteStore
 from imagecache.served.store_reader import StoreReader
 from imagecache.store.model import Bundle, LayerName, Space
 from imagecache.store.store import Store
 from testkit.partial_layer import PartialLayerWriter
 from testkit.served import MemoryRemoteStore, Served
 from testkit.store import put_bundle
-from testkit.suites.remote_store import BUNDLE, Making, Origin, RemoteStoreSuite
+from testkit.suites.remote_store import BUNDLE, BundleOrigin, BundleSuite, Origin, PartialLayer, Read, RemoteStoreSuite
 
 
-class StoreOrigin:
-    """A remote store in front of a real one. Use as a context manager: with it a build ends, and what it makes."""
-
-    def __init__(self, root: Path, remote: RemoteStore) -> None:
-        self.remote = remote
+class DirectoryOrigin:
+    def __init__(self, root: Path) -> None:
         self._store = Store.open(root)
-        self._stack = ExitStack()
-        self._lease = self._stack.enter_context(self._store.leases.build_lease(build=BUNDLE))
 
     def publish(self, bundle_id: str, contents: Sequence[bytes]) -> Bundle:
         return put_bundle(self._store, bundle_id, [DiffID(Digest.sha256(content)) for content in contents], contents)
 
-    def begin(self, name: LayerName) -> Making:
+
+class StoreOrigin(DirectoryOrigin):
+    """A real store and a reader of it. Use as a context manager: when it ends, the build and its partial layers end."""
+
+    def __init__(self, root: Path, remote: RemoteStore) -> None:
+        super().__init__(root)
+        self.remote = remote
+        self._stack = ExitStack()
+        self._lease = self._stack.enter_context(self._store.leases.build_lease(build=BUNDLE))
+
+    def begin(self, name: LayerName) -> PartialLayer:
         self._lease.add([name])
         return self._stack.enter_context(PartialLayerWriter(self._store, name))
 
@@ -47,7 +52,7 @@ class StoreOrigin:
 
 
 @dataclass
-class MemoryMaking:
+class MemoryPartialLayer:
     memory: MemoryRemoteStore
     name: LayerName
 
@@ -57,7 +62,7 @@ class MemoryMaking:
     def finish(self) -> None:
         self.memory.layers[self.name] = self.memory.unfinished.pop(self.name)
 
-    def give_up(self) -> None:
+    def abandon(self) -> None:
         del self.memory.unfinished[self.name]
 
 
@@ -72,11 +77,11 @@ class MemoryOrigin(StoreOrigin):
         self._memory.add_store(self._reader, bundle_id)
         return document
 
-    def begin(self, name: LayerName) -> Making:
+    def begin(self, name: LayerName) -> PartialLayer:
         if name.space is Space.LAYERS:
             self._memory.builds[BUNDLE] = (*self._memory.builds.get(BUNDLE, ()), name)
         self._memory.unfinished[name] = b""
-        return MemoryMaking(self._memory, name)
+        return MemoryPartialLayer(self._memory, name)
 
 
 class TestMemoryRemoteStore(RemoteStoreSuite):
@@ -86,11 +91,15 @@ class TestMemoryRemoteStore(RemoteStoreSuite):
             yield origin
 
 
-class TestDirectoryStore(RemoteStoreSuite):
+class TestBundlesOfADirectory(BundleSuite):
     @pytest.fixture
-    def origin(self, tmp_path: Path) -> Iterator[Origin]:
-        with StoreOrigin(tmp_path / "store", DirectoryStore(tmp_path / "store")) as origin:
-            yield origin
+    def origin(self, tmp_path: Path) -> BundleOrigin:
+        return DirectoryOrigin(tmp_path / "store")
+
+    @pytest.fixture
+    def read(self, tmp_path: Path) -> Read:
+        reader = StoreReader(tmp_path / "store")
+        return lambda bundle_id: asyncio.to_thread(reader.bundle, bundle_id)
 
 
 class TestServedStore(RemoteStoreSuite):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from imagecache.agent.dependencies import Inventory
@@ -16,7 +16,6 @@ from imagecache.api.assignment import Cache
 from imagecache.errors import AlreadyExists, BlobNotFound, ContentError, NotFound, StoreCorrupt
 from imagecache.fetch.allowance import Allowance
 from imagecache.fetch.bundle import BundleFetcher, Described
-from imagecache.served.remote_store import RemoteStore
 from imagecache.store.documents import BundleDocuments
 from imagecache.store.model import Bundle, LayerName
 from imagecache.store.store import Store
@@ -70,12 +69,14 @@ class FetchedLayerSource:
         ids = frozenset(assigned)
         self._described = {name: each for name, each in self._described.items() if name in ids}
         described = {name: each.document for name, each in self._described.items()}
-        coming, kept = self.fetcher.builds.coming, self.fetcher.builds.followed
+        builds = self.fetcher.builds
+        coming, kept = builds.partial, builds.kept
         found = await asyncio.to_thread(self._inventory, ids, described)
-        # a layer that became whole since then is present: its bytes count once
-        coming = {name: size for name, size in coming.items() if name not in found.present}
-        prefetched = {**coming, **{name: size for name, size in found.present.items() if name in kept}}
-        return replace(found, partial={**coming, **found.partial}, prefetched=prefetched, leased=found.leased | kept)
+        # A layer that became whole since then is present: its bytes count once.
+        partial = {name: size for name, size in coming.items() if name not in found.present}
+        kept |= builds.kept  # a build that began since then may have layers in ``found``, which nothing else leases
+        prefetched = {**partial, **{name: size for name, size in found.present.items() if name in kept}}
+        return replace(found, partial={**partial, **found.partial}, prefetched=prefetched, leased=found.leased | kept)
 
     def _inventory(self, assigned: frozenset[str], described: Mapping[str, Bundle]) -> Inventory:
         foreign = self.foreign()
@@ -135,7 +136,7 @@ class FetchedLayerSource:
             raise
 
     async def prefetch(self, bundle_id: str, allowance: Allowance) -> None:
-        await self.fetcher.builds.follow(bundle_id, allowance)
+        await self.fetcher.builds.prefetch(bundle_id, allowance)
 
     async def forget(self, bundle_id: str) -> None:
         await asyncio.to_thread(self._delete, bundle_id)
@@ -196,7 +197,8 @@ class SharedLayerSource:
 class DescribedLayerSource:
     """``agent.dependencies.LayerSource`` for prepull mode: the runtime pulls, so the document of a bundle is enough."""
 
-    remote: RemoteStore
+    read: Callable[[str], Awaitable[Bundle]]
+    """Reads a bundle by its id, from wherever the controller's store is."""
     bounded: bool = False
     _documents: dict[str, Bundle] = field(default_factory=dict)
 
@@ -206,7 +208,7 @@ class DescribedLayerSource:
         return Inventory(dict(self._documents), frozenset(self._documents))
 
     async def describe(self, cache: Cache) -> None:
-        self._documents[cache.id] = await self.remote.bundle(cache.id)
+        self._documents[cache.id] = await self.read(cache.id)
 
     async def fetch(self, cache: Cache, progress: Callable[[int], None]) -> None:
         del progress

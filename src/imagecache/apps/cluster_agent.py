@@ -33,17 +33,16 @@ from imagecache.containerd.native import NativeUse, holder_of
 from imagecache.containerd.prepull import Prepuller
 from imagecache.errors import InvalidSetting
 from imagecache.fetch.bundle import BundleFetcher
-from imagecache.fetch.partial_transfer import FollowSettings, LayerFollower
-from imagecache.fetch.prefetch import BuildFollower
+from imagecache.fetch.prefetch import PREFETCH, BuildPrefetcher
+from imagecache.fetch.remote_store import RemoteStore
 from imagecache.fetch.transfer import LayerFetcher
-from imagecache.fetch.verify import WorkerVerifier
+from imagecache.fetch.verifier import Verifier
 from imagecache.file_version import file_version
 from imagecache.host.lease_holders import holder
 from imagecache.kube import connection
 from imagecache.kube.client import KubeClient
 from imagecache.served.client import ClientSettings, ServedStore
-from imagecache.served.directory_store import DirectoryStore
-from imagecache.served.remote_store import RemoteStore
+from imagecache.served.store_reader import StoreReader
 from imagecache.settings.table import Mode, Settings
 from imagecache.standalone.objects import ObjectFiles
 from imagecache.store.store import Store
@@ -114,7 +113,10 @@ class ClusterDuties:
         settings = self._settings
         prepull = settings.mode is Mode.PREPULL
         if not settings.store_url:
-            return DescribedLayerSource(DirectoryStore(self._store.root)) if prepull else SharedLayerSource(self._store)
+            if prepull:
+                reader = StoreReader(self._store.root)
+                return DescribedLayerSource(lambda bundle_id: asyncio.to_thread(reader.bundle, bundle_id))
+            return SharedLayerSource(self._store)
         served = ServedStore(
             ClientSettings(
                 url=settings.store_url,
@@ -125,19 +127,19 @@ class ClusterDuties:
         )
         remote = await stack.enter_async_context(served)
         if prepull:
-            return DescribedLayerSource(remote)
+            return DescribedLayerSource(remote.bundle)
         pool = await stack.enter_async_context(WorkerPool())
-        layers = LayerFetcher(self._store, remote, WorkerVerifier(pool), fetched=metrics.fetched_bytes.inc)
+        layers = LayerFetcher(self._store, remote, Verifier(pool), fetched=metrics.fetched_bytes.inc)
         stack.callback(layers.close)
         builds = await self._builds(stack, remote, metrics)
         return FetchedLayerSource(self._store, BundleFetcher(self._store, remote, layers, builds), self._foreign)
 
-    async def _builds(self, stack: AsyncExitStack, remote: RemoteStore, metrics: Metrics) -> BuildFollower:
-        settings = FollowSettings()
-        pool = await stack.enter_async_context(WorkerPool(settings.layers, seldom=True))
-        layers = LayerFollower(self._store, remote, WorkerVerifier(pool), settings, fetched=metrics.fetched_bytes.inc)
+    async def _builds(self, stack: AsyncExitStack, remote: RemoteStore, metrics: Metrics) -> BuildPrefetcher:
+        # Workers of its own: a partial layer occupies one as long as its build takes.
+        pool = await stack.enter_async_context(WorkerPool(PREFETCH.layers, seldom=True))
+        layers = LayerFetcher(self._store, remote, Verifier(pool), PREFETCH, fetched=metrics.fetched_bytes.inc)
         stack.callback(layers.close)
-        return BuildFollower(self._store, remote, layers)
+        return BuildPrefetcher(self._store, remote, layers)
 
     def _records(self, stack: AsyncExitStack, containerd: ContainerdClient, attacher: NodeAttacher) -> Attacher:
         settings = self._settings

@@ -1,4 +1,4 @@
-"""How many bytes of the disk a build that is prefetched may take."""
+"""How many bytes of the disk the builds that are prefetched may take."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from imagecache.errors import NoSpace
 
 
 class Allowance:
-    """Bytes that builds which are followed may still take: what is spare, and never more.
+    """Bytes of the disk that no bundle needs, and that prefetched layers may still take.
 
-    How large their layers become nobody knows before the end, so no space is made or kept for them: whoever is in need
-    of it comes first, and a build that does not fit is fetched when it is ready, by the rules for all.
+    The size of a partial layer is not known before its end, so no space is reserved and nothing is evicted for it. A
+    build that does not fit is fetched when it has finished, by the rules for all bundles.
     """
 
     def __init__(self, spare: int = 0) -> None:
         self._left = spare
 
     def grant(self, spare: int) -> None:
-        """As the disk was found just now."""
+        """Replace what is left by ``spare``, which was measured just now."""
         self._left = spare
 
     def take(self, size: int) -> None:
         """Raises NoSpace."""
         if size > self._left:
-            raise NoSpace("the node has no space to spare for a cache that is not ready yet", hint="it is tried again")
+            raise NoSpace("the node has no space to spare for a cache that is not ready yet", hint="it is retried")
         self._left -= size

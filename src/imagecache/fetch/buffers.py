@@ -1,7 +1,7 @@
 """Memory that pieces of a layer image arrive in, and that a worker process may map to read them there.
 
-So a piece is hashed, proven and written without being copied once. It is page aligned, as writing past the page cache
-needs it, and sealed: a worker can neither write to it nor take it away. It must not know what is in a piece.
+So a piece is hashed, proven and written without a copy. The memory is page aligned, as direct I/O needs it, and sealed:
+a worker can neither write to it nor truncate it. It must not know what is in a piece.
 """
 
 from __future__ import annotations
@@ -17,19 +17,22 @@ _F_SEAL_FUTURE_WRITE = 0x10
 
 
 class Slots:
-    """``count`` pieces of at most ``size`` bytes."""
+    """Memory for ``count`` pieces of at most ``size`` bytes."""
 
     def __init__(self, count: int, size: int) -> None:
         self.count = count
         self.size = size
         self.fd = os.memfd_create("imagecache-layer", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        """To be mapped, not written to."""
+        """For a worker to map."""
+        self.abandoned = False
+        """A request that was cancelled may still write here: it must not be reused."""
         os.ftruncate(self.fd, count * size)
+        # Mapped before it is sealed: the seal forbids writable mappings made later, and lets this one be.
         self._memory = memoryview(mmap.mmap(self.fd, count * size))
         fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | _F_SEAL_FUTURE_WRITE)
 
     def offset(self, number: int) -> int:
-        """Where piece ``number`` begins in the memory; the one ``count`` later begins there too."""
+        """Where piece ``number`` begins in the memory; piece ``number + count`` begins there too."""
         return number % self.count * self.size
 
     def piece(self, number: int, length: int) -> memoryview:
@@ -37,12 +40,12 @@ class Slots:
         return self._memory[start : start + length]
 
     def close(self) -> None:
-        """The memory goes with the last view of it: a request that was cancelled may still write there."""
+        """Memory that a view still points to stays until the view is gone."""
         os.close(self.fd)
 
 
 class SlotPool:
-    """Slots of one shape, used again: fresh memory costs a page fault every 4 KiB."""
+    """Slots of one shape, reused: fresh memory costs a page fault every 4 KiB."""
 
     def __init__(self, count: int, size: int) -> None:
         self._count = count
@@ -51,23 +54,17 @@ class SlotPool:
         self._idle: list[Slots] = []
 
     @contextmanager
-    def kept(self) -> Iterator[None]:
-        """Memory that is given back stays for the next one until every such block has ended."""
+    def borrow(self) -> Iterator[Slots]:
+        """Returned memory is kept for the next borrower, and freed with the last one."""
+        slots = self._idle.pop() if self._idle else Slots(self._count, self._size)
         self._users += 1
         try:
-            yield
+            yield slots
         finally:
             self._users -= 1
+            if slots.abandoned:
+                slots.close()
+            else:
+                self._idle.append(slots)
             while self._idle and not self._users:
                 self._idle.pop().close()
-
-    @contextmanager
-    def borrow(self) -> Iterator[Slots]:
-        """Inside of ``kept``. Not used again when it failed: a request that was cancelled may still write there."""
-        slots = self._idle.pop() if self._idle else Slots(self._count, self._size)
-        try:
-            yield slots
-        except BaseException:
-            slots.close()
-            raise
-        self._idle.append(slots)

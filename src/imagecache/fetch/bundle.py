@@ -1,8 +1,8 @@
-"""A whole bundle from the remote store into the node's own: described, weighed by others, then fetched.
+"""A whole bundle from the remote store into the node's own: described first, then fetched.
 
-``describe`` is small and comes before a budget decides; ``fetch`` brings what is missing, each layer once however many
-caches want it, and puts the bundle into the store last, when everything it names is there. It must not decide whether
-a bundle fits.
+``describe`` fetches the small documents, so that a budget can decide; ``fetch`` fetches what is missing, each layer
+once however many caches want it, and puts the bundle into the store last, when everything it names exists. It must not
+decide whether a bundle fits.
 """
 
 from __future__ import annotations
@@ -14,20 +14,21 @@ from dataclasses import dataclass
 from imagecache.concurrency import cancel_all, run_all
 from imagecache.digest import Digest
 from imagecache.fetch import trust
-from imagecache.fetch.prefetch import BuildFollower
-from imagecache.fetch.shared import Running, leased
+from imagecache.fetch.lease import leased
+from imagecache.fetch.prefetch import BuildPrefetcher
+from imagecache.fetch.remote_store import RemoteStore
+from imagecache.fetch.running import RunningTransfer
 from imagecache.fetch.transfer import Advanced, LayerFetcher
-from imagecache.served.remote_store import RemoteStore
 from imagecache.store.model import Bundle, LayerName, LayerRecord
 from imagecache.store.store import Store
 
 _DOCUMENTS = 8
-"""Fetched at once."""
+"""Requests at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """A bundle that may be fetched: what it needs is known, and its documents agree with each other."""
+    """A bundle that may be fetched: its documents are here, and agree with each other."""
 
     document: Bundle
     bodies: Mapping[Digest, bytes]
@@ -44,23 +45,23 @@ class Described:
 
 
 class BundleFetcher:
-    def __init__(self, store: Store, remote: RemoteStore, layers: LayerFetcher, builds: BuildFollower) -> None:
+    def __init__(self, store: Store, remote: RemoteStore, layers: LayerFetcher, builds: BuildPrefetcher) -> None:
         self._store = store
         self._remote = remote
         self._layers = layers
         self.builds = builds
-        self._running: dict[LayerName, Running[None]] = {}
+        self._running: dict[LayerName, RunningTransfer] = {}
 
     async def describe(self, bundle_id: str, digests: Mapping[str, Digest]) -> Described:
-        """Fetch and check the documents. ``digests`` are the API server's, by reference.
+        """Fetch and check the documents. ``digests`` are those that the ImageCache has, by reference.
 
         Raises NotFound, StoreUnreachable, StoreRefused, StoreCorrupt, StoreError, ContentError.
         """
         document = await self._remote.bundle(bundle_id)
-        turns = asyncio.Semaphore(_DOCUMENTS)
+        limit = asyncio.Semaphore(_DOCUMENTS)
 
         async def body(digest: Digest) -> bytes:
-            async with turns:
+            async with limit:
                 return await self._remote.document(digest)
 
         wanted = sorted(document.document_digests())
@@ -69,9 +70,9 @@ class BundleFetcher:
         return Described(document, bodies)
 
     async def fetch(self, described: Described, progress: Callable[[int], None]) -> None:
-        """Have the bundle in the store; ``progress`` gets the bytes of its layer images that are here.
+        """Have the bundle in the store; ``progress`` gets the bytes of its layer images that are on this node.
 
-        Raises as ``LayerFetcher.fetch``, AlreadyExists. When cancelled, what came is kept for the next time.
+        Raises as ``LayerFetcher.fetch``, AlreadyExists. When cancelled, what has arrived is kept for the next time.
         """
         layers = described.layers
         done = dict.fromkeys(layers, 0)
@@ -85,7 +86,8 @@ class BundleFetcher:
 
         digests = {*described.bodies, *(layer.sha256 for layer in layers.values())}
         async with leased(self._store, layers, digests):
-            largest_first = sorted(layers.values(), key=lambda layer: -layer.size)  # it is the one that all wait for
+            # The largest first: begun last, it would still run when all others have ended.
+            largest_first = sorted(layers.values(), key=lambda layer: -layer.size)
             await run_all(*(self._shared(layer, listener(layer.name)) for layer in largest_first))
             await asyncio.to_thread(self._commit, described)
 
@@ -95,28 +97,26 @@ class BundleFetcher:
         self._store.bundles.put(described.document)
 
     async def _shared(self, layer: LayerRecord, listener: Advanced) -> None:
-        """The layer, by a fetch that runs already or a new one. The last who is cancelled cancels it."""
+        """Have the layer, by a running fetch or a new one. It is cancelled with the last that waits for it."""
         await self.builds.join(layer.name, listener)
-        running = self._running.get(layer.name)
-        if running is None:
-            running = self._start(layer)
-        running.listeners.append(listener)
-        listener(running.done)
+        running = self._running.get(layer.name) or self._start(layer)
         try:
-            await asyncio.shield(running.task)
+            with running.listening(listener):
+                await asyncio.shield(running.task)
         finally:
-            running.listeners.remove(listener)
             if not running.listeners and not running.task.done():
-                self._forget(layer.name, running)  # who comes now begins anew
+                self._forget(
+                    layer.name, running
+                )  # before it has ended: a new waiter must not join one that is cancelled
                 await cancel_all([running.task])
 
-    def _start(self, layer: LayerRecord) -> Running[None]:
-        running = Running[None]()
+    def _start(self, layer: LayerRecord) -> RunningTransfer:
+        running = RunningTransfer()
         running.task = asyncio.create_task(self._layers.fetch(layer, running.advanced))
         self._running[layer.name] = running
         running.task.add_done_callback(lambda _task: self._forget(layer.name, running))
         return running
 
-    def _forget(self, name: LayerName, running: Running[None]) -> None:
+    def _forget(self, name: LayerName, running: RunningTransfer) -> None:
         if self._running.get(name) is running:
             del self._running[name]

@@ -1,8 +1,8 @@
-"""Write a layer image past the page cache.
+"""Writes a layer image with direct I/O, past the page cache.
 
-A node gets gigabytes that no container reads soon. Through the page cache they cost a page each (half of the node's
-time for a layer on the machines we measured) and push out what its containers use. What is read again at once, the
-filesystem behind the tar, goes through it all the same. It must not decide when something is durable.
+A node fetches gigabytes that no container reads soon. In the page cache they take half of the node's time for a layer
+(on the machines we measured), and evict what its containers use. Only the filesystem behind the tar is written through
+the page cache, as it is read at once. It must not decide when something is durable.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Self
 from imagecache.builder.writeback import WriteBehind
 
 _ALIGNMENT = 4096
-"""Of offset, length and memory; a disk that needs more refuses, and is written to as usual."""
+"""Of offset, length and memory (open(2), O_DIRECT). A disk that needs more refuses, and is written to as usual."""
 
 
 class DirectWriter:
@@ -25,7 +25,7 @@ class DirectWriter:
 
     def __init__(self, path: Path, fd: int, end: int = sys.maxsize) -> None:
         self.end = end
-        """Bytes from here on take the usual way."""
+        """Bytes from here on are written through the page cache."""
         self._behind = WriteBehind(fd)
         self._direct = _open(path)
 
@@ -35,7 +35,7 @@ class DirectWriter:
         if self._direct is not None and offset % _ALIGNMENT == 0:
             past = max(min(len(data), self.end - offset), 0) // _ALIGNMENT * _ALIGNMENT
             if not _written(self._direct, offset, data[:past]):
-                self.close()
+                self.close()  # the next piece would be refused too
                 past = 0
         if past < len(data):
             self._behind.write(offset + past, data[past:])
@@ -58,13 +58,13 @@ def _open(path: Path) -> int | None:
     try:
         return os.open(path, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError as error:
-        if error.errno != errno.EINVAL:
+        if error.errno != errno.EINVAL:  # tmpfs, for one, had no O_DIRECT before Linux 6.6
             raise
         return None
 
 
 def _written(fd: int, offset: int, data: memoryview) -> bool:
-    """False when this disk or filesystem does not do it so."""
+    """False when this disk or filesystem refuses direct I/O for these bytes."""
     try:
         while data:
             count = os.pwrite(fd, data, offset)

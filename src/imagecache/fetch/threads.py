@@ -1,7 +1,7 @@
-"""Blocking work in threads, which is finished before anybody goes on, even one who was cancelled.
+"""Blocking work in threads that has ended before its caller continues, also when the caller is cancelled.
 
-A thread cannot be cancelled. Whoever closes a descriptor while a thread still writes to its number spoils the next file
-that gets that number; so here a cancellation waits. It must not be used for work that may block for long.
+A thread cannot be cancelled. If a descriptor is closed while a thread still writes to it, the next file that gets the
+same number is damaged; so a cancellation waits for the threads. It must not be used for work that may block for long.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from concurrent.futures import Executor
 
 
 async def in_threads(executor: Executor, *works: Callable[[], object]) -> None:
-    """Run all at the same time; raises the first failure, when all have ended."""
+    """Run all at the same time. Raises the first failure when all have ended."""
     loop = asyncio.get_running_loop()
     futures = [loop.run_in_executor(executor, work) for work in works]
     everything = asyncio.gather(*futures, return_exceptions=True)

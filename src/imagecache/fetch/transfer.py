@@ -1,9 +1,13 @@
-"""One layer image from the remote store into the node's own: in parallel ranges, hashed in order, never half.
+"""One layer image from the remote store into the node's own: in ranges, hashed in order, never half.
 
-Ranges arrive in any order, a few at a time; each is hashed, proven and appended when its turn comes, from the memory
-that it arrived in. What a killed agent leaves is a beginning, and the next one goes on from there (``store.downloads``,
-by the file's SHA-256). The bytes are believed when the tar in it has the diffID and the rest follows from the tar;
-where that cannot be shown, when the file has its digest too. It must not know which cache a layer is for.
+A layer image of a bundle has a known end. Several of its ranges are on their way at once and arrive in any order; what
+a killed agent leaves is a beginning that the next one resumes (``store.downloads``, by the file's SHA-256). A partial
+layer, which a build is still writing, has no end yet: its ranges are requested one after the other, from the tar's
+first byte on, and what precedes the tar comes when the build has finished it.
+
+Either way, each range is hashed, proven and written from the memory that it arrived in. The bytes are accepted when the
+tar in them has the diffID and the rest follows from the tar; where that cannot be proven, when the file has its digest
+too. It must not know which bundle a layer is for.
 """
 
 from __future__ import annotations
@@ -12,25 +16,30 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import sys
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from imagecache.concurrency import cancel_all
-from imagecache.erofs.layer_header import DATA_START
-from imagecache.errors import ContentError, DigestMismatch, NoSpace, StoreCorrupt
+from imagecache.digest import DiffID, Digest
+from imagecache.erofs.layer_header import DATA_START, tar_length
+from imagecache.errors import BlobNotFound, ContentError, DigestMismatch, NoSpace, StoreCorrupt
+from imagecache.fetch.allowance import Allowance
 from imagecache.fetch.buffers import SlotPool, Slots
 from imagecache.fetch.direct_io import DirectWriter
+from imagecache.fetch.ranges import Piece, Range, Ranges
+from imagecache.fetch.remote_store import RemoteStore
 from imagecache.fetch.threads import in_threads
-from imagecache.fetch.verifier import Proof, Verifier
+from imagecache.fetch.verifier import Verifier
 from imagecache.limits import MIB
 from imagecache.oserrors import converting
-from imagecache.served.remote_store import RemoteStore
 from imagecache.store.downloads import Download
+from imagecache.store.files import write_all
+from imagecache.store.layers import StagedLayer
 from imagecache.store.model import LayerName, LayerRecord
 from imagecache.store.quarantine import set_aside
 from imagecache.store.store import Store
@@ -38,76 +47,70 @@ from imagecache.telemetry.log import get_logger
 
 _log = get_logger(__name__)
 _LOCK_POLL = 0.05
+"""Seconds between two tries to take the lock that another process holds, mostly for longer than that."""
 Advanced = Callable[[int], None]
-"""Gets the bytes of the layer image that are on this node; fewer than before when they had to be thrown away."""
+"""Gets the bytes of the layer image that are on this node; fewer than before when wrong ones were removed."""
 
 
 @dataclass(frozen=True, slots=True)
 class FetchSettings:
-    """Memory: ``layers * ranges * range_size`` bytes at most."""
+    """Memory: ``layers * ranges * range_size`` bytes at most. Times in seconds."""
 
     range_size: int = 8 * MIB
     """A request, and a piece that is hashed, proven and written: smaller ones cost more of each."""
     ranges: int = 3
-    """Of one layer, at once: two come while one is worked on."""
+    """Of one layer, in memory at once: two arrive while one is hashed, proven and written."""
     layers: int = 3
     """At once; the rest wait."""
     attempts: int = 2
-    """Fetches of one layer whose bytes turn out wrong."""
+    """Of one layer whose bytes are wrong: a second one helps against the wire, more do not help against the store."""
     threads: int = 6
-    """For hashing and writing."""
+    """For hashing and writing, which release the interpreter's lock: two or three works for each layer."""
+    pause: float = 0.2
+    """Until a partial layer that has not grown is asked for again."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Span:
-    start: int
-    end: int
-    here: bool
-    """An earlier fetch has written it."""
+class _Digests:
+    """Digests of a layer image, while its bytes arrive in order, and what they must be."""
 
-
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """Of a layer image, in memory."""
-
-    span: _Span
-    place: int
-    """Where it begins in the memory that is shared with the verifier."""
-    data: memoryview
-
-
-class _Hashes:
-    """Digests of a layer image, while its bytes come in order: of the tar in it, and of the file when asked for."""
-
-    def __init__(self, layer: LayerRecord, *, file: bool) -> None:
-        self._layer = layer
-        self._file = hashlib.sha256() if file else None
+    def __init__(self, name: LayerName, diff_id: DiffID, tar_size: int | None, sha256: Digest | None = None) -> None:
+        """Without ``sha256`` the file itself is not hashed."""
+        self.name = name
+        self.diff_id = diff_id
+        self.tar_size = tar_size
+        self._sha256 = sha256
         self._tar = hashlib.sha256()
-        self._end = DATA_START + layer.tar_size
+        self._file = hashlib.sha256()
 
-    def works(self, offset: int, data: bytes | memoryview) -> list[Callable[[], None]]:
-        """Hash ``data``, which is at ``offset``: calls that may run at the same time."""
-        inside = memoryview(data)[max(DATA_START - offset, 0) : max(self._end - offset, 0)]
-        works = [lambda: self._tar.update(inside)]
-        if self._file is not None:
-            works.append(partial(self._file.update, data))
+    @property
+    def tar_end(self) -> int:
+        """More than any file has, while the tar's size is not known."""
+        return sys.maxsize if self.tar_size is None else DATA_START + self.tar_size
+
+    def works(self, piece: Piece) -> list[Callable[[], None]]:
+        """Hash a piece: calls that may run at the same time."""
+        tar = piece.data[max(DATA_START - piece.start, 0) : max(self.tar_end - piece.start, 0)]
+        works = [lambda: self._tar.update(tar)]
+        if self._sha256 is not None:
+            works.append(lambda: self._file.update(piece.data))
         return works
 
     def check(self) -> None:
         """Raises DigestMismatch."""
-        found = [("its tar", self._tar.hexdigest(), self._layer.diff_id.hex)]
-        if self._file is not None:
-            found.append(("the file", self._file.hexdigest(), self._layer.sha256.hex))
+        found = [("its tar", self._tar.hexdigest(), self.diff_id.hex)]
+        if self._sha256 is not None:
+            found.append(("the file", self._file.hexdigest(), self._sha256.hex))
         for what, digest, wanted in found:
             if digest != wanted:
                 raise DigestMismatch(
-                    f"layer image {self._layer.name} arrived damaged: {what} has sha256:{digest}, not {wanted}",
-                    hint="it is fetched again; if it stays so, check the store where it is: imagecache check --deep",
+                    f"layer image {self.name} arrived damaged: {what} has sha256:{digest}, not {wanted}",
+                    hint="it is fetched again; if that fails too, run on the host of the store: "
+                    "imagecache check --deep",
                 )
 
 
 class LayerFetcher:
-    """Fetches layer images; one for a node. ``close`` ends its threads."""
+    """Fetches layer images. ``close`` ends its threads."""
 
     def __init__(
         self,
@@ -118,15 +121,16 @@ class LayerFetcher:
         *,
         fetched: Callable[[int], None] = lambda _size: None,
     ) -> None:
-        """``fetched`` gets the bytes of each range that came."""
+        """``fetched`` gets the bytes of each range that arrived."""
+        self.settings = settings or FetchSettings()
+        self.limit = asyncio.Semaphore(self.settings.layers)
+        """Of layers at once, and so of memory."""
         self._fetched = fetched
         self._store = store
         self._remote = remote
         self._verifier = verifier
-        self._settings = settings or FetchSettings()
-        self._turns = asyncio.Semaphore(self._settings.layers)
-        self._threads = ThreadPoolExecutor(self._settings.threads, thread_name_prefix="fetch")
-        self._memory = SlotPool(self._settings.ranges, self._settings.range_size)
+        self._threads = ThreadPoolExecutor(self.settings.threads, thread_name_prefix="fetch")
+        self._memory = SlotPool(self.settings.ranges, self.settings.range_size)
 
     def close(self) -> None:
         self._threads.shutdown(wait=True, cancel_futures=True)
@@ -137,25 +141,22 @@ class LayerFetcher:
         Raises StoreUnreachable, StoreRefused, BlobNotFound, DigestMismatch, StoreCorrupt, NoSpace, StoreError, and what
         a malformed layer image raises.
         """
-        async with self._turns, locked(self._store, layer.name):
-            with self._memory.kept():
-                await self._try(layer, advanced)
+        # The lock comes last: a layer that waits for the limit must not keep it from another process.
+        async with self.limit, locked(self._store, layer.name):
+            for attempt in range(1, self.settings.attempts + 1):
+                if self._present(layer):
+                    break
+                try:
+                    await self._attempt(layer, advanced)
+                except (ContentError, StoreCorrupt) as error:
+                    advanced(0)
+                    _log.warning("layer image discarded", layer=str(layer.name), attempt=attempt, problem=str(error))
+                    if attempt == self.settings.attempts:
+                        raise
         advanced(layer.size)
 
-    async def _try(self, layer: LayerRecord, advanced: Advanced) -> None:
-        for attempt in range(1, self._settings.attempts + 1):
-            if self._present(layer):
-                break
-            try:
-                await self._attempt(layer, advanced)
-            except (ContentError, StoreCorrupt) as error:
-                advanced(0)
-                _log.warning("layer image thrown away", layer=str(layer.name), attempt=attempt, problem=str(error))
-                if attempt == self._settings.attempts:
-                    raise
-
     def _present(self, layer: LayerRecord) -> bool:
-        """Whether the store has it; a file of the wrong size is set aside (containers that use it go on)."""
+        """Whether the store has it. A file of the wrong size is set aside: containers that use it keep running."""
         layers = self._store.layers
         if not layers.has(layer.name):
             return False
@@ -166,76 +167,153 @@ class LayerFetcher:
         return False
 
     async def _attempt(self, layer: LayerRecord, advanced: Advanced) -> None:
+        sha256 = None if self._verifier.proves(layer) else layer.sha256
+        digests = _Digests(layer.name, layer.diff_id, layer.tar_size, sha256)
         with await asyncio.to_thread(self._store.downloads.open, layer.sha256, layer.size) as download:
+            ranges = Ranges(self.settings.range_size, 0, layer.size, download.offset)
             try:
-                await self._transfer(layer, download, advanced)
+                with self._memory.borrow() as slots:
+                    async with contextlib.aclosing(self._pieces(layer.name, ranges, slots, download)) as pieces:
+                        await self._receive(digests, download, pieces, slots, advanced)
             except (ContentError, StoreCorrupt, NoSpace):
                 download.discard()
                 raise
             with self._store.layers.adopt(download) as staged:
                 await in_threads(self._threads, lambda: staged.commit(layer.name))
 
-    async def _transfer(self, layer: LayerRecord, download: Download, advanced: Advanced) -> None:
-        hashes = _Hashes(layer, file=not self._verifier.proves(layer))
-        with converting(download.path):
-            writer = DirectWriter(download.path, download.fd, DATA_START + layer.tar_size)
-        with writer, self._memory.borrow() as slots:
-            async with self._proof(layer, download, slots) as proof:
-                async with contextlib.aclosing(self._pieces(layer, download, slots)) as pieces:
-                    async for piece in pieces:
-                        await proof.arrived(piece.place, len(piece.data))
-                        works = hashes.works(piece.span.start, piece.data)
-                        await in_threads(self._threads, *works, partial(_keep, piece, writer, download.path))
-                        download.offset = max(download.offset, piece.span.end)
-                        advanced(piece.span.end)
-                        await proof.consumed()
-                hashes.check()
+    async def prefetch(self, name: LayerName, allowance: Allowance, advanced: Advanced) -> bool:
+        """Have a partial layer in the store when its build has finished it; False when no build is writing it.
+
+        The caller holds a lease on its name, and ``limit``. Raises NoSpace when the layer has more bytes than
+        ``allowance``, BlobNotFound when its build stops writing it or it becomes one of another name, and as ``fetch``.
+        Nothing is kept when it fails or is cancelled.
+        """
+        ranges = Ranges(self.settings.range_size, DATA_START, None)
+        with self._memory.borrow() as slots:
+            async with contextlib.aclosing(self._pieces(name, ranges, slots)) as pieces:
+                try:
+                    first = await anext(pieces, None)
+                except BlobNotFound:
+                    return False
+                if first is None:
+                    raise StoreCorrupt(f"layer image {name} is finished in the remote store, but has no tar")
+                # Not before the first bytes are here: a fetch of the finished layer must not wait for a build.
+                async with locked(self._store, name):
+                    if self._store.layers.has(name):
+                        return True
+                    with self._store.layers.stage() as staged:
+                        digests = _Digests(name, DiffID(name.digest), None)
+                        allowed = _allowed(first, pieces, allowance)
+                        await self._receive(digests, staged, allowed, slots, advanced)
+                        await in_threads(self._threads, lambda: staged.commit(name))
+        return True
+
+    async def _receive(
+        self,
+        digests: _Digests,
+        file: Download | StagedLayer,
+        pieces: AsyncIterator[Piece],
+        slots: Slots,
+        advanced: Advanced,
+    ) -> None:
+        """Hash, prove and write all pieces. A piece's memory is reused when the next one is asked for."""
+        with converting(file.path):
+            writer = DirectWriter(file.path, file.fd, digests.tar_end)
+        proving = self._verifier.proof(digests.diff_id, digests.tar_size, file.path, slots)
+        with writer:
+            async with proving as proof:
+                async for piece in pieces:
+                    if digests.tar_size is None and piece.size is not None:
+                        digests.tar_size = await self._write_head(digests.name, file)
+                        writer.end = digests.tar_end
+                    await proof.arrived(piece.memory_offset, len(piece.data))
+                    await in_threads(self._threads, *digests.works(piece), partial(_write, piece, writer, file.path))
+                    advanced(piece.end)
+                    await proof.consumed()
+                digests.check()
                 await proof.finish()
 
-    def _proof(self, layer: LayerRecord, download: Download, slots: Slots) -> AbstractAsyncContextManager[Proof]:
-        return self._verifier.proof(layer.diff_id, layer.tar_size, download.path, slots)
+    async def _write_head(self, name: LayerName, file: Download | StagedLayer) -> int:
+        """Fetch what precedes the tar of a finished layer image; returns the tar's size."""
+        memory = bytearray(DATA_START)
+        await self._remote.layer(name, 0, memoryview(memory))
+        head = bytes(memory)
+        tar_size = tar_length(head)
+        if tar_size is None:
+            raise StoreCorrupt(f"layer image {name} is finished in the remote store, but has no header")
+        with converting(file.path):
+            write_all(file.fd, head, 0)
+        return tar_size
 
-    async def _pieces(self, layer: LayerRecord, download: Download, slots: Slots) -> AsyncGenerator[_Piece, None]:
+    async def _pieces(
+        self, name: LayerName, ranges: Ranges, slots: Slots, download: Download | None = None
+    ) -> AsyncGenerator[Piece, None]:
         """All of the layer image in order, while later pieces are already on their way.
 
-        A piece is good until the next one is asked for: its memory is used again.
+        A piece is valid until the next one is asked for: its memory is reused.
         """
-        numbered = enumerate(self._spans(download.offset, layer.size))
-        coming: deque[asyncio.Task[_Piece]] = deque()
+        coming: deque[asyncio.Task[Piece]] = deque()
+
+        def request() -> None:
+            while len(coming) < slots.count and (wanted := ranges.next()) is not None:
+                if wanted.here and download is not None:
+                    piece = self._from_download(download, wanted, slots)
+                else:
+                    piece = self._from_remote(name, wanted, slots, open_ended=ranges.open_ended)
+                coming.append(asyncio.create_task(piece))
+
         try:
             while True:
-                while len(coming) < slots.count and (span := next(numbered, None)) is not None:
-                    coming.append(asyncio.create_task(self._piece(layer.name, download, slots, *span)))
+                request()
                 if not coming:
                     return
-                yield await coming[0]
+                piece = await coming[0]
+                ranges.arrived(piece)
+                request()  # of a partial layer: the next range arrives while the caller works on this one
+                if len(
+                    piece.data
+                ):  # of a partial layer that ends exactly where the range before ended, nothing is left
+                    yield piece
                 coming.popleft()
         finally:
+            slots.abandoned = bool(coming)
             await cancel_all(coming)
 
-    def _spans(self, here: int, end: int) -> Iterator[_Span]:
-        """What an earlier fetch left, which ends at ``here``, and then the rest."""
-        at = 0
-        while at < end:
-            border = at - at % self._settings.range_size + self._settings.range_size
-            stop = min(border, here if at < here else end)
-            yield _Span(at, stop, here=at < here)
-            at = stop
+    async def _from_download(self, download: Download, wanted: Range, slots: Slots) -> Piece:
+        data = slots.piece(wanted.slot, wanted.end - wanted.start)
+        await in_threads(self._threads, lambda: _read(download, wanted.start, data))
+        return Piece(wanted.start, data, slots.offset(wanted.slot), here=True)
 
-    async def _piece(self, name: LayerName, download: Download, slots: Slots, number: int, span: _Span) -> _Piece:
-        data = slots.piece(number, span.end - span.start)
-        if span.here:
-            await in_threads(self._threads, lambda: _read(download, span.start, data))
+    async def _from_remote(self, name: LayerName, wanted: Range, slots: Slots, *, open_ended: bool) -> Piece:
+        data, size = slots.piece(wanted.slot, wanted.end - wanted.start), None
+        if open_ended:
+            while True:
+                part = await self._remote.partial(name, wanted.start, data)
+                if part.count or (part.size is not None and part.size <= wanted.start):
+                    break
+                await asyncio.sleep(self.settings.pause)
+            data, size = data[: part.count], part.size
         else:
-            await self._remote.layer(name, span.start, data)
-            self._fetched(len(data))
-        return _Piece(span, slots.offset(number), data)
+            await self._remote.layer(name, wanted.start, data)
+        self._fetched(len(data))
+        return Piece(wanted.start, data, slots.offset(wanted.slot), here=False, size=size)
 
 
-def _keep(piece: _Piece, writer: DirectWriter, path: Path) -> None:
-    if not piece.span.here:
+async def _allowed(
+    first: Piece, rest: AsyncGenerator[Piece, None], allowance: Allowance
+) -> AsyncGenerator[Piece, None]:
+    """All pieces, as long as the disk may take them. Raises NoSpace."""
+    piece: Piece | None = first
+    while piece is not None:
+        allowance.take(len(piece.data))
+        yield piece
+        piece = await anext(rest, None)
+
+
+def _write(piece: Piece, writer: DirectWriter, path: Path) -> None:
+    if not piece.here:
         with converting(path):
-            writer.write(piece.span.start, piece.data)
+            writer.write(piece.start, piece.data)
 
 
 def _read(download: Download, offset: int, target: memoryview) -> None:
@@ -249,7 +327,7 @@ def _read(download: Download, offset: int, target: memoryview) -> None:
 
 @contextlib.asynccontextmanager
 async def locked(store: Store, name: LayerName) -> AsyncIterator[None]:
-    """One process at a time fetches or makes a layer; the others wait and then find it."""
+    """One process at a time fetches or builds a layer; the others wait, and then find it in the store."""
     lock = store.layers.lock(name)
     try:
         while not lock.try_acquire():  # noqa: ASYNC110 - a lock between processes has no event

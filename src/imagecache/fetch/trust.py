@@ -1,8 +1,8 @@
 """A bundle document against what it claims: from the image's digest to every layer's diffID. Pure.
 
-The API server says which digest each reference has; that digest proves the manifest, the manifest its config, the
-config the diffIDs, and a diffID the tar in a layer image. So a store that lies about any link is found out before a
-byte of a layer is fetched. Only attributes of implied directories rest on the store's word (``derive.verify``).
+The ImageCache has the digest of each reference; that digest proves the manifest, the manifest its config, the config
+the diffIDs, and a diffID the tar in a layer image. So a wrong link is found before a byte of a layer is fetched. Only
+the attributes of implied directories are taken from the store as they are (``derive.verify``).
 """
 
 from __future__ import annotations
@@ -26,19 +26,20 @@ def check(
     """Raises StoreCorrupt, and what malformed documents raise.
 
     Args:
-        document: as the store has it.
-        bodies: its documents, verified by their digests.
-        digests: of the images by reference, as the API server has them; references that it lacks are not compared.
+        document: from the remote store.
+        bodies: the documents that it names, already verified by their digests.
+        digests: of the images by reference, from the ImageCache; references that it lacks are not compared.
         limits: for sizes.
     """
     files: dict[LayerName, LayerRecord] = {}
     for image in document.images:
         wanted = digests.get(image.reference)
-        _agree(wanted is None or wanted == image.target.digest, image, "another digest than the ImageCache says")
+        _agree(wanted is None or wanted == image.target.digest, image, "another digest than the ImageCache has")
         _check_documents(image, bodies)
         for layer in image.layers:
             _check_layer(image, layer, limits)
             same = files.setdefault(layer.name, layer)
+            # A layer is fetched once, by the first record: the others must mean the same file.
             _agree((same.sha256, same.size) == (layer.sha256, layer.size), image, f"two files for {layer.name}")
 
 
@@ -61,9 +62,13 @@ def _check_documents(image: ImageRecord, bodies: Mapping[Digest, bytes]) -> None
 def _check_layer(image: ImageRecord, layer: LayerRecord, limits: Limits) -> None:
     names = (LayerName(Space.LAYERS, layer.diff_id), LayerName(Space.CHAINS, layer.chain_id))
     _agree(layer.name in names, image, f"layer image {layer.name} for {layer.diff_id}")
-    _agree(layer.tar_size >= 0 and layer.size >= DATA_START + layer.tar_size, image, "a layer image without room")
+    _agree(
+        layer.tar_size >= 0 and layer.size >= DATA_START + layer.tar_size,
+        image,
+        "a layer image that is too small for its tar",
+    )
     _agree({layer.sha256.algorithm, layer.diff_id.algorithm} == {"sha256"}, image, "another algorithm than sha256")
-    most = limits.layer_uncompressed
+    most = limits.layer_uncompressed  # before it is fetched: the proof would find it too, but with the disk full
     if layer.size > most:
         raise LimitExceeded(f"layer image {layer.name} has {layer.size} bytes; the limit is {most}")
 

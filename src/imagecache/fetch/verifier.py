@@ -1,40 +1,94 @@
-"""What a transfer needs of whoever proves layer images. ``verify`` has the one that does it in a worker process."""
+"""Proves a layer image from elsewhere, while it arrives.
+
+It parses foreign bytes, so it does that in the builder's unprivileged worker processes, where it also does not delay
+the snapshotter in this one. It must not decide what happens to a file that is wrong.
+"""
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Protocol
 
+from imagecache.builder.worker_messages import Arrived, Prove, Proven
+from imagecache.builder.worker_pool import Worker, WorkerPool
+from imagecache.concurrency import cancel_all
 from imagecache.digest import DiffID
 from imagecache.fetch.buffers import Slots
-from imagecache.store.model import LayerRecord
+from imagecache.store.model import LayerRecord, Space
 
 
-class Proof(Protocol):
-    """Of one layer image, whose bytes come in order."""
+class Verifier:
+    def __init__(self, pool: WorkerPool) -> None:
+        """``pool`` is the caller's to close. Each proof occupies a worker until all of its layer image has arrived."""
+        self._pool = pool
+
+    def proves(self, layer: LayerRecord) -> bool:
+        """Whether the proof covers every byte beside the tar, so that the digest of the whole file adds nothing.
+
+        A layer image keyed by chainID has attributes from the layers below, and those are taken from the file itself.
+        """
+        return layer.name.space is Space.LAYERS
+
+    @asynccontextmanager
+    async def proof(self, diff_id: DiffID, tar_size: int | None, path: Path, slots: Slots) -> AsyncIterator[Proof]:
+        """Begin with a layer image that is written to ``path`` and arrives in ``slots``. Waits for a free worker.
+
+        Without ``tar_size`` the bytes begin with the tar; what precedes it is in the file when ``finish`` is called.
+        """
+        async with self._pool.worker() as worker:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                worker.start(Prove(diff_id=diff_id, tar_size=tar_size), [fd, slots.fd])
+            finally:
+                os.close(fd)
+            proof = Proof(worker)
+            try:
+                yield proof
+            finally:
+                await proof.close()
+
+
+class Proof:
+    """Of one layer image, whose bytes arrive in order.
+
+    What the worker finds is raised by ``finish`` only: a digest that is wrong explains more than a parser's error about
+    bytes that are not the promised ones.
+    """
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._moved = asyncio.Event()
+        self._sent = self._consumed = 0
+        self._result: asyncio.Task[Proven] = asyncio.create_task(worker.result(Proven, self._progress))
+        self._result.add_done_callback(
+            lambda _task: self._moved.set()
+        )  # else ``consumed`` would wait for a dead worker
+
+    def _progress(self, consumed: int) -> None:
+        self._consumed = consumed
+        self._moved.set()
 
     async def arrived(self, offset: int, size: int) -> None:
-        """The next ``size`` bytes of the layer image are at ``offset`` of the memory; ``finish`` says what is wrong."""
+        """The next ``size`` bytes of the layer image are at ``offset`` of the memory."""
+        self._sent += size
+        await self._worker.send(Arrived(offset, size))
 
     async def consumed(self) -> None:
-        """Returns when the memory of all that has arrived may be used again."""
+        """Returns when the memory of all that has arrived may be reused."""
+        while self._consumed < self._sent and not self._result.done():
+            self._moved.clear()
+            await self._moved.wait()
 
     async def finish(self) -> None:
         """All bytes are in the file, and its tar has the diffID: prove that the rest follows from the tar.
 
         Raises of the ContentError family, StoreCorrupt.
         """
+        await self._worker.send(Arrived(0, 0))
+        await self._result
 
-
-class Verifier(Protocol):
-    def proves(self, layer: LayerRecord) -> bool:
-        """Whether the proof is of every byte beside the tar, so that the digest of the whole file adds nothing."""
-
-    def proof(
-        self, diff_id: DiffID, tar_size: int | None, path: Path, slots: Slots
-    ) -> AbstractAsyncContextManager[Proof]:
-        """Begin with a layer image that is written to ``path`` and arrives in ``slots``. May wait for its turn.
-
-        Without ``tar_size`` it arrives from the tar's first byte on, and what precedes that is in the file in the end.
-        """
+    async def close(self) -> None:
+        await cancel_all([self._result])

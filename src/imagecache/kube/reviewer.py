@@ -17,7 +17,7 @@ AUDIENCE = "imagecache"
 
 @dataclass(frozen=True, slots=True)
 class KubeTokenReviewer:
-    """``served.remote_store.TokenReviewer``."""
+    """``served.auth.TokenReviewer``."""
 
     kube: Kube
     audience: str = AUDIENCE

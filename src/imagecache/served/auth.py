@@ -11,11 +11,21 @@ import asyncio
 import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Protocol
 
 from imagecache.clock import Clock
-from imagecache.served.remote_store import TokenReviewer
 
 _SCHEME = "bearer "
+
+
+class TokenReviewer(Protocol):
+    """Who a bearer token stands for: Kubernetes' TokenReview with our own audience."""
+
+    async def review(self, token: str) -> str | None:
+        """The username, such as ``system:serviceaccount:imagecache:imagecache-agent``; None for an invalid token.
+
+        Raises an ImageCacheError when the review itself fails. The token must not be in it.
+        """
 
 
 class Refused(Exception):

@@ -1,4 +1,4 @@
-"""``RemoteStore`` over HTTPS: a node's view of a ``server`` somewhere in the cluster.
+"""``fetch.remote_store.RemoteStore`` over HTTPS: a node's view of a ``server`` somewhere in the cluster.
 
 Broken connections are resumed by range from where they stopped; nothing of what the server writes is repeated in an
 error except the names of our own errors. CA bundle and token are files that Kubernetes replaces: the token is read for
@@ -34,7 +34,6 @@ from imagecache.errors import (
 )
 from imagecache.file_version import FileVersion, file_version
 from imagecache.served import wire
-from imagecache.served.remote_store import Part
 from imagecache.served.transport import Endpoint, Exchange, Transport
 from imagecache.store.model import Bundle, LayerName
 
@@ -70,6 +69,16 @@ class ClientSettings:
     backoff: Backoff = Backoff(0.25, 10.0, jitter=0.5)
     """Before the second try and each after that."""
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+
+@dataclass(frozen=True, slots=True)
+class PartialRead:
+    """What was read of a layer image that a build may still be writing."""
+
+    count: int
+    """Bytes; 0 when it did not grow for a while."""
+    size: int | None
+    """Of the finished file; None while it is not finished."""
 
 
 @dataclass(slots=True)
@@ -156,7 +165,7 @@ class ServedStore:
         body = await self._whole(wire.build_path(bundle_id), wire.BUNDLE_LIMIT, f"the build of {bundle_id}")
         return await asyncio.to_thread(wire.decode_names, body)
 
-    async def partial(self, name: LayerName, offset: int, target: memoryview) -> Part:
+    async def partial(self, name: LayerName, offset: int, target: memoryview) -> PartialRead:
         what = f"layer image {name}"
         headers = {"Range": f"bytes={offset}-{offset + len(target) - 1}"}
         return await self._attempts().run(
@@ -169,13 +178,15 @@ class ServedStore:
             )
         )
 
-    def _take_grown(self, response: http.client.HTTPResponse, what: str, offset: int, target: memoryview) -> Part:
+    def _take_grown(
+        self, response: http.client.HTTPResponse, what: str, offset: int, target: memoryview
+    ) -> PartialRead:
         if response.status == 503:
             response.read(_PROBLEM_LIMIT)
             raise self._unreachable("it has others to serve first")  # who follows a build must not insist
         if response.status == 416:
             response.read(_PROBLEM_LIMIT)
-            return Part(0, wire.parse_no_range(response.headers.get("Content-Range", "")))
+            return PartialRead(0, wire.parse_no_range(response.headers.get("Content-Range", "")))
         found = wire.parse_content_range(response.headers.get("Content-Range", ""))
         if response.status != 206 or found is None or found[0] != offset or found[1] > offset + len(target):
             raise StoreError(f"{self._host} answers with another range of {what} than was asked for")
@@ -183,7 +194,7 @@ class ServedStore:
         part.fill(response)
         if part.left or response.read(1):
             raise Retryable(StoreUnreachable(f"{what} comes with more or fewer bytes than announced"))
-        return Part(len(part.target), found[2])
+        return PartialRead(len(part.target), found[2])
 
     async def _whole(self, path: str, bound: int, what: str) -> bytes:
         def receive(response: http.client.HTTPResponse) -> bytes:

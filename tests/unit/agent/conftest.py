@@ -8,9 +8,9 @@ import pytest
 
 from imagecache.store.store import Store
 from tests.unit.agent.bench import Bench
-from tests.unit.fetch.origin import Fetchers, Origin, fetchers, node, origin, remote
+from tests.unit.fetch.origin import Fetchers, Origin, fetchers, node, origin, remote, verifier
 
-__all__ = ["bench", "fetchers", "node", "origin", "remote"]
+__all__ = ["bench", "fetchers", "node", "origin", "remote", "verifier"]
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from imagecache.agent.layer_source import FetchedLayerSource
 from imagecache.store.store import Store
 from testkit.images import tar_of
 from testkit.served import MemoryRemoteStore
-from tests.unit.fetch.origin import Fetchers, Making, Origin
+from tests.unit.fetch.origin import Fetchers, Origin, PartialLayer
 from tests.unit.fetch.test_bundle import BASE, ID, fetch
-from tests.unit.fetch.test_partial_transfer import followed, until
+from tests.unit.fetch.test_prefetch import prefetched, until
 
 
 async def test_leased_layers(origin: Origin, node: Store, fetchers: Fetchers) -> None:
@@ -31,14 +31,14 @@ async def test_layers_of_a_build_that_is_prefetched(
     origin: Origin, node: Store, remote: MemoryRemoteStore, fetchers: Fetchers
 ) -> None:
     document = await origin.build(ID, BASE, tar_of({"own": b"own"}))
-    finished, partial = (Making(remote, layer) for layer in reversed(document.images[0].layers))
+    finished, partial = (PartialLayer(remote, layer) for layer in reversed(document.images[0].layers))
     finished.finish()
     partial.grow(300_000)
     remote.builds[ID] = (partial.name, finished.name)
     fetcher = fetchers()
     source = FetchedLayerSource(node, fetcher)
-    async with followed(fetcher):
-        await until(lambda: fetcher.builds.coming.get(partial.name, 0) >= 300_000 and node.layers.has(finished.name))
+    async with prefetched(fetcher):
+        await until(lambda: fetcher.builds.partial.get(partial.name, 0) >= 300_000 and node.layers.has(finished.name))
 
         found = await source.inventory([])
 

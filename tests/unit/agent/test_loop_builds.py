@@ -10,7 +10,7 @@ from imagecache.api.assignment import Cache
 from imagecache.limits import GIB
 from testkit.images import tar_of
 from tests.unit.agent.bench import Bench, cache
-from tests.unit.fetch.origin import Making
+from tests.unit.fetch.origin import PartialLayer
 from tests.unit.fetch.test_bundle import BASE, NOISE
 
 A, B = (f"imc-{letter * 20}" for letter in "ab")
@@ -20,10 +20,10 @@ def building(name: str, bundle_id: str) -> Cache:
     return replace(cache(name, bundle_id), ready=False, building=bundle_id)
 
 
-async def begun(bench: Bench, bundle_id: str = A) -> Making:
+async def begun(bench: Bench, bundle_id: str = A) -> PartialLayer:
     """A build in the middle of its only layer."""
     document = await bench.origin.build(bundle_id, BASE)
-    making = Making(bench.remote, document.images[0].layers[0])
+    making = PartialLayer(bench.remote, document.images[0].layers[0])
     making.grow(300_000)
     bench.remote.builds[bundle_id] = (making.name,)
     return making

@@ -55,7 +55,7 @@ async def test_a_shared_store_that_lost_a_layer(bench: Bench) -> None:
 
 
 async def test_prepull_mode_needs_no_layer(bench: Bench) -> None:
-    bench.source = DescribedLayerSource(bench.remote)
+    bench.source = DescribedLayerSource(bench.remote.bundle)
     document = await bench.origin.build(A, BASE)
     runtime = FakeRuntime({APP: "sha256:app"})
     bench.runtime = PrepulledImages(Prepuller(runtime))
@@ -74,7 +74,7 @@ async def test_prepull_mode_needs_no_layer(bench: Bench) -> None:
 
 
 async def test_a_private_image_is_not_for_every_pod(bench: Bench) -> None:
-    bench.source = DescribedLayerSource(bench.remote)
+    bench.source = DescribedLayerSource(bench.remote.bundle)
     document = await bench.origin.build(A, BASE)
     private = msgspec.structs.replace(document.images[0], private=True)
     bench.remote.bundles[A] = msgspec.structs.replace(document, images=(private,))

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.unit.fetch.origin import fetchers, node, origin, remote
+from tests.unit.fetch.origin import fetchers, node, origin, remote, verifier
 
-__all__ = ["fetchers", "node", "origin", "remote"]
+__all__ = ["fetchers", "node", "origin", "remote", "verifier"]

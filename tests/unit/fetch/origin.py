@@ -10,14 +10,13 @@ import pytest
 
 from imagecache.backoff import Backoff
 from imagecache.builder.bundle_builder import BuildSettings, BundleBuilder
+from imagecache.builder.worker_pool import WorkerPool
 from imagecache.clock import SystemClock
 from imagecache.erofs.layer_header import DATA_START
 from imagecache.fetch.bundle import BundleFetcher
-from imagecache.fetch.partial_transfer import FollowSettings, LayerFollower
-from imagecache.fetch.prefetch import BuildFollower
+from imagecache.fetch.prefetch import BuildPrefetcher
 from imagecache.fetch.transfer import FetchSettings, LayerFetcher
 from imagecache.fetch.verifier import Verifier
-from imagecache.fetch.verify import TrustingVerifier
 from imagecache.limits import GIB
 from imagecache.oci.descriptor import Platform
 from imagecache.served.store_reader import StoreReader
@@ -28,7 +27,7 @@ from testkit.registry import MemorySource
 from testkit.served import MemoryRemoteStore
 
 SMALL = FetchSettings(range_size=64 << 10)
-FOLLOW = FollowSettings(range_size=64 << 10, pause=0.001, backoff=Backoff(0.001, 0.01))
+PREFETCH = FetchSettings(range_size=64 << 10, ranges=2, threads=4, pause=0.001)
 
 
 @dataclass
@@ -54,8 +53,8 @@ class Origin:
         return document
 
 
-class Making:
-    """A layer image that a build has not finished yet; it takes a finished one back."""
+class PartialLayer:
+    """A layer image that a build is still writing, made of a finished one."""
 
     def __init__(self, remote: MemoryRemoteStore, layer: LayerRecord) -> None:
         self.name = layer.name
@@ -66,22 +65,22 @@ class Making:
 
     @property
     def sent(self) -> int:
-        """Bytes that went out."""
+        """Bytes that the remote store has sent."""
         return self._remote.fetched[self.name]
 
     def grow(self, end: int) -> None:
-        """Bytes of the file that are written; of the tar only, and its head means nothing."""
+        """Write the file up to ``end``: only bytes of the tar, and its head means nothing."""
         self._remote.unfinished[self.name] = bytes(DATA_START) + self._so_far[DATA_START : min(end, self._tar_end)]
 
     def spoil(self, at: int) -> None:
-        """What is told before ``finish`` is wrong at this byte."""
+        """Until ``finish``, the byte at this offset is a wrong one."""
         self._so_far = self.content[:at] + bytes([self.content[at] ^ 1]) + self.content[at + 1 :]
 
     def finish(self) -> None:
         self._remote.layers[self.name] = self.content
-        self.give_up()
+        self.abandon()
 
-    def give_up(self) -> None:
+    def abandon(self) -> None:
         self._remote.unfinished.pop(self.name, None)
 
 
@@ -104,15 +103,21 @@ def node(tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-async def fetchers(node: Store, remote: MemoryRemoteStore) -> AsyncIterator[Fetchers]:
-    """Make a fetcher of the node; ``verifier`` and ``settings`` may be given."""
-    made: list[LayerFetcher | LayerFollower] = []
+async def verifier() -> AsyncIterator[Verifier]:
+    """Its workers start with the first layer."""
+    async with WorkerPool(4) as pool:
+        yield Verifier(pool)
 
-    def make(verifier: Verifier | None = None, settings: FetchSettings = SMALL) -> BundleFetcher:
-        proof = verifier or TrustingVerifier()
-        layers, follower = LayerFetcher(node, remote, proof, settings), LayerFollower(node, remote, proof, FOLLOW)
-        made.extend([layers, follower])
-        return BundleFetcher(node, remote, layers, BuildFollower(node, remote, follower))
+
+@pytest.fixture
+async def fetchers(node: Store, remote: MemoryRemoteStore, verifier: Verifier) -> AsyncIterator[Fetchers]:
+    """Make a fetcher of the node; ``settings`` may be given."""
+    made: list[LayerFetcher] = []
+
+    def make(settings: FetchSettings = SMALL) -> BundleFetcher:
+        layers, partial = (LayerFetcher(node, remote, verifier, each) for each in (settings, PREFETCH))
+        made.extend([layers, partial])
+        return BundleFetcher(node, remote, layers, BuildPrefetcher(node, remote, partial, Backoff(0.001, 0.01)))
 
     yield make
     for each in made:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from imagecache.fetch.buffers import Slots
+from imagecache.fetch.buffers import SlotPool, Slots
 from imagecache.fetch.direct_io import DirectWriter
 
 _SIZE = 64 << 10
@@ -89,10 +89,31 @@ def test_a_worker_can_read_the_memory_and_nothing_else() -> None:
     slots.close()
 
 
-def test_memory_outlives_its_end_for_who_still_writes_there() -> None:
+def test_closed_memory_lasts_as_long_as_a_view_of_it() -> None:
     slots = Slots(1, 4096)
     piece = slots.piece(0, 4096)
 
     slots.close()
 
     piece[:] = bytes(4096)
+
+
+def test_memory_is_reused_while_another_has_some() -> None:
+    pool = SlotPool(1, 4096)
+    with pool.borrow():
+        with pool.borrow() as first:
+            pass
+        with pool.borrow() as second:
+            assert second is first
+
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(first.fd)  # the last one frees it
+
+
+def test_memory_that_a_cancelled_request_may_write_to_is_not_reused() -> None:
+    pool = SlotPool(1, 4096)
+    with pool.borrow():
+        with pool.borrow() as first:
+            first.abandoned = True
+        with pool.borrow() as second:
+            assert second is not first

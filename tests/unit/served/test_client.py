@@ -28,8 +28,7 @@ from imagecache.errors import (
     StoreRefused,
     StoreUnreachable,
 )
-from imagecache.served.client import ClientSettings, ServedStore
-from imagecache.served.remote_store import Part
+from imagecache.served.client import ClientSettings, PartialRead, ServedStore
 from imagecache.store.model import LayerName, Space
 from imagecache.store.store import Store
 from testkit.registry import FakeTime
@@ -383,7 +382,7 @@ async def test_what_is_no_http_is_tried_again_and_not_repeated(tmp_path: Path, t
     assert "agent-token" not in repr(caught.value)
 
 
-async def grown(client: ServedStore, offset: int, length: int) -> tuple[bytes, Part]:
+async def grown(client: ServedStore, offset: int, length: int) -> tuple[bytes, PartialRead]:
     found = bytearray(length)
     part = await client.partial(NAME, offset, memoryview(found))
     return bytes(found[: part.count]), part
@@ -396,7 +395,7 @@ def ranged(content_range: str, body: bytes, status: int = 206) -> Callable[[web.
 async def test_a_layer_in_the_making_is_asked_for_once(liar: Liar, to_liar: ServedStore) -> None:
     liar.answer = ranged("bytes 7-11/*", b"hello")
 
-    assert await grown(to_liar, 7, 10) == (b"hello", Part(5, None))
+    assert await grown(to_liar, 7, 10) == (b"hello", PartialRead(5, None))
     (request,) = liar.requests
     assert request.path == f"/v1/partial/{NAME}"
     assert request.headers["Range"] == "bytes=7-16"
@@ -409,7 +408,7 @@ async def test_nothing_new_of_a_layer_in_the_making(
     liar.answer = fixed(416, b"no such range", **headers)
 
     for _ in range(2):  # the connection is good for more
-        assert await grown(to_liar, 100, 10) == (b"", Part(0, size))
+        assert await grown(to_liar, 100, 10) == (b"", PartialRead(0, size))
     assert len({request.transport for request in liar.requests}) == 1
 
 
@@ -459,7 +458,7 @@ async def test_a_cut_answer_about_a_layer_in_the_making_is_asked_for_again(
 
     liar.answer = sometimes
 
-    assert await grown(to_liar, 10, 2_000_000) == (CONTENT[10:2_000_010], Part(2_000_000, len(CONTENT)))
+    assert await grown(to_liar, 10, 2_000_000) == (CONTENT[10:2_000_010], PartialRead(2_000_000, len(CONTENT)))
     assert [request.headers["Range"] for request in liar.requests] == ["bytes=10-2000009"] * 4
     assert len(time.slept) == 3
 
@@ -474,7 +473,7 @@ async def test_nobody_insists_on_a_layer_in_the_making(liar: Liar, to_liar: Serv
         await grown(to_liar, 10, 20)
 
     assert (len(liar.requests), time.slept) == (1, [])
-    assert await grown(to_liar, 10, 20) == (CONTENT[10:30], Part(20, len(CONTENT)))
+    assert await grown(to_liar, 10, 20) == (CONTENT[10:30], PartialRead(20, len(CONTENT)))
     assert len({request.transport for request in liar.requests}) == 1
 
 

@@ -225,7 +225,7 @@ def test_what_nobody_makes(reader: Watched) -> None:
 
 def test_a_layer_that_is_given_up_while_somebody_waits(reader: Watched, making: PartialLayerWriter) -> None:
     with waiting(reader, PartialLayers(reader, PATIENT), FIRST, END) as found:
-        making.give_up()
+        making.abandon()
 
         with pytest.raises(BlobNotFound):
             found.result()
