@@ -6,6 +6,7 @@ from imagecache.agent.layer_source import FetchedLayerSource
 from imagecache.store.store import Store
 from testkit.images import tar_of
 from testkit.served import MemoryRemoteStore
+from testkit.store import put_layer
 from tests.unit.fetch.origin import Fetchers, Origin, PartialLayer
 from tests.unit.fetch.test_bundle import BASE, ID, fetch
 from tests.unit.fetch.test_prefetch import prefetched, until
@@ -48,3 +49,22 @@ async def test_layers_of_a_build_that_is_prefetched(
         assert (found.present, found.partial) == ({finished.name: size}, {partial.name: 300_000})
 
     assert not (await source.inventory([])).prefetched
+
+
+async def test_a_layer_that_was_just_committed_is_counted_once(
+    origin: Origin, node: Store, remote: MemoryRemoteStore, fetchers: Fetchers
+) -> None:
+    document = await origin.build(ID, BASE)
+    layer = PartialLayer(remote, document.images[0].layers[0])
+    layer.grow(300_000)
+    remote.builds[ID] = (layer.name,)
+    fetcher = fetchers()
+    async with prefetched(fetcher):
+        await until(lambda: fetcher.builds.partial.get(layer.name, 0) >= 300_000)
+        put_layer(node, layer.name, layer.content)
+
+        found = await FetchedLayerSource(node, fetcher).inventory([])
+
+        assert fetcher.builds.partial
+        assert found.partial == {}
+        assert found.present == found.prefetched == {layer.name: len(layer.content)}
