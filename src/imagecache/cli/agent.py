@@ -32,10 +32,11 @@ from imagecache.errors import Interrupted
 def agent(session: Session) -> None:
     """Run the node process.
 
-    Layers for containerd, page-cache trim, health and metrics. On one host, expiry of its caches; with --node-name, the
-    caches of a Kubernetes cluster: what is meant for this node is fetched, attached and reported.
+    Serves layers to containerd, trims the page cache, serves health and metrics. On a plain host it attaches and
+    expires the host's caches; with --node-name it fetches, attaches and reports the caches that a cluster assigns to
+    this node.
 
-    Stops on SIGTERM; mounts and containers stay, callers wait on a socket that the service manager holds.
+    Stops on SIGTERM. Mounts and containers stay, and containerd waits at the socket that the service manager keeps.
     """
     from imagecache.apps import agent as process
 

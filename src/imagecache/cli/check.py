@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 def check(
     session: Session,
     deep: Annotated[
-        bool, typer.Option("--deep", help="Hash layer images too, and derive each again from its own tar.")
+        bool, typer.Option("--deep", help="Also hash layer images, and derive each again from its own tar.")
     ] = False,
     quarantine: Annotated[
-        bool, typer.Option("--quarantine", help="Set corrupt files aside: the next build makes them again.")
+        bool, typer.Option("--quarantine", help="Move corrupt files aside; the next build makes them again.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Verify what the store holds.
 
-    Corrupt, missing and unexpected files, apart. Nothing is deleted; builds and containers may go on meanwhile.
+    Lists corrupt, missing and unexpected files. Nothing is deleted; builds and containers may run meanwhile.
     """
     from imagecache.apps import check as checker
 
@@ -44,18 +44,18 @@ def check(
 def _print(report: Report) -> None:
     for kind, findings in _groups(report).items():
         for finding in findings:
-            say(f"{kind:<10} {finding.path}: {finding.problem}{_place(finding)}")
+            say(f"{kind:<10} {finding.path}: {finding.problem}{_moved(finding)}")
     bad = len(report.corrupt) + len(report.missing)
     say(f"{report.checked} files checked, {bad or 'no'} {'problem' if bad == 1 else 'problems'}")
     if bad:
-        note("delete the image cache and create it again: only what is missing is built; containers are not disturbed")
+        note("delete the image cache and create it again: only missing layers are built; containers are untouched")
 
 
 def _groups(report: Report) -> dict[str, list[Finding]]:
     return {"corrupt": report.corrupt, "missing": report.missing, "unexpected": report.unexpected}
 
 
-def _place(finding: Finding) -> str:
+def _moved(finding: Finding) -> str:
     return f" (set aside as {finding.moved_to})" if finding.moved_to else ""
 
 

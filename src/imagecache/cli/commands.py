@@ -1,4 +1,4 @@
-"""All commands in one typer application, and the one place where errors become exit codes."""
+"""All commands in one typer application, and the only place where errors become exit codes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from imagecache.settings.table import DEBUG_ENVIRONMENT
 
 
 class Commands(TyperGroup):
-    """A group whose commands may raise errors of ours."""
+    """A group whose commands may raise ImageCacheError."""
 
     def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]  # typer vendors click, the types are click's
         try:

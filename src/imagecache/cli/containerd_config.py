@@ -1,4 +1,4 @@
-"""``imagecache containerd-config``: our drop-in for containerd, printed, installed, undone."""
+"""``imagecache containerd-config``: print, install and undo our drop-in for containerd."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def install(session: Session) -> None:
 @app.command()
 @settings_flags(*_FLAGS)
 def undo(session: Session) -> None:
-    """Remove the drop-in, and leave containerd's configuration as it was."""
+    """Remove the drop-in, and restore containerd's configuration."""
     _report(_config(session).undo())
 
 

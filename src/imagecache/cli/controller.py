@@ -30,7 +30,7 @@ def controller(session: Session) -> None:
 
     Builds the ImageCaches of the cluster into the store, and serves the store to the agents of its nodes.
 
-    Several may run: one leads, the others wait. Stops on SIGTERM; the next one goes on with what is being built.
+    Several may run: one leads, the others wait. Stops on SIGTERM; the next leader continues the builds.
     """
     from imagecache.apps.controller import ClusterController
     from imagecache.store.store import Store

@@ -1,4 +1,4 @@
-"""``imagecache doctor``: everything a node needs, looked at."""
+"""``imagecache doctor``: check everything that a node needs."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _COLOURS = {Status.OK: "32", Status.WARNING: "33", Status.PROBLEM: "31"}
 
 @settings_flags("address", "namespace", "mode", "snapshotter", "agent_socket", "agent_root", "containerd_config")
 def doctor(
-    session: Session, as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False
+    session: Session, as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False
 ) -> None:
     """Check this node.
 
-    Kernel, containerd, store and agent. Exit code 0: all ok, 80: warnings, 81: problems.
+    Checks kernel, containerd, store and agent. Exit code 0: all ok, 80: warnings, 81: problems.
     """
     from imagecache.apps import doctor as probes
 

@@ -1,4 +1,4 @@
-"""Files that the user names on the command line."""
+"""Files that are named on the command line, and ``-``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STANDARD = Path("-")
 
 @contextmanager
 def reading(path: Path) -> Iterator[BinaryIO]:
-    """The file, or stdin for ``-``. Raises InvalidInput when it is not there, StoreError for the rest."""
+    """The file, or stdin for ``-``. Raises InvalidInput when it does not exist, StoreError for other failures."""
     if path == STANDARD:
         yield sys.stdin.buffer
         return
@@ -33,7 +33,7 @@ def reading(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
-    """A file that is there, whole, only when the block ends well; stdout for ``-``. Raises StoreError."""
+    """A file that appears, complete, only when the block succeeds; stdout for ``-``. Raises StoreError."""
     if path == STANDARD:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
@@ -54,9 +54,9 @@ def writing(path: Path) -> Iterator[BinaryIO]:
 
 
 def text(path: Path) -> str:
-    """All of it as text. Raises InvalidInput, StoreError."""
+    """The whole file as text. Raises InvalidInput, StoreError."""
     with reading(path) as stream:
         try:
             return stream.read().decode()
         except UnicodeDecodeError as error:
-            raise InvalidInput(f"{path}: not UTF-8 text", hint="save it as UTF-8") from error
+            raise InvalidInput(f"{path}: not UTF-8 text", hint="save the file as UTF-8") from error

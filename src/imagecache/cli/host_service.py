@@ -1,4 +1,4 @@
-"""``imagecache host``: the agent as a service of this host, installed, looked at, removed."""
+"""``imagecache host``: install, uninstall and show the agent as a service of this host."""
 
 from __future__ import annotations
 
@@ -41,10 +41,12 @@ _FLAGS = (
     "taint_timeout",
     "reserve",
 )
-Root = Annotated[Path, typer.Option("--root", metavar="DIRECTORY", help="Where the host's / is seen from here.")]
+Root = Annotated[
+    Path, typer.Option("--root", metavar="DIRECTORY", help="Mountpoint of the host's / in this container.")
+]
 Unit = Annotated[str, typer.Option("--containerd-unit", metavar="UNIT", help="containerd's systemd unit.")]
 Leave = Annotated[
-    bool, typer.Option("--leave-containerd", help="Neither configure nor restart containerd: somebody else does.")
+    bool, typer.Option("--leave-containerd", help="Neither configure nor restart containerd: that is done elsewhere.")
 ]
 _ROOT = Path("/")
 
@@ -54,8 +56,8 @@ _ROOT = Path("/")
 def install(session: Session, root: Root = _ROOT, unit: Unit = CONTAINERD, leave_containerd: Leave = False) -> None:
     """Install or upgrade the agent on this host, with its own interpreter, and start it.
 
-    The settings become its configuration file. containerd is configured and restarted; containers go on. Native mode
-    only configures containerd. Exit code 65: all is done but the start, because no systemd runs here.
+    The settings are written to its configuration file. containerd is configured and restarted; containers continue.
+    Native mode only configures containerd. Exit code 65: everything but the start is done, as no systemd runs here.
     """
     _say(_host(session, root, unit, configure=not leave_containerd).install())
 
@@ -63,18 +65,18 @@ def install(session: Session, root: Root = _ROOT, unit: Unit = CONTAINERD, leave
 @app.command()
 @settings_flags(*_FLAGS)
 def uninstall(session: Session, root: Root = _ROOT, unit: Unit = CONTAINERD, leave_containerd: Leave = False) -> None:
-    """Take the agent off this host; containers go on.
+    """Uninstall the agent from this host; containers continue.
 
-    New containers get containerd's own snapshotter at once. The service stays, and does nothing but serve, until the
-    last container that stands on its bundles has gone; then the host removes it by itself.
+    New containers get containerd's own snapshotter at once. The service stays, and only serves existing containers,
+    until the last one that uses its snapshots has ended; then a timer on the host removes it.
     """
-    _say_left(_host(session, root, unit, configure=not leave_containerd).uninstall())
+    _say_uninstalled(_host(session, root, unit, configure=not leave_containerd).uninstall())
 
 
 @app.command()
 @settings_flags(*_FLAGS)
 def status(session: Session, root: Root = _ROOT, unit: Unit = CONTAINERD) -> None:
-    """Look at the host service. Exit code 0: all ok, 81: problems."""
+    """Check the host service. Exit code 0: all ok, 81: problems."""
     show(_host(session, root, unit).status())
 
 
@@ -83,31 +85,31 @@ def status(session: Session, root: Root = _ROOT, unit: Unit = CONTAINERD) -> Non
 def keep(
     session: Session,
     health: Annotated[
-        str, typer.Option("--health", metavar="HOST:PORT", help="Where /livez, /readyz and /metrics are served.")
+        str, typer.Option("--health", metavar="HOST:PORT", help="Address of /livez, /readyz and /metrics.")
     ] = "",
     root: Root = _ROOT,
     unit: Unit = CONTAINERD,
     leave_containerd: Leave = False,
 ) -> None:
-    """Install, then hand the Pod's credentials to the host service until SIGTERM.
+    """Install, then copy the Pod's credentials to the host service until SIGTERM.
 
-    For the Pod of a DaemonSet; not ready while the agent does not answer, or containerd was not restarted. When the
-    DaemonSet is gone at the end, has another mode or selects this Node no more, the host service is uninstalled; in an
-    upgrade, a drain or a restart it stays.
+    For the Pod of a DaemonSet. It is not ready while the agent does not answer, or containerd must be restarted. At
+    SIGTERM the host service is uninstalled if the DaemonSet was deleted, has another mode or no longer selects this
+    Node; in an upgrade, a drain or a restart it stays.
     """
     from imagecache.apps.host_service import is_removed, withdraw_report
 
     host = _host(session, root, unit, configure=not leave_containerd)
     try:
         _say(host.install())
-    except ServiceManagerMissing as missing:  # whoever starts services here needs the credentials all the same
+    except ServiceManagerMissing as missing:  # the agent is started by other means, and needs credentials too
         report(missing)
     with suppress(Interrupted):
         run(host.keep(health))
     if asyncio.run(is_removed(session.settings)):
         try:
-            _say_left(host.uninstall())
-        finally:  # nobody renews the agent's credentials from here on
+            _say_uninstalled(host.uninstall())
+        finally:  # without us the agent's credentials expire, so it could not delete its report itself
             asyncio.run(withdraw_report(session.settings))
 
 
@@ -126,11 +128,11 @@ def _say(changes: Sequence[Change]) -> None:
             say(f"{change.path} {change.action.value}")
 
 
-def _say_left(left: Uninstalled) -> None:
-    _say(left.changes)
-    for image in left.forgotten:
+def _say_uninstalled(done: Uninstalled) -> None:
+    _say(done.changes)
+    for image in done.forgotten:
         say(f"{image} forgotten")
-    if not left.done:
-        count = "1 bundle is" if left.in_use == 1 else f"{left.in_use} bundles are"
-        when = f"{count} in use; the host removes the rest when that has ended"
-        note(f"{when if left.in_use else 'the host removes the rest by itself'} (imagecache-leave.timer)")
+    if not done.done:
+        count = "1 snapshot is" if done.in_use == 1 else f"{done.in_use} snapshots are"
+        words = f"{count} in use; " if done.in_use else ""
+        note(f"{words}the host finishes the uninstall when no container needs the agent (imagecache-leave.timer)")

@@ -1,4 +1,4 @@
-"""``imagecache layer``: one layer at a time, without a store."""
+"""``imagecache layer``: one layer image at a time, without a store."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ def build(
 @settings_flags()
 def verify(
     file: _Image,
-    diff_id: Annotated[str | None, typer.Option("--diff-id", metavar="DIGEST", help="The diffID it must have.")] = None,
+    diff_id: Annotated[str | None, typer.Option("--diff-id", metavar="DIGEST", help="The expected diffID.")] = None,
 ) -> None:
-    """Prove a layer image: its data hashes to its diffID, its metadata re-derives from the data."""
+    """Prove a layer image: its data hashes to its diffID, and its metadata can be derived from the data again."""
     from imagecache.builder import layer_file
 
     wanted = DiffID(Digest(diff_id)) if diff_id else None
@@ -79,7 +79,7 @@ def verify(
 @settings_flags()
 def export(
     file: _Image,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="TAR", help="Where to; - is stdout.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="TAR", help="The file to write; - is stdout.")],
 ) -> None:
     """Write the original tar, byte for byte."""
     from imagecache.builder import layer_file
@@ -94,7 +94,7 @@ def export(
 @settings_flags()
 def list_(
     file: _Image,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
     """List a layer image as overlayfs sees it; a whiteout is a character device 0,0."""
     from imagecache.erofs.reader import LayerImage
@@ -118,7 +118,7 @@ def _is_device(inode: Inode) -> bool:
 
 
 def _printable(name: str) -> str:
-    """Control characters and undecodable bytes escaped: names are hostile, and a terminal obeys them."""
+    """Escape control characters and undecodable bytes: names may be hostile, and terminals obey them."""
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in name)
 
 

@@ -1,6 +1,6 @@
-"""The display of a terminal: one line per image and per layer on its way, bytes, rate, time left.
+"""The display of a terminal: one line per image and per running layer, with bytes, rate and time left.
 
-Redrawn by rich a few times a second from the tally; what is finished goes to one line. It must not decide anything.
+rich redraws it a few times a second from the tally; finished layers disappear. It must not decide anything.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from imagecache.errors import ImageCacheError
 from imagecache.standalone.events import Accepted, Built, CreateEvent
 
 _LAYERS_SHOWN = 12
+"""A terminal of 24 lines still shows the images and the bar."""
 _REDRAWS = 8
 """A second."""
 
@@ -62,7 +63,7 @@ class LiveDisplay:
             note(text)
 
     def render(self) -> Group:
-        """The picture right now."""
+        """The present state, as rich draws it."""
         table = Table.grid(padding=(0, 1))
         for image in self._tally.images.values():
             table.add_row(*_image_row(image))

@@ -1,4 +1,4 @@
-"""``imagecache mount``: an image's root filesystem, read-only, straight from the store."""
+"""``imagecache mount``: mount an image's root filesystem read-only, straight from the store."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from imagecache.cli.session import Session, say
 def mount(
     session: Session,
     image: Annotated[
-        str, typer.Argument(metavar="IMAGE", help="A reference of any Ready cache, as written there or in full.")
+        str, typer.Argument(metavar="IMAGE", help="A reference of any Ready cache, as written in it or in full.")
     ],
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="An existing directory.")],
 ) -> None:
     """Mount an image read-only.
 
-    The tree is what a container would see.
+    The tree is the one that a container sees.
     """
     from imagecache.apps.mount import image_mounts
 

@@ -6,7 +6,7 @@ import os
 
 
 def complete(incomplete: str) -> list[str]:
-    """Names in the store of the environment and configuration file (a ``--store`` on the line is not looked at)."""
+    """Names in the store that environment and configuration file name; a ``--store`` on the line is ignored."""
     from imagecache.errors import ImageCacheError
     from imagecache.settings.load import load
     from imagecache.standalone.objects import ObjectFiles

@@ -1,4 +1,4 @@
-"""Flags of the settings, made from their table and added to commands.
+"""Command-line flags for settings, generated from their table.
 
 ``@settings_flags("address", ...)`` gives a command those flags, and ``--store``, ``--config``, ``--log-format`` and
 ``--log-level``, which every command has; a command with a parameter ``session`` gets that instead. It must not know any
@@ -83,7 +83,7 @@ def _flag(name: str, renamed: str | None) -> object:
 
 
 def _metavar(unit: str) -> str:
-    """Choices as they are, anything else as one word in capitals."""
+    """Choices unchanged, anything else as one word in capitals."""
     return unit.replace(" ", "") if "|" in unit else unit.split(",", maxsplit=1)[0].replace(" ", "-").upper()
 
 

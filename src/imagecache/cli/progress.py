@@ -1,6 +1,6 @@
-"""How a ``create`` is shown: lines for logs, JSON for programs; ``live`` has the display of a terminal.
+"""Displays of a running ``create``: lines for logs, JSON for programs; ``live`` has the one for terminals.
 
-Each display is a context that takes the controller's events. It must not decide anything about the build.
+Each display is a context manager that shows the controller's events. It must not decide anything about the build.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from imagecache.standalone.events import Accepted, Built, CreateEvent
 LINE_INTERVAL = 2.0
 """Seconds between two lines of progress."""
 JSON_INTERVAL = 0.2
+"""Seconds between two progress events."""
 
 
 class Display(Protocol):
@@ -37,11 +38,11 @@ class Display(Protocol):
         """Show one event."""
 
     def failed(self, error: ImageCacheError) -> None:
-        """Show how it ended badly, beside what goes to stderr anyway."""
+        """Show an error that ends the build, in addition to the message on stderr."""
 
 
 def choose(clock: Clock, *, as_json: bool) -> Display:
-    """The display that fits stdout."""
+    """The display for this stdout."""
     if as_json:
         return JsonDisplay(clock)
     if sys.stdout.isatty():
@@ -63,7 +64,7 @@ def summary(tally: Tally) -> str:
 
 
 def outcome(event: Accepted | Built | Attached) -> list[str]:
-    """The lines that every display for people prints."""
+    """The lines that both displays for people print."""
     match event:
         case Accepted(cache=cache, resumed=resumed):
             return [f"{RESOURCE}/{cache.name} {'resumed' if resumed else 'created'}"]
@@ -76,7 +77,7 @@ def outcome(event: Accepted | Built | Attached) -> list[str]:
 
 
 class LineDisplay:
-    """Plain lines: one for each change of an image, progress at most every two seconds."""
+    """Plain lines: one per change of an image, progress at most every two seconds."""
 
     def __init__(self, clock: Clock, say: Callable[[str], None] = say) -> None:
         self._clock = clock
@@ -119,7 +120,7 @@ class LineDisplay:
 
 
 class JsonDisplay:
-    """One JSON object a line; ``event`` says which. The only output that programs may rely on."""
+    """One JSON object per line; ``event`` names its kind. The only output that programs may rely on."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

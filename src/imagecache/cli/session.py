@@ -1,6 +1,6 @@
-"""What one run of the command line has: its settings, the application, the output, time.
+"""One run of the command line: its settings, its environment, its output.
 
-Tests make their own; ``main`` makes the real one. It must not know any command.
+Tests construct an ``Environment`` of their own. It must not know any command.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """The world outside, as far as commands touch it themselves."""
+    """What commands use of the process's surroundings."""
 
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     factory: ApplicationFactory | None = None
@@ -70,7 +70,7 @@ class Session:
 
 
 def run(work: Coroutine[object, object, T]) -> T:
-    """Run to the end; SIGINT and SIGTERM cancel it. Raises Interrupted then."""
+    """Run until it ends; SIGINT and SIGTERM cancel it. Raises Interrupted when they did."""
 
     async def supervised() -> T:
         task = asyncio.current_task()
@@ -87,25 +87,25 @@ def run(work: Coroutine[object, object, T]) -> T:
 
 
 def say(text: str) -> None:
-    """One line of result on stdout."""
+    """Print one line of the result on stdout."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
 
 def note(text: str) -> None:
-    """Something worth knowing that is no result: on stderr."""
+    """Print a remark that is not part of the result, on stderr."""
     sys.stderr.write(f"{paint('note:', '33', sys.stderr)} {text}\n")
 
 
 def report(error: ImageCacheError) -> None:
-    """An error and what to do next, on stderr."""
+    """Print an error and its hint on stderr."""
     sys.stderr.write(f"{paint('error:', '31', sys.stderr)} {error}\n")
     if error.hint:
         sys.stderr.write(f"{paint('hint:', '36', sys.stderr)} {error.hint}\n")
 
 
 def paint(text: str, colour: str, stream: TextIO) -> str:
-    """The text in an ANSI colour on a terminal, unless NO_COLOR says otherwise (no-color.org)."""
+    """The text in an ANSI colour on a terminal, unless NO_COLOR is set (no-color.org)."""
     if not stream.isatty() or os.environ.get("NO_COLOR"):
         return text
     return f"\x1b[{colour}m{text}\x1b[0m"

@@ -13,7 +13,7 @@ from imagecache.errors import Interrupted
     "agent_root", "agent_socket", renamed={"agent_root": "--root", "agent_socket": "--address"}, service=True
 )
 def snapshotter(session: Session) -> None:
-    """Run the proxy snapshotter alone."""
+    """Run the proxy snapshotter alone, without the agent's other duties."""
     from imagecache.apps import snapshotter as process
 
     with suppress(Interrupted):

@@ -1,6 +1,6 @@
-"""What a running build has done so far, added up from its events: bytes per layer and image, rate, time left.
+"""Progress of a running build, summed up from its events: bytes per layer and image, rate, time left.
 
-Pure: events and times in, numbers out. It must not print.
+Pure. It must not print.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from imagecache.builder.build_events import Advanced, BuildEvent, ImageReady, Im
 from imagecache.digest import Digest
 
 WINDOW = 5.0
-"""Seconds that the rate is measured over."""
+"""Seconds over which the rate is measured: less jumps, more lags."""
 
 
 @dataclass(slots=True)
@@ -42,7 +42,7 @@ class ImageTally:
 
 @dataclass(slots=True)
 class Tally:
-    """All of one build. ``done`` and ``total`` are the build's: a layer counts when downloaded and when converted."""
+    """Sums of one build. ``done`` and ``total`` count every byte twice: when downloaded and when converted."""
 
     images: dict[str, ImageTally] = field(default_factory=dict)
     layers: dict[Digest, LayerTally] = field(default_factory=dict)
@@ -52,7 +52,7 @@ class Tally:
     """Time, bytes done, bytes downloaded."""
 
     def on(self, event: BuildEvent, now: float) -> None:
-        """Take an event in; ``now`` is monotonic seconds."""
+        """Add an event; ``now`` is monotonic seconds."""
         match event:
             case ImageResolved():
                 self.images[event.image] = ImageTally(event.image, event.digest, event.layers, event.size)
@@ -74,17 +74,17 @@ class Tally:
 
     @property
     def downloaded(self) -> int:
-        """Compressed bytes fetched in this run, or by an earlier one that it goes on from."""
+        """Compressed bytes downloaded in this run or in an earlier one that it resumes."""
         return sum(layer.downloaded for layer in self.layers.values())
 
     @property
     def rate(self) -> float:
-        """Bytes downloaded a second."""
+        """Bytes downloaded per second."""
         return self._per_second(2)
 
     @property
     def seconds_left(self) -> float | None:
-        """At the present speed; None while that is unknown."""
+        """At the present rate; None while that is unknown."""
         speed = self._per_second(1)
         return (self.total - self.done) / speed if speed else None
 

@@ -1,4 +1,4 @@
-"""``imagecache umount``: take back a mount of ``imagecache mount``."""
+"""``imagecache umount``: undo ``imagecache mount``."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from imagecache.cli.session import Session, say
 
 
 @settings_flags()
-def umount(
-    session: Session, directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where it is mounted.")]
-) -> None:
+def umount(session: Session, directory: Annotated[Path, typer.Argument(metavar="DIR", help="The mountpoint.")]) -> None:
     """Undo a mount."""
     from imagecache.apps.mount import image_mounts
 

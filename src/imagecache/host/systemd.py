@@ -28,7 +28,7 @@ _FIRST_FD = 3
 
 @dataclass(frozen=True, slots=True)
 class Systemd:
-    """``host.service.ServiceManager``. ``root`` is where the host's filesystem is seen from here."""
+    """``host.service.ServiceManager``. ``root`` is where the host's filesystem is mounted for us."""
 
     root: Path = _HOST
 

@@ -1,1 +1,1 @@
-"""Every setting of the program: declared once, read from flags, environment and file."""
+"""The settings of the program: declared once, read from flags, environment and file."""

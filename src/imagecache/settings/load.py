@@ -1,7 +1,7 @@
-"""The settings in force: flag, then environment, then configuration file, then default.
+"""The settings in force: flag before environment before configuration file before default.
 
-Every value is checked with the same rules wherever it comes from, and an error names the place. It must not open
-anything but the configuration file.
+The same rules check a value from any source, and an error names the source. It must not open any file but the
+configuration file.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from imagecache.settings.table import CONFIG_ENVIRONMENT, CONFIG_FILE, SETTINGS,
 
 
 def load(flags: Mapping[str, str | None], environ: Mapping[str, str], config: str | None = None) -> Settings:
-    """Settings from all places. ``flags`` by name of the setting, None when not given. Raises InvalidSetting."""
+    """Settings from all sources. ``flags`` by name of the setting, None when not given. Raises InvalidSetting."""
     values: dict[str, object] = {}
     path = config or environ.get(CONFIG_ENVIRONMENT)
     file = Path(path or CONFIG_FILE)
     for name, value in _file(file, required=path is not None).items():
         if name not in SETTINGS:
-            raise InvalidSetting(f"{file}: there is no setting {name!r}", hint="see docs/settings.md for all of them")
+            raise InvalidSetting(f"{file}: unknown setting {name!r}", hint="docs/settings.md lists all settings")
         values[name] = check(SETTINGS[name], value, f"{file}: {name}")
     for setting in SETTINGS.values():
         text = environ.get(setting.env)
-        if text or (text is not None and setting.kind is str):
+        if text or (text is not None and setting.kind is str):  # an empty variable is unset, unless text may be empty
             values[setting.name] = check(setting, text, setting.env)
         flag = flags.get(setting.name)
         if flag is not None:
             values[setting.name] = check(setting, flag, setting.flag)
-    return Settings(**values)  # type: ignore[arg-type]  # check() has made each what its field says
+    return Settings(**values)  # type: ignore[arg-type]  # check() returns the type of the field
 
 
 def _file(path: Path, *, required: bool) -> dict[str, object]:
@@ -44,14 +44,14 @@ def _file(path: Path, *, required: bool) -> dict[str, object]:
     except OSError as error:
         raise InvalidSetting(f"{path}: {error.strerror}", hint="check --config or IMAGECACHE_CONFIG") from error
     except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError
-        raise InvalidSetting(f"{path}: {error}", hint="the file is TOML: name = value, one a line") from error
+        raise InvalidSetting(f"{path}: {error}", hint="the file is TOML: one name = value per line") from error
 
 
 def check(setting: Setting, value: object, origin: str) -> object:
-    """The value as its setting's type. Raises InvalidSetting that names ``origin``."""
+    """The value converted to its setting's type. Raises InvalidSetting that names ``origin``."""
     checked = _converted(setting.kind, value)
     if checked is None:
-        raise InvalidSetting(f"{origin}: {value!r} is not valid here", hint=f"expected {setting.unit}: {setting.help}")
+        raise InvalidSetting(f"{origin}: {value!r} is not valid", hint=f"expected {setting.unit}: {setting.help}")
     return checked
 
 
@@ -71,7 +71,8 @@ def _converted(kind: object, value: object) -> object | None:
 
 
 def _number(value: object, *, whole: bool) -> int | float | None:
-    """Not negative; text or a number of the file."""
+    """A finite number of at least 0, from text or from a number of the file."""
+    # bool is a subclass of int
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     try:

@@ -1,7 +1,7 @@
 """Every setting, declared once: its name, type, unit, default and meaning.
 
 A setting is a field of ``Settings``. Its flag is ``--name-with-dashes``, its environment variable ``IMAGECACHE_NAME``,
-its key in the configuration file ``name``; ``docs/settings.md`` is made from here. Precedence: flag, environment,
+its key in the configuration file ``name``; ``docs/settings.md`` is generated from here. Precedence: flag, environment,
 configuration file, default (see ``settings.load``). It must not read anything itself.
 """
 
@@ -18,13 +18,14 @@ DEBUG_ENVIRONMENT = "IMAGECACHE_DEBUG"
 
 
 class Mode(enum.Enum):
-    """How layers reach containerd (architecture, "Node")."""
+    """How layers reach containerd (``docs/architecture.md``, "On a node")."""
 
     AUTO = "auto"
+    """What containerd is configured for; where we configure it, PROXY."""
     PROXY = "proxy"
     NATIVE = "native"
     PREPULL = "prepull"
-    """The agent in a cluster only."""
+    """Only for the agent in a cluster."""
 
 
 class LogFormat(enum.Enum):
@@ -36,7 +37,7 @@ class LogFormat(enum.Enum):
 
 class LogLevel(enum.Enum):
     AUTO = "auto"
-    """``info`` for agent and snapshotter, ``warning`` for the commands that people wait for."""
+    """``info`` for services, ``warning`` for all other commands."""
     DEBUG = "debug"
     INFO = "info"
     WARNING = "warning"
@@ -45,7 +46,7 @@ class LogLevel(enum.Enum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Setting:
-    """One row of the table: what a field of ``Settings`` is called outside and what it means."""
+    """One row of the table: the names of a field of ``Settings`` outside of the program, and its meaning."""
 
     name: str
     kind: object
@@ -64,7 +65,7 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Meaning:
-    """What belongs to a setting besides its type and default."""
+    """The parts of a setting besides its type and default."""
 
     unit: str
     help: str
@@ -78,105 +79,108 @@ class Settings:
         Path,
         Meaning(
             "directory",
-            "Where layer images, bundles and ImageCache objects live. One filesystem: ext4, xfs or btrfs.",
+            "Layer images, bundles and ImageCache objects are stored here. One filesystem: ext4, xfs or btrfs.",
         ),
     ] = Path("/var/lib/imagecache")
     address: Annotated[
         Path,
-        Meaning("unix socket", "containerd's socket, which attach and the agent talk to."),
+        Meaning("unix socket", "containerd's socket."),
     ] = Path("/run/containerd/containerd.sock")
     namespace: Annotated[
         str,
-        Meaning("name", "containerd namespace that images are recorded in (CRI uses k8s.io)."),
+        Meaning("name", "containerd namespace in which images are recorded (CRI uses k8s.io)."),
     ] = "k8s.io"
     mode: Annotated[
         Mode,
         Meaning(
             "auto | proxy | native | prepull",
-            "Who serves layers: our snapshotter (proxy), containerd's own (native, containerd >= 2.4), or nobody: "
-            "the agent of a cluster asks the runtime to pull (prepull).",
+            "What serves layers: our snapshotter (proxy), containerd's own (native, containerd >= 2.4), or nothing: "
+            "the agent of a cluster lets the runtime pull (prepull). auto: what containerd is configured for.",
         ),
     ] = Mode.AUTO
     snapshotter: Annotated[
         str,
-        Meaning("name", "What our proxy snapshotter is called in containerd's configuration."),
+        Meaning("name", "Name of our proxy snapshotter in containerd's configuration."),
     ] = "imagecache"
     agent_socket: Annotated[
         Path,
-        Meaning("unix socket", "Where the proxy snapshotter listens."),
+        Meaning("unix socket", "Socket of the proxy snapshotter."),
     ] = Path("/run/imagecache/snapshotter.sock")
     agent_root: Annotated[
         Path,
-        Meaning("directory", "State and writable layers of the proxy snapshotter: containers write here."),
+        Meaning("directory", "State and writable layers of the proxy snapshotter; containers write here."),
     ] = Path("/var/lib/containerd/io.containerd.snapshotter.v1.imagecache")
     containerd_config: Annotated[
         Path,
-        Meaning("file", "containerd's main configuration file; our drop-in goes beside it."),
+        Meaning("file", "containerd's main configuration file; our drop-in is written beside it."),
     ] = Path("/etc/containerd/config.toml")
     secrets: Annotated[
         Path,
-        Meaning("directory", "Secret manifests (YAML or JSON) that imagePullSecrets names as namespace:name."),
+        Meaning("directory", "Secret manifests (YAML or JSON), which imagePullSecrets names as namespace:name."),
     ] = Path("/etc/imagecache/secrets")
     docker_config: Annotated[
         str,
         Meaning(
             "file",
-            "Docker's config.json: credentials and credential helpers. Empty: $DOCKER_CONFIG or ~/.docker/config.json.",
+            "Docker's config.json: credentials and their helpers. Empty: $DOCKER_CONFIG or ~/.docker/config.json.",
         ),
     ] = ""
     hosts: Annotated[
         Path,
-        Meaning("directory", "containerd's registry hosts directory (hosts.toml mirrors)."),
+        Meaning("directory", "containerd's registry configuration (mirrors in hosts.toml)."),
     ] = Path("/etc/containerd/certs.d")
     registry_retries: Annotated[
         int,
-        Meaning("count", "Further tries after a registry request that time may heal."),
+        Meaning("count", "Retries of a registry request after an error that may be temporary."),
     ] = 5
     registry_connect_timeout: Annotated[
         float,
-        Meaning("seconds", "To connect to a registry, TLS included."),
+        Meaning("seconds", "Limit for connecting to a registry, TLS included."),
     ] = 10.0
     registry_read_timeout: Annotated[
         float,
-        Meaning("seconds", "Without a byte from a registry until the request is tried again."),
+        Meaning("seconds", "A registry request is retried when no byte arrives for this long."),
     ] = 60.0
     jobs: Annotated[
         int,
-        Meaning("count", "Layers downloaded and converted at once. 0: one per processor."),
+        Meaning("count", "Layers downloaded and converted at the same time. 0: one per processor."),
     ] = 0
     trim_delay: Annotated[
         float,
         Meaning(
-            "seconds", "From a container's start until the second copy of its layers leaves the page cache. 0: never."
+            "seconds",
+            "From a container's start until the second copy of its layers is dropped from the page cache. 0: never.",
         ),
     ] = 10.0
     metrics_address: Annotated[
         str,
-        Meaning("host:port", "Where the agent serves /metrics, /livez and /readyz. Empty: nowhere."),
+        Meaning("host:port", "Address of /metrics, /livez and /readyz. Empty: not served."),
     ] = "127.0.0.1:9464"
     allow_private_names: Annotated[
         tuple[str, ...],
         Meaning(
             "containerd namespaces, comma-separated",
-            "Where private images are recorded too: every pod there may then use them, no questions asked.",
+            "Namespaces in which private images are recorded too: every pod there may use them without credentials.",
         ),
     ] = ()
     kubeconfig: Annotated[
         str,
         Meaning(
             "file",
-            "How to reach the Kubernetes API. Empty: the Pod's service account, else $KUBECONFIG or ~/.kube/config.",
+            "Access to the Kubernetes API. Empty: the Pod's service account, else $KUBECONFIG or ~/.kube/config.",
         ),
     ] = ""
     node_name: Annotated[
         str,
-        Meaning("name", "Of this machine's Node: the agent looks after the caches of that cluster. Empty: no cluster."),
+        Meaning(
+            "name", "Name of this machine's Node: the agent then serves the caches of the cluster. Empty: no cluster."
+        ),
     ] = ""
     daemonset: Annotated[
         str,
         Meaning(
             "namespace/name",
-            "Of the DaemonSet whose Pod this is: when it has left the Node at the end, so does what we did there. "
+            "The DaemonSet of this Pod. When no Pod of it will follow on this Node, the Pod cleans up at its end. "
             "Empty: no Pod.",
         ),
     ] = ""
@@ -184,70 +188,74 @@ class Settings:
         str,
         Meaning(
             "https://host:port",
-            "Where the controller serves its store; the agent fetches into its own. "
-            "Empty: store is a directory that both share, and nothing is fetched.",
+            "Address of the controller's served store; the agent fetches from it into its own store. "
+            "Empty: both share the directory store, and nothing is fetched.",
         ),
     ] = ""
     store_name: Annotated[
         str,
-        Meaning("name", "In the served store's certificate, when store_url has an address. Empty: the URL's host."),
+        Meaning(
+            "name", "Name in the served store's certificate, when store_url has an IP address. Empty: the URL's host."
+        ),
     ] = ""
     store_token: Annotated[
         Path,
-        Meaning("file", "Projected ServiceAccount token with the audience imagecache; read anew for each request."),
+        Meaning("file", "Projected ServiceAccount token with the audience imagecache; read again for each request."),
     ] = Path("/var/run/secrets/imagecache/token")
     store_ca: Annotated[
         Path,
-        Meaning("file", "PEM bundle of the authorities that may sign the served store's certificate."),
+        Meaning("file", "PEM certificates of the authorities that may sign the served store's certificate."),
     ] = Path("/etc/imagecache/store-ca/ca.crt")
     taint_timeout: Annotated[
         float,
         Meaning(
             "seconds",
-            "After the agent's start, until the Node's taint imagecache.dev/not-ready goes even though caches are "
-            "missing. 0: it stays until they are there.",
+            "From the agent's start until it removes the Node's taint imagecache.dev/not-ready although caches are "
+            "missing. 0: never; the taint stays until they are ready.",
         ),
     ] = 300.0
     reserve: Annotated[
         float,
         Meaning(
             "share, 0 to 1",
-            "Of the disk that fetches leave free: kubelet evicts pods when less is (imagefs.available).",
+            "Share of the disk that fetches leave free: kubelet evicts pods below its own limit (imagefs.available).",
         ),
     ] = 0.15
     lease_namespace: Annotated[
         str,
-        Meaning("name", "Namespace of the Lease by which one controller leads. Empty: the Pod's own."),
+        Meaning("name", "Namespace of the Lease by which one controller is elected. Empty: the Pod's own."),
     ] = ""
     controller_builds: Annotated[
         int,
-        Meaning("count", "Image caches that the controller builds at the same time; each uses jobs processes."),
+        Meaning("count", "Image caches built at the same time; each build uses as many processes as the setting jobs."),
     ] = 1
     serve_address: Annotated[
         str,
-        Meaning("host:port", "Where the controller serves the store to agents, over HTTPS. Empty: nowhere."),
+        Meaning(
+            "host:port", "Address at which the controller serves the store to agents, over HTTPS. Empty: not served."
+        ),
     ] = ""
     serve_certificate: Annotated[
         Path,
-        Meaning("file", "PEM certificate chain of the served store; taken up again when it changes."),
+        Meaning("file", "PEM certificate chain of the served store; read again when it changes."),
     ] = Path("/etc/imagecache/tls/tls.crt")
     serve_key: Annotated[
         Path,
-        Meaning("file", "PEM private key of it."),
+        Meaning("file", "PEM private key of the served store."),
     ] = Path("/etc/imagecache/tls/tls.key")
     serve_agents: Annotated[
         tuple[str, ...],
-        Meaning("user names, comma-separated", "Service accounts that may read the served store."),
+        Meaning("user names, comma-separated", "Users (service accounts) that may read the served store."),
     ] = ("system:serviceaccount:imagecache-system:imagecache-agent",)
     log_format: Annotated[
         LogFormat,
-        Meaning("auto | json | console", "Form of log lines on stderr; auto is console on a terminal, else json."),
+        Meaning("auto | json | console", "Format of log lines on stderr; auto: console on a terminal, else json."),
     ] = LogFormat.AUTO
     log_level: Annotated[
         LogLevel,
         Meaning(
             "auto | debug | info | warning | error",
-            "Least severity that is logged; auto is info for agent and snapshotter, else warning.",
+            "Lowest severity that is logged; auto: info for services, warning for other commands.",
         ),
     ] = LogLevel.AUTO
 

@@ -142,7 +142,7 @@ def test_uninstall_says_what_is_left(imagecache: Shell, host: Host) -> None:
 
     assert "/etc/containerd/imagecache.toml updated\n" in done.stdout
     assert "k8s.io/nginx:1 forgotten\n" in done.stdout
-    assert "3 bundles are in use" in done.output
+    assert "3 snapshots are in use" in done.output
     host.records.containers = 0
     assert "/etc/containerd/imagecache.toml removed\n" in imagecache("host", "uninstall").stdout
 

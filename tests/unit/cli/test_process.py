@@ -61,7 +61,7 @@ BAD = {
     "directory": (["create", "-f", "/"], 2, "/: Is a directory"),
     "binary": (["create", "-f", "binary"], 2, "binary: not UTF-8 text"),
     "malformed": (["create", "-f", "bad.yaml"], 2, "bad.yaml:1: apiVersion: required"),
-    "bad-setting": (["get", "--log-level", "loud"], 2, "--log-level: 'loud' is not valid here"),
+    "bad-setting": (["get", "--log-level", "loud"], 2, "--log-level: 'loud' is not valid"),
     "bad-config": (["get", "--config", "nothing.toml"], 2, "nothing.toml: no such file"),
     "no-such-cache": (["describe", "nobody"], 3, 'imagecaches.eci.alibabacloud.com "nobody" not found'),
     "name-that-is-none": (["get", "../../etc/passwd"], 3, "not found"),
@@ -99,7 +99,7 @@ def test_a_bug_is_no_traceback_either(tmp_path: Path) -> None:
 
     assert result.returncode == 99
     assert result.stderr == (
-        "error: internal error: KeyError: 'x'\nhint: please report it, with the output that IMAGECACHE_DEBUG=1 adds\n"
+        "error: internal error: KeyError: 'x'\nhint: report it with the output that IMAGECACHE_DEBUG=1 adds\n"
     )
     assert "Traceback" in run(tmp_path, broken, "get", IMAGECACHE_DEBUG="1").stderr
 

@@ -50,17 +50,17 @@ def test_types(tmp_path: Path) -> None:
 
 
 BAD = {
-    "unknown-key": ("flavour = 1", {}, {}, "config.toml: there is no setting 'flavour'"),
+    "unknown-key": ("flavour = 1", {}, {}, "config.toml: unknown setting 'flavour'"),
     "not-toml": ("store = ", {}, {}, "config.toml: Invalid value"),
-    "not-a-number": ("", {"IMAGECACHE_JOBS": "many"}, {}, "IMAGECACHE_JOBS: 'many' is not valid here"),
-    "negative": ("jobs = -1", {}, {}, "config.toml: jobs: -1 is not valid here"),
+    "not-a-number": ("", {"IMAGECACHE_JOBS": "many"}, {}, "IMAGECACHE_JOBS: 'many' is not valid"),
+    "negative": ("jobs = -1", {}, {}, "config.toml: jobs: -1 is not valid"),
     "fraction": ("jobs = 1.5", {}, {}, "config.toml: jobs: 1.5"),
     "bool": ("jobs = true", {}, {}, "config.toml: jobs: True"),
     "infinite": ("trim_delay = inf", {}, {}, "config.toml: trim_delay: inf"),
     "nan": ("trim_delay = nan", {}, {}, "config.toml: trim_delay: nan"),
     "number-for-text": ("namespace = 3", {}, {}, "config.toml: namespace: 3"),
-    "choice": ("", {}, {"mode": "magic"}, "--mode: 'magic' is not valid here"),
-    "empty-path": ("", {}, {"store": ""}, "--store: '' is not valid here"),
+    "choice": ("", {}, {"mode": "magic"}, "--mode: 'magic' is not valid"),
+    "empty-path": ("", {}, {"store": ""}, "--store: '' is not valid"),
     "texts": ("allow_private_names = [1]", {}, {}, "config.toml: allow_private_names: [1]"),
 }
 
