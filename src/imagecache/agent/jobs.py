@@ -37,7 +37,7 @@ class Jobs:
         self.failures = Failures()
         self.progress: dict[str, int] = {}
         """Bytes on this node of each bundle that is being fetched."""
-        self.prefetches = Prefetches(dependencies.source, dependencies.clock, self._left)
+        self.prefetches = Prefetches(dependencies.source, dependencies.clock, self._found_garbage)
         self._dependencies = dependencies
         self._attachments = attachments
         self._reporter = reporter
@@ -91,7 +91,7 @@ class Jobs:
         del self._tasks[bundle_id]
         self._wake()
 
-    def _left(self) -> None:
+    def _found_garbage(self) -> None:
         self._collection.due = True
         self._wake()
 

@@ -33,11 +33,11 @@ class AgentLoop:
 
     def __init__(self, dependencies: Dependencies, settings: LoopSettings | None = None) -> None:
         settings = settings or LoopSettings()
-        out = dependencies
-        attachments = Attachments(out.attacher, out.state, out.clock, out.metrics, at_once=settings.records)
+        state, clock, metrics = dependencies.state, dependencies.clock, dependencies.metrics
+        attachments = Attachments(dependencies.attacher, state, clock, metrics, at_once=settings.records)
         self._dependencies = dependencies
-        self._uses = LayerUses(out.state, out.clock, settings.interval)
-        self._reporter = StatusReporter(out.reporter, out.clock, out.metrics, settings.report_pause)
+        self._uses = LayerUses(state, clock, settings.interval)
+        self._reporter = StatusReporter(dependencies.reporter, clock, metrics, settings.report_pause)
         self._jobs = Jobs(dependencies, attachments, self._reporter, self.wake)
         self._rounds = Rounds(dependencies, settings, self._jobs, attachments, self._uses)
         self._retries = Retries(Backoff(settings.interval, settings.interval), _log)

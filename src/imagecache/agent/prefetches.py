@@ -24,12 +24,12 @@ _log = get_logger(__name__)
 class Prefetches:
     """By id of the bundle that is being built."""
 
-    def __init__(self, source: LayerSource, clock: Clock, left: Callable[[], None]) -> None:
-        """``left`` is called when a prefetch has ended and its layers are of no use."""
+    def __init__(self, source: LayerSource, clock: Clock, garbage: Callable[[], None]) -> None:
+        """``garbage`` is called when a prefetch has ended and nothing needs its layers."""
         self.failures = Failures()
         self._source = source
         self._clock = clock
-        self._left = left
+        self._garbage = garbage
         self._allowance = Allowance()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._whole: Collection[str] = ()
@@ -62,4 +62,4 @@ class Prefetches:
         """Remove the layers of a build that is no longer prefetched, unless it became a bundle on this node."""
         del self._tasks[bundle_id]
         if bundle_id not in self._whole:
-            self._left()
+            self._garbage()

@@ -13,7 +13,6 @@ from imagecache.concurrency import run_all
 from imagecache.containerd.api import Attached, Containerd
 from imagecache.containerd.attach import NodeAttacher
 from imagecache.containerd.chains_in_use import chains_in_use
-from imagecache.containerd.prepull import Prepuller
 from imagecache.oserrors import converting
 from imagecache.store.model import Bundle, LayerName
 
@@ -58,23 +57,6 @@ class ContainerdRecords:
         wanted = sorted(names)
         gone = await run_all(*map(is_missing, wanted))
         return frozenset(name for name, missing in zip(wanted, gone, strict=True) if missing)
-
-
-@dataclass
-class PrepulledImages:
-    """``agent.dependencies.Attacher`` for prepull mode."""
-
-    prepuller: Prepuller
-    mode: str = "prepull"
-
-    async def attach(self, bundle: Bundle) -> Attached:
-        return Attached(await self.prepuller.attach(bundle))
-
-    async def detach(self, bundle: Bundle, keep: Sequence[Bundle]) -> None:
-        await self.prepuller.detach(bundle, keep)
-
-    async def missing(self, names: Iterable[str]) -> frozenset[str]:
-        return await self.prepuller.missing(names)
 
 
 @dataclass

@@ -19,7 +19,7 @@ from imagecache.agent.kubernetes import KubeCaches, KubeNodes, KubeReporter
 from imagecache.agent.layer_source import DescribedLayerSource, FetchedLayerSource, SharedLayerSource
 from imagecache.agent.loop import AgentLoop
 from imagecache.agent.restart import keep_running, until_replaced
-from imagecache.agent.runtime import ContainerdRecords, LocalMachine, PrepulledImages
+from imagecache.agent.runtime import ContainerdRecords, LocalMachine
 from imagecache.agent.settings import LoopSettings
 from imagecache.agent.state import NodeState
 from imagecache.apps.attach import LocalAttacher
@@ -146,7 +146,7 @@ class ClusterDuties:
         if settings.mode is Mode.PREPULL:
             cri = CriClient(settings.address)
             stack.callback(cri.close)
-            return PrepulledImages(Prepuller(cri, settings.allow_private_names))
+            return Prepuller(cri, settings.allow_private_names)
         return ContainerdRecords(containerd, attacher, settings.namespace, lambda: self._lease_native(containerd))
 
     def _foreign(self) -> frozenset[str]:

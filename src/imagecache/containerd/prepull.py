@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from imagecache.containerd.api import Attached
 from imagecache.containerd.image_records import CRI_NAMESPACE
 from imagecache.errors import ImageWithheld
 from imagecache.oci.reference import Reference
@@ -41,14 +42,16 @@ class Runtime(Protocol):
 
 
 class Prepuller:
-    """Pulls and removes on one runtime."""
+    """``agent.dependencies.Attacher`` for prepull mode: pulls and removes on one runtime."""
+
+    mode = "prepull"
 
     def __init__(self, runtime: Runtime, allow_private_names: Iterable[str] = ()) -> None:
         self._runtime = runtime
         self._private = CRI_NAMESPACE in frozenset(allow_private_names)
 
-    async def attach(self, bundle: Bundle) -> tuple[str, ...]:
-        """Pull what is missing; returns the names. Raises PullFailed, ImageWithheld when one of them is private."""
+    async def attach(self, bundle: Bundle) -> Attached:
+        """Pull the images that are missing. Raises PullFailed; ImageWithheld when one of them is private."""
         withheld = [image for image in bundle.images if image.private and not self._private]
         names = [name_of(image) for image in bundle.images if image not in withheld]
         for name in dict.fromkeys(names):
@@ -60,7 +63,7 @@ class Prepuller:
                 f"{private}: private, and every pod could use it once it is on the node",
                 hint=f"remove it from the cache, or set allow_private_names to {CRI_NAMESPACE} for nodes of one tenant",
             )
-        return tuple(dict.fromkeys(names))
+        return Attached(tuple(dict.fromkeys(names)))
 
     async def detach(self, bundle: Bundle, keep: Sequence[Bundle]) -> None:
         """Remove the images that no container uses and no bundle in ``keep`` has."""

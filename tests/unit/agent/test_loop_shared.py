@@ -5,7 +5,6 @@ from __future__ import annotations
 import msgspec
 
 from imagecache.agent.layer_source import DescribedLayerSource, SharedLayerSource
-from imagecache.agent.runtime import PrepulledImages
 from imagecache.api.nodes import CacheState
 from imagecache.containerd.prepull import Prepuller
 from imagecache.store.store import Store
@@ -58,7 +57,7 @@ async def test_prepull_mode_needs_no_layer(bench: Bench) -> None:
     bench.source = DescribedLayerSource(bench.remote.bundle)
     document = await bench.origin.build(A, BASE)
     runtime = FakeRuntime({APP: "sha256:app"})
-    bench.runtime = PrepulledImages(Prepuller(runtime))
+    bench.runtime = Prepuller(runtime)
     bench.caches.put(cache("a", A))
     bench.start()
     await bench.ready()
@@ -78,7 +77,7 @@ async def test_a_private_image_is_not_for_every_pod(bench: Bench) -> None:
     document = await bench.origin.build(A, BASE)
     private = msgspec.structs.replace(document.images[0], private=True)
     bench.remote.bundles[A] = msgspec.structs.replace(document, images=(private,))
-    bench.runtime = PrepulledImages(Prepuller(FakeRuntime({APP: "sha256:app"})))
+    bench.runtime = Prepuller(FakeRuntime({APP: "sha256:app"}))
     bench.caches.put(cache("a", A))
     bench.start()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from imagecache.containerd.api import Attached
 from imagecache.containerd.prepull import Prepuller
 from imagecache.errors import ContainerdUnavailable, ImageWithheld, PullFailed
 from testkit.agent_dependencies import FakeRuntime
@@ -28,7 +29,7 @@ def runtime() -> FakeRuntime:
 
 async def test_what_is_missing_is_pulled_once(runtime: FakeRuntime) -> None:
     runtime.images["docker.io/library/app:1"] = "sha256:app"
-    names = await Prepuller(runtime).attach(bundle(APP, TOOL, TOOL))
+    names = (await Prepuller(runtime).attach(bundle(APP, TOOL, TOOL))).images
     assert names == ("docker.io/library/app:1", "docker.io/library/tool:latest")
     assert runtime.pulls == ["docker.io/library/tool:latest"]
     assert await Prepuller(runtime).missing(names) == frozenset()
@@ -46,7 +47,8 @@ async def test_a_private_image_is_left_out_and_said_so(runtime: FakeRuntime) -> 
 async def test_a_private_image_is_pulled_where_that_is_allowed(runtime: FakeRuntime) -> None:
     with pytest.raises(ImageWithheld):
         await Prepuller(runtime, ["moby"]).attach(bundle(PRIVATE))
-    assert await Prepuller(runtime, ["k8s.io"]).attach(bundle(PRIVATE)) == ("docker.io/corp/secret:1",)
+    attached = await Prepuller(runtime, ["k8s.io"]).attach(bundle(PRIVATE))
+    assert attached == Attached(("docker.io/corp/secret:1",))
 
 
 async def test_a_pull_that_fails(runtime: FakeRuntime) -> None:
