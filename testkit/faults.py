@@ -1,8 +1,8 @@
 """Kills and power failures, at every point where a program changes the disk.
 
 ``killed_at`` runs a function in a forked child that dies at its n-th changing system call, as by SIGKILL: what it did
-until then stays. ``PowerLog`` watches what is fsynced, and notes at each point what a disk may legally look like after
-a power failure there. Neither may be used in a process that has threads.
+until then stays. ``PowerLog`` records what is fsynced, and for each point the states in which a power failure there may
+leave the disk. Neither may be used in a process that has threads.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Loss(enum.Enum):
     CONTENT = "content"
     """Names have reached the disk, content has not: zeros of the right length."""
     SOME = "some"
-    """Each directory and each file by the throw of a coin."""
+    """Each directory and each file at random, with a fixed seed."""
 
 
 @dataclass(slots=True)
@@ -104,9 +104,9 @@ class Failure:
     """A power failure right after one call."""
 
     disk: Disk
-    """What it leaves."""
+    """The disk afterwards."""
     promised: tuple[str, ...]
-    """What the program had reported as done."""
+    """What the program had reported as done by then."""
 
 
 class PowerLog:
@@ -132,7 +132,7 @@ class PowerLog:
         self._promise()
 
     def _promise(self, *_call: object) -> None:
-        """Until the next call changes something, everything reported belongs to the last one."""
+        """What is reported before the next changing call belongs to the last one."""
         if self.failures:
             self.failures[-1].promised = tuple(self._done)
 
@@ -144,7 +144,7 @@ class PowerLog:
         self.failures.append(Failure(dict(self._disk(self._root)), ()))
 
     def _opened(self, fd: int) -> None:
-        """An empty file has a new identity, since the number of its inode may have been another file's."""
+        """An empty file gets a new identity: its inode number may have belonged to another file."""
         found = os.fstat(fd)
         if stat.S_ISREG(found.st_mode) and found.st_size == 0:
             self._ids[found.st_ino] = len(self._synced)
@@ -186,7 +186,7 @@ class PowerLog:
 
 
 def write_out(disk: Disk, root: Path) -> None:
-    """Make a directory that looks like ``disk``."""
+    """Make a directory with the content of ``disk``."""
     root.mkdir(0o700)
     for path, content in disk.items():
         if content is None:

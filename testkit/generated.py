@@ -43,7 +43,7 @@ class LayerGenerator:
     """Writes one random layer. ``bottom`` layers have whiteouts too, now and then (unpack-rules §11)."""
 
     def __init__(self, rng: random.Random, *, bottom: bool, below: AbstractSet[Path] = frozenset()) -> None:
-        """``below`` has the paths that are no directories in some layer below."""
+        """``below`` has the paths that are not directories in one of the layers below."""
         self._rng = rng
         self._bottom = bottom
         self._below = below
@@ -82,7 +82,7 @@ class LayerGenerator:
         return self._buffer.getvalue()
 
     def files(self) -> set[Path]:
-        """What is no directory in this layer."""
+        """Everything in this layer that is not a directory."""
         return {path for path, kind in self._kinds.items() if kind != "directory"}
 
     def _mostly(self) -> bool:
@@ -149,7 +149,7 @@ class LayerGenerator:
         self._tar.addfile(info)
 
     def _replacement(self) -> None:
-        """Something else at a path that this layer has already."""
+        """Another thing at a path that this layer already has."""
         there = [path for path in self._kinds if path and not self._timed_below(path)]
         if there:
             path = self._rng.choice(there)
@@ -191,7 +191,7 @@ class LayerGenerator:
     # places
 
     def _folder(self) -> Path:
-        """A directory to be: one of this layer, below one of it, or a new one that no entry has made (implied)."""
+        """A directory for a new entry: one of this layer, one below it, or a new one without an entry (implied)."""
         folders = [path for path, kind in self._kinds.items() if kind == "directory" and len(path) < 6]
         folder = self._rng.choice(folders)
         while self._rng.random() < 0.3:
@@ -202,7 +202,7 @@ class LayerGenerator:
         return folder
 
     def _stumbles(self, implied: Path) -> bool:
-        """Whether containerd would look for the new directory below something that is none: it fails then."""
+        """Whether containerd would look for the new directory below a non-directory: then the pull fails."""
         prefixes = [implied[:length] for length in range(1, len(implied))]
         return implied not in self._kinds and any(prefix in self._below for prefix in prefixes) and self._mostly()
 
@@ -251,7 +251,7 @@ class LayerGenerator:
             info.pax_headers = {**info.pax_headers, f"SCHILY.xattr.{name}": text}
 
     def _spelled(self, path: Path) -> str:
-        """The path as text: through a symlink of this layer sometimes, and not always in its shortest form."""
+        """The path as text: sometimes through a symlink of this layer, and not always in its shortest form."""
         for link, folder in self._links.items():
             if path[: len(folder)] == folder and len(path) > len(folder) and self._rng.random() < 0.5:
                 path = link + path[len(folder) :]

@@ -1,7 +1,7 @@
-"""Attacks on whoever unpacks a layer, one id each: those that must be refused, and those that must stay inside.
+"""Attacks on programs that unpack layers, one id each: those that must be refused, and those that must be contained.
 
-containerd refuses the first kind too (or a bound of ``limits`` does). Those of the second kind it unpacks without
-letting anything out of the layer's root, and so must we: the paths that come of them are in the table.
+containerd refuses the first kind too (or a bound of ``limits`` does). It unpacks the second kind inside the layer's
+root, and so must we: the table has the resulting paths.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _SMALL = replace(
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A tar, the error it must end in, and how it is read."""
+    """A tar, the error it must cause, and how it is read."""
 
     data: bytes
     error: type[ContentError]
@@ -51,7 +51,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Contained:
-    """A tar, and every path of the tree it must give."""
+    """A tar, and every path of the resulting tree."""
 
     data: bytes
     paths: Sequence[str]

@@ -81,5 +81,5 @@ def busybox_image(
 
 
 def pause_image(directory: Path) -> Image:
-    """What a pod's sandbox runs: busybox asleep."""
+    """The image of a pod's sandbox: a busybox that sleeps."""
     return busybox_image(directory, config=ImageConfig(cmd=PAUSE_COMMAND))

@@ -56,7 +56,7 @@ def host_architecture() -> str:
 
 @dataclass(frozen=True, slots=True)
 class LayerSpec:
-    """One layer to be: an uncompressed tar, and how to compress it."""
+    """A layer to make: an uncompressed tar, and how to compress it."""
 
     tar: bytes | Path
     compression: Compression = "gzip"
@@ -73,7 +73,7 @@ class LayerSpec:
 
 @dataclass(frozen=True, slots=True)
 class ImageConfig:
-    """What the image's config says."""
+    """The image's config."""
 
     env: tuple[str, ...] = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",)
     cmd: tuple[str, ...] = ("/bin/sh",)
@@ -170,7 +170,7 @@ class Layout:
     def add_manifest(
         self, layers: Sequence[Descriptor], diff_ids: Sequence[DiffID], config: ImageConfig, *, docker: bool = False
     ) -> Image:
-        """An image of layers that are stored already."""
+        """An image of layers that are already stored."""
         config_blob = self.add_document(_CONFIG[docker], _config_document(config, diff_ids))
         manifest: dict[str, object] = {
             "schemaVersion": 2,

@@ -1,6 +1,6 @@
-"""An HTTP proxy: ``ForwardProxy`` tunnels (CONNECT) and forwards, and remembers who was asked for.
+"""An HTTP proxy: ``ForwardProxy`` tunnels (CONNECT), forwards, and records the requests.
 
-Every host leads to one place, so that tests can use names that do not exist. It must not know what goes through it.
+Every host leads to one server, so that tests can use names that do not exist. It must not interpret the content.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class ForwardProxy:
     """An asynchronous context manager; ``address`` is ``host:port`` while it runs."""
 
     def __init__(self, port: int, *, credential: str = "") -> None:
-        """``port`` on loopback is where everything leads; ``credential`` is ``user:password`` that it asks for."""
+        """Everything goes to ``port`` on loopback; ``credential`` is the required ``user:password``."""
         self._port = port
         self._credential = f"Basic {base64.b64encode(credential.encode()).decode()}" if credential else ""
         self._tasks: set[asyncio.Task[None]] = set()

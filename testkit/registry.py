@@ -1,8 +1,8 @@
 """Fake registries: ``MemorySource`` is an ``ImageSource`` in memory, ``FakeRegistry`` speaks HTTP on loopback.
 
-Both take images of ``images_oci``. ``FakeRegistry`` misbehaves on order (``Faults``) and remembers every request with
-its headers, so that tests can prove what was sent where. It must not be kind: what the specification does not promise,
-it does not do.
+Both serve images of ``images_oci``. ``FakeRegistry`` fails on demand (``Faults``) and records every request with its
+headers, so that tests can prove what was sent where. It must not be lenient: it does only what the specification
+promises.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class MemorySource:
 
 @dataclass
 class FakeTime:
-    """For ``RegistryConfig``: ``sleep`` returns at once, moves the clock and is remembered."""
+    """For ``RegistryConfig``: ``sleep`` returns at once, advances the clock and is recorded."""
 
     clock: FakeClock = field(default_factory=FakeClock)
     slept: list[float] = field(default_factory=list)
@@ -114,7 +114,7 @@ class FakeTime:
 
 @dataclass
 class FixedCredentials:
-    """Credentials by host; remembers for what it was asked."""
+    """Credentials by host; records the lookups."""
 
     known: Mapping[str, Credential]
     asked: list[tuple[str, str]] = field(default_factory=list)
@@ -141,7 +141,7 @@ class Seen:
 
 @dataclass(slots=True)
 class Faults:
-    """What goes wrong. Queues are used up from the left, one per request."""
+    """Faults to inject. Each request consumes the leftmost of its queue."""
 
     statuses: deque[tuple[int, dict[str, str]]] = field(default_factory=deque)
     """Answers to requests for manifests and blobs, instead of the right ones."""
@@ -214,13 +214,13 @@ class FakeRegistry:
         return f"http://{self.address}"
 
     def push(self, name: str, image: MemoryImage) -> str:
-        """Keep an image under ``repository:tag``; returns the whole reference."""
+        """Store an image under ``repository:tag``; returns the full reference."""
         repository, _, tag = name.partition(":")
         self._images.setdefault(repository, {})[tag] = image
         return f"{self.address}/{name}"
 
     def paths(self, part: str = "") -> list[str]:
-        """Paths of the requests that arrived, those with ``part`` in them."""
+        """Paths of the recorded requests that contain ``part``."""
         return [seen.path for seen in self.seen if part in seen.path]
 
     # what clients ask
@@ -250,7 +250,7 @@ class FakeRegistry:
         return await self._send(request)
 
     async def _blob_without_auth(self, request: web.Request) -> web.StreamResponse:
-        """Where another registry redirects to; the signature must arrive as it was written."""
+        """The target of another registry's redirects; the signature must arrive unchanged."""
         await self._remember(request)
         if "signature=a%2Fb" not in request.raw_path:
             return self._error(403, "DENIED", request)
@@ -284,7 +284,7 @@ class FakeRegistry:
         return response
 
     async def _before(self, request: web.Request) -> web.Response | None:
-        """Remember the request; an ordered fault, or what authentication says."""
+        """Record the request; returns an injected fault, or the answer of authentication."""
         await self._remember(request)
         if self.faults.statuses:
             status, headers = self.faults.statuses.popleft()
@@ -344,7 +344,7 @@ class FakeRegistry:
         return self._grant(request, form["scope"].split(":")[1], opens=True)
 
     def _grant(self, request: web.Request, repository: str, *, opens: bool) -> web.Response:
-        """A token; as the specification has it, a stranger gets one too, which opens nothing."""
+        """A token. As in the specification, a client without credentials gets one too, for nothing."""
         if self.faults.token_statuses:
             status, headers = self.faults.token_statuses.popleft()
             return self._error(status, "UNKNOWN", request, headers)

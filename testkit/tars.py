@@ -1,8 +1,8 @@
 """Tars made byte by byte, for what no archiver would write.
 
-``Entry`` is one member with every field in one's hand, ``tar`` joins them; ``random_image`` makes small layers whose
-names collide, link and hide one another all the time. Seeds are fixed by callers: the same seed, the same bytes. The
-hostile table is in ``testkit.hostile_tars``.
+``Entry`` is one member with every field settable, ``tar`` joins them; ``random_image`` makes small layers whose names
+often collide, link and hide each other. Callers pass fixed seeds: same seed, same bytes. The hostile table is in
+``testkit.hostile_tars``.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def padded(content: bytes) -> bytes:
 
 
 def pax_record(key: bytes, value: bytes) -> bytes:
-    """``length key=value``, the length counting itself."""
+    """``length key=value``; the length includes itself."""
     rest = b" " + key + b"=" + value + b"\n"
     length = len(rest) + 1
     while len(rest) + len(str(length)) != length:
@@ -127,7 +127,7 @@ def random_image(seed: int, layers: int = 3) -> list[bytes]:
 
 
 class _RandomLayer:
-    """Prefers what is likely to work: parents that are directories, link targets that are files."""
+    """Prefers entries that unpack: parents that are directories, link targets that are files."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
@@ -203,7 +203,7 @@ def grow(*members: Entry | bytes, bottom: bool = False, limits: Limits = DEFAULT
 
 
 def at(tree: LayerTree, path: str) -> Inode:
-    """What is at ``path``, nothing followed; KeyError if nothing is."""
+    """The inode at ``path``, no symlink followed; KeyError if it does not exist."""
     inode = tree.root
     for part in path.encode().split(b"/"):
         inode = inode.children[part]

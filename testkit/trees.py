@@ -1,7 +1,7 @@
 """Trees with content for the tests of ``erofs``: a stand-in for a tar, inodes that point into it, and their facts.
 
-The stand-in holds file contents at multiples of 512, as a tar does, and nothing between them, so tests decide exactly
-what lies where. ``describe`` says of a tree what a mount of it must show; both give the same type.
+The stand-in holds file contents at multiples of 512, as a tar does, and nothing between them, so that tests decide
+exactly what lies where. ``describe`` returns what a mount of a tree must show.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from imagecache.tree import Inode, Segment, directory
 
 
 class Facts(NamedTuple):
-    """What one path is, whoever says it."""
+    """The facts of one path, as a tree or a mount has them."""
 
     mode: int
     owner: tuple[int, int]
@@ -49,7 +49,7 @@ class TarStandIn:
     size: int = 0
 
     def add(self, content: bytes) -> int:
-        """Lay ``content`` down and return its offset."""
+        """Append ``content`` and return its offset."""
         offset = self.size
         self.pieces.append((offset, content))
         self.size = align(offset + len(content), TAR_BLOCK)
@@ -84,7 +84,7 @@ class TarStandIn:
         return Inode(mode=stat.S_IFREG | 0o600, size=size, sparse=tuple(segments))
 
     def content(self, inode: Inode) -> bytes:
-        """What a reader of the file must get."""
+        """The content that a reader of the file must get."""
         if inode.sparse is None:
             return self.read(inode.data, inode.size)
         result = bytearray(inode.size)
@@ -115,7 +115,7 @@ def device(mode: int, major: int, minor: int) -> Inode:
 
 
 def put(root: Inode, path: str, inode: Inode) -> Inode:
-    """Hang ``inode`` at ``path``, with directories on the way; returns it."""
+    """Put ``inode`` at ``path``, with missing directories; returns it."""
     *parents, name = path.encode().split(b"/")
     for parent in parents:
         root = root.children.setdefault(parent, directory())

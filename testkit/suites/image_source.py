@@ -1,7 +1,6 @@
-"""What every ``ImageSource`` must do: the registry client in front of any registry, and the fake.
+"""What every ``ImageSource`` must do: the registry client with any registry, and the fake.
 
-Subclass ``ImageSourceSuite`` and give it an ``origin`` fixture: a source with the means to put images where it finds
-them.
+Subclass ``ImageSourceSuite`` and give it an ``origin`` fixture: a source, and a way to publish images for it.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ CONTENT = random.Random(1).randbytes(3_000_000)
 class Origin(Protocol):
     @property
     def source(self) -> ImageSource:
-        """The thing under test; the same object each time."""
+        """The source under test; the same object each time."""
 
     def publish(self, name: str, image: MemoryImage) -> str:
-        """Put an image there under ``repository:tag``; returns the reference to write."""
+        """Publish an image as ``repository:tag``; returns its reference."""
 
 
 async def read(source: ImageSource, reference: Reference, blob: Descriptor, offset: int = 0) -> bytes:

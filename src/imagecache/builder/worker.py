@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from typing import TypeVar
 
 from imagecache.builder.convert import convert
-from imagecache.builder.converted import Converted
 from imagecache.builder.derive import derive
 from imagecache.builder.malloc import keep_freed_memory
 from imagecache.builder.prove import prove
@@ -81,13 +80,7 @@ def _receive(channel: socket.socket) -> tuple[ToWorker, list[int]] | None:
 def _run(channel: socket.socket, message: ToWorker, fds: list[int]) -> FromWorker | None:
     """Do one job; None when the parent closed its end during it."""
     try:
-        if isinstance(message, Convert):
-            return _convert(channel, message, fds)
-        if isinstance(message, Derive):
-            return _derive(message, fds)
-        if isinstance(message, Prove):
-            return _prove(channel, message, fds)
-        raise InternalError(f"a worker received {type(message).__name__} without a job")
+        return _result(channel, message, fds)
     except _ParentGone:
         return None
     except ImageCacheError as error:
@@ -97,27 +90,32 @@ def _run(channel: socket.socket, message: ToWorker, fds: list[int]) -> FromWorke
         return Failed(error=ours.reason, message=ours.message, hint=ours.hint)
 
 
-def _convert(channel: socket.socket, job: Convert, fds: list[int]) -> Converted:
-    chunks = _grow(channel, fds[0], job.size)
-    return convert(chunks, fds[1], blob=job.blob, diff_id=job.diff_id, bottom=job.bottom, limits=DEFAULT)
-
-
-def _derive(job: Derive, fds: list[int]) -> Converted:
-    lowers = [LayerImage.from_fd(fd) for fd in fds[1:]]
-    return derive(fds[0], tar_size=job.tar_size, diff_id=job.diff_id, lowers=lowers, bottom=job.bottom, limits=DEFAULT)
-
-
-def _prove(channel: socket.socket, job: Prove, fds: list[int]) -> Proven:
-    memory = memoryview(mmap.mmap(fds[1], 0, prot=mmap.PROT_READ))
-    prove(fds[0], _arriving(channel, memory), diff_id=job.diff_id, tar_size=job.tar_size, limits=DEFAULT)
-    return Proven()
+def _result(channel: socket.socket, message: ToWorker, fds: list[int]) -> FromWorker:
+    if isinstance(message, Convert):
+        chunks, bottom = _chunks(channel, fds[0], message.size), message.bottom
+        return convert(chunks, fds[1], blob=message.blob, diff_id=message.diff_id, bottom=bottom, limits=DEFAULT)
+    if isinstance(message, Derive):
+        return derive(
+            fds[0],
+            tar_size=message.tar_size,
+            diff_id=message.diff_id,
+            lowers=[LayerImage.from_fd(fd) for fd in fds[1:]],
+            bottom=message.bottom,
+            limits=DEFAULT,
+        )
+    if isinstance(message, Prove):
+        memory = memoryview(mmap.mmap(fds[1], 0, prot=mmap.PROT_READ))
+        arriving = _arriving(channel, memory)
+        prove(fds[0], arriving, diff_id=message.diff_id, tar_size=message.tar_size, limits=DEFAULT)
+        return Proven()
+    raise InternalError(f"a worker received {type(message).__name__} without a job")
 
 
 class _ParentGone(Exception):
-    pass
+    """The build was cancelled: there is nobody to answer."""
 
 
-def _grow(channel: socket.socket, fd: int, size: int) -> Iterator[bytes]:
+def _chunks(channel: socket.socket, fd: int, size: int) -> Iterator[bytes]:
     """Chunks of a file that the parent is still writing; ``Available`` says how far it is."""
     offset = available = 0
     reported = time.monotonic()

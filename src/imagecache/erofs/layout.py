@@ -170,7 +170,9 @@ class _Planner:
         if inode.xattrs:
             place.xattrs = xattr.encode(inode.xattrs, self._limits)
         if kind == stat.S_IFREG:
-            self._place_content(place)
+            place.size = inode.size
+            if inode.size:
+                place.address = self._content.locate(inode) >> self._bits
         elif kind == stat.S_IFLNK:
             self._place_target(place, name)
         elif kind in {stat.S_IFCHR, stat.S_IFBLK}:
@@ -179,11 +181,6 @@ class _Planner:
         self._placed[inode] = place
         self._layout.places.append(place)
         return place
-
-    def _place_content(self, place: PlacedInode) -> None:
-        place.size = place.inode.size
-        if place.size:
-            place.address = self._content.locate(place.inode) >> self._bits
 
     def _place_target(self, place: PlacedInode, name: bytes) -> None:
         """Put the target beside the inode, at the next block if this one is too full, or in blocks of its own.

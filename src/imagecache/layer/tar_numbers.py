@@ -37,13 +37,10 @@ def octal(header_field: bytes) -> int:
     digits = digits.partition(b"\0")[0]  # as in C: what follows a NUL is not read
     if _OCTAL.fullmatch(digits) is None:
         raise ValueError(f"not an octal number: {header_field!r}")
-    return _as_int64(int(digits, 8))
-
-
-def _as_int64(value: int) -> int:
-    """Go parses an unsigned number and converts it to a signed one, bit by bit."""
+    value = int(digits, 8)
     if value > UINT64_MAX:
         raise ValueError("an octal number over 64 bits")
+    # Go parses an unsigned number and converts it to a signed one, bit by bit.
     return value - (1 << 64) if value > INT64_MAX else value
 
 

@@ -49,12 +49,8 @@ def _check(name: bytes, key: bytes, value: bytes, limits: Limits) -> None:
         raise UnsafeLayer(f"tar entry {quoted(name)} has an xattr without a name: {quoted(key)}")
     if len(value) > limits.xattr_value:
         raise LimitExceeded(f"xattr {quoted(key)} of {quoted(name)} is over {limits.xattr_value} bytes")
-    if key == CAPABILITY and not _is_capability(value):
+    if key == CAPABILITY and (len(value) < 4 or _CAPABILITY_FORMS.get(value[3]) != len(value)):
         raise UnsafeLayer(f"tar entry {quoted(name)} has a malformed {key.decode()}")
-
-
-def _is_capability(value: bytes) -> bool:
-    return len(value) >= 4 and _CAPABILITY_FORMS.get(value[3]) == len(value)
 
 
 def check_total(name: bytes, xattrs: Mapping[bytes, bytes], limits: Limits) -> None:

@@ -94,6 +94,7 @@ def detect_media_type(data: bytes, content_type: str, limits: Limits = DEFAULT) 
     document = _decode(data, _Typed, "manifest", limits.manifest_size)
     if document.media_type:
         return document.media_type
+    # Schema 1 has no mediaType of its own; naming it gives the user the reason instead of "malformed".
     if document.schema_version == 1:
         return "application/vnd.docker.distribution.manifest.v1+json"
     if document.manifests:
@@ -141,7 +142,7 @@ def parse_manifest(data: bytes, media_type: str, limits: Limits = DEFAULT) -> Ma
 def parse_config(data: bytes, manifest: Manifest, limits: Limits = DEFAULT) -> ImageConfig:
     """Parse the config of ``manifest``. Raises MalformedDocument, LimitExceeded."""
     config = _decode(data, _Config, "config", limits.config_size)
-    if config.rootfs.type != "layers":
+    if config.rootfs.type != "layers":  # the only type of the specification
         raise MalformedDocument(f"rootfs.type of the config is {config.rootfs.type[:40]!r}, not 'layers'")
     diff_ids = config.rootfs.diff_ids or ()
     if len(diff_ids) != len(manifest.layers):
@@ -168,6 +169,7 @@ def _document(data: bytes, media_type: str, limits: Limits) -> _Document:
         mediatypes.check_resolved("application/vnd.docker.distribution.manifest.v1+json")
     if document.schema_version != _SCHEMA_VERSION:
         raise MalformedDocument(f"schemaVersion is {document.schema_version}, not 2", hint=_PUSH_AGAIN)
+    # The field is optional in OCI documents, so only a contradiction is an error.
     if document.media_type and document.media_type != media_type:
         raise MalformedDocument(
             f"the document states the type {document.media_type[:127]}, its descriptor {media_type}",

@@ -32,7 +32,7 @@ _ARCHITECTURES: dict[str, tuple[str, str | None]] = {
 }
 """Other names of architectures (uname, Debian), and the variant that each implies; None: the given one."""
 _VARIANTS = {
-    "amd64": {"v1": ""},
+    "amd64": {"v1": ""},  # GOAMD64=v1 is every amd64
     "arm64": {"8": "", "v8": "", "v8.0": "", "9": "v9", "9.0": "v9", "v9.0": "v9"},
     "arm": {"": "v7", "5": "v5", "6": "v6", "7": "v7", "8": "v8"},
 }
@@ -102,10 +102,15 @@ def select(index: Index, wanted: Platform) -> Descriptor:
     """
     entries = [entry for entry in index.manifests if _is_image(entry)]
     able = runs_on(wanted)
-    ranked = [(rank, entry) for entry in entries if (rank := _entry_rank(able, entry)) is not None]
+    last = (len(able), 0)
+    ranked = [
+        (rank, entry)
+        for entry in entries
+        if (rank := last if entry.platform is None else _rank(able, entry.platform)) is not None
+    ]
     if not ranked:
         raise no_match(wanted, (entry.platform for entry in entries if entry.platform))
-    return min(ranked, key=lambda pair: pair[0])[1]
+    return min(ranked, key=lambda pair: pair[0])[1]  # among equals the first entry, as in containerd
 
 
 def no_match(wanted: Platform, offered: Iterable[Platform]) -> NoMatchingPlatform:
@@ -124,10 +129,6 @@ def _is_image(entry: Descriptor) -> bool:
     return entry.platform is None or _UNKNOWN not in {entry.platform.os, entry.platform.architecture}
 
 
-def _entry_rank(able: tuple[Platform, ...], entry: Descriptor) -> tuple[int, int] | None:
-    return (len(able), 0) if entry.platform is None else _rank(able, entry.platform)
-
-
 def _rank(able: tuple[Platform, ...], offered: Platform) -> tuple[int, int] | None:
     """A smaller rank is better. Among equal platforms, more of the wanted os.features are better."""
     candidate = normalise(offered)
@@ -137,6 +138,7 @@ def _rank(able: tuple[Platform, ...], offered: Platform) -> tuple[int, int] | No
             candidate.architecture,
             candidate.variant,
         )
+        # An image that needs a feature which the machine does not have cannot run; one that needs fewer can.
         if same and set(candidate.os_features) <= set(platform.os_features):
             return position, -len(candidate.os_features)
     return None
@@ -159,6 +161,7 @@ def _arm64(variant: str) -> list[tuple[str, str]]:
     pairs = _minors(major, minor)
     if major == "v9":
         pairs += _minors("v8", min(minor + _ARM64_V9_IS, _ARM64_MINORS["v8"]))
+    # arm64 machines run 32-bit ARM too, as containerd assumes; some server cores cannot (AArch64 only).
     return [*pairs, ("arm", "v8"), *(("arm", version) for version in _below("v8", lowest=5))]
 
 

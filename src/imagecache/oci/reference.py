@@ -55,10 +55,10 @@ class Reference:
         rest, digest = _split_digest(original)
         domain, remote = _split_domain(rest)
         path, tag = _split_tag(remote, original)
-        if domain == DEFAULT_DOMAIN and "/" not in path:
+        if domain == DEFAULT_DOMAIN and "/" not in path:  # Docker Hub's official images have no user
             path = _OFFICIAL + path
         _check_names(domain, path, original)
-        if not tag and digest is None:
+        if not tag and digest is None:  # a digest needs no tag, and "latest" beside one would be a lie
             tag = DEFAULT_TAG
         return cls(original=original, domain=domain, path=path, tag=tag, digest=digest)
 

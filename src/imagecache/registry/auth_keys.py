@@ -37,7 +37,13 @@ class AuthKey:
 
     def matches(self, host: str, repository: str) -> bool:
         name, port = _split_port(credential_host(host))
-        return self.port == port and self._host_matches(name) and self._path_matches(repository)
+        if self._is_glob:  # label by label: "*" never covers a dot, so *.example.com is not for a.b.example.com
+            wanted, found = self.host.split("."), name.split(".")
+            same_host = len(wanted) == len(found) and all(map(fnmatch.fnmatchcase, found, wanted))
+        else:
+            same_host = self.host == name
+        same_path = not self.path or repository == self.path or repository.startswith(self.path + "/")
+        return self.port == port and same_host and same_path
 
     @property
     def rank(self) -> tuple[int, int, int]:
@@ -48,15 +54,6 @@ class AuthKey:
     def _is_glob(self) -> bool:
         # An IPv6 address is in brackets, which are also a glob's.
         return not self.host.startswith("[") and _GLOB.search(self.host) is not None
-
-    def _host_matches(self, name: str) -> bool:
-        if not self._is_glob:
-            return self.host == name
-        wanted, there = self.host.split("."), name.split(".")
-        return len(wanted) == len(there) and all(map(fnmatch.fnmatchcase, there, wanted))
-
-    def _path_matches(self, repository: str) -> bool:
-        return not self.path or repository == self.path or repository.startswith(self.path + "/")
 
 
 def best_key(keys: Iterable[str], host: str, repository: str) -> str | None:

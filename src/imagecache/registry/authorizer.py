@@ -94,12 +94,14 @@ class Authorizer:
 
     async def _escalate(self, status: int, challenges: tuple[Challenge, ...]) -> bool:
         if self._mode is _Mode.OPEN and status == 401:
+            # Bearer first: with it, what is public needs no credential.
             self._challenge = find(challenges, "bearer") or find(challenges, "basic")
             if self._challenge is not None and self._challenge.scheme == "bearer":
                 self._mode = _Mode.ANONYMOUS
                 self._token = await self._tokens.fetch(self._challenge, None)
                 if self._token is not None:
                     return True
+        # No challenge: the registry did not say how to authenticate. With the credential: there is nothing left to try.
         if self._challenge is None or self._mode is _Mode.CREDENTIAL:
             return False
         return await self._use_credential(self._challenge, certain=status in {401, 403})
@@ -109,26 +111,20 @@ class Authorizer:
 
         After a 404 or a 429 it is not certain that a credential is the remedy: then a failure changes nothing.
         """
-        credential = await self._find_credential()
+        host = credential_host(self._tokens.endpoint.host)
+        credential = await self._credentials.credentials_for(host, self._tokens.repository)
         if credential is None:
             return False
         token: Token | None = None
         if challenge.scheme == "bearer":
-            token = await self._token_for(challenge, credential, certain=certain)
+            try:
+                token = await self._tokens.fetch(challenge, credential)
+            except ImageCacheError:
+                if certain:
+                    raise
+        # Basic needs a user; an identity token is for token servers only.
         if token is None and (challenge.scheme == "bearer" or not credential.username):
             self._rejected = credential
             return False
         self._mode, self._credential, self._token = _Mode.CREDENTIAL, credential, token
         return True
-
-    async def _token_for(self, challenge: Challenge, credential: Credential, *, certain: bool) -> Token | None:
-        try:
-            return await self._tokens.fetch(challenge, credential)
-        except ImageCacheError:
-            if certain:
-                raise
-            return None
-
-    async def _find_credential(self) -> Credential | None:
-        endpoint = self._tokens.endpoint
-        return await self._credentials.credentials_for(credential_host(endpoint.host), self._tokens.repository)

@@ -97,7 +97,12 @@ class BlobStream:
                 if chunk:
                     yield chunk
         if left:
-            raise Retryable(self._short(self._blob.size - left))
+            raise Retryable(
+                RegistryUnavailable(
+                    f"{self._what} ends after {self._blob.size - left} of {self._blob.size} bytes",
+                    hint="the registry or a proxy cut the connection",
+                )
+            )
 
     def _skipped(self, response: aiohttp.ClientResponse, position: int, host: str) -> int:
         """The number of bytes at the start of the answer that are already known."""
@@ -120,9 +125,3 @@ class BlobStream:
                 f"{host} has {end} bytes for {self._what}; its manifest says {self._blob.size}",
                 hint="the registry holds a damaged image; push it again",
             )
-
-    def _short(self, position: int) -> RegistryError:
-        return RegistryUnavailable(
-            f"{self._what} ends after {position} of {self._blob.size} bytes",
-            hint="the registry or a proxy cut the connection",
-        )

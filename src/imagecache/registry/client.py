@@ -12,8 +12,6 @@ import functools
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from typing import Self, TypeVar
 
-import aiohttp
-
 from imagecache.digest import Digest
 from imagecache.errors import (
     DigestMismatch,
@@ -89,7 +87,12 @@ class RegistryClient:
         what = f"manifest {wanted}"
         async with server.get(f"{reference.path}/manifests/{wanted}", what, _ACCEPT) as response:
             content_type = response.headers.get("Content-Type", "")
-            _refuse_page(content_type, response)
+            if content_type.startswith("text/html"):
+                host = host_of(response.url)
+                raise ProtocolViolation(
+                    f"{host} answers with a web page",
+                    hint=f"is {host} a registry? A login page or a proxy may answer instead",
+                )
             body = await read_body(response, self._config.limits.manifest_size, what)
             promised = response.headers.get("Docker-Content-Digest", "")
         host = server.endpoint.host
@@ -156,14 +159,6 @@ class RegistryClient:
                 self._transport, self._config, endpoint, Authorizer(tokens, self._credentials)
             )
         return self._servers[key]
-
-
-def _refuse_page(content_type: str, response: aiohttp.ClientResponse) -> None:
-    if content_type.startswith("text/html"):
-        host = host_of(response.url)
-        raise ProtocolViolation(
-            f"{host} answers with a web page", hint=f"is {host} a registry? A login page or a proxy may answer instead"
-        )
 
 
 def _promised(header: str, body: bytes, host: str) -> Digest:

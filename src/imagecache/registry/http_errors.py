@@ -47,6 +47,7 @@ _CODES = frozenset(
 _DIGITS = 9
 """Of a Retry-After that are read: more seconds than any bound."""
 _SERVER_SIDE = frozenset({408, 500, 502, 503, 504})
+"""Worth a retry. 501 and 505 are not: they say that the server cannot do it at all."""
 _NOT_TLS = (
     "WRONG_VERSION_NUMBER",
     "HTTP_REQUEST",
@@ -56,6 +57,7 @@ _NOT_TLS = (
 )
 """OpenSSL's reasons when the other side does not speak TLS."""
 _ABSENT_NAME = frozenset({socket.EAI_NONAME, socket.EAI_NODATA})
+"""DNS answered that the name does not exist: no retry. Every other failure of DNS (EAI_AGAIN) may be temporary."""
 _PLAIN_HINT = (
     "if it speaks plain HTTP, add {host} to the annotation k8s.aliyun.com/plain-http-registry; "
     "if its certificate is self-signed, to k8s.aliyun.com/insecure-registry, or trust its authority in hosts.toml"

@@ -6,7 +6,6 @@ Loading the system's authorities takes 10 ms and more, so the caller keeps the c
 from __future__ import annotations
 
 import ssl
-from pathlib import Path
 
 from imagecache.errors import InvalidSetting
 from imagecache.registry.endpoint import Trust
@@ -19,25 +18,19 @@ def tls_context(trust: Trust) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     for authority in trust.authorities:
-        _load(context, authority)
+        try:
+            context.load_verify_locations(cafile=authority)
+        except OSError as error:  # ssl.SSLError is one
+            raise InvalidSetting(
+                f"cannot use the authorities in {authority}: {error}", hint="it must be PEM"
+            ) from error
     for certificate, key in trust.clients:
         try:
-            context.load_cert_chain(certificate, key, password=_no_password)
+            # Without a password OpenSSL would ask for one on the terminal.
+            context.load_cert_chain(certificate, key, password="")
         except (OSError, ValueError) as error:
             raise InvalidSetting(
                 f"cannot use the client certificate {certificate}: {error}",
                 hint="it must be PEM, with an unencrypted key",
             ) from error
     return context
-
-
-def _load(context: ssl.SSLContext, authority: Path) -> None:
-    try:
-        context.load_verify_locations(cafile=authority)
-    except OSError as error:  # ssl.SSLError is one
-        raise InvalidSetting(f"cannot use the authorities in {authority}: {error}", hint="it must be PEM") from error
-
-
-def _no_password() -> str:
-    """Without it OpenSSL would ask on the terminal."""
-    return ""

@@ -95,6 +95,7 @@ class Transport:
             if response.status == _PROXY_REFUSES:
                 response.close()
                 raise proxy_error(response.status, host_of(url))
+            # Redirects are followed by hand: aiohttp would keep headers of ours that are for the first host only.
             if response.status not in _REDIRECTS or "Location" not in response.headers or request.form is not None:
                 return response
             response.close()
@@ -102,7 +103,10 @@ class Transport:
         raise ProtocolViolation(f"{host_of(request.url)} redirects more than {self._config.limits.redirects} times")
 
     def _scheme(self, url: URL) -> URL:
-        return _with_scheme(url, "http") if url.scheme == "https" and host_of(url) in self._plain else url
+        if url.scheme == "https" and host_of(url) in self._plain:
+            # By hand: yarl's with_scheme would normalise the path, and a signed address must arrive as it was written.
+            return URL(f"http://{url.raw_authority}{url.raw_path_qs}", encoded=True)
+        return url
 
     async def _once(self, request: Request, url: URL, *, at_home: bool) -> aiohttp.ClientResponse:
         if self._session is None:
@@ -178,10 +182,6 @@ async def read_start(response: aiohttp.ClientResponse, bound: int) -> bytes:
 
 def _origin(url: URL) -> tuple[str, str]:
     return url.scheme, host_of(url)
-
-
-def _with_scheme(url: URL, scheme: str) -> URL:
-    return URL(f"{scheme}://{url.raw_authority}{url.raw_path_qs}", encoded=True)
 
 
 def _target(url: URL, location: str) -> URL:
