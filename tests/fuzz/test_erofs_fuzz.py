@@ -54,7 +54,7 @@ class Seed:
         self.positions = [*range(1024, 1152), *range(2048, 2112), *range(start, len(self.data))]
 
     def mutated(self, rng: random.Random) -> bytes:
-        """A few bytes changed, most of them in metadata, or words copied from one place to another."""
+        """A few bytes changed, most of them in metadata, or words copied from one offset to another."""
         data = bytearray(self.data)
         for _ in range(rng.choice([1, 1, 2, 8, 60])):
             position = rng.choice(self.positions)
@@ -172,9 +172,9 @@ def test_directories_that_share_a_huge_listing(tmp_path: Path) -> None:
     with path.open("w+b") as file:
         write_layer(file.fileno(), root, tar)
         layout = plan(root, 0).layout
-        victim = next(place for place in layout.places if place.inode is large)
-        for place in layout.places:
-            if place.inode.is_dir and place.inode is not root:
-                file.seek(layout.start + place.offset + 8)
+        victim = next(placed for placed in layout.inodes if placed.inode is large)
+        for placed in layout.inodes:
+            if placed.inode.is_dir and placed.inode is not root:
+                file.seek(layout.start + placed.offset + 8)
                 file.write(victim.size.to_bytes(8, "little") + victim.address.to_bytes(4, "little"))
     assert outcome(path, read_everything) == "MalformedLayer"

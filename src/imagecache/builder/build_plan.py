@@ -1,4 +1,4 @@
-"""What a build has to make: every chain position once, grouped by the layer whose bytes it needs.
+"""The work of a build: every position once, grouped by the layer whose bytes it needs.
 
 Pure. One layer (diffID) is downloaded and converted once, however many images have it and at however many positions;
 each position (chainID) then gets a layer image that is right there.

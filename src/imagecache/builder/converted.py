@@ -1,4 +1,4 @@
-"""What a conversion yields. It crosses the process boundary from a worker to the build, so it is a message too.
+"""The result of a conversion. A worker process sends it to the build, so it is a message, too.
 
 It must not import what converts: the parent of the workers loads no decompressor.
 """

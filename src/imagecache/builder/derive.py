@@ -30,7 +30,7 @@ def derive(
     bottom: bool,
     limits: Limits,
 ) -> Converted:
-    """Write the filesystem of a file that holds a verified tar at ``DATA_START``; ``lowers`` are top to bottom."""
+    """Write the filesystem behind a verified tar at ``DATA_START`` of the file; ``lowers`` are top to bottom."""
     tree = assemble_tar(fd, tar_size, bottom=bottom, limits=limits)
     if tree.implied and not bottom:
         resolve_implied(tree, lowers, limits)

@@ -67,7 +67,7 @@ class PlacedInode:
 class Directory:
     """A directory's sorted entries, ``.`` and ``..`` included, and the indices at which blocks start."""
 
-    place: PlacedInode
+    placed: PlacedInode
     entries: list[tuple[bytes, PlacedInode]]
     starts: Sequence[int]
 
@@ -77,7 +77,7 @@ class Layout:
     """A whole metadata area."""
 
     block_bits: int
-    places: list[PlacedInode] = field(default_factory=list)
+    inodes: list[PlacedInode] = field(default_factory=list)
     directories: list[Directory] = field(default_factory=list)
     links: list[PlacedInode] = field(default_factory=list)
     """Symlinks whose target has blocks of its own."""
@@ -111,17 +111,17 @@ class _Planner:
     def run(self, root: Inode) -> Layout:
         if not root.is_dir:
             raise MalformedLayer("the root of a layer is not a directory")
-        place = self._place(root, b"/")
-        pending = [(place, place)]
+        placed = self._place(root, b"/")
+        pending = [(placed, placed)]
         while pending:
             # Depth first, the first name on top of the stack: what lies together in the tree lies together in the file.
             pending += reversed(self._enter(*pending.pop()))
         self._finish()
         return self._layout
 
-    def _enter(self, place: PlacedInode, parent: PlacedInode) -> list[tuple[PlacedInode, PlacedInode]]:
+    def _enter(self, placed: PlacedInode, parent: PlacedInode) -> list[tuple[PlacedInode, PlacedInode]]:
         """Place the children of one directory; returns those that are directories, with their parent."""
-        children = place.inode.children
+        children = placed.inode.children
         entries: list[tuple[bytes, PlacedInode]] = []
         subdirectories: list[tuple[PlacedInode, PlacedInode]] = []
         for name in sorted(children):
@@ -130,14 +130,14 @@ class _Planner:
             if child is None:
                 child = self._place(children[name], name)
                 if child.inode.is_dir:
-                    subdirectories.append((child, place))
+                    subdirectories.append((child, placed))
             elif child.inode.is_dir:
                 raise MalformedLayer(f"directory {name!r} has two names")
             child.nlink += 1
             entries.append((name, child))
-        place.nlink = 2 + len(subdirectories)
+        placed.nlink = 2 + len(subdirectories)
         self._layout.entries += len(children)
-        self._add_directory(place, parent, entries)
+        self._add_directory(placed, parent, entries)
         return subdirectories
 
     def _check_name(self, name: bytes) -> None:
@@ -146,18 +146,20 @@ class _Planner:
         if name in {b"", b".", b".."} or b"/" in name or b"\0" in name:
             raise MalformedLayer(f"{name!r} cannot be the name of a file")
 
-    def _add_directory(self, place: PlacedInode, parent: PlacedInode, entries: list[tuple[bytes, PlacedInode]]) -> None:
+    def _add_directory(
+        self, placed: PlacedInode, parent: PlacedInode, entries: list[tuple[bytes, PlacedInode]]
+    ) -> None:
         if self._layout.entries > self._limits.layer_entries:
             raise LimitExceeded(f"more names than layer_entries, {self._limits.layer_entries}")
         # Not first: the order is bytewise, and "!" or "-" sort before the dots.
-        insort(entries, (b".", place), key=itemgetter(0))
+        insort(entries, (b".", placed), key=itemgetter(0))
         insort(entries, (b"..", parent), key=itemgetter(0))
         names = [name for name, _ in entries]
         starts = dirent.split(names, self._block)
         # i_size ends with the last name; the blocks before the last count whole.
         last = names[starts[-1] :]
-        place.size = (len(starts) - 1) * self._block + dirent.used(last)
-        self._layout.directories.append(Directory(place, entries, starts))
+        placed.size = (len(starts) - 1) * self._block + dirent.used(last)
+        self._layout.directories.append(Directory(placed, entries, starts))
 
     def _place(self, inode: Inode, name: bytes) -> PlacedInode:
         """Give an inode its number and its bytes; the next one starts behind it."""
@@ -166,43 +168,43 @@ class _Planner:
         if file_type is None:
             raise MalformedLayer(f"{name!r} is of no file type: mode {inode.mode:o}")
         _check_numbers(inode, name)
-        place = PlacedInode(inode, self._next, len(self._layout.places) + 1, file_type)
+        placed = PlacedInode(inode, self._next, len(self._layout.inodes) + 1, file_type)
         if inode.xattrs:
-            place.xattrs = xattr.encode(inode.xattrs, self._limits)
+            placed.xattrs = xattr.encode(inode.xattrs, self._limits)
         if kind == stat.S_IFREG:
-            place.size = inode.size
+            placed.size = inode.size
             if inode.size:
-                place.address = self._content.locate(inode) >> self._bits
+                placed.address = self._content.locate(inode) >> self._bits
         elif kind == stat.S_IFLNK:
-            self._place_target(place, name)
+            self._place_target(placed, name)
         elif kind in {stat.S_IFCHR, stat.S_IFBLK}:
-            place.address = encode_device(inode.major, inode.minor)
-        self._next = align(place.offset + _UNIT + len(place.xattrs) + len(place.target), _UNIT)
-        self._placed[inode] = place
-        self._layout.places.append(place)
-        return place
+            placed.address = encode_device(inode.major, inode.minor)
+        self._next = align(placed.offset + _UNIT + len(placed.xattrs) + len(placed.target), _UNIT)
+        self._placed[inode] = placed
+        self._layout.inodes.append(placed)
+        return placed
 
-    def _place_target(self, place: PlacedInode, name: bytes) -> None:
+    def _place_target(self, placed: PlacedInode, name: bytes) -> None:
         """Put the target beside the inode, at the next block if this one is too full, or in blocks of its own.
 
         An inline target must lie in the block of its inode, else the kernel refuses it (erofs_fill_symlink).
         """
-        target = place.inode.target
+        target = placed.inode.target
         if len(target) > self._limits.link_target:
             raise LimitExceeded(
                 f"target of {name!r} has {len(target)} bytes, link_target is {self._limits.link_target}"
             )
         if not target or b"\0" in target:
             raise MalformedLayer(f"symlink {name!r} has an impossible target")
-        place.size = len(target)
-        needed = _UNIT + len(place.xattrs) + len(target)
+        placed.size = len(target)
+        needed = _UNIT + len(placed.xattrs) + len(target)
         if needed > self._block:
-            self._layout.links.append(place)
+            self._layout.links.append(placed)
             return
-        if place.offset % self._block + needed > self._block:
-            place.offset = align(place.offset, self._block)
-        place.layout = FLAT_INLINE
-        place.target = target
+        if placed.offset % self._block + needed > self._block:
+            placed.offset = align(placed.offset, self._block)
+        placed.layout = FLAT_INLINE
+        placed.target = target
 
     def _finish(self) -> None:
         """Addresses of directories and long targets, and the end, now that the number of inodes is known."""
@@ -210,9 +212,9 @@ class _Planner:
         layout.start = self._content.end()
         layout.inodes_size = align(self._next, self._block)
         block = (layout.start + layout.inodes_size) >> self._bits
-        for place in [directory.place for directory in layout.directories] + layout.links:
-            place.address = block
-            block += (place.size + self._block - 1) >> self._bits
+        for placed in [directory.placed for directory in layout.directories] + layout.links:
+            placed.address = block
+            block += (placed.size + self._block - 1) >> self._bits
         layout.total = align(block << self._bits, HOST_BLOCK)
         if layout.total >> self._bits > MAX_BLOCKS:
             raise LimitExceeded(f"layer image of {layout.total} bytes; EROFS can address {MAX_BLOCKS << self._bits}")

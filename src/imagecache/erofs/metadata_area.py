@@ -22,8 +22,8 @@ def head(layout: Layout, header: LayerHeader) -> bytes:
     """The first ``DATA_START`` bytes of the file: superblock and our record."""
     superblock = Superblock(
         block_bits=layout.block_bits,
-        root_nid=layout.places[0].nid,
-        inodes=len(layout.places),
+        root_nid=layout.inodes[0].nid,
+        inodes=len(layout.inodes),
         blocks=layout.total >> layout.block_bits,
         meta_block=layout.start >> layout.block_bits,
         uuid=uuid(header),
@@ -65,36 +65,36 @@ def metadata(layout: Layout) -> Iterator[bytes]:
 
 def _parts(layout: Layout) -> Iterator[bytes]:
     block = 1 << layout.block_bits
-    yield bytes(layout.places[0].offset)
+    yield bytes(layout.inodes[0].offset)
     yield from _inodes(layout)
     size = layout.inodes_size
     for directory in layout.directories:
         yield from _blocks(directory, block)
-        size += align(directory.place.size, block)
-    for place in layout.links:
-        size += align(place.size, block)
-        yield place.inode.target.ljust(align(place.size, block), b"\0")
+        size += align(directory.placed.size, block)
+    for placed in layout.links:
+        size += align(placed.size, block)
+        yield placed.inode.target.ljust(align(placed.size, block), b"\0")
     yield bytes(layout.total - layout.start - size)
 
 
 def _inodes(layout: Layout) -> Iterator[bytes]:
     """Every inode with what belongs to it, padded to where the next one starts."""
-    ends = [place.offset for place in layout.places[1:]]
+    ends = [placed.offset for placed in layout.inodes[1:]]
     ends.append(layout.inodes_size)
-    for place, end in zip(layout.places, ends, strict=True):
-        inode = place.inode
+    for placed, end in zip(layout.inodes, ends, strict=True):
+        inode = placed.inode
         fixed = INODE.pack(
-            *(encode_format(place.layout), xattr.count(len(place.xattrs)), inode.mode, 0, place.size),
-            *(place.address, place.number, inode.uid, inode.gid),
-            *(inode.mtime, inode.mtime_nsec, place.nlink, _RESERVED),
+            *(encode_format(placed.layout), xattr.count(len(placed.xattrs)), inode.mode, 0, placed.size),
+            *(placed.address, placed.number, inode.uid, inode.gid),
+            *(inode.mtime, inode.mtime_nsec, placed.nlink, _RESERVED),
         )
-        yield (fixed + place.xattrs + place.target).ljust(end - place.offset, b"\0")
+        yield (fixed + placed.xattrs + placed.target).ljust(end - placed.offset, b"\0")
 
 
 def _blocks(directory: Directory, block: int) -> Iterator[bytes]:
     bounds = [*directory.starts, len(directory.entries)]
     for start, end in pairwise(bounds):
         entries = [
-            dirent.Entry(name, place.offset // SLOT, place.file_type) for name, place in directory.entries[start:end]
+            dirent.Entry(name, placed.offset // SLOT, placed.file_type) for name, placed in directory.entries[start:end]
         ]
         yield dirent.pack(entries).ljust(block, b"\0")

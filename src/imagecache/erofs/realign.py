@@ -37,19 +37,19 @@ class _Aligned:
     def __init__(self, files: list[StoredInode]) -> None:
         self.moves: list[tuple[int, int, int]] = []
         """(from, to, length), both rising."""
-        self._places: dict[Inode, int] = {}
+        self._positions: dict[Inode, int] = {}
         self._end = DATA_START
         source = 0
         for inode in sorted(files, key=lambda inode: inode.position):
             if inode.position < source:  # a hostile image could make the copy many times its size
                 raise MalformedLayer(f"the content of inode {inode.nid} belongs to another file, too")
             source = inode.position + inode.size
-            self._places[inode] = self._end
+            self._positions[inode] = self._end
             self.moves.append((inode.position, self._end, inode.size))
             self._end = align(self._end + inode.size, HOST_BLOCK)
 
     def locate(self, inode: Inode) -> int:
-        return self._places[inode]
+        return self._positions[inode]
 
     def end(self) -> int:
         return self._end
@@ -66,9 +66,9 @@ def realign(source: Path, target_fd: int, *, limits: Limits = DEFAULT) -> int:
         layout = lay_out(root, PAGE_BLOCK, content, limits)
         os.ftruncate(target_fd, 0)  # drops old bytes, so that everything not written below is a hole of zeros
         os.ftruncate(target_fd, layout.total)
-        for origin, place, length in content.moves:
+        for origin, target, length in content.moves:
             for offset, size in _data(image.fileno(), origin, length):
-                _copy(image.fileno(), target_fd, (offset, place + offset - origin), size)
+                _copy(image.fileno(), target_fd, (offset, target + offset - origin), size)
         position = layout.start
         for data in metadata(layout):
             write_at(target_fd, position, data)
@@ -109,16 +109,16 @@ def _data(fd: int, start: int, length: int) -> Iterator[tuple[int, int]]:
 
 def _copy(source_fd: int, target_fd: int, offsets: tuple[int, int], length: int) -> None:
     """Copy inside the kernel, or through memory where the kernel cannot copy between these files."""
-    origin, place = offsets
+    origin, target = offsets
     while length:
         try:
-            copied = os.copy_file_range(source_fd, target_fd, length, origin, place)
+            copied = os.copy_file_range(source_fd, target_fd, length, origin, target)
         except OSError as error:
             if error.errno not in _UNSUPPORTED:
                 raise
             data = os.pread(source_fd, min(length, _CHUNK), origin)
-            write_at(target_fd, place, data)
+            write_at(target_fd, target, data)
             copied = len(data)
         if copied == 0:
             raise MalformedLayer("the layer image became shorter while it was copied")
-        origin, place, length = origin + copied, place + copied, length - copied
+        origin, target, length = origin + copied, target + copied, length - copied

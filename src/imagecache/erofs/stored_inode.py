@@ -105,7 +105,7 @@ def _check(raw: _Raw, nid: int) -> None:
 
 
 def _fill(inode: StoredInode, raw: _Raw, file: ImageFile, area: Area, behind: int) -> None:
-    """What depends on the file type."""
+    """Decode and check the fields that depend on the file type."""
     if inode.is_device:
         inode.major, inode.minor = decode_device(raw.address)
     elif inode.is_symlink:

@@ -32,7 +32,7 @@ class LowerTree(Protocol):
         """The root directory. Its ``children`` may be empty: use ``child``."""
 
     def child(self, directory: Inode, name: bytes) -> Inode | None:
-        """The named child, with mode, owner, target and xattrs filled in. Last component never followed."""
+        """The named child, with mode, owner, target and xattrs. A symlink is returned, not followed."""
 
 
 @dataclass(slots=True)

@@ -22,20 +22,20 @@ def laid_out(root: Inode, limits: Limits = DEFAULT) -> Layout:
     return lay_out(root, 9, TarContent(1 << 20, limits), limits)
 
 
-def place_of(layout: Layout, inode: Inode) -> PlacedInode:
-    return next(place for place in layout.places if place.inode is inode)
+def placed_of(layout: Layout, inode: Inode) -> PlacedInode:
+    return next(placed for placed in layout.inodes if placed.inode is inode)
 
 
 def test_the_root_is_first_and_no_number_is_zero() -> None:
     layout = laid_out(zoo()[0])
-    assert layout.places[0].nid == 2
-    assert [place.number for place in layout.places] == list(range(1, len(layout.places) + 1))
-    assert len({place.nid for place in layout.places}) == len(layout.places)
+    assert layout.inodes[0].nid == 2
+    assert [placed.number for placed in layout.inodes] == list(range(1, len(layout.inodes) + 1))
+    assert len({placed.nid for placed in layout.inodes}) == len(layout.inodes)
 
 
 def test_no_inode_crosses_a_block() -> None:
-    for place in laid_out(zoo()[0]).places:
-        assert place.offset // 512 == (place.offset + 63) // 512
+    for placed in laid_out(zoo()[0]).inodes:
+        assert placed.offset // 512 == (placed.offset + 63) // 512
 
 
 def test_children_of_one_directory_are_neighbours() -> None:
@@ -43,7 +43,7 @@ def test_children_of_one_directory_are_neighbours() -> None:
     for path in ("b/y", "a/z", "b/x", "a/x", "c"):
         put(root, path, device(stat.S_IFIFO, 0, 0))
     names = {inode: name for folder in (root, *root.children.values()) for name, inode in folder.children.items()}
-    assert [names[place.inode] for place in laid_out(root).places[1:]] == [b"a", b"b", b"c", b"x", b"z", b"x", b"y"]
+    assert [names[placed.inode] for placed in laid_out(root).inodes[1:]] == [b"a", b"b", b"c", b"x", b"z", b"x", b"y"]
 
 
 def test_dots_are_sorted_among_the_names() -> None:
@@ -61,7 +61,7 @@ def test_links_are_counted() -> None:
     for path in ("a", "d/b", "d/e/c"):
         put(root, path, linked)
     layout = laid_out(root)
-    assert [place.nlink for place in layout.places] == [3, 3, 3, 2]
+    assert [placed.nlink for placed in layout.inodes] == [3, 3, 3, 2]
     assert layout.entries == 5
 
 
@@ -79,16 +79,16 @@ def test_targets_lie_beside_their_inode_unless_that_crosses_a_block(length: int,
     root = directory()
     link = put(root, "link", symlink(b"t" * length))
     layout = laid_out(root)
-    place = place_of(layout, link)
-    assert (place.offset, place.layout, place.size) == (offset, kind, length)
-    assert (place in layout.links) == (kind == FLAT_PLAIN)
+    placed = placed_of(layout, link)
+    assert (placed.offset, placed.layout, placed.size) == (offset, kind, length)
+    assert (placed in layout.links) == (kind == FLAT_PLAIN)
 
 
 def test_xattrs_count_for_the_room_of_a_target() -> None:
     root = directory()
     link = put(root, "link", symlink(b"t" * 400))
     link.xattrs = {b"trusted.x": b"v" * 60}
-    assert place_of(laid_out(root), link).layout == FLAT_PLAIN
+    assert placed_of(laid_out(root), link).layout == FLAT_PLAIN
 
 
 def test_a_directory_size_ends_with_its_last_name() -> None:
@@ -97,13 +97,13 @@ def test_a_directory_size_ends_with_its_last_name() -> None:
         put(root, f"{number:04}", device(stat.S_IFIFO, 0, 0))
     layout = laid_out(root)
     assert layout.directories[0].starts == [0, 32, 64, 96]
-    assert layout.places[0].size == 3 * 512 + 6 * 16
+    assert layout.inodes[0].size == 3 * 512 + 6 * 16
 
 
 def test_files_without_content_have_no_address() -> None:
     root = directory()
     empty = put(root, "empty", Inode(mode=stat.S_IFREG, size=0, data=512))
-    assert place_of(laid_out(root), empty).address == 0
+    assert placed_of(laid_out(root), empty).address == 0
 
 
 def test_equal_trees_have_equal_layouts() -> None:
@@ -115,7 +115,7 @@ def test_equal_trees_have_equal_layouts() -> None:
     root, other = zoo()[0], zoo()[0]
     shuffled(other)
     one, two = (plan(tree, 1 << 20).layout for tree in (root, other))
-    assert [(p.offset, p.address, p.nlink) for p in one.places] == [(p.offset, p.address, p.nlink) for p in two.places]
+    assert [(p.offset, p.address, p.nlink) for p in one.inodes] == [(p.offset, p.address, p.nlink) for p in two.inodes]
 
 
 def hang(name: bytes, inode: Inode) -> Inode:

@@ -171,12 +171,12 @@ class Broken:
 
     def offset(self, name: str) -> int:
         """Position of the inode."""
-        place = next(place for place in self.layout.places if self._names[place.inode] == name)
-        return self.layout.start + place.offset
+        placed = next(placed for placed in self.layout.inodes if self._names[placed.inode] == name)
+        return self.layout.start + placed.offset
 
     def directory(self, name: str) -> int:
         """Position of the first directory block."""
-        return next(d.place.address for d in self.layout.directories if self._names[d.place.inode] == name) * 512
+        return next(d.placed.address for d in self.layout.directories if self._names[d.placed.inode] == name) * 512
 
     def patch(self, position: int, data: bytes) -> None:
         with self.path.open("r+b") as file:
@@ -267,11 +267,11 @@ def test_unsorted_directories(tmp_path: Path) -> None:
     for number in range(100):
         put(root, f"{number:04}", tar.file(b""))
     path = write(tmp_path / "layer.erofs", root, tar)
-    place = plan(root, 0).layout.places[0]
+    placed = plan(root, 0).layout.inodes[0]
     with path.open("r+b") as file:
-        file.seek(place.address * 512)
+        file.seek(placed.address * 512)
         first, second = file.read(512), file.read(512)
-        file.seek(place.address * 512)
+        file.seek(placed.address * 512)
         file.write(second + first)
     with LayerImage.open(path) as image, pytest.raises(MalformedLayer, match="not sorted"):
         list(image.children(image.root()))
