@@ -37,21 +37,21 @@ class MemoryRemoteStore:
     documents: dict[Digest, bytes] = field(default_factory=dict)
     layers: dict[LayerName, bytes] = field(default_factory=dict)
     fetched: Counter[LayerName] = field(default_factory=Counter)
-    """Bytes that went out, per layer image."""
+    """Bytes that were sent, by layer image."""
     down: bool = False
-    """Nothing answers."""
+    """Every request raises StoreUnreachable."""
     damage: Counter[LayerName] = field(default_factory=Counter)
-    """So many answers with the layer's last byte come with that byte changed."""
+    """In that many answers, the layer's last byte is a wrong one."""
     on_piece: Callable[[LayerName, int], ImageCacheError | None] = lambda _name, _offset: None
     """Called before each piece; an error that it returns is raised."""
 
     builds: dict[str, tuple[LayerName, ...]] = field(default_factory=dict)
-    """Layer images that running builds make, by bundle id."""
+    """Layer images that running builds may make, by bundle id."""
     unfinished: dict[LayerName, bytes] = field(default_factory=dict)
-    """Layer images in the making, as far as they are."""
+    """Partial layers, as far as they are written."""
 
     def add_store(self, reader: StoreReader, bundle_id: str) -> None:
-        """Take a bundle with all that it names from a store."""
+        """Copy a bundle, and all that it names, from a store."""
         document = self.bundles[bundle_id] = reader.bundle(bundle_id)
         for digest in document.document_digests():
             self.documents[digest] = reader.document(digest)
@@ -122,15 +122,15 @@ class MemoryRemoteStore:
 
 @dataclass
 class TableReviewer:
-    """Usernames by token; remembers what it was asked."""
+    """Usernames by token; records the tokens it was asked about."""
 
     users: dict[str, str] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     problem: ImageCacheError | None = None
     asks: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set by each question."""
+    """Set by each review."""
     silent: asyncio.Event | None = None
-    """Nobody is answered until it is set."""
+    """Reviews wait until it is set."""
 
     async def review(self, token: str) -> str | None:
         self.asked.append(token)

@@ -21,6 +21,6 @@ class Allowance:
 
     def take(self, size: int) -> None:
         """Raises NoSpace."""
-        if size > self._left:
+        if size > self._left:  # builds share it: the one that asks first gets it
             raise NoSpace("the node has no space to spare for a cache that is not ready yet", hint="it is retried")
         self._left -= size

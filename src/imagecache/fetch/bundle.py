@@ -92,6 +92,7 @@ class BundleFetcher:
             await asyncio.to_thread(self._commit, described)
 
     def _commit(self, described: Described) -> None:
+        # The bundle last: one that the index names is complete, also after a crash in between.
         for digest, body in described.bodies.items():
             self._store.blobs.put_verified(body, digest)
         self._store.bundles.put(described.document)

@@ -74,7 +74,7 @@ class BuildPrefetcher:
             try:
                 waiting = deque(names)
                 await run_all(*(self._prefetch_some(waiting, allowance) for _ in range(self._layers.settings.layers)))
-                await asyncio.Event().wait()
+                await asyncio.Event().wait()  # the lease keeps the layers until the bundle needs them
             finally:
                 del self._prefetched[bundle_id]
 

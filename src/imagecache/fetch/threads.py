@@ -15,6 +15,7 @@ async def in_threads(executor: Executor, *works: Callable[[], object]) -> None:
     """Run all at the same time. Raises the first failure when all have ended."""
     loop = asyncio.get_running_loop()
     futures = [loop.run_in_executor(executor, work) for work in works]
+    # Errors are collected, since ``gather`` would return at the first one, with the other threads still at work.
     everything = asyncio.gather(*futures, return_exceptions=True)
     try:
         results = await asyncio.shield(everything)

@@ -175,7 +175,7 @@ class LayerFetcher:
                 with self._memory.borrow() as slots:
                     async with contextlib.aclosing(self._pieces(layer.name, ranges, slots, download)) as pieces:
                         await self._receive(digests, download, pieces, slots, advanced)
-            except (ContentError, StoreCorrupt, NoSpace):
+            except (ContentError, StoreCorrupt, NoSpace):  # after all else, what has arrived is resumed
                 download.discard()
                 raise
             with self._store.layers.adopt(download) as staged:
@@ -229,13 +229,15 @@ class LayerFetcher:
                     await proof.arrived(piece.memory_offset, len(piece.data))
                     await in_threads(self._threads, *digests.works(piece), partial(_write, piece, writer, file.path))
                     advanced(piece.end)
-                    await proof.consumed()
+                    await proof.consumed()  # the worker reads from the memory that the next range will overwrite
+                # Before the proof's result: wrong bytes explain whatever the proof found in them.
                 digests.check()
                 await proof.finish()
 
     async def _write_head(self, name: LayerName, file: Download | StagedLayer) -> int:
         """Fetch what precedes the tar of a finished layer image; returns the tar's size."""
         memory = bytearray(DATA_START)
+        # With ``layer``: unlike ``partial``, it fails while the head is not final.
         await self._remote.layer(name, 0, memoryview(memory))
         head = bytes(memory)
         tar_size = tar_length(head)
@@ -269,14 +271,12 @@ class LayerFetcher:
                     return
                 piece = await coming[0]
                 ranges.arrived(piece)
-                request()  # of a partial layer: the next range arrives while the caller works on this one
-                if len(
-                    piece.data
-                ):  # of a partial layer that ends exactly where the range before ended, nothing is left
+                request()  # a partial layer's next range is known only now, and arrives while this one is worked on
+                if len(piece.data):  # else a partial layer ended exactly where the range before ended
                     yield piece
                 coming.popleft()
         finally:
-            slots.abandoned = bool(coming)
+            slots.abandoned = bool(coming)  # the thread of a cancelled request may be in the middle of a read into it
             await cancel_all(coming)
 
     async def _from_download(self, download: Download, wanted: Range, slots: Slots) -> Piece:
