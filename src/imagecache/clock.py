@@ -1,4 +1,4 @@
-"""Time as a port, so that tests own it.
+"""Time as a port, so that tests control it.
 
 Everything that stores or compares a time takes a ``Clock``; the fake is in ``testkit.clock``.
 """
@@ -15,7 +15,7 @@ class Clock(Protocol):
         """Wall time, timezone-aware, UTC."""
 
     def monotonic(self) -> float:
-        """Seconds that never go back, from an arbitrary start."""
+        """Seconds from an arbitrary start; never decreases, also when the wall clock is set."""
 
 
 class SystemClock:

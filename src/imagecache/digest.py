@@ -26,6 +26,7 @@ class Digest(str):
     __slots__ = ()
 
     def __new__(cls, text: str) -> Self:
+        # lowercase alone: OCI says so, and two spellings of one digest would be two paths
         match = _SYNTAX.fullmatch(text)
         if match is None or len(match[2]) != _HEX_LENGTH[match[1]]:
             raise InvalidDigest(f"not a digest: {text[:160]!r}", hint="expected sha256:<64 lowercase hex digits>")
@@ -41,7 +42,7 @@ class Digest(str):
 
     @property
     def short(self) -> str:
-        """The first 12 hex digits, for people."""
+        """The first 12 hex digits, for display."""
         return self.hex[:12]
 
     @classmethod

@@ -1,9 +1,9 @@
 """Every error of ours, drawn as one tree.
 
-An error is named for what happened and says whose turn it is next. It is here, at the bottom of the river, so that
-every package can raise one and every edge (CLI, gRPC, status conditions) can translate it from three class attributes
-and one table per edge. It must not import anything, must not hold a secret or a raw response body, and must not be
-raised for misuse of our own functions (those are TypeError and ValueError, as everywhere in Python).
+An error is named for what happened and says whose turn it is next. It is on the ground floor, so that every package can
+raise one, and every edge (CLI, gRPC, status conditions) can translate it from its class attributes and one table. It
+must not import anything, must not hold a secret or a raw response body, and must not be raised for misuse of our own
+functions (those are TypeError and ValueError, as everywhere in Python).
 
 ::
 
@@ -12,7 +12,7 @@ raised for misuse of our own functions (those are TypeError and ValueError, as e
     │   ├─ InvalidReference · InvalidDigest · InvalidManifest (the ImageCache document) · InvalidSetting
     │   └─ UnsupportedMediaType · NoMatchingPlatform · ImageTooLarge
     ├─ NotFound                 no such cache, bundle or mount      fix_input        exit 3
-    ├─ AlreadyExists            a cache of that name is there       fix_input        exit 4
+    ├─ AlreadyExists            a cache of that name exists         fix_input        exit 4
     ├─ RegistryError
     │   ├─ RegistryUnavailable  retry             exit 10
     │   ├─ RateLimited          retry             exit 11
@@ -73,13 +73,13 @@ class NextStep(enum.Enum):
     """Whose turn it is after an error."""
 
     RETRY = "retry"
-    """Time heals it: the same call may succeed later."""
+    """The same call may succeed later."""
     FIX_INPUT = "fix_input"
     """The user changes a manifest, a reference or a credential."""
     FIX_ENVIRONMENT = "fix_environment"
     """An administrator changes the host: kernel, disk, permissions, configuration."""
     REPORT_BUG = "report_bug"
-    """It is our fault."""
+    """A fault of imagecache."""
 
 
 class ImageCacheError(Exception):
@@ -121,7 +121,7 @@ def naming_image(image: str) -> Iterator[None]:
 
 
 def by_name(reason: str) -> type[ImageCacheError]:
-    """The class with this ``reason``, which another process has named; InternalError when no class has it."""
+    """The class whose ``reason`` a document or another process names; InternalError when no class has it."""
     found = globals().get(reason)
     return found if isinstance(found, type) and issubclass(found, ImageCacheError) else InternalError
 
@@ -146,7 +146,7 @@ class InvalidManifest(InvalidInput):
 
 
 class InvalidSetting(InvalidInput):
-    """A flag, environment variable or configuration value that cannot be used."""
+    """A flag, environment variable or configuration value is not usable."""
 
 
 class UnsupportedMediaType(InvalidInput):
@@ -154,7 +154,7 @@ class UnsupportedMediaType(InvalidInput):
 
 
 class NoMatchingPlatform(InvalidInput):
-    """The image exists, but not for the wanted platform; the message lists what there is."""
+    """The image exists, but not for the wanted platform; the message lists its platforms."""
 
 
 class ImageTooLarge(InvalidInput):
@@ -162,21 +162,21 @@ class ImageTooLarge(InvalidInput):
 
 
 class NotFound(ImageCacheError):
-    """There is no cache, bundle or mount of that name."""
+    """No cache, bundle or mount of that name exists."""
 
     next_step = NextStep.FIX_INPUT
     exit_code = 3
 
 
 class AlreadyExists(ImageCacheError):
-    """A cache of that name is there already."""
+    """A cache of that name exists already."""
 
     next_step = NextStep.FIX_INPUT
     exit_code = 4
 
 
 class RegistryError(ImageCacheError):
-    """A registry said no, or nothing."""
+    """A registry refused, or did not answer."""
 
 
 class RegistryUnavailable(RegistryError):
@@ -226,32 +226,32 @@ class ProtocolViolation(RegistryError):
 
 
 class RegistryUntrusted(RegistryError):
-    """No TLS: the certificate is not trusted, or there is plain HTTP. Never spoken to without it by ourselves."""
+    """The certificate is not trusted, or the registry speaks plain HTTP. We use neither unless the user allows it."""
 
     next_step = NextStep.FIX_ENVIRONMENT
     exit_code = 16
 
 
 class ContentError(ImageCacheError):
-    """Bytes that are not what was promised. Never retried from the same bytes."""
+    """Bytes differ from what their name or descriptor promises. Never retried with the same bytes."""
 
 
 class DigestMismatch(ContentError):
-    """Bytes that do not have the digest or size they were promised with."""
+    """Bytes do not have the digest or size that names them."""
 
     next_step = NextStep.RETRY
     exit_code = 20
 
 
 class UnsafeLayer(ContentError):
-    """A layer that containerd would refuse too: an escape, a bad hard link, a bad whiteout."""
+    """The layer would escape its root, or has a bad hard link or whiteout; containerd refuses it too."""
 
     next_step = NextStep.FIX_INPUT
     exit_code = 21
 
 
 class MalformedLayer(ContentError):
-    """Not a tar, not its compression, or cut short."""
+    """The layer is not a tar, not compressed as its media type says, or cut short."""
 
     next_step = NextStep.FIX_INPUT
     exit_code = 22
@@ -279,17 +279,17 @@ class StoreError(ImageCacheError):
 
 
 class BlobNotFound(StoreError):
-    """The store lacks something it should have."""
+    """The store lacks a blob or layer image that it should have."""
 
 
 class StoreCorrupt(StoreError):
-    """A stored file is not what its name says. It has been set aside, not deleted."""
+    """A stored file does not have the content that its name says. It is moved to quarantine, not deleted."""
 
     exit_code = 41
 
 
 class NoSpace(StoreError):
-    """ENOSPC or EDQUOT, or a budget that would be passed."""
+    """ENOSPC or EDQUOT, or more bytes than the budget allows."""
 
     exit_code = 42
 
@@ -301,7 +301,7 @@ class StoreDenied(StoreError):
 
 
 class StoreBusy(StoreError):
-    """Another process holds the lock; the message says which."""
+    """Another process holds the lock; the message names it."""
 
     next_step = NextStep.RETRY
     exit_code = 44
@@ -315,13 +315,13 @@ class StoreUnreachable(StoreError):
 
 
 class StoreRefused(StoreError):
-    """The store that serves this node does not let us in, or shows a certificate that we do not trust."""
+    """The store that serves this node refuses our token, or has a certificate that we do not trust."""
 
     exit_code = 46
 
 
 class SnapshotError(ImageCacheError):
-    """containerd's snapshot contract said no (not a failure of ours)."""
+    """The call breaks containerd's snapshot contract; not a failure of ours."""
 
     next_step = NextStep.FIX_INPUT
     exit_code = 50
@@ -344,11 +344,11 @@ class HasChildren(SnapshotError):
 
 
 class InvalidSnapshotArgument(SnapshotError):
-    """A filter, a field or a parent that this call can never take."""
+    """A filter, a field or a parent that this call does not accept."""
 
 
 class HostError(ImageCacheError):
-    """This machine cannot do what is needed."""
+    """This machine lacks something that is needed."""
 
     next_step = NextStep.FIX_ENVIRONMENT
     exit_code = 60
@@ -359,37 +359,37 @@ class MountFailed(HostError):
 
 
 class KernelUnsupported(HostError):
-    """The kernel has no EROFS or overlayfs that fits."""
+    """The kernel has no EROFS or overlayfs that supports our layer images."""
 
     exit_code = 61
 
 
 class PrivilegeMissing(HostError):
-    """It takes root, or a capability that this process lacks."""
+    """The operation needs root, or a capability that this process lacks."""
 
     exit_code = 62
 
 
 class ContainerdUnavailable(HostError):
-    """containerd does not run, does not answer, or its socket may not be opened."""
+    """containerd does not run, does not answer, or we may not open its socket."""
 
     exit_code = 63
 
 
 class ContainerdMisconfigured(HostError):
-    """containerd runs, and is not configured for the mode that is wanted."""
+    """containerd runs, but is not configured for the wanted mode."""
 
     exit_code = 64
 
 
 class ServiceManagerMissing(HostError):
-    """No systemd runs this host. Everything that needs none is done; the hint says what is left to do."""
+    """No systemd runs this host. What needs no systemd is done; the hint says what is left to do."""
 
     exit_code = 65
 
 
 class HostServiceFailed(HostError):
-    """A service did not start or stop; the message has what systemctl said."""
+    """A service did not start or stop; the message has the output of systemctl."""
 
     exit_code = 66
 
@@ -401,13 +401,13 @@ class PullFailed(HostError):
 
 
 class ImageWithheld(HostError):
-    """A private image that is not pulled ahead: once it is there, every pod may use it."""
+    """A private image is not pulled in advance: once it is on the node, every pod may use it."""
 
     exit_code = 68
 
 
 class KubernetesError(ImageCacheError):
-    """The Kubernetes API said no, or nothing."""
+    """The Kubernetes API refused, or did not answer."""
 
     next_step = NextStep.FIX_ENVIRONMENT
     exit_code = 70
@@ -432,21 +432,21 @@ class ObjectNotFound(KubernetesError):
 
 
 class ObjectExists(KubernetesError):
-    """409 AlreadyExists: an object of that name is there."""
+    """409 AlreadyExists: an object of that name exists."""
 
     next_step = NextStep.RETRY
     exit_code = 73
 
 
 class ObjectConflict(KubernetesError):
-    """409 Conflict: somebody changed the object meanwhile; read it again."""
+    """409 Conflict: the object has changed since it was read."""
 
     next_step = NextStep.RETRY
     exit_code = 74
 
 
 class ObjectRefused(KubernetesError):
-    """400, 422 and other 4xx: the API server does not take what we sent."""
+    """400, 422 and other 4xx: the API server does not accept what we sent."""
 
     exit_code = 75
 
@@ -459,7 +459,7 @@ class WatchExpired(KubernetesError):
 
 
 class LeadershipLost(KubernetesError):
-    """Another controller leads, or the lease could not be renewed in time. Nothing may be changed any more."""
+    """Another controller leads, or the lease could not be renewed in time. This one must change nothing from now on."""
 
     next_step = NextStep.RETRY
     exit_code = 77
@@ -473,11 +473,11 @@ class PullSecretUnavailable(KubernetesError):
 
 
 class Interrupted(ImageCacheError):
-    """Stopped by the user. What was fetched is kept; the same command goes on from there."""
+    """Stopped by the user. What was fetched is kept; the same command resumes there."""
 
     next_step = NextStep.RETRY
     exit_code = 130
 
 
 class InternalError(ImageCacheError):
-    """A state that cannot be: our bug."""
+    """A state that should be impossible: a bug of ours."""

@@ -1,7 +1,7 @@
 """Every bound on untrusted input, in one place.
 
-Whoever parses something from outside takes a ``Limits`` and refuses what passes it with ``LimitExceeded``. Values are
-generous for real images and small for an attacker. It must not read settings: callers hand in a changed copy.
+A parser of untrusted input takes a ``Limits`` and raises ``LimitExceeded`` above one. Values are generous for real
+images and small for an attacker. It must not read settings: callers hand in a changed copy.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ class Limits:
     token_size: int = 1 * MIB
     """Answer of a token server."""
     error_body: int = 64 * KIB
-    """As much of an error answer as is read."""
+    """Bytes of an error answer that are read; the rest is dropped."""
     redirects: int = 5
+    """Registries redirect blobs to a storage service once or twice (Go's http.Client: 10)."""
     layer_compressed: int = 256 * GIB
     layer_uncompressed: int = 1 * TIB
     """Also the bound on the sum of the sizes of expanded sparse files."""
@@ -45,6 +46,7 @@ class Limits:
     """NAME_MAX; EROFS has the same."""
     path_depth: int = 512
     link_target: int = 4095
+    """PATH_MAX without its NUL byte."""
     symlink_hops: int = 255
     """Followed while one path is resolved (Go's filepath-securejoin: 255)."""
     xattr_value: int = 65535

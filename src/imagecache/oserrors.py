@@ -1,7 +1,7 @@
-"""OSError to our own error, in one table.
+"""The one table from OSError to our errors.
 
-It is at the bottom of the river because every package that touches files needs it. It must not decide what to do next
-beyond the hint.
+It is on the ground floor because every package that touches files needs it. It must not decide what to do next beyond
+the hint.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from pathlib import Path
 
 from imagecache.errors import NoSpace, StoreDenied, StoreError
 
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # EFBIG: RLIMIT_FSIZE, or the filesystem's largest file
+_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}  # EPERM: also an immutable file (chattr +i)
 
 
 def from_os_error(error: OSError, what: str | Path) -> StoreError:
-    """The error of ours for a failed file operation on ``what`` (a path, or words that name the file)."""
+    """Our error for a failed file operation on ``what`` (a path, or words that name the file)."""
     words = f"{what}: {error.strerror or error}"
     if error.errno in _NO_SPACE:
         return NoSpace(words, hint="free space on that filesystem, or use another store with --store")
@@ -29,7 +29,7 @@ def from_os_error(error: OSError, what: str | Path) -> StoreError:
 
 @contextmanager
 def converting(what: str | Path) -> Iterator[None]:
-    """Raise our error instead of an OSError, chained."""
+    """An OSError of the block becomes our error, chained."""
     try:
         yield
     except OSError as error:

@@ -1,6 +1,6 @@
 """A layer's tree: the one type that ``layer`` makes, ``erofs`` writes and reads back.
 
-It is at the bottom of the river because those two packages must not know each other. A tree is plain data: inodes with
+It is on the ground floor because those two packages must not know each other. A tree is plain data: inodes with
 their content described by *where it lies in the layer's uncompressed tar*, never held in memory. Paths do not exist
 here, only directories with children; hard links are the same ``Inode`` object under several names. Whiteouts are
 already in overlayfs form (character device 0:0, ``trusted.overlay.*`` xattrs). It must not do I/O.
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 class Segment:
     """A piece of a sparse file that has data.
 
-    ``offset`` is its place in the file, ``source`` its place in the uncompressed tar, ``length`` its size; bytes.
+    ``offset`` in the file, ``source`` (an offset) in the uncompressed tar and ``length``, all in bytes.
     """
 
     offset: int

@@ -164,11 +164,11 @@ class ObjectSuite:
         assert {objects.name(change.object) for change in seen} == {f"{run}-a"}
         await self.remove(kube, run)
 
-    async def test_a_follower_has_the_whole_picture(self, kube: Kube, run: str) -> None:
+    async def test_an_informer_reports_everything(self, kube: Kube, run: str) -> None:
         await kube.create(self.resource, self.item(run, "before"), namespace=self.namespace)
-        follower = Informer(kube, self.resource, namespace=self.namespace, labels=f"{_LABEL}={run}")
+        informer = Informer(kube, self.resource, namespace=self.namespace, labels=f"{_LABEL}={run}")
         seen: list[tuple[str, str]] = []
-        async with asyncio.timeout(_SECONDS), aclosing(follower.changes()) as changes:
+        async with asyncio.timeout(_SECONDS), aclosing(informer.changes()) as changes:
             async for change in changes:
                 seen.append((change.kind.value, objects.name(change.object).removeprefix(f"{run}-")))
                 if len(seen) == 1:
@@ -177,7 +177,7 @@ class ObjectSuite:
                     await kube.delete(self.resource, f"{run}-before", namespace=self.namespace)
                 else:
                     break
-        assert follower.synced.is_set()
+        assert informer.synced.is_set()
         assert seen == [("ADDED", "before"), ("ADDED", "after"), ("DELETED", "before")]
         await self.remove(kube, run)
 

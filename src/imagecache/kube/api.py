@@ -19,7 +19,7 @@ class ChangeKind(enum.Enum):
     MODIFIED = "MODIFIED"
     DELETED = "DELETED"
     BOOKMARK = "BOOKMARK"
-    """Nothing changed; the object carries a newer resourceVersion to go on from, and nothing else."""
+    """Nothing changed; the object carries a newer resourceVersion to resume from, and nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +32,11 @@ class Change:
 class Listing:
     items: tuple[Object, ...]
     resource_version: str
-    """Where a watch goes on."""
+    """Where a watch begins."""
 
 
 class Kube(Protocol):
-    """Every method raises a ``KubernetesError`` of ``imagecache.errors``; objects that come back are the caller's own.
+    """Every method raises a ``KubernetesError`` of ``imagecache.errors``; returned objects are the caller's own.
 
     ``namespace`` is for namespaced resources; empty means all of them where many objects are meant.
     """

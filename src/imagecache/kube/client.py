@@ -1,4 +1,4 @@
-"""The port over HTTPS with aiohttp: requests, pages, watch streams, and answers to errors of ours.
+"""The port over HTTPS with aiohttp: requests, pages, watch streams, and errors of ours for refusals.
 
 It must not retry (callers know what a retry means) and must not keep objects.
 """
@@ -33,13 +33,14 @@ from imagecache.kube.objects import at, text
 from imagecache.kube.resources import Resource
 
 _PAGE = 500
+"""Objects of a page, as kubectl and client-go ask for."""
 _REQUEST_SECONDS = 30.0
 _WATCH_SECONDS = 240
-"""After which the API server ends a watch; then a new one goes on from the last version."""
+"""After which the API server ends a watch; the next one resumes at the last version. client-go: 300 to 600."""
 _LINE = 8 << 20
 """Bytes of one line of a watch; etcd takes objects of 1.5 MiB."""
 _TOKEN_SECONDS = 60.0
-"""How long a token file's content is used before it is read again."""
+"""How long a token file's content is used before it is read again; client-go has the same minute."""
 _MERGE = "application/merge-patch+json"
 
 _object = msgspec.json.Decoder(dict)
@@ -57,7 +58,9 @@ class KubeClient:
     async def __aenter__(self) -> Self:
         https = self._connection.server.startswith("https://")
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=self._connection.ssl_context() if https else True, limit=0),
+            connector=aiohttp.TCPConnector(
+                ssl=self._connection.ssl_context() if https else True, limit=0
+            ),  # each watch holds a connection
             timeout=aiohttp.ClientTimeout(total=_REQUEST_SECONDS),
             headers={"User-Agent": f"imagecache/{__version__}"},
         )
@@ -93,6 +96,7 @@ class KubeClient:
             "timeoutSeconds": str(_WATCH_SECONDS),
         }
         path = resource.path(namespace=namespace)
+        # no total: a watch is long by design; the silence is bounded by the end that the server was asked for
         timeout = aiohttp.ClientTimeout(sock_connect=_REQUEST_SECONDS, sock_read=_WATCH_SECONDS + _REQUEST_SECONDS)
         try:
             async with self._http.get(
@@ -145,7 +149,7 @@ class KubeClient:
             try:
                 self._token, self._token_read = file.read_text(encoding="ascii").strip(), now
             except (OSError, UnicodeDecodeError) as error:
-                if not self._token:
+                if not self._token:  # else the old one serves: the API server says when it does not
                     raise KubernetesDenied(f"{file} cannot be read", hint="check the service account") from error
         return self._token
 
@@ -226,7 +230,7 @@ def _unavailable(server: str, error: BaseException) -> KubernetesUnavailable:
 
 
 def _error(status: int, body: bytes, what: str) -> KubernetesError:
-    """An answer of 400 and more. The text is the API server's own, which names user, verb and resource."""
+    """The error for a status of 400 and more. The text is the API server's own: it names user, verb and resource."""
     try:
         answer: JSON = _object.decode(body)
     except (msgspec.DecodeError, RecursionError):

@@ -1,4 +1,4 @@
-"""Where the API server is and who we are to it: a Pod's service account, or a kubeconfig file.
+"""Address of the API server and our identity there: a Pod's service account, or a kubeconfig file.
 
 Source: kubernetes.io "Accessing the API from a Pod", client-go ``tools/clientcmd``. The caller reads the environment.
 Secrets of it must not reach an error or a text form.
@@ -37,12 +37,12 @@ class Connection:
     key: str = field(default="", repr=False)
     token: str = field(default="", repr=False)
     token_file: Path | None = None
-    """Read again and again: projected tokens change."""
+    """Read again while we run: kubelet replaces projected tokens."""
     namespace: str = "default"
     """Of the Pod or of the kubeconfig's context."""
 
     def ssl_context(self) -> ssl.SSLContext:
-        """For this server. Raises InvalidSetting when a certificate is not one."""
+        """For this server. Raises InvalidSetting when a certificate cannot be parsed."""
         try:
             context = ssl.create_default_context(cadata=self.ca or None)
             context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # many clusters' own authorities lack key identifiers
@@ -52,7 +52,9 @@ class Connection:
             if self.certificate:
                 self._load_identity(context)
         except (ssl.SSLError, ValueError) as error:
-            raise InvalidSetting(f"{self.server}: a certificate of the configuration is not one: {error}") from error
+            raise InvalidSetting(
+                f"{self.server}: a certificate of the configuration cannot be parsed: {error}"
+            ) from error
         return context
 
     def _load_identity(self, context: ssl.SSLContext) -> None:
@@ -97,7 +99,7 @@ def find(kubeconfig_file: str, environ: Mapping[str, str], home: Path) -> Connec
 
 
 def in_cluster(environ: Mapping[str, str], directory: Path = SERVICE_ACCOUNT) -> Connection | None:
-    """The service account of the Pod that we run in; None when this is no Pod. Raises InvalidSetting."""
+    """The service account of the Pod that we run in; None outside a Pod. Raises InvalidSetting."""
     host, port = environ.get("KUBERNETES_SERVICE_HOST"), environ.get("KUBERNETES_SERVICE_PORT")
     token_file = directory / "token"
     if not host or not port or not token_file.exists():
@@ -151,7 +153,7 @@ def _named(document: JSON, kind: str, name: str, path: Path) -> JSON:
     for entry in entries if isinstance(entries, list) else []:
         if text(entry, "name") == name:
             return entry
-    raise InvalidSetting(f"{path}: no {name!r} under {kind}", hint="kubectl config view shows what there is")
+    raise InvalidSetting(f"{path}: no {name!r} under {kind}", hint="kubectl config view lists them")
 
 
 def _pem(item: JSON, key: str, path: Path) -> str:

@@ -1,7 +1,7 @@
-"""Follow a resource for ever: list, then watch from there, list again whenever the watch cannot go on.
+"""Watch a resource without end: list, watch from the list's version, list again when that version has expired.
 
-What vanished while nobody watched is reported as deleted, so a follower's picture is always complete. It must not know
-what it follows.
+An object that vanished between a watch and the next list is reported as deleted, so the informer's cache is complete.
+It must not know what it watches.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Key = tuple[str, str]
 
 @dataclass
 class Informer:
-    """Iterate over ``changes()``. ``synced`` is set once everything that was there at first has been reported."""
+    """Iterate over ``changes()``. ``synced`` is set when the whole first list has been reported."""
 
     kube: Kube
     resource: Resource
@@ -40,19 +40,19 @@ class Informer:
 
     @property
     def names(self) -> frozenset[str]:
-        """Of all that is there now; of no use before ``synced``."""
+        """Of all objects that exist now; incomplete before ``synced``."""
         return frozenset(name for _namespace, name in self._known)
 
     async def changes(self) -> AsyncGenerator[Change, None]:
-        """Changes without end. Errors of the API server are logged once and tried again, never raised."""
+        """Changes without end. Errors of the API server are logged once and retried, never raised."""
         retries = Retries(self.backoff, _log, resource=self.resource.qualified)
         while True:
             try:
                 async for change in self._once():
                     yield change
                     retries.succeeded()
-                continue
-            except WatchExpired:
+                continue  # the server ends a watch after some minutes: that is no failure
+            except WatchExpired:  # etcd compacts after five minutes; a pause, since thousands may list at once
                 self._version = ""
                 pause = retries.failed()
             except KubernetesError as error:
@@ -60,7 +60,7 @@ class Informer:
             await asyncio.sleep(pause)
 
     async def _once(self) -> AsyncIterator[Change]:
-        """One list, if the watch cannot go on from where it was, and one watch."""
+        """One list, unless the watch can resume at the last version, and one watch."""
         if not self._version:
             listing = await self.kube.list(
                 self.resource, namespace=self.namespace, labels=self.labels, fields=self.fields
@@ -82,7 +82,7 @@ class Informer:
                 yield change
 
     def _compare(self, items: tuple[Object, ...]) -> list[Change]:
-        """A fresh list against what was known."""
+        """What changed between the known objects and a new list; deletions first."""
         found = {_key(item): item for item in items}
         gone = [Change(ChangeKind.DELETED, item) for key, item in self._known.items() if key not in found]
         fresh = []

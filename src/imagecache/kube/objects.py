@@ -19,13 +19,13 @@ def at(item: JSON, *path: str) -> JSON:
 
 
 def text(item: JSON, *path: str) -> str:
-    """The text at a path; empty when there is none."""
+    """The text at a path; empty when it has none."""
     value = at(item, *path)
     return value if isinstance(value, str) else ""
 
 
 def texts(item: JSON, *path: str) -> dict[str, str]:
-    """The mapping of text to text at a path; empty when there is none."""
+    """The mapping of text to text at a path; empty when it has none."""
     value = at(item, *path)
     if not isinstance(value, dict):
         return {}

@@ -1,4 +1,4 @@
-"""The kinds of objects that we talk about, each with its place in the API.
+"""The kinds of objects that we use, each with its path in the API.
 
 Source: Kubernetes API conventions, "Resources". It must not do I/O.
 """
@@ -32,7 +32,7 @@ class Resource:
         return f"{self.plural}.{self.group}" if self.group else self.plural
 
     def path(self, *, namespace: str = "", name: str = "", subresource: str = "") -> str:
-        """URL path of the collection, an object, or a part of it. Without a namespace: the one of all namespaces."""
+        """URL path of the collection, an object, or a part of it. Without a namespace: all namespaces."""
         parts = ["apis", self.group, self.version] if self.group else ["api", self.version]
         if namespace and self.namespaced:
             parts += ["namespaces", namespace]

@@ -1,7 +1,7 @@
-"""Whose token is this: Kubernetes' TokenReview with an audience of our own.
+"""The user behind a token: Kubernetes' TokenReview with an audience of our own.
 
-A token that was made for another audience, such as the API server's, is none for us: who steals ours can do nothing
-else with it, and the other way round. It must not keep or log a token.
+A token made for another audience, such as the API server's, is not valid here, and ours is not valid there: a stolen
+one opens nothing else. It must not keep or log a token.
 """
 
 from __future__ import annotations
@@ -28,4 +28,5 @@ class KubeTokenReviewer:
         audiences = at(answer, "status", "audiences")
         if at(answer, "status", "authenticated") is not True or not isinstance(audiences, list):
             return None
+        # one that knows no audiences returns none, and the token may be the API server's own (TokenReviewStatus)
         return text(answer, "status", "user", "username") if self.audience in audiences else None

@@ -1,8 +1,8 @@
-"""A very small HTTP server for /livez, /readyz and /metrics, and the question to one.
+"""A small HTTP server for /livez, /readyz and /metrics, and a client that asks one.
 
 GET only, one request per connection, bounded in size and time: it is for kubelet, systemd and Prometheus on the
-loopback or behind a network policy. ``live`` and ``ready`` answer with what is
-wrong, or with nothing. It must not know what is being watched.
+loopback or behind a network policy. ``live`` and ``ready`` return the problem, or nothing. It must not know what they
+check.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _TEXT = "text/plain; charset=utf-8"
 _ANY = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}  # noqa: S104 - an address to connect to instead
 
 Problem = Callable[[], str]
-"""Words for what is wrong; empty when all is well. Answers at once."""
+"""What is wrong; empty when healthy. Returns at once: it is called in the event loop."""
 
 
 def _fine() -> str:
@@ -59,7 +59,7 @@ class HealthServer:
                 writer.write(self._answer(head))
                 await writer.drain()
         except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass  # a client that is slow, gone or talks too much gets nothing
+            pass  # a client that is slow, gone or sends too much gets no answer
         finally:
             writer.close()
 

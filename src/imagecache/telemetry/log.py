@@ -1,6 +1,6 @@
-"""Structured logs on stderr: constant messages with key/values, JSON or for people.
+"""Structured logs on stderr: constant messages with key/values, as JSON or as text.
 
-Values under a key that looks like a credential are replaced before anything is written, whoever logs them. It must not
+Values under a key that looks like a credential are replaced before anything is written, in every logger. It must not
 decide what is logged.
 """
 
@@ -24,7 +24,7 @@ Event = MutableMapping[str, object]
 
 
 def configure(*, log_format: str = "auto", level: str = "info", stream: TextIO | None = None) -> None:
-    """Send all logs of this process to ``stream`` (stderr). ``auto`` is for people on a terminal, else JSON."""
+    """Send all logs of this process to ``stream`` (stderr). ``auto``: text on a terminal, else JSON."""
     target = stream or sys.stderr
     people = log_format == "console" or (log_format == "auto" and target.isatty())
     structlog.configure(
@@ -39,7 +39,7 @@ def configure(*, log_format: str = "auto", level: str = "info", stream: TextIO |
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=lambda *names: _Logger(target, str(names[0]) if names else ""),
-        cache_logger_on_first_use=False,
+        cache_logger_on_first_use=False,  # tests and build processes configure again
     )
 
 
@@ -50,7 +50,7 @@ def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
 
 
 class _Logger(structlog.PrintLogger):
-    """Writes lines, and knows the name that its user asked for."""
+    """Writes lines, and keeps the name that ``get_logger`` was called with."""
 
     def __init__(self, stream: TextIO, name: str) -> None:
         super().__init__(stream)
@@ -64,7 +64,7 @@ def _named(logger: _Logger, _method: str, event: Event) -> Event:
 
 
 def redact(_logger: object, _method: str, event: Event) -> Event:
-    """Replace what looks like a credential, by key and inside texts, at any depth."""
+    """Replace what looks like a credential, by key and inside texts, at any depth; the last processor before output."""
     return {key: REDACTED if _SECRET.search(key) else _clean(value) for key, value in event.items()}
 
 

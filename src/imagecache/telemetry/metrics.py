@@ -1,8 +1,8 @@
 """Every Prometheus metric, declared once, in a registry of our own.
 
-Base units, no image references and no digests as labels (unbounded). Constructed by ``apps``, handed to whoever counts;
-the process-wide registry of the client library is not used, so tests and several agents in one process do not meet. It
-must not serve anything: ``health`` does.
+Base units, no image references and no digests as labels (unbounded). Constructed by ``apps`` and handed to the code
+that counts; the client library's process-wide registry is not used, so tests and agents in one process do not collide.
+It must not serve anything: ``health`` does.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The client against an API that misbehaves, tokens that change, followers, and token reviews."""
+"""The client against an API that misbehaves, tokens that change, and token reviews."""
 
 from __future__ import annotations
 
