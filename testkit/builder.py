@@ -1,7 +1,7 @@
-"""Fakes of what the standalone controller works with: builder, bundles, collector, attacher.
+"""Fakes of what builds and attaches bundles: a store in memory, a builder, an attacher.
 
-The builder "builds" images of a table, with layers that are nothing but names and sizes, and tells about it as the real
-one does. A test makes it fail, or stop half-way, by ``failure`` and ``pause``.
+The builder "builds" images of a table, with layers that are nothing but names and sizes, and emits the events of the
+real one. A test makes it fail, or stop half-way, by ``failure`` and ``pause``.
 """
 
 from __future__ import annotations
@@ -12,16 +12,19 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from imagecache.api.building import BuildRequest
+from imagecache.api.pull_secrets import PullSecret
 from imagecache.builder.build_events import Advanced, BuildEvent, ImageReady, ImageResolved, LayerPlan, Planned
 from imagecache.containerd.api import Attached
 from imagecache.digest import DiffID, Digest, chain_ids
-from imagecache.errors import ImageCacheError, ImageNotFound, NotFound
+from imagecache.errors import ImageCacheError, ImageNotFound, NotFound, StoreError, Unauthenticated
 from imagecache.oci.descriptor import Descriptor, Platform
 from imagecache.oci.reference import Reference
-from imagecache.standalone.ports import BuildRequest
 from imagecache.store.collect import Collected
 from imagecache.store.model import Bundle, ImageRecord, LayerName, LayerRecord, Space
 
+IMAGES: Mapping[str, Sequence[str]] = {"nginx:1.25": ("base", "nginx"), "redis:7": ("base", "redis")}
+"""Reference as written to the names of its layers, bottom first."""
 LAYER_SIZE = 1000
 """Compressed bytes of every fake layer; its layer image has twice as many."""
 
@@ -66,62 +69,86 @@ def image_record(image: str, layers: Sequence[str]) -> ImageRecord:
     )
 
 
-class FakeBundles:
-    """Fake of ``standalone.ports.Bundles``."""
+@dataclass
+class MemoryStore:
+    """Fake of ``controller.dependencies.BundleStore``: a collection keeps what a bundle names and what is held."""
 
-    def __init__(self) -> None:
-        self.documents: dict[str, Bundle] = {}
+    documents: dict[str, Bundle] = field(default_factory=dict)
+    held: dict[LayerName, str] = field(default_factory=dict)
+    """Layer image to its holder."""
+    failure: StoreError | None = None
+    collections: int = 0
 
     def get(self, bundle_id: str) -> Bundle:
+        self._check()
         if bundle_id not in self.documents:
             raise NotFound(f"no bundle {bundle_id} in the store")
         return self.documents[bundle_id]
 
     def all(self) -> Sequence[Bundle]:
+        self._check()
         return list(self.documents.values())
 
     def delete(self, bundle_id: str) -> None:
         self.get(bundle_id)
         del self.documents[bundle_id]
 
-
-@dataclass
-class FakeCollector:
-    """Fake of ``standalone.ports.Collector``: keeps what a bundle names and what ``held`` says."""
-
-    bundles: FakeBundles
-    held: dict[LayerName, str] = field(default_factory=dict)
-    """Layer image to its holder."""
-    runs: int = 0
-
     def collect(self) -> Collected:
-        self.runs += 1
+        self._check()
+        self.collections += 1
         kept: dict[LayerName, tuple[str, ...]] = {name: (f"held by {holder}",) for name, holder in self.held.items()}
-        for document in self.bundles.all():
+        for document in self.documents.values():
             for name in document.layer_names():
                 kept[name] = (*kept.get(name, ()), f"bundle {document.id}")
         return Collected(layers=(), blobs=(), downloads=(), temporaries=0, freed=0, kept=kept)
 
+    def _check(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+
 
 @dataclass
 class FakeBuilder:
-    """Fake of ``standalone.ports.Builder``."""
+    """Fake of ``controller.dependencies.Builder``."""
 
-    bundles: FakeBundles
-    images: Mapping[str, Sequence[str]]
-    """Reference as written to the names of its layers, bottom first."""
+    store: MemoryStore
+    images: Mapping[str, Sequence[str]] = field(default_factory=lambda: IMAGES)
     private: frozenset[str] = frozenset()
-    """Those of them that need a credential."""
+    """Those of them that needed a credential."""
+    guarded: frozenset[str] = frozenset()
+    """Those of them that are refused without a secret whose payload has the word ``good``."""
     failure: ImageCacheError | None = None
     """Raised after the first layer."""
     pause: asyncio.Event | None = None
     """Waited for after the first layer."""
     requests: list[BuildRequest] = field(default_factory=list)
+    credentials: list[tuple[PullSecret, ...]] = field(default_factory=list)
+    """Of each request."""
+    running: int = 0
+    most: int = 0
+    """Builds that ran at the same time."""
 
-    async def build(self, request: BuildRequest, emit: Callable[[BuildEvent], None]) -> Bundle:
+    async def build(
+        self, request: BuildRequest, credentials: Sequence[PullSecret], emit: Callable[[BuildEvent], None]
+    ) -> None:
         self.requests.append(request)
+        self.credentials.append(tuple(credentials))
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            await self._build(request, credentials, emit)
+        finally:
+            self.running -= 1
+
+    async def _build(
+        self, request: BuildRequest, credentials: Sequence[PullSecret], emit: Callable[[BuildEvent], None]
+    ) -> None:
         records = [
-            msgspec.structs.replace(image_record(image, self._layers(image)), private=image in self.private)
+            msgspec.structs.replace(
+                image_record(image, self._layers(image, credentials)),
+                platform=request.platform,
+                private=image in self.private | self.guarded,
+            )
             for image in request.images
         ]
         for record in records:
@@ -129,12 +156,13 @@ class FakeBuilder:
             emit(ImageResolved(record.reference, record.target.digest, len(record.layers), size))
         await self._convert(records, emit)
         document = Bundle(id=request.bundle_id, created="2024-05-01T12:00:00Z", images=tuple(records))
-        self.bundles.documents[document.id] = document
-        return document
+        self.store.documents[document.id] = document
 
-    def _layers(self, image: str) -> Sequence[str]:
+    def _layers(self, image: str, credentials: Sequence[PullSecret]) -> Sequence[str]:
         if image not in self.images:
             raise ImageNotFound("the registry has no such tag", hint="check the tag", image=image)
+        if image in self.guarded and not any(b"good" in secret.config for secret in credentials):
+            raise Unauthenticated("the registry wants a credential", hint="check imagePullSecrets", image=image)
         return self.images[image]
 
     async def _convert(self, records: Sequence[ImageRecord], emit: Callable[[BuildEvent], None]) -> None:
@@ -162,7 +190,7 @@ class FakeBuilder:
 
 @dataclass
 class FakeAttacher:
-    """Fake of ``standalone.ports.Attacher``: names of images, each with the bundles that recorded it."""
+    """Fake of ``agent.host_node.Attacher``: names of images, each with the bundles that recorded it."""
 
     attached: dict[str, str] = field(default_factory=dict)
     failure: ImageCacheError | None = None

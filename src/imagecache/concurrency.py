@@ -46,7 +46,8 @@ async def finish_all(*works: Coroutine[object, object, _T]) -> tuple[_T, ...]:
     """
     tasks = [asyncio.ensure_future(work) for work in works]
     try:
-        await asyncio.wait(tasks)
+        if tasks:  # asyncio refuses to wait for nothing
+            await asyncio.wait(tasks)
         return tuple(task.result() for task in tasks)
     finally:
         await cancel_all(tasks)

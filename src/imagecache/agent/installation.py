@@ -25,9 +25,9 @@ from imagecache.host.service import (
 )
 from imagecache.host.service_files import HostFiles, Program
 from imagecache.host.systemd_units import CONTAINERD
+from imagecache.kube.object_files import ObjectFiles
 from imagecache.settings.dump import config_text
 from imagecache.settings.table import Mode, Settings
-from imagecache.standalone.objects import ObjectFiles
 from imagecache.store.paths import StorePaths
 from imagecache.telemetry.health import HealthServer, problem_at
 from imagecache.telemetry.log import get_logger
@@ -138,7 +138,7 @@ class AgentInstallation:
         if (self.files.at(self.settings.agent_root) / _DATABASE).is_file():
             found.append(self.settings.agent_root)
         store = self.files.at(self.settings.store)
-        if self.settings.store_url and (store / "layers").is_dir() and not list(ObjectFiles(StorePaths(store)).all()):
+        if self.settings.store_url and (store / "layers").is_dir() and not ObjectFiles(StorePaths(store)).caches():
             found.append(self.settings.store)
         return tuple(found)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from imagecache.api.ids import is_cache_id
+from imagecache.api.nodes import CacheState, NodeCache
 from imagecache.errors import InvalidDigest, InvalidInput
 from imagecache.oci.descriptor import decode_hook, encode_hook
 from imagecache.oserrors import converting
@@ -40,6 +41,9 @@ class _Entry(msgspec.Struct, frozen=True, kw_only=True):
     document: Bundle
     caches: tuple[str, ...] = ()
     last_used: float = 0.0
+    attached: bool = False
+    problem: str = ""
+    """Why the last attach failed. Both are kept on a host without Kubernetes alone: a Node's agent reports its own."""
 
 
 class NodeState:
@@ -68,9 +72,24 @@ class NodeState:
     def write(self, document: Bundle, caches: Iterable[str]) -> None:
         """Remember the bundle, durably. Raises StoreError, NoSpace, StoreDenied."""
         before = self._entries.get(document.id)
-        entry = _Entry(document=document, caches=tuple(sorted(caches)), last_used=before.last_used if before else 0.0)
+        names = tuple(sorted(caches))
+        entry = msgspec.structs.replace(before or _Entry(document=document), document=document, caches=names)
         if entry != before:
             self._save(document.id, entry)
+
+    def settle(self, bundle_id: str, problem: str = "") -> None:
+        """Remember how an attach ended. Raises StoreError, NoSpace, StoreDenied."""
+        entry = msgspec.structs.replace(self._entries[bundle_id], attached=not problem, problem=problem)
+        if entry != self._entries[bundle_id]:
+            self._save(bundle_id, entry)
+
+    def report(self, cache: str) -> tuple[NodeCache, ...]:
+        """The bundles of a cache as a NodeImageCache has them, by what ``settle`` has remembered."""
+        return tuple(
+            NodeCache(name=cache, id=bundle_id, state=_state(entry), message=entry.problem)
+            for bundle_id, entry in self._entries.items()
+            if cache in entry.caches
+        )
 
     def erase(self, bundle_id: str) -> None:
         """Idempotent. Raises StoreError, StoreDenied."""
@@ -102,6 +121,12 @@ class NodeState:
 
     def _path(self, bundle_id: str) -> Path:
         return self._directory / f"{bundle_id}{_SUFFIX}"
+
+
+def _state(entry: _Entry) -> CacheState:
+    if entry.attached:
+        return CacheState.READY
+    return CacheState.FAILED if entry.problem else CacheState.PENDING
 
 
 def _read(file: Path) -> _Entry | None:

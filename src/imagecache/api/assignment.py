@@ -77,7 +77,7 @@ def counts(cache: str, bundle_id: str, nodes_of: Selector, nodes: Iterable[NodeV
     """Of the nodes that have an agent: how many the cache is assigned to, is usable on, and failed on."""
     desired = ready = failed = 0
     for node in nodes:
-        if not nodes_of.matches(node.labels):
+        if node.labels is not None and not nodes_of.matches(node.labels):
             continue
         desired += 1
         # a report about an earlier bundle of the same cache says nothing about this one

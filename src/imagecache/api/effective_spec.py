@@ -41,6 +41,8 @@ class EffectiveSpec:
     retention_days: int | None
     """None: never expires."""
     platform: Platform
+    names_architecture: bool
+    """The document names one; otherwise it is the caller's."""
     plain_http: frozenset[str]
     insecure: frozenset[str]
     nodes: Selector
@@ -66,6 +68,7 @@ def effective_spec(cache: ImageCache, *, architecture: str) -> EffectiveSpec:
         size_gib=_size(cache, notes),
         retention_days=_retention(cache, notes),
         platform=Platform(os="linux", architecture=arch or architecture),
+        names_architecture=arch is not None,
         plain_http=known.registries(keys, known.PLAIN_HTTP),
         insecure=known.registries(keys, known.INSECURE),
         nodes=node_selector(keys),

@@ -25,6 +25,8 @@ PRIORITY = f"{GROUP}/priority"
 """Annotation of an ImageCache: a whole number, default 0; more is kept longer when space on a node is short."""
 FINALIZER = f"{GROUP}/bundle"
 """On every ImageCache: the controller deletes the bundle before the object disappears."""
+HOST = "_host"
+"""Name of a host without Kubernetes among nodes. No Node can have it (RFC 1123 subdomain)."""
 NOT_READY_TAINT = f"{GROUP}/not-ready"
 """Taint of a new node until the caches that are assigned to it are usable."""
 
@@ -78,7 +80,8 @@ class NodeView:
     """A node with an agent, as the controller sees it: the labels of the Node, and the agent's report."""
 
     name: str
-    labels: Mapping[str, str]
+    labels: Mapping[str, str] | None
+    """None: a host without Kubernetes, which has what it was told to have by name, whatever a selector says."""
     status: NodeStatus
 
 

@@ -131,11 +131,16 @@ def failed(status: Status, generation: int, now: dt.datetime, *, reason: str, me
 
 
 def interrupted(status: Status, generation: int, now: dt.datetime) -> Status:
-    """Stopped by the user: the phase stays, nothing is being built, the next create continues."""
+    """Stopped by the user: the phase stays, nothing is being built, the same command continues."""
     status = msgspec.structs.replace(status, last_updated_time=times.render(now))
-    message = "stopped; downloaded data is kept, the same create continues from there"
+    message = "stopped; downloaded data is kept, the same command continues from there"
+    updating = status.phase is Phase.UPDATING
     return _conditions(
-        status, generation, now, ready=("False", "Interrupted", message), building=("False", "Interrupted", message)
+        status,
+        generation,
+        now,
+        ready=("True", "Updating", "") if updating else ("False", "Interrupted", message),
+        building=("False", "Interrupted", message),
     )
 
 
@@ -164,6 +169,16 @@ def degraded(status: Status, generation: int, now: dt.datetime, *, reason: str =
 def observed(status: Status, kind: str = "Building") -> int:
     """The generation that a condition is about; 0 when there is no such condition."""
     return next((entry.observed_generation for entry in status.conditions if entry.type == kind), 0)
+
+
+def outcome(status: Status) -> tuple[str, str]:
+    """Reason and message of the build: why it failed, what it waits for, or ``Started``, ``Built``, ``Interrupted``."""
+    return next(((entry.reason, entry.message) for entry in status.conditions if entry.type == "Building"), ("", ""))
+
+
+def failure(status: Status) -> str:
+    """CamelCase reason of a failed build or update; empty when none has failed."""
+    return outcome(status)[0] if status.phase in {Phase.FAILED, Phase.UPDATE_FAILED} else ""
 
 
 def percent(progress: str) -> int:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from dataclasses import dataclass
+
+import msgspec
 
 from imagecache.api.yamltext import JSON
 from imagecache.errors import InvalidInput
@@ -19,12 +20,16 @@ _KEYS = {CONFIG_KIND: ".dockerconfigjson", "kubernetes.io/dockercfg": ".dockercf
 """Secret type to the key that holds the payload (core/v1 SecretType)."""
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class PullSecret:
+class PullSecret(msgspec.Struct, frozen=True):
+    """What a build proves itself with to registries."""
+
     name: str
     """``namespace:name``."""
     config: bytes
     """The text of a docker ``config.json``. Never to be logged."""
+
+    def __repr__(self) -> str:
+        return f"PullSecret({self.name})"
 
 
 def pull_secret(name: str, document: JSON, source: str = "") -> PullSecret:

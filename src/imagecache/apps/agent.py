@@ -53,10 +53,9 @@ async def run(settings: Settings, clock: Clock) -> None:
 
 def _duties(store: Store, settings: Settings, clock: Clock) -> Duties:
     if not settings.node_name:
-        from imagecache.apps.local import standalone_controller
-        from imagecache.apps.standalone_agent import StandaloneDuties
+        from imagecache.apps.plain_host_agent import plain_host_duties
 
-        return StandaloneDuties(standalone_controller(store, settings, clock), clock)
+        return plain_host_duties(store, settings, clock)
     from imagecache.apps.cluster_agent import ClusterDuties  # aiohttp: only in a cluster
 
     return ClusterDuties(store, settings, clock)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from imagecache.api.building import BuildRequest
+from imagecache.api.pull_secrets import PullSecret
 from imagecache.builder.build_events import BuildEvent
 from imagecache.builder.bundle_builder import BuildSettings, BundleBuilder
 from imagecache.clock import Clock
@@ -16,31 +18,32 @@ from imagecache.registry.credentials import CredentialChain, Credentials
 from imagecache.registry.docker_config import config_path, load_docker_config, parse_docker_config_json
 from imagecache.registry.http_proxy import parse_proxies
 from imagecache.settings.table import Settings
-from imagecache.standalone.ports import BuildRequest
-from imagecache.standalone.secrets import SecretDirectory
 from imagecache.store.model import Bundle
 from imagecache.store.store import Store
 
 
 @dataclass(frozen=True, slots=True)
-class StoreBuilder:
-    """``standalone.ports.Builder``: images from registries into the local store."""
+class LocalBuilder:
+    """``controller.dependencies.Builder`` in this process: for a command, which shows every event."""
 
     store: Store
     settings: Settings
     clock: Clock
 
-    async def build(self, request: BuildRequest, emit: Callable[[BuildEvent], None]) -> Bundle:
-        credentials = self._credentials(request.pull_secrets)
-        return await build_bundle(self.store, self.settings, self.clock, request, credentials, emit)
+    async def build(
+        self, request: BuildRequest, credentials: Sequence[PullSecret], emit: Callable[[BuildEvent], None]
+    ) -> None:
+        found = host_credentials(credentials, config_path(self.settings.docker_config, os.environ, Path.home()))
+        await build_bundle(self.store, self.settings, self.clock, request, found, emit)
 
-    def _credentials(self, pull_secrets: tuple[str, ...]) -> Iterator[Credentials]:
-        """The manifest's own secrets first, then what every tool on the host uses."""
-        for secret in SecretDirectory(self.settings.secrets).load(pull_secrets):
-            yield parse_docker_config_json(secret.config, f"secret {secret.name}")
-        docker = load_docker_config(config_path(self.settings.docker_config, os.environ, Path.home()))
-        if docker is not None:
-            yield docker
+
+def host_credentials(secrets: Sequence[PullSecret], docker_config: Path | None) -> Iterator[Credentials]:
+    """The document's own secrets first, then what every tool on the host uses. Raises InvalidInput, StoreError."""
+    for secret in secrets:
+        yield parse_docker_config_json(secret.config, f"secret {secret.name}")
+    docker = load_docker_config(docker_config) if docker_config else None
+    if docker is not None:
+        yield docker
 
 
 async def build_bundle(

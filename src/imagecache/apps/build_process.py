@@ -1,4 +1,4 @@
-"""One build in a process of its own, for the controller: the order on stdin, lines of progress on stdout.
+"""One build in a process of its own, for a controller: the order on stdin, its events as lines on stdout.
 
 ``python -I -m imagecache.apps.build_process``; ``controller.build_process`` starts it. No new
 privileges, no core dumps, a bound on memory; layers are parsed by workers below it. Ends when stdin does. It must not
@@ -11,16 +11,15 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
-from imagecache.api import building
-from imagecache.apps.build import build_bundle
+from imagecache.apps.build import build_bundle, host_credentials
 from imagecache.builder.build_events import Advanced, BuildEvent, Planned
 from imagecache.clock import SystemClock
 from imagecache.controller import build_messages
-from imagecache.controller.build_messages import Ended, Failed, Line, Order, Told
+from imagecache.controller.build_messages import Ended, Failed, Line, Order
 from imagecache.errors import ImageCacheError, InternalError
 from imagecache.privileges import restrict_process
-from imagecache.registry.docker_config import parse_docker_config_json
 from imagecache.settings.load import load
 from imagecache.store.store import Store
 from imagecache.telemetry import log
@@ -33,23 +32,29 @@ INTERVAL = 0.2
 Send = Callable[[Line], None]
 
 
-class Reporter:
-    """Build events as lines, at a bounded rate; the last progress before an end is always sent."""
+class EventSender:
+    """Sends the events of a build at a bounded rate; the last progress before an end is always sent."""
 
     def __init__(self, clock: SystemClock, send: Send) -> None:
         self._clock = clock
         self._send = send
         self._sent = -INTERVAL
-        self._held: build_messages.Advanced | None = None
+        self._held: Planned | Advanced | None = None
 
     def on(self, event: BuildEvent) -> None:
-        if isinstance(event, Planned | Advanced):
-            self._held = build_messages.Advanced(event.done, event.total)
-            if self._clock.monotonic() - self._sent >= INTERVAL:
-                self.flush()
-        told = building.status_event(event, self._clock.now())
-        if told is not None:
-            self._send(Told(told))
+        match event:
+            case Planned():
+                # without its layers, of which there may be thousands: a line is bounded, and no reader shows them
+                self._hold(Planned((), event.done, event.total))
+            case Advanced():
+                self._hold(event)
+            case _:
+                self._send(event)
+
+    def _hold(self, event: Planned | Advanced) -> None:
+        self._held = event
+        if self._clock.monotonic() - self._sent >= INTERVAL:
+            self.flush()
 
     def flush(self) -> None:
         if self._held is not None:
@@ -58,18 +63,20 @@ class Reporter:
 
 
 async def run(order: Order, send: Send) -> None:
-    """Build, and say how it ended. Cancelled when stdin ends."""
+    """Build, and send how it ended. Cancelled when stdin ends."""
     settings, clock = load(dict(order.settings), {}), SystemClock()
     log.configure(log_format=settings.log_format.value, level="warning")
-    job, reporter = order.job(), Reporter(clock, send)
+    sender = EventSender(clock, send)
     try:
-        credentials = [parse_docker_config_json(secret.config, f"secret {secret.name}") for secret in job.secrets]
+        credentials = list(
+            host_credentials(order.credentials, Path(order.docker_config) if order.docker_config else None)
+        )
         store = await asyncio.to_thread(Store.open, settings.store, clock)
-        await build_bundle(store, settings, clock, job.request, credentials, reporter.on)
+        await build_bundle(store, settings, clock, order.request, credentials, sender.on)
     except ImageCacheError as error:
         send(Failed.of(error))
     else:
-        reporter.flush()
+        sender.flush()
         send(Ended())
 
 

@@ -41,10 +41,10 @@ from imagecache.file_version import file_version
 from imagecache.host.lease_holders import holder
 from imagecache.kube import connection
 from imagecache.kube.client import KubeClient
+from imagecache.kube.object_files import ObjectFiles
 from imagecache.served.client import ClientSettings, ServedStore
 from imagecache.served.store_reader import StoreReader
 from imagecache.settings.table import Mode, Settings
-from imagecache.standalone.objects import ObjectFiles
 from imagecache.store.store import Store
 from imagecache.telemetry.log import get_logger
 from imagecache.telemetry.metrics import Metrics
@@ -151,8 +151,7 @@ class ClusterDuties:
 
     def _foreign(self) -> frozenset[str]:
         """Bundles that ``imagecache create`` made on this host."""
-        found = (cache.status.image_cache_id for cache in ObjectFiles(self._store.paths).all() if cache.status)
-        return frozenset(found)
+        return ObjectFiles(self._store.paths).ids()
 
     async def _lease_native(self, containerd: ContainerdClient) -> None:
         """Lease the layers of native snapshots, before this agent or the controller of a shared store collects."""

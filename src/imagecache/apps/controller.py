@@ -7,21 +7,19 @@ parts decide.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import enum
 import os
 import socket
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from imagecache.apps.bundle_store import LocalBundles
 from imagecache.apps.platform import host_platform
 from imagecache.clock import Clock
 from imagecache.concurrency import first_to_end
 from imagecache.controller.build_process import ProcessBuilder
-from imagecache.controller.dependencies import Job, Report
 from imagecache.controller.leader import Leader
 from imagecache.controller.node_gc import NodeGarbageCollector
 from imagecache.controller.reconciler import Dependencies, Reconciler
@@ -37,9 +35,8 @@ from imagecache.served.server import StoreServer
 from imagecache.served.settings import ServerSettings
 from imagecache.served.store_reader import StoreReader
 from imagecache.served.tls import ServerCertificate
+from imagecache.settings.flags import as_flags
 from imagecache.settings.table import Settings
-from imagecache.store.documents import BundleDocuments
-from imagecache.store.model import Bundle
 from imagecache.store.store import Store
 from imagecache.telemetry.health import HealthServer
 from imagecache.telemetry.log import get_logger
@@ -48,42 +45,6 @@ from imagecache.telemetry.metrics import Metrics
 _log = get_logger(__name__)
 _COLLECT = 300.0
 """Seconds between two collections that nothing asked for: nodes that share the store let go without telling."""
-
-
-class LocalBundles:
-    """``controller.dependencies.BundleStore`` over a directory."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._documents = BundleDocuments(store.bundles)
-
-    def get(self, bundle_id: str) -> Bundle:
-        return self._documents.get(bundle_id)
-
-    def delete(self, bundle_id: str) -> None:
-        self._store.bundles.delete(bundle_id)
-
-    def collect(self) -> int:
-        return self._store.collect().freed
-
-
-@dataclass(frozen=True, slots=True)
-class MeteredBuilder:
-    """Counts what the builder inside does."""
-
-    inner: ProcessBuilder
-    metrics: Metrics
-    clock: Clock
-
-    async def build(self, job: Job, report: Callable[[Report], None]) -> None:
-        start = self.clock.monotonic()
-        try:
-            await self.inner.build(job, report)
-        except ImageCacheError as error:
-            self.metrics.builds.labels(error.reason).inc()
-            raise
-        self.metrics.builds.labels("Ready").inc()
-        self.metrics.build_seconds.observe(self.clock.monotonic() - start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +72,7 @@ class ClusterController:
         reconciler = Reconciler(
             Dependencies(
                 kube=kube,
-                builder=MeteredBuilder(ProcessBuilder(as_flags(self.settings)), metrics, self.clock),
+                builder=ProcessBuilder(as_flags(self.settings), metrics, self.clock),
                 store=LocalBundles(self.store),
                 clock=self.clock,
                 architecture=host_platform().architecture,
@@ -169,17 +130,6 @@ class ClusterController:
 async def _inform(reconciler: Reconciler, informer: Informer) -> None:
     async for change in informer.changes():
         reconciler.take(informer.resource, change.object, gone=change.kind is ChangeKind.DELETED)
-
-
-def as_flags(settings: Settings) -> dict[str, str]:
-    """The settings as their flags would say them, for another process of the same program."""
-    return {field.name: _text(getattr(settings, field.name)) for field in dataclasses.fields(settings)}
-
-
-def _text(value: object) -> str:
-    if isinstance(value, enum.Enum):
-        return str(value.value)
-    return ",".join(value) if isinstance(value, tuple) else str(value)
 
 
 def _identity() -> str:

@@ -8,13 +8,12 @@ event. It must not do I/O.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from imagecache.digest import Digest
 
 
-@dataclass(frozen=True, slots=True)
-class LayerPlan:
+class LayerPlan(msgspec.Struct, frozen=True):
     digest: Digest
     """Of the compressed blob."""
     size: int
@@ -24,8 +23,7 @@ class LayerPlan:
     """References, as written, of the images that have this layer."""
 
 
-@dataclass(frozen=True, slots=True)
-class ImageResolved:
+class ImageResolved(msgspec.Struct, tag=True, frozen=True):
     image: str
     digest: Digest
     layers: int
@@ -33,15 +31,13 @@ class ImageResolved:
     """Compressed bytes of all its layers."""
 
 
-@dataclass(frozen=True, slots=True)
-class Planned:
+class Planned(msgspec.Struct, tag=True, frozen=True):
     layers: tuple[LayerPlan, ...]
     done: int
     total: int
 
 
-@dataclass(frozen=True, slots=True)
-class Advanced:
+class Advanced(msgspec.Struct, tag=True, frozen=True):
     """A layer made progress. ``downloaded`` and ``converted`` are this layer's own counters, in compressed bytes."""
 
     layer: Digest
@@ -51,8 +47,7 @@ class Advanced:
     total: int
 
 
-@dataclass(frozen=True, slots=True)
-class ImageReady:
+class ImageReady(msgspec.Struct, tag=True, frozen=True):
     """Every layer of the image is in the store."""
 
     image: str

@@ -27,14 +27,21 @@ from imagecache.errors import Interrupted
     "store_ca",
     "taint_timeout",
     "reserve",
+    "secrets",
+    "docker_config",
+    "hosts",
+    "registry_retries",
+    "registry_connect_timeout",
+    "registry_read_timeout",
+    "jobs",
     service=True,
 )
 def agent(session: Session) -> None:
     """Run the node process.
 
-    Serves layers to containerd, trims the page cache, serves health and metrics. On a plain host it attaches and
-    expires the host's caches; with --node-name it fetches, attaches and reports the caches that a cluster assigns to
-    this node.
+    Serves layers to containerd, trims the page cache, serves health and metrics. On a plain host it attaches, updates
+    and expires the host's caches, and retries those that a registry refused once their secrets change; with --node-name
+    it fetches, attaches and reports the caches that a cluster assigns to this node.
 
     Stops on SIGTERM. Mounts and containers stay, and containerd waits at the socket that the service manager keeps.
     """

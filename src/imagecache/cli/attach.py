@@ -17,7 +17,7 @@ def attach(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A Ready ImageCache.", autocompletion=complete)],
 ) -> None:
     """Make images usable in containerd."""
-    attached = run(session.application().controller().attach(name))
+    attached = run(session.host().attach(name))
     for image in attached.images:
         say(f"{image} attached")
     for image in attached.withheld:

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from imagecache import __version__
 from imagecache.cli import (
     agent,
+    apply,
     attach,
     check,
     containerd_config,
@@ -76,6 +77,7 @@ def _root(
 
 _VERBS = (
     create,
+    apply,
     get,
     describe,
     delete,

@@ -1,4 +1,4 @@
-"""``imagecache delete``: bundle and object go, layers in use stay until released."""
+"""``imagecache delete``: delete object and bundle; layers in use stay until they are released."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from imagecache.cli.session import Session, note, run, say
 def delete(
     session: Session,
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="What to delete.", autocompletion=complete)],
-    force: Annotated[bool, typer.Option("--force", help="Go on when containerd cannot be asked.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Go on when containerd does not answer.")] = False,
 ) -> None:
     """Delete ImageCaches.
 
@@ -23,9 +23,9 @@ def delete(
     """
     from imagecache.api.types import RESOURCE
 
-    controller = session.application().controller()
+    host = session.host()
     for name in names:
-        deleted = run(controller.delete(name, force=force))
+        deleted = run(host.delete(name, force=force))
         say(f'{RESOURCE} "{name}" deleted')
         for layer, reasons in deleted.kept:
             note(f"{layer} stays: {', '.join(reasons)}")

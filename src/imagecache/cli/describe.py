@@ -14,14 +14,14 @@ from imagecache.cli.session import Session, say
 if TYPE_CHECKING:
     import datetime as dt
 
+    from imagecache.api.describe import Description
     from imagecache.api.types import ImageCache, Status
-    from imagecache.standalone.describe import Description
 
 _LABEL = 14
 _NEXT_STEPS = {
-    "retry": "run the same create again; time may heal it",
-    "fix_input": "change the manifest or its secrets, then run create again",
-    "fix_environment": "repair the host as the reason says, then run create again; 'imagecache doctor' helps",
+    "retry": "run the same {verb} again; time may heal it",
+    "fix_input": "change the manifest or its secrets, then run {verb} again",
+    "fix_environment": "repair the host as the reason says, then run {verb} again; 'imagecache doctor' helps",
     "report_bug": "report it, it is a fault of imagecache",
 }
 
@@ -35,7 +35,7 @@ def describe(
 
     Images, layers and who shares them, events, and for a failure its reason and the next step.
     """
-    description = session.application().controller().describe(name)
+    description = session.host().describe(name)
     now = session.environment.clock.now()
     for line in [*_head(description, now), *_images(description), *_layers(description), *_events(description, now)]:
         say(line)
@@ -68,21 +68,26 @@ def _state(status: Status, *, busy: bool) -> list[str]:
     lines = [_line("Cache ID", status.image_cache_id), _line("Phase", f"{status.phase.value} ({status.progress})")]
     if not busy and status.phase in {Phase.PENDING, Phase.CREATING}:
         lines.append(_line("Interrupted", "nothing is lost; run the same create again"))
+    if not busy and status.phase is Phase.UPDATING:
+        lines.append(_line("Interrupted", "the earlier content serves; run the same apply again"))
     if status.size:
         lines.append(_line("Size", columns.size(status.size)))
     lines.append(_line("Expires", status.expire_date_time or "never"))
     if status.nodes is not None:
         lines.append(_line("Attached", "yes" if status.nodes.ready else "no"))
     if status.reason:
-        lines += [_line("Reason", status.reason), _line("Next step", _next_step(status.reason))]
+        lines += [_line("Reason", status.reason), _line("Next step", _next_step(status))]
     return lines
 
 
-def _next_step(reason: str) -> str:
-    """From the class of the error that the reason starts with."""
+def _next_step(status: Status) -> str:
+    """From the class of the error that the build ended with."""
+    from imagecache.api import phases
+    from imagecache.api.types import Phase
     from imagecache.errors import by_name
 
-    return _NEXT_STEPS[by_name(reason.partition(":")[0]).next_step.value]
+    verb = "apply" if status.phase is Phase.UPDATE_FAILED else "create"
+    return _NEXT_STEPS[by_name(phases.outcome(status)[0]).next_step.value].format(verb=verb)
 
 
 def _images(description: Description) -> list[str]:

@@ -1,4 +1,4 @@
-"""``imagecache detach``: take the records of a cache's images out of containerd again."""
+"""``imagecache detach``: remove the records of a cache's images from containerd."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def detach(
     session: Session,
     name: Annotated[str, typer.Argument(metavar="NAME", help="An attached ImageCache.", autocompletion=complete)],
 ) -> None:
-    """Take images out of containerd.
+    """Remove images from containerd.
 
     Running containers are untouched, and so is the cache.
     """
-    for image in run(session.application().controller().detach(name)):
+    for image in run(session.host().detach(name)):
         say(f"{image} detached")

@@ -15,7 +15,7 @@ from imagecache.cli.session import Session, say
 
 if TYPE_CHECKING:
     from imagecache.api.types import ImageCache
-    from imagecache.standalone.controller import Controller
+    from imagecache.apps.plain_host import PlainHost
 
 _POLL = 0.3
 """Seconds between two looks at the objects while watching."""
@@ -39,8 +39,8 @@ def get(
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on, and show every change.")] = False,
 ) -> None:
     """Show ImageCaches as kubectl does."""
-    controller = session.application().controller()
-    caches = _read(controller, name)
+    host = session.host()
+    caches = _read(host, name)
     printer = _Printer(session, output)
     if caches or output in {Output.YAML, Output.JSON}:
         printer.show(caches, listed=name is None)
@@ -48,18 +48,18 @@ def get(
         sys.stderr.write("No resources found\n")
     while watch:
         session.environment.sleep(_POLL)
-        before, caches = caches, _read(controller, name, missing_ok=True)
+        before, caches = caches, _read(host, name, missing_ok=True)
         for cache in _changed(before, caches):
             printer.show([cache], listed=False)
 
 
-def _read(controller: Controller, name: str | None, *, missing_ok: bool = False) -> Sequence[ImageCache]:
+def _read(host: PlainHost, name: str | None, *, missing_ok: bool = False) -> Sequence[ImageCache]:
     if name is None:
-        return controller.list()
+        return host.list()
     from imagecache.errors import NotFound
 
     try:
-        return [controller.get(name)]
+        return [host.get(name)]
     except NotFound:
         if missing_ok:
             return []

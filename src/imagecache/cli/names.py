@@ -8,12 +8,12 @@ import os
 def complete(incomplete: str) -> list[str]:
     """Names in the store that environment and configuration file name; a ``--store`` on the line is ignored."""
     from imagecache.errors import ImageCacheError
+    from imagecache.kube.object_files import ObjectFiles
     from imagecache.settings.load import load
-    from imagecache.standalone.objects import ObjectFiles
     from imagecache.store.paths import StorePaths
 
     try:
-        objects = ObjectFiles(StorePaths(load({}, os.environ).store))
-        return [cache.name for cache in objects.all() if cache.name.startswith(incomplete)]
+        files = ObjectFiles(StorePaths(load({}, os.environ).store))
+        return [cache.name for cache in files.caches() if cache.name.startswith(incomplete)]
     except ImageCacheError:
         return []

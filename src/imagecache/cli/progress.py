@@ -1,6 +1,7 @@
-"""Displays of a running ``create``: lines for logs, JSON for programs; ``live`` has the one for terminals.
+"""Displays of a running ``create`` or ``apply``: lines for logs, JSON for programs; ``live`` has the one for terminals.
 
-Each display is a context manager that shows the controller's events. It must not decide anything about the build.
+Each display is a context manager that shows the events of the command and of its build. It must not decide anything
+about the build.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from typing import Protocol, Self
 
 from imagecache.api import columns
 from imagecache.api.types import RESOURCE
+from imagecache.apps.plain_host import Accepted, Built, ShownEvent
 from imagecache.builder.build_events import Advanced, BuildEvent, ImageReady, ImageResolved, Planned
 from imagecache.cli.session import note, say
 from imagecache.cli.tally import Tally
 from imagecache.clock import Clock
 from imagecache.containerd.api import Attached
 from imagecache.errors import ImageCacheError
-from imagecache.standalone.events import Accepted, Built, CreateEvent
 
 LINE_INTERVAL = 2.0
 """Seconds between two lines of progress."""
@@ -34,7 +35,7 @@ class Display(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-    def on(self, event: CreateEvent) -> None:
+    def on(self, event: ShownEvent) -> None:
         """Show one event."""
 
     def failed(self, error: ImageCacheError) -> None:
@@ -66,11 +67,10 @@ def summary(tally: Tally) -> str:
 def outcome(event: Accepted | Built | Attached) -> list[str]:
     """The lines that both displays for people print."""
     match event:
-        case Accepted(cache=cache, resumed=resumed):
-            return [f"{RESOURCE}/{cache.name} {'resumed' if resumed else 'created'}"]
-        case Built(cache=cache):
-            status = cache.status
-            return [f"{RESOURCE}/{cache.name} ready ({status.image_cache_id})"] if status else []
+        case Accepted(name=name, how=how):
+            return [f"{RESOURCE}/{name} {how}"]
+        case Built(name=name, cache_id=cache_id):
+            return [f"{RESOURCE}/{name} ready ({cache_id})"]
         case Attached():
             lines = [f"{image} attached" for image in event.images]
             return lines + [f"{image} layers attached, name withheld (private)" for image in event.withheld]
@@ -96,7 +96,7 @@ class LineDisplay:
     def failed(self, error: ImageCacheError) -> None:
         pass
 
-    def on(self, event: CreateEvent) -> None:
+    def on(self, event: ShownEvent) -> None:
         if isinstance(event, Accepted | Built | Attached):
             for line in outcome(event):
                 self._say(line)
@@ -145,12 +145,10 @@ class JsonDisplay:
             exitCode=error.exit_code,
         )
 
-    def on(self, event: CreateEvent) -> None:
+    def on(self, event: ShownEvent) -> None:
         match event:
-            case Accepted(cache=cache):
-                status = cache.status
-                cache_id = status.image_cache_id if status else ""
-                _emit("accepted", name=cache.name, cacheId=cache_id, resumed=event.resumed, notes=list(event.notes))
+            case Accepted(name=name, cache_id=cache_id, how=how):
+                _emit("accepted", name=name, cacheId=cache_id, resumed=how != "created", notes=list(event.notes))
             case ImageResolved():
                 _emit("resolved", image=event.image, digest=event.digest, layers=event.layers, size=event.size)
             case Planned():
@@ -163,9 +161,8 @@ class JsonDisplay:
                 self._advanced(event)
             case ImageReady():
                 _emit("imageReady", image=event.image, done=event.done, total=event.total)
-            case Built(cache=cache):
-                status = cache.status
-                _emit("ready", name=cache.name, cacheId=status.image_cache_id if status else "")
+            case Built(name=name, cache_id=cache_id):
+                _emit("ready", name=name, cacheId=cache_id)
             case Attached():
                 _emit("attached", images=list(event.images), withheld=list(event.withheld))
 

@@ -20,7 +20,7 @@ from imagecache.settings.load import load
 from imagecache.settings.table import LogLevel, Settings
 
 if TYPE_CHECKING:
-    from imagecache.cli.application import Application, ApplicationFactory
+    from imagecache.apps.plain_host import PlainHost
 
 T = TypeVar("T")
 
@@ -30,8 +30,8 @@ class Environment:
     """What commands use of the process's surroundings."""
 
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
-    factory: ApplicationFactory | None = None
-    """None: the real one, imported when a command needs it."""
+    open_host: Callable[[Settings, Clock], PlainHost] | None = None
+    """Opens what the verbs on ImageCaches work with. None: the real one, imported when a command needs it."""
     clock: Clock = field(default_factory=SystemClock)
     sleep: Callable[[float], None] = time.sleep
 
@@ -59,14 +59,13 @@ class Session:
     def clock(self) -> Clock:
         return self.environment.clock
 
-    def application(self) -> Application:
-        """The program behind the commands that work on ImageCaches, for these settings."""
-        factory = self.environment.factory
-        if factory is None:
-            from imagecache.apps.local import create_application
+    def host(self) -> PlainHost:
+        """The ImageCaches of this host, for these settings. Raises StoreError."""
+        if self.environment.open_host is not None:
+            return self.environment.open_host(self.settings, self.clock)
+        from imagecache.apps.plain_host import open_plain_host
 
-            factory = create_application
-        return factory(self.settings)
+        return open_plain_host(self.settings, self.clock)
 
 
 def run(work: Coroutine[object, object, T]) -> T:

@@ -1,4 +1,4 @@
-"""What the controller and a build process say to each other: one line of JSON each, over the process's own pipes.
+"""What the controller and a build process send each other: one line of JSON each, over the process's own pipes.
 
 The order, with its secrets, goes through stdin: not the command line or the environment, which others can read. It must
 not do I/O.
@@ -10,17 +10,9 @@ import msgspec
 
 from imagecache.api.building import BuildRequest
 from imagecache.api.pull_secrets import PullSecret
-from imagecache.api.types import Event
-from imagecache.controller.dependencies import Job
+from imagecache.builder.build_events import BuildEvent
 from imagecache.errors import ImageCacheError, by_name
-
-
-class Credentials(msgspec.Struct, frozen=True):
-    name: str
-    config: bytes
-
-    def __repr__(self) -> str:
-        return f"Credentials({self.name})"
+from imagecache.oci.descriptor import decode_hook, encode_hook
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,20 +21,9 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     settings: dict[str, str]
     """As flags would give them."""
     request: BuildRequest
-    credentials: tuple[Credentials, ...] = ()
-
-    def job(self) -> Job:
-        secrets = tuple(PullSecret(each.name, each.config) for each in self.credentials)
-        return Job(self.request, secrets)
-
-
-class Advanced(msgspec.Struct, tag=True, frozen=True):
-    done: int
-    total: int
-
-
-class Told(msgspec.Struct, tag=True, frozen=True):
-    event: Event
+    credentials: tuple[PullSecret, ...] = ()
+    docker_config: str = ""
+    """Path of a docker ``config.json`` whose credentials come after these; empty: none."""
 
 
 class Ended(msgspec.Struct, tag=True, frozen=True):
@@ -61,22 +42,17 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
         return cls(type(error).__name__, error.message, error.hint, error.image)
 
     def exception(self) -> ImageCacheError:
-        """The error that the process met, as itself again."""
+        """The error that the process met, of its own class again."""
         return by_name(self.error)(self.message, hint=self.hint, image=self.image)
 
 
-Line = Advanced | Told | Ended | Failed
-_lines = msgspec.json.Decoder(Line)
+Line = BuildEvent | Ended | Failed
+_lines = msgspec.json.Decoder(Line, dec_hook=decode_hook)
 _orders = msgspec.json.Decoder(Order)
 
 
-def order(settings: dict[str, str], job: Job) -> Order:
-    credentials = tuple(Credentials(secret.name, secret.config) for secret in job.secrets)
-    return Order(settings=settings, request=job.request, credentials=credentials)
-
-
 def encode(message: Order | Line) -> bytes:
-    return msgspec.json.encode(message) + b"\n"
+    return msgspec.json.encode(message, enc_hook=encode_hook) + b"\n"
 
 
 def decode_order(line: bytes) -> Order:
@@ -84,6 +60,6 @@ def decode_order(line: bytes) -> Order:
 
 
 def decode_line(line: bytes) -> Line:
-    """Raises msgspec.DecodeError."""
+    """Raises msgspec.DecodeError, InvalidDigest."""
     found: Line = _lines.decode(line)
     return found

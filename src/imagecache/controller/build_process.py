@@ -15,53 +15,94 @@ from contextlib import suppress
 
 import msgspec
 
+from imagecache.api.building import BuildRequest
+from imagecache.api.pull_secrets import PullSecret
+from imagecache.builder.build_events import BuildEvent
+from imagecache.clock import Clock
 from imagecache.controller import build_messages
-from imagecache.controller.build_messages import Advanced, Ended, Failed, Told
-from imagecache.controller.dependencies import Job, Progress, Report
-from imagecache.errors import InternalError
+from imagecache.controller.build_messages import Ended, Failed, Order
+from imagecache.errors import ImageCacheError, InternalError, InvalidDigest
+from imagecache.telemetry.metrics import Metrics
 
 COMMAND = (sys.executable, "-I", "-m", "imagecache.apps.build_process")
 _LINE = 1 << 20
+"""Bytes of one line at most; asyncio's own bound is 64 KiB, which an error about a long path can pass."""
 _STOP_SECONDS = 5.0
-"""Until a process that should stop is killed; nothing is lost by that."""
+"""Until a process that should stop is killed; nothing is lost by that, because downloads resume by range."""
 
 
 class ProcessBuilder:
-    """``controller.dependencies.Builder``. ``settings`` are those of the program, as flags would give them."""
+    """``controller.dependencies.Builder``.
 
-    def __init__(self, settings: dict[str, str], command: Sequence[str] = COMMAND) -> None:
+    Args:
+        settings: those of the program, as flags would give them.
+        metrics: count the builds and measure those that end Ready.
+        clock: measures.
+        docker_config: path of a docker ``config.json`` with more credentials; empty: none.
+        command: starts the process.
+    """
+
+    def __init__(
+        self,
+        settings: dict[str, str],
+        metrics: Metrics,
+        clock: Clock,
+        *,
+        docker_config: str = "",
+        command: Sequence[str] = COMMAND,
+    ) -> None:
         self._settings = settings
+        self._metrics = metrics
+        self._clock = clock
+        self._docker_config = docker_config
         self._command = command
 
-    async def build(self, job: Job, report: Callable[[Report], None]) -> None:
+    async def build(
+        self, request: BuildRequest, credentials: Sequence[PullSecret], emit: Callable[[BuildEvent], None]
+    ) -> None:
+        order = Order(
+            settings=self._settings,
+            request=request,
+            credentials=tuple(credentials),
+            docker_config=self._docker_config,
+        )
+        start = self._clock.monotonic()
+        try:
+            await self._run(build_messages.encode(order), emit)
+        except ImageCacheError as error:
+            self._metrics.builds.labels(error.reason).inc()
+            raise
+        self._metrics.builds.labels("Ready").inc()
+        self._metrics.build_seconds.observe(self._clock.monotonic() - start)
+
+    async def _run(self, order: bytes, emit: Callable[[BuildEvent], None]) -> None:
         process = await asyncio.create_subprocess_exec(*self._command, stdin=PIPE, stdout=PIPE, limit=_LINE)
         try:
-            await self._follow(process, build_messages.encode(build_messages.order(self._settings, job)), report)
+            await _follow(process, order, emit)
         finally:
             await _end(process)
 
-    async def _follow(self, process: Process, order: bytes, report: Callable[[Report], None]) -> None:
-        """Hand over the order, and read until the process says how it ended."""
-        assert process.stdin is not None  # noqa: S101 - both are pipes
-        assert process.stdout is not None  # noqa: S101
-        process.stdin.write(order)
-        with suppress(ConnectionError):  # it ended already; the reading says so
-            await process.stdin.drain()
-        while line := await process.stdout.readline():
-            match _decode(line):
-                case Advanced(done=done, total=total):
-                    report(Progress(done, total))
-                case Told(event=event):
-                    report(event)
-                case Failed() as failed:
-                    raise failed.exception()
-                case Ended():
-                    return
-        raise _vanished(await process.wait())
+
+async def _follow(process: Process, order: bytes, emit: Callable[[BuildEvent], None]) -> None:
+    """Hand over the order, and read until the process reports how it ended."""
+    assert process.stdin is not None  # noqa: S101 - both are pipes
+    assert process.stdout is not None  # noqa: S101
+    process.stdin.write(order)
+    with suppress(ConnectionError):  # it has ended already, and the lines that it wrote say why
+        await process.stdin.drain()
+    while line := await process.stdout.readline():
+        match _decode(line):
+            case Failed() as failed:
+                raise failed.exception()
+            case Ended():
+                return
+            case event:
+                emit(event)
+    raise _vanished(await process.wait())
 
 
 async def _end(process: Process) -> None:
-    """Closing stdin asks it to stop; in the end it is gone."""
+    """Closing stdin asks it to stop; it has ended when this returns."""
     if process.stdin is not None:
         process.stdin.close()
     try:
@@ -75,8 +116,8 @@ async def _end(process: Process) -> None:
 def _decode(line: bytes) -> build_messages.Line:
     try:
         return build_messages.decode_line(line)
-    except msgspec.DecodeError as error:
-        raise InternalError("the build process said something that is no message") from error
+    except (msgspec.DecodeError, InvalidDigest) as error:
+        raise InternalError("the build process wrote a line that is not a message") from error
 
 
 def _vanished(code: int) -> InternalError:

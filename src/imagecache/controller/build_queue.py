@@ -1,18 +1,23 @@
-"""The builds that run, at most so many at a time, by the object that they are for.
+"""The builds that run, N at a time, by the object that they are for.
 
-Keeps the newest progress and what was told until somebody asks; ``changed`` says that there is something to ask for. It
+Keeps the newest progress and the events of each until the reconciler asks; ``changed`` says that there are some. It
 must not decide what a failure means.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from imagecache.api import building
+from imagecache.api.building import BuildRequest
+from imagecache.api.pull_secrets import PullSecret
 from imagecache.api.types import Event
+from imagecache.builder.build_events import Advanced, BuildEvent, Planned
+from imagecache.clock import Clock
 from imagecache.controller.decision import Broken, Build, Running
-from imagecache.controller.dependencies import Builder, Job, Progress, Report
+from imagecache.controller.dependencies import Builder
 from imagecache.errors import ImageCacheError, InternalError
 from imagecache.telemetry.log import get_logger
 
@@ -24,35 +29,36 @@ class _Entry:
     build: Build | None
     """None once it ended well: the bundle in the store is the result."""
     task: asyncio.Task[None] | None = None
-    told: list[Event] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
 
 
-class Builds:
+class BuildQueue:
     """``changed`` is called in the event loop with the key whose build has news, often."""
 
-    def __init__(self, builder: Builder, limit: int, changed: Callable[[str], None]) -> None:
+    def __init__(self, builder: Builder, limit: int, clock: Clock, changed: Callable[[str], None]) -> None:
         self._builder = builder
         self._slots = asyncio.Semaphore(limit)
+        self._clock = clock
         self._changed = changed
         self._entries: dict[str, _Entry] = {}
 
-    def start(self, key: str, job: Job) -> None:
-        """Begin, or wait for a turn. The key has no build now."""
-        entry = _Entry(Running(job.request))
+    def start(self, key: str, request: BuildRequest, credentials: Sequence[PullSecret]) -> None:
+        """Begin, or wait for a slot. The key has no build now."""
+        entry = _Entry(Running(request))
         self._entries[key] = entry
-        entry.task = asyncio.create_task(self._run(key, entry, job))
+        entry.task = asyncio.create_task(self._run(key, entry, request, credentials))
 
     def state(self, key: str) -> Build | None:
         entry = self._entries.get(key)
         return entry.build if entry else None
 
-    def told(self, key: str) -> tuple[Event, ...]:
+    def take_events(self, key: str) -> tuple[Event, ...]:
         """Events since the last call."""
         entry = self._entries.get(key)
         if entry is None:
             return ()
-        told, entry.told = tuple(entry.told), []
-        return told
+        taken, entry.events = tuple(entry.events), []
+        return taken
 
     async def stop(self, key: str) -> None:
         """Stop and forget; returns when its process has ended."""
@@ -63,8 +69,7 @@ class Builds:
 
     async def close(self) -> None:
         """Stop all; what they fetched is kept."""
-        for key in list(self._entries):
-            entry = self._entries[key]
+        for entry in self._entries.values():  # all are asked before the first is waited for
             if entry.task is not None:
                 entry.task.cancel()
         for key in list(self._entries):
@@ -75,22 +80,23 @@ class Builds:
         """Builds that wait or run."""
         return sum(isinstance(entry.build, Running) for entry in self._entries.values())
 
-    async def _run(self, key: str, entry: _Entry, job: Job) -> None:
-        def report(news: Report) -> None:
-            if isinstance(news, Progress):
-                entry.build = Running(job.request, news.done, news.total)
-            else:
-                entry.told.append(news)
+    async def _run(self, key: str, entry: _Entry, request: BuildRequest, credentials: Sequence[PullSecret]) -> None:
+        def emit(event: BuildEvent) -> None:
+            if isinstance(event, Planned | Advanced):
+                entry.build = Running(request, event.done, event.total)
+            shown = building.status_event(event, self._clock.now())
+            if shown is not None:
+                entry.events.append(shown)
             self._changed(key)
 
         try:
             async with self._slots:
-                await self._builder.build(job, report)
+                await self._builder.build(request, credentials, emit)
         except ImageCacheError as error:
-            entry.build = Broken(job.request, error)
+            entry.build = Broken(request, error)
         except Exception as error:  # noqa: BLE001 - a supervisor: one build must not end the others
-            _log.exception("a build failed for a reason that is ours", bundle=job.request.bundle_id)
-            entry.build = Broken(job.request, InternalError(f"the build failed: {type(error).__name__}"))
+            _log.exception("a build failed for a reason that is ours", bundle=request.bundle_id)
+            entry.build = Broken(request, InternalError(f"the build failed: {type(error).__name__}"))
         else:
             entry.build = None
         self._changed(key)

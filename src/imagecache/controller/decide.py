@@ -1,7 +1,7 @@
-"""What to do about one ImageCache: a pure function of the object, what is observed around it and the time.
+"""What to do about one ImageCache: a pure function of the object, the observed state around it and the time.
 
-Level-style: it never asks what happened, only what is. So it may be called at any time, any number of times, by a
-controller that has just started, and comes to the same end. It must not do I/O.
+Level-style: it looks at what is, never at what happened. So it may be called at any time and any number of times, also
+by a controller that has just started, and always leads to the same end. It must not do I/O.
 """
 
 from __future__ import annotations
@@ -23,18 +23,29 @@ from imagecache.controller.decision import (
     DeleteObject,
     ObservedState,
     RemoveFinalizer,
+    Role,
     Running,
     StartBuild,
     StopBuild,
 )
-from imagecache.errors import AccessDenied, ImageCacheError, InvalidManifest, StoreBusy, Unauthenticated
+from imagecache.errors import (
+    AccessDenied,
+    ImageCacheError,
+    InvalidManifest,
+    PullSecretUnavailable,
+    StoreBusy,
+    Unauthenticated,
+)
+from imagecache.oci.platform import matches
 from imagecache.store.model import Bundle
 
 SOON = 5.0
 """Seconds until a wait for a secret, a lock or the store is looked at again."""
-HEAL = 15.0
-"""Seconds between two looks at the secrets of a cache that a registry refused."""
-_CREDENTIALS = (Unauthenticated.__name__, AccessDenied.__name__)
+RECHECK = 15.0
+"""Seconds between two looks at the secrets of a cache that a registry refused: each look is a get for each secret."""
+_REFUSED = frozenset({Unauthenticated.__name__, AccessDenied.__name__})
+"""Reasons of a failure that other pull secrets can end."""
+_UNFINISHED = frozenset({Phase.PENDING, Phase.CREATING, Phase.UPDATING})
 
 
 def decide(cache: ImageCache, observed: ObservedState, now: dt.datetime) -> Decision:
@@ -43,9 +54,9 @@ def decide(cache: ImageCache, observed: ObservedState, now: dt.datetime) -> Deci
     if cache.metadata.deletion_timestamp:
         return _delete(cache)
     if status is not None and phases.expired(status, now):
-        told = events.event("Expired", "Image cache has expired and is deleted", about=cache.name, now=now)
-        return Decision(status, (DeleteObject(),), (told,), again=SOON)
-    return _Step(cache, observed, now).run()
+        expired = events.event("Expired", "Image cache has expired and is deleted", about=cache.name, now=now)
+        return Decision(status, (DeleteObject(),), (expired,), again=SOON)
+    return _Draft(cache, observed, now).decide()
 
 
 def bundle_ids(cache: ImageCache) -> tuple[str, ...]:
@@ -65,14 +76,14 @@ def needs_secrets(cache: ImageCache, build: object) -> bool:
 
 
 def _delete(cache: ImageCache) -> Decision:
-    """Nothing here waits for a node, an agent or the store, so nothing can keep an object from going."""
+    """Nothing here waits for a node, an agent or the store, so nothing can keep an object from being deleted."""
     if nodes.FINALIZER not in cache.metadata.finalizers:
         return Decision(cache.status, (StopBuild(),))
     bundles = (DeleteBundle(name) for name in bundle_ids(cache))
     return Decision(cache.status, (StopBuild(), *bundles, RemoveFinalizer()))
 
 
-class _Step:
+class _Draft:
     """One decision in the making: the status so far, and what goes with it."""
 
     def __init__(self, cache: ImageCache, observed: ObservedState, now: dt.datetime) -> None:
@@ -84,172 +95,194 @@ class _Step:
         self.actions: list[Action] = []
         self.events: list[Event] = []
         self.again: float | None = None
+        self.problem: ImageCacheError | None = None
         self.status = cache.status or phases.begin(self.target, self.generation, now)
 
-    def run(self) -> Decision:
+    def decide(self) -> Decision:
         if nodes.FINALIZER not in self.cache.metadata.finalizers:
             self.actions.append(AddFinalizer())
-        for event in self.observed.told:
+        for event in self.observed.events:
             self.add(event)
-        wanted: EffectiveSpec | None = None
+        spec: EffectiveSpec | None = None
         try:
-            wanted = self.interpret()
+            if self.observed.malformed is not None:
+                raise self.observed.malformed
+            spec = effective_spec(self.cache, architecture=self.observed.architecture)
         except InvalidManifest as error:
-            self.refuse(error)
+            if self.observed.role is not Role.NODE:
+                self.refuse(error)
         else:
-            if self.cache.status is None:
-                self.note(wanted)
-            self.follow(wanted)
-        self.sum_up(wanted)
-        return Decision(self.changed(), tuple(self.actions), tuple(self.events), self.until_expiry())
+            if self.observed.role is not Role.NODE:
+                self.advance(spec)
+        self.summarise(spec)
+        return Decision(
+            self.changed_status(), tuple(self.actions), tuple(self.events), self.until_expiry(), self.problem
+        )
 
-    def interpret(self) -> EffectiveSpec:
-        """Raises InvalidManifest."""
-        if self.observed.malformed is not None:
-            raise self.observed.malformed
-        return effective_spec(self.cache, architecture=self.observed.architecture)
-
-    def follow(self, wanted: EffectiveSpec) -> None:
+    def advance(self, spec: EffectiveSpec) -> None:
+        if self.cache.status is None:
+            self.record_notes(spec)
         if self.observed.store_problem is not None:
-            self.again = SOON
+            self.problem, self.again = self.observed.store_problem, SOON
             return
         match self.status.phase:
             case Phase.PENDING | Phase.CREATING:
-                self.create(wanted)
+                self.create(spec)
             case Phase.READY:
-                self.keep(wanted)
+                self.keep(spec)
             case Phase.UPDATING:
-                self.update(wanted)
+                self.update(spec)
             case Phase.FAILED | Phase.UPDATE_FAILED:
-                self.heal(wanted)
+                self.recover(spec)
 
     # one phase each
 
-    def create(self, wanted: EffectiveSpec) -> None:
-        request = building.request(self.status.image_cache_id, wanted)
+    def create(self, spec: EffectiveSpec) -> None:
+        if self.cache.status is not None and self.observed.requested and self.observed.build is None:
+            # the retention counts from when a person asks for it, not from a build that was interrupted days ago
+            self.status = phases.retry(self.status, self.generation, self.now, restart=self.is_edited())
+        request = building.request(self.status.image_cache_id, spec)
         document = self.observed.bundles.get(request.bundle_id)
-        if document is not None and _has(document, request):
-            self.ready(document, wanted)
+        if document is not None and _has(document, spec):
+            self.ready(document, spec)
             return
         if document is not None:  # the spec changed while it was being built
             self.actions.append(DeleteBundle(document.id))
         self.build(request)
 
-    def keep(self, wanted: EffectiveSpec) -> None:
+    def keep(self, spec: EffectiveSpec) -> None:
         """Ready: as it is, unless the spec asks for other images or the bundle is gone."""
-        request = building.request(self.status.image_cache_id, wanted)
-        document = self.observed.bundles.get(request.bundle_id)
-        changed = phases.observed(self.status, "Ready") != self.generation
-        if document is not None and not (changed and not _has(document, request)):
-            self.status = phases.kept(self.status, self.generation, self.now, retention_days=wanted.retention_days)
+        document = self.observed.bundles.get(self.status.image_cache_id)
+        edited = phases.observed(self.status, "Ready") != self.generation
+        if document is not None and not (edited and not _has(document, spec)):
+            self.status = phases.kept(self.status, self.generation, self.now, retention_days=spec.retention_days)
             return
         self.status = phases.update(self.status, self.generation, self.now)
         why = "the spec asks for other images" if document else "the store has lost it"
-        self.tell("Updating", f"Image cache is built again: {why}")
-        self.note(wanted)
-        self.update(wanted)
+        self.record("Updating", f"Image cache is built again: {why}")
+        self.record_notes(spec)
+        self.update(spec)
 
-    def update(self, wanted: EffectiveSpec) -> None:
-        """Updating: the old bundle serves until the new one, which has an id of its own, is there."""
+    def update(self, spec: EffectiveSpec) -> None:
+        """Updating: the old bundle serves until the new one, which has an id of its own, exists."""
         old = self.observed.bundles.get(self.status.image_cache_id)
-        request = building.request(self.target if old is not None else self.status.image_cache_id, wanted)
+        request = building.request(self.target if old is not None else self.status.image_cache_id, spec)
         new = self.observed.bundles.get(request.bundle_id)
-        if old is not None and _has(old, request):
+        if old is not None and _has(old, spec):
             self.actions.append(StopBuild())
-            self.ready(old, wanted)
-        elif new is not None and _has(new, request):
+            self.ready(old, spec)
+        elif new is not None and _has(new, spec):
             before = self.status.image_cache_id
             self.status = msgspec.structs.replace(self.status, image_cache_id=new.id)
-            self.ready(new, wanted)
+            self.ready(new, spec)
             self.actions.append(DeleteBundle(before))
         else:
+            # built for a generation that was replaced before its bundle was put into the status
             earlier = ids.derived_cache_id(self.cache.metadata.uid, phases.observed(self.status))
             if earlier in self.observed.bundles and earlier not in {self.status.image_cache_id, request.bundle_id}:
                 self.actions.append(DeleteBundle(earlier))
             self.build(request)
 
-    def heal(self, wanted: EffectiveSpec) -> None:
-        """Failed: once more when the spec is another one, or the secrets are, or what it asked for is allowed now."""
-        reason = self.status.reason.partition(":")[0]
-        changed = phases.observed(self.status) != self.generation
-        refused = reason in _CREDENTIALS and bool(wanted.pull_secrets)
-        fixed = refused and self.observed.secrets_changed and self.observed.secrets_problem is None
-        if changed or fixed or reason == InvalidManifest.__name__:
-            self.retry(wanted, restart=changed, why="the spec changed" if changed else "what it needs was corrected")
-        elif refused:
-            self.again = HEAL
+    def recover(self, spec: EffectiveSpec) -> None:
+        """Failed: retried when a person asks, or when the spec, the secrets or what is allowed has changed."""
+        reason = phases.failure(self.status)
+        readable = self.observed.secrets_problem is None
+        refused = reason in _REFUSED and bool(spec.pull_secrets)
+        if self.is_edited():
+            self.retry(spec, restart=True, why="the spec changed")
+        elif self.observed.requested:
+            self.retry(spec, restart=False, why="it was asked for again")
+        elif (
+            (refused and self.observed.secrets_changed and readable)
+            or (reason == PullSecretUnavailable.__name__ and readable)
+            or reason == InvalidManifest.__name__  # it can be read now: an annotation was corrected
+        ):
+            self.retry(spec, restart=False, why="what it needs was corrected")
+        elif refused or reason == PullSecretUnavailable.__name__:
+            self.again = RECHECK
 
-    def retry(self, wanted: EffectiveSpec, *, restart: bool, why: str) -> None:
-        self.tell("Retrying", f"Image cache is built once more: {why}")
-        self.note(wanted)
+    def retry(self, spec: EffectiveSpec, *, restart: bool, why: str) -> None:
+        self.record("Retrying", f"Image cache is built once more: {why}")
+        self.record_notes(spec)
         if self.status.phase is Phase.UPDATE_FAILED:
             self.status = phases.update(self.status, self.generation, self.now)
-            self.update(wanted)
+            self.update(spec)
         else:
             self.status = phases.retry(self.status, self.generation, self.now, restart=restart)
-            self.create(wanted)
+            self.create(spec)
 
-    # what a phase comes to
+    # what a phase leads to
 
     def build(self, request: BuildRequest) -> None:
-        """Start it, follow it, or take in how it failed."""
+        """Start it, follow it, or record how it failed."""
         build = self.observed.build
         if build is not None and build.request == request:
             if isinstance(build, Broken):
-                self.fail(build.error)
+                self.broken(build.error)
             elif build.total:
                 self.status = phases.advance(self.status, build.done, build.total, self.now)
             return
         if isinstance(build, Running):
-            self.actions.append(StopBuild())  # it makes what nobody asks for any more
+            self.actions.append(StopBuild())  # nothing asks for its bundle any longer
             self.status = msgspec.structs.replace(self.status, progress="0%")
+        elif self.observed.role is Role.HOST_AGENT and self.was_unfinished():
+            return
         if self.observed.secrets_problem is not None:
             self.wait(self.observed.secrets_problem)
             return
         self.status = phases.started(self.status, self.generation, self.now)
         self.actions.append(StartBuild(request))
 
-    def ready(self, document: Bundle, wanted: EffectiveSpec) -> None:
-        self.status = building.ready(self.status, self.generation, self.now, document, wanted.retention_days)
-        self.tell("Ready", building.summary(document))
+    def ready(self, document: Bundle, spec: EffectiveSpec) -> None:
+        self.status = building.ready(self.status, self.generation, self.now, document, spec.retention_days)
+        self.record("Ready", building.summary(document))
+
+    def broken(self, error: ImageCacheError) -> None:
+        self.actions.append(StopBuild())
+        if isinstance(error, StoreBusy):  # another process builds the same bundle, or a collection runs
+            self.wait(error)
+        else:
+            self.fail(error)
 
     def fail(self, error: ImageCacheError) -> None:
-        self.actions.append(StopBuild())
-        if isinstance(error, StoreBusy):
-            self.wait(error)
-            return
         message = building.explain(error)
-        self.tell(error.reason, message, about=error.image, kind=events.WARNING)
+        self.problem = error
+        self.record(error.reason, message, about=error.image, kind=events.WARNING)
         self.status = phases.failed(self.status, self.generation, self.now, reason=error.reason, message=message)
 
     def wait(self, error: ImageCacheError) -> None:
+        """What is lacking may come without a change of the object."""
+        if self.observed.role is Role.COMMAND:
+            self.fail(error)
+            return
         message = building.explain(error)
-        if self.status.reason != f"{error.reason}: {message}":
-            self.tell(error.reason, message, kind=events.WARNING)
+        self.problem, self.again = error, SOON
+        if phases.outcome(self.status) != (error.reason, message):
+            self.record(error.reason, message, kind=events.WARNING)
         self.status = phases.waiting(self.status, self.generation, self.now, reason=error.reason, message=message)
-        self.again = SOON
 
     def refuse(self, error: InvalidManifest) -> None:
-        """What it asks for cannot be: failed at once; old content goes on serving."""
-        reason = f"{error.reason}: {building.explain(error)}"
+        """It asks for something that no build can make: it fails at once, and old content goes on serving."""
         failed = {Phase.FAILED, Phase.UPDATE_FAILED}
         if self.status.phase in failed:
-            if self.status.reason == reason and phases.observed(self.status) == self.generation:
+            known = phases.outcome(self.status) == (error.reason, building.explain(error))
+            if known and not self.is_edited():
                 return
             phase = Phase.UPDATING if self.status.phase is Phase.UPDATE_FAILED else Phase.PENDING
             self.status = msgspec.structs.replace(self.status, phase=phase)
         elif self.status.phase is Phase.READY:
             self.status = phases.update(self.status, self.generation, self.now)
+        self.actions.append(StopBuild())
         self.fail(error)
 
-    def sum_up(self, wanted: EffectiveSpec | None) -> None:
+    def summarise(self, spec: EffectiveSpec | None) -> None:
         """Counts, columns and the condition Degraded, whatever the phase."""
-        status, before = self.status, self.status.nodes
-        if wanted is not None:
-            counts = assignment.counts(self.cache.name, status.image_cache_id, wanted.nodes, self.observed.nodes)
+        status, before, views = self.status, self.status.nodes, self.observed.nodes
+        if spec is not None and views is not None:
+            counts = assignment.counts(self.cache.name, status.image_cache_id, spec.nodes, views)
             complete = status.phase is Phase.READY and 0 < counts.desired == counts.ready
             if complete and not (before and before.desired == before.ready > 0):
-                self.tell("NodesReady", f"Usable on {columns.count(counts.ready, 'node')}")
+                self.record("NodesReady", f"Usable on {columns.count(counts.ready, 'node')}")
             status = msgspec.structs.replace(self.status, nodes=counts)
         shown = status.nodes
         self.status = msgspec.structs.replace(
@@ -267,26 +300,38 @@ class _Step:
         if status.phase is Phase.UPDATE_FAILED:
             return {"reason": "UpdateFailed", "message": status.reason}
         if status.nodes and status.nodes.failed and status.phase in assignment.SERVING:
-            message = f"{status.nodes.failed} of {status.nodes.desired} nodes; see kubectl get nodeimagecaches"
+            in_cluster = self.observed.role is Role.CLUSTER
+            where = "kubectl get nodeimagecaches" if in_cluster else f"imagecache describe {self.cache.name}"
+            message = f"{status.nodes.failed} of {columns.count(status.nodes.desired, 'node')}; see {where}"
             return {"reason": "NodesFailed", "message": message}
         return {}
 
-    # the diary
+    # what is known of the past
 
-    def tell(self, reason: str, message: str, *, about: str = "", kind: str = events.NORMAL) -> None:
+    def is_edited(self) -> bool:
+        """Whether the status is about an earlier generation."""
+        return phases.observed(self.status) != self.generation
+
+    def was_unfinished(self) -> bool:
+        """Whether a build was on its way before this decision."""
+        return self.cache.status is None or self.cache.status.phase in _UNFINISHED
+
+    # events and the end
+
+    def record(self, reason: str, message: str, *, about: str = "", kind: str = events.NORMAL) -> None:
         self.add(events.event(reason, message, about=about or self.cache.name, now=self.now, kind=kind))
 
     def add(self, event: Event) -> None:
         self.events.append(event)
         self.status = msgspec.structs.replace(self.status, events=events.append(self.status.events, event))
 
-    def note(self, wanted: EffectiveSpec) -> None:
-        """What was ignored, once for each build."""
-        for note in (*self.observed.notes, *wanted.notes):
-            self.tell("Noted", note)
+    def record_notes(self, spec: EffectiveSpec) -> None:
+        """What is ignored of the document, once for each build."""
+        for note in (*self.observed.notes, *spec.notes):
+            self.record("Noted", note)
 
-    def changed(self) -> Status:
-        """The new status, or the very same object when only times would differ."""
+    def changed_status(self) -> Status:
+        """The new status, or the very same object when only times would differ: then nothing is written."""
         before = self.cache.status
         if before is not None:
             same = msgspec.structs.replace(self.status, last_updated_time=before.last_updated_time)
@@ -301,6 +346,13 @@ class _Step:
         return max(0.0, min(left, self.again if self.again is not None else left))
 
 
-def _has(document: Bundle, request: BuildRequest) -> bool:
-    """Whether a bundle is what a request asks for."""
-    return tuple(image.reference for image in document.images) == request.images
+def _has(document: Bundle, spec: EffectiveSpec) -> bool:
+    """Whether a bundle is what the spec asks for.
+
+    The architecture counts only where the document names one: otherwise it is that of whoever reconciles, and a
+    controller that is moved to another node must not build everything again.
+    """
+    if tuple(image.reference for image in document.images) != spec.images:
+        return False
+    platforms = [image.platform for image in document.images if image.platform.architecture]
+    return not spec.names_architecture or all(matches(spec.platform, platform) for platform in platforms)

@@ -1,7 +1,8 @@
-"""What ``decide`` knows and what it answers. Plain data; it must not do anything."""
+"""The input of ``decide`` and its output. Plain data; it must not do anything."""
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -10,6 +11,19 @@ from imagecache.api.nodes import NodeView
 from imagecache.api.types import Event, Status
 from imagecache.errors import ImageCacheError, InvalidManifest
 from imagecache.store.model import Bundle
+
+
+class Role(enum.Enum):
+    """Who reconciles; it says which builds it begins and what it waits for."""
+
+    CLUSTER = "cluster"
+    """The controller of a cluster goes on with every build, and waits for what a build lacks."""
+    COMMAND = "command"
+    """A person's command goes on too, and does not wait: what is lacking is a failure that the person sees."""
+    NODE = "node"
+    """attach and detach on a host without Kubernetes change counts and events, and nothing else."""
+    HOST_AGENT = "host agent"
+    """The agent of a host without Kubernetes. A build that a person interrupted goes on with the person's command."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +38,7 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """A build that ended badly. One that ended well is a bundle in the store."""
+    """A build that failed. One that ended well is a bundle in the store."""
 
     request: BuildRequest
     error: ImageCacheError
@@ -39,23 +53,26 @@ class ObservedState:
 
     architecture: str
     """GOARCH for caches that name none."""
+    role: Role = Role.CLUSTER
+    requested: bool = False
+    """A person has just asked for this cache: what failed or was interrupted is begun anew."""
     bundles: Mapping[str, Bundle] = field(default_factory=dict)
     """Those of ``decide.bundle_ids`` that the store has."""
     build: Build | None = None
-    told: Sequence[Event] = ()
-    """What the build told since last time."""
-    nodes: Sequence[NodeView] = ()
-    """Every node that has an agent."""
+    events: Sequence[Event] = ()
+    """Events of the build and of nodes since the last decision."""
+    nodes: Sequence[NodeView] | None = ()
+    """Every node that has an agent. None: no node was ever told to have this cache, so it has no counts."""
     malformed: InvalidManifest | None = None
-    """The spec is no ImageCache's."""
+    """The object's spec is not an ImageCache's."""
     notes: Sequence[str] = ()
     """What was ignored of the document."""
     secrets_problem: ImageCacheError | None = None
-    """Why the pull secrets cannot be had."""
+    """Why the pull secrets cannot be read."""
     secrets_changed: bool = False
-    """They are others than those that the last build had, or it is not known which it had."""
+    """They differ from those that the last build had, or it is not known which it had."""
     store_problem: ImageCacheError | None = None
-    """The store cannot be asked; then ``bundles`` says nothing."""
+    """The store cannot be read; then ``bundles`` is empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +97,14 @@ class StopBuild:
 
 @dataclass(frozen=True, slots=True)
 class DeleteBundle:
-    """If there is one. It must not stand in the way of anything else."""
+    """Idempotent, and retried in the background: nothing waits for it."""
 
     bundle_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class DeleteObject:
-    """Its time has come."""
+    """It has expired."""
 
 
 Action = AddFinalizer | RemoveFinalizer | StartBuild | StopBuild | DeleteBundle | DeleteObject
@@ -95,7 +112,7 @@ Action = AddFinalizer | RemoveFinalizer | StartBuild | StopBuild | DeleteBundle 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """RuntimeFiles out in this order: finalizer, status, the other actions as listed, events."""
+    """Carried out in this order: finalizer, status, the other actions as listed, events."""
 
     status: Status | None
     """As it should be; the same object as before when nothing changes."""
@@ -103,4 +120,6 @@ class Decision:
     events: tuple[Event, ...] = ()
     """New ones; they are in the status already."""
     again: float | None = None
-    """Look again after so many seconds, when nothing happens before. None: no need."""
+    """Seconds after which to look again when nothing happens before. None: no need."""
+    problem: ImageCacheError | None = None
+    """What keeps the cache from being Ready, met now."""

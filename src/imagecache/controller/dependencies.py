@@ -1,50 +1,55 @@
-"""What the controller needs besides the Kubernetes API: builds, and a store to look into."""
+"""What the controller needs besides the Kubernetes API: builds, a store, and a claim on the objects that it changes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from imagecache.api.building import BuildRequest
 from imagecache.api.pull_secrets import PullSecret
-from imagecache.api.types import Event
+from imagecache.builder.build_events import BuildEvent
+from imagecache.store.collect import Collected
 from imagecache.store.model import Bundle
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One build with its credentials."""
-
-    request: BuildRequest
-    secrets: tuple[PullSecret, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Bytes; ``done`` only grows while a build runs, and starts where an interrupted one was."""
-
-    done: int
-    total: int
-
-
-Report = Progress | Event
-"""What a build tells while it runs."""
-
-
 class Builder(Protocol):
-    async def build(self, job: Job, report: Callable[[Report], None]) -> None:
+    """``build_process.ProcessBuilder``, and ``apps.build.LocalBuilder`` for a command that shows its progress."""
+
+    async def build(
+        self, request: BuildRequest, credentials: Sequence[PullSecret], emit: Callable[[BuildEvent], None]
+    ) -> None:
         """Build and commit the bundle. Raises ImageCacheError; leaves a resumable state when cancelled or killed."""
 
 
 class BundleStore(Protocol):
-    """What of ``imagecache.store.store.Store`` the controller needs. Calls block, so they run in threads."""
+    """What the controller needs of a store. Calls block, so they run in threads."""
 
     def get(self, bundle_id: str) -> Bundle:
-        """Raises NotFound when there is none, StoreError when it cannot be said."""
+        """Raises NotFound when the store has none, StoreError when it cannot be read."""
 
     def delete(self, bundle_id: str) -> None:
         """Forget a bundle. Raises NotFound, StoreError."""
 
-    def collect(self) -> int:
-        """Remove what no bundle, build or node holds; bytes given back. Raises StoreError."""
+    def collect(self) -> Collected:
+        """Remove what no bundle, build or node holds. Raises StoreError."""
+
+
+class Claims(Protocol):
+    """Who may change an object where several processes do."""
+
+    def take(self, name: str, resource_version: str) -> bool:
+        """Claim the object of that version, until ``release``. False: another process has claimed or changed it."""
+
+    def release(self, name: str) -> None:
+        """Idempotent."""
+
+
+class Unclaimed:
+    """``Claims`` where nobody else changes objects: the leader of a cluster, or a command that holds the claim."""
+
+    def take(self, name: str, resource_version: str) -> bool:
+        del name, resource_version
+        return True
+
+    def release(self, name: str) -> None:
+        del name

@@ -1,7 +1,7 @@
 """Events on the object: what ``kubectl describe`` shows.
 
-Source: core/v1 Event. Events about cluster-scoped objects live in the namespace ``default``. They are told for people:
-one that cannot be posted is logged and lost, and is in the status anyway.
+Source: core/v1 Event. Events about cluster-scoped objects live in the namespace ``default``. They are for people: one
+that cannot be recorded is logged and lost, and is in ``status.events`` anyway.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _MESSAGE = 1024
 _log = get_logger(__name__)
 
 
-async def post(kube: Kube, cache: ImageCache, events: tuple[Event, ...]) -> None:
+async def record(kube: Kube, cache: ImageCache, events: tuple[Event, ...]) -> None:
     """Never raises for what the API server says."""
     for event in events:
         try:
             await kube.create(EVENTS, _object(cache, event), namespace=NAMESPACE)
         except KubernetesError as error:
-            _log.warning("event not posted", name=cache.name, reason=event.reason, problem=str(error))
+            _log.warning("event not recorded", name=cache.name, reason=event.reason, problem=str(error))
 
 
 def _object(cache: ImageCache, event: Event) -> Object:

@@ -1,4 +1,4 @@
-"""Nodes that are gone for good, in a store that nodes share: what they held is let go, a day later.
+"""Release what deleted Nodes hold in a store that nodes share, a day after they were deleted.
 
 A Node that was deleted may be registered again by its kubelet, with its containers still running, so not at once. When
 nodes fetch into stores of their own, none has left anything here. It must not touch what a node of the cluster holds.
@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-from imagecache.api.nodes import is_holder_of
+from imagecache.api.nodes import HOST, is_holder_of
 from imagecache.clock import Clock
 from imagecache.oserrors import converting
 from imagecache.store.files import write_atomic
@@ -21,7 +21,7 @@ from imagecache.telemetry.log import get_logger
 _log = get_logger(__name__)
 GRACE = dt.timedelta(days=1)
 MARK = "gone"
-"""File in the directory of the node's agent: when it was first seen that the Node is not there."""
+"""File in the directory of the node's agent: when the Node was first found deleted."""
 
 
 class NodeGarbageCollector:
@@ -32,10 +32,10 @@ class NodeGarbageCollector:
         self._clock = clock
 
     def release(self, present: Collection[str]) -> tuple[str, ...]:
-        """Nodes whose leases were let go now; ``present`` is every Node of the cluster. Raises StoreError."""
+        """Nodes whose leases were released now; ``present`` is every Node of the cluster. Raises StoreError."""
         root = self._store.paths.nodes
         with converting(root):
-            there = sorted(root.iterdir()) if root.is_dir() else []
+            there = sorted(path for path in root.iterdir() if path.name != HOST) if root.is_dir() else []
         over = [directory for directory in there if self._is_over(directory, here=directory.name in present)]
         for directory in over:
             self._forget(directory)
@@ -59,11 +59,11 @@ class NodeGarbageCollector:
                 self._store.leases.release_all(holder)
         with converting(directory):
             shutil.rmtree(directory)
-        _log.info("layers of a node that is gone are let go", node=directory.name)
+        _log.info("layers of a deleted node are released", node=directory.name)
 
 
 def _time(mark: Path) -> dt.datetime | None:
-    """None: no time is there. Raises OSError."""
+    """None when the file has no time. Raises OSError."""
     try:
         return dt.datetime.fromisoformat(mark.read_text()).astimezone(dt.UTC)
     except (FileNotFoundError, ValueError):

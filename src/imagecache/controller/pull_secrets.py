@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from imagecache.api.pull_secrets import PullSecret, pull_secret
 from imagecache.errors import InvalidInput, KubernetesDenied, ObjectNotFound, PullSecretUnavailable
+from imagecache.kube import objects
 from imagecache.kube.api import Kube
 from imagecache.kube.resources import SECRETS
 
@@ -22,8 +23,12 @@ async def read(kube: Kube, names: Sequence[str]) -> tuple[PullSecret, ...]:
 async def _read(kube: Kube, name: str) -> PullSecret:
     namespace, _, short = name.partition(":")
     try:
-        return pull_secret(name, await kube.get(SECRETS, short, namespace=namespace))
+        secret = await kube.get(SECRETS, short, namespace=namespace)
+        file = objects.text(secret, "metadata", "selfLink")  # of a directory of Secrets; API servers leave it out
+        return pull_secret(name, secret, f"{file}: " if file else "")
     except ObjectNotFound as error:
+        if error.hint:  # a directory of Secrets names itself and says what to do; an API server does not
+            raise PullSecretUnavailable(f"imagePullSecret {error.message}", hint=error.hint) from error
         raise PullSecretUnavailable(
             f"imagePullSecret {name} does not exist",
             hint=f"create it: kubectl create secret docker-registry {short} -n {namespace} --docker-server=...",

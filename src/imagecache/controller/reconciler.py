@@ -1,25 +1,26 @@
-"""Around ``decide``: find out what is, ask it, carry out what it says, one ImageCache at a time.
+"""Around ``decide``: observe, ask it, carry out its decision, one ImageCache at a time.
 
-Everything that is remembered here is a shortcut: after a restart the objects, the store and the secrets say it all
-again. It must not decide.
+Everything that is remembered here is a shortcut: after a restart the objects, the store and the secrets lead to the
+same decisions again. It must not decide.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
 from imagecache.api import nodes, parse
 from imagecache.api.effective_spec import effective_spec
+from imagecache.api.nodes import NodeView
 from imagecache.api.types import Event, ImageCache, Status
 from imagecache.api.yamltext import JSON
 from imagecache.backoff import Backoff, Retries
 from imagecache.clock import Clock
-from imagecache.controller import pull_secrets
-from imagecache.controller.build_queue import Builds
+from imagecache.controller import event_recorder, pull_secrets
+from imagecache.controller.build_queue import BuildQueue
 from imagecache.controller.decide import SOON, bundle_ids, decide, needs_secrets
 from imagecache.controller.decision import (
     Action,
@@ -29,11 +30,12 @@ from imagecache.controller.decision import (
     DeleteObject,
     ObservedState,
     RemoveFinalizer,
+    Role,
+    Running,
     StartBuild,
     StopBuild,
 )
-from imagecache.controller.dependencies import Builder, BundleStore, Job
-from imagecache.controller.event_recorder import post
+from imagecache.controller.dependencies import Builder, BundleStore, Claims, Unclaimed
 from imagecache.controller.informer_cache import InformerCache
 from imagecache.controller.work_queue import WorkQueue
 from imagecache.errors import (
@@ -55,7 +57,12 @@ _LONGEST = 3600.0
 """Seconds; nothing is planned further ahead, so that a clock that was set is noticed."""
 _BACKOFF = Backoff(0.25, 30.0)
 _COLLECT_PAUSE = 2.0
+"""Seconds from a deleted bundle to the collection: several are often deleted together, and one collection does."""
 _log = get_logger(__name__)
+
+
+async def _nothing(cache: ImageCache) -> None:
+    del cache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +72,12 @@ class Dependencies:
     store: BundleStore
     clock: Clock
     architecture: str
+    role: Role = Role.CLUSTER
+    claims: Claims = field(default_factory=Unclaimed)
+    nodes: Callable[[ImageCache], Sequence[NodeView] | None] | None = None
+    """The nodes that a cache is counted on; it blocks. None: those of the cluster, as the informers have them."""
+    detach: Callable[[ImageCache], Awaitable[object]] = _nothing
+    """Called before an expired object is deleted; when it fails, the object stays."""
     builds: int = 1
     """At the same time."""
     workers: int = 8
@@ -79,11 +92,11 @@ class _Memory:
 
     name: str
     status: Status | None = None
-    """As written last; the picture may lag behind it."""
+    """As written last, in a cluster: the informer may lag behind it."""
     written: float = -1e9
     """Monotonic time of that."""
-    told: list[Event] = field(default_factory=list)
-    """By the build, not in the status yet."""
+    events: list[Event] = field(default_factory=list)
+    """Of the build and of nodes, not in the status yet."""
     secrets: str | None = None
     """Fingerprint of what the last build had; None: not known."""
     retries: Retries = field(init=False)
@@ -96,19 +109,26 @@ class Reconciler:
     def __init__(self, dependencies: Dependencies) -> None:
         self._dependencies = dependencies
         self._kube = dependencies.kube
-        self.picture = InformerCache()
+        self.informers = InformerCache()
         self.queue = WorkQueue()
-        self.builds = Builds(dependencies.builder, dependencies.builds, self._built)
+        self.builds = BuildQueue(dependencies.builder, dependencies.builds, dependencies.clock, self._built)
         self._memories: dict[str, _Memory] = {}
         """By uid."""
+        self._reported: dict[str, list[Event]] = {}
+        """By name, not taken over by a decision yet."""
         self._orphans: set[str] = set()
-        """Bundles that could not be deleted when their object went."""
+        """Bundles that could not be deleted when their object was."""
         self._freed = asyncio.Event()
 
     def take(self, resource: Resource, item: Object, *, gone: bool) -> None:
-        """A change of the cluster."""
-        for name in self.picture.take(resource, item, gone=gone):
+        """A change that a watch has reported."""
+        for name in self.informers.take(resource, item, gone=gone):
             self.queue.add(name)
+
+    def report(self, name: str, *events: Event) -> None:
+        """Events of a node about an object, or only that what it has of the object has changed."""
+        self._reported.setdefault(name, []).extend(events)
+        self.queue.add(name)
 
     async def run(self) -> None:
         """Work until cancelled; builds are stopped then, and go on with the next controller."""
@@ -116,10 +136,14 @@ class Reconciler:
             async with asyncio.TaskGroup() as group:
                 for _ in range(self._dependencies.workers):
                     group.create_task(self._work())
-                group.create_task(self._tidy())
+                group.create_task(self._collect())
         finally:
-            self.queue.close()
-            await self.builds.close()
+            await self.close()
+
+    async def close(self) -> None:
+        """Stop the builds, and forget what is planned."""
+        self.queue.close()
+        await self.builds.close()
 
     async def _work(self) -> None:
         while True:
@@ -135,30 +159,49 @@ class Reconciler:
                 self.queue.done(name)
 
     def _try_again(self, name: str, error: ImageCacheError) -> None:
-        memory = self._memories.get(objects.uid(self.picture.caches.get(name, {})))
+        memory = self._memories.get(objects.uid(self.informers.caches.get(name, {})))
         retries = memory.retries if memory else Retries(_BACKOFF, _log, name=name)
         # a conflict means that the watch lags behind a write of ours or of a user: nothing to report
         self.queue.add(name, retries.failed(None if isinstance(error, ObjectConflict) else error))
 
-    async def reconcile(self, name: str) -> None:
-        """One look at one ImageCache. Raises KubernetesError when the API server refuses what follows from it."""
-        item = self.picture.caches.get(name)
+    async def reconcile(self, name: str, *, requested: bool = False) -> Decision | None:
+        """Decide about one ImageCache once; None when it does not exist, or another process has it.
+
+        ``requested``: a person has just asked for it. Raises KubernetesError when the API server refuses what follows,
+        HostError when an expired one stays attached.
+        """
+        item = await self._read(name)
         await self._forget_others(name, objects.uid(item) if item else "")
         if item is None:
             self.queue.forget(name)
-            return
+            self._dependencies.claims.release(name)
+            return None
         stored = parse.stored(item)
         memory = self._memories.setdefault(stored.cache.metadata.uid, _Memory(name))
         cache = stored.cache.with_status(memory.status) if memory.status else stored.cache
-        memory.told.extend(self.builds.told(cache.metadata.uid))
-        decision = decide(cache, await self._observe(cache, stored, memory), self._dependencies.clock.now())
-        await self._carry_out(cache, item, decision, memory)
+        observed = await self._observe(cache, stored, memory, requested=requested)
+        decision = decide(cache, observed, self._dependencies.clock.now())
+        if decision.actions or decision.events or decision.status is not cache.status:
+            if not self._dependencies.claims.take(name, cache.metadata.resource_version):
+                self.queue.add(name, SOON)
+                return None
+            await self._carry_out(cache, item, decision, memory)
         memory.retries.succeeded()
         if decision.again is not None:
             self.queue.add(name, min(decision.again + 0.01, _LONGEST))
+        return decision
+
+    async def _read(self, name: str) -> Object | None:
+        """A cluster's object is the informer's: a request for every look is too much. A file is read every time."""
+        if self._dependencies.role is Role.CLUSTER:
+            return self.informers.caches.get(name)
+        try:
+            return await self._kube.get(IMAGE_CACHES, name)
+        except ObjectNotFound:
+            return None
 
     async def _forget_others(self, name: str, uid: str) -> None:
-        """Earlier objects of the same name, and those that are gone."""
+        """Earlier objects of the same name, and those that are deleted."""
         for other in [key for key, memory in self._memories.items() if memory.name == name and key != uid]:
             await self.builds.stop(other)
             del self._memories[other]
@@ -170,20 +213,28 @@ class Reconciler:
             wait = memory.written + self._dependencies.interval - self._dependencies.clock.monotonic()
             self.queue.add(memory.name, max(0.0, wait))
 
-    # what is
+    # observe
 
-    async def _observe(self, cache: ImageCache, stored: parse.Stored, memory: _Memory) -> ObservedState:
+    async def _observe(
+        self, cache: ImageCache, stored: parse.Stored, memory: _Memory, *, requested: bool
+    ) -> ObservedState:
+        # the build first: one that ends between the two looks has its bundle in the second; its events last, so that
+        # those of a finished build are all there before the cache is Ready
         build = self.builds.state(cache.metadata.uid)
         bundles, store_problem = await self._bundles(cache)
+        memory.events.extend([*self.builds.take_events(cache.metadata.uid), *self._reported.pop(cache.name, ())])
         problem, changed = None, False
         if needs_secrets(cache, build):
             problem, changed = await self._secrets(cache, memory)
+        count = self._dependencies.nodes
         return ObservedState(
             architecture=self._dependencies.architecture,
+            role=self._dependencies.role,
+            requested=requested,
             bundles=bundles,
             build=build,
-            told=tuple(memory.told),
-            nodes=self.picture.nodes,
+            events=tuple(memory.events),
+            nodes=self.informers.nodes if count is None else await asyncio.to_thread(count, cache),
             malformed=stored.problem,
             notes=stored.notes,
             secrets_problem=problem,
@@ -207,35 +258,39 @@ class Reconciler:
             return {}, error
 
     async def _secrets(self, cache: ImageCache, memory: _Memory) -> tuple[ImageCacheError | None, bool]:
-        """Why they cannot be had, and whether they changed since the last build."""
-        names = self._secret_names(cache)
+        """Why they cannot be read, and whether they changed since the last build."""
+        try:
+            names = effective_spec(cache, architecture=self._dependencies.architecture).pull_secrets
+        except InvalidManifest:
+            return None, False
         if not names:
             return None, False
         try:
-            found = await pull_secrets.read(self._kube, names)
+            found = pull_secrets.fingerprint(await pull_secrets.read(self._kube, names))
         except PullSecretUnavailable as error:
             return error, True
-        return None, pull_secrets.fingerprint(found) != memory.secrets
+        if memory.secrets is None and self._dependencies.role is Role.HOST_AGENT:
+            memory.secrets = found  # those that a person's command has just failed with: trying them again is no use
+        return None, found != memory.secrets
 
-    def _secret_names(self, cache: ImageCache) -> tuple[str, ...]:
-        try:
-            return effective_spec(cache, architecture=self._dependencies.architecture).pull_secrets
-        except InvalidManifest:
-            return ()
-
-    # what follows
+    # carry out
 
     async def _carry_out(self, cache: ImageCache, item: Object, decision: Decision, memory: _Memory) -> None:
         try:
             for action in decision.actions:
                 if isinstance(action, AddFinalizer):
                     await self._set_finalizers(cache, (*cache.metadata.finalizers, nodes.FINALIZER))
-            await self._write(cache, item, decision.status, memory)
+            if decision.status is not None and decision.status is not cache.status:
+                await self.write_status(cache, item, decision.status)
+            memory.events.clear()  # they are in the status now
             for action in decision.actions:
                 await self._act(cache, action, memory)
         except ObjectNotFound:
-            return  # it went meanwhile; the watch says so too
-        await post(self._kube, cache, decision.events)
+            return  # it was deleted meanwhile; the watch reports that too
+        finally:
+            if not isinstance(self.builds.state(cache.metadata.uid), Running):
+                self._dependencies.claims.release(cache.name)
+        await event_recorder.record(self._kube, cache, decision.events)
 
     async def _act(self, cache: ImageCache, action: Action, memory: _Memory) -> None:
         uid = cache.metadata.uid
@@ -243,35 +298,36 @@ class Reconciler:
             case StartBuild(request=request):
                 found = await pull_secrets.read(self._kube, request.pull_secrets)
                 memory.secrets = pull_secrets.fingerprint(found)
-                self.builds.start(uid, Job(request, found))
+                self.builds.start(uid, request, found)
             case StopBuild():
                 await self.builds.stop(uid)
             case DeleteBundle(bundle_id=bundle_id):
                 await self._delete_bundle(bundle_id)
             case DeleteObject():
+                await self._dependencies.detach(cache)
                 await self._kube.delete(IMAGE_CACHES, cache.name, uid=uid)
             case RemoveFinalizer():
                 kept = tuple(entry for entry in cache.metadata.finalizers if entry != nodes.FINALIZER)
                 await self._set_finalizers(cache, kept)
             case AddFinalizer():
-                pass  # done first
+                pass  # done first: from the first status on, a bundle may be left behind
 
     async def _set_finalizers(self, cache: ImageCache, finalizers: Iterable[str]) -> None:
         """With the version, since the list is replaced whole and others have their own in it."""
         metadata: Object = {"resourceVersion": cache.metadata.resource_version, "finalizers": list(finalizers)}
         await self._kube.patch(IMAGE_CACHES, cache.name, {"metadata": metadata})
 
-    async def _write(self, cache: ImageCache, item: Object, status: Status | None, memory: _Memory) -> None:
-        """The status, when it is another one. What the build told is in it then."""
-        if status is not None and status is not cache.status:
-            fresh: dict[str, JSON] = msgspec.to_builtins(status)
-            stale = objects.at(item, "status")
-            known = {*(stale if isinstance(stale, dict) else ()), *_keys(memory.status)}
-            patch: Object = {key: None for key in known if key not in fresh} | fresh
-            await self._kube.patch(IMAGE_CACHES, cache.name, {"status": patch}, subresource="status")
+    async def write_status(self, cache: ImageCache, item: Object, status: Status) -> None:
+        """Replace the status of an object as it was read."""
+        memory = self._memories.setdefault(cache.metadata.uid, _Memory(cache.name))
+        fresh: dict[str, JSON] = msgspec.to_builtins(status)
+        stale = objects.at(item, "status")
+        known = {*(stale if isinstance(stale, dict) else ()), *_keys(memory.status)}
+        patch: Object = {key: None for key in known if key not in fresh} | fresh
+        await self._kube.patch(IMAGE_CACHES, cache.name, {"status": patch}, subresource="status")
+        if self._dependencies.role is Role.CLUSTER:
             memory.status = status
-            memory.written = self._dependencies.clock.monotonic()
-        memory.told.clear()
+        memory.written = self._dependencies.clock.monotonic()
 
     async def _delete_bundle(self, bundle_id: str) -> None:
         try:
@@ -285,8 +341,8 @@ class Reconciler:
         else:
             self._freed.set()
 
-    async def _tidy(self) -> None:
-        """Collect what nobody needs after bundles went, and try again what could not be deleted."""
+    async def _collect(self) -> None:
+        """Collect what nobody needs after bundles were deleted, and retry those that could not be."""
         while True:
             await self._freed.wait()
             await asyncio.sleep(_COLLECT_PAUSE)
@@ -295,11 +351,11 @@ class Reconciler:
             for bundle_id in orphans:
                 await self._delete_bundle(bundle_id)
             try:
-                freed = await asyncio.to_thread(self._dependencies.store.collect)
+                collected = await asyncio.to_thread(self._dependencies.store.collect)
             except StoreError as error:
                 _log.warning("collection failed", problem=str(error))
             else:
-                _log.info("collected", bytes=freed)
+                _log.info("collected", bytes=collected.freed)
 
 
 def _keys(status: Status | None) -> set[str]:

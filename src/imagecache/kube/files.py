@@ -15,6 +15,8 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import msgspec
+
 from imagecache.api import times
 from imagecache.api.parse import is_name
 from imagecache.clock import Clock
@@ -116,6 +118,7 @@ class FileKube:
         return item
 
     def _create(self, item: Object) -> Object:
+        item = _as_sent(item)
         name = objects.name(item)
         if not is_name(name):
             raise ObjectRefused(f"{name!r} cannot be the name of an object")
@@ -129,6 +132,7 @@ class FileKube:
             return self._write(stored, before=0)
 
     def _patch(self, name: str, patch: Object, subresource: str) -> Object:
+        patch = _as_sent(patch)
         with self._files.writing():
             before = self._get(name)
             version = objects.resource_version(patch)
@@ -185,6 +189,12 @@ class FileKube:
 def _check(resource: Resource) -> None:
     if resource != IMAGE_CACHES:
         raise ObjectNotFound(f"a host has no {resource.qualified}")
+
+
+def _as_sent(item: Object) -> Object:
+    """As JSON has it: a tuple that a caller gives is a list in a file, and is compared with one."""
+    sent: Object = msgspec.json.decode(msgspec.json.encode(item))
+    return sent
 
 
 def _asked(item: Object) -> tuple[object, object]:

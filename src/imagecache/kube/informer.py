@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
 
 from imagecache.backoff import Backoff, Retries
-from imagecache.errors import KubernetesError, WatchExpired
+from imagecache.errors import ImageCacheError, WatchExpired
 from imagecache.kube import objects
 from imagecache.kube.api import Change, ChangeKind, Kube, Object
 from imagecache.kube.resources import Resource
@@ -55,7 +55,7 @@ class Informer:
             except WatchExpired:  # etcd compacts after five minutes; a pause, since thousands may list at once
                 self._version = ""
                 pause = retries.failed()
-            except KubernetesError as error:
+            except ImageCacheError as error:
                 pause = retries.failed(error)
             await asyncio.sleep(pause)
 

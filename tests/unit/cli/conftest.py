@@ -1,4 +1,4 @@
-"""The command line in this process, over the fake application."""
+"""The command line in this process, over a fake host."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from imagecache.cli.commands import app
 from imagecache.cli.session import Environment
-from testkit.application import FakeApplication
+from testkit.plain_host import FakeHost
 
 MANIFEST = """\
 apiVersion: eci.alibabacloud.com/v1
@@ -33,7 +33,7 @@ class Shell:
     """Runs ``imagecache`` with a store of its own."""
 
     folder: Path
-    application: FakeApplication = field(default_factory=FakeApplication)
+    host: FakeHost = field(default_factory=FakeHost)
     on_sleep: Callable[[], None] = lambda: None
 
     def __call__(
@@ -45,8 +45,8 @@ class Shell:
         }
         environment = Environment(
             environ={**own, **environ},
-            factory=self.application,
-            clock=self.application.clock,
+            open_host=self.host.open,
+            clock=self.host.clock,
             sleep=lambda seconds: self.on_sleep(),  # noqa: ARG005 - the time does not matter
         )
         (self.folder / "config.toml").touch()

@@ -17,12 +17,12 @@ PROGRAM = """
 import asyncio, sys
 from imagecache.cli.commands import app
 from imagecache.cli.session import Environment
-from testkit.application import FakeApplication
+from testkit.plain_host import FakeHost
 import os
-application = FakeApplication()
+host = FakeHost()
 if "PAUSE" in os.environ:
-    application.builder.pause = asyncio.Event()
-app(obj=Environment(environ=os.environ, factory=application))
+    host.builder.pause = asyncio.Event()
+app(obj=Environment(environ=os.environ, open_host=host.open))
 """
 REAL = "from imagecache.cli.main import main; main()"
 

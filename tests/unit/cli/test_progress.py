@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from imagecache.api.parse import parse
+from imagecache.apps.plain_host import Accepted
 from imagecache.builder.build_events import Advanced, ImageReady, ImageResolved, LayerPlan, Planned
 from imagecache.cli.live import LiveDisplay
 from imagecache.cli.progress import LineDisplay, summary
@@ -14,10 +14,7 @@ from imagecache.cli.tally import Tally
 from imagecache.containerd.api import Attached
 from imagecache.digest import Digest
 from imagecache.errors import RegistryUnavailable
-from imagecache.standalone.events import Accepted
 from testkit.clock import FakeClock
-
-from .conftest import MANIFEST
 
 MIB = 1 << 20
 A, B = Digest.sha256(b"a"), Digest.sha256(b"b")
@@ -83,9 +80,8 @@ def rendered(display: LiveDisplay) -> str:
 
 def test_the_live_display_shows_images_layers_bytes_rate_and_time_left() -> None:
     display, out, clock = live()
-    cache = parse(MANIFEST.replace("NAME", "a"))[0].cache
     with display:
-        display.on(Accepted(cache, resumed=True, notes=()))
+        display.on(Accepted("a", "imc-1", "resumed", ()))
         assert "asking the registry" in rendered(display)
         display.on(ImageResolved("x:1", A, 2, 40 * MIB))
         display.on(PLANNED)

@@ -54,7 +54,7 @@ def test_create_without_attach_from_stdin(imagecache: Shell) -> None:
     result = imagecache("create", "--no-attach", "-f", "-", stdin=text)
 
     assert "attached" not in result.stdout
-    assert imagecache.application.attacher.attached == {}
+    assert imagecache.host.attacher.attached == {}
 
 
 def test_create_for_programs(imagecache: Shell) -> None:
@@ -128,7 +128,7 @@ def test_get_is_kubectls_table(imagecache: Shell) -> None:
     assert imagecache("get").stderr == "No resources found\n"
     imagecache("create", "-f", imagecache.manifest("demo-cache"))
     imagecache("create", "-f", imagecache.manifest("b", image="nginx:9"), code=14)
-    imagecache.application.clock.advance(330)
+    imagecache.host.clock.advance(330)
 
     table = [columns(line) for line in imagecache("get").stdout.splitlines()]
 
@@ -203,7 +203,7 @@ def test_get_watch_one_that_goes_away(imagecache: Shell) -> None:
 def test_describe(imagecache: Shell) -> None:
     imagecache("create", "-f", imagecache.manifest())
     imagecache("create", "-f", imagecache.manifest("b", image="redis:7"))
-    imagecache.application.clock.advance(90)
+    imagecache.host.clock.advance(90)
 
     text = imagecache("describe", "a").stdout
 
@@ -221,7 +221,7 @@ def test_describe(imagecache: Shell) -> None:
 
 
 def test_describe_a_failure_says_whose_turn_it_is(imagecache: Shell) -> None:
-    imagecache.application.builder.failure = RegistryUnavailable("no answer", image="nginx:1.25")
+    imagecache.host.builder.failure = RegistryUnavailable("no answer", image="nginx:1.25")
     imagecache("create", "-f", imagecache.manifest(), code=10)
     imagecache("create", "-f", imagecache.manifest(), code=10)
 
@@ -236,7 +236,7 @@ def test_describe_a_failure_says_whose_turn_it_is(imagecache: Shell) -> None:
 def test_delete_says_what_stays(imagecache: Shell) -> None:
     imagecache("create", "-f", imagecache.manifest())
     layer = layer_record("base", ("base",)).name
-    imagecache.application.collector.held[layer] = "agent"
+    imagecache.host.store.held[layer] = "agent"
 
     result = imagecache("delete", "a")
 
@@ -250,12 +250,12 @@ def test_attach_and_detach(imagecache: Shell) -> None:
 
     assert imagecache("attach", "a").stdout == "docker.io/library/nginx:1.25 attached\n"
     assert imagecache("detach", "a").stdout == "docker.io/library/nginx:1.25 detached\n"
-    imagecache.application.attacher.failure = ContainerdUnavailable("nobody listens at /x", hint="start containerd")
+    imagecache.host.attacher.failure = ContainerdUnavailable("nobody listens at /x", hint="start containerd")
     assert imagecache("attach", "a", code=63).stderr == "error: nobody listens at /x\nhint: start containerd\n"
 
 
 def test_the_name_of_a_private_image_is_withheld(imagecache: Shell) -> None:
-    imagecache.application.builder.private = frozenset({"nginx:1.25"})
+    imagecache.host.builder.private = frozenset({"nginx:1.25"})
 
     created = imagecache("create", "-f", imagecache.manifest()).stdout.splitlines()[-1]
 
@@ -267,14 +267,14 @@ def test_the_name_of_a_private_image_is_withheld(imagecache: Shell) -> None:
 
 def test_what_has_expired_is_deleted_by_the_next_create(imagecache: Shell) -> None:
     imagecache("create", "-f", imagecache.manifest())
-    imagecache.application.clock.advance(days=7)
+    imagecache.host.clock.advance(days=7)
 
     result = imagecache("create", "-f", imagecache.manifest())
 
     assert result.stderr == "note: a has expired and was deleted\n"
     assert result.stdout.startswith("imagecache.eci.alibabacloud.com/a created\n")
-    imagecache.application.clock.advance(days=7)
-    imagecache.application.attacher.failure = ContainerdUnavailable("nobody listens")
+    imagecache.host.clock.advance(days=7)
+    imagecache.host.attacher.failure = ContainerdUnavailable("nobody listens")
     result = imagecache("create", "-f", imagecache.manifest("b"), code=63)
     assert "note: a has expired and could not be deleted: nobody listens\n" in result.stderr
 

@@ -18,8 +18,8 @@ from imagecache.kube import objects
 from imagecache.kube.api import ChangeKind, Object
 from imagecache.kube.informer import Informer
 from imagecache.kube.resources import EVENTS, IMAGE_CACHES, NODE_IMAGE_CACHES, NODES, SECRETS, Resource
+from testkit.builder import FakeBuilder, MemoryStore
 from testkit.clock import FakeClock
-from testkit.controller import FakeBuilder, MemoryStore
 from testkit.kube import FakeKube
 
 _SECONDS = 10

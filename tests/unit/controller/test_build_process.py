@@ -6,8 +6,8 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -16,19 +16,24 @@ import pytest_asyncio
 from imagecache.api.building import BuildRequest
 from imagecache.api.parse import stored
 from imagecache.api.pull_secrets import PullSecret
-from imagecache.api.types import Event, Phase, Status
-from imagecache.apps.controller import ClusterController, LocalBundles, as_flags
+from imagecache.api.types import Phase, Status
+from imagecache.apps.bundle_store import LocalBundles
+from imagecache.apps.controller import ClusterController
+from imagecache.builder.build_events import Advanced, BuildEvent, ImageReady, ImageResolved, LayerPlan, Planned
 from imagecache.clock import SystemClock
 from imagecache.controller import build_messages
+from imagecache.controller.build_messages import Order
 from imagecache.controller.build_process import ProcessBuilder
-from imagecache.controller.dependencies import Job, Progress, Report
+from imagecache.digest import Digest
 from imagecache.errors import ImageNotFound, InternalError, NotFound, Unauthenticated
 from imagecache.kube.resources import IMAGE_CACHES, LEASES
 from imagecache.limits import GIB
 from imagecache.oci.descriptor import Platform
+from imagecache.settings.flags import as_flags
 from imagecache.settings.load import load
 from imagecache.settings.table import Settings
 from imagecache.store.store import Store
+from imagecache.telemetry.metrics import Metrics
 from testkit.images import tar_of
 from testkit.images_oci import memory_image
 from testkit.kube import FakeKube
@@ -48,25 +53,31 @@ class Site:
     registry: FakeRegistry
     settings: Settings
     reference: str
+    metrics: Metrics = field(default_factory=Metrics)
 
     @property
     def builder(self) -> ProcessBuilder:
-        return ProcessBuilder(as_flags(self.settings))
+        return ProcessBuilder(as_flags(self.settings), self.metrics, SystemClock())
 
     @property
     def store(self) -> LocalBundles:
         return LocalBundles(Store.open(self.settings.store))
 
-    def job(self, *images: str, password: str = PASSWORD) -> Job:
-        auths = {"auths": {self.registry.address: {"username": "u", "password": password}}}
-        request = BuildRequest(
+    def request(self, *images: str) -> BuildRequest:
+        return BuildRequest(
             bundle_id=ID,
             images=images or (self.reference,),
             platform=Platform(os="linux", architecture="amd64"),
             size_limit=GIB,
             plain_http=frozenset({self.registry.address}),
         )
-        return Job(request, (PullSecret("default:cred", json.dumps(auths).encode()),))
+
+    def credentials(self, password: str = PASSWORD) -> tuple[PullSecret, ...]:
+        auths = {"auths": {self.registry.address: {"username": "u", "password": password}}}
+        return (PullSecret("default:cred", json.dumps(auths).encode()),)
+
+    async def build(self, emit: Callable[[BuildEvent], None] = lambda _: None) -> None:
+        await self.builder.build(self.request(), self.credentials(), emit)
 
 
 @pytest_asyncio.fixture
@@ -81,14 +92,17 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
 
 
 async def test_a_build_reports_and_leaves_a_bundle(site: Site) -> None:
-    seen: list[Report] = []
-    await site.builder.build(site.job(), seen.append)
+    seen: list[BuildEvent] = []
+    await site.build(seen.append)
 
     assert [image.reference for image in site.store.get(ID).images] == [site.reference]
-    assert [item.reason for item in seen if isinstance(item, Event)] == ["Pulling", "Pulled"]
-    progress = [item for item in seen if isinstance(item, Progress)]
+    assert [type(item) for item in seen if isinstance(item, ImageResolved | ImageReady)] == [ImageResolved, ImageReady]
+    progress = [item for item in seen if isinstance(item, Planned | Advanced)]
     assert progress == sorted(progress, key=lambda item: item.done)
     assert progress[-1].done == progress[-1].total > 0
+    assert [item.layers for item in progress if isinstance(item, Planned)] == [()]
+    assert site.metrics.registry.get_sample_value("imagecache_builds_total", {"reason": "Ready"}) == 1
+    assert site.metrics.registry.get_sample_value("imagecache_build_seconds_count") == 1
 
 
 @pytest.mark.parametrize(
@@ -98,15 +112,16 @@ async def test_a_build_reports_and_leaves_a_bundle(site: Site) -> None:
 async def test_an_error_comes_back_as_itself(site: Site, image: str, password: str, kind: type[Exception]) -> None:
     reference = f"{site.registry.address}/{image}"
     with pytest.raises(kind) as raised:
-        await site.builder.build(site.job(reference, password=password), lambda _: None)
+        await site.builder.build(site.request(reference), site.credentials(password), lambda _: None)
 
+    assert site.metrics.registry.get_sample_value("imagecache_builds_total", {"reason": kind.__name__}) == 1
     assert getattr(raised.value, "image", "") == reference
     assert PASSWORD not in str(raised.value)
 
 
 async def test_a_stopped_build_ends_its_process_and_goes_on_next_time(site: Site) -> None:
     started = asyncio.Event()
-    task = asyncio.create_task(site.builder.build(site.job(), lambda _: started.set()))
+    task = asyncio.create_task(site.build(lambda _: started.set()))
     await started.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -114,7 +129,7 @@ async def test_a_stopped_build_ends_its_process_and_goes_on_next_time(site: Site
 
     with pytest.raises(NotFound):
         site.store.get(ID)
-    await site.builder.build(site.job(), lambda _: None)
+    await site.build()
     assert site.store.get(ID).id == ID
 
 
@@ -123,20 +138,21 @@ async def test_a_stopped_build_ends_its_process_and_goes_on_next_time(site: Site
     [
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "was ended by signal SIGKILL"),
         ("import sys; sys.exit(3)", "ended with status 3"),
-        ("print('nonsense', flush=True)", "is no message"),
+        ("print('nonsense', flush=True)", "is not a message"),
     ],
 )
 async def test_a_process_that_breaks_is_our_error(site: Site, program: str, message: str) -> None:
-    builder = ProcessBuilder({}, (sys.executable, "-c", program))
+    builder = ProcessBuilder({}, Metrics(), SystemClock(), command=(sys.executable, "-c", program))
 
     with pytest.raises(InternalError, match=message):
-        await builder.build(site.job(), lambda _: None)
+        await builder.build(site.request(), (), lambda _: None)
 
 
 async def test_a_process_that_does_not_stop_is_killed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imagecache.controller.build_process._STOP_SECONDS", 0.1)
-    builder = ProcessBuilder({}, (sys.executable, "-c", "import time; time.sleep(1000)"))
-    task = asyncio.create_task(builder.build(site.job(), lambda _: None))
+    command = (sys.executable, "-c", "import time; time.sleep(1000)")
+    builder = ProcessBuilder({}, Metrics(), SystemClock(), command=command)
+    task = asyncio.create_task(builder.build(site.request(), (), lambda _: None))
     await asyncio.sleep(0)
     task.cancel()
 
@@ -146,12 +162,24 @@ async def test_a_process_that_does_not_stop_is_killed(site: Site, monkeypatch: p
 
 def test_an_order_arrives_as_it_was_given_and_shows_no_secret() -> None:
     request = BuildRequest(ID, ("a",), Platform(os="linux", architecture="arm64"), 7, frozenset({"x:1"}))
-    job = Job(request, (PullSecret("default:cred", PASSWORD.encode()),))
-    order = build_messages.order({"jobs": "1"}, job)
+    credentials = (PullSecret("default:cred", PASSWORD.encode()),)
+    order = Order(settings={"jobs": "1"}, request=request, credentials=credentials, docker_config="/x/config.json")
 
     assert build_messages.decode_order(build_messages.encode(order)) == order
-    assert order.job() == job
-    assert PASSWORD not in repr(order) + repr(job)
+    assert PASSWORD not in repr(order)
+
+
+def test_events_arrive_as_they_were_emitted() -> None:
+    digest = Digest.sha256(b"x")
+    plan = LayerPlan(digest, 7, False, ("a", "b"))
+    events: list[BuildEvent] = [
+        ImageResolved("a", digest, 1, 7),
+        Planned((plan,), 0, 14),
+        Advanced(digest, 7, 3, 10, 14),
+        ImageReady("a", 14, 14),
+    ]
+
+    assert [build_messages.decode_line(build_messages.encode(event)) for event in events] == events
 
 
 def test_settings_survive_the_way_through_flags() -> None:
@@ -168,7 +196,7 @@ def test_bundles_follow_the_index(tmp_path: Path) -> None:
         bundles.get(ID)
     with pytest.raises(NotFound):
         bundles.delete(ID)
-    assert bundles.collect() == 0
+    assert bundles.collect().freed == 0
 
 
 async def test_the_whole_controller_on_an_api_over_http(site: Site, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from imagecache.errors import (
 )
 from imagecache.kube.resources import EVENTS, IMAGE_CACHES, SECRETS, Resource
 from imagecache.store.model import Bundle
-from testkit.controller import MemoryStore
+from testkit.builder import MemoryStore
 
 from .conftest import Bench, eventually, manifest, secret
 
@@ -60,7 +60,7 @@ async def test_a_cache_becomes_ready_and_tells_how(bench: Bench) -> None:
         "Degraded": ("False", "AsExpected"),
     }
     assert {entry.observed_generation for entry in status.conditions} == {1}
-    assert reasons(status.events) == ["Pulling", "Pulling", "Ready"]
+    assert reasons(status.events) == ["Pulling", "Pulling", "Pulled", "Pulled", "Ready"]
     await eventually(bench.events, lambda: "events")
     assert (await bench.events())[-1] == ("Ready", "a")
     assert list(bench.store.documents) == [status.image_cache_id]
@@ -131,13 +131,13 @@ async def test_a_failed_cache_is_built_again_when_its_spec_changes(bench: Bench)
 
     assert status.image_cache_id == failed.image_cache_id
     assert (status.reason, status.expire_date_time) == ("", "")
-    assert reasons(status.events) == ["ImageNotFound", "Retrying", "Pulling", "Ready"]
+    assert reasons(status.events) == ["ImageNotFound", "Retrying", "Pulling", "Pulled", "Ready"]
     assert {entry.observed_generation for entry in status.conditions} == {2}
 
 
 async def test_a_missing_secret_is_waited_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imagecache.controller.decide.SOON", 0.01)
-    bench.builder.private = frozenset({"nginx:1.25"})
+    bench.builder.guarded = frozenset({"nginx:1.25"})
     bench.start()
     await bench.create(manifest("a", imagePullSecrets=["default:cred"]))
     waiting = await bench.until(lambda status: bool(status.reason))
@@ -145,29 +145,29 @@ async def test_a_missing_secret_is_waited_for(bench: Bench, monkeypatch: pytest.
     assert waiting.phase is Phase.PENDING
     assert waiting.reason.startswith("PullSecretUnavailable: imagePullSecret default:cred does not exist; create it")
     assert conditions(waiting)["Ready"] == ("False", "PullSecretUnavailable")
-    assert bench.builder.jobs == []
+    assert bench.builder.requests == []
     await bench.secret("cred", "good")
     status = await bench.phase(Phase.READY)
     assert status.reason == ""
-    assert reasons(status.events) == ["PullSecretUnavailable", "Pulling", "Ready"]
+    assert reasons(status.events) == ["PullSecretUnavailable", "Pulling", "Pulled", "Ready"]
     assert ("list", SECRETS.qualified, "") not in bench.kube.calls
 
 
 async def test_a_wrong_secret_is_healed_by_a_right_one(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imagecache.controller.decide.HEAL", 0.01)
-    bench.builder.private = frozenset({"nginx:1.25"})
+    monkeypatch.setattr("imagecache.controller.decide.RECHECK", 0.01)
+    bench.builder.guarded = frozenset({"nginx:1.25"})
     bench.start()
     await bench.secret("cred", "bad")
     await bench.create(manifest("a", imagePullSecrets=["default:cred"]))
     failed = await bench.phase(Phase.FAILED)
     assert failed.reason.startswith("Unauthenticated: nginx:1.25: ")
-    assert len(bench.builder.jobs) == 1
+    assert len(bench.builder.requests) == 1
 
     patch = {key: value for key, value in secret("cred", "good").items() if key == "data"}
     await bench.kube.patch(SECRETS, "cred", patch, namespace="default")
     status = await bench.phase(Phase.READY)
     assert status.image_cache_id == failed.image_cache_id
-    assert len(bench.builder.jobs) == 2
+    assert len(bench.builder.requests) == 2
 
 
 async def test_no_secret_is_in_an_object_or_an_event(bench: Bench) -> None:
@@ -177,7 +177,7 @@ async def test_no_secret_is_in_an_object_or_an_event(bench: Bench) -> None:
     await bench.phase(Phase.FAILED)
 
     assert "hunter2" not in str((await bench.kube.list(IMAGE_CACHES)).items + (await bench.kube.list(EVENTS)).items)
-    assert "hunter2" not in repr(bench.builder.jobs)
+    assert "hunter2" not in repr(bench.builder.credentials)
 
 
 async def test_what_the_controller_may_not_read_is_said(bench: Bench) -> None:
@@ -212,7 +212,7 @@ async def test_what_cannot_be_is_a_failure_with_a_reason(bench: Bench, item: dic
     status = await bench.phase(Phase.FAILED)
 
     assert status.reason.startswith(reason)
-    assert bench.builder.jobs == []
+    assert bench.builder.requests == []
 
 
 async def test_a_corrected_annotation_is_enough(bench: Bench) -> None:
@@ -255,7 +255,7 @@ async def test_a_failed_update_keeps_the_old_content(bench: Bench) -> None:
     await bench.kube.patch(IMAGE_CACHES, "a", {"spec": {"images": ["nginx:1.25"]}})
     status = await bench.phase(Phase.READY)
     assert (status.image_cache_id, status.reason) == (before.image_cache_id, "")
-    assert len(bench.builder.jobs) == 2
+    assert len(bench.builder.requests) == 2
 
 
 async def test_another_retention_builds_nothing(bench: Bench) -> None:
@@ -267,7 +267,7 @@ async def test_another_retention_builds_nothing(bench: Bench) -> None:
 
     assert (status.phase, status.expire_date_time) == (Phase.READY, "2024-05-03T12:00:00Z")
     assert {entry.observed_generation for entry in status.conditions} == {2}
-    assert len(bench.builder.jobs) == 1
+    assert len(bench.builder.requests) == 1
 
 
 async def test_a_spec_edited_while_it_is_built_is_what_is_built(bench: Bench) -> None:
@@ -276,7 +276,7 @@ async def test_a_spec_edited_while_it_is_built_is_what_is_built(bench: Bench) ->
     await bench.create(manifest())
     first = await bench.until(lambda status: status.progress == "25%")
     await bench.kube.patch(IMAGE_CACHES, "a", {"spec": {"images": ["redis:7"]}})
-    await eventually(lambda: len(bench.builder.jobs) == 2, lambda: bench.builder.jobs)
+    await eventually(lambda: len(bench.builder.requests) == 2, lambda: bench.builder.requests)
     bench.builder.pause.set()
     status = await bench.phase(Phase.READY)
 
@@ -294,13 +294,13 @@ async def test_a_controller_killed_mid_build_is_followed_by_one_with_the_same_id
 
     bench.builder.pause = asyncio.Event()
     bench.start()
-    await eventually(lambda: len(bench.builder.jobs) == 2, lambda: bench.builder.jobs)
+    await eventually(lambda: len(bench.builder.requests) == 2, lambda: bench.builder.requests)
     now = await bench.status()
     assert (now.phase, now.progress, now.start_time) == (Phase.CREATING, "25%", before.start_time)
     bench.builder.pause.set()
     after = await bench.phase(Phase.READY)
     assert after.image_cache_id == before.image_cache_id
-    assert {job.request.bundle_id for job in bench.builder.jobs} == {before.image_cache_id}
+    assert {request.bundle_id for request in bench.builder.requests} == {before.image_cache_id}
 
 
 async def test_a_bundle_that_is_there_is_not_built_again(bench: Bench) -> None:
@@ -314,7 +314,7 @@ async def test_a_bundle_that_is_there_is_not_built_again(bench: Bench) -> None:
     bench.start()
 
     assert (await bench.phase(Phase.READY)).image_cache_id == status.image_cache_id
-    assert len(bench.builder.jobs) == 1
+    assert len(bench.builder.requests) == 1
 
 
 async def test_a_lost_bundle_is_built_again_under_the_same_id(bench: Bench) -> None:
@@ -323,7 +323,7 @@ async def test_a_lost_bundle_is_built_again_under_the_same_id(bench: Bench) -> N
     before = await bench.phase(Phase.READY)
     bench.store.documents.clear()
     bench.controller.queue.add("a")
-    await eventually(lambda: len(bench.builder.jobs) == 2, lambda: bench.builder.jobs)
+    await eventually(lambda: len(bench.builder.requests) == 2, lambda: bench.builder.requests)
 
     after = await bench.phase(Phase.READY)
     assert after.image_cache_id == before.image_cache_id
@@ -379,7 +379,7 @@ async def test_a_store_that_is_down_is_said_and_changes_nothing(bench: Bench, mo
     assert status.phase is Phase.READY
     bench.store.failure = None
     await bench.until(lambda status: conditions(status)["Degraded"] == ("False", "AsExpected"))
-    assert len(bench.builder.jobs) == 1
+    assert len(bench.builder.requests) == 1
 
 
 async def test_other_finalizers_stay(bench: Bench) -> None:

@@ -106,3 +106,8 @@ async def test_cancelled_tasks_have_ended_and_their_errors_are_dropped(works: Wo
     await cancel_all(tasks)
     assert works.ended == ["cancelled"]
     assert all(task.done() for task in tasks)
+
+
+async def test_nothing_to_do_is_done() -> None:
+    assert await finish_all() == ()
+    assert await run_all() == ()

@@ -1,4 +1,4 @@
-"""imagePullSecrets from a directory of Secret manifests."""
+"""imagePullSecrets, read by name from a directory of Secret manifests."""
 
 from __future__ import annotations
 
@@ -8,8 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from imagecache.errors import ImageCacheError, InvalidInput, InvalidManifest, NotFound
-from imagecache.standalone.secrets import SecretDirectory
+from imagecache.api.pull_secrets import PullSecret
+from imagecache.controller import pull_secrets
+from imagecache.errors import ImageCacheError, InvalidInput, ObjectNotFound, PullSecretUnavailable
+from imagecache.kube.files import FileKube
+from imagecache.kube.object_files import ObjectFiles
+from imagecache.kube.secret_directory import SecretDirectory
+from imagecache.store.paths import StorePaths
+from testkit.clock import FakeClock
 
 CONFIG = {"auths": {"registry.example.com": {"username": "u", "password": "hunter2-very-secret"}}}
 CODED = base64.b64encode(json.dumps(CONFIG).encode()).decode()
@@ -17,6 +23,11 @@ CODED = base64.b64encode(json.dumps(CONFIG).encode()).decode()
 
 def secret(name: str, body: str, kind: str = "kubernetes.io/dockerconfigjson", namespace: str = "default") -> str:
     return f"apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}, namespace: {namespace}}}\ntype: {kind}\n{body}\n"
+
+
+async def read(folder: Path, *names: str) -> tuple[PullSecret, ...]:
+    files = ObjectFiles(StorePaths(folder / "store"))
+    return await pull_secrets.read(FileKube(files, SecretDirectory(folder), FakeClock()), names)
 
 
 @pytest.fixture
@@ -41,25 +52,26 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_both_types_in_any_file(folder: Path) -> None:
-    found = SecretDirectory(folder).load(["kube-system:old", "default:one", "default:plain"])
+async def test_both_types_in_any_file(folder: Path) -> None:
+    found = await read(folder, "kube-system:old", "default:one", "default:plain")
 
     assert [item.name for item in found] == ["kube-system:old", "default:one", "default:plain"]
     assert [json.loads(item.config) for item in found] == [CONFIG, CONFIG, CONFIG]
 
 
-def test_nothing_wanted_reads_nothing(tmp_path: Path) -> None:
-    assert SecretDirectory(tmp_path / "missing").load([]) == ()
+async def test_nothing_wanted_reads_nothing(tmp_path: Path) -> None:
+    assert await read(tmp_path / "missing") == ()
 
 
 @pytest.mark.parametrize("directory", ["", "missing"])
-def test_a_missing_secret_names_itself_and_the_directory(folder: Path, directory: str) -> None:
-    place = folder / directory
-    with pytest.raises(NotFound) as caught:
-        SecretDirectory(place).load(["default:one"] if directory else ["team:two"])
+async def test_a_missing_secret_names_itself_and_the_directory(folder: Path, directory: str) -> None:
+    name = "default:one" if directory else "team:two"
+    with pytest.raises(PullSecretUnavailable) as caught:
+        await read(folder / directory, name)
 
-    assert str(place) in str(caught.value)
+    assert str(caught.value) == f"imagePullSecret {name} is not in {folder / directory}"
     assert "kubectl get secret -n" in caught.value.hint
+    assert isinstance(caught.value.__cause__, ObjectNotFound)
 
 
 @pytest.mark.parametrize(
@@ -75,18 +87,20 @@ def test_a_missing_secret_names_itself_and_the_directory(folder: Path, directory
         (secret("one", "data: {.dockerconfigjson: !!int hunter2-very-secret}"), "value does not match its tag"),
     ],
 )
-def test_bad_secrets_are_refused_without_showing_them(tmp_path: Path, text: str, message: str) -> None:
+async def test_bad_secrets_are_refused_without_showing_them(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "bad.yml").write_text(text)
-    with pytest.raises((InvalidInput, InvalidManifest)) as caught:
-        SecretDirectory(tmp_path).load(["default:one"])
+    with pytest.raises(PullSecretUnavailable) as caught:
+        await read(tmp_path, "default:one")
+
+    assert isinstance(caught.value.__cause__, InvalidInput)
 
     assert message in str(caught.value)
     assert str(tmp_path / "bad.yml") in str(caught.value)
     assert _leaks(caught.value) == []
 
 
-def test_a_secret_does_not_show_itself(folder: Path) -> None:
-    found = SecretDirectory(folder).load(["default:one"])
+async def test_a_secret_does_not_show_itself(folder: Path) -> None:
+    found = await read(folder, "default:one")
 
     assert "hunter2" not in repr(found)
 

@@ -1,4 +1,4 @@
-"""Everything there is to say about one ImageCache: its images, its layers, and who shares them. It must not print."""
+"""A description of one ImageCache for people: its images, its layers, and who shares them. Pure; it must not print."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from imagecache.api.types import ImageCache
 from imagecache.digest import DiffID
-from imagecache.errors import NotFound
-from imagecache.standalone.ports import Bundles
 from imagecache.store.model import Bundle, LayerName
 
 
@@ -37,27 +35,19 @@ class Description:
     """A process is working on it right now."""
 
 
-def describe(cache: ImageCache, caches: Sequence[ImageCache], bundles: Bundles, *, busy: bool) -> Description:
-    """Raises StoreError."""
-    bundle = _bundle(cache, bundles)
+def describe(
+    cache: ImageCache, bundle: Bundle | None, caches: Sequence[ImageCache], bundles: Sequence[Bundle], *, busy: bool
+) -> Description:
+    """``bundle`` is the cache's own; ``caches`` and ``bundles`` are all of the store."""
     if bundle is None:
         return Description(cache, None, (), busy)
     owners = {other.status.image_cache_id: other.name for other in caches if other.status}
     sharers: dict[LayerName, list[str]] = {}
-    for other in bundles.all():
+    for other in bundles:
         if other.id != bundle.id:
             for name in other.layer_names():
                 sharers.setdefault(name, []).append(owners.get(other.id, other.id))
     return Description(cache, bundle, _layers(bundle, sharers), busy)
-
-
-def _bundle(cache: ImageCache, bundles: Bundles) -> Bundle | None:
-    if cache.status is None:
-        return None
-    try:
-        return bundles.get(cache.status.image_cache_id)
-    except NotFound:
-        return None
 
 
 def _layers(bundle: Bundle, sharers: dict[LayerName, list[str]]) -> tuple[LayerUse, ...]:

@@ -1,0 +1,101 @@
+"""A host without Kubernetes as the only node: what is attached here, and what it was told to attach.
+
+It is remembered as a Node's agent remembers it (``state``), below a name that no Node has. Commands and the agent both
+use it, one object at a time, so it is read from its files at every call. It must not know why something is attached.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from imagecache.agent.state import NodeState
+from imagecache.api import building
+from imagecache.api.nodes import HOST, NodeStatus, NodeView
+from imagecache.api.types import ImageCache
+from imagecache.containerd.api import Attached
+from imagecache.errors import ImageCacheError
+from imagecache.store.model import Bundle
+
+
+class Attacher(Protocol):
+    """``apps.attach.LocalAttacher``; the fake is in ``testkit.builder``."""
+
+    async def attach(self, bundle: Bundle) -> Attached:
+        """Make the images usable in containerd. Idempotent. Raises HostError, BlobNotFound."""
+
+    async def detach(self, bundle: Bundle, keep: Sequence[Bundle] = ()) -> tuple[str, ...]:
+        """Remove the records, except those that a bundle in ``keep`` has too; returns the removed names."""
+
+
+class HostNode:
+    """The caller has claimed the object that a call is about.
+
+    Args:
+        nodes: the store's directory of nodes.
+        attacher: makes the attacher when it is needed; most commands need none.
+    """
+
+    def __init__(self, nodes: Path, attacher: Callable[[], Attacher]) -> None:
+        self._directory = nodes / HOST
+        self._attacher = attacher
+
+    async def attach(self, bundle: Bundle, cache: str) -> Attached:
+        """Attach a cache's bundle; an earlier one of the same cache is detached after that. Raises as the attacher."""
+        state = await asyncio.to_thread(self._load)
+        # before the records are made: whatever is half made then, detach finds it, and the agent completes it
+        await asyncio.to_thread(state.write, bundle, [cache])
+        try:
+            attached = await self._attacher().attach(bundle)
+        except ImageCacheError as error:
+            await asyncio.to_thread(state.settle, bundle.id, building.explain(error))
+            raise
+        await asyncio.to_thread(state.settle, bundle.id)
+        for earlier in _of(state, cache):
+            if earlier.id != bundle.id:
+                await self._detach(state, earlier)
+        return attached
+
+    async def detach(self, cache: str) -> tuple[str, ...]:
+        """Remove the records of a cache's bundles, unless another attached cache has them too; returns their names."""
+        state = await asyncio.to_thread(self._load)
+        return tuple([name for bundle in _of(state, cache) for name in await self._detach(state, bundle)])
+
+    async def detach_others(self, caches: Callable[[], Collection[str]]) -> None:
+        """Detach what is attached for caches that do not exist: they were deleted while containerd was away."""
+        state = await asyncio.to_thread(self._load)
+        # after the state, so that a cache that is created and attached just now is among them
+        names = frozenset(await asyncio.to_thread(caches))
+        known = state.known()
+        for bundle in list(state.documents.values()):
+            if not known[bundle.id].caches & names:
+                await self._detach(state, bundle)
+
+    def is_meant(self, cache: str) -> bool:
+        """Whether the cache was attached here and not detached, whichever bundle it has now. Blocks."""
+        return bool(self._load().report(cache))
+
+    def views(self, cache: ImageCache) -> tuple[NodeView, ...] | None:
+        """This node for the cache's counts, or no node when it is detached; None when it never was attached. Blocks."""
+        report = self._load().report(cache.name)
+        if report:
+            return (NodeView(HOST, None, NodeStatus(caches=report)),)
+        return () if cache.status and cache.status.nodes else None
+
+    async def _detach(self, state: NodeState, bundle: Bundle) -> tuple[str, ...]:
+        others = [other for other in state.documents.values() if other.id != bundle.id]
+        removed = await self._attacher().detach(bundle, others)
+        await asyncio.to_thread(state.erase, bundle.id)
+        return removed
+
+    def _load(self) -> NodeState:
+        state = NodeState(self._directory)
+        state.load()
+        return state
+
+
+def _of(state: NodeState, cache: str) -> list[Bundle]:
+    known = state.known()
+    return [bundle for bundle in state.documents.values() if cache in known[bundle.id].caches]

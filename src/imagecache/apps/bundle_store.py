@@ -1,0 +1,30 @@
+"""The bundles of a store, for the controller of a cluster and for a host."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from imagecache.store.collect import Collected
+from imagecache.store.documents import BundleDocuments
+from imagecache.store.model import Bundle
+from imagecache.store.store import Store
+
+
+class LocalBundles:
+    """``controller.dependencies.BundleStore`` over a directory."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._documents = BundleDocuments(store.bundles)
+
+    def get(self, bundle_id: str) -> Bundle:
+        return self._documents.get(bundle_id)
+
+    def all(self) -> Sequence[Bundle]:
+        return self._store.bundles.all()
+
+    def delete(self, bundle_id: str) -> None:
+        self._store.bundles.delete(bundle_id)
+
+    def collect(self) -> Collected:
+        return self._store.collect()

@@ -1,0 +1,19 @@
+"""Settings as their flags would give them, for another process of the same program."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+
+from imagecache.settings.table import Settings
+
+
+def as_flags(settings: Settings) -> dict[str, str]:
+    """``settings.load.load`` makes the same settings from it."""
+    return {field.name: _text(getattr(settings, field.name)) for field in dataclasses.fields(settings)}
+
+
+def _text(value: object) -> str:
+    if isinstance(value, enum.Enum):
+        return str(value.value)
+    return ",".join(value) if isinstance(value, tuple) else str(value)

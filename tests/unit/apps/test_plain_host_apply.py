@@ -1,0 +1,104 @@
+"""``apply`` on a host without Kubernetes: create, update, what serves meanwhile, what stays when it fails."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from imagecache.api.types import NodeCounts, Phase
+from imagecache.apps.plain_host import Accepted, ShownEvent
+from imagecache.errors import ImageNotFound
+from tests.unit.apps.host_bench import Bench, eventually, manifest, status_of
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+async def test_apply_creates_and_says_what_it_did(bench: Bench) -> None:
+    seen: list[str] = []
+
+    def show(event: ShownEvent) -> None:
+        if isinstance(event, Accepted):
+            seen.append(event.how)
+
+    for images in (("nginx:1.25",), ("nginx:1.25",), ("redis:7",)):
+        await bench.host.apply(manifest("a", *images), show=show)
+
+    assert seen == ["created", "unchanged", "configured"]
+    assert len(bench.builder.requests) == 2
+
+
+async def test_an_update_serves_the_old_content_until_the_new_is_attached(bench: Bench) -> None:
+    before = await bench.host.create(manifest("a"))
+    bench.builder.pause = asyncio.Event()
+    task = asyncio.create_task(bench.host.apply(manifest("a", "redis:7")))
+    await eventually(lambda: bench.status().progress == "25%")
+
+    assert bench.status().phase is Phase.UPDATING
+    assert set(bench.attacher.attached) == {"docker.io/library/nginx:1.25"}
+    assert status_of(before).image_cache_id in bench.store.documents
+    bench.builder.pause.set()
+    after = await task
+    assert (status_of(after).phase, after.metadata.generation) == (Phase.READY, 2)
+    assert status_of(after).image_cache_id != status_of(before).image_cache_id
+    assert list(bench.store.documents) == [status_of(after).image_cache_id]
+    assert set(bench.attacher.attached) == {"docker.io/library/redis:7"}
+    assert status_of(after).nodes == NodeCounts(desired=1, ready=1)
+    assert (await bench.host.delete("a")).detached == ("docker.io/library/redis:7",)
+
+
+async def test_a_failed_update_keeps_the_old_content(bench: Bench) -> None:
+    before = await bench.host.create(manifest("a"))
+    with pytest.raises(ImageNotFound):
+        await bench.host.apply(manifest("a", "nginx:9"))
+
+    assert bench.status().phase is Phase.UPDATE_FAILED
+    assert bench.status().image_cache_id == status_of(before).image_cache_id
+    assert bench.status().nodes == NodeCounts(desired=1, ready=1)
+    assert set(bench.attacher.attached) == {"docker.io/library/nginx:1.25"}
+    assert (await bench.host.attach("a")).images == ("docker.io/library/nginx:1.25",)
+    with pytest.raises(ImageNotFound):  # the same again is tried again
+        await bench.host.apply(manifest("a", "nginx:9"))
+    after = await bench.host.apply(manifest("a"))
+    assert (status_of(after).phase, status_of(after).image_cache_id) == (Phase.READY, status_of(before).image_cache_id)
+
+
+async def test_an_interrupted_update_goes_on_with_the_same_command(bench: Bench) -> None:
+    before = await bench.host.create(manifest("a"))
+    bench.builder.pause = asyncio.Event()
+    task = asyncio.create_task(bench.host.apply(manifest("a", "redis:7")))
+    await eventually(lambda: bench.status().progress == "25%")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    reasons = {condition.type: (condition.status, condition.reason) for condition in bench.status().conditions}
+    assert reasons["Ready"] == ("True", "Updating")
+    assert reasons["Building"] == ("False", "Interrupted")
+    assert bench.status().image_cache_id == status_of(before).image_cache_id
+    bench.builder.pause.set()
+    assert [image.image for image in status_of(await bench.host.apply(manifest("a", "redis:7"))).images] == ["redis:7"]
+
+
+async def test_another_retention_builds_nothing(bench: Bench) -> None:
+    await bench.host.create(manifest("a", retentionDays=7))
+    after = await bench.host.apply(manifest("a", retentionDays=2))
+
+    assert status_of(after).expire_date_time == "2024-05-03T12:00:00Z"
+    assert status_of(await bench.host.apply(manifest("a"))).expire_date_time == ""
+    assert len(bench.builder.requests) == 1
+
+
+async def test_another_architecture_is_another_build(bench: Bench) -> None:
+    await bench.host.create(manifest("a"))
+    named = {"k8s.aliyun.com/imc-cpu-arch": "arm64"}
+    await bench.host.apply(manifest("a", annotations=named))
+
+    assert [str(request.platform) for request in bench.builder.requests] == ["linux/amd64", "linux/arm64"]
+    assert bench.host.get("a").metadata.annotations == named
+    await bench.host.apply(manifest("a"))
+    assert bench.host.get("a").metadata.annotations == {}
