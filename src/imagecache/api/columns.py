@@ -56,6 +56,7 @@ def size(count: int) -> str:
     while value >= 1024 and len(units) > 1:
         value /= 1024
         units.pop()
+    # one decimal below ten only: three significant figures are enough, and columns stay narrow
     return f"{value:.1f}{units[-1]}" if units[-1] != "B" and value < 10 else f"{value:.0f}{units[-1]}"
 
 

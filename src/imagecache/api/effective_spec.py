@@ -20,6 +20,7 @@ from imagecache.oci.descriptor import Platform
 from imagecache.oci.reference import Reference
 
 MAX_IMAGES = 20
+"""As upstream (eci-api §5.5)."""
 SIZE_DEFAULT = 20
 """GiB; also the minimum."""
 SIZE_MAX = 32768
@@ -27,6 +28,7 @@ SIZE_MAX = 32768
 RETENTION_MAX = 65536
 """Days."""
 ARCHITECTURES = ("amd64", "arm64")
+# a DNS label (namespace) and a DNS subdomain (name of the Secret), RFC 1123
 _SECRET = re.compile(r"([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?):([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?)")
 
 
@@ -117,7 +119,7 @@ def _size(cache: ImageCache, notes: list[str]) -> int:
         notes.append(f"spec.imageCacheSize: {size} GiB is raised to {SIZE_DEFAULT}")
     if size > SIZE_MAX:
         notes.append(f"spec.imageCacheSize: {size} GiB is more than Alibaba Cloud allows ({SIZE_MAX})")
-    return max(size, SIZE_DEFAULT)
+    return max(size, SIZE_DEFAULT)  # never refused: upstream accepts such documents
 
 
 def _retention(cache: ImageCache, notes: list[str]) -> int | None:
@@ -127,7 +129,7 @@ def _retention(cache: ImageCache, notes: list[str]) -> int | None:
             f"spec.retentionDays: {days} is not between 1 and {RETENTION_MAX}",
             hint="omit it to keep the cache for ever",
         )
-    return days or None
+    return days or None  # 0 means omitted (eci-api §1.2)
 
 
 def _spec_or_annotation(value: int | None, path: str, cache: ImageCache, key: str, notes: list[str]) -> int | None:

@@ -13,6 +13,7 @@ from imagecache.api import times
 from imagecache.api.types import Event, EventMetadata, EventSource
 
 KEPT = 50
+"""As upstream (eci-api §5.5)."""
 NORMAL = "Normal"
 WARNING = "Warning"
 COMPONENT = "imagecache"
@@ -39,6 +40,7 @@ def append(events: tuple[Event, ...], new: Event) -> tuple[Event, ...]:
     earlier = next((old for old in events if _same(old, new)), None)
     if earlier is not None:
         new = msgspec.structs.replace(new, count=earlier.count + 1, first_timestamp=earlier.first_timestamp)
+    # the repeated one moves to the end: the newest are kept, and a retry must not be dropped as the oldest
     return (*(old for old in events if old is not earlier), new)[-KEPT:]
 
 

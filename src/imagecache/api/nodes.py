@@ -97,6 +97,7 @@ def is_holder_of(node: str, holder_name: str) -> bool:
 
 def _short(node: str) -> str:
     """At most ``_NODE`` characters, and different for different nodes."""
+    # most names are used as they are, so that people recognise them; a Node's may have 253 characters
     return node if len(node) <= _NODE else f"{node[: _NODE - 13]}-{hashlib.sha256(node.encode()).hexdigest()[:12]}"
 
 
@@ -104,5 +105,5 @@ def parse_status(value: object) -> NodeStatus:
     """The status of an object of the API server; an empty one when it cannot be read."""
     try:
         return msgspec.convert(value, NodeStatus)
-    except msgspec.ValidationError:
+    except msgspec.ValidationError:  # written by an agent of another version: it counts as not ready
         return NodeStatus()

@@ -50,6 +50,7 @@ def parse(text: str, source: str = "") -> tuple[Parsed, ...]:
     if not documents:
         raise InvalidManifest(f"{yamltext.place(source, 0)}contains no ImageCache", hint=_EXAMPLE)
     found = tuple(_parse(document) for document in documents)
+    # kubectl applies one after the other, so that the last wins; here two of one name are a mistake
     seen: set[str] = set()
     for document, parsed in zip(documents, found, strict=True):
         if parsed.cache.name in seen:

@@ -111,6 +111,7 @@ def kept(status: Status, generation: int, now: dt.datetime, *, retention_days: i
 def _expiry(status: Status, retention_days: int | None) -> str:
     if retention_days is None:
         return ""
+    # from the start of the first build: an update in place does not prolong it
     return times.render(times.parse(status.start_time) + dt.timedelta(days=retention_days))
 
 
@@ -123,6 +124,7 @@ def failed(status: Status, generation: int, now: dt.datetime, *, reason: str, me
         status,
         phase=phase,
         reason=f"{reason}: {message}",
+        # a failed update keeps the expiry of the bundle that still serves
         expire_date_time=status.expire_date_time if updating else times.render(now + FAILED_KEPT),
         last_updated_time=times.render(now),
     )

@@ -45,6 +45,7 @@ def pull_secret(name: str, document: JSON, source: str = "") -> PullSecret:
             f"{source}imagePullSecret {name} has no valid {key}",
             hint="create it with kubectl create secret docker-registry",
         )
+    # .dockercfg is the older form: what .dockerconfigjson has below "auths"
     return PullSecret(name, config if kind == CONFIG_KIND else b'{"auths":' + config + b"}")
 
 

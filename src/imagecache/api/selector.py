@@ -51,7 +51,9 @@ def parse(text: str, what: str) -> Selector:
     requirements, position = [], 0
     while position < len(text.rstrip()):
         term = _TERM.match(text, position)
+        # a comma at the end is an error in Kubernetes too: something may have been cut off
         if term is None or (term["end"] == "," and not text[term.end() :].strip()):
+            # 120 characters: messages go into the status, and a selector may be a whole document by mistake
             raise InvalidManifest(
                 f"{what}: {text[:120]!r} is not a label selector", hint='for example "pool=gpu,zone in (a,b)"'
             )
@@ -67,5 +69,6 @@ def _requirement(term: re.Match[str]) -> Requirement:
         values = frozenset(value.strip() for value in term["values"].split(","))
         return Requirement(term["key"], values, wanted=term["set"] == "in")
     if term["operator"]:
+        # != also matches nodes without the label, as in Kubernetes
         return Requirement(term["key"], frozenset({term["value"]}), wanted=term["operator"] != "!=")
     return Requirement(term["key"], None)

@@ -116,7 +116,7 @@ class _Reader:
         self.lines: dict[Path, int] = {}
 
     def value(self, node: yaml.Node, path: Path) -> JSON:
-        self._count += 1
+        self._count += 1  # aliases are expanded, so each use counts: ten levels of ten aliases would be 10^10 values
         if self._count > NODES:
             self._fail(node, f"more than {NODES} values")
         if len(path) > DEPTH:
@@ -139,7 +139,7 @@ class _Reader:
             if key in own:
                 self._fail(key_node, f"{render_path((*path, key))}: duplicate key")
             own[key] = self.value(value_node, (*path, key))
-            self.lines[*path, key] = key_node.start_mark.line + 1
+            self.lines[*path, key] = key_node.start_mark.line + 1  # a block value starts a line below its key
         return merged | own
 
     def _merge(self, node: yaml.Node, path: Path, into: dict[str, JSON]) -> None:
