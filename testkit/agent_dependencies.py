@@ -21,7 +21,8 @@ from imagecache.containerd.prepull import RuntimeImage
 from imagecache.digest import Digest
 from imagecache.errors import ContainerdUnavailable, ImageCacheError, PullFailed
 from imagecache.limits import GIB
-from imagecache.store.model import Bundle, ImageRecord, LayerName
+from imagecache.store.bundle_document import Bundle, ImageRecord
+from imagecache.store.layer_name import LayerName
 
 _T = TypeVar("_T")
 

@@ -10,7 +10,8 @@ from imagecache.digest import DiffID, Digest, chain_ids
 from imagecache.errors import BlobNotFound
 from imagecache.oci.descriptor import Descriptor, Platform
 from imagecache.oci.reference import Reference
-from imagecache.store.model import Bundle, ImageRecord, LayerName, LayerRecord, Space
+from imagecache.store.bundle_document import Bundle, ImageRecord, LayerRecord
+from imagecache.store.layer_name import LayerName, Space
 
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _INDEX = "application/vnd.oci.image.index.v1+json"

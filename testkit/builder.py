@@ -20,8 +20,9 @@ from imagecache.digest import DiffID, Digest, chain_ids
 from imagecache.errors import ImageCacheError, ImageNotFound, NotFound, StoreError, Unauthenticated
 from imagecache.oci.descriptor import Descriptor, Platform
 from imagecache.oci.reference import Reference
+from imagecache.store.bundle_document import Bundle, ImageRecord, LayerRecord
 from imagecache.store.collect import Collected
-from imagecache.store.model import Bundle, ImageRecord, LayerName, LayerRecord, Space
+from imagecache.store.layer_name import LayerName, Space
 
 IMAGES: Mapping[str, Sequence[str]] = {"nginx:1.25": ("base", "nginx"), "redis:7": ("base", "redis")}
 """Reference as written to the names of its layers, bottom first."""
@@ -96,7 +97,7 @@ class MemoryStore:
     def collect(self) -> Collected:
         self._check()
         self.collections += 1
-        kept: dict[LayerName, tuple[str, ...]] = {name: (f"held by {holder}",) for name, holder in self.held.items()}
+        kept: dict[LayerName, tuple[str, ...]] = {name: (f"leased by {holder}",) for name, holder in self.held.items()}
         for document in self.documents.values():
             for name in document.layer_names():
                 kept[name] = (*kept.get(name, ()), f"bundle {document.id}")

@@ -23,7 +23,7 @@ _WHITEOUT = ".fake-whiteout."
 
 
 class FakeMounter:
-    """``snapshotter.provider.Mounter`` in memory. Thread-safe."""
+    """``snapshotter.dependencies.Mounter`` in memory. Thread-safe."""
 
     def __init__(self, exists: Callable[[Path], bool] = lambda _: True) -> None:
         """``exists`` says whether an image is there; made-up paths are."""

@@ -1,6 +1,6 @@
-"""A layer image in the making, in a real store: as a build makes one, at the pace of a test.
+"""A partial layer in a real store, written as a build writes one, but step by step.
 
-It takes the same steps as ``builder.layer_builder``: the name's lock, a staged file, word of it for those who look.
+It does the same as ``builder.layer_builder``: the name's lock, a staged file, and the note that announces it.
 It must not know what is in a layer image; a tar, and what follows it, come from the test.
 """
 
@@ -13,16 +13,16 @@ from typing import Self
 
 from imagecache.erofs.layer_header import DATA_START, unfinished
 from imagecache.oserrors import converting
-from imagecache.store.files import write_all
-from imagecache.store.model import LayerName
+from imagecache.store.durable_files import write_all
+from imagecache.store.layer_name import LayerName
 from imagecache.store.store import Store
 
 NO_HEAD = bytes(DATA_START)
-"""What precedes a tar that is still being written."""
+"""What precedes a tar that is not complete."""
 
 
 class PartialLayerWriter:
-    """Begins at once. ``finish`` or ``abandon`` ends it; so does leaving the block."""
+    """Starts at once. ``finish`` or ``abandon`` ends it, and so does the end of the block."""
 
     def __init__(self, store: Store, name: LayerName) -> None:
         self._name = name
@@ -40,12 +40,12 @@ class PartialLayerWriter:
         self._size += len(content)
 
     def note_tar(self, size: int) -> None:
-        """The tar is whole, and has so many bytes: the head says so from now on."""
+        """The tar is complete and has ``size`` bytes: from now on the head has its length."""
         with converting(self._staged.path):
             write_all(self._staged.fd, unfinished(size), 0)
 
-    def begin_again(self) -> None:
-        """What was written was wrong."""
+    def start_again(self) -> None:
+        """Drop what was written: it was wrong."""
         with converting(self._staged.path):
             os.ftruncate(self._staged.fd, 0)
         self._size = 0

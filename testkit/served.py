@@ -1,7 +1,7 @@
-"""A remote store in memory, token reviews from a table, and a served store with its certificate for tests.
+"""A remote store in memory, token reviews from a table, and a served store with its certificate.
 
-``MemoryRemoteStore`` is the fake of ``fetch.remote_store.RemoteStore``; faults are ordered through its fields.
-``Served`` is the real server and client joined over TLS on loopback. They must not check more than the ports promise.
+``MemoryRemoteStore`` is the fake of ``fetch.remote_store.RemoteStore``; its fields inject faults.
+``Served`` is the real server, with TLS on loopback. They must not check more than the Protocols promise.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from typing import Self
 from imagecache.clock import Clock
 from imagecache.digest import Digest
 from imagecache.errors import BlobNotFound, ImageCacheError, NotFound, StoreCorrupt, StoreUnreachable
-from imagecache.served.auth import Gate, GateSettings
-from imagecache.served.client import ClientSettings, PartialRead, ServedStore
-from imagecache.served.server import StoreServer
-from imagecache.served.settings import ServerSettings
+from imagecache.served.authenticator import Authenticator, AuthenticatorSettings
+from imagecache.served.server_certificate import ServerCertificate
+from imagecache.served.server_settings import ServerSettings
+from imagecache.served.store_client import ClientSettings, PartialRead, StoreClient
 from imagecache.served.store_reader import StoreReader
-from imagecache.served.tls import ServerCertificate
-from imagecache.store.model import Bundle, LayerName
+from imagecache.served.store_server import StoreServer
+from imagecache.store.bundle_document import Bundle
+from imagecache.store.layer_name import LayerName
 from testkit.clock import FakeClock
 
 AGENT = "system:serviceaccount:imagecache:imagecache-agent"
@@ -43,7 +44,7 @@ class MemoryRemoteStore:
     damage: Counter[LayerName] = field(default_factory=Counter)
     """In that many answers, the layer's last byte is a wrong one."""
     on_piece: Callable[[LayerName, int], ImageCacheError | None] = lambda _name, _offset: None
-    """Called before each piece; an error that it returns is raised."""
+    """Called before each piece. An error that it returns is raised."""
 
     builds: dict[str, tuple[LayerName, ...]] = field(default_factory=dict)
     """Layer images that running builds may make, by bundle id."""
@@ -169,16 +170,18 @@ class Served:
         self.token_file = workspace / "token"
         self.token_file.write_text("agent-token\n")
         self._root = root
-        self._gate = Gate(self.reviewer, clock or FakeClock(), GateSettings(frozenset({AGENT})))
+        self._authenticator = Authenticator(
+            self.reviewer, clock or FakeClock(), AuthenticatorSettings(frozenset({AGENT}))
+        )
         self._settings = server
         self._server: StoreServer | None = None
         self.port = 0
 
     async def start(self) -> None:
-        """Serve; on the same port as before after a ``stop``."""
+        """Serve. After a ``stop``, on the same port as before."""
         settings = replace(self._settings, host="127.0.0.1", port=self.port)
         tls = ServerCertificate(self.certificate, self.key).context
-        self._server = StoreServer(StoreReader(self._root), self._gate, settings, tls=tls)
+        self._server = StoreServer(StoreReader(self._root), self._authenticator, settings, tls=tls)
         self.port = await self._server.start()
 
     async def stop(self) -> None:
@@ -192,8 +195,8 @@ class Served:
     def settings(self) -> ClientSettings:
         return ClientSettings(url=self.url, ca_file=self.certificate, token_file=self.token_file)
 
-    def client(self) -> ServedStore:
-        return ServedStore(self.settings())
+    def client(self) -> StoreClient:
+        return StoreClient(self.settings())
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -1,7 +1,7 @@
 """A snapshotter with everything around it in memory, and a root on the disk: ``SnapshotterRig``.
 
-Restart it, reboot the node below it, lose its database; ask it what containerd would ask. ``Memory`` is the fake
-``Observer``.
+Restart it, reboot the node below it, lose its database; ask it what containerd would ask. ``RecordingObserver`` is the
+fake ``Observer``.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from imagecache.digest import ChainID, DiffID, Digest
-from imagecache.snapshotter.model import REF_LABEL, Info, Kind, LayerExists
+from imagecache.snapshotter.dependencies import ServedLayer
 from imagecache.snapshotter.mounts import Mount
-from imagecache.snapshotter.provider import ServedLayer
 from imagecache.snapshotter.settings import SnapshotterSettings
+from imagecache.snapshotter.snapshot import REF_LABEL, Info, Kind, LayerExists
 from imagecache.snapshotter.snapshotter import Snapshotter
 from testkit.clock import FakeClock
 from testkit.mounts import FakeMounter
@@ -28,17 +28,17 @@ def mounts_for(prepared: tuple[Mount, ...] | LayerExists) -> tuple[Mount, ...]:
     return prepared
 
 
-class Memory:
-    """``snapshotter.provider.Observer`` that remembers. ``meanwhile``: what somebody else does just then."""
+class RecordingObserver:
+    """The fake ``snapshotter.dependencies.Observer``. ``meanwhile``: what another call does during ``used``."""
 
     def __init__(self) -> None:
-        self.heard: list[tuple[Path, ...]] = []
+        self.reads: list[tuple[Path, ...]] = []
         self.meanwhile: Callable[[], None] = lambda: None
         self.lookups: list[bool] = []
         self.releases = 0
 
     def used(self, layers: Sequence[Path]) -> None:
-        self.heard.append(tuple(layers))
+        self.reads.append(tuple(layers))
         self.meanwhile()
 
     def looked_up(self, *, found: bool) -> None:
@@ -59,7 +59,7 @@ class SnapshotterRig:
         self.layers = layers or MemoryLayers()
         self.mounter = FakeMounter()
         self.clock = FakeClock()
-        self.memory = Memory()
+        self.observer = RecordingObserver()
         self.snapshotter = self._open()
         self._sequence = 0
 
@@ -86,12 +86,12 @@ class SnapshotterRig:
         return layers
 
     def key(self, words: str, namespace: str = "k8s.io") -> str:
-        """As containerd's metadata layer makes them."""
+        """A key as containerd's metadata layer makes it."""
         self._sequence += 1
         return f"{namespace}/{self._sequence}/{words}"
 
     def unpack(self, chain: ChainID, parent: str = "", namespace: str = "k8s.io") -> str | None:
-        """What containerd does for a layer: the name of the snapshot that it adopts; None when it must pull.
+        """What containerd does for a layer: the name of the snapshot that it adopts; None: it must pull.
 
         After ALREADY_EXISTS it lists with one filter and takes the first that is committed and fits
         (core/metadata/snapshot.go, createSnapshot; the same from 1.6 to 2.4).
@@ -105,7 +105,7 @@ class SnapshotterRig:
         return None
 
     def pull(self, image: Sequence[ServedLayer], namespace: str = "k8s.io") -> list[str]:
-        """Names of the snapshots of a whole image that is served; raises LookupError where a layer must be pulled."""
+        """Names of the snapshots of a served image; raises LookupError for a layer that must be pulled."""
         names: list[str] = []
         for layer in image:
             name = self.unpack(layer.chain_id, names[-1] if names else "", namespace)
@@ -115,7 +115,7 @@ class SnapshotterRig:
         return names
 
     def commit(self, words: str, parent: str = "", labels: dict[str, str] | None = None) -> str:
-        """An ordinary committed snapshot, as a pull makes them."""
+        """An ordinary committed snapshot, as a pull makes it."""
         key, name = self.key(f"extract-2-abcd {words}"), self.key(words)
         self.snapshotter.prepare(key, parent, labels)
         self.snapshotter.commit(name, key, labels)
@@ -134,7 +134,7 @@ class SnapshotterRig:
 
     @property
     def held(self) -> set[str]:
-        return {str(name) for names in self.layers.holds.values() for name in names}
+        return {str(name) for names in self.layers.leases.values() for name in names}
 
     def _open(self) -> Snapshotter:
-        return Snapshotter(self.root, self.layers, self.mounter, self.clock, self.settings, self.memory)
+        return Snapshotter(self.root, self.layers, self.mounter, self.clock, self.settings, self.observer)

@@ -1,8 +1,8 @@
 """Layer images in memory, and bundles made without a build.
 
-``MemoryLayers`` is the fake ``LayerProvider`` of the snapshotter's tests. It has no disk: paths are made up unless a
-test gives real ones. It passes the same suite as the store's own provider (``testkit.suites.store``) and
-must not check more than the port promises. ``put_bundle`` fills a real store with layer images of any content.
+``MemoryLayers`` is the fake ``LayerProvider`` of the snapshotter's tests. It uses no disk: paths are invented, unless a
+test passes real ones. It passes the same suite as the store's own provider (``testkit.suites.store``), and must not
+check more than the Protocol promises. ``put_bundle`` fills a real store with layer images of any content.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ from imagecache.digest import ChainID, DiffID, Digest, chain_id, chain_ids
 from imagecache.oci.descriptor import Descriptor, Platform
 from imagecache.oci.mediatypes import OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST
 from imagecache.oserrors import converting
-from imagecache.store.files import write_all
-from imagecache.store.model import Bundle, ImageRecord, LayerName, LayerRecord, ServedLayer, Space
+from imagecache.store.bundle_document import Bundle, ImageRecord, LayerRecord
+from imagecache.store.durable_files import write_all
+from imagecache.store.layer_name import LayerName, Space
+from imagecache.store.layers import ServedLayer
 from imagecache.store.paths import StorePaths
 from imagecache.store.store import Store
 
 
 class MemoryLayers:
-    """Layer images by chainID. As in the store, a file goes when a collection finds it neither served nor held."""
+    """Layer images by chainID. As in the store, a collection removes a file that is neither served nor leased."""
 
     def __init__(self, root: Path = Path("/memory")) -> None:
         self.root = root
-        self.holds: dict[str, set[LayerName]] = {}
+        self.leases: dict[str, set[LayerName]] = {}
         self._served: list[ServedLayer] = []
         self._files: dict[LayerName, Path] = {}
 
@@ -39,20 +41,20 @@ class MemoryLayers:
         return layer
 
     def serve(self, layer: ServedLayer) -> None:
-        """Serve it once more: two bundles may have the same layer."""
+        """Serve it, perhaps a second time: two bundles may have the same layer."""
         self._served.append(layer)
         self._files[layer.name] = layer.path
 
     def withdraw(self, layer: ServedLayer) -> None:
-        """One bundle with this layer is gone. The file stays."""
+        """A bundle with this layer is deleted. The file stays."""
         self._served.remove(layer)
 
     def collect(self) -> None:
-        kept = {layer.name for layer in self._served}.union(*self.holds.values())
+        kept = {layer.name for layer in self._served}.union(*self.leases.values())
         self._files = {name: path for name, path in self._files.items() if name in kept}
 
     def lose(self, name: LayerName) -> None:
-        """The file is gone, whoever needs it."""
+        """The file is deleted, whether or not it is needed."""
         del self._files[name]
 
     def lookup(self, chain_id: ChainID) -> ServedLayer | None:
@@ -60,10 +62,10 @@ class MemoryLayers:
         return next(served, None)
 
     def lease(self, holder: str, name: LayerName) -> None:
-        self.holds.setdefault(holder, set()).add(name)
+        self.leases.setdefault(holder, set()).add(name)
 
     def release(self, holder: str, name: LayerName) -> None:
-        self.holds.get(holder, set()).discard(name)
+        self.leases.get(holder, set()).discard(name)
 
     def open_layer(self, name: LayerName) -> Path | None:
         return self._files.get(name)
@@ -123,7 +125,7 @@ def _described(media_type: str, content: bytes) -> Descriptor:
     return Descriptor(media_type=media_type, digest=Digest.sha256(content), size=len(content))
 
 
-def held(store: Path) -> set[Path]:
-    """Layer images that some node holds."""
+def leased(store: Path) -> set[Path]:
+    """Layer images that any node has leased."""
     paths = StorePaths(store)
     return {paths.layer(name) for _, name in paths.node_lease_files()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 
 from testkit.peers.processes import Daemon
@@ -34,12 +33,3 @@ class Component:
     def restart(self) -> None:
         self.stop()
         self.start()
-
-
-def accepts(host: str, port: int) -> bool:
-    """Whether something listens there."""
-    try:
-        with socket.create_connection((host, port), timeout=1):
-            return True
-    except OSError:
-        return False

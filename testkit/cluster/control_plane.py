@@ -5,10 +5,7 @@ The API server listens on the bridge only, so its port is the usual one however 
 
 from __future__ import annotations
 
-import http.client
 import ssl
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,13 +13,14 @@ from testkit.cluster.component import Component
 from testkit.cluster.credentials import Credentials
 from testkit.cluster.network import Network
 from testkit.cluster.programs import kubernetes
-from testkit.peers.processes import Daemon, wait_until
-from testkit.peers.programs import PeerFailed, environment
+from testkit.peers.processes import Daemon
+from testkit.peers.programs import environment
+from testkit.peers.readiness import answers
 from testkit.peers.registry import free_port
 
 API_PORT = 6443
-_SETTLED = 0.5
-"""Seconds that a daemon without a port of its own must have lived to count as started."""
+_CONTROLLER_MANAGER_PORT = 10257
+_SCHEDULER_PORT = 10259
 
 
 def server_url(network: Network) -> str:
@@ -38,15 +36,22 @@ class ControlPlane:
         self._credentials = credentials
         directory.mkdir()
         self._etcd_url = f"http://127.0.0.1:{free_port()}"
-        self.etcd = self._component("etcd", self._etcd_flags(), self._etcd_ready)
-        self.apiserver = self._component("kube-apiserver", self._apiserver_flags(), self._apiserver_ready)
-        self.controller_manager = self._component("kube-controller-manager", self._controller_manager_flags())
-        self.scheduler = self._component("kube-scheduler", self._scheduler_flags())
+        self.etcd = self._component("etcd", self._etcd_flags(), lambda: answers(f"{self._etcd_url}/health"))
+        self.apiserver = self._component(
+            "kube-apiserver", self._apiserver_flags(), lambda: self._healthy(API_PORT, "readyz")
+        )
+        self.controller_manager = self._component(
+            "kube-controller-manager",
+            self._controller_manager_flags(),
+            lambda: self._healthy(_CONTROLLER_MANAGER_PORT),
+        )
+        self.scheduler = self._component(
+            "kube-scheduler", self._scheduler_flags(), lambda: self._healthy(_SCHEDULER_PORT)
+        )
 
-    def _component(self, name: str, flags: dict[str, object], ready: Callable[[], bool] | None = None) -> Component:
+    def _component(self, name: str, flags: dict[str, object], ready: Callable[[], bool]) -> Component:
         argv: list[str | Path] = [kubernetes(name), *(f"--{flag}={value}" for flag, value in flags.items())]
-        daemon = Daemon(name, argv, self._directory, environment())
-        return Component(daemon, ready or (lambda: _settled(daemon)))
+        return Component(Daemon(name, argv, self._directory, environment()), ready)
 
     @property
     def _components(self) -> tuple[Component, ...]:
@@ -99,34 +104,27 @@ class ControlPlane:
         return {
             "kubeconfig": own.kubeconfig("controller-manager"),
             "leader-elect": "false",
-            "secure-port": 0,
             "use-service-account-credentials": "true",
             "service-account-private-key-file": own.service_accounts_key,
             "root-ca-file": own.ca,
             "node-monitor-grace-period": "20s",  # a dead node is noticed in half of the default
+            **self._serving(_CONTROLLER_MANAGER_PORT),
         }
 
     def _scheduler_flags(self) -> dict[str, object]:
-        return {"kubeconfig": self._credentials.kubeconfig("scheduler"), "leader-elect": "false", "secure-port": 0}
+        kubeconfig = self._credentials.kubeconfig("scheduler")
+        return {"kubeconfig": kubeconfig, "leader-elect": "false", **self._serving(_SCHEDULER_PORT)}
 
-    def _etcd_ready(self) -> bool:
-        return _answers(f"{self._etcd_url}/health", None)
+    def _serving(self, port: int) -> dict[str, object]:
+        """Flags of a component that serves nothing here but its health; the port is free, as the API server's is."""
+        own = self._credentials
+        return {
+            "bind-address": self._network.address,
+            "secure-port": port,
+            "tls-cert-file": own.certificate,
+            "tls-private-key-file": own.key,
+        }
 
-    def _apiserver_ready(self) -> bool:
+    def _healthy(self, port: int, path: str = "healthz") -> bool:
         trust = ssl.create_default_context(cafile=str(self._credentials.ca))
-        return _answers(f"{self._credentials.server}/readyz", trust)
-
-
-def _answers(url: str, trust: ssl.SSLContext | None) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5, context=trust) as answer:  # noqa: S310 - our own http(s) URL
-            return bool(answer.status == http.HTTPStatus.OK)
-    except (OSError, urllib.error.URLError, http.client.HTTPException):
-        return False
-
-
-def _settled(daemon: Daemon) -> bool:
-    """For programs that serve nothing: bad flags or credentials end them at once."""
-    if wait_until(lambda: not daemon.running, seconds=_SETTLED, every=0.05):
-        raise PeerFailed(f"{daemon.name} ended; {daemon.log} ends with:\n{daemon.tail()}")
-    return True
+        return answers(f"https://{self._network.address}:{port}/{path}", trust)

@@ -5,7 +5,6 @@ Several may run with one store: one leads. Its rights (RBAC) and the resource de
 
 from __future__ import annotations
 
-import http.client
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
@@ -17,6 +16,7 @@ from testkit.cluster.component import Component
 from testkit.peers.agent import COMMAND
 from testkit.peers.processes import Daemon, wait_until
 from testkit.peers.programs import PeerFailed, environment
+from testkit.peers.readiness import answers
 from testkit.peers.registry import free_port
 
 ACCOUNT = "imagecache-controller"
@@ -83,7 +83,7 @@ class ControllerHost:
         argv: list[str | Path] = [COMMAND, "controller", "--kubeconfig", own.kubeconfig]
         daemon = Daemon("controller", argv, self._directory, self.environ())
         self._logged = daemon.log.stat().st_size if daemon.log.exists() else 0
-        self._component = Component(daemon, self._lives)
+        self._component = Component(daemon, lambda: answers(f"{self.metrics_url}/livez"))
         self._component.start()
 
     @property
@@ -116,13 +116,3 @@ class ControllerHost:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-
-    def _lives(self) -> bool:
-        connection = http.client.HTTPConnection(self._metrics, timeout=5)
-        try:
-            connection.request("GET", "/livez")
-            return connection.getresponse().status == http.HTTPStatus.OK
-        except OSError:
-            return False
-        finally:
-            connection.close()

@@ -10,8 +10,11 @@ from pathlib import Path
 from testkit.cluster.cluster import Cluster, kubectl_command
 from testkit.peers.processes import Daemon, end_processes
 from testkit.peers.programs import environment, find
+from testkit.peers.readiness import resolves
 
 DOMAIN = "cluster.local"
+_FIRST = f"kubernetes.default.svc.{DOMAIN}"
+"""Every cluster has this Service."""
 _WATCH = """\
 while :; do
   "$@" | while read -r namespace name address; do
@@ -27,6 +30,7 @@ class Names:
     """Between ``start`` and ``stop``."""
 
     def __init__(self, cluster: Cluster) -> None:
+        self._address = cluster.address
         self._directory = cluster.directory / "dns"
         self._hosts = self._directory / "hosts"
         self._hosts.mkdir(parents=True)
@@ -55,8 +59,8 @@ class Names:
 
     def start(self) -> None:
         """Raises PeerFailed."""
-        self._daemon.start((self._directory / "queries.log").exists)
-        self._watch.start((self._hosts / "default.kubernetes").exists)
+        self._daemon.start(lambda: resolves(self._address, _FIRST) is not None)
+        self._watch.start(lambda: bool(resolves(self._address, _FIRST)))
 
     def stop(self) -> None:
         end_processes(self._directory)

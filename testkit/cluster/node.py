@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 
 from testkit.cluster import cgroups
-from testkit.cluster.component import Component, accepts
+from testkit.cluster.component import Component
 from testkit.cluster.credentials import Credentials, node_name
 from testkit.cluster.kubelet import PORT, PROXY_HEALTH_PORT, kubelet_config, proxy_config
 from testkit.cluster.network import Network
@@ -29,6 +29,7 @@ from testkit.peers.containerd_config import Paths, Surroundings, write_hosts
 from testkit.peers.cri import Cri
 from testkit.peers.processes import Daemon, kill_all, processes_of, unmount_below
 from testkit.peers.programs import PeerFailed, containerd_24, environment, find, run
+from testkit.peers.readiness import accepts
 
 _OVERLAYS = ("etc", "opt", "usr/local", "var")
 _BOOT = """\
@@ -196,6 +197,7 @@ class Node:
         return Component(daemon, self._has_booted)
 
     def _has_booted(self) -> bool:
+        """The file is what boot.sh answers with, and no side effect: it has no socket to ask."""
         return (self.directory / "booted").exists()
 
     def _make_kubelet(self) -> Component:
@@ -209,13 +211,13 @@ class Node:
             f"--node-ip={self.address}",
             f"--node-labels={','.join(f'{key}={value}' for key, value in self.spec.labels.items())}",
         ]
-        return Component(self.daemon("kubelet", argv), lambda: accepts(self.address, PORT))
+        return Component(self.daemon("kubelet", argv), lambda: accepts((self.address, PORT)))
 
     def _make_proxy(self) -> Component:
         config = self.directory / "kube-proxy.json"
         config.write_text(proxy_config(str(self._credentials.kubeconfig("proxy")), self.name))
         argv: list[str | Path] = [kubernetes("kube-proxy"), f"--config={config}"]
-        return Component(self.daemon("kube-proxy", argv), lambda: accepts(self.address, PROXY_HEALTH_PORT))
+        return Component(self.daemon("kube-proxy", argv), lambda: accepts((self.address, PROXY_HEALTH_PORT)))
 
     # life
 

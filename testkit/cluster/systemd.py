@@ -17,6 +17,7 @@ from testkit.cluster import cgroups
 from testkit.cluster.node import Node
 from testkit.peers.processes import Daemon, wait_until
 from testkit.peers.programs import PeerFailed, find
+from testkit.peers.readiness import accepts
 
 _SYSTEMD = "/lib/systemd/systemd"
 _UNITS = Path("etc/systemd/system")
@@ -132,7 +133,7 @@ class SystemdNode(Node):
         )
 
     def _has_booted(self) -> bool:
-        return (self.directory / "run/systemd/private").exists()
+        return accepts(self.directory / "run/systemd/private")  # what systemctl connects to
 
     def daemon(self, name: str, argv: Sequence[str | Path], env: Mapping[str, str] | None = None) -> Daemon:
         return Unit(self, name, argv, env or self.environ())

@@ -10,9 +10,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from imagecache.snapshotter.server import listen
+from imagecache.snapshotter.grpc_server import listen
 from testkit.peers.processes import Daemon
 from testkit.peers.programs import PeerFailed
+from testkit.peers.readiness import Notifications
 
 COMMAND = Path(sys.executable).with_name("imagecache")
 _ACTIVATE = """
@@ -61,11 +62,10 @@ class AgentService:
             self._listener = listen(self._socket_path)
 
     def start(self, environ: Mapping[str, str], *, seconds: float = 30) -> None:
-        """Returns when the agent says that it is ready. Raises PeerFailed with the end of its log."""
-        self._daemon = self._make_daemon(environ)
-        log = self._daemon.log
-        before = log.stat().st_size if log.exists() else 0
-        self._daemon.start(lambda: b"agent is ready" in log.read_bytes()[before:], seconds=seconds)
+        """Returns when the agent has notified its service manager that it is ready. Raises PeerFailed."""
+        with Notifications(self._directory / "notify.sock") as notifications:
+            self._daemon = self._make_daemon({**environ, "NOTIFY_SOCKET": str(notifications.path)})
+            self._daemon.start(notifications.ready, seconds=seconds)
 
     def _make_daemon(self, environ: Mapping[str, str]) -> Daemon:
         if self._socket_path is None:

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import json
 import shutil
-import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
@@ -21,6 +20,7 @@ from testkit.peers.containerd_config import NodeSettings, Paths, Surroundings, w
 from testkit.peers.cri import Cri
 from testkit.peers.processes import Daemon, end_processes, unmount_below
 from testkit.peers.programs import PeerFailed, containerd_24, environment, find, run
+from testkit.peers.readiness import accepts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -142,11 +142,8 @@ class Containerd:
                 self.ctr("-n", namespace, "task", "delete", "--force", task)
 
     def _answers(self) -> bool:
-        with socket.socket(socket.AF_UNIX) as probe:
-            try:
-                probe.connect(str(self.address))
-            except OSError:
-                return False
+        if not accepts(self.address):
+            return False
         with ThreadPoolExecutor(1) as thread:  # the caller may be in an event loop of its own
             return thread.submit(asyncio.run, _cri_answers(self.address)).result()
 

@@ -19,7 +19,7 @@ from imagecache.errors import ContentError
 from imagecache.host.mounter import KernelMounter
 from imagecache.limits import TIB
 from imagecache.oci.descriptor import Platform
-from imagecache.store.model import ImageRecord
+from imagecache.store.bundle_document import ImageRecord
 from imagecache.store.store import Store
 from testkit.layout_source import LayoutSource
 from testkit.oci_layout import Image, host_architecture

@@ -1,4 +1,4 @@
-"""What every ``snapshotter.provider.Mounter`` must do: the kernel's, and fakes.
+"""What every ``snapshotter.dependencies.Mounter`` must do: the kernel's, and fakes.
 
 Subclass ``MounterSuite`` and give it a ``bench`` fixture: a mounter, and layer images that it can mount.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from imagecache.errors import MountFailed
-from imagecache.snapshotter.provider import Mounter
+from imagecache.snapshotter.dependencies import Mounter
 
 
 @dataclass

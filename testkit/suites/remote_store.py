@@ -17,8 +17,9 @@ from imagecache.digest import DiffID, Digest
 from imagecache.erofs.layer_header import DATA_START
 from imagecache.errors import BlobNotFound, NotFound, StoreCorrupt
 from imagecache.fetch.remote_store import RemoteStore
-from imagecache.served.client import PartialRead
-from imagecache.store.model import Bundle, LayerName, Space
+from imagecache.served.store_client import PartialRead
+from imagecache.store.bundle_document import Bundle
+from imagecache.store.layer_name import LayerName, Space
 
 BUNDLE = "imc-" + "0" * 20
 OTHER = "imc-" + "1" * 20

@@ -24,8 +24,8 @@ from imagecache.errors import (
     SnapshotNotFound,
     WrongKind,
 )
-from imagecache.snapshotter.model import Info, Kind
 from imagecache.snapshotter.mounts import Mount
+from imagecache.snapshotter.snapshot import Info, Kind
 from imagecache.snapshotter.snapshotter import Snapshotter
 from testkit.snapshotter import mounts_for
 

@@ -13,7 +13,7 @@ from typing import Protocol
 import pytest
 
 from imagecache.digest import ChainID, DiffID, Digest, chain_ids
-from imagecache.snapshotter.provider import LayerProvider, ServedLayer
+from imagecache.snapshotter.dependencies import LayerProvider, ServedLayer
 
 
 class Shelf(Protocol):

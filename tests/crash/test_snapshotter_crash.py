@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from imagecache.digest import ChainID, DiffID, Digest, chain_ids
-from imagecache.snapshotter.model import REF_LABEL, LayerExists
+from imagecache.snapshotter.snapshot import REF_LABEL, LayerExists
 from imagecache.snapshotter.snapshotter import Snapshotter
 from imagecache.store.store import Store
 from testkit.clock import FakeClock
@@ -141,7 +141,7 @@ def check(host: Host, snapshotter: Snapshotter) -> None:
     served = len(names) - len(ordinary)
     assert len(host.mounter.mounts) == served
     assert {path.name for path in (host.root / "state/m").iterdir()} == host.mounter.mounts
-    assert len(host.store.leases.held()) == served
+    assert len(host.store.leases.leased()) == served
     for name in ordinary:
         if "top" not in name or "extract" in name:
             snapshotter.mounts(name)
@@ -172,7 +172,7 @@ def test_killed_anywhere(host: Host) -> None:
         check(host, snapshotter)
         remove_all(snapshotter)
         assert not host.mounter.mounts
-        assert not host.store.leases.held()
+        assert not host.store.leases.leased()
         snapshotter.close()
         host.log.unlink(missing_ok=True)
         point += 1

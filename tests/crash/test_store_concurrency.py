@@ -14,7 +14,7 @@ import pytest
 
 from imagecache.digest import ChainID, DiffID, Digest
 from imagecache.errors import NotFound
-from imagecache.store.model import LayerName, Space
+from imagecache.store.layer_name import LayerName, Space
 from imagecache.store.store import Store
 from testkit.faults import killed_at
 from testkit.store import put_bundle, put_layer
@@ -109,7 +109,7 @@ class Worker:
     def check(self, _step: int) -> None:
         report = self.store.check(deep=True, verify=lambda path: DiffID(Digest.sha256(path.read_bytes())))
         assert report.corrupt == report.unexpected == []
-        assert all("held by" in finding.problem for finding in report.missing)  # between lease and look, of others
+        assert all("leased by" in finding.problem for finding in report.missing)  # between lease and look, of others
 
     def look(self) -> None:
         for each in self.needed():
@@ -140,7 +140,7 @@ def assert_collectable(root: Path) -> None:
     store = Store.open(root)
     store.collect()
     needed = {name for document in store.bundles.all() for name in document.layer_names()}
-    assert set(store.layers.names()) - set(store.leases.held()) == needed - set(store.leases.held())
+    assert set(store.layers.names()) - set(store.leases.leased()) == needed - set(store.leases.leased())
     report = store.check(deep=True)
     assert report.corrupt == report.unexpected == []
     for bundle in store.bundles.ids():

@@ -15,8 +15,8 @@ import pytest
 
 from imagecache.digest import DiffID, Digest
 from imagecache.errors import NoSpace
-from imagecache.store.files import StagedFile, write_all
-from imagecache.store.model import LayerName, Space
+from imagecache.store.durable_files import StagedFile, write_all
+from imagecache.store.layer_name import LayerName, Space
 from imagecache.store.store import Store
 from testkit.faults import Loss, PowerLog, killed_at, write_out
 from testkit.store import bundle_document, put_bundle, put_layer
@@ -74,7 +74,7 @@ def assert_sound(root: Path, done: list[str]) -> None:
     store.collect()
 
     needed = {layer for document in store.bundles.all() for layer in document.layer_names()}
-    assert set(store.layers.names()) - set(store.leases.held()) == needed - set(store.leases.held())
+    assert set(store.layers.names()) - set(store.leases.leased()) == needed - set(store.leases.leased())
     assert {digest for _path, digest in store.paths.blob_files()} == set().union(
         *(stored.blobs for stored in store.bundles.stored())
     )

@@ -25,9 +25,9 @@ from imagecache.host.page_cache_trim import follow_starts
 from imagecache.host.probe_containerd import ContainerdExpectations, check_containerd
 from imagecache.oci.descriptor import Platform
 from imagecache.settings.table import Mode
-from imagecache.snapshotter.server import serve
+from imagecache.snapshotter.grpc_server import serve
 from imagecache.snapshotter.snapshotter import Snapshotter
-from imagecache.store.model import Bundle
+from imagecache.store.bundle_document import Bundle
 from imagecache.store.store import Store
 from testkit.attachable import MemoryDocuments, bundle
 from testkit.images import busybox_image, tar_of

@@ -121,7 +121,7 @@ async def test_a_directory_that_both_share(cluster: Cluster, directory: Path, ap
             await cri.pull(pause)
             assert (await cri.run(app, ["cat", "/srv/data"])) == "from the cache\n"
             store = Store(cluster.origin.store)
-            holders = {holder for names in store.leases.held().values() for holder in names}
+            holders = {holder for names in store.leases.leased().values() for holder in names}
             assert {is_holder_of("worker", holder) for holder in holders} == {True}
             await cluster.kube.delete(IMAGE_CACHES, "a")
             await cluster.until_states()

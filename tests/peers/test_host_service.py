@@ -27,7 +27,7 @@ from imagecache.host.service_files import CONFIG, OPT, PROGRAM, UNITS, HostFiles
 from imagecache.host.systemd_units import SERVICE, SOCKET, TIMER
 from imagecache.settings.dump import config_text
 from imagecache.settings.table import Mode, Settings
-from imagecache.snapshotter.server import listen
+from imagecache.snapshotter.grpc_server import listen
 from testkit.host_service import FakeProgram
 from testkit.images import busybox_image, tar_of
 from testkit.peers.agent import COMMAND
@@ -35,6 +35,7 @@ from testkit.peers.containerd import VERSIONS, Containerd
 from testkit.peers.cri import Cri
 from testkit.peers.processes import Daemon, mounts_below, wait_until
 from testkit.peers.programs import environment, find, run
+from testkit.peers.readiness import Notifications, listens
 from testkit.peers.registry import Registry
 
 pytestmark = pytest.mark.peers
@@ -142,7 +143,7 @@ async def test_the_agent_answers_through_a_socket_that_systemd_holds(directory: 
         "agent",
     ]
     with Daemon("activated", words, directory, env) as daemon:
-        daemon.start(listening.exists)
+        daemon.start(lambda: listens(listening))
         assert not (directory / "state").exists(), "it starts with the first caller"
         connection = Connection(listening, deadline=30)
         request = snapshots_pb2.StatSnapshotRequest(snapshotter="imagecache", key="none")
@@ -232,34 +233,23 @@ class Manager:
             self.settings.agent_socket.unlink()
 
     def _run_agent(self) -> None:
-        """ExecStart of the unit, until it says READY=1 (sd_notify(3))."""
+        """ExecStart of the unit, until it notifies that it is ready."""
         if self.agent is not None:
             self.agent.stop()
         assert self.listener is not None
         text = self.files.at(UNITS / SERVICE).read_text()
         (command,) = re.findall(rf"^ExecStart={re.escape(str(PROGRAM))} (\w+)$", text, re.MULTILINE)
-        told = self.directory / "notify.sock"
-        told.unlink(missing_ok=True)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
-            notified.bind(str(told))
-            notified.setblocking(False)
+        with Notifications(self.directory / "notify.sock") as notifications:
             env = {
                 **environment(),
-                "NOTIFY_SOCKET": str(told),
+                "NOTIFY_SOCKET": str(notifications.path),
                 "IMAGECACHE_CONFIG": str(self.files.at(CONFIG)),
             }
             fd = self.listener.fileno()
             python = str(COMMAND.parent / "python")
             argv = [python, "-c", _ACTIVATED, str(fd), COMMAND, command, f"--store={self.settings.store}"]
             self.agent = Daemon("agent", argv, self.directory, env, pass_fds=[fd])
-            self.agent.start(lambda: _received(notified) == b"READY=1")
-
-
-def _received(notified: socket.socket) -> bytes:
-    try:
-        return notified.recv(100)
-    except BlockingIOError:
-        return b""
+            self.agent.start(notifications.ready)
 
 
 @dataclass

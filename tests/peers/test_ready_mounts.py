@@ -16,11 +16,11 @@ from imagecache.digest import DiffID, Digest
 from imagecache.host import syscalls
 from imagecache.host.mounter import KernelMounter
 from imagecache.host.probe_kernel import write_probe_image
-from imagecache.snapshotter.model import REF_LABEL
-from imagecache.snapshotter.server import serve
-from imagecache.snapshotter.service import SERVICE
+from imagecache.snapshotter.grpc_server import serve
+from imagecache.snapshotter.grpc_service import SERVICE
+from imagecache.snapshotter.snapshot import REF_LABEL
 from imagecache.snapshotter.snapshotter import Snapshotter
-from imagecache.store.model import ServedLayer
+from imagecache.store.layers import ServedLayer
 from testkit.clock import AskingClock
 from testkit.peers.processes import wait_until
 from testkit.snapshotter import SETTINGS, SnapshotterRig
@@ -31,7 +31,7 @@ class KernelRig(SnapshotterRig):
     """With layer images that are real, mounted by the kernel."""
 
     def _open(self) -> Snapshotter:
-        return Snapshotter(self.root, self.layers, KernelMounter(), self.clock, self.settings, self.memory)
+        return Snapshotter(self.root, self.layers, KernelMounter(), self.clock, self.settings, self.observer)
 
     @property
     def mounted(self) -> int:
@@ -59,10 +59,10 @@ def rig(tmp_path: Path) -> Iterator[KernelRig]:
 
 def test_known_mounts_tell_of_the_use_as_others_do(rig: KernelRig) -> None:
     mounts = rig.snapshotter.prepare("k8s.io/9/container", rig.served(b"base"))
-    rig.memory.heard.clear()
+    rig.observer.reads.clear()
 
-    assert rig.snapshotter.ready_mounts("k8s.io/9/container") == mounts
-    assert [len(files) for files in rig.memory.heard] == [1]
+    assert rig.snapshotter.mounts_nowait("k8s.io/9/container") == mounts
+    assert [len(files) for files in rig.observer.reads] == [1]
 
 
 def test_a_mount_that_was_taken_away_is_not_known_and_made_again(rig: KernelRig) -> None:
@@ -70,29 +70,29 @@ def test_a_mount_that_was_taken_away_is_not_known_and_made_again(rig: KernelRig)
     (mountpoint,) = (rig.root / "m").iterdir()
     syscalls.unmount(str(mountpoint))
 
-    assert rig.snapshotter.ready_mounts("k8s.io/9/container") is None
+    assert rig.snapshotter.mounts_nowait("k8s.io/9/container") is None
     assert rig.snapshotter.mounts("k8s.io/9/container") == mounts
     assert [path.name for path in mountpoint.iterdir()]
     rig.snapshotter.prepare("k8s.io/10/other", rig.snapshotter.stat("k8s.io/9/container").parent)
-    assert rig.snapshotter.ready_mounts("k8s.io/10/other") is not None
+    assert rig.snapshotter.mounts_nowait("k8s.io/10/other") is not None
 
 
 def test_a_container_is_prepared_at_once_while_all_below_is_mounted(rig: KernelRig) -> None:
     name = rig.served(b"base")
     rig.snapshotter.prepare("k8s.io/9/container", name)
     rig.snapshotter.prewarm()
-    rig.memory.heard.clear()
+    rig.observer.reads.clear()
 
-    mounts = rig.snapshotter.prepare_at_once("k8s.io/10/container", name)
+    mounts = rig.snapshotter.prepare_nowait("k8s.io/10/container", name)
 
     assert (
-        mounts == rig.snapshotter.mounts("k8s.io/10/container") == rig.snapshotter.ready_mounts("k8s.io/10/container")
+        mounts == rig.snapshotter.mounts("k8s.io/10/container") == rig.snapshotter.mounts_nowait("k8s.io/10/container")
     )
-    assert len(rig.memory.heard) == 3
-    assert len({*rig.memory.heard}) == 1
+    assert len(rig.observer.reads) == 3
+    assert len({*rig.observer.reads}) == 1
     (mountpoint,) = (rig.root / "m").iterdir()
     syscalls.unmount(str(mountpoint))
-    assert rig.snapshotter.prepare_at_once("k8s.io/11/container", name) is None
+    assert rig.snapshotter.prepare_nowait("k8s.io/11/container", name) is None
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["removed", "another-one"])
@@ -103,15 +103,15 @@ def test_a_parent_that_goes_while_a_container_is_prepared_on_it(rig: KernelRig, 
     rig.snapshotter.prewarm()
 
     def meanwhile() -> None:
-        rig.memory.meanwhile = lambda: None
+        rig.observer.meanwhile = lambda: None
         rig.snapshotter.remove(name)
         if again:
             rig.snapshotter.prepare("k8s.io/10/extract-1-abcd x")
             rig.snapshotter.commit(name, "k8s.io/10/extract-1-abcd x")
 
-    rig.memory.meanwhile = meanwhile
-    assert rig.snapshotter.prepare_at_once("k8s.io/10/container", name) is None
-    assert rig.snapshotter.ready_mounts("k8s.io/10/container") is None
+    rig.observer.meanwhile = meanwhile
+    assert rig.snapshotter.prepare_nowait("k8s.io/10/container", name) is None
+    assert rig.snapshotter.mounts_nowait("k8s.io/10/container") is None
     assert rig.names == ([name] if again else [])
 
 
@@ -146,7 +146,7 @@ def test_what_is_unmounted_before_a_row_is_there_is_mounted_again(rig: KernelRig
 
 
 async def test_a_hit_is_unmounted_some_time_later(tmp_path: Path) -> None:
-    rig = KernelRig(tmp_path / "root", replace(SETTINGS, rest_after=0.2), layers=MemoryLayers())
+    rig = KernelRig(tmp_path / "root", replace(SETTINGS, unmount_idle_after=0.2), layers=MemoryLayers())
     layer = rig.layer(b"base")
     ready, path = asyncio.Event(), tmp_path / "s"
     serving = asyncio.create_task(serve(rig.snapshotter, path, ready=ready.set))

@@ -13,7 +13,8 @@ import pytest
 from imagecache.digest import DiffID, Digest
 from imagecache.fetch.remote_store import RemoteStore
 from imagecache.served.store_reader import StoreReader
-from imagecache.store.model import Bundle, LayerName, Space
+from imagecache.store.bundle_document import Bundle
+from imagecache.store.layer_name import LayerName, Space
 from imagecache.store.store import Store
 from testkit.partial_layer import PartialLayerWriter
 from testkit.served import MemoryRemoteStore, Served

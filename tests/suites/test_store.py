@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from imagecache.digest import ChainID, DiffID
-from imagecache.store.model import ServedLayer
+from imagecache.store.layers import ServedLayer
 from imagecache.store.store import Store
 from testkit.store import MemoryLayers, put_bundle
 from testkit.suites.store import LayerProviderSuite

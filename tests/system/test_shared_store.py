@@ -17,7 +17,7 @@ from testkit.images import busybox_image, tar_of
 from testkit.peers.processes import wait_until
 from testkit.peers.registry import Registry
 from testkit.peers.workspace import workspace
-from testkit.store import held
+from testkit.store import leased
 
 
 @pytest.fixture
@@ -53,10 +53,10 @@ def test_two_nodes_share_a_store(system: Installed, directory: Path) -> None:
     cluster.kubectl("delete", "pod", pods[0].name)
 
     assert cluster.kubectl("exec", pods[1].name, "--", "cat", "/srv/0") == "app"
-    assert own in held(store)
+    assert own in leased(store)
     assert own.exists()
     cluster.kubectl("delete", "pod", pods[1].name)
-    assert wait_until(lambda: own not in held(store), seconds=60, every=0.2)
+    assert wait_until(lambda: own not in leased(store), seconds=60, every=0.2)
     system.delete("other")  # after which the controller collects
     assert wait_until(lambda: not own.exists(), seconds=60, every=0.5)
 

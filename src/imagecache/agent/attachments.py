@@ -14,7 +14,7 @@ from imagecache.agent.failures import Removals
 from imagecache.agent.state import NodeState
 from imagecache.clock import Clock
 from imagecache.containerd.api import Attached
-from imagecache.store.model import Bundle
+from imagecache.store.bundle_document import Bundle
 from imagecache.telemetry.log import get_logger
 from imagecache.telemetry.metrics import Metrics
 

@@ -15,7 +15,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from imagecache.store.model import LayerName
+from imagecache.store.layer_name import LayerName
 
 
 @dataclass(frozen=True, slots=True)

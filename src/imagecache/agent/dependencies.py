@@ -16,7 +16,8 @@ from imagecache.api.nodes import NodeStatus
 from imagecache.clock import Clock
 from imagecache.containerd.api import Attached
 from imagecache.fetch.allowance import Allowance
-from imagecache.store.model import Bundle, LayerName
+from imagecache.store.bundle_document import Bundle
+from imagecache.store.layer_name import LayerName
 from imagecache.telemetry.metrics import Metrics
 
 

@@ -17,7 +17,7 @@ from imagecache.api.nodes import HOST, NodeStatus, NodeView
 from imagecache.api.types import ImageCache
 from imagecache.containerd.api import Attached
 from imagecache.errors import ImageCacheError
-from imagecache.store.model import Bundle
+from imagecache.store.bundle_document import Bundle
 
 
 class Attacher(Protocol):

@@ -21,7 +21,7 @@ from imagecache.agent.supervision import failure_of
 from imagecache.api.assignment import Cache
 from imagecache.concurrency import cancel_all
 from imagecache.errors import ImageCacheError
-from imagecache.store.model import Bundle
+from imagecache.store.bundle_document import Bundle
 from imagecache.telemetry.log import get_logger
 
 _log = get_logger(__name__)

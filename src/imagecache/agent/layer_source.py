@@ -16,8 +16,9 @@ from imagecache.api.assignment import Cache
 from imagecache.errors import AlreadyExists, BlobNotFound, ContentError, NotFound, StoreCorrupt
 from imagecache.fetch.allowance import Allowance
 from imagecache.fetch.bundle import BundleFetcher, Described
+from imagecache.store.bundle_document import Bundle
 from imagecache.store.documents import BundleDocuments
-from imagecache.store.model import Bundle, LayerName
+from imagecache.store.layer_name import LayerName
 from imagecache.store.store import Store
 from imagecache.telemetry.log import get_logger
 
@@ -81,7 +82,7 @@ class FetchedLayerSource:
     def _inventory(self, assigned: frozenset[str], described: Mapping[str, Bundle]) -> Inventory:
         foreign = self.foreign()
         stored: dict[str, Bundle] = {}
-        leased = set(self.store.leases.held())
+        leased = set(self.store.leases.leased())
         for name in self._documents.ids():
             document = self._documents.get(name)
             if name in foreign:  # counted as leased: they take space and are never evicted for our bundles

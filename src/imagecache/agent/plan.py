@@ -17,7 +17,8 @@ from imagecache.agent.dependencies import Inventory
 from imagecache.agent.state import Known
 from imagecache.api import assignment
 from imagecache.api.assignment import Cache
-from imagecache.store.model import Bundle, LayerName
+from imagecache.store.bundle_document import Bundle
+from imagecache.store.layer_name import LayerName
 
 
 class JobKind(enum.Enum):

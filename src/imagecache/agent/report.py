@@ -19,7 +19,8 @@ from imagecache.api.phases import set_condition
 from imagecache.api.types import Condition
 from imagecache.containerd.api import Attached
 from imagecache.errors import ContainerdUnavailable, ImageCacheError, StoreRefused, StoreUnreachable
-from imagecache.store.model import Bundle, LayerName
+from imagecache.store.bundle_document import Bundle
+from imagecache.store.layer_name import LayerName
 
 NO_SPACE = "InsufficientSpace"
 RECORDS_REMOVED = "RecordsRemoved"

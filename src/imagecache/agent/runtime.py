@@ -14,7 +14,8 @@ from imagecache.containerd.api import Attached, Containerd
 from imagecache.containerd.attach import NodeAttacher
 from imagecache.containerd.chains_in_use import chains_in_use
 from imagecache.oserrors import converting
-from imagecache.store.model import Bundle, LayerName
+from imagecache.store.bundle_document import Bundle
+from imagecache.store.layer_name import LayerName
 
 _AT_ONCE = 16
 """Look-ups of image records at a time, so that a node with many images does not queue hundreds of calls."""

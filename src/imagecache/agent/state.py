@@ -18,8 +18,8 @@ from imagecache.api.nodes import CacheState, NodeCache
 from imagecache.errors import InvalidDigest, InvalidInput
 from imagecache.oci.descriptor import decode_hook, encode_hook
 from imagecache.oserrors import converting
-from imagecache.store.files import fsync_directory, write_atomic
-from imagecache.store.model import Bundle
+from imagecache.store.bundle_document import Bundle
+from imagecache.store.durable_files import fsync_directory, write_atomic
 from imagecache.store.owner import make_directory
 from imagecache.telemetry.log import get_logger
 

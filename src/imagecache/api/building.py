@@ -14,7 +14,7 @@ from imagecache.api.types import Event, Status, StatusImage
 from imagecache.builder.build_events import BuildEvent, ImageReady, ImageResolved
 from imagecache.errors import ImageCacheError
 from imagecache.oci.descriptor import Platform
-from imagecache.store.model import Bundle, ImageRecord
+from imagecache.store.bundle_document import Bundle, ImageRecord
 
 
 @dataclass(frozen=True, slots=True)

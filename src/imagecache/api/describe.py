@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from imagecache.api.types import ImageCache
 from imagecache.digest import DiffID
-from imagecache.store.model import Bundle, LayerName
+from imagecache.store.bundle_document import Bundle
+from imagecache.store.layer_name import LayerName
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from imagecache.containerd.attach import AttachSettings, NodeAttacher
 from imagecache.containerd.client import ContainerdClient
 from imagecache.containerd.native import NativeUse, holder_of
 from imagecache.settings.table import Settings
-from imagecache.store.model import Bundle
+from imagecache.store.bundle_document import Bundle
 from imagecache.store.store import Store
 
 

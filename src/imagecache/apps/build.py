@@ -18,7 +18,7 @@ from imagecache.registry.credentials import CredentialChain, Credentials
 from imagecache.registry.docker_config import config_path, load_docker_config, parse_docker_config_json
 from imagecache.registry.http_proxy import parse_proxies
 from imagecache.settings.table import Settings
-from imagecache.store.model import Bundle
+from imagecache.store.bundle_document import Bundle
 from imagecache.store.store import Store
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from imagecache.store.bundle_document import Bundle
 from imagecache.store.collect import Collected
 from imagecache.store.documents import BundleDocuments
-from imagecache.store.model import Bundle
 from imagecache.store.store import Store
 
 

@@ -42,7 +42,7 @@ from imagecache.host.lease_holders import holder
 from imagecache.kube import connection
 from imagecache.kube.client import KubeClient
 from imagecache.kube.object_files import ObjectFiles
-from imagecache.served.client import ClientSettings, ServedStore
+from imagecache.served.store_client import ClientSettings, StoreClient
 from imagecache.served.store_reader import StoreReader
 from imagecache.settings.table import Mode, Settings
 from imagecache.store.store import Store
@@ -117,7 +117,7 @@ class ClusterDuties:
                 reader = StoreReader(self._store.root)
                 return DescribedLayerSource(lambda bundle_id: asyncio.to_thread(reader.bundle, bundle_id))
             return SharedLayerSource(self._store)
-        served = ServedStore(
+        served = StoreClient(
             ClientSettings(
                 url=settings.store_url,
                 ca_file=settings.store_ca,

@@ -30,11 +30,11 @@ from imagecache.kube.client import KubeClient
 from imagecache.kube.informer import Informer
 from imagecache.kube.resources import IMAGE_CACHES, NODE_IMAGE_CACHES, NODES
 from imagecache.kube.reviewer import KubeTokenReviewer
-from imagecache.served.auth import Gate, GateSettings
-from imagecache.served.server import StoreServer
-from imagecache.served.settings import ServerSettings
+from imagecache.served.authenticator import Authenticator, AuthenticatorSettings
+from imagecache.served.server_certificate import ServerCertificate
+from imagecache.served.server_settings import ServerSettings
 from imagecache.served.store_reader import StoreReader
-from imagecache.served.tls import ServerCertificate
+from imagecache.served.store_server import StoreServer
 from imagecache.settings.flags import as_flags
 from imagecache.settings.table import Settings
 from imagecache.store.store import Store
@@ -101,10 +101,12 @@ class ClusterController:
         host, _, port = settings.serve_address.rpartition(":")
         if not port.isdigit():
             raise InvalidSetting(f"serve_address: {settings.serve_address!r} is not host:port")
-        gate = Gate(KubeTokenReviewer(kube), self.clock, GateSettings(allowed=frozenset(settings.serve_agents)))
+        authenticator = Authenticator(
+            KubeTokenReviewer(kube), self.clock, AuthenticatorSettings(allowed=frozenset(settings.serve_agents))
+        )
         server = StoreServer(
             StoreReader(self.store.root),
-            gate,
+            authenticator,
             ServerSettings(host=host.strip("[]"), port=int(port)),
             tls=ServerCertificate(settings.serve_certificate, settings.serve_key).context,
         )

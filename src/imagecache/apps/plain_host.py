@@ -51,8 +51,8 @@ from imagecache.kube.object_files import ObjectFiles
 from imagecache.kube.resources import IMAGE_CACHES
 from imagecache.kube.secret_directory import SecretDirectory
 from imagecache.settings.table import Settings
+from imagecache.store.bundle_document import Bundle
 from imagecache.store.collect import Collected
-from imagecache.store.model import Bundle
 from imagecache.store.store import Store
 
 INTERVAL = 0.2

@@ -10,8 +10,8 @@ from imagecache.host.lease_holders import holder
 from imagecache.host.mounter import KernelMounter
 from imagecache.host.systemd import inherited_socket, notify
 from imagecache.settings.table import Settings
-from imagecache.snapshotter.provider import Observer
-from imagecache.snapshotter.server import serve
+from imagecache.snapshotter.dependencies import Observer
+from imagecache.snapshotter.grpc_server import serve
 from imagecache.snapshotter.settings import DEFAULT, SnapshotterSettings
 from imagecache.snapshotter.snapshotter import Snapshotter
 from imagecache.store.store import Store

@@ -25,7 +25,8 @@ from imagecache.errors import naming_image
 from imagecache.limits import DEFAULT, Limits
 from imagecache.oci.descriptor import Platform
 from imagecache.oci.reference import Reference
-from imagecache.store.model import Bundle, ImageRecord, LayerName, LayerRecord, Space
+from imagecache.store.bundle_document import Bundle, ImageRecord, LayerRecord
+from imagecache.store.layer_name import LayerName, Space
 from imagecache.store.store import Store
 
 Emit = Callable[[BuildEvent], None]

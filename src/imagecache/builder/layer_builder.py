@@ -35,9 +35,10 @@ from imagecache.erofs.layer_header import LayerFlags, LayerHeader
 from imagecache.erofs.reader import LayerImage
 from imagecache.errors import ContentError, DigestMismatch
 from imagecache.oserrors import converting
+from imagecache.store.bundle_document import LayerRecord
+from imagecache.store.layer_name import LayerName, Space
 from imagecache.store.layers import StagedLayer
 from imagecache.store.locks import FileLock
-from imagecache.store.model import LayerName, LayerRecord, Space
 from imagecache.store.store import Store
 
 _ATTEMPTS = 2

@@ -22,7 +22,7 @@ from imagecache.digest import Digest
 from imagecache.oci.descriptor import Descriptor
 from imagecache.oci.manifest import parse_index
 from imagecache.settings.table import Mode
-from imagecache.store.model import Bundle, ImageRecord
+from imagecache.store.bundle_document import Bundle, ImageRecord
 
 _VISIBLE_POLL = 0.001
 """Seconds: CRI handles an event within a few milliseconds, and no event tells us when it has."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from imagecache.oci.manifest import Index
 from imagecache.oci.mediatypes import is_manifest
 from imagecache.oci.reference import Reference
-from imagecache.store.model import ImageRecord
+from imagecache.store.bundle_document import ImageRecord
 
 CRI_NAMESPACE = "k8s.io"
 CRI_LABELS = {"io.cri-containerd.image": "managed"}

@@ -19,7 +19,7 @@ from imagecache.containerd.api import SNAPSHOTTERS, Containerd, ContainerRecord,
 from imagecache.containerd.modes import NATIVE_SNAPSHOTTER, loaded
 from imagecache.digest import Digest
 from imagecache.errors import InvalidDigest
-from imagecache.store.model import LayerName, Space
+from imagecache.store.layer_name import LayerName, Space
 
 SOURCE_LABEL = "io.containerd.erofs.v1/blob.ref"
 _LINK = "layer.erofs"

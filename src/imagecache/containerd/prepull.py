@@ -15,7 +15,7 @@ from imagecache.containerd.api import Attached
 from imagecache.containerd.image_records import CRI_NAMESPACE
 from imagecache.errors import ImageWithheld
 from imagecache.oci.reference import Reference
-from imagecache.store.model import Bundle, ImageRecord
+from imagecache.store.bundle_document import Bundle, ImageRecord
 
 
 @dataclass(frozen=True, slots=True)

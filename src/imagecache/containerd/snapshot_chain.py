@@ -20,7 +20,8 @@ from imagecache.containerd.modes import Choice
 from imagecache.digest import ChainID
 from imagecache.errors import BlobNotFound, ContainerdMisconfigured, SnapshotExists
 from imagecache.settings.table import Mode
-from imagecache.store.model import ImageRecord, LayerRecord, Space
+from imagecache.store.bundle_document import ImageRecord, LayerRecord
+from imagecache.store.layer_name import Space
 
 
 class ChainPreparer:

@@ -37,7 +37,7 @@ from imagecache.errors import (
     Unauthenticated,
 )
 from imagecache.oci.platform import matches
-from imagecache.store.model import Bundle
+from imagecache.store.bundle_document import Bundle
 
 SOON = 5.0
 """Seconds until a wait for a secret, a lock or the store is looked at again."""

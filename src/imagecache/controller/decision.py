@@ -10,7 +10,7 @@ from imagecache.api.building import BuildRequest
 from imagecache.api.nodes import NodeView
 from imagecache.api.types import Event, Status
 from imagecache.errors import ImageCacheError, InvalidManifest
-from imagecache.store.model import Bundle
+from imagecache.store.bundle_document import Bundle
 
 
 class Role(enum.Enum):

@@ -8,8 +8,8 @@ from typing import Protocol
 from imagecache.api.building import BuildRequest
 from imagecache.api.pull_secrets import PullSecret
 from imagecache.builder.build_events import BuildEvent
+from imagecache.store.bundle_document import Bundle
 from imagecache.store.collect import Collected
-from imagecache.store.model import Bundle
 
 
 class Builder(Protocol):

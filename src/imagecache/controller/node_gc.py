@@ -14,7 +14,7 @@ from pathlib import Path
 from imagecache.api.nodes import HOST, is_holder_of
 from imagecache.clock import Clock
 from imagecache.oserrors import converting
-from imagecache.store.files import write_atomic
+from imagecache.store.durable_files import write_atomic
 from imagecache.store.store import Store
 from imagecache.telemetry.log import get_logger
 

@@ -50,7 +50,7 @@ from imagecache.errors import (
 from imagecache.kube import objects
 from imagecache.kube.api import Kube, Object
 from imagecache.kube.resources import IMAGE_CACHES, Resource
-from imagecache.store.model import Bundle
+from imagecache.store.bundle_document import Bundle
 from imagecache.telemetry.log import get_logger
 
 _LONGEST = 3600.0

@@ -19,7 +19,8 @@ from imagecache.fetch.prefetch import BuildPrefetcher
 from imagecache.fetch.remote_store import RemoteStore
 from imagecache.fetch.running import RunningTransfer
 from imagecache.fetch.transfer import Advanced, LayerFetcher
-from imagecache.store.model import Bundle, LayerName, LayerRecord
+from imagecache.store.bundle_document import Bundle, LayerRecord
+from imagecache.store.layer_name import LayerName
 from imagecache.store.store import Store
 
 _DOCUMENTS = 8

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Iterable
 
 from imagecache.digest import Digest
-from imagecache.store.model import LayerName
+from imagecache.store.layer_name import LayerName
 from imagecache.store.store import Store
 
 

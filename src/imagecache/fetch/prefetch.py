@@ -17,7 +17,7 @@ from imagecache.fetch.lease import leased
 from imagecache.fetch.remote_store import RemoteStore
 from imagecache.fetch.running import RunningTransfer
 from imagecache.fetch.transfer import Advanced, FetchSettings, LayerFetcher
-from imagecache.store.model import LayerName
+from imagecache.store.layer_name import LayerName
 from imagecache.store.store import Store
 from imagecache.telemetry.log import get_logger
 

@@ -1,12 +1,13 @@
-"""The store that a node fetches from: what a transfer needs of it. ``served.client`` implements it over HTTPS."""
+"""The store that a node fetches from: what a transfer needs of it. ``served.store_client`` implements it over HTTPS."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
 from imagecache.digest import Digest
-from imagecache.served.client import PartialRead
-from imagecache.store.model import Bundle, LayerName
+from imagecache.served.store_client import PartialRead
+from imagecache.store.bundle_document import Bundle
+from imagecache.store.layer_name import LayerName
 
 
 class RemoteStore(Protocol):

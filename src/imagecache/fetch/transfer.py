@@ -37,10 +37,11 @@ from imagecache.fetch.threads import in_threads
 from imagecache.fetch.verifier import Verifier
 from imagecache.limits import MIB
 from imagecache.oserrors import converting
+from imagecache.store.bundle_document import LayerRecord
 from imagecache.store.downloads import Download
-from imagecache.store.files import write_all
+from imagecache.store.durable_files import write_all
+from imagecache.store.layer_name import LayerName
 from imagecache.store.layers import StagedLayer
-from imagecache.store.model import LayerName, LayerRecord
 from imagecache.store.quarantine import set_aside
 from imagecache.store.store import Store
 from imagecache.telemetry.log import get_logger

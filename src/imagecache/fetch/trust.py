@@ -14,7 +14,8 @@ from imagecache.erofs.layer_header import DATA_START
 from imagecache.errors import LimitExceeded, StoreCorrupt
 from imagecache.limits import DEFAULT, Limits
 from imagecache.oci.manifest import parse_config, parse_index, parse_manifest
-from imagecache.store.model import Bundle, ImageRecord, LayerName, LayerRecord, Space
+from imagecache.store.bundle_document import Bundle, ImageRecord, LayerRecord
+from imagecache.store.layer_name import LayerName, Space
 
 
 def check(

@@ -17,7 +17,8 @@ from imagecache.builder.worker_pool import Worker, WorkerPool
 from imagecache.concurrency import cancel_all
 from imagecache.digest import DiffID
 from imagecache.fetch.buffers import Slots
-from imagecache.store.model import LayerRecord, Space
+from imagecache.store.bundle_document import LayerRecord
+from imagecache.store.layer_name import Space
 
 
 class Verifier:

@@ -13,7 +13,7 @@ from imagecache.errors import InvalidInput, NotFound
 from imagecache.host.mounter import KernelMounter
 from imagecache.host.mountinfo import MOUNTINFO, mounted_at
 from imagecache.oci.reference import Reference
-from imagecache.store.model import Bundle, ImageRecord
+from imagecache.store.bundle_document import Bundle, ImageRecord
 from imagecache.store.store import Store
 
 SCRATCH = Path("/run/imagecache/mounts")

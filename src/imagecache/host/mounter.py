@@ -38,7 +38,7 @@ _EROFS_MAGIC = 0xE0F5E1E2
 
 
 class KernelMounter:
-    """``snapshotter.provider.Mounter`` on the running kernel. Needs CAP_SYS_ADMIN. Safe to call from many threads.
+    """``snapshotter.dependencies.Mounter`` on the running kernel. Needs CAP_SYS_ADMIN. Safe to call from many threads.
 
     Args:
         realign: writes a layer image again with 4096-byte blocks, for kernels that refuse 512-byte ones (before 6.4).

@@ -23,8 +23,8 @@ from imagecache.containerd.native import NativeUse
 from imagecache.errors import ImageCacheError
 from imagecache.host.mountinfo import MOUNTINFO, parse
 from imagecache.host.page_cache_trim import Trimmer, drop_second_copy, follow_starts
-from imagecache.snapshotter.provider import Observer
-from imagecache.snapshotter.server import serve
+from imagecache.snapshotter.dependencies import Observer
+from imagecache.snapshotter.grpc_server import serve
 from imagecache.snapshotter.snapshotter import Snapshotter
 from imagecache.store.store import Store
 from imagecache.telemetry.log import get_logger

@@ -21,7 +21,7 @@ from imagecache.api.types import RESOURCES, ImageCache
 from imagecache.errors import NotFound, StoreBusy, StoreCorrupt
 from imagecache.kube.api import Object
 from imagecache.oserrors import converting
-from imagecache.store.files import write_atomic
+from imagecache.store.durable_files import write_atomic
 from imagecache.store.locks import abandoned, locked, open_locked
 from imagecache.store.owner import make_directory
 from imagecache.store.paths import StorePaths

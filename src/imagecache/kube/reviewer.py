@@ -17,7 +17,7 @@ AUDIENCE = "imagecache"
 
 @dataclass(frozen=True, slots=True)
 class KubeTokenReviewer:
-    """``served.auth.TokenReviewer``."""
+    """``served.authenticator.TokenReviewer``."""
 
     kube: Kube
     audience: str = AUDIENCE

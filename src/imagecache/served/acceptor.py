@@ -1,4 +1,4 @@
-"""Connections come in here, and each gets a thread; here is also seen that all of them end.
+"""Accepts connections, starts a thread for each, and sees to it that all of them end.
 
 It must not know what a connection does.
 """
@@ -15,14 +15,15 @@ import weakref
 from collections.abc import Callable
 
 from imagecache.errors import StoreError
-from imagecache.served.connection import Connection
 from imagecache.served.connection_limit import ConnectionLimit
+from imagecache.served.server_connection import ServerConnection
 from imagecache.telemetry.log import get_logger
 
 _log = get_logger(__name__)
 _BACKLOG = 512
+"""Connections that wait for accept(2): after a restart of the server all nodes connect at the same moment."""
 _PAUSE = 1.0
-"""Seconds until another connection is accepted when files, memory or threads have run out."""
+"""Seconds until the next try when files, memory or threads have run out: at once would be a busy loop."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -44,17 +45,17 @@ class Acceptor:
         self,
         listener: socket.socket,
         tls: ssl.SSLContext,
-        room: ConnectionLimit,
-        connect: Callable[[ssl.SSLSocket], Connection],
+        limit: ConnectionLimit,
+        connect: Callable[[ssl.SSLSocket], ServerConnection],
     ) -> None:
         self._listener = listener
         self._tls = tls
-        self._room = room
+        self._limit = limit
         self._connect = connect
         self._stopping = threading.Event()
         self._numbers = itertools.count(1)
         self._threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
-        """Of connections: those that have not ended, and perhaps some that have."""
+        """Of connections: all that run, and perhaps some that have ended."""
         self._thread = threading.Thread(target=self._run, name="served-accept", daemon=True)
 
     @property
@@ -66,13 +67,13 @@ class Acceptor:
         self._thread.start()
 
     def stop(self) -> None:
-        """Nothing is accepted any more. The room must be closed then; threads end by themselves."""
+        """Accept no more. Close the limit after this: that ends the threads of connections."""
         self._stopping.set()
         with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread; closing would not
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread in accept(2); close(2) would not
 
     def join(self, seconds: float) -> int:
-        """Waits for threads to end; returns how many have not."""
+        """Wait for all threads to end; returns how many have not."""
         until = time.monotonic() + seconds
         self._thread.join(seconds)
         threads = [self._thread, *self._threads]
@@ -84,32 +85,29 @@ class Acceptor:
         with self._listener:
             while not self._stopping.is_set():
                 try:
-                    self._welcome(self._listener.accept()[0])
-                except Exception as error:  # noqa: BLE001 - whatever it is, this thread must go on
+                    self._start_connection(self._listener.accept()[0])
+                except Exception as error:  # noqa: BLE001 - without this thread nothing is served any longer
                     if not self._stopping.is_set():
                         _log.warning("cannot accept connections", kind=type(error).__name__, problem=str(error))
                         self._stopping.wait(_PAUSE)
 
-    def _welcome(self, sock: socket.socket) -> None:
-        """Waits while there is no room. Raises RuntimeError when there are no more threads."""
+    def _start_connection(self, sock: socket.socket) -> None:
+        """Waits while there are too many. Raises RuntimeError when no thread can be started."""
         with contextlib.ExitStack() as undo:
             undo.callback(sock.close)
             try:
-                secured = self._secure(sock)
-            except OSError:  # it was gone before it was here
+                sock.getpeername()  # raises for a peer that has gone; wrap_socket raises too, and forgets to close
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else the end of a range waits for an ACK
+                # No handshake yet: it waits for the reader, and this thread must not.
+                secured = self._tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+            except OSError:  # the peer has gone already
                 return
             undo.callback(secured.close)
             connection = self._connect(secured)
-            if not self._room.enter(connection):
+            if not self._limit.add(connection.entry):
                 return
-            undo.callback(self._room.leave, connection)
+            undo.callback(self._limit.remove, connection.entry)
             thread = threading.Thread(target=connection.run, name=f"served-{next(self._numbers)}", daemon=True)
             self._threads.add(thread)
             thread.start()
-            undo.pop_all()
-
-    def _secure(self, sock: socket.socket) -> ssl.SSLSocket:
-        """Without a handshake yet: that waits for the reader."""
-        sock.getpeername()  # raises for one that is gone; wrap_socket would raise, too, and forget to close
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else the end of a range waits for an ACK
-        return self._tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+            undo.pop_all()  # the thread closes its socket and leaves the limit

@@ -1,7 +1,7 @@
-"""BoundedQueue at sending layers: so many at once, so many in a queue, in the order in which they came.
+"""A bounded number of slots to send layers from, and a bounded first-in-first-out queue of threads that wait for one.
 
-With its turn a thread gets the memory that it sends from, so that memory is bounded by the turns and used again. It
-must not know what is sent.
+A slot comes with the memory that its thread sends from, so the slots bound the memory, and it is reused. It must not
+know what is sent.
 """
 
 from __future__ import annotations
@@ -14,67 +14,74 @@ from contextlib import contextmanager
 
 from imagecache.errors import StoreBusy
 
+_Waiter = queue.SimpleQueue[memoryview | None]
+
 
 class BoundedQueue:
-    """Thread-safe. ``patience``: seconds that one may wait; ``piece``: bytes of memory of each turn."""
+    """Thread-safe."""
 
-    def __init__(self, turns: int, *, waiting: int, patience: float, piece: int) -> None:
-        self._left = turns
-        self._most_waiting = waiting
-        self._patience = patience
-        self._piece = piece
+    def __init__(self, slots: int, *, capacity: int, timeout: float, buffer_size: int) -> None:
+        """Make the queue.
+
+        Args:
+            slots: used at a time.
+            capacity: threads that may wait for a slot; one more gets StoreBusy at once.
+            timeout: seconds that a thread waits for a slot.
+            buffer_size: bytes of memory of each slot.
+        """
+        self._unused = slots
+        """Slots whose memory was never allocated: a server with few readers allocates little."""
+        self._capacity = capacity
+        self._timeout = timeout
+        self._buffer_size = buffer_size
         self._free: list[memoryview] = []
-        self._waiting: deque[queue.SimpleQueue[memoryview | None]] = deque()
+        self._waiters: deque[_Waiter] = deque()
         self._closed = False
         self._lock = threading.Lock()
 
     @contextmanager
-    def turn(self) -> Iterator[memoryview]:
-        """Memory to send from. Raises StoreBusy."""
-        memory = self._take()
+    def slot(self) -> Iterator[memoryview]:
+        """The memory of a slot. Raises StoreBusy."""
+        buffer = self._acquire()
         try:
-            yield memory
+            yield buffer
         finally:
-            self._give(memory)
+            with self._lock:
+                if self._waiters:
+                    # Handed over while the lock is held: a thread that comes now must not overtake those that wait.
+                    self._waiters.popleft().put(buffer)
+                else:
+                    self._free.append(buffer)
 
     def close(self) -> None:
-        """Nobody gets a turn any more; who waits is told at once."""
+        """From now on ``slot`` raises StoreBusy, in threads that wait too."""
         with self._lock:
             self._closed = True
-            while self._waiting:
-                self._waiting.popleft().put(None)
+            while self._waiters:
+                self._waiters.popleft().put(None)
 
-    def _take(self) -> memoryview:
+    def _acquire(self) -> memoryview:
         with self._lock:
             if self._closed:
-                raise StoreBusy("the server stops")
+                raise StoreBusy("the server is stopping")
             if self._free:
                 return self._free.pop()  # the one used last: it may still be in a cache of the processor
-            if self._left:
-                self._left -= 1
-                return memoryview(bytearray(self._piece))
-            if len(self._waiting) >= self._most_waiting:
+            if self._unused:
+                self._unused -= 1
+                return memoryview(bytearray(self._buffer_size))
+            if len(self._waiters) >= self._capacity:
                 raise StoreBusy("too many layers are being sent")
-            place: queue.SimpleQueue[memoryview | None] = queue.SimpleQueue()
-            self._waiting.append(place)
-        return self._wait(place)
-
-    def _wait(self, place: queue.SimpleQueue[memoryview | None]) -> memoryview:
+            waiter: _Waiter = queue.SimpleQueue()
+            self._waiters.append(waiter)
         try:
-            memory = place.get(timeout=self._patience)
+            buffer = waiter.get(timeout=self._timeout)
         except queue.Empty:
             with self._lock:
-                if place in self._waiting:
-                    self._waiting.remove(place)
+                if waiter in self._waiters:
+                    self._waiters.remove(waiter)
                     raise StoreBusy("too many layers are being sent") from None
-            memory = place.get()  # it came just now
-        if memory is None:
-            raise StoreBusy("the server stops")
-        return memory
-
-    def _give(self, memory: memoryview) -> None:
-        with self._lock:
-            if self._waiting:
-                self._waiting.popleft().put(memory)
-            else:
-                self._free.append(memory)
+            # It left the queue between the timeout and the lock, so its slot is here: not to take it would lose it.
+            buffer = waiter.get()
+        if buffer is None:
+            raise StoreBusy("the server is stopping")
+        return buffer

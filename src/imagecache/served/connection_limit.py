@@ -1,18 +1,22 @@
-"""Which connections are open, and which one goes when there are too many.
+"""Which connections are open, and which one is closed when there are too many.
 
-A connection may be sent away while it waits for its reader to ask for something, be that during the handshake or
-between two requests: what it lost is made good by connecting again. It must not know what a connection does.
+A connection may be closed while it is idle, which is while its reader has asked for nothing: during the handshake or
+between two requests. Connecting again makes up for the loss. It must not know what a connection does.
 """
 
 from __future__ import annotations
 
 import threading
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
 
 
-class LimitedConnection(Protocol):
-    def abort(self) -> None:
-        """End soon, and leave. Called from other threads, never after ``leave``."""
+@dataclass(frozen=True, slots=True, eq=False)
+class OpenConnection:
+    """One connection, as the limit knows it."""
+
+    abort: Callable[[], None]
+    """Make it end soon, and ``remove`` itself. Called from other threads, never after ``remove``."""
 
 
 class ConnectionLimit:
@@ -20,56 +24,57 @@ class ConnectionLimit:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._guests: set[LimitedConnection] = set()
-        self._waiting: dict[LimitedConnection, None] = {}
-        """Those that may be sent away, the one that has waited for longest first."""
-        self._leaving: set[LimitedConnection] = set()
-        """Sent away, and not gone yet."""
+        self._open: set[OpenConnection] = set()
+        self._idle: dict[OpenConnection, None] = {}
+        """Connections that may be closed, the one that has been idle for longest first."""
+        self._aborted: set[OpenConnection] = set()
+        """Those of ``_open`` that were told to end."""
         self._closed = False
         self._changed = threading.Condition()
 
-    def enter(self, guest: LimitedConnection) -> bool:
-        """Waits until there is room, and makes some if that is possible. False: closed."""
+    def add(self, connection: OpenConnection) -> bool:
+        """Wait until there are fewer than the limit; close an idle one for that, if there is one. False: closed."""
         with self._changed:
-            while not self._closed and len(self._guests) >= self._limit:
-                if self._waiting and len(self._guests) - len(self._leaving) >= self._limit:
-                    self._send_away(next(iter(self._waiting)))
+            while not self._closed and len(self._open) >= self._limit:
+                # One that was aborted counts until it has ended, so that descriptors and threads stay bounded; but no
+                # second one is closed for the same newcomer.
+                if self._idle and len(self._open) - len(self._aborted) >= self._limit:
+                    oldest = next(iter(self._idle))
+                    del self._idle[oldest]
+                    self._aborted.add(oldest)
+                    oldest.abort()
                 self._changed.wait()
             if not self._closed:
-                self._guests.add(guest)
-                self._waiting[guest] = None
+                self._open.add(connection)
+                self._idle[connection] = None
             return not self._closed
 
-    def _send_away(self, guest: LimitedConnection) -> None:
-        del self._waiting[guest]
-        self._leaving.add(guest)
-        guest.abort()
-
-    def works(self, guest: LimitedConnection) -> bool:
-        """Its reader has asked for something. False: it has been sent away already."""
+    def mark_busy(self, connection: OpenConnection) -> bool:
+        """A request has come. False: the connection was aborted before that, and the request is not answered."""
         with self._changed:
-            if guest not in self._waiting:
+            if connection not in self._idle:
                 return False
-            del self._waiting[guest]
+            del self._idle[connection]
             return True
 
-    def waits(self, guest: LimitedConnection) -> None:
-        """For its reader to ask for something."""
+    def mark_idle(self, connection: OpenConnection) -> None:
+        """The request is answered."""
         with self._changed:
-            self._waiting[guest] = None
-            self._changed.notify_all()
+            self._idle[connection] = None
+            self._changed.notify_all()  # ``add`` may wait for one to close
 
-    def leave(self, guest: LimitedConnection) -> None:
+    def remove(self, connection: OpenConnection) -> None:
+        """The connection has ended."""
         with self._changed:
-            self._guests.discard(guest)
-            self._leaving.discard(guest)
-            self._waiting.pop(guest, None)
+            self._open.discard(connection)
+            self._aborted.discard(connection)
+            self._idle.pop(connection, None)
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Nobody comes in any more, and everybody is sent away."""
+        """Abort all connections and accept no more."""
         with self._changed:
             self._closed = True
-            for guest in self._guests:
-                guest.abort()
+            for connection in self._open:
+                connection.abort()
             self._changed.notify_all()

@@ -1,7 +1,7 @@
-"""A store read in place: what the server serves, and what a node reads of a volume (``dir``).
+"""A store that is only read: what the server serves, and what a node reads from a volume (``dir``).
 
-Nothing is written, not even a quarantine, so that a volume may be mounted read-only. It must not verify layer images:
-who fetches them does.
+Nothing is written, not even to the quarantine, so a volume may be mounted read-only. It must not verify layer images:
+the node that fetches them does.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from imagecache.erofs.layer_header import DATA_START, tar_length
 from imagecache.errors import BlobNotFound
 from imagecache.oserrors import converting
 from imagecache.store.blobs import Blobs
+from imagecache.store.bundle_document import Bundle
 from imagecache.store.bundles import Bundles
+from imagecache.store.layer_name import LayerName, Space
 from imagecache.store.layers import Layers
 from imagecache.store.leases import Leases
-from imagecache.store.model import Bundle, LayerName, Space
 from imagecache.store.paths import StorePaths
 
 
 class StoreReader:
-    """Blocking reads of the store at ``root``; nothing of it needs to be there yet."""
+    """Blocking reads of the store at ``root``, which need not exist yet."""
 
     def __init__(self, root: Path) -> None:
         self._paths = StorePaths(root)
@@ -40,48 +41,46 @@ class StoreReader:
         return self._blobs.read(digest)
 
     def open_layer(self, name: LayerName) -> tuple[int, int]:
-        """A descriptor to read from, the caller's to close, and the file's size. Raises BlobNotFound, StoreError."""
+        """A descriptor to read from, which the caller closes, and the file's size. Raises BlobNotFound, StoreError."""
         path = self._paths.layer(name)
         with converting(path):
             try:
                 fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             except FileNotFoundError as error:
                 raise BlobNotFound(
-                    f"the store lacks layer image {name}", hint="create the image cache again"
+                    f"layer image {name} is missing from the store", hint="create the image cache again"
                 ) from error
             return fd, os.fstat(fd).st_size
 
     def building(self, bundle_id: str) -> tuple[LayerName, ...]:
-        """Layer images of a bundle that is being built, as far as they may serve every place of an image.
+        """Layer images that a running build of the bundle may make or use, in its order. Raises StoreError.
 
-        In the build's order; none when nobody builds it. Raises StoreError.
+        Only those that are right at any position (``layers/``).
         """
         return tuple(name for name in self._leases.wanted_by(bundle_id) if name.space is Space.LAYERS)
 
     def open_partial(self, name: LayerName) -> int | None:
-        """The unfinished file of a layer image that is being made, the caller's to close. Raises StoreError.
-
-        None: it is finished, or nobody makes it.
-        """
+        """The file of a partial layer, which the caller closes; None: finished, or not made. Raises StoreError."""
         return None if self._layers.has(name) else self._layers.open_partial(name)
 
-    def extent(self, fd: int) -> tuple[int, bool]:
-        """Where the tar in an unfinished file ends, and whether the whole tar is there.
+    def tar_extent(self, fd: int) -> tuple[int, bool]:
+        """Where the tar in the file of a partial layer ends, and whether the tar is complete.
 
-        Raises StoreError, and MalformedLayer for a head that is written at this moment. The size is looked at first:
-        what follows the tar is written after its end was noted in the head.
+        Raises StoreError, and MalformedLayer for a head that is being written at this moment.
         """
         with converting("a layer image"):
+            # The size first: the writer notes the tar's length in the head and then appends metadata. A size that was
+            # read before a head without a length can only be bytes of the tar.
             size = os.fstat(fd).st_size
             tar = tar_length(os.pread(fd, DATA_START, 0))
         return (size, False) if tar is None else (min(size, DATA_START + tar), True)
 
     def ready(self) -> None:
-        """Raises StoreError when there is no store to read."""
+        """Raises StoreError when the store cannot be read."""
         self._bundles.index()
 
 
 def read_into(fd: int, target: memoryview, offset: int) -> int:
-    """At most as many bytes as ``target`` has; says how many, none at the end. Raises StoreError."""
+    """Read at most ``len(target)`` bytes; returns how many, 0 at the end of the file. Raises StoreError."""
     with converting("a layer image"):
         return os.preadv(fd, [target], offset)

@@ -1,10 +1,9 @@
 """Directories of ordinary snapshots: ``snapshots/<id>/{fs,work}`` below the root.
 
-They are made beside their place and renamed into it inside the transaction that inserts the row, a few ahead, since a
-container waits for them; they leave by a rename to ``rm-<id>-*`` after the transaction that deletes it, and are deleted
-when there is time. Modes are containerd's
-(plugins/snapshots/overlay/overlay.go): the root 0700, ``fs`` 0755 since it is the container's ``/``, ``work`` 0711. It
-must not know rows.
+A directory is made as ``new-*`` and renamed to its number inside the transaction that inserts the row; a few spare ones
+are made ahead, since a container's start waits for it. After the transaction that deletes the row it is renamed to
+``rm-<id>-*``, and deleted later. Modes are containerd's (plugins/snapshots/overlay/overlay.go): the root 0700, ``fs``
+0755 since it is the container's ``/``, ``work`` 0711. It must not know rows.
 """
 
 from __future__ import annotations
@@ -23,18 +22,18 @@ import structlog
 
 from imagecache.errors import ImageCacheError
 from imagecache.oserrors import converting
-from imagecache.snapshotter.model import Kind
 from imagecache.snapshotter.mounts import Own
+from imagecache.snapshotter.snapshot import Kind
 
 _log = structlog.get_logger(__name__)
 _STAGED = "new-"
 _RETIRED = "rm-"
 _SPARE = 8
-"""Directories made ahead: a pod with one container takes two, and pods come several at a time."""
+"""Spare directories: a pod with one container needs two, and pods start several at a time."""
 
 
 class Directories:
-    """Thread-safe. One process only: what it does not know of is an orphan."""
+    """Thread-safe. One process only: a directory that it did not make is an orphan."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -48,17 +47,20 @@ class Directories:
 
     @contextlib.contextmanager
     def staged(self, kind: Kind, owner: Path | None) -> Iterator[Callable[[int], None]]:
-        """Make a snapshot's directories; the block calls what it gets with the number of the row, once.
+        """Make a snapshot's directories; the block calls the function that it gets with the row's number, once.
 
         Args:
             kind: views have no ``work``.
-            owner: the directory below, whose owner ``fs`` gets, as the container's root should have.
+            owner: the directory below: ``fs`` gets its owner, since it is what the container sees as ``/``.
         """
+        # The directory exists before the row, so a row never lacks its directory.
         with self._staging() as directory:
             placed: list[int] = []
             with converting(directory):
                 if owner is not None:
-                    _give(directory / "fs", owner)
+                    found = owner.stat()
+                    if (found.st_uid, found.st_gid) != (os.geteuid(), os.getegid()):
+                        os.chown(directory / "fs", found.st_uid, found.st_gid)
                 if kind is not Kind.ACTIVE:
                     (directory / "work").rmdir()
 
@@ -70,7 +72,7 @@ class Directories:
             try:
                 yield place
             except BaseException:
-                for snapshot in placed:
+                for snapshot in placed:  # the transaction failed, so its number may be assigned again
                     self.retire(snapshot)
                 raise
 
@@ -79,27 +81,27 @@ class Directories:
         try:
             directory.rename(target)
         except OSError as error:
-            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:  # both mean "not empty" (rename(2))
                 raise
-            self.retire(snapshot)  # of a process that was killed before its commit
+            self.retire(snapshot)  # left by a process that was killed before its commit
             directory.rename(target)
 
     def retire(self, snapshot: int) -> None:
-        """Take a directory out of the way. Never fails: what stays is an orphan."""
+        """Move a directory out of the way. Never fails: one that stays is an orphan."""
         try:
             (self._root / str(snapshot)).rename(self._root / f"{_RETIRED}{snapshot}-{secrets.token_hex(4)}")
         except FileNotFoundError:
             pass
         except OSError as error:
-            _log.warning("directory not renamed, trying again later", snapshot=snapshot, problem=str(error))
+            _log.warning("directory not renamed, will retry", snapshot=snapshot, problem=str(error))
 
     def retire_orphans(self, known: frozenset[int], *, above: int) -> None:
-        """Retire what has no row and is not being made. Call it inside a transaction: then no row is on its way.
+        """Retire directories without a row. Call it inside a write transaction: then no row is about to be inserted.
 
-        Numbers up to ``above`` are of a lost database and stay: containers may live in them.
+        Numbers up to ``above`` belong to a lost database and stay: containers may run in them.
         """
         names = self._names()
-        with self._staged_lock:  # whoever has made one of these names has noted it by now
+        with self._staged_lock:  # after the listing: a name is noted under this lock as soon as it is made
             staged = frozenset(self._staged)
         for name in names:
             if name.isdecimal():
@@ -110,12 +112,14 @@ class Directories:
                     (self._root / name).rename(self._root / f"{_RETIRED}{name}")
 
     def delete_retired(self) -> None:
-        """Free their space. Takes as long as it takes, never fails."""
+        """Free their space. May take long; never fails."""
         for name in self._names():
             if name.startswith(_RETIRED):
-                shutil.rmtree(self._root / name, ignore_errors=True)
+                shutil.rmtree(
+                    self._root / name, ignore_errors=True
+                )  # what is left is retried, and must not end the loop
                 if (self._root / name).exists():
-                    _log.warning("directory not deleted, trying again later", path=str(self._root / name))
+                    _log.warning("directory not deleted, will retry", path=str(self._root / name))
 
     def highest(self) -> int:
         """The highest number in use, 0 for none."""
@@ -126,17 +130,16 @@ class Directories:
             return [path.name for path in self._root.iterdir()]
 
     @property
-    def ahead(self) -> bool:
-        """Whether a directory is there for who comes next."""
+    def has_spare(self) -> bool:
         return bool(self._spare)
 
-    def make_spare(self) -> None:
-        """Make directories ahead, for who comes next. Never fails: who finds none makes his own."""
+    def make_spares(self) -> None:
+        """Never fails: without a spare directory, ``staged`` makes one."""
         try:
             while len(self._spare) < _SPARE:
                 self._spare.append(self._make())
         except ImageCacheError as error:
-            _log.warning("no directory made ahead", problem=str(error))
+            _log.warning("no spare directory made", problem=str(error))
 
     @contextlib.contextmanager
     def _staging(self) -> Iterator[Path]:
@@ -162,16 +165,9 @@ class Directories:
                 for name, mode in (("fs", 0o755), ("work", 0o711)):
                     path = directory / name
                     path.mkdir()
-                    path.chmod(mode)  # whatever the umask is
+                    path.chmod(mode)  # mkdir(2) applies the umask
         except BaseException:
             shutil.rmtree(directory, ignore_errors=True)
             self._staged.discard(directory.name)
             raise
         return directory
-
-
-def _give(directory: Path, like: Path) -> None:
-    """To the owner of ``like``."""
-    found = like.stat()
-    if (found.st_uid, found.st_gid) != (os.geteuid(), os.getegid()):
-        os.chown(directory, found.st_uid, found.st_gid)

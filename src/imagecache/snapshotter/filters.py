@@ -1,8 +1,8 @@
 """containerd's filter language for lists of snapshots.
 
-``name==a,labels."x.y"~=/^b/`` and the like: a filter is selectors that must all match, several filters are
-alternatives. Written after the grammar in containerd's pkg/filters, quirks included: a value may be bare up to a comma
-or space, ``/`` and ``|`` quote regular expressions, ``!=`` matches what is absent too. Pure: it must not do I/O.
+An example is ``name==a,labels."x.y"~=/^b/``: the selectors of a filter must all match, several filters are
+alternatives. It follows the grammar in containerd's pkg/filters, quirks included: a bare value ends at a comma or a
+space, ``/`` and ``|`` quote regular expressions, ``!=`` matches an absent field too. Pure: it must not do I/O.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from imagecache.errors import InvalidSnapshotArgument
-from imagecache.snapshotter.model import Info
+from imagecache.snapshotter.snapshot import Info
 
 _FIELD = re.compile(r"[A-Za-z0-9_]+")
 _OPERATOR = re.compile(r"[=!~]+")
@@ -25,7 +25,7 @@ _SPACE = re.compile(r"\s*")
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """One condition. ``operator`` is ``==``, ``!=``, ``~=``, or empty for "is there"."""
+    """One condition. ``operator`` is ``==``, ``!=``, ``~=``, or empty for "is present"."""
 
     path: tuple[str, ...]
     operator: str
@@ -59,7 +59,7 @@ class Filter:
         )
 
     def required(self, *path: str) -> str | None:
-        """The value that ``path`` must have for any match at all, if there is exactly one: for an index."""
+        """The only value of ``path`` with which an info can match, for a look-up in an index; None: there is none."""
         if len(self.alternatives) != 1:
             return None
         wanted = (s.value for s in self.alternatives[0] if s.operator == "==" and s.path == path)
@@ -67,7 +67,7 @@ class Filter:
 
 
 def parse(texts: Sequence[str]) -> Filter:
-    """Raises InvalidSnapshotArgument with the place that is wrong. An empty text matches everything."""
+    """Raises InvalidSnapshotArgument with the position of the error. An empty text matches everything."""
     if not all(texts):
         return Filter()
     return Filter(tuple(_Parser(text).conjunction() for text in texts))
@@ -81,7 +81,7 @@ def _field(info: Info, path: tuple[str, ...]) -> str | None:
 def _searches(pattern: str, text: str) -> bool:
     try:
         return re.search(pattern, text) is not None
-    except re.error:  # containerd logs it and matches nothing
+    except re.error:  # as containerd, which logs it
         return False
 
 
@@ -180,5 +180,5 @@ class _Parser:
         self._at += 1
 
     def _wrong(self, what: str) -> InvalidSnapshotArgument:
-        place = f"{self._text[: self._at]!r} >> {self._text[self._at :]!r}"
-        return InvalidSnapshotArgument(f"filter {place}: {what}")
+        position = f"{self._text[: self._at]!r} >> {self._text[self._at :]!r}"
+        return InvalidSnapshotArgument(f"filter {position}: {what}")

@@ -1,8 +1,7 @@
 """Our errors as gRPC status codes: the one table of this edge.
 
-containerd acts on the codes (``errdefs``): ALREADY_EXISTS from Prepare means "the layer is here", any code but
-FAILED_PRECONDITION from Remove stops a collection. Source: core/snapshots/storage/bolt.go and testsuite of containerd.
-It must not decide anything beyond the table.
+containerd acts on the codes (``errdefs``): any code but FAILED_PRECONDITION from Remove stops its garbage collection.
+Source: core/snapshots/storage/bolt.go and the test suite of containerd. It must not decide anything beyond the table.
 """
 
 from __future__ import annotations
@@ -48,5 +47,5 @@ def status_of(error: ImageCacheError) -> Status:
 
 
 def message_of(error: ImageCacheError) -> str:
-    """What happened and what to do, in one line: it ends up in kubelet's event."""
+    """What happened and what to do, in one line: kubelet puts it into an event."""
     return f"{error}; {error.hint}" if error.hint else str(error)

@@ -1,9 +1,9 @@
 """Mounts of layer images: one for each layer image, shared by every snapshot that it serves.
 
-Order of effects (docs/internals/snapshotter.md): remember the intent, hold the file, mount it, and only then say so in
-a snapshot's row; backwards when the last row has gone. So a crash leaves at most a mount and a hold that the next
-``drop_unused`` finds by the intent. Mounts are made when they are needed, since a reboot takes them all; what is only
-cached does not stay mounted. It must not unmount what a container stands on, and never by force.
+Order of effects (docs/internals/snapshotter.md): record the intent (a row in ``layers``), lease the file, mount it, and
+only then insert a snapshot's row that needs it; in reverse when the last such row is removed. So a crash leaves at most
+a mount and a lease that the next ``release_unused`` finds by the intent. Mounts are made when they are needed, since a
+reboot takes them all; an idle one does not stay. It must not unmount what a container stands on, and never by force.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ import structlog
 
 from imagecache.errors import BlobNotFound, ImageCacheError, StoreBusy
 from imagecache.oserrors import converting
-from imagecache.snapshotter.known_answers import device_of
-from imagecache.snapshotter.metadata import Metadata
-from imagecache.snapshotter.model import LayerRef
-from imagecache.snapshotter.provider import LayerProvider, Mounter, Observer
+from imagecache.snapshotter.answer_cache import device_of
+from imagecache.snapshotter.database import Database
+from imagecache.snapshotter.dependencies import LayerProvider, Mounter, Observer
 from imagecache.snapshotter.settings import SnapshotterSettings
-from imagecache.store.model import LayerName
+from imagecache.snapshotter.snapshot import LayerRef
+from imagecache.store.layer_name import LayerName
 
 _log = structlog.get_logger(__name__)
 _NOT_MOUNTING = 1.0
-"""Seconds that a call waits for a layer that it does not want to mount: it has a thread that no mount may keep."""
+"""Seconds that a call waits for the lock of a layer that it does not mount: its thread must not wait for a mount."""
 
 
 class LayerMounts:
-    """Thread-safe; calls about the same layer image wait for each other, at most ``wait`` seconds."""
+    """Thread-safe; calls about one layer image wait for each other, at most ``settings.lock_wait`` seconds."""
 
     def __init__(
         self,
         root: Path,
-        metadata: Metadata,
+        database: Database,
         provider: LayerProvider,
         mounter: Mounter,
         settings: SnapshotterSettings,
         observer: Observer,
     ) -> None:
-        """``root`` gets one mountpoint for each layer image; ``settings.holder`` names us to the provider."""
+        """``root`` has one mountpoint for each layer image; ``settings.holder`` is our name as a lease holder."""
         self._root = root
-        self._metadata = metadata
+        self._database = database
         self._provider = provider
         self._mounter = mounter
         self._holder = settings.holder
@@ -51,9 +51,9 @@ class LayerMounts:
         self._observer = observer
         self._own_device = device_of(root)
         self._devices: dict[Path, int] = {}
-        """Of the mountpoints, as they were when mounted last."""
+        """Device numbers of the mountpoints, as they were after the last mount."""
         self._read: set[LayerName] = set()
-        """Layer images that containers have stood on since we started."""
+        """Layer images that a container has stood on since we started."""
         self._locks: dict[LayerName, threading.Lock] = {}
         self._locks_lock = threading.Lock()
 
@@ -61,143 +61,148 @@ class LayerMounts:
         return self._root / str(layer.id)
 
     def file(self, layer: LayerRef) -> Path | None:
-        """The layer image itself; None when it is gone."""
+        """The layer image itself; None when it does not exist."""
         return self._provider.open_layer(layer.name)
 
     @contextlib.contextmanager
-    def taken(self, name: LayerName, *, mount: bool) -> Iterator[LayerRef]:
-        """Hold a layer image, and mount it now if asked; the block inserts the row that needs it.
+    def leased(self, name: LayerName, *, mount: bool) -> Iterator[LayerRef]:
+        """Lease a layer image, and mount it now if asked; the block inserts the row that needs it.
 
         Raises:
-            BlobNotFound: the file is gone.
+            BlobNotFound: the file does not exist.
             StoreBusy, StoreError, HostError
         """
         with self._locked(name, self._wait if mount else _NOT_MOUNTING):
-            layer = self._intent(name)
+            layer = self._intend(name)
             try:
                 self._provider.lease(self._holder, name)
+                # Only now is it certain that the file stays: a collection may have taken it before the lease.
                 if mount:
                     self._mount(layer)
                 else:
                     self._required(layer, self.file(layer))
                 yield layer
             except BaseException:
-                self._drop(layer)
+                self._release(layer)
                 raise
 
-    def ensure(self, layer: LayerRef) -> Path:
+    def ensure_mounted(self, layer: LayerRef) -> Path:
         """The mountpoint, mounted. Raises BlobNotFound, StoreBusy, HostError."""
         target = self.mountpoint(layer)
         known = self._devices.get(target)
-        if known is None or device_of(target) != known:
+        if known is None or device_of(target) != known:  # one stat(2), no lock: the usual case at a container's start
             with self._locked(layer.name, self._wait):
                 self._mount(layer)
         return target
 
     def devices(self, targets: Iterable[Path]) -> dict[Path, int] | None:
-        """Of these mountpoints, while they are mounted; None when one is not known to have its own."""
+        """Device numbers of these mountpoints while they are mounted; None when one is not known."""
         found = {target: self._devices.get(target) for target in targets}
         known = {target: device for target, device in found.items() if device is not None}
         return known if len(known) == len(found) else None
 
-    def will_be_read(self, layers: Iterable[LayerRef]) -> None:
-        """By a container: they stay mounted, with their pages, while any snapshot needs them."""
+    def keep_mounted(self, layers: Iterable[LayerRef]) -> None:
+        """A container reads these: they stay mounted, with their pages in the cache, while any snapshot needs them."""
         self._read.update(layer.name for layer in layers)
 
     def unmount_idle(self) -> None:
-        """Unmount what was mounted to see that it can be, and no container has read since. Raises StoreError.
+        """Unmount layer images that were mounted to prove that it works, and not read since. Raises StoreError.
 
         Each start of a container reads the host's table of mounts several times, so it must not have a line for every
-        layer image of every cache. Whoever makes a snapshot asks for its mounts again behind the transaction: either
-        its row is seen here, or there that the mount is gone.
+        layer image of every cache.
         """
-        with self._metadata.read() as tx:
-            known = tx.layers()
-        for layer in known:
+        with self._database.read() as tx:
+            layers = tx.layers()
+        for layer in layers:
             if self.mountpoint(layer) in self._devices and layer.name not in self._read:
                 with contextlib.suppress(StoreBusy), self._locked(layer.name, 0):
-                    self._rest(layer)
+                    self._unmount_if_idle(layer)
 
     def renew_leases(self) -> None:
-        """When we start: a hold that a power failure took is said once more, before a collection can act on it."""
-        with self._metadata.read() as tx:
-            known = tx.layers()
-        for layer in known:
+        """At the start: take the leases again that a power failure may have undone, before a collection runs."""
+        with self._database.read() as tx:
+            layers = tx.layers()
+        for layer in layers:
             self._provider.lease(self._holder, layer.name)
 
-    def drop_unused(self) -> None:
-        """Let go of every layer image that no snapshot needs. What is busy or being mounted stays for now."""
-        with self._metadata.read() as tx:
+    def release_unused(self) -> None:
+        """Unmount and release every layer image that no snapshot needs. One that is busy or being mounted stays."""
+        with self._database.read() as tx:
             unused = [layer for layer in tx.layers() if not tx.in_use(layer)]
         for layer in unused:
             with contextlib.suppress(StoreBusy), self._locked(layer.name, 0):
-                self._drop(layer)
+                self._release(layer)
 
-    def drop_strays(self) -> None:
-        """Unmount and remove mountpoints that no layer has: those of a database that is lost."""
+    def remove_orphans(self) -> None:
+        """Unmount and remove mountpoints that no layer has: those of a lost database."""
         with converting(self._root):
-            there = list(self._root.iterdir())
-        with self._metadata.read() as tx:  # afterwards: a layer is known before it has a mountpoint
+            present = list(self._root.iterdir())
+        # Read after the listing: a layer gets its row before its mountpoint, so none of these is being made.
+        with self._database.read() as tx:
             known = {str(layer.id) for layer in tx.layers()}
-        for path in there:
+        for path in present:
             if path.name not in known:
-                self._clear(path)
+                self._unmount(path)
 
-    def _intent(self, name: LayerName) -> LayerRef:
-        with self._metadata.read() as tx:
+    def _intend(self, name: LayerName) -> LayerRef:
+        with self._database.read() as tx:
             known = tx.layer(name)
         if known is not None:
             return known
-        with self._metadata.write(durable=False) as writer:
-            return writer.add_layer(name)
+        with self._database.write(durable=False) as tx:
+            return tx.add_layer(name)
 
     def _mount(self, layer: LayerRef) -> None:
         target = self.mountpoint(layer)
         image = self.file(layer)
         if image is None and self._mounter.mounted(target):
-            return  # the kernel keeps the file
+            return  # a mount keeps its file, even if it was deleted
         self._mounter.mount(self._required(layer, image), target)
         device = device_of(target)
-        if device is not None and device != self._own_device:  # every EROFS mount has a number of its own
+        if device is not None and device != self._own_device:  # every EROFS mount has a device number of its own
             self._devices[target] = device
 
     def _required(self, layer: LayerRef, image: Path | None) -> Path:
         if image is None:
             raise BlobNotFound(
-                f"layer image {layer.name} is not in the store any more",
-                hint="it was removed or set aside as corrupt: build the ImageCache again, then start the pod again",
+                f"layer image {layer.name} is no longer in the store",
+                hint="it was removed, or quarantined as corrupt: build the ImageCache again, then start the pod again",
             )
         return image
 
-    def _drop(self, layer: LayerRef) -> None:
-        """With the layer's lock. The mount goes first, the intent last."""
+    def _release(self, layer: LayerRef) -> None:
+        """With the layer's lock held. The mount goes first and the intent last, so that a crash loses neither."""
         try:
-            with self._metadata.read() as tx:
+            with self._database.read() as tx:
                 if tx.in_use(layer):
                     return
-            if self._clear(self.mountpoint(layer)):
+            if self._unmount(self.mountpoint(layer)):
                 self._provider.release(self._holder, layer.name)
                 self._observer.released()
                 self._read.discard(layer.name)
-                with self._metadata.write(durable=False) as writer:
-                    writer.drop_layer(layer)
+                with self._database.write(durable=False) as tx:
+                    tx.drop_layer(layer)
         except ImageCacheError as error:
-            _log.warning("layer image not let go, trying again later", layer=str(layer.name), problem=str(error))
+            _log.warning("layer image not released, will retry", layer=str(layer.name), problem=str(error))
 
-    def _rest(self, layer: LayerRef) -> None:
-        """With the layer's lock. Nobody finds the mount before it is known that nobody has found it."""
+    def _unmount_if_idle(self, layer: LayerRef) -> None:
+        """With the layer's lock held.
+
+        The device is forgotten first, then the database is read. A ``prepare`` inserts its row first and then calls
+        ``ensure_mounted`` again. So either its row is seen here, or it sees there that the mount is not known.
+        """
         target = self.mountpoint(layer)
         device = self._devices.pop(target, None)
         if device is None:
             return
-        with self._metadata.read() as tx:
-            needed = tx.stood_on(layer)
+        with self._database.read() as tx:
+            needed = tx.is_below_active(layer)
         if needed or layer.name in self._read:
             self._devices[target] = device
         else:
-            self._clear(target)
+            self._unmount(target)
 
-    def _clear(self, target: Path) -> bool:
+    def _unmount(self, target: Path) -> bool:
         """Unmount and remove a mountpoint; False when it is busy."""
         self._devices.pop(target, None)
         try:
@@ -209,16 +214,13 @@ class LayerMounts:
             return False
         return True
 
-    def _lock(self, name: LayerName) -> threading.Lock:
-        with self._locks_lock:
-            return self._locks.setdefault(name, threading.Lock())
-
     @contextlib.contextmanager
     def _locked(self, name: LayerName, wait: float) -> Iterator[None]:
-        lock = self._lock(name)
+        with self._locks_lock:
+            lock = self._locks.setdefault(name, threading.Lock())
         if not lock.acquire(timeout=wait):
             raise StoreBusy(
-                f"layer image {name}: another mount of it does not end", hint="look at the last lines of dmesg"
+                f"layer image {name}: another mount of it has not ended", hint="look at the last lines of dmesg"
             )
         try:
             yield

@@ -1,9 +1,9 @@
 """What containerd has to mount for a snapshot.
 
-Only ``bind`` and ``overlay``, the two that every containerd version mounts everywhere: layer images are mounted by us
-before (``layers``) and appear as directories. The shapes are those of containerd's overlay snapshotter
+Only ``bind`` and ``overlay``, which every containerd version mounts everywhere: layer images are mounted by us before
+(``layer_mounts``) and appear as directories. The forms are those of containerd's overlay snapshotter
 (plugins/snapshots/overlay/overlay.go), so that its differ recognises them. An active snapshot is never read-only:
-containerd >= 2.4 takes a read-only last mount for a layer that is complete. Pure: it must not do I/O.
+containerd >= 2.4 takes a read-only last mount for a layer that is unpacked already. Pure: it must not do I/O.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagecache.errors import InvalidSetting
-from imagecache.snapshotter.model import Kind
+from imagecache.snapshotter.snapshot import Kind
 
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One mount in containerd's words: type, source and options as for mount(8)."""
+    """One mount as containerd describes it: type, source and options as for mount(8)."""
 
     type: str
     source: str
@@ -39,13 +39,13 @@ def mounts_of(kind: Kind, own: Own, lowers: Sequence[Path], overlay_options: Seq
     Args:
         kind: ACTIVE or VIEW.
         own: where an active snapshot writes, and what a view without a parent shows.
-        lowers: directories of the committed snapshots below, the nearest one first. One layer may be there several
-            times; overlayfs refuses that (ELOOP), and only its nearest place shows: whatever is in the farther ones,
-            and whatever they hide, the nearest has and hides too.
+        lowers: directories of the committed snapshots below, the nearest one first; a layer may be repeated.
         overlay_options: added to every overlay.
     """
     if kind is Kind.COMMITTED:
         raise ValueError("a committed snapshot is never mounted itself")
+    # overlayfs refuses a directory twice (ELOOP). The nearest position is enough: it shows, and hides, all that the
+    # farther ones of the same layer do.
     lowers = tuple(dict.fromkeys(lowers))
     if not lowers:
         return (_bind(own.fs, writable=kind is Kind.ACTIVE),)
@@ -61,9 +61,9 @@ def check_root(root: Path) -> None:
     if not root.is_absolute() or set(str(root)) & set(":,\\"):
         raise InvalidSetting(
             f"snapshotter root {root} is not an absolute path without colon, comma and backslash",
-            hint="overlayfs separates its directories by them; choose another directory",
+            hint="choose another directory: these characters separate the options of overlayfs",
         )
 
 
 def _bind(source: Path, *, writable: bool) -> Mount:
-    return Mount("bind", str(source), ("rw" if writable else "ro", "rbind"))
+    return Mount("bind", str(source), ("rw" if writable else "ro", "rbind"))  # as containerd's own overlay snapshotter

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class SnapshotterSettings:
     """Times in seconds.
 
-    containerd has no deadline of its own for a snapshotter and holds a lock while it waits for one (issue 13798), so
-    every call here has its own, and calls that may hang with a mount never take the threads of the others.
+    containerd has no deadline for a snapshotter and holds a lock while it waits for one (containerd issue 13798). So
+    every call here has a deadline, and calls that may hang with a mount never use the threads of the others.
     """
 
     mounting_deadline: float = 20.0
@@ -21,19 +21,19 @@ class SnapshotterSettings:
     metadata_threads: int = 4
     removing_threads: int = 4
     lock_wait: float = 10.0
-    """For the transaction, or the mount of the same layer, that another call is in."""
+    """Longest wait for another call's transaction, or for its mount of the same layer."""
     usage_age: float = 10.0
-    """A measured size of a writable snapshot is good for this long (CRI asks for all of them every 10 s)."""
+    """How long the measured size of a writable snapshot is kept: CRI asks for all of them every 10 s."""
     usage_budget: float = 2.0
-    """For measuring one; what was counted until then is answered."""
-    rest_after: float = 60.0
-    """From a hit until layer images that no container reads are unmounted: who pulls an image often starts it."""
+    """Longest measurement; after it, the answer is what was counted so far."""
+    unmount_idle_after: float = 60.0
+    """From a hit until idle layer images are unmounted: an image that is pulled is often started right after."""
     stop_grace: float = 5.0
-    """For calls in flight when the server stops."""
+    """Longest wait for calls in flight when the server stops."""
     holder: str = "snapshotter"
-    """How the names of our leases begin; several snapshotters may share a store."""
+    """Prefix of our lease holder's name: several snapshotters may share a store."""
     overlay_options: tuple[str, ...] | None = None
-    """Of every overlay; None: ``index=off`` where the kernel knows it."""
+    """Added to every overlay; None: ``index=off`` where the kernel has it."""
 
 
 DEFAULT = SnapshotterSettings()

@@ -1,9 +1,10 @@
 """The ten operations of containerd's snapshots API, on rows, directories and mounts.
 
-Blocking and thread-safe; ``service`` runs them in threads with deadlines. What is served by layer images is in
-``served`` and ``layers``; everything else is containerd's own overlay snapshotter once more, since a node must work
-whatever we have. Effects on the disk come before the transaction that needs them, and after the one that ends the need.
-It must not call containerd, must not unmount when it stops, and must not use the network.
+Blocking and thread-safe; ``grpc_service`` runs them in threads with deadlines. What layer images serve is in
+``served_snapshots`` and ``layer_mounts``; everything else does what containerd's own overlay snapshotter does, since a
+node must work whatever the store has. An effect on the disk comes before the transaction that needs it, and its removal
+after the transaction that ends the need. It must not call containerd, must not unmount when it stops, and must not use
+the network.
 """
 
 from __future__ import annotations
@@ -22,17 +23,16 @@ import structlog
 from imagecache.clock import Clock
 from imagecache.errors import ImageCacheError, SnapshotNotFound, StoreBusy, WrongKind
 from imagecache.oserrors import converting
-from imagecache.snapshotter import filters, model
+from imagecache.snapshotter import filters
+from imagecache.snapshotter.answer_cache import AnswerCache, MountsAnswer, Stack
+from imagecache.snapshotter.database import Database, Found
+from imagecache.snapshotter.dependencies import LayerProvider, Mounter, Observer
 from imagecache.snapshotter.directories import Directories
-from imagecache.snapshotter.known_answers import Answer, Ready, Stack
 from imagecache.snapshotter.layer_mounts import LayerMounts
-from imagecache.snapshotter.metadata import Found, Metadata
-from imagecache.snapshotter.model import NOTHING, Info, Kind, LayerExists, Lower, Row, Usage
 from imagecache.snapshotter.mounts import Mount, check_root, mounts_of
-from imagecache.snapshotter.provider import LayerProvider, Mounter, Observer
-from imagecache.snapshotter.rows import Reader
 from imagecache.snapshotter.served_snapshots import ServedSnapshots
 from imagecache.snapshotter.settings import DEFAULT, SnapshotterSettings
+from imagecache.snapshotter.snapshot import NOTHING, Info, Kind, LayerExists, Lower, Row, Usage, is_unpack
 from imagecache.snapshotter.usage import Meter
 
 _log = structlog.get_logger(__name__)
@@ -63,10 +63,18 @@ class Snapshotter:
         settings: SnapshotterSettings = DEFAULT,
         observer: Observer | None = None,
     ) -> None:
-        """Open the state, or begin it. Mounts nothing.
+        """Open the state, or make it. Mounts nothing.
+
+        Args:
+            root: of all state.
+            provider: of layer images.
+            mounter: of layer images.
+            clock: for times of snapshots.
+            settings: bounds.
+            observer: None: nothing is recorded.
 
         Raises:
-            InvalidSetting: overlayfs cannot express this root.
+            InvalidSetting: the options of overlayfs cannot express this root.
             StoreBusy: another process serves it.
             StoreCorrupt, StoreDenied, StoreError: the database, or the disk.
         """
@@ -75,31 +83,31 @@ class Snapshotter:
             for directory in (root, root / "snapshots", root / "m"):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                 directory.chmod(0o700)
-        self._lock_fd = _locked(root)
+        self._lock_fd = _locked(root)  # before the database: two processes would assign the same directories
         self._clock = clock
         self.settings = settings
         self._observer = observer or NoObserver()
         self._directories = Directories(root / "snapshots")
         try:
-            self._metadata = _opened(root, self._directories, settings.lock_wait)
+            self._database = _opened(root, self._directories, settings.lock_wait)
         except BaseException:
             os.close(self._lock_fd)
             raise
-        with self._metadata.read() as tx:
-            self._foreign = tx.foreign()
+        with self._database.read() as tx:
+            self._lost_up_to = tx.lost_up_to()
         self._overlay_options = _overlay_options() if settings.overlay_options is None else settings.overlay_options
         holder = f"{settings.holder}-{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]}"
         own = replace(settings, holder=holder)
-        self._layers = LayerMounts(root / "m", self._metadata, provider, mounter, own, self._observer)
+        self._layers = LayerMounts(root / "m", self._database, provider, mounter, own, self._observer)
         self._layers.renew_leases()
-        self._served = ServedSnapshots(self._metadata, provider, self._layers, clock, self._observer)
-        self._ready = Ready()
+        self._served = ServedSnapshots(self._database, provider, self._layers, clock, self._observer)
+        self._answers = AnswerCache()
         self._meter = Meter(clock, age=settings.usage_age, budget=settings.usage_budget)
         self._cleaning = threading.Lock()
 
     def close(self) -> None:
-        """Let go of the files. Mounts stay: containers stand on them. Twice is fine."""
-        self._metadata.close()
+        """Close the files. Mounts stay: containers stand on them. Idempotent."""
+        self._database.close()
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
             self._lock_fd = -1
@@ -112,23 +120,24 @@ class Snapshotter:
         Raises:
             SnapshotExists: the key is in use.
             SnapshotNotFound, InvalidSnapshotArgument: the parent is missing, or not committed.
-            BlobNotFound, HostError: a layer image below is gone or cannot be mounted.
+            BlobNotFound, HostError: a layer image below does not exist or cannot be mounted.
             StoreError: the disk.
         """
         labels = labels or {}
         return self._served.register(key, parent, labels) or self._create(Kind.ACTIVE, key, parent, labels)
 
-    def prepare_at_once(
+    def prepare_nowait(
         self, key: str, parent: str = "", labels: Mapping[str, str] | None = None
     ) -> tuple[Mount, ...] | None:
-        """``prepare`` for a container, if nothing in it could block for long; None: use ``prepare``.
+        """``prepare`` for a container, if nothing in it can block; None: call ``prepare``.
 
-        That is when all below is mounted, a directory was made ahead, and nobody else is writing to the database. No
-        mount, no fsync, no waiting for a lock. Raises SnapshotExists, StoreError.
+        That is so while everything below is mounted, a spare directory exists, and no transaction is running: no mount,
+        no fsync, no wait for a lock. Raises SnapshotExists, StoreError.
         """
-        stack = self._ready.stack(parent)
-        if stack is None or model.is_unpack(key) or not self._directories.ahead:
+        stack = self._answers.stack(parent)
+        if stack is None or is_unpack(key) or not self._directories.has_spare:
             return None
+        # Another transaction is running, or the parent was removed: then ``prepare`` waits, or recovers it.
         with contextlib.suppress(StoreBusy, SnapshotNotFound):
             return self._insert(Kind.ACTIVE, key, stack, labels or {}, wait=False)
         return None
@@ -138,22 +147,22 @@ class Snapshotter:
         return self._create(Kind.VIEW, key, parent, labels or {})
 
     def mounts(self, key: str) -> tuple[Mount, ...]:
-        """How to mount an active snapshot or a view, with every layer image mounted again if need be.
+        """How to mount an active snapshot or a view; every layer image is mounted again if need be.
 
         Raises SnapshotNotFound; WrongKind for a committed one; BlobNotFound, HostError.
         """
-        with self._metadata.read() as tx:
+        with self._database.read() as tx:
             row = tx.get(key)
             if row.info.kind is Kind.COMMITTED:
                 raise WrongKind(f"snapshot {key!r} is committed, not active")
             chain = tx.chain(row.parent_id)
-        lowers = self._paths(chain)
-        self._tell_used(key, self._files(chain))
-        return self._mounts(row.info.kind, row.id, lowers)
+        lowers = self._mounted_lowers(chain)
+        self._report_read(key, self._files(chain))
+        return self._mounts_of(row.info.kind, row.id, lowers)
 
-    def ready_mounts(self, key: str) -> tuple[Mount, ...] | None:
-        """What ``mounts`` would answer, if that is known without waiting for anything; None if it is not."""
-        answer = self._ready.answer(key)
+    def mounts_nowait(self, key: str) -> tuple[Mount, ...] | None:
+        """The answer of ``mounts`` if it is known and still holds, without blocking; None: call ``mounts``."""
+        answer = self._answers.mounts(key)
         if answer is None:
             return None
         if answer.files:
@@ -161,51 +170,54 @@ class Snapshotter:
         return answer.mounts
 
     def commit(self, name: str, key: str, labels: Mapping[str, str] | None = None, parent: str = "") -> None:
-        """Freeze the active snapshot ``key`` as ``name``. Nothing but the transaction: containerd holds its own.
+        """Freeze the active snapshot ``key`` as ``name``. One transaction, no more: containerd holds its own meanwhile.
 
         Raises SnapshotExists, SnapshotNotFound, WrongKind, InvalidSnapshotArgument.
         """
-        with self._metadata.write() as writer:
-            number = writer.commit(name, key, labels or {}, parent, self._clock.now())
-            self._ready.forget(key)
+        # Durable: containerd keeps the name of a pulled layer for good, and would not pull it again.
+        with self._database.write() as tx:
+            number = tx.commit(name, key, labels or {}, parent, self._clock.now())
+            self._answers.forget(key)
         self._meter.forget(self._directories.own(number).fs)
 
     def remove(self, key: str) -> None:
-        """Forget a snapshot. What may take long, unmounting included, is left to ``cleanup``.
+        """Delete a snapshot's row. What may take long, unmounting included, is left to ``cleanup``.
 
-        Raises SnapshotNotFound, HasChildren; nothing else that is not the database's.
+        Raises SnapshotNotFound, HasChildren; nothing else but errors of the database: any other code ends containerd's
+        garbage collection.
         """
-        with self._metadata.write(durable=False) as writer:  # one that comes back is removed again by containerd
-            row = writer.remove(key)
-            self._ready.forget(key)
-        self._served.removed(key)
+        # Not durable: containerd removes again what a power failure brings back.
+        with self._database.write(durable=False) as tx:
+            row = tx.remove(key)
+            self._answers.forget(key)
+        self._served.forget(key)
         self._meter.forget(self._directories.own(row.id).fs)
         if row.layer is None:
             self._directories.retire(row.id)
 
     def stat(self, key: str) -> Info:
         """Raises SnapshotNotFound."""
-        with self._metadata.read() as tx:
+        with self._database.read() as tx:
             row = tx.find(key)
-        row = row or self._served.recover(key)
+        row = row or self._served.recover(key)  # containerd may know it from before the database was lost
         if row is None:
             raise SnapshotNotFound(f"snapshot {key!r} does not exist")
         return row.info
 
     def update(self, name: str, labels: Mapping[str, str], paths: Sequence[str] = ()) -> Info:
         """Change labels: all of them, or those named by ``paths``. Raises SnapshotNotFound, InvalidSnapshotArgument."""
-        with self._metadata.write() as writer:
-            return writer.relabel(name, labels, paths, self._clock.now())
+        with self._database.write() as tx:
+            return tx.relabel(name, labels, paths, self._clock.now())
 
     def walk(self, texts: Sequence[str] = ()) -> list[Info]:
-        """What matches any of the filters, of one moment. Raises InvalidSnapshotArgument."""
+        """Snapshots that match any of the filters, at one moment. Raises InvalidSnapshotArgument."""
         wanted = filters.parse(texts)
-        with self._metadata.read() as tx:
+        with self._database.read() as tx:
             return tx.select(wanted)
 
     def usage(self, key: str) -> Usage:
-        """What a snapshot itself takes, without its parents. Raises SnapshotNotFound."""
-        with self._metadata.read() as tx:
+        """Size of a snapshot without its parents. Raises SnapshotNotFound."""
+        with self._database.read() as tx:
             row = tx.get(key)
         if row.info.kind is Kind.VIEW:
             return NOTHING
@@ -213,118 +225,118 @@ class Snapshotter:
             return row.usage
         measured = self._meter.measure(self._directories.own(row.id).fs)
         if measured.complete and row.info.kind is Kind.COMMITTED:
-            with self._metadata.write() as writer:
-                writer.set_usage(row.id, measured.usage)
+            with self._database.write() as tx:
+                tx.set_usage(row.id, measured.usage)
         return measured.usage
 
     def prewarm(self) -> None:
-        """Do ahead what the next ``prepare`` needs."""
-        self._directories.make_spare()
+        """Make spare directories for the next ``prepare``."""
+        self._directories.make_spares()
 
     def unmount_idle(self) -> None:
-        """Unmount layer images that no container has read; whoever needs one mounts it again. Never fails."""
+        """Unmount layer images that no container has read; the next snapshot on one mounts it again. Never fails."""
         try:
             self._layers.unmount_idle()
         except ImageCacheError as error:
-            _log.warning("layer images that nobody reads stay mounted for now", problem=str(error))
+            _log.warning("idle layer images stay mounted for now", problem=str(error))
 
     def cleanup(self) -> None:
         """Free what removed snapshots and crashes left. A no-op while another call does it."""
         if not self._cleaning.acquire(blocking=False):
             return
         try:
-            with self._metadata.write() as writer:
-                self._directories.retire_orphans(writer.ids(), above=self._foreign)
+            # In a write transaction, no other call is between making a directory's name and committing its row.
+            with self._database.write() as tx:
+                self._directories.retire_orphans(tx.ids(), above=self._lost_up_to)
             self._directories.delete_retired()
-            self._layers.drop_unused()
-            self._layers.drop_strays()
+            self._layers.release_unused()
+            self._layers.remove_orphans()
         finally:
             self._cleaning.release()
 
     def _create(self, kind: Kind, key: str, parent: str, labels: Mapping[str, str]) -> tuple[Mount, ...]:
         stack = self._stack(parent) if parent else Stack(None, devices={})
-        reads = not model.is_unpack(key)
+        reads = not is_unpack(key)
         if reads:
-            self._layers.will_be_read(lower.layer for lower in stack.chain if lower.layer)
+            self._layers.keep_mounted(lower.layer for lower in stack.chain if lower.layer)
         mounts = self._insert(kind, key, stack, labels)
-        self._paths(stack.chain)  # again: before the row was there, somebody may have found that nobody needs them
+        # Again: until the row existed, ``unmount_idle`` could find that nothing needs these mounts.
+        self._mounted_lowers(stack.chain)
         if reads:
-            self._ready.remember_stack(parent, stack)
+            self._answers.remember_stack(parent, stack)
         return mounts
 
     def _insert(
         self, kind: Kind, key: str, stack: Stack, labels: Mapping[str, str], *, wait: bool = True
     ) -> tuple[Mount, ...]:
-        files = self._tell_used(key, stack.files)
+        files = self._report_read(key, stack.files)
+        # The directory outside, the transaction inside: it is renamed into place before the commit, so that a row never
+        # lacks its directory. Not durable: a container that a power failure ends is started again with a new key.
         with (
             self._directories.staged(kind, owner=stack.lowers[0] if stack.lowers else None) as place,
-            self._metadata.write(durable=False, wait=wait) as writer,
+            self._database.write(durable=False, wait=wait) as tx,
         ):
-            number = writer.create(kind, key, stack.parent, labels, self._clock.now())
+            number = tx.create(kind, key, stack.parent, labels, self._clock.now())
             place(number)
-            mounts = self._mounts(kind, number, stack.lowers)
+            mounts = self._mounts_of(kind, number, stack.lowers)
             if stack.devices is not None:
-                self._ready.remember(key, Answer(mounts, files, stack.devices))
+                self._answers.remember(key, MountsAnswer(mounts, files, stack.devices))
         return mounts
 
     def _stack(self, parent: str) -> Stack:
         """With every layer image mounted. Raises as ``prepare``."""
-        row, chain = self._parent(parent)
-        lowers = self._paths(chain)
+        try:
+            row, chain = self._parent(parent)
+        except SnapshotNotFound:
+            self._served.recover(parent)
+            row, chain = self._parent(parent)
+        lowers = self._mounted_lowers(chain)
         devices = self._layers.devices(self._layers.mountpoint(lower.layer) for lower in chain if lower.layer)
         return Stack(row, chain, lowers, self._files(chain), devices)
 
     def _parent(self, name: str) -> tuple[Row, tuple[Lower, ...]]:
         """With its chain. Raises SnapshotNotFound, InvalidSnapshotArgument."""
-        try:
-            with self._metadata.read() as tx:
-                return _with_chain(tx, name)
-        except SnapshotNotFound:
-            self._served.recover(name)
-        with self._metadata.read() as tx:
-            return _with_chain(tx, name)
+        with self._database.read() as tx:
+            row = tx.committed_parent(name)
+            return row, tx.chain(row.id)
 
-    def _paths(self, chain: Sequence[Lower]) -> list[Path]:
+    def _mounted_lowers(self, chain: Sequence[Lower]) -> list[Path]:
         """The chain as directories, every layer image mounted."""
         return [
-            self._layers.ensure(lower.layer) if lower.layer else self._directories.own(lower.snapshot_id).fs
+            self._layers.ensure_mounted(lower.layer) if lower.layer else self._directories.own(lower.snapshot_id).fs
             for lower in chain
         ]
 
     def _files(self, chain: Sequence[Lower]) -> list[Path]:
         return [file for lower in chain if lower.layer and (file := self._layers.file(lower.layer))]
 
-    def _tell_used(self, key: str, files: Sequence[Path]) -> Sequence[Path]:
-        """The layer images that a container is about to read; none for who only unpacks."""
-        if model.is_unpack(key):
+    def _report_read(self, key: str, files: Sequence[Path]) -> Sequence[Path]:
+        """Returns the files that a container is about to read: none for an unpack."""
+        if is_unpack(key):
             return ()
         if files:
             self._observer.used(files)
         return files
 
-    def _mounts(self, kind: Kind, number: int, lowers: Sequence[Path]) -> tuple[Mount, ...]:
+    def _mounts_of(self, kind: Kind, number: int, lowers: Sequence[Path]) -> tuple[Mount, ...]:
         return mounts_of(kind, self._directories.own(number), lowers, self._overlay_options)
 
 
-def _with_chain(tx: Reader, name: str) -> tuple[Row, tuple[Lower, ...]]:
-    row = tx.committed_parent(name)
-    return row, tx.chain(row.id)
-
-
-def _opened(root: Path, directories: Directories, wait: float) -> Metadata:
-    """The database; when it is lost, one that never gives out the numbers of what is on the disk."""
+def _opened(root: Path, directories: Directories, wait: float) -> Database:
+    """The database; instead of a lost one, a new one that never assigns the numbers that are on the disk."""
     layers = [int(path.name) for path in (root / "m").iterdir() if path.name.isdecimal()]
     found = Found(directories.highest(), max(layers, default=0))
     path = root / "metadata.db"
     if found.snapshots and not path.exists():
-        _log.warning(
-            "database lost: snapshots of before are kept but not served", root=str(root), up_to=found.snapshots
-        )
-    return Metadata(path, wait=wait, found=found)
+        _log.warning("database lost: earlier snapshots are kept but not served", root=str(root), up_to=found.snapshots)
+    return Database(path, wait=wait, found=found)
 
 
 def _overlay_options() -> tuple[str, ...]:
-    """EROFS has no file handles for ``index=on``, and an index forbids to mount an upper directory twice."""
+    """``index=off`` where the kernel has it, as containerd sets it.
+
+    EROFS has no file handles, which an index needs, and with an index an upper directory cannot be mounted twice.
+    """
     return ("index=off",) if Path("/sys/module/overlay/parameters/index").exists() else ()
 
 

@@ -1,7 +1,7 @@
-"""Disk usage of a directory, within a time.
+"""Disk usage of a directory, measured in bounded time.
 
-Blocks as the filesystem counts them, each inode once, as containerd's continuity/fs does. CRI asks for every snapshot
-about every ten seconds, so a measurement is kept a while and cut short when it takes too long. It must not touch rows.
+Allocated blocks, each inode once, as containerd's continuity/fs counts. CRI asks for every snapshot about every ten
+seconds, so a measurement is kept for a while, and cut short when it takes too long. It must not touch rows.
 """
 
 from __future__ import annotations
@@ -12,22 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagecache.clock import Clock
-from imagecache.snapshotter.model import Usage
+from imagecache.snapshotter.snapshot import Usage
 
 _BLOCK = 512
-_LOOK_EVERY = 256
-"""Entries between two looks at the clock."""
+"""Bytes in the unit of ``st_blocks``, whatever the filesystem's own block size is (stat(2))."""
+_CLOCK_EVERY = 256
+"""Entries between two reads of the clock."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
     usage: Usage
     complete: bool
-    """False: the time was over, there is more."""
+    """False: the time was up, and there is more."""
 
 
 def measure(directory: Path, clock: Clock, *, budget: float) -> Measured:
-    """Everything at and below ``directory``, in about ``budget`` seconds at most; without what disappears meanwhile."""
+    """Everything at and below ``directory``, in at most about ``budget`` seconds. Files may disappear meanwhile."""
     end = clock.monotonic() + budget
     seen: set[tuple[int, int]] = set()
     size = count = 0
@@ -36,10 +37,10 @@ def measure(directory: Path, clock: Clock, *, budget: float) -> Measured:
     while waiting:
         for entry in _entries(waiting.pop()):
             size += _add(seen, _stat(entry.path))
-            if entry.is_dir(follow_symlinks=False):
+            if entry.is_dir(follow_symlinks=False):  # a link may lead out of the container's files
                 waiting.append(entry.path)
             count += 1
-            if count % _LOOK_EVERY == 0 and clock.monotonic() > end:
+            if count % _CLOCK_EVERY == 0 and clock.monotonic() > end:
                 return Measured(Usage(size, len(seen)), complete=False)
     return Measured(Usage(size, len(seen)), complete=True)
 
@@ -61,7 +62,7 @@ class Meter:
             return measured
         new = measure(directory, self._clock, budget=self._budget)
         if not new.complete and measured is not None and measured.usage.size > new.usage.size:
-            new = measured
+            new = measured  # of two partial counts the larger one is closer
         with self._lock:
             self._known[directory] = (self._clock.monotonic(), new)
         return new

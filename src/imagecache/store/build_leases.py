@@ -1,8 +1,8 @@
-"""Build leases: what a running build needs, gone with its process.
+"""Build leases: what a running build needs. They end with its process.
 
-The lease is a locked file with one name a line. A killed build leaves a file that nobody locks, which counts for
-nothing and is removed by the next collection. Nothing is synced: no process survives the power failure that a sync is
-for. It must not outlive the build; what shall stay belongs into a bundle or a node lease.
+A lease is a locked file with one name in each line. A killed build leaves a file that is not locked: it has no effect,
+and the next collection removes it. Nothing is fsynced: no build survives the power failure that an fsync is for. It
+must not outlive the build; what must stay longer belongs to a bundle or a node lease.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from typing import Self
 
 from imagecache.digest import Digest
 from imagecache.oserrors import converting
-from imagecache.store.files import write_all
+from imagecache.store.durable_files import write_all
+from imagecache.store.layer_name import LayerName
 from imagecache.store.locks import abandoned, locked, open_locked
-from imagecache.store.model import LayerName
 from imagecache.store.paths import StorePaths
 
 
 class BuildLease(AbstractContextManager["BuildLease"]):
-    """Keeps layer images and documents from collection: what it names, before and after it is in the store."""
+    """Keeps layer images and documents from collection, before and after they are in the store."""
 
     def __init__(
         self, paths: StorePaths, names: Iterable[LayerName], digests: Iterable[Digest], *, build: str = ""
     ) -> None:
-        """``build``: the id of the bundle that is being made, for ``layers_of``."""
+        """``build``: the id of the bundle that is being built, for ``layers_of``."""
         self._paths = paths
         self._path = paths.build_lease(build or str(os.getpid()), secrets.token_hex(8))
         self._end = 0
@@ -41,13 +41,14 @@ class BuildLease(AbstractContextManager["BuildLease"]):
             raise
 
     def add(self, names: Iterable[LayerName] = (), digests: Iterable[Digest] = ()) -> None:
-        """Keep these too. Look whether they are there after this, not before. Raises StoreError, NoSpace."""
+        """Keep these too. Check that they exist after this call, not before. Raises StoreError, NoSpace."""
         lines = "".join(f"{needed}\n" for needed in (*names, *digests)).encode()
+        # Shared: a collection sees these names, or has ended before the caller checks that the files exist.
         with locked(self._paths.collect_lock, shared=True), converting(self._path):
             try:
                 write_all(self._fd, lines, self._end)
             except OSError:
-                os.ftruncate(self._fd, self._end)
+                os.ftruncate(self._fd, self._end)  # half a name would make the file malformed for a collection
                 raise
         self._end += len(lines)
 
@@ -66,20 +67,20 @@ class BuildLease(AbstractContextManager["BuildLease"]):
 
 
 def layers_of(paths: StorePaths, build: str) -> tuple[LayerName, ...]:
-    """Names that builds of a bundle need, in their order; none when nobody builds it. A killed build's may be there.
+    """Names that running builds of a bundle need, in their order, and perhaps those of a killed one.
 
     Raises StoreError, StoreDenied.
     """
     found: dict[LayerName, None] = {}
     for path in paths.build_leases_of(build):
         with converting(path), suppress(FileNotFoundError):
-            *lines, _unfinished = path.read_text().split("\n")
+            *lines, _unfinished = path.read_text().split("\n")  # no lock: its build may be writing a line
             found |= {LayerName.parse(line): None for line in lines if "/" in line}
     return tuple(found)
 
 
 def live_builds(paths: StorePaths) -> Iterator[tuple[str, frozenset[LayerName], frozenset[Digest]]]:
-    """Every live build with what it needs; remains of dead ones are removed. Only while collections are locked out."""
+    """Every live build with what it needs. Removes leases of dead ones. Only with the collect lock held."""
     for path in sorted(paths.build_leases.glob("*.lease")):
         with converting(path), abandoned(path) as dead:
             if dead:

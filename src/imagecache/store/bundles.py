@@ -1,8 +1,8 @@
-"""Bundles by cache id: written last, when everything they name is in the store.
+"""Bundles by cache id. A bundle is written last, when everything that it names is in the store.
 
-``index.json`` is the only mutable file of it, replaced whole under a lock; each entry leads to an artifact manifest and
-from there to the document. Deleting takes the entry out and nothing else; the rest is for a collection. It must not
-look into images.
+``index.json`` is the only mutable file, replaced whole under a lock; each entry leads to an artifact manifest, and that
+to the document. A deletion removes the entry and nothing else; the rest is left to a collection. It must not look into
+images.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from imagecache.oci.descriptor import Descriptor, decode_hook, encode_hook
 from imagecache.oserrors import converting
 from imagecache.store import oci_layout
 from imagecache.store.blobs import Blobs
-from imagecache.store.files import fsync_directory, write_atomic
+from imagecache.store.bundle_document import BUNDLE_MEDIA_TYPE, Bundle
+from imagecache.store.durable_files import fsync_directory, write_atomic
 from imagecache.store.locks import locked
-from imagecache.store.model import BUNDLE_MEDIA_TYPE, Bundle
 from imagecache.store.oci_layout import ArtifactManifest, LayoutIndex
 from imagecache.store.paths import StorePaths
 
@@ -33,7 +33,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A bundle with the blobs that exist for it: its manifest, the empty config, its document, the images' own."""
+    """A bundle with its blobs: its manifest, the empty config, its document, and the documents of its images."""
 
     document: Bundle
     blobs: frozenset[Digest]
@@ -50,10 +50,10 @@ class Bundles:
         return self._paths.index
 
     def put(self, document: Bundle) -> None:
-        """Commit a bundle, durably. The same document again is no change.
+        """Commit a bundle, durably. Idempotent for the same document.
 
-        Raises BlobNotFound when a layer image or document of it is not in the store, AlreadyExists when another
-        bundle has its id, StoreCorrupt, NoSpace, StoreDenied, StoreError.
+        Raises BlobNotFound when a layer image or document of it is not in the store, AlreadyExists when another bundle
+        has its id, StoreCorrupt, NoSpace, StoreDenied, StoreError.
         """
         body = _encode(document)
         descriptor = Descriptor(media_type=BUNDLE_MEDIA_TYPE, digest=Digest.sha256(body), size=len(body))
@@ -62,12 +62,13 @@ class Bundles:
         with self._changing() as index:
             present = index.find(document.id)
             if present is not None and present.digest != entry.digest:
-                raise AlreadyExists(f"the store has another bundle {document.id}", hint="delete that one first")
+                raise AlreadyExists(f"the store has a different bundle {document.id}", hint="delete that one first")
             self._require(document)
+            # Each before what names it, and the index last: a crash in between leaves garbage, never a broken bundle.
             for data in (oci_layout.EMPTY, body, manifest):
                 self._blobs.put(data)
             if present is None:
-                self._write(index.having(entry))
+                self._write(index.with_entry(entry))
 
     def get(self, bundle_id: str) -> Bundle:
         """Raises NotFound, BlobNotFound, StoreCorrupt, StoreError."""
@@ -82,27 +83,28 @@ class Bundles:
         return self._settled(lambda index: [self._load(entry) for entry in index.manifests])
 
     def ids(self) -> list[str]:
-        """Cache ids from ``index.json`` alone, whatever state the rest is in."""
+        """Cache ids, from ``index.json`` alone: it works when other files are damaged."""
         return list(self.index().ids)
 
     def delete(self, bundle_id: str) -> None:
-        """Take a bundle out; works for a damaged one too. Raises NotFound, StoreError."""
+        """Remove a bundle from the index; works for a damaged one too. Raises NotFound, StoreError."""
         with self._changing() as index:
             entry_of(index, bundle_id)
             self._write(index.without(bundle_id))
 
     def create_index(self) -> None:
-        """Begin with no bundles, unless there are some. Only while a new store is made, under the index lock."""
+        """Write an empty index, unless one exists. Only while a store is made, with the index lock held."""
         if not self._paths.index.exists():
             self._write(LayoutIndex())
 
     def index(self) -> LayoutIndex:
-        """Raises StoreCorrupt (also when it is gone: then nobody may think that there are no bundles), StoreError."""
+        """Raises StoreCorrupt, StoreError."""
         with converting(self._paths.index):
             try:
                 data = self._paths.index.read_bytes()
             except FileNotFoundError as error:
-                raise StoreCorrupt(f"{self._paths.index} is gone", hint="restore it, or use a new store") from error
+                # Not an empty index: a collection would then remove everything.
+                raise StoreCorrupt(f"{self._paths.index} is missing", hint="restore it, or use a new store") from error
         return _decode(data, LayoutIndex, self._paths.index)
 
     def load(self, entry: Descriptor) -> Bundle:
@@ -112,14 +114,14 @@ class Bundles:
     def _load(self, entry: Descriptor) -> Stored:
         manifest = _decode(self._blobs.read(entry.digest), ArtifactManifest, self._paths.blob(entry.digest))
         if manifest.artifact_type != BUNDLE_MEDIA_TYPE or not manifest.layers:
-            raise StoreCorrupt(f"{self._paths.blob(entry.digest)} is no bundle's manifest", hint=_REBUILD)
+            raise StoreCorrupt(f"{self._paths.blob(entry.digest)} is not the manifest of a bundle", hint=_REBUILD)
         body = manifest.layers[0].digest
         document = _decode(self._blobs.read(body), Bundle, self._paths.blob(body))
         own = {entry.digest, manifest.config.digest, *(layer.digest for layer in manifest.layers)}
         return Stored(document, document.document_digests() | own)
 
     def _settled(self, read: Callable[[LayoutIndex], _T]) -> _T:
-        """Read through ``index.json``; what vanished because the index changed meanwhile is looked up again."""
+        """Read by ``index.json``. When a blob is missing because the index has changed meanwhile, read again."""
         index = self.index()
         while True:
             try:
@@ -131,12 +133,13 @@ class Bundles:
                 index = now
 
     def _require(self, document: Bundle) -> None:
-        """Everything that the bundle names is there, and durable even if another process has just made it."""
+        """Everything that the bundle names exists and is durable, even if another process made it just now."""
         layers = {self._paths.layer(name) for name in document.layer_names()}
         files = layers | {self._paths.blob(digest) for digest in document.document_digests()}
         for path in sorted(files):
             if not path.is_file():
-                raise BlobNotFound(f"the store lacks {path}, which bundle {document.id} needs", hint=_REBUILD)
+                raise BlobNotFound(f"{path}, which bundle {document.id} needs, is missing", hint=_REBUILD)
+        # The files are fsynced before they get their names; whoever named them may not have fsynced the directory yet.
         directories = {path.parent for path in files}
         for directory in sorted(directories | {path.parent for path in directories}):
             with converting(directory):
@@ -144,13 +147,15 @@ class Bundles:
 
     @contextmanager
     def _changing(self) -> Iterator[LayoutIndex]:
-        """The index, to be replaced by ``_write``; no collection runs and nobody else writes meanwhile."""
+        """The index, to be replaced by ``_write``; no collection runs and no other process writes meanwhile."""
+        # In this order everywhere: docs/internals/store.md, "Locks".
         with locked(self._paths.collect_lock, shared=True), locked(self._paths.index_lock):
             yield self.index()
 
     def _write(self, index: LayoutIndex) -> None:
-        """Every version has a later mtime than the one before, so that a reader sees the change by one stat."""
+        """Each version has a later mtime than the one before, so that a reader sees a change with one stat(2)."""
         try:
+            # max(): a clock that was set back, or a coarse one, must not give two versions the same mtime.
             before = self._paths.index.stat().st_mtime_ns
         except FileNotFoundError:
             before = 0
@@ -164,7 +169,7 @@ def entry_of(index: LayoutIndex, bundle_id: str) -> Descriptor:
     """Raises NotFound."""
     entry = index.find(bundle_id)
     if entry is None:
-        raise NotFound(f"no bundle {bundle_id} in the store")
+        raise NotFound(f"bundle {bundle_id} does not exist in the store")
     return entry
 
 

@@ -1,8 +1,8 @@
-"""Verify a store: what is corrupt, what is missing, what does not belong there.
+"""Verify a store: which files are corrupt, missing, or foreign.
 
-The three are reported apart. It runs beside builds and collections without a lock, so whatever vanishes between the
-listing and the hashing is no error, and a reference is looked at again before its target is called missing. It must not
-delete; when asked, corrupt files go to the quarantine (``index.json`` never: without it everything would be garbage).
+It runs beside builds and collections without a lock. So a file that disappears between the listing and the hashing is
+no error, and a reference is read again before its target is reported as missing. It must not delete; on request,
+corrupt files go to the quarantine (except ``index.json``: without it a collection would remove everything).
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from imagecache.oci.descriptor import Descriptor
 from imagecache.oserrors import converting
 from imagecache.store import oci_layout
 from imagecache.store.blobs import Blobs
+from imagecache.store.bundle_document import Bundle, LayerRecord
 from imagecache.store.bundles import Bundles
+from imagecache.store.layer_name import LayerName, Space
 from imagecache.store.leases import Leases
-from imagecache.store.model import Bundle, LayerName, LayerRecord, Space
 from imagecache.store.paths import StorePaths
 from imagecache.store.quarantine import set_aside
 
 Verify = Callable[[Path], DiffID]
-"""Prove that a file is a sound layer image and say of which diffID. Raises ContentError."""
+"""Prove that a file is a sound layer image, and return its diffID. Raises ContentError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +36,18 @@ class Finding:
     path: Path
     problem: str
     moved_to: Path | None = None
-    """Its place in the quarantine, when it was set aside."""
+    """Its path in the quarantine, if it was moved there."""
 
 
 @dataclass(slots=True)
 class Report:
     checked: int = 0
-    """Files whose content, or size when not deep, was compared with what the store says of them."""
+    """Files whose content (or only size, when not ``deep``) was compared with the store's records."""
     corrupt: list[Finding] = field(default_factory=list)
     missing: list[Finding] = field(default_factory=list)
-    """Needed by a bundle or held by a node, and not there."""
+    """Needed by a bundle or leased by a node, and do not exist."""
     unexpected: list[Finding] = field(default_factory=list)
-    """Not part of a store; left alone."""
+    """Not part of a store. Never moved or deleted."""
 
     @property
     def healthy(self) -> bool:
@@ -62,8 +63,8 @@ class Checker:
     def check(self, *, deep: bool = False, verify: Verify | None = None, quarantine: bool = False) -> Report:
         """Check everything.
 
-        Blobs are hashed and layer images measured; ``deep`` hashes layer images too, where a bundle records a digest,
-        and has ``verify`` prove each from itself. Raises StoreError when a file cannot be read.
+        Blobs are hashed; of layer images the size is compared. ``deep`` also hashes those that a bundle has a digest
+        and calls ``verify`` for each. Raises StoreError when a file cannot be read.
         """
         run = _Run(self._paths, quarantine=quarantine)
         self._examine_blobs(run)
@@ -81,6 +82,7 @@ class Checker:
             report.corrupt.append(Finding(self._paths.index, error.message))
             return []
         for entry in entries:
+            # One damaged bundle must not hide the state of the others.
             try:
                 documents.append(self._bundles.load(entry))
             except (BlobNotFound, StoreCorrupt) as error:
@@ -96,7 +98,7 @@ class Checker:
     def _missing(self, report: Report, documents: list[Bundle]) -> None:
         known = {finding.path for finding in report.corrupt}
         absent = {need for need in self._needs(documents) if need.path not in known and not need.path.exists()}
-        if absent:  # a deletion, a release or a repair may have come between: look again at those who need it
+        if absent:  # after a deletion, a release or a repair meanwhile, it is not missing: read the references again
             bundles = set(self._bundles.ids())
             holders = {holder for holder, _name in self._paths.node_lease_files()}
             absent = {
@@ -110,7 +112,7 @@ class Checker:
                 yield _Need(self._paths.layer(name), bundle=document.id)
             for digest in document.document_digests():
                 yield _Need(self._paths.blob(digest), bundle=document.id)
-        for name, holders in self._leases.held().items():
+        for name, holders in self._leases.leased().items():
             for holder in holders:
                 yield _Need(self._paths.layer(name), holder=holder)
 
@@ -138,7 +140,7 @@ class _Need:
     holder: str = ""
 
     def __str__(self) -> str:
-        return f"bundle {self.bundle}" if self.bundle else f"held by {self.holder}"
+        return f"bundle {self.bundle}" if self.bundle else f"leased by {self.holder}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +158,7 @@ class _Run:
         self._quarantine = quarantine
 
     def examine(self, path: Path, problem: Callable[[], str | None]) -> None:
-        """Note what ``problem`` says of a file, unless the file has gone."""
+        """Record what ``problem`` returns for a file, unless the file has disappeared."""
         with converting(path):
             try:
                 found = problem()
@@ -173,7 +175,7 @@ class _Run:
 
 
 def _regular(path: Path) -> bool:
-    """Also true of a file that has gone: whoever reads it will notice."""
+    """Also True for a file that has disappeared: the caller notices when it reads it."""
     try:
         return stat.S_ISREG(path.lstat().st_mode)
     except FileNotFoundError:
@@ -181,15 +183,15 @@ def _regular(path: Path) -> bool:
 
 
 def _blob_problem(path: Path, digest: Digest) -> str | None:
-    return None if _hash(path, digest.algorithm) == digest else "does not have the digest that it is named by"
+    return None if _hash(path, digest.algorithm) == digest else "does not have the digest in its name"
 
 
 def _layer_problem(path: Path, name: LayerName, record: LayerRecord | None, how: _Depth) -> str | None:
     size = path.stat().st_size
     if record and size != record.size:
-        return f"has {size} bytes, the bundle says {record.size}"
+        return f"has {size} bytes; the bundle records {record.size}"
     if how.deep and record and _hash(path, record.sha256.algorithm) != record.sha256:
-        return "does not have the digest that the bundle says"
+        return "does not have the digest that the bundle records"
     if how.deep and how.verify:
         try:
             found = how.verify(path)

@@ -1,9 +1,9 @@
-"""Collection: what nobody needs goes.
+"""Collection: remove what no bundle, build or lease needs.
 
-Everybody who adds a reference (a lease, a bundle) holds the collect lock shared while doing so; a collection holds it
-exclusively while it looks at all references and moves the rest to ``trash/``. Renaming is quick, so nobody waits long;
-the unlinking of large files comes after the lock. What cannot be read may need anything, so then nothing is removed. It
-must not remove what it does not know: foreign files are a matter for ``check``.
+A process that adds a reference (a lease, a bundle) holds the collect lock shared meanwhile; a collection holds it
+exclusively while it reads all references and moves the rest to ``trash/``. A rename is quick, so nobody waits for long;
+unlinking large files comes after the lock. A bundle that cannot be read may need anything, so then nothing is removed.
+It must not remove foreign files: ``check`` reports those.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from imagecache.digest import Digest
 from imagecache.oserrors import converting
 from imagecache.store.build_leases import live_builds
 from imagecache.store.bundles import Bundles
+from imagecache.store.layer_name import LayerName
 from imagecache.store.leases import Leases
 from imagecache.store.locks import abandoned, locked
-from imagecache.store.model import LayerName
 from imagecache.store.paths import StorePaths
 
 KEEP_DOWNLOADS = dt.timedelta(days=7)
-"""How long a partial download waits for the build that resumes it."""
+"""How long a partial download is kept for a build that resumes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,22 +38,22 @@ class Collected:
     blobs: tuple[Digest, ...]
     downloads: tuple[Digest, ...]
     temporaries: int
-    """Remains of writers that died."""
+    """Files of writers that died."""
     freed: int
     """Bytes on disk."""
     kept: dict[LayerName, tuple[str, ...]]
-    """Every layer image that stays, with each reason: ``bundle imc-...``, ``build 4711-...``, ``held by ...``."""
+    """Every layer image that stays, with each reason: ``bundle imc-...``, ``build 4711-...``, ``leased by ...``."""
 
 
 @dataclass(slots=True)
 class _Needed:
-    """Everything that something needs, and for what."""
+    """Everything that is needed, and the reasons."""
 
     layers: dict[LayerName, list[str]] = field(default_factory=dict)
     digests: set[Digest] = field(default_factory=set)
     """Documents, and compressed layers that a live build works on."""
     served: set[Digest] = field(default_factory=set)
-    """Compressed layers whose layer image a bundle has."""
+    """Compressed layers whose layer image is in a bundle: their downloads are not needed any longer."""
 
     def layer(self, name: LayerName, reason: str) -> None:
         self.layers.setdefault(name, []).append(reason)
@@ -74,6 +74,7 @@ class Collector:
         sweep = _Sweep(self._paths, dry_run=dry_run)
         with locked(self._paths.collect_lock):
             needed = self._needed()
+            # Before anything is removed: else a power failure could undo a release, and leave a lease on nothing.
             self._leases.sync()
             present = [(path, name) for path, name in self._paths.layer_files() if name is not None]
             layers = [name for path, name in present if name not in needed.layers and sweep.take(path)]
@@ -84,9 +85,10 @@ class Collector:
             ]
             downloads = [digest for path, digest in self._stale(needed, keep_downloads) if sweep.take_abandoned(path)]
             temporaries = sum(sweep.take_abandoned(path) for path in self._temporaries())
+            # Lock files, too: else one for each layer would stay for ever. ``open_locked`` allows for it.
             for path in self._paths.layer_locks():
                 sweep.take_abandoned(path)
-        sweep.empty_trash()
+        sweep.empty_trash()  # without the lock: unlinking a large file may take seconds
         kept = {name: tuple(sorted(needed.layers[name])) for _path, name in present if name in needed.layers}
         return Collected(tuple(layers), tuple(blobs), tuple(downloads), temporaries, sweep.freed, kept)
 
@@ -101,13 +103,13 @@ class Collector:
             needed.digests |= digests
             for name in names:
                 needed.layer(name, f"build {build}")
-        for name, holders in self._leases.held().items():
+        for name, holders in self._leases.leased().items():
             for holder in holders:
-                needed.layer(name, f"held by {holder}")
+                needed.layer(name, f"leased by {holder}")
         return needed
 
     def _stale(self, needed: _Needed, keep: dt.timedelta) -> Iterator[tuple[Path, Digest]]:
-        """Downloads whose layer is in a bundle, or that no build came back for."""
+        """Downloads whose layer is in a bundle, or that no build has resumed for a long time."""
         oldest = (self._clock.now() - keep).timestamp()
         for path, digest in self._paths.download_files():
             with suppress(FileNotFoundError):
@@ -122,7 +124,7 @@ class Collector:
 
 
 class _Sweep:
-    """Takes files out of the store, and counts their bytes."""
+    """Moves files to the trash, and counts their bytes."""
 
     def __init__(self, paths: StorePaths, *, dry_run: bool) -> None:
         self.freed = 0
@@ -130,35 +132,35 @@ class _Sweep:
         self._dry_run = dry_run
 
     def take(self, path: Path) -> bool:
-        """False when it has gone meanwhile."""
+        """False when the file has disappeared meanwhile."""
         with converting(path):
             try:
                 size = _on_disk(path)
                 if not self._dry_run:
-                    path.rename(self._paths.trash / secrets.token_hex(16))
+                    path.rename(self._paths.trash / secrets.token_hex(16))  # a file that is open or mounted stays valid
             except FileNotFoundError:
                 return False
         self.freed += size
         return True
 
     def take_abandoned(self, path: Path) -> bool:
-        """Take it unless somebody has it locked."""
+        """Take it, unless a process has it locked."""
         with converting(path), abandoned(path) as free:
             return free and self.take(path)
 
     def empty_trash(self) -> None:
-        """Unlink what was taken, here or by a collection that was killed."""
+        """Unlink what this collection took, and what a killed one left."""
         with converting(self._paths.trash):
             for path in () if self._dry_run else list(self._paths.trash.iterdir()):
                 path.unlink(missing_ok=True)
 
 
 def _on_disk(path: Path) -> int:
-    return os.lstat(path).st_blocks * 512
+    return os.lstat(path).st_blocks * 512  # the unit of st_blocks, on every filesystem
 
 
 def bytes_on_disk(paths: Iterable[Path]) -> int:
-    """Allocated bytes of these files; those that go meanwhile count nothing."""
+    """Allocated bytes of these files, without those that disappear meanwhile."""
     total = 0
     for path in paths:
         with suppress(FileNotFoundError):

@@ -12,8 +12,8 @@ from imagecache.digest import Digest
 from imagecache.errors import BlobNotFound
 from imagecache.file_version import FileVersion, file_version
 from imagecache.oci.descriptor import Descriptor
+from imagecache.store.bundle_document import Bundle
 from imagecache.store.bundles import Bundles, entry_of
-from imagecache.store.model import Bundle
 from imagecache.store.oci_layout import LayoutIndex
 
 

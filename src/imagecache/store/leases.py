@@ -1,10 +1,10 @@
-"""Node leases: which layer images a node still needs, whatever becomes of the bundles.
+"""Node leases: which layer images a node needs, whether or not a bundle still has them.
 
-A lease is an empty file named by holder and layer image. So holding is one ``open``, holding twice is harmless,
-several processes need no lock among themselves, and no crash can spoil one. A hold is durable when it returns, unless
-its holder asks for less; letting go is not, and a collection syncs it before it acts on it: a lease that comes back
-after a power failure costs space and never a container. A holder compares ``of`` with what it has when it starts. It
-must not know who holds or why.
+A lease is an empty file named by holder and layer image. So taking one is one ``open``, taking it twice is harmless,
+several processes need no lock among themselves, and no crash can damage one. A lease is durable when ``lease`` returns,
+unless its holder asks for less. A release is not: a collection syncs releases before it acts on them, and a lease that
+a power failure brings back costs space and never a container. A holder compares ``of`` with its own records when it
+starts. It must not know who holds a lease or why.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from pathlib import Path
 from imagecache.digest import Digest
 from imagecache.oserrors import converting
 from imagecache.store.build_leases import BuildLease, layers_of
-from imagecache.store.files import fsync_directory
+from imagecache.store.durable_files import fsync_directory
+from imagecache.store.layer_name import LayerName
 from imagecache.store.locks import locked
-from imagecache.store.model import LayerName
 from imagecache.store.owner import make_directory
 from imagecache.store.paths import StorePaths
 
 
 class Leases:
-    """Node leases, and the door to build leases. Thread-safe."""
+    """Node leases; also makes build leases. Thread-safe."""
 
     def __init__(self, paths: StorePaths) -> None:
         self._paths = paths
@@ -36,22 +36,22 @@ class Leases:
     def build_lease(
         self, names: Iterable[LayerName] = (), digests: Iterable[Digest] = (), *, build: str = ""
     ) -> AbstractContextManager[BuildLease]:
-        """What a build needs, for as long as the block or this process lasts. ``add`` takes more.
+        """Keep what a build needs until the block or this process ends. ``add`` extends it.
 
-        ``build`` is the id of the bundle that is made; then ``wanted_by`` tells others the names.
+        ``build`` is the id of the bundle that is built: ``wanted_by`` finds the names by it.
         """
         return BuildLease(self._paths, names, digests, build=build)
 
     def wanted_by(self, build: str) -> tuple[LayerName, ...]:
-        """Layer images that a build of this bundle may make or use, in its order. Raises StoreError, StoreDenied."""
+        """Layer images that a running build of this bundle may need, in its order. Raises StoreError, StoreDenied."""
         return layers_of(self._paths, build)
 
     def lease(self, holder: str, name: LayerName, *, durable: bool = True) -> None:
-        """Keep a layer image until ``release``. It may be gone already: look after holding, not before."""
+        """Keep a layer image until ``release``. Check that it exists after this call, not before."""
         self.lease_many(holder, (name,), durable=durable)
 
     def lease_many(self, holder: str, names: Iterable[LayerName], *, durable: bool = True) -> None:
-        """Hold several with one sync, or without one for a holder that says it again when it starts.
+        """Lease several with one sync; without any for a holder that renews its leases when it starts.
 
         Raises StoreError, NoSpace, StoreDenied; ValueError for an impossible holder.
         """
@@ -60,54 +60,57 @@ class Leases:
             if not new:
                 return
             directory = self._paths.holder(holder)
+            # Shared: a collection sees these leases, or has ended before their holder checks that the files exist.
             with locked(self._paths.collect_lock, shared=True), converting(directory):
                 make_directory(directory)
                 for name in new:
                     _touch(self._paths.node_lease(holder, name))
                 if durable:
                     fsync_directory(directory)
-                    fsync_directory(directory.parent)
+                    fsync_directory(directory.parent)  # the directory itself may be new
             if durable:
                 self._durable.update((holder, name) for name in new)
 
     def release(self, holder: str, name: LayerName) -> None:
-        """Let go. Idempotent. Raises StoreError, StoreDenied."""
+        """End a lease. Idempotent. Raises StoreError, StoreDenied."""
         path = self._paths.node_lease(holder, name)
         with self._mutex, converting(path):
+            # First: if the unlink fails, the next ``lease`` must not count on a file that may be half removed.
             self._durable.discard((holder, name))
             path.unlink(missing_ok=True)
 
     def release_all(self, holder: str) -> None:
-        """Let go of everything, for a holder that may never come back. Raises StoreError, StoreDenied."""
+        """End all leases of a holder that may never return. Raises StoreError, StoreDenied."""
         for name in self.of(holder):
             self.release(holder, name)
         directory = self._paths.holder(holder)
+        # Exclusive: no ``lease_many`` is between making this directory and a file in it.
         with locked(self._paths.collect_lock), converting(directory), suppress(FileNotFoundError):
             directory.rmdir()
 
     def of(self, holder: str) -> frozenset[LayerName]:
-        """What one holder has."""
+        """Layer images that one holder has leased."""
         return frozenset(name for owner, name in self._paths.node_lease_files() if owner == holder)
 
     def holders(self) -> frozenset[str]:
-        """Everybody who has, or had, something."""
+        """Every holder that has, or had, a lease."""
         return self._paths.holders()
 
-    def held(self) -> dict[LayerName, set[str]]:
-        """Everything that is held, and by whom."""
+    def leased(self) -> dict[LayerName, set[str]]:
+        """Every leased layer image, with its holders."""
         holders: dict[LayerName, set[str]] = {}
         for holder, name in self._paths.node_lease_files():
             holders.setdefault(name, set()).add(holder)
         return holders
 
     def sync(self) -> None:
-        """Make every release durable: before a released layer image goes, so that no lease on nothing comes back."""
+        """Make every release durable. Call it before a released layer image is removed."""
         with converting(self._paths.node_leases):
             for directory in sorted(self._paths.node_leases.iterdir()):
                 fsync_directory(directory)
 
     def _known(self, holder: str, name: LayerName) -> bool:
-        """Held durably already; the look at the disk sees a release by another process of the same holder."""
+        """Leased durably already. Checks the file: another process of the same holder may have released it."""
         return (holder, name) in self._durable and self._paths.node_lease(holder, name).exists()
 
 

@@ -1,11 +1,11 @@
 """Locks between processes, by flock(2).
 
-A lock ends with the process that holds it, however it ends, so nothing is ever cleaned up by guessing. flock belongs to
-the open file: two threads that open the same file exclude each other too, and a worker that was handed the descriptor
-keeps the lock. On NFS Linux turns flock into a byte-range lock that works between hosts; files are therefore always
-opened for reading and writing. It must not know what is locked.
+A lock ends with the process that holds it, however that ends, so no clean-up ever has to guess. flock belongs to the
+open file: two threads that open the same file exclude each other, too, and a worker that inherits the descriptor keeps
+the lock. On NFS, Linux turns flock into a byte-range lock that works between hosts; that is why files are always opened
+for reading and writing. It must not know what is locked.
 
-Who waits for whom is in ``docs/internals/store.md``: collect before index, and a layer's lock before both.
+The order of locks is in ``docs/internals/store.md``: a layer's lock before collect, and collect before index.
 """
 
 from __future__ import annotations
@@ -24,27 +24,29 @@ from imagecache.oserrors import converting
 from imagecache.store.owner import hand_over
 
 _POLL = 0.05
-"""Seconds between two tries of a wait that can be called off."""
+"""Seconds between two tries of a wait that can be cancelled: flock(2) cannot be, from another thread."""
 
 
 def open_locked(path: Path, *, shared: bool = False, wait: bool = True, create: int = os.O_CREAT) -> int:
     """Open and lock a file; closing the descriptor unlocks it. Raises StoreBusy, FileNotFoundError, OSError.
 
-    The path names the locked file when this returns: whoever removes a lock file does it while he holds the lock, and
-    whoever waited for the removed one tries again. ``create`` is ``O_CREAT``, ``O_CREAT | O_EXCL`` or 0.
+    The path names the locked file when this returns: a lock file is only removed by its holder, and a process that
+    waited for a removed one tries again. ``create`` is ``O_CREAT``, ``O_CREAT | O_EXCL`` or 0.
     """
     operation = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
     while True:
+        # O_RDWR: NFS refuses an exclusive lock on a file that is open for reading only. O_NOFOLLOW: in a shared store a
+        # symbolic link could lead root to any file of this host.
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | create, 0o600)
         try:
             if create:
                 hand_over(fd, path.parent)
             fcntl.flock(fd, operation)
-            if _names(path, fd):
+            if _names(path, fd):  # else its holder removed it while we waited: lock the new file of that name
                 return fd
         except BlockingIOError as error:
             os.close(fd)
-            raise StoreBusy(f"{path} is in use by another process", hint="try again when that has ended") from error
+            raise StoreBusy(f"{path} is in use by another process", hint="retry when that has ended") from error
         except BaseException:
             os.close(fd)
             raise
@@ -62,7 +64,7 @@ def _names(path: Path, fd: int) -> bool:
 
 @contextmanager
 def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[None]:
-    """Hold the lock file ``path`` for a moment. Raises StoreBusy when not ``wait``, and the errors of the store."""
+    """Hold the lock file ``path`` during the block. Raises StoreBusy when not ``wait``, and the errors of the store."""
     with converting(path):
         fd = open_locked(path, shared=shared, wait=wait)
     try:
@@ -73,7 +75,7 @@ def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[N
 
 @contextmanager
 def abandoned(path: Path) -> Iterator[bool]:
-    """Whether nobody has the file open and locked; if so, nobody can lock it until the block ends."""
+    """Whether no process has the file locked; if so, none can lock it until the block ends."""
     try:
         fd = open_locked(path, wait=False, create=0)
     except (StoreBusy, FileNotFoundError):
@@ -86,7 +88,7 @@ def abandoned(path: Path) -> Iterator[bool]:
 
 
 class FileLock:
-    """A lock that is held for long, and whose wait can be called off from another thread.
+    """A lock that is held for long, and whose wait another thread can cancel.
 
     As a context manager it waits. One object is one holder: acquire once, release once.
     """
@@ -95,13 +97,13 @@ class FileLock:
         self.path = path
         self._fd: int | None = None
         self._mutex = threading.Lock()
-        self._called_off = threading.Event()
+        self._cancelled = threading.Event()
 
     def try_acquire(self) -> bool:
-        """Lock it now, or not at all."""
+        """Lock it without waiting; False: it is locked."""
         with self._mutex, converting(self.path):
-            if self._called_off.is_set():
-                raise StoreBusy(f"the wait for {self.path} was called off")
+            if self._cancelled.is_set():
+                raise StoreBusy(f"the wait for {self.path} was cancelled")
             try:
                 self._fd = open_locked(self.path, wait=False)
             except StoreBusy:
@@ -109,20 +111,21 @@ class FileLock:
             return True
 
     def acquire(self) -> None:
-        """Wait until it is ours. Raises StoreBusy when ``release`` is called meanwhile."""
+        """Wait for the lock. Raises StoreBusy when ``release`` is called meanwhile."""
         while not self.try_acquire():
-            self._called_off.wait(_POLL)
+            self._cancelled.wait(_POLL)
 
     def note(self, text: str) -> None:
-        """Leave word in the lock file for those who only look; it stays there until the next holder's. Lock first."""
+        """Write a note into the lock file, for readers without the lock. It stays until the next one. Lock first."""
         with self._mutex, converting(self.path):
-            assert self._fd is not None  # noqa: S101 - it is ours
+            assert self._fd is not None  # noqa: S101 - misuse of our own
+            # Not atomic: a reader between the two sees an empty note, and takes it for none.
             os.ftruncate(self._fd, 0)
             os.pwrite(self._fd, text.encode(), 0)
 
     def release(self) -> None:
-        """Unlock, or call off the wait. Idempotent; the object is used up."""
-        self._called_off.set()
+        """Unlock, or cancel the wait. Idempotent; the object cannot be used again."""
+        self._cancelled.set()  # before the mutex: ``acquire`` takes it again for each try
         with self._mutex:
             if self._fd is not None:
                 os.close(self._fd)

@@ -13,7 +13,7 @@ import msgspec
 from imagecache.digest import Digest
 from imagecache.oci.descriptor import Descriptor
 from imagecache.oci.mediatypes import OCI_INDEX, OCI_MANIFEST
-from imagecache.store.model import BUNDLE_MEDIA_TYPE, Bundle
+from imagecache.store.bundle_document import BUNDLE_MEDIA_TYPE, Bundle
 
 REF_NAME = "org.opencontainers.image.ref.name"
 OCI_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
@@ -40,7 +40,7 @@ class LayoutIndex(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         kept = tuple(entry for entry in self.manifests if entry.annotations.get(REF_NAME) != bundle_id)
         return msgspec.structs.replace(self, manifests=kept)
 
-    def having(self, entry: Descriptor) -> LayoutIndex:
+    def with_entry(self, entry: Descriptor) -> LayoutIndex:
         return msgspec.structs.replace(self, manifests=(*self.manifests, entry))
 
 

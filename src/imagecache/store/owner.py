@@ -1,7 +1,7 @@
-"""Whose the files of a store are: the owner's of the directory that they are in, whoever makes them.
+"""The owner of a store's files: always the owner of their directory, also when root makes them.
 
-The controller of a cluster is nobody, the agents of its nodes are root, and in a directory that all of them share each
-must read and remove what the others write. It must not take anything from anybody but root.
+A cluster's controller runs as nobody and its agents as root. In a directory that all of them share, each must be able
+to read and remove what the others write. It must not change the owner of a file that is not root's.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def make_directory(path: Path) -> None:
-    """For its owner alone; one that is there already, or a link to one, will do. Raises OSError."""
+    """Make a directory for its owner alone, unless it, or a link to one, exists. Raises OSError."""
     path.mkdir(0o700, exist_ok=True)
     if _owner(os.lstat(path), path.parent) is None:
         return
@@ -24,17 +24,15 @@ def make_directory(path: Path) -> None:
 
 
 def hand_over(fd: int, directory: Path) -> None:
-    """A file or directory that root has made in somebody's directory becomes theirs. Raises OSError."""
+    """Give a file that root has made in another user's directory to that user. Raises OSError."""
     owner = _owner(os.fstat(fd), directory)
     if owner is not None:
         os.fchown(fd, owner.st_uid, owner.st_gid)
 
 
 def _owner(found: os.stat_result, directory: Path) -> os.stat_result | None:
-    """Who should have it, if that is not so yet and we may say so.
-
-    Nothing with a second name is given away: that may be anything of root's that somebody has linked here.
-    """
+    """The owner that it should get; None: it has the right one, or we may not change it."""
+    # A regular file with a second link is left alone: it may be any file of root's that a user has linked here.
     ours = stat.S_ISDIR(found.st_mode) or (stat.S_ISREG(found.st_mode) and found.st_nlink == 1)
     if not ours or found.st_uid != 0 or os.geteuid() != 0:
         return None

@@ -1,4 +1,4 @@
-"""Where everything is in a store. The only module that knows.
+"""Where everything is in a store. Only this module knows.
 
 ::
 
@@ -15,12 +15,12 @@
     ├─ nodes/<node>/<id>.json         what that node's agent has attached (package cluster)
     ├─ staging/<id>.tmp               files being written; locked while their writer lives
     ├─ trash/<id>                     taken out by a collection, about to be unlinked
-    ├─ quarantine/<kind>-...          set aside by a check; only people delete here
+    ├─ quarantine/<kind>-...          corrupt files; only people delete here
     └─ locks/                         collect, index, caches, and one for each object being worked on and each layer
                                       being made, with its file in staging/
 
-Temporaries are all in ``staging/`` and never beside their target, so that containerd, skopeo or a listing never meet
-half a file under a name that they could believe. It must not do I/O beyond listing.
+Unfinished layer images and blobs are all in ``staging/`` and never beside their target, so that containerd, skopeo or a
+listing never find half a file under a valid name. It must not do I/O beyond listing.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from urllib.parse import quote, unquote
 from imagecache.digest import Digest
 from imagecache.errors import InvalidDigest, InvalidInput
 from imagecache.oserrors import converting
-from imagecache.store.model import LayerName, Space
+from imagecache.store.layer_name import LayerName, Space
 
 _LAYER_FILE = re.compile(r"([0-9a-f]+)\.erofs")
-_HOLD = re.compile(r"(layers|chains)-(sha256|sha512)-([0-9a-f]+)")
+_LEASE = re.compile(r"(layers|chains)-(sha256|sha512)-([0-9a-f]+)")
 _PART = re.compile(r"(sha256|sha512)-([0-9a-f]+)\.part")
 _ALGORITHMS = ("sha256", "sha512")
 _STAGED = re.compile(r"[0-9a-f]{32}\.tmp")
@@ -67,7 +67,7 @@ class StorePaths:
 
     @property
     def directories(self) -> tuple[Path, ...]:
-        """Those that a store always has, parents first."""
+        """Directories that every store has, parents first."""
         kinds = [self.blobs, *(self.root / space.value for space in Space)]
         plain = [self.caches, self.downloads, self.staging, self.trash, self.quarantine, self.locks]
         leases = [self.node_leases.parent, self.node_leases, self.build_leases]
@@ -80,7 +80,7 @@ class StorePaths:
         return self.locks / f"{_flat(name)}.lock"
 
     def layer_locks(self) -> Iterator[Path]:
-        """The lock files of layers, in use or not."""
+        """The lock files of layers, whether or not they are locked."""
         for space in Space:
             yield from sorted(self.locks.glob(f"{space.value}-*.lock"))
 
@@ -91,8 +91,8 @@ class StorePaths:
         return self.downloads / f"{digest.algorithm}-{digest.hex}.part"
 
     def holder(self, holder: str) -> Path:
-        """The directory of a holder's leases; any text of up to about 80 characters is a holder's name."""
-        quoted = quote(holder, safe="").replace(".", "%2E")
+        """The directory of a holder's leases. A holder is any text of up to about 80 characters."""
+        quoted = quote(holder, safe="").replace(".", "%2E")  # "." and ".." would be other directories
         if not quoted or len(quoted) > _NAME_MAX:
             raise ValueError(f"not a lease holder's name: {holder!r}")
         return self.node_leases / quoted
@@ -111,13 +111,13 @@ class StorePaths:
         return self.staging / word if _STAGED.fullmatch(word) else None
 
     def layer_files(self) -> Iterator[tuple[Path, LayerName | None]]:
-        """Every file below ``layers/`` and ``chains/``; None for what is no layer image by its place and name."""
+        """Every file below ``layers/`` and ``chains/``; None for one that is no layer image by its path."""
         for space in Space:
             for path in files_below(self.root / space.value):
                 yield path, self._layer_name(space, path)
 
     def blob_files(self) -> Iterator[tuple[Path, Digest | None]]:
-        """Every file below ``blobs/``; None for what is no blob by its place and name."""
+        """Every file below ``blobs/``; None for one that is no blob by its path."""
         for path in files_below(self.blobs):
             digest = _digest(path.parent.name, path.name)
             yield path, digest if digest and self.blob(digest) == path else None
@@ -148,8 +148,8 @@ class StorePaths:
 
 
 def unflat(text: str) -> LayerName | None:
-    """The layer image that a lease file's name stands for; None for a foreign file."""
-    match = _HOLD.fullmatch(text)
+    """The layer image of a lease file's name; None for a foreign file."""
+    match = _LEASE.fullmatch(text)
     if match is None:
         return None
     try:
@@ -170,7 +170,7 @@ def _digest(algorithm: str, digits: str) -> Digest | None:
 
 
 def files_below(directory: Path) -> Iterator[Path]:
-    """Everything below that is no directory, in order; a directory that goes meanwhile has nothing.
+    """Everything below that is no directory, in order. A directory that disappears meanwhile counts as empty.
 
     Raises StoreError, StoreDenied.
     """

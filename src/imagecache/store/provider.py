@@ -14,9 +14,11 @@ import structlog
 
 from imagecache.digest import ChainID
 from imagecache.errors import StoreError
+from imagecache.store.bundle_document import Bundle
 from imagecache.store.documents import BundleDocuments
+from imagecache.store.layer_name import LayerName
+from imagecache.store.layers import ServedLayer
 from imagecache.store.leases import Leases
-from imagecache.store.model import Bundle, LayerName, ServedLayer
 from imagecache.store.oci_layout import LayoutIndex
 from imagecache.store.paths import StorePaths
 
@@ -37,7 +39,7 @@ class StoreLayerProvider:
         self._problem = ""
 
     def lookup(self, chain_id: ChainID) -> ServedLayer | None:
-        """The layer image that serves this chainID, if one is there. Hold it, then look again, then rely on it."""
+        """The layer image that serves this chainID, if it exists. Lease it, then check again, then rely on it."""
         served = (layer for layer in self._current().get(chain_id, ()) if layer.path.is_file())
         return next(served, None)
 

@@ -1,7 +1,7 @@
-"""The store of one host: opens the directory and holds its parts together.
+"""A store: opens the directory and joins its parts.
 
-Several ``Store`` objects, in one process or many, may work on one directory at once. Every call may block on the disk
-or on a lock, so event loops call it in threads. It must not do anything itself.
+Several ``Store`` objects, in one process or many, may work on one directory at a time. Every call may block on the disk
+or on a lock, so event loops make calls in threads. It must not contain logic of its own.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from imagecache.store.check import Checker, Report, Verify
 from imagecache.store.collect import KEEP_DOWNLOADS, Collected, Collector, bytes_on_disk
 from imagecache.store.documents import BundleDocuments
 from imagecache.store.downloads import Downloads
-from imagecache.store.files import fsync_directory, write_atomic
-from imagecache.store.filesystem import unsuitable
+from imagecache.store.durable_files import fsync_directory, write_atomic
 from imagecache.store.layers import Layers
 from imagecache.store.leases import Leases
 from imagecache.store.locks import locked
 from imagecache.store.owner import make_directory
 from imagecache.store.paths import StorePaths, files_below
 from imagecache.store.provider import StoreLayerProvider
+from imagecache.store.suitability import unsuitable
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Usage:
 
 
 class Store:
-    """One directory. ``open`` it; the constructor takes a directory that is a store already."""
+    """One directory. Use ``open``; the constructor is for a directory that is a store already."""
 
     def __init__(self, root: Path, clock: Clock | None = None) -> None:
         self.paths = StorePaths(root)
@@ -64,7 +64,7 @@ class Store:
 
     @classmethod
     def open(cls, root: Path, clock: Clock | None = None) -> Self:
-        """Open the store at ``root``, and make it if it is not there. Raises StoreDenied, NoSpace, StoreError."""
+        """Open the store at ``root``, or make it. Raises StoreDenied, NoSpace, StoreError."""
         store = cls(root.absolute(), clock)
         store._create()
         return store
@@ -78,7 +78,7 @@ class Store:
         return self._collector.collect(keep_downloads=keep_downloads, dry_run=dry_run)
 
     def check(self, *, deep: bool = False, verify: Verify | None = None, quarantine: bool = False) -> Report:
-        """Verify everything that is stored. See ``Checker.check``."""
+        """Verify everything in the store. See ``Checker.check``."""
         return self._checker.check(deep=deep, verify=verify, quarantine=quarantine)
 
     def usage(self) -> Usage:
@@ -86,17 +86,18 @@ class Store:
         return Usage(**kinds)
 
     def unsuitable(self) -> tuple[str, ...]:
-        """Reasons why the directory or its filesystem makes a bad store; none is good. For ``doctor``."""
+        """Reasons why the directory or its filesystem is a bad store; empty: it is a good one. For ``doctor``."""
         return unsuitable(self.paths)
 
     def _create(self) -> None:
-        """Make what is missing. Everything is synced each time, since who made it may not have come so far."""
+        """Make what is missing. All is fsynced each time: the process that made it may have been killed before that."""
         with converting(self.root):
             self.root.parent.mkdir(parents=True, exist_ok=True)
             for directory in self.paths.directories:
                 make_directory(directory)
-            with locked(self.paths.index_lock):
+            with locked(self.paths.index_lock):  # of two processes that make a store, one writes its index
                 if not self.paths.oci_layout.is_file():
+                    # In this order: the marker says that the store is complete.
                     self.bundles.create_index()
                     write_atomic(self.paths.oci_layout, oci_layout.OCI_LAYOUT)
             for directory in (self.root.parent, *self.paths.directories):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from imagecache.clock import SystemClock
 from imagecache.digest import ChainID, DiffID, Digest
-from imagecache.snapshotter.server import serve
+from imagecache.snapshotter.grpc_server import serve
 from imagecache.snapshotter.snapshotter import Snapshotter
 from testkit.mounts import FakeMounter
 from testkit.store import MemoryLayers

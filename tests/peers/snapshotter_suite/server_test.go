@@ -4,6 +4,7 @@ package snapshotter_suite
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -52,7 +53,8 @@ func server(ctx context.Context, root string, layers ...string) (snapshots.Snaps
 
 func connect(ctx context.Context, socket string, ended <-chan error) (*grpc.ClientConn, error) {
 	for deadline := time.Now().Add(start); ; time.Sleep(20 * time.Millisecond) {
-		if _, err := os.Stat(socket); err == nil {
+		if probe, err := net.Dial("unix", socket); err == nil {
+			probe.Close()
 			return grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
 		}
 		select {
@@ -62,7 +64,7 @@ func connect(ctx context.Context, socket string, ended <-chan error) (*grpc.Clie
 			return nil, ctx.Err()
 		default:
 			if time.Now().After(deadline) {
-				return nil, fmt.Errorf("the snapshotter has no socket after %v", start)
+				return nil, fmt.Errorf("the snapshotter has no connection after %v", start)
 			}
 		}
 	}

@@ -11,7 +11,7 @@ from imagecache.agent.budget import Candidate, Decision, Disk, Refused, Resident
 from imagecache.digest import Digest
 from imagecache.errors import NoSpace
 from imagecache.fetch.allowance import Allowance
-from imagecache.store.model import LayerName, Space
+from imagecache.store.layer_name import LayerName, Space
 
 
 def layers(text: str) -> dict[LayerName, int]:

@@ -17,7 +17,7 @@ from imagecache.errors import (
     ImageCacheError,
     StoreUnreachable,
 )
-from imagecache.store.model import LayerName
+from imagecache.store.layer_name import LayerName
 from testkit.images import tar_of
 from tests.unit.agent.bench import Bench, cache
 

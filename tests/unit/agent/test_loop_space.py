@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from imagecache.agent.budget import Disk
 from imagecache.api.nodes import CacheState
-from imagecache.store.model import Bundle
+from imagecache.store.bundle_document import Bundle
 from testkit.images import tar_of
 from tests.unit.agent.bench import Bench, cache
 

@@ -13,7 +13,8 @@ from imagecache.agent.plan import Bounds, JobKind, Plan, View, make_plan
 from imagecache.agent.state import Known
 from imagecache.api import selector
 from imagecache.api.assignment import Cache
-from imagecache.store.model import Bundle, LayerName
+from imagecache.store.bundle_document import Bundle
+from imagecache.store.layer_name import LayerName
 from testkit.attachable import MemoryDocuments, bundle
 from tests.unit.agent.bench import cache
 

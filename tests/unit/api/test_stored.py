@@ -15,7 +15,7 @@ from imagecache.api.yamltext import JSON
 from imagecache.builder.build_events import ImageReady, ImageResolved, Planned
 from imagecache.digest import Digest
 from imagecache.errors import InvalidInput, InvalidManifest
-from imagecache.store.model import Bundle
+from imagecache.store.bundle_document import Bundle
 from testkit.builder import image_record
 
 NOW = dt.datetime(2024, 5, 1, 12, tzinfo=dt.UTC)

@@ -256,7 +256,7 @@ async def test_delete(bench: Bench) -> None:
     deleted = await bench.host.delete("a")
 
     assert deleted.detached == ("docker.io/library/nginx:1.25",)
-    assert dict(deleted.kept) == {str(base): (f"bundle {other}",), str(nginx): ("held by agent",)}
+    assert dict(deleted.kept) == {str(base): (f"bundle {other}",), str(nginx): ("leased by agent",)}
     assert [cache.name for cache in bench.host.list()] == ["b"]
     assert [document.id for document in bench.store.all()] == [other]
     assert bench.store.collections == 1

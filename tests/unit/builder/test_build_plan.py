@@ -13,7 +13,7 @@ from imagecache.erofs.layer_header import LayerFlags
 from imagecache.errors import ImageTooLarge
 from imagecache.oci.descriptor import Descriptor, Platform
 from imagecache.oci.reference import Reference
-from imagecache.store.model import LayerName, Space
+from imagecache.store.layer_name import LayerName, Space
 
 A, B, C = (DiffID(Digest(f"sha256:{n:064x}")) for n in (10, 11, 12))
 

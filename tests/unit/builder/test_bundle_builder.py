@@ -26,7 +26,8 @@ from imagecache.errors import (
 from imagecache.limits import GIB
 from imagecache.oci.descriptor import Descriptor, Platform
 from imagecache.oci.reference import Reference
-from imagecache.store.model import Bundle, LayerRecord, Space
+from imagecache.store.bundle_document import Bundle, LayerRecord
+from imagecache.store.layer_name import Space
 from imagecache.store.store import Store
 from testkit.images_oci import MemoryImage, memory_image
 from testkit.registry import MemorySource

@@ -18,7 +18,7 @@ from imagecache.digest import DiffID, Digest
 from imagecache.errors import ContainerdUnavailable, MalformedLayer, RegistryUnavailable, StoreCorrupt
 from imagecache.host.checks import Check, Status
 from imagecache.host.mounter import KernelMounter
-from imagecache.store.model import LayerName, Space
+from imagecache.store.layer_name import LayerName, Space
 from imagecache.store.store import Store
 from testkit.builder import layer_record
 from testkit.store import put_bundle
@@ -241,7 +241,7 @@ def test_delete_says_what_stays(imagecache: Shell) -> None:
     result = imagecache("delete", "a")
 
     assert result.stdout == 'imagecache.eci.alibabacloud.com "a" deleted\n'
-    assert result.stderr == f"note: {layer} stays: held by agent\n"
+    assert result.stderr == f"note: {layer} stays: leased by agent\n"
     assert imagecache("delete", "a", code=3).stdout == ""
 
 
@@ -347,7 +347,7 @@ def test_check(imagecache: Shell) -> None:
     layer.unlink()
     layer.write_bytes(b"x")
     stray.touch()
-    problem = "has 1 bytes, the bundle says 4"
+    problem = "has 1 bytes; the bundle records 4"
     report = json.loads(imagecache("check", "--json", code=StoreCorrupt.exit_code).stdout)
 
     assert report["corrupt"] == [{"path": str(layer), "problem": problem, "movedTo": None}]

@@ -5,7 +5,7 @@ import pytest
 from imagecache.containerd.attach import AttachSettings, NodeAttacher
 from imagecache.errors import BlobNotFound, ContainerdMisconfigured, ContainerdUnavailable
 from imagecache.oci.descriptor import Descriptor
-from imagecache.store.model import ImageRecord
+from imagecache.store.bundle_document import ImageRecord
 from testkit.attachable import MemoryDocuments, bundle
 from testkit.clock import FakeClock
 from testkit.containerd import FakeSnapshotter, MemoryContainerd

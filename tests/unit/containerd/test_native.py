@@ -7,7 +7,7 @@ from imagecache.containerd.api import Plugin, SnapshotInfo
 from imagecache.containerd.native import SOURCE_LABEL, NativeUse, layer_name
 from imagecache.digest import Digest
 from imagecache.errors import ContainerdUnavailable
-from imagecache.store.model import LayerName, Space
+from imagecache.store.layer_name import LayerName, Space
 from testkit.containerd import FakeSnapshotter, MemoryContainerd
 
 LAYERS = Path("/store/layers")

@@ -27,7 +27,7 @@ from imagecache.errors import (
     StoreError,
     Unauthenticated,
 )
-from imagecache.store.model import Bundle
+from imagecache.store.bundle_document import Bundle
 from testkit.builder import IMAGES, image_record
 
 NOW = dt.datetime(2024, 5, 1, 12, 0, 0, tzinfo=dt.UTC)

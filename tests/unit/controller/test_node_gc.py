@@ -9,7 +9,7 @@ import pytest
 from imagecache.api.nodes import holder
 from imagecache.controller.node_gc import MARK, NodeGarbageCollector
 from imagecache.digest import Digest
-from imagecache.store.model import LayerName, Space
+from imagecache.store.layer_name import LayerName, Space
 from imagecache.store.store import Store
 from testkit.clock import FakeClock
 

@@ -20,7 +20,7 @@ from imagecache.errors import (
     StoreError,
 )
 from imagecache.kube.resources import EVENTS, IMAGE_CACHES, SECRETS, Resource
-from imagecache.store.model import Bundle
+from imagecache.store.bundle_document import Bundle
 from testkit.builder import MemoryStore
 
 from .conftest import Bench, eventually, manifest, secret

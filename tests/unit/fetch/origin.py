@@ -20,7 +20,7 @@ from imagecache.fetch.verifier import Verifier
 from imagecache.limits import GIB
 from imagecache.oci.descriptor import Platform
 from imagecache.served.store_reader import StoreReader
-from imagecache.store.model import Bundle, LayerRecord
+from imagecache.store.bundle_document import Bundle, LayerRecord
 from imagecache.store.store import Store
 from testkit.images_oci import memory_image
 from testkit.registry import MemorySource

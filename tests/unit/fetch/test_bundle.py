@@ -27,8 +27,9 @@ from imagecache.errors import (
 )
 from imagecache.fetch.bundle import BundleFetcher
 from imagecache.fetch.transfer import FetchSettings
-from imagecache.store.files import write_all
-from imagecache.store.model import Bundle, ImageRecord, LayerName, LayerRecord, Space
+from imagecache.store.bundle_document import Bundle, ImageRecord, LayerRecord
+from imagecache.store.durable_files import write_all
+from imagecache.store.layer_name import LayerName, Space
 from imagecache.store.store import Store
 from testkit.images import tar_of
 from testkit.served import MemoryRemoteStore

@@ -24,7 +24,7 @@ from imagecache.fetch.bundle import BundleFetcher
 from imagecache.fetch.transfer import LayerFetcher
 from imagecache.fetch.verifier import Verifier
 from imagecache.limits import GIB
-from imagecache.store.model import LayerName, Space
+from imagecache.store.layer_name import LayerName, Space
 from imagecache.store.store import Store
 from testkit.images import tar_of
 from testkit.served import MemoryRemoteStore

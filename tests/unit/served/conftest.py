@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from imagecache.served.settings import ServerSettings
+from imagecache.served.server_settings import ServerSettings
 from imagecache.store.store import Store
 from testkit.clock import FakeClock
 from testkit.served import Served

@@ -17,37 +17,37 @@ def in_thread(work: Callable[[], None]) -> threading.Thread:
     return thread
 
 
-def line_up(turns: BoundedQueue, count: int, work: Callable[[int], None]) -> list[threading.Thread]:
+def line_up(queue: BoundedQueue, count: int, work: Callable[[int], None]) -> list[threading.Thread]:
     """Threads that wait for their turn, in this order."""
     threads = []
     for number in range(count):
         threads.append(in_thread(lambda number=number: work(number)))  # type: ignore[misc]
-        while len(turns._waiting) <= number:
+        while len(queue._waiters) <= number:
             threads[-1].join(0.001)
     return threads
 
 
 def test_memory_is_used_again() -> None:
-    turns = BoundedQueue(2, waiting=0, patience=1, piece=100)
+    queue = BoundedQueue(2, capacity=0, timeout=1, buffer_size=100)
 
-    with turns.turn() as first:
+    with queue.slot() as first:
         pass
-    with turns.turn() as second, turns.turn() as third:
+    with queue.slot() as second, queue.slot() as third:
         assert second is first
         assert third is not first
         assert len(third) == 100
 
 
 def test_those_who_wait_are_served_in_order() -> None:
-    turns, order = BoundedQueue(1, waiting=3, patience=60, piece=1), list[int]()
+    queue, order = BoundedQueue(1, capacity=3, timeout=60, buffer_size=1), list[int]()
 
     def take(number: int) -> None:
-        with turns.turn():
+        with queue.slot():
             order.append(number)
 
-    with turns.turn():
-        threads = line_up(turns, 3, take)
-        with pytest.raises(StoreBusy, match="too many"), turns.turn():
+    with queue.slot():
+        threads = line_up(queue, 3, take)
+        with pytest.raises(StoreBusy, match="too many"), queue.slot():
             pass
     for thread in threads:
         thread.join()
@@ -55,32 +55,32 @@ def test_those_who_wait_are_served_in_order() -> None:
     assert order == [0, 1, 2]
 
 
-def test_patience_ends() -> None:
-    turns = BoundedQueue(1, waiting=3, patience=0.01, piece=1)
+def test_a_wait_ends_with_the_timeout() -> None:
+    queue = BoundedQueue(1, capacity=3, timeout=0.01, buffer_size=1)
 
-    with turns.turn(), pytest.raises(StoreBusy, match="too many"), turns.turn():
+    with queue.slot(), pytest.raises(StoreBusy, match="too many"), queue.slot():
         pass
 
-    with turns.turn():
-        assert not turns._waiting
+    with queue.slot():
+        assert not queue._waiters
 
 
 def test_closing_tells_who_waits() -> None:
-    turns, told = BoundedQueue(1, waiting=3, patience=60, piece=1), list[str]()
+    queue, raised = BoundedQueue(1, capacity=3, timeout=60, buffer_size=1), list[str]()
 
     def take(_number: int) -> None:
         try:
-            with turns.turn():
+            with queue.slot():
                 pass
         except StoreBusy as error:
-            told.append(str(error))
+            raised.append(str(error))
 
-    with turns.turn():
-        threads = line_up(turns, 2, take)
-        turns.close()
+    with queue.slot():
+        threads = line_up(queue, 2, take)
+        queue.close()
         for thread in threads:
             thread.join()
 
-    assert told == ["the server stops"] * 2
-    with pytest.raises(StoreBusy), turns.turn():
+    assert raised == ["the server is stopping"] * 2
+    with pytest.raises(StoreBusy), queue.slot():
         pass

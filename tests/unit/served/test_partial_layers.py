@@ -15,7 +15,7 @@ from imagecache.digest import Digest
 from imagecache.errors import BlobNotFound, MalformedLayer, StoreBusy
 from imagecache.served.partial_layers import PartialLayers, PartialLayerSettings
 from imagecache.served.store_reader import StoreReader
-from imagecache.store.model import LayerName, Space
+from imagecache.store.layer_name import LayerName, Space
 from imagecache.store.store import Store
 from testkit.partial_layer import NO_HEAD, PartialLayerWriter
 from testkit.store import put_layer
@@ -24,7 +24,7 @@ NAME = LayerName(space=Space.LAYERS, digest=Digest.sha256(b"layer"))
 TAR = bytes(range(256)) * 20
 FIRST = len(NO_HEAD)
 END = FIRST + len(TAR)
-PATIENT = PartialLayerSettings(patience=60, pause=0.001)
+LONG = PartialLayerSettings(timeout=60, poll_interval=0.001)
 Found = tuple[bytes, int | None]
 
 
@@ -36,8 +36,8 @@ class Watched(StoreReader):
         self._looks = 0
         self._looked = threading.Condition()
 
-    def extent(self, fd: int) -> tuple[int, bool]:
-        found = super().extent(fd)
+    def tar_extent(self, fd: int) -> tuple[int, bool]:
+        found = super().tar_extent(fd)
         with self._looked:
             self._looks += 1
             self._looked.notify_all()
@@ -78,35 +78,35 @@ def nothing_left_open() -> Iterator[None]:
     assert descriptors() <= before
 
 
-def ask(growth: PartialLayers, start: int, end: int) -> Found:
+def ask(layers: PartialLayers, start: int, end: int) -> Found:
     """The bytes that are there of a range, and the size of the whole."""
     with nothing_left_open():
-        grown = growth.wait(NAME, start, end)
+        layer = layers.wait(NAME, start, end)
         try:
-            length = max(0, min(grown.end, end) - start)
-            found = os.pread(grown.fd, length, start)
+            length = max(0, min(layer.end, end) - start)
+            found = os.pread(layer.fd, length, start)
             assert len(found) == length
-            return found, grown.size
+            return found, layer.size
         finally:
-            os.close(grown.fd)
+            os.close(layer.fd)
 
 
 def at_once(reader: StoreReader, start: int, end: int) -> Found:
     """A wait would end with StoreBusy."""
-    growth = PartialLayers(reader, PATIENT)
-    growth.close()
-    return ask(growth, start, end)
+    layers = PartialLayers(reader, LONG)
+    layers.close()
+    return ask(layers, start, end)
 
 
 @contextmanager
-def waiting(reader: Watched, growth: PartialLayers, start: int, end: int) -> Iterator[Future[Found]]:
+def waiting(reader: Watched, layers: PartialLayers, start: int, end: int) -> Iterator[Future[Found]]:
     """Somebody waits for a range, in a thread that has ended when the block has."""
 
     def wait() -> Found:
-        grown = growth.wait(NAME, start, end)
-        with open(grown.fd, "rb") as file:  # noqa: PTH123 - a descriptor
+        layer = layers.wait(NAME, start, end)
+        with open(layer.fd, "rb") as file:  # noqa: PTH123 - a descriptor
             file.seek(start)
-            return file.read(max(0, min(grown.end, end) - start)), grown.size
+            return file.read(max(0, min(layer.end, end) - start)), layer.size
 
     with nothing_left_open(), ThreadPoolExecutor(1) as threads:
         found = threads.submit(wait)
@@ -126,7 +126,7 @@ def test_what_is_not_there_is_waited_for(reader: Watched, making: PartialLayerWr
     with pytest.raises(StoreBusy):
         at_once(reader, FIRST, FIRST + 200)
 
-    with waiting(reader, PartialLayers(reader, PATIENT), FIRST, FIRST + 200) as found:
+    with waiting(reader, PartialLayers(reader, LONG), FIRST, FIRST + 200) as found:
         making.write(TAR[100:150])
         reader.wait_for_looks()
         assert not found.done()
@@ -136,11 +136,13 @@ def test_what_is_not_there_is_waited_for(reader: Watched, making: PartialLayerWr
 
 
 @pytest.mark.parametrize(("start", "there"), [(0, 100), (99, 1), (100, 0), (500, 0)])
-def test_patience_ends_with_what_is_there(reader: Watched, making: PartialLayerWriter, start: int, there: int) -> None:
+def test_the_timeout_returns_what_is_written(
+    reader: Watched, making: PartialLayerWriter, start: int, there: int
+) -> None:
     making.write(TAR[:100])
-    growth = PartialLayers(reader, PartialLayerSettings(patience=0.01, pause=0.001))
+    layers = PartialLayers(reader, PartialLayerSettings(timeout=0.01, poll_interval=0.001))
 
-    assert ask(growth, FIRST + start, END) == (TAR[start : start + there], None)
+    assert ask(layers, FIRST + start, END) == (TAR[start : start + there], None)
 
 
 def test_the_tail_of_a_whole_tar_is_had_at_once(reader: Watched, making: PartialLayerWriter) -> None:
@@ -162,7 +164,7 @@ def test_nothing_behind_a_tar_is_had_before_the_layer_is_finished(
     assert at_once(reader, FIRST, END + 50) == (TAR, None)
     with pytest.raises(StoreBusy):
         at_once(reader, start, END + 50)
-    assert ask(PartialLayers(reader, PartialLayerSettings(patience=0)), start, END + 50) == (b"", None)
+    assert ask(PartialLayers(reader, PartialLayerSettings(timeout=0)), start, END + 50) == (b"", None)
 
 
 def test_a_tar_is_only_there_as_far_as_the_file_is(reader: Watched, making: PartialLayerWriter) -> None:
@@ -176,7 +178,7 @@ def test_a_layer_that_is_finished_while_somebody_waits(reader: Watched, making: 
     making.write(TAR)
     making.note_tar(len(TAR))
 
-    with waiting(reader, PartialLayers(reader, PATIENT), END, END + 10_000) as found:
+    with waiting(reader, PartialLayers(reader, LONG), END, END + 10_000) as found:
         making.write(b"a filesystem")
         reader.wait_for_looks()
         assert not found.done()
@@ -194,28 +196,28 @@ def test_a_finished_layer_is_never_waited_for(reader: Watched, store: Store, con
 
 
 def test_too_many_wait(reader: Watched, making: PartialLayerWriter) -> None:
-    growth = PartialLayers(reader, PartialLayerSettings(waiting=1, patience=60, pause=0.001))
+    layers = PartialLayers(reader, PartialLayerSettings(waiters=1, timeout=60, poll_interval=0.001))
 
-    with waiting(reader, growth, FIRST, FIRST + 1) as found:
+    with waiting(reader, layers, FIRST, FIRST + 1) as found:
         with pytest.raises(StoreBusy, match="too many"):
-            growth.wait(NAME, FIRST, FIRST + 1)
+            layers.wait(NAME, FIRST, FIRST + 1)
         making.write(TAR)
         assert found.result() == (TAR[:1], None)
-    for _ in range(3):  # whoever is done with it makes room
-        assert ask(growth, FIRST, END) == (TAR, None)
+    for _ in range(3):  # a caller that is done frees its place
+        assert ask(layers, FIRST, END) == (TAR, None)
 
 
 def test_closing_ends_every_wait(reader: Watched, making: PartialLayerWriter) -> None:
-    growth = PartialLayers(reader, PATIENT)
+    layers = PartialLayers(reader, LONG)
 
-    with waiting(reader, growth, FIRST, END) as one, waiting(reader, growth, FIRST + 1, END) as other:
-        growth.close()
+    with waiting(reader, layers, FIRST, END) as one, waiting(reader, layers, FIRST + 1, END) as other:
+        layers.close()
 
         for found in (one, other):
-            with pytest.raises(StoreBusy, match="stops"):
+            with pytest.raises(StoreBusy, match="stopping"):
                 found.result()
     making.write(TAR)
-    assert ask(growth, FIRST, END) == (TAR, None)
+    assert ask(layers, FIRST, END) == (TAR, None)
 
 
 def test_what_nobody_makes(reader: Watched) -> None:
@@ -224,7 +226,7 @@ def test_what_nobody_makes(reader: Watched) -> None:
 
 
 def test_a_layer_that_is_given_up_while_somebody_waits(reader: Watched, making: PartialLayerWriter) -> None:
-    with waiting(reader, PartialLayers(reader, PATIENT), FIRST, END) as found:
+    with waiting(reader, PartialLayers(reader, LONG), FIRST, END) as found:
         making.abandon()
 
         with pytest.raises(BlobNotFound):
@@ -233,8 +235,8 @@ def test_a_layer_that_is_given_up_while_somebody_waits(reader: Watched, making: 
 
 def test_a_layer_that_is_begun_again_while_somebody_waits(reader: Watched, making: PartialLayerWriter) -> None:
     making.write(b"wrong")
-    with waiting(reader, PartialLayers(reader, PATIENT), FIRST, END) as found:
-        making.begin_again()
+    with waiting(reader, PartialLayers(reader, LONG), FIRST, END) as found:
+        making.start_again()
         reader.wait_for_looks()
         making.write(NO_HEAD + TAR)
 
@@ -246,4 +248,4 @@ def test_a_file_that_is_no_layer_image_is_not_kept_open(reader: Watched, store: 
         making.write(b"x" * FIRST)
 
         with nothing_left_open(), pytest.raises(MalformedLayer):
-            PartialLayers(reader, PATIENT).wait(NAME, 0, 1)
+            PartialLayers(reader, LONG).wait(NAME, 0, 1)

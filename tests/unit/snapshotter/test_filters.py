@@ -8,7 +8,7 @@ import pytest
 
 from imagecache.errors import InvalidSnapshotArgument
 from imagecache.snapshotter.filters import parse
-from imagecache.snapshotter.model import Info, Kind
+from imagecache.snapshotter.snapshot import Info, Kind
 
 NOW = dt.datetime(2024, 5, 1, tzinfo=dt.UTC)
 CHAIN = "sha256:" + "a" * 64

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from imagecache.errors import InvalidSetting
-from imagecache.snapshotter.model import Kind
 from imagecache.snapshotter.mounts import Mount, Own, check_root, mounts_of
+from imagecache.snapshotter.snapshot import Kind
 
 OWN = Own(Path("/r/snapshots/9/fs"), Path("/r/snapshots/9/work"))
 LOWERS = [Path("/r/m/2"), Path("/r/snapshots/1/fs")]

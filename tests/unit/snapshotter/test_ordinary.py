@@ -23,8 +23,8 @@ from imagecache.errors import (
     StoreError,
     WrongKind,
 )
-from imagecache.snapshotter.model import Kind, Usage
 from imagecache.snapshotter.settings import SnapshotterSettings
+from imagecache.snapshotter.snapshot import Kind, Usage
 from testkit.clock import AskingClock
 from testkit.snapshotter import SETTINGS, SnapshotterRig
 
@@ -255,7 +255,7 @@ def test_after_a_lost_database_nothing_of_before_is_deleted_or_reused(rig: Snaps
 
 def test_a_full_disk_says_so_and_leaves_nothing(rig: SnapshotterRig) -> None:
     rig.snapshotter.prepare("a")
-    database = rig.snapshotter._metadata._writing
+    database = rig.snapshotter._database._writing
     database.execute(f"PRAGMA max_page_count = {database.execute('PRAGMA page_count').fetchone()[0]}")
     labels = {f"containerd.io/snapshot/{number}": "x" * 4000 for number in range(20)}
     with pytest.raises(NoSpace):
@@ -309,28 +309,28 @@ def test_mounts_of_a_snapshot_made_here_are_known_until_it_goes(rig: Snapshotter
     mounts = rig.snapshotter.prepare("a", base)
     rig.snapshotter.prepare("b", base)
 
-    assert rig.snapshotter.ready_mounts("a") == mounts
+    assert rig.snapshotter.mounts_nowait("a") == mounts
     rig.snapshotter.remove("a")
     rig.snapshotter.commit("committed", "b")
 
-    assert [rig.snapshotter.ready_mounts(key) for key in ("a", "b", "committed", base)] == [None] * 4
+    assert [rig.snapshotter.mounts_nowait(key) for key in ("a", "b", "committed", base)] == [None] * 4
 
 
 def test_what_could_block_is_not_prepared_at_once(rig: SnapshotterRig) -> None:
     base = rig.commit("base")
-    at_once = rig.snapshotter.prepare_at_once
+    nowait = rig.snapshotter.prepare_nowait
     rig.snapshotter.prewarm()
-    assert at_once("a", base) is None  # nobody has looked at what is below
+    assert nowait("a", base) is None  # nobody has looked at what is below
     rig.snapshotter.prepare("a", base)
     rig.snapshotter.prewarm()
-    assert at_once(f"k8s.io/9/extract-1-abcd {base}", base) is None  # perhaps the store has that layer
+    assert nowait(f"k8s.io/9/extract-1-abcd {base}", base) is None  # perhaps the store has that layer
 
-    mounts = at_once("b", base)
+    mounts = nowait("b", base)
 
-    assert mounts == rig.snapshotter.mounts("b") == rig.snapshotter.ready_mounts("b")
+    assert mounts == rig.snapshotter.mounts("b") == rig.snapshotter.mounts_nowait("b")
     with pytest.raises(SnapshotExists):
-        at_once("b", base)
-    made = [at_once(f"c{number}", base) is not None for number in range(20)]
+        nowait("b", base)
+    made = [nowait(f"c{number}", base) is not None for number in range(20)]
     assert made[0]
     assert not made[-1]  # no directory was made ahead for that one
     assert len(rig.names) == len(folders(rig)) == 3 + sum(made)
@@ -343,13 +343,13 @@ def test_nothing_is_prepared_at_once_during_another_transaction(rig: Snapshotter
     base = rig.commit("base")
     rig.snapshotter.prepare("a", base)
     rig.snapshotter.prewarm()
-    clock.question = lambda: rig.snapshotter.prepare_at_once("b", base)
+    clock.question = lambda: rig.snapshotter.prepare_nowait("b", base)
     start = time.monotonic()
     rig.snapshotter.update(base, {"x": "1"})
 
     assert clock.answers == [None]
     assert time.monotonic() - start < rig.settings.lock_wait / 2
-    assert rig.snapshotter.prepare_at_once("b", base) is not None
+    assert rig.snapshotter.prepare_nowait("b", base) is not None
 
 
 def test_a_parent_that_is_gone_is_looked_for(rig: SnapshotterRig) -> None:
@@ -360,7 +360,7 @@ def test_a_parent_that_is_gone_is_looked_for(rig: SnapshotterRig) -> None:
     rig.snapshotter.remove("a")
     rig.snapshotter.remove("base")
 
-    assert rig.snapshotter.prepare_at_once("b", "base") is None
+    assert rig.snapshotter.prepare_nowait("b", "base") is None
     with pytest.raises(SnapshotNotFound):
         rig.snapshotter.prepare("b", "base")
 

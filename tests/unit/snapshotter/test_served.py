@@ -10,8 +10,8 @@ import pytest
 
 from imagecache.digest import ChainID, Digest
 from imagecache.errors import BlobNotFound, SnapshotExists, SnapshotNotFound, StoreBusy
-from imagecache.snapshotter.model import REF_LABEL, Kind, Usage
-from imagecache.store.model import LayerName
+from imagecache.snapshotter.snapshot import REF_LABEL, Kind, Usage
+from imagecache.store.layer_name import LayerName
 from testkit.snapshotter import SnapshotterRig
 from testkit.store import MemoryLayers
 
@@ -175,7 +175,7 @@ def test_a_container_on_a_hanging_mount_is_an_error_in_time(rig: SnapshotterRig)
     hanging = threading.Thread(target=rig.container, args=(name,))
     hanging.start()
     assert rig.mounter.entered.wait(10)
-    with pytest.raises(StoreBusy, match="does not end"):
+    with pytest.raises(StoreBusy, match="has not ended"):
         rig.container(name)
     rig.mounter.gate.set()
     hanging.join()
@@ -268,23 +268,23 @@ def test_the_observer_hears_of_containers_and_not_of_unpacks(rig: SnapshotterRig
     names = rig.pull(image)
     files = (image[1].path, image[0].path)
     rig.unpack(image[1].chain_id, names[0])
-    assert rig.memory.heard == []
+    assert rig.observer.reads == []
     rig.snapshotter.prepare("container", names[1])
     rig.snapshotter.mounts("container")
 
-    assert rig.memory.heard == [files, files]
+    assert rig.observer.reads == [files, files]
 
 
 def test_the_observer_hears_of_lookups_and_releases(rig: SnapshotterRig) -> None:
     (name,) = rig.pull(rig.image("base"))
     assert rig.unpack(ChainID(Digest.sha256(b"foreign"))) is None
-    assert rig.memory.lookups == [True, False]
-    assert rig.memory.releases == 0
+    assert rig.observer.lookups == [True, False]
+    assert rig.observer.releases == 0
 
     rig.snapshotter.remove(name)
     rig.snapshotter.cleanup()
 
-    assert rig.memory.releases == 1
+    assert rig.observer.releases == 1
 
 
 def test_after_a_lost_database_containerds_names_work_again(rig: SnapshotterRig) -> None:
@@ -381,5 +381,5 @@ def test_many_at_once(rig: SnapshotterRig) -> None:
 
 def test_an_unpack_with_a_key_in_use_is_refused(rig: SnapshotterRig) -> None:
     rig.snapshotter.prepare("extract-1-a x")
-    with pytest.raises(SnapshotExists, match="exists already"):
+    with pytest.raises(SnapshotExists, match="already exists"):
         rig.snapshotter.prepare("extract-1-a x")

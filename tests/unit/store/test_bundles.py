@@ -116,7 +116,7 @@ def test_a_manifest_of_something_else_is_no_bundle(store: Store) -> None:
         + b'"},"layers":[]}'
     )
     store.paths.index.write_bytes(msgspec.json.encode(index, enc_hook=str))
-    with pytest.raises(StoreCorrupt, match="no bundle's manifest"):
+    with pytest.raises(StoreCorrupt, match="not the manifest of a bundle"):
         store.bundles.get(A)
 
 

@@ -7,7 +7,7 @@ import pytest
 from imagecache.digest import DiffID, Digest
 from imagecache.errors import MalformedLayer
 from imagecache.store.check import Verify
-from imagecache.store.model import LayerName, Space
+from imagecache.store.layer_name import LayerName, Space
 from imagecache.store.paths import StorePaths
 from imagecache.store.store import Store
 from testkit.store import put_bundle, put_layer
@@ -60,7 +60,7 @@ def test_a_layer_of_another_size_is_corrupt_at_a_glance(full: Store) -> None:
     spoil(path, b"ap")
 
     (finding,) = full.check().corrupt
-    assert (finding.path, finding.problem) == (path, "has 2 bytes, the bundle says 3")
+    assert (finding.path, finding.problem) == (path, "has 2 bytes; the bundle records 3")
 
 
 def test_a_layer_of_other_content_is_found_by_a_deep_check(full: Store) -> None:
@@ -99,7 +99,7 @@ def test_missing_files_are_reported_with_who_needs_them(full: Store) -> None:
     assert sorted((finding.path, finding.problem) for finding in report.missing) == sorted(
         [
             (full.layers.path(name(APP)), f"missing, bundle {A}"),
-            (full.layers.path(name(APP)), "missing, held by node"),
+            (full.layers.path(name(APP)), "missing, leased by node"),
             (config, f"missing, bundle {A}"),
         ]
     )

@@ -7,7 +7,7 @@ import pytest
 
 from imagecache.digest import DiffID, Digest
 from imagecache.errors import BlobNotFound, StoreCorrupt
-from imagecache.store.model import LayerName, Space
+from imagecache.store.layer_name import LayerName, Space
 from imagecache.store.store import Store
 from testkit.clock import FakeClock
 from testkit.store import put_bundle, put_layer
@@ -85,7 +85,7 @@ def test_a_node_keeps_its_layers_until_it_lets_go(store: Store) -> None:
     second = store.collect()
 
     assert first.layers == (name(APP),)
-    assert first.kept == {name(BASE): ("held by node",)}
+    assert first.kept == {name(BASE): ("leased by node",)}
     assert second.layers == (name(BASE),)
 
 

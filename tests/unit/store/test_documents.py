@@ -124,7 +124,7 @@ def test_an_index_that_cannot_be_read_raises_until_it_can(store: Store, document
         with pytest.raises(StoreCorrupt):
             documents.ids()
     store.paths.index.unlink()
-    with pytest.raises(StoreCorrupt, match="is gone"):
+    with pytest.raises(StoreCorrupt, match="is missing"):
         documents.ids()
     store.paths.index.write_bytes(good)
     assert documents.get(A).id == A

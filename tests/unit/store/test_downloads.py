@@ -6,7 +6,7 @@ import pytest
 
 from imagecache.digest import Digest
 from imagecache.errors import StoreBusy
-from imagecache.store.model import LayerName, Space
+from imagecache.store.layer_name import LayerName, Space
 from imagecache.store.store import Store
 from testkit.store import put_layer
 

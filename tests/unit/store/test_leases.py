@@ -9,9 +9,9 @@ import pytest
 from imagecache.digest import Digest
 from imagecache.errors import NoSpace
 from imagecache.store import build_leases
-from imagecache.store.files import write_all
+from imagecache.store.durable_files import write_all
+from imagecache.store.layer_name import LayerName, Space
 from imagecache.store.locks import locked
-from imagecache.store.model import LayerName, Space
 from imagecache.store.store import Store
 
 ONE, TWO, THREE = (LayerName(space=Space.LAYERS, digest=Digest.sha256(text)) for text in (b"1", b"2", b"3"))
@@ -24,7 +24,7 @@ def test_held_says_what_and_by_whom(store: Store) -> None:
     store.leases.lease("b", ONE)
     store.leases.lease_many("b", [TWO, CHAIN])
 
-    assert store.leases.held() == {ONE: {"a", "b"}, TWO: {"b"}, CHAIN: {"b"}}
+    assert store.leases.leased() == {ONE: {"a", "b"}, TWO: {"b"}, CHAIN: {"b"}}
     assert store.leases.of("b") == {ONE, TWO, CHAIN}
 
 
@@ -40,7 +40,7 @@ def test_release_all_is_for_one_holder(store: Store) -> None:
     assert store.leases.holders() == {"a", "b"}
     store.leases.release_all("a")
 
-    assert store.leases.held() == {ONE: {"b"}}
+    assert store.leases.leased() == {ONE: {"b"}}
     assert store.leases.holders() == {"b"}
     store.leases.release_all("a")
     store.leases.lease("a", ONE)
@@ -73,7 +73,7 @@ def test_foreign_files_among_the_leases_are_ignored(store: Store) -> None:
     (store.paths.holder("a") / "notes").touch()
     (store.paths.node_leases / "stray").touch()
 
-    assert store.leases.held() == {ONE: {"a"}}
+    assert store.leases.leased() == {ONE: {"a"}}
 
 
 def live(store: Store) -> Iterator[tuple[set[LayerName], set[Digest]]]:

@@ -59,7 +59,7 @@ def test_each_removes_what_the_other_has_made(root: Path, *, agent_first: bool) 
 
     with controller():
         store.bundles.delete(BUNDLE)
-        assert store.collect().kept == {name: ("held by node-1-proxy",)}
+        assert store.collect().kept == {name: ("leased by node-1-proxy",)}
     agent.leases.release("node-1-proxy", name)
     with controller():
         assert store.collect().layers == (name,)

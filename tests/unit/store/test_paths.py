@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from imagecache.digest import Digest
-from imagecache.store.model import LayerName, Space
+from imagecache.store.layer_name import LayerName, Space
 from imagecache.store.paths import StorePaths, unflat
 from imagecache.store.store import Store
 

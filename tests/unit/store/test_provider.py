@@ -8,7 +8,7 @@ from msgspec import structs
 from imagecache.digest import ChainID, DiffID, Digest
 from imagecache.oci.descriptor import Descriptor
 from imagecache.store.bundles import Bundles, Stored
-from imagecache.store.model import LayerName, Space
+from imagecache.store.layer_name import LayerName, Space
 from imagecache.store.store import Store
 from testkit.store import put_bundle, put_layer
 

@@ -9,8 +9,8 @@ import pytest
 
 from imagecache.digest import DiffID, Digest
 from imagecache.errors import StoreDenied, StoreError
-from imagecache.store.filesystem import filesystem_type
 from imagecache.store.store import Store
+from imagecache.store.suitability import filesystem_type
 from testkit.store import put_bundle
 
 
@@ -61,14 +61,14 @@ def test_usage_is_by_kind(store: Store) -> None:
 
 
 def test_a_good_place_has_no_faults(store: Store) -> None:
-    assert [reason for reason in store.unsuitable() if "after a reboot" not in reason] == []
+    assert [reason for reason in store.unsuitable() if "a reboot deletes" not in reason] == []
     assert list(store.paths.staging.iterdir()) == []
 
 
 def test_a_place_in_memory_is_a_fault() -> None:
     with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
         (reason,) = Store.open(Path(directory) / "store").unsuitable()
-    assert "tmpfs: everything is gone after a reboot" in reason
+    assert "tmpfs: a reboot deletes everything" in reason
 
 
 def test_a_place_without_hard_links_is_a_fault(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
-"""The server's certificate, taken up again when its files change.
+"""The server's certificate, loaded again when its files change.
 
-cert-manager and Secret volumes replace files below a running process. Each handshake looks at them (one stat each) and
-uses the new ones; connections that are open stay as they are. It must not make certificates.
+cert-manager and Secret volumes replace the files of a running process. Each handshake looks at them (one stat each) and
+uses the new ones; open connections keep theirs. It must not make certificates.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _log = get_logger(__name__)
 
 
 class ServerCertificate:
-    """Raises InvalidSetting when the files cannot be used at first; later ones that cannot are logged and ignored."""
+    """Raises InvalidSetting for unusable files; later versions that are unusable are logged and ignored."""
 
     def __init__(self, certificate: Path, key: Path) -> None:
         self._certificate = certificate
@@ -28,10 +28,10 @@ class ServerCertificate:
         except (OSError, ValueError) as error:
             raise InvalidSetting(
                 f"cannot use the certificate {certificate} with the key {key}: {error}",
-                hint="both are PEM, and the key is not encrypted",
+                hint="both must be PEM, and the key not encrypted",
             ) from error
         self.context = self._current
-        """For the listening socket; hands over to the newest one during the handshake."""
+        """For the listening socket: it switches to the newest one during the handshake."""
 
     def _found(self) -> tuple[FileVersion | None, FileVersion | None]:
         return file_version(self._certificate), file_version(self._key)
@@ -56,10 +56,13 @@ class ServerCertificate:
                 self._current = self._load()
                 self._versions = found
                 _log.info("certificate replaced", file=str(self._certificate))
-        except (OSError, ValueError) as error:  # half replaced: the next handshake looks again
+        except (
+            OSError,
+            ValueError,
+        ) as error:  # certificate and key are replaced one by one: the next handshake retries
             _log.warning("certificate cannot be used", file=str(self._certificate), problem=str(error))
 
 
 def _no_password() -> str:
-    """Without it OpenSSL would ask on the terminal."""
+    """Without this, OpenSSL would ask on the terminal for the password of an encrypted key."""
     return ""

@@ -1,8 +1,8 @@
-"""The database: one SQLite file, one writer, transactions that are durable when they end unless they need not be.
+"""The database: one SQLite file, one writer at a time; a transaction is durable when it ends, unless it need not be.
 
 WAL, with ``synchronous=FULL`` where it matters (docs/adr/0009). Writes are ``BEGIN IMMEDIATE`` behind one lock, so that
-a transaction may have a rename of a directory in its middle; reads never wait for them. ``rows`` has the statements. It
-must not know what a layer image or a mount is.
+a directory may be renamed in the middle of a transaction; reads never wait for writes. ``transactions`` has the
+statements. It must not know what a layer image or a mount is.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagecache.errors import NoSpace, StoreBusy, StoreCorrupt, StoreError
-from imagecache.snapshotter.rows import Reader, Writer
+from imagecache.snapshotter.transactions import ReadTransaction, WriteTransaction
 
 _VERSION = 1
 _CHECKPOINT = 100
-"""Transactions after which the WAL is written back: some 2 MB. By us, since SQLite would do it behind any of them."""
+"""Transactions until the WAL, then some 2 MB, is written back. By us: SQLite would do it after any transaction, so also
+after one that a container's start waits for."""
 _SCHEMA = """
 CREATE TABLE layers (
-  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used twice: a directory or mount of that name may still exist
   name TEXT NOT NULL UNIQUE
 ) STRICT;
 CREATE TABLE snapshots (
@@ -51,13 +52,13 @@ CREATE TABLE origin (snapshots INTEGER NOT NULL) STRICT;
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The highest numbers on the disk when a database is made: not 0 only when an earlier database is lost."""
+    """The highest numbers on the disk when a database is made; other than 0 only after an earlier database was lost."""
 
     snapshots: int = 0
     layers: int = 0
 
 
-class Metadata:
+class Database:
     """Thread-safe."""
 
     def __init__(self, path: Path, *, wait: float = 10.0, found: Found = Found()) -> None:
@@ -66,7 +67,7 @@ class Metadata:
         Args:
             path: the file; its directory exists.
             wait: seconds that a transaction waits for the one before.
-            found: numbers that a database made now must never give out.
+            found: numbers up to these are never assigned by a database that is made now.
 
         Raises:
             StoreCorrupt: the file is no database of ours.
@@ -82,6 +83,7 @@ class Metadata:
         try:
             with self._converted():
                 self._migrate(self._writing, found)
+                # NORMAL does not fsync a commit; ``_transaction`` switches to FULL for those that must be durable.
                 self._writing.execute("PRAGMA synchronous = NORMAL")
                 self._writing.execute("PRAGMA wal_autocheckpoint = 0")
             self._reading = self._connect()
@@ -90,7 +92,7 @@ class Metadata:
             raise
 
     def close(self) -> None:
-        """Twice is fine. A transaction that does not end keeps its file."""
+        """Idempotent. A transaction that does not end in time keeps its connection open."""
         self.closed = True
         wait = self._wait
         with contextlib.suppress(StoreBusy), self._locked(self._write_lock, wait), self._locked(self._read_lock, wait):
@@ -98,23 +100,24 @@ class Metadata:
             self._reading.close()
 
     @contextlib.contextmanager
-    def read(self) -> Iterator[Reader]:
-        """One consistent state. Keep it short and do nothing else meanwhile. Raises StoreError."""
+    def read(self) -> Iterator[ReadTransaction]:
+        """One consistent state. Keep the block short: other reads wait for it. Raises StoreError."""
         with self._locked(self._read_lock, self._wait), self._transaction(self._reading, "BEGIN"):
-            yield Reader(self._reading)
+            yield ReadTransaction(self._reading)
 
     @contextlib.contextmanager
-    def write(self, *, durable: bool = True, wait: bool = True) -> Iterator[Writer]:
+    def write(self, *, durable: bool = True, wait: bool = True) -> Iterator[WriteTransaction]:
         """All or nothing, durable when the block ends, undone when it raises. Raises StoreError; StoreBusy.
 
-        ``durable=False`` saves the fsync (2 ms on the measured disk, and a start of a container waits for two): for
-        what makes itself again after a power failure, and what is of no use after one. It survives every crash of this
-        process all the same, and the next durable transaction makes it durable too. ``wait=False`` is for who must not
-        block: neither for the transaction before nor for a checkpoint behind.
+        Args:
+            durable: False saves the fsync (2 ms on the measured disk, and a container's start waits for two): for what
+                is recovered after a power failure, and what is of no use after one. The transaction still survives a
+                crash of this process, and the next durable one makes it durable too.
+            wait: False never blocks: neither for a running transaction nor for a checkpoint after this one.
         """
         with self._locked(self._write_lock, self._wait if wait else 0):
             with self._transaction(self._writing, "BEGIN IMMEDIATE", durable=durable):
-                yield Writer(self._writing)
+                yield WriteTransaction(self._writing)
             self._unwritten += 1
             if wait and self._unwritten >= _CHECKPOINT:
                 self._checkpoint()
@@ -123,7 +126,7 @@ class Metadata:
     def _transaction(self, connection: sqlite3.Connection, begin: str, *, durable: bool = False) -> Iterator[None]:
         with self._converted():
             if self.closed:
-                raise StoreError(f"{self._path} is closed", hint="the snapshotter is being stopped")
+                raise StoreError(f"{self._path} is closed", hint="the snapshotter is stopping")
             if durable:
                 connection.execute("PRAGMA synchronous = FULL")
             connection.execute(begin)
@@ -131,7 +134,7 @@ class Metadata:
                 yield
                 connection.execute("COMMIT")
             except BaseException:
-                if connection.in_transaction:
+                if connection.in_transaction:  # some errors (a full disk) have ended it already
                     connection.execute("ROLLBACK")
                 raise
             finally:
@@ -141,14 +144,14 @@ class Metadata:
     @contextlib.contextmanager
     def _locked(self, lock: threading.Lock, wait: float) -> Iterator[None]:
         if not lock.acquire(timeout=wait):
-            raise StoreBusy(f"{self._path}: a transaction does not end", hint="look for a disk that does not answer")
+            raise StoreBusy(f"{self._path}: another transaction has not ended", hint="look for a disk that hangs")
         try:
             yield
         finally:
             lock.release()
 
     def _checkpoint(self) -> None:
-        """From the WAL into the file, with fsyncs. What fails is tried again behind the next transaction."""
+        """From the WAL into the file, with fsyncs. A failure is retried after the next transaction."""
         with contextlib.suppress(sqlite3.Error):
             self._writing.execute("PRAGMA wal_checkpoint(PASSIVE)")
             self._unwritten = 0
@@ -167,10 +170,11 @@ class Metadata:
     def _migrate(self, connection: sqlite3.Connection, found: Found) -> None:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version == 0:
-            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("BEGIN IMMEDIATE")  # the whole schema or nothing: a crash here starts again
             for statement in _SCHEMA.split(";"):
                 connection.execute(statement)
             connection.execute("INSERT INTO origin VALUES (?)", (found.snapshots,))
+            # AUTOINCREMENT continues after these: directories and mounts of a lost database keep their numbers.
             for table, number in (("snapshots", found.snapshots), ("layers", found.layers)):
                 connection.execute("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (table, number))
             connection.execute(f"PRAGMA user_version = {_VERSION}")
@@ -178,7 +182,7 @@ class Metadata:
         elif version != _VERSION:
             raise StoreCorrupt(
                 f"{self._path} has format {version}, this program knows {_VERSION}",
-                hint="use the version of imagecache that wrote it, or a newer one",
+                hint="use the version of imagecache that wrote it, or a later one",
             )
 
     @contextlib.contextmanager
@@ -194,7 +198,7 @@ class Metadata:
         if code == sqlite3.SQLITE_FULL:
             return NoSpace(words, hint="free space on the filesystem of the snapshotter's root")
         if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
-            return StoreBusy(words, hint="another process uses the snapshotter's root")
+            return StoreBusy(words, hint="another process uses the root of the snapshotter")
         if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
-            return StoreCorrupt(words, hint="set the file aside: served layers are registered again by themselves")
+            return StoreCorrupt(words, hint="move the file away and restart the agent: served layers are recovered")
         return StoreError(words, hint="check the disk and the directory's permissions")

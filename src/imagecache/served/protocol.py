@@ -1,17 +1,17 @@
-"""Version 1 of what a served store and its nodes say to each other. Pure.
+"""Version 1 of the protocol between a served store and its nodes. Pure.
 
 ::
 
-    GET /v1/bundles/{id}                bundle document (``store.model.Bundle`` as JSON)
+    GET /v1/bundles/{id}                  bundle document (``store.bundle_document.Bundle`` as JSON)
     GET /v1/blobs/{digest}                an original manifest, index or config
-    GET /v1/layers/{space}/{digest}       a layer image; one range a request; ETag is its SHA-256 where that is known
-    GET /v1/builds/{id}                   names of the layer images that a running build may come to, as JSON
-    GET /v1/partial/{space}/{digest}      one range of a layer image, as far as it is made; waits for some seconds
+    GET /v1/layers/{space}/{digest}       a layer image; one range a request; ETag is its SHA-256 if that is known
+    GET /v1/builds/{id}                   names of the layer images that a running build may make, as JSON
+    GET /v1/partial/{space}/{digest}      one range of a layer image, as far as it is written; waits for some seconds
     GET /livez, /readyz                   without a token
 
-Of an unfinished layer image the complete length is unknown: ``Content-Range: bytes 4096-8191/*``, and 416 without that
-field when nothing of the range is there yet. An answer that is no success is ``{"reason": ..., "message": ...}``.
-``reason`` is a name of ``imagecache.errors``.
+The complete length of a partial layer is unknown: ``Content-Range: bytes 4096-8191/*``, and 416 without that field when
+nothing of the range is written yet. A response that is no success is ``{"reason": ..., "message": ...}``. ``reason`` is
+the name of a class in ``imagecache.errors``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ from imagecache.errors import (
     StoreUnreachable,
 )
 from imagecache.oci.descriptor import decode_hook, encode_hook
-from imagecache.store.model import Bundle, LayerName
+from imagecache.store.bundle_document import Bundle
+from imagecache.store.layer_name import LayerName
 
 BUNDLE_ID = re.compile(r"imc-[0-9a-z]{20}")
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
@@ -59,14 +60,14 @@ _STATUS: tuple[tuple[type[ImageCacheError], int], ...] = (
     (InternalError, 500),
     (ImageCacheError, 503),
 )
-"""Most special first. The last: what is neither the store's nor the reader's fault passes with time."""
-_FINAL: dict[str, type[NotFound | BlobNotFound | StoreCorrupt]] = {
+"""Most special first. The last one: a failure outside the store and the reader (Kubernetes) passes with time."""
+_PERMANENT: dict[str, type[NotFound | BlobNotFound | StoreCorrupt]] = {
     kind.__name__: kind for kind in (NotFound, BlobNotFound, StoreCorrupt)
 }
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """The body of an answer that is no success."""
+    """The body of a response that is no success."""
 
     reason: str = ""
     message: str = ""
@@ -77,9 +78,9 @@ def status_of(error: ImageCacheError) -> int:
     return next(status for kind, status in _STATUS if isinstance(error, kind))
 
 
-def final_error(reason: str) -> type[NotFound | BlobNotFound | StoreCorrupt] | None:
-    """The class of an answer's ``reason``, if it is one that no retry changes."""
-    return _FINAL.get(reason)
+def permanent_error(reason: str) -> type[NotFound | BlobNotFound | StoreCorrupt] | None:
+    """The class for a ``reason``, if it is one of those that a retry does not change."""
+    return _PERMANENT.get(reason)
 
 
 def problem(reason: str, message: str) -> bytes:
@@ -87,7 +88,7 @@ def problem(reason: str, message: str) -> bytes:
 
 
 def problem_of(body: bytes) -> Problem:
-    """What an answer says; empty when it is not ours (a proxy's page)."""
+    """Decoded; empty when it is not our server's (a proxy's page)."""
     try:
         return msgspec.json.decode(body, type=Problem)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -110,7 +111,7 @@ def build_path(bundle_id: str) -> str:
     return f"v1/builds/{bundle_id}"
 
 
-def growing_path(name: LayerName) -> str:
+def partial_path(name: LayerName) -> str:
     return f"v1/partial/{name.space.value}/{name.digest}"
 
 
@@ -133,7 +134,7 @@ def content_range(start: int, end: int, size: int | None) -> str:
 def parse_content_range(text: str) -> tuple[int, int, int | None] | None:
     """First byte, the one after the last, and the complete length if that is known; None for anything else.
 
-    That is what RFC 9110 14.4 calls invalid, too: no bytes, or some behind the end.
+    None also for what RFC 9110 14.4 calls invalid: no bytes, or bytes behind the end.
     """
     match = _CONTENT_RANGE.fullmatch(text)
     if match is None:
@@ -160,11 +161,11 @@ def encode_bundle(document: Bundle) -> bytes:
 
 
 def decode_bundle(body: bytes, bundle_id: str) -> Bundle:
-    """Raises MalformedDocument, also when it is another bundle's."""
+    """Raises MalformedDocument, also for the document of another bundle."""
     try:
         document = msgspec.json.decode(body, type=Bundle, dec_hook=decode_hook)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, InvalidDigest, InvalidInput) as error:
         raise MalformedDocument(f"the document of bundle {bundle_id} is malformed: {str(error)[:200]}") from error
     if document.id != bundle_id:
-        raise MalformedDocument(f"the store answers with bundle {document.id[:80]!r} for {bundle_id}")
+        raise MalformedDocument(f"the store returned bundle {document.id[:80]!r} for {bundle_id}")
     return document

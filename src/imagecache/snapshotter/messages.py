@@ -1,4 +1,4 @@
-"""Our values as containerd's messages and back. Pure: it must not do I/O."""
+"""Our values as containerd's protobuf messages. Pure: it must not do I/O."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from imagecache._proto.containerd import mount_pb2, snapshots_pb2
-from imagecache.snapshotter.model import Info, Kind
 from imagecache.snapshotter.mounts import Mount
+from imagecache.snapshotter.snapshot import Info, Kind
 
 _KINDS = {
     Kind.VIEW: snapshots_pb2.VIEW,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from imagecache.snapshotter.model import REF_LABEL, chain_of, is_unpack, served_name, target_of
+from imagecache.snapshotter.snapshot import REF_LABEL, chain_of, is_unpack, served_name, target_of
 
 CHAIN = "sha256:" + "a" * 64
 

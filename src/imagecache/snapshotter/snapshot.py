@@ -1,9 +1,8 @@
-"""What a snapshot is, and what its names say.
+"""What a snapshot is, and what its names mean.
 
-Kinds, infos and rows as plain values; the two questions that names and labels answer: which layer is being unpacked
-(``target_of``), and which chainID a committed snapshot is (``chain_of``). Labels may come from a pod's annotations
-(containerd issue 14203), so nothing is believed that is not a digest, and nothing but an unpack is looked at. Pure: it
-must not do I/O.
+Kinds, infos and rows as plain values, and what names and labels tell: which layer is being unpacked (``target_of``),
+and which chainID a committed snapshot has (``chain_of``). Labels may come from a pod's annotations (containerd issue
+14203), so only an unpack's are read, and only a digest is accepted. Pure: it must not do I/O.
 """
 
 from __future__ import annotations
@@ -16,16 +15,16 @@ from dataclasses import dataclass
 
 from imagecache.digest import ChainID, Digest
 from imagecache.errors import InvalidDigest
-from imagecache.store.model import LayerName
+from imagecache.store.layer_name import LayerName
 
 REF_LABEL = "containerd.io/snapshot.ref"
 """The chainID that containerd is about to unpack (core/snapshots/snapshotter.go, LabelSnapshotRef)."""
 _UNPACK_PREFIX = "extract-"
-"""First word of every key that containerd unpacks into: ``extract-<time>-<random> <chainID>``."""
+"""How every key that containerd unpacks into begins: ``extract-<time>-<random> <chainID>``."""
 
 
 class Kind(enum.IntEnum):
-    """Numbers are those of containerd's API, and those in the database."""
+    """The numbers are those of containerd's API, and of the database."""
 
     VIEW = 1
     ACTIVE = 2
@@ -49,7 +48,7 @@ class Info:
     kind: Kind
     name: str
     parent: str
-    """Name of the snapshot below; empty for none."""
+    """Name of the snapshot below; empty: none."""
     labels: Mapping[str, str]
     created: dt.datetime
     updated: dt.datetime
@@ -57,27 +56,28 @@ class Info:
 
 @dataclass(frozen=True, slots=True)
 class LayerRef:
-    """A layer image as a mountpoint of ours."""
+    """A layer image, and its mountpoint of ours."""
 
     id: int
-    """Small and never used twice: it is the mountpoint's name, and mount options are short (4096 bytes)."""
+    """The mountpoint's name. Small, since mount options have at most 4096 bytes; never used twice, since a mount of an
+    earlier layer may still be there."""
     name: LayerName
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A snapshot as we keep it."""
+    """A snapshot in the database."""
 
     id: int
-    """Small and never used twice: it is the directory's name."""
+    """The directory's name. Small and never used twice, as ``LayerRef.id``."""
     info: Info
     parent_id: int | None
     chain: ChainID | None
-    """Of a committed snapshot, when its name says one."""
+    """Of a committed snapshot whose name ends with one."""
     layer: LayerRef | None
-    """Serves the content; without one it is in the snapshot's own directory."""
+    """Has the content; None: the snapshot's own directory has it."""
     usage: Usage | None
-    """Of a committed snapshot, once it is known."""
+    """Of a committed snapshot, once it was measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,29 +90,25 @@ class Lower:
 
 @dataclass(frozen=True, slots=True)
 class LayerExists:
-    """The answer to an unpack that is not needed: the committed snapshot ``name`` has the layer."""
+    """The answer to a ``prepare`` for an unpack that is not needed: the committed snapshot ``name`` has the layer."""
 
     chain: ChainID
     name: str
 
 
-def own_key(key: str) -> str:
-    """The key without containerd's prefix ``<namespace>/<sequence>/`` (core/metadata/snapshot.go, createKey)."""
-    return key.split("/", 2)[-1]
-
-
 def is_unpack(key: str) -> bool:
-    """Whether a layer is unpacked into this snapshot, as against a container that runs on it."""
-    return own_key(key).startswith(_UNPACK_PREFIX)
+    """Whether the snapshot is for unpacking a layer, and not for a container."""
+    own = key.split("/", 2)[-1]  # without containerd's <namespace>/<sequence>/ (core/metadata/snapshot.go, createKey)
+    return own.startswith(_UNPACK_PREFIX)
 
 
 def target_of(key: str, labels: Mapping[str, str]) -> ChainID | None:
-    """The layer that containerd wants to unpack into ``key``, None when this is not an unpack or names no digest."""
+    """The layer that containerd wants to unpack into ``key``; None when it is no unpack or has no digest."""
     return _chain(labels.get(REF_LABEL, "")) if is_unpack(key) else None
 
 
 def chain_of(name: str) -> ChainID | None:
-    """The chainID that a committed snapshot's name ends with; containerd commits a layer under its chainID."""
+    """The chainID that a committed snapshot's name ends with: containerd commits a layer under its chainID."""
     return _chain(name.rpartition("/")[2])
 
 
@@ -126,8 +122,8 @@ def _chain(text: str) -> ChainID | None:
 def served_name(key: str, chain: ChainID, parent: str) -> str:
     """Name of the snapshot that serves ``chain`` on top of the snapshot named ``parent``.
 
-    It follows from its arguments alone, so that a lost database is made again with the names that containerd knows.
-    It ends with the chainID, as all names that containerd gives do.
+    It depends on its arguments alone, so that a lost database is rebuilt with the names that containerd knows. It ends
+    with the chainID, as the names that containerd commits do.
     """
     namespace, _, rest = key.partition("/")
     below = hashlib.sha256(parent.encode()).hexdigest()[:12]

@@ -1,9 +1,9 @@
-"""``fetch.remote_store.RemoteStore`` over HTTPS: a node's view of a ``server`` somewhere in the cluster.
+"""``fetch.remote_store.RemoteStore`` over HTTPS: a node's client of a ``store_server`` in the cluster.
 
-Broken connections are resumed by range from where they stopped; nothing of what the server writes is repeated in an
-error except the names of our own errors. CA bundle and token are files that Kubernetes replaces: the token is read for
-each request, the bundle when it has changed. Requests are made in threads (``transport``). It must not believe layers:
-the caller hashes them.
+A broken transfer continues by range from where it stopped; an error repeats nothing that the server wrote except the
+names of our own errors. CA bundle and token are files that Kubernetes replaces: the token is read for each request, the
+bundle when it has changed. Requests are made in threads (``blocking_https``). It must not trust layers: the caller
+hashes them.
 """
 
 from __future__ import annotations
@@ -33,16 +33,17 @@ from imagecache.errors import (
     StoreUnreachable,
 )
 from imagecache.file_version import FileVersion, file_version
-from imagecache.served import wire
-from imagecache.served.transport import Endpoint, Exchange, Transport
-from imagecache.store.model import Bundle, LayerName
+from imagecache.served import protocol
+from imagecache.served.blocking_https import Endpoint, Exchange, Transport
+from imagecache.store.bundle_document import Bundle
+from imagecache.store.layer_name import LayerName
 
 _PROGRESS = 1 << 20
-"""Bytes that count as progress; fewer do not earn new tries."""
+"""Bytes that reset the number of tries: fewer would let a server that sends one byte a time keep us for ever."""
 _PROBLEM_LIMIT = 64 << 10
 _TOKEN_LIMIT = 64 << 10
 _PIECE = 256 << 10
-"""Bytes read in one go: as many may have to be fetched again when a connection breaks."""
+"""Bytes read in one go; when a connection breaks, this many may have to be fetched again."""
 _T = TypeVar("_T")
 Receive = Callable[[http.client.HTTPResponse], _T]
 
@@ -58,14 +59,14 @@ class ClientSettings:
     token_file: Path
     """A projected ServiceAccount token with the server's audience."""
     name: str = ""
-    """In the server's certificate, when the URL has an address; empty: the URL's own host."""
+    """In the server's certificate, for a URL with an IP address; empty: the URL's own host."""
     connections: int = 16
-    """And threads; who finds none free waits."""
+    """And threads; a request that finds none free waits."""
     connect_timeout: float = 10.0
     read_timeout: float = 30.0
-    """Longest silence in the middle of an answer."""
+    """Longest silence in the middle of a response."""
     attempts: int = 5
-    """Tries of one request, or of one range without progress."""
+    """Tries of one request; of a range, tries without progress."""
     backoff: Backoff = Backoff(0.25, 10.0, jitter=0.5)
     """Before the second try and each after that."""
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
@@ -83,7 +84,7 @@ class PartialRead:
 
 @dataclass(slots=True)
 class _Part:
-    """Memory that is being filled from its beginning, by one thread at a time."""
+    """Memory that is filled from its start, by one thread at a time."""
 
     target: memoryview
     filled: int = 0
@@ -93,12 +94,12 @@ class _Part:
         return len(self.target) - self.filled
 
     def fill(self, response: http.client.HTTPResponse) -> None:
-        """Until it is full or the answer ends."""
+        """Until it is full or the response ends."""
         while self.left and (count := response.readinto(self.target[self.filled : self.filled + _PIECE])):
             self.filled += count
 
 
-class ServedStore:
+class StoreClient:
     """Use as an asynchronous context manager; one for a process. Raises InvalidSetting for an address without https."""
 
     def __init__(self, settings: ClientSettings) -> None:
@@ -120,15 +121,18 @@ class ServedStore:
         self._transport.close()
 
     async def bundle(self, bundle_id: str) -> Bundle:
-        wire.check_bundle_id(bundle_id)
-        body = await self._whole(wire.bundle_path(bundle_id), wire.BUNDLE_LIMIT, f"bundle {bundle_id}")
-        return await asyncio.to_thread(wire.decode_bundle, body, bundle_id)
+        protocol.check_bundle_id(bundle_id)
+        body = await self._whole(protocol.bundle_path(bundle_id), protocol.BUNDLE_LIMIT, f"bundle {bundle_id}")
+        return await asyncio.to_thread(protocol.decode_bundle, body, bundle_id)
 
     async def document(self, digest: Digest) -> bytes:
         what = f"document {digest}"
-        body = await self._whole(wire.document_path(digest), wire.DOCUMENT_LIMIT, what)
+        body = await self._whole(protocol.document_path(digest), protocol.DOCUMENT_LIMIT, what)
         if not digest.matches(body):
-            raise DigestMismatch(f"{what} has another digest when it arrives", hint="check the store that serves it")
+            raise DigestMismatch(
+                f"{what} was received with another digest",
+                hint=f"check the store at {self._authority}: imagecache check",
+            )
         return body
 
     async def layer(self, name: LayerName, offset: int, target: memoryview) -> None:
@@ -138,7 +142,10 @@ class ServedStore:
             headers = {"Range": f"bytes={offset + part.filled}-{end - 1}"}
             try:
                 await self._ask(
-                    wire.layer_path(name), what, lambda response: self._take_part(response, what, part, offset), headers
+                    protocol.layer_path(name),
+                    what,
+                    lambda response: self._take_part(response, what, part, offset),
+                    headers,
                 )
             except Retryable as again:
                 if part.filled - mark >= _PROGRESS:
@@ -147,53 +154,53 @@ class ServedStore:
                 await attempts.wait(again)
 
     def _take_part(self, response: http.client.HTTPResponse, what: str, part: _Part, offset: int) -> None:
-        """One answer: as many bytes as come, never more than were asked for."""
+        """One response: as many bytes as come, never more than were asked for."""
         at, end = offset + part.filled, offset + len(part.target)
         if response.status != 206 or not response.headers.get("Content-Range", "").startswith(f"bytes {at}-"):
-            raise StoreError(f"{self._host} answers with another range of {what} than was asked for")
+            raise StoreError(f"{self._host} sent another range of {what} than was asked for")
         if response.length is not None and response.length < part.left:
             raise StoreCorrupt(f"{what} ends at {at + response.length} in the store, not at {end}")
         part.fill(response)
         if part.left:
             done = len(part.target) - part.left
-            raise Retryable(StoreUnreachable(f"{what} ends after {done} of {end} bytes: the connection is cut"))
+            raise Retryable(StoreUnreachable(f"{what} ended after {done} of {end} bytes: the connection broke"))
         if response.read(1):
-            raise StoreError(f"{self._host} sends more of {what} than was asked for")
+            raise StoreError(f"{self._host} sent more of {what} than was asked for")
 
     async def building(self, bundle_id: str) -> tuple[LayerName, ...]:
-        wire.check_bundle_id(bundle_id)
-        body = await self._whole(wire.build_path(bundle_id), wire.BUNDLE_LIMIT, f"the build of {bundle_id}")
-        return await asyncio.to_thread(wire.decode_names, body)
+        protocol.check_bundle_id(bundle_id)
+        body = await self._whole(protocol.build_path(bundle_id), protocol.BUNDLE_LIMIT, f"the build of {bundle_id}")
+        return await asyncio.to_thread(protocol.decode_names, body)
 
     async def partial(self, name: LayerName, offset: int, target: memoryview) -> PartialRead:
         what = f"layer image {name}"
         headers = {"Range": f"bytes={offset}-{offset + len(target) - 1}"}
         return await self._attempts().run(
             lambda: self._ask(
-                wire.growing_path(name),
+                protocol.partial_path(name),
                 what,
-                lambda response: self._take_grown(response, what, offset, target),
+                lambda response: self._take_partial(response, what, offset, target),
                 headers,
                 also=frozenset({416, 503}),
             )
         )
 
-    def _take_grown(
+    def _take_partial(
         self, response: http.client.HTTPResponse, what: str, offset: int, target: memoryview
     ) -> PartialRead:
         if response.status == 503:
             response.read(_PROBLEM_LIMIT)
-            raise self._unreachable("it has others to serve first")  # who follows a build must not insist
+            raise self._unreachable("it is busy")  # no retry here: prefetching must not add load
         if response.status == 416:
             response.read(_PROBLEM_LIMIT)
-            return PartialRead(0, wire.parse_no_range(response.headers.get("Content-Range", "")))
-        found = wire.parse_content_range(response.headers.get("Content-Range", ""))
+            return PartialRead(0, protocol.parse_no_range(response.headers.get("Content-Range", "")))
+        found = protocol.parse_content_range(response.headers.get("Content-Range", ""))
         if response.status != 206 or found is None or found[0] != offset or found[1] > offset + len(target):
-            raise StoreError(f"{self._host} answers with another range of {what} than was asked for")
+            raise StoreError(f"{self._host} sent another range of {what} than was asked for")
         part = _Part(target[: found[1] - offset])
         part.fill(response)
         if part.left or response.read(1):
-            raise Retryable(StoreUnreachable(f"{what} comes with more or fewer bytes than announced"))
+            raise Retryable(StoreUnreachable(f"{what} was sent with more or fewer bytes than announced"))
         return PartialRead(len(part.target), found[2])
 
     async def _whole(self, path: str, bound: int, what: str) -> bytes:
@@ -217,9 +224,9 @@ class ServedStore:
         *,
         also: frozenset[int] = frozenset(),
     ) -> _T:
-        """One request, in a thread; ``also`` are statuses that ``receive`` takes beside those of success.
+        """One request, in a thread; ``receive`` gets responses with 200, 206 and the statuses in ``also``.
 
-        A cancellation ends it soon, and does not wait for that.
+        A cancellation aborts the request, and does not wait for the thread.
         """
         exchange = Exchange()
         try:
@@ -239,9 +246,9 @@ class ServedStore:
         headers: Mapping[str, str],
         also: frozenset[int],
     ) -> _T:
-        """What ``receive`` makes of a successful answer. Raises Retryable, StoreError, and what ``receive`` raises."""
+        """What ``receive`` makes of the response. Raises Retryable, StoreError, and what ``receive`` raises."""
 
-        def answered(response: http.client.HTTPResponse) -> _T:
+        def checked(response: http.client.HTTPResponse) -> _T:
             if response.status not in {200, 206} | also:
                 raise self._refusal(response.status, response.read(_PROBLEM_LIMIT), what)
             return receive(response)
@@ -253,36 +260,36 @@ class ServedStore:
             "Authorization": f"Bearer {self._token()}",
         }
         try:
-            return self._transport.get(exchange, self._context(), f"{self._base}/{path}", sent, answered)
+            return self._transport.get(exchange, self._context(), f"{self._base}/{path}", sent, checked)
         except ssl.SSLCertVerificationError as error:
             raise StoreRefused(
                 f"the certificate of {self._host} is not trusted",
-                hint=f"{self._settings.ca_file} must hold the authority that signed it",
+                hint=f"{self._settings.ca_file} must hold the CA that signed it",
             ) from error
-        except http.client.HTTPException:  # it may hold what the server wrote
-            raise Retryable(self._unreachable("the answer is malformed")) from None
+        except http.client.HTTPException:  # not chained: its text may repeat what the server wrote
+            raise Retryable(self._unreachable("the response is malformed")) from None
         except OSError as error:
             raise Retryable(self._unreachable(type(error).__name__)) from error
 
     def _unreachable(self, why: str) -> StoreUnreachable:
         return StoreUnreachable(
             f"the store at {self._authority} does not answer ({why})",
-            hint="it is tried again; does the controller run, and may this node reach it?",
+            hint="it is retried; check that the controller runs and that this node can reach it",
         )
 
     def _refusal(self, status: int, body: bytes, what: str) -> ImageCacheError | Retryable:
-        reason = wire.problem_of(body).reason
+        reason = protocol.problem_of(body).reason
         if status in {401, 403}:
             return StoreRefused(
-                f"the store at {self._authority} refuses this node's token ({status})",
+                f"the store at {self._authority} refused this node's token ({status})",
                 hint="the agent's ServiceAccount must be one that the controller serves, with its audience",
             )
-        final = wire.final_error(reason)
-        if final is not None:
-            return final(f"the store at {self._authority} says {reason} for {what}")
+        permanent = protocol.permanent_error(reason)
+        if permanent is not None:
+            return permanent(f"the store at {self._authority} answered {reason} for {what}")
         if status >= 500 or status in {408, 429}:
             return Retryable(self._unreachable(f"HTTP status {status}"))
-        return StoreError(f"the store at {self._authority} answers {status} for {what}")
+        return StoreError(f"the store at {self._authority} answered {status} for {what}")
 
     def _token(self) -> str:
         path = self._settings.token_file
@@ -296,14 +303,14 @@ class ServedStore:
         return token
 
     def _context(self) -> ssl.SSLContext:
-        """Trusts the bundle as it is now, and nothing else."""
+        """Trusts the CA bundle as it is now, and nothing else."""
         path = self._settings.ca_file
         try:
             found = file_version(path)
             if self._trust is None or self._trust[0] != found:
                 self._trust = found, ssl.create_default_context(cafile=path)
         except (OSError, ValueError) as error:
-            raise StoreRefused(f"cannot use the authorities in {path}: {error}", hint="it is PEM") from error
+            raise StoreRefused(f"cannot use the authorities in {path}: {error}", hint="the file must be PEM") from error
         return self._trust[1]
 
 
@@ -311,7 +318,7 @@ _TOKEN_HINT = "mount a projected ServiceAccount token there"  # noqa: S105 - wor
 
 
 def _endpoint(settings: ClientSettings) -> tuple[Endpoint, str]:
-    """And the path that comes before every other. Raises InvalidSetting."""
+    """And the prefix of every path. Raises InvalidSetting."""
     try:
         url = urlsplit(settings.url)
         host, port = url.hostname, url.port or 443

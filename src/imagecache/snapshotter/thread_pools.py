@@ -11,7 +11,7 @@ Result = TypeVar("Result")
 
 
 class Pool:
-    """Threads for one kind of call, and the seconds that one may take."""
+    """Threads for one kind of call, each of which may take ``deadline`` seconds."""
 
     def __init__(self, name: str, threads: int, deadline: float) -> None:
         self.name = name
@@ -19,14 +19,14 @@ class Pool:
         self._deadline = deadline
 
     async def run(self, call: Callable[[], Result]) -> Result:
-        """Run ``call`` in a thread. Raises TimeoutError; a call that has begun then goes on and nobody hears of it."""
+        """Run ``call`` in a thread. Raises TimeoutError; a call that has started runs on, and its result is lost."""
         future = asyncio.get_running_loop().run_in_executor(self._executor, call)
         return await asyncio.wait_for(future, self._deadline)
 
     def start(self, call: Callable[[], object]) -> None:
-        """Run ``call``, which does not raise, in a thread some time. Raises RuntimeError when closed."""
+        """Run ``call``, which must not raise, and do not wait for it. Raises RuntimeError when closed."""
         self._executor.submit(call)
 
     def close(self) -> None:
-        """Without waiting: a thread may hang in the kernel."""
+        """Does not wait for threads: one may hang in the kernel."""
         self._executor.shutdown(wait=False, cancel_futures=True)

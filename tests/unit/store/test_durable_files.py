@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from imagecache.errors import NoSpace, StoreError
-from imagecache.store.files import StagedFile, write_all, write_atomic
+from imagecache.store.durable_files import StagedFile, write_all, write_atomic
 from imagecache.store.locks import abandoned
 
 

@@ -28,8 +28,8 @@ from imagecache.errors import (
     StoreRefused,
     StoreUnreachable,
 )
-from imagecache.served.client import ClientSettings, PartialRead, ServedStore
-from imagecache.store.model import LayerName, Space
+from imagecache.served.store_client import ClientSettings, PartialRead, StoreClient
+from imagecache.store.layer_name import LayerName, Space
 from imagecache.store.store import Store
 from testkit.registry import FakeTime
 from testkit.served import Served, make_certificate
@@ -40,7 +40,7 @@ CONTENT = random.Random(3).randbytes(5_000_000)
 NAME = LayerName(space=Space.LAYERS, digest=Digest.sha256(CONTENT))
 
 
-async def read(client: ServedStore, offset: int = 0, length: int = len(CONTENT)) -> bytes:
+async def read(client: StoreClient, offset: int = 0, length: int = len(CONTENT)) -> bytes:
     found = bytearray(length)
     await client.layer(NAME, offset, memoryview(found))
     return bytes(found)
@@ -100,15 +100,15 @@ def time() -> FakeTime:
 
 
 @pytest.fixture
-async def to_liar(liar: Liar, time: FakeTime) -> AsyncIterator[ServedStore]:
+async def to_liar(liar: Liar, time: FakeTime) -> AsyncIterator[StoreClient]:
     url = f"https://127.0.0.1:{liar.port}"
     backoff = Backoff(0.25, 10.0, jitter=0.5, chance=lambda: 0.5)
     settings = ClientSettings(url, liar.certificate, liar.token_file, sleep=time.sleep, backoff=backoff)
-    async with ServedStore(settings) as client:
+    async with StoreClient(settings) as client:
         yield client
 
 
-async def test_a_cut_connection_is_resumed_where_it_stopped(liar: Liar, to_liar: ServedStore, time: FakeTime) -> None:
+async def test_a_cut_connection_is_resumed_where_it_stopped(liar: Liar, to_liar: StoreClient, time: FakeTime) -> None:
     cuts = iter([1_500_000, 0, 2_000_000])
 
     async def sometimes(request: web.Request) -> web.StreamResponse:
@@ -122,7 +122,7 @@ async def test_a_cut_connection_is_resumed_where_it_stopped(liar: Liar, to_liar:
     assert len(time.slept) == 3
 
 
-async def test_no_progress_ends_after_some_tries(liar: Liar, to_liar: ServedStore, time: FakeTime) -> None:
+async def test_no_progress_ends_after_some_tries(liar: Liar, to_liar: StoreClient, time: FakeTime) -> None:
     liar.answer = lambda request: liar.cut(request, 1000)
 
     with pytest.raises(StoreUnreachable):
@@ -132,7 +132,7 @@ async def test_no_progress_ends_after_some_tries(liar: Liar, to_liar: ServedStor
     assert time.slept == [0.25, 0.5, 1.0, 2.0]
 
 
-async def test_busy_is_tried_again(liar: Liar, to_liar: ServedStore) -> None:
+async def test_busy_is_tried_again(liar: Liar, to_liar: StoreClient) -> None:
     async def busy(request: web.Request) -> web.StreamResponse:
         return web.Response(status=503) if len(liar.requests) < 3 else await liar.honest(request)
 
@@ -163,7 +163,7 @@ LIES = {
 
 
 @pytest.mark.parametrize("lie", LIES)
-async def test_lies_about_layers(liar: Liar, to_liar: ServedStore, lie: str) -> None:
+async def test_lies_about_layers(liar: Liar, to_liar: StoreClient, lie: str) -> None:
     liar.answer, kind = LIES[lie]
 
     with pytest.raises(kind) as caught:
@@ -183,7 +183,7 @@ DOCUMENT_LIES: dict[str, tuple[bytes, type[ImageCacheError]]] = {
 
 
 @pytest.mark.parametrize("lie", DOCUMENT_LIES)
-async def test_lies_about_documents(liar: Liar, to_liar: ServedStore, lie: str) -> None:
+async def test_lies_about_documents(liar: Liar, to_liar: StoreClient, lie: str) -> None:
     body, kind = DOCUMENT_LIES[lie]
     liar.answer = fixed(200, body)
 
@@ -194,7 +194,7 @@ async def test_lies_about_documents(liar: Liar, to_liar: ServedStore, lie: str) 
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b'{"id":"imc-00000000000000000000"}', b"\xff", b'{"id":"imc-1","created":"","images":[]}']
 )
-async def test_lies_about_bundles(liar: Liar, to_liar: ServedStore, body: bytes) -> None:
+async def test_lies_about_bundles(liar: Liar, to_liar: StoreClient, body: bytes) -> None:
     liar.answer = fixed(200, body)
 
     with pytest.raises(MalformedDocument):
@@ -204,7 +204,7 @@ async def test_lies_about_bundles(liar: Liar, to_liar: ServedStore, body: bytes)
 async def test_nobody_listens(served: Served, time: FakeTime) -> None:
     await served.stop()
 
-    async with ServedStore(replace(served.settings(), sleep=time.sleep)) as client:
+    async with StoreClient(replace(served.settings(), sleep=time.sleep)) as client:
         with pytest.raises(StoreUnreachable):
             await client.bundle(BUNDLE)
 
@@ -214,7 +214,7 @@ async def test_nobody_listens(served: Served, time: FakeTime) -> None:
 async def test_a_certificate_of_another_authority(served: Served, tmp_path: Path) -> None:
     other, _ = make_certificate(tmp_path / "other")
 
-    async with ServedStore(replace(served.settings(), ca_file=other)) as client:
+    async with StoreClient(replace(served.settings(), ca_file=other)) as client:
         with pytest.raises(StoreRefused, match="not trusted"):
             await client.bundle(BUNDLE)
 
@@ -223,10 +223,10 @@ async def test_an_address_stands_for_the_name_of_the_certificate(served: Served)
     """Hosts resolve no names of the cluster; the certificate of a Service has only those."""
     settings = served.settings()
     assert "127.0.0.1" in settings.url
-    async with ServedStore(replace(settings, name="localhost")) as client:
+    async with StoreClient(replace(settings, name="localhost")) as client:
         with pytest.raises(NotFound):
             await client.bundle(BUNDLE)
-    async with ServedStore(replace(settings, name="imagecache-store.other.svc")) as client:
+    async with StoreClient(replace(settings, name="imagecache-store.other.svc")) as client:
         with pytest.raises(StoreRefused, match="not trusted"):
             await client.bundle(BUNDLE)
 
@@ -234,7 +234,7 @@ async def test_an_address_stands_for_the_name_of_the_certificate(served: Served)
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "127.0.0.1:1", "https://"])
 def test_never_without_tls(served: Served, url: str) -> None:
     with pytest.raises(InvalidSetting):
-        ServedStore(replace(served.settings(), url=url))
+        StoreClient(replace(served.settings(), url=url))
 
 
 @pytest.mark.parametrize("content", [None, b"", b"two\nlines", b"\xff\xfe"])
@@ -288,7 +288,7 @@ async def test_a_restarted_server_is_waited_for(served: Served, store: Store) ->
     async def start_it(_seconds: float) -> None:
         await served.start()
 
-    async with ServedStore(replace(served.settings(), sleep=start_it)) as client:
+    async with StoreClient(replace(served.settings(), sleep=start_it)) as client:
         assert await client.bundle(BUNDLE) == document
 
 
@@ -301,7 +301,7 @@ async def test_many_layers_at_once(served: Served, store: Store) -> None:
     assert all(found[number] == CONTENT[number : number + 70_000] for number in range(100))
 
 
-async def test_a_connection_is_used_again(liar: Liar, to_liar: ServedStore) -> None:
+async def test_a_connection_is_used_again(liar: Liar, to_liar: StoreClient) -> None:
     for number in range(3):
         await read(to_liar, number, 1000)
 
@@ -309,7 +309,7 @@ async def test_a_connection_is_used_again(liar: Liar, to_liar: ServedStore) -> N
 
 
 @pytest.mark.parametrize("status", [401, 404, 416, 500, 503])
-async def test_a_connection_is_used_again_after_a_refusal(liar: Liar, to_liar: ServedStore, status: int) -> None:
+async def test_a_connection_is_used_again_after_a_refusal(liar: Liar, to_liar: StoreClient, status: int) -> None:
     """Nodes ask again and again for what a build has not begun: each time with a new handshake would be dear."""
     liar.answer = fixed(status, b'{"reason":"BlobNotFound","message":""}')
     for ask in (read(to_liar, 0, 10), to_liar.document(DOCUMENT), to_liar.building(BUNDLE)):
@@ -329,7 +329,7 @@ async def test_no_connection_is_kept_whose_answer_comes_after_the_end(liar: Liar
 
     liar.answer = slow
     settings = ClientSettings(f"https://127.0.0.1:{liar.port}", liar.certificate, liar.token_file)
-    async with ServedStore(settings) as client:
+    async with StoreClient(settings) as client:
         reading = asyncio.create_task(read(client, 0, 10))
         await begun.wait()
     late.set()
@@ -338,7 +338,7 @@ async def test_no_connection_is_kept_whose_answer_comes_after_the_end(liar: Liar
     assert client._transport._idle == []
 
 
-async def test_a_cancelled_read_lets_go_of_a_silent_server(liar: Liar, to_liar: ServedStore) -> None:
+async def test_a_cancelled_read_lets_go_of_a_silent_server(liar: Liar, to_liar: StoreClient) -> None:
     begun, gone = asyncio.Event(), asyncio.Event()
 
     async def silent(_request: web.Request) -> web.StreamResponse:
@@ -373,7 +373,7 @@ async def test_what_is_no_http_is_tried_again_and_not_repeated(tmp_path: Path, t
     async with await asyncio.start_server(babble, "127.0.0.1", 0, ssl=context) as server:
         url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         settings = ClientSettings(url, liar.certificate, liar.token_file, sleep=time.sleep)
-        async with ServedStore(settings) as client:
+        async with StoreClient(settings) as client:
             with pytest.raises(StoreUnreachable, match="malformed") as caught:
                 await client.bundle(BUNDLE)
 
@@ -382,7 +382,7 @@ async def test_what_is_no_http_is_tried_again_and_not_repeated(tmp_path: Path, t
     assert "agent-token" not in repr(caught.value)
 
 
-async def grown(client: ServedStore, offset: int, length: int) -> tuple[bytes, PartialRead]:
+async def partial(client: StoreClient, offset: int, length: int) -> tuple[bytes, PartialRead]:
     found = bytearray(length)
     part = await client.partial(NAME, offset, memoryview(found))
     return bytes(found[: part.count]), part
@@ -392,10 +392,10 @@ def ranged(content_range: str, body: bytes, status: int = 206) -> Callable[[web.
     return fixed(status, body, **{"Content-Range": content_range})
 
 
-async def test_a_layer_in_the_making_is_asked_for_once(liar: Liar, to_liar: ServedStore) -> None:
+async def test_a_layer_in_the_making_is_asked_for_once(liar: Liar, to_liar: StoreClient) -> None:
     liar.answer = ranged("bytes 7-11/*", b"hello")
 
-    assert await grown(to_liar, 7, 10) == (b"hello", PartialRead(5, None))
+    assert await partial(to_liar, 7, 10) == (b"hello", PartialRead(5, None))
     (request,) = liar.requests
     assert request.path == f"/v1/partial/{NAME}"
     assert request.headers["Range"] == "bytes=7-16"
@@ -403,12 +403,12 @@ async def test_a_layer_in_the_making_is_asked_for_once(liar: Liar, to_liar: Serv
 
 @pytest.mark.parametrize(("headers", "size"), [({}, None), ({"Content-Range": "bytes */90"}, 90)])
 async def test_nothing_new_of_a_layer_in_the_making(
-    liar: Liar, to_liar: ServedStore, headers: dict[str, str], size: int | None
+    liar: Liar, to_liar: StoreClient, headers: dict[str, str], size: int | None
 ) -> None:
     liar.answer = fixed(416, b"no such range", **headers)
 
     for _ in range(2):  # the connection is good for more
-        assert await grown(to_liar, 100, 10) == (b"", PartialRead(0, size))
+        assert await partial(to_liar, 100, 10) == (b"", PartialRead(0, size))
     assert len({request.transport for request in liar.requests}) == 1
 
 
@@ -433,11 +433,11 @@ GROWING_LIES = {
 
 
 @pytest.mark.parametrize("lie", GROWING_LIES)
-async def test_lies_about_layers_in_the_making(liar: Liar, to_liar: ServedStore, time: FakeTime, lie: str) -> None:
+async def test_lies_about_layers_in_the_making(liar: Liar, to_liar: StoreClient, time: FakeTime, lie: str) -> None:
     liar.answer, kind = GROWING_LIES[lie]
 
     with pytest.raises(kind) as caught:
-        await grown(to_liar, 7, 10)
+        await partial(to_liar, 7, 10)
 
     assert type(caught.value) is kind
     assert len(liar.requests) == len(time.slept) + 1 == (5 if kind is StoreUnreachable else 1)
@@ -448,7 +448,7 @@ async def test_lies_about_layers_in_the_making(liar: Liar, to_liar: ServedStore,
 
 
 async def test_a_cut_answer_about_a_layer_in_the_making_is_asked_for_again(
-    liar: Liar, to_liar: ServedStore, time: FakeTime
+    liar: Liar, to_liar: StoreClient, time: FakeTime
 ) -> None:
     cuts = iter([0, 1_500_000, 10])
 
@@ -458,36 +458,36 @@ async def test_a_cut_answer_about_a_layer_in_the_making_is_asked_for_again(
 
     liar.answer = sometimes
 
-    assert await grown(to_liar, 10, 2_000_000) == (CONTENT[10:2_000_010], PartialRead(2_000_000, len(CONTENT)))
+    assert await partial(to_liar, 10, 2_000_000) == (CONTENT[10:2_000_010], PartialRead(2_000_000, len(CONTENT)))
     assert [request.headers["Range"] for request in liar.requests] == ["bytes=10-2000009"] * 4
     assert len(time.slept) == 3
 
 
-async def test_nobody_insists_on_a_layer_in_the_making(liar: Liar, to_liar: ServedStore, time: FakeTime) -> None:
+async def test_nobody_insists_on_a_layer_in_the_making(liar: Liar, to_liar: StoreClient, time: FakeTime) -> None:
     async def busy(request: web.Request) -> web.StreamResponse:
         return web.Response(status=503) if len(liar.requests) < 2 else await liar.honest(request)
 
     liar.answer = busy
 
-    with pytest.raises(StoreUnreachable, match="others"):
-        await grown(to_liar, 10, 20)
+    with pytest.raises(StoreUnreachable, match="busy"):
+        await partial(to_liar, 10, 20)
 
     assert (len(liar.requests), time.slept) == (1, [])
-    assert await grown(to_liar, 10, 20) == (CONTENT[10:30], PartialRead(20, len(CONTENT)))
+    assert await partial(to_liar, 10, 20) == (CONTENT[10:30], PartialRead(20, len(CONTENT)))
     assert len({request.transport for request in liar.requests}) == 1
 
 
 @pytest.mark.parametrize(
     "body", [b"", b"{}", b"null", b"[1]", b'["layers"]', b'["layers/sha256:00"]', b'["layers/sha512:0"]', b"\xff"]
 )
-async def test_lies_about_builds(liar: Liar, to_liar: ServedStore, body: bytes) -> None:
+async def test_lies_about_builds(liar: Liar, to_liar: StoreClient, body: bytes) -> None:
     liar.answer = fixed(200, body)
 
     with pytest.raises(MalformedDocument, match="build"):
         await to_liar.building(BUNDLE)
 
 
-async def test_nobody_is_asked_for_the_build_of_an_impossible_bundle(liar: Liar, to_liar: ServedStore) -> None:
+async def test_nobody_is_asked_for_the_build_of_an_impossible_bundle(liar: Liar, to_liar: StoreClient) -> None:
     with pytest.raises(InvalidInput):
         await to_liar.building("../" + BUNDLE)
     assert liar.requests == []

@@ -18,12 +18,13 @@ from structlog.testing import capture_logs
 
 from imagecache.digest import DiffID, Digest
 from imagecache.errors import KubernetesUnavailable, StoreError
-from imagecache.served.auth import Gate, GateSettings
-from imagecache.served.server import StoreServer
-from imagecache.served.settings import ServerSettings
+from imagecache.served.authenticator import Authenticator, AuthenticatorSettings
+from imagecache.served.server_certificate import ServerCertificate
+from imagecache.served.server_settings import ServerSettings
 from imagecache.served.store_reader import StoreReader
-from imagecache.served.tls import ServerCertificate
-from imagecache.store.model import Bundle, LayerName, Space
+from imagecache.served.store_server import StoreServer
+from imagecache.store.bundle_document import Bundle
+from imagecache.store.layer_name import LayerName, Space
 from imagecache.store.store import Store
 from testkit.clock import FakeClock
 from testkit.partial_layer import NO_HEAD, PartialLayerWriter
@@ -39,7 +40,7 @@ TOKEN = {"Authorization": "Bearer agent-token"}
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     status: int
     headers: CIMultiDictProxy[str]
     body: bytes
@@ -53,14 +54,14 @@ class Browser:
     def __init__(self, served: Served) -> None:
         self._served = served
 
-    async def get(self, path: str, headers: dict[str, str] | None = None, method: str = "GET") -> Answer:
+    async def get(self, path: str, headers: dict[str, str] | None = None, method: str = "GET") -> Response:
         trust = ssl.create_default_context(cafile=self._served.certificate)
         sent = TOKEN if headers is None else headers
         async with (
             aiohttp.ClientSession() as session,
             session.request(method, self._served.url + path, headers=sent, ssl=trust) as response,
         ):
-            return Answer(response.status, response.headers, await response.read())
+            return Response(response.status, response.headers, await response.read())
 
 
 @pytest.fixture
@@ -220,9 +221,9 @@ async def test_probes_need_no_token(browser: Browser, store: Store) -> None:
 
 
 async def test_every_address_of_the_host(store: Store, served: Served) -> None:
-    gate = Gate(served.reviewer, FakeClock(), GateSettings(frozenset()))
+    authenticator = Authenticator(served.reviewer, FakeClock(), AuthenticatorSettings(frozenset()))
     tls = ServerCertificate(served.certificate, served.key).context
-    server = StoreServer(StoreReader(store.root), gate, ServerSettings(port=0), tls=tls)
+    server = StoreServer(StoreReader(store.root), authenticator, ServerSettings(port=0), tls=tls)
     served.port = await server.start()
 
     try:
@@ -309,17 +310,17 @@ class Watched(StoreReader):
         super().__init__(root)
         self.looked = threading.Event()
 
-    def extent(self, fd: int) -> tuple[int, bool]:
-        found = super().extent(fd)
+    def tar_extent(self, fd: int) -> tuple[int, bool]:
+        found = super().tar_extent(fd)
         self.looked.set()
         return found
 
 
 @pytest.mark.usefixtures("making")
 async def test_the_server_stops_while_readers_wait_for_a_layer(store: Store, served: Served) -> None:
-    gate = Gate(served.reviewer, FakeClock(), GateSettings(frozenset({AGENT})))
+    authenticator = Authenticator(served.reviewer, FakeClock(), AuthenticatorSettings(frozenset({AGENT})))
     reader, tls = Watched(store.root), ServerCertificate(served.certificate, served.key).context
-    server = StoreServer(reader, gate, ServerSettings(port=0, host="127.0.0.1"), tls=tls)
+    server = StoreServer(reader, authenticator, ServerSettings(port=0, host="127.0.0.1"), tls=tls)
     await served.stop()
     served.port = await server.start()
     far = {**TOKEN, "Range": "bytes=4096-99999999"}

@@ -1,9 +1,9 @@
 """The gRPC edge: containerd's ``Snapshots`` service, by grpclib (docs/adr/0008).
 
-Requests to calls, results to replies, errors to codes. The calls block, so they run in threads; there are three pools,
-since a hung mount may take all threads of its own and containerd holds a lock while it waits for Remove or List. What a
-container's start waits for is answered without a thread where nothing could block: waking one costs more than the work.
-It must not decide anything about snapshots.
+Requests become calls, results replies, errors codes. The calls block, so they run in threads. There are three pools: a
+mount that hangs may use up all threads of its pool, and containerd holds a lock while it waits for Remove or List. A
+call that a container's start waits for is answered in the event loop if it cannot block: waking a thread costs more
+than the call. It must not decide anything about snapshots.
 """
 
 from __future__ import annotations
@@ -25,34 +25,34 @@ from grpclib.server import Stream
 from imagecache._proto.containerd import snapshots_pb2 as pb
 from imagecache.errors import ImageCacheError, SnapshotError
 from imagecache.snapshotter.grpc_errors import message_of, status_of
-from imagecache.snapshotter.model import LayerExists
+from imagecache.snapshotter.messages import info_message, mounts_message
 from imagecache.snapshotter.mounts import Mount
-from imagecache.snapshotter.pools import Pool
+from imagecache.snapshotter.snapshot import LayerExists
 from imagecache.snapshotter.snapshotter import Snapshotter
-from imagecache.snapshotter.wire import info_message, mounts_message
+from imagecache.snapshotter.thread_pools import Pool
 
 SERVICE = "containerd.services.snapshots.v1.Snapshots"
 BATCH = 100
 """Snapshots in one message of a list, as containerd's own service sends them."""
-_READY_PAUSE = 0.5
-"""Seconds from a Prepare until the next one is prepared for: a container has started by then."""
+_PREWARM_AFTER = 0.5
+"""Seconds from a Prepare until its spare directory is replaced: by then the container has started."""
 _log = structlog.get_logger(__name__)
 Request = TypeVar("Request", bound=Message)
 Reply = TypeVar("Reply", bound=Message)
 
 
 Answered = Callable[[str, str, float], None]
-"""Hears of every call: method, gRPC code by name, seconds."""
+"""Called for every call: method, name of the gRPC code, seconds."""
 
 
-def unheard(method: str, code: str, seconds: float) -> None:
+def ignore(method: str, code: str, seconds: float) -> None:
     del method, code, seconds
 
 
 class SnapshotsService:
     """Handlers for ``grpclib.server.Server``."""
 
-    def __init__(self, snapshotter: Snapshotter, answered: Answered = unheard) -> None:
+    def __init__(self, snapshotter: Snapshotter, answered: Answered = ignore) -> None:
         settings = snapshotter.settings
         self._snapshotter = snapshotter
         self._answered = answered
@@ -74,8 +74,8 @@ class SnapshotsService:
         for pool in (self._mounting, self._metadata, self._removing):
             pool.close()
 
-    async def tidy(self) -> None:
-        """Clean up; a clean-up that takes long goes on in its thread."""
+    async def clean_up(self) -> None:
+        """A clean-up that takes long goes on in its thread."""
         try:
             await self._removing.run(self._snapshotter.cleanup)
         except TimeoutError:
@@ -98,26 +98,26 @@ class SnapshotsService:
 
     async def _prepare(self, request: pb.PrepareSnapshotRequest) -> pb.PrepareSnapshotResponse:
         asked = request.key, request.parent, dict(request.labels)
-        prepared: tuple[Mount, ...] | LayerExists | None = self._snapshotter.prepare_at_once(*asked)
+        prepared: tuple[Mount, ...] | LayerExists | None = self._snapshotter.prepare_nowait(*asked)
         if prepared is None:
             prepared = await self._mounting.run(partial(self._snapshotter.prepare, *asked))
         if isinstance(prepared, LayerExists):
-            self._later(self._snapshotter.settings.rest_after, self._snapshotter.unmount_idle)
+            self._later(self._snapshotter.settings.unmount_idle_after, self._snapshotter.unmount_idle)
             _log.debug("layer needs no pull", chain=prepared.chain, snapshot=prepared.name)
             # The remote snapshot protocol has no reply for this success, only this code
             # (containerd's docs/snapshotters/remote-snapshotter.md).
             raise GRPCError(Status.ALREADY_EXISTS, f"layer {prepared.chain} is served by snapshot {prepared.name!r}")
-        self._later(_READY_PAUSE, self._snapshotter.prewarm)
+        self._later(_PREWARM_AFTER, self._snapshotter.prewarm)
         return pb.PrepareSnapshotResponse(mounts=mounts_message(prepared))
 
     def _later(self, seconds: float, work: Callable[[], None]) -> None:
-        """In a thread, when what goes on right now is out of the way; once for all who ask until then."""
+        """In a thread, after the calls that a container's start waits for; once, however many ask until then."""
         if work not in self._timers:
-            self._timers[work] = asyncio.get_running_loop().call_later(seconds, self._begin, work)
+            self._timers[work] = asyncio.get_running_loop().call_later(seconds, self._start, work)
 
-    def _begin(self, work: Callable[[], None]) -> None:
+    def _start(self, work: Callable[[], None]) -> None:
         del self._timers[work]
-        with contextlib.suppress(RuntimeError):  # we are being stopped
+        with contextlib.suppress(RuntimeError):  # the pool is closed: we are stopping
             self._removing.start(work)
 
     async def _view(self, request: pb.ViewSnapshotRequest) -> pb.ViewSnapshotResponse:
@@ -125,7 +125,7 @@ class SnapshotsService:
         return pb.ViewSnapshotResponse(mounts=mounts_message(await self._mounting.run(call)))
 
     async def _mounts(self, request: pb.MountsRequest) -> pb.MountsResponse:
-        mounts = self._snapshotter.ready_mounts(request.key)
+        mounts = self._snapshotter.mounts_nowait(request.key)
         if mounts is None:
             mounts = await self._mounting.run(partial(self._snapshotter.mounts, request.key))
         return pb.MountsResponse(mounts=mounts_message(mounts))
@@ -153,7 +153,7 @@ class SnapshotsService:
         return pb.UsageResponse(size=usage.size, inodes=usage.inodes)
 
     async def _cleanup(self, _request: pb.CleanupRequest) -> Empty:
-        await self.tidy()
+        await self.clean_up()
         return Empty()
 
     async def _list(self, stream: Stream[pb.ListSnapshotsRequest, pb.ListSnapshotsResponse]) -> None:
@@ -183,7 +183,7 @@ class SnapshotsService:
 
     @contextlib.contextmanager
     def _answering(self, method: str) -> Iterator[None]:
-        """Count the call, and turn whatever it raises into a code: a code of ours is worth more than UNKNOWN."""
+        """Count the call, and turn what it raises into a code: by itself, grpclib would answer UNKNOWN."""
         self._in_flight += 1
         self._idle.clear()
         start, code = time.monotonic(), Status.OK
@@ -194,6 +194,7 @@ class SnapshotsService:
             code = error.status
             raise
         finally:
+            # Later, so that counting does not delay the reply.
             asyncio.get_running_loop().call_soon(self._answered, method, code.name, time.monotonic() - start)
             self._in_flight -= 1
             if not self._in_flight:
@@ -211,8 +212,8 @@ class SnapshotsService:
             level("answered with a code", method=method, reason=error.reason, message=str(error))
             raise GRPCError(status_of(error), message_of(error)) from error
         except TimeoutError as error:
-            _log.warning("call took too long", method=method)
-            raise GRPCError(Status.DEADLINE_EXCEEDED, f"{method} did not end in time") from error
+            _log.warning("call timed out", method=method)
+            raise GRPCError(Status.DEADLINE_EXCEEDED, f"{method} timed out") from error
         except Exception as error:
             _log.exception("call failed", method=method)
             raise GRPCError(Status.INTERNAL, f"{method}: {error!r}") from error

@@ -1,8 +1,8 @@
-"""What is known already and may be answered at once, as long as it still holds.
+"""A cache of answers, each given only while it still holds.
 
-While a container starts, containerd has a snapshot made and then asks three times for its mounts. What is below the
-snapshot, and what it was told, still hold when every layer image is mounted as it was, which takes one look at each
-mountpoint: no database and no lock, so nothing that could make the caller wait. It must not mount anything.
+While a container starts, containerd prepares a snapshot and then asks three times for its mounts. The mounts, and what
+the snapshot stands on, still hold while every layer image is mounted as it was. That takes one stat(2) of each
+mountpoint and no database and no lock, so nothing that could block the caller. It must not mount anything.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagecache.snapshotter.model import Lower, Row
 from imagecache.snapshotter.mounts import Mount
+from imagecache.snapshotter.snapshot import Lower, Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,32 +26,32 @@ class Stack:
     lowers: Sequence[Path] = ()
     """Their directories."""
     files: Sequence[Path] = ()
-    """The layer images among them, the upper one first."""
+    """The layer images among them, the uppermost first."""
     devices: Mapping[Path, int] | None = None
-    """Mountpoints of the layer images and the device number that each has while it is mounted; None: not known."""
+    """Mountpoints of the layer images, and the device number of each while it is mounted; None: not known."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class MountsAnswer:
     mounts: tuple[Mount, ...]
     files: Sequence[Path]
-    """Layer images that are about to be read, the upper one first; none for who only unpacks."""
+    """Layer images that a container is about to read, the uppermost first; none for an unpack."""
     devices: Mapping[Path, int]
 
 
-class Ready:
-    """By name. Thread-safe.
+class AnswerCache:
+    """By name. Thread-safe: each method is one operation on a dict.
 
-    Answers are told inside the transactions that make and remove snapshots, so in their order; nobody asks for the key
-    of a transaction that failed. A stack may be one of a parent that was removed since: whoever uses it compares the
-    row's number.
+    ``remember`` and ``forget`` are called inside the transactions that make and remove snapshots, and so in their
+    order. When such a transaction fails, nobody asks for its key. The stack of a parent that was removed since may be
+    returned: the caller compares the row's number inside its transaction.
     """
 
     def __init__(self) -> None:
-        self._answers: dict[str, Answer] = {}
+        self._answers: dict[str, MountsAnswer] = {}
         self._stacks: dict[str, Stack] = {}
 
-    def remember(self, key: str, answer: Answer) -> None:
+    def remember(self, key: str, answer: MountsAnswer) -> None:
         self._answers[key] = answer
 
     def remember_stack(self, parent: str, stack: Stack) -> None:
@@ -61,13 +61,13 @@ class Ready:
         self._answers.pop(name, None)
         self._stacks.pop(name, None)
 
-    def answer(self, key: str) -> Answer | None:
-        """What Mounts was told for the snapshot; None when somebody has to look closer."""
+    def mounts(self, key: str) -> MountsAnswer | None:
+        """The mounts of a snapshot; None when they are unknown, or may not hold any longer."""
         answer = self._answers.get(key)
         return answer if answer is not None and _mounted(answer.devices) else None
 
     def stack(self, parent: str) -> Stack | None:
-        """What is below a snapshot on this parent; None when somebody has to look closer."""
+        """What a snapshot on this parent stands on; None when it is unknown, or may not hold any longer."""
         stack = self._stacks.get(parent)
         return stack if stack is not None and stack.devices is not None and _mounted(stack.devices) else None
 
@@ -77,7 +77,7 @@ def _mounted(devices: Mapping[Path, int]) -> bool:
 
 
 def device_of(path: Path) -> int | None:
-    """Of what is there; None when nothing is."""
+    """The device number of a file; None when it does not exist."""
     try:
         return os.stat(path).st_dev  # noqa: PTH116 - half the time of Path.stat, for each layer of each start
     except OSError:

@@ -1,6 +1,6 @@
-"""Whether a directory can be a store, found out by trying.
+"""Whether a directory can be a store: by trying what a store needs.
 
-``doctor`` shows the answers. It must not guess from a filesystem's name what can be tried, and leaves nothing behind.
+``doctor`` shows the result. It must not judge by a filesystem's name what can be tried, and must leave nothing behind.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from imagecache.errors import StoreBusy
 from imagecache.oserrors import converting
-from imagecache.store.files import StagedFile
+from imagecache.store.durable_files import StagedFile
 from imagecache.store.locks import open_locked
 from imagecache.store.paths import StorePaths
 
@@ -20,22 +20,22 @@ _MEMORY = {"tmpfs", "ramfs", "rootfs"}
 
 
 def unsuitable(paths: StorePaths) -> tuple[str, ...]:
-    """Every reason why this directory makes a bad store; sentences without a full stop. Raises StoreDenied, NoSpace."""
+    """Reasons why this directory is a bad store; sentences without a full stop. Raises StoreDenied, NoSpace."""
     return tuple(_reasons(paths))
 
 
 def _reasons(paths: StorePaths) -> Iterator[str]:
     mode = paths.root.stat().st_mode & 0o777
     if mode & 0o077:
-        yield f"{paths.root} has mode {mode:04o}, others can read private images: chmod 0700 it"
+        yield f"{paths.root} has mode {mode:04o}, so other users can read private images: run chmod 0700 on it"
     with StagedFile(paths.staging) as probe:
         if not _locks_exclude(probe.path):
-            yield f"flock does not work below {paths.root}, so two processes could spoil each other's work"
+            yield f"flock does not work below {paths.root}, so two processes could damage each other's files"
         if not _hard_links(probe.path):
             yield f"hard links do not work below {paths.root}, so layer images cannot be committed"
     kind = filesystem_type(paths.root)
     if kind in _MEMORY:
-        yield f"{paths.root} is on a {kind}: everything is gone after a reboot"
+        yield f"{paths.root} is on a {kind}: a reboot deletes everything"
 
 
 def _locks_exclude(locked: Path) -> bool:

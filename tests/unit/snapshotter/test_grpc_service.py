@@ -22,10 +22,10 @@ from imagecache._proto.containerd import snapshots_pb2 as pb
 from imagecache.digest import ChainID, Digest
 from imagecache.errors import ImageCacheError
 from imagecache.snapshotter.grpc_errors import message_of, status_of
-from imagecache.snapshotter.model import REF_LABEL
-from imagecache.snapshotter.server import listen, serve
-from imagecache.snapshotter.service import BATCH, SERVICE
-from imagecache.store.model import ServedLayer
+from imagecache.snapshotter.grpc_server import listen, serve
+from imagecache.snapshotter.grpc_service import BATCH, SERVICE
+from imagecache.snapshotter.snapshot import REF_LABEL
+from imagecache.store.layers import ServedLayer
 from testkit.snapshotter import SETTINGS, SnapshotterRig
 from testkit.store import MemoryLayers
 

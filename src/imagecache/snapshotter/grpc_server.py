@@ -1,7 +1,7 @@
-"""The server around the service: a unix socket of our own or one that the service manager holds, until cancelled.
+"""The gRPC server: on a unix socket of our own, or on one that the service manager holds.
 
 A socket of the service manager outlives us: while we restart, callers wait instead of failing. It must not read the
-environment (``apps`` finds the inherited socket) and must not unmount anything when it stops.
+environment (``apps`` finds the inherited socket), and must not unmount anything when it stops.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from grpclib.server import Server
 
 from imagecache.errors import ImageCacheError
 from imagecache.oserrors import converting
-from imagecache.snapshotter.service import Answered, SnapshotsService, unheard
+from imagecache.snapshotter.grpc_service import Answered, SnapshotsService, ignore
 from imagecache.snapshotter.snapshotter import Snapshotter
 
 _log = structlog.get_logger(__name__)
 _BACKLOG = 128
 _CLOSING = 1.0
-"""Seconds for connections that containerd keeps open."""
+"""Seconds for containerd to close its connections when we stop."""
 
 
 async def serve(
@@ -34,15 +34,15 @@ async def serve(
     address: Path | socket.socket,
     *,
     ready: Callable[[], None] | None = None,
-    answered: Answered = unheard,
+    answered: Answered = ignore,
 ) -> None:
     """Serve until cancelled; then calls in flight get ``stop_grace`` seconds.
 
     Args:
-        snapshotter: stays open; whoever made it closes it.
-        address: where to listen (mode 0600), or a socket that listens already.
-        ready: called when containerd can connect.
-        answered: hears of every call.
+        snapshotter: the caller closes it.
+        address: where to listen (with mode 0600), or a listening socket.
+        ready: called when calls are answered.
+        answered: called for every call.
 
     Raises:
         StoreDenied, StoreError: the socket cannot be made.
@@ -53,20 +53,20 @@ async def serve(
     server = Server([service, Health({OVERALL: [healthy], service: [healthy]})])
     listener = listen(address) if isinstance(address, Path) else address
     await server.start(sock=listener)
-    tidying = asyncio.create_task(_tidy(service))
+    cleaning = asyncio.create_task(_clean_up(service))
     try:
         if ready is not None:
             ready()
         await asyncio.Event().wait()
     finally:
         if isinstance(address, Path):
-            address.unlink(missing_ok=True)  # noqa: ASYNC240 - one call, when nothing is left to be served
+            address.unlink(missing_ok=True)  # noqa: ASYNC240 - one call, when nothing is served any longer
         await _stop(server, service, snapshotter.settings.stop_grace)
-        tidying.cancel()
+        cleaning.cancel()
 
 
 def listen(path: Path) -> socket.socket:
-    """A listening socket that nobody but us may connect to at any moment; one that was left there is replaced."""
+    """A listening socket that only its owner may connect to. Replaces one that a killed process left."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with converting(path):
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -74,9 +74,9 @@ def listen(path: Path) -> socket.socket:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             listener.bind(str(temporary))
-            temporary.chmod(0o600)
+            temporary.chmod(0o600)  # before it has its name: bind(2) makes it with the umask's mode
             listener.listen(_BACKLOG)
-            temporary.rename(path)
+            temporary.rename(path)  # after listen(2): from its first moment, the name accepts connections
         except BaseException:
             listener.close()
             temporary.unlink(missing_ok=True)
@@ -84,10 +84,10 @@ def listen(path: Path) -> socket.socket:
     return listener
 
 
-async def _tidy(service: SnapshotsService) -> None:
-    """What a crash left, once at the start."""
+async def _clean_up(service: SnapshotsService) -> None:
+    """Once at the start: after a crash."""
     try:
-        await service.tidy()
+        await service.clean_up()
     except ImageCacheError as error:
         _log.warning("clean-up at the start failed", problem=str(error))
 
@@ -96,6 +96,6 @@ async def _stop(server: Server, service: SnapshotsService, grace: float) -> None
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(service.idle(), grace)
     server.close()
-    with contextlib.suppress(TimeoutError):  # from Python 3.12 on it waits for connections to be closed by the peer
+    with contextlib.suppress(TimeoutError):  # from Python 3.12 on, it waits for the peer to close
         await asyncio.wait_for(server.wait_closed(), _CLOSING)
     service.close()

@@ -1,8 +1,8 @@
-"""Durable writes: what is here is whole, and stays after a power failure.
+"""Durable writes: a file is complete, and survives a power failure.
 
-The order is always the same: write a temporary, fsync it, give it its name, fsync the directory. ``StagedFile`` makes
-immutable files whose first writer wins (layer images, blobs); ``write_atomic`` replaces small documents. It must not
-know what is in a file.
+The order is always the same: write a temporary file, fsync it, rename or link it, fsync the directory. ``StagedFile``
+makes immutable files whose first writer wins (layer images, blobs); ``write_atomic`` replaces small documents. It must
+not know what is in a file.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ def write_all(fd: int, data: bytes, offset: int) -> None:
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o600, mtime_ns: int | None = None) -> None:
-    """Replace the file ``path`` by ``data``: readers see the old or the new, also after a power failure.
+    """Replace the content of ``path``: readers see the old or the new one, also after a power failure.
 
-    The temporary is beside the target, named ``.<name>.<random>.tmp`` and locked, so that a collection knows whether
-    its writer lives. Raises StoreError, NoSpace, StoreDenied.
+    The temporary file is beside the target, named ``.<name>.<random>.tmp``, and locked, so that a collection knows
+    whether its writer lives. Raises StoreError, NoSpace, StoreDenied.
     """
     temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}.tmp"
     with converting(path):
@@ -52,7 +52,7 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o600, mtime_ns: int | 
             os.fchmod(fd, mode)
             if mtime_ns is not None:
                 os.utime(fd, ns=(mtime_ns, mtime_ns))
-            os.fsync(fd)
+            os.fsync(fd)  # before the rename: else a power failure could leave the new name with no content
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -63,11 +63,11 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o600, mtime_ns: int | 
 
 
 class StagedFile:
-    """A file that has no name yet that anybody believes. ``publish`` gives it one; leaving without removes it.
+    """A file that has no final name yet. ``publish`` gives it one; otherwise it is removed when the block ends.
 
-    ``fd`` is open for reading and writing until the block ends and carries the lock that keeps collections away; a
-    worker process that is handed the descriptor keeps it too. With ``taken``, it begins as a file of another directory
-    that the caller has open and locked, and which loses its name there.
+    ``fd`` is open for reading and writing until the block ends, and has the lock that keeps collections away; a worker
+    process that inherits the descriptor keeps the lock, too. With ``taken``, it is at first a file in another
+    directory that the caller has open and locked, and that loses its name there.
     """
 
     def __init__(self, directory: Path, taken: tuple[Path, int] | None = None) -> None:
@@ -75,28 +75,28 @@ class StagedFile:
         with converting(self.path):
             if taken is None:
                 self.fd = open_locked(self.path, create=os.O_CREAT | os.O_EXCL)
-            else:  # by a rename: at no moment can a later writer of that name change what this one publishes
+            else:  # by a rename and not a link: no later writer that opens the old name can change this file
                 taken[0].rename(self.path)
                 self.fd = os.dup(taken[1])
 
     def publish(self, target: Path) -> bool:
-        """Make it immutable, durable and visible as ``target``; False when that is there already, and is kept.
+        """Make it immutable, durable and visible as ``target``; False when ``target`` exists, and is kept.
 
-        In both cases ``target`` is durable when this returns; when it raises (StoreError, NoSpace, StoreDenied) nothing
-        is promised. The directory above ``target.parent`` must be there.
+        In both cases ``target`` is durable when this returns. Raises StoreError, NoSpace, StoreDenied; then nothing is
+        certain. The directory above ``target.parent`` must exist.
         """
         with converting(target):
             os.fchmod(self.fd, IMMUTABLE)
             os.fsync(self.fd)
             make_directory(target.parent)
             try:
-                os.link(self.path, target)
+                os.link(self.path, target)  # not rename: it would replace a file that may be mounted
                 created = True
             except FileExistsError:
                 created = False
             self.path.unlink(missing_ok=True)
             fsync_directory(target.parent)
-            fsync_directory(target.parent.parent)  # another process may have made the directory, and not synced it yet
+            fsync_directory(target.parent.parent)  # whoever made the directory may not have fsynced it yet
         return created
 
     def __enter__(self) -> Self:

@@ -18,7 +18,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from imagecache.digest import DiffID, Digest
-from imagecache.served.settings import ServerSettings
+from imagecache.served.server_settings import ServerSettings
 from imagecache.store.store import Store
 from testkit.served import Served
 from testkit.store import put_bundle
@@ -211,7 +211,7 @@ async def test_what_is_refused(served: Served, lines: Lines, name: str) -> None:
 
 
 async def test_a_head_that_does_not_end(serve: Serve, lines: Lines) -> None:
-    served = await serve(ServerSettings(head=0.2))
+    served = await serve(ServerSettings(head_timeout=0.2))
     line = await lines.open(served)
 
     await line.say(b"GET /livez HTTP/1.1\r\n")
@@ -221,7 +221,7 @@ async def test_a_head_that_does_not_end(serve: Serve, lines: Lines) -> None:
 
 
 async def test_the_silent_are_closed(serve: Serve, lines: Lines) -> None:
-    served = await serve(ServerSettings(idle=0.2))
+    served = await serve(ServerSettings(idle_timeout=0.2))
 
     line = await lines.open(served)
 
@@ -239,7 +239,7 @@ async def test_who_does_not_shake_hands_holds_up_nobody(served: Served, lines: L
 
 @pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01"])
 async def test_who_does_not_encrypt_is_closed(serve: Serve, lines: Lines, said: bytes) -> None:
-    served = await serve(ServerSettings(handshake=0.2))
+    served = await serve(ServerSettings(handshake_timeout=0.2))
     with capture_logs() as logs:
         line = await lines.bare(served)
         await line.say(said)
@@ -268,7 +268,7 @@ async def test_who_is_gone_before_it_is_accepted_is_nobodys_error(serve: Serve, 
 
 
 async def test_many_ranges_at_once(serve: Serve, lines: Lines, small: str) -> None:
-    served = await serve(ServerSettings(streams=3, piece=50_000))
+    served = await serve(ServerSettings(streams=3, buffer_size=50_000))
 
     async def read(start: int) -> None:
         line = await lines.open(served)
@@ -280,7 +280,7 @@ async def test_many_ranges_at_once(serve: Serve, lines: Lines, small: str) -> No
 
 
 async def test_a_reader_that_stops_is_dropped(serve: Serve, lines: Lines, large: str) -> None:
-    served = await serve(ServerSettings(stall=0.2))
+    served = await serve(ServerSettings(send_timeout=0.2))
     line = await lines.open(served)
     (thread,) = connection_threads()
     await line.ask(large)
@@ -307,7 +307,7 @@ async def test_a_file_cut_short_cuts_the_answer_short(served: Served, store: Sto
         came = await line.rest()
 
     assert 1 << 20 <= came < len(LARGE)
-    assert [each["event"] for each in logs] == ["answer cut short"]
+    assert [each["event"] for each in logs] == ["response cut short"]
 
 
 async def test_stop_waits_for_no_reader(serve: Serve, lines: Lines, large: str) -> None:
@@ -360,7 +360,7 @@ async def test_without_an_idle_one_others_wait(serve: Serve, lines: Lines, large
 
 @pytest.mark.parametrize(("queue", "patience"), [(0, 60.0), (5, 0.05)])
 async def test_too_many_layers(serve: Serve, lines: Lines, large: str, queue: int, patience: float) -> None:
-    served = await serve(ServerSettings(streams=1, queue=queue, patience=patience))
+    served = await serve(ServerSettings(streams=1, queue_capacity=queue, queue_timeout=patience))
     line, second = await lines.open(served), await lines.open(served)
     await line.ask(large)
     assert (await line.head())[0] == 200
@@ -378,7 +378,7 @@ async def test_too_many_layers(serve: Serve, lines: Lines, large: str, queue: in
 
 
 async def test_a_judge_who_is_silent(serve: Serve, lines: Lines, small: str) -> None:
-    served = await serve(ServerSettings(review=0.1))
+    served = await serve(ServerSettings(review_timeout=0.1))
     served.reviewer.silent = asyncio.Event()
     line = await lines.open(served)
 

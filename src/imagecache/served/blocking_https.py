@@ -1,8 +1,8 @@
-"""HTTPS by blocking calls: a layer's bytes go from TLS straight into the memory where they are wanted.
+"""HTTPS by blocking calls: TLS decrypts a layer's bytes straight into the memory where they are wanted.
 
 Meant for threads. An event loop's TLS copies every byte five times and allocates as often, which is two thirds of a
-node's time for a layer (docs/adr/0017-served-store.md). Connections are kept and used again. It must not retry, and
-must not know what is asked for.
+node's time for a layer (docs/adr/0017-served-store.md). Connections are kept and reused. It must not retry, and must
+not know what is asked for.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 _IDLE = 10.0
-"""Seconds after which a connection is not used again: servers close them, and an answer would be lost."""
+"""Seconds after which a connection is not reused: the server may close it just when the request is sent."""
 _T = TypeVar("_T")
 
 
@@ -38,7 +38,7 @@ class _Connection(http.client.HTTPConnection):
         self.context = context
         self.used = 0.0
         self.open: socket.socket | None = None
-        """As long as somebody may wait on it; ``sock`` is None already while the last answer is read."""
+        """While a thread may wait on it; http.client sets ``sock`` to None already while the last response is read."""
         self._endpoint = endpoint
 
     def connect(self) -> None:
@@ -53,26 +53,27 @@ class _Connection(http.client.HTTPConnection):
 
 @dataclass
 class Exchange:
-    """One request and its answer; ``abort`` ends it from another thread."""
+    """One request and its response; ``abort`` ends it from another thread."""
 
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _connection: _Connection | None = None
     _aborted: bool = False
 
     def abort(self) -> None:
-        """Whoever waits for the answer gets an OSError soon."""
+        """The thread that waits for the response gets an OSError soon."""
         with self._lock:
             self._aborted = True
             sock = self._connection.open if self._connection is not None else None
             if sock is not None:
                 with contextlib.suppress(OSError):
-                    socket.socket.shutdown(sock, socket.SHUT_RDWR)  # SSLSocket's own takes the TLS away first
+                    # Not SSLSocket.shutdown: it drops the TLS object first, while the other thread is using it.
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def begin(self, connection: _Connection) -> None:
         """Raises ConnectionAbortedError."""
         with self._lock:
             if self._aborted:
-                raise ConnectionAbortedError("nobody waits for the answer")
+                raise ConnectionAbortedError("the request was cancelled")
             self._connection = connection
 
     def end(self) -> None:
@@ -105,14 +106,14 @@ class Transport:
             response = connection.getresponse()
             try:
                 return receive(response)
-            finally:  # read to its end, whatever was made of it, and the server stays
+            finally:  # reusable only when the response was read to its end, whether or not ``receive`` raised
                 keep = response.isclosed() and not response.length and connection.sock is not None
         finally:
             exchange.end()
             self._put(connection) if keep else connection.close()
 
     def _take(self, context: ssl.SSLContext) -> _Connection:
-        """The connection that was used last, if it is fresh and trusts the same authorities."""
+        """The connection that was used last, if it is fresh and trusts the same CAs; else a new one."""
         with self._lock:
             now = time.monotonic()
             stale = [each for each in self._idle if each.context is not context or now - each.used > _IDLE]
@@ -131,7 +132,7 @@ class Transport:
         connection.close()
 
     def close(self) -> None:
-        """Connections in use are closed by who uses them."""
+        """Connections in use are closed by the threads that use them."""
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []

@@ -1,8 +1,7 @@
 """Statements on the database, and the rules that containerd's own snapshotters keep in theirs.
 
-A ``Reader`` or ``Writer`` lives as long as one transaction of ``metadata``. The rules and their errors are those of
-core/snapshots/storage/bolt.go: one space of names, a parent is committed, a parent stays while it has children, labels
-are replaced at a commit. It must not touch directories or mounts.
+The rules and their errors are those of core/snapshots/storage/bolt.go: one space of names, a parent is committed, a
+parent stays while it has children, labels are replaced at a commit. It must not touch directories or mounts.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from imagecache.errors import (
     WrongKind,
 )
 from imagecache.snapshotter.filters import Filter
-from imagecache.snapshotter.model import REF_LABEL, Info, Kind, LayerRef, Lower, Row, Usage, chain_of
-from imagecache.store.model import LayerName
+from imagecache.snapshotter.snapshot import REF_LABEL, Info, Kind, LayerRef, Lower, Row, Usage, chain_of
+from imagecache.store.layer_name import LayerName
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICROSECOND = dt.timedelta(microseconds=1)
@@ -32,6 +31,7 @@ SELECT s.id, s.name, s.kind, s.parent, s.labels, s.created, s.updated, s.chain, 
        p.name, l.id, l.name
 FROM snapshots s LEFT JOIN snapshots p ON p.id = s.parent LEFT JOIN layers l ON l.id = s.layer
 """
+# One statement for a whole chain: a container's start waits for it, and an image may have a hundred layers.
 _CHAIN = """
 WITH RECURSIVE below (depth, id, parent, layer) AS (
   SELECT 0, id, parent, layer FROM snapshots WHERE id = ?
@@ -51,8 +51,8 @@ SELECT 1 FROM above WHERE kind <> 3 LIMIT 1
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
-    """A committed snapshot that a layer image serves, about to be inserted."""
+class ServedRow:
+    """A committed snapshot that a layer image serves, to be inserted."""
 
     name: str
     chain: ChainID
@@ -62,7 +62,7 @@ class Served:
     usage: Usage
 
 
-class Reader:
+class ReadTransaction:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
 
@@ -90,15 +90,15 @@ class Reader:
         return next(self._rows("WHERE s.chain = ? AND s.parent IS ? AND s.layer IS NOT NULL", chain, parent_id), None)
 
     def committed(self, chain: ChainID) -> Row | None:
-        """Any committed snapshot with this content, whoever made it."""
+        """Any committed snapshot with this content, pulled or served; a served one is preferred."""
         return next(self._rows("WHERE s.chain = ? AND s.kind = 3 ORDER BY s.layer IS NULL, s.id", chain), None)
 
     def chain(self, row_id: int | None) -> tuple[Lower, ...]:
-        """The committed snapshot ``row_id`` and everything below it, nearest first; nothing for None."""
+        """The committed snapshot ``row_id`` and everything below it, nearest first; empty for None."""
         return tuple(Lower(row, _layer(layer, name)) for row, layer, name in self._db.execute(_CHAIN, (row_id,)))
 
     def select(self, wanted: Filter) -> list[Info]:
-        """Every matching snapshot, oldest first. containerd's own question is answered from an index."""
+        """Every matching snapshot, oldest first. The filters that containerd itself uses are answered from an index."""
         where: list[str] = []
         values: list[str] = []
         for column, path in (("s.name", ("name",)), ("s.ref", ("labels", REF_LABEL))):
@@ -123,12 +123,12 @@ class Reader:
     def in_use(self, layer: LayerRef) -> bool:
         return self._db.execute("SELECT 1 FROM snapshots WHERE layer = ? LIMIT 1", (layer.id,)).fetchone() is not None
 
-    def stood_on(self, layer: LayerRef) -> bool:
-        """Whether a container, or an unpack, has the layer image below it."""
+    def is_below_active(self, layer: LayerRef) -> bool:
+        """Whether an active snapshot or a view stands on the layer image."""
         return self._db.execute(_ABOVE, (layer.id,)).fetchone() is not None
 
-    def foreign(self) -> int:
-        """Snapshots with numbers up to this one are of a lost database."""
+    def lost_up_to(self) -> int:
+        """Snapshots with numbers up to this one belong to a lost database."""
         (number,) = self._db.execute("SELECT snapshots FROM origin").fetchone()
         return int(number)
 
@@ -136,16 +136,17 @@ class Reader:
         return map(_row, self._db.execute(_ROW + clause, values))
 
 
-class Writer(Reader):
+class WriteTransaction(ReadTransaction):
     def create(self, kind: Kind, key: str, parent: Row | None, labels: Mapping[str, str], now: dt.datetime) -> int:
-        """Insert an active snapshot or a view. Raises SnapshotExists; SnapshotNotFound if the parent has gone."""
+        """Insert an active snapshot or a view. Raises SnapshotExists; SnapshotNotFound if the parent was removed."""
         self._must_be_free(key)
         if parent is not None and self._number(parent.info.name) != parent.id:
+            # By number: another snapshot may have got its name since, with other layers below.
             raise SnapshotNotFound(f"parent snapshot {parent.info.name!r} was removed meanwhile")
         return self._insert(key, kind, parent.id if parent else None, labels, now)
 
-    def insert_served(self, served: Served, now: dt.datetime) -> None:
-        """Insert a committed snapshot that a layer image serves. Raises SnapshotExists for a name in use."""
+    def insert_served(self, served: ServedRow, now: dt.datetime) -> None:
+        """Insert a committed snapshot that a layer image serves. Raises SnapshotExists when the name is in use."""
         self._must_be_free(served.name)
         number = self._insert(served.name, Kind.COMMITTED, served.parent_id, served.labels, now)
         self._db.execute(
@@ -154,10 +155,10 @@ class Writer(Reader):
         )
 
     def commit(self, name: str, key: str, labels: Mapping[str, str], parent: str, now: dt.datetime) -> int:
-        """Turn the active snapshot ``key`` into the committed ``name``; returns its number, which stays.
+        """Turn the active snapshot ``key`` into the committed ``name``; returns its number, which stays the same.
 
-        ``labels`` replace those it had. ``parent`` is what it is put on if it has none (containerd >= 2.2, capability
-        "rebase"); empty for no change.
+        ``labels`` replace those of the key. ``parent`` becomes its parent if it has none (containerd >= 2.2, capability
+        "rebase"); empty: no change.
 
         Raises:
             SnapshotExists, SnapshotNotFound, WrongKind, InvalidSnapshotArgument
@@ -176,7 +177,7 @@ class Writer(Reader):
         return row.id
 
     def relabel(self, name: str, labels: Mapping[str, str], paths: Sequence[str], now: dt.datetime) -> Info:
-        """Replace all labels, or those that ``paths`` (``labels``, ``labels.<key>``) name; an empty one is deleted.
+        """Replace all labels, or those that ``paths`` (``labels``, ``labels.<key>``) name; an empty value deletes one.
 
         Raises SnapshotNotFound, InvalidSnapshotArgument.
         """
@@ -200,7 +201,7 @@ class Writer(Reader):
         self._db.execute("UPDATE snapshots SET size = ?, inodes = ? WHERE id = ?", (usage.size, usage.inodes, row_id))
 
     def add_layer(self, name: LayerName) -> LayerRef:
-        """The layer's mountpoint number; given now if it has none."""
+        """The layer's row, inserted if it does not exist."""
         self._db.execute("INSERT INTO layers (name) VALUES (?) ON CONFLICT DO NOTHING", (str(name),))
         found = self.layer(name)
         if found is None:
@@ -220,11 +221,12 @@ class Writer(Reader):
             raise LookupError(name)
         return cursor.lastrowid
 
+    # Checked here, although the table has UNIQUE (name): a constraint's error does not say which name.
     def _must_be_free(self, name: str) -> None:
         if not name:
             raise InvalidSnapshotArgument("a snapshot needs a name")
         if self._number(name) is not None:
-            raise SnapshotExists(f"snapshot {name!r} exists already")
+            raise SnapshotExists(f"snapshot {name!r} already exists")
 
     def _number(self, name: str) -> int | None:
         found = self._db.execute("SELECT id FROM snapshots WHERE name = ?", (name,)).fetchone()
@@ -232,7 +234,7 @@ class Writer(Reader):
 
     def _rebased(self, row: Row, parent: str) -> int:
         if row.info.parent not in {"", parent}:
-            raise InvalidSnapshotArgument(f"cannot change the parent of snapshot {row.info.name!r} at its commit")
+            raise InvalidSnapshotArgument(f"commit cannot change the parent of snapshot {row.info.name!r}")
         found = self.get(parent)
         if found.info.kind is not Kind.COMMITTED:
             raise WrongKind(f"parent snapshot {parent!r} is not committed")
@@ -253,7 +255,7 @@ def _relabelled(info: Info, labels: Mapping[str, str], paths: Sequence[str]) -> 
 
 
 def _encoded(labels: Mapping[str, str]) -> str:
-    """As JSON. containerd keeps no label without a value."""
+    """As JSON. A label without a value is deleted, as by containerd's own snapshotters."""
     return json.dumps({key: value for key, value in labels.items() if value})
 
 
