@@ -52,6 +52,7 @@ def check_layer(media_type: str) -> None:
         raise UnsupportedMediaType(
             f"a layer is encrypted ({shown})", hint="push an unencrypted copy of the image; keys are not supported"
         )
+    # Their bytes lie at other addresses ("urls"), outside of any registry that we have credentials for.
     if media_type.startswith(_FOREIGN):
         raise UnsupportedMediaType(
             f"a layer is foreign ({shown}): its bytes are not in the registry",

@@ -17,6 +17,7 @@ from imagecache.oci import mediatypes
 from imagecache.oci.descriptor import Descriptor, Platform
 from imagecache.oci.manifest import Index
 
+# normalizeArch and specifierRe of containerd's platforms module.
 _ARCHITECTURES: dict[str, tuple[str, str | None]] = {
     "i386": ("386", ""),
     "x86_64": ("amd64", None),

@@ -22,6 +22,7 @@ TEXT_LENGTH = 1024
 
 _LEGACY_DOMAIN = "index.docker.io"
 _OFFICIAL = "library/"
+# The expressions of distribution's reference/regexp.go.
 _LABEL = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
 _DOMAIN = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?")
 _COMPONENT = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"

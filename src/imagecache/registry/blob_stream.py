@@ -52,6 +52,7 @@ class BlobStream:
                     attempts.progress()
                 attempts = await self._recover(attempts, again)
             except RegistryError:
+                # Not retryable: a mirror that lacks the blob, or breaks the protocol. The next one goes on from here.
                 if not self._next_server():
                     raise
                 attempts = self._attempts()
@@ -108,7 +109,7 @@ class BlobStream:
         """The number of bytes at the start of the answer that are already known."""
         if response.headers.get("Content-Encoding", "identity") != "identity":
             raise ProtocolViolation(f"{host} sends {self._what} with a Content-Encoding that was not requested")
-        if response.status == 200:
+        if response.status == 200:  # the server ignores Range, as RFC 9110 §14.2 allows
             return position
         match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
         if position == 0 or match is None or int(match[1]) != position:

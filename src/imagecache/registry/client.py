@@ -102,7 +102,7 @@ class RegistryClient:
         media_type = detect_media_type(body, content_type, self._config.limits)
         mediatypes.check_resolved(media_type)
         descriptor = Descriptor(media_type=media_type, digest=digest, size=len(body))
-        return Resolved(descriptor=descriptor, body=body, private=server.access.private)
+        return Resolved(descriptor=descriptor, body=body, private=server.authorizer.private)
 
     async def _document(self, server: Repository, reference: Reference, descriptor: Descriptor) -> bytes:
         is_manifest = mediatypes.is_manifest(descriptor.media_type) or mediatypes.is_index(descriptor.media_type)
@@ -132,7 +132,7 @@ class RegistryClient:
     def _serving(self, reference: Reference, able: Capability) -> Sequence[Repository]:
         """The servers for a reference that have the capability, in order. Raises InvalidSetting when none has."""
         host = reference.host
-        if host not in self._endpoints:
+        if host not in self._endpoints:  # hosts.toml is read once for each host and build
             self._endpoints[host] = self._configured(host)
         servers = [
             self._server(endpoint, reference.path)
@@ -152,7 +152,7 @@ class RegistryClient:
         return tuple(with_user_lists(one, self._config.plain_http, self._config.insecure) for one in endpoints)
 
     def _server(self, endpoint: Endpoint, repository: str) -> Repository:
-        key = (endpoint, repository)
+        key = (endpoint, repository)  # tokens have a repository as their scope
         if key not in self._servers:
             tokens = TokenServer(self._transport, self._config, endpoint, repository)
             self._servers[key] = Repository(

@@ -29,7 +29,7 @@ class RegistryConfig:
     insecure: frozenset[str] = frozenset()
     """``host[:port]`` whose certificates are not verified (annotation k8s.aliyun.com/insecure-registry)."""
     proxies: Proxies = field(default_factory=Proxies)
-    connect_timeout: float = 30.0
+    connect_timeout: float = 30.0  # containerd's, too
     read_timeout: float = 60.0
     """Longest pause within an answer. There is no limit for a whole download: layers have gigabytes."""
     attempts: int = 5

@@ -66,6 +66,7 @@ class CredentialHelper:
         except TimeoutError as error:
             raise self._failed(f"did not answer within {self._timeout:g} s") from error
         finally:
+            # Also when the build is cancelled: a helper that waits for input would stay.
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             code = await process.wait()

@@ -51,7 +51,7 @@ class DockerConfig:
     async def credentials_for(self, host: str, repository: str) -> Credential | None:
         server = HUB_SERVER if credential_host(host) == "docker.io" else host
         helper = best_key(self._helpers, host, repository)
-        if helper is not None:
+        if helper is not None:  # it wins over auths, as in docker/cli; kubelet knows no helpers
             found = await self._helpers[helper].get(server)
             if found is not None:
                 return found

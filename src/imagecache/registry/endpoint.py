@@ -14,7 +14,7 @@ from pathlib import Path
 from yarl import URL
 
 HUB = "docker.io"
-HUB_API = "registry-1.docker.io"
+HUB_API = "registry-1.docker.io"  # docker.io itself is a web site; the same address is fixed in containerd
 
 
 class Capability(enum.Flag):

@@ -25,6 +25,7 @@ _CAPABILITIES = {
     "push": Capability(0),
     "referrers": Capability(0),
 }
+# The part of Go's time.ParseDuration that makes sense for dialling.
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0}
 _Table = Mapping[str, object]
@@ -62,7 +63,7 @@ def _parse(text: str, file: Path, host: str) -> tuple[Endpoint, ...]:
         mirrors = _table(document.get("host", {}), "host")
         endpoints = [_server(url, _table(table, url), file.parent, host) for url, table in mirrors.items()]
         own = document.get("server")
-        if own is None:
+        if own is None:  # the root of the file then configures the registry itself
             last = _settings(default_endpoint(host), document, file.parent)
         else:
             last = _server(_text(own, "server"), document, file.parent, host)

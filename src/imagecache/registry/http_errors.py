@@ -44,6 +44,7 @@ _CODES = frozenset(
         "UNSUPPORTED",
     }
 )
+"""Codes of distribution-spec v1.1, "Error Codes", and older ones that registries still send."""
 _DIGITS = 9
 """Of a Retry-After that are read: more seconds than any bound."""
 _SERVER_SIDE = frozenset({408, 500, 502, 503, 504})

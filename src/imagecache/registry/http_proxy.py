@@ -53,6 +53,7 @@ def _address(name: str, text: str) -> URL | None:
         return None
     try:
         url = URL(text.strip() if "://" in text else f"http://{text.strip()}")
+        # aiohttp speaks to HTTP proxies only; https:// and socks5:// would fail later, and less clearly.
         usable = url.scheme == "http" and bool(url.host) and url.port is not None
     except ValueError:
         usable = False

@@ -27,11 +27,13 @@ renews a token that expired in between; the rest is reserve, so that a registry 
 class Repository:
     """One repository at one server."""
 
-    def __init__(self, transport: Transport, config: RegistryConfig, endpoint: Endpoint, access: Authorizer) -> None:
+    def __init__(
+        self, transport: Transport, config: RegistryConfig, endpoint: Endpoint, authorizer: Authorizer
+    ) -> None:
         self._transport = transport
         self._config = config
         self.endpoint = endpoint
-        self.access = access
+        self.authorizer = authorizer
 
     @contextlib.asynccontextmanager
     async def get(
@@ -45,16 +47,16 @@ class Repository:
             headers: of the request.
         """
         for _ in range(_ROUNDS):
-            authorization = await self.access.authorization()
+            authorization = await self.authorizer.authorization()
             request = Request(self.endpoint, self.endpoint.url(path), dict(headers or {}), authorization)
             async with self._transport.open(request) as response:
                 if response.status in {200, 206}:
-                    self.access.accepted(authorization)
+                    self.authorizer.accepted(authorization)
                     yield response
                     return
                 body = await read_start(response, self._config.limits.error_body)
             challenges = parse_challenges(response.headers.getall("WWW-Authenticate", ()))
-            if not await self.access.refused(response.status, challenges, authorization):
+            if not await self.authorizer.refused(response.status, challenges, authorization):
                 break
         raise self._error(response, body, what)
 
@@ -63,5 +65,5 @@ class Repository:
         host = host_of(response.url)
         error = status_error(response.status, host, what, error_code(body), after)
         if isinstance(error, Unauthenticated):
-            error.hint = self.access.hint()
+            error.hint = self.authorizer.hint()
         return Retryable(error, after) if may_try_again(response.status) else error

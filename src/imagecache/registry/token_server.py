@@ -29,6 +29,7 @@ _LIFETIME = 60.0
 _MARGIN = 5.0
 """Seconds before its end from which a token is not used: a request takes time, and clocks differ."""
 _REFUSED = frozenset({400, 401, 403})
+"""400 is invalid_grant of RFC 6749 §5.2: a wrong refresh token."""
 _VALUE = re.compile(r"[\x21-\x7e]+")
 
 
@@ -95,6 +96,7 @@ class TokenServer:
                 "scope": " ".join(scopes),
             }
             return Request(endpoint=self.endpoint, url=realm, form=form)
+        # Several scopes are several parameters of a GET (token.md), and one with blanks of a POST (oauth.md).
         query = [*realm.query.items(), *([("service", service)] if service else [])]
         query += [("scope", scope) for scope in scopes]
         authorization = credential.basic() if credential else None
