@@ -2,7 +2,7 @@
 
 The ImageCache has the digest of each reference; that digest proves the manifest, the manifest its config, the config
 the diffIDs, and a diffID the tar in a layer image. So a wrong link is found before a byte of a layer is fetched. Only
-the attributes of implied directories are taken from the store as they are (``derive.verify``).
+the attributes of implied directories are taken from the store as they are (``builder.prove``).
 """
 
 from __future__ import annotations
