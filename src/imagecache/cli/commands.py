@@ -53,7 +53,7 @@ app = typer.Typer(
     cls=Commands,
     help="Container images pulled once, mounted everywhere.",
     no_args_is_help=True,
-    pretty_exceptions_enable=False,
+    pretty_exceptions_enable=False,  # rich's tracebacks print local variables, which may hold credentials
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -38,7 +38,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    partial = path.with_name(f".{path.name}.tmp")
+    partial = path.with_name(f".{path.name}.tmp")  # in the same directory: a rename does not cross filesystems
     try:
         stream = partial.open("wb")
     except OSError as error:

@@ -86,6 +86,7 @@ def export(
 
     with files.writing(output) as stream:
         header = layer_file.export(file, stream)
+    # on stderr when stdout is the tar
     text = json.dumps({"diffID": header.diff_id, "size": header.tar_size})
     (sys.stderr if output == files.STANDARD else sys.stdout).write(f"{text}\n")
 

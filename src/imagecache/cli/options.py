@@ -33,6 +33,7 @@ def settings_flags(
     settings = (*names, *COMMON)
 
     def decorate(command: Command) -> Command:
+        # typer reads a signature, so the wrapper gets one that is put together here
         hints = get_type_hints(command, include_extras=True)
         own = [
             parameter.replace(annotation=hints[parameter.name])
@@ -41,6 +42,7 @@ def settings_flags(
         ]
 
         def wrapper(ctx: typer.Context, **values: object) -> None:
+            # texts, and not typer's types: load() checks a flag with the same rules as the environment and the file
             flags = {name: _text(values.pop(name)) for name in settings}
             config_file = _text(values.pop("config"))
             environment = ctx.find_object(Environment) or Environment()

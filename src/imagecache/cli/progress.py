@@ -168,7 +168,7 @@ class JsonDisplay:
 
     def _advanced(self, event: Advanced) -> None:
         now = self._clock.monotonic()
-        if now - self._shown < JSON_INTERVAL and event.done < event.total:
+        if now - self._shown < JSON_INTERVAL and event.done < event.total:  # the last one is always printed
             return
         self._shown = now
         _emit(

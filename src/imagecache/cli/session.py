@@ -76,7 +76,7 @@ def run(work: Coroutine[object, object, T]) -> T:
         loop = asyncio.get_running_loop()
         if task is not None:
             for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, task.cancel)
+                loop.add_signal_handler(number, task.cancel)  # so that every finally runs
         return await work
 
     try:
@@ -88,7 +88,7 @@ def run(work: Coroutine[object, object, T]) -> T:
 def say(text: str) -> None:
     """Print one line of the result on stdout."""
     sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+    sys.stdout.flush()  # a pipe would buffer the lines of a running build
 
 
 def note(text: str) -> None:

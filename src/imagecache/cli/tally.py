@@ -97,5 +97,6 @@ class Tally:
 
     def _remember(self, now: float) -> None:
         self._history.append((now, self.done, self.downloaded))
+        # two entries stay, however old: without a difference there is no rate
         while len(self._history) > 2 and self._history[0][0] < now - WINDOW:
             self._history.popleft()

@@ -62,6 +62,7 @@ class NodeAttacher:
         withheld: list[str] = []
         missed: list[str] = []
         listing: dict[str, Descriptor] = {}
+        # an image after the other: their layers and documents overlap, and the second finds what the first has made
         async with self._session().leased(self._settings.lease) as session:
             for image in bundle.images:
                 if self._is_withheld(image):
@@ -87,6 +88,7 @@ class NodeAttacher:
             for image in other.images
             for name in (*image_records.names(image), image_records.image_id(image))
         }
+        # ordered, so that names go before the id: CRI would otherwise report an image without a name
         targets: dict[str, Digest] = {}
         for image in bundle.images:
             targets |= dict.fromkeys(await self._removable(session, image, kept), image.target.digest)
@@ -142,6 +144,7 @@ class NodeAttacher:
         if not self._in_cri:
             return names
         image_id = image_records.image_id(image)
+        # an id that CRI knows already would not be labelled again, and need not be waited for
         if any(changed) or await session.images.get(image_id) is None:
             await session.images.put(image_id, image.target, dict.fromkeys(image_records.CRI_LABELS, ""))
             listing[image_id] = image.target

@@ -23,5 +23,5 @@ async def chains_in_use(containerd: Containerd, snapshotter: str) -> frozenset[s
             name = below.pop()
             if name in parents:
                 found.add(name)
-                below.add(parents.pop(name))
+                below.add(parents.pop(name))  # popped: each snapshot is visited once
     return frozenset(found)

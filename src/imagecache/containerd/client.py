@@ -91,7 +91,8 @@ class ContainerdClient:
         async for envelope in envelopes:
             event = task_events_pb2.TaskStart.FromString(envelope.event.value)
             yield TaskStarted(envelope.namespace, event.container_id)
-        raise ContainerdUnavailable(f"containerd at {self.address} ended its stream of events")
+        # the stream has no end of its own, so a clean one means that containerd is shutting down
+        raise ContainerdUnavailable(f"containerd at {self.address} ended its event stream")
 
 
 class ContainerdSession:
@@ -106,13 +107,14 @@ class ContainerdSession:
     @contextlib.asynccontextmanager
     async def leased(self, seconds: int) -> AsyncIterator[ContainerdSession]:
         lease = f"imagecache-{secrets.token_hex(8)}"
+        # RFC 3339, as containerd's collector parses this label
         expires = (self._clock.now() + dt.timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
         create = leases_pb2.CreateRequest(id=lease, labels={"containerd.io/gc.expire": expires})
         await self._connection.call(f"{_LEASES}/Create", create, leases_pb2.CreateResponse, self._metadata)
         try:
             yield ContainerdSession(self._connection, self._clock, {**self._metadata, "containerd-lease": lease})
         finally:
-            with contextlib.suppress(NotFound):
+            with contextlib.suppress(NotFound):  # it has expired
                 await self._connection.command(f"{_LEASES}/Delete", leases_pb2.DeleteRequest(id=lease), self._metadata)
 
     async def container(self, container_id: str) -> ContainerRecord | None:

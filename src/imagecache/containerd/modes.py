@@ -50,7 +50,7 @@ def choose(version: str, plugins: Iterable[Plugin], snapshotter: str, wanted: Mo
         wanted: PROXY or NATIVE; any other mode leaves the choice to what containerd has loaded.
     """
     plugins = tuple(plugins)
-    proxy = loaded(plugins, snapshotter)
+    proxy = loaded(plugins, snapshotter)  # true when it is configured, even while the agent is not running
     native = loaded(plugins, NATIVE_SNAPSHOTTER) and version_of(version) >= NATIVE_SINCE
     if wanted is not Mode.NATIVE and proxy:
         return Choice(

@@ -50,6 +50,7 @@ class NativeUse:
         plugins = await self._containerd.snapshotter_plugins()
         if not loaded(plugins, NATIVE_SNAPSHOTTER):
             return frozenset()
+        # 2.4.0 and 2.4.1 only have the links
         files = {file for plugin in plugins for file in await asyncio.to_thread(_linked, plugin)}
         for namespace in await self._containerd.namespaces():
             snapshots = self._containerd.session(namespace).snapshots
@@ -62,6 +63,7 @@ class NativeUse:
     async def renew(self, leases: LayerLeases, holder: str) -> frozenset[LayerName]:
         """Lease what is in use and release what no longer is; returns what is leased now."""
         names = await self.names()
+        # lease before release, so that no layer in use is without a lease in between
         await asyncio.to_thread(leases.lease_many, holder, sorted(names))
         for name in await asyncio.to_thread(leases.of, holder) - names:
             await asyncio.to_thread(leases.release, holder, name)

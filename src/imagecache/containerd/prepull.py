@@ -52,6 +52,7 @@ class Prepuller:
 
     async def attach(self, bundle: Bundle) -> Attached:
         """Pull the images that are missing. Raises PullFailed; ImageWithheld when one of them is private."""
+        # the pull comes before the error: the other images of the cache are useful
         withheld = [image for image in bundle.images if image.private and not self._private]
         names = [name_of(image) for image in bundle.images if image not in withheld]
         for name in dict.fromkeys(names):
@@ -72,6 +73,7 @@ class Prepuller:
         used = await self._runtime.in_use()
         for name in {name_of(image) for image in bundle.images} - kept:
             found = await self._runtime.image(name)
+            # CRI removes an image with all its names, also those of another cache
             if found is not None and found.id not in kept_ids and not used & {found.id, *found.names}:
                 await self._runtime.remove(name)
 

@@ -70,7 +70,7 @@ class Connection:
             async with stub.open(timeout=self._deadline, metadata=metadata) as stream:
                 await stream.send_message(request, end=True)
                 answer: Reply | None = await stream.recv_message()
-                if answer is None:
+                if answer is None:  # an error without a message is in the trailers; this raises it
                     await stream.recv_trailing_metadata()
                     raise ContainerdUnavailable(f"containerd ended {method} without an answer")
                 return answer
@@ -81,7 +81,7 @@ class Connection:
         """One request, many replies, without a deadline."""
         with self._converted(method):
             stub = UnaryStreamMethod(self._opened(), f"/{method}", type(request), reply)
-            async with stub.open(metadata=metadata) as stream:
+            async with stub.open(metadata=metadata) as stream:  # events come at any time, so without a deadline
                 await stream.send_message(request, end=True)
                 async for message in stream:
                     yield message

@@ -33,6 +33,7 @@ class ContentService:
         digest = Digest.sha256(data)
         request = content_pb2.WriteContentRequest(
             action=content_pb2.COMMIT,
+            # unique: containerd refuses a second writer with the same ref, such as another attach of this image
             ref=f"imagecache-{digest}-{secrets.token_hex(4)}",
             total=len(data),
             expected=digest,
@@ -52,6 +53,7 @@ class ContentService:
         labels = _merged(await self.labels(digest) or {}, labels)
         request = content_pb2.UpdateRequest(
             info=content_pb2.Info(digest=digest, labels=labels),
+            # one path per label: a mask of "labels" alone would remove those of others
             update_mask=FieldMask(paths=[f"labels.{key}" for key in labels]),
         )
         await self._connection.call(f"{_CONTENT}/Update", request, content_pb2.UpdateResponse, self._metadata)
@@ -122,8 +124,9 @@ class ImageService:
 
     async def delete(self, name: str, target: Digest, *, sync: bool = False) -> bool:
         found = await self.get(name)
-        if found is None or found.target != target:
+        if found is None or found.target != target:  # a pull has moved the name to a newer image
             return False
+        # containerd 2 checks the target again, in its transaction; 1.x ignores the field
         request = images_pb2.DeleteImageRequest(name=name, sync=sync, target=descriptor_pb2.Descriptor(digest=target))
         with contextlib.suppress(NotFound):
             await self._connection.command(f"{_IMAGES}/Delete", request, self._metadata)

@@ -50,6 +50,7 @@ class ChainPreparer:
         snapshot = self._key(layer, parent)
         with contextlib.suppress(SnapshotExists):  # the answer of a layer that is served
             await self._snapshots.prepare(snapshot)
+            # the layer is not served: what was prepared is a writable snapshot that nothing will unpack into
             await self._snapshots.remove(snapshot.snapshotter, snapshot.key)
             raise self._missing(image, layer)
 
@@ -67,13 +68,13 @@ class ChainPreparer:
                     del waiting[layer.chain_id]
                 parent = layer.chain_id
         finally:
-            for snapshot in waiting.values():
+            for snapshot in waiting.values():  # after a failure, or when one layer cannot be served
                 await self._snapshots.remove(snapshot.snapshotter, snapshot.key)
         return True
 
     async def _stage(self, image: ImageRecord, layer: LayerRecord, waiting: dict[ChainID, SnapshotKey]) -> bool:
         """True when the snapshot exists, or is in ``waiting`` for its commit."""
-        if layer.name.space is not Space.LAYERS:
+        if layer.name.space is not Space.LAYERS:  # the erofs snapshotter looks up by diffID, so never finds these
             return await self._snapshots.stat(self._choice.snapshotter, layer.chain_id) is not None
         snapshot = self._key(layer, "")
         try:

@@ -99,7 +99,7 @@ class SnapshotterRemoval:
 
     async def _is_unpacked(self, session: Session, manifest: Manifest) -> bool:
         labels = await session.content.labels(manifest.config.digest) or {}
-        top = labels.get(_ROOT + self.default)
+        top = labels.get(_ROOT + self.default)  # may point at a snapshot that was collected
         return top is not None and await session.snapshots.stat(self.default, top) is not None
 
 
