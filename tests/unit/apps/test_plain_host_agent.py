@@ -74,7 +74,7 @@ async def test_what_was_attached_is_attached_again_after_a_restart(bench: Agent)
     bench.start()
 
     await eventually(lambda: set(bench.attacher.attached) == {"docker.io/library/nginx:1.25"})
-    assert bench.metrics.registry.get_sample_value("imagecache_attached_images") == 1
+    await eventually(lambda: bench.metrics.registry.get_sample_value("imagecache_attached_images") == 1)
 
 
 async def test_an_attach_that_failed_is_tried_again(bench: Agent) -> None:
