@@ -20,6 +20,9 @@ from imagecache.telemetry.log import get_logger
 _log = get_logger(__name__)
 _BACKOFF = Backoff(0.5, 30.0, jitter=0.2)
 """While the API server does not answer; every node of a cluster waits for the same one."""
+_SHORT = 1.0
+"""Seconds; a watch that ends sooner with nothing to report is a failure (client-go's "very short watch"), or a server
+that closes at once would be asked without a pause."""
 
 Key = tuple[str, str]
 
@@ -46,12 +49,18 @@ class Informer:
     async def changes(self) -> AsyncGenerator[Change, None]:
         """Changes without end. Errors of the API server are logged once and retried, never raised."""
         retries = Retries(self.backoff, _log, resource=self.resource.qualified)
+        loop = asyncio.get_running_loop()
         while True:
+            received, started = False, loop.time()
             try:
                 async for change in self._once():
                     yield change
+                    received = True
                     retries.succeeded()
-                continue  # the server ends a watch after some minutes: that is no failure
+                if received or loop.time() - started >= _SHORT:
+                    retries.succeeded()
+                    continue  # the server ends a watch after some minutes: that is no failure
+                pause = retries.failed()
             except WatchExpired:  # etcd compacts after five minutes; a pause, since thousands may list at once
                 self._version = ""
                 pause = retries.failed()

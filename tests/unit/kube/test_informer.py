@@ -13,11 +13,11 @@ from structlog.testing import capture_logs
 from imagecache.backoff import Backoff
 from imagecache.errors import KubernetesUnavailable
 from imagecache.kube import objects
-from imagecache.kube.api import ChangeKind, Object
+from imagecache.kube.api import Change, ChangeKind, Object
 from imagecache.kube.client import KubeClient
 from imagecache.kube.connection import Connection
 from imagecache.kube.informer import Informer
-from imagecache.kube.resources import IMAGE_CACHES, NODES
+from imagecache.kube.resources import IMAGE_CACHES, NODES, Resource
 from testkit.kube import FakeKube
 from testkit.kube_server import KubeServer
 
@@ -154,3 +154,24 @@ async def test_it_goes_on_after_the_past_was_forgotten() -> None:
         ("ADDED", "c"),
     ]
     await changes.aclose()
+
+
+class Closing(FakeKube):
+    """An API server that ends every watch at once, with nothing to report."""
+
+    watches = 0
+
+    async def watch(
+        self, resource: Resource, *, resource_version: str, namespace: str = "", labels: str = "", fields: str = ""
+    ) -> AsyncIterator[Change]:
+        del resource, resource_version, namespace, labels, fields
+        self.watches += 1
+        for change in list[Change]():
+            yield change
+
+
+async def test_a_server_that_ends_each_watch_at_once_is_not_asked_without_a_pause() -> None:
+    kube = Closing()
+    async with watched(Informer(kube, NODES, backoff=Backoff(0.05, 0.05))):
+        await asyncio.sleep(0.2)
+    assert 1 <= kube.watches <= 5
