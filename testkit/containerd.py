@@ -1,8 +1,8 @@
 """containerd in memory: the fake ``containerd.api.Containerd``.
 
 Content, image records and snapshots per namespace, leases, and a collector that follows the same labels as the real
-one, so that a test sees what a wrong label would lose. Which layers a snapshotter serves is for the test to say. It
-passes the same suite as the client of a real containerd (``testkit.suites.containerd``).
+one, so that a test sees what a wrong label would lose. Tests decide which layers a snapshotter serves. It passes the
+same suite as the client of a real containerd (``testkit.suites.containerd``).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _WRITABLE = SnapshotMount("bind", "/fake/fs", ("rw", "rbind"))
 
 @dataclass
 class FakeSnapshotter:
-    """``chains`` are served as a proxy plugin of ours does, ``diff_ids`` as containerd's erofs snapshotter does."""
+    """Serves ``chains`` as our proxy plugin does, and ``diff_ids`` as containerd's erofs snapshotter does."""
 
     chains: set[str] = field(default_factory=set)
     diff_ids: set[str] = field(default_factory=set)
@@ -82,13 +82,13 @@ class MemoryContainerd:
         return tuple(sorted(self.spaces))
 
     async def task_starts(self) -> AsyncIterator[TaskStarted]:
-        """What a test puts into ``starts``; None ends it."""
+        """The events that a test puts into ``starts``; None ends the stream."""
         while (event := await self.starts.get()) is not None:
             yield event
         raise ContainerdUnavailable("containerd ended its stream of events")
 
     def collect(self) -> None:
-        """What containerd's collector does after a deletion."""
+        """Collect garbage, as containerd does after a deletion."""
         for space in self.spaces.values():
             _collect(space)
 

@@ -1,4 +1,4 @@
-"""A host in a directory, for the host service: a service manager, containerd's files and records, a small program.
+"""A host in a directory, for tests of the host service: service manager, containerd's files and records, program.
 
 The containerd here reads its configuration when it starts, as the real one does, so a test sees a forgotten restart.
 """
@@ -19,7 +19,7 @@ DROP_IN = Path("/etc/containerd/imagecache.toml")
 
 @dataclass
 class FakeServiceManager:
-    """``host.service.ServiceManager``. Units are files below ``files.root``; what runs has their text."""
+    """``host.service.ServiceManager``. Units are files; ``active`` has what each has read at its start."""
 
     files: HostFiles
     systemd: bool = True
@@ -52,14 +52,14 @@ class FakeServiceManager:
         self.active.pop(unit, None)
 
     def _configuration(self, unit: str) -> str:
-        """What the unit has read when it starts: its own text and program, or containerd's drop-in."""
+        """What the unit reads when it starts: its own text and program, or containerd's drop-in."""
         if unit == "containerd.service":
             return read(self.files, DROP_IN)
         return read(self.files, Path("/etc/systemd/system") / unit) + self.files.current()
 
 
 def make_socket(files: HostFiles) -> None:
-    """containerd's, new as at every start."""
+    """Create containerd's socket anew, as at every start."""
     path = files.at(ADDRESS)
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(".new")
@@ -68,14 +68,14 @@ def make_socket(files: HostFiles) -> None:
 
 
 def read(files: HostFiles, path: Path) -> str:
-    """The host's file; empty when it is not there."""
+    """Text of the host's file; empty when it does not exist."""
     found = files.at(path)
     return found.read_text() if found.exists() else ""
 
 
 @dataclass
 class FakeContainerdFiles:
-    """``host.service.ContainerdFiles``: the drop-in says what it is for."""
+    """``host.service.ContainerdFiles``: the text of the drop-in is its state."""
 
     files: HostFiles
 
@@ -100,8 +100,8 @@ class FakeRecords:
 
     def delete_image_records(self) -> Sequence[str]:
         assert self.services.active.get("containerd.service", "") != "ours", "the records would come back"
-        gone, self.images = self.images, []
-        return gone
+        deleted, self.images = self.images, []
+        return deleted
 
     def in_use(self) -> int:
         return self.containers

@@ -1,4 +1,4 @@
-"""What this machine is, in OCI's words."""
+"""The OCI platform of this machine."""
 
 from __future__ import annotations
 

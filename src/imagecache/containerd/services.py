@@ -163,7 +163,7 @@ class SnapshotService:
         except AlreadyExists as error:
             raise SnapshotExists(error.message) from error
         except NotFound as error:
-            raise SnapshotNotFound(error.message, hint="the snapshot below is gone; try again") from error
+            raise SnapshotNotFound(error.message, hint="its parent no longer exists; try again") from error
         return tuple(SnapshotMount(mount.type, mount.source, tuple(mount.options)) for mount in reply.mounts)
 
     async def commit(self, snapshot: SnapshotKey, name: str) -> None:

@@ -255,5 +255,5 @@ _MEANING: dict[int, tuple[Callable[..., HostError], str]] = {
     errno.ENODEV: (KernelUnsupported, "the kernel lacks this filesystem: modprobe erofs overlay"),
     errno.ENOSYS: (KernelUnsupported, "the kernel is too old for this many layers: 6.5 or later is needed"),
     errno.EBUSY: (MountFailed, "it is in use: stop the containers or programs that use it"),
-    errno.ENOENT: (MountFailed, "the file is gone; run: imagecache doctor"),
+    errno.ENOENT: (MountFailed, "the file no longer exists; run: imagecache doctor"),
 }

@@ -39,7 +39,7 @@ _MEASURE_INTERVAL = 60.0
 
 
 class Duties(Protocol):
-    """What depends on where the node is: alone, or in a cluster."""
+    """The part of the process that differs between a plain host and a node of a cluster."""
 
     @property
     def collects(self) -> bool:
@@ -66,7 +66,7 @@ async def every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class NativeLeases:
-    """What native containers stand on, leased under the name ``holder``."""
+    """Layer images that native containers use, leased under the name ``holder``."""
 
     use: NativeUse
     holder: str
@@ -166,7 +166,7 @@ class NodeProcess:
             self.metrics.collected_bytes.inc(collected.freed)
 
     async def _renew(self, native: NativeLeases) -> None:
-        """Lease what native containers stand on; a release starts a collection."""
+        """Lease what native containers use; a release starts a collection."""
         before = await asyncio.to_thread(self.store.leases.of, native.holder)
         if before - await native.use.renew(self.store.leases, native.holder):
             self._released.set()
