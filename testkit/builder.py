@@ -191,7 +191,7 @@ class FakeBuilder:
 
 @dataclass
 class FakeAttacher:
-    """Fake of ``agent.host_node.Attacher``: names of images, each with the bundles that recorded it."""
+    """Fake of ``plain_host.node.Attacher``: names of images, each with the bundles that recorded it."""
 
     attached: dict[str, str] = field(default_factory=dict)
     failure: ImageCacheError | None = None

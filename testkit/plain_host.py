@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from imagecache.agent.host_node import HostNode
-from imagecache.apps.plain_host import HostDependencies, PlainHost
 from imagecache.clock import Clock
 from imagecache.kube.files import FileKube
 from imagecache.kube.object_files import ObjectFiles
 from imagecache.kube.secret_directory import SecretDirectory
+from imagecache.plain_host.node import HostNode
+from imagecache.plain_host.verbs import HostDependencies, PlainHost
 from imagecache.settings.table import Settings
 from imagecache.store.paths import StorePaths
 from testkit.builder import FakeAttacher, FakeBuilder, MemoryStore

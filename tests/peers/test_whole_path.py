@@ -15,7 +15,7 @@ import pytest
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
-from imagecache.errors import StoreCorrupt
+from imagecache.errors import ImageNotFound, StoreCorrupt
 from testkit.images import busybox_image, make_image, tar_of
 from testkit.oci_layout import Image, LayerSpec
 from testkit.peers.agent import COMMAND
@@ -248,6 +248,26 @@ async def test_detach_and_attach_again(node: CachingNode, plain_app: str) -> Non
         assert await cri.image_status(plain_app) is None
         node.command("attach", "cache")
         assert await cri.run(plain_app, READ) == "second layer\nnew\n"
+
+
+async def test_an_update_serves_the_old_content_until_the_new_is_attached(
+    node: CachingNode, registry_off: Registry, plain_app: str, directory: Path
+) -> None:
+    newer = tar_of({"srv": None, "srv/data": b"newer\n"})
+    update = registry_off.push(f"{directory.name.lower()}/plain:2", busybox_image(directory / "newer", newer))
+    node.create("cache", [plain_app])
+    async with Cri(node.address) as cri:
+        missing = node.try_command("apply", "-f", node.manifest("cache", [f"{plain_app}-missing"]))
+        assert missing.returncode == ImageNotFound.exit_code
+        assert "UpdateFailed" in node.command("get", "cache")
+        assert await cri.run(plain_app, READ) == "second layer\nnew\n"
+        answer = node.command("apply", "-f", node.manifest("cache", [update]))
+        assert "imagecache.eci.alibabacloud.com/cache configured" in answer
+        registry_off.stop()
+        assert await cri.run(update, ["cat", "/srv/data"]) == "newer\n"
+        assert await cri.image_status(plain_app) is None
+    assert "Ready" in node.command("get", "cache")
+    node.command("delete", "cache")
 
 
 # private images

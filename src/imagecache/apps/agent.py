@@ -53,7 +53,7 @@ async def run(settings: Settings, clock: Clock) -> None:
 
 def _duties(store: Store, settings: Settings, clock: Clock) -> Duties:
     if not settings.node_name:
-        from imagecache.apps.plain_host_agent import plain_host_duties
+        from imagecache.apps.plain_host import plain_host_duties
 
         return plain_host_duties(store, settings, clock)
     from imagecache.apps.cluster_agent import ClusterDuties  # aiohttp: only in a cluster

@@ -17,7 +17,7 @@ from imagecache.store.store import Store
 
 @dataclass(frozen=True, slots=True)
 class LocalAttacher:
-    """``agent.host_node.Attacher``: the containerd at ``settings.address``, connected for each call."""
+    """``plain_host.node.Attacher``: the containerd at ``settings.address``, connected for each call."""
 
     store: Store
     settings: Settings

@@ -1,369 +1,26 @@
-"""The verbs on ImageCaches of a host without Kubernetes: create, apply, attach, detach, delete, expire, get, describe.
-
-The objects are files, and the decisions about them are those of a cluster's controller, carried out for one object at a
-time while this process holds the claim on it. The order of every verb is such that a crash at any point leaves
-something that the same verb finishes. It must not print.
-"""
+"""The ImageCaches of a host without Kubernetes, wired: for the commands on them and for the agent."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Protocol
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import msgspec
-
-from imagecache.agent.host_node import Attacher, HostNode
-from imagecache.api import building, events, ids, nodes
-from imagecache.api.assignment import SERVING
-from imagecache.api.building import BuildRequest
-from imagecache.api.describe import Description, describe
-from imagecache.api.effective_spec import effective_spec
-from imagecache.api.phases import expired
-from imagecache.api.pull_secrets import PullSecret
-from imagecache.api.types import RESOURCES, Event, ImageCache
-from imagecache.api.yamltext import JSON
 from imagecache.apps.bundle_store import LocalBundles
 from imagecache.apps.platform import host_platform
-from imagecache.builder.build_events import BuildEvent
 from imagecache.clock import Clock
-from imagecache.containerd.api import Attached
-from imagecache.controller.decision import Role
-from imagecache.controller.dependencies import Builder, BundleStore
-from imagecache.controller.reconciler import Dependencies, Reconciler
-from imagecache.controller.settle import settle
-from imagecache.errors import (
-    AlreadyExists,
-    HostError,
-    ImageCacheError,
-    InvalidInput,
-    NotFound,
-    ObjectNotFound,
-    PullSecretUnavailable,
-    StoreBusy,
-)
-from imagecache.kube import objects
-from imagecache.kube.api import Kube, Object
+from imagecache.controller.dependencies import Builder
 from imagecache.kube.files import FileKube
 from imagecache.kube.object_files import ObjectFiles
-from imagecache.kube.resources import IMAGE_CACHES
 from imagecache.kube.secret_directory import SecretDirectory
+from imagecache.plain_host.node import Attacher, HostNode
+from imagecache.plain_host.verbs import HostDependencies, PlainHost
 from imagecache.settings.table import Settings
-from imagecache.store.bundle_document import Bundle
-from imagecache.store.collect import Collected
 from imagecache.store.store import Store
 
-INTERVAL = 0.2
-"""Seconds between two writes of a progress: ``get -w`` looks every 0.3."""
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """The object exists; its build begins."""
-
-    name: str
-    cache_id: str
-    how: str
-    """``created``, ``resumed``, ``configured`` or ``unchanged``."""
-    notes: tuple[str, ...]
-    """What was ignored or changed in the document."""
-
-
-@dataclass(frozen=True, slots=True)
-class Built:
-    """The cache is Ready."""
-
-    name: str
-    cache_id: str
-
-
-ShownEvent = Accepted | BuildEvent | Built | Attached
-Show = Callable[[ShownEvent], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Deleted:
-    cache: ImageCache
-    detached: tuple[str, ...]
-    """Names removed from containerd."""
-    collected: Collected
-    kept: tuple[tuple[str, tuple[str, ...]], ...]
-    """Layer images of the cache that stay, each with its reasons."""
-
-
-@dataclass(frozen=True, slots=True)
-class Expired:
-    deleted: tuple[Deleted, ...]
-    failed: tuple[tuple[str, ImageCacheError], ...]
-    """Names of expired caches that still exist, and why; retried next time."""
-
-
-class HostStore(BundleStore, Protocol):
-    """``apps.bundle_store.LocalBundles``; the fake is in ``testkit.builder``."""
-
-    def all(self) -> Sequence[Bundle]:
-        """Every bundle. Raises StoreError."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostDependencies:
-    """Everything that the verbs work with."""
-
-    files: ObjectFiles
-    kube: Kube
-    """Over these files."""
-    store: HostStore
-    builder: Callable[[], Builder]
-    """Makes one when it is needed; most commands need none."""
-    node: HostNode
-    clock: Clock
-    architecture: str
-    """GOARCH of this host, for caches that name none."""
-    interval: float = INTERVAL
-
-
-def _ignore(event: ShownEvent) -> None:
-    del event
-
-
-class PlainHost:
-    def __init__(self, dependencies: HostDependencies) -> None:
-        self._dependencies = dependencies
-        self._files = dependencies.files
-        self._kube = dependencies.kube
-        self._node = dependencies.node
-
-    def get(self, name: str) -> ImageCache:
-        """Raises NotFound, StoreError."""
-        return self._files.cache(name)
-
-    def list(self) -> Sequence[ImageCache]:
-        """Every object, by name. Raises StoreError."""
-        return self._files.caches()
-
-    def describe(self, name: str) -> Description:
-        """Raises NotFound, StoreError."""
-        cache, busy = self._files.cache(name), self._files.busy(name)
-        bundle = self._bundle(cache)
-        if bundle is None:
-            return describe(cache, None, (), (), busy=busy)
-        return describe(cache, bundle, self._files.caches(), self._dependencies.store.all(), busy=busy)
-
-    async def create(self, cache: ImageCache, *, attach: bool = True, show: Show = _ignore) -> ImageCache:
-        """Build and attach. A cache that failed or was interrupted goes on, with the same id and its downloads.
-
-        Raises InvalidManifest before anything is written, AlreadyExists for one that has a bundle, StoreBusy while
-        another process works on it; what the build raises is also in the status. When only attaching fails, the cache
-        is Ready and the error names the reason. A cancellation leaves a resumable state and passes on.
-        """
-        with self._claimed_for(cache):
-            existing = await self._existing(cache.name)
-            if existing is not None and existing.status is not None and existing.status.phase in SERVING:
-                raise AlreadyExists(
-                    f'{RESOURCES} "{cache.name}" already exists',
-                    hint=f"change it with imagecache apply -f FILE, or delete it first: imagecache delete {cache.name}",
-                )
-            return await self._build(cache, existing, "created" if existing is None else "resumed", attach, show)
-
-    async def apply(self, cache: ImageCache, *, attach: bool = True, show: Show = _ignore) -> ImageCache:
-        """Create the cache, or make an existing one what the document asks for: its old content serves meanwhile.
-
-        Raises as ``create``, but for AlreadyExists. When an update fails, the old content goes on serving.
-        """
-        with self._claimed_for(cache):
-            existing = await self._existing(cache.name)
-            same = existing is not None and _asked(existing) == _asked(cache)
-            how = "created" if existing is None else "unchanged" if same else "configured"
-            return await self._build(cache, existing, how, attach, show)
-
-    async def attach(self, name: str) -> Attached:
-        """Make the images usable in containerd. Raises NotFound, InvalidInput without a bundle, HostError."""
-        with self._files.claimed(name):
-            return await self._attach(self._files.cache(name))
-
-    async def detach(self, name: str) -> tuple[str, ...]:
-        """Remove the records, unless another attached cache has them too; returns the names removed."""
-        with self._files.claimed(name):
-            self._files.cache(name)
-            removed = await self._node.detach(name)
-            await self._count(name)
-        return removed
-
-    async def delete(self, name: str, *, force: bool = False) -> Deleted:
-        """Detach, delete the bundle, collect. ``force`` goes on when containerd does not answer.
-
-        Layers that another cache, a build or a container needs stay until they are released. Raises NotFound,
-        StoreBusy, HostError.
-        """
-        self._files.cache(name)
-        with self._files.claimed(name):
-            cache = self._files.cache(name)
-            bundle, detached = self._bundle(cache), tuple[str, ...]()
-            try:
-                detached = await self._node.detach(name)
-            except HostError:
-                if not force:
-                    raise
-            await self._remove(name)
-        collected = await asyncio.to_thread(self._dependencies.store.collect)
-        own = bundle.layer_names() if bundle else frozenset()
-        kept = tuple((str(name), reasons) for name, reasons in sorted(collected.kept.items()) if name in own)
-        return Deleted(cache, detached, collected, kept)
-
-    async def expire(self) -> Expired:
-        """Delete every cache that has expired; one that cannot be deleted now stays and is retried next time."""
-        now = self._dependencies.clock.now()
-        deleted, failed = [], []
-        for cache in self._files.caches():
-            if cache.status is None or not expired(cache.status, now):
-                continue
-            try:
-                deleted.append(await self.delete(cache.name))
-            except (NotFound, StoreBusy):
-                continue  # another process deletes it
-            except ImageCacheError as error:
-                failed.append((cache.name, error))
-        return Expired(tuple(deleted), tuple(failed))
-
-    @contextmanager
-    def _claimed_for(self, cache: ImageCache) -> Iterator[None]:
-        """Claimed, once it is clear that the document can be built. Raises InvalidManifest, StoreBusy."""
-        effective_spec(cache, architecture=self._dependencies.architecture)
-        with self._files.claimed(cache.name):
-            yield
-
-    async def _existing(self, name: str) -> ImageCache | None:
-        """The object, unless there is none, or it has expired or its deletion was interrupted: then it is deleted."""
-        if self._files.read(name) is None:
-            return None
-        cache = self._files.cache(name)
-        over = cache.status is not None and expired(cache.status, self._dependencies.clock.now())
-        if not over and not cache.metadata.deletion_timestamp:
-            return cache
-        await self._node.detach(name)
-        await self._remove(name)
-        return None
-
-    async def _remove(self, name: str) -> None:
-        """The bundle, then the object: its finalizer keeps it until then, so a crash leaves no bundle behind."""
-        await self._kube.delete(IMAGE_CACHES, name)
-        await self._reconciler(Role.NODE).reconcile(name)
-
-    async def _build(
-        self, cache: ImageCache, existing: ImageCache | None, how: str, attach: bool, show: Show
-    ) -> ImageCache:
-        """Write the object, settle it, attach it."""
-        spec = effective_spec(cache, architecture=self._dependencies.architecture)
-        item = await self._write(cache, existing)
-        derived = ids.derived_cache_id(objects.uid(item), 1)
-        known = existing.status.image_cache_id if existing and existing.status else derived
-        show(Accepted(cache.name, known, how, spec.notes))
-        reconciler = self._reconciler(Role.COMMAND, show)
-        try:
-            ready = await settle(reconciler, self._kube, cache.name, self._dependencies.clock)
-        except PullSecretUnavailable as error:
-            # a Secret of a host is a file: not a state of Kubernetes, but an input that is missing or wrong
-            kind = NotFound if isinstance(error.__cause__, ObjectNotFound) else InvalidInput
-            raise kind(error.message, hint=error.hint) from error
-        finally:
-            await reconciler.close()
-        show(Built(ready.name, ready.status.image_cache_id if ready.status else ""))
-        if attach:
-            show(await self._attach(ready))
-        return self._files.cache(cache.name)
-
-    async def _write(self, cache: ImageCache, existing: ImageCache | None) -> Object:
-        """The object as the document has it; the history of an existing one stays."""
-        item: Object = msgspec.to_builtins(cache)
-        if existing is None:
-            objects.metadata(item)["finalizers"] = [nodes.FINALIZER]
-            return await self._kube.create(IMAGE_CACHES, item)
-        before: Object = msgspec.to_builtins(existing)
-        metadata: Object = {
-            key: _replacing(objects.at(before, "metadata", key), objects.at(item, "metadata", key))
-            for key in ("annotations", "labels")
-        }
-        patch: Object = {"metadata": metadata, "spec": _replacing(before["spec"], item["spec"])}
-        return await self._kube.patch(IMAGE_CACHES, cache.name, patch)
-
-    async def _attach(self, cache: ImageCache) -> Attached:
-        bundle = self._serving(cache)
-        try:
-            attached = await self._node.attach(bundle, cache.name)
-        except ImageCacheError as error:
-            now, message = self._dependencies.clock.now(), building.explain(error)
-            failed = events.event("AttachFailed", message, about=cache.name, now=now, kind=events.WARNING)
-            await self._count(cache.name, failed)
-            raise
-        await self._count(cache.name)
-        return attached
-
-    async def _count(self, name: str, *reported: Event) -> None:
-        """Bring what this node has of the object into its status."""
-        reconciler = self._reconciler(Role.NODE)
-        reconciler.report(name, *reported)
-        await reconciler.reconcile(name)
-
-    def _serving(self, cache: ImageCache) -> Bundle:
-        if cache.status is None or cache.status.phase not in SERVING:
-            phase = cache.status.phase.value if cache.status else "new"
-            raise InvalidInput(
-                f"{cache.name} is {phase}, only a Ready cache can be attached",
-                hint=f"see why with 'imagecache describe {cache.name}'",
-            )
-        return self._dependencies.store.get(cache.status.image_cache_id)
-
-    def _bundle(self, cache: ImageCache) -> Bundle | None:
-        try:
-            return self._dependencies.store.get(cache.status.image_cache_id) if cache.status else None
-        except NotFound:
-            return None
-
-    def _reconciler(self, role: Role, show: Show = _ignore) -> Reconciler:
-        dependencies = self._dependencies
-        return Reconciler(
-            Dependencies(
-                kube=dependencies.kube,
-                builder=_ShownBuilder(dependencies.builder, show),
-                store=dependencies.store,
-                clock=dependencies.clock,
-                architecture=dependencies.architecture,
-                role=role,
-                nodes=dependencies.node.views,
-                interval=dependencies.interval,
-            )
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _ShownBuilder:
-    """``controller.dependencies.Builder`` whose events a display gets too."""
-
-    builder: Callable[[], Builder]
-    show: Show
-
-    async def build(
-        self, request: BuildRequest, credentials: Sequence[PullSecret], emit: Callable[[BuildEvent], None]
-    ) -> None:
-        def both(event: BuildEvent) -> None:
-            emit(event)
-            self.show(event)
-
-        await self.builder().build(request, credentials, both)
-
-
-def _asked(cache: ImageCache) -> tuple[object, ...]:
-    """What a document says, without what a server has added."""
-    return cache.spec, cache.metadata.annotations, cache.metadata.labels
-
-
-def _replacing(before: JSON, after: JSON) -> JSON:
-    """A merge patch that makes one mapping the other."""
-    old, new = (value if isinstance(value, dict) else {} for value in (before, after))
-    removed: Object = dict.fromkeys(old.keys() - new.keys())
-    return removed | new
+if TYPE_CHECKING:
+    from imagecache.plain_host.duties import PlainHostDuties
+    from imagecache.telemetry.metrics import Metrics
 
 
 def open_plain_host(settings: Settings, clock: Clock) -> PlainHost:
@@ -392,3 +49,17 @@ def host_dependencies(store: Store, settings: Settings, clock: Clock) -> HostDep
         clock=clock,
         architecture=host_platform().architecture,
     )
+
+
+def plain_host_duties(store: Store, settings: Settings, clock: Clock) -> PlainHostDuties:
+    """For the agent of this machine. Its builds are processes: no start of a container waits for one."""
+    from imagecache.controller.build_process import ProcessBuilder  # metrics: for the agent alone
+    from imagecache.plain_host.duties import PlainHostDuties
+    from imagecache.registry.docker_config import config_path
+    from imagecache.settings.flags import as_flags
+
+    def builder(metrics: Metrics) -> Builder:
+        docker_config = str(config_path(settings.docker_config, os.environ, Path.home()))
+        return ProcessBuilder(as_flags(settings), metrics, clock, docker_config=docker_config)
+
+    return PlainHostDuties(host_dependencies(store, settings, clock), builder)

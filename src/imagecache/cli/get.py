@@ -15,7 +15,7 @@ from imagecache.cli.session import Session, say
 
 if TYPE_CHECKING:
     from imagecache.api.types import ImageCache
-    from imagecache.apps.plain_host import PlainHost
+    from imagecache.plain_host.verbs import PlainHost
 
 _POLL = 0.3
 """Seconds between two looks at the objects while watching."""

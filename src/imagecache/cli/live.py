@@ -16,13 +16,13 @@ from rich.table import Table
 from rich.text import Text
 
 from imagecache.api import columns
-from imagecache.apps.plain_host import Accepted, Built, ShownEvent
 from imagecache.cli.progress import outcome, summary
 from imagecache.cli.session import note
 from imagecache.cli.tally import ImageTally, LayerTally, Tally
 from imagecache.clock import Clock
 from imagecache.containerd.api import Attached
 from imagecache.errors import ImageCacheError
+from imagecache.plain_host.verbs import Accepted, Built, ShownEvent
 
 _LAYERS_SHOWN = 12
 """A terminal of 24 lines still shows the images and the bar."""

@@ -20,7 +20,7 @@ from imagecache.errors import ImageCacheError, Interrupted
 if TYPE_CHECKING:
     from imagecache.api.parse import Parsed
     from imagecache.api.types import ImageCache
-    from imagecache.apps.plain_host import PlainHost, Show
+    from imagecache.plain_host.verbs import PlainHost, Show
 
     Verb = Callable[[PlainHost, ImageCache, Show], Coroutine[object, object, object]]
 

@@ -14,13 +14,13 @@ from typing import Protocol, Self
 
 from imagecache.api import columns
 from imagecache.api.types import RESOURCE
-from imagecache.apps.plain_host import Accepted, Built, ShownEvent
 from imagecache.builder.build_events import Advanced, BuildEvent, ImageReady, ImageResolved, Planned
 from imagecache.cli.session import note, say
 from imagecache.cli.tally import Tally
 from imagecache.clock import Clock
 from imagecache.containerd.api import Attached
 from imagecache.errors import ImageCacheError
+from imagecache.plain_host.verbs import Accepted, Built, ShownEvent
 
 LINE_INTERVAL = 2.0
 """Seconds between two lines of progress."""

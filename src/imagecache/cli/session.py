@@ -20,7 +20,7 @@ from imagecache.settings.load import load
 from imagecache.settings.table import LogLevel, Settings
 
 if TYPE_CHECKING:
-    from imagecache.apps.plain_host import PlainHost
+    from imagecache.plain_host.verbs import PlainHost
 
 T = TypeVar("T")
 

@@ -17,7 +17,7 @@ from imagecache.telemetry.log import get_logger
 NAMESPACE = "default"
 COMPONENT = "imagecache-controller"
 _MESSAGE = 1024
-"""Characters; the API server refuses longer ones."""
+"""Characters; the API server refuses longer messages (core/v1 validation)."""
 _log = get_logger(__name__)
 
 
@@ -32,6 +32,7 @@ async def record(kube: Kube, cache: ImageCache, events: tuple[Event, ...]) -> No
 
 def _object(cache: ImageCache, event: Event) -> Object:
     return {
+        # a name has at most 253 characters, and two events about one object may be made in the same moment
         "metadata": {"name": f"{cache.name[:230]}.{secrets.token_hex(8)}", "namespace": NAMESPACE},
         "involvedObject": {"apiVersion": API_VERSION, "kind": KIND, "name": cache.name, "uid": cache.metadata.uid},
         "type": event.type,

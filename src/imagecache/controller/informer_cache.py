@@ -1,6 +1,6 @@
-"""The cluster as it was last seen: ImageCaches, Nodes, and what their agents say.
+"""The cluster as the informers have it: ImageCaches, Nodes, and the reports of their agents.
 
-Fed by whoever watches; says which ImageCaches a change concerns. It must not do I/O.
+It maps every change to the ImageCaches that it concerns. It must not do I/O.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ from typing import TypeVar
 from imagecache.api.nodes import NodeStatus, NodeView, parse_status
 from imagecache.kube import objects
 from imagecache.kube.api import Object
-from imagecache.kube.resources import IMAGE_CACHES, NODE_IMAGE_CACHES, NODES, Resource
+from imagecache.kube.resources import IMAGE_CACHES, NODES, Resource
 
 _T = TypeVar("_T")
-WATCHED = (IMAGE_CACHES, NODE_IMAGE_CACHES, NODES)
 
 
 class InformerCache:
@@ -22,6 +21,7 @@ class InformerCache:
         self.caches: dict[str, Object] = {}
         self._labels: dict[str, dict[str, str]] = {}
         self._reports: dict[str, NodeStatus] = {}
+        # made anew after a change only: with a thousand nodes and caches each decision would copy a thousand views
         self._nodes: tuple[NodeView, ...] | None = None
 
     @property
@@ -36,7 +36,7 @@ class InformerCache:
         return self._nodes
 
     def take(self, resource: Resource, item: Object, *, gone: bool) -> Iterable[str]:
-        """Take a change in; returns the names of the ImageCaches that it may concern."""
+        """Record a change; returns the names of the ImageCaches that it may concern."""
         name = objects.name(item)
         if resource == IMAGE_CACHES:
             return self._take_cache(name, item, gone=gone)
@@ -53,7 +53,10 @@ class InformerCache:
         return (name,)
 
     def _concerned(self, before: tuple[NodeView, ...], after: tuple[NodeView, ...]) -> Iterable[str]:
-        """A node that comes, goes or is labelled concerns all; a report the caches whose state it changes."""
+        """A new, deleted or relabelled node concerns all caches; a report those whose state it changes.
+
+        Agents also report progress and free space, which no ImageCache shows: such a report concerns none.
+        """
         if [(node.name, node.labels) for node in before] != [(node.name, node.labels) for node in after]:
             return tuple(self.caches)
         concerned: set[str] = set()

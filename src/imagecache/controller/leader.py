@@ -1,8 +1,8 @@
-"""One controller leads: a Lease that its holder renews, others take when it was not renewed for too long.
+"""Leader election: a Lease that its holder renews, and that others take when it was not renewed for too long.
 
-Source: client-go ``tools/leaderelection``, with its intervals. No clock of another machine is compared: a holder is
-gone when its record has not changed for a lease's length on our own monotonic clock. It must not know what leading
-means.
+Source: client-go ``tools/leaderelection``, with its intervals. Clocks of two machines are never compared: a holder has
+lost the lease when its record has not changed for the lease's duration on our own monotonic clock. It must not know
+what leading means.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ from imagecache.telemetry.log import get_logger
 LEASE = 15.0
 RENEW = 10.0
 RETRY = 2.0
-"""Seconds: until others may take it, until a leader that cannot renew gives up, between two tries."""
+"""Seconds: until others may take it, until a leader that cannot renew stops, between two tries.
+
+A leader stops five seconds before another one can begin, so that two never write at the same time.
+"""
 _log = get_logger(__name__)
 
 
@@ -32,11 +35,11 @@ class Leader:
     clock: Clock
     namespace: str
     identity: str
-    """Unique among all that may lead, through restarts too."""
+    """Unique among all candidates, also across restarts."""
     name: str = "imagecache-controller"
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     _seen: str = ""
-    """The record as last read, and since when it has been so."""
+    """The record as last read, and the monotonic time since when it has not changed."""
     _since: float = 0.0
     _lease: Object | None = None
 
@@ -48,7 +51,7 @@ class Leader:
         _log.info("leading", lease=f"{self.namespace}/{self.name}", identity=self.identity)
 
     async def keep(self) -> None:
-        """Renew for ever. Raises LeadershipLost: by then nobody else leads yet, if we stop at once."""
+        """Renew until cancelled. Raises LeadershipLost early enough that no other candidate leads yet."""
         renewed = self.clock.monotonic()
         while True:
             await self.sleep(RETRY)
@@ -67,7 +70,7 @@ class Leader:
                 )
 
     async def release(self) -> None:
-        """Let the next one lead at once."""
+        """Let another candidate lead at once. Never raises for what the API server answers."""
         if self._lease is None or self._taken():
             return
         try:
@@ -76,11 +79,11 @@ class Leader:
             _log.warning("lease not released", problem=str(error))
 
     def _taken(self) -> bool:
-        """Whether the record that was read last names somebody else."""
+        """Whether the record as last read names another holder."""
         return objects.text(self._lease, "spec", "holderIdentity") != self.identity
 
     async def _try(self) -> bool:
-        """Read the lease; take or renew it when that is allowed. True: it is ours."""
+        """Read the lease, and take or renew it when that is allowed. True when we hold it then."""
         try:
             try:
                 self._lease = await self.kube.get(LEASES, self.name, namespace=self.namespace)
@@ -91,7 +94,7 @@ class Leader:
                 return True
             return await self._take_or_renew()
         except (ObjectConflict, ObjectExists):
-            return False
+            return False  # another candidate was faster
         except KubernetesError as error:
             _log.warning("lease not reached", problem=str(error))
             return False
@@ -110,7 +113,7 @@ class Leader:
         return True
 
     def _expired(self, spec: object) -> bool:
-        """Whether the record has stood still for as long as its own duration says."""
+        """Whether the record has not changed for the duration that it names itself."""
         record, now = repr(spec), self.clock.monotonic()
         if record != self._seen:
             self._seen, self._since = record, now
@@ -118,7 +121,7 @@ class Leader:
         return now - self._since >= (duration if isinstance(duration, int) else LEASE)
 
     async def _write(self, spec: Object) -> None:
-        """Raises ObjectConflict when somebody wrote since it was read."""
+        """Raises ObjectConflict when another candidate wrote after we read it."""
         version: Object = {"resourceVersion": objects.resource_version(self._lease or {})}
         patch: Object = {"metadata": version, "spec": spec}
         self._lease = await self.kube.patch(LEASES, self.name, patch, namespace=self.namespace)

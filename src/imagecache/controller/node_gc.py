@@ -48,7 +48,7 @@ class NodeGarbageCollector:
                 mark.unlink(missing_ok=True)
                 return False
             since = _time(mark)
-        if since is None or since > now:
+        if since is None or since > now:  # the clock was set back: the day begins anew, rather than never ending
             write_atomic(mark, now.isoformat().encode())
             return False
         return now - since >= GRACE

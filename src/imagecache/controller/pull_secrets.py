@@ -1,6 +1,6 @@
-"""imagePullSecrets by name: one get each, so that a role which allows no more is enough.
+"""imagePullSecrets by name: one get each, so a role that allows no more is sufficient.
 
-Values stay in memory and go to the build alone. It must not list or watch Secrets.
+Values stay in memory and are given to the build alone. It must not list or watch Secrets.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ async def _read(kube: Kube, name: str) -> PullSecret:
 
 
 def fingerprint(secrets: Sequence[PullSecret]) -> str:
-    """Tells one state of the secrets from another, and nothing about them."""
+    """Differs when a secret differs, and shows nothing of them. Never stored: a short password could be guessed."""
     state = hashlib.sha256()
     for secret in secrets:
         state.update(hashlib.sha256(secret.name.encode()).digest() + hashlib.sha256(secret.config).digest())

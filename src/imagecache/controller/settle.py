@@ -1,6 +1,6 @@
 """One object from a person's command to Ready, by the same decisions that a controller carries out.
 
-Whoever calls it holds the claim on the object and shows the build's progress. It must not decide.
+The caller holds the claim on the object and shows the build's progress. It must not decide.
 """
 
 from __future__ import annotations
@@ -24,17 +24,18 @@ async def settle(reconciler: Reconciler, kube: Kube, name: str, clock: Clock) ->
     """Reconcile until the object is Ready, and return it.
 
     Raises what keeps it from being Ready, which is in its status too. Cancelled, it leaves a state that the next call
-    goes on from.
+    resumes.
     """
     requested = True
     try:
         while True:
+            building = reconciler.builds.running  # before: the build may end while the disk refuses the status
             try:
                 decision = await reconciler.reconcile(name, requested=requested)
             except StoreError:
-                if not reconciler.builds.running:
+                if not building:
                     raise
-                # the disk may be full for a moment; the last status is the one that must be written
+                # the disk may be full for a moment; only the last status must be written
                 reconciler.queue.add(name, _PAUSE)
             else:
                 requested = False

@@ -1,6 +1,6 @@
-"""Names that wait to be looked at: each once, never two looks at one name at a time, some of them later.
+"""The work queue of a controller: each name is queued once, and never worked on twice at the same time.
 
-The work queue of every controller, for one event loop. It must not know what a look is.
+Source: client-go ``util/workqueue``, for one event loop. It must not know what the work is.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ class WorkQueue:
         """In ``_ready``."""
         self._taken: set[str] = set()
         self._repeat: set[str] = set()
-        """Taken, and added again meanwhile."""
+        """Taken, and added again meanwhile: queued once more when the work on it is done."""
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._filled = asyncio.Event()
 
     def add(self, name: str, delay: float = 0.0) -> None:
-        """Look at it after ``delay`` seconds; when that is planned already, the earlier time counts."""
+        """Queue it after ``delay`` seconds; when it is planned already, the earlier time counts."""
         if delay > 0:
             self._later(name, delay)
             return
@@ -61,7 +61,7 @@ class WorkQueue:
             self.add(name)
 
     def forget(self, name: str) -> None:
-        """Drop what is planned for later."""
+        """Cancel what is planned for later."""
         timer = self._timers.pop(name, None)
         if timer is not None:
             timer.cancel()

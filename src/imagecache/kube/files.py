@@ -12,8 +12,9 @@ import asyncio
 import itertools
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import TypeVar, TypeVarTuple
 
 import msgspec
 
@@ -41,6 +42,8 @@ _LISTINGS = 8
 """Listings that a watch can go on from. Each informer needs its last one."""
 _log = get_logger(__name__)
 
+_T = TypeVar("_T")
+_Arguments = TypeVarTuple("_Arguments")
 _Seen = dict[Path, tuple[Stamp, Object]]
 
 
@@ -96,7 +99,7 @@ class FileKube:
         if resource == EVENTS:
             return item
         _check(resource)
-        return await asyncio.to_thread(self._create, item)
+        return await _to_the_end(self._create, item)
 
     async def patch(
         self, resource: Resource, name: str, patch: Object, *, namespace: str = "", subresource: str = ""
@@ -104,12 +107,12 @@ class FileKube:
         """A change of the spec or of an annotation begins a new generation: on a host both decide what is built."""
         del namespace
         _check(resource)
-        return await asyncio.to_thread(self._patch, name, patch, subresource)
+        return await _to_the_end(self._patch, name, patch, subresource)
 
     async def delete(self, resource: Resource, name: str, *, namespace: str = "", uid: str = "") -> None:
         del namespace
         _check(resource)
-        await asyncio.to_thread(self._delete, name, uid)
+        await _to_the_end(self._delete, name, uid)
 
     def _get(self, name: str) -> Object:
         item = self._files.read(name)
@@ -184,6 +187,19 @@ class FileKube:
             if item is not None:
                 found[path] = (stamp, item)
         return found
+
+
+async def _to_the_end(work: Callable[[*_Arguments], _T], *arguments: *_Arguments) -> _T:
+    """In a thread, which cannot be cancelled: a cancelled caller goes on when the write has ended.
+
+    Otherwise the status that a cancelled command writes last could be overwritten by the one before.
+    """
+    task = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.gather(task, return_exceptions=True)
+        raise
 
 
 def _check(resource: Resource) -> None:

@@ -6,7 +6,6 @@ import io
 
 from rich.console import Console
 
-from imagecache.apps.plain_host import Accepted
 from imagecache.builder.build_events import Advanced, ImageReady, ImageResolved, LayerPlan, Planned
 from imagecache.cli.live import LiveDisplay
 from imagecache.cli.progress import LineDisplay, summary
@@ -14,6 +13,7 @@ from imagecache.cli.tally import Tally
 from imagecache.containerd.api import Attached
 from imagecache.digest import Digest
 from imagecache.errors import RegistryUnavailable
+from imagecache.plain_host.verbs import Accepted
 from testkit.clock import FakeClock
 
 MIB = 1 << 20

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from imagecache.api.nodes import holder
+from imagecache.api.nodes import HOST, holder
 from imagecache.controller.node_gc import MARK, NodeGarbageCollector
 from imagecache.digest import Digest
 from imagecache.store.layer_name import LayerName, Space
@@ -95,3 +95,13 @@ def test_a_mark_that_says_nothing_is_made_anew(
 
 def test_nodes_with_stores_of_their_own_leave_nothing(tmp_path: Path, clock: FakeClock) -> None:
     assert NodeGarbageCollector(Store.open(tmp_path / "another", clock), clock).release(()) == ()
+
+
+def test_a_host_is_no_node_that_was_deleted(node_gc: NodeGarbageCollector, store: Store, clock: FakeClock) -> None:
+    """In whose store a cluster's controller works, beside ``imagecache create``."""
+    (store.paths.nodes / HOST).mkdir()
+    for _ in range(2):
+        assert HOST not in node_gc.release({"a", "a-b", LONG})
+        clock.advance(days=2)
+
+    assert (store.paths.nodes / HOST).is_dir()

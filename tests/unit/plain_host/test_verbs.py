@@ -11,7 +11,6 @@ import pytest
 from imagecache.api.ids import is_cache_id
 from imagecache.api.types import NodeCounts, Phase
 from imagecache.api.yamltext import JSON
-from imagecache.apps.plain_host import Accepted, Built, ShownEvent
 from imagecache.builder.build_events import Advanced, ImageReady, ImageResolved, Planned
 from imagecache.containerd.api import Attached
 from imagecache.errors import (
@@ -27,8 +26,9 @@ from imagecache.errors import (
 )
 from imagecache.kube.api import Object
 from imagecache.kube.object_files import ObjectFiles
+from imagecache.plain_host.verbs import Accepted, Built, ShownEvent
 from testkit.builder import layer_record
-from tests.unit.apps.host_bench import Bench, eventually, manifest, status_of
+from tests.unit.plain_host.bench import Bench, eventually, manifest, status_of
 
 
 @pytest.fixture

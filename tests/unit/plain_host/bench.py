@@ -9,9 +9,9 @@ from pathlib import Path
 from imagecache.api.parse import parse
 from imagecache.api.types import ImageCache, Phase, Status
 from imagecache.api.yamltext import JSON
-from imagecache.apps.plain_host import PlainHost
 from imagecache.kube.api import Object
 from imagecache.kube.object_files import ObjectFiles
+from imagecache.plain_host.verbs import PlainHost
 from imagecache.settings.table import Settings
 from imagecache.store.paths import StorePaths
 from testkit.plain_host import FakeHost

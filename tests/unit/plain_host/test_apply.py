@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from imagecache.api.types import NodeCounts, Phase
-from imagecache.apps.plain_host import Accepted, ShownEvent
 from imagecache.errors import ImageNotFound
-from tests.unit.apps.host_bench import Bench, eventually, manifest, status_of
+from imagecache.plain_host.verbs import Accepted, ShownEvent
+from tests.unit.plain_host.bench import Bench, eventually, manifest, status_of
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import pytest_asyncio
 
 from imagecache.api.types import NodeCounts, Phase
 from imagecache.api.yamltext import JSON
-from imagecache.apps.plain_host_agent import PlainHostDuties
 from imagecache.errors import ContainerdUnavailable, RegistryUnavailable, Unauthenticated
+from imagecache.plain_host.duties import PlainHostDuties
 from imagecache.telemetry.metrics import Metrics
-from tests.unit.apps.host_bench import Bench, eventually, manifest
+from tests.unit.plain_host.bench import Bench, eventually, manifest
 
 
 class Agent(Bench):
@@ -39,7 +39,7 @@ class Agent(Bench):
 async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Agent]:
     for name, seconds in {
         "kube.files._POLL": 0.01,
-        "apps.plain_host_agent._ATTACH_INTERVAL": 0.01,
+        "plain_host.duties._ATTACH_INTERVAL": 0.01,
         "controller.reconciler.SOON": 0.02,
         "controller.reconciler._COLLECT_PAUSE": 0.01,
         "controller.decide.SOON": 0.02,
@@ -73,8 +73,8 @@ async def test_what_was_attached_is_attached_again_after_a_restart(bench: Agent)
     bench.attacher.attached.clear()  # another containerd
     bench.start()
 
-    await eventually(lambda: set(bench.attacher.attached) == {"docker.io/library/nginx:1.25"})
     await eventually(lambda: bench.metrics.registry.get_sample_value("imagecache_attached_images") == 1)
+    assert set(bench.attacher.attached) == {"docker.io/library/nginx:1.25"}
 
 
 async def test_an_attach_that_failed_is_tried_again(bench: Agent) -> None:

@@ -7,17 +7,13 @@ a command has attached is attached again after a restart, since containerd may b
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 
 from imagecache.api import building, events
 from imagecache.api.assignment import SERVING
 from imagecache.api.types import ImageCache
-from imagecache.apps.plain_host import HostDependencies, host_dependencies
-from imagecache.clock import Clock
 from imagecache.containerd.client import ContainerdClient
-from imagecache.controller.build_process import ProcessBuilder
 from imagecache.controller.decision import Role
 from imagecache.controller.dependencies import Builder
 from imagecache.controller.reconciler import Dependencies, Reconciler
@@ -27,10 +23,7 @@ from imagecache.kube.api import ChangeKind
 from imagecache.kube.claims import FileClaims
 from imagecache.kube.informer import Informer
 from imagecache.kube.resources import IMAGE_CACHES
-from imagecache.registry.docker_config import config_path
-from imagecache.settings.flags import as_flags
-from imagecache.settings.table import Settings
-from imagecache.store.store import Store
+from imagecache.plain_host.verbs import HostDependencies
 from imagecache.telemetry.metrics import Metrics
 
 _ATTACH_INTERVAL = 5.0
@@ -108,13 +101,3 @@ class PlainHostDuties:
 async def _follow(informer: Informer, reconciler: Reconciler) -> None:
     async for change in informer.changes():
         reconciler.take(informer.resource, change.object, gone=change.kind is ChangeKind.DELETED)
-
-
-def plain_host_duties(store: Store, settings: Settings, clock: Clock) -> PlainHostDuties:
-    """On this machine. Builds are processes of their own: a start of a container must not wait for one."""
-
-    def builder(metrics: Metrics) -> Builder:
-        docker_config = str(config_path(settings.docker_config, os.environ, Path.home()))
-        return ProcessBuilder(as_flags(settings), metrics, clock, docker_config=docker_config)
-
-    return PlainHostDuties(host_dependencies(store, settings, clock), builder)
