@@ -75,7 +75,7 @@ def test_a_busy_mount_is_not_taken_away(mounter: KernelMounter, image: Path, tar
     mounter.mount(image, target)
     with (target / "probe").open(), pytest.raises(MountFailed, match="EBUSY") as caught:
         mounter.unmount(target)
-    assert "still uses it" in caught.value.hint
+    assert "it is in use" in caught.value.hint
     assert mounter.mounted(target)
 
 
