@@ -16,7 +16,7 @@ from imagecache.oci.descriptor import decode_hook, encode_hook
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """The first and only line to the process; the end of its stdin tells it to stop."""
+    """The first and only line to the process; when its stdin ends, it stops."""
 
     settings: dict[str, str]
     """As flags would give them."""

@@ -1,7 +1,7 @@
 """Builds as processes of their own: a crash, a leak or an attack in one is not the controller's.
 
-The process is ours (``apps.build_process``), bounded in memory by itself, and ends when its stdin does: so also when
-the controller is killed. It must not know how a build works.
+The process is ours (``apps.build_process``). It limits its own memory, and ends when its stdin does, so it does not
+outlive a controller that is killed. It must not know how a build works.
 """
 
 from __future__ import annotations
@@ -124,5 +124,5 @@ def _vanished(code: int) -> InternalError:
     how = f"was ended by signal {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
     return InternalError(
         f"the build process {how}",
-        hint="was it killed for lack of memory? change the ImageCache, or create it again, to build once more",
+        hint="was it killed for lack of memory? change the ImageCache, or create it again",
     )

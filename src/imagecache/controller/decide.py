@@ -46,6 +46,7 @@ RECHECK = 15.0
 _REFUSED = frozenset({Unauthenticated.__name__, AccessDenied.__name__})
 """Reasons of a failure that other pull secrets can end."""
 _UNFINISHED = frozenset({Phase.PENDING, Phase.CREATING, Phase.UPDATING})
+"""Phases in which a build runs, or was interrupted."""
 
 
 def decide(cache: ImageCache, observed: ObservedState, now: dt.datetime) -> Decision:
@@ -202,7 +203,7 @@ class _Draft:
             self.again = RECHECK
 
     def retry(self, spec: EffectiveSpec, *, restart: bool, why: str) -> None:
-        self.record("Retrying", f"Image cache is built once more: {why}")
+        self.record("Retrying", f"Image cache is built again: {why}")
         self.record_notes(spec)
         if self.status.phase is Phase.UPDATE_FAILED:
             self.status = phases.update(self.status, self.generation, self.now)
@@ -223,7 +224,7 @@ class _Draft:
                 self.status = phases.advance(self.status, build.done, build.total, self.now)
             return
         if isinstance(build, Running):
-            self.actions.append(StopBuild())  # nothing asks for its bundle any longer
+            self.actions.append(StopBuild())  # the spec no longer asks for its bundle
             self.status = msgspec.structs.replace(self.status, progress="0%")
         elif self.observed.role is Role.HOST_AGENT and self.was_unfinished():
             return
@@ -349,8 +350,8 @@ class _Draft:
 def _has(document: Bundle, spec: EffectiveSpec) -> bool:
     """Whether a bundle is what the spec asks for.
 
-    The architecture counts only where the document names one: otherwise it is that of whoever reconciles, and a
-    controller that is moved to another node must not build everything again.
+    The architecture counts only where the document names one: otherwise it is that of the process that reconciles, and
+    a controller that is moved to another node must not build everything again.
     """
     if tuple(image.reference for image in document.images) != spec.images:
         return False

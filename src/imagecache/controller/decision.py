@@ -62,7 +62,7 @@ class ObservedState:
     events: Sequence[Event] = ()
     """Events of the build and of nodes since the last decision."""
     nodes: Sequence[NodeView] | None = ()
-    """Every node that has an agent. None: no node was ever told to have this cache, so it has no counts."""
+    """Every node that has an agent. None: the cache was never assigned to a node, so it has no counts."""
     malformed: InvalidManifest | None = None
     """The object's spec is not an ImageCache's."""
     notes: Sequence[str] = ()

@@ -16,7 +16,7 @@ class WorkQueue:
         """In ``_ready``."""
         self._taken: set[str] = set()
         self._repeat: set[str] = set()
-        """Taken, and added again meanwhile: queued once more when the work on it is done."""
+        """Taken, and added again meanwhile: queued again when the work on it is done."""
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._filled = asyncio.Event()
 

@@ -1,8 +1,8 @@
 """ImageCache objects as files: ``caches/<name>.json`` in a store, one JSON document each.
 
-Each is replaced whole, so any process may read at any time. Two kinds of lock, both end with their process: a moment's
-lock around every write, and a claim on one object for as long as somebody works on it. An object that says "being
-built" while nobody has claimed it was interrupted. It must not know what a change means.
+Each is replaced whole, so any process may read at any time. There are two kinds of lock, which end with their process:
+one for the moment of a write, and a claim on one object for as long as a process works on it. An object in the middle
+of a build that no process has claimed was interrupted. It must not know what a change means.
 """
 
 from __future__ import annotations

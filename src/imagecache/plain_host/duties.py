@@ -74,6 +74,7 @@ class PlainHostDuties:
             status = cache.status
             if status is None or status.phase not in SERVING or status.image_cache_id in self._attached:
                 continue
+            # by name: after an update that was killed before its attach, the new bundle is meant where the old one is
             if await asyncio.to_thread(node.is_meant, cache.name):
                 try:
                     with files.claimed(cache.name):

@@ -1,7 +1,7 @@
-"""A host without Kubernetes as the only node: what is attached here, and what it was told to attach.
+"""A host without Kubernetes as the only node: what is attached here, and what is meant to be.
 
-It is remembered as a Node's agent remembers it (``state``), below a name that no Node has. Commands and the agent both
-use it, one object at a time, so it is read from its files at every call. It must not know why something is attached.
+It is remembered as a Node's agent remembers it (``agent.state``), under a name that no Node can have. It must not know
+why something is attached.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class HostNode:
             await asyncio.to_thread(state.settle, bundle.id, building.explain(error))
             raise
         await asyncio.to_thread(state.settle, bundle.id)
-        for earlier in _of(state, cache):
+        for earlier in _of(state, cache):  # last, so that a name which both have is never missing
             if earlier.id != bundle.id:
                 await self._detach(state, earlier)
         return attached
@@ -85,12 +85,14 @@ class HostNode:
         return () if cache.status and cache.status.nodes else None
 
     async def _detach(self, state: NodeState, bundle: Bundle) -> tuple[str, ...]:
+        # the others keep the names that they share with it, such as a tag that two caches have
         others = [other for other in state.documents.values() if other.id != bundle.id]
         removed = await self._attacher().detach(bundle, others)
         await asyncio.to_thread(state.erase, bundle.id)
         return removed
 
     def _load(self) -> NodeState:
+        # anew at every call: commands and the agent are processes of their own, and all of them change it
         state = NodeState(self._directory)
         state.load()
         return state

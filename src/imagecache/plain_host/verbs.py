@@ -146,7 +146,7 @@ class PlainHost:
         return describe(cache, bundle, self._files.caches(), self._dependencies.store.all(), busy=busy)
 
     async def create(self, cache: ImageCache, *, attach: bool = True, show: Show = _ignore) -> ImageCache:
-        """Build and attach. A cache that failed or was interrupted goes on, with the same id and its downloads.
+        """Build and attach. A cache that failed or was interrupted is resumed, with the same id and its downloads.
 
         Raises InvalidManifest before anything is written, AlreadyExists for one that has a bundle, StoreBusy while
         another process works on it; what the build raises is also in the status. When only attaching fails, the cache
@@ -201,6 +201,7 @@ class PlainHost:
                 if not force:
                     raise
             await self._remove(name)
+        # after the claim is released: a collection may wait for others, and the object is deleted
         collected = await asyncio.to_thread(self._dependencies.store.collect)
         own = bundle.layer_names() if bundle else frozenset()
         kept = tuple((str(name), reasons) for name, reasons in sorted(collected.kept.items()) if name in own)
@@ -251,14 +252,14 @@ class PlainHost:
         """Write the object, settle it, attach it."""
         spec = effective_spec(cache, architecture=self._dependencies.architecture)
         item = await self._write(cache, existing)
-        derived = ids.derived_cache_id(objects.uid(item), 1)
+        derived = ids.derived_cache_id(objects.uid(item), 1)  # what the first decision will put into the status
         known = existing.status.image_cache_id if existing and existing.status else derived
         show(Accepted(cache.name, known, how, spec.notes))
         reconciler = self._reconciler(Role.COMMAND, show)
         try:
             ready = await settle(reconciler, self._kube, cache.name, self._dependencies.clock)
         except PullSecretUnavailable as error:
-            # a Secret of a host is a file: not a state of Kubernetes, but an input that is missing or wrong
+            # on a host a Secret is a file, so this is no state of Kubernetes but input that is missing or wrong
             kind = NotFound if isinstance(error.__cause__, ObjectNotFound) else InvalidInput
             raise kind(error.message, hint=error.hint) from error
         finally:
@@ -272,7 +273,7 @@ class PlainHost:
         """The object as the document has it; the history of an existing one stays."""
         item: Object = msgspec.to_builtins(cache)
         if existing is None:
-            objects.metadata(item)["finalizers"] = [nodes.FINALIZER]
+            objects.metadata(item)["finalizers"] = [nodes.FINALIZER]  # saves the write that a decision would ask for
             return await self._kube.create(IMAGE_CACHES, item)
         before: Object = msgspec.to_builtins(existing)
         metadata: Object = {
