@@ -76,11 +76,14 @@ class ProcessBuilder:
         self._metrics.build_seconds.observe(self._clock.monotonic() - start)
 
     async def _run(self, order: bytes, emit: Callable[[BuildEvent], None]) -> None:
-        process = await asyncio.create_subprocess_exec(*self._command, stdin=PIPE, stdout=PIPE, limit=_LINE)
+        # asyncio (3.11) leaves process and pipes behind when it is cancelled in the middle of a start: that ends first
+        start = asyncio.ensure_future(
+            asyncio.create_subprocess_exec(*self._command, stdin=PIPE, stdout=PIPE, limit=_LINE)
+        )
         try:
-            await _follow(process, order, emit)
+            await _follow(await asyncio.shield(start), order, emit)
         finally:
-            await _end(process)
+            await _end(await start)
 
 
 async def _follow(process: Process, order: bytes, emit: Callable[[BuildEvent], None]) -> None:
@@ -105,12 +108,12 @@ async def _end(process: Process) -> None:
     """Closing stdin asks it to stop; it has ended when this returns."""
     if process.stdin is not None:
         process.stdin.close()
-    try:
-        async with asyncio.timeout(_STOP_SECONDS):
-            await process.wait()
-    except TimeoutError:
+    ended = asyncio.ensure_future(process.wait())
+    # not asyncio.timeout: in a task that is being cancelled, as here, it does not time out (Python 3.11.2)
+    await asyncio.wait({ended}, timeout=_STOP_SECONDS)
+    if not ended.done():
         process.kill()
-        await process.wait()
+    await ended
 
 
 def _decode(line: bytes) -> build_messages.Line:
