@@ -22,7 +22,7 @@ from imagecache.containerd.api import (
     TaskStarted,
 )
 from imagecache.digest import Digest
-from imagecache.errors import ContainerdMisconfigured, ContainerdUnavailable, SnapshotExists, SnapshotNotFound
+from imagecache.errors import ContainerdMisconfigured, ContainerdUnavailable, SnapshotNotFound
 from imagecache.oci.descriptor import Descriptor
 
 _REF = "containerd.io/snapshot.ref"
@@ -212,31 +212,32 @@ class _Snapshots:
             raise ContainerdMisconfigured(f"snapshotter not loaded: {name}", hint="run: imagecache doctor")
         return self._containerd.snapshotters[name]
 
-    async def prepare(self, snapshot: SnapshotKey) -> tuple[SnapshotMount, ...]:
+    async def prepare(self, snapshot: SnapshotKey) -> tuple[SnapshotMount, ...] | None:
         snapshotter = self._snapshotter(snapshot.snapshotter)
         place = (snapshot.snapshotter, snapshot.key)
         target = snapshot.labels.get(_REF, "")
         if place in self._space.active or place in self._space.committed:
-            raise SnapshotExists(f"{snapshot.key}: already exists")
+            return None
         if snapshot.parent and (snapshot.snapshotter, snapshot.parent) not in self._space.committed:
             raise SnapshotNotFound(f"parent {snapshot.parent}: not found")
         if target in snapshotter.chains:
             self._put(SnapshotInfo(target, snapshot.parent, snapshot.labels), snapshot.snapshotter)
         if (snapshot.snapshotter, target) in self._space.committed:
             self._hold((snapshot.snapshotter, target))
-            raise SnapshotExists(f"{target}: already exists")
+            return None
         self._space.active[place] = snapshot
         if target and snapshot.labels.get(_DIFF_ID) in snapshotter.diff_ids:
             return (SnapshotMount("erofs", "/fake/layer.erofs", ("ro", "loop")),)
         return (_WRITABLE,)
 
-    async def commit(self, snapshot: SnapshotKey, name: str) -> None:
+    async def commit(self, snapshot: SnapshotKey, name: str) -> bool:
         self._snapshotter(snapshot.snapshotter)
         if (snapshot.snapshotter, name) in self._space.committed:
-            raise SnapshotExists(f"{name}: already exists")
+            return False
         if self._space.active.pop((snapshot.snapshotter, snapshot.key), None) is None:
             raise SnapshotNotFound(f"{snapshot.key}: not found")
         self._put(SnapshotInfo(name, snapshot.parent, snapshot.labels), snapshot.snapshotter)
+        return True
 
     async def remove(self, snapshotter: str, key: str) -> None:
         self._snapshotter(snapshotter)

@@ -35,7 +35,7 @@ functions (those are TypeError and ValueError, as everywhere in Python).
     │   ├─ StoreBusy            retry             exit 44
     │   ├─ StoreUnreachable     retry             exit 45
     │   └─ StoreRefused         fix_environment   exit 46
-    ├─ SnapshotError            containerd's snapshot contract (see snapshotter.errors for gRPC codes)
+    ├─ SnapshotError            containerd's snapshot contract (see snapshotter.grpc_errors for gRPC codes)
     │   └─ SnapshotNotFound · SnapshotExists · WrongKind · HasChildren · InvalidSnapshotArgument      exit 50
     ├─ HostError
     │   ├─ MountFailed          fix_environment   exit 60
@@ -332,7 +332,7 @@ class SnapshotNotFound(SnapshotError):
 
 
 class SnapshotExists(SnapshotError):
-    """Also the protocol word for "this layer is here already"; then it is not a failure."""
+    """The key or the name is in use."""
 
 
 class WrongKind(SnapshotError):

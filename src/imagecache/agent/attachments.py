@@ -1,7 +1,7 @@
 """The bundles whose images the runtime has because of this agent, and the records that someone else removed.
 
 A bundle is written into the node's state before its records are made, and erased after they are gone: wherever the
-agent is killed, the next one knows what to take back. It must not decide what is attached.
+agent is killed, the next one knows what to detach. It must not decide what is attached.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The cluster's controller, wired: leads, watches, reconciles, builds in processes, serves the store.
 
-Whoever does not lead serves, waits and changes nothing; who loses the lead ends at once. It must not decide what the
-parts decide.
+A candidate that does not lead serves, waits and changes nothing; a leader that loses the lease ends at once. It must
+not decide what the parts decide.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from imagecache.telemetry.metrics import Metrics
 
 _log = get_logger(__name__)
 _COLLECT = 300.0
-"""Seconds between two collections that nothing asked for: nodes that share the store let go without telling."""
+"""Seconds between two collections that nothing asked for: nodes of a shared store release leases without an event."""
 
 
 @dataclass(frozen=True, slots=True)

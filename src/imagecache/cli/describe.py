@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _LABEL = 14
 _NEXT_STEPS = {
-    "retry": "run the same {verb} again; time may heal it",
+    "retry": "run the same {verb} again; it may succeed later",
     "fix_input": "change the manifest or its secrets, then run {verb} again",
     "fix_environment": "repair the host as the reason says, then run {verb} again; 'imagecache doctor' helps",
     "report_bug": "report it, it is a fault of imagecache",

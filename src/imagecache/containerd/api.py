@@ -122,11 +122,11 @@ class ImageStore(Protocol):
 
 
 class Snapshots(Protocol):
-    async def prepare(self, snapshot: SnapshotKey) -> tuple[SnapshotMount, ...]:
-        """Raises SnapshotExists; with the label ``containerd.io/snapshot.ref`` that means "this layer is present"."""
+    async def prepare(self, snapshot: SnapshotKey) -> tuple[SnapshotMount, ...] | None:
+        """None: it exists. With the label ``containerd.io/snapshot.ref`` that is the committed layer, else the key."""
 
-    async def commit(self, snapshot: SnapshotKey, name: str) -> None:
-        """Commit the key as ``name``, on top of its parent (containerd 2.2 and later). Raises SnapshotExists."""
+    async def commit(self, snapshot: SnapshotKey, name: str) -> bool:
+        """Commit the key as ``name``, on top of its parent (containerd 2.2 and later). False: the name exists."""
 
     async def remove(self, snapshotter: str, key: str) -> None:
         """Idempotent."""

@@ -15,7 +15,7 @@ from imagecache._proto.containerd import content_pb2, descriptor_pb2, images_pb2
 from imagecache.containerd.api import SnapshotInfo, SnapshotKey, SnapshotMount, StoredImage
 from imagecache.containerd.rpc import Connection
 from imagecache.digest import Digest
-from imagecache.errors import AlreadyExists, NotFound, SnapshotExists, SnapshotNotFound
+from imagecache.errors import AlreadyExists, NotFound, SnapshotNotFound
 from imagecache.oci.descriptor import Descriptor
 
 _SOURCE = "containerd.io/distribution.source."
@@ -152,7 +152,7 @@ class SnapshotService:
         self._connection = connection
         self._metadata = metadata
 
-    async def prepare(self, snapshot: SnapshotKey) -> tuple[SnapshotMount, ...]:
+    async def prepare(self, snapshot: SnapshotKey) -> tuple[SnapshotMount, ...] | None:
         request = snapshots_pb2.PrepareSnapshotRequest(
             snapshotter=snapshot.snapshotter, key=snapshot.key, parent=snapshot.parent, labels=snapshot.labels
         )
@@ -160,13 +160,13 @@ class SnapshotService:
             reply = await self._connection.call(
                 f"{_SNAPSHOTS}/Prepare", request, snapshots_pb2.PrepareSnapshotResponse, self._metadata
             )
-        except AlreadyExists as error:
-            raise SnapshotExists(error.message) from error
+        except AlreadyExists:
+            return None
         except NotFound as error:
             raise SnapshotNotFound(error.message, hint="its parent no longer exists; try again") from error
         return tuple(SnapshotMount(mount.type, mount.source, tuple(mount.options)) for mount in reply.mounts)
 
-    async def commit(self, snapshot: SnapshotKey, name: str) -> None:
+    async def commit(self, snapshot: SnapshotKey, name: str) -> bool:
         request = snapshots_pb2.CommitSnapshotRequest(
             snapshotter=snapshot.snapshotter,
             name=name,
@@ -176,8 +176,9 @@ class SnapshotService:
         )
         try:
             await self._connection.command(f"{_SNAPSHOTS}/Commit", request, self._metadata)
-        except AlreadyExists as error:
-            raise SnapshotExists(error.message) from error
+        except AlreadyExists:
+            return False
+        return True
 
     async def remove(self, snapshotter: str, key: str) -> None:
         request = snapshots_pb2.RemoveSnapshotRequest(snapshotter=snapshotter, key=key)

@@ -8,7 +8,6 @@ snapshot is complete and only has to be committed. Both are what containerd itse
 from __future__ import annotations
 
 import base64
-import contextlib
 import secrets
 from dataclasses import replace
 
@@ -18,7 +17,7 @@ from imagecache.containerd.api import SnapshotKey, SnapshotMount, Snapshots
 from imagecache.containerd.image_records import SNAPSHOT_DIFF_ID, SNAPSHOT_REF
 from imagecache.containerd.modes import Choice
 from imagecache.digest import ChainID
-from imagecache.errors import BlobNotFound, ContainerdMisconfigured, SnapshotExists
+from imagecache.errors import BlobNotFound, ContainerdMisconfigured
 from imagecache.settings.table import Mode
 from imagecache.store.bundle_document import ImageRecord, LayerRecord
 from imagecache.store.layer_name import Space
@@ -48,8 +47,7 @@ class ChainPreparer:
 
     async def _proxied(self, image: ImageRecord, layer: LayerRecord, parent: str) -> None:
         snapshot = self._key(layer, parent)
-        with contextlib.suppress(SnapshotExists):  # the answer of a layer that is served
-            await self._snapshots.prepare(snapshot)
+        if await self._snapshots.prepare(snapshot) is not None:
             # the layer is not served: what was prepared is a writable snapshot that nothing will unpack into
             await self._snapshots.remove(snapshot.snapshotter, snapshot.key)
             raise self._missing(image, layer)
@@ -77,9 +75,8 @@ class ChainPreparer:
         if layer.name.space is not Space.LAYERS:  # the erofs snapshotter looks up by diffID, so never finds these
             return await self._snapshots.stat(self._choice.snapshotter, layer.chain_id) is not None
         snapshot = self._key(layer, "")
-        try:
-            mounts = await self._snapshots.prepare(snapshot)
-        except SnapshotExists:
+        mounts = await self._snapshots.prepare(snapshot)
+        if mounts is None:
             return True
         waiting[layer.chain_id] = snapshot
         if not _complete(mounts):
@@ -87,9 +84,7 @@ class ChainPreparer:
         return True
 
     async def _commit(self, snapshot: SnapshotKey, layer: LayerRecord) -> None:
-        try:
-            await self._snapshots.commit(snapshot, layer.chain_id)
-        except SnapshotExists:  # a pull of the same layer was faster
+        if not await self._snapshots.commit(snapshot, layer.chain_id):  # a pull of the same layer was faster
             await self._snapshots.remove(snapshot.snapshotter, snapshot.key)
 
     def _key(self, layer: LayerRecord, parent: str) -> SnapshotKey:

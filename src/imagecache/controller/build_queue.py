@@ -16,6 +16,7 @@ from imagecache.api.pull_secrets import PullSecret
 from imagecache.api.types import Event
 from imagecache.builder.build_events import Advanced, BuildEvent, Planned
 from imagecache.clock import Clock
+from imagecache.concurrency import cancel_all
 from imagecache.controller.decision import Broken, Build, Running
 from imagecache.controller.dependencies import Builder
 from imagecache.errors import ImageCacheError, InternalError
@@ -64,16 +65,12 @@ class BuildQueue:
         """Stop and forget; returns when its process has ended."""
         entry = self._entries.pop(key, None)
         if entry is not None and entry.task is not None:
-            entry.task.cancel()
-            await asyncio.gather(entry.task, return_exceptions=True)
+            await cancel_all([entry.task])
 
     async def close(self) -> None:
         """Stop all; what they fetched is kept."""
-        for entry in self._entries.values():  # all are asked before the first is waited for
-            if entry.task is not None:
-                entry.task.cancel()
-        for key in list(self._entries):
-            await self.stop(key)
+        entries, self._entries = self._entries, {}
+        await cancel_all(entry.task for entry in entries.values() if entry.task is not None)
 
     @property
     def running(self) -> int:

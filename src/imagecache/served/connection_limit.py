@@ -28,7 +28,7 @@ class ConnectionLimit:
         self._idle: dict[OpenConnection, None] = {}
         """Connections that may be closed, the one that has been idle for longest first."""
         self._aborted: set[OpenConnection] = set()
-        """Those of ``_open`` that were told to end."""
+        """Those of ``_open`` that were aborted."""
         self._closed = False
         self._changed = threading.Condition()
 

@@ -56,10 +56,8 @@ class ServerCertificate:
                 self._current = self._load()
                 self._versions = found
                 _log.info("certificate replaced", file=str(self._certificate))
-        except (
-            OSError,
-            ValueError,
-        ) as error:  # certificate and key are replaced one by one: the next handshake retries
+        except (OSError, ValueError) as error:
+            # certificate and key are replaced one by one: the next handshake retries
             _log.warning("certificate cannot be used", file=str(self._certificate), problem=str(error))
 
 

@@ -228,7 +228,7 @@ def test_describe_a_failure_says_whose_turn_it_is(imagecache: Shell) -> None:
     text = imagecache("describe", "a").stdout
 
     assert "Reason:       RegistryUnavailable: nginx:1.25: no answer\n" in text
-    assert "Next step:    run the same create again; time may heal it\n" in text
+    assert "Next step:    run the same create again; it may succeed later\n" in text
     assert "Layers:       <none>\n" in text
     assert re.search(r"Warning +RegistryUnavailable +0s \(x2\) +nginx:1\.25: no answer\n", text)
 
