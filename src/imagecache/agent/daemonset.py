@@ -28,20 +28,26 @@ async def has_left(kube: Kube, settings: Settings) -> bool:
 
     A removal deletes our role and account too, so a denied request means that we were removed.
     """
-    mode = settings.mode.value
-    namespace, _, name = settings.daemonset.partition("/")
     try:
-        async with asyncio.timeout(_ASK_SECONDS):
-            found = await kube.get(DAEMON_SETS, name, namespace=namespace)
-            if objects.text(found, "metadata", "deletionTimestamp"):
-                return True
-            theirs = objects.texts(found, "metadata", "labels").get(MODE_LABEL, mode)
-            return theirs != mode or not await _selects(kube, found, settings.node_name)
+        # not asyncio.timeout: in a task that is being cancelled, as here, it does not time out (Python 3.11.2)
+        return not await asyncio.wait_for(_has_us(kube, settings), _ASK_SECONDS)
     except (ObjectNotFound, KubernetesDenied):
         return True
     except (KubernetesError, TimeoutError) as error:
         _log.warning("the DaemonSet cannot be read, so the node stays as it is", problem=str(error))
         return False
+
+
+async def _has_us(kube: Kube, settings: Settings) -> bool:
+    """Whether the DaemonSet stays, in our mode, and selects our Node."""
+    mode = settings.mode.value
+    namespace, _, name = settings.daemonset.partition("/")
+    found = await kube.get(DAEMON_SETS, name, namespace=namespace)
+    if objects.text(found, "metadata", "deletionTimestamp"):
+        return False
+    if objects.texts(found, "metadata", "labels").get(MODE_LABEL, mode) != mode:
+        return False
+    return await _selects(kube, found, settings.node_name)
 
 
 async def _selects(kube: Kube, daemonset: Object, node: str) -> bool:
@@ -56,7 +62,6 @@ async def _selects(kube: Kube, daemonset: Object, node: str) -> bool:
 async def withdraw(kube: Kube, node: str) -> None:
     """Delete the report of the Node. In a removal our role may be deleted before us: then the report stays."""
     try:
-        async with asyncio.timeout(_ASK_SECONDS):
-            await KubeReporter(kube, node).withdraw()
+        await asyncio.wait_for(KubeReporter(kube, node).withdraw(), _ASK_SECONDS)  # see has_left
     except (KubernetesError, TimeoutError) as error:
         _log.warning("the report of this node could not be deleted", node=node, problem=str(error))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
 
+from imagecache.agent import daemonset as asked
 from imagecache.agent.daemonset import MODE_LABEL, has_left, withdraw
 from imagecache.api.yamltext import JSON
 from imagecache.errors import KubernetesDenied, KubernetesError, KubernetesUnavailable, ObjectNotFound
@@ -93,3 +95,31 @@ async def test_a_role_that_was_deleted_first_is_no_error() -> None:
     kube.failure = lambda _verb, _resource, _name: KubernetesDenied("no such account")
 
     await withdraw(kube, "worker")
+
+
+class Silent(FakeKube):
+    """An API server that takes requests and answers none."""
+
+    async def get(self, resource: Resource, name: str, *, namespace: str = "") -> Object:
+        del resource, name, namespace
+        await asyncio.Event().wait()
+        return {}
+
+
+async def test_a_pod_that_is_ended_does_not_wait_for_an_api_server_that_is_silent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(asked, "_ASK_SECONDS", 0.01)
+    found: list[bool] = []
+
+    async def run() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:  # as the agent asks: in a task that is being cancelled
+            found.append(await has_left(Silent(), SETTINGS))
+
+    task = asyncio.create_task(run())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task], timeout=5)
+    assert found == [False]
