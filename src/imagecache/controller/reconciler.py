@@ -74,6 +74,8 @@ class Dependencies:
     architecture: str
     role: Role = Role.CLUSTER
     claims: Claims = field(default_factory=Unclaimed)
+    read: Callable[[str], Awaitable[Object | None]] | None = None
+    """Reads an object by name, for every look. None: the informers' is good enough, for a request costs too much."""
     nodes: Callable[[ImageCache], Sequence[NodeView] | None] | None = None
     """The nodes that a cache is counted on; it blocks. None: those of the cluster, as the informers have them."""
     detach: Callable[[ImageCache], Awaitable[object]] = _nothing
@@ -170,7 +172,8 @@ class Reconciler:
         ``requested``: a person has just asked for it. Raises KubernetesError when the API server refuses what follows,
         HostError when an expired one stays attached.
         """
-        item = await self._read(name)
+        read = self._dependencies.read
+        item = self.informers.caches.get(name) if read is None else await read(name)
         await self._forget_others(name, objects.uid(item) if item else "")
         if item is None:
             self.queue.forget(name)
@@ -190,15 +193,6 @@ class Reconciler:
         if decision.again is not None:
             self.queue.add(name, min(decision.again + 0.01, _LONGEST))
         return decision
-
-    async def _read(self, name: str) -> Object | None:
-        """A cluster's object is the informer's: a request for every look is too much. A file is read every time."""
-        if self._dependencies.role is Role.CLUSTER:
-            return self.informers.caches.get(name)
-        try:
-            return await self._kube.get(IMAGE_CACHES, name)
-        except ObjectNotFound:
-            return None
 
     async def _forget_others(self, name: str, uid: str) -> None:
         """Earlier objects of the same name, and those that are deleted."""

@@ -56,6 +56,7 @@ class PlainHostDuties:
                 architecture=own.architecture,
                 role=Role.HOST_AGENT,
                 claims=FileClaims(own.files),
+                read=own.read,
                 nodes=own.node.views,
                 detach=lambda cache: own.node.detach(cache.name),
             )

@@ -30,7 +30,6 @@ from imagecache.containerd.api import Attached
 from imagecache.controller.decision import Role
 from imagecache.controller.dependencies import Builder, BundleStore
 from imagecache.controller.reconciler import Dependencies, Reconciler
-from imagecache.controller.settle import settle
 from imagecache.errors import (
     AlreadyExists,
     HostError,
@@ -46,6 +45,7 @@ from imagecache.kube.api import Kube, Object
 from imagecache.kube.object_files import ObjectFiles
 from imagecache.kube.resources import IMAGE_CACHES
 from imagecache.plain_host.node import HostNode
+from imagecache.plain_host.settle import settle
 from imagecache.store.bundle_document import Bundle
 from imagecache.store.collect import Collected
 
@@ -116,6 +116,13 @@ class HostDependencies:
     architecture: str
     """GOARCH of this host, for caches that name none."""
     interval: float = INTERVAL
+
+    async def read(self, name: str) -> Object | None:
+        """The object as its file is now; None when there is none."""
+        try:
+            return await self.kube.get(IMAGE_CACHES, name)
+        except ObjectNotFound:
+            return None
 
 
 def _ignore(event: ShownEvent) -> None:
@@ -326,6 +333,7 @@ class PlainHost:
                 clock=dependencies.clock,
                 architecture=dependencies.architecture,
                 role=role,
+                read=dependencies.read,
                 nodes=dependencies.node.views,
                 interval=dependencies.interval,
             )

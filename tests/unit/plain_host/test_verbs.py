@@ -383,7 +383,7 @@ class FullDisk(ObjectFiles):
 
 
 async def test_room_that_comes_back_is_used(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imagecache.controller.settle._PAUSE", 0.01)
+    monkeypatch.setattr("imagecache.plain_host.settle._PAUSE", 0.01)
     monkeypatch.setattr("testkit.plain_host.ObjectFiles", FullDisk)
     monkeypatch.setattr(FullDisk, "refused", [])
     first = bench.builder.pause = asyncio.Event()
