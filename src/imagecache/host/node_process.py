@@ -23,6 +23,7 @@ from imagecache.containerd.native import NativeUse
 from imagecache.errors import ImageCacheError
 from imagecache.host.mountinfo import MOUNTINFO, parse
 from imagecache.host.page_cache_trim import Trimmer, drop_second_copy, follow_starts
+from imagecache.oserrors import converting
 from imagecache.snapshotter.dependencies import Observer
 from imagecache.snapshotter.grpc_server import serve
 from imagecache.snapshotter.snapshotter import Snapshotter
@@ -179,7 +180,8 @@ class NodeProcess:
         usage = await asyncio.to_thread(self.store.usage)
         for kind in ("layers", "chains", "blobs", "downloads"):
             self.metrics.store_bytes.labels(kind).set(getattr(usage, kind))
-        self.metrics.store_free_bytes.set(shutil.disk_usage(self.store.root).free)
+        with converting(self.store.root):  # a store whose filesystem is gone must not end the process
+            self.metrics.store_free_bytes.set(shutil.disk_usage(self.store.root).free)
         self.metrics.mounts.set(_count_mounts(self.agent_root))
 
 

@@ -56,6 +56,8 @@ class FileKube:
         self._clock = clock
         self._numbers = itertools.count(1)
         self._listings: dict[str, _Seen] = {}
+        self._malformed: dict[Path, Stamp] = {}
+        """Files that a warning was about."""
 
     async def get(self, resource: Resource, name: str, *, namespace: str = "") -> Object:
         if resource == SECRETS:
@@ -175,14 +177,21 @@ class FileKube:
         return item
 
     def _look(self, seen: _Seen) -> _Seen:
-        """Every object now; files that are as in ``seen`` are not read again."""
+        """Every object now; files that are as in ``seen`` are not read again.
+
+        An object whose file has become unreadable stays as it was seen: it was not deleted.
+        """
         found: _Seen = {}
         for path, stamp in self._files.stamps().items():
             known = seen.get(path)
             try:
                 item = known[1] if known and known[0] == stamp else self._files.read_file(path)
             except StoreCorrupt as error:
-                _log.warning("an object is left out", file=str(path), problem=str(error))
+                if self._malformed.get(path) != stamp:  # once for each version: a watch looks several times a second
+                    self._malformed[path] = stamp
+                    _log.warning("an object is left out", file=str(path), problem=str(error), hint=error.hint)
+                if known is not None:
+                    found[path] = known
                 continue
             if item is not None:
                 found[path] = (stamp, item)

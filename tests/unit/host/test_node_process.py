@@ -108,3 +108,19 @@ async def test_a_failure_that_ends_the_process_is_that_error(tmp_path: Path) -> 
 
     with pytest.raises(StoreBusy):
         await node.run(tmp_path / "agent.sock", ready=lambda: None)
+
+
+async def test_a_store_that_vanishes_does_not_end_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_process, "_MEASURE_INTERVAL", 0.001)
+    node = process(tmp_path)
+    (tmp_path / "store").rename(tmp_path / "away")
+    task = asyncio.ensure_future(node.run(tmp_path / "unused.sock", ready=lambda: None))
+    await asyncio.sleep(0.05)
+    assert not task.done()
+
+    (tmp_path / "away").rename(tmp_path / "store")
+    await asyncio.sleep(0.05)
+    assert value(node.metrics, "store_free_bytes") > 0
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task

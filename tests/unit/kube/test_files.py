@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+import structlog
 
 from imagecache.errors import ObjectNotFound, ObjectRefused, WatchExpired
 from imagecache.kube import objects
@@ -67,6 +68,26 @@ async def test_a_damaged_file_hides_no_other(kube: FileKube, tmp_path: Path) -> 
     (tmp_path / "store" / "caches" / "b.json").write_text("{")
 
     assert [objects.name(item) for item in (await kube.list(IMAGE_CACHES)).items] == ["a"]
+
+
+async def test_an_object_that_becomes_unreadable_is_not_deleted_and_is_logged_once(
+    kube: FileKube, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imagecache.kube.files._POLL", 0.001)
+    await kube.create(IMAGE_CACHES, STORED)
+    listing = await kube.list(IMAGE_CACHES)
+    file = tmp_path / "store" / "caches" / "a.json"
+    whole = file.read_bytes()
+    file.write_text("{")
+    changes = kube.watch(IMAGE_CACHES, resource_version=listing.resource_version)
+    with structlog.testing.capture_logs() as logged:
+        following = asyncio.ensure_future(anext(changes))
+        await asyncio.sleep(0.1)
+        assert not following.done()
+    assert [line["event"] for line in logged] == ["an object is left out"]
+
+    file.write_bytes(whole)
+    assert (await following).kind.value == "MODIFIED"
 
 
 async def test_an_object_created_again_is_another_one(kube: FileKube) -> None:
