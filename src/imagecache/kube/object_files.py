@@ -163,7 +163,8 @@ def _stem(name: str) -> str:
         raise not_found(name)
     if len(name) <= _STEM:
         return name
-    return f"{name[: _STEM - 33]}-{hashlib.sha256(name.encode()).hexdigest()[:32]}"
+    # an underscore is in no name, so no shorter name is this one
+    return f"{name[: _STEM - 33]}_{hashlib.sha256(name.encode()).hexdigest()[:32]}"
 
 
 def _decoded(path: Path, data: bytes, decoder: msgspec.json.Decoder[_T]) -> _T:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from imagecache.api.parse import is_name
 from imagecache.errors import NotFound, StoreBusy, StoreCorrupt, StoreError
 from imagecache.kube.api import Object
 from imagecache.kube.object_files import ObjectFiles
@@ -94,3 +95,10 @@ def test_a_store_that_cannot_be_one(tmp_path: Path) -> None:
     assert files.caches() == []
     with pytest.raises(StoreError):
         put(files, "a")
+
+
+def test_a_short_name_is_never_the_file_of_a_long_one(files: ObjectFiles, tmp_path: Path) -> None:
+    long = "a" * 253
+    put(files, long)
+    [file] = (tmp_path / "store" / "caches").glob("*.json")
+    assert not is_name(file.stem)
