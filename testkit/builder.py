@@ -78,6 +78,8 @@ class MemoryStore:
     held: dict[LayerName, str] = field(default_factory=dict)
     """Layer image to its holder."""
     failure: StoreError | None = None
+    deletion: StoreError | None = None
+    """Raised by every deletion."""
     collections: int = 0
 
     def get(self, bundle_id: str) -> Bundle:
@@ -92,6 +94,8 @@ class MemoryStore:
 
     def delete(self, bundle_id: str) -> None:
         self.get(bundle_id)
+        if self.deletion is not None:
+            raise self.deletion
         del self.documents[bundle_id]
 
     def collect(self) -> Collected:

@@ -75,6 +75,7 @@ CACHE_CONDITIONS: Sequence[tuple[str, str, str]] = (
     ("`Ready`", "`UpdateFailed`", "True: the old content serves, the new one could not be built."),
     ("`Ready`", "`Building`", "False: the first build has not ended."),
     ("`Building`", "`Started`", "True: a build is running, or has its turn next."),
+    ("`Building`", "`StartedByAgent`", "True: the same, begun by the agent of a host without Kubernetes."),
     ("`Building`", "`Built`", "False: nothing to build."),
     ("`Ready`, `Building`", "`Interrupted`", "False: Ctrl-C; the same command goes on."),
     ("`Ready`, `Building`", "an [error](#errors-and-exit-codes)", "False: why it failed, or what it waits for."),

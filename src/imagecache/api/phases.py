@@ -49,11 +49,12 @@ def retry(status: Status, generation: int, now: dt.datetime, *, restart: bool) -
     return msgspec.structs.replace(fresh, events=status.events, conditions=conditions)
 
 
-def started(status: Status, generation: int, now: dt.datetime) -> Status:
-    """The build starts or continues: the phase stays and no reason is left."""
+def started(status: Status, generation: int, now: dt.datetime, *, by_agent: bool = False) -> Status:
+    """The build starts or continues: the phase stays and no reason is left. ``by_agent``: that of a plain host."""
     status = msgspec.structs.replace(status, reason="", last_updated_time=times.render(now))
     outcome = ("True", "Updating", "") if status.phase is Phase.UPDATING else ("False", "Building", "")
-    return _conditions(status, generation, now, ready=outcome, building=("True", "Started", ""))
+    reason = "StartedByAgent" if by_agent else "Started"
+    return _conditions(status, generation, now, ready=outcome, building=("True", reason, ""))
 
 
 def waiting(status: Status, generation: int, now: dt.datetime, *, reason: str, message: str) -> Status:
@@ -181,6 +182,12 @@ def outcome(status: Status) -> tuple[str, str]:
 def failure(status: Status) -> str:
     """CamelCase reason of a failed build or update; empty when none has failed."""
     return outcome(status)[0] if status.phase in {Phase.FAILED, Phase.UPDATE_FAILED} else ""
+
+
+def left_by_command(status: Status) -> bool:
+    """Whether a build that a person's command began is not finished; the same command continues it."""
+    unfinished = status.phase in {Phase.PENDING, Phase.CREATING, Phase.UPDATING}
+    return unfinished and outcome(status)[0] in {"Started", "Interrupted"}
 
 
 def percent(progress: str) -> int:

@@ -24,6 +24,7 @@ _NEXT_STEPS = {
     "fix_environment": "repair the host as the reason says, then run {verb} again; 'imagecache doctor' helps",
     "report_bug": "report it, it is a fault of imagecache",
 }
+_RESUME = "nothing is lost; run the same create again"
 
 
 @settings_flags()
@@ -54,6 +55,8 @@ def _head(description: Description, now: dt.datetime) -> list[str]:
     )
     if status is not None:
         lines += _state(status, busy=description.busy)
+    elif not description.busy:
+        lines.append(_line("Interrupted", _RESUME))
     return lines
 
 
@@ -67,7 +70,7 @@ def _state(status: Status, *, busy: bool) -> list[str]:
 
     lines = [_line("Cache ID", status.image_cache_id), _line("Phase", f"{status.phase.value} ({status.progress})")]
     if not busy and status.phase in {Phase.PENDING, Phase.CREATING}:
-        lines.append(_line("Interrupted", "nothing is lost; run the same create again"))
+        lines.append(_line("Interrupted", _RESUME))
     if not busy and status.phase is Phase.UPDATING:
         lines.append(_line("Interrupted", "the earlier content serves; run the same apply again"))
     if status.size:

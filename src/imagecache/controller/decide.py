@@ -43,10 +43,10 @@ SOON = 5.0
 """Seconds until a wait for a secret, a lock or the store is looked at again."""
 RECHECK = 15.0
 """Seconds between two looks at the secrets of a cache that a registry refused: each look is a get for each secret."""
+_EARLIER = 16
+"""Generations that a bundle which was left behind is looked for in."""
 _REFUSED = frozenset({Unauthenticated.__name__, AccessDenied.__name__})
 """Reasons of a failure that other pull secrets can end."""
-_UNFINISHED = frozenset({Phase.PENDING, Phase.CREATING, Phase.UPDATING})
-"""Phases in which a build runs, or was interrupted."""
 
 
 def decide(cache: ImageCache, observed: ObservedState, now: dt.datetime) -> Decision:
@@ -54,20 +54,22 @@ def decide(cache: ImageCache, observed: ObservedState, now: dt.datetime) -> Deci
     status = cache.status
     if cache.metadata.deletion_timestamp:
         return _delete(cache)
-    if status is not None and phases.expired(status, now):
+    if status is not None and phases.expired(status, now) and observed.role is not Role.NODE:
         expired = events.event("Expired", "Image cache has expired and is deleted", about=cache.name, now=now)
         return Decision(status, (DeleteObject(),), (expired,), again=SOON)
     return _Draft(cache, observed, now).decide()
 
 
 def bundle_ids(cache: ImageCache) -> tuple[str, ...]:
-    """The bundles that matter to a decision: the one in the status, and that of a build of this generation.
+    """The bundles that matter to a decision: the one in the status, and those of builds of the last generations.
 
-    A deletion counts as a generation of its own, so the one before is named too.
+    The earlier ones are there when a process was killed before it deleted them, perhaps several edits ago. A deletion
+    counts as a generation of its own.
     """
     uid, generation = cache.metadata.uid, cache.metadata.generation
     found = [cache.status.image_cache_id] if cache.status else []
-    found += [ids.derived_cache_id(uid, number) for number in (generation, generation - 1)]
+    numbers = (generation, *range(generation - 1, max(0, generation - _EARLIER), -1))
+    found += [ids.derived_cache_id(uid, number) for number in numbers]
     return tuple(dict.fromkeys(filter(None, found)))
 
 
@@ -157,6 +159,7 @@ class _Draft:
         edited = phases.observed(self.status, "Ready") != self.generation
         if document is not None and not (edited and not _has(document, spec)):
             self.status = phases.kept(self.status, self.generation, self.now, retention_days=spec.retention_days)
+            self.delete_others(self.status.image_cache_id)
             return
         self.status = phases.update(self.status, self.generation, self.now)
         why = "the spec asks for other images" if document else "the store has lost it"
@@ -173,15 +176,12 @@ class _Draft:
             self.actions.append(StopBuild())
             self.ready(old, spec)
         elif new is not None and _has(new, spec):
-            before = self.status.image_cache_id
             self.status = msgspec.structs.replace(self.status, image_cache_id=new.id)
             self.ready(new, spec)
-            self.actions.append(DeleteBundle(before))
+            self.delete_others(new.id)
         else:
             # built for a generation that was replaced before its bundle was put into the status
-            earlier = ids.derived_cache_id(self.cache.metadata.uid, phases.observed(self.status))
-            if earlier in self.observed.bundles and earlier not in {self.status.image_cache_id, request.bundle_id}:
-                self.actions.append(DeleteBundle(earlier))
+            self.delete_others(self.status.image_cache_id, request.bundle_id)
             self.build(request)
 
     def recover(self, spec: EffectiveSpec) -> None:
@@ -216,7 +216,7 @@ class _Draft:
 
     def build(self, request: BuildRequest) -> None:
         """Start it, follow it, or record how it failed."""
-        build = self.observed.build
+        build, agent = self.observed.build, self.observed.role is Role.HOST_AGENT
         if build is not None and build.request == request:
             if isinstance(build, Broken):
                 self.broken(build.error)
@@ -226,17 +226,21 @@ class _Draft:
         if isinstance(build, Running):
             self.actions.append(StopBuild())  # the spec no longer asks for its bundle
             self.status = msgspec.structs.replace(self.status, progress="0%")
-        elif self.observed.role is Role.HOST_AGENT and self.was_unfinished():
+        elif agent and (self.cache.status is None or phases.left_by_command(self.cache.status)):
             return
         if self.observed.secrets_problem is not None:
             self.wait(self.observed.secrets_problem)
             return
-        self.status = phases.started(self.status, self.generation, self.now)
+        self.status = phases.started(self.status, self.generation, self.now, by_agent=agent)
         self.actions.append(StartBuild(request))
 
     def ready(self, document: Bundle, spec: EffectiveSpec) -> None:
         self.status = building.ready(self.status, self.generation, self.now, document, spec.retention_days)
         self.record("Ready", building.summary(document))
+
+    def delete_others(self, *kept: str) -> None:
+        """Delete the bundles of this object that neither serve nor are being built."""
+        self.actions.extend(DeleteBundle(name) for name in self.observed.bundles if name not in kept)
 
     def broken(self, error: ImageCacheError) -> None:
         self.actions.append(StopBuild())
@@ -312,10 +316,6 @@ class _Draft:
     def is_edited(self) -> bool:
         """Whether the status is about an earlier generation."""
         return phases.observed(self.status) != self.generation
-
-    def was_unfinished(self) -> bool:
-        """Whether a build was on its way before this decision."""
-        return self.cache.status is None or self.cache.status.phase in _UNFINISHED
 
     # events and the end
 

@@ -329,6 +329,8 @@ class Reconciler:
         except NotFound:
             return
         except StoreError as error:
+            if self._dependencies.role is not Role.CLUSTER:
+                raise  # an object that stays is what a command, or the next agent, finds the bundle by
             _log.warning("bundle not deleted, will try again", bundle=bundle_id, problem=str(error))
             self._orphans.add(bundle_id)
             asyncio.get_running_loop().call_later(SOON, self._freed.set)

@@ -75,13 +75,14 @@ class PlainHostDuties:
             status = cache.status
             if status is None or status.phase not in SERVING or status.image_cache_id in self._attached:
                 continue
-            # by name: after an update that was killed before its attach, the new bundle is meant where the old one is
-            if await asyncio.to_thread(node.is_meant, cache.name):
-                try:
-                    with files.claimed(cache.name):
+            try:
+                with files.claimed(cache.name):
+                    # With the claim, so that no command detaches it meanwhile. By name: after an update that was killed
+                    # before its attach, the new bundle is meant where the old one is.
+                    if await asyncio.to_thread(node.is_meant, cache.name):
                         await self._attach(cache, status.image_cache_id, reconciler, metrics)
-                except StoreBusy:
-                    continue  # a command works on it; looked at again next time
+            except StoreBusy:
+                continue  # a command works on it; looked at again next time
             self._attached.add(status.image_cache_id)
 
     async def _attach(self, cache: ImageCache, bundle_id: str, reconciler: Reconciler, metrics: Metrics) -> None:

@@ -8,14 +8,15 @@ something that the same verb finishes. It must not print.
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
 
-from imagecache.api import building, events, ids, nodes
+from imagecache.api import building, events, ids, nodes, parse
 from imagecache.api.assignment import SERVING
 from imagecache.api.building import BuildRequest
 from imagecache.api.describe import Description, describe
@@ -39,6 +40,7 @@ from imagecache.errors import (
     ObjectNotFound,
     PullSecretUnavailable,
     StoreBusy,
+    StoreError,
 )
 from imagecache.kube import objects
 from imagecache.kube.api import Kube, Object
@@ -200,34 +202,46 @@ class PlainHost:
         """
         self._files.cache(name)
         with self._files.claimed(name):
-            cache = self._files.cache(name)
-            bundle, detached = self._bundle(cache), tuple[str, ...]()
-            try:
-                detached = await self._node.detach(name)
-            except HostError:
-                if not force:
-                    raise
-            await self._remove(name)
-        # after the claim is released: a collection may wait for others, and the object is deleted
-        collected = await asyncio.to_thread(self._dependencies.store.collect)
-        own = bundle.layer_names() if bundle else frozenset()
-        kept = tuple((str(name), reasons) for name, reasons in sorted(collected.kept.items()) if name in own)
-        return Deleted(cache, detached, collected, kept)
+            taken = await self._take_away(self._files.cache(name), force=force)
+        return await self._collect(*taken)
 
     async def expire(self) -> Expired:
         """Delete every cache that has expired; one that cannot be deleted now stays and is retried next time."""
         now = self._dependencies.clock.now()
         deleted, failed = [], []
-        for cache in self._files.caches():
-            if cache.status is None or not expired(cache.status, now):
-                continue
+        for name in [cache.name for cache in self._files.caches() if _is_expired(cache, now)]:
             try:
-                deleted.append(await self.delete(cache.name))
+                with self._files.claimed(name):
+                    cache = self._files.cache(name)
+                    if not _is_expired(cache, now):  # another process has created it anew since it was listed
+                        continue
+                    taken = await self._take_away(cache, force=False)
+                deleted.append(await self._collect(*taken))
             except (NotFound, StoreBusy):
                 continue  # another process deletes it
             except ImageCacheError as error:
-                failed.append((cache.name, error))
+                failed.append((name, error))
         return Expired(tuple(deleted), tuple(failed))
+
+    async def _take_away(self, cache: ImageCache, *, force: bool) -> tuple[ImageCache, Bundle | None, tuple[str, ...]]:
+        """Detach it and remove it with its bundle; returns what was there."""
+        bundle, detached = None, tuple[str, ...]()
+        with suppress(StoreError):  # a damaged one can be deleted, too
+            bundle = self._bundle(cache)
+        try:
+            detached = await self._node.detach(cache.name)
+        except HostError:
+            if not force:
+                raise
+        await self._remove(cache.name)
+        return cache, bundle, detached
+
+    async def _collect(self, cache: ImageCache, bundle: Bundle | None, detached: tuple[str, ...]) -> Deleted:
+        """Without the claim: a collection may take long, and the name is free."""
+        collected = await asyncio.to_thread(self._dependencies.store.collect)
+        own = bundle.layer_names() if bundle else frozenset()
+        kept = tuple((str(name), reasons) for name, reasons in sorted(collected.kept.items()) if name in own)
+        return Deleted(cache, detached, collected, kept)
 
     @contextmanager
     def _claimed_for(self, cache: ImageCache) -> Iterator[None]:
@@ -241,8 +255,7 @@ class PlainHost:
         if self._files.read(name) is None:
             return None
         cache = self._files.cache(name)
-        over = cache.status is not None and expired(cache.status, self._dependencies.clock.now())
-        if not over and not cache.metadata.deletion_timestamp:
+        if not _is_expired(cache, self._dependencies.clock.now()) and not cache.metadata.deletion_timestamp:
             return cache
         await self._node.detach(name)
         await self._remove(name)
@@ -259,12 +272,18 @@ class PlainHost:
         """Write the object, settle it, attach it."""
         spec = effective_spec(cache, architecture=self._dependencies.architecture)
         item = await self._write(cache, existing)
-        derived = ids.derived_cache_id(objects.uid(item), 1)  # what the first decision will put into the status
+        # what the first decision will put into the status
+        derived = ids.derived_cache_id(objects.uid(item), parse.stored(item).cache.metadata.generation)
         known = existing.status.image_cache_id if existing and existing.status else derived
-        show(Accepted(cache.name, known, how, spec.notes))
-        reconciler = self._reconciler(Role.COMMAND, show)
+        display = _Display(show)
+        display(Accepted(cache.name, known, how, spec.notes))
+        reconciler = self._reconciler(Role.COMMAND, display)
         try:
             ready = await settle(reconciler, self._kube, cache.name, self._dependencies.clock)
+        except asyncio.CancelledError:
+            if display.problem is not None:
+                raise display.problem from None
+            raise
         except PullSecretUnavailable as error:
             # on a host a Secret is a file, so this is no state of Kubernetes but input that is missing or wrong
             kind = NotFound if isinstance(error.__cause__, ObjectNotFound) else InvalidInput
@@ -309,6 +328,11 @@ class PlainHost:
         await reconciler.reconcile(name)
 
     def _serving(self, cache: ImageCache) -> Bundle:
+        if cache.metadata.deletion_timestamp:
+            raise InvalidInput(
+                f"{cache.name} is half deleted, it cannot be attached",
+                hint=f"finish that with 'imagecache delete {cache.name}', or create it again",
+            )
         if cache.status is None or cache.status.phase not in SERVING:
             phase = cache.status.phase.value if cache.status else "new"
             raise InvalidInput(
@@ -340,6 +364,23 @@ class PlainHost:
         )
 
 
+@dataclass(slots=True)
+class _Display:
+    """Shows events. A display that fails, as on a closed stdout, interrupts the command: the build has not failed."""
+
+    show: Show
+    task: asyncio.Task[object] | None = field(default_factory=asyncio.current_task)
+    problem: Exception | None = None
+
+    def __call__(self, event: ShownEvent) -> None:
+        try:
+            self.show(event)
+        except Exception as error:  # noqa: BLE001 - raised again by whoever waits for the build
+            self.problem = error
+            if self.task is not None:
+                self.task.cancel()
+
+
 @dataclass(frozen=True, slots=True)
 class _ShownBuilder:
     """``controller.dependencies.Builder`` whose events a display gets too."""
@@ -355,6 +396,10 @@ class _ShownBuilder:
             self.show(event)
 
         await self.builder().build(request, credentials, both)
+
+
+def _is_expired(cache: ImageCache, now: dt.datetime) -> bool:
+    return cache.status is not None and expired(cache.status, now)
 
 
 def _asked(cache: ImageCache) -> tuple[object, ...]:

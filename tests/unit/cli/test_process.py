@@ -153,6 +153,25 @@ def test_stopping_a_create_keeps_what_was_fetched(tmp_path: Path, manifest: Path
     assert f"ready ({before})" in again.stdout
 
 
+def test_a_reader_that_goes_away_interrupts_a_create(tmp_path: Path, manifest: Path) -> None:
+    with subprocess.Popen(
+        command(PROGRAM, "create", "-f", str(manifest)),
+        env=environment(tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+
+    assert process.returncode == 1
+    described = run(tmp_path, PROGRAM, "describe", "a").stdout
+    assert "Interrupted:  nothing is lost; run the same create again\n" in described
+    assert "Failed" not in described
+
+
 @pytest.mark.parametrize("service", ["agent", "snapshotter"])
 def test_sigterm_ends_a_service_well(tmp_path: Path, service: str) -> None:
     """It has told the service manager that it is ready, and listens where its settings say."""

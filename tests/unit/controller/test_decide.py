@@ -330,6 +330,13 @@ CASES: dict[str, Case] = {
         ),
         phase=Phase.UPDATING,
     ),
+    "what-served-before-goes-also-when-the-switch-was-the-last-thing-that-happened": Case(
+        cache(REDIS, generation=2, status=ready(2, TWO, REDIS)),
+        {"bundles": {ONE: bundle(ONE), TWO: bundle(TWO, REDIS)}},
+        actions=(DeleteBundle(ONE),),
+        id=TWO,
+        phase=Phase.READY,
+    ),
     "a-failed-update-keeps-the-old": Case(
         cache(REDIS, generation=2, status=updating()),
         HAS_ONE | {"build": Broken(request(TWO, EDITED), NOT_FOUND)},

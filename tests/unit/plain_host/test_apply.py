@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from imagecache.api.ids import derived_cache_id
 from imagecache.api.types import NodeCounts, Phase
 from imagecache.errors import ImageNotFound
 from imagecache.plain_host.verbs import Accepted, ShownEvent
@@ -102,3 +104,15 @@ async def test_another_architecture_is_another_build(bench: Bench) -> None:
     assert bench.host.get("a").metadata.annotations == named
     await bench.host.apply(manifest("a"))
     assert bench.host.get("a").metadata.annotations == {}
+
+
+async def test_a_bundle_of_several_edits_ago_is_deleted(bench: Bench) -> None:
+    """Its process was killed before it was put into the status, and so were those of the edits after it."""
+    cache = await bench.host.create(manifest("a"), attach=False)
+    [bundle] = bench.store.documents.values()
+    left = derived_cache_id(cache.metadata.uid, 2)
+    bench.store.documents[left] = msgspec.structs.replace(bundle, id=left)
+    bench.put(cache, metadata=msgspec.to_builtins(cache)["metadata"] | {"generation": 5})
+
+    await bench.host.apply(manifest("a", "redis:7"))
+    assert list(bench.store.documents) == [bench.status().image_cache_id]

@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from imagecache.api.types import NodeCounts, Phase
 from imagecache.api.yamltext import JSON
-from imagecache.errors import ContainerdUnavailable, RegistryUnavailable, Unauthenticated
+from imagecache.errors import ContainerdUnavailable, RegistryUnavailable, StoreBusy, StoreError, Unauthenticated
 from imagecache.plain_host.duties import PlainHostDuties
 from imagecache.telemetry.metrics import Metrics
 from tests.unit.plain_host.bench import Bench, eventually, manifest
@@ -208,3 +208,46 @@ async def test_a_build_of_the_agent_is_claimed(bench: Agent) -> None:
 
     await eventually(lambda: bench.phase() is Phase.READY)
     await eventually(lambda: not bench.files.busy("a"))
+
+
+async def test_a_build_of_the_agent_goes_on_with_the_next_agent(bench: Agent) -> None:
+    await bench.host.create(manifest("a"))
+    bench.builder.pause = asyncio.Event()
+    bench.store.documents.clear()
+    bench.start()
+    await eventually(lambda: bench.phase() is Phase.UPDATING)
+    await bench.stop()
+    bench.builder.pause = None
+
+    bench.start()
+    await eventually(lambda: bench.phase() is Phase.READY)
+
+
+async def test_what_the_agent_waits_for_need_not_be_there_at_first(bench: Agent) -> None:
+    """It begins an update by itself, for which a Secret is lacking, and then another process builds the same bundle."""
+    bench.secret("good")
+    await bench.host.create(manifest("a", imagePullSecrets='["default:cred"]'))
+    bench.store.documents.clear()
+    (bench.settings.secrets / "cred.yaml").unlink()
+    bench.start()
+    await eventually(lambda: bench.status().reason.startswith("PullSecretUnavailable"))
+    bench.builder.failure = StoreBusy("a collection runs")
+    bench.secret("good")
+    await eventually(lambda: bench.status().reason.startswith("StoreBusy"))
+
+    bench.builder.failure = None
+    await eventually(lambda: bench.phase() is Phase.READY)
+
+
+async def test_a_bundle_that_cannot_be_deleted_keeps_its_object(bench: Agent) -> None:
+    await bench.host.create(manifest("a"))
+    bench.store.deletion = StoreError("the disk is gone")
+    with pytest.raises(StoreError, match="the disk is gone"):
+        await bench.host.delete("a")
+    bench.start()
+    await seen(bench)
+    assert len(bench.store.documents) == 1
+
+    bench.store.deletion = None
+    await eventually(lambda: bench.phase() is None)
+    assert bench.store.documents == {}

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest.mock import Mock
 
+import msgspec
 import pytest
 
+from imagecache.api import phases
 from imagecache.api.ids import is_cache_id
 from imagecache.api.types import NodeCounts, Phase
 from imagecache.api.yamltext import JSON
@@ -23,10 +26,12 @@ from imagecache.errors import (
     NotFound,
     RegistryUnavailable,
     StoreBusy,
+    StoreCorrupt,
 )
 from imagecache.kube.api import Object
 from imagecache.kube.object_files import ObjectFiles
 from imagecache.plain_host.verbs import Accepted, Built, ShownEvent
+from imagecache.store.collect import Collected
 from testkit.builder import layer_record
 from tests.unit.plain_host.bench import Bench, eventually, manifest, status_of
 
@@ -413,3 +418,77 @@ async def test_a_full_disk_is_the_error_once_nothing_is_built(bench: Bench, monk
     with pytest.raises(NoSpace):
         await task
     assert unheard == []
+
+
+async def test_a_display_that_fails_interrupts_the_command_and_fails_no_build(bench: Bench) -> None:
+    """As when stdout is closed: ``imagecache create | head -1``."""
+
+    def show(event: ShownEvent) -> None:
+        if isinstance(event, ImageResolved):
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        await bench.host.create(manifest("a"), show=show)
+    assert bench.phase() is not Phase.FAILED
+    assert phases.outcome(bench.status())[0] == "Interrupted"
+
+    assert status_of(await bench.host.create(manifest("a"))).phase is Phase.READY
+
+
+async def test_an_expired_cache_is_attached_like_any_other(bench: Bench) -> None:
+    await bench.host.create(manifest("a", retentionDays=1), attach=False)
+    bench.clock.advance(days=1)
+    await bench.host.attach("a")
+
+    assert bench.host.get("a").metadata.deletion_timestamp == ""
+    assert bench.status().nodes == NodeCounts(desired=1, ready=1)
+
+
+async def test_a_cache_that_is_half_deleted_is_not_attached(bench: Bench) -> None:
+    before = await bench.host.create(manifest("a"), attach=False)
+    bench.put(before, metadata=msgspec.to_builtins(before)["metadata"] | {"deletionTimestamp": "2024-05-01T12:00:00Z"})
+
+    with pytest.raises(InvalidInput, match="half deleted"):
+        await bench.host.attach("a")
+    assert bench.attacher.attached == {}
+
+
+async def test_what_was_created_anew_since_it_was_listed_does_not_expire(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        await bench.host.create(manifest(name, retentionDays=1))
+    bench.clock.advance(days=1)
+    host, collect = bench.host, bench.store.collect
+
+    def slow() -> Collected:
+        """While the first is collected, another process creates the second anew."""
+        if bench.store.collections == 0:
+            bench.store.collections += 1
+            asyncio.run(bench.host.create(manifest("b", retentionDays=1)))
+        return collect()
+
+    monkeypatch.setattr(bench.store, "collect", slow)
+    assert [deleted.cache.name for deleted in (await host.expire()).deleted] == ["a"]
+    assert bench.phase("b") is Phase.READY
+
+
+async def test_a_damaged_bundle_can_be_deleted(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    await bench.host.create(manifest("a"))
+    damaged = StoreCorrupt("its document is malformed", hint="delete the image cache and create it again")
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.store, "get", Mock(side_effect=damaged))
+        patch.setattr(bench.store, "delete", lambda bundle_id: bench.store.documents.pop(bundle_id, None))
+        assert (await bench.host.delete("a")).kept == ()
+
+    assert bench.host.list() == []
+    assert bench.store.documents == {}
+
+
+async def test_the_id_that_is_shown_is_that_of_the_object(bench: Bench) -> None:
+    """Also when the object was changed before it had a status: the command was killed at once."""
+    bench.put(await bench.host.create(manifest("a"), attach=False), status=None)
+    shown: list[ShownEvent] = []
+    await bench.host.create(manifest("a", "redis:7"), attach=False, show=shown.append)
+
+    assert [event.cache_id for event in shown if isinstance(event, Accepted)] == [bench.status().image_cache_id]
