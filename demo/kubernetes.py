@@ -106,8 +106,12 @@ def kubelet_says(cluster: Cluster) -> list[str]:
 
 def tell(system: Installed, registry: Registry, reference: str) -> None:
     cluster = system.cluster
-    say("The same image before it is cached, a pod on each node:")
+    say("Before the image is cached, a pod on each node pulls it:")
     uncached = pod_starts(cluster, reference)
+    sys.stdout.writelines(
+        f"  {node.name}, created to Running: {seconds:.2f} s\n"
+        for node, seconds in zip(cluster.nodes, uncached, strict=True)
+    )
     asyncio.run(forget(cluster, reference))
 
     show(cluster, "get crd/imagecaches.eci.alibabacloud.com")
@@ -157,7 +161,8 @@ def main() -> None:
         with registry:
             system.cluster.trust(registry)
             reference = registry.push("team/app:1.4", image)
-            sys.stdout.write(f"\n  {reference}  {image.size / 1e6:.0f} MB compressed, {len(image.layers)} layers\n")
+            say("A private registry with a real image (Debian, Python, numpy, pandas):")
+            sys.stdout.write(f"  {reference}  {image.size / 1e6:.0f} MB compressed, {len(image.layers)} layers\n")
             tell(system, registry, reference)
 
 

@@ -97,7 +97,7 @@ def main() -> None:
 
 def report(times: Times) -> None:
     say("Side by side:")
-    sys.stdout.write(times.row("ordinary pull and unpack, on every node, for every new pod", "pull"))
+    sys.stdout.write(times.row("ordinary pull and unpack, once on every node", "pull"))
     sys.stdout.write(times.row("building the cache, once", "create"))
     sys.stdout.write(times.row("attach on a node, any image size (the whole command)", "attach"))
     sys.stdout.write(times.row("start and answer, after the pull", "ordinary start"))

@@ -19,8 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from imagecache.cli.commands import app
 from imagecache.cli.doctor import EXIT_CODES
+from imagecache.errors import NextStep
 from imagecache.settings.table import CONFIG_ENVIRONMENT, CONFIG_FILE, DEBUG_ENVIRONMENT, SETTINGS, Setting
-from tools.reference import reference, table
+from tools.reference import NEXT, reference, table
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 GENERATED = "<!-- made by tools/docs.py from the code; do not edit -->\n"
@@ -33,15 +34,22 @@ terminal only, and never with `NO_COLOR`. `{DEBUG_ENVIRONMENT}=1` adds a traceba
 
 Every command takes `--store`, `--config`, `--log-format` and `--log-level`; these and the flags named under "settings"
 are explained in [settings.md](settings.md)."""
-PRECEDENCE = f"""\
-A flag wins over the environment, that over the configuration file, that over the default. The file is `{CONFIG_FILE}`,
+_PRECEDENCE = f"""\
+A flag wins over the environment, that over the configuration file, that over the default. The file is `{CONFIG_FILE}`
 or what `--config` or `{CONFIG_ENVIRONMENT}` names; it is TOML with one `name = value` a line. A key that is not in the
-table is an error. A flag exists on the commands that use the setting.
+table is an error. A flag exists on the commands that use the setting; `daemonset` has none: the chart sets it in the
+environment of its pods.
 
 Registries are reached through the HTTP proxies that `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` name, by the rules that
 containerd has for them; this machine itself is always reached directly."""
+PRECEDENCE = "\n\n".join(textwrap.fill(each, 120, break_on_hyphens=False) for each in _PRECEDENCE.split("\n\n"))
+"""Filled again: the names in it are longer than their places in the text above."""
 EXIT_CODES_TEXT = """\
 Every error has a code of its own: see [reference.md](reference.md#errors-and-exit-codes)."""
+LAYER_BUILD = """\
+One JSON object: `diffID`; `sha256` and `size` of the layer image; `tarSize`, bytes of the layer's tar; `entries`;
+`contextDependent`, whether the layer has implied directories, so that the layer image is right only above the layers
+that `--lower` named."""
 JSON_EVENTS = (
     ("accepted", "`name`, `cacheId`, `resumed`, `notes`", "the object exists, its build begins"),
     (
@@ -68,7 +76,14 @@ def cli() -> str:
     ]
     for name, command in _commands(root, "imagecache"):
         parts.append(_command(name, command))
-    parts += ["## Exit codes", EXIT_CODES_TEXT, _exit_codes(), "## Output of `create --json`", _json_events()]
+    parts += [
+        "## Exit codes",
+        EXIT_CODES_TEXT,
+        _exit_codes(),
+        "## Output of `create --json` and `apply --json`",
+        _json_events(),
+    ]
+    parts += ["## Output of `layer build`", LAYER_BUILD]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
@@ -119,17 +134,29 @@ def _exit_codes() -> str:
 def _json_events() -> str:
     rows = [(f"`{name}`", fields, meaning) for name, fields, meaning in JSON_EVENTS]
     text = "One JSON object a line; `event` is its kind. Sizes, `done` and `total` are bytes. Keys are never removed."
-    return f"{text}\n\n{table(('event', 'keys', 'when'), rows)}"
+    steps = table(("`nextStep`", "who acts"), [(f"`{step.value}`", NEXT[step]) for step in NextStep])
+    return f"{text}\n\n{table(('event', 'keys', 'when'), rows)}\n\n{steps}"
 
 
 def settings() -> str:
     """docs/settings.md."""
+    flags = _flags(typer.main.get_command(app))
     rows = [
-        (f"`{setting.name}`", f"`{setting.flag}`<br>`{setting.env}`", setting.unit, _default(setting), setting.help)
+        (f"`{setting.name}`", _names(setting, flags), setting.unit, _default(setting), setting.help)
         for setting in SETTINGS.values()
     ]
     header = ("name", "flag, environment", "unit", "default", "meaning")
     return f"{GENERATED}\n# Settings\n\n{PRECEDENCE}\n\n{table(header, rows)}\n"
+
+
+def _flags(command: Any) -> set[str]:
+    """Of a command and of all commands below it."""
+    own = {option for parameter in command.params for option in parameter.opts}
+    return own.union(*(_flags(child) for child in getattr(command, "commands", {}).values()))
+
+
+def _names(setting: Setting, flags: set[str]) -> str:
+    return f"`{setting.flag}`<br>`{setting.env}`" if setting.flag in flags else f"`{setting.env}`"
 
 
 def _default(setting: Setting) -> str:

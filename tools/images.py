@@ -22,7 +22,7 @@ def main(names: list[str]) -> None:
         seconds = time.monotonic() - started
         if seconds > 1:
             size = image.size / 1e6
-            print(f"[dev] made the {name} image ({size:.0f} MB compressed) in {seconds:.0f} s", file=sys.stderr)  # noqa: T201
+            print(f"[dev] made the test image '{name}' ({size:.0f} MB compressed) in {seconds:.0f} s", file=sys.stderr)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -26,19 +26,20 @@ Commands are in [cli.md](cli.md), settings in [settings.md](settings.md), the va
 [troubleshooting.md](troubleshooting.md); how far this is ECI's API is in [eci-api.md](internals/eci-api.md)."""
 
 ECI_ANNOTATIONS = {
-    known.RETENTION_DAYS: "Days until cache and object are deleted; `spec.retentionDays` wins.",
+    known.RETENTION_DAYS: "As `spec.retentionDays`, which wins; 0 also means: never.",
     known.SIZE: "GiB that the images may take; `spec.imageCacheSize` wins.",
     known.CPU_ARCH: "`amd64` or `arm64`. Without it: the architecture of the controller, or of the host.",
     known.OS_TYPE: "`linux`. `windows` is refused.",
-    known.PLAIN_HTTP: "Registries that are spoken to over plain HTTP: `host[:port]`, comma-separated.",
+    known.PLAIN_HTTP: "Registries reached over plain HTTP: `host[:port]`, comma-separated; not needed on loopback.",
     known.INSECURE: "Registries whose certificate is not verified, in the same form.",
-    known.REUSE: "Accepted. Layers are always shared between caches.",
+    known.REUSE: "Accepted without effect: caches always share layers.",
     known.REUSE_LEGACY: "The older name of `imc-enable-reuse`.",
-    known.FLASH: "Accepted. A layer can always be used as soon as it is written.",
+    known.FLASH: "Accepted without effect: every layer is usable as soon as it is written.",
 }
 OUR_ANNOTATIONS = {
     nodes.NODE_SELECTOR: "Label selector, `pool=gpu,zone in (a,b)`: only nodes that match get the cache.",
-    nodes.PRIORITY: "Whole number, 0 without it: a cache of a higher priority stays longer when a node lacks space.",
+    nodes.PRIORITY: "Whole number; 0 when it is missing or not a whole number. "
+    "A cache of a higher priority stays longer when a node lacks space.",
 }
 MARKS = {
     nodes.FINALIZER: (
@@ -55,8 +56,9 @@ PHASES = {
     Phase.CREATING: "The build runs.",
     Phase.READY: "The bundle exists. `status.nodes` counts the nodes that have it.",
     Phase.FAILED: (
-        "The build failed. It is tried again when the spec changes, or when what it lacked is corrected; after 24 h "
-        "the object is deleted, whatever its retention."
+        "The build failed. It is built again when its spec changes, when a pull secret or annotation that caused the "
+        "failure is corrected, or when it is created anew (plain host: when the command is run again), and for no "
+        "other reason. After 24 h the object is deleted, whatever its retention."
     ),
     Phase.UPDATING: (
         "Built again, because the images of the spec changed or the bundle was lost. The old content serves meanwhile."
@@ -67,7 +69,7 @@ STATES = {
     nodes.CacheState.PENDING: "Not begun, or waits: for its turn, for space, for something that is retried soon.",
     nodes.CacheState.FETCHING: "Layers are fetched, or the images are attached.",
     nodes.CacheState.READY: "Usable: pods on this node start from it.",
-    nodes.CacheState.FAILED: "Somebody must act. It is tried again all the same, after 10 s to 10 min.",
+    nodes.CacheState.FAILED: "Someone has to act. It is retried nevertheless, after 10 s to 10 min.",
 }
 CACHE_CONDITIONS: Sequence[tuple[str, str, str]] = (
     ("`Ready`", "`Built`", "True: the bundle of this generation exists."),
@@ -77,10 +79,14 @@ CACHE_CONDITIONS: Sequence[tuple[str, str, str]] = (
     ("`Building`", "`Started`", "True: a build is running, or has its turn next."),
     ("`Building`", "`StartedByAgent`", "True: the same, begun by the agent of a host without Kubernetes."),
     ("`Building`", "`Built`", "False: nothing to build."),
-    ("`Ready`, `Building`", "`Interrupted`", "False: Ctrl-C; the same command goes on."),
+    ("`Ready`, `Building`", "`Interrupted`", "False: stopped by Ctrl-C; run the same command to resume."),
     ("`Ready`, `Building`", "an [error](#errors-and-exit-codes)", "False: why it failed, or what it waits for."),
     ("`Degraded`", "`AsExpected`", "False: all is well."),
-    ("`Degraded`", "`NodesFailed`", "True: some nodes cannot use it; `kubectl get nodeimagecaches` says which."),
+    (
+        "`Degraded`",
+        "`NodesFailed`",
+        "True: some nodes cannot use it; `kubectl get nodeimagecaches -o yaml` shows which.",
+    ),
     ("`Degraded`", "`UpdateFailed`", "True: as above."),
     ("`Degraded`", "an [error](#errors-and-exit-codes)", "True: the store cannot be read."),
 )
@@ -102,15 +108,25 @@ EVENTS: Sequence[tuple[str, str, str]] = (
     ("`Updating`", "Normal", "Built again, and why."),
     ("`Retrying`", "Normal", "Tried again after a failure, and why."),
     ("`Expired`", "Normal", "Its retention has ended; the object is deleted."),
-    ("`AttachFailed`", "Warning", "Plain host: built, and containerd could not be told of it."),
+    ("`AttachFailed`", "Warning", "Plain host: built, but not attached in containerd."),
     ("an [error](#errors-and-exit-codes)", "Warning", "Why the build failed, or what it waits for."),
 )
 NEXT = {
-    NextStep.RETRY: "nobody: try again",
+    NextStep.RETRY: "nobody: may work later",
     NextStep.FIX_INPUT: "user",
     NextStep.FIX_ENVIRONMENT: "administrator",
-    NextStep.REPORT_BUG: "us: please report it",
+    NextStep.REPORT_BUG: "the developers: please report it",
 }
+
+ERRORS = """\
+"Nobody: may work later" means that the same call may succeed later. A build retries its requests and a node its
+fetches; a person may repeat a command. A cache that is `Failed` is not retried for such a reason: change its spec, or
+create it anew ([phases](#phases-of-an-imagecache)).
+
+`PullSecretUnavailable` depends on who builds. In a cluster the cache waits as `Pending` until the Secret can be read.
+On a plain host the cache is `Failed` with that reason, and the command exits with 3 (`NotFound`) when the Secret does
+not exist, with 2 (`InvalidInput`) when it holds no credentials; the agent builds the cache again soon after the Secret
+exists."""
 
 
 def reference(exit_codes: str) -> str:
@@ -132,7 +148,7 @@ def reference(exit_codes: str) -> str:
         "Events": "In `status.events` (the newest 50), and as Events of the object in namespace `default`, from "
         f"`imagecache-controller`.\n\n{table(('reason', 'type', 'when'), EVENTS)}",
         "Errors and exit codes": "An error's name is the reason in conditions, events, reports and JSON output; its "
-        f"code is the exit code of a command.\n\n{_errors()}\n\nOther exit codes:\n\n{exit_codes}",
+        f"code is the exit code of a command.\n\n{ERRORS}\n\n{_errors()}\n\nOther exit codes:\n\n{exit_codes}",
         "Metrics": "Agent and controller serve `/metrics`, `/livez` and `/readyz` at `metrics_address`. Beside these "
         f"there are the Prometheus client's `process_*` and `python_info`.\n\n{_metrics()}",
     }
@@ -185,7 +201,7 @@ def _errors() -> str:
         for kind in error_classes()
     ]
     rows.sort(key=lambda row: int(row[1]))
-    return table(("error", "code", "whose turn", "meaning"), rows)
+    return table(("error", "code", "who acts", "meaning"), rows)
 
 
 def error_classes() -> list[type[errors.ImageCacheError]]:

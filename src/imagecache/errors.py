@@ -70,7 +70,7 @@ from typing import ClassVar
 
 
 class NextStep(enum.Enum):
-    """Whose turn it is after an error."""
+    """Who has to act after an error."""
 
     RETRY = "retry"
     """The same call may succeed later."""
@@ -226,7 +226,7 @@ class ProtocolViolation(RegistryError):
 
 
 class RegistryUntrusted(RegistryError):
-    """The certificate is not trusted, or the registry speaks plain HTTP. We use neither unless the user allows it."""
+    """The certificate is not trusted, or the registry speaks plain HTTP, and the user allows neither."""
 
     next_step = NextStep.FIX_ENVIRONMENT
     exit_code = 16
@@ -301,7 +301,7 @@ class StoreDenied(StoreError):
 
 
 class StoreBusy(StoreError):
-    """Another process holds the lock; the message names it."""
+    """Another process works on the object or file that the message names, or too many callers wait."""
 
     next_step = NextStep.RETRY
     exit_code = 44

@@ -136,8 +136,9 @@ def _refused(facts: Facts, refused: Refused) -> tuple[CacheState, str, str]:
     words = f"{columns.size(refused.needed)} to fetch, {columns.size(refused.available)} available"
     if refused.needed > most:
         return CacheState.FAILED, NO_SPACE, f"{words}; it never fits: this node has {columns.size(most)} for caches"
-    share = round(100 * (facts.policy.reserve + facts.policy.headroom))
-    return CacheState.PENDING, NO_SPACE, f"{words}, since {share} % of the disk stay free; waiting for space"
+    reserve, headroom = (round(100 * share) for share in (facts.policy.reserve, facts.policy.headroom))
+    kept = f"{reserve + headroom} % of the disk must stay free (reserve: {reserve} %, headroom: {headroom} %)"
+    return CacheState.PENDING, NO_SPACE, f"{words}, since {kept}; waiting for space"
 
 
 def _conditions(facts: Facts, before: tuple[Condition, ...], now: dt.datetime) -> tuple[Condition, ...]:

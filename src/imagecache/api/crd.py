@@ -93,7 +93,7 @@ def _spec() -> Document:
                 _text(""),
                 "Secrets with the credentials of private registries, each as namespace:name, for example "
                 "default:my-registry. Type kubernetes.io/dockerconfigjson or kubernetes.io/dockercfg. While one is "
-                "missing, the cache waits; status.reason names it.",
+                "missing, the cache waits (on a plain host it fails); status.reason names it.",
                 nullable=True,
             ),
             "imageCacheSize": _whole(
@@ -101,8 +101,8 @@ def _spec() -> Document:
                 nullable=True,
             ),
             "retentionDays": _whole(
-                "Days from the start of the build until the cache and this object are deleted, 1 to 65536. Omitted: "
-                "kept for ever. A failed cache is always deleted after 24 hours.",
+                "Days from status.startTime until the cache and this object are deleted, 1 to 65536; an update does not "
+                "prolong it. Omitted or 0: kept for ever. A failed cache is always deleted after 24 hours.",
                 nullable=True,
             ),
         },
@@ -121,7 +121,10 @@ def _status() -> Document:
             "progress": _text("Share of the bytes that are downloaded and converted, for example 42%."),
             "imageCacheId": _text("Id of the bundle: imc- and 20 lowercase letters and digits."),
             "reason": _text("Why it failed or waits, and what to do."),
-            "startTime": _text("When the build started.", nullable=True),
+            "startTime": _text(
+                "When the first build started or was last retried. Updates do not change it.",
+                nullable=True,
+            ),
             "lastUpdatedTime": _text("When this status last changed.", nullable=True),
             "expireDateTime": _text("When the cache and this object will be deleted.", nullable=True),
             "size": _whole("Bytes of the bundle's layer images, each counted once."),
@@ -142,7 +145,7 @@ def _status() -> Document:
             ),
             "nodes": _open(
                 "Numbers of nodes that should have the cache, have it, and failed to get it. For each node: "
-                "kubectl get nodeimagecaches.",
+                "kubectl get nodeimagecaches -o yaml.",
                 {name: _whole(f"Nodes {meaning}.") for name, meaning in _NODE_COUNTS.items()},
             ),
             "display": _open(

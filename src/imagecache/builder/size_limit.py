@@ -37,5 +37,5 @@ def _too_large(need: int, limit: int, how: str) -> ImageTooLarge:
     gib = -(-need // GIB)
     return ImageTooLarge(
         f"the images need more than imageCacheSize: {need / GIB:.2f} GiB {how} so far, {limit / GIB:.0f} GiB allowed",
-        hint=f"set spec.imageCacheSize to {2 * gib} or more (twice the images is a good rule), or list fewer images",
+        hint=f"set spec.imageCacheSize to {2 * gib} or more (twice what they need so far), or list fewer images",
     )

@@ -14,7 +14,7 @@ def apply(session: Session, file: Files, no_attach: NoAttach = False, as_json: A
 
     A cache that does not exist is created. One whose manifest asks for other images is built again: its old content
     serves until the new content is complete and attached, and goes on serving when the update fails.
-    Ctrl-C keeps what was fetched; the same command goes on from there.
+    Ctrl-C keeps what was fetched; run the same command to resume.
     """
     manifests.for_each(
         session,

@@ -13,7 +13,7 @@ def create(session: Session, file: Files, no_attach: NoAttach = False, as_json: 
     """Build and attach ImageCaches.
 
     Pulls the images of each manifest once, makes every layer mountable, and records them in containerd.
-    Ctrl-C keeps what was fetched; the same command goes on from there.
+    Ctrl-C keeps what was fetched; run the same command to resume.
     """
     manifests.for_each(
         session,

@@ -36,7 +36,9 @@ def get(
         str | None, typer.Argument(metavar="[NAME]", help="One ImageCache; all without it.", autocompletion=complete)
     ] = None,
     output: Annotated[Output, typer.Option("--output", "-o", help="table, wide, yaml, json or name.")] = Output.TABLE,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on, and show every change.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Keep running and show every change; Ctrl-C ends it.")
+    ] = False,
 ) -> None:
     """Show ImageCaches as kubectl does."""
     host = session.host()

@@ -58,7 +58,7 @@ def for_each(session: Session, paths: Sequence[Path], verb: Verb, *, as_json: bo
         except Interrupted as error:
             raise Interrupted(
                 f"{item.cache.name}: stopped; what was fetched is kept",
-                hint=f"the same command goes on from there: {shlex.join(['imagecache', *sys.argv[1:]])}",
+                hint=f"run the same command to resume: {shlex.join(['imagecache', *sys.argv[1:]])}",
             ) from error
         except ImageCacheError as error:
             if worst is not None:

@@ -306,7 +306,7 @@ class _Draft:
             return {"reason": "UpdateFailed", "message": status.reason}
         if status.nodes and status.nodes.failed and status.phase in assignment.SERVING:
             in_cluster = self.observed.role is Role.CLUSTER
-            where = "kubectl get nodeimagecaches" if in_cluster else f"imagecache describe {self.cache.name}"
+            where = "kubectl get nodeimagecaches -o yaml" if in_cluster else f"imagecache describe {self.cache.name}"
             message = f"{status.nodes.failed} of {columns.count(status.nodes.desired, 'node')}; see {where}"
             return {"reason": "NodesFailed", "message": message}
         return {}

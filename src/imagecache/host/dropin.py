@@ -71,14 +71,14 @@ def default_snapshotter(user: UserConfig) -> str:
 
 
 def _heading(major: int) -> str:
-    repeats = (
+    copied = (
         "the cri section of your own files"
         if major == 1
         else "the lists of your own files that containerd would replace"
     )
     return (
         "# Written by `imagecache containerd-config install`; `imagecache containerd-config undo` removes it.\n"
-        f"# It repeats {repeats}:\n# install it again after a change of those.\n"
+        f"# It copies {copied}.\n# After a change of those files, install it again.\n"
     )
 
 

@@ -13,8 +13,8 @@ WANTED = {SERVICE: "multi-user.target", SOCKET: "sockets.target"}
 UNINSTALL_WANTED = {TIMER: "timers.target"}
 
 _SERVICE = """\
-# The node process. A host service and not a pod: a node whose snapshotter is a pod of its own cannot start that pod
-# after a reboot.
+# The node process. A host service and not a pod: a snapshotter that runs as a pod could not start after a reboot,
+# because containerd needs the snapshotter to start that pod.
 [Unit]
 Description=ImageCache agent: container layers without pulling
 Documentation=man:systemd.service(5)

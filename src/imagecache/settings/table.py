@@ -149,7 +149,7 @@ class Settings:
         float,
         Meaning(
             "seconds",
-            "From a container's start until the second copy of its layers is dropped from the page cache. 0: never.",
+            "Time after a container's start at which the page cache drops the second copy of its layers. 0: never.",
         ),
     ] = 10.0
     metrics_address: Annotated[
@@ -180,8 +180,8 @@ class Settings:
         str,
         Meaning(
             "namespace/name",
-            "The DaemonSet of this Pod. When no Pod of it will follow on this Node, the Pod cleans up at its end. "
-            "Empty: no Pod.",
+            "The DaemonSet of this Pod. When it will start no other Pod on this Node, the Pod cleans up as it ends. "
+            "Set by the chart. Empty: not in a Pod.",
         ),
     ] = ""
     store_url: Annotated[

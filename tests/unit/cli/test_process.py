@@ -143,7 +143,7 @@ def test_stopping_a_create_keeps_what_was_fetched(tmp_path: Path, manifest: Path
     assert process.returncode == 130
     assert error == (
         "error: a: stopped; what was fetched is kept\n"
-        f"hint: the same command goes on from there: imagecache create -f {manifest}\n"
+        f"hint: run the same command to resume: imagecache create -f {manifest}\n"
     )
     described = run(tmp_path, PROGRAM, "describe", "a").stdout
     assert "Interrupted:  nothing is lost; run the same create again\n" in described
