@@ -101,7 +101,7 @@ def _spec() -> Document:
                 nullable=True,
             ),
             "retentionDays": _whole(
-                "Days from status.startTime until the cache and this object are deleted, 1 to 65536; an update does not "
+                "Days from status.startTime until cache and object are deleted, 1 to 65536; an update does not "
                 "prolong it. Omitted or 0: kept for ever. A failed cache is always deleted after 24 hours.",
                 nullable=True,
             ),
