@@ -44,6 +44,7 @@ class TestFileKube(ObjectSuite):
     body: ClassVar[Object] = {"spec": {"images": ["nginx:1.25"]}}
 
     @pytest.fixture
-    def kube(self, tmp_path: Path) -> FileKube:
+    def kube(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FileKube:
+        monkeypatch.setattr("imagecache.kube.files._POLL", 0.01)
         files = ObjectFiles(StorePaths(tmp_path / "store"))
         return FileKube(files, SecretDirectory(tmp_path / "secrets"), SystemClock())

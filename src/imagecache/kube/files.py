@@ -36,8 +36,9 @@ from imagecache.kube.resources import EVENTS, IMAGE_CACHES, SECRETS, Resource
 from imagecache.kube.secret_directory import SecretDirectory
 from imagecache.telemetry.log import get_logger
 
-_POLL = 0.3
-"""Seconds between two looks at the files of a watch: a person sees a change at once, an idle host does not notice."""
+_POLL = 2.0
+"""Seconds between two looks at the files of a watch: what an agent begins by itself can wait, and a host that is idle
+stays idle. Commands read the files themselves."""
 _LISTINGS = 8
 """Listings that a watch can go on from. Each informer needs its last one."""
 _log = get_logger(__name__)
