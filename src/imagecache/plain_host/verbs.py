@@ -28,6 +28,7 @@ from imagecache.api.yamltext import JSON
 from imagecache.builder.build_events import BuildEvent
 from imagecache.clock import Clock
 from imagecache.containerd.api import Attached
+from imagecache.controller.decide import bundle_ids
 from imagecache.controller.decision import Role
 from imagecache.controller.dependencies import Builder, BundleStore
 from imagecache.controller.reconciler import Dependencies, Reconciler
@@ -36,6 +37,7 @@ from imagecache.errors import (
     HostError,
     ImageCacheError,
     InvalidInput,
+    NoSpace,
     NotFound,
     ObjectNotFound,
     PullSecretUnavailable,
@@ -233,7 +235,7 @@ class PlainHost:
         except HostError:
             if not force:
                 raise
-        await self._remove(cache.name)
+        await self._remove(cache)
         return cache, bundle, detached
 
     async def _collect(self, cache: ImageCache, bundle: Bundle | None, detached: tuple[str, ...]) -> Deleted:
@@ -258,13 +260,20 @@ class PlainHost:
         if not _is_expired(cache, self._dependencies.clock.now()) and not cache.metadata.deletion_timestamp:
             return cache
         await self._node.detach(name)
-        await self._remove(name)
+        await self._remove(cache)
         return None
 
-    async def _remove(self, name: str) -> None:
+    async def _remove(self, cache: ImageCache) -> None:
         """The bundle, then the object: its finalizer keeps it until then, so a crash leaves no bundle behind."""
-        await self._kube.delete(IMAGE_CACHES, name)
-        await self._reconciler(Role.NODE).reconcile(name)
+        try:
+            await self._kube.delete(IMAGE_CACHES, cache.name)
+        except NoSpace:
+            if any(document.id in bundle_ids(cache) for document in self._dependencies.store.all()):
+                raise
+            # without a bundle it needs no mark that it is being deleted: people delete because the disk is full
+            with self._files.writing():
+                self._files.remove(cache.name)
+        await self._reconciler(Role.NODE).reconcile(cache.name)
 
     async def _build(
         self, cache: ImageCache, existing: ImageCache | None, how: str, attach: bool, show: Show
