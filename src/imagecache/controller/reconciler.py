@@ -290,7 +290,11 @@ class Reconciler:
         uid = cache.metadata.uid
         match action:
             case StartBuild(request=request):
-                found = await pull_secrets.read(self._kube, request.pull_secrets)
+                try:
+                    found = await pull_secrets.read(self._kube, request.pull_secrets)
+                except PullSecretUnavailable:
+                    self.queue.add(cache.name)  # the next look reads them first, and decides what follows
+                    return
                 memory.secrets = pull_secrets.fingerprint(found)
                 self.builds.start(uid, request, found)
             case StopBuild():

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from unittest.mock import Mock
 
 import msgspec
 import pytest
 
 from imagecache.api.ids import derived_cache_id
 from imagecache.api.types import NodeCounts, Phase
-from imagecache.errors import ImageNotFound
+from imagecache.errors import ImageNotFound, NoSpace, NotFound
+from imagecache.kube.object_files import ObjectFiles
 from imagecache.plain_host.verbs import Accepted, ShownEvent
 from tests.unit.plain_host.bench import Bench, eventually, manifest, status_of
 
@@ -116,3 +118,28 @@ async def test_a_bundle_of_several_edits_ago_is_deleted(bench: Bench) -> None:
 
     await bench.host.apply(manifest("a", "redis:7"))
     assert list(bench.store.documents) == [bench.status().image_cache_id]
+
+
+async def test_an_update_without_its_secret_has_failed_until_the_secret_exists(bench: Bench) -> None:
+    ready = await bench.host.create(manifest("a"))
+    update = manifest("a", "redis:7", imagePullSecrets='["default:cred"]')
+    with pytest.raises(NotFound, match="is not in"):
+        await bench.host.apply(update)
+    assert bench.status().phase is Phase.UPDATE_FAILED
+    assert bench.status().image_cache_id == status_of(ready).image_cache_id
+
+    bench.secret("good")
+    assert status_of(await bench.host.apply(update)).phase is Phase.READY
+
+
+async def test_a_full_disk_keeps_no_cache_without_a_bundle(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ImageNotFound):
+        await bench.host.create(manifest("a", "nginx:9"))
+    await bench.host.create(manifest("b"))
+    monkeypatch.setattr(ObjectFiles, "write", Mock(side_effect=NoSpace("no space left on device")))
+
+    await bench.host.delete("a")
+    with pytest.raises(NoSpace):
+        await bench.host.delete("b")
+    assert [cache.name for cache in bench.host.list()] == ["b"]
+    assert len(bench.store.documents) == 1

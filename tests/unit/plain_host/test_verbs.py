@@ -492,16 +492,3 @@ async def test_the_id_that_is_shown_is_that_of_the_object(bench: Bench) -> None:
     await bench.host.create(manifest("a", "redis:7"), attach=False, show=shown.append)
 
     assert [event.cache_id for event in shown if isinstance(event, Accepted)] == [bench.status().image_cache_id]
-
-
-async def test_a_full_disk_keeps_no_cache_without_a_bundle(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ImageNotFound):
-        await bench.host.create(manifest("a", "nginx:9"))
-    await bench.host.create(manifest("b"))
-    monkeypatch.setattr(ObjectFiles, "write", Mock(side_effect=NoSpace("no space left on device")))
-
-    await bench.host.delete("a")
-    with pytest.raises(NoSpace):
-        await bench.host.delete("b")
-    assert [cache.name for cache in bench.host.list()] == ["b"]
-    assert len(bench.store.documents) == 1
