@@ -78,7 +78,7 @@ class Row:
 
 
 def render(rows: list[Row]) -> str:
-    """The table in Markdown, as the README has it."""
+    """The table in Markdown, as docs/benchmarks.md has it."""
     lines = ["| measure | imagecache | peer | ratio | must reach | |", "|---|---|---|---|---|---|"]
     for row in rows:
         peer = f"{row.peer.quantile(row.share):.3f} {row.unit}" if row.peer else "–"

@@ -149,7 +149,7 @@ class Settings:
         float,
         Meaning(
             "seconds",
-            "Time after a container's start at which the page cache drops the second copy of its layers. 0: never.",
+            "Time from a container's start until the second copy of its layers leaves the page cache. 0: never.",
         ),
     ] = 10.0
     metrics_address: Annotated[
