@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -28,6 +29,8 @@ from imagecache.store.paths import StorePaths
 
 _STEM = 200
 """Longest name that is a file name as it is: NAME_MAX is 255, and temporaries add to it."""
+_POLL = 0.02
+"""Seconds between two tries of a claim."""
 _SUFFIX = ".json"
 Stamp = tuple[int, int]
 """Time of the last change and inode: another one for every version of a file."""
@@ -97,18 +100,26 @@ class ObjectFiles:
         return locked(self._paths.caches_lock)
 
     @contextmanager
-    def claimed(self, name: str) -> Iterator[None]:
-        """Be the only one who works on the object. Raises NotFound for no name, StoreBusy while another process is."""
+    def claimed(self, name: str, *, wait: float = 0.0) -> Iterator[None]:
+        """Be the only one who works on the object. Raises NotFound for no name, StoreBusy while another process is.
+
+        ``wait``: seconds; it blocks.
+        """
         path = self._claim(name)
         self._prepare()
+        deadline = time.monotonic() + wait
         with converting(path):
-            try:
-                fd = open_locked(path, wait=False)
-            except StoreBusy as error:
-                raise StoreBusy(
-                    f"{name} is being worked on by another process",
-                    hint=f"watch it with 'imagecache get {name} -w', or try again when that has ended",
-                ) from error
+            while True:
+                try:
+                    fd = open_locked(path, wait=False)
+                    break
+                except StoreBusy as error:
+                    if time.monotonic() >= deadline:
+                        raise StoreBusy(
+                            f"{name} is being worked on by another process",
+                            hint=f"watch it with 'imagecache get {name} -w', or try again when that has ended",
+                        ) from error
+                time.sleep(_POLL)
         try:
             yield
         finally:

@@ -57,6 +57,10 @@ INTERVAL = 0.2
 """Seconds between two writes of a progress: ``get -w`` looks every 0.3."""
 
 
+_CLAIM = 0.5
+"""Seconds to wait for a claim: the agent, or a describe, has one for some milliseconds only to look."""
+
+
 @dataclass(frozen=True, slots=True)
 class Accepted:
     """The object exists; its build begins."""
@@ -185,12 +189,12 @@ class PlainHost:
 
     async def attach(self, name: str) -> Attached:
         """Make the images usable in containerd. Raises NotFound, InvalidInput without a bundle, HostError."""
-        with self._files.claimed(name):
+        with self._files.claimed(name, wait=_CLAIM):
             return await self._attach(self._files.cache(name))
 
     async def detach(self, name: str) -> tuple[str, ...]:
         """Remove the records, unless another attached cache has them too; returns the names removed."""
-        with self._files.claimed(name):
+        with self._files.claimed(name, wait=_CLAIM):
             self._files.cache(name)
             removed = await self._node.detach(name)
             await self._count(name)
@@ -203,7 +207,7 @@ class PlainHost:
         StoreBusy, HostError.
         """
         self._files.cache(name)
-        with self._files.claimed(name):
+        with self._files.claimed(name, wait=_CLAIM):
             taken = await self._take_away(self._files.cache(name), force=force)
         return await self._collect(*taken)
 
@@ -213,7 +217,7 @@ class PlainHost:
         deleted, failed = [], []
         for name in [cache.name for cache in self._files.caches() if _is_expired(cache, now)]:
             try:
-                with self._files.claimed(name):
+                with self._files.claimed(name, wait=_CLAIM):
                     cache = self._files.cache(name)
                     if not _is_expired(cache, now):  # another process has created it anew since it was listed
                         continue
@@ -249,7 +253,7 @@ class PlainHost:
     def _claimed_for(self, cache: ImageCache) -> Iterator[None]:
         """Claimed, once it is clear that the document can be built. Raises InvalidManifest, StoreBusy."""
         effective_spec(cache, architecture=self._dependencies.architecture)
-        with self._files.claimed(cache.name):
+        with self._files.claimed(cache.name, wait=_CLAIM):
             yield
 
     async def _existing(self, name: str) -> ImageCache | None:

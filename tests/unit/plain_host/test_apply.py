@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -143,3 +144,14 @@ async def test_a_full_disk_keeps_no_cache_without_a_bundle(bench: Bench, monkeyp
         await bench.host.delete("b")
     assert [cache.name for cache in bench.host.list()] == ["b"]
     assert len(bench.store.documents) == 1
+
+
+async def test_a_look_of_another_process_does_not_refuse_a_command(bench: Bench) -> None:
+    await bench.host.create(manifest("a"))
+    looking = bench.files.claimed("a")
+    looking.__enter__()
+    ending = threading.Timer(0.05, looking.__exit__, (None, None, None))
+    ending.start()
+
+    await bench.host.delete("a")
+    assert bench.host.list() == []
