@@ -144,6 +144,8 @@ class HostService:
         """The agent's files; an unfinished uninstall is cancelled."""
         if self._services.running():
             self._services.stop(systemd_units.TIMER)
+            # one that has just started waits for our lock, and would uninstall what we install
+            self._services.stop(systemd_units.UNINSTALL)
         changes = self._files.remove_units(systemd_units.uninstall_units(PROGRAM), systemd_units.UNINSTALL_WANTED)
         fresh = self._change_agent(
             lambda: [

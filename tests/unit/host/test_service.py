@@ -259,6 +259,17 @@ def test_the_hosts_own_call_has_the_same_flags(host: Host) -> None:
     assert host.in_force == "ours"
 
 
+def test_an_install_ends_an_uninstall_that_waits_for_its_lock(host: Host) -> None:
+    host.install()
+    host.records.containers = 2
+    host.uninstall()
+    host.services.start(UNINSTALL)  # by the timer
+
+    host.install()
+    assert UNINSTALL not in host.services.active
+    host.assert_installed()
+
+
 def test_a_departure_can_be_taken_back(host: Host) -> None:
     host.install()
     host.records.containers = 1
