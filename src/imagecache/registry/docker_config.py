@@ -96,11 +96,6 @@ def parse_docker_config_json(data: bytes, source: str) -> DockerConfig:
     return DockerConfig(_credentials(_decode(data, _File, source).auths or {}, source), {}, None)
 
 
-def parse_dockercfg(data: bytes, source: str) -> DockerConfig:
-    """The payload ``.dockercfg`` of a Secret of type kubernetes.io/dockercfg: the bare ``auths``."""
-    return DockerConfig(_credentials(_decode(data, dict[str, _Entry], source), source), {}, None)
-
-
 def _decode(data: bytes, kind: type[_T], source: str) -> _T:
     try:
         return msgspec.json.decode(data, type=kind)

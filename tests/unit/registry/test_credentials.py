@@ -17,7 +17,6 @@ from imagecache.registry.docker_config import (
     load_docker_config,
     parse_docker_config,
     parse_docker_config_json,
-    parse_dockercfg,
 )
 
 SECRET = "s3cr3t-Pässword:with:colons"  # noqa: S105 - what must not be shown
@@ -114,15 +113,6 @@ def test_the_text_of_a_credential_has_no_secret() -> None:
 
     assert SECRET not in f"{credential!r} {credential}"
     assert "alice" in repr(credential)
-
-
-async def test_the_legacy_secret() -> None:
-    config = parse_dockercfg(json.dumps({"https://r.example": auth("alice")}).encode(), "secret a/b")
-
-    found = await config.credentials_for("r.example", "x")
-
-    assert found is not None
-    assert found.username == "alice"
 
 
 @pytest.mark.parametrize(
