@@ -1,4 +1,4 @@
-"""A cluster with and without imagecache: pods, caches on their way, and what the machine itself could do.
+"""A cluster with and without imagecache: pods, caches on their way to nodes, and a node that joins later.
 
 Three nodes have our agent (containerd 1.6 and 2.4 in proxy mode, 2.4 in native mode), two have containerd alone: 1.6
 and 2.4 with overlayfs, as everybody has it. All of it runs on one machine, so contenders take turns. Moments are those
@@ -18,21 +18,26 @@ from pathlib import Path
 
 from grpclib.exceptions import GRPCError
 
-from bench.copying import best_rate
-from bench.nodes import forget
-from bench.samples import Goal, Row, Samples
+from bench import contender
+from bench.cold import execute
+from bench.contender import LONGEST, pull_at
+from bench.contenders.overlayfs import TUNED
+from bench.figures import Figure, Goal, Line, Measured, Row, Samples, Table
+from bench.fresh import Roots, settle
+from bench.images import BenchImage
+from bench.meter import disk_held
+from bench.programs import TREE
 from bench.watched import Watched, watched
 from imagecache.api.nodes import NODE_SELECTOR
-from imagecache.digest import chain_ids
 from imagecache.kube.api import Object
 from imagecache.kube.client import KubeClient
 from imagecache.kube.connection import kubeconfig
 from imagecache.kube.objects import at, text
-from imagecache.kube.resources import IMAGE_CACHES, NODE_IMAGE_CACHES, PODS
+from imagecache.kube.resources import IMAGE_CACHES, NODE_IMAGE_CACHES, NODES, PODS
 from testkit.cluster.installed import THREE_NODES, Installed
 from testkit.cluster.node import Node, NodeSpec
 from testkit.cluster.pods import PodSpec
-from testkit.oci_layout import Image
+from testkit.images import pause_image
 from testkit.peers.containerd import VERSIONS, Version
 from testkit.peers.cri import Cri
 from testkit.peers.processes import wait_until
@@ -41,16 +46,24 @@ from testkit.peers.registry import Registry
 
 NAMESPACE = "default"
 CACHE = "app"
+JOIN_COLUMNS = (
+    Figure("hello", "hello", "s"),
+    Figure("brought", "of it until the image is there", "s"),
+    Figure("tree", "whole tree right after", "s"),
+    Figure("disk", "disk held", "MB"),
+)
 _HOSTNAME = "kubernetes.io/hostname"
+_JOINS = "imagecache.dev/bench"
+"""Label of the nodes that the cache of ``joins`` is for."""
 _STARTS = 40
 """Pods of a cached image for each round: they are short, and what is compared differs by a hundredth, while single
 starts differ by a fifth."""
 _TOGETHER = 4
 """Of them on each node, until they are removed."""
-_LONG_LEAST = 3
-"""Turns of what takes long, however few rounds there are; half of the rounds otherwise."""
 _GRACE = 2
 """Seconds. More than 0, so that a pod's object goes when its containers and mounts have gone."""
+_PULL = "a fresh containerd 2.4, tuned, pulls it"
+_MB = 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +79,10 @@ class Contender:
 class Site:
     system: Installed
     registry: Registry
-    image: Image
+    pause: str
+    image: BenchImage
     reference: str
+    roots: Roots
     ours: Sequence[Contender]
     plain: dict[Version, Contender]
 
@@ -77,7 +92,7 @@ class Site:
 
 
 @contextlib.contextmanager
-def site(directory: Path, image: Image) -> Iterator[Site]:
+def site(directory: Path, image: BenchImage, roots: Roots) -> Iterator[Site]:
     with Installed(directory / "cluster", THREE_NODES) as system:
         cluster = system.cluster
         ours = [
@@ -87,7 +102,9 @@ def site(directory: Path, image: Image) -> Iterator[Site]:
         plain = {version: Contender("overlayfs", version, cluster.add_node(NodeSpec(version))) for version in VERSIONS}
         with Registry(directory / "team", host=cluster.address) as registry:
             cluster.trust(registry)
-            yield Site(system, registry, image, registry.push("team/app:1", image), ours, plain)
+            pause = registry.push("pause:1", pause_image(directory / "pause"))
+            reference = registry.push("team/app:1", image.make())
+            yield Site(system, registry, pause, image, reference, roots, ours, plain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +145,11 @@ class Client:
         """Seconds from ``kubectl create`` to Ready, and from then until these nodes have it."""
         plain = {"k8s.aliyun.com/plain-http-registry": self.site.registry.address}
         names = [node.name for node in nodes]
-        selector = {NODE_SELECTOR: f"{_HOSTNAME} in ({','.join(names)})"}
+        chosen = {NODE_SELECTOR: selector or f"{_HOSTNAME} in ({','.join(names)})"}
         ready = self.caches.expect(CACHE, _is_final)
         there = [self.reports.expect(name, _has_cache) for name in names]
         start = time.perf_counter()
-        create = asyncio.to_thread(self.site.system.create, CACHE, [self.site.reference], plain | selector)
+        create = asyncio.to_thread(self.site.system.create, CACHE, [self.site.reference], plain | chosen)
         (end, *ends), _ = await asyncio.gather(asyncio.gather(ready, *there), create)
         if text(self.caches.items[CACHE], "status", "phase") != "Ready":
             raise PeerFailed(f"{CACHE}: {text(self.caches.items[CACHE], 'status', 'reason')}")
@@ -192,9 +209,9 @@ async def _client(place: Site) -> AsyncIterator[Client]:
 
 
 def _measured(
-    work: Callable[[Client, int], Awaitable[list[Row]]],
-) -> Callable[[Site, int], list[Row]]:
-    async def measure(place: Site, rounds: int) -> list[Row]:
+    work: Callable[[Client, int], Awaitable[Measured]],
+) -> Callable[[Site, int], Measured]:
+    async def measure(place: Site, rounds: int) -> Measured:
         async with _client(place) as client:
             return await work(client, rounds)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from bench.samples import Goal, Row, Samples
+from bench.figures import Goal, Measured, Row, Samples, single
 from bench.watched import Watched, watched
 from imagecache.api.ids import derived_cache_id
 from imagecache.api.nodes import CacheState, NodeCache, NodeStatus
@@ -40,12 +40,12 @@ _AT_ONCE = 16
 _MB = 1e6
 
 
-def measure(directory: Path, rounds: int) -> list[Row]:
+def measure(directory: Path, rounds: int) -> Measured:
     with Installed(directory / "cluster", nodes=()) as system:
         return asyncio.run(_measure(system, rounds))
 
 
-async def _measure(system: Installed, rounds: int) -> list[Row]:
+async def _measure(system: Installed, rounds: int) -> Measured:
     async with _api(system) as api:
         await asyncio.to_thread(system.controller.stop)
         await _create(api)
@@ -54,19 +54,20 @@ async def _measure(system: Installed, rounds: int) -> list[Row]:
         specs, reports = Samples(), Samples()
         for number in range(_CHANGES * rounds):
             name = _cache(number * 7 % CACHES)
-            specs.values.append(await _change_spec(api, name, 2 + number // CACHES))
-            reports.values += await _change_report(api, name)
+            specs.add(await _change_spec(api, name, 2 + number // CACHES))
+            for seconds in await _change_report(api, name):
+                reports.add(seconds)
         memory = _peak(system.controller.daemon.pid)
-    return _rows(specs, reports, memory, beginning)
+    return Measured(_rows(specs, reports, memory, beginning))
 
 
 def _rows(specs: Samples, reports: Samples, memory: float, beginning: float) -> list[Row]:
-    what, goal = f"{CACHES} caches", Goal("< 1 s", 1)
+    what, goal = f"{CACHES:,} caches", Goal(1, unit="s")
     return [
-        Row("reconcile lag, p99: spec → status", specs, None, goal, share=0.99, note=what),
-        Row("reconcile lag, p99: a node's report → counts", reports, None, goal, share=0.99, note=what),
-        Row("controller's memory, peak RSS", Samples([memory]), None, Goal("< 250 MB", 250), unit="MB", note=what),
-        Row("controller started → every cache looked at and written", Samples([beginning]), None, note=what),
+        Row("reconcile lag, p99: spec → status", specs, goal=goal, share=0.99, note=what),
+        Row("reconcile lag, p99: a node's report → counts", reports, goal=goal, share=0.99, note=what),
+        Row("controller's memory, peak RSS", single(memory), goal=Goal(250, unit="MB"), unit="MB", note=what),
+        Row("controller started → every cache looked at and written", single(beginning), note=what),
     ]
 
 

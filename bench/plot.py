@@ -1,8 +1,8 @@
-"""The picture of the README: what a cache saves, and what it costs while a container runs.
+"""The pictures of the documents: a cold node, a warm node, and how both grow with the image.
 
-Drawn from the raw data of one run (``bench/results/*.json``), so that it can be drawn again at any time:
-``.venv/bin/python bench/plot.py RESULTS``. Every bar is a median in seconds; each panel has a linear scale of its own,
-from zero. It must not measure anything.
+Drawn from the raw data of one run, so that they can be drawn again at any time: ``.venv/bin/python bench/plot.py
+bench/results/DATE.json``. Bars are medians in seconds from zero, with the 95 % interval of the median where there are
+three turns or more. It must not measure anything.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,119 +21,158 @@ mpl.use("Agg")  # no display; before pyplot is imported, which would look for on
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-OUTPUT = Path(__file__).resolve().parents[1] / "docs" / "images" / "benchmark.png"
+from bench.figures import two
+from bench.intervals import value_interval
+
+FOLDER = Path(__file__).resolve().parents[1] / "docs" / "images"
 OURS, PEER = "#1f6feb", "#b8bec6"
-"""The two are told apart in print and by colour-blind readers, by their lightness."""
+"""Told apart in print and by colour-blind readers, by their lightness."""
+_GREY = "#57606a"
+_LIGHTER = 0.45
+"""Opacity of what comes after the hello."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A row of the results, and what it is called in the picture."""
+    """One contender's figure."""
 
     label: str
-    measure: str
-    note: str
-    peer: str
-    """What the other one is."""
+    ours: bool
+    values: Sequence[float]
+    after: float = 0.0
+    """Seconds of what follows, drawn behind it in a lighter colour."""
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+    @property
+    def whisker(self) -> tuple[float, float]:
+        """How far the interval reaches below and above the median."""
+        interval = value_interval(self.values, statistics.median)
+        return (self.median - interval.low, interval.high - self.median) if interval else (0.0, 0.0)
 
 
-PANELS: dict[str, tuple[Bar, ...]] = {
-    "What a cache saves": (
-        Bar("pull the image", "CRI pull, everything cached, containerd 2.4", "proxy", "pulled"),
-        Bar("pod created → Running", "pod created → Running, cached vs pulled, containerd 2.4", "proxy", "pulled"),
-        Bar(
-            "create the cache →\nusable on one node",
-            "kubectl create → usable on 1 node vs containerd 2.4 pulling the image on one",
-            "",
-            "pulled, one node",
-        ),
-        Bar(
-            "create the cache →\nusable on three nodes",
-            "kubectl create → usable on 3 nodes vs containerd 2.4 pulling the image on one",
-            "",
-            "pulled, one node",
-        ),
-    ),
-    "What it costs while a container runs": (
-        Bar(
-            "pod created → Running",
-            "pod created → Running, cached vs unpacked by overlayfs, containerd 2.4",
-            "proxy",
-            "unpacked",
-        ),
-        Bar(
-            "import numpy, pandas,\nscipy, … (cold)",
-            "import of numpy, pandas, scipy, sklearn, pyarrow, cold",
-            "proxy",
-            "unpacked",
-        ),
-        Bar("read every file (cold)", "read the whole tree, cold", "proxy", "unpacked"),
-        Bar("6,000 random 4 KiB\nreads (cold)", "6,000 random 4 KiB reads, cold", "proxy", "unpacked"),
-    ),
-}
+def draw(document: Mapping[str, Any], folder: Path = FOLDER) -> Iterator[Path]:
+    """Write the pictures as PNG. Raises KeyError when the run did not measure what one shows."""
+    tables = {table["key"]: table for table in document["tables"]}
+    folder.mkdir(parents=True, exist_ok=True)
+    yield _cold(tables, _caption(document), folder / "cold.png")
+    yield _warm(tables, _caption(document), folder / "warm.png")
+    yield _scaling(tables, _caption(document), folder / "scaling.png")
 
 
-def is_complete(document: dict[str, Any]) -> bool:
-    """Whether a run measured everything that the picture shows."""
-    found = {(row["measure"], row["note"]) for row in document["rows"] if row["peer"]}
-    return all((bar.measure, bar.note) in found for bars in PANELS.values() for bar in bars)
+def _values(line: Mapping[str, Any], key: str) -> list[float]:
+    values: list[float] = line["figures"].get(key, {"values": []})["values"]
+    return values
 
 
-def draw(document: dict[str, Any], output: Path = OUTPUT) -> None:
-    """Write the picture as PNG. Raises KeyError when the run did not measure what it shows."""
-    figure, axes = plt.subplots(1, len(PANELS), figsize=(11, 4.4), layout="constrained")
-    for place, (title, bars) in zip(axes, PANELS.items(), strict=True):
-        _panel(place, title, bars, document)
-    names = ["imagecache", "containerd 2.4 with overlayfs"]
-    figure.legend(axes[0].containers, names, loc="outside upper left", ncols=2, frameon=False, fontsize=10.5)
-    figure.supxlabel(_caption(document), fontsize=8.5, color="#57606a")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, dpi=150, metadata={"Software": None})  # the same bytes with any patch release
+def _bars(table: Mapping[str, Any], key: str, after: str = "") -> list[Bar]:
+    bars = []
+    for line in table["lines"]:
+        rest = _values(line, after) if after else []
+        ours = line["key"].startswith("imagecache")
+        bars.append(Bar(line["title"], ours, _values(line, key), statistics.median(rest) if rest else 0.0))
+    return [bar for bar in bars if bar.values]
+
+
+def _cold(tables: Mapping[str, Any], caption: str, path: Path) -> Path:
+    panels = {
+        "1,000 MB, loopback: hello, then every file read": [
+            *_bars(tables["cold"], "hello", "tree"),
+            *_bars(tables["join"], "hello", "tree"),
+        ],
+        "1,000 MB, 1 Gbit/s and 1 ms: hello": _bars(tables["cold-1ms"], "hello"),
+        "a service of ten layers, loopback: hello, then every file read": _bars(tables["cold-small"], "hello", "tree"),
+    }
+    return _panels("A node that has nothing: seconds until the program in the container says hello", panels, caption, path)
+
+
+def _warm(tables: Mapping[str, Any], caption: str, path: Path) -> Path:
+    table = tables["warm"]
+    titles = {column["key"]: column["title"] for column in table["columns"]}
+    panels = {titles[key]: _bars(table, key) for key in ("hello", "import", "tree", "random")}
+    return _panels("A node that is prepared, page cache empty: seconds", panels, caption, path)
+
+
+def _panels(title: str, panels: Mapping[str, Sequence[Bar]], caption: str, path: Path) -> Path:
+    """Panels below each other: they have the same contenders, and names need room."""
+    heights = [len(bars) for bars in panels.values()]
+    figure, axes = plt.subplots(
+        len(panels), 1, figsize=(10, 0.34 * sum(heights) + 0.75 * len(panels) + 0.8), layout="constrained",
+        height_ratios=heights,
+    )  # fmt: skip
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12, weight="bold")
+    for place, (name, bars) in zip(axes, panels.items(), strict=True):
+        _panel(place, name, bars)
+    figure.supxlabel(caption, fontsize=8.5, color=_GREY)
+    figure.savefig(path, dpi=150, metadata={"Software": None})  # the same bytes with any patch release
     plt.close(figure)
+    return path
 
 
-def _panel(place: Axes, title: str, bars: tuple[Bar, ...], document: dict[str, Any]) -> None:
-    ours, peers = [], []
-    for bar in bars:
-        row = next((row for row in document["rows"] if (row["measure"], row["note"]) == (bar.measure, bar.note)), None)
-        if row is None or not row["peer"]:
-            raise KeyError(bar.measure)
-        ours.append(statistics.median(row["imagecache"]))
-        peers.append(statistics.median(row["peer"]))
-    height, rows = 0.38, range(len(bars))
-    first = place.barh([row - height / 2 for row in rows], ours, height, color=OURS)
-    second = place.barh([row + height / 2 for row in rows], peers, height, color=PEER)
-    place.bar_label(first, [_seconds(value) for value in ours], padding=3, fontsize=10, weight="bold")
-    named = [f"{_seconds(value)}  {bar.peer}" for bar, value in zip(bars, peers, strict=True)]
-    place.bar_label(second, named, padding=3, fontsize=9, color="#57606a")
-    place.set_yticks(list(rows), [bar.label for bar in bars], fontsize=10)
+def _panel(place: Axes, title: str, bars: Sequence[Bar]) -> None:
+    rows = range(len(bars))
+    colours = [OURS if bar.ours else PEER for bar in bars]
+    medians = [bar.median for bar in bars]
+    after = [bar.after for bar in bars]
+    place.barh(rows, after, 0.68, left=medians, color=colours, alpha=_LIGHTER)
+    place.barh(rows, medians, 0.68, color=colours)
+    low, high = zip(*(bar.whisker for bar in bars), strict=True)
+    place.errorbar(medians, rows, xerr=[low, high], fmt="none", ecolor="black", elinewidth=1, capsize=2)
+    for row, bar in zip(rows, bars, strict=True):
+        text = f"{two(bar.median)} s" + (f"  + {two(bar.after)} s" if bar.after else "")
+        weight = "bold" if bar.ours else "normal"
+        place.annotate(text, (bar.median + bar.after + bar.whisker[1], row), (4, 0), va="center", fontsize=9,
+                       textcoords="offset points", weight=weight)  # fmt: skip
+    place.set_yticks(list(rows), [bar.label for bar in bars], fontsize=9.5)
     place.invert_yaxis()
-    place.set_xlim(0, max(ours + peers) * 1.38)  # room for the words behind the longest bar
+    place.set_xlim(0, max(bar.median + bar.after + bar.whisker[1] for bar in bars) * 1.16)  # room for the last value
     place.set_xticks([])  # every bar has its value
     place.tick_params(left=False)
     place.spines[["top", "right", "bottom"]].set_visible(False)
-    place.set_title(title, loc="left", fontsize=12, weight="bold")
+    place.set_title(title, loc="left", fontsize=10)
 
 
-def _seconds(value: float) -> str:
-    return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.1f} s"
+_SIZES = {"cold-small": "small", "cold": "1,000 MB\n5 layers", "cold-127": "127 layers", "cold-huge": "huge"}
 
 
-def _caption(document: dict[str, Any]) -> str:
-    machine, facts = document["machine"], document["facts"]
-    size = facts["image_compressed_bytes"] / 1e6
+def _scaling(tables: Mapping[str, Any], caption: str, path: Path) -> Path:
+    """Seconds until hello for images of several sizes, cold; on a warm node they do not depend on it."""
+    figure, place = plt.subplots(figsize=(8, 4), layout="constrained")
+    names = list(_SIZES.values())
+    for number, line in enumerate(tables["cold-huge"]["lines"]):
+        key, ours = line["key"], line["key"].startswith("imagecache")
+        lines = [{one["key"]: one for one in tables[size]["lines"]}[key] for size in _SIZES]
+        medians = [statistics.median(_values(one, "hello")) for one in lines]
+        place.plot(names, medians, marker="os^D"[number % 4], color=OURS if ours else PEER, label=line["title"])
+        place.annotate(f"{two(medians[-1])} s", (len(names) - 1, medians[-1]), (6, 0), textcoords="offset points", va="center")
+    place.set_ylim(0)
+    place.set_ylabel("seconds until hello")
+    place.spines[["top", "right"]].set_visible(False)
+    place.legend(frameon=False)
+    figure.suptitle("A node that has nothing: larger images and more layers", x=0.01, ha="left", fontsize=12, weight="bold")
+    figure.supxlabel(caption, fontsize=8.5, color=_GREY)
+    figure.savefig(path, dpi=150, metadata={"Software": None})
+    plt.close(figure)
+    return path
+
+
+def _caption(document: Mapping[str, Any]) -> str:
+    facts = document["facts"]
     return (
-        f"Medians of {facts['date'][:10]}: {machine['cpus']} processors, kernel {machine['kernel'].partition('-')[0]}, "
-        f"a registry on loopback, an image of {size:.0f} MB compressed; proxy mode. Shorter is better."
+        f"Medians and 95 % intervals, shorter is better. {facts['date'][:10]}: {facts['processors']} processors, "
+        f"kernel {str(facts['kernel']).partition('-')[0]}, containerd 2.4."
     )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Draw the README's picture from the raw data of a run.")
+    parser = argparse.ArgumentParser(description="Draw the pictures from the raw data of a run.")
     parser.add_argument("results", type=Path)
-    parser.add_argument("--output", type=Path, default=OUTPUT)
+    parser.add_argument("--folder", type=Path, default=FOLDER)
     arguments = parser.parse_args()
-    draw(json.loads(arguments.results.read_text()), arguments.output)
+    for path in draw(json.loads(arguments.results.read_text()), arguments.folder):
+        print(path)  # noqa: T201 - the result
 
 
 if __name__ == "__main__":

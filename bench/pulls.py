@@ -1,116 +1,113 @@
-"""Pull, attach and build: how an image gets onto a node."""
+"""CRI's PullImage when every layer is on the node, and the attach that makes a pull unnecessary.
+
+The pull downloads the manifest and the config and nothing else. Its peer is containerd's own cache of prebuilt layers
+(``layer_content_caches``, containerd 2.4), which does the same. An attach runs with the registry off.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
-from bench.nodes import Field, caching, forget, ordinary, pull
-from bench.samples import Goal, Row, Samples
+from bench.contender import Node, Site, pull_at
+from bench.contenders.erofs import PREBUILT
+from bench.conversion import timed
+from bench.figures import Goal, Measured, Row, Samples
+from bench.fresh import Roots
 from imagecache.apps.attach import LocalAttacher
 from imagecache.clock import SystemClock
 from imagecache.settings.table import Mode as ModeSetting
 from imagecache.settings.table import Settings
 from imagecache.store.store import Store
+from testkit.oci_layout import Image
 from testkit.peers.containerd import Containerd, Version
 from testkit.peers.node import CachingNode, Mode
 
-_VARIANTS: list[tuple[Version, Mode]] = [("system", "proxy"), ("2.4", "proxy"), ("2.4", "native")]
-_CACHED_PER_ORDINARY = 3
-"""Cached pulls are so short that a few more cost nothing."""
+_VARIANTS: Sequence[tuple[Version, Mode]] = (("system", "proxy"), ("2.4", "proxy"), ("2.4", "native"))
+_PULLS = 3
+"""In each round: they are short."""
+_ATTACHES = 8
 
 
-def timed(work: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+@dataclass(frozen=True, slots=True)
+class _Caching:
+    version: Version
+    mode: Mode
+    node: CachingNode
+
+    @property
+    def note(self) -> str:
+        return f"{self.mode}, containerd {'of Debian' if self.version == 'system' else self.version}"
 
 
-def measure(place: Field, rounds: int) -> list[Row]:
-    rows = []
-    store = place.directory / "shared-store"
-    for version in ("system", "2.4"):
-        with ExitStack() as stack:
-            plain = ordinary(stack, place, version)
-            modes = [mode for wanted, mode in _VARIANTS if wanted == version]
-            nodes = {mode: caching(stack, place, version, mode, store) for mode in modes}
-            first = next(iter(nodes.values()))
-            if "app" not in first.command("get", "-o", "name"):
-                first.create("app", [place.reference], "--no-attach")
-            rows += _pulls(place, version, plain, nodes, rounds)
-            rows += [_attach(place, version, mode, node, store, 5 * rounds) for mode, node in nodes.items()]
-    return rows
+def measure(site: Site, image: Image, rounds: int, roots: Roots) -> Measured:
+    reference = f"{site.host}/team/pulls:1"
+    site.registry.push("team/pulls:1", image)
+    with ExitStack() as stack:
+        store = roots.fresh("pulls-store")
+        ours = [_start(stack, site, roots, store, *variant) for variant in _VARIANTS]
+        ours[0].node.create("app", [reference], "--no-attach")
+        peer = stack.enter_context(PREBUILT.node(site, roots.fresh("pulls-prebuilt")))
+        PREBUILT.publish(site, image, "team/prebuilt:1")
+        peer.warm(reference)
+        rows = _pulls(reference, ours, peer, rounds)
+        return Measured(rows + [_attach(site, one, reference, store, _ATTACHES * rounds) for one in ours])
 
 
-def _pulls(place: Field, version: Version, plain: Containerd, nodes: dict[Mode, CachingNode], rounds: int) -> list[Row]:
-    peer = Samples()
-    ours = {mode: Samples() for mode in nodes}
-    for _ in range(rounds):
-        forget(plain, place.reference)
-        peer.values.append(timed(lambda: pull(plain.address, place.reference)))
-        for mode, node in nodes.items():
-            for _ in range(_CACHED_PER_ORDINARY):
-                forget(node.containerd, place.reference)
-                ours[mode].values.append(timed(lambda node=node: pull(node.address, place.reference)))  # type: ignore[misc]
-    goal = Goal("≥ 250×", 250, at_least=True)
+def _start(stack: ExitStack, site: Site, roots: Roots, store: Path, version: Version, mode: Mode) -> _Caching:
+    directory = roots.fresh(f"pulls-{mode}-{version}")
+    node = stack.enter_context(CachingNode(directory, version, mode, sandbox_image=site.pause, store=store))
+    pull_at(node.address, site.pause)
+    return _Caching(version, mode, node)
+
+
+def _pulls(reference: str, ours: Sequence[_Caching], peer: Node, rounds: int) -> list[Row]:
+    pulled, cached = Samples(), [Samples() for _ in ours]
+    for _ in range(rounds * _PULLS):
+        peer.warm(reference)
+        pulled.add(timed(lambda: peer.bring(reference)))
+        for one, samples in zip(ours, cached, strict=True):
+            forget(one.node.containerd, reference)
+            samples.add(timed(lambda one=one: pull_at(one.node.address, reference)))  # type: ignore[misc]
     return [
-        Row(f"CRI pull, everything cached, containerd {_name(version)}", samples, peer, goal, faster=True, note=mode)
-        for mode, samples in ours.items()
+        Row("CRI pull, every layer there", samples, pulled, PREBUILT.title, Goal(1.0), note=one.note)
+        for one, samples in zip(ours, cached, strict=True)
     ]
 
 
-def _name(version: Version) -> str:
-    return "of Debian" if version == "system" else version
-
-
-def _attach(place: Field, version: Version, mode: Mode, node: CachingNode, store: Path, rounds: int) -> Row:
-    """The attach itself, in this process; the registry is off."""
-    settings = Settings(store=store, address=node.address, mode=ModeSetting(mode))
+def _attach(site: Site, one: _Caching, reference: str, store: Path, rounds: int) -> Row:
+    """The attach itself, in this process."""
+    settings = Settings(store=store, address=one.node.address, mode=ModeSetting(one.mode))
     opened = Store.open(store)
     attacher = LocalAttacher(opened, settings, SystemClock())
     (bundle,) = opened.bundles.all()
     layers = len(bundle.images[0].layers)
     samples = Samples()
 
-    async def rounds_of() -> None:
+    async def attach() -> None:
         for _ in range(rounds):
             await attacher.detach(bundle)
             start = time.perf_counter()
             await attacher.attach(bundle)
-            samples.values.append(time.perf_counter() - start)
+            samples.add(time.perf_counter() - start)
 
-    forget(node.containerd, place.reference)
-    place.registry.stop()
-    asyncio.run(rounds_of())
-    place.registry.start()
-    bound = 0.020 + 0.002 * layers
-    goal = Goal(f"≤ 20 ms + 2 ms a layer = {bound * 1000:.0f} ms", bound)
-    return Row(f"attach, {layers} layers, containerd {_name(version)}", samples, None, goal, note=mode)
-
-
-def measure_build(place: Field, rounds: int) -> list[Row]:
-    """Cache built from the registry into an empty store, against containerd's pull of the same image."""
-    ours, peer = Samples(), Samples()
-    with ExitStack() as stack:
-        plain = ordinary(stack, place, "2.4")
-        for number in range(rounds):
-            forget(plain, place.reference)
-            peer.values.append(timed(lambda: pull(plain.address, place.reference)))
-            node = CachingNode(
-                place.directory / f"build-{number}",
-                sandbox_image=place.pause,
-                store=place.directory / f"store-{number}",
-            )
-            node.directory.mkdir(exist_ok=True)
-            manifest = node.manifest("app", [place.reference])
-            ours.values.append(timed(lambda node=node, manifest=manifest: _create(node, manifest)))  # type: ignore[misc]
-            node.command("delete", "app")
-    goal = Goal("≤ 0.35×", 0.35)
-    return [Row("build the cache vs containerd 2.4 pulling the image", ours, peer, goal)]
+    forget(one.node.containerd, reference)
+    site.registry.stop()
+    asyncio.run(attach())
+    site.registry.start()
+    bound = 20 + 2 * layers
+    return Row(f"attach, {layers} layers: at most 20 ms and 2 ms a layer", samples, goal=Goal(bound / 1000, unit="s"), note=one.note)
 
 
-def _create(node: CachingNode, manifest: Path) -> None:
-    node.command("create", "-f", manifest, "--no-attach")
+def forget(containerd: Containerd, reference: str) -> None:
+    """Delete the image's records and wait until containerd has removed its content and snapshots."""
+    records = containerd.ctr("-n", "k8s.io", "images", "ls").splitlines()[1:]
+    targets = {name: digest for name, _media, digest, *_rest in (line.split() for line in records)}
+    mine = targets.get(reference)
+    for name, digest in targets.items():
+        if digest == mine:
+            containerd.ctr("-n", "k8s.io", "images", "rm", "--sync", name)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from testkit.oci_layout import Image
 
 _AGENT = "imagecache-testing"
-_ACCESS = re.compile(r'^\S+ - \S+ \[[^\]]*\] "(\S+) (\S+) HTTP/[0-9.]+" (\d{3}) \d+ "[^"]*" "([^"]*)"')
+_ACCESS = re.compile(r'^\S+ - \S+ \[[^\]]*\] "(\S+) (\S+) HTTP/[0-9.]+" (\d{3}) (\d+) "[^"]*" "([^"]*)"')
 _CONFIG = """\
 version: 0.1
 log: {{level: warn, accesslog: {{disabled: false}}}}
@@ -49,6 +49,8 @@ class Request:
     method: str
     path: str
     status: int
+    sent: int
+    """Bytes of the answer's body."""
 
 
 def free_port(host: str = "127.0.0.1") -> int:
@@ -151,8 +153,12 @@ class Registry:
         if self._daemon.running:
             self._call("GET", "/v2/")  # its line comes after those of all requests answered before
         lines = self._daemon.log.read_text(errors="replace").splitlines()
-        matches = [match for line in lines if (match := _ACCESS.match(line)) and match[4] != _AGENT]
-        return [Request(match[1], match[2], int(match[3])) for match in matches]
+        matches = [match for line in lines if (match := _ACCESS.match(line)) and match[5] != _AGENT]
+        return [Request(match[1], match[2], int(match[3]), int(match[4])) for match in matches]
+
+    def blobs(self) -> list[Path]:
+        """The files that it serves (``distribution``'s layout: blobs/sha256/AB/DIGEST/data)."""
+        return sorted(self.directory.glob("registry/docker/registry/v2/blobs/sha256/*/*/data"))
 
     # pushing
 

@@ -1,0 +1,90 @@
+"""What is measured over what: images, networks and contenders of each table, for a whole run and for a quick one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bench import images
+from bench.cold import Course
+from bench.contender import Contender, Site
+from bench.contenders import erofs, overlayfs, soci, stargz
+from bench.contenders.imagecache import ImageCache
+from bench.images import BenchImage
+from bench.link import Link
+from testkit.images import pause_image
+from testkit.peers.registry import Registry
+
+GIGABIT = 1_000_000_000
+OURS = ImageCache()
+NATIVE = ImageCache("native")
+EVERY = (overlayfs.INSTALLED, overlayfs.TUNED, erofs.TUNED, stargz.STARGZ, soci.LAZY, soci.PARALLEL, OURS)
+WHOLE = (overlayfs.TUNED, erofs.TUNED, OURS)
+"""Those that bring whole layers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """Between a node and the registry."""
+
+    rate: int | None = None
+    """Bits per second; None is what loopback gives."""
+    rtt: float = 0.0
+    """Seconds."""
+
+
+LOOPBACK = Network()
+NEAR = Network(GIGABIT, 0.001)
+FAR = Network(GIGABIT, 0.005)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A table to measure."""
+
+    key: str
+    title: str
+    image: BenchImage
+    network: Network
+    contenders: Sequence[Contender]
+    rounds: int
+    tree_rounds: int = 0
+    read_ahead: int | None = None
+    """KiB, of the disk; None leaves it as it was found."""
+
+    def course(self, site: Site) -> Course:
+        return Course(self.key, self.title, site, self.image, self.rounds, self.tree_rounds)
+
+
+COLD: Sequence[Plan] = (
+    Plan("cold", "Cold node, 1,000 MB in 5 layers, loopback", images.BIG, LOOPBACK, (*EVERY, ImageCache(durable=False)), 5, 3),
+    Plan("cold-small", "Cold node, a service of ten layers, loopback", images.SMALL, LOOPBACK, EVERY, 3, 3),
+    Plan("cold-1ms", "Cold node, 1,000 MB, 1 Gbit/s and 1 ms", images.BIG, NEAR, EVERY[1:], 3),
+    Plan("cold-5ms", "Cold node, 1,000 MB, 1 Gbit/s and 5 ms", images.BIG, FAR, EVERY[1:], 3),
+    Plan("cold-zstd", "Cold node, 1,000 MB in zstd layers, loopback", images.BIG_ZSTD, LOOPBACK, WHOLE, 3, 3),
+    Plan("cold-127", "Cold node, 127 layers, loopback", images.LAYERS_127, LOOPBACK, WHOLE, 3, 3),
+    Plan("cold-huge", "Cold node, 32 layers and more, loopback", images.HUGE, LOOPBACK, WHOLE, 3, 3),
+)
+WARM: Sequence[Plan] = (
+    Plan("warm", "Warm node, 1,000 MB in 5 layers", images.BIG, LOOPBACK,
+         (overlayfs.TUNED, erofs.PREBUILT, erofs.PREBUILT_LZ4, stargz.STARGZ, soci.LAZY, OURS, NATIVE), 5),
+    Plan("warm-128", "Warm node, read-ahead 128 KiB", images.BIG, LOOPBACK, (overlayfs.TUNED, OURS), 3, read_ahead=128),
+)  # fmt: skip
+QUICK: Sequence[Plan] = (
+    replace(COLD[0], contenders=(overlayfs.TUNED, OURS), rounds=3, tree_rounds=3),
+    replace(WARM[0], contenders=(overlayfs.TUNED, OURS, NATIVE), rounds=2),
+)
+
+
+@contextmanager
+def site(directory: Path, network: Network) -> Iterator[Site]:
+    """A registry, and the network in front of it."""
+    with Registry(directory / "registry") as registry:
+        pause = registry.push("pause:1", pause_image(directory / "pause"))
+        if network == LOOPBACK:
+            yield Site(directory, registry, registry.address, pause)
+        else:
+            with Link((registry.host, registry.port), network.rate, network.rtt) as link:
+                yield Site(directory, registry, link.address, pause)

@@ -1,0 +1,103 @@
+"""The tables of README.md and docs/benchmarks.md, written from the raw data of one run and never by hand.
+
+``.venv/bin/python bench/report.py bench/results/DATE.json`` writes them between their markers, and draws the pictures
+again; ``--check`` compares (tests/unit/bench). It must not measure anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench import plot
+from bench.figures import Row, Table, amount, render_rows, render_table, two
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
+END = "<!-- end -->\n"
+Document = Mapping[str, Any]
+
+README_ROWS: Sequence[tuple[str, str]] = (
+    ("CRI pull, every layer there", "proxy, containerd 2.4"),
+    ("kubectl create → Ready", ""),
+    ("kubectl create → usable on 3 nodes", ""),
+    ("pod created → Running, containerd 2.4", "proxy"),
+    ("import of numpy, pandas, scipy, sklearn, pyarrow, cold", "proxy"),
+    ("read the whole tree, cold", "proxy"),
+    ("6,000 random 4 KiB reads, cold", "proxy"),
+    ("convert a layer", ""),
+)
+"""Measure and the beginning of the note: what a reader asks first, where we lose included."""
+
+
+def sections(document: Document) -> Iterator[tuple[str, str]]:
+    """Name and Markdown of everything that stands between markers."""
+    rows = [Row.of(data) for data in document["rows"]]
+    tables = [Table.of(data) for data in document["tables"]]
+    yield "run", run(document)
+    yield "rows", render_rows(rows)
+    yield "eight", eight(rows)
+    for table in tables:
+        yield table.key, render_table(table)
+
+
+def run(document: Document) -> str:
+    """When, on what, and of what the figures are."""
+    facts = document["facts"]
+    minutes = (document["ended"] - document["began"]) / 60
+    began = datetime.fromtimestamp(document["began"], UTC)
+    text = (
+        f"Of {began:%Y-%m-%d %H:%M} UTC, {minutes:.0f} minutes, commit {facts['commit'][:12]}: {facts['processors']} "
+        f"processors ({facts['cpu']}), {facts['memory_bytes'] / 2**30:.0f} GiB of memory, {facts['distribution']}, kernel "
+        f"{facts['kernel']}, {facts['disk']['filesystem']} with a read-ahead of {facts['disk']['read_ahead_kb']} KiB."
+    )
+    return textwrap.fill(text, 120)
+
+
+def eight(rows: Sequence[Row]) -> str:
+    """README's rows."""
+    lines = ["| measure | imagecache | peer | imagecache is | |", "|---|---|---|---|---|"]
+    for measure, note in README_ROWS:
+        row = next(row for row in rows if row.measure == measure and row.note.startswith(note))
+        assert row.peer is not None, f"{measure} has no peer"  # noqa: S101 - the list above
+        ours, peer = row.shown, row.statistic(row.peer.values)
+        times = max(ours / peer, peer / ours)
+        verdict = f"{two(times)}× {'slower' if ours > peer else 'faster'}" if two(times) != "1.0" else "equal"
+        lines.append(
+            f"| {row.name} | {amount(ours, row.unit)} | {amount(peer, row.unit)}, {row.peer_name} | {verdict} | {row.verdict} |"
+        )
+    return "\n".join(lines)
+
+
+def written(text: str, found: Mapping[str, str]) -> str:
+    """A document with every marked part as it is in ``found``. Raises KeyError for one that the run has not."""
+    parts = text.split("<!-- bench: ")
+    for number, part in enumerate(parts[1:], 1):
+        name, _, _ = part.partition(",")
+        _, _, rest = part.partition(END)
+        parts[number] = f"{name}, by bench/report.py -->\n{found[name]}\n{END}{rest}"
+    return "<!-- bench: ".join(parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write the documents' tables and pictures from the raw data of a run.")
+    parser.add_argument("results", type=Path)
+    arguments = parser.parse_args()
+    document = json.loads(arguments.results.read_text())
+    found = dict(sections(document))
+    for path in DOCUMENTS:
+        path.write_text(written(path.read_text(), found))
+    for picture in plot.draw(document):
+        print(picture)  # noqa: T201 - the result
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""What tables show: two digits, verdicts by interval, and the same again from raw data."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from bench.figures import Figure, Goal, Line, Row, Samples, Table, amount, quantile, render_rows, render_table, two
+from bench.intervals import Interval
+
+
+def samples(*values: float) -> Samples:
+    found = Samples()
+    for value in values:
+        found.add(value)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0342, "0.034"), (2.77, "2.8"), (9.96, "10"), (27.384, "27"), (1104.3, "1,100"), (17637.9, "18,000"), (0, "0")],
+)
+def test_two_digits_count(value: float, text: str) -> None:
+    assert two(value) == text
+
+
+def test_short_times_are_milliseconds() -> None:
+    assert amount(0.0342, "s") == "34 ms"
+    assert amount(2.77, "s") == "2.8 s"
+    assert amount(27, "") == "27"
+
+
+@pytest.mark.parametrize(
+    ("goal", "interval", "verdict"),
+    [
+        (Goal(1.0), Interval(0.8, 0.95), "✓"),
+        (Goal(1.0), Interval(1.1, 1.3), "✗"),
+        (Goal(1.0), Interval(0.9, 1.1), "~"),
+        (Goal(1.0, at_least=True), Interval(1.1, 1.3), "✓"),
+        (Goal(1.0, at_least=True), Interval(0.8, 0.95), "✗"),
+        (Goal(1.0), None, "✓"),
+    ],
+)
+def test_a_goal_is_met_when_the_whole_interval_is_on_its_side(
+    goal: Goal, interval: Interval | None, verdict: str
+) -> None:
+    assert goal.verdict(0.9, interval) == verdict
+
+
+def test_a_quantile_is_one_of_the_values() -> None:
+    assert quantile([float(value) for value in range(1, 101)], 0.99) == 99
+    assert quantile([1, 2, 3, 4], 0.5) == 2.5
+
+
+def test_a_row_and_a_table_survive_the_raw_file() -> None:
+    row = Row("pull", samples(1, 2, 3), samples(2, 4, 6), "peer", Goal(0.6), note="proxy")
+    table = Table("cold", "Cold", [Figure("hello", "hello", "s")], [Line("a", "A", True, {"hello": samples(1, 2, 3)})])
+    again = json.loads(json.dumps([row.data(), table.data()]))
+
+    assert render_rows([Row.of(again[0])]) == render_rows([row])
+    assert render_table(Table.of(again[1])) == render_table(table)
+
+
+def test_a_row_shows_ratio_interval_and_peer() -> None:
+    line = render_rows([Row("pull", samples(1, 1, 1), samples(2, 2, 2), "containerd", Goal(0.6))]).splitlines()[-1]
+
+    assert line == "| pull | 1.0 s | 2.0 s, containerd | 0.50× | 0.50–0.50 | ≤ 0.60× | ✓ |"
+
+
+def test_a_line_without_a_figure_shows_a_dash() -> None:
+    table = Table("cold", "Cold", [Figure("tree", "tree", "s")], [Line("a", "A", False, {})])
+
+    assert render_table(table).splitlines()[-1] == "| A | – | no |"
