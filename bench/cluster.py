@@ -16,15 +16,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.contenders.overlayfs import TUNED
+from bench.images import BenchImage
 from grpclib.exceptions import GRPCError
 
 from bench import contender
 from bench.cold import execute
 from bench.contender import LONGEST, pull_at
-from bench.contenders.overlayfs import TUNED
 from bench.figures import Figure, Goal, Line, Measured, Row, Samples, Table
 from bench.fresh import Roots, settle
-from bench.images import BenchImage
 from bench.meter import disk_held
 from bench.programs import TREE
 from bench.watched import Watched, watched
@@ -103,7 +103,7 @@ def site(directory: Path, image: BenchImage, roots: Roots) -> Iterator[Site]:
         with Registry(directory / "team", host=cluster.address) as registry:
             cluster.trust(registry)
             pause = registry.push("pause:1", pause_image(directory / "pause"))
-            reference = registry.push("team/app:1", image.make())
+            reference = registry.push("team/app:1", image.image())
             yield Site(system, registry, pause, image, reference, roots, ours, plain)
 
 
@@ -141,8 +141,11 @@ class Client:
 
     # caches
 
-    async def cache(self, nodes: Sequence[Node]) -> tuple[float, float]:
-        """Seconds from ``kubectl create`` to Ready, and from then until these nodes have it."""
+    async def cache(self, nodes: Sequence[Node], selector: str = "") -> tuple[float, float]:
+        """Seconds from ``kubectl create`` to Ready, and from then until these nodes have it.
+
+        ``selector`` selects them, and others later; without it they alone get the cache.
+        """
         plain = {"k8s.aliyun.com/plain-http-registry": self.site.registry.address}
         names = [node.name for node in nodes]
         chosen = {NODE_SELECTOR: selector or f"{_HOSTNAME} in ({','.join(names)})"}
@@ -218,26 +221,6 @@ def _measured(
     return lambda place, rounds: asyncio.run(measure(place, rounds))
 
 
-async def pull(node: Node, reference: str) -> float:
-    """Seconds that CRI's PullImage takes."""
-    async with Cri(node.containerd.address, seconds=600) as cri:
-        start = time.perf_counter()
-        await cri.pull(reference)
-        return time.perf_counter() - start
-
-
-async def unpull(place: Site, node: Node) -> None:
-    """Take the image off a node, and its layers, which a container would keep."""
-    await asyncio.to_thread(forget, node.containerd, place.reference)
-    *_, top = chain_ids(place.image.diff_ids)
-
-    def gone() -> bool:
-        return top not in node.containerd.ctr("-n", "k8s.io", "snapshots", "ls")
-
-    if not await asyncio.to_thread(wait_until, gone, seconds=30, every=0.2):
-        raise PeerFailed(f"{node.name} still has {top} of {place.reference}")
-
-
 def _name(version: Version) -> str:
     return "of Debian" if version == "system" else version
 
@@ -245,13 +228,13 @@ def _name(version: Version) -> str:
 # the parts
 
 
-async def _pods(client: Client, rounds: int) -> list[Row]:
-    """Pods of an image that is cached, and of one that was pulled and unpacked before; then of one that is neither."""
+async def _pods(client: Client, rounds: int) -> Measured:
+    """Pods of an image that is cached, beside pods of one that containerd pulled and unpacked before."""
     place = client.site
     await client.cache([one.node for one in place.ours])
     contenders = [*place.ours, *place.plain.values()]
     for one in place.plain.values():
-        await pull(one.node, place.reference)
+        await asyncio.to_thread(pull_at, one.node.containerd.address, place.reference)
     numbers = itertools.count()
     for one in contenders:  # the first pod of a node makes bridges and reads programs
         await client.pod(one.node, f"warm-{next(numbers)}")
@@ -260,90 +243,92 @@ async def _pods(client: Client, rounds: int) -> list[Row]:
     order = random.Random(5)  # noqa: S311 - nothing secret
     for start in range(_STARTS * rounds):  # what the one before leaves to do is in the way of who comes next
         for one in order.sample(contenders, len(contenders)):
-            there[one.node.name].values.append(await client.pod(one.node, f"app-{next(numbers)}"))
+            there[one.node.name].add(await client.pod(one.node, f"app-{next(numbers)}"))
         if start % _TOGETHER == _TOGETHER - 1:
             await client.remove_pods()
-    rows = [
-        Row(
-            f"pod created → Running, cached vs unpacked by overlayfs, containerd {_name(one.version)}",
-            there[one.node.name],
-            there[place.plain[one.version].node.name],
-            Goal("≤ 1.05×", 1.05),
-            note=one.name,
-        )
-        for one in place.ours
-    ]
-    rows += await _uncached(client, max(_LONG_LEAST, rounds // 2), numbers)
     await client.forget_cache()
-    return rows
-
-
-async def _uncached(client: Client, rounds: int, numbers: Iterator[int]) -> list[Row]:
-    place = client.site
-    cached = {one.node.name: Samples() for one in place.ours}
-    pulled = {version: Samples() for version in place.plain}
-    for _ in range(rounds):
-        for version, peer in place.plain.items():
-            await unpull(place, peer.node)
-            pulled[version].values.append(await client.pod(peer.node, f"pull-{next(numbers)}"))
-        for one in place.ours:
-            cached[one.node.name].values.append(await client.pod(one.node, f"app-{next(numbers)}"))
-        await client.remove_pods()
-    return [
-        Row(
-            f"pod created → Running, cached vs pulled, containerd {_name(one.version)}",
-            cached[one.node.name],
-            pulled[one.version],
-            Goal("≥ 5×", 5, at_least=True),
-            faster=True,
-            note=one.name,
-        )
-        for one in place.ours
-    ]
-
-
-async def _caches(client: Client, rounds: int) -> list[Row]:
-    """From nothing to Ready, from Ready to the nodes."""
-    place = client.site
-    peer = place.plain["2.4"].node
-    created, pulled = Samples(), Samples()
-    usable = {count: Samples() for count in (1, len(place.ours))}
-    fields = {1: [place.ours[1].node], len(place.ours): [one.node for one in place.ours]}
-    spread = {count: Samples() for count in fields}
-    machine = {count: Samples() for count in fields}
-    for _ in range(max(_LONG_LEAST, rounds // 2)):
-        await unpull(place, peer)
-        pulled.values.append(await pull(peer, place.reference))
-        for count, nodes in fields.items():
-            seconds, everywhere = await client.cache(nodes)
-            created.values.append(seconds)
-            usable[count].values.append(seconds + everywhere)
-            files = layers(place.store)
-            size = sum(path.stat().st_size for path in files) / 1e6
-            spread[count].values.append(count * size / everywhere)
-            rate = await asyncio.to_thread(best_rate, files, place.system.directory / "copies", count)
-            machine[count].values.append(rate)
-            await client.forget_cache()
-    build = Row("kubectl create → Ready vs containerd 2.4 pulling the image", created, pulled, Goal("≤ 0.5×", 0.5))
-    rest = [_spread(count, spread[count], machine[count], size) for count in fields]
-    whole = "kubectl create → usable on {} vs containerd 2.4 pulling the image on one"
-    return [build, *rest, *(Row(whole.format(_nodes(count)), usable[count], pulled) for count in fields)]
-
-
-def _nodes(count: int) -> str:
-    return f"{count} node{'s' if count > 1 else ''}"
-
-
-def _spread(count: int, ours: Samples, machine: Samples, size: float) -> Row:
-    return Row(
-        f"Ready → {_nodes(count)} ready vs the machine's copy and SHA-256",
-        ours,
-        machine,
-        Goal("≥ 0.7×", 0.7, at_least=True),
-        unit="MB/s",
-        note=f"{size:.0f} MB to each",
+    return Measured(
+        [
+            Row(
+                f"pod created → Running, containerd {_name(one.version)}",
+                there[one.node.name],
+                there[place.plain[one.version].node.name],
+                "unpacked by overlayfs",
+                Goal(1.05),
+                note=one.name,
+            )
+            for one in place.ours
+        ]
     )
+
+
+async def _caches(client: Client, rounds: int) -> Measured:
+    """From nothing to Ready and to the nodes, beside a pull of the same image by a fresh containerd."""
+    place = client.site
+    created, pulled = Samples(), Samples()
+    fields = {1: [place.ours[1].node], len(place.ours): [one.node for one in place.ours]}
+    usable = {count: Samples() for count in fields}
+    for _ in range(rounds):
+        pulled.add(await asyncio.to_thread(_fresh_pull, place))
+        for count, nodes in fields.items():
+            await asyncio.to_thread(settle)
+            seconds, everywhere = await client.cache(nodes)
+            created.add(seconds)
+            usable[count].add(seconds + everywhere)
+            await client.forget_cache()
+    rows = [Row("kubectl create → Ready", created, pulled, _PULL, Goal(0.5))]
+    rows += [
+        Row(f"kubectl create → usable on {count} node{'s' if count > 1 else ''}", samples, pulled, _PULL)
+        for count, samples in usable.items()
+    ]
+    return Measured(rows)
+
+
+def _fresh_pull(place: Site) -> float:
+    """Seconds that containerd takes on a node that has nothing, outside the cluster."""
+    site = contender.Site(place.system.directory, place.registry, place.registry.address, place.pause)
+    with TUNED.node(site, place.roots.fresh("pull")) as node:
+        settle()
+        start = time.perf_counter()
+        node.bring(place.reference)
+        return time.perf_counter() - start
+
+
+async def _joins(client: Client, rounds: int) -> Measured:
+    """A node that has nothing comes to be selected for a cache that is Ready: its layers come from the served store."""
+    place = client.site
+    first = place.ours[1].node
+    await _select(client, first)
+    await client.cache([first], f"{_JOINS}=yes")
+    line = Line("imagecache-served", "imagecache, node joins later (served store)", durable=True, figures={})
+    for _ in range(rounds):
+        agent = await asyncio.to_thread(place.system.add_node)
+        await asyncio.to_thread(settle)
+        line.add(**await _join(client, agent.node))
+        await asyncio.to_thread(place.system.remove_node, agent)
+    await client.forget_cache()
+    return Measured(tables=[Table("join", "A node that joins later", JOIN_COLUMNS, [line])])
+
+
+async def _select(client: Client, node: Node) -> None:
+    await client.kube.patch(NODES, node.name, {"metadata": {"labels": {_JOINS: "yes"}}})
+
+
+async def _join(client: Client, node: Node) -> dict[str, float]:
+    usable = client.reports.expect(node.name, _has_cache)
+    before = disk_held(node.store)
+    start = time.perf_counter()
+    await _select(client, node)
+    found = {"brought": await usable - start}
+    async with Cri(node.containerd.address, seconds=LONGEST) as cri, cri.running(client.site.reference) as container:
+        await execute(cri, container, client.site.image.hello)
+        found["hello"] = time.perf_counter() - start
+        begin = time.perf_counter()
+        await execute(cri, container, ["python3", "-c", TREE])
+        found["tree"] = time.perf_counter() - begin
+    return found | {"disk": (disk_held(node.store) - before) / _MB}
 
 
 pods = _measured(_pods)
 caches = _measured(_caches)
+joins = _measured(_joins)

@@ -12,13 +12,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.contender import LONGEST, Contender, Node, Site
-from bench.figures import Figure, Line, Samples, Table
-from bench.fresh import Roots, settle
 from bench.images import BenchImage
+
+from bench.contender import LONGEST, Contender, Node, Site
+from bench.figures import Figure, Line, Table
+from bench.fresh import Roots, settle
 from bench.meter import Meter, disk_held
 from bench.programs import TREE
-from testkit.oci_layout import Image
 from testkit.peers.cri import Cri
 from testkit.peers.registry import Registry
 
@@ -51,10 +51,8 @@ class Course:
 
 def measure(course: Course, contenders: Sequence[Contender], roots: Roots) -> Table:
     """Raises whatever a contender raises: a table with a hole proves nothing."""
-    image = course.image.make()
-    references = {
-        one.key: one.publish(course.site, image, f"{course.image.key}/{one.key}:1") for one in contenders
-    }
+    image = course.image.image()
+    references = {one.key: one.publish(course.site, image, f"{course.image.key}/{one.key}:1") for one in contenders}
     lines = [Line(one.key, one.title, one.durable, {}) for one in contenders]
     for number in range(course.rounds):
         for step in range(len(contenders)):

@@ -7,20 +7,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench import images
+from bench.images import IMAGES, BenchImage
+from bench.link import Link
+
 from bench.cold import Course
 from bench.contender import Contender, Site
 from bench.contenders import erofs, overlayfs, soci, stargz
 from bench.contenders.imagecache import ImageCache
-from bench.images import BenchImage
-from bench.link import Link
 from testkit.images import pause_image
 from testkit.peers.registry import Registry
 
+BIG = IMAGES["big"]
 GIGABIT = 1_000_000_000
 OURS = ImageCache()
 NATIVE = ImageCache("native")
-EVERY = (overlayfs.INSTALLED, overlayfs.TUNED, erofs.TUNED, stargz.STARGZ, soci.LAZY, soci.PARALLEL, OURS)
+EVERY = (
+    overlayfs.AS_INSTALLED, overlayfs.TUNED, erofs.TUNED, stargz.OPTIMIZED, soci.LAZY, soci.PARALLEL, OURS,
+)  # fmt: skip
 WHOLE = (overlayfs.TUNED, erofs.TUNED, OURS)
 """Those that bring whole layers."""
 
@@ -59,18 +62,26 @@ class Plan:
 
 
 COLD: Sequence[Plan] = (
-    Plan("cold", "Cold node, 1,000 MB in 5 layers, loopback", images.BIG, LOOPBACK, (*EVERY, ImageCache(durable=False)), 5, 3),
-    Plan("cold-small", "Cold node, a service of ten layers, loopback", images.SMALL, LOOPBACK, EVERY, 3, 3),
-    Plan("cold-1ms", "Cold node, 1,000 MB, 1 Gbit/s and 1 ms", images.BIG, NEAR, EVERY[1:], 3),
-    Plan("cold-5ms", "Cold node, 1,000 MB, 1 Gbit/s and 5 ms", images.BIG, FAR, EVERY[1:], 3),
-    Plan("cold-zstd", "Cold node, 1,000 MB in zstd layers, loopback", images.BIG_ZSTD, LOOPBACK, WHOLE, 3, 3),
-    Plan("cold-127", "Cold node, 127 layers, loopback", images.LAYERS_127, LOOPBACK, WHOLE, 3, 3),
-    Plan("cold-huge", "Cold node, 32 layers and more, loopback", images.HUGE, LOOPBACK, WHOLE, 3, 3),
+    Plan(
+        "cold",
+        "Cold node, 1,000 MB in 5 layers, loopback",
+        BIG,
+        LOOPBACK,
+        (*EVERY, ImageCache(durable=False)),
+        5,
+        3,
+    ),
+    Plan("cold-small", "Cold node, a service of ten layers, loopback", IMAGES["small"], LOOPBACK, EVERY, 3, 3),
+    Plan("cold-1ms", "Cold node, 1,000 MB, 1 Gbit/s and 1 ms", BIG, NEAR, EVERY[1:], 3),
+    Plan("cold-5ms", "Cold node, 1,000 MB, 1 Gbit/s and 5 ms", BIG, FAR, EVERY[1:], 3),
+    Plan("cold-zstd", "Cold node, 1,000 MB in zstd layers, loopback", IMAGES["big-zstd"], LOOPBACK, WHOLE, 3, 3),
+    Plan("cold-127", "Cold node, 127 layers, loopback", IMAGES["layers127"], LOOPBACK, WHOLE, 3, 3),
+    Plan("cold-huge", "Cold node, 32 layers and more, loopback", IMAGES["huge"], LOOPBACK, WHOLE, 3, 3),
 )
 WARM: Sequence[Plan] = (
-    Plan("warm", "Warm node, 1,000 MB in 5 layers", images.BIG, LOOPBACK,
-         (overlayfs.TUNED, erofs.PREBUILT, erofs.PREBUILT_LZ4, stargz.STARGZ, soci.LAZY, OURS, NATIVE), 5),
-    Plan("warm-128", "Warm node, read-ahead 128 KiB", images.BIG, LOOPBACK, (overlayfs.TUNED, OURS), 3, read_ahead=128),
+    Plan("warm", "Warm node, 1,000 MB in 5 layers", BIG, LOOPBACK,
+         (overlayfs.TUNED, erofs.PREBUILT, erofs.PREBUILT_LZ4, stargz.OPTIMIZED, soci.LAZY, OURS, NATIVE), 5),
+    Plan("warm-128", "Warm node, read-ahead 128 KiB", BIG, LOOPBACK, (overlayfs.TUNED, OURS), 3, read_ahead=128),
 )  # fmt: skip
 QUICK: Sequence[Plan] = (
     replace(COLD[0], contenders=(overlayfs.TUNED, OURS), rounds=3, tree_rounds=3),

@@ -1,4 +1,4 @@
-"""Measurements as data: every single value is kept with its moment and the machine's load; tables show medians and ratios.
+"""Measurements as data: every value is kept with its moment and the machine's load; tables show medians and ratios.
 
 A row compares us with a peer, and a table has several contenders with several figures each. Every ratio has its
 bootstrap interval, and a goal is met when the whole interval is on its side. It must not measure anything itself.

@@ -3,8 +3,8 @@
 Pure functions over plain numbers. A ratio of two medians has no closed-form interval that holds for five values, so it
 is bootstrapped: both sides are drawn again, with replacement, and the middle 95 % of the ratios are the interval
 (percentile bootstrap; Efron, Tibshirani, "An Introduction to the Bootstrap", ch. 13). A drift is a trend over the
-turns of one contender: Kendall's rank correlation with time, with the exact chance of one as strong by accident, and the
-size of the change by Theil and Sen's slope.
+turns of one contender: Kendall's rank correlation with time, with the exact chance of one as strong by accident, and
+the size of the change by Theil and Sen's slope.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Trend:
 
 
 def trend(values: Sequence[float]) -> Trend:
-    """Fewer than five values never drift: of the 24 orders of four, two are monotonic, which is no proof of anything."""
+    """Fewer than five values never drift: of the 24 orders of four, two are monotonic, which proves nothing."""
     if len(values) < LEAST or not statistics.median(values):
         return Trend(0.0, 1.0)
     pairs = list(itertools.combinations(range(len(values)), 2))
@@ -88,16 +88,16 @@ def trend(values: Sequence[float]) -> Trend:
 
 
 def _chance(count: int, score: int) -> float:
-    """Of |S| at least ``score`` (Kendall's S: pairs that rise less pairs that fall) among all orders of ``count`` values.
+    """Of |S| at least ``score`` among all orders of ``count`` values; Kendall's S is rising pairs less falling pairs.
 
-    Orders are counted by their number of falling pairs: adding the n-th value adds 0 to n-1 of them, all equally likely.
+    Orders are counted by their number of falling pairs: the n-th value adds 0 to n-1 of them, all equally likely.
     """
     shares = [1.0]
     for size in range(2, count + 1):
-        grown = [0.0] * (len(shares) + size - 1)
-        for falls, share in enumerate(shares):
-            for more in range(size):
-                grown[falls + more] += share / size
-        shares = grown
+        sums = [0.0, *itertools.accumulate(shares)]
+        last = len(shares)
+        shares = [
+            (sums[min(falls + 1, last)] - sums[max(0, falls + 1 - size)]) / size for falls in range(last + size - 1)
+        ]
     pairs = len(shares) - 1
     return sum(share for falls, share in enumerate(shares) if abs(pairs - 2 * falls) >= score)

@@ -115,7 +115,7 @@ def disk_held(directory: Path) -> int:
         folders[:] = [name for name in folders if _device(os.path.join(folder, name)) == device]  # noqa: PTH118 - 40,000 times
         for name in files:
             with contextlib.suppress(OSError):
-                status = os.lstat(os.path.join(folder, name))  # noqa: PTH116, PTH118 - 40,000 times
+                status = os.lstat(os.path.join(folder, name))  # noqa: PTH118 - 40,000 times
                 if status.st_dev == device:
                     names[status.st_ino] += 1
                     held[status.st_ino] = (status.st_nlink, status.st_blocks * 512)
@@ -124,5 +124,5 @@ def disk_held(directory: Path) -> int:
 
 def _device(path: str) -> int:
     with contextlib.suppress(OSError):
-        return os.lstat(path).st_dev  # noqa: PTH116 - 40,000 times
+        return os.lstat(path).st_dev
     return -1

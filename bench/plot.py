@@ -85,7 +85,9 @@ def _cold(tables: Mapping[str, Any], caption: str, path: Path) -> Path:
         "1,000 MB, 1 Gbit/s and 1 ms: hello": _bars(tables["cold-1ms"], "hello"),
         "a service of ten layers, loopback: hello, then every file read": _bars(tables["cold-small"], "hello", "tree"),
     }
-    return _panels("A node that has nothing: seconds until the program in the container says hello", panels, caption, path)
+    return _panels(
+        "A node that has nothing: seconds until the program in the container says hello", panels, caption, path
+    )
 
 
 def _warm(tables: Mapping[str, Any], caption: str, path: Path) -> Path:
@@ -146,12 +148,16 @@ def _scaling(tables: Mapping[str, Any], caption: str, path: Path) -> Path:
         lines = [{one["key"]: one for one in tables[size]["lines"]}[key] for size in _SIZES]
         medians = [statistics.median(_values(one, "hello")) for one in lines]
         place.plot(names, medians, marker="os^D"[number % 4], color=OURS if ours else PEER, label=line["title"])
-        place.annotate(f"{two(medians[-1])} s", (len(names) - 1, medians[-1]), (6, 0), textcoords="offset points", va="center")
+        place.annotate(
+            f"{two(medians[-1])} s", (len(names) - 1, medians[-1]), (6, 0), textcoords="offset points", va="center"
+        )
     place.set_ylim(0)
     place.set_ylabel("seconds until hello")
     place.spines[["top", "right"]].set_visible(False)
     place.legend(frameon=False)
-    figure.suptitle("A node that has nothing: larger images and more layers", x=0.01, ha="left", fontsize=12, weight="bold")
+    figure.suptitle(
+        "A node that has nothing: larger images and more layers", x=0.01, ha="left", fontsize=12, weight="bold"
+    )
     figure.supxlabel(caption, fontsize=8.5, color=_GREY)
     figure.savefig(path, dpi=150, metadata={"Software": None})
     plt.close(figure)
@@ -161,7 +167,7 @@ def _scaling(tables: Mapping[str, Any], caption: str, path: Path) -> Path:
 def _caption(document: Mapping[str, Any]) -> str:
     facts = document["facts"]
     return (
-        f"Medians and 95 % intervals, shorter is better. {facts['date'][:10]}: {facts['processors']} processors, "
+        f"Medians and 95 % intervals, shorter is better. {facts['time'][:10]}: {facts['processors']} processors, "
         f"kernel {str(facts['kernel']).partition('-')[0]}, containerd 2.4."
     )
 

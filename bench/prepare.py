@@ -42,7 +42,10 @@ def measure(site: Site, image: Image, rounds: int, roots: Roots) -> Measured:
     record = conversion.record(site, image, conversion.WORKLOAD, scratch)
     ways: Sequence[tuple[Line, Way]] = (
         (_line("imagecache", "imagecache create --no-attach", durable=True), lambda path: _ours(site, reference, path)),
-        (_line("erofs", "ctr content fetch, build-erofs-cache", durable=True), lambda path: _erofs(site, reference, path, "")),
+        (
+            _line("erofs", "ctr content fetch, build-erofs-cache", durable=True),
+            lambda path: _erofs(site, reference, path, ""),
+        ),
         (_line("erofs-lz4", "the same with lz4", durable=True), lambda path: _erofs(site, reference, path, "lz4")),
         (_line("soci", "soci convert", durable=False), lambda path: _soci(image, path)),
         (_line("stargz", "eStargz, optimized", durable=False), lambda path: _stargz(image, record, path)),

@@ -13,8 +13,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.contender import Node, Site, pull_at
 from bench.contenders.erofs import PREBUILT
+
+from bench.contender import Node, Site, pull_at
 from bench.conversion import timed
 from bench.figures import Goal, Measured, Row, Samples
 from bench.fresh import Roots
@@ -100,7 +101,12 @@ def _attach(site: Site, one: _Caching, reference: str, store: Path, rounds: int)
     asyncio.run(attach())
     site.registry.start()
     bound = 20 + 2 * layers
-    return Row(f"attach, {layers} layers: at most 20 ms and 2 ms a layer", samples, goal=Goal(bound / 1000, unit="s"), note=one.note)
+    return Row(
+        f"attach, {layers} layers: at most 20 ms and 2 ms a layer",
+        samples,
+        goal=Goal(bound / 1000, unit="s"),
+        note=one.note,
+    )
 
 
 def forget(containerd: Containerd, reference: str) -> None:

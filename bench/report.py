@@ -55,9 +55,9 @@ def run(document: Document) -> str:
     minutes = (document["ended"] - document["began"]) / 60
     began = datetime.fromtimestamp(document["began"], UTC)
     text = (
-        f"Of {began:%Y-%m-%d %H:%M} UTC, {minutes:.0f} minutes, commit {facts['commit'][:12]}: {facts['processors']} "
-        f"processors ({facts['cpu']}), {facts['memory_bytes'] / 2**30:.0f} GiB of memory, {facts['distribution']}, kernel "
-        f"{facts['kernel']}, {facts['disk']['filesystem']} with a read-ahead of {facts['disk']['read_ahead_kb']} KiB."
+        f"Of {began:%Y-%m-%d %H:%M} UTC, {minutes:.0f} minutes, commit {str(facts['imagecache']['commit'])[:12]}: {facts['processors']} "
+        f"processors ({facts['cpu']}), {facts['memory_bytes'] / 2**30:.0f} GiB of memory, {facts['release']}, "
+        f"kernel {facts['kernel']}, {facts['disk']['filesystem']}, read-ahead {facts['disk']['read_ahead_kib']} KiB."
     )
     return textwrap.fill(text, 120)
 
@@ -71,9 +71,8 @@ def eight(rows: Sequence[Row]) -> str:
         ours, peer = row.shown, row.statistic(row.peer.values)
         times = max(ours / peer, peer / ours)
         verdict = f"{two(times)}× {'slower' if ours > peer else 'faster'}" if two(times) != "1.0" else "equal"
-        lines.append(
-            f"| {row.name} | {amount(ours, row.unit)} | {amount(peer, row.unit)}, {row.peer_name} | {verdict} | {row.verdict} |"
-        )
+        cells = (row.name, amount(ours, row.unit), f"{amount(peer, row.unit)}, {row.peer_name}", verdict, row.verdict)
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -8,6 +8,7 @@ about the machine than about the contender.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime as dt
 import json
 import sys
@@ -18,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import cluster, cold, controller, conversion, courses, images, machine, prepare, pulls, warm
+from bench import cluster, cold, controller, conversion, courses, machine, prepare, pulls, warm
 from bench.courses import Plan
 from bench.figures import Measured, Samples, render_rows, render_table
 from bench.fresh import Roots
@@ -46,7 +47,9 @@ class Bench:
 
     def warm(self) -> Measured:
         found = [
-            warm.compare(self._table(plan, warm.measure), f", read-ahead {plan.read_ahead} KiB" if plan.read_ahead else "")
+            warm.compare(
+                self._table(plan, warm.measure), f", read-ahead {plan.read_ahead} KiB" if plan.read_ahead else ""
+            )
             for plan in self._plans(courses.WARM)
         ]
         return Measured([row for one in found for row in one.rows], [table for one in found for table in one.tables])
@@ -59,25 +62,28 @@ class Bench:
 
     def _table(self, plan: Plan, measure: Callable[..., cold.Table]) -> cold.Table:
         note(f"{plan.title}, {plan.rounds} rounds")
-        with courses.site(self.directory / plan.key, plan.network) as site:
+        with contextlib.ExitStack() as stack:
+            if plan.read_ahead is not None:
+                stack.enter_context(machine.read_ahead(machine.Disk.of(self.directory), plan.read_ahead))
+            site = stack.enter_context(courses.site(self.directory / plan.key, plan.network))
             table = measure(plan.course(site), plan.contenders, self.roots)
         sys.stdout.write(f"\n{table.title}\n\n{render_table(table)}\n")
         return table
 
     def prepare(self) -> Measured:
         with courses.site(self.directory / "prepare", courses.LOOPBACK) as site:
-            return prepare.measure(site, images.BIG.make(), self.rounds, self.roots)
+            return prepare.measure(site, courses.BIG.image(), self.rounds, self.roots)
 
     def pull(self) -> Measured:
         with courses.site(self.directory / "pull", courses.LOOPBACK) as site:
-            return pulls.measure(site, images.BIG.make(), self.rounds, self.roots)
+            return pulls.measure(site, courses.BIG.image(), self.rounds, self.roots)
 
     def convert(self) -> Measured:
-        return conversion.measure(images.BIG.make(), self.rounds)
+        return conversion.measure(courses.BIG.image(), self.rounds)
 
     def pods(self) -> Measured:
         """Pods, caches and a node that joins share one cluster."""
-        with cluster.site(self.directory, images.BIG, self.roots) as site:
+        with cluster.site(self.directory, courses.BIG, self.roots) as site:
             parts = [part(site, self.rounds) for part in (cluster.pods, cluster.caches, cluster.joins)]
         return Measured([row for one in parts for row in one.rows], [table for one in parts for table in one.tables])
 
@@ -101,7 +107,9 @@ def note(text: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure imagecache beside the systems of its field.")
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="what to measure (everything)")
-    parser.add_argument("--quick", action="store_true", help="fewer contenders and turns, for a change's before and after")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer contenders and turns, for a change's before and after"
+    )
     parser.add_argument("--output", type=Path, help="raw data (bench/results/DATE.json)")
     arguments = parser.parse_args()
     start = time.time()

@@ -51,7 +51,7 @@ class _Warm:
 
 
 def measure(course: Course, contenders: Sequence[Contender], roots: Roots) -> Table:
-    image = course.image.make()
+    image = course.image.image()
     with ExitStack() as stack:
         lines = []
         for one in contenders:
@@ -98,8 +98,10 @@ async def _program(warm: _Warm, program: str) -> float:
 
 
 async def _page_cache(warm: _Warm) -> dict[str, float]:
-    """MB that the kernel holds more than before a container read the whole tree; again when another one has started,
-    as happens on a node, and our agent has had the time that it takes by default to trim what it need not hold."""
+    """MB of page cache more than before a container read the whole tree: right after, and after the trim.
+
+    Between them another container starts, as happens on a node, and our agent has its default time to trim.
+    """
     async with Cri(warm.node.address, seconds=LONGEST) as cri, AsyncExitStack() as stack:
         container = await stack.enter_async_context(cri.running(warm.reference))
         await asyncio.to_thread(settle)

@@ -1,7 +1,7 @@
-"""imagecache on one host, as the README installs it: defaults everywhere, an agent beside containerd, ``imagecache create``.
+"""imagecache on one host, as the README installs it: defaults, an agent beside containerd, ``imagecache create``.
 
-``unsynced`` is no setting of ours: libeatmydata makes every fsync, fdatasync and sync of our programs return at once, so
-that the price of durability can be seen beside peers that do not pay it.
+Without fsync it runs under libeatmydata, which makes every fsync, fdatasync and sync of our programs return at once.
+That is no setting of ours: it shows the price of durability beside peers that do not pay it.
 """
 
 from __future__ import annotations
