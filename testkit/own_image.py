@@ -6,27 +6,26 @@ clusters from it. Wheels are held against the lock's hashes.
 
 from __future__ import annotations
 
-import compileall
 import hashlib
-import os
-import py_compile
 import re
 import shutil
 import subprocess
 import sys
-import tarfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from testkit.oci_layout import Image, ImageConfig, LayerSpec, Layout, load
 from testkit.peers.programs import cache, checkout
 from testkit.real_images import (
+    LEVEL,
+    compile_all,
     debian_image,
     fetch_wheels,
     locked,
-    release,
     scratch_folder,
+    share_layers,
     tree_tar,
+    unpack,
     wheels_tar,
 )
 
@@ -34,7 +33,6 @@ RECIPE = 1
 """Part of the cached name: raise it when this file makes something else."""
 USER = "65532:65532"
 COMMAND = "/usr/local/bin/imagecache"
-_LEVEL = 6
 _SCRIPT = """\
 #!/usr/bin/python3 -I
 from imagecache.cli.main import main
@@ -43,7 +41,6 @@ main()
 """
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)==(\S+)(?: ; (.*?))? \\$")
 _HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
-_PYTHONS = {"bookworm": (3, 11), "trixie": (3, 13)}
 
 
 def own_image() -> Image:
@@ -76,27 +73,22 @@ def _stacked(
 ) -> Image:
     """``below`` with one more layer."""
     layout = Layout(directory)
-    for blob in below.layers:
-        os.link(below.blob(blob.digest), directory / "blobs" / "sha256" / blob.digest.hex)
+    share_layers(layout, below)
     with scratch_folder() as folder:
-        blob, diff_id = layout.add_layer(LayerSpec(_layer(folder, make), level=_LEVEL))
+        blob, diff_id = layout.add_layer(LayerSpec(_layer(folder, make), level=LEVEL))
     return layout.add_manifest([*below.layers, blob], [*below.diff_ids, diff_id], config or ImageConfig())
 
 
 def _layer(folder: Path, make: Callable[[Path], Iterable[Path]]) -> Path:
     """A tar of wheels as pip would install them, compiled when this Python is the image's."""
     root = folder / "root"
-    with tarfile.open(wheels_tar([*make(folder)], folder / "wheels.tar")) as tar:
-        tar.extraction_filter = lambda member, _path: member  # Debian 12's Python has no argument for it
-        tar.extractall(root)  # noqa: S202 - made a line above
+    unpack(wheels_tar([*make(folder)], folder / "wheels.tar"), root)
     if make is _ourselves:
         script = root / COMMAND.lstrip("/")
         script.parent.mkdir(parents=True)
         script.write_text(_SCRIPT)
         script.chmod(0o755)
-    if sys.version_info[:2] == _PYTHONS.get(release()):
-        mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
-        compileall.compile_dir(root, stripdir=root, prependdir="/", quiet=2, invalidation_mode=mode)
+    compile_all(root)
     return tree_tar(root, sorted(path.relative_to(root) for path in root.rglob("*")), folder / "layer.tar")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import fnmatch
+import io
 import os
 import platform
 import shutil
@@ -27,7 +28,7 @@ from testkit.peers.programs import cache, find, run
 
 RECIPE = 3
 """Part of every cached name: raise it when an image's content changes."""
-_LEVEL = 6
+LEVEL = 6
 """gzip's own default, which most builders use."""
 _PYTHON_PACKAGES = (
     *("python3*", "libpython3*", "media-types", "libsqlite3-0", "libreadline8*", "readline-common"),
@@ -35,6 +36,8 @@ _PYTHON_PACKAGES = (
 )
 _UNWANTED = ("var/cache/apt/archives/*", "var/lib/apt/lists/*", "var/log/*", "proc/*", "sys/*", "run/*")
 _DIST_PACKAGES = PurePosixPath("usr/lib/python3/dist-packages")
+_PYTHONS = {"bookworm": (3, 11), "trixie": (3, 13)}
+"""Python of each Debian release."""
 
 WHEELS: Sequence[Sequence[str]] = (
     ("numpy==2.3.4",),
@@ -55,17 +58,17 @@ MORE_WHEELS: Sequence[Sequence[str]] = (
 
 def debian_image() -> Image:
     """Debian's minbase with Python, in two layers."""
-    return _cached("debian", lambda layout: _add(layout, _system_layers()))
+    return cached("debian", lambda layout: _add(layout, _system_layers()))
 
 
 def python_image() -> Image:
     """Debian, Python, numpy and pandas: about 250 MB in four layers."""
-    return _cached("python", lambda layout: _stacked(layout, debian_image(), WHEELS))
+    return cached("python", lambda layout: _stacked(layout, debian_image(), WHEELS))
 
 
 def big_image() -> Image:
     """``python_image`` and more of what people install: over 900 MB and 20,000 files in five layers."""
-    return _cached("big", lambda layout: _stacked(layout, python_image(), MORE_WHEELS))
+    return cached("big", lambda layout: _stacked(layout, python_image(), MORE_WHEELS))
 
 
 def release() -> str:
@@ -74,8 +77,11 @@ def release() -> str:
     return words.get("VERSION_CODENAME", "bookworm") if words.get("ID") == "debian" else "bookworm"
 
 
-def _cached(name: str, make: Callable[[Layout], Image]) -> Image:
-    """The image from the cache, or made now; several processes may ask at once."""
+def cached(name: str, make: Callable[[Layout], Image]) -> Image:
+    """The image from the cache, or made now; several processes may ask at once.
+
+    ``name`` differs for everything that the image is made from and that ``RECIPE`` does not cover.
+    """
     final = cache() / "images" / f"{name}-{release()}-{platform.machine()}-{RECIPE}"
     with locked(name):
         if not final.exists():
@@ -97,7 +103,7 @@ def locked(name: str) -> Iterator[None]:
 
 
 def _add(layout: Layout, layers: Iterator[Path]) -> Image:
-    stored = [layout.add_layer(LayerSpec(tar, level=_LEVEL)) for tar in layers]
+    stored = [layout.add_layer(LayerSpec(tar, level=LEVEL)) for tar in layers]
     return layout.add_manifest([blob for blob, _ in stored], [diff for _, diff in stored], _config())
 
 
@@ -107,17 +113,21 @@ def _config() -> ImageConfig:
 
 def _stacked(layout: Layout, below: Image, groups: Sequence[Sequence[str]]) -> Image:
     """``below`` with one layer of wheels for each group."""
+    share_layers(layout, below)
     blobs, diff_ids = list(below.layers), list(below.diff_ids)
-    for blob in blobs:
-        target = layout.directory / "blobs" / "sha256" / blob.digest.hex
-        os.link(below.blob(blob.digest), target)
     for group in groups:
         with scratch_folder() as scratch:
             tar = wheels_tar(fetch_wheels(group), scratch / "layer.tar")
-            blob, diff_id = layout.add_layer(LayerSpec(tar, level=_LEVEL))
+            blob, diff_id = layout.add_layer(LayerSpec(tar, level=LEVEL))
         blobs.append(blob)
         diff_ids.append(diff_id)
     return layout.add_manifest(blobs, diff_ids, _config())
+
+
+def share_layers(layout: Layout, below: Image) -> None:
+    """Hard links to the layers of another image of the cache."""
+    for blob in below.layers:
+        os.link(below.blob(blob.digest), layout.directory / "blobs" / "sha256" / blob.digest.hex)
 
 
 @contextlib.contextmanager
@@ -197,7 +207,7 @@ def tree_tar(root: Path, paths: Sequence[Path], target: Path) -> Path:
 
 def fetch_wheels(requirements: Sequence[str]) -> list[Path]:
     """Wheels for Debian's Python, downloaded once."""
-    version = {"bookworm": "3.11", "trixie": "3.13"}.get(release(), "3.11")
+    version = ".".join(map(str, _PYTHONS.get(release(), (3, 11))))
     machine = platform.machine()
     folder = cache() / "wheels" / f"{version}-{machine}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -220,36 +230,25 @@ def _matching(folder: Path, pattern: str) -> list[Path]:
     return [path for path in sorted(folder.iterdir()) if fnmatch.fnmatch(path.name.lower(), pattern)]
 
 
-def wheels_tar(wheels: Sequence[Path], target: Path) -> Path:
-    """A layer that installs the wheels, each directory with an entry of its own."""
-    with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as tar:
-        made: set[PurePosixPath] = {PurePosixPath()}
-        for wheel in wheels:
-            with zipfile.ZipFile(wheel) as archive:
-                for item in sorted(archive.infolist(), key=lambda entry: entry.filename):
-                    if not item.is_dir():
-                        _add_wheel_file(tar, archive, item, made)
-    return target
+def unpack(tar: Path, root: Path) -> None:
+    """A tar of ours as files, with owners, modes and times."""
+    with tarfile.open(tar) as archive:
+        archive.extraction_filter = lambda member, _path: member  # Debian 12's Python has no argument for it
+        archive.extractall(root)  # noqa: S202 - made here, from wheels
 
 
-def _add_wheel_file(
-    tar: tarfile.TarFile, archive: zipfile.ZipFile, item: zipfile.ZipInfo, made: set[PurePosixPath]
-) -> None:
-    path = _installed(PurePosixPath(item.filename))
-    for parent in [*path.parents][::-1]:
-        if parent not in made:
-            made.add(parent)
-            folder = tarfile.TarInfo(str(parent))
-            folder.type, folder.mode, folder.mtime = tarfile.DIRTYPE, 0o755, EPOCH
-            tar.addfile(folder)
-    info = tarfile.TarInfo(str(path))
-    info.size, info.mtime = item.file_size, EPOCH
-    info.mode = (item.external_attr >> 16) & 0o777 or 0o644
-    with archive.open(item) as file:
-        tar.addfile(info, file)
+def compile_all(root: Path) -> None:
+    """Bytecode beside each module, as pip leaves it, when this Python is the image's.
+
+    A process of its own: order and sharing of constants depend on the hash seed, and on what was compiled before.
+    """
+    if sys.version_info[:2] == _PYTHONS.get(release()):
+        words = [sys.executable, "-S", "-m", "compileall", "-qq", "--invalidation-mode", "unchecked-hash"]
+        environment = {**os.environ, "PYTHONHASHSEED": "0"}
+        subprocess.run([*words, "-s", root, "-p", "/", root], env=environment, check=False)  # some wheels have Python 2
 
 
-def _installed(path: PurePosixPath) -> PurePosixPath:
+def installed(path: PurePosixPath) -> PurePosixPath:
     """Where pip would put a wheel's file (PEP 427, the .data directory)."""
     first, *rest = path.parts
     if not first.endswith(".data"):
@@ -257,3 +256,42 @@ def _installed(path: PurePosixPath) -> PurePosixPath:
     kind, *inner = rest
     places = {"scripts": PurePosixPath("usr/local/bin"), "data": PurePosixPath("usr/local")}
     return places.get(kind, _DIST_PACKAGES).joinpath(*inner)
+
+
+def wheels_tar(
+    wheels: Sequence[Path],
+    target: Path,
+    place: Callable[[PurePosixPath], PurePosixPath] = installed,
+    change: Callable[[bytes], bytes] | None = None,
+) -> Path:
+    """A layer that installs the wheels, each directory with an entry of its own.
+
+    ``place`` says where a wheel's file goes, ``change`` makes another content of the same size from its own.
+    """
+    with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as tar:
+        made: set[PurePosixPath] = {PurePosixPath()}
+        for wheel in wheels:
+            with zipfile.ZipFile(wheel) as archive:
+                for item in sorted(archive.infolist(), key=lambda entry: entry.filename):
+                    if not item.is_dir():
+                        path = place(PurePosixPath(item.filename))
+                        _add_parents(tar, path, made)
+                        with archive.open(item) as file:
+                            tar.addfile(_wheel_entry(path, item), io.BytesIO(change(file.read())) if change else file)
+    return target
+
+
+def _add_parents(tar: tarfile.TarFile, path: PurePosixPath, made: set[PurePosixPath]) -> None:
+    for parent in [*path.parents][::-1]:
+        if parent not in made:
+            made.add(parent)
+            folder = tarfile.TarInfo(str(parent))
+            folder.type, folder.mode, folder.mtime = tarfile.DIRTYPE, 0o755, EPOCH
+            tar.addfile(folder)
+
+
+def _wheel_entry(path: PurePosixPath, item: zipfile.ZipInfo) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(str(path))
+    info.size, info.mtime = item.file_size, EPOCH
+    info.mode = (item.external_attr >> 16) & 0o777 or 0o644
+    return info

@@ -1,13 +1,18 @@
-"""Make the images of the tests ahead, so that tests need no network. ``./dev peers`` and ``./dev demo`` call it."""
+"""Make the images of tests and benches ahead, so that those need no network.
+
+``./dev peers`` and ``./dev demo`` call it.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
 
+from bench.images import IMAGES
 from testkit import own_image, real_images
 
 MAKERS = {
+    **{image.key: image.make for image in IMAGES.values()},
     "debian": real_images.debian_image,
     "python": real_images.python_image,
     "big": real_images.big_image,
@@ -22,7 +27,7 @@ def main(names: list[str]) -> None:
         seconds = time.monotonic() - started
         if seconds > 1:
             size = image.size / 1e6
-            print(f"[dev] made the test image '{name}' ({size:.0f} MB compressed) in {seconds:.0f} s", file=sys.stderr)  # noqa: T201
+            print(f"[dev] made the image '{name}' ({size:.0f} MB compressed) in {seconds:.0f} s", file=sys.stderr)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ PREFIX = "imagecache-"
 _OWNER = "owner"
 
 
-def _started(pid: int) -> str | None:
+def started(pid: int) -> str | None:
     """When the process started (clock ticks since boot), None when there is none: tells a reused pid apart."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
@@ -44,8 +44,8 @@ def sweep(base: Path) -> list[Path]:
     for directory in base.glob(f"{PREFIX}*"):
         owner = directory / _OWNER
         with contextlib.suppress(FileNotFoundError):
-            pid, started = owner.read_text().split()
-            if _started(int(pid)) != started:
+            pid, since = owner.read_text().split()
+            if started(int(pid)) != since:
                 clean(directory)
                 swept.append(directory)
     return swept
@@ -58,7 +58,7 @@ def workspace(base: Path | None = None) -> Iterator[Path]:
     sweep(base)
     directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
     directory.chmod(0o711)
-    (directory / _OWNER).write_text(f"{os.getpid()} {_started(os.getpid())}")
+    (directory / _OWNER).write_text(f"{os.getpid()} {started(os.getpid())}")
     try:
         yield directory
     finally:
