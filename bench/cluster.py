@@ -22,7 +22,7 @@ from grpclib.exceptions import GRPCError
 
 from bench import contender
 from bench.cold import execute
-from bench.contender import LONGEST, pull_at
+from bench.contender import LONGEST, pull
 from bench.figures import Figure, Goal, Line, Measured, Row, Samples, Table
 from bench.fresh import Roots, settle
 from bench.meter import disk_held
@@ -234,7 +234,7 @@ async def _pods(client: Client, rounds: int) -> Measured:
     await client.cache([one.node for one in place.ours])
     contenders = [*place.ours, *place.plain.values()]
     for one in place.plain.values():
-        await asyncio.to_thread(pull_at, one.node.containerd.address, place.reference)
+        await asyncio.to_thread(pull, one.node.containerd.address, place.reference)
     numbers = itertools.count()
     for one in contenders:  # the first pod of a node makes bridges and reads programs
         await client.pod(one.node, f"warm-{next(numbers)}")

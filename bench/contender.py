@@ -45,7 +45,7 @@ class Node(Protocol):
         """Everything that the node keeps on disk is below it."""
 
     def bring(self, reference: str) -> None:
-        """Do what this system and a kubelet do before a container of the image can be created: usually ``pull_at``."""
+        """Do what this system and a kubelet do before a container of the image can be created: usually ``pull``."""
 
     def warm(self, reference: str) -> None:
         """Leave the node as this system leaves one that is prepared for the image; ``bring`` is then short."""
@@ -79,17 +79,12 @@ class Contender(Protocol):
         """
 
 
-async def pull(cri: Cri, reference: str) -> None:
+def pull(address: Path, reference: str) -> None:
     """What a kubelet does with ``imagePullPolicy: IfNotPresent``: ask for the image, pull it when it is not there."""
-    if await cri.image_status(reference) is None:
-        await cri.pull(reference)
-
-
-def pull_at(address: Path, reference: str) -> None:
-    """``pull`` with a connection of its own."""
 
     async def call() -> None:
         async with Cri(address, seconds=LONGEST) as cri:
-            await pull(cri, reference)
+            if await cri.image_status(reference) is None:
+                await cri.pull(reference)
 
     asyncio.run(call())

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bench.contenders.erofs import PREBUILT
 
-from bench.contender import Node, Site, pull_at
+from bench.contender import Node, Site, pull
 from bench.conversion import timed
 from bench.figures import Goal, Measured, Row, Samples
 from bench.fresh import Roots
@@ -62,7 +62,7 @@ def measure(site: Site, image: Image, rounds: int, roots: Roots) -> Measured:
 def _start(stack: ExitStack, site: Site, roots: Roots, store: Path, version: Version, mode: Mode) -> _Caching:
     directory = roots.fresh(f"pulls-{mode}-{version}")
     node = stack.enter_context(CachingNode(directory, version, mode, sandbox_image=site.pause, store=store))
-    pull_at(node.address, site.pause)
+    pull(node.address, site.pause)
     return _Caching(version, mode, node)
 
 
@@ -73,7 +73,7 @@ def _pulls(reference: str, ours: Sequence[_Caching], peer: Node, rounds: int) ->
         pulled.add(timed(lambda: peer.bring(reference)))
         for one, samples in zip(ours, cached, strict=True):
             forget(one.node.containerd, reference)
-            samples.add(timed(lambda one=one: pull_at(one.node.address, reference)))  # type: ignore[misc]
+            samples.add(timed(lambda one=one: pull(one.node.address, reference)))  # type: ignore[misc]
     return [
         Row("CRI pull, every layer there", samples, pulled, PREBUILT.title, Goal(1.0), note=one.note)
         for one, samples in zip(ours, cached, strict=True)

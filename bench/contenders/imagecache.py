@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.contender import Node, Site, pull_at
+from bench.contender import Node, Site, pull
 from testkit.oci_layout import Image
 from testkit.peers.containerd import Version
 from testkit.peers.node import CachingNode, Mode
@@ -40,7 +40,7 @@ class ImageCacheNode:
         """Create the cache unless it exists; its images are then present, and a kubelet pulls nothing."""
         if NAME not in self.host.command("get", "-o", "name"):
             self.host.create(NAME, [reference])
-        pull_at(self.host.address, reference)
+        pull(self.host.address, reference)
 
     def warm(self, reference: str) -> None:
         self.bring(reference)
@@ -74,5 +74,5 @@ class ImageCache:
                 raise MissingPeer(f"{_UNSYNCED} does not exist: run ./dev bench, which installs libeatmydata1")
             host.environ["LD_PRELOAD"] = str(_UNSYNCED)
         with host:
-            pull_at(host.address, site.pause)
+            pull(host.address, site.pause)
             yield ImageCacheNode(host)
