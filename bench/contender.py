@@ -28,7 +28,7 @@ class Site:
     registry: Registry
     """As publishers reach it."""
     host: str
-    """``host:port`` of the registry as nodes reach it: the registry's own, or a link of lower speed that leads there."""
+    """``host:port`` of the registry as nodes reach it: its own, or that of a slower link that leads there."""
     pause: str
     """The sandbox image, on loopback: every node has it before anything is measured."""
 
@@ -73,8 +73,10 @@ class Contender(Protocol):
         """
 
     def node(self, site: Site, directory: Path) -> AbstractContextManager[Node]:
-        """A fresh node in ``directory``, which does not exist yet. Leaving it ends its processes and mounts; its
-        files stay, since removing them slows down whoever writes next."""
+        """A fresh node in ``directory``, which does not exist yet.
+
+        Leaving it ends its processes and mounts; its files stay, since removing them slows down whoever writes next.
+        """
 
 
 def pull(address: Path, reference: str) -> None:
