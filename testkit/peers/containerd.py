@@ -42,11 +42,17 @@ class Containerd:
         drop_ins: Sequence[str] = (),
         hosts: Mapping[str, str] | None = None,
         inside: Surroundings | None = None,
+        path: Sequence[Path] = (),
+        environ: Mapping[str, str] | None = None,
     ) -> None:
-        """``drop_ins`` are TOML texts for conf.d, in order; ``hosts`` maps registry host to the URL that serves it."""
+        """``drop_ins`` are TOML texts for conf.d, in order; ``hosts`` maps registry host to the URL that serves it.
+
+        ``path`` are directories of helper programs before the system's, ``environ`` is set for containerd and ctr.
+        """
         self.directory = directory
         self.version = version
-        self._before = [containerd_24()] if version == "2.4" else []
+        before = [*path, containerd_24()] if version == "2.4" else path
+        self._environ = environment(before=before) | dict(environ or {})
         self._binary = self._find("containerd")
         self.major = 2 if version == "2.4" else _major(self._binary)
         self._settings = NodeSettings(inside.paths if inside else Paths.below(directory), sandbox_image, snapshotter)
@@ -59,8 +65,11 @@ class Containerd:
         config = directory / "config.toml"
         config.write_text(self._settings.render(self.major))
         argv: list[str | Path] = [self._binary, "--config", config]
-        env = environment(before=self._before)
-        self._daemon = inside.daemon("containerd", argv, env) if inside else Daemon("containerd", argv, directory, env)
+        start = inside.daemon if inside else self._here
+        self._daemon = start("containerd", argv, self._environ)
+
+    def _here(self, name: str, argv: Sequence[str | Path], env: Mapping[str, str]) -> Daemon:
+        return Daemon(name, argv, self.directory, env)
 
     def _find(self, name: str) -> Path:
         """From the build's own directory for 2.4: Debian's program of the same name would be a different version."""
@@ -150,10 +159,10 @@ class Containerd:
     def log_tail(self) -> str:
         return self._daemon.tail()
 
-    def ctr(self, *args: str) -> str:
+    def ctr(self, *args: str | Path, seconds: float = 120) -> str:
         """Run containerd's own client of the same version; give ``-n k8s.io`` for CRI's images."""
         argv: list[str | Path] = [self._find("ctr"), "--address", self.address, *args]
-        return run(argv, env=environment(before=self._before))
+        return run(argv, env=self._environ, seconds=seconds)
 
 
 async def _cri_answers(address: Path) -> bool:
