@@ -16,15 +16,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.contenders.overlayfs import TUNED
-from bench.images import BenchImage
 from grpclib.exceptions import GRPCError
 
 from bench import contender
 from bench.cold import execute
 from bench.contender import LONGEST, pull
+from bench.contenders.overlayfs import TUNED
 from bench.figures import Figure, Goal, Line, Measured, Row, Samples, Table
 from bench.fresh import Roots, settle
+from bench.images import BenchImage
 from bench.meter import disk_held
 from bench.programs import TREE
 from bench.watched import Watched, watched

@@ -12,11 +12,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.images import BenchImage
-
 from bench.contender import LONGEST, Contender, Node, Site
 from bench.figures import Figure, Line, Table
 from bench.fresh import Roots, settle
+from bench.images import BenchImage
 from bench.meter import Meter, disk_held
 from bench.programs import TREE
 from testkit.peers.cri import Cri

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.contenders.node import IGZIP
-
 from bench.figures import Goal, Measured, Row, Samples
 from bench.fresh import settle
 from testkit.oci_layout import Image

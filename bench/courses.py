@@ -7,13 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.images import IMAGES, BenchImage
-from bench.link import Link
-
 from bench.cold import Course
 from bench.contender import Contender, Site
 from bench.contenders import erofs, overlayfs, soci, stargz
 from bench.contenders.imagecache import ImageCache
+from bench.images import IMAGES, BenchImage
+from bench.link import Link
 from testkit.images import pause_image
 from testkit.peers.registry import Registry
 
@@ -22,7 +21,7 @@ GIGABIT = 1_000_000_000
 OURS = ImageCache()
 NATIVE = ImageCache("native")
 EVERY = (
-    overlayfs.AS_INSTALLED, overlayfs.TUNED, erofs.TUNED, stargz.OPTIMIZED, soci.LAZY, soci.PARALLEL, OURS,
+    overlayfs.AS_INSTALLED, overlayfs.TUNED, erofs.TUNED, stargz.STARGZ, soci.LAZY, soci.PARALLEL, OURS,
 )  # fmt: skip
 WHOLE = (overlayfs.TUNED, erofs.TUNED, OURS)
 """Those that bring whole layers."""
@@ -80,7 +79,7 @@ COLD: Sequence[Plan] = (
 )
 WARM: Sequence[Plan] = (
     Plan("warm", "Warm node, 1,000 MB in 5 layers", BIG, LOOPBACK,
-         (overlayfs.TUNED, erofs.PREBUILT, erofs.PREBUILT_LZ4, stargz.OPTIMIZED, soci.LAZY, OURS, NATIVE), 5),
+         (overlayfs.TUNED, erofs.PREBUILT, erofs.PREBUILT_LZ4, stargz.STARGZ, soci.LAZY, OURS, NATIVE), 5),
     Plan("warm-128", "Warm node, read-ahead 128 KiB", BIG, LOOPBACK, (overlayfs.TUNED, OURS), 3, read_ahead=128),
 )  # fmt: skip
 QUICK: Sequence[Plan] = (

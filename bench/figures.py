@@ -258,8 +258,10 @@ class Measured:
     tables: Sequence[Table] = ()
 
     def samples(self) -> Iterable[tuple[str, Samples]]:
-        for one in (*self.rows, *self.tables):
-            yield from one.samples()
+        for row in self.rows:
+            yield from row.samples()
+        for table in self.tables:
+            yield from table.samples()
 
 
 def two(value: float) -> str:

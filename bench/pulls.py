@@ -13,9 +13,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.contenders.erofs import PREBUILT
-
 from bench.contender import Node, Site, pull
+from bench.contenders.erofs import PREBUILT
+from bench.contenders.node import forget
 from bench.conversion import timed
 from bench.figures import Goal, Measured, Row, Samples
 from bench.fresh import Roots
@@ -25,7 +25,7 @@ from imagecache.settings.table import Mode as ModeSetting
 from imagecache.settings.table import Settings
 from imagecache.store.store import Store
 from testkit.oci_layout import Image
-from testkit.peers.containerd import Containerd, Version
+from testkit.peers.containerd import Version
 from testkit.peers.node import CachingNode, Mode
 
 _VARIANTS: Sequence[tuple[Version, Mode]] = (("system", "proxy"), ("2.4", "proxy"), ("2.4", "native"))
@@ -107,13 +107,3 @@ def _attach(site: Site, one: _Caching, reference: str, store: Path, rounds: int)
         goal=Goal(bound / 1000, unit="s"),
         note=one.note,
     )
-
-
-def forget(containerd: Containerd, reference: str) -> None:
-    """Delete the image's records and wait until containerd has removed its content and snapshots."""
-    records = containerd.ctr("-n", "k8s.io", "images", "ls").splitlines()[1:]
-    targets = {name: digest for name, _media, digest, *_rest in (line.split() for line in records)}
-    mine = targets.get(reference)
-    for name, digest in targets.items():
-        if digest == mine:
-            containerd.ctr("-n", "k8s.io", "images", "rm", "--sync", name)

@@ -54,8 +54,9 @@ def run(document: Document) -> str:
     facts = document["facts"]
     minutes = (document["ended"] - document["began"]) / 60
     began = datetime.fromtimestamp(document["began"], UTC)
+    commit = str(facts["imagecache"]["commit"])[:12]
     text = (
-        f"Of {began:%Y-%m-%d %H:%M} UTC, {minutes:.0f} minutes, commit {str(facts['imagecache']['commit'])[:12]}: {facts['processors']} "
+        f"Of {began:%Y-%m-%d %H:%M} UTC, {minutes:.0f} minutes, commit {commit}: {facts['processors']} "
         f"processors ({facts['cpu']}), {facts['memory_bytes'] / 2**30:.0f} GiB of memory, {facts['release']}, "
         f"kernel {facts['kernel']}, {facts['disk']['filesystem']}, read-ahead {facts['disk']['read_ahead_kib']} KiB."
     )

@@ -13,15 +13,17 @@ import datetime as dt
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench import cluster, cold, controller, conversion, courses, machine, prepare, pulls, warm
+from bench.cold import Course
+from bench.contender import Contender
 from bench.courses import Plan
-from bench.figures import Measured, Samples, render_rows, render_table
+from bench.figures import Measured, Samples, Table, render_rows, render_table
 from bench.fresh import Roots
 from testkit.peers.workspace import workspace
 
@@ -60,7 +62,7 @@ class Bench:
         keys = {plan.key for plan in plans}
         return [plan for plan in courses.QUICK if plan.key in keys]
 
-    def _table(self, plan: Plan, measure: Callable[..., cold.Table]) -> cold.Table:
+    def _table(self, plan: Plan, measure: Callable[[Course, Sequence[Contender], Roots], Table]) -> Table:
         note(f"{plan.title}, {plan.rounds} rounds")
         with contextlib.ExitStack() as stack:
             if plan.read_ahead is not None:
@@ -141,7 +143,7 @@ def main() -> None:
         sys.exit("the machine changed during the run, so do not use its figures:\n" + "\n".join(drifting))
 
 
-def _drifts(samples: Sequence[tuple[str, Samples]]) -> list[str]:
+def _drifts(samples: Iterable[tuple[str, Samples]]) -> list[str]:
     return [
         f"- {name}: {one.trend.change:+.0%} from the first turn to the last (chance {one.trend.chance:.3f})"
         for name, one in samples

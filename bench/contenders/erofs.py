@@ -13,7 +13,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from bench.contender import LONGEST, Node, Site, pull
-from bench.contenders.node import EROFS_UTILS, IGZIP, PeerNode, containerd_node, push
+from bench.contenders.node import EROFS_UTILS, IGZIP, PeerNode, containerd_node, forget, push
 from testkit.oci_layout import Image
 from testkit.peers.containerd import Containerd
 
@@ -94,14 +94,21 @@ class PrebuiltNode:
     def address(self) -> Path:
         return self.containerd.address
 
+    @property
+    def cache(self) -> Path:
+        return self.directory / "cache"
+
     def bring(self, reference: str) -> None:
         """Pull: the manifest and the config come from the registry, layers from the cache."""
         pull(self.address, reference)
 
     def warm(self, reference: str) -> None:
-        """As an operator does: make the cache on another machine, and put it onto the node."""
+        """As an operator does: make the cache on another machine, and put it onto the node; no image was pulled yet."""
+        if self.cache.exists():
+            forget(self.containerd, reference)
+            return
         with publisher(self.site, self.site.directory / "publishers" / uuid4().hex[:8]) as containerd:
-            prepare(containerd, reference, self.directory / "cache", compressors=self.compressors)
+            prepare(containerd, reference, self.cache, compressors=self.compressors)
 
 
 @dataclass(frozen=True, slots=True)

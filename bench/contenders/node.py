@@ -144,6 +144,15 @@ def remote_snapshotter(site: Site, directory: Path, name: str, config: str) -> I
         unmount_below(beside)
 
 
+def forget(containerd: Containerd, reference: str) -> None:
+    """Delete the image's records and wait until containerd has removed its content and snapshots."""
+    records = containerd.ctr("-n", "k8s.io", "images", "ls").splitlines()[1:]
+    targets = {name: digest for name, _media, digest, *_rest in (line.split() for line in records)}
+    for name, digest in targets.items():
+        if digest == targets.get(reference):
+            containerd.ctr("-n", "k8s.io", "images", "rm", "--sync", name)
+
+
 def push(site: Site, image: Image, name: str) -> str:
     """Publish an image as it is; the reference that nodes use."""
     site.registry.push(name, image)
