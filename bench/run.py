@@ -115,6 +115,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="raw data (bench/results/DATE.json)")
     arguments = parser.parse_args()
     start = time.time()
+    machine.restore()
     with workspace() as directory:
         facts = machine.facts(directory)
         bench = Bench(directory, Roots(directory, _RESERVE), arguments.quick)

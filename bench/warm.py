@@ -60,6 +60,7 @@ def measure(course: Course, contenders: Sequence[Contender], roots: Roots) -> Ta
             node = stack.enter_context(one.node(course.site, directory))
             before = disk_held(directory)
             node.warm(reference)
+            node.bring(reference)
             warm = _Warm(one, node, reference, Line(one.key, one.title, one.durable, {}))
             asyncio.run(_program(warm, TREE))  # what a lazy contender has not fetched is fetched here
             warm.line.add(disk=(disk_held(directory) - before) / _MB)

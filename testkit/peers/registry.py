@@ -7,9 +7,12 @@ for those who want a real client. Users, TLS, stop and start on the same port.
 from __future__ import annotations
 
 import base64
+import contextlib
 import ctypes
 import http.client
+import os
 import re
+import signal
 import socket
 import ssl
 from dataclasses import dataclass
@@ -19,7 +22,7 @@ from testkit.peers.processes import Daemon
 from testkit.peers.programs import PeerFailed, environment, find, run
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from imagecache.digest import Digest
@@ -122,6 +125,15 @@ class Registry:
     def stop(self) -> None:
         """After this the port refuses connections; ``start`` brings the same registry back."""
         self._daemon.stop()
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Inside, it accepts connections and sends nothing: whoever needs another byte of it cannot end."""
+        os.kill(self._daemon.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self._daemon.pid, signal.SIGCONT)
 
     def __enter__(self) -> Self:
         self.start()

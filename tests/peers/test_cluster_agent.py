@@ -65,7 +65,11 @@ async def test_a_cache_comes_runs_and_goes(cluster: Cluster, node: CachingNode, 
                 done = await cri.exec_sync(container, ["cat", "/srv/data"])
                 assert done.stdout == "from the cache\n"
                 store = Store(node.store)
-                assert bundle_id not in store.bundles.ids()
+
+                async def deleted() -> bool:  # the report comes first: nobody should count on the cache any more
+                    return bundle_id not in store.bundles.ids()
+
+                await cluster.until(deleted)
                 assert list(store.layers.names())
 
             async def collected() -> bool:

@@ -14,12 +14,14 @@ import pytest
 
 from testkit.cluster.installed import THREE_NODES, Installed
 from testkit.images import busybox_image, make_image, tar_of
-from testkit.oci_layout import Image
+from testkit.oci_layout import Image, LayerSpec
 from testkit.peers.processes import mounts_below, processes_of
 from testkit.peers.registry import Registry
 from testkit.peers.workspace import workspace
 
 USER, PASSWORD = "user", "correct horse"
+_STORED = 0
+"""gzip's level for random bytes: nothing makes them smaller, and to try takes half a minute of a busy machine."""
 
 
 @dataclass
@@ -42,7 +44,7 @@ class Site:
         """An image that nobody has seen: busybox, and a layer of random bytes for each size."""
         folder = Path(tempfile.mkdtemp(dir=self.directory))
         layers = [
-            tar_of({"srv": None, f"srv/{number}": self._random.randbytes(size)})
+            LayerSpec(tar_of({"srv": None, f"srv/{number}": self._random.randbytes(size)}), level=_STORED)
             for number, size in enumerate(sizes or (1000,))
         ]
         return busybox_image(folder, *layers)
