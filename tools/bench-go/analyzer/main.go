@@ -63,7 +63,7 @@ func run(ctx context.Context, address, reference, out string, command []string) 
 		return options, func() error { return nil }, nil
 	}
 	record, err := analyzer.Analyze(ctx, client, reference,
-		analyzer.WithSnapshotter("overlayfs"), analyzer.WithSpecOpts(spec), analyzer.WithPeriod(longest))
+		analyzer.WithSpecOpts(spec), analyzer.WithPeriod(longest)) // with a snapshotter it wants a snapshot of its own
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,134 @@
+"""soci-snapshotter: lazily with an index beside the image (v2), and its parallel pull of ordinary images.
+
+Sources: docs/config.md, docs/soci-index-manifest-v2.md, docs/prefetch.md, docs/parallel-mode.md and docs/kubernetes.md
+of soci-snapshotter 0.16.
+"""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from uuid import uuid4
+
+from bench.contender import Node, Site
+from bench.contenders import conversion
+from bench.contenders.node import IGZIP, LazyNode, PeerNode, push, remote_snapshotter
+from testkit.oci_layout import Image
+from testkit.peers.registry import free_port
+
+_COMMON = """\
+# One database for each layer, so that layers do not wait for each other, and no sync of it: it is derived from the
+# zTOCs and made anew when the snapshotter starts (docs/config.md).
+metadata_store = "db-multi"
+metadata_db_no_sync = true
+metrics_address = "{metrics}"
+[resolver.host."{host}"]
+  [[resolver.host."{host}".mirrors]]
+    host = "http://{host}"
+    insecure = true  # the registry speaks HTTP
+"""
+_LAZY = """\
+[pull_modes.soci_v2]
+  enable = true
+[prefetch]
+  enable = {prefetch}
+"""
+_PARALLEL = """\
+[content_store]
+  # parallel mode needs it
+  type = "containerd"
+  containerd_address = "{containerd}"
+[pull_modes.soci_v2]
+  enable = false
+[pull_modes.parallel_pull_unpack]
+  enable = true
+  # Default 3 and whole layers; the document recommends 10 to 20 and 8 or 16 MB.
+  max_concurrent_downloads_per_image = 10
+  concurrent_download_chunk_size = "16mb"
+  # Default 1; as many as there are processors, and one that waits for the disk.
+  max_concurrent_unpacks_per_image = 3
+  # As in the document's example: no compressed layer is kept.
+  discard_unpacked_layers = true
+  # Default: containerd's choice, unpigz or Go.
+  [pull_modes.parallel_pull_unpack.decompress_streams."gzip"]
+    path = "{igzip}"
+    args = ["-d", "-c"]
+"""
+
+
+_FETCHED = b'operation_type="background_fetch"'
+
+
+def fetched(metrics: str, layers: Sequence[Path]) -> bool:
+    """By its metrics: how long the background fetch of a layer took is there when it has ended."""
+    with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=5) as answer:
+        lines = answer.read().splitlines()
+    done = [line for line in lines if b"duration_milliseconds_count" in line and _FETCHED in line]
+    return bool(layers) and len(done) >= len(layers)
+
+
+def convert(image: Image, directory: Path, record: Path | None = None) -> Image:
+    """``soci convert``, with ``--prefetch-files-json`` of the recorded files if any; ``directory`` must not exist."""
+    layout = conversion.layout_copy(image, directory)
+    flags: list[str | Path] = []
+    if record is not None:
+        files = directory.with_name(f"{directory.name}-prefetch.json")
+        files.write_text(json.dumps(conversion.recorded_paths(record)))
+        flags = ["-prefetch-files-json", files]
+    return conversion.convert("soci-convert", flags, layout)
+
+
+@dataclass(frozen=True, slots=True)
+class Lazy:
+    """Layers are fetched in spans as they are read; with ``workload``, its files' spans are prefetched."""
+
+    key: str
+    title: str
+    workload: Sequence[str] = ()
+    durable: bool = False
+
+    def publish(self, site: Site, image: Image, name: str) -> str:
+        scratch = site.directory / f"{self.key}-{uuid4().hex[:8]}"
+        record = None
+        if self.workload:
+            record = conversion.record(site, image, self.workload, scratch / "recorder")
+        return push(site, convert(image, scratch / "layout", record), name)
+
+    @contextmanager
+    def node(self, site: Site, directory: Path) -> Iterator[Node]:
+        metrics = f"127.0.0.1:{free_port()}"
+        prefetch = "true" if self.workload else "false"
+        text = (_COMMON + _LAZY).format(host=site.host, metrics=metrics, prefetch=prefetch)
+        with remote_snapshotter(site, directory, "soci", text) as containerd:
+            yield LazyNode(containerd, directory, directory / "soci", partial(fetched, metrics))
+
+
+@dataclass(frozen=True, slots=True)
+class Parallel:
+    """Ordinary images: whole layers, fetched in parts and unpacked side by side."""
+
+    key: str = "soci-parallel"
+    title: str = "soci-snapshotter, parallel pull and unpack"
+    durable: bool = False
+
+    def publish(self, site: Site, image: Image, name: str) -> str:
+        return push(site, image, name)
+
+    @contextmanager
+    def node(self, site: Site, directory: Path) -> Iterator[Node]:
+        config = _COMMON + _PARALLEL
+        containerd = directory / "containerd" / "containerd.sock"
+        text = config.format(host=site.host, metrics="", containerd=containerd, igzip=IGZIP / "igzip")
+        with remote_snapshotter(site, directory, "soci", text) as containerd:
+            yield PeerNode(containerd, directory)
+
+
+LAZY = Lazy("soci", "soci-snapshotter, lazy (index v2)")
+PREFETCH = Lazy("soci-prefetch", "soci-snapshotter, lazy with prefetch", conversion.WORKLOAD)
+PARALLEL = Parallel()
+CONTENDERS = (LAZY, PREFETCH, PARALLEL)
