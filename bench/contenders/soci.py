@@ -122,8 +122,8 @@ class Parallel:
     @contextmanager
     def node(self, site: Site, directory: Path) -> Iterator[Node]:
         config = _COMMON + _PARALLEL
-        containerd = directory / "containerd" / "containerd.sock"
-        text = config.format(host=site.host, metrics="", containerd=containerd, igzip=IGZIP / "igzip")
+        socket = directory / "containerd" / "containerd.sock"
+        text = config.format(host=site.host, metrics="", containerd=socket, igzip=IGZIP / "igzip")
         with remote_snapshotter(site, directory, "soci", text) as containerd:
             yield PeerNode(containerd, directory)
 

@@ -61,4 +61,4 @@ class Stargz:
             yield LazyNode(containerd, directory, directory / "stargz", fetched)
 
 
-CONTENDERS = (Stargz(),)
+STARGZ = Stargz()
