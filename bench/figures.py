@@ -76,7 +76,7 @@ class Goal:
 
     @property
     def text(self) -> str:
-        return f"{'≥' if self.at_least else '≤'} {two(self.bound)}{self.unit if self.unit == '×' else f' {self.unit}'}"
+        return f"{'≥' if self.at_least else '≤'} {self.bound:g}{self.unit if self.unit == '×' else f' {self.unit}'}"
 
     def verdict(self, value: float, interval: Interval | None) -> str:
         """``✓``, ``✗``, or ``~`` when the interval has the bound in it: more turns would be needed to say."""

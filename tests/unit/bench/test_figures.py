@@ -65,7 +65,7 @@ def test_a_row_and_a_table_survive_the_raw_file() -> None:
 def test_a_row_shows_ratio_interval_and_peer() -> None:
     line = render_rows([Row("pull", samples(1, 1, 1), samples(2, 2, 2), "containerd", Goal(0.6))]).splitlines()[-1]
 
-    assert line == "| pull | 1.0 s | 2.0 s, containerd | 0.50× | 0.50–0.50 | ≤ 0.60× | ✓ |"
+    assert line == "| pull | 1.0 s | 2.0 s, containerd | 0.50× | 0.50–0.50 | ≤ 0.6× | ✓ |"
 
 
 def test_a_line_without_a_figure_shows_a_dash() -> None:
