@@ -32,7 +32,7 @@ def record(site: Site, image: Image, workload: Sequence[str], directory: Path) -
     with containerd_node(site, directory, path=[IGZIP]) as containerd:
         hosts = ("--hosts-dir", containerd.directory / "certs.d")
         containerd.ctr("images", "pull", *hosts, reference, seconds=LONGEST)
-        flags = ["--address", containerd.address, "--image", reference, "--out", out]
+        flags: list[str | Path] = ["--address", containerd.address, "--image", reference, "--out", out]
         run([program("estargz-record"), *flags, *workload], seconds=LONGEST)
     return out
 

@@ -131,7 +131,7 @@ def remote_snapshotter(site: Site, directory: Path, name: str, config: str) -> I
     file, socket, root = beside / "config.toml", beside / "snapshotter.sock", beside / "root"
     file.write_text(config)
     root.mkdir(mode=0o700)
-    argv = [program(f"{name}-snapshotter"), "--address", socket, "--config", file, "--root", root]
+    argv: list[str | Path] = [program(f"{name}-snapshotter"), "--address", socket, "--config", file, "--root", root]
     daemon = Daemon(name, argv, beside, environment())
     proxy = _PROXY.format(name=name, socket=socket, root=root)
     try:
