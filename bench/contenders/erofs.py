@@ -99,7 +99,8 @@ class PrebuiltNode:
         pull(self.address, reference)
 
     def warm(self, reference: str) -> None:
-        """As an operator does: make the cache on another machine, and put it onto the node."""
+        """As an operator does: make the cache where the registry is near, and put it onto the node."""
+        reference = self.site.registry.address + reference.removeprefix(self.site.host)
         with publisher(self.site, self.site.directory / "publishers" / uuid4().hex[:8]) as containerd:
             prepare(containerd, reference, self.directory / "cache", compressors=self.compressors)
 
