@@ -312,8 +312,9 @@ async def _select(client: Client, node: Node) -> None:
 
 
 async def _join(client: Client, node: Node) -> dict[str, float]:
-    """From the label until the layers are there, and until a pod has said hello: kubelet would end a container that is
-    no pod's, so its own work is in the figure.
+    """From the label until the layers are there, and until a pod has said hello.
+
+    Kubelet would end a container that is no pod's, so its own work is in the figure.
     """
     usable = client.reports.expect(node.name, _has_cache)
     ended = client.pods.expect("hello", lambda item: text(item, "status", "phase") == "Succeeded")

@@ -51,15 +51,20 @@ class Roots:
             shutil.rmtree(path, ignore_errors=True)
         self._spent.clear()
         self.pauses.append(time.time())
-        settle()
+        forget_pages()  # an inode table that is not in memory is not looked at
         time.sleep(_RECENT)
 
 
 def settle() -> None:
-    """Write everything to the disks, forget clean pages, and wait until no disk does anything."""
+    """Write everything to the disks, and wait until no disk does anything."""
     os.sync()
-    Path("/proc/sys/vm/drop_caches").write_text("3")
     wait_until(_is_quiet, seconds=_LONGEST)
+
+
+def forget_pages() -> None:
+    """``settle``, and empty the page cache: the next read of a file, a program's own too, is one of the disk."""
+    settle()
+    Path("/proc/sys/vm/drop_caches").write_text("3")
 
 
 def _is_quiet() -> bool:

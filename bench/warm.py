@@ -17,7 +17,7 @@ from pathlib import Path
 from bench.cold import Course, execute
 from bench.contender import LONGEST, Contender, Node
 from bench.figures import Figure, Goal, Line, Measured, Row, Table
-from bench.fresh import Roots, settle
+from bench.fresh import Roots, forget_pages
 from bench.meter import disk_held
 from bench.programs import FIND, IMPORT, LINES, RANDOM, TREE
 from testkit.peers.cri import Cri
@@ -73,7 +73,7 @@ def measure(course: Course, contenders: Sequence[Contender], roots: Roots) -> Ta
 
 def _turn(warm: _Warm, hello: Sequence[str]) -> None:
     warm.node.warm(warm.reference)
-    settle()
+    forget_pages()
     warm.line.add(**asyncio.run(_hello(warm, hello)))
     for _ in range(_VARIED):
         warm.line.add(**{"import": asyncio.run(_program(warm, IMPORT))})
@@ -94,7 +94,7 @@ async def _hello(warm: _Warm, program: Sequence[str]) -> dict[str, float]:
 async def _program(warm: _Warm, program: str) -> float:
     """Seconds that the program says, in a fresh container, caches dropped after its start."""
     async with Cri(warm.node.address, seconds=LONGEST) as cri, cri.running(warm.reference) as container:
-        await asyncio.to_thread(settle)
+        await asyncio.to_thread(forget_pages)
         return float((await execute(cri, container, ["python3", "-c", program])).split()[0])
 
 
@@ -105,7 +105,7 @@ async def _page_cache(warm: _Warm) -> dict[str, float]:
     """
     async with Cri(warm.node.address, seconds=LONGEST) as cri, AsyncExitStack() as stack:
         container = await stack.enter_async_context(cri.running(warm.reference))
-        await asyncio.to_thread(settle)
+        await asyncio.to_thread(forget_pages)
         before = cached_bytes()
         await execute(cri, container, ["python3", "-c", TREE])
         after = cached_bytes()

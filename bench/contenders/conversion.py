@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.contender import LONGEST, Site
-from bench.contenders.node import IGZIP, containerd_node, program, push
+from bench.contenders.node import IGZIP, containerd_node, program
 from testkit.oci_layout import Image, Layout, load
 from testkit.peers.programs import environment, run
 
@@ -27,7 +27,7 @@ def record(site: Site, image: Image, workload: Sequence[str], directory: Path) -
     As ``ctr-remote image optimize --record-out`` does it, with its analyzer; ``directory`` must not exist.
     """
     name = f"bench/recorded:{image.descriptor.digest.short}"
-    reference = push(site, image, name)
+    reference = site.registry.push(name, image)
     out = directory / "record.json"
     with containerd_node(site, directory, path=[IGZIP]) as containerd:
         hosts = ("--hosts-dir", containerd.directory / "certs.d")

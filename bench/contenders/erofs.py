@@ -103,10 +103,11 @@ class PrebuiltNode:
         pull(self.address, reference)
 
     def warm(self, reference: str) -> None:
-        """As an operator does: make the cache on another machine, and put it onto the node; no image was pulled yet."""
+        """As an operator does: make the cache where the registry is near, and put it onto the node; nothing is pulled."""
         if self.cache.exists():
             forget(self.containerd, reference)
             return
+        reference = self.site.registry.address + reference.removeprefix(self.site.host)
         with publisher(self.site, self.site.directory / "publishers" / uuid4().hex[:8]) as containerd:
             prepare(containerd, reference, self.cache, compressors=self.compressors)
 
@@ -134,5 +135,3 @@ class Prebuilt:
 TUNED = Erofs()
 PREBUILT = Prebuilt("erofs-prebuilt", "containerd 2.4 erofs, prebuilt cache")
 PREBUILT_LZ4 = Prebuilt("erofs-prebuilt-lz4", "containerd 2.4 erofs, prebuilt cache (lz4)", "lz4")
-CONTENDERS = (TUNED,)
-WARM_ONLY = (PREBUILT, PREBUILT_LZ4)

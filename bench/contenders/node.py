@@ -111,7 +111,7 @@ def containerd_node(
         sandbox_image=site.pause,
         snapshotter=snapshotter,
         drop_ins=settings,
-        hosts={site.host: f"http://{site.host}"},
+        hosts={host: f"http://{host}" for host in (site.host, site.registry.address)},
         path=path,
         environ=environ,
     )

@@ -55,4 +55,3 @@ AS_INSTALLED = Overlayfs(
     environ={"CONTAINERD_DISABLE_IGZIP": "1", "CONTAINERD_DISABLE_PIGZ": "1"},
 )
 TUNED = Overlayfs("overlayfs-tuned", "containerd 2.4, tuned", [_TUNED], [IGZIP])
-CONTENDERS = (AS_INSTALLED, TUNED)
