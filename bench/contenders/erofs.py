@@ -103,7 +103,7 @@ class PrebuiltNode:
         pull(self.address, reference)
 
     def warm(self, reference: str) -> None:
-        """As an operator does: make the cache where the registry is near, and put it onto the node; nothing is pulled."""
+        """As an operator does: make the cache near the registry, and put it onto the node; nothing is pulled."""
         if self.cache.exists():
             forget(self.containerd, reference)
             return
