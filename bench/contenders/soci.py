@@ -138,4 +138,4 @@ PREFETCH = Lazy("soci-prefetch", "soci-snapshotter, lazy with prefetch", convers
 PARALLEL = Parallel()
 CONTENDERS = (LAZY, PARALLEL)
 VARIANTS = (PREFETCH,)
-"""Slower than ``LAZY`` on loopback: a container is created when all of its spans are there, and spans are large."""
+"""Not faster than ``LAZY`` on loopback, and more bytes: a container waits until every span of its files is there."""
