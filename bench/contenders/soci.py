@@ -137,4 +137,4 @@ LAZY = Lazy("soci", "soci-snapshotter, lazy (index v2)")
 PREFETCH = Lazy("soci-prefetch", "soci-snapshotter, lazy with prefetch", conversion.WORKLOAD)
 PARALLEL = Parallel()
 VARIANTS = (PREFETCH,)
-"""Slower than ``LAZY`` on loopback: a container is created when all of its spans are there, and spans are large."""
+"""Not faster than ``LAZY`` on loopback, and more bytes: a container waits until every span of its files is there."""
