@@ -301,10 +301,11 @@ def render_rows(rows: Sequence[Row]) -> str:
 
 def render_table(table: Table) -> str:
     """A table in Markdown: medians, and the least and greatest value of figures that have several."""
-    heads = [f"{one.title}, {one.unit}" if one.unit else one.title for one in table.columns]
+    columns = [one for one in table.columns if any(one.key in line.figures for line in table.lines)]
+    heads = [f"{one.title}, {one.unit}" if one.unit else one.title for one in columns]
     lines = [f"| | {' | '.join(heads)} | synced |", f"|---|{'---|' * len(heads)}---|"]
     for line in table.lines:
-        cells = [_cell(line.figures.get(one.key)) for one in table.columns]
+        cells = [_cell(line.figures.get(one.key)) for one in columns]
         lines.append(f"| {line.title} | {' | '.join(cells)} | {'yes' if line.durable else 'no'} |")
     return "\n".join(lines)
 

@@ -30,6 +30,8 @@ from testkit.peers.workspace import workspace
 _RESERVE = 20 << 30
 """Bytes that must be free before a turn: more than any leaves."""
 _ROUNDS = 5
+_IN_CLUSTER = 3
+"""Rounds there: each has forty pods of every node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ class Bench:
     def pods(self) -> Measured:
         """Pods, caches and a node that joins share one cluster."""
         with cluster.site(self.directory, courses.BIG, self.roots) as site:
-            parts = [part(site, self.rounds) for part in (cluster.pods, cluster.caches, cluster.joins)]
+            parts = [part(site, _IN_CLUSTER) for part in (cluster.pods, cluster.caches, cluster.joins)]
         return Measured([row for one in parts for row in one.rows], [table for one in parts for table in one.tables])
 
     def controller(self) -> Measured:

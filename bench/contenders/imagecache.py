@@ -22,11 +22,12 @@ NAME = "app"
 _UNSYNCED = Path(f"/usr/lib/{platform.machine()}-linux-gnu/libeatmydata.so")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ImageCacheNode:
     """A host with containerd and our agent."""
 
     host: CachingNode
+    _created: bool = False
 
     @property
     def address(self) -> Path:
@@ -37,9 +38,10 @@ class ImageCacheNode:
         return self.host.directory
 
     def bring(self, reference: str) -> None:
-        """Create the cache unless it exists; its images are then present, and a kubelet pulls nothing."""
-        if NAME not in self.host.command("get", "-o", "name"):
+        """Create the cache unless it was; its images are then present, and a kubelet pulls nothing."""
+        if not self._created:
             self.host.create(NAME, [reference])
+            self._created = True
         pull(self.host.address, reference)
 
     def warm(self, reference: str) -> None:

@@ -69,6 +69,12 @@ def test_a_row_shows_ratio_interval_and_peer() -> None:
 
 
 def test_a_line_without_a_figure_shows_a_dash() -> None:
-    table = Table("cold", "Cold", [Figure("tree", "tree", "s")], [Line("a", "A", False, {})])
+    columns = [Figure("hello", "hello", "s"), Figure("tree", "tree", "s"), Figure("find", "find", "s")]
+    lines = [Line("a", "A", False, {"hello": samples(1)}), Line("b", "B", True, {"tree": samples(2)})]
 
-    assert render_table(table).splitlines()[-1] == "| A | – | no |"
+    assert render_table(Table("cold", "Cold", columns, lines)).splitlines() == [
+        "| | hello, s | tree, s | synced |",
+        "|---|---|---|---|",
+        "| A | 1.0 | – | no |",
+        "| B | – | 2.0 | yes |",
+    ]
