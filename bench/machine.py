@@ -52,7 +52,7 @@ def facts(directory: Path, programs: Mapping[str, Sequence[str]] | None = None) 
         "python": sys.version.split()[0],
         "imagecache": source(checkout()),
         "programs": {name: version(argv) for name, argv in {**_PROGRAMS, **(programs or {})}.items()},
-        "go_modules": {path.parent.name: go_tools(path) for path in sorted(checkout().glob("tools/*-go/go.mod"))},
+        "go_modules": {path.parent.name: go_modules(path) for path in sorted(checkout().glob("tools/*-go/go.mod"))},
     }
 
 
@@ -90,20 +90,22 @@ def source(tree: Path) -> dict[str, object]:
     return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
 
 
-def go_tools(file: Path) -> dict[str, str]:
-    """``go``, and of a go.mod the version of each module that has one of its tools."""
+def go_modules(file: Path) -> dict[str, str]:
+    """``go``, and of a go.mod the version of each module that has one of its tools, or is required by its own code."""
     versions: dict[str, str] = {}
+    direct: set[str] = {"go"}
     tools: list[str] = []
     for line in file.read_text().splitlines():
-        text = line.partition("//")[0]
+        text, _, comment = line.partition("//")
         if text.startswith("go "):
             versions["go"] = text.split()[1]
         elif match := _MODULE.match(text):
             versions[match[1]] = match[2]
+            direct |= {match[1]} if comment.strip() != "indirect" else set()
         elif match := _TOOL.match(text):
             tools.append(match[1])
-    wanted = {_module_of(tool, versions) for tool in tools}
-    return {name: text for name, text in versions.items() if name in wanted or name == "go"}
+    wanted = direct | {_module_of(tool, versions) for tool in tools}
+    return {name: text for name, text in versions.items() if name in wanted}
 
 
 def _module_of(package: str, modules: Mapping[str, str]) -> str | None:

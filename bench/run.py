@@ -22,11 +22,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench import cluster, cold, controller, conversion, courses, machine, prepare, pulls, warm
 from bench.cold import Course
 from bench.contender import Contender
+from bench.contenders.node import EROFS_UTILS, IGZIP
 from bench.courses import Plan
 from bench.figures import Measured, Samples, Table, render_rows, render_table
 from bench.fresh import Roots
 from testkit.peers.workspace import workspace
 
+_PROGRAMS = {
+    "igzip, tuned contenders": [str(IGZIP / "igzip"), "--version"],
+    "mkfs.erofs, tuned contenders": [str(EROFS_UTILS / "mkfs.erofs"), "-V"],
+}
 _RESERVE = 20 << 30
 """Bytes that must be free before a turn: more than any leaves."""
 _ROUNDS = 5
@@ -119,7 +124,7 @@ def main() -> None:
     start = time.time()
     machine.restore()
     with workspace() as directory:
-        facts = machine.facts(directory)
+        facts = machine.facts(directory, _PROGRAMS)
         bench = Bench(directory, Roots(directory, _RESERVE), arguments.quick)
         found: list[Measured] = []
         for name in arguments.parts or (QUICK_PARTS if arguments.quick else PARTS):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bench import machine
-from bench.machine import Disk, go_tools, read_ahead, restore, source, version
+from bench.machine import Disk, go_modules, read_ahead, restore, source, version
 from imagecache.host.mountinfo import Mount
 from testkit.peers.programs import PeerFailed, checkout
 
@@ -81,7 +81,7 @@ def test_a_go_mod_names_the_modules_of_its_tools(tmp_path: Path) -> None:
     file = tmp_path / "go.mod"
     file.write_text(_GO_MOD)
 
-    assert go_tools(file) == {
+    assert go_modules(file) == {
         "go": "1.26.1",
         "example.com/big": "v1.2.3",
         "example.com/big/v2": "v2.0.1",
