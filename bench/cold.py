@@ -2,21 +2,22 @@
 
 Every turn is a fresh node in a fresh directory. In it: what the contender does to bring the image, a container, the
 image's hello program in it (the first figure that a user feels), then every file of the image (what a lazy contender
-has only put off). Contenders take turns in an order that moves by one each round.
+has put off). The order of contenders is drawn for each round.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from bench.contender import LONGEST, Contender, Node, Site
 from bench.figures import Figure, Line, Table
 from bench.fresh import Roots, settle
 from bench.images import BenchImage
-from bench.meter import Meter, disk_held
+from bench.meter import MemoryMeter, busy_seconds, disk_held
 from bench.programs import TREE
 from testkit.peers.cri import Cri
 from testkit.peers.registry import Registry
@@ -25,13 +26,15 @@ _MB = 1e6
 COLUMNS = (
     Figure("hello", "hello", "s"),
     Figure("brought", "of it until the image is there", "s"),
-    Figure("tree", "whole tree right after", "s"),
     Figure("wire_hello", "wire until hello", "MB"),
+    Figure("requests_hello", "requests until hello", ""),
+    Figure("cpu_hello", "CPU until hello", "s"),
+    Figure("tree", "whole tree right after", "s"),
     Figure("wire", "wire in all", "MB"),
-    Figure("requests", "requests", ""),
-    Figure("disk", "disk held", "MB"),
+    Figure("requests", "requests in all", ""),
     Figure("cpu", "CPU in all", "s"),
     Figure("memory", "peak memory", "MB"),
+    Figure("disk", "disk held", "MB"),
 )
 
 
@@ -45,21 +48,27 @@ class Course:
     image: BenchImage
     rounds: int
     tree_rounds: int
-    """In how many of them the whole tree is read: lazy contenders take a minute for it."""
+    """In how many of them the whole tree is read: lazy contenders take half a minute for it."""
+    few: Mapping[str, int] = field(default_factory=dict)
+    """Rounds of contenders that take much time, by key."""
+
+    def order(self, contenders: Sequence[Contender]) -> Iterator[tuple[int, Contender]]:
+        """Each turn's round and contender. The order is drawn: nobody always comes after the same one."""
+        source = random.Random(7)  # noqa: S311 - nothing secret
+        for number in range(self.rounds):
+            taking = [one for one in contenders if number < self.few.get(one.key, self.rounds)]
+            yield from ((number, one) for one in source.sample(taking, len(taking)))
 
 
 def measure(course: Course, contenders: Sequence[Contender], roots: Roots) -> Table:
     """Raises whatever a contender raises: a table with a hole proves nothing."""
     image = course.image.image()
     references = {one.key: one.publish(course.site, image, f"{course.image.key}/{one.key}:1") for one in contenders}
-    lines = [Line(one.key, one.title, one.durable, {}) for one in contenders]
-    for number in range(course.rounds):
-        for step in range(len(contenders)):
-            at = (number + step) % len(contenders)
-            one = contenders[at]
-            turn = Turn(course, one, references[one.key], with_tree=number < course.tree_rounds)
-            lines[at].add(**turn.take(roots))
-    return Table(course.key, course.title, COLUMNS, lines)
+    lines = {one.key: Line(one.key, one.title, one.durable, {}) for one in contenders}
+    for number, one in course.order(contenders):
+        turn = Turn(course, one, references[one.key], with_tree=number < course.tree_rounds)
+        lines[one.key].add(**turn.take(roots))
+    return Table(course.key, course.title, COLUMNS, list(lines.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,39 +82,39 @@ class Turn:
 
     def take(self, roots: Roots) -> dict[str, float]:
         site, directory = self.course.site, roots.fresh(self.contender.key)
-        with Meter() as meter, self.contender.node(site, directory) as node:
+        with MemoryMeter() as memory, self.contender.node(site, directory) as node:
             before = disk_held(directory)
-            settle()
             warm_blobs(site.registry)
+            settle()
             site.registry.clear_requests()
-            meter.reset_peak()
-            spent = meter.processor_seconds
+            memory.reset()
             found = asyncio.run(self._run(node))
-            found["cpu"] = meter.processor_seconds - spent
-            found["memory"] = meter.peak_memory / _MB
-            answers = site.registry.requests()
             if self.with_tree:
-                found["wire"] = sum(answer.sent for answer in answers) / _MB
-                found["requests"] = len(answers)
+                found["memory"] = memory.peak / _MB
                 found["disk"] = (disk_held(directory) - before) / _MB
-            else:
-                found = {key: found[key] for key in ("hello", "brought", "wire_hello")}
+        roots.spend(directory)
         return found
 
     async def _run(self, node: Node) -> dict[str, float]:
-        found = {}
-        start = time.perf_counter()
+        busy, start = busy_seconds(), time.perf_counter()
         await asyncio.to_thread(node.bring, self.reference)
-        found["brought"] = time.perf_counter() - start
+        found = {"brought": time.perf_counter() - start}
         async with Cri(node.address, seconds=LONGEST) as cri, cri.running(self.reference) as container:
             await execute(cri, container, self.course.image.hello)
             found["hello"] = time.perf_counter() - start
-            found["wire_hello"] = sum(answer.sent for answer in self.course.site.registry.requests()) / _MB
+            found["cpu_hello"] = busy_seconds() - busy
+            found |= self._registry("_hello")
             if self.with_tree:
                 begin = time.perf_counter()
                 await execute(cri, container, ["python3", "-c", TREE])
                 found["tree"] = time.perf_counter() - begin
+                found["cpu"] = busy_seconds() - busy
+                found |= self._registry("")
         return found
+
+    def _registry(self, suffix: str) -> dict[str, float]:
+        answers = self.course.site.registry.requests()
+        return {f"wire{suffix}": sum(answer.sent for answer in answers) / _MB, f"requests{suffix}": len(answers)}
 
 
 async def execute(cri: Cri, container: str, argv: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from bench.link import Link
 from testkit.oci_layout import Image
 from testkit.peers.cri import Cri
 from testkit.peers.registry import Registry
@@ -31,6 +32,8 @@ class Site:
     """``host:port`` of the registry as nodes reach it: the registry's own, or a slower link that leads there."""
     pause: str
     """The sandbox image, on loopback: every node has it before anything is measured."""
+    link: Link | None = None
+    """What ``host`` is the address of; None: the registry's own."""
 
 
 class Node(Protocol):

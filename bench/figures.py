@@ -10,7 +10,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -36,10 +36,6 @@ class Samples:
     def median(self) -> float:
         return statistics.median(self.values)
 
-    @property
-    def trend(self) -> Trend:
-        return trend(self.values)
-
     def data(self) -> dict[str, Any]:
         return {
             "values": self.values,
@@ -50,6 +46,20 @@ class Samples:
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Samples:
         return cls(list(data["values"]), list(data["moments"]), list(data["loads"]))
+
+
+def pooled(contenders: Sequence[Samples]) -> Trend:
+    """The trend of a figure over a run, of all contenders together: each value is a share of its contender's median.
+
+    A machine that gets slower slows all of them, and three turns of each of eight are 24 values.
+    """
+    shares = [
+        (moment, value / one.median)
+        for one in contenders
+        if one.values and one.median
+        for moment, value in zip(one.moments, one.values, strict=True)
+    ]
+    return trend([share for _, share in sorted(shares)])
 
 
 def single(value: float) -> Samples:
@@ -78,10 +88,14 @@ class Goal:
     def text(self) -> str:
         return f"{'≥' if self.at_least else '≤'} {self.bound:g}{self.unit if self.unit == '×' else f' {self.unit}'}"
 
+    def met(self, value: float) -> bool:
+        return value >= self.bound if self.at_least else value <= self.bound
+
     def verdict(self, value: float, interval: Interval | None) -> str:
-        """``✓``, ``✗``, or ``~`` when the interval has the bound in it: more turns would be needed to say."""
-        ends = (interval.low, interval.high) if interval else (value, value)
-        met = [end >= self.bound if self.at_least else end <= self.bound for end in ends]
+        """``✓``, ``✗``, or ``~`` when the interval has the bound in it; in brackets when there is no interval."""
+        if interval is None:
+            return "(✓)" if self.met(value) else "(✗)"
+        met = [self.met(end) for end in (interval.low, interval.high)]
         if all(met):
             return "✓"
         return "~" if any(met) else "✗"
@@ -124,6 +138,11 @@ class Row:
         return self.shown if ratio is None else ratio
 
     @property
+    def is_even(self) -> bool:
+        """Whether the interval of the ratio has 1 in it."""
+        return self.interval is not None and 1 in self.interval
+
+    @property
     def interval(self) -> Interval | None:
         if self.peer is None:
             return value_interval(self.ours.values, self.statistic)
@@ -138,10 +157,8 @@ class Row:
     def name(self) -> str:
         return f"{self.measure}{f' ({self.note})' if self.note else ''}"
 
-    def samples(self) -> Iterator[tuple[str, Samples]]:
-        yield f"{self.name}: imagecache", self.ours
-        if self.peer is not None:
-            yield f"{self.name}: {self.peer_name}", self.peer
+    def trends(self) -> Iterator[tuple[str, Trend]]:
+        yield self.name, pooled([self.ours] if self.peer is None else [self.ours, self.peer])
 
     def data(self) -> dict[str, Any]:
         interval = self.interval
@@ -214,10 +231,10 @@ class Table:
         """Raises KeyError."""
         return {line.key: line for line in self.lines}[key]
 
-    def samples(self) -> Iterator[tuple[str, Samples]]:
-        for line in self.lines:
-            for key, samples in line.figures.items():
-                yield f"{self.title}: {line.title}: {key}", samples
+    def trends(self) -> Iterator[tuple[str, Trend]]:
+        for column in self.columns:
+            found = [line.figures[column.key] for line in self.lines if column.key in line.figures]
+            yield f"{self.title}: {column.title}", pooled(found)
 
     def data(self) -> dict[str, Any]:
         return {
@@ -257,11 +274,11 @@ class Measured:
     rows: Sequence[Row] = ()
     tables: Sequence[Table] = ()
 
-    def samples(self) -> Iterable[tuple[str, Samples]]:
+    def trends(self) -> Iterator[tuple[str, Trend]]:
         for row in self.rows:
-            yield from row.samples()
+            yield from row.trends()
         for table in self.tables:
-            yield from table.samples()
+            yield from table.trends()
 
 
 def two(value: float) -> str:
@@ -272,6 +289,11 @@ def two(value: float) -> str:
     rounded = round(value, digits)
     digits = 1 - math.floor(math.log10(abs(rounded)))  # 9.96 is 10, not 10.0
     return f"{rounded:,.{max(0, digits)}f}"
+
+
+def times(ratio: float) -> str:
+    """A ratio: with two decimals near 1, where goals and intervals differ by hundredths."""
+    return f"{ratio:.2f}" if 0.1 <= ratio < 2 else two(ratio)
 
 
 def amount(value: float, unit: str) -> str:
@@ -289,9 +311,9 @@ def render_rows(rows: Sequence[Row]) -> str:
     ]
     for row in rows:
         peer = f"{amount(row.statistic(row.peer.values), row.unit)}, {row.peer_name}" if row.peer else "–"
-        ratio = f"{two(row.ratio)}×" if row.ratio is not None else "–"
-        interval = row.interval
-        ends = f"{two(interval.low)}–{two(interval.high)}" if interval else "–"
+        ratio = f"{times(row.ratio)}×" if row.ratio is not None else "–"
+        interval, shown = row.interval, times if row.peer else two
+        ends = f"{shown(interval.low)}–{shown(interval.high)}" if interval else "–"
         goal = row.goal.text if row.goal else ""
         lines.append(
             f"| {row.name} | {amount(row.shown, row.unit)} | {peer} | {ratio} | {ends} | {goal} | {row.verdict} |"

@@ -38,13 +38,15 @@ class Roots:
     _spent: list[Path] = field(default_factory=list)
 
     def fresh(self, name: str) -> Path:
-        """A path that does not exist. What was handed out before is spent."""
-        if shutil.disk_usage(self.base).free < self.reserve:
+        """A path that does not exist."""
+        if shutil.disk_usage(self.base).free < self.reserve and self._spent:
             self._remove_spent()
         self._count += 1
-        path = self.base / f"{self._count:03}-{name}"
+        return self.base / f"{self._count:03}-{name}"
+
+    def spend(self, path: Path) -> None:
+        """Nothing of it is used any more: it may be removed when the disk gets full."""
         self._spent.append(path)
-        return path
 
     def _remove_spent(self) -> None:
         sys.stderr.write("[bench] the disk gets full: removing what earlier turns left, and waiting a minute\n")

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 
 CONFIDENCE = 0.95
 _DRAWS = 2000
-LEAST = 3
-"""Values of each side below which there is no interval."""
+LEAST = 5
+"""Values of each side below which there is no interval: the bootstrap of three is their range, and covers 75 %."""
 _CHANCE = 0.05
 _CHANGE = 0.15
 """Share of the median. A trend that is smaller over the whole run hides behind no interval."""
@@ -77,7 +77,7 @@ class Trend:
 
 def trend(values: Sequence[float]) -> Trend:
     """Fewer than five values never drift: of the 24 orders of four, two are monotonic, which proves nothing."""
-    if len(values) < LEAST or not statistics.median(values):
+    if len(values) < 2 or not statistics.median(values):
         return Trend(0.0, 1.0)
     pairs = list(itertools.combinations(range(len(values)), 2))
     slope = statistics.median((values[late] - values[early]) / (late - early) for early, late in pairs)

@@ -1,8 +1,8 @@
-"""What a turn costs apart from time: processor seconds and memory of everything that was started for it.
+"""What a turn costs apart from time: processor, memory and disk.
 
-A cgroup of its own that the bench enters before it starts a node, so that daemons, their children and the commands that
-it runs are born in it; containers have cgroups of their own and are not counted. Work of the kernel on behalf of
-nobody (writeback, loop devices) is in no process and so in no figure.
+Processor time is that of the whole machine, on which nothing else runs: the registry, the kernel's own work and what
+containers do are in it, so that nobody's work hides in a place that is not looked at. Memory is that of the processes
+that were started for a node, without containers.
 """
 
 from __future__ import annotations
@@ -11,33 +11,44 @@ import contextlib
 import os
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
 from testkit.cluster.cgroups import is_unified
 from testkit.peers.processes import wait_until
+from testkit.peers.programs import PeerFailed
 
 _BASE = Path("/sys/fs/cgroup")
+_GROUP = "imagecache-bench-{}"
 _EVERY = 0.2
 """Seconds between two looks at the memory: often enough for what lives as long as a layer, and cheap."""
-_NANOSECONDS = 1e9
-_MICROSECONDS = 1e6
 
 
-class Meter:
-    """A context manager: inside, this process and what it starts are in the cgroup."""
+def busy_seconds() -> float:
+    """Of all processors together since the machine started, without what they waited (proc(5), /proc/stat)."""
+    user, nice, system, _idle, _iowait, irq, softirq, *_ = map(int, Path("/proc/stat").read_text().split()[1:11])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
+class MemoryMeter:
+    """A context manager: inside, this process and what it starts are in a cgroup of their own.
+
+    So daemons, their children and the commands that it runs are found; containers have cgroups of their own.
+    """
 
     def __init__(self) -> None:
         self._root = _BASE if is_unified() else _BASE / "cpuacct"
-        self._group = self._root / f"imagecache-bench-{os.getpid()}"
+        self._group = self._root / _GROUP.format(os.getpid())
         self._before = ""
         self._peak = 0
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Self:
+        _sweep(self._root)
         self._before = _own_group()
-        self._group.mkdir(exist_ok=True)
+        self._group.mkdir()
         self._move(self._group)
         self._thread.start()
         return self
@@ -46,44 +57,43 @@ class Meter:
         self._done.set()
         self._thread.join()
         self._move(self._root / self._before.lstrip("/"))
-        wait_until(self._removed, seconds=10)
+        if not wait_until(lambda: _removed(self._group), seconds=10):
+            raise PeerFailed(f"{self._group} still has processes: {(self._group / 'cgroup.procs').read_text().split()}")
 
     def _move(self, group: Path) -> None:
         (group / "cgroup.procs").write_text(str(os.getpid()))
 
-    def _removed(self) -> bool:
-        """A process that has just ended stays in its cgroup for a moment."""
-        with contextlib.suppress(OSError):
-            self._group.rmdir()
-        return not self._group.exists()
-
-    @property
-    def processor_seconds(self) -> float:
-        """Of all processes so far."""
-        if is_unified():
-            lines = (self._group / "cpu.stat").read_text().splitlines()
-            return int(dict(line.split() for line in lines)["usage_usec"]) / _MICROSECONDS
-        return int((self._group / "cpuacct.usage").read_text()) / _NANOSECONDS
-
-    def reset_peak(self) -> None:
+    def reset(self) -> None:
         self._peak = 0
 
     @property
-    def peak_memory(self) -> int:
-        """Bytes: the most that all processes had in anonymous memory at one look since ``reset_peak``."""
+    def peak(self) -> int:
+        """Bytes: the most that all processes had in anonymous memory at one look since ``reset``."""
         return self._peak
 
     def _watch(self) -> None:
         while not self._done.wait(_EVERY):
-            self._peak = max(self._peak, self._anonymous())
+            self._peak = max(self._peak, sum(self._anonymous()))
 
-    def _anonymous(self) -> int:
-        total = 0
+    def _anonymous(self) -> Iterator[int]:
         for pid in (self._group / "cgroup.procs").read_text().split():
             if int(pid) != os.getpid():
                 with contextlib.suppress(OSError):  # it has ended since
-                    total += _rss_anonymous(Path(f"/proc/{pid}/status").read_text())
-        return total
+                    yield _rss_anonymous(Path(f"/proc/{pid}/status").read_text())
+
+
+def _sweep(root: Path) -> None:
+    """Remove the cgroups of runs that were killed."""
+    for group in root.glob(_GROUP.format("*")):
+        if not Path(f"/proc/{group.name.rpartition('-')[2]}").exists():
+            _removed(group)
+
+
+def _removed(group: Path) -> bool:
+    """A process that has just ended stays in its cgroup for a moment."""
+    with contextlib.suppress(OSError):
+        group.rmdir()
+    return not group.exists()
 
 
 def _rss_anonymous(status: str) -> int:

@@ -7,6 +7,7 @@ has to be pushed and pulled still. What has run before (recording which files a 
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -16,7 +17,7 @@ from bench.contender import Site
 from bench.contenders import conversion, erofs, soci, stargz
 from bench.figures import Figure, Line, Measured, Table
 from bench.fresh import Roots, settle
-from bench.meter import Meter, disk_held
+from bench.meter import MemoryMeter, busy_seconds, disk_held
 from testkit.oci_layout import Image
 from testkit.peers.node import CachingNode
 
@@ -50,10 +51,12 @@ def measure(site: Site, image: Image, rounds: int, roots: Roots) -> Measured:
         (_line("soci", "soci convert", durable=False), lambda path: _soci(image, path)),
         (_line("stargz", "eStargz, optimized", durable=False), lambda path: _stargz(image, record, path)),
     )
-    for number in range(rounds):
-        for step in range(len(ways)):
-            line, way = ways[(number + step) % len(ways)]
-            line.add(**_measured(roots.fresh(f"prepare-{line.key}"), way))
+    order = random.Random(7)  # noqa: S311 - nothing secret
+    for _ in range(rounds):
+        for line, way in order.sample(ways, len(ways)):
+            directory = roots.fresh(f"prepare-{line.key}")
+            line.add(**_measured(directory, way))
+            roots.spend(directory)
     return Measured(tables=[Table("prepare", "Preparing the 1,000 MB image", COLUMNS, [line for line, _ in ways])])
 
 
@@ -63,16 +66,16 @@ def _line(key: str, title: str, *, durable: bool) -> Line:
 
 def _measured(directory: Path, way: Way) -> dict[str, float]:
     directory.mkdir()
-    with Meter() as meter, way(directory) as work:
+    with MemoryMeter() as memory, way(directory) as work:
         settle()
-        meter.reset_peak()
-        spent, start = meter.processor_seconds, time.perf_counter()
+        memory.reset()
+        busy, start = busy_seconds(), time.perf_counter()
         made = work()
         seconds = time.perf_counter() - start
         return {
             "seconds": seconds,
-            "cpu": meter.processor_seconds - spent,
-            "memory": meter.peak_memory / _MB,
+            "cpu": busy_seconds() - busy,
+            "memory": memory.peak / _MB,
             "made": disk_held(made) / _MB,
         }
 

@@ -18,7 +18,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench import plot
-from bench.figures import Row, Table, amount, render_rows, render_table, two
+from bench.figures import Row, Table, amount, render_rows, render_table, times
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
@@ -27,7 +27,7 @@ Document = Mapping[str, Any]
 
 README_ROWS: Sequence[tuple[str, str]] = (
     ("CRI pull, every layer there", "proxy, containerd 2.4"),
-    ("kubectl create → Ready", ""),
+    ("kubectl create → usable on 1 node", ""),
     ("kubectl create → usable on 3 nodes", ""),
     ("pod created → Running, containerd 2.4", "proxy"),
     ("import of numpy, pandas, scipy, sklearn, pyarrow, cold", "proxy"),
@@ -54,7 +54,7 @@ def run(document: Document) -> str:
     facts = document["facts"]
     minutes = (document["ended"] - document["began"]) / 60
     began = datetime.fromtimestamp(document["began"], UTC)
-    commit = str(facts["imagecache"]["commit"])[:12]
+    commit = str(facts["imagecache"]["commit"])[:12] + (" with changes" if facts["imagecache"]["dirty"] else "")
     text = (
         f"Of {began:%Y-%m-%d %H:%M} UTC, {minutes:.0f} minutes, commit {commit}: {facts['processors']} "
         f"processors ({facts['cpu']}), {facts['memory_bytes'] / 2**30:.0f} GiB of memory, {facts['release']}, "
@@ -70,8 +70,8 @@ def eight(rows: Sequence[Row]) -> str:
         row = next(row for row in rows if row.measure == measure and row.note.startswith(note))
         assert row.peer is not None, f"{measure} has no peer"  # noqa: S101 - the list above
         ours, peer = row.shown, row.statistic(row.peer.values)
-        times = max(ours / peer, peer / ours)
-        verdict = f"{two(times)}× {'slower' if ours > peer else 'faster'}" if two(times) != "1.0" else "equal"
+        factor = times(max(ours / peer, peer / ours))
+        verdict = "equal" if row.is_even else f"{factor}× {'slower' if ours > peer else 'faster'}"
         cells = (row.name, amount(ours, row.unit), f"{amount(peer, row.unit)}, {row.peer_name}", verdict, row.verdict)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -13,8 +13,8 @@ import datetime as dt
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -24,8 +24,9 @@ from bench.cold import Course
 from bench.contender import Contender
 from bench.contenders.node import EROFS_UTILS, IGZIP
 from bench.courses import Plan
-from bench.figures import Measured, Samples, Table, render_rows, render_table
+from bench.figures import Measured, Table, render_rows, render_table
 from bench.fresh import Roots
+from bench.images import Sizes
 from testkit.peers.workspace import workspace
 
 _PROGRAMS = {
@@ -39,17 +40,48 @@ _IN_CLUSTER = 3
 """Rounds there: each has forty pods of every node."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Bench:
-    """A run: where it works, and how much of it."""
+    """A run: where it works, how much of it, and what it has found."""
 
     directory: Path
     roots: Roots
     quick: bool
+    parts: Sequence[str]
+    found: list[Measured] = field(default_factory=list)
+    networks: dict[str, object] = field(default_factory=dict)
+    """What each table's link has carried, and the processor seconds that it took for that."""
+    facts: Mapping[str, object] = field(default_factory=dict)
+    began: float = field(default_factory=time.time)
+
+    def __post_init__(self) -> None:
+        self.facts = machine.facts(self.directory, _PROGRAMS)
+
+    def data(self) -> dict[str, object]:
+        return {
+            "facts": self.facts,
+            "quick": self.quick,
+            "parts": list(self.parts),
+            "began": self.began,
+            "ended": time.time(),
+            "pauses": self.roots.pauses,
+            "networks": self.networks,
+            "images": {key: asdict(sizes) for key, sizes in self._sizes().items()},
+            "tables": [table.data() for one in self.found for table in one.tables],
+            "rows": [row.data() for one in self.found for row in one.rows],
+        }
+
+    def _sizes(self) -> dict[str, Sizes]:
+        plans = (*self._plans(courses.COLD), *self._plans(courses.WARM))
+        return {plan.image.key: Sizes.of(plan.image.make()) for plan in plans}
 
     @property
     def rounds(self) -> int:
         return 2 if self.quick else _ROUNDS
+
+    def part(self, name: str) -> Measured:
+        found: Measured = getattr(self, name)()
+        return found
 
     def cold(self) -> Measured:
         return Measured(tables=[self._table(plan, cold.measure) for plan in self._plans(courses.COLD)])
@@ -76,6 +108,8 @@ class Bench:
                 stack.enter_context(machine.read_ahead(machine.Disk.of(self.directory), plan.read_ahead))
             site = stack.enter_context(courses.site(self.directory / plan.key, plan.network))
             table = measure(plan.course(site), plan.contenders, self.roots)
+            if site.link is not None:
+                self.networks[plan.key] = asdict(plan.network) | asdict(site.link.counts())
         sys.stdout.write(f"\n{table.title}\n\n{render_table(table)}\n")
         return table
 
@@ -88,7 +122,7 @@ class Bench:
             return pulls.measure(site, courses.BIG.image(), self.rounds, self.roots)
 
     def convert(self) -> Measured:
-        return conversion.measure(courses.BIG.image(), self.rounds)
+        return conversion.measure(courses.BIG.image(), self.rounds, self.roots)
 
     def pods(self) -> Measured:
         """Pods, caches and a node that joins share one cluster."""
@@ -98,11 +132,6 @@ class Bench:
 
     def controller(self) -> Measured:
         return controller.measure(self.directory, 1 if self.quick else 2)
-
-    @property
-    def parts(self) -> Mapping[str, Callable[[], Measured]]:
-        every = (self.cold, self.warm, self.prepare, self.pull, self.convert, self.pods, self.controller)
-        return {part.__name__: part for part in every}
 
 
 PARTS = ("cold", "warm", "prepare", "pull", "convert", "pods", "controller")
@@ -121,42 +150,26 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, help="raw data (bench/results/DATE.json)")
     arguments = parser.parse_args()
-    start = time.time()
+    now = dt.datetime.now(dt.UTC)
+    output = arguments.output or Path(__file__).parent / "results" / f"{now:%Y-%m-%d-%H%M}.json"
+    output.parent.mkdir(parents=True, exist_ok=True)
     machine.restore()
     with workspace() as directory:
-        facts = machine.facts(directory, _PROGRAMS)
-        bench = Bench(directory, Roots(directory, _RESERVE), arguments.quick)
-        found: list[Measured] = []
+        bench = Bench(directory, Roots(directory, _RESERVE), arguments.quick, arguments.parts)
         for name in arguments.parts or (QUICK_PARTS if arguments.quick else PARTS):
             note(name)
-            found.append(bench.parts[name]())
-            sys.stdout.write(f"\n{render_rows(found[-1].rows)}\n" if found[-1].rows else "")
-    document = {
-        "facts": facts,
-        "quick": arguments.quick,
-        "parts": arguments.parts,
-        "began": start,
-        "ended": time.time(),
-        "pauses": bench.roots.pauses,
-        "tables": [table.data() for one in found for table in one.tables],
-        "rows": [row.data() for one in found for row in one.rows],
-    }
-    output = arguments.output or Path(__file__).parent / "results" / f"{dt.datetime.now(dt.UTC):%Y-%m-%d-%H%M}.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(document, indent=1) + "\n")
-    sys.stdout.write(f"\nraw data: {output}\n")
-    sys.stdout.write(f"to the documents and pictures: .venv/bin/python bench/report.py {output}\n")
-    drifting = list(dict.fromkeys(text for one in found for text in _drifts(one.samples())))
+            bench.found.append(bench.part(name))
+            output.write_text(json.dumps(bench.data(), indent=1) + "\n")  # now: a later part may fail
+            sys.stdout.write(f"\n{render_rows(bench.found[-1].rows)}\n" if bench.found[-1].rows else "")
+    sys.stdout.write(f"\nraw data: {output}\nto the documents: .venv/bin/python bench/report.py {output}\n")
+    drifting = [
+        f"- {name}: {found.change:+.0%} from the first turn to the last (chance {found.chance:.3f})"
+        for one in bench.found
+        for name, found in one.trends()
+        if found.drifts
+    ]
     if drifting:
         sys.exit("the machine changed during the run, so do not use its figures:\n" + "\n".join(drifting))
-
-
-def _drifts(samples: Iterable[tuple[str, Samples]]) -> list[str]:
-    return [
-        f"- {name}: {one.trend.change:+.0%} from the first turn to the last (chance {one.trend.chance:.3f})"
-        for name, one in samples
-        if one.trend.drifts
-    ]
 
 
 if __name__ == "__main__":

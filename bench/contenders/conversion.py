@@ -62,6 +62,6 @@ def layout_copy(image: Image, directory: Path) -> Image:
 
 def convert(name: str, flags: Sequence[str | Path], layout: Image) -> Image:
     """Convert the image of a layout in place with a program of tools/bench-go; the converted one."""
-    env = environment(before=[IGZIP])
+    env = environment(before=[IGZIP]) | {"TMPDIR": str(layout.directory.parent)}
     run([program(name), *flags, layout.directory], env=env, seconds=LONGEST)
     return load(layout.directory)

@@ -6,6 +6,7 @@ tar), so ``./dev bench`` builds Debian's newer source.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,11 +14,11 @@ from pathlib import Path
 from uuid import uuid4
 
 from bench.contender import LONGEST, Node, Site, pull
-from bench.contenders.node import EROFS_UTILS, IGZIP, PeerNode, containerd_node, forget, push
+from bench.contenders.node import EROFS_UTILS, IGZIP, UNPACKS, PeerNode, containerd_node, push
 from testkit.oci_layout import Image
 from testkit.peers.containerd import Containerd
 
-_SETTINGS = """\
+_SETTINGS = f"""\
 version = 3
 [plugins."io.containerd.differ.v1.erofs"]
   # As its document recommends from erofs-utils 1.8.2 on: the same input gives the same image, and file data stays in
@@ -26,10 +27,10 @@ version = 3
 [plugins."io.containerd.service.v1.diff-service"]
   default = ["erofs", "walking"]
 [plugins."io.containerd.transfer.v1.local"]
-  # Default 3. All layers of an image at once: the next one is there when a processor is free to convert it.
+  # Default 3. So many that the next layer is there when a processor is free to convert it.
   max_concurrent_downloads = 10
   # Default 1. The snapshotter converts a layer without the ones below it.
-  max_concurrent_unpacks = 3
+  max_concurrent_unpacks = {UNPACKS}
 [[plugins."io.containerd.transfer.v1.local".unpack_config]]
   platform = "linux"
   snapshotter = "erofs"
@@ -94,22 +95,19 @@ class PrebuiltNode:
     def address(self) -> Path:
         return self.containerd.address
 
-    @property
-    def cache(self) -> Path:
-        return self.directory / "cache"
-
     def bring(self, reference: str) -> None:
         """Pull: the manifest and the config come from the registry, layers from the cache."""
         pull(self.address, reference)
 
     def warm(self, reference: str) -> None:
-        """As an operator does: make the cache near the registry, and put it onto the node; nothing is pulled."""
-        if self.cache.exists():
-            forget(self.containerd, reference)
-            return
-        reference = self.site.registry.address + reference.removeprefix(self.site.host)
-        with publisher(self.site, self.site.directory / "publishers" / uuid4().hex[:8]) as containerd:
-            prepare(containerd, reference, self.cache, compressors=self.compressors)
+        """As an operator does: make the cache near the registry, put it onto the node, and pull."""
+        near = self.site.registry.address + reference.removeprefix(self.site.host)
+        made = self.site.directory / f"prebuilt-{self.compressors or 'plain'}"
+        if not made.exists():  # once for all nodes
+            with publisher(self.site, self.site.directory / "publishers" / uuid4().hex[:8]) as containerd:
+                prepare(containerd, near, made, compressors=self.compressors)
+        shutil.copytree(made, self.directory / "cache")
+        pull(self.address, reference)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +124,7 @@ class Prebuilt:
         return push(site, image, name)
 
     @contextmanager
-    def node(self, site: Site, directory: Path) -> Iterator[Node]:
+    def node(self, site: Site, directory: Path) -> Iterator[PrebuiltNode]:
         settings = [_SETTINGS, _CACHE.format(cache=directory / "cache")]
         with containerd_node(site, directory, snapshotter="erofs", settings=settings, path=_PATH) as containerd:
             yield PrebuiltNode(site, containerd, directory, self.compressors)

@@ -5,6 +5,7 @@ It must not have a setting that makes a peer faster or slower: those stand in th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ TOOLS = cache() / "peers-bench"
 """Made by ``./dev bench``."""
 IGZIP = TOOLS / "isal" / "usr" / "bin"
 """The directory of ISA-L's gzip, which containerd decompresses with when it is in PATH. It is in no other's PATH."""
+UNPACKS = len(os.sched_getaffinity(0)) + 1
+"""Layers that a tuned contender unpacks at once: one for each processor, and one that waits for the disk."""
 EROFS_UTILS = TOOLS / "erofs-utils" / "bin"
 
 _PROXY = """\
@@ -63,7 +66,7 @@ class PeerNode:
         pull(self.address, reference)
 
     def warm(self, reference: str) -> None:
-        """The image has been pulled before: a next pull asks the registry for its digest and no more."""
+        """The image has been pulled: a kubelet pulls nothing."""
         pull(self.address, reference)
 
 

@@ -1,7 +1,7 @@
 """containerd 2.4 with overlayfs, twice: as a distribution installs it, and as somebody has it who has read about pulls.
 
-Sources: docs/cri/config.md and core/transfer of containerd 2.4, its release notes of 2.1 (parallel unpack, fetch of one
-layer in parts) and pkg/archive/compression.
+Sources: docs/cri/config.md and core/transfer of containerd 2.4, and pkg/archive/compression. The fetch of one layer in
+parts (``concurrent_layer_fetch_buffer``) is left off, as it is by default: one connection fills these links.
 """
 
 from __future__ import annotations
@@ -12,17 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.contender import Node, Site
-from bench.contenders.node import IGZIP, PeerNode, containerd_node, push
+from bench.contenders.node import IGZIP, UNPACKS, PeerNode, containerd_node, push
 from testkit.oci_layout import Image
 
-_TUNED = """\
+_TUNED = f"""\
 version = 3
 [plugins."io.containerd.transfer.v1.local"]
-  # Default 3. All layers of an image at once: the next one is there when a processor is free to unpack it.
+  # Default 3. So many that the next layer is there when a processor is free to unpack it.
   max_concurrent_downloads = 10
-  # Default 1. overlayfs unpacks a layer without the ones below it, so as many as there are processors and one that
-  # waits for the disk.
-  max_concurrent_unpacks = 3
+  # Default 1. overlayfs unpacks a layer without the ones below it.
+  max_concurrent_unpacks = {UNPACKS}
 """
 
 

@@ -17,15 +17,13 @@ from uuid import uuid4
 
 from bench.contender import Node, Site
 from bench.contenders import conversion
-from bench.contenders.node import IGZIP, LazyNode, PeerNode, push, remote_snapshotter
+from bench.contenders.node import IGZIP, UNPACKS, LazyNode, PeerNode, push, remote_snapshotter
 from testkit.oci_layout import Image
 from testkit.peers.registry import free_port
 
 _COMMON = """\
-# One database for each layer, so that layers do not wait for each other, and no sync of it: it is derived from the
-# zTOCs and made anew when the snapshotter starts (docs/config.md).
+# One database for each layer, so that layers do not wait for each other (docs/config.md).
 metadata_store = "db-multi"
-metadata_db_no_sync = true
 metrics_address = "{metrics}"
 [resolver.host."{host}"]
   [[resolver.host."{host}".mirrors]]
@@ -55,8 +53,8 @@ _PARALLEL = """\
   # Default 3 and whole layers; the document recommends 10 to 20 and 8 or 16 MB.
   max_concurrent_downloads_per_image = 10
   concurrent_download_chunk_size = "16mb"
-  # Default 1; as many as there are processors, and one that waits for the disk.
-  max_concurrent_unpacks_per_image = 3
+  # Default 1.
+  max_concurrent_unpacks_per_image = {unpacks}
   # As in the document's example: no compressed layer is kept.
   discard_unpacked_layers = true
   # Default: containerd's choice, unpigz or Go.
@@ -128,13 +126,12 @@ class Parallel:
     def node(self, site: Site, directory: Path) -> Iterator[Node]:
         config = _COMMON + _PARALLEL
         socket = directory / "containerd" / "containerd.sock"
-        text = config.format(host=site.host, metrics="", containerd=socket, igzip=IGZIP / "igzip")
+        text = config.format(host=site.host, metrics="", containerd=socket, igzip=IGZIP / "igzip", unpacks=UNPACKS)
         with remote_snapshotter(site, directory, "soci", text) as containerd:
             yield PeerNode(containerd, directory)
 
 
 LAZY = Lazy("soci", "soci-snapshotter, lazy (index v2)")
 PREFETCH = Lazy("soci-prefetch", "soci-snapshotter, lazy with prefetch", conversion.WORKLOAD)
-PARALLEL = Parallel()
-VARIANTS = (PREFETCH,)
 """Not faster than ``LAZY`` on loopback, and more bytes: a container waits until every span of its files is there."""
+PARALLEL = Parallel()

@@ -16,11 +16,10 @@ from bench.contender import Node, Site
 from bench.contenders import conversion
 from bench.contenders.node import LazyNode, push, remote_snapshotter
 from imagecache.digest import Digest
-from testkit.oci_layout import Image
+from testkit.oci_layout import Image, Layout
+from testkit.real_images import cached
 
 _ALL = 100.0
-_CONVERTED: dict[Digest, Image] = {}
-"""By the digest of the image: it takes the better part of a minute, and a run has the same image in several tables."""
 _CONFIG = """\
 [blob]
   # Default 50,000 bytes, the granularity of requests: reading a whole image of 1,000 MB takes 2,600 of them, and nearly
@@ -36,7 +35,7 @@ _CONFIG = """\
 
 
 def convert(image: Image, record: Path, directory: Path) -> Image:
-    """``ctr-remote image convert --estargz --estargz-record-in``; ``directory`` must not exist.
+    """``ctr-remote image convert --estargz --estargz-record-in``.
 
     Compression level 9 is its default. igzip decompresses, as --estargz-gzip-helper allows.
     """
@@ -52,7 +51,10 @@ def fetched(layers: Sequence[Path]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Stargz:
-    """Optimized for ``workload``: its files come first in each layer and are prefetched."""
+    """Optimized for ``workload``: its files come first in each layer and are prefetched.
+
+    What is converted once is kept in the cache, as other images are: level 9 takes minutes for a large one.
+    """
 
     key: str = "stargz"
     title: str = "stargz-snapshotter (eStargz, optimized)"
@@ -60,12 +62,12 @@ class Stargz:
     durable: bool = False
 
     def publish(self, site: Site, image: Image, name: str) -> str:
-        digest = image.descriptor.digest
-        if digest not in _CONVERTED:
-            scratch = site.directory / f"{self.key}-{uuid4().hex[:8]}"
-            record = conversion.record(site, image, self.workload, scratch / "recorder")
-            _CONVERTED[digest] = convert(image, record, scratch / "layout")
-        return push(site, _CONVERTED[digest], name)
+        def make(layout: Layout) -> Image:
+            record = conversion.record(site, image, self.workload, site.directory / f"record-{uuid4().hex[:8]}")
+            return convert(image, record, layout.directory)
+
+        workload = Digest.sha256("\0".join(self.workload).encode())
+        return push(site, cached(f"estargz-{image.descriptor.digest.short}-{workload.short}", make), name)
 
     @contextmanager
     def node(self, site: Site, directory: Path) -> Iterator[Node]:
