@@ -151,7 +151,8 @@ def _scaling(tables: Mapping[str, Any], caption: str, path: Path) -> Path:
         key, ours = line["key"], line["key"].startswith("imagecache")
         lines = [{one["key"]: one for one in tables[size]["lines"]}[key] for size in _SIZES]
         medians = [statistics.median(_values(one, "hello")) for one in lines]
-        place.plot(names, medians, marker="os^Dv"[number % 5], color=OURS if ours else PEER, label=line["title"])
+        colour = OURS if ours else PEER
+        place.plot(names, medians, marker="os^Dv"[number % 5], color=colour, label=line["title"])
         place.annotate(
             f"{two(medians[-1])} s", (len(names) - 1, medians[-1]), (6, 0), textcoords="offset points", va="center"
         )
@@ -171,8 +172,8 @@ def _scaling(tables: Mapping[str, Any], caption: str, path: Path) -> Path:
 def _caption(document: Mapping[str, Any]) -> str:
     facts = document["facts"]
     return (
-        f"Medians, with 95 % intervals of five turns or the range of fewer; shorter is better. {facts['time'][:10]}: {facts['processors']} processors, "
-        f"kernel {str(facts['kernel']).partition('-')[0]}, containerd 2.4."
+        "Medians, with 95 % intervals of five turns or the range of fewer; shorter is better. "
+        f"{facts['time'][:10]}: {facts['processors']} processors, kernel {str(facts['kernel']).partition('-')[0]}, containerd 2.4."
     )
 
 
