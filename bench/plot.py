@@ -173,7 +173,8 @@ def _caption(document: Mapping[str, Any]) -> str:
     facts = document["facts"]
     return (
         "Medians, with 95 % intervals of five turns or the range of fewer; shorter is better. "
-        f"{facts['time'][:10]}: {facts['processors']} processors, kernel {str(facts['kernel']).partition('-')[0]}, containerd 2.4."
+        f"{facts['time'][:10]}: {facts['processors']} processors, "
+        f"kernel {str(facts['kernel']).partition('-')[0]}, containerd 2.4."
     )
 
 

@@ -6,7 +6,21 @@ import json
 
 import pytest
 
-from bench.figures import Figure, Goal, Line, Row, Samples, Table, amount, quantile, render_rows, render_table, two
+from bench.figures import (
+    Figure,
+    Goal,
+    Line,
+    Row,
+    Samples,
+    Table,
+    amount,
+    pooled,
+    quantile,
+    render_rows,
+    render_table,
+    times,
+    two,
+)
 from bench.intervals import Interval
 
 
@@ -39,7 +53,8 @@ def test_short_times_are_milliseconds() -> None:
         (Goal(1.0), Interval(0.9, 1.1), "~"),
         (Goal(1.0, at_least=True), Interval(1.1, 1.3), "✓"),
         (Goal(1.0, at_least=True), Interval(0.8, 0.95), "✗"),
-        (Goal(1.0), None, "✓"),
+        (Goal(1.0), None, "(✓)"),
+        (Goal(0.5), None, "(✗)"),
     ],
 )
 def test_a_goal_is_met_when_the_whole_interval_is_on_its_side(
@@ -63,9 +78,38 @@ def test_a_row_and_a_table_survive_the_raw_file() -> None:
 
 
 def test_a_row_shows_ratio_interval_and_peer() -> None:
-    line = render_rows([Row("pull", samples(1, 1, 1), samples(2, 2, 2), "containerd", Goal(0.6))]).splitlines()[-1]
+    row = Row("pull", samples(1, 1, 1, 1, 1), samples(2, 2, 2, 2, 2), "containerd", Goal(0.6))
 
-    assert line == "| pull | 1.0 s | 2.0 s, containerd | 0.50× | 0.50–0.50 | ≤ 0.6× | ✓ |"
+    assert render_rows([row]).splitlines()[-1] == (
+        "| pull | 1.0 s | 2.0 s, containerd | 0.50× | 0.50–0.50 | ≤ 0.6× | ✓ |"
+    )
+
+
+def test_ratios_near_one_have_two_decimals() -> None:
+    assert times(1.051) == "1.05"
+    assert times(2.77) == "2.8"
+    assert times(0.034) == "0.034"
+
+
+def test_an_interval_around_one_is_no_difference() -> None:
+    assert Row("start", samples(1, 2, 3, 4, 5), samples(1, 2, 3, 4, 6)).is_even
+    assert not Row("start", samples(1, 1, 1, 1, 1), samples(2, 2, 2, 2, 2)).is_even
+
+
+def test_a_machine_that_gets_slower_is_seen_although_nobody_has_five_turns() -> None:
+    """Each of eight contenders has three turns; each turn of the machine is a tenth slower than the one before."""
+    contenders = [Samples() for _ in range(8)]
+    steady = [Samples() for _ in range(8)]
+    for turn in range(3):
+        for number in range(8):
+            moment, level = float(8 * turn + number), 1.0 + number
+            contenders[number].values.append(level * (1 + 0.01 * moment))
+            contenders[number].moments.append(moment)
+            steady[number].values.append(level * (1 + 0.05 * (-1) ** (turn + number)))
+            steady[number].moments.append(moment)
+
+    assert pooled(contenders).drifts
+    assert not pooled(steady).drifts
 
 
 def test_a_line_without_a_figure_shows_a_dash() -> None:
