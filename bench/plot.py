@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,12 +53,12 @@ class Bar:
 
 
 def draw(document: Mapping[str, Any], folder: Path = FOLDER) -> Iterator[Path]:
-    """Write the pictures as PNG. Raises KeyError when the run did not measure what one shows."""
+    """Write as PNG those pictures whose tables the run has measured."""
     tables = {table["key"]: table for table in document["tables"]}
     folder.mkdir(parents=True, exist_ok=True)
-    yield _cold(tables, _caption(document), folder / "cold.png")
-    yield _warm(tables, _caption(document), folder / "warm.png")
-    yield _scaling(tables, _caption(document), folder / "scaling.png")
+    for name, (paint, needed) in _PICTURES.items():
+        if needed <= tables.keys():
+            yield paint(tables, _caption(document), folder / f"{name}.png")
 
 
 def _values(line: Mapping[str, Any], key: str) -> list[float]:
@@ -167,6 +167,13 @@ def _scaling(tables: Mapping[str, Any], caption: str, path: Path) -> Path:
     figure.savefig(path, dpi=150, metadata={"Software": None})
     plt.close(figure)
     return path
+
+
+_PICTURES: Mapping[str, tuple[Callable[[Mapping[str, Any], str, Path], Path], set[str]]] = {
+    "cold": (_cold, {"cold", "cold-1ms", "cold-small"}),
+    "warm": (_warm, {"warm"}),
+    "scaling": (_scaling, set(_SIZES)),
+}
 
 
 def _caption(document: Mapping[str, Any]) -> str:
