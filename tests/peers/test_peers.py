@@ -87,7 +87,8 @@ def test_a_stopped_registry_comes_back_with_its_content(directory: Path, busybox
             run(inspect)
         own.start()
         assert busybox.layers[0].digest in run(inspect)
-        assert Request("GET", "/v2/a/manifests/1", 200) in own.requests()
+        size = busybox.blob(busybox.descriptor.digest).stat().st_size
+        assert Request("GET", "/v2/a/manifests/1", 200, size) in own.requests()
 
 
 async def test_cri_pulls_and_runs(registry: Registry, containerd: Containerd, cri: Cri, directory: Path) -> None:

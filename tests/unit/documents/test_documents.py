@@ -159,7 +159,10 @@ OTHERS = {"docs/hosts.md"}
 CITED = re.compile(r"docs/(?:adr/|internals/)?[\w.-]+\.md")
 SECTION = re.compile(r"\b(unpack-rules|eci-api)(?:\.md)?(?:``)? \(?((?:§[\d.]+(?:, | to )?)+)")
 SOURCES = sorted(
-    path for folder in ("src", "testkit", "tests", "tools", "bench", "demo") for path in (ROOT / folder).rglob("*.py")
+    path
+    for folder in ("src", "testkit", "tests", "tools", "bench", "demo")
+    for path in (ROOT / folder).rglob("*.py")
+    if path.parent.name != "contenders"  # these cite the documents of other systems
 )
 
 
