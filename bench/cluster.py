@@ -22,7 +22,7 @@ from bench import contender
 from bench.cold import warm_blobs
 from bench.contender import pull
 from bench.contenders.overlayfs import TUNED
-from bench.figures import Figure, Goal, Line, Measured, Row, Samples, Table
+from bench.figures import MB, Figure, Goal, Line, Measured, Row, Samples, Table
 from bench.fresh import Roots, settle
 from bench.images import BenchImage
 from bench.meter import disk_held
@@ -61,7 +61,6 @@ _TOGETHER = 4
 _GRACE = 2
 """Seconds. More than 0, so that a pod's object goes when its containers and mounts have gone."""
 _PULL = "a fresh containerd 2.4, tuned, pulls it"
-_MB = 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,7 +341,7 @@ async def _join(client: Client, node: Node) -> dict[str, float]:
     await client.kube.create(PODS, pod.document(), namespace=NAMESPACE)  # type: ignore[arg-type]  # JSON
     found["hello"] = await ended - start
     await client.remove_pods()
-    return found | {"disk": (disk_held(node.store) - before) / _MB}
+    return found | {"disk": (disk_held(node.store) - before) / MB}
 
 
 pods = _measured(_pods)

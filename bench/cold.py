@@ -8,21 +8,19 @@ has put off). The order of contenders is drawn for each round.
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bench.contender import LONGEST, Contender, Node, Site
-from bench.figures import Figure, Line, Table
-from bench.fresh import Roots, settle
+from bench.figures import MB, Figure, Line, Table
+from bench.fresh import Roots, drawn, settle
 from bench.images import BenchImage
 from bench.meter import MemoryMeter, busy_seconds, disk_held
 from bench.programs import TREE
 from testkit.peers.cri import Cri
 from testkit.peers.registry import Registry
 
-_MB = 1e6
 COLUMNS = (
     Figure("hello", "hello", "s"),
     Figure("brought", "of it until the image is there", "s"),
@@ -53,11 +51,11 @@ class Course:
     """Rounds of contenders that take much time, by key."""
 
     def order(self, contenders: Sequence[Contender]) -> Iterator[tuple[int, Contender]]:
-        """Each turn's round and contender. The order is drawn: nobody always comes after the same one."""
-        source = random.Random(7)  # noqa: S311 - nothing secret
-        for number in range(self.rounds):
-            taking = [one for one in contenders if number < self.few.get(one.key, self.rounds)]
-            yield from ((number, one) for one in source.sample(taking, len(taking)))
+        """Each turn's round and contender."""
+        return ((number, one) for number, one in drawn(self.rounds, contenders) if number < self._rounds_of(one))
+
+    def _rounds_of(self, contender: Contender) -> int:
+        return self.few.get(contender.key, self.rounds)
 
 
 def measure(course: Course, contenders: Sequence[Contender], roots: Roots) -> Table:
@@ -90,8 +88,8 @@ class Turn:
             memory.reset()
             found = asyncio.run(self._run(node))
             if self.with_tree:
-                found["memory"] = memory.peak / _MB
-                found["disk"] = (disk_held(directory) - before) / _MB
+                found["memory"] = memory.peak / MB
+                found["disk"] = (disk_held(directory) - before) / MB
         roots.spend(directory)
         return found
 
@@ -114,7 +112,7 @@ class Turn:
 
     def _registry(self, suffix: str) -> dict[str, float]:
         answers = self.course.site.registry.requests()
-        return {f"wire{suffix}": sum(answer.sent for answer in answers) / _MB, f"requests{suffix}": len(answers)}
+        return {f"wire{suffix}": sum(answer.sent for answer in answers) / MB, f"requests{suffix}": len(answers)}
 
 
 async def execute(cri: Cri, container: str, argv: Sequence[str]) -> str:

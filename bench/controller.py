@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from bench.figures import Goal, Measured, Row, Samples, single
+from bench.figures import MB, Goal, Measured, Row, Samples, single
 from bench.watched import Watched, watched
 from imagecache.api.ids import derived_cache_id
 from imagecache.api.nodes import CacheState, NodeCache, NodeStatus
@@ -37,7 +37,6 @@ _LAYERS = 8
 _CHANGES = 60
 """Of each kind, for each round."""
 _AT_ONCE = 16
-_MB = 1e6
 
 
 def measure(directory: Path, rounds: int) -> Measured:
@@ -185,4 +184,4 @@ async def _change_report(api: _Api, name: str) -> list[float]:
 def _peak(pid: int) -> float:
     """MB: the most that the process ever had in memory."""
     lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line)
-    return int(lines["VmHWM"].split()[0]) * 1024 / _MB
+    return int(lines["VmHWM"].split()[0]) * 1024 / MB

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import subprocess
 import time
 import zlib
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from bench.contenders.node import IGZIP
 from bench.figures import Goal, Measured, Row, Samples
-from bench.fresh import Roots, settle
+from bench.fresh import Roots, drawn, settle
 from testkit.oci_layout import Image
 from testkit.peers.agent import COMMAND
 from testkit.peers.programs import cache
@@ -47,14 +46,11 @@ def measure(image: Image, rounds: int, roots: Roots) -> Measured:
     ours, peer = Samples(), Samples()
     directory = roots.fresh("convert")
     directory.mkdir()
-    order = random.Random(7)  # noqa: S311 - nothing secret
     _decompress_and_hash(layer)  # from now on the layer is in memory for both
-    for number in range(rounds):
+    for number, samples in drawn(rounds, (ours, peer)):
         output = directory / f"{number}.erofs"
-        turns = ((peer, partial(_decompress_and_hash, layer)), (ours, partial(_build, layer, output)))
-        for samples, work in order.sample(turns, len(turns)):
-            settle()
-            samples.add(timed(work))
+        settle()
+        samples.add(timed(partial(_build, layer, output) if samples is ours else partial(_decompress_and_hash, layer)))
     size = output.stat().st_size
     roots.spend(directory)
     note = f"{size / 1e6:,.0f} MB, whole command, on disk"

@@ -16,6 +16,9 @@ from typing import Any
 
 from bench.intervals import Interval, Trend, ratio_interval, trend, value_interval
 
+MB = 1e6
+"""Bytes."""
+
 
 @dataclass(slots=True)
 class Samples:

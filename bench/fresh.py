@@ -9,14 +9,18 @@ measured: what a turn leaves is put aside, and goes after the run, or with a pau
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from testkit.peers.processes import wait_until
 
+Item = TypeVar("Item")
 _RECENT = 65.0
 """Seconds after which freed inodes on the disk count as any others: RECENCY_MIN of ext4, and some."""
 _QUIET = 0.3
@@ -56,6 +60,13 @@ class Roots:
         self.pauses.append(time.time())
         forget_pages()  # an inode table that is not in memory is not looked at
         time.sleep(_RECENT)
+
+
+def drawn(rounds: int, items: Sequence[Item]) -> Iterator[tuple[int, Item]]:
+    """Each turn's round and item. Every round has an order of its own, so nobody always comes after the same one."""
+    source = random.Random(7)  # noqa: S311 - nothing secret
+    for number in range(rounds):
+        yield from ((number, item) for item in source.sample(items, len(items)))
 
 
 def settle() -> None:

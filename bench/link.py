@@ -108,10 +108,6 @@ class Link:
             raise PeerFailed(f"the link at {self.address} has ended") from error
         return Counts(**json.loads(self._line(process)))
 
-    def received(self) -> int:
-        """Bytes from the target to clients."""
-        return self.counts().received
-
     def _running(self) -> subprocess.Popen[str]:
         if self._process is None:
             raise PeerFailed("the link is not open")

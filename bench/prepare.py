@@ -7,7 +7,6 @@ has to be pushed and pulled still. What has run before (recording which files a 
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -15,13 +14,12 @@ from pathlib import Path
 
 from bench.contender import Site
 from bench.contenders import conversion, erofs, soci, stargz
-from bench.figures import Figure, Line, Measured, Table
-from bench.fresh import Roots, settle
+from bench.figures import MB, Figure, Line, Measured, Table
+from bench.fresh import Roots, drawn, settle
 from bench.meter import MemoryMeter, busy_seconds, disk_held
 from testkit.oci_layout import Image
 from testkit.peers.node import CachingNode
 
-_MB = 1e6
 COLUMNS = (
     Figure("seconds", "time", "s"),
     Figure("cpu", "CPU", "s"),
@@ -51,12 +49,10 @@ def measure(site: Site, image: Image, rounds: int, roots: Roots) -> Measured:
         (_line("soci", "soci convert", durable=False), lambda path: _soci(image, path)),
         (_line("stargz", "eStargz, optimized", durable=False), lambda path: _stargz(image, record, path)),
     )
-    order = random.Random(7)  # noqa: S311 - nothing secret
-    for _ in range(rounds):
-        for line, way in order.sample(ways, len(ways)):
-            directory = roots.fresh(f"prepare-{line.key}")
-            line.add(**_measured(directory, way))
-            roots.spend(directory)
+    for _, (line, way) in drawn(rounds, ways):
+        directory = roots.fresh(f"prepare-{line.key}")
+        line.add(**_measured(directory, way))
+        roots.spend(directory)
     return Measured(tables=[Table("prepare", "Preparing the 1,000 MB image", COLUMNS, [line for line, _ in ways])])
 
 
@@ -75,8 +71,8 @@ def _measured(directory: Path, way: Way) -> dict[str, float]:
         return {
             "seconds": seconds,
             "cpu": busy_seconds() - busy,
-            "memory": memory.peak / _MB,
-            "made": disk_held(made) / _MB,
+            "memory": memory.peak / MB,
+            "made": disk_held(made) / MB,
         }
 
 

@@ -7,7 +7,6 @@ The pull downloads the manifest and the config and nothing else. Its peer is con
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -20,7 +19,7 @@ from bench.contenders.erofs import PREBUILT, PrebuiltNode
 from bench.contenders.node import forget
 from bench.conversion import timed
 from bench.figures import Goal, Measured, Row, Samples
-from bench.fresh import Roots, settle
+from bench.fresh import Roots, drawn, settle
 from imagecache.apps.attach import LocalAttacher
 from imagecache.clock import SystemClock
 from imagecache.settings.table import Mode as ModeSetting
@@ -72,12 +71,10 @@ def _start(stack: ExitStack, site: Site, roots: Roots, store: Path, version: Ver
 def _pulls(reference: str, ours: Sequence[_Caching], peer: PrebuiltNode, rounds: int) -> list[Row]:
     nodes = [peer.containerd, *(one.node.containerd for one in ours)]
     turns = [(containerd, Samples()) for containerd in nodes]
-    order = random.Random(7)  # noqa: S311 - nothing secret
-    for _ in range(rounds * _PULLS):
-        for containerd, samples in order.sample(turns, len(turns)):
-            forget(containerd, reference)
-            settle()
-            samples.add(timed(partial(pull, containerd.address, reference)))
+    for _, (containerd, samples) in drawn(rounds * _PULLS, turns):
+        forget(containerd, reference)
+        settle()
+        samples.add(timed(partial(pull, containerd.address, reference)))
     (_, pulled), *cached = turns
     return [
         Row("CRI pull, every layer there", samples, pulled, PREBUILT.title, Goal(1.0), note=one.note)

@@ -16,13 +16,12 @@ from pathlib import Path
 
 from bench.cold import Course, execute
 from bench.contender import LONGEST, Contender, Node
-from bench.figures import Figure, Goal, Line, Measured, Row, Table
+from bench.figures import MB, Figure, Goal, Line, Measured, Row, Table
 from bench.fresh import Roots, forget_pages
 from bench.meter import MemoryMeter, busy_seconds, disk_held
 from bench.programs import FIND, IMPORT, LINES, RANDOM, TREE
 from testkit.peers.cri import Cri
 
-_MB = 1e6
 COLUMNS = (
     Figure("hello", "hello", "s"),
     Figure("requests", "requests", ""),
@@ -59,7 +58,7 @@ def _turn(course: Course, contender: Contender, reference: str, roots: Roots) ->
     with MemoryMeter() as memory, contender.node(course.site, directory) as node:
         before = disk_held(directory)
         node.warm(reference)
-        found = {"disk": (disk_held(directory) - before) / _MB}
+        found = {"disk": (disk_held(directory) - before) / MB}
         memory.reset()
         found |= asyncio.run(_hello(course, node, reference))
         imports = [asyncio.run(_program(node, reference, IMPORT)) for _ in range(_VARIED)]
@@ -67,7 +66,7 @@ def _turn(course: Course, contender: Contender, reference: str, roots: Roots) ->
         for key, program in _PROGRAMS.items():
             found[key] = asyncio.run(_program(node, reference, program))
         found |= asyncio.run(_page_cache(node, reference, trims=contender.key.startswith("imagecache")))
-        found["memory"] = memory.peak / _MB
+        found["memory"] = memory.peak / MB
     roots.spend(directory)
     return found
 
@@ -104,7 +103,7 @@ async def _page_cache(node: Node, reference: str, *, trims: bool) -> dict[str, f
         await stack.enter_async_context(cri.running(reference))
         if trims:
             await asyncio.sleep(TRIM)
-        return {"cache": (after - before) / _MB, "trimmed": (cached_bytes() - before) / _MB}
+        return {"cache": (after - before) / MB, "trimmed": (cached_bytes() - before) / MB}
 
 
 def cached_bytes() -> int:

@@ -50,6 +50,13 @@ class Watched:
                 if not future.done():
                     future.set_result(now)
 
+    def _ended(self, following: asyncio.Task[None]) -> None:
+        """Nothing arrives any more: whoever waits learns why, instead of a timeout."""
+        error = None if following.cancelled() else following.exception()
+        for _, _, future in self._expected:
+            if error is not None and not future.done():
+                future.set_exception(error)
+
     async def _follow(self, follower: Informer) -> None:
         async for change in follower.changes():
             name = objects.name(change.object)
@@ -65,6 +72,7 @@ async def watched(kube: Kube, resource: Resource, *, namespace: str = "") -> Asy
     """Complete on entry."""
     found, follower = Watched(), Informer(kube, resource, namespace=namespace)
     following = asyncio.create_task(found._follow(follower))  # noqa: SLF001 - the other half of the class
+    following.add_done_callback(found._ended)  # noqa: SLF001 - the same
     try:
         await follower.synced.wait()
         yield found

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from bench.contender import LONGEST, Node, Site, pull
+from bench.contender import LONGEST, Node, Site
 from bench.contenders.node import EROFS_UTILS, IGZIP, UNPACKS, PeerNode, containerd_node, push
 from testkit.oci_layout import Image
 from testkit.peers.containerd import Containerd
@@ -83,21 +83,11 @@ def prepare(containerd: Containerd, reference: str, target: Path, *, compressors
 
 
 @dataclass(frozen=True, slots=True)
-class PrebuiltNode:
-    """A node of ``Prebuilt``: its cache is empty until ``warm``."""
+class PrebuiltNode(PeerNode):
+    """A node of ``Prebuilt``: its cache is empty until ``warm``; then a pull brings manifest and config alone."""
 
     site: Site
-    containerd: Containerd
-    directory: Path
     compressors: str
-
-    @property
-    def address(self) -> Path:
-        return self.containerd.address
-
-    def bring(self, reference: str) -> None:
-        """Pull: the manifest and the config come from the registry, layers from the cache."""
-        pull(self.address, reference)
 
     def warm(self, reference: str) -> None:
         """As an operator does: make the cache near the registry, put it onto the node, and pull."""
@@ -107,7 +97,7 @@ class PrebuiltNode:
             with publisher(self.site, self.site.directory / "publishers" / uuid4().hex[:8]) as containerd:
                 prepare(containerd, near, made, compressors=self.compressors)
         shutil.copytree(made, self.directory / "cache")
-        pull(self.address, reference)
+        self.bring(reference)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +117,7 @@ class Prebuilt:
     def node(self, site: Site, directory: Path) -> Iterator[PrebuiltNode]:
         settings = [_SETTINGS, _CACHE.format(cache=directory / "cache")]
         with containerd_node(site, directory, snapshotter="erofs", settings=settings, path=_PATH) as containerd:
-            yield PrebuiltNode(site, containerd, directory, self.compressors)
+            yield PrebuiltNode(containerd, directory, site, self.compressors)
 
 
 TUNED = Erofs()

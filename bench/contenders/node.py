@@ -67,7 +67,7 @@ class PeerNode:
 
     def warm(self, reference: str) -> None:
         """The image has been pulled: a kubelet pulls nothing."""
-        pull(self.address, reference)
+        self.bring(reference)
 
 
 Fetched = Callable[[Sequence[Path]], bool]
@@ -75,20 +75,11 @@ Fetched = Callable[[Sequence[Path]], bool]
 
 
 @dataclass(frozen=True, slots=True)
-class LazyNode:
+class LazyNode(PeerNode):
     """A node whose layers are FUSE mounts below ``layers``."""
 
-    containerd: Containerd
-    directory: Path
     layers: Path
     fetched: Fetched
-
-    @property
-    def address(self) -> Path:
-        return self.containerd.address
-
-    def bring(self, reference: str) -> None:
-        pull(self.address, reference)
 
     def warm(self, reference: str) -> None:
         """The image has been pulled before, and all of it fetched since, as both systems do by default."""

@@ -97,7 +97,7 @@ def test_a_transfer_is_not_faster_than_the_wire(rate_bits: int, rtt: float, size
         with connect(link) as client:
             received = read_all(client)
         seconds = time.perf_counter() - begin
-        counted = link.received()
+        counted = link.counts().received
 
     assert received == data
     assert counted == size
