@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import random
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -13,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from testkit.cluster.installed import THREE_NODES, Installed
-from testkit.images import busybox_image, make_image, tar_of
-from testkit.oci_layout import Image, LayerSpec
+from testkit.images import busybox_image, tar_of
+from testkit.oci_layout import Image, ImageConfig, LayerSpec, Layout
 from testkit.peers.processes import mounts_below, processes_of
 from testkit.peers.registry import Registry
 from testkit.peers.workspace import workspace
@@ -51,10 +50,10 @@ class Site:
 
     def on(self, base: Image, size: int) -> Image:
         """An image of the base's layers and one of random bytes."""
-        folder = Path(tempfile.mkdtemp(dir=self.directory))
-        top = tar_of({"srv/top": self._random.randbytes(size)})
-        layers = [gzip.decompress(base.blob(layer.digest).read_bytes()) for layer in base.layers]
-        return make_image(folder, [*layers, top])
+        layout = Layout(Path(tempfile.mkdtemp(dir=self.directory)))
+        shared = [layout.add(layer.media_type, base.blob(layer.digest).read_bytes()) for layer in base.layers]
+        top, diff = layout.add_layer(LayerSpec(tar_of({"srv/top": self._random.randbytes(size)}), level=_STORED))
+        return layout.add_manifest([*shared, top], [*base.diff_ids, diff], ImageConfig())
 
     def create(self, name: str, *images: str, **spec: object) -> None:
         self.system.create(name, images, self.plain, **spec)  # type: ignore[arg-type]  # JSON values, as written
