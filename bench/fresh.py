@@ -37,7 +37,7 @@ class Roots:
     reserve: int
     """Bytes that must be free before a turn begins."""
     pauses: list[float] = field(default_factory=list)
-    """When (seconds since 1970) spent directories were removed during the run."""
+    """When (seconds since 1970) they began."""
     _count: int = 0
     _spent: list[Path] = field(default_factory=list)
 
@@ -57,6 +57,10 @@ class Roots:
         for path in self._spent:
             shutil.rmtree(path, ignore_errors=True)
         self._spent.clear()
+        self.pause()
+
+    def pause(self) -> None:
+        """Until no inode counts as deleted a moment ago: after a removal, and before the first turn."""
         self.pauses.append(time.time())
         forget_pages()  # an inode table that is not in memory is not looked at
         time.sleep(_RECENT)

@@ -156,6 +156,8 @@ def main() -> None:
     machine.restore()
     with workspace() as directory:
         bench = Bench(directory, Roots(directory, _RESERVE), arguments.quick, arguments.parts)
+        note("a minute's pause: what was removed before must not slow down the first turns")
+        bench.roots.pause()
         for name in arguments.parts or (QUICK_PARTS if arguments.quick else PARTS):
             note(name)
             bench.found.append(bench.part(name))

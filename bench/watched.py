@@ -31,11 +31,18 @@ class Watched:
     def expect(self, name: str, holds: Holds) -> Awaitable[float]:
         """When (``time.perf_counter``) the first change of the object arrives after which it holds.
 
-        Call it before the cause, await it behind. Raises TimeoutError.
+        Call it before the cause, await it behind. Raises TimeoutError, with what the object was.
         """
         future: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self._expected.append((name, holds, future))
-        return asyncio.wait_for(future, _LONGEST)
+        return self._within(name, future)
+
+    async def _within(self, name: str, future: asyncio.Future[float]) -> float:
+        try:
+            return await asyncio.wait_for(future, _LONGEST)
+        except TimeoutError:
+            status = self.items.get(name, {}).get("status", "no such object, or one without a status")
+            raise TimeoutError(f"{name} after {_LONGEST:.0f} s: {status}") from None
 
     def gone(self, name: str) -> Awaitable[float]:
         """When the object goes; as ``expect``."""

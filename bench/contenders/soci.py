@@ -25,6 +25,11 @@ _COMMON = """\
 # One database for each layer, so that layers do not wait for each other (docs/config.md).
 metadata_store = "db-multi"
 metrics_address = "{metrics}"
+[content_store]
+  type = "{store}"
+  # Layers without an index (under 10 MB) need the manifest, and the snapshotter asks containerd for it: with the
+  # default address, of a node's own containerd, each such pull waits ten seconds for a socket that is not there.
+  containerd_address = "{containerd}"
 [resolver.host."{host}"]
   [[resolver.host."{host}".mirrors]]
     host = "http://{host}"
@@ -42,10 +47,6 @@ _LAZY = """\
   enable = {prefetch}
 """
 _PARALLEL = """\
-[content_store]
-  # parallel mode needs it
-  type = "containerd"
-  containerd_address = "{containerd}"
 [pull_modes.soci_v2]
   enable = false
 [pull_modes.parallel_pull_unpack]
@@ -62,6 +63,12 @@ _PARALLEL = """\
     path = "{igzip}"
     args = ["-d", "-c"]
 """
+
+
+def _config(site: Site, directory: Path, mode: str, *, metrics: str, store: str, **values: object) -> str:
+    """``store`` is SOCI's own or containerd's."""
+    socket = directory / "containerd" / "containerd.sock"
+    return (_COMMON + mode).format(host=site.host, metrics=metrics, store=store, containerd=socket, **values)
 
 
 _FETCHED = b'operation_type="background_fetch"'
@@ -106,7 +113,7 @@ class Lazy:
     def node(self, site: Site, directory: Path) -> Iterator[Node]:
         metrics = f"127.0.0.1:{free_port()}"
         prefetch = "true" if self.workload else "false"
-        text = (_COMMON + _LAZY).format(host=site.host, metrics=metrics, prefetch=prefetch)
+        text = _config(site, directory, _LAZY, metrics=metrics, store="soci", prefetch=prefetch)
         with remote_snapshotter(site, directory, "soci", text) as containerd:
             yield LazyNode(containerd, directory, directory / "soci", partial(fetched, metrics))
 
@@ -124,9 +131,8 @@ class Parallel:
 
     @contextmanager
     def node(self, site: Site, directory: Path) -> Iterator[Node]:
-        config = _COMMON + _PARALLEL
-        socket = directory / "containerd" / "containerd.sock"
-        text = config.format(host=site.host, metrics="", containerd=socket, igzip=IGZIP / "igzip", unpacks=UNPACKS)
+        igzip = IGZIP / "igzip"  # parallel mode needs containerd's content store
+        text = _config(site, directory, _PARALLEL, metrics="", store="containerd", igzip=igzip, unpacks=UNPACKS)
         with remote_snapshotter(site, directory, "soci", text) as containerd:
             yield PeerNode(containerd, directory)
 
