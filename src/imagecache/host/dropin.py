@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagecache.containerd.api import SNAPSHOTTERS
-from imagecache.containerd.modes import NATIVE_SINCE, NATIVE_SNAPSHOTTER, version_of
+from imagecache.containerd.modes import NATIVE_SINCE, NATIVE_SNAPSHOTTER, remaps_ids, version_of
 from imagecache.errors import ContainerdMisconfigured
 from imagecache.host.user_config import UserConfig, merged
 from imagecache.settings.table import Mode
@@ -42,6 +42,8 @@ class DropInSettings:
     """Directory of its writable layers; kubelet measures the space of the image filesystem there."""
     layers: Path
     """The store's ``layers`` directory."""
+    idmapped: bool = False
+    """The kernel maps ids of mounts below ``root``."""
     serve_only: bool = False
     """Existing containers keep our snapshots, new ones get none: the state between uninstall and the last container."""
 
@@ -83,8 +85,14 @@ def _heading(major: int) -> str:
 
 
 def _plugin(settings: DropInSettings) -> Table:
-    exports = {"root": str(settings.root)}
-    return {settings.snapshotter: {"type": "snapshot", "address": str(settings.socket), "exports": exports}}
+    plugin: Table = {
+        "type": "snapshot",
+        "address": str(settings.socket),
+        "exports": {"root": str(settings.root)},
+    }
+    if settings.idmapped and remaps_ids(settings.containerd):
+        plugin["capabilities"] = ["remap-ids"]
+    return {settings.snapshotter: plugin}
 
 
 def _proxy_1(settings: DropInSettings, user: UserConfig) -> Table:
