@@ -97,7 +97,7 @@ class CachingNode:
         return subprocess.Popen(words, env=self.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def ctr(self, *args: str | Path) -> str:
-        """containerd's own client, among CRI's images and containers."""
+        """The client of containerd itself, among CRI's images and containers."""
         return self.containerd.ctr("-n", "k8s.io", *args)
 
     def show(self, *args: str | Path) -> None:
