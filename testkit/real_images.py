@@ -170,7 +170,7 @@ def _system_layers() -> Iterator[Path]:
 
 
 def _with_tools(layout: Layout, below: Image) -> Image:
-    """``below`` with one layer more: the programs of ``_TOOLS``, without their documents and what is outside of /usr."""
+    """``below`` with one layer more: the programs of ``_TOOLS``, without documents and what is outside of /usr."""
     share_layers(layout, below)
     with scratch_folder() as scratch:
         run(["apt-get", "--quiet", "download", *_TOOLS], cwd=scratch, env={**os.environ, "LC_ALL": "C.UTF-8"})

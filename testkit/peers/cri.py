@@ -113,6 +113,8 @@ class Cri:
 
         ``memory``: the limit in bytes; 0: none.
         """
+        # without a limit there are no resources: containerd reads settings out of empty ones too
+        resources = pb.LinuxContainerResources(memory_limit_in_bytes=memory) if memory else None
         config = pb.ContainerConfig(
             metadata=pb.ContainerMetadata(name=name),
             image=pb.ImageSpec(image=image),
@@ -120,7 +122,7 @@ class Cri:
             log_path=log_path,
             mounts=mounts,
             linux=pb.LinuxContainerConfig(
-                resources=pb.LinuxContainerResources(memory_limit_in_bytes=memory),
+                resources=resources,
                 security_context=pb.LinuxContainerSecurityContext(namespace_options=_node_network())
             ),
         )

@@ -20,10 +20,8 @@ _WRITTEN = ("mapped", "read", "remembered", "watched", "locked", "leased", "rena
 _LINKS = ("link", "written-link")
 _FOLDERS = ("three", "three/a", "three/b", "three/c", "folder", "moved", "replaced", "watched-folder", "noted-folder")
 _INSIDE = ("folder", "moved", "replaced")
-_ACL = struct.pack("<I", 2) + b"".join(
-    struct.pack("<HHI", kind, rights, who)
-    for kind, rights, who in [(1, 6, 2**32 - 1), (2, 4, 1000), (4, 4, 2**32 - 1), (16, 4, 2**32 - 1), (32, 4, 2**32 - 1)]
-)
+_ACL_ENTRIES = ((1, 6, 2**32 - 1), (2, 4, 1000), (4, 4, 2**32 - 1), (16, 4, 2**32 - 1), (32, 4, 2**32 - 1))
+_ACL = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in _ACL_ENTRIES)
 """``user::rw- user:1000:r-- group::r-- mask::r-- other::r--`` as the kernel stores it (posix_acl_xattr.h)."""
 
 
@@ -38,6 +36,7 @@ def probe_image(directory: Path) -> Image:
 
 
 def _layer() -> bytes:
+    # busybox takes the next word for the applet where its own name begins with busybox
     program = find("busybox").read_bytes()
     inside = sorted((Path(__file__).parent / "inside").glob("*.py"))
     return tar(
@@ -54,9 +53,9 @@ def _layer() -> bytes:
         Entry(b"probe/direct", content=b"0123456789abcdef" * 4096, mtime=EPOCH),
         Entry(b"probe/noted", content=b"noted\n", mtime=EPOCH, pax={b"SCHILY.xattr.user.note": b"value"}),
         Entry(b"probe/acl", content=b"acl\n", mtime=EPOCH, pax={b"SCHILY.xattr.system.posix_acl_access": _ACL}),
-        Entry(b"probe/running", content=program, mode=0o755, mtime=EPOCH),
+        Entry(b"probe/busybox-running", content=program, mode=0o755, mtime=EPOCH),
         Entry(
-            b"probe/capable",
+            b"probe/busybox-capable",
             content=program,
             mode=0o755,
             mtime=EPOCH,

@@ -1,7 +1,7 @@
 """The probe's answers in each column of the table: a version of containerd, and what serves the layers there.
 
-Everything is real: containerd with overlayfs pulls the image, a node of ours gets an ImageCache of it. Between two phases
-the caches of this machine are dropped. It must not judge the answers.
+Everything is real: containerd with overlayfs pulls the image, a node of ours gets an ImageCache of it. Between two
+phases the caches of this machine are dropped. It must not judge the answers.
 """
 
 from __future__ import annotations

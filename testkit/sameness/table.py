@@ -25,13 +25,13 @@ class Difference:
     """Of our modes from overlayfs."""
 
     reason: str
-    modes: Sequence[str] = ("proxy", "native")
+    modes: tuple[str, ...] = ("proxy", "native")
 
 
 _BLOCKS = "A layer image has blocks of 512 bytes, since a tar has: a file begins at any of them."
 _DIRECT = (
-    "A layer image is mounted straight from its file, and the kernel has no direct reads for such a mount. A program that "
-    "insists on O_DIRECT needs its files on a volume."
+    "A layer image is mounted straight from its file, and the kernel has no direct reads for such a mount. A program "
+    "that insists on O_DIRECT needs its files on a volume."
 )
 DIFFERENCES: Mapping[str, Difference] = {
     "bits_of_numbers": Difference(
@@ -70,7 +70,7 @@ and in one of ours, on the same containerd and the same disk (ext4, a kernel tha
 the same image of Debian's packages. `=` is overlayfs' answer of the same version. In prepull mode containers *are* on
 containerd's own snapshotter, usually overlayfs, so its columns are theirs.
 
-`tests/peers/test_same_as_overlayfs.py` measures all of it, fails when an answer differs without a reason below, and when
+`tests/peers/test_same_as_overlayfs.py` measures all of it, and fails when an answer differs without a reason below or
 this page is not what it measured; `{command}` writes it anew. Content, owners, modes, times, links, devices and xattrs
 of whole images are compared in `tests/peers/differential`."""
 _LEFT_OUT = """\
@@ -93,15 +93,15 @@ def explained(ours: Column) -> set[str]:
 def document(answers: Mapping[Column, Answers]) -> str:
     """The page."""
     parts = [
-        f"<!-- made by {COMMAND.split()[-1]}, which measures; do not edit -->\n\n# The same as on overlayfs",
-        _INTRODUCTION.format(command=COMMAND),
+        f"<!-- made by {COMMAND.split()[-1]}, which measures; do not edit -->",
+        "# The same as on overlayfs",
+        *(_filled(each) for each in _INTRODUCTION.format(command=COMMAND).split("\n\n")),
     ]
-    groups = dict.fromkeys(each.group for each in QUESTIONS.values())
-    for group in groups:
+    for group in dict.fromkeys(each.group for each in QUESTIONS.values()):
         names = [name for name, each in QUESTIONS.items() if each.group == group]
-        parts += [f"## {group.capitalize()}", _table(names, answers)]
-    parts += ["## Why some answers differ", *_reasons(), "## Not asked", _LEFT_OUT]
-    return "\n\n".join(_wrapped(part) for part in parts) + "\n"
+        parts += [f"## {group[0].upper()}{group[1:]}", _table(names, answers)]
+    parts += ["## Why some answers differ", "\n".join(map(_filled, _reasons())), "## Not asked", _filled(_LEFT_OUT)]
+    return "\n\n".join(parts) + "\n"
 
 
 def _table(names: Sequence[str], answers: Mapping[Column, Answers]) -> str:
@@ -118,22 +118,16 @@ def _cells(name: str, answers: Mapping[Column, Answers]) -> Iterator[str]:
 
 
 def _reasons() -> Iterator[str]:
-    for name, difference in DIFFERENCES.items():
+    """A reason for each question, or for several that have the same."""
+    for difference in dict.fromkeys(DIFFERENCES.values()):
+        texts = "; ".join(QUESTIONS[name].text for name, each in DIFFERENCES.items() if each == difference)
         where = "" if len(difference.modes) > 1 else f" ({difference.modes[0]})"
-        yield f"- {QUESTIONS[name].text}{where}: {difference.reason}"
+        yield f"- {texts}{where}: {difference.reason}"
 
 
-def _wrapped(part: str) -> str:
-    if part.startswith(("|", "<!--")):
-        return part
-    paragraphs = [" ".join(each.split()) for each in part.split("\n\n")]
-    return "\n\n".join(
-        textwrap.fill(
-            each,
-            120,
-            break_on_hyphens=False,
-            break_long_words=False,
-            subsequent_indent="  " if each.startswith("- ") else "",
-        )
-        for each in paragraphs
+def _filled(text: str) -> str:
+    """One paragraph or item, at 120 columns."""
+    indent = "  " if text.startswith("- ") else ""
+    return textwrap.fill(
+        " ".join(text.split()), 120, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
     )

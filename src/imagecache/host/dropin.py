@@ -16,7 +16,7 @@ from imagecache.containerd.modes import NATIVE_SINCE, NATIVE_SNAPSHOTTER, versio
 from imagecache.errors import ContainerdMisconfigured
 from imagecache.host.user_config import UserConfig, merged
 from imagecache.settings.table import Mode
-from imagecache.snapshotter.mounts import STABLE_INODES
+from imagecache.snapshotter.mounts import SHORT_INODES, STABLE_INODES
 from imagecache.toml import Table, dumps
 
 _CRI_1 = "io.containerd.grpc.v1.cri"
@@ -123,8 +123,8 @@ def _native(settings: DropInSettings, user: UserConfig) -> Table:
     caches = [cache for cache in _texts(erofs, "layer_content_caches") if cache != str(settings.layers)]
     section: Table = {"layer_content_caches": [*caches, str(settings.layers)]}
     options = _texts(erofs, "ovl_mount_options")
-    if settings.stable_inodes and not any(option.startswith("xino=") for option in options):
-        section["ovl_mount_options"] = [*options, STABLE_INODES]
+    if not any(option.startswith("xino=") for option in options):
+        section["ovl_mount_options"] = [*options, STABLE_INODES if settings.stable_inodes else SHORT_INODES]
     return {
         "version": 3,
         "plugins": {

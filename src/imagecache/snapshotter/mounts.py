@@ -22,6 +22,8 @@ Without it no regular file of a layer image has the ``st_dev`` of its directory,
 number whenever the kernel has dropped and read it again. Its price: the numbers need 64 bits, since their high bits say
 which layer they are of (Linux, fs/overlayfs/inode.c, ``ovl_map_dev_ino``).
 """
+SHORT_INODES = "xino=off"
+"""The opposite, said as well: what a kernel does without either depends on how it was built."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +75,12 @@ def overlay_options(*, layer_images: bool, stable_inodes: bool) -> tuple[str, ..
     Args:
         layer_images: whether one is among the lower directories. Everything else is on one filesystem, where
             ``STABLE_INODES`` changes nothing, and the kernel writes a line into its log for each mount that has it.
-        stable_inodes: whether containers get 64-bit inode numbers that stay.
+        stable_inodes: ``STABLE_INODES``, not ``SHORT_INODES``.
     """
+    numbers = STABLE_INODES if stable_inodes else SHORT_INODES
     # As containerd sets it: EROFS has no file handles, which an index needs, and with an index an upper directory
     # cannot be mounted twice.
-    return ("index=off", STABLE_INODES) if layer_images and stable_inodes else ("index=off",)
+    return ("index=off", numbers) if layer_images else ("index=off",)
 
 
 def check_root(root: Path) -> None:

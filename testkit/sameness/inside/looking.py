@@ -156,7 +156,7 @@ def setuid_program() -> str:
 
 @question("before", "attributes", "a program with file capabilities that another user starts")
 def capable_program() -> str:
-    with started(PROBE / "capable", "sleep", "60", user=NOBODY) as status:
+    with started(PROBE / "busybox-capable", "sleep", "60", user=NOBODY) as status:
         return "has them" if int(status["CapEff"], 16) >> _NET_RAW & 1 else "does not have them"
 
 

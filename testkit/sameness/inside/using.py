@@ -153,7 +153,7 @@ def replaced_directory() -> str:
 
 @question("before", "changes", "writing to a program that runs")
 def written_program() -> str:
-    with started(PROBE / "running", "sleep", "60", user=0), (PROBE / "running").open("r+b"):
+    with started(PROBE / "busybox-running", "sleep", "60", user=0), (PROBE / "busybox-running").open("r+b"):
         return "works"
 
 

@@ -107,13 +107,13 @@ def test_native_mode() -> None:
     [
         (True, ["volatile"], ["volatile", "xino=on"]),
         (True, ["xino=off"], None),
-        (False, ["volatile"], None),
-        (False, None, None),
+        (False, ["volatile"], ["volatile", "xino=off"]),
+        (False, ["xino=auto"], None),
     ],
 )
-def test_native_mode_and_inode_numbers(*, stable: bool, theirs: list[str] | None, options: list[str] | None) -> None:
+def test_native_mode_and_inode_numbers(*, stable: bool, theirs: list[str], options: list[str] | None) -> None:
     """Without a list of ours the administrator's is in force."""
-    user: dict[str, Table] = {EROFS: {"ovl_mount_options": theirs}} if theirs else {}
+    user: dict[str, Table] = {EROFS: {"ovl_mount_options": theirs}}
     assert made(replace(NATIVE, stable_inodes=stable), user)["plugins"][EROFS].get("ovl_mount_options") == options
 
 

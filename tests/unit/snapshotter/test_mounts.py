@@ -41,10 +41,11 @@ def test_shapes(kind: Kind, lowers: int, mount: Mount) -> None:
     [
         (False, True, ("index=off",)),
         (True, True, ("index=off", "xino=on")),
-        (True, False, ("index=off",)),
+        (True, False, ("index=off", "xino=off")),
+        (False, False, ("index=off",)),
     ],
 )
-def test_stable_inode_numbers_are_for_layer_images(
+def test_inode_numbers_are_decided_above_layer_images(
     *, layer_images: bool, stable_inodes: bool, options: tuple[str, ...]
 ) -> None:
     assert overlay_options(layer_images=layer_images, stable_inodes=stable_inodes) == options

@@ -23,7 +23,6 @@ from imagecache.errors import (
     StoreError,
     WrongKind,
 )
-from imagecache.snapshotter.mounts import STABLE_INODES
 from imagecache.snapshotter.snapshot import Kind, Usage
 from testkit.clock import AskingClock
 from testkit.snapshotter import SETTINGS, SnapshotterRig
@@ -235,7 +234,6 @@ def test_without_a_layer_image_the_overlay_is_containerds_own(rig: SnapshotterRi
     (mount,) = rig.container(rig.commit("base"))
 
     assert mount.options[-1] == "index=off"
-    assert STABLE_INODES not in mount.options
 
 
 def test_after_a_lost_database_nothing_of_before_is_deleted_or_reused(rig: SnapshotterRig) -> None:
