@@ -14,7 +14,7 @@ from imagecache.host.containerd_config import ContainerdConfig
 from imagecache.host.containerd_process import installed_version
 from imagecache.host.dropin import DropInSettings
 from imagecache.host.probe_id_maps import why_ids_are_not_mapped
-from imagecache.settings.table import Mode, Settings
+from imagecache.settings.table import InodeNumbers, Mode, Settings
 
 
 def containerd_config(settings: Settings, clock: Clock) -> ContainerdConfig:
@@ -43,6 +43,7 @@ def config_for(settings: Settings, version: str, *, serve_only: bool = False) ->
             root=settings.agent_root,
             layers=settings.store / "layers",
             idmapped=remaps_ids(version) and not why_ids_are_not_mapped(settings.agent_root),
+            stable_inodes=settings.inode_numbers is InodeNumbers.STABLE,
             serve_only=serve_only,
         ),
     )
