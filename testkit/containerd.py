@@ -178,10 +178,12 @@ class _Images:
         self._containerd.check()
         return sorted(self._space.images.values(), key=lambda image: image.name)
 
-    async def put(self, name: str, target: Descriptor, labels: Mapping[str, str]) -> bool:
+    async def put(
+        self, name: str, target: Descriptor, labels: Mapping[str, str], *, created: Mapping[str, str] = {}
+    ) -> bool:
         self._containerd.check()
         found = self._space.images.get(name)
-        merged = {**(found.labels if found else {}), **labels}
+        merged = {**(found.labels if found else created), **labels}
         image = StoredImage(name, target.digest, {key: value for key, value in merged.items() if value})
         if image == found:
             return False

@@ -74,6 +74,17 @@ class ContainerdSuite:
         assert not found.labels.get("a")
         assert not await session.images.put("x:1", _descriptor(b"x"), {"a": ""})
 
+    async def test_labels_for_new_records_only(self, session: Session) -> None:
+        assert await session.images.put("x:1", _descriptor(b"x"), {"a": "1"}, created={"b": "2"})
+        found = await session.images.get("x:1")
+        assert found is not None
+        assert found.labels == {"a": "1", "b": "2"}
+        assert await session.images.put("y:1", _descriptor(b"x"), {})
+        assert await session.images.put("y:1", _descriptor(b"y"), {"a": "1"}, created={"b": "2"})
+        found = await session.images.get("y:1")
+        assert found is not None
+        assert (found.target, found.labels) == (Digest.sha256(b"y"), {"a": "1"})
+
     async def test_records_by_target(self, session: Session) -> None:
         for name, data in (("b:1", b"x"), ("a:1", b"x"), ("c:1", b"y")):
             await session.images.put(name, _descriptor(data), {})

@@ -111,10 +111,12 @@ class ImageStore(Protocol):
     async def all(self) -> list[StoredImage]:
         """Every record, by name."""
 
-    async def put(self, name: str, target: Descriptor, labels: Mapping[str, str]) -> bool:
+    async def put(
+        self, name: str, target: Descriptor, labels: Mapping[str, str], *, created: Mapping[str, str] = {}
+    ) -> bool:
         """Create the record, or point it at ``target`` and add the labels; an empty value removes a label.
 
-        Returns whether anything changed.
+        Only a record that did not exist gets the labels in ``created``. Returns whether anything changed.
         """
 
     async def delete(self, name: str, target: Digest, *, sync: bool = False) -> bool:

@@ -139,14 +139,17 @@ class NodeAttacher:
         is written last and without the label: once it has it, CRI knows the names before it too.
         """
         names = image_records.names(image)
-        labels = image_records.CRI_LABELS if self._in_cri else {}
-        changed = await run_all(*(session.images.put(name, image.target, labels) for name in names))
         if not self._in_cri:
+            await run_all(*(session.images.put(name, image.target, {}) for name in names))
             return names
         image_id = image_records.image_id(image)
+        known, labels, pinned = await session.images.get(image_id), image_records.CRI_LABELS, image_records.PINNED
+        # one pinned record pins all names of an image, and one that the node had before is kubelet's to collect
+        created = pinned if known is None or pinned.items() <= known.labels.items() else {}
+        changed = await run_all(*(session.images.put(name, image.target, labels, created=created) for name in names))
         # an id that CRI knows already would not be labelled again, and need not be waited for
-        if any(changed) or await session.images.get(image_id) is None:
-            await session.images.put(image_id, image.target, dict.fromkeys(image_records.CRI_LABELS, ""))
+        if any(changed) or known is None:
+            await session.images.put(image_id, image.target, dict.fromkeys(labels, ""), created=created)
             listing[image_id] = image.target
         return (*names, image_id)
 

@@ -1,8 +1,9 @@
 """What containerd records about a pulled image: its names, and the labels that keep its parts.
 
-Attach writes exactly what a pull would, so that containerd, CRI and kubelet see no difference and containerd's own
+Attach writes what a pull would, so that containerd, CRI and kubelet see no difference and containerd's own
 collector keeps and removes the parts. Sources: containerd ``core/images`` (ChildGCLabels),
-``core/remotes/docker`` (distribution source), ``internal/cri/server/images`` (names and labels). Pure.
+``core/remotes/docker`` (distribution source), ``internal/cri/server/images`` (names and labels). One label is more than
+a pull writes: ``PINNED``. Pure.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from imagecache.store.bundle_document import ImageRecord
 
 CRI_NAMESPACE = "k8s.io"
 CRI_LABELS = {"io.cri-containerd.image": "managed"}
+PINNED = {"io.cri-containerd.pinned": "pinned"}
+"""On a record: kubelet's image collection leaves the image alone, under all its names. containerd 1.6 ignores it."""
 SNAPSHOT_REF = "containerd.io/snapshot.ref"
 SNAPSHOT_DIFF_ID = "containerd.io/snapshot/diff-id"
 _CONTENT_REF = "containerd.io/gc.ref.content."

@@ -108,8 +108,10 @@ class ImageService:
         reply = await self._connection.call(f"{_IMAGES}/List", request, images_pb2.ListImagesResponse, self._metadata)
         return sorted((_stored(image) for image in reply.images), key=lambda image: image.name)
 
-    async def put(self, name: str, target: Descriptor, labels: Mapping[str, str]) -> bool:
-        image = images_pb2.Image(name=name, labels=labels, target=_target(target))
+    async def put(
+        self, name: str, target: Descriptor, labels: Mapping[str, str], *, created: Mapping[str, str] = {}
+    ) -> bool:
+        image = images_pb2.Image(name=name, labels={**created, **labels}, target=_target(target))
         create = images_pb2.CreateImageRequest(image=image)
         try:
             await self._connection.call(f"{_IMAGES}/Create", create, images_pb2.CreateImageResponse, self._metadata)
@@ -117,6 +119,7 @@ class ImageService:
             found = await self.get(name)
             if found is not None and found.target == target.digest and _has(found.labels, labels):
                 return False
+            # without the labels in ``created``: what the mask does not name stays as it is
             mask = FieldMask(paths=["target", *(f"labels.{key}" for key in labels)])
             update = images_pb2.UpdateImageRequest(image=image, update_mask=mask)
             await self._connection.call(f"{_IMAGES}/Update", update, images_pb2.UpdateImageResponse, self._metadata)
