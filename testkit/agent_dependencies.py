@@ -7,16 +7,17 @@ records belong to names, and a runtime or an API server may be away.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
-from imagecache.agent.budget import Disk
+from imagecache.agent.budget import Disk, Part, UnpackedChain
 from imagecache.agent.dependencies import Node
 from imagecache.api.assignment import Cache
 from imagecache.api.nodes import NodeStatus
 from imagecache.containerd import image_records
 from imagecache.containerd.api import Attached
+from imagecache.containerd.handlers import Handlers
 from imagecache.containerd.prepull import RuntimeImage
 from imagecache.digest import Digest
 from imagecache.errors import ContainerdUnavailable, ImageCacheError, PullFailed
@@ -110,7 +111,7 @@ class FakeMachine:
         self.looks += 1
         return replace(self.size, free=self.size.free - self.stored())
 
-    async def in_use(self, documents: Iterable[Bundle]) -> frozenset[LayerName]:
+    async def in_use(self, documents: Iterable[Bundle]) -> frozenset[Part]:
         names = {name for document in documents for name in document.layer_names()}
         return frozenset(self.used & names)
 
@@ -126,8 +127,14 @@ class FakeAttacher:
     attaches: list[str] = field(default_factory=list)
     """Bundle ids, in order."""
     mode: str = "proxy"
+    found: Handlers = field(default_factory=Handlers)
+    """Runtime handlers with snapshotters of their own."""
+    unpacked: set[UnpackedChain] = field(default_factory=set)
 
-    async def attach(self, bundle: Bundle) -> Attached:
+    async def attach(
+        self, bundle: Bundle, also: Collection[str] = (), others: Sequence[tuple[Bundle, Collection[str]]] = ()
+    ) -> Attached:
+        del others
         self._check()
         if bundle.id in self.failures:
             raise self.failures[bundle.id]
@@ -136,7 +143,24 @@ class FakeAttacher:
         for image in bundle.images:
             made |= {} if image.private else _records(image)
         self.records |= made
-        return Attached(tuple(made), tuple(image.reference for image in bundle.images if image.private))
+        snapshotters = self.found.unpacked(also)
+        layers = [layer.chain_id for image in bundle.images for layer in image.layers]
+        self.unpacked |= {UnpackedChain(name, chain) for name in snapshotters for chain in layers}
+        return Attached(
+            tuple(made),
+            tuple(image.reference for image in bundle.images if image.private),
+            unpacked=snapshotters,
+            left_out=self.found.left_out(also),
+            handlers=self.found,
+        )
+
+    async def handlers(self) -> Handlers:
+        self._check()
+        return self.found
+
+    async def lost(self, chains: Collection[UnpackedChain]) -> frozenset[UnpackedChain]:
+        self._check()
+        return frozenset(chains) - self.unpacked
 
     async def detach(self, bundle: Bundle, keep: Sequence[Bundle]) -> None:
         self._check()

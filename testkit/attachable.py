@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 
 from imagecache.digest import DiffID, Digest, chain_ids
@@ -21,14 +21,23 @@ _LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 
 @dataclass
 class MemoryDocuments:
-    """The fake ``containerd.api.Documents``; it also makes images and keeps what they consist of."""
+    """The fake ``containerd.api.Documents`` and ``containerd.also_unpack.Tars``; it also makes images.
+
+    The tar of a layer is its name.
+    """
 
     bodies: dict[Digest, bytes] = field(default_factory=dict)
+    tars: dict[Digest, bytes] = field(default_factory=dict)
 
     def read(self, digest: Digest) -> bytes:
         if digest not in self.bodies:
             raise BlobNotFound(f"the store has no document {digest}")
         return self.bodies[digest]
+
+    async def open(self, layer: LayerRecord) -> AsyncGenerator[bytes]:
+        if layer.diff_id not in self.tars:
+            raise BlobNotFound(f"{layer.name} is missing from the store")
+        yield self.tars[layer.diff_id]
 
     def image(
         self,
@@ -42,6 +51,7 @@ class MemoryDocuments:
         """An image of named layers, the bottom one first; those in ``chains`` are keyed by chainID."""
         reference = Reference.parse(text)
         records = _layers(layers, chains)
+        self.tars |= {Digest.sha256(name.encode()): name.encode() for name in layers}
         config = self._add(_CONFIG, {"rootfs": {"type": "layers", "diff_ids": [layer.diff_id for layer in records]}})
         blobs = [_plain(layer.blob) for layer in records]
         document = {"schemaVersion": 2, "mediaType": _MANIFEST, "config": _plain(config), "layers": blobs}

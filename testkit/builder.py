@@ -7,7 +7,7 @@ real one. A test makes it fail, or stop half-way, by ``failure`` and ``pause``.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -200,13 +200,17 @@ class FakeAttacher:
     attached: dict[str, str] = field(default_factory=dict)
     failure: ImageCacheError | None = None
 
-    async def attach(self, bundle: Bundle) -> Attached:
+    async def attach(
+        self, bundle: Bundle, also: Collection[str] = (), others: Sequence[tuple[Bundle, Collection[str]]] = ()
+    ) -> Attached:
+        del others
         if self.failure is not None:
             raise self.failure
         for image in bundle.images:
             self.attached[image.name] = bundle.id
         names = tuple(image.name for image in bundle.images if not image.private)
-        return Attached(names, tuple(image.name for image in bundle.images if image.private))
+        withheld = tuple(image.name for image in bundle.images if image.private)
+        return Attached(names, withheld, unpacked=frozenset(also))
 
     async def detach(self, bundle: Bundle, keep: Sequence[Bundle] = ()) -> tuple[str, ...]:
         if self.failure is not None:

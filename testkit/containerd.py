@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from imagecache.containerd.api import (
@@ -22,10 +22,11 @@ from imagecache.containerd.api import (
     TaskStarted,
 )
 from imagecache.digest import Digest
-from imagecache.errors import ContainerdMisconfigured, ContainerdUnavailable, SnapshotNotFound
+from imagecache.errors import ContainerdMisconfigured, ContainerdUnavailable, NotFound, SnapshotNotFound
 from imagecache.oci.descriptor import Descriptor
 
 _REF = "containerd.io/snapshot.ref"
+_ROOT = "containerd.io/gc.root"
 _DIFF_ID = "containerd.io/snapshot/diff-id"
 _WRITABLE = SnapshotMount("bind", "/fake/fs", ("rw", "rbind"))
 
@@ -50,12 +51,16 @@ class _Namespace:
 
 
 class MemoryContainerd:
-    """Tests set ``snapshotters``, ``extra_plugins``, ``cri`` and ``running``, and look into ``spaces``."""
+    """Tests set ``snapshotters``, ``handlers``, ``extra_plugins``, ``cri`` and ``running``, and look into ``spaces``."""
 
     def __init__(self, version: str = "1.6.20", *, cri: bool = True) -> None:
         self.running = True
         self.cri = cri
         self.snapshotters = {"overlayfs": FakeSnapshotter()}
+        self.handlers: dict[str, str] = {}
+        """Snapshotters of CRI's runtime handlers."""
+        self.misapplies = False
+        """Whether it unpacks something else than it was asked to."""
         self.spaces: dict[str, _Namespace] = {}
         self.extra_plugins: list[Plugin] = []
         self.starts: asyncio.Queue[TaskStarted | None] = asyncio.Queue()
@@ -76,6 +81,10 @@ class MemoryContainerd:
         self.check()
         loaded = [Plugin("io.containerd.snapshotter.v1", name) for name in self.snapshotters]
         return (*loaded, *self.extra_plugins)
+
+    async def handler_snapshotters(self) -> dict[str, str]:
+        self.check()
+        return dict(self.handlers) if self.cri else {}
 
     async def namespaces(self) -> tuple[str, ...]:
         self.check()
@@ -113,7 +122,8 @@ class MemorySession:
         self.snapshots = _Snapshots(containerd, space, lease)
 
     @contextlib.asynccontextmanager
-    async def leased(self, seconds: int) -> AsyncIterator[MemorySession]:
+    async def leased(self, seconds: int, *, sync: bool = False) -> AsyncIterator[MemorySession]:
+        del sync  # it collects at each end of a lease
         assert seconds > 0
         self._containerd.check()
         lease: set[object] = set()
@@ -123,6 +133,14 @@ class MemorySession:
         finally:
             self._space.leases = [other for other in self._space.leases if other is not lease]
             _collect(self._space)
+
+    async def apply(self, tar: Descriptor, mounts: Sequence[SnapshotMount]) -> Digest:
+        """Nothing but the digest of what would be unpacked."""
+        self._containerd.check()
+        assert mounts
+        if tar.digest not in self._space.bodies:
+            raise NotFound(f"content digest {tar.digest}: not found")
+        return Digest.sha256(b"" if self._containerd.misapplies else self._space.bodies[tar.digest])
 
     async def container(self, container_id: str) -> ContainerRecord | None:
         self._containerd.check()
@@ -148,6 +166,16 @@ class _Content:
         if self._lease is not None:
             self._lease.add(digest)
         return digest
+
+    async def write_from(self, pieces: AsyncIterator[bytes], content: Descriptor) -> None:
+        self._containerd.check()
+        if content.digest not in self._space.content:
+            body = b"".join([piece async for piece in pieces])
+            if Digest.sha256(body) != content.digest:
+                raise ContainerdMisconfigured(f"unexpected commit digest, expected {content.digest}")
+        else:
+            body = self._space.bodies[content.digest]
+        await self.write(body, {})
 
     async def labels(self, digest: Digest) -> dict[str, str] | None:
         self._containerd.check()
@@ -178,10 +206,12 @@ class _Images:
         self._containerd.check()
         return sorted(self._space.images.values(), key=lambda image: image.name)
 
-    async def put(self, name: str, target: Descriptor, labels: Mapping[str, str]) -> bool:
+    async def put(
+        self, name: str, target: Descriptor, labels: Mapping[str, str], *, created: Mapping[str, str] = {}
+    ) -> bool:
         self._containerd.check()
         found = self._space.images.get(name)
-        merged = {**(found.labels if found else {}), **labels}
+        merged = {**(found.labels if found else created), **labels}
         image = StoredImage(name, target.digest, {key: value for key, value in merged.items() if value})
         if image == found:
             return False
@@ -248,6 +278,13 @@ class _Snapshots:
         self._snapshotter(snapshotter)
         return self._space.committed.get((snapshotter, name))
 
+    async def label(self, snapshotter: str, name: str, labels: Mapping[str, str]) -> None:
+        info = await self.stat(snapshotter, name)
+        if info is None:
+            raise SnapshotNotFound(f"snapshot {name}: not found")
+        merged = {key: value for key, value in {**info.labels, **labels}.items() if value}
+        self._space.committed[snapshotter, name] = replace(info, labels=merged)
+
     async def list(self, snapshotter: str) -> AsyncIterator[SnapshotInfo]:
         self._snapshotter(snapshotter)
         for (owner, _), info in list(self._space.committed.items()):
@@ -271,6 +308,7 @@ def _collect(space: _Namespace) -> None:
     reached: set[object] = set()
     edge: list[object] = [image.target for image in space.images.values()]
     edge += [thing for lease in space.leases for thing in lease]
+    edge += [place for place, info in space.committed.items() if _ROOT in info.labels]
     edge += [(active.snapshotter, active.parent) for active in space.active.values()]
     while edge:
         thing = edge.pop()

@@ -40,6 +40,8 @@ OUR_ANNOTATIONS = {
     nodes.NODE_SELECTOR: "Label selector, `pool=gpu,zone in (a,b)`: only nodes that match get the cache.",
     nodes.PRIORITY: "Whole number; 0 when it is missing or not a whole number. "
     "A cache of a higher priority stays longer when a node lacks space.",
+    nodes.ALSO_UNPACK: "`auto`, `off` or names of snapshotters, comma-separated: which snapshotters of other runtime "
+    "classes get the images of this cache too. Without it: the setting `also_unpack`.",
 }
 MARKS = {
     nodes.FINALIZER: (
@@ -98,6 +100,13 @@ NODE_CONDITIONS: Sequence[tuple[str, str, str]] = (
     ("`InsufficientSpace`", "`DiskBudget`", "True: the caches that the message names do not fit."),
     ("`RecordsRemoved`", "`ImageCollection`", "True: image records were deleted three times within an hour."),
     ("the last two", "`AsExpected`", "False."),
+    ("`HandlersServed`", "`AsExpected`", "True: pods of every runtime class can start the cached images."),
+    (
+        "`HandlersServed`",
+        "`AlsoUnpackOff`",
+        "False: pods of the runtime handlers that the message names cannot start cached images: their snapshotter does "
+        "not get them.",
+    ),
 )
 EVENTS: Sequence[tuple[str, str, str]] = (
     ("`Pulling`", "Normal", "An image was resolved, its layers are downloaded."),

@@ -25,6 +25,8 @@ class PodSpec:
     pull_policy: str = "IfNotPresent"
     restart_policy: str = "Always"
     pull_secrets: Sequence[str] = ()
+    runtime_class: str = ""
+    """Empty: the default handler of its node."""
 
     def document(self) -> dict[str, object]:
         container = {
@@ -43,6 +45,8 @@ class PodSpec:
         }
         if self.node:
             spec["nodeName"] = self.node
+        if self.runtime_class:
+            spec["runtimeClassName"] = self.runtime_class
         metadata = {"name": self.name, "namespace": self.namespace, "labels": {"app": self.name}}
         return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 

@@ -85,8 +85,10 @@ class Cri:
         reply = await self._call(_RUNTIME + "Status", pb.StatusRequest(), pb.StatusResponse)
         return {condition.type: condition.status for condition in reply.status.conditions}
 
-    async def run_pod(self, name: str, *, namespace: str = "default", log_directory: Path | None = None) -> Pod:
-        """A pod sandbox in the node's network."""
+    async def run_pod(
+        self, name: str, *, namespace: str = "default", log_directory: Path | None = None, handler: str = ""
+    ) -> Pod:
+        """A pod sandbox in the node's network. ``handler`` is what a RuntimeClass names; empty: the default."""
         config = pb.PodSandboxConfig(
             metadata=pb.PodSandboxMetadata(name=name, uid=str(uuid4()), namespace=namespace),
             log_directory=str(log_directory or ""),
@@ -94,7 +96,7 @@ class Cri:
                 security_context=pb.LinuxSandboxSecurityContext(namespace_options=_node_network())
             ),
         )
-        request = pb.RunPodSandboxRequest(config=config)
+        request = pb.RunPodSandboxRequest(config=config, runtime_handler=handler)
         reply = await self._call(_RUNTIME + "RunPodSandbox", request, pb.RunPodSandboxResponse)
         return Pod(reply.pod_sandbox_id, config)
 
@@ -162,10 +164,15 @@ class Cri:
 
     @contextlib.asynccontextmanager
     async def running(
-        self, image: str, command: Sequence[str] = ("/bin/sleep", "1000000"), *, memory: int = 0
+        self,
+        image: str,
+        command: Sequence[str] = ("/bin/sleep", "1000000"),
+        *,
+        handler: str = "",
+        memory: int = 0,
     ) -> AsyncIterator[str]:
         """A started container in a pod of its own; its id. Gone afterwards. ``memory`` as for ``create_container``."""
-        pod = await self.run_pod(f"test-{uuid4().hex[:12]}")
+        pod = await self.run_pod(f"test-{uuid4().hex[:12]}", handler=handler)
         try:
             container = await self.create_container(pod, image, command, memory=memory)
             await self.start(container)
@@ -173,9 +180,9 @@ class Cri:
         finally:
             await self.remove_pod(pod)
 
-    async def run(self, image: str, argv: Sequence[str]) -> str:
+    async def run(self, image: str, argv: Sequence[str], *, handler: str = "") -> str:
         """Standard output of ``argv`` in a fresh container of the image (which needs ``/bin/sleep``)."""
-        async with self.running(image) as container:
+        async with self.running(image, handler=handler) as container:
             done = await self.exec_sync(container, argv)
         assert done.code == 0, f"{argv} ended with {done.code}: {done.stdout}{done.stderr}"
         return done.stdout

@@ -7,19 +7,30 @@ test uses a namespace of its own, so that they may share one.
 from __future__ import annotations
 
 import secrets
+from collections.abc import AsyncIterator
 
 import pytest
 
 from imagecache.containerd.api import Containerd, Session, SnapshotKey
 from imagecache.digest import Digest
-from imagecache.errors import ContainerdMisconfigured, SnapshotNotFound
+from imagecache.errors import ContainerdMisconfigured, NotFound, SnapshotNotFound, StoreCorrupt
 from imagecache.oci.descriptor import Descriptor
+from imagecache.oci.mediatypes import OCI_LAYER
+from testkit.images import tar_of
 
 _LABEL = {"containerd.io/gc.root": "2025-01-01T00:00:00Z"}
+_TAR = tar_of({"srv": None, "srv/data": bytes(range(256)) * 20_000})
 
 
-def _descriptor(data: bytes) -> Descriptor:
-    return Descriptor(media_type="application/test", digest=Digest.sha256(data), size=len(data))
+def _descriptor(data: bytes, media_type: str = "application/test") -> Descriptor:
+    return Descriptor(media_type=media_type, digest=Digest.sha256(data), size=len(data))
+
+
+async def _pieces(data: bytes, size: int = 1 << 20, *, damaged: bool = False) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), size):
+        yield data[start : start + size]
+    if damaged:
+        raise StoreCorrupt("the file is not what it was")
 
 
 class ContainerdSuite:
@@ -55,6 +66,36 @@ class ContainerdSuite:
         assert await session.content.labels(Digest.sha256(b"none")) is None
         assert await session.content.read(Digest.sha256(b"none")) is None
 
+    async def test_content_in_pieces(self, session: Session) -> None:
+        async with session.leased(60) as leased:
+            await leased.content.write_from(_pieces(_TAR), _descriptor(_TAR))
+            assert await session.content.read(Digest.sha256(_TAR)) == _TAR
+            await leased.content.write_from(_pieces(_TAR), _descriptor(_TAR))
+
+    async def test_content_whose_source_breaks_off_is_not_there(self, session: Session) -> None:
+        async with session.leased(60) as leased:
+            with pytest.raises(StoreCorrupt):
+                await leased.content.write_from(_pieces(_TAR, damaged=True), _descriptor(_TAR))
+            assert await session.content.labels(Digest.sha256(_TAR)) is None
+
+    async def test_content_that_is_something_else_is_refused(self, session: Session) -> None:
+        async with session.leased(60) as leased:
+            with pytest.raises(ContainerdMisconfigured):
+                await leased.content.write_from(_pieces(bytes(len(_TAR))), _descriptor(_TAR))
+            assert await session.content.labels(Digest.sha256(_TAR)) is None
+
+    async def test_content_that_exists_is_kept_by_the_lease_too(self, session: Session) -> None:
+        async with session.leased(60) as later:
+            async with session.leased(60, sync=True) as first:
+                await first.content.write_from(_pieces(_TAR), _descriptor(_TAR))
+                await later.content.write_from(_pieces(_TAR), _descriptor(_TAR))
+            assert await session.content.labels(Digest.sha256(_TAR)) is not None
+
+    async def test_a_lease_may_wait_for_the_collection(self, session: Session) -> None:
+        async with session.leased(60, sync=True) as leased:
+            await leased.content.write_from(_pieces(_TAR), _descriptor(_TAR))
+        assert await session.content.labels(Digest.sha256(_TAR)) is None
+
     # images
 
     async def test_records_are_created_moved_and_left_alone(self, session: Session) -> None:
@@ -73,6 +114,17 @@ class ContainerdSuite:
         assert found is not None
         assert not found.labels.get("a")
         assert not await session.images.put("x:1", _descriptor(b"x"), {"a": ""})
+
+    async def test_labels_for_new_records_only(self, session: Session) -> None:
+        assert await session.images.put("x:1", _descriptor(b"x"), {"a": "1"}, created={"b": "2"})
+        found = await session.images.get("x:1")
+        assert found is not None
+        assert found.labels == {"a": "1", "b": "2"}
+        assert await session.images.put("y:1", _descriptor(b"x"), {})
+        assert await session.images.put("y:1", _descriptor(b"y"), {"a": "1"}, created={"b": "2"})
+        found = await session.images.get("y:1")
+        assert found is not None
+        assert (found.target, found.labels) == (Digest.sha256(b"y"), {"a": "1"})
 
     async def test_records_by_target(self, session: Session) -> None:
         for name, data in (("b:1", b"x"), ("a:1", b"x"), ("c:1", b"y")):
@@ -119,6 +171,46 @@ class ContainerdSuite:
             assert await leased.snapshots.prepare(again) is None
             assert await leased.snapshots.stat("overlayfs", "new") is None
 
+    async def test_a_layer_is_unpacked_and_found(self, session: Session) -> None:
+        tar = _descriptor(_TAR, OCI_LAYER)
+        async with session.leased(60) as leased:
+            key = SnapshotKey("overlayfs", "key")
+            mounts = await leased.snapshots.prepare(key)
+            assert mounts
+            await leased.content.write_from(_pieces(_TAR), tar)
+            assert await leased.apply(tar, mounts) == tar.digest
+            assert await leased.snapshots.commit(key, "sha256:chain")
+            assert await leased.snapshots.stat("overlayfs", "sha256:chain") is not None
+
+    async def test_a_layer_without_content_is_not_unpacked(self, session: Session) -> None:
+        async with session.leased(60) as leased:
+            mounts = await leased.snapshots.prepare(SnapshotKey("overlayfs", "key"))
+            assert mounts
+            with pytest.raises(NotFound):
+                await leased.apply(_descriptor(_TAR, OCI_LAYER), mounts)
+
+    async def test_labels_of_a_snapshot(self, session: Session) -> None:
+        """One of them keeps it, until it is taken away."""
+        async with session.leased(60) as leased:
+            await leased.snapshots.prepare(SnapshotKey("overlayfs", "key"))
+            await leased.snapshots.commit(SnapshotKey("overlayfs", "key"), "top")
+            await leased.snapshots.label("overlayfs", "top", {**_LABEL, "a": "1"})
+        async with session.leased(60, sync=True):
+            found = await session.snapshots.stat("overlayfs", "top")
+            assert found is not None
+            assert found.labels.items() >= {**_LABEL, "a": "1"}.items()
+        assert await session.snapshots.stat("overlayfs", "top") is not None
+        async with session.leased(60, sync=True):
+            await session.snapshots.label("overlayfs", "top", dict.fromkeys(_LABEL, ""))
+            found = await session.snapshots.stat("overlayfs", "top")
+            assert found is not None
+            assert (found.labels["a"], found.labels.keys() & _LABEL.keys()) == ("1", set())
+        assert await session.snapshots.stat("overlayfs", "top") is None
+
+    async def test_labels_of_a_snapshot_that_is_not_there(self, session: Session) -> None:
+        with pytest.raises(SnapshotNotFound):
+            await session.snapshots.label("overlayfs", "none", {"a": "1"})
+
     async def test_snapshots_that_are_not_there(self, session: Session) -> None:
         assert await session.snapshots.stat("overlayfs", "none") is None
         with pytest.raises(SnapshotNotFound):
@@ -163,6 +255,9 @@ class ContainerdSuite:
         assert (await containerd.version())[0].isdigit()
         found = {(plugin.kind, plugin.id): plugin for plugin in await containerd.snapshotter_plugins()}
         assert not found["io.containerd.snapshotter.v1", "overlayfs"].error
+
+    async def test_runtime_handlers_without_a_snapshotter_of_their_own(self, containerd: Containerd) -> None:
+        assert await containerd.handler_snapshotters() == {}
 
     async def test_namespaces(self, containerd: Containerd, session: Session) -> None:
         await session.images.put("x:1", _descriptor(b"x"), {})

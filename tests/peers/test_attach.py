@@ -32,10 +32,12 @@ from imagecache.store.store import Store
 from testkit.attachable import MemoryDocuments, bundle
 from testkit.images import busybox_image, tar_of
 from testkit.layout_source import LayoutSource
+from testkit.oci_layout import Image
 from testkit.peers.containerd import Containerd, Version
 from testkit.peers.cri import Cri
 from testkit.peers.processes import unmount_below
 from testkit.peers.programs import run
+from testkit.peers.registry import Registry
 
 pytestmark = pytest.mark.peers
 IMAGE = "registry.invalid/team/app:1.4"
@@ -104,15 +106,19 @@ def built(peers_directory: Path) -> tuple[Store, Bundle]:
     extra = [tar_of({"srv/": None, f"srv/{number}": f"layer {number}".encode()}) for number in range(4)]
     image = busybox_image(directory / "image", *extra)
     store = Store.open(directory / "store")
-    build = BundleBuilder(store, SystemClock()).build(
-        "imc-" + "0" * 20,
-        [IMAGE],
+    return store, asyncio.run(build(store, "0", IMAGE, image))
+
+
+async def build(store: Store, name: str, reference: str, image: Image) -> Bundle:
+    """A bundle of one image, whose id ends with ``name``."""
+    return await BundleBuilder(store, SystemClock()).build(
+        f"imc-{name:0>20}",
+        [reference],
         platform=Platform(os="linux", architecture="amd64"),
         size_limit=1 << 30,
-        source=LayoutSource({IMAGE: image}),
+        source=LayoutSource({reference: image}),
         emit=lambda _event: None,
     )
-    return store, asyncio.run(build)
 
 
 @pytest.fixture(params=INTEGRATIONS, ids=lambda param: f"{param[0]}-{param[1].value}")
@@ -204,6 +210,38 @@ async def test_a_private_image_has_no_record_for_kubelet(node: Node) -> None:
     assert await node.listed() == set()
     await node.attacher(namespace="default").detach(private)
     assert IMAGE not in node.containerd.ctr("-n", "default", "images", "list", "-q")
+
+
+async def test_kubelet_may_not_collect_it(node: Node) -> None:
+    """Debian's containerd 1.6 does not know pinned images: there kubelet goes on collecting ours."""
+    await node.attacher().attach(node.bundle)
+    for name in await node.listed():
+        status = await node.cri.image_status(name)
+        assert status is not None
+        assert status.pinned is (node.containerd.version == "2.4")
+
+
+async def test_a_pull_of_the_tag_keeps_it_pinned(node: Node, directory: Path, registry: Registry) -> None:
+    image = busybox_image(directory / "image", tar_of({"srv/": None, "srv/pulled": b"pulled"}))
+    reference = registry.push(f"{directory.name}/app:1", image)
+    attached = await build(node.store, directory.name, reference, image)
+    await node.attacher().attach(attached)
+    await node.cri.pull(reference)
+    status = await node.cri.image_status(reference)
+    assert status is not None
+    assert status.pinned is (node.containerd.version == "2.4")
+    await node.attacher().detach(attached)
+    assert await node.cri.image_status(reference) is None
+
+
+async def test_an_image_that_was_pulled_before_is_not_pinned(node: Node, directory: Path, registry: Registry) -> None:
+    image = busybox_image(directory / "image", tar_of({"srv/": None, "srv/before": b"before"}))
+    reference = registry.push(f"{directory.name}/app:1", image)
+    await node.cri.pull(reference)
+    await node.attacher().attach(await build(node.store, directory.name, reference, image))
+    status = await node.cri.image_status(reference)
+    assert status is not None
+    assert not status.pinned
 
 
 async def test_a_layer_that_the_node_does_not_have_is_never_promised(node: Node) -> None:

@@ -170,6 +170,7 @@ def _settings() -> list[Node]:
         setting("daemonset", join(NAMESPACE, f"/{AGENT}")),
         setting("address", value("containerd.socket")),
         setting("containerd_config", value("containerd.config")),
+        setting("also_unpack", value("containerd.alsoUnpack")),
         setting("store", NODE_STORE),
         When(SERVED, setting("store_url", url)),
         When(SERVED, setting("store_token", f"{TOKENS}/token")),

@@ -1,4 +1,4 @@
-"""The bundles whose images the runtime has because of this agent, and the records that someone else removed.
+"""The bundles whose images the runtime has because of this agent, and what of it someone else removed.
 
 A bundle is written into the node's state before its records are made, and erased after they are gone: wherever the
 agent is killed, the next one knows what to detach. It must not decide what is attached.
@@ -7,13 +7,16 @@ agent is killed, the next one knows what to detach. It must not decide what is a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Container
+from collections.abc import Callable, Collection, Container, Mapping
 
+from imagecache.agent.budget import UnpackedChain
 from imagecache.agent.dependencies import Attacher
 from imagecache.agent.failures import Removals
 from imagecache.agent.state import NodeState
+from imagecache.api.assignment import Cache
 from imagecache.clock import Clock
 from imagecache.containerd.api import Attached
+from imagecache.containerd.handlers import Handlers
 from imagecache.store.bundle_document import Bundle
 from imagecache.telemetry.log import get_logger
 from imagecache.telemetry.metrics import Metrics
@@ -28,25 +31,44 @@ class Attachments:
         """``at_once``: attaches and detaches that run side by side; the others wait."""
         self.attached: dict[str, Attached] = {}
         """By bundle id. Empty after a start: attaching again is how an agent finds out what is missing."""
+        self.handlers = Handlers()
+        """As they were configured when somebody looked last."""
         self.removals = Removals()
         self._attacher = attacher
         self._state = state
         self._clock = clock
         self._metrics = metrics
         self._slots = asyncio.Semaphore(at_once)
-        self._checked = float("-inf")
+        self._checked = self._looked = float("-inf")
 
-    async def attach(self, bundle: Bundle, cache: str) -> Attached:
+    async def attach(self, bundle: Bundle, cache: Cache) -> Attached:
         """Make the images usable; ``cache`` is the ImageCache that the bundle is for."""
         async with self._slots:
             # before the records: one that no state remembers would never be removed
-            await asyncio.to_thread(self._state.write, bundle, [cache])
+            await asyncio.to_thread(self._state.write, bundle, [cache.name], cache.also_unpack)
             start = self._clock.monotonic()
-            attached = await self._attacher.attach(bundle)
+            attached = await self._attacher.attach(bundle, cache.also_unpack, self._state.asked(without=bundle.id))
             self._metrics.attach_seconds.observe(self._clock.monotonic() - start)
         self.attached[bundle.id] = attached
+        self.handlers = attached.handlers
         self._count()
+        await asyncio.to_thread(self._state.unpacked, bundle.id, attached.unpacked)
         return attached
+
+    async def look(self, interval: float) -> None:
+        """Find out how the runtime handlers are configured now, once per interval. Raises HostError."""
+        now = self._clock.monotonic()
+        if now - self._looked >= interval:
+            self.handlers = await self._attacher.handlers()
+            self._looked = now
+
+    def as_asked(self, caches: Mapping[str, Cache]) -> frozenset[str]:
+        """Ids of attached bundles, without those whose cache, by id, asks for other snapshotters by now."""
+        return frozenset(
+            name
+            for name, attached in self.attached.items()
+            if name not in caches or attached.unpacked == self.handlers.unpacked(caches[name].also_unpack)
+        )
 
     async def detach(self, bundle: Bundle, staying: Callable[[], Collection[str]]) -> None:
         """Take the records back, except those that a bundle in ``staying`` (asked when it is our turn) has too."""
@@ -61,23 +83,42 @@ class Attachments:
         await asyncio.to_thread(self._state.erase, bundle_id)
 
     async def check(self, interval: float, busy: Callable[[], Container[str]]) -> None:
-        """Find records that someone else removed, once per interval; their bundles no longer count as attached.
+        """Find records and snapshots that someone else removed, once per interval.
 
-        Raises ContainerdUnavailable.
+        Their bundles no longer count as attached. Raises ContainerdUnavailable.
         """
         now = self._clock.monotonic()
         if now - self._checked < interval or not self.attached:
             return
+        documents = self._state.documents
+        chains = {name: _tops(documents[name], attached) for name, attached in self.attached.items()}
         missing = await self._attacher.missing({name for each in self.attached.values() for name in each.images})
+        lost = await self._attacher.lost({chain for each in chains.values() for chain in each})
         self._checked = now
         for bundle_id, attached in list(self.attached.items()):
-            removed = missing.intersection(attached.images)
-            if removed and bundle_id not in busy():  # a job that runs changes the records itself
+            names = sorted(missing.intersection(attached.images))
+            snapshotters = sorted({chain.snapshotter for chain in lost & chains.get(bundle_id, frozenset())})
+            if (names or snapshotters) and bundle_id not in busy():  # a job that runs changes them itself
                 del self.attached[bundle_id]
                 self.removals.note(bundle_id, now)
-                _log.warning("image records were removed from the runtime", bundle=bundle_id, names=sorted(removed))
+                _log.warning(
+                    "what was attached was removed from the runtime",
+                    bundle=bundle_id,
+                    names=names,
+                    snapshotters=snapshotters,
+                )
         self._count()
 
     def _count(self) -> None:
         names = {name for attached in self.attached.values() for name in attached.images}
         self._metrics.attached_images.set(len(names))
+
+
+def _tops(bundle: Bundle, attached: Attached) -> frozenset[UnpackedChain]:
+    """The uppermost snapshots of the images in other snapshotters: they keep those below."""
+    return frozenset(
+        UnpackedChain(snapshotter, image.layers[-1].chain_id)
+        for image in bundle.images
+        if image.layers and image.reference not in attached.missed
+        for snapshotter in attached.unpacked
+    )

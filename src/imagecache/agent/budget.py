@@ -15,7 +15,27 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from imagecache.digest import ChainID
+from imagecache.store.bundle_document import Bundle
 from imagecache.store.layer_name import LayerName
+
+
+@dataclass(frozen=True, slots=True)
+class UnpackedChain:
+    """A layer of an image, unpacked into a snapshotter of another runtime handler on top of those below it."""
+
+    snapshotter: str
+    chain_id: ChainID
+
+
+Part = LayerName | UnpackedChain
+"""What takes space of a bundle: a layer image, or a layer that is unpacked too."""
+
+
+def unpacked_sizes(document: Bundle, snapshotters: Iterable[str]) -> dict[Part, int]:
+    """Bytes of what a bundle has in these snapshotters; a layer is taken to need what its tar has."""
+    layers = {layer.chain_id: layer.tar_size for image in document.images for layer in image.layers}
+    return {UnpackedChain(name, chain): size for name in snapshotters for chain, size in layers.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +51,8 @@ class Resident:
     """A bundle that is on the node."""
 
     id: str
-    layers: Mapping[LayerName, int]
-    """Bytes on this disk, by layer image."""
+    layers: Mapping[Part, int]
+    """Bytes on this disk, by layer image and unpacked layer."""
     priority: int = 0
     last_used: float = 0.0
     """Seconds since the epoch."""
@@ -49,15 +69,17 @@ class Candidate:
     """A bundle that is assigned to the node and not whole on it."""
 
     id: str
-    layers: Mapping[LayerName, int]
-    """Bytes of each layer image, fetched already or not."""
+    layers: Mapping[Part, int]
+    """Bytes of each layer image, fetched already or not, and of each layer that attaching unpacks."""
     priority: int = 0
     created: float = 0.0
     """Of the cache, seconds since the epoch."""
     last_used: float = 0.0
     """When a container last used it on this node; 0 when none did."""
     running: bool = False
-    """Its fetch has begun: it is decided first, since part of its space is taken."""
+    """Its fetch, or its unpacking, has begun: it is decided first, since part of its space is taken."""
+    transient: int = 0
+    """Bytes that are needed meanwhile only: a tar is stored a second time while it is unpacked."""
 
     @property
     def worth(self) -> tuple[bool, int, float, str]:
@@ -79,9 +101,9 @@ class Situation:
     disk: Disk
     residents: Sequence[Resident] = ()
     candidates: Sequence[Candidate] = ()
-    present: Mapping[LayerName, int] = field(default_factory=dict)
-    """Bytes on this disk of every layer image, also of those that are being fetched."""
-    in_use: Collection[LayerName] = ()
+    present: Mapping[Part, int] = field(default_factory=dict)
+    """Bytes on this disk of every layer image, also of those that are being fetched, and of unpacked layers."""
+    in_use: Collection[Part] = ()
     """Mounted for containers."""
 
 
@@ -89,7 +111,7 @@ class Situation:
 class Refused:
     id: str
     needed: int
-    """Bytes to fetch."""
+    """Bytes to fetch and to unpack."""
     available: int
     """Bytes that would be free after evicting everything that is worth less."""
 
@@ -114,16 +136,16 @@ class _DiskState:
         self.spare = situation.disk.free - math.ceil(situation.disk.capacity * (policy.reserve + policy.headroom))
         self.residents = sorted(situation.residents, key=lambda resident: resident.worth)
         self.present = dict(situation.present)
-        self.planned: dict[LayerName, int] = {}
-        self._in_use = set(situation.in_use)
+        self.planned: dict[Part, int] = {}
+        self._in_use: set[Part] = set(situation.in_use)
 
-    def needed(self, layers: Mapping[LayerName, int]) -> int:
+    def needed(self, layers: Mapping[Part, int]) -> int:
         """Bytes that are neither on the disk nor planned."""
         return sum(
             max(0, size - self.present.get(name, 0)) for name, size in layers.items() if name not in self.planned
         )
 
-    def freed(self, victims: Sequence[Resident], kept: Mapping[LayerName, int]) -> int:
+    def freed(self, victims: Sequence[Resident], kept: Mapping[Part, int]) -> int:
         """Bytes that evicting these frees, without the layers in ``kept``."""
         evicted = {resident.id for resident in victims}
         staying = self._in_use | self.planned.keys() | kept.keys()
@@ -133,7 +155,7 @@ class _DiskState:
         layers = {name for resident in victims for name in resident.layers}
         return sum(self.present.get(name, 0) for name in layers if name not in staying)
 
-    def evict(self, victims: Sequence[Resident], kept: Mapping[LayerName, int]) -> None:
+    def evict(self, victims: Sequence[Resident], kept: Mapping[Part, int]) -> None:
         self.spare += self.freed(victims, kept)
         evicted = {resident.id for resident in victims}
         self.residents = [resident for resident in self.residents if resident.id not in evicted]
@@ -148,7 +170,7 @@ def decide(situation: Situation, policy: Policy | None = None) -> Decision:
     waiting: list[str] = []
     refused: list[Refused] = []
     for candidate in _ranked(situation.candidates):
-        needed = state.needed(candidate.layers)
+        needed = state.needed(candidate.layers) + candidate.transient
         victims = _victims(state, candidate, needed)
         if victims is None:
             refused.append(Refused(candidate.id, needed, _most(state, candidate)))

@@ -5,16 +5,17 @@ Fakes are in ``testkit.agent_dependencies``. Every method raises errors of ours;
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from imagecache.agent.budget import Disk
+from imagecache.agent.budget import Disk, Part, UnpackedChain
 from imagecache.agent.state import NodeState
 from imagecache.api.assignment import Cache
 from imagecache.api.nodes import NodeStatus
 from imagecache.clock import Clock
 from imagecache.containerd.api import Attached
+from imagecache.containerd.handlers import Handlers
 from imagecache.fetch.allowance import Allowance
 from imagecache.store.bundle_document import Bundle
 from imagecache.store.layer_name import LayerName
@@ -109,8 +110,8 @@ class Machine(Protocol):
     async def disk(self) -> Disk:
         """The filesystem of the store."""
 
-    async def in_use(self, documents: Iterable[Bundle]) -> frozenset[LayerName]:
-        """Layer images of these that containers use right now: detaching does not free them."""
+    async def in_use(self, documents: Iterable[Bundle]) -> frozenset[Part]:
+        """Parts of these that containers use right now: detaching does not free them."""
 
 
 class Attacher(Protocol):
@@ -120,8 +121,19 @@ class Attacher(Protocol):
     def mode(self) -> str:
         """``proxy``, ``native`` or ``prepull``; empty until the runtime has answered once."""
 
-    async def attach(self, bundle: Bundle) -> Attached:
-        """Make the images usable. Idempotent."""
+    async def attach(
+        self, bundle: Bundle, also: Collection[str] = (), others: Sequence[tuple[Bundle, Collection[str]]] = ()
+    ) -> Attached:
+        """Make the images usable, also for the runtime handlers that use the snapshotters ``also``. Idempotent.
+
+        ``others`` are the other bundles of this node, with what they ask for.
+        """
+
+    async def handlers(self) -> Handlers:
+        """Runtime handlers that use other snapshotters, as they are configured now."""
+
+    async def lost(self, chains: Collection[UnpackedChain]) -> frozenset[UnpackedChain]:
+        """Those of the chains that their snapshotter does not have: someone has removed them."""
 
     async def detach(self, bundle: Bundle, keep: Sequence[Bundle]) -> None:
         """Remove the records, except those that a bundle in ``keep`` has too. Containers keep running."""

@@ -65,7 +65,7 @@ class Jobs:
         self.prefetches.failures.keep({cache.building for cache in view.caches})
         self.prefetches.update(plan.prefetch, plan.spare, view.inventory.whole)
         for name in plan.attach:
-            self._start(name, JobKind.ATTACH, partial(self._attach, documents[name], plan.assigned[name].name))
+            self._start(name, JobKind.ATTACH, partial(self._attach, documents[name], plan.assigned[name]))
         for name in dict.fromkeys((*plan.remove, *plan.evict)):
             self._start(name, JobKind.REMOVE, partial(self._remove, documents[name]))
         if JobKind.REMOVE not in self.running.values():  # each removal leaves more to collect: one collection for all
@@ -124,11 +124,17 @@ class Jobs:
         self.failures.clear(cache.id)
         _log.info("bundle fetched", cache=cache.name, bundle=cache.id, bytes=self.progress.get(cache.id, 0))
 
-    async def _attach(self, bundle: Bundle, cache: str) -> None:
+    async def _attach(self, bundle: Bundle, cache: Cache) -> None:
         attached = await self._attachments.attach(bundle, cache)
         self.failures.clear(bundle.id)
         self._reporter.settled()
-        _log.info("image cache is usable on this node", cache=cache, bundle=bundle.id, images=list(attached.images))
+        _log.info(
+            "image cache is usable on this node",
+            cache=cache.name,
+            bundle=bundle.id,
+            images=list(attached.images),
+            unpacked=sorted(attached.unpacked),
+        )
 
     async def _remove(self, bundle: Bundle) -> None:
         """Records, then files, then state: when this is killed anywhere, the next removal finishes it."""

@@ -12,11 +12,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from imagecache.agent import budget
-from imagecache.agent.budget import Candidate, Decision, Disk, Policy, Refused, Resident
+from imagecache.agent.budget import Candidate, Decision, Disk, Part, Policy, Refused, Resident, unpacked_sizes
 from imagecache.agent.dependencies import Inventory
 from imagecache.agent.state import Known
 from imagecache.api import assignment
 from imagecache.api.assignment import Cache
+from imagecache.containerd.handlers import Handlers
 from imagecache.store.bundle_document import Bundle
 from imagecache.store.layer_name import LayerName
 
@@ -40,12 +41,14 @@ class View:
     known: Mapping[str, Known] = field(default_factory=dict)
     """Every bundle that is attached, or was about to be."""
     attached: Collection[str] = ()
+    """As their caches and runtime handlers ask for it now."""
+    handlers: Handlers = field(default_factory=Handlers)
     busy: Mapping[str, JobKind] = field(default_factory=dict)
     waiting: Collection[str] = ()
     """Not tried for now: they have failed, or their records are removed again and again."""
     disk: Disk | None = None
     """None: bundles take no space of this node, so nothing is refused or evicted."""
-    in_use: Collection[LayerName] = ()
+    in_use: Collection[Part] = ()
     """Mounted for containers."""
     prefetching: Collection[str] = ()
     prefetch_waiting: Collection[str] = ()
@@ -95,7 +98,8 @@ def make_plan(view: View, policy: Policy, bounds: Bounds | None = None) -> Plan:
     decision = _budget(view, assigned, policy)
     crowded = _is_crowded(view, decision)
     evict = () if view.settling or crowded else tuple(name for name in decision.evict if name not in view.busy)
-    fetch = _by_priority(assigned, (name for name in decision.fetch if name not in view.busy))
+    missing = (name for name in decision.fetch if name not in view.busy and name not in view.inventory.whole)
+    fetch = _by_priority(assigned, missing)
     return Plan(
         assigned=assigned,
         describe=_describe(view, assigned, bounds.describe),
@@ -104,14 +108,26 @@ def make_plan(view: View, policy: Policy, bounds: Bounds | None = None) -> Plan:
         spare=decision.spare,
         attach=tuple(
             name
-            for name in assigned
-            if name in view.inventory.whole and name not in view.attached and _is_free(view, name) and name not in evict
+            for name, cache in assigned.items()
+            if _is_attachable(view, name)
+            and _is_free(view, name)
+            and name not in evict
+            and (not _new_unpacks(view, name, cache) or name in decision.fetch)
         ),
         remove=_remove(view, assigned, resident),
         evict=evict,
         stop=tuple(name for name, kind in view.busy.items() if name not in assigned and kind is not JobKind.REMOVE),
         refused={refusal.id: refusal for refusal in decision.refused},
     )
+
+
+def _is_attachable(view: View, name: str) -> bool:
+    return name in view.inventory.whole and name not in view.attached
+
+
+def _new_unpacks(view: View, name: str, cache: Cache) -> frozenset[str]:
+    """Snapshotters into which the next attach unpacks the bundle, and which do not have it yet."""
+    return view.handlers.unpacked(cache.also_unpack) - view.known.get(name, Known()).unpacked
 
 
 def _is_free(view: View, name: str) -> bool:
@@ -178,7 +194,7 @@ def _budget(view: View, assigned: Mapping[str, Cache], policy: Policy) -> Decisi
         disk=view.disk,
         residents=[_resident(view, assigned, name) for name in sorted(inventory.whole)],
         candidates=candidates,
-        present={**inventory.partial, **inventory.present},
+        present={**inventory.partial, **inventory.present} | _unpacked(view),
         in_use=view.in_use,
     )
     if not garbage:
@@ -207,32 +223,53 @@ def _needed(view: View) -> set[LayerName]:
     return {layer for name in staying & documents.keys() for layer in documents[name].layer_names()}
 
 
+def _unpacked(view: View) -> dict[Part, int]:
+    """What other snapshotters have of the bundles."""
+    documents = view.inventory.documents
+    return {
+        part: size
+        for name, known in view.known.items()
+        if name in documents
+        for part, size in unpacked_sizes(documents[name], known.unpacked).items()
+    }
+
+
 def _candidates(view: View, assigned: Mapping[str, Cache]) -> list[Candidate]:
+    """What takes space: a bundle that is to be fetched, or to be unpacked into another snapshotter."""
     return [
-        Candidate(
-            id=name,
-            layers=_sizes(view.inventory.documents[name]),
-            priority=cache.priority,
-            created=cache.created,
-            last_used=view.known.get(name, Known()).last_used,
-            running=view.busy.get(name) is JobKind.FETCH,
-        )
+        _candidate(view, name, cache)
         for name, cache in assigned.items()
-        if name in view.inventory.documents and name not in view.inventory.whole and name not in view.waiting
+        if name in view.inventory.documents
+        and name not in view.waiting
+        and (name not in view.inventory.whole or (_is_attachable(view, name) and _new_unpacks(view, name, cache)))
     ]
 
 
+def _candidate(view: View, name: str, cache: Cache) -> Candidate:
+    document = view.inventory.documents[name]
+    tars = [layer.tar_size for image in document.images for layer in image.layers]
+    return Candidate(
+        id=name,
+        layers=_sizes(document) | unpacked_sizes(document, view.handlers.unpacked(cache.also_unpack)),
+        priority=cache.priority,
+        created=cache.created,
+        last_used=view.known.get(name, Known()).last_used,
+        running=view.busy.get(name) in {JobKind.FETCH, JobKind.ATTACH},
+        transient=max(tars, default=0) if _new_unpacks(view, name, cache) else 0,
+    )
+
+
 def _resident(view: View, assigned: Mapping[str, Cache], name: str) -> Resident:
-    cache = assigned.get(name)
-    used = view.known.get(name, Known()).last_used
+    cache, document = assigned.get(name), view.inventory.documents[name]
+    known = view.known.get(name, Known())
     return Resident(
         id=name,
-        layers=_sizes(view.inventory.documents[name]),
+        layers=_sizes(document) | unpacked_sizes(document, known.unpacked),
         priority=cache.priority if cache else 0,
-        last_used=max(used, cache.created) if cache else used,
+        last_used=max(known.last_used, cache.created) if cache else known.last_used,
         assigned=cache is not None,
     )
 
 
-def _sizes(document: Bundle) -> dict[LayerName, int]:
+def _sizes(document: Bundle) -> dict[Part, int]:
     return {layer.name: layer.size for image in document.images for layer in image.layers}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from imagecache.agent.budget import Disk, Policy, Refused
+from imagecache.agent.budget import Disk, Part, Policy, Refused, unpacked_sizes
 from imagecache.agent.dependencies import Inventory
 from imagecache.agent.failures import Failure
 from imagecache.agent.plan import JobKind
@@ -24,6 +24,7 @@ from imagecache.store.layer_name import LayerName
 
 NO_SPACE = "InsufficientSpace"
 RECORDS_REMOVED = "RecordsRemoved"
+HANDLERS_SERVED = "HandlersServed"
 _REMOVED_TEXT = "the runtime's records were deleted several times (kubelet's image collection); they will be made again"
 _STORE = frozenset({StoreUnreachable.__name__, StoreRefused.__name__})
 _RUNTIME = frozenset({ContainerdUnavailable.__name__})
@@ -59,7 +60,9 @@ def status(facts: Facts, before: NodeStatus, now: dt.datetime) -> NodeStatus:
     return NodeStatus(
         mode=facts.mode,
         capacity_bytes=usable(disk, facts.policy),
-        used_bytes=sum(facts.inventory.present.values()) + sum(facts.inventory.partial.values()),
+        used_bytes=sum(facts.inventory.present.values())
+        + sum(facts.inventory.partial.values())
+        + sum(_unpacked(facts, *facts.attached).values()),
         free_bytes=disk.free,
         caches=tuple(sorted(entries, key=lambda entry: entry.name)),
         conditions=_conditions(facts, before.conditions, now),
@@ -87,9 +90,27 @@ def _entry(facts: Facts, name: str, cache: Cache) -> NodeCache:
     document = facts.inventory.documents.get(name)
     total, done = _bytes(facts, name, document) if document else (0, 0)
     state, reason, message = _state(facts, name)
+    attached = facts.attached.get(name)
     return NodeCache(
-        name=cache.name, id=name, state=state, bytes_total=total, bytes_done=done, reason=reason, message=message
+        name=cache.name,
+        id=name,
+        state=state,
+        bytes_total=total,
+        bytes_done=done,
+        unpacked_into=tuple(sorted(attached.unpacked)) if attached else (),
+        unpacked_bytes=sum(_unpacked(facts, name).values()),
+        reason=reason,
+        message=message,
     )
+
+
+def _unpacked(facts: Facts, *names: str) -> dict[Part, int]:
+    """What other snapshotters have of these bundles, each layer once."""
+    documents, found = facts.inventory.documents, dict[Part, int]()
+    for name in names:
+        if name in documents and name in facts.attached:
+            found |= unpacked_sizes(documents[name], facts.attached[name].unpacked)
+    return found
 
 
 def _bytes(facts: Facts, name: str, document: Bundle) -> tuple[int, int]:
@@ -133,7 +154,7 @@ def not_attached(attached: Attached) -> str:
 
 def _refused(facts: Facts, refused: Refused) -> tuple[CacheState, str, str]:
     most = usable(facts.disk, facts.policy) if facts.disk else 0
-    words = f"{columns.size(refused.needed)} to fetch, {columns.size(refused.available)} available"
+    words = f"{columns.size(refused.needed)} needed, {columns.size(refused.available)} available"
     if refused.needed > most:
         return CacheState.FAILED, NO_SPACE, f"{words}; it never fits: this node has {columns.size(most)} for caches"
     reserve, headroom = (round(100 * share) for share in (facts.policy.reserve, facts.policy.headroom))
@@ -156,6 +177,7 @@ def _conditions(facts: Facts, before: tuple[Condition, ...], now: dt.datetime) -
         RECORDS_REMOVED: ("True", "ImageCollection", f"{removed}: {_REMOVED_TEXT}")
         if removed
         else ("False", "AsExpected", ""),
+        HANDLERS_SERVED: _handlers(facts),
     }
     if runtime is not None:
         outcomes["RuntimeReachable"] = ("False", runtime.reason, runtime.message)
@@ -165,6 +187,21 @@ def _conditions(facts: Facts, before: tuple[Condition, ...], now: dt.datetime) -
     for kind, (value, reason, message) in outcomes.items():
         conditions = set_condition(conditions, _condition(kind, value, reason, message, now))
     return conditions
+
+
+def _handlers(facts: Facts) -> tuple[str, str, str]:
+    """Status, reason and message: which runtime handlers cannot start which caches."""
+    lacking = {
+        facts.assigned[name].name: attached.left_out
+        for name, attached in facts.attached.items()
+        if attached.left_out and name in facts.assigned
+    }
+    if not lacking:
+        return "True", "AsExpected", ""
+    handlers = ", ".join(sorted({handler for each in lacking.values() for handler in each}))
+    caches = ", ".join(sorted(lacking))
+    words = f"pods of the runtime handlers {handlers} cannot start images of {caches}: their snapshotter has no layers"
+    return "False", "AlsoUnpackOff", f"{words}; set also_unpack to auto"
 
 
 def _condition(kind: str, value: str, reason: str, message: str, now: dt.datetime) -> Condition:

@@ -46,6 +46,8 @@ class Rounds:
         """Raises what kept the round from being complete; what could be done is done all the same."""
         # a runtime that is away must not keep the node from fetching
         problem = await failure_of(self._attachments.check(self._settings.interval, lambda: self._jobs.running))
+        # unanswered, what was known before counts: an attach would fail for the same reason, and say so
+        await failure_of(self._attachments.look(self._settings.interval))
         await self._uses.write()
         view = await self._observe(caches, node)
         plan = make_plan(view, self._settings.policy, self._settings.bounds)
@@ -92,9 +94,10 @@ class Rounds:
         """Jobs are read first: one that ends meanwhile counts as busy, and its end starts another round."""
         source, state = self._dependencies.source, self._dependencies.state
         now = self._dependencies.clock.monotonic()
-        busy, attached = self._jobs.running, frozenset(self._attachments.attached)
         known, documents = state.known(), state.documents
-        inventory = await source.inventory(assignment.assigned(caches, node.labels, known))
+        assigned = assignment.assigned(caches, node.labels, known)
+        busy, attached = self._jobs.running, self._attachments.as_asked(assigned)
+        inventory = await source.inventory(assigned)
         return View(
             caches=caches,
             labels=node.labels,
@@ -102,6 +105,7 @@ class Rounds:
             inventory=replace(inventory, documents={**documents, **inventory.documents}),
             known=known,
             attached=attached,
+            handlers=self._attachments.handlers,
             busy=busy,
             waiting=self._jobs.failures.waiting(now).keys() | self._attachments.removals.waiting(now).keys(),
             disk=await self._disk(),

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from imagecache.agent.budget import Disk
+from imagecache.agent.budget import Disk, Part, UnpackedChain
 from imagecache.concurrency import run_all
 from imagecache.containerd.api import Attached, Containerd
-from imagecache.containerd.attach import NodeAttacher
+from imagecache.containerd.attach import Asked, NodeAttacher
 from imagecache.containerd.chains_in_use import chains_in_use
+from imagecache.containerd.handlers import Handlers
 from imagecache.oserrors import converting
 from imagecache.store.bundle_document import Bundle
-from imagecache.store.layer_name import LayerName
 
+_Key = TypeVar("_Key")
+_Found = TypeVar("_Found")
 _AT_ONCE = 16
-"""Look-ups of image records at a time, so that a node with many images does not queue hundreds of calls."""
+"""Look-ups at a time, so that a node with many images does not queue hundreds of calls."""
 
 
 async def _nothing() -> None:
@@ -36,28 +39,38 @@ class ContainerdRecords:
     """Called after each change of records, before this agent collects: other layers may have to be leased now."""
     mode: str = ""
 
-    async def attach(self, bundle: Bundle) -> Attached:
+    async def attach(self, bundle: Bundle, also: Collection[str] = (), others: Sequence[Asked] = ()) -> Attached:
         # asked each time: an administrator may change containerd's configuration while we run
         self.mode = (await self.attacher.choice()).mode.value
-        attached = await self.attacher.attach(bundle)
+        attached = await self.attacher.attach(bundle, also, others)
         await self.changed()
         return attached
+
+    async def handlers(self) -> Handlers:
+        return await self.attacher.handlers()
+
+    async def lost(self, chains: Collection[UnpackedChain]) -> frozenset[UnpackedChain]:
+        snapshots = self.containerd.session(self.namespace).snapshots
+        found = await _look_up(lambda each: snapshots.stat(each.snapshotter, each.chain_id), chains)
+        return frozenset(chain for chain, info in found if info is None)
 
     async def detach(self, bundle: Bundle, keep: Sequence[Bundle]) -> None:
         await self.attacher.detach(bundle, keep)
         await self.changed()
 
     async def missing(self, names: Iterable[str]) -> frozenset[str]:
-        images = self.containerd.session(self.namespace).images
-        slots = asyncio.Semaphore(_AT_ONCE)
+        found = await _look_up(self.containerd.session(self.namespace).images.get, names)
+        return frozenset(name for name, image in found if image is None)
 
-        async def is_missing(name: str) -> bool:
-            async with slots:
-                return await images.get(name) is None
 
-        wanted = sorted(names)
-        gone = await run_all(*map(is_missing, wanted))
-        return frozenset(name for name, missing in zip(wanted, gone, strict=True) if missing)
+async def _look_up(look: Callable[[_Key], Awaitable[_Found]], keys: Iterable[_Key]) -> list[tuple[_Key, _Found]]:
+    slots = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(key: _Key) -> tuple[_Key, _Found]:
+        async with slots:
+            return key, await look(key)
+
+    return list(await run_all(*map(one, keys)))
 
 
 @dataclass
@@ -76,8 +89,12 @@ class LocalMachine:
             usage = shutil.disk_usage(self.store)
         return Disk(usage.total, usage.free)
 
-    async def in_use(self, documents: Iterable[Bundle]) -> frozenset[LayerName]:
-        choice = await self.attacher.choice()
-        chains = await chains_in_use(self.containerd, choice.snapshotter)
-        layers = (layer for document in documents for image in document.images for layer in image.layers)
-        return frozenset(layer.name for layer in layers if layer.chain_id in chains)
+    async def in_use(self, documents: Iterable[Bundle]) -> frozenset[Part]:
+        choice, handlers = await self.attacher.choice(), await self.attacher.handlers()
+        layers = [layer for document in documents for image in document.images for layer in image.layers]
+        ours = await chains_in_use(self.containerd, choice.snapshotter)
+        found: set[Part] = {layer.name for layer in layers if layer.chain_id in ours}
+        for name in sorted(handlers.loaded):
+            chains = await chains_in_use(self.containerd, name)
+            found |= {UnpackedChain(name, layer.chain_id) for layer in layers if layer.chain_id in chains}
+        return frozenset(found)

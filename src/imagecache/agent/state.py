@@ -35,12 +35,18 @@ class Known:
     """Names of the ImageCaches that it was for."""
     last_used: float = 0.0
     """When a container last started from it; seconds since the epoch."""
+    unpacked: frozenset[str] = frozenset()
+    """Snapshotters of other runtime handlers that have its images too."""
 
 
 class _Entry(msgspec.Struct, frozen=True, kw_only=True):
     document: Bundle
     caches: tuple[str, ...] = ()
     last_used: float = 0.0
+    also_unpack: tuple[str, ...] = ()
+    """What its cache asks for."""
+    unpacked: tuple[str, ...] = ()
+    """What was done of it, so that a restarted agent knows which space is taken already."""
     attached: bool = False
     problem: str = ""
     """Why the last attach failed. Both are kept on a host without Kubernetes alone: a Node's agent reports its own."""
@@ -67,15 +73,32 @@ class NodeState:
         return {name: entry.document for name, entry in self._entries.items()}
 
     def known(self) -> dict[str, Known]:
-        return {name: Known(frozenset(entry.caches), entry.last_used) for name, entry in list(self._entries.items())}
+        return {
+            name: Known(frozenset(entry.caches), entry.last_used, frozenset(entry.unpacked))
+            for name, entry in list(self._entries.items())
+        }
 
-    def write(self, document: Bundle, caches: Iterable[str]) -> None:
+    def asked(self, without: str) -> list[tuple[Bundle, tuple[str, ...]]]:
+        """Every other bundle, and the snapshotters that its cache asks for (``Cache.also_unpack``)."""
+        return [(entry.document, entry.also_unpack) for name, entry in self._entries.items() if name != without]
+
+    def write(self, document: Bundle, caches: Iterable[str], also: Iterable[str] = ()) -> None:
         """Remember the bundle, durably. Raises StoreError, NoSpace, StoreDenied."""
         before = self._entries.get(document.id)
-        names = tuple(sorted(caches))
-        entry = msgspec.structs.replace(before or _Entry(document=document), document=document, caches=names)
+        entry = msgspec.structs.replace(
+            before or _Entry(document=document),
+            document=document,
+            caches=tuple(sorted(caches)),
+            also_unpack=tuple(also),
+        )
         if entry != before:
             self._save(document.id, entry)
+
+    def unpacked(self, bundle_id: str, snapshotters: Iterable[str]) -> None:
+        """Remember the other snapshotters that have its images. Raises StoreError, NoSpace, StoreDenied."""
+        entry = msgspec.structs.replace(self._entries[bundle_id], unpacked=tuple(sorted(snapshotters)))
+        if entry != self._entries[bundle_id]:
+            self._save(bundle_id, entry)
 
     def settle(self, bundle_id: str, problem: str = "") -> None:
         """Remember how an attach ended. Raises StoreError, NoSpace, StoreDenied."""

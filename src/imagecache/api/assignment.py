@@ -41,6 +41,8 @@ class Cache:
     digests: Mapping[str, Digest] = field(default_factory=dict)
     """Index or manifest of each reference (as written), according to the API server."""
     deleting: bool = False
+    also_unpack: tuple[str, ...] = ()
+    """``auto``, ``off`` or names of snapshotters that get its images too; empty: the node's setting."""
 
 
 def node_selector(keys: Mapping[str, str]) -> Selector:

@@ -196,6 +196,10 @@ def _node_status() -> Document:
                         "state": _text("Pending, Fetching, Ready or Failed."),
                         "bytesTotal": _whole("Bytes of all layer images of the cache."),
                         "bytesDone": _whole("Bytes of them that are on this node."),
+                        "unpackedInto": _list(
+                            _text(""), "Snapshotters of other runtime handlers that have the images unpacked too."
+                        ),
+                        "unpackedBytes": _whole("Bytes that the images take there."),
                         "reason": _text("Why it is Pending or Failed, one word."),
                         "message": _text("Why it is Pending or Failed, and what to do."),
                     },

@@ -23,6 +23,8 @@ NODE_SELECTOR = f"{GROUP}/node-selector"
 """Annotation of an ImageCache: a label selector; only nodes that match get the cache."""
 PRIORITY = f"{GROUP}/priority"
 """Annotation of an ImageCache: a whole number, default 0; more is kept longer when space on a node is short."""
+ALSO_UNPACK = f"{GROUP}/also-unpack"
+"""Annotation of an ImageCache: as the setting ``also_unpack``, which it replaces for this cache."""
 FINALIZER = f"{GROUP}/bundle"
 """On every ImageCache: the controller deletes the bundle before the object disappears."""
 HOST = "_host"
@@ -58,6 +60,10 @@ class NodeCache(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, r
     """Of the layer images of the bundle, each counted once."""
     bytes_done: int = 0
     """Of these, on this node."""
+    unpacked_into: tuple[str, ...] = ()
+    """Snapshotters of other runtime handlers that have the images too."""
+    unpacked_bytes: int = 0
+    """What they take there, each layer counted once for each of them."""
     reason: str = ""
     """CamelCase, when Pending or Failed."""
     message: str = ""
@@ -83,6 +89,11 @@ class NodeView:
     labels: Mapping[str, str] | None
     """None: a host without Kubernetes, which has what it was told to have by name, whatever a selector says."""
     status: NodeStatus
+
+
+def also_unpack(annotations: Mapping[str, str]) -> tuple[str, ...]:
+    """The snapshotters that an ImageCache asks for (``auto``, ``off`` or names); empty: the node's setting."""
+    return tuple(name.strip() for name in annotations.get(ALSO_UNPACK, "").split(",") if name.strip())
 
 
 def holder(node: str, name: str) -> str:

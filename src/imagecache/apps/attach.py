@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from imagecache.clock import Clock
+from imagecache.containerd.also_unpack import AlsoUnpacker
 from imagecache.containerd.api import Attached
-from imagecache.containerd.attach import AttachSettings, NodeAttacher
+from imagecache.containerd.attach import Asked, AttachSettings, NodeAttacher
 from imagecache.containerd.client import ContainerdClient
+from imagecache.containerd.layer_tars import LayerTars
 from imagecache.containerd.native import NativeUse, holder_of
 from imagecache.settings.table import Settings
 from imagecache.store.bundle_document import Bundle
@@ -23,9 +25,9 @@ class LocalAttacher:
     settings: Settings
     clock: Clock
 
-    async def attach(self, bundle: Bundle) -> Attached:
+    async def attach(self, bundle: Bundle, also: Collection[str] = (), others: Sequence[Asked] = ()) -> Attached:
         async with ContainerdClient(self.settings.address, self.clock) as containerd:
-            return await self.attacher(containerd).attach(bundle)
+            return await self.attacher(containerd).attach(bundle, also, others)
 
     async def detach(self, bundle: Bundle, keep: Sequence[Bundle] = ()) -> tuple[str, ...]:
         async with ContainerdClient(self.settings.address, self.clock) as containerd:
@@ -42,5 +44,7 @@ class LocalAttacher:
             snapshotter=self.settings.snapshotter,
             mode=self.settings.mode,
             allow_private_names=frozenset(self.settings.allow_private_names),
+            also_unpack=self.settings.also_unpack,
         )
-        return NodeAttacher(containerd, self.store.blobs, self.clock, settings)
+        unpacker = AlsoUnpacker(LayerTars(self.store.layers), self.clock)
+        return NodeAttacher(containerd, self.store.blobs, self.clock, settings, unpacker=unpacker)

@@ -25,6 +25,7 @@ async def checks(settings: Settings, clock: Clock) -> Sequence[Check]:
         mode=settings.mode,
         root=settings.agent_root,
         layers=root / "layers",
+        also_unpack=settings.also_unpack,
     )
     unsuitable = await asyncio.to_thread(_unsuitable, root)
     async with ContainerdClient(settings.address, clock) as containerd:

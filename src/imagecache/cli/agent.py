@@ -20,6 +20,7 @@ from imagecache.errors import Interrupted
     "trim_delay",
     "metrics_address",
     "allow_private_names",
+    "also_unpack",
     "kubeconfig",
     "node_name",
     "store_url",

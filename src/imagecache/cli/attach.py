@@ -11,14 +11,18 @@ from imagecache.cli.options import settings_flags
 from imagecache.cli.session import Session, run, say
 
 
-@settings_flags("address", "namespace", "mode", "snapshotter", "allow_private_names")
+@settings_flags("address", "namespace", "mode", "snapshotter", "allow_private_names", "also_unpack")
 def attach(
     session: Session,
     name: Annotated[str, typer.Argument(metavar="NAME", help="A Ready ImageCache.", autocompletion=complete)],
 ) -> None:
     """Make images usable in containerd."""
+    from imagecache.cli.progress import other_snapshotters
+
     attached = run(session.host().attach(name))
     for image in attached.images:
         say(f"{image} attached")
     for image in attached.withheld:
         say(f"{image} layers attached, name withheld (private: containers need their own credential)")
+    for line in other_snapshotters(attached):
+        say(line)

@@ -33,6 +33,7 @@ _FLAGS = (
     "trim_delay",
     "metrics_address",
     "allow_private_names",
+    "also_unpack",
     "kubeconfig",
     "node_name",
     "store_url",

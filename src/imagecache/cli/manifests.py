@@ -37,6 +37,7 @@ SETTINGS = (
     "registry_read_timeout",
     "jobs",
     "allow_private_names",
+    "also_unpack",
 )
 """Those of a command that builds and attaches."""
 Files = Annotated[

@@ -73,7 +73,14 @@ def outcome(event: Accepted | Built | Attached) -> list[str]:
             return [f"{RESOURCE}/{name} ready ({cache_id})"]
         case Attached():
             lines = [f"{image} attached" for image in event.images]
-            return lines + [f"{image} layers attached, name withheld (private)" for image in event.withheld]
+            lines += [f"{image} layers attached, name withheld (private)" for image in event.withheld]
+            return lines + other_snapshotters(event)
+
+
+def other_snapshotters(attached: Attached) -> list[str]:
+    """The lines about runtime handlers that do not use our snapshotter."""
+    lines = [f"unpacked into {name} too" for name in sorted(attached.unpacked)]
+    return lines + [f"runtime handler {name} cannot start them: also_unpack is off" for name in attached.left_out]
 
 
 class LineDisplay:
@@ -164,7 +171,13 @@ class JsonDisplay:
             case Built(name=name, cache_id=cache_id):
                 _emit("ready", name=name, cacheId=cache_id)
             case Attached():
-                _emit("attached", images=list(event.images), withheld=list(event.withheld))
+                _emit(
+                    "attached",
+                    images=list(event.images),
+                    withheld=list(event.withheld),
+                    unpackedInto=sorted(event.unpacked),
+                    leftOut=list(event.left_out),
+                )
 
     def _advanced(self, event: Advanced) -> None:
         now = self._clock.monotonic()

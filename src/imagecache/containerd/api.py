@@ -6,11 +6,12 @@ fake is ``testkit.containerd``. Every method raises ContainerdUnavailable when c
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from imagecache.containerd.handlers import Handlers
 from imagecache.digest import Digest
 from imagecache.oci.descriptor import Descriptor
 
@@ -35,6 +36,12 @@ class Attached:
     """Private images, as the user wrote them: layers are served when a pod pulls them, no record was made."""
     missed: tuple[str, ...] = ()
     """Images that this mode cannot attach, as the user wrote them; a pull fetches only what is missing."""
+    unpacked: frozenset[str] = frozenset()
+    """Snapshotters of other runtime handlers that have the images too."""
+    left_out: tuple[str, ...] = ()
+    """Runtime handlers whose pods cannot start the images: their snapshotters do not have them."""
+    handlers: Handlers = field(default_factory=Handlers)
+    """Of the runtime, as they were then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +58,8 @@ class SnapshotMount:
     kind: str
     source: str
     options: tuple[str, ...]
+    target: str = ""
+    """Path inside the container's root; empty for the root itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +104,12 @@ class ContentStore(Protocol):
     async def write(self, data: bytes, labels: Mapping[str, str]) -> Digest:
         """Store a document, or add the labels to it when it exists."""
 
+    async def write_from(self, pieces: AsyncIterator[bytes], content: Descriptor) -> None:
+        """Store content whose digest and size are known. ``pieces`` is not read to its end when it exists.
+
+        Raises what ``pieces`` raises: nothing is stored then.
+        """
+
     async def labels(self, digest: Digest) -> dict[str, str] | None:
         """None when the content does not exist."""
 
@@ -111,10 +126,12 @@ class ImageStore(Protocol):
     async def all(self) -> list[StoredImage]:
         """Every record, by name."""
 
-    async def put(self, name: str, target: Descriptor, labels: Mapping[str, str]) -> bool:
+    async def put(
+        self, name: str, target: Descriptor, labels: Mapping[str, str], *, created: Mapping[str, str] = {}
+    ) -> bool:
         """Create the record, or point it at ``target`` and add the labels; an empty value removes a label.
 
-        Returns whether anything changed.
+        Only a record that did not exist gets the labels in ``created``. Returns whether anything changed.
         """
 
     async def delete(self, name: str, target: Digest, *, sync: bool = False) -> bool:
@@ -133,6 +150,9 @@ class Snapshots(Protocol):
 
     async def stat(self, snapshotter: str, name: str) -> SnapshotInfo | None: ...
 
+    async def label(self, snapshotter: str, name: str, labels: Mapping[str, str]) -> None:
+        """Add labels to a snapshot; an empty value removes one. Raises SnapshotNotFound."""
+
     def list(self, snapshotter: str) -> AsyncIterator[SnapshotInfo]:
         """Every snapshot that this namespace has in the snapshotter."""
 
@@ -149,10 +169,17 @@ class Session(Protocol):
     @property
     def snapshots(self) -> Snapshots: ...
 
-    def leased(self, seconds: int) -> AbstractAsyncContextManager[Session]:
+    def leased(self, seconds: int, *, sync: bool = False) -> AbstractAsyncContextManager[Session]:
         """The same namespace under a new lease: nothing that is written in the block is collected before it ends.
 
-        containerd drops the lease after ``seconds``, in case this process dies.
+        containerd drops the lease after ``seconds``, in case this process dies. ``sync``: the end of the block waits
+        until what only this lease has kept is collected.
+        """
+
+    async def apply(self, tar: Descriptor, mounts: Sequence[SnapshotMount]) -> Digest:
+        """Unpack a layer of the content store onto a prepared snapshot; returns the digest of what was unpacked.
+
+        Raises NotFound: the content does not exist.
         """
 
     async def container(self, container_id: str) -> ContainerRecord | None: ...
@@ -174,6 +201,9 @@ class Containerd(Protocol):
 
     async def snapshotter_plugins(self) -> tuple[Plugin, ...]:
         """The snapshotter plugins, including those that failed to load."""
+
+    async def handler_snapshotters(self) -> dict[str, str]:
+        """CRI's runtime handlers that have a snapshotter of their own, and its name; empty where CRI does not run."""
 
     async def namespaces(self) -> tuple[str, ...]: ...
 

@@ -1,7 +1,7 @@
 """Make a bundle's images usable in containerd without a pull, and remove them again.
 
-For each image: documents into containerd's content store, the chain of snapshots through containerd's own API, then the
-image records. A lease keeps the unfinished work from containerd's collector, and expires if this process dies. An image
+For each image: documents into containerd's content store, the chain of snapshots through containerd's own API, the same
+chain unpacked for runtime handlers that have another snapshotter, then the image records. A lease keeps the unfinished work from containerd's collector, and expires if this process dies. An image
 is recorded only when all its layers are served, since kubelet would never pull it again. See
 ``docs/adr/0010-attach-without-pull.md``. It must not call our own snapshotter, nor start or configure anything.
 """
@@ -9,13 +9,15 @@ is recorded only when all its layers are served, since kubelet would never pull 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from imagecache.clock import Clock
 from imagecache.concurrency import finish_all, run_all
-from imagecache.containerd import image_records
-from imagecache.containerd.api import Attached, Containerd, Documents, Session
+from imagecache.containerd import also_unpack, image_records
+from imagecache.containerd.also_unpack import AlsoUnpacker
+from imagecache.containerd.api import Attached, Containerd, Documents, Plugin, Session
+from imagecache.containerd.handlers import AUTO, Handlers, handlers_of
 from imagecache.containerd.modes import Choice, choose
 from imagecache.containerd.snapshot_chain import ChainPreparer
 from imagecache.digest import Digest
@@ -42,38 +44,76 @@ class AttachSettings:
     """Seconds after which containerd drops what a killed attach has written."""
     visible: float = 2.0
     """Seconds to wait until CRI lists a new record."""
+    also_unpack: tuple[str, ...] = (AUTO,)
+    """Snapshotters that get the images too: AUTO, OFF or names (``handlers.Handlers``)."""
+
+
+Asked = tuple[Bundle, Collection[str]]
+"""A bundle, and the snapshotters that its cache asks for instead of the setting; nothing: the setting."""
 
 
 class NodeAttacher:
     """Attach and detach on one containerd. Both are idempotent; several attachers may run at once."""
 
     def __init__(
-        self, containerd: Containerd, documents: Documents, clock: Clock, settings: AttachSettings | None = None
+        self,
+        containerd: Containerd,
+        documents: Documents,
+        clock: Clock,
+        settings: AttachSettings | None = None,
+        *,
+        unpacker: AlsoUnpacker | None = None,
     ) -> None:
+        """Without an ``unpacker``, other snapshotters get nothing."""
+        self._unpacker = unpacker
         self._containerd = containerd
         self._documents = documents
         self._clock = clock
         self._settings = settings or AttachSettings()
 
-    async def attach(self, bundle: Bundle) -> Attached:
-        """Make the images usable. Raises ContainerdUnavailable, ContainerdMisconfigured, BlobNotFound."""
-        choice = await self.choice()
+    async def attach(self, bundle: Bundle, also: Collection[str] = (), others: Sequence[Asked] = ()) -> Attached:
+        """Make the images usable.
+
+        Args:
+            bundle: whose images.
+            also: the snapshotters that its cache asks for instead of the setting.
+            others: bundles that are attached too; what they share with this one is also unpacked as they ask.
+
+        Raises:
+            ContainerdUnavailable, ContainerdMisconfigured, BlobNotFound; when something is unpacked: StoreError.
+        """
+        choice, plugins = await self._plugins()
+        handlers = await self._handlers(choice, plugins)
         recorded: dict[str, None] = {}
         withheld: list[str] = []
         missed: list[str] = []
         listing: dict[str, Descriptor] = {}
+        asked = [(bundle, also), *others]
+        long = any(handlers.unpacked(each) for _, each in asked)
+        lease = also_unpack.LEASE if long else self._settings.lease
         # an image after the other: their layers and documents overlap, and the second finds what the first has made
-        async with self._session().leased(self._settings.lease) as session:
+        async with self._session().leased(lease) as session:
             for image in bundle.images:
+                wanted = _wanted(handlers, image, asked)
                 if self._is_withheld(image):
+                    await self._hold(session, image, wanted, handlers)
                     withheld.append(image.reference)
                 elif await self._present(session, choice, image):
+                    # before the record: it says "present" to pods of every runtime handler
+                    await self._unpack(session, image, wanted)
                     recorded.update(dict.fromkeys(await self._record(session, image, listing)))
                 else:
                     missed.append(image.reference)
         # records keep what they name, so the lease is not needed while CRI handles them
         await run_all(*(self._until_listed(self._session(), *item) for item in listing.items()))
-        return Attached(tuple(recorded), tuple(withheld), tuple(missed))
+        return Attached(
+            tuple(recorded),
+            tuple(withheld),
+            tuple(missed),
+            unpacked=handlers.unpacked(also),
+            left_out=handlers.left_out(also),
+            handlers=handlers,
+        )
 
     async def detach(self, bundle: Bundle, keep: Sequence[Bundle] = ()) -> tuple[str, ...]:
         """Delete the records that still point at the bundle's images; returns their names.
@@ -81,6 +121,7 @@ class NodeAttacher:
         Names that a bundle in ``keep`` has too stay, and so does everything that a container runs on. The last
         deletion waits until containerd has released the snapshots.
         """
+        await self._release(bundle, keep)
         session = self._session()
         kept = {
             name
@@ -100,8 +141,22 @@ class NodeAttacher:
 
     async def choice(self) -> Choice:
         """The integration that this containerd is configured for."""
+        return (await self._plugins())[0]
+
+    async def handlers(self) -> Handlers:
+        """Runtime handlers with other snapshotters. Raises ContainerdUnavailable, ContainerdMisconfigured."""
+        return await self._handlers(*await self._plugins())
+
+    async def _plugins(self) -> tuple[Choice, tuple[Plugin, ...]]:
         version, plugins = await run_all(self._containerd.version(), self._containerd.snapshotter_plugins())
-        return choose(version, plugins, self._settings.snapshotter, self._settings.mode)
+        return choose(version, plugins, self._settings.snapshotter, self._settings.mode), plugins
+
+    async def _handlers(self, choice: Choice, plugins: Sequence[Plugin]) -> Handlers:
+        if self._unpacker is None:
+            return Handlers()
+        found = await self._containerd.handler_snapshotters() if self._in_cri else {}
+        loaded = [plugin.id for plugin in plugins if not plugin.error]
+        return handlers_of(found, loaded, choice.snapshotter, self._settings.also_unpack)
 
     def _session(self) -> Session:
         return self._containerd.session(self._settings.namespace)
@@ -121,6 +176,37 @@ class NodeAttacher:
         chain = ChainPreparer(session.snapshots, choice, self._clock).prepare(image)
         return (await finish_all(chain, *writes))[0] is True
 
+    async def _unpack(self, session: Session, image: ImageRecord, snapshotters: Collection[str]) -> None:
+        """Into these snapshotters, and no longer into those that the image was unpacked into before."""
+        if self._unpacker is None:
+            return
+        await self._unpacker.unpack(session, image, snapshotters)
+        config = image.config.digest
+        changes = image_records.unpacked_labels(image, await session.content.labels(config) or {}, snapshotters)
+        if changes:
+            await session.content.write(self._documents.read(config), changes)
+
+    async def _hold(self, session: Session, image: ImageRecord, wanted: frozenset[str], handlers: Handlers) -> None:
+        """For a private image: the pull that a pod makes fetches no layer, so other snapshotters need theirs too."""
+        if self._unpacker is not None:
+            await self._unpacker.hold(session, image, wanted)
+            await self._unpacker.release(session, image, handlers.loaded - wanted)
+
+    async def _release(self, bundle: Bundle, keep: Sequence[Bundle]) -> None:
+        """Let go of what ``_hold`` has kept, unless a bundle in ``keep`` has it too."""
+        kept = {image.layers[-1].chain_id for other in keep for image in other.images if image.layers}
+        held = [
+            image
+            for image in bundle.images
+            if self._is_withheld(image) and image.layers and image.layers[-1].chain_id not in kept
+        ]
+        if self._unpacker is None or not held:
+            return
+        names = [plugin.id for plugin in await self._containerd.snapshotter_plugins() if not plugin.error]
+        if any([await self._unpacker.release(self._session(), image, names) for image in held]):
+            async with self._session().leased(self._settings.lease, sync=True):
+                pass  # a lease that keeps nothing: its end waits for the collection
+
     def _documents_of(self, image: ImageRecord, snapshotter: str) -> list[tuple[bytes, dict[str, str]]]:
         """The original documents with the labels that a pull gives them."""
         documents = [
@@ -139,14 +225,17 @@ class NodeAttacher:
         is written last and without the label: once it has it, CRI knows the names before it too.
         """
         names = image_records.names(image)
-        labels = image_records.CRI_LABELS if self._in_cri else {}
-        changed = await run_all(*(session.images.put(name, image.target, labels) for name in names))
         if not self._in_cri:
+            await run_all(*(session.images.put(name, image.target, {}) for name in names))
             return names
         image_id = image_records.image_id(image)
+        known, labels, pinned = await session.images.get(image_id), image_records.CRI_LABELS, image_records.PINNED
+        # one pinned record pins all names of an image, and one that the node had before is kubelet's to collect
+        created = pinned if known is None or pinned.items() <= known.labels.items() else {}
+        changed = await run_all(*(session.images.put(name, image.target, labels, created=created) for name in names))
         # an id that CRI knows already would not be labelled again, and need not be waited for
-        if any(changed) or await session.images.get(image_id) is None:
-            await session.images.put(image_id, image.target, dict.fromkeys(image_records.CRI_LABELS, ""))
+        if any(changed) or known is None:
+            await session.images.put(image_id, image.target, dict.fromkeys(labels, ""), created=created)
             listing[image_id] = image.target
         return (*names, image_id)
 
@@ -168,3 +257,9 @@ class NodeAttacher:
         if image_id in present - kept and present == {*ours, image_id}:
             ours.append(image_id)
         return ours
+
+
+def _wanted(handlers: Handlers, image: ImageRecord, asked: Sequence[Asked]) -> frozenset[str]:
+    """The snapshotters that some bundle with this image asks for: they share its config, whose labels say so."""
+    having = [also for bundle, also in asked if any(each.config.digest == image.config.digest for each in bundle.images)]
+    return frozenset(name for also in having for name in handlers.unpacked(also))

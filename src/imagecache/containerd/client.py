@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -20,15 +20,21 @@ from imagecache._proto.containerd import (
     task_events_pb2,
     version_pb2,
 )
+from imagecache._proto.cri import runtime_pb2
 from imagecache.clock import Clock
-from imagecache.containerd.api import SNAPSHOTTERS, ContainerRecord, Plugin, TaskStarted
+from imagecache.containerd.api import SNAPSHOTTERS, ContainerRecord, Plugin, SnapshotMount, TaskStarted
+from imagecache.containerd.handlers import snapshotters_in
 from imagecache.containerd.rpc import Connection
-from imagecache.containerd.services import ContentService, ImageService, SnapshotService
-from imagecache.errors import ContainerdUnavailable, NotFound
+from imagecache.containerd.services import ContentService, DiffService, ImageService, SnapshotService
+from imagecache.digest import Digest
+from imagecache.errors import ContainerdMisconfigured, ContainerdUnavailable, NotFound
+from imagecache.oci.descriptor import Descriptor
 
 DEADLINE = 60.0
 """Seconds for one call. Deleting an image with ``sync`` waits for containerd's collection, which may take many."""
 _LEASES = "containerd.services.leases.v1.Leases"
+_CRI = "type==io.containerd.grpc.v1,id==cri"
+"""Filter of plugins: CRI, in every version."""
 
 
 class ContainerdClient:
@@ -58,9 +64,25 @@ class ContainerdClient:
         return reply.version.removeprefix("v")
 
     async def snapshotter_plugins(self) -> tuple[Plugin, ...]:
+        return await self._plugins(f"type=={SNAPSHOTTERS}")
+
+    async def handler_snapshotters(self) -> dict[str, str]:
+        # without CRI (Docker's containerd) nobody answers its Status
+        if not any(not plugin.error for plugin in await self._plugins(_CRI)):
+            return {}
+        request = runtime_pb2.StatusRequest(verbose=True)
+        try:
+            reply = await self._connection.call(
+                "runtime.v1.RuntimeService/Status", request, runtime_pb2.StatusResponse
+            )
+        except ContainerdMisconfigured as error:  # 1.x says so while CRI starts, which 2.x calls unavailable
+            raise ContainerdUnavailable(error.message, hint="look at containerd's log, then try again") from error
+        return snapshotters_in(reply.info["config"])
+
+    async def _plugins(self, chosen: str) -> tuple[Plugin, ...]:
         reply = await self._connection.call(
             "containerd.services.introspection.v1.Introspection/Plugins",
-            introspection_pb2.PluginsRequest(filters=[f"type=={SNAPSHOTTERS}"]),
+            introspection_pb2.PluginsRequest(filters=[chosen]),
             introspection_pb2.PluginsResponse,
         )
         return tuple(
@@ -103,9 +125,10 @@ class ContainerdSession:
         self.content = ContentService(connection, metadata)
         self.images = ImageService(connection, metadata)
         self.snapshots = SnapshotService(connection, metadata)
+        self._diff = DiffService(connection, metadata)
 
     @contextlib.asynccontextmanager
-    async def leased(self, seconds: int) -> AsyncIterator[ContainerdSession]:
+    async def leased(self, seconds: int, *, sync: bool = False) -> AsyncIterator[ContainerdSession]:
         lease = f"imagecache-{secrets.token_hex(8)}"
         # RFC 3339, as containerd's collector parses this label
         expires = (self._clock.now() + dt.timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -114,8 +137,12 @@ class ContainerdSession:
         try:
             yield ContainerdSession(self._connection, self._clock, {**self._metadata, "containerd-lease": lease})
         finally:
+            delete = leases_pb2.DeleteRequest(id=lease, sync=sync)
             with contextlib.suppress(NotFound):  # it has expired
-                await self._connection.command(f"{_LEASES}/Delete", leases_pb2.DeleteRequest(id=lease), self._metadata)
+                await self._connection.command(f"{_LEASES}/Delete", delete, self._metadata)
+
+    async def apply(self, tar: Descriptor, mounts: Sequence[SnapshotMount]) -> Digest:
+        return await self._diff.apply(tar, mounts)
 
     async def container(self, container_id: str) -> ContainerRecord | None:
         request = containers_pb2.GetContainerRequest(id=container_id)

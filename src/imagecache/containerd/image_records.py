@@ -1,11 +1,14 @@
 """What containerd records about a pulled image: its names, and the labels that keep its parts.
 
-Attach writes exactly what a pull would, so that containerd, CRI and kubelet see no difference and containerd's own
+Attach writes what a pull would, so that containerd, CRI and kubelet see no difference and containerd's own
 collector keeps and removes the parts. Sources: containerd ``core/images`` (ChildGCLabels),
-``core/remotes/docker`` (distribution source), ``internal/cri/server/images`` (names and labels). Pure.
+``core/remotes/docker`` (distribution source), ``internal/cri/server/images`` (names and labels). One label is more than
+a pull writes: ``PINNED``. Pure.
 """
 
 from __future__ import annotations
+
+from collections.abc import Collection, Mapping
 
 from imagecache.oci.manifest import Index
 from imagecache.oci.mediatypes import is_manifest
@@ -14,10 +17,14 @@ from imagecache.store.bundle_document import ImageRecord
 
 CRI_NAMESPACE = "k8s.io"
 CRI_LABELS = {"io.cri-containerd.image": "managed"}
+PINNED = {"io.cri-containerd.pinned": "pinned"}
+"""On a record: kubelet's image collection leaves the image alone, under all its names. containerd 1.6 ignores it."""
 SNAPSHOT_REF = "containerd.io/snapshot.ref"
 SNAPSHOT_DIFF_ID = "containerd.io/snapshot/diff-id"
 _CONTENT_REF = "containerd.io/gc.ref.content."
 _SNAPSHOT_ROOT = "containerd.io/gc.ref.snapshot."
+_UNPACKED = "imagecache.dev/unpacked."
+"""On a config, with the name of a snapshotter: we have unpacked the image there, so it is ours to take back."""
 _SOURCE = "containerd.io/distribution.source."
 
 
@@ -54,6 +61,27 @@ def config_labels(image: ImageRecord, snapshotter: str) -> dict[str, str]:
     """Labels of the config: it keeps the top snapshot, which keeps its parents."""
     top = {_SNAPSHOT_ROOT + snapshotter: image.layers[-1].chain_id} if image.layers else {}
     return top | _source(image)
+
+
+def unpacked_labels(image: ImageRecord, found: Mapping[str, str], snapshotters: Collection[str]) -> dict[str, str]:
+    """Changes of the config's labels, by which it keeps the image's chain in ``snapshotters`` too.
+
+    Chains that we have unpacked into other snapshotters are let go; those that a pull has unpacked stay the pull's.
+    ``found`` are the labels of the config; an empty value removes one.
+    """
+    changes: dict[str, str] = {}
+    for name in unpacked_into(found) - frozenset(snapshotters):
+        changes |= {_SNAPSHOT_ROOT + name: "", _UNPACKED + name: ""}
+    for name in snapshotters if image.layers else ():
+        top = image.layers[-1].chain_id
+        if found.get(_SNAPSHOT_ROOT + name) != top:
+            changes |= {_SNAPSHOT_ROOT + name: top, _UNPACKED + name: "true"}
+    return changes
+
+
+def unpacked_into(labels: Mapping[str, str]) -> frozenset[str]:
+    """Snapshotters that we have unpacked an image into, by the labels of its config."""
+    return frozenset(key.removeprefix(_UNPACKED) for key in labels if key.startswith(_UNPACKED))
 
 
 def _source(image: ImageRecord) -> dict[str, str]:

@@ -7,15 +7,18 @@ containers use.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from imagecache.containerd.api import Attached
+from imagecache.containerd.handlers import Handlers
 from imagecache.containerd.image_records import CRI_NAMESPACE
 from imagecache.errors import ImageWithheld
 from imagecache.oci.reference import Reference
 from imagecache.store.bundle_document import Bundle, ImageRecord
+
+_Chain = TypeVar("_Chain")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +53,9 @@ class Prepuller:
         self._runtime = runtime
         self._private = CRI_NAMESPACE in frozenset(allow_private_names)
 
-    async def attach(self, bundle: Bundle) -> Attached:
+    async def attach(self, bundle: Bundle, also: Collection[str] = (), others: Sequence[object] = ()) -> Attached:
         """Pull the images that are missing. Raises PullFailed; ImageWithheld when one of them is private."""
+        del also, others  # the runtime decides where it unpacks
         # the pull comes before the error: the other images of the cache are useful
         withheld = [image for image in bundle.images if image.private and not self._private]
         names = [name_of(image) for image in bundle.images if image not in withheld]
@@ -65,6 +69,13 @@ class Prepuller:
                 hint=f"remove it from the cache, or set allow_private_names to {CRI_NAMESPACE} for nodes of one tenant",
             )
         return Attached(tuple(dict.fromkeys(names)))
+
+    async def handlers(self) -> Handlers:
+        return Handlers()
+
+    async def lost(self, chains: Collection[_Chain]) -> frozenset[_Chain]:
+        del chains
+        return frozenset()
 
     async def detach(self, bundle: Bundle, keep: Sequence[Bundle]) -> None:
         """Remove the images that no container uses and no bundle in ``keep`` has."""

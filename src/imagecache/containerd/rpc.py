@@ -5,6 +5,7 @@ One connection carries concurrent calls (HTTP/2). It must not know what a call m
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -46,15 +47,21 @@ class Connection:
             self._channel = None
 
     async def call(
-        self, method: str, request: Message, reply: type[Reply], metadata: dict[str, str] | None = None
+        self,
+        method: str,
+        request: Message,
+        reply: type[Reply],
+        metadata: dict[str, str] | None = None,
+        *,
+        seconds: float | None = None,
     ) -> Reply:
-        """One request, one reply. ``method`` is ``package.Service/Name``.
+        """One request, one reply. ``method`` is ``package.Service/Name``; ``seconds`` replaces the deadline.
 
         Raises NotFound, AlreadyExists, ContainerdUnavailable, ContainerdMisconfigured, PrivilegeMissing.
         """
         with self._converted(method):
             stub = UnaryUnaryMethod(self._opened(), f"/{method}", type(request), reply)
-            answer: Reply = await stub(request, timeout=self._deadline, metadata=metadata)
+            answer: Reply = await stub(request, timeout=seconds or self._deadline, metadata=metadata)
             return answer
 
     async def command(self, method: str, request: Message, metadata: dict[str, str] | None = None) -> None:
@@ -74,6 +81,36 @@ class Connection:
                     await stream.recv_trailing_metadata()
                     raise ContainerdUnavailable(f"containerd ended {method} without an answer")
                 return answer
+
+    async def upload(
+        self,
+        method: str,
+        requests: AsyncIterator[Message],
+        last: Message,
+        reply: type[Reply],
+        metadata: dict[str, str] | None = None,
+        *,
+        seconds: float,
+    ) -> Reply:
+        """Many requests, each answered before the next is sent; returns the answer to ``last``.
+
+        ``seconds`` is the deadline of one of them. What ``requests`` raises ends the call before ``last``.
+        """
+        with self._converted(method):
+            stub = StreamStreamMethod(self._opened(), f"/{method}", type(last), reply)
+            async with stub.open(metadata=metadata) as stream:
+
+                async def answered(request: Message, *, end: bool = False) -> Reply:
+                    async with asyncio.timeout(seconds):
+                        await stream.send_message(request, end=end)
+                        answer: Reply | None = await stream.recv_message()
+                    if answer is None:  # grpclib replaces this by the error in the trailers, if they have one
+                        raise StreamTerminatedError(f"{method} ended without an answer")
+                    return answer
+
+                async for request in requests:
+                    await answered(request)
+                return await answered(last, end=True)
 
     async def stream(
         self, method: str, request: Message, reply: type[Reply], metadata: dict[str, str] | None = None

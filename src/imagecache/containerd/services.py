@@ -1,4 +1,4 @@
-"""containerd's content, image and snapshot services: the ports of ``containerd.api`` over gRPC.
+"""containerd's content, image, snapshot and diff services: the ports of ``containerd.api`` over gRPC.
 
 One method, one or two calls. It must not decide anything.
 """
@@ -7,11 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from imagecache._proto.containerd import content_pb2, descriptor_pb2, images_pb2, snapshots_pb2
+from imagecache._proto.containerd import (
+    content_pb2,
+    descriptor_pb2,
+    diff_pb2,
+    images_pb2,
+    mount_pb2,
+    snapshots_pb2,
+)
 from imagecache.containerd.api import SnapshotInfo, SnapshotKey, SnapshotMount, StoredImage
 from imagecache.containerd.rpc import Connection
 from imagecache.digest import Digest
@@ -22,6 +29,9 @@ _SOURCE = "containerd.io/distribution.source."
 _CONTENT = "containerd.services.content.v1.Content"
 _IMAGES = "containerd.services.images.v1.Images"
 _SNAPSHOTS = "containerd.services.snapshots.v1.Snapshots"
+_DIFF = "containerd.services.diff.v1.Diff"
+_LONG = 3600.0
+"""Seconds for what takes a time that the size of a layer decides: to unpack it, or to bring its last bytes to disk."""
 
 
 class ContentService:
@@ -33,8 +43,7 @@ class ContentService:
         digest = Digest.sha256(data)
         request = content_pb2.WriteContentRequest(
             action=content_pb2.COMMIT,
-            # unique: containerd refuses a second writer with the same ref, such as another attach of this image
-            ref=f"imagecache-{digest}-{secrets.token_hex(4)}",
+            ref=_unique(digest),
             total=len(data),
             expected=digest,
             data=data,
@@ -47,6 +56,19 @@ class ContentService:
         except AlreadyExists:
             await self._add_labels(digest, labels)
         return digest
+
+    async def write_from(self, pieces: AsyncIterator[bytes], content: Descriptor) -> None:
+        ref = _unique(content.digest)
+        # all of them at the offset that the pieces will have reached; without one, it is the first request too
+        last = content_pb2.WriteContentRequest(
+            action=content_pb2.COMMIT, ref=ref, total=content.size, offset=content.size
+        )
+        requests = _writes(ref, pieces, content)
+        # one that exists is refused, and containerd has added it to the lease of this session
+        with contextlib.suppress(AlreadyExists):
+            await self._connection.upload(
+                f"{_CONTENT}/Write", requests, last, content_pb2.WriteContentResponse, self._metadata, seconds=_LONG
+            )
 
     async def _add_labels(self, digest: Digest, labels: Mapping[str, str]) -> None:
         """For content that exists; the refused write has added it to the lease of this session."""
@@ -73,6 +95,27 @@ class ContentService:
             return b"".join([reply.data async for reply in replies])
         except NotFound:
             return None
+
+
+def _unique(digest: Digest) -> str:
+    """A name for a write: containerd refuses a second writer with the same one, such as another attach of the image."""
+    return f"imagecache-{digest}-{secrets.token_hex(4)}"
+
+
+async def _writes(
+    ref: str, pieces: AsyncIterator[bytes], content: Descriptor
+) -> AsyncIterator[content_pb2.WriteContentRequest]:
+    offset = 0
+    async for piece in pieces:
+        yield content_pb2.WriteContentRequest(
+            action=content_pb2.WRITE,
+            ref=ref,
+            total=content.size,
+            expected=content.digest if offset == 0 else "",  # containerd looks for it each time that it is said
+            offset=offset,
+            data=piece,
+        )
+        offset += len(piece)
 
 
 def _merged(found: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
@@ -108,8 +151,10 @@ class ImageService:
         reply = await self._connection.call(f"{_IMAGES}/List", request, images_pb2.ListImagesResponse, self._metadata)
         return sorted((_stored(image) for image in reply.images), key=lambda image: image.name)
 
-    async def put(self, name: str, target: Descriptor, labels: Mapping[str, str]) -> bool:
-        image = images_pb2.Image(name=name, labels=labels, target=_target(target))
+    async def put(
+        self, name: str, target: Descriptor, labels: Mapping[str, str], *, created: Mapping[str, str] = {}
+    ) -> bool:
+        image = images_pb2.Image(name=name, labels={**created, **labels}, target=_target(target))
         create = images_pb2.CreateImageRequest(image=image)
         try:
             await self._connection.call(f"{_IMAGES}/Create", create, images_pb2.CreateImageResponse, self._metadata)
@@ -117,6 +162,7 @@ class ImageService:
             found = await self.get(name)
             if found is not None and found.target == target.digest and _has(found.labels, labels):
                 return False
+            # without the labels in ``created``: what the mask does not name stays as it is
             mask = FieldMask(paths=["target", *(f"labels.{key}" for key in labels)])
             update = images_pb2.UpdateImageRequest(image=image, update_mask=mask)
             await self._connection.call(f"{_IMAGES}/Update", update, images_pb2.UpdateImageResponse, self._metadata)
@@ -164,7 +210,9 @@ class SnapshotService:
             return None
         except NotFound as error:
             raise SnapshotNotFound(error.message, hint="its parent no longer exists; try again") from error
-        return tuple(SnapshotMount(mount.type, mount.source, tuple(mount.options)) for mount in reply.mounts)
+        return tuple(
+            SnapshotMount(mount.type, mount.source, tuple(mount.options), mount.target) for mount in reply.mounts
+        )
 
     async def commit(self, snapshot: SnapshotKey, name: str) -> bool:
         request = snapshots_pb2.CommitSnapshotRequest(
@@ -195,6 +243,19 @@ class SnapshotService:
             return None
         return _info(reply.info)
 
+    async def label(self, snapshotter: str, name: str, labels: Mapping[str, str]) -> None:
+        request = snapshots_pb2.UpdateSnapshotRequest(
+            snapshotter=snapshotter,
+            info=snapshots_pb2.Info(name=name, labels=labels),
+            update_mask=FieldMask(paths=[f"labels.{key}" for key in labels]),
+        )
+        try:
+            await self._connection.call(
+                f"{_SNAPSHOTS}/Update", request, snapshots_pb2.UpdateSnapshotResponse, self._metadata
+            )
+        except NotFound as error:
+            raise SnapshotNotFound(error.message, hint="someone has removed it; try again") from error
+
     async def list(self, snapshotter: str) -> AsyncIterator[SnapshotInfo]:
         request = snapshots_pb2.ListSnapshotsRequest(snapshotter=snapshotter)
         replies = self._connection.stream(
@@ -208,3 +269,22 @@ class SnapshotService:
 def _info(info: snapshots_pb2.Info) -> SnapshotInfo:
     committed = info.kind == snapshots_pb2.COMMITTED
     return SnapshotInfo(info.name, info.parent, dict(info.labels), committed=committed)
+
+
+class DiffService:
+    def __init__(self, connection: Connection, metadata: dict[str, str]) -> None:
+        self._connection = connection
+        self._metadata = metadata
+
+    async def apply(self, tar: Descriptor, mounts: Sequence[SnapshotMount]) -> Digest:
+        request = diff_pb2.ApplyRequest(
+            diff=_target(tar),
+            mounts=[
+                mount_pb2.Mount(type=mount.kind, source=mount.source, target=mount.target, options=mount.options)
+                for mount in mounts
+            ],
+        )
+        reply = await self._connection.call(
+            f"{_DIFF}/Apply", request, diff_pb2.ApplyResponse, self._metadata, seconds=_LONG
+        )
+        return Digest(reply.applied.digest)

@@ -88,15 +88,8 @@ class ChainPreparer:
             await self._snapshots.remove(snapshot.snapshotter, snapshot.key)
 
     def _key(self, layer: LayerRecord, parent: str) -> SnapshotKey:
-        """In containerd's own form, which tells snapshotters a layer from a container."""
-        unique = base64.urlsafe_b64encode(secrets.token_bytes(3)).decode()
-        nanoseconds = self._clock.now().microsecond * 1000
-        return SnapshotKey(
-            snapshotter=self._choice.snapshotter,
-            key=f"extract-{nanoseconds}-{unique} {layer.chain_id}",
-            parent=parent,
-            labels={SNAPSHOT_REF: layer.chain_id, SNAPSHOT_DIFF_ID: layer.diff_id},
-        )
+        key = layer_key(self._choice.snapshotter, layer, parent, self._clock)
+        return replace(key, labels={**key.labels, SNAPSHOT_DIFF_ID: layer.diff_id})
 
     def _missing(self, image: ImageRecord, layer: LayerRecord) -> BlobNotFound | ContainerdMisconfigured:
         if self._choice.mode is Mode.NATIVE:
@@ -110,6 +103,18 @@ class ChainPreparer:
             hint="the agent must use the same store as this command; run: imagecache doctor",
             image=image.reference,
         )
+
+
+def layer_key(snapshotter: str, layer: LayerRecord, parent: str, clock: Clock) -> SnapshotKey:
+    """A key for unpacking, in containerd's own form, which tells snapshotters a layer from a container."""
+    unique = base64.urlsafe_b64encode(secrets.token_bytes(3)).decode()
+    nanoseconds = clock.now().microsecond * 1000
+    return SnapshotKey(
+        snapshotter=snapshotter,
+        key=f"extract-{nanoseconds}-{unique} {layer.chain_id}",
+        parent=parent,
+        labels={SNAPSHOT_REF: layer.chain_id},
+    )
 
 
 def _complete(mounts: tuple[SnapshotMount, ...]) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from imagecache.containerd.api import Containerd, ContentStore, Session
+from imagecache.containerd.image_records import unpacked_into
 from imagecache.containerd.modes import loaded
 from imagecache.digest import Digest
 from imagecache.errors import ImageCacheError
@@ -74,21 +75,24 @@ class SnapshotterRemoval:
         """Release every snapshot of ours that no container has, and wait for containerd's collection.
 
         They are not removed one by one: containerd refuses that for one whose child its collector took (1.6, 2.4).
+        Images that we have unpacked into other snapshotters go with their records.
         """
         for namespace in await self.containerd.namespaces():
             session = self.containerd.session(namespace)
             for image in await session.images.all():
                 for manifest in await _manifests(session.content, image.target):
-                    await self._release(session.content, manifest.config.digest)
+                    if await self._release(session.content, manifest.config.digest):
+                        await session.images.delete(image.name, image.target)
             await session.images.put(_COLLECTED.name, _COLLECTED.target, {})
             await session.images.delete(_COLLECTED.name, _COLLECTED.target.digest, sync=True)
 
-    async def _release(self, content: ContentStore, config: Digest) -> None:
-        """Remove the label of an image's config that keeps its snapshots."""
-        key = _ROOT + self.snapshotter
-        body = await content.read(config) if key in (await content.labels(config) or {}) else None
+    async def _release(self, content: ContentStore, config: Digest) -> bool:
+        """Remove the label of an image's config that keeps its snapshots. True: we have unpacked it elsewhere too."""
+        key, labels = _ROOT + self.snapshotter, await content.labels(config) or {}
+        body = await content.read(config) if key in labels else None
         if body is not None:
             await content.write(body, {key: ""})
+        return bool(unpacked_into(labels))
 
     async def _is_usable(self, session: Session, target: Digest) -> bool:
         """Whether the default snapshotter has the image or can unpack it. What cannot be read counts as usable."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from imagecache.containerd.api import Containerd, Plugin, Session
+from imagecache.containerd.handlers import AUTO, OFF, handlers_of
 from imagecache.containerd.image_records import CRI_NAMESPACE
 from imagecache.containerd.modes import Choice, choose, remaps_ids, version_of
 from imagecache.digest import Digest
@@ -37,6 +38,8 @@ class ContainerdExpectations:
     """Of the proxy snapshotter."""
     layers: Path
     """The store's ``layers`` directory."""
+    also_unpack: tuple[str, ...] = (AUTO,)
+    """Snapshotters that get images too, as ``containerd.handlers.Handlers`` has it."""
 
 
 async def check_containerd(containerd: Containerd, expected: ContainerdExpectations) -> tuple[list[Check], Mode | None]:
@@ -59,12 +62,37 @@ async def check_containerd(containerd: Containerd, expected: ContainerdExpectati
     checks += _configured(effective, plugins, choice, version, expected)
     if choice.mode is Mode.NATIVE:
         checks.append(_mkfs())
+    checks += await check_handlers(containerd, plugins, choice, expected.also_unpack)
     if effective is not None:
         session = containerd.session(CRI_NAMESPACE)
         checks.append(
             await check_sandbox(session, probe_config.sandbox_image(probe_config.sections(effective)), choice)
         )
     return checks, choice.mode
+
+
+async def check_handlers(
+    containerd: Containerd, plugins: Sequence[Plugin], choice: Choice, setting: Sequence[str]
+) -> list[Check]:
+    """Pods of a runtime handler with another snapshotter start cached images when they are unpacked there too."""
+    try:
+        found = await containerd.handler_snapshotters()
+    except ImageCacheError as error:
+        return [failed(_AREA, "runtime handlers", error)]
+    handlers = handlers_of(found, [each.id for each in plugins if not each.error], choice.snapshotter, setting)
+    left_out = handlers.left_out()
+    checks: list[Check] = []
+    for name, snapshotter in sorted(handlers.snapshotters.items()):
+        title = f"runtime handler {name}"
+        if name in left_out:
+            words = f"its snapshotter {snapshotter} does not get cached images: its pods cannot start them"
+            checks.append(warning(_AREA, title, words, "set also_unpack to auto, or leave its nodes out"))
+        else:
+            checks.append(ok(_AREA, title, f"cached images are unpacked into its snapshotter {snapshotter} too"))
+    for name in sorted({*setting} - {AUTO, OFF, choice.snapshotter} - handlers.loaded):
+        words = f"this containerd has no snapshotter {name}"
+        checks.append(warning(_AREA, "also_unpack", words, "correct the setting, if another node does not have it"))
+    return checks
 
 
 def _configured(

@@ -90,7 +90,7 @@ class PlainHostDuties:
         start = own.clock.monotonic()
         bundle = await asyncio.to_thread(own.store.get, bundle_id)
         try:
-            attached = await own.node.attach(bundle, cache.name)
+            attached = await own.node.attach(bundle, cache)
         except ImageCacheError as error:
             message = building.explain(error)
             failed = events.event("AttachFailed", message, about=cache.name, now=own.clock.now(), kind=events.WARNING)

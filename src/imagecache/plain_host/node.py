@@ -13,7 +13,7 @@ from typing import Protocol
 
 from imagecache.agent.state import NodeState
 from imagecache.api import building
-from imagecache.api.nodes import HOST, NodeStatus, NodeView
+from imagecache.api.nodes import HOST, NodeStatus, NodeView, also_unpack
 from imagecache.api.types import ImageCache
 from imagecache.containerd.api import Attached
 from imagecache.errors import ImageCacheError
@@ -23,8 +23,13 @@ from imagecache.store.bundle_document import Bundle
 class Attacher(Protocol):
     """``apps.attach.LocalAttacher``; the fake is in ``testkit.builder``."""
 
-    async def attach(self, bundle: Bundle) -> Attached:
-        """Make the images usable in containerd. Idempotent. Raises HostError, BlobNotFound."""
+    async def attach(
+        self, bundle: Bundle, also: Collection[str] = (), others: Sequence[tuple[Bundle, Collection[str]]] = ()
+    ) -> Attached:
+        """Make the images usable in containerd. Idempotent. Raises HostError, StoreError.
+
+        ``also`` are the snapshotters that its cache asks for, ``others`` the other attached bundles with theirs.
+        """
 
     async def detach(self, bundle: Bundle, keep: Sequence[Bundle] = ()) -> tuple[str, ...]:
         """Remove the records, except those that a bundle in ``keep`` has too; returns the removed names."""
@@ -42,18 +47,18 @@ class HostNode:
         self._directory = nodes / HOST
         self._attacher = attacher
 
-    async def attach(self, bundle: Bundle, cache: str) -> Attached:
+    async def attach(self, bundle: Bundle, cache: ImageCache) -> Attached:
         """Attach a cache's bundle; an earlier one of the same cache is detached after that. Raises as the attacher."""
-        state = await asyncio.to_thread(self._load)
+        state, also = await asyncio.to_thread(self._load), also_unpack(cache.metadata.annotations)
         # before the records are made: whatever is half made then, detach finds it, and the agent completes it
-        await asyncio.to_thread(state.write, bundle, [cache])
+        await asyncio.to_thread(state.write, bundle, [cache.name], also)
         try:
-            attached = await self._attacher().attach(bundle)
+            attached = await self._attacher().attach(bundle, also, state.asked(without=bundle.id))
         except ImageCacheError as error:
             await asyncio.to_thread(state.settle, bundle.id, building.explain(error))
             raise
         await asyncio.to_thread(state.settle, bundle.id)
-        for earlier in _of(state, cache):  # last, so that a name which both have is never missing
+        for earlier in _of(state, cache.name):  # last, so that a name which both have is never missing
             if earlier.id != bundle.id:
                 await self._detach(state, earlier)
         return attached

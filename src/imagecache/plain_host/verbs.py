@@ -325,7 +325,7 @@ class PlainHost:
     async def _attach(self, cache: ImageCache) -> Attached:
         bundle = self._serving(cache)
         try:
-            attached = await self._node.attach(bundle, cache.name)
+            attached = await self._node.attach(bundle, cache)
         except ImageCacheError as error:
             now, message = self._dependencies.clock.now(), building.explain(error)
             failed = events.event("AttachFailed", message, about=cache.name, now=now, kind=events.WARNING)

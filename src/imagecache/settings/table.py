@@ -181,6 +181,14 @@ class Settings:
             "Namespaces in which private images are recorded too: every pod there may use them without credentials.",
         ),
     ] = ()
+    also_unpack: Annotated[
+        tuple[str, ...],
+        Meaning(
+            "auto | off | names of snapshotters, comma-separated",
+            "Snapshotters that get the images unpacked too, from the layer images, for runtime classes that do not use "
+            "ours. auto: those of CRI's runtime handlers. A name that a node does not have is no error there.",
+        ),
+    ] = ("auto",)
     kubeconfig: Annotated[
         str,
         Meaning(

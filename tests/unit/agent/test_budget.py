@@ -7,16 +7,16 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from imagecache.agent.budget import Candidate, Decision, Disk, Refused, Resident, Situation, decide
+from imagecache.agent.budget import Candidate, Decision, Disk, Part, Refused, Resident, Situation, decide
 from imagecache.digest import Digest
 from imagecache.errors import NoSpace
 from imagecache.fetch.allowance import Allowance
 from imagecache.store.layer_name import LayerName, Space
 
 
-def layers(text: str) -> dict[LayerName, int]:
+def layers(text: str) -> dict[Part, int]:
     """``"base:10 app:5"``."""
-    found = {}
+    found: dict[Part, int] = {}
     for part in text.split():
         name, size = part.split(":")
         found[LayerName(Space.LAYERS, Digest.sha256(name.encode()))] = int(size)
@@ -49,6 +49,9 @@ CASES = {
     "to-the-last-byte": Case(67, [candidate("a", "x:50")], expected=Decision(fetch=("a",))),
     "one-byte-too-much": Case(66, [candidate("a", "x:50")], expected=Decision(refused=(Refused("a", 50, 49),))),
     "what-is-here-is-not-fetched": Case(27, [candidate("a", "x:50")], partial="x:40", expected=Decision(fetch=("a",))),
+    "what-is-stored-meanwhile-needs-space-too": Case(
+        66, [replace(candidate("a", "x:40"), transient=10)], expected=Decision(refused=(Refused("a", 50, 49),))
+    ),
     "two-share-a-layer": Case(
         37,
         [candidate("a", "base:15 a:2", created=2), candidate("b", "base:15 b:3", created=1)],

@@ -23,7 +23,11 @@ def test_an_object_as_the_api_has_it() -> None:
         "metadata": {
             "name": "a",
             "creationTimestamp": "1970-01-01T00:01:40Z",
-            "annotations": {"imagecache.dev/node-selector": "pool=gpu", "imagecache.dev/priority": " -7 "},
+            "annotations": {
+                "imagecache.dev/node-selector": "pool=gpu",
+                "imagecache.dev/priority": " -7 ",
+                "imagecache.dev/also-unpack": "devmapper, overlayfs,",
+            },
         },
         "status": {
             "phase": "Updating",
@@ -39,6 +43,7 @@ def test_an_object_as_the_api_has_it() -> None:
         priority=-7,
         created=100.0,
         digests={"nginx": Digest(digest)},
+        also_unpack=("devmapper", "overlayfs"),
     )
 
 

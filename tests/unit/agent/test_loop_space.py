@@ -29,7 +29,7 @@ async def test_a_cache_that_does_not_fit_is_not_begun(bench: Bench) -> None:
     entry = bench.entry()
     assert entry is not None
     assert entry.state is CacheState.PENDING
-    assert "to fetch" in entry.message
+    assert "needed" in entry.message
     assert "17 % of the disk must stay free" in entry.message
     assert bench.condition("InsufficientSpace") == ("True", "DiskBudget")
     assert not bench.remote.fetched

@@ -13,6 +13,7 @@ from imagecache.agent.plan import Bounds, JobKind, Plan, View, make_plan
 from imagecache.agent.state import Known
 from imagecache.api import selector
 from imagecache.api.assignment import Cache
+from imagecache.containerd.handlers import Handlers
 from imagecache.store.bundle_document import Bundle
 from imagecache.store.layer_name import LayerName
 from testkit.attachable import MemoryDocuments, bundle
@@ -44,11 +45,15 @@ def here(*whole: Bundle, described: tuple[Bundle, ...] = ()) -> Inventory:
     )
 
 
-def known(*documents: Bundle, name: str = "a", used: float = 0.0) -> Mapping[str, Known]:
-    return {each.id: Known(frozenset({name}), used) for each in documents}
+def known(
+    *documents: Bundle, name: str = "a", used: float = 0.0, unpacked: tuple[str, ...] = ()
+) -> Mapping[str, Known]:
+    return {each.id: Known(frozenset({name}), used, frozenset(unpacked)) for each in documents}
 
 
 CPU = selector.parse("pool=cpu", "")
+KATA = Handlers({"kata": "devmapper"}, frozenset({"devmapper", "overlayfs"}))
+"""Each tar has a quarter of a UNIT."""
 A, B = cache("a", ONE.id), cache("b", TWO.id, created=2.0)
 
 
@@ -265,6 +270,50 @@ CASES = {
             disk=Disk(100 * UNIT, 11 * UNIT),
         ),
         (TWO.id,),
+    ),
+    "what-is-unpacked-too-needs-space": Case(  # two layers, their tars, and one of the tars a second time
+        view(A, inventory=here(described=(ONE,)), handlers=KATA, disk=Disk(100 * UNIT, 12 * UNIT + UNIT // 2)),
+        (ONE.id,),
+        refused=(ONE.id,),
+    ),
+    "and-is-fetched-when-it-has-it": Case(
+        view(A, inventory=here(described=(ONE,)), handlers=KATA, disk=Disk(100 * UNIT, 13 * UNIT)),
+        (ONE.id,),
+        Plan(fetch=(ONE.id,)),
+    ),
+    "a-cache-that-is-not-unpacked-needs-no-more": Case(
+        view(
+            replace(A, also_unpack=("off",)),
+            inventory=here(described=(ONE,)),
+            handlers=KATA,
+            disk=Disk(100 * UNIT, 12 * UNIT),
+        ),
+        (ONE.id,),
+        Plan(fetch=(ONE.id,)),
+    ),
+    "whole-is-not-attached-where-it-has-no-space-to-be-unpacked": Case(
+        view(A, inventory=here(ONE), known=known(ONE), handlers=KATA, disk=Disk(100 * UNIT, 10 * UNIT)),
+        (ONE.id,),
+        refused=(ONE.id,),
+    ),
+    "whole-is-attached-where-it-has-the-space": Case(
+        view(A, inventory=here(ONE), known=known(ONE), handlers=KATA, disk=Disk(100 * UNIT, 11 * UNIT)),
+        (ONE.id,),
+        Plan(attach=(ONE.id,)),
+    ),
+    "what-was-unpacked-before-needs-no-space": Case(
+        view(
+            A,
+            inventory=here(ONE),
+            known=known(ONE, unpacked=("devmapper",)),
+            handlers=KATA,
+            disk=Disk(100 * UNIT, 10 * UNIT),
+        ),
+        (ONE.id,),
+        Plan(attach=(ONE.id,)),
+    ),
+    "no-disk-no-budget-for-unpacking": Case(
+        view(A, inventory=here(ONE), handlers=KATA, disk=None), (ONE.id,), Plan(attach=(ONE.id,))
     ),
     "what-is-leased-will-not-be-free": Case(
         view(

@@ -144,7 +144,25 @@ def test_a_status_survives_the_api() -> None:
         "RuntimeReachable": "False",
         "InsufficientSpace": "True",
         "RecordsRemoved": "False",
+        "HandlersServed": "True",
     }
+
+
+def test_what_other_snapshotters_have_is_counted_and_named() -> None:
+    attached = {DOCUMENT.id: Attached((), unpacked=frozenset({"devmapper", "overlayfs"}))}
+    status = report.status(replace(FACTS, inventory=WHOLE, attached=attached), NodeStatus(), NOW)
+    (entry,) = status.caches
+    assert (entry.unpacked_into, entry.unpacked_bytes) == (("devmapper", "overlayfs"), 4 * 1024)
+    assert status.used_bytes == 4 * 1024
+    assert list(msgspec.to_builtins(entry)["unpackedInto"]) == ["devmapper", "overlayfs"]
+
+
+def test_handlers_that_are_left_out_are_named_with_the_caches() -> None:
+    attached = {DOCUMENT.id: Attached((), left_out=("kata", "two"))}
+    status = report.status(replace(FACTS, inventory=WHOLE, attached=attached), NodeStatus(), NOW)
+    (condition,) = (each for each in status.conditions if each.type == "HandlersServed")
+    assert (condition.status, condition.reason) == ("False", "AlsoUnpackOff")
+    assert "kata, two cannot start images of a:" in condition.message
 
 
 def test_a_condition_that_stays_keeps_its_time() -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from imagecache.agent.budget import UnpackedChain
 from imagecache.agent.report import not_attached
 from imagecache.agent.runtime import ContainerdRecords, LocalMachine
+from imagecache.containerd.also_unpack import AlsoUnpacker
 from imagecache.containerd.api import SnapshotKey
 from imagecache.containerd.attach import NodeAttacher
 from imagecache.errors import ContainerdUnavailable, StoreError
@@ -97,3 +99,21 @@ async def test_the_disk(containerd: MemoryContainerd, attacher: NodeAttacher, tm
     assert 0 < disk.free <= disk.capacity
     with pytest.raises(StoreError):
         await LocalMachine(tmp_path / "gone", containerd, attacher).disk()
+
+
+async def test_snapshots_of_other_runtime_handlers(containerd: MemoryContainerd, tmp_path: Path) -> None:
+    containerd.handlers = {"two": "overlayfs"}
+    attacher = NodeAttacher(containerd, DOCUMENTS, FakeClock(), unpacker=AlsoUnpacker(DOCUMENTS, FakeClock()))
+    records, document = ContainerdRecords(containerd, attacher, "k8s.io"), bundle(PUBLIC)
+    attached = await records.attach(document)
+    assert attached.handlers == await records.handlers()
+    assert attached.unpacked == {"overlayfs"}
+
+    bottom, top = (UnpackedChain("overlayfs", layer.chain_id) for layer in PUBLIC.layers)
+    assert await records.lost({bottom, top}) == frozenset()
+    snapshots = containerd.session("k8s.io").snapshots
+    await snapshots.prepare(SnapshotKey("overlayfs", "container", bottom.chain_id))
+    machine = LocalMachine(tmp_path, containerd, attacher)
+    assert await machine.in_use([document]) == {bottom}
+    await snapshots.remove("overlayfs", top.chain_id)
+    assert await records.lost({bottom, top}) == {top}

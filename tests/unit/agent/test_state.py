@@ -43,6 +43,20 @@ def test_the_state_remembers(state: NodeState, tmp_path: Path) -> None:
         assert each.known() == {first.id: Known(frozenset({"a", "b"}), 5.0)}
 
 
+def test_what_was_asked_and_unpacked_is_remembered(state: NodeState, tmp_path: Path) -> None:
+    first, second = bundle(PUBLIC, number=1), bundle(ODD, number=2)
+    state.write(first, ["a"], ["overlayfs"])
+    state.write(second, ["b"])
+    state.unpacked(first.id, {"overlayfs"})
+    for each in (state, reloaded(tmp_path)):
+        assert each.known()[first.id].unpacked == {"overlayfs"}
+        assert each.known()[second.id].unpacked == frozenset()
+        assert each.asked(without=second.id) == [(first, ("overlayfs",))]
+    state.write(first, ["a"])
+    assert state.asked(without=second.id) == [(first, ())]
+    assert state.known()[first.id].unpacked == {"overlayfs"}
+
+
 def test_a_use_survives_another_attach(state: NodeState) -> None:
     document = bundle(PUBLIC)
     state.write(document, ["a"])

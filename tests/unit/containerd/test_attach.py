@@ -10,6 +10,9 @@ from testkit.attachable import MemoryDocuments, bundle
 from testkit.clock import FakeClock
 from testkit.containerd import FakeSnapshotter, MemoryContainerd
 
+MANAGED = {"io.cri-containerd.image": "managed"}
+PINNED = {"io.cri-containerd.pinned": "pinned"}
+
 
 class Node:
     def __init__(self, *, native: bool = False, settings: AttachSettings | None = None, cri: bool = True) -> None:
@@ -62,7 +65,7 @@ async def test_an_image_is_there_with_all_its_parts_and_stays() -> None:
     assert set(space.content) == {image.index.digest, image.manifest.digest, image.config.digest}
     assert all(space.bodies[digest] == node.documents.read(digest) for digest in space.content)
     assert node.snapshots == {layer.chain_id for layer in image.layers}
-    assert all(record.labels == {"io.cri-containerd.image": "managed"} for record in space.images.values())
+    assert all(record.labels == MANAGED | PINNED for record in space.images.values())
     assert space.leases == []
 
 
@@ -91,7 +94,29 @@ async def test_without_cri_the_records_are_marked_by_us() -> None:
     node.serve(image)
     await node.attacher.attach(bundle(image))
     record = node.containerd.spaces["k8s.io"].images[image.config.digest]
-    assert record.labels == {"io.cri-containerd.image": "managed"}
+    assert record.labels == MANAGED | PINNED
+
+
+async def test_an_image_that_the_node_had_stays_as_collectable_as_it_was() -> None:
+    node = Node()
+    image = node.documents.image("nginx:1.25", ["base"])
+    node.serve(image)
+    pulled = node.containerd.session("k8s.io").images
+    for name in ("docker.io/library/nginx:1.25", image.config.digest):
+        await pulled.put(name, image.target, MANAGED)
+    await node.attacher.attach(bundle(image))
+    records = node.containerd.spaces["k8s.io"].images
+    assert len(records) == 3
+    assert all(record.labels == MANAGED for record in records.values())
+
+
+async def test_another_name_of_an_attached_image_is_pinned_too() -> None:
+    node = Node()
+    image, other = (node.documents.image(name, ["base"]) for name in ("nginx:1.25", "nginx:stable"))
+    node.serve(image)
+    await node.attacher.attach(bundle(image))
+    await node.attacher.attach(bundle(other, number=1))
+    assert node.containerd.spaces["k8s.io"].images["docker.io/library/nginx:stable"].labels == MANAGED | PINNED
 
 
 async def test_other_namespaces_get_the_two_names_only() -> None:

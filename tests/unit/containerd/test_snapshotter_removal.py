@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from imagecache.containerd.also_unpack import AlsoUnpacker
 from imagecache.containerd.api import SnapshotKey
 from imagecache.containerd.attach import NodeAttacher
 from imagecache.containerd.snapshotter_removal import SnapshotterRemoval
@@ -86,6 +87,22 @@ async def test_what_the_other_snapshotter_has_unpacked_stays(
         await leased.snapshots.commit(key, "top")
 
         assert await departure.delete_image_records() == ()
+
+
+async def test_an_image_that_was_unpacked_elsewhere_stays_until_we_are_gone(
+    containerd: MemoryContainerd, departure: SnapshotterRemoval
+) -> None:
+    documents = MemoryDocuments()
+    image = documents.image("nginx:1.25", ["base", "app"])
+    containerd.snapshotters["imagecache"].chains |= {layer.chain_id for layer in image.layers}
+    containerd.handlers = {"two": "overlayfs"}
+    unpacker = AlsoUnpacker(documents, FakeClock())
+    await NodeAttacher(containerd, documents, FakeClock(), unpacker=unpacker).attach(bundle(image))
+
+    assert await departure.delete_image_records() == ()
+    await departure.remove_snapshots()
+    assert names(containerd) == set()
+    assert containerd.spaces["k8s.io"].committed == {}
 
 
 @pytest.mark.parametrize("body", [b"", b"not json", json.dumps({"schemaVersion": 2}).encode()])

@@ -172,6 +172,29 @@ async def test_containerd_whose_configuration_is_out_of_sight() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("setting", "status"),
+    [
+        (("auto",), {"runtime handler kata": Status.OK, "runtime handler two": Status.OK}),
+        (("off",), {"runtime handler kata": Status.WARNING, "runtime handler two": Status.WARNING}),
+        (("overlayfs",), {"runtime handler kata": Status.WARNING, "runtime handler two": Status.OK}),
+        (
+            ("auto", "typo"),
+            {"runtime handler kata": Status.OK, "runtime handler two": Status.OK, "also_unpack": Status.WARNING},
+        ),
+    ],
+)
+async def test_runtime_handlers_with_snapshotters_of_their_own(
+    setting: tuple[str, ...], status: dict[str, Status]
+) -> None:
+    containerd = with_proxy("2.4.2")
+    containerd.snapshotters["devmapper"] = FakeSnapshotter()
+    containerd.handlers = {"kata": "devmapper", "two": "overlayfs", "ours": "imagecache"}
+    checks, _ = await check_containerd(containerd, replace(EXPECTED, also_unpack=setting))
+    names = ("runtime handler", "also_unpack")
+    assert {check.name: check.status for check in checks if check.name.startswith(names)} == status
+
+
 async def test_native_mode_needs_a_program_for_what_is_not_cached(monkeypatch: pytest.MonkeyPatch) -> None:
     containerd = MemoryContainerd("2.4.2")
     containerd.snapshotters["erofs"] = FakeSnapshotter()

@@ -155,3 +155,8 @@ async def test_a_look_of_another_process_does_not_refuse_a_command(bench: Bench)
 
     await bench.host.delete("a")
     assert bench.host.list() == []
+
+
+async def test_a_cache_may_ask_for_other_snapshotters(bench: Bench) -> None:
+    await bench.host.create(manifest("a", annotations={"imagecache.dev/also-unpack": "overlayfs"}), attach=False)
+    assert (await bench.host.attach("a")).unpacked == {"overlayfs"}

@@ -1,0 +1,44 @@
+"""A runtime class whose handler has a snapshotter of its own: its pods start from the same cache."""
+
+from __future__ import annotations
+
+from imagecache.kube.objects import at
+from testkit.cluster.installed import Installed
+from testkit.cluster.pods import PodSpec, messages, run_pods
+
+from .conftest import Site
+
+TWO = """\
+version = 3
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
+  runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.two]
+  runtime_type = "io.containerd.runc.v2"
+  snapshotter = "overlayfs"
+"""
+CLASS = {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": "two"}, "handler": "two"}
+
+
+def test_one_cache_serves_every_runtime_class(site: Site, system: Installed) -> None:
+    cluster = system.cluster
+    agent = system.add_node(drop_ins=[TWO])
+    try:
+        cluster.apply(CLASS)
+        image = site.registry.push("classes/two:1", site.image(2_000_000))
+        site.create("two", image)
+        system.wait_nodes("two", len(cluster.nodes))
+        pods = [
+            PodSpec("two-its-own", image, node=agent.node.name, runtime_class="two"),
+            PodSpec("two-default", image, node=agent.node.name),
+        ]
+        with site.registry_off():
+            run_pods(cluster, *pods)
+
+        for pod in pods:
+            assert any("already present on machine" in line for line in messages(cluster, pod)), pod.name
+        read = [cluster.kubectl("exec", pod.name, "--", "sha256sum", "/srv/0") for pod in pods]
+        assert read[0] == read[1]
+        assert at(system.states(agent.node)["two"], "unpackedInto") == ["overlayfs"]
+    finally:
+        cluster.kubectl("delete", "runtimeclass", "two", "--ignore-not-found")
+        system.remove_node(agent)

@@ -1,0 +1,221 @@
+"""Images for runtime handlers with a snapshotter of their own, on a containerd in memory that collects what it can."""
+
+from collections.abc import Collection
+
+import pytest
+
+from imagecache.containerd.also_unpack import AlsoUnpacker
+from imagecache.containerd.api import Attached
+from imagecache.containerd.attach import AttachSettings, NodeAttacher
+from imagecache.errors import BlobNotFound, ContainerdMisconfigured, StoreCorrupt
+from imagecache.store.bundle_document import Bundle, ImageRecord
+from testkit.attachable import MemoryDocuments, bundle
+from testkit.clock import FakeClock
+from testkit.containerd import FakeSnapshotter, MemoryContainerd
+
+ROOT, MARK = "containerd.io/gc.ref.snapshot.overlayfs", "imagecache.dev/unpacked.overlayfs"
+
+
+class Node:
+    """Proxy mode, and a runtime handler with overlayfs."""
+
+    def __init__(self, setting: tuple[str, ...] = ("auto",), namespace: str = "k8s.io") -> None:
+        self.containerd = MemoryContainerd("2.4.2")
+        self.containerd.handlers = {"two": "overlayfs"}
+        self.documents = MemoryDocuments()
+        self.ours = self.containerd.snapshotters["imagecache"] = FakeSnapshotter()
+        self.namespace = namespace
+        self.session = self.containerd.session(namespace)
+        self.space = self.containerd.spaces[namespace]
+        self.configure(*setting)
+
+    def configure(self, *setting: str) -> None:
+        settings = AttachSettings(namespace=self.namespace, also_unpack=setting)
+        unpacker = AlsoUnpacker(self.documents, FakeClock())
+        self.attacher = NodeAttacher(self.containerd, self.documents, FakeClock(), settings, unpacker=unpacker)
+
+    def image(self, *layers: str, name: str = "nginx:1.25", private: bool = False) -> ImageRecord:
+        made = self.documents.image(name, layers, private=private)
+        self.ours.chains |= {layer.chain_id for layer in made.layers}
+        return made
+
+    async def attach(
+        self, made: Bundle, also: Collection[str] = (), others: tuple[tuple[Bundle, Collection[str]], ...] = ()
+    ) -> Attached:
+        attached = await self.attacher.attach(made, also, others)
+        self.containerd.collect()
+        return attached
+
+    def chains(self, snapshotter: str = "overlayfs") -> dict[str, str]:
+        """Parents by name."""
+        return {name: info.parent for (owner, name), info in self.space.committed.items() if owner == snapshotter}
+
+    def labels(self, image: ImageRecord) -> dict[str, str]:
+        return self.space.content[image.config.digest]
+
+
+async def test_every_layer_is_unpacked_on_the_one_below_and_no_tar_is_left() -> None:
+    node = Node()
+    image = node.image("base", "app")
+    attached = await node.attach(bundle(image))
+    assert (attached.unpacked, attached.left_out) == ({"overlayfs"}, ())
+    assert node.chains() == node.chains("imagecache")
+    assert node.chains() == {image.layers[0].chain_id: "", image.layers[1].chain_id: image.layers[0].chain_id}
+    assert not {layer.diff_id for layer in image.layers} & node.space.content.keys()
+    assert (node.labels(image)[ROOT], node.labels(image)[MARK]) == (image.layers[1].chain_id, "true")
+    assert (node.space.active, node.space.leases) == ({}, [])
+
+
+async def test_detach_takes_it_back() -> None:
+    node = Node()
+    image = node.image("base", "app")
+    await node.attach(bundle(image))
+    await node.attacher.detach(bundle(image))
+    assert not (node.space.images or node.space.content or node.space.committed)
+
+
+async def test_one_tar_serves_several_snapshotters() -> None:
+    node = Node(("auto", "native"))
+    node.containerd.snapshotters["native"] = FakeSnapshotter()
+    image = node.image("base", "app")
+    assert (await node.attach(bundle(image))).unpacked == {"native", "overlayfs"}
+    assert node.chains("native") == node.chains("overlayfs") == node.chains("imagecache")
+
+
+async def test_attaching_again_reads_no_tar() -> None:
+    node = Node()
+    image = node.image("base", "app")
+    first = await node.attach(bundle(image))
+    node.documents.tars.clear()
+    assert await node.attach(bundle(image)) == first
+    assert len(node.chains()) == 2
+
+
+async def test_an_image_without_layers() -> None:
+    node = Node()
+    assert (await node.attach(bundle(node.image()))).unpacked == {"overlayfs"}
+    assert node.chains() == {}
+
+
+async def test_a_layer_that_the_store_lost_leaves_nothing_behind_and_no_record() -> None:
+    node = Node()
+    image = node.image("base", "app")
+    del node.documents.tars[image.layers[1].diff_id]
+    with pytest.raises(BlobNotFound):
+        await node.attach(bundle(image))
+    node.containerd.collect()
+    assert not (node.space.images or node.space.content or node.space.committed or node.space.active)
+
+
+async def test_a_layer_that_is_damaged_is_refused() -> None:
+    node = Node()
+    image = node.image("base", "app")
+    node.documents.tars[image.layers[1].diff_id] = b"something else"
+    with pytest.raises(ContainerdMisconfigured):
+        await node.attach(bundle(image))
+    assert node.space.images == {}
+
+
+async def test_what_containerd_unpacked_must_be_the_layer() -> None:
+    node = Node()
+    image = node.image("base")
+    node.containerd.misapplies = True
+    with pytest.raises(StoreCorrupt, match="unpacked sha256"):
+        await node.attach(bundle(image))
+    assert node.space.active == {}
+
+
+async def test_off_leaves_handlers_out_and_says_so() -> None:
+    node = Node(("off",))
+    attached = await node.attach(bundle(node.image("base", "app")))
+    assert (attached.unpacked, attached.left_out) == (frozenset(), ("two",))
+    assert node.chains() == {}
+
+
+async def test_off_takes_back_what_was_unpacked_before() -> None:
+    node = Node()
+    image = node.image("base", "app")
+    await node.attach(bundle(image))
+    node.configure("off")
+    await node.attach(bundle(image))
+    assert node.chains() == {}
+    assert not {ROOT, MARK} & node.labels(image).keys()
+    assert node.space.images
+
+
+async def test_what_a_pull_has_unpacked_stays_the_pulls() -> None:
+    node = Node()
+    image = node.image("base", "app")
+    await node.attach(bundle(image))
+    del node.labels(image)[MARK]
+    await node.attach(bundle(image))
+    assert MARK not in node.labels(image)
+    node.configure("off")
+    await node.attach(bundle(image))
+    assert node.labels(image)[ROOT] == image.layers[1].chain_id
+    assert len(node.chains()) == 2
+
+
+async def test_a_cache_may_ask_for_something_else() -> None:
+    node = Node(("off",))
+    image = node.image("base")
+    assert (await node.attach(bundle(image), ["overlayfs"])).unpacked == {"overlayfs"}
+    assert len(node.chains()) == 1
+
+
+async def test_an_image_of_two_caches_is_unpacked_as_either_asks() -> None:
+    node = Node()
+    image = node.image("base")
+    wants, refuses = bundle(image), bundle(image, number=1)
+    await node.attach(wants, ["auto"])
+    await node.attach(refuses, ["off"], ((wants, ["auto"]),))
+    assert len(node.chains()) == 1
+    await node.attach(refuses, ["off"])
+    assert node.chains() == {}
+
+
+async def test_a_private_image_is_there_for_the_pull_of_its_pod() -> None:
+    """It has no record, and the pull fetches no layer that the default snapshotter has."""
+    node = Node()
+    secret = node.image("base", "secret", name="team/secret:1", private=True)
+    await node.attach(bundle(secret))
+    assert node.space.images == {}
+    assert set(node.chains()) == {layer.chain_id for layer in secret.layers}
+    await node.attacher.detach(bundle(secret))
+    assert node.chains() == {}
+
+
+async def test_a_private_image_of_another_bundle_stays() -> None:
+    node = Node()
+    secret = node.image("base", "secret", name="team/secret:1", private=True)
+    await node.attach(bundle(secret))
+    await node.attacher.detach(bundle(secret), [bundle(secret, number=1)])
+    assert len(node.chains()) == 2
+
+
+async def test_off_releases_private_images_too() -> None:
+    node = Node()
+    secret = node.image("base", "secret", name="team/secret:1", private=True)
+    await node.attach(bundle(secret))
+    node.configure("off")
+    await node.attach(bundle(secret))
+    assert node.chains() == {}
+
+
+async def test_handlers_of_cri_do_not_matter_in_other_namespaces() -> None:
+    node = Node(namespace="default")
+    attached = await node.attach(bundle(node.image("base")))
+    assert (attached.unpacked, attached.left_out) == (frozenset(), ())
+    node.configure("overlayfs")
+    assert (await node.attach(bundle(node.image("base")))).unpacked == {"overlayfs"}
+    assert len(node.chains()) == 1
+
+
+async def test_a_handler_that_is_configured_later_is_served_by_the_next_attach() -> None:
+    node = Node()
+    node.containerd.handlers = {}
+    image = node.image("base")
+    assert (await node.attach(bundle(image))).unpacked == frozenset()
+    node.containerd.handlers = {"two": "overlayfs"}
+    assert (await node.attach(bundle(image))).unpacked == {"overlayfs"}
+    assert len(node.chains()) == 1
