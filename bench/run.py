@@ -36,6 +36,8 @@ _PROGRAMS = {
 _RESERVE = 20 << 30
 """Bytes that must be free before a turn: more than any leaves."""
 _ROUNDS = 5
+_PREPARES = 3
+"""Rounds of preparing: each takes two minutes, most of them to optimize an eStargz image."""
 _IN_CLUSTER = 3
 """Rounds there: each has forty pods of every node."""
 
@@ -115,7 +117,7 @@ class Bench:
 
     def prepare(self) -> Measured:
         with courses.site(self.directory / "prepare", courses.LOOPBACK) as site:
-            return prepare.measure(site, courses.BIG.image(), self.rounds, self.roots)
+            return prepare.measure(site, courses.BIG.image(), min(self.rounds, _PREPARES), self.roots)
 
     def pull(self) -> Measured:
         with courses.site(self.directory / "pull", courses.LOOPBACK) as site:
