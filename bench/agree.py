@@ -54,9 +54,10 @@ def pairs(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[Pair]
 def _of_table(first: Table, second: Table) -> Iterator[Pair]:
     lines = {line.key: line for line in second.lines}
     for line in first.lines:
+        others = lines[line.key].figures if line.key in lines else {}
         for column in first.columns:
-            ours, theirs = line.figures.get(column.key), lines[line.key].figures.get(column.key)
-            if ours is not None and theirs is not None:
+            if column.key in line.figures and column.key in others:
+                ours, theirs = line.figures[column.key], others[column.key]
                 agrees = _overlap(_range(ours), _range(theirs)) or _close(ours.median, theirs.median)
                 yield Pair(f"{first.key}, {line.title}, {column.title}", ours.median, theirs.median, agrees)
 

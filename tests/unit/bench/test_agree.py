@@ -42,5 +42,7 @@ def test_runs_agree(second: dict[str, Any], agreement: list[bool]) -> None:
 
 def test_what_one_run_has_not_is_left_out() -> None:
     first = run(STEADY, STEADY, [2.0])
+    without_lines = [{**table, "lines": []} for table in first["tables"]]
 
     assert list(pairs(first, {"rows": [], "tables": []})) == []
+    assert list(pairs(first, {"rows": [], "tables": without_lines})) == []
