@@ -23,7 +23,7 @@ from bench.cold import warm_blobs
 from bench.contender import pull
 from bench.contenders.overlayfs import TUNED
 from bench.figures import MB, Figure, Goal, Line, Measured, Row, Samples, Table
-from bench.fresh import Roots, settle
+from bench.fresh import Roots, forget_pages, read_all, settle
 from bench.images import BenchImage
 from bench.meter import disk_held
 from bench.watched import Watched, watched
@@ -271,8 +271,8 @@ async def _caches(client: Client, rounds: int) -> Measured:
     for _ in range(rounds):
         pulled.add(await asyncio.to_thread(_fresh_pull, place))
         for count, nodes in fields.items():
+            await asyncio.to_thread(forget_pages)
             await asyncio.to_thread(warm_blobs, place.registry)
-            await asyncio.to_thread(settle)
             ready, everywhere = await client.cache(nodes)
             usable[count].add(ready + everywhere)
             await client.forget_cache()
@@ -294,6 +294,7 @@ def _fresh_pull(place: Site) -> float:
     """Seconds that containerd takes on a node that has nothing, outside the cluster."""
     site = contender.Site(place.system.directory, place.registry, place.registry.address, place.pause)
     directory = place.roots.fresh("pull")
+    forget_pages()
     with TUNED.node(site, directory) as node:
         warm_blobs(place.registry)
         settle()
@@ -314,7 +315,8 @@ async def _joins(client: Client, rounds: int) -> Measured:
     line = Line("imagecache-served", "imagecache, node joins later (served store)", durable=True, figures={})
     for _ in range(rounds):
         agent = await asyncio.to_thread(place.system.add_node)
-        await asyncio.to_thread(settle)
+        await asyncio.to_thread(forget_pages)
+        await asyncio.to_thread(read_all, layers(place.store))
         line.add(**await _join(client, agent.node))
         await asyncio.to_thread(place.system.remove_node, agent)
     asked = [one.path for one in place.registry.requests() if "/blobs/" in one.path]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from bench.contender import LONGEST, Contender, Node, Site
 from bench.figures import MB, Figure, Line, Table
-from bench.fresh import Roots, drawn, settle
+from bench.fresh import Roots, drawn, forget_pages, read_all, settle
 from bench.images import BenchImage
 from bench.meter import MemoryMeter, busy_seconds, disk_held
 from bench.programs import TREE
@@ -80,6 +80,7 @@ class Turn:
 
     def take(self, roots: Roots) -> dict[str, float]:
         site, directory = self.course.site, roots.fresh(self.contender.key)
+        forget_pages()
         with MemoryMeter() as memory, self.contender.node(site, directory) as node:
             before = disk_held(directory)
             warm_blobs(site.registry)
@@ -124,8 +125,5 @@ async def execute(cri: Cri, container: str, argv: Sequence[str]) -> str:
 
 
 def warm_blobs(registry: Registry) -> None:
-    """Read the registry's blobs, so that it answers from memory in every turn: its disk is not what is measured."""
-    for path in registry.blobs():
-        with path.open("rb", buffering=0) as file:
-            while file.read(1 << 20):
-                pass
+    """Its disk is not what is measured."""
+    read_all(registry.blobs())

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench.contenders.node import IGZIP
 from bench.figures import Goal, Measured, Row, Samples
-from bench.fresh import Roots, drawn, settle
+from bench.fresh import Roots, drawn, forget_pages, read_all
 from testkit.oci_layout import Image
 from testkit.peers.agent import COMMAND
 from testkit.peers.programs import cache
@@ -46,10 +46,10 @@ def measure(image: Image, rounds: int, roots: Roots) -> Measured:
     ours, peer = Samples(), Samples()
     directory = roots.fresh("convert")
     directory.mkdir()
-    _decompress_and_hash(layer)  # from now on the layer is in memory for both
     for number, samples in drawn(rounds, (ours, peer)):
         output = directory / f"{number}.erofs"
-        settle()
+        forget_pages()
+        read_all([layer])
         samples.add(timed(partial(_build, layer, output) if samples is ours else partial(_decompress_and_hash, layer)))
     size = output.stat().st_size
     roots.spend(directory)

@@ -15,7 +15,7 @@ from pathlib import Path
 from bench.contender import Site
 from bench.contenders import conversion, erofs, soci, stargz
 from bench.figures import MB, Figure, Line, Measured, Table
-from bench.fresh import Roots, drawn, settle
+from bench.fresh import Roots, drawn, forget_pages, read_all, settle
 from bench.meter import MemoryMeter, busy_seconds, disk_held
 from testkit.oci_layout import Image
 from testkit.peers.node import CachingNode
@@ -51,6 +51,8 @@ def measure(site: Site, image: Image, rounds: int, roots: Roots) -> Measured:
     )
     for _, (line, way) in drawn(rounds, ways):
         directory = roots.fresh(f"prepare-{line.key}")
+        forget_pages()
+        read_all([*site.registry.blobs(), *(image.blob(layer.digest) for layer in image.layers)])
         line.add(**_measured(directory, way))
         roots.spend(directory)
     return Measured(tables=[Table("prepare", "Preparing the 1,000 MB image", COLUMNS, [line for line, _ in ways])])

@@ -36,8 +36,10 @@ _PROGRAMS = {
 _RESERVE = 20 << 30
 """Bytes that must be free before a turn: more than any leaves."""
 _ROUNDS = 5
-_IN_CLUSTER = 3
-"""Rounds there: each has forty pods of every node."""
+_PREPARES = 3
+"""Rounds of preparing: each takes two minutes, most of them to optimize an eStargz image."""
+_CLUSTER_PARTS = ((cluster.pods, 3), (cluster.caches, _ROUNDS), (cluster.joins, 3))
+"""And their rounds: one of pods has forty of every node."""
 
 
 @dataclass(slots=True)
@@ -115,7 +117,7 @@ class Bench:
 
     def prepare(self) -> Measured:
         with courses.site(self.directory / "prepare", courses.LOOPBACK) as site:
-            return prepare.measure(site, courses.BIG.image(), self.rounds, self.roots)
+            return prepare.measure(site, courses.BIG.image(), min(self.rounds, _PREPARES), self.roots)
 
     def pull(self) -> Measured:
         with courses.site(self.directory / "pull", courses.LOOPBACK) as site:
@@ -131,7 +133,7 @@ class Bench:
     def pods(self) -> Measured:
         """Pods, caches and a node that joins share one cluster."""
         with cluster.site(self.directory, courses.BIG, self.roots) as site:
-            parts = [part(site, _IN_CLUSTER) for part in (cluster.pods, cluster.caches, cluster.joins)]
+            parts = [part(site, rounds) for part, rounds in _CLUSTER_PARTS]
         return Measured([row for one in parts for row in one.rows], [table for one in parts for table in one.tables])
 
     def controller(self) -> Measured:

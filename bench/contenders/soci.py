@@ -21,6 +21,8 @@ from bench.contenders.node import IGZIP, UNPACKS, LazyNode, PeerNode, push, remo
 from testkit.oci_layout import Image
 from testkit.peers.registry import free_port
 
+MIN_LAYER = 10 << 20
+"""The command's default: smaller layers are pulled whole."""
 _COMMON = """\
 # One database for each layer, so that layers do not wait for each other (docs/config.md).
 metadata_store = "db-multi"
@@ -82,14 +84,17 @@ def fetched(metrics: str, layers: Sequence[Path]) -> bool:
     return bool(layers) and len(done) >= len(layers)
 
 
-def convert(image: Image, directory: Path, record: Path | None = None) -> Image:
-    """``soci convert``, with ``--prefetch-files-json`` of the recorded files if any; ``directory`` must not exist."""
+def convert(image: Image, directory: Path, record: Path | None = None, *, least: int = MIN_LAYER) -> Image:
+    """``soci convert``, with ``--prefetch-files-json`` of the recorded files if any; ``directory`` must not exist.
+
+    ``least``: bytes, its ``--min-layer-size``.
+    """
     layout = conversion.layout_copy(image, directory)
-    flags: list[str | Path] = []
+    flags: list[str | Path] = ["-min-layer-size", str(least)]
     if record is not None:
         files = directory.with_name(f"{directory.name}-prefetch.json")
         files.write_text(json.dumps(conversion.recorded_paths(record)))
-        flags = ["-prefetch-files-json", files]
+        flags += ["-prefetch-files-json", files]
     return conversion.convert("soci-convert", flags, layout)
 
 
@@ -101,13 +106,15 @@ class Lazy:
     title: str
     workload: Sequence[str] = ()
     durable: bool = False
+    least: int = MIN_LAYER
+    """Bytes of the smallest layer that gets an index."""
 
     def publish(self, site: Site, image: Image, name: str) -> str:
         scratch = site.directory / f"{self.key}-{uuid4().hex[:8]}"
         record = None
         if self.workload:
             record = conversion.record(site, image, self.workload, scratch / "recorder")
-        return push(site, convert(image, scratch / "layout", record), name)
+        return push(site, convert(image, scratch / "layout", record, least=self.least), name)
 
     @contextmanager
     def node(self, site: Site, directory: Path) -> Iterator[Node]:
@@ -138,6 +145,8 @@ class Parallel:
 
 
 LAZY = Lazy("soci", "soci-snapshotter, lazy (index v2)")
+SMALL_LAYERS = Lazy("soci", "soci-snapshotter, lazy (index v2), layers from 1 MiB", least=1 << 20)
+"""For an image that has no larger layer: with the default the command refuses it (docs/getting-started.md)."""
 PREFETCH = Lazy("soci-prefetch", "soci-snapshotter, lazy with prefetch", conversion.WORKLOAD)
 """Not faster than ``LAZY`` on loopback, and more bytes: a container waits until every span of its files is there."""
 PARALLEL = Parallel()

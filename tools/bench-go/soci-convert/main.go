@@ -18,13 +18,14 @@ import (
 
 func main() {
 	prefetch := flag.String("prefetch-files-json", "", "as of `soci convert`")
+	least := flag.Int64("min-layer-size", 10<<20, "as of `soci convert`")
 	flag.Parse()
-	if err := run(context.Background(), flag.Arg(0), *prefetch); err != nil {
+	if err := run(context.Background(), flag.Arg(0), *prefetch, *least); err != nil {
 		log.L.WithError(err).Fatal("soci-convert")
 	}
 }
 
-func run(ctx context.Context, directory, prefetch string) error {
+func run(ctx context.Context, directory, prefetch string, least int64) error {
 	content, image, err := layout.Open(directory)
 	if err != nil {
 		return err
@@ -42,7 +43,8 @@ func run(ctx context.Context, directory, prefetch string) error {
 	if err != nil {
 		return err
 	}
-	options := []soci.BuilderOption{soci.WithArtifactsDb(database)} // the builder's defaults are those of the command
+	// what is not set here is as in the command by default
+	options := []soci.BuilderOption{soci.WithArtifactsDb(database), soci.WithMinLayerSize(least)}
 	if prefetch != "" {
 		var files []string
 		data, err := os.ReadFile(prefetch)
