@@ -9,7 +9,6 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from testkit.peers.programs import checkout
 from testkit.sameness.inside.questions import QUESTIONS
@@ -93,7 +92,7 @@ def explained(ours: Column) -> set[str]:
 def document(answers: Mapping[Column, Answers]) -> str:
     """The page."""
     parts = [
-        f"<!-- made by {COMMAND.split()[-1]}, which measures; do not edit -->",
+        f"<!-- made by {COMMAND.rsplit(maxsplit=1)[-1]}, which measures; do not edit -->",
         "# The same as on overlayfs",
         *(_filled(each) for each in _INTRODUCTION.format(command=COMMAND).split("\n\n")),
     ]
