@@ -39,9 +39,6 @@ DIFFERENCES: Mapping[str, Difference] = {
         "`inode_numbers: short` gives such programs 32 bits, and takes back what the lines on `st_dev`, on numbers of "
         "directories and on one filesystem show."
     ),
-    "number_of_a_written_file_later": Difference(
-        "overlayfs remembers which file was copied up by its file handle, which EROFS does not have."
-    ),
     "size_of_a_directory": Difference("EROFS says how many bytes the names take, ext4 how many blocks they have."),
     "block_size": Difference(f"{_BLOCKS} C's stdio reads that much at a time."),
     "blocks": Difference(f"{_BLOCKS} So `du` shows less."),
