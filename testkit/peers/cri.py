@@ -125,7 +125,7 @@ class Cri:
             mounts=mounts,
             linux=pb.LinuxContainerConfig(
                 resources=resources,
-                security_context=pb.LinuxContainerSecurityContext(namespace_options=_node_network())
+                security_context=pb.LinuxContainerSecurityContext(namespace_options=_node_network()),
             ),
         )
         request = pb.CreateContainerRequest(pod_sandbox_id=pod.id, config=config, sandbox_config=pod.config)

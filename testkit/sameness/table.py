@@ -9,7 +9,6 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from testkit.peers.programs import checkout
 from testkit.sameness.inside.questions import QUESTIONS
@@ -39,9 +38,6 @@ DIFFERENCES: Mapping[str, Difference] = {
         "`_FILE_OFFSET_BITS=64` gets EOVERFLOW from stat(2); overlayfs does the same on a large XFS. The setting "
         "`inode_numbers: short` gives such programs 32 bits, and takes back what the lines on `st_dev`, on numbers of "
         "directories and on one filesystem show."
-    ),
-    "number_of_a_written_file_later": Difference(
-        "overlayfs remembers which file was copied up by its file handle, which EROFS does not have."
     ),
     "size_of_a_directory": Difference("EROFS says how many bytes the names take, ext4 how many blocks they have."),
     "block_size": Difference(f"{_BLOCKS} C's stdio reads that much at a time."),
@@ -93,7 +89,7 @@ def explained(ours: Column) -> set[str]:
 def document(answers: Mapping[Column, Answers]) -> str:
     """The page."""
     parts = [
-        f"<!-- made by {COMMAND.split()[-1]}, which measures; do not edit -->",
+        f"<!-- made by {COMMAND.rsplit(maxsplit=1)[-1]}, which measures; do not edit -->",
         "# The same as on overlayfs",
         *(_filled(each) for each in _INTRODUCTION.format(command=COMMAND).split("\n\n")),
     ]

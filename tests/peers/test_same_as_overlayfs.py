@@ -40,9 +40,7 @@ def test_gnu_tar_with_little_memory(answers: Mapping[Column, Answers], column: C
 
 
 @ours
-def test_programs_that_stay_on_one_filesystem_see_all_of_it(
-    answers: Mapping[Column, Answers], column: Column
-) -> None:
+def test_programs_that_stay_on_one_filesystem_see_all_of_it(answers: Mapping[Column, Answers], column: Column) -> None:
     names = [name for name in QUESTIONS if name.endswith("_on_one_filesystem")]
 
     assert len(names) == 6

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-from pathlib import Path
 
 from .questions import NOBODY, PROBE, SEVERAL, files, folders, output, question, remember, remembered, started
 
