@@ -16,6 +16,8 @@ from imagecache.errors import Interrupted
     "snapshotter",
     "agent_socket",
     "agent_root",
+    "containerd_config",
+    "repair",
     "trim_delay",
     "metrics_address",
     "allow_private_names",
