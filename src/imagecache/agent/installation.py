@@ -134,7 +134,10 @@ class AgentInstallation:
                 await self._renew_credentials()
             # no agent on the host looks after containerd's configuration
             guard = ConfigGuard(self._service, self.clock, repair=self.settings.repair is Repair.AUTO)
-            await run_all(self._watch(guard), *([guard.run()] if self.options.configure else []))
+            works = [self._watch(guard)]
+            if self.options.configure:
+                works.append(guard.run())
+            await run_all(*works)
         finally:
             await health.stop()
 

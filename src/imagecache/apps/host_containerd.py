@@ -17,9 +17,8 @@ from imagecache.host.chroot import in_root
 from imagecache.host.config_guard import ConfigGuard
 from imagecache.host.containerd_config import Change, Found
 from imagecache.host.containerd_process import unit_at
-from imagecache.host.runtime_files import runtime_files
 from imagecache.host.service import HostService, HostSettings
-from imagecache.host.service_files import HostFiles
+from imagecache.host.service_files import HostFiles, Program
 from imagecache.host.systemd import Systemd
 from imagecache.settings.table import Mode, Repair, Settings
 
@@ -97,6 +96,12 @@ def open_guard(settings: Settings, clock: Clock, forgotten: Callable[[], None]) 
 
     def service() -> HostService:
         found = HostSettings(settings.mode, "", settings.address, containerd_unit=unit_at(settings.address))
-        return HostService(HostFiles(), Systemd(), (drop_in, HostContainerdRecords(drop_in)), found, runtime_files)
+        return HostService(HostFiles(), Systemd(), (drop_in, HostContainerdRecords(drop_in)), found, _program)
 
     return ConfigGuard(service, clock, repair=settings.repair is Repair.AUTO, forgotten=forgotten)
+
+
+def _program() -> Program:
+    from imagecache.host.runtime_files import runtime_files  # metadata of packages: no guard installs a program
+
+    return runtime_files()
