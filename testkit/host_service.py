@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from imagecache.errors import HostServiceFailed
-from imagecache.host.containerd_config import Action, Change
+from imagecache.host.containerd_config import Action, Change, ConfigState, Found
 from imagecache.host.service_files import HostFiles
 
 ADDRESS = Path("/run/containerd/containerd.sock")
@@ -25,6 +25,8 @@ class FakeServiceManager:
     systemd: bool = True
     failing: set[str] = field(default_factory=set)
     """Units that do not start while containerd's configuration has our drop-in."""
+    rewriting: bool = False
+    """Every start of containerd writes its configuration anew first, without our drop-in, as k3s does."""
     active: dict[str, str] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
 
@@ -43,6 +45,8 @@ class FakeServiceManager:
         if unit in self.failing and self.files.at(DROP_IN).exists():
             self.active.pop(unit, None)
             raise HostServiceFailed(f"{unit} did not start", hint=f"journalctl -u {unit}")
+        if unit == "containerd.service" and self.rewriting:
+            self.files.remove(DROP_IN)
         self.active[unit] = self._configuration(unit)
         if unit == "containerd.service":
             make_socket(self.files)
@@ -78,12 +82,20 @@ class FakeContainerdFiles:
     """``host.service.ContainerdFiles``: the text of the drop-in is its state."""
 
     files: HostFiles
+    changed: float = 0.0
+    """When the main file changed last."""
+    fingerprint: str = "first"
 
     def install(self, *, serve_only: bool = False) -> Sequence[Change]:
         return [self.files.write(DROP_IN, "serve only" if serve_only else "ours", 0o644)]
 
     def undo(self) -> Sequence[Change]:
         return [self.files.remove(DROP_IN)]
+
+    def look(self) -> Found:
+        states = {"": ConfigState.ABSENT, "ours": ConfigState.OK}
+        state = states.get(read(self.files, DROP_IN), ConfigState.STALE)
+        return Found(state, self.changed, self.fingerprint)
 
 
 @dataclass
@@ -92,14 +104,22 @@ class FakeRecords:
 
     services: FakeServiceManager
     images: list[str] = field(default_factory=list)
+    discarded: list[str] = field(default_factory=list)
+    """Images that were unpacked by another snapshotter, without blobs."""
     containers: int = 0
     snapshots: int = 3
 
     def is_loaded(self) -> bool:
         return self.services.active.get("containerd.service", "") in {"ours", "serve only"}
 
-    def delete_image_records(self) -> Sequence[str]:
+    def delete_image_records(self, *, ours: bool = False) -> Sequence[str]:
+        if ours:
+            assert self.services.active.get("containerd.service", "") == "ours"
+            self.services.calls.append("forget images of others")
+            deleted, self.discarded = self.discarded, []
+            return deleted
         assert self.services.active.get("containerd.service", "") != "ours", "the records would come back"
+        self.services.calls.append("forget images")
         deleted, self.images = self.images, []
         return deleted
 

@@ -100,7 +100,7 @@ def test_native_installed_upgraded_and_removed_with_pods_running(place: Place, t
     place.helm("uninstall", "imagecache", "--wait", "--timeout=120s")
     cluster.kubectl("wait", "--for=delete", "pods", "--all", f"--namespace={NAMESPACE}", "--timeout=120s")
 
-    assert not node.containerd.config.with_name("imagecache.toml").exists()
+    assert not drop_ins(node)
     assert wait_until(lambda: reads(cluster), seconds=30, every=0.5)
     place.registry.start()
     run_pods(cluster, PodSpec("after", image, node=node.name, pull_policy="Always"))
@@ -162,6 +162,12 @@ def test_a_containerd_and_a_certificate_of_ones_own(place: Place, tmp_path: Path
     run_pods(cluster, PodSpec("after", image, node=node.name))
 
 
+def drop_ins(node: Node) -> list[Path]:
+    """Beside containerd's main file, or in a directory that it imports."""
+    folder = node.containerd.config.parent
+    return [*folder.glob("*imagecache.toml"), *folder.glob("*/*imagecache.toml")]
+
+
 def own_certificate(cluster: Cluster, directory: Path) -> None:
     """As docs/install.md has it, word for word."""
     (script,) = re.findall(r"^(openssl req .*)^kubectl apply -k", INSTALL.read_text(), re.MULTILINE | re.DOTALL)
@@ -187,7 +193,7 @@ def test_prepull(place: Place, tmp_path: Path) -> None:
     place.registry.stop()
     run_pods(place.cluster, PodSpec("app", image, node=place.node.name))
 
-    assert not place.node.containerd.config.with_name("imagecache.toml").exists()
+    assert not drop_ins(place.node)
     place.select(selected=False)
     assert "app" in place.cluster.kubectl("get", CACHE)
     place.counts("app", 0)

@@ -97,6 +97,7 @@ def test_nodes_that_systemd_runs(site: Site) -> None:
     install(site)
     crashes(site)
     power_cut(site)
+    rewritten(site)
     upgrade(site)
     selected_no_more(site)
     uninstall(site)
@@ -147,6 +148,22 @@ def power_cut(site: Site) -> None:
     site.wait_agents()
 
 
+def rewritten(site: Site) -> None:
+    """A tool writes containerd's file anew, without the imports, and restarts it: no pod waits for our repair."""
+    for node in site.nodes:
+        text = node.run("cat", "/etc/containerd/config.toml")
+        lines = [line for line in text.splitlines() if not line.startswith("imports")]
+        config = node.containerd.config
+        config.write_text("\n".join(lines) + "\n")
+        node.systemctl("restart", CONTAINERD)
+        assert "imagecache.toml" in config.read_text(), "imported again before containerd has read it"
+    assert wait_until(site.reads, seconds=60, every=0.5)
+    site.run("rewritten")
+    for node in site.nodes:
+        said = messages(site.cluster, PodSpec(f"rewritten-{node.name}", ""))
+        assert any("already present" in line for line in said)
+
+
 def upgrade(site: Site) -> None:
     """containerd goes on."""
     agents, containerds = site.started(AGENT), site.started(CONTAINERD)
@@ -192,9 +209,10 @@ def uninstall(site: Site) -> None:
 
 def left(site: Site) -> list[str]:
     """Files, units and mounts of ours on any node; what is in /run goes at the next boot, too."""
-    places = ["/opt/imagecache", "/etc/imagecache", "/run/imagecache/*.sock", "/etc/containerd/imagecache.toml"]
+    drop_ins = ["/etc/containerd/imagecache.toml", "/etc/containerd/*/zz-imagecache.toml"]
+    places = ["/opt/imagecache", "/etc/imagecache", "/run/imagecache/*.sock", *drop_ins]
     script = f"""\
-ls -d {" ".join(places)} /etc/systemd/system/*imagecache* 2>/dev/null
+ls -d {" ".join(places)} /etc/systemd/system/*imagecache* /etc/systemd/system/*/imagecache.conf 2>/dev/null
 systemctl list-units --all --plain --no-legend 'imagecache-*'
 grep /var/lib/imagecache/ /proc/mounts
 true"""

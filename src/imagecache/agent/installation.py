@@ -7,14 +7,19 @@ decide whether the agent is uninstalled.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from imagecache.agent.pod_credentials import PodCredentials
+from imagecache.clock import Clock, SystemClock
+from imagecache.concurrency import run_all
 from imagecache.errors import ImageCacheError, InvalidSetting
-from imagecache.host.checks import Check, ok, problem
-from imagecache.host.containerd_config import Change
+from imagecache.host.checks import Check, failed, ok, problem
+from imagecache.host.config_guard import ConfigGuard
+from imagecache.host.containerd_config import Change, ConfigState
+from imagecache.host.containerd_process import unit_at
 from imagecache.host.service import (
     ContainerdFiles,
     ContainerdRecords,
@@ -24,10 +29,10 @@ from imagecache.host.service import (
     Uninstalled,
 )
 from imagecache.host.service_files import HostFiles, Program
-from imagecache.host.systemd_units import CONTAINERD
+from imagecache.host.systemd_units import CONTAINERD, PARENTS
 from imagecache.kube.object_files import ObjectFiles
 from imagecache.settings.dump import config_text
-from imagecache.settings.table import Mode, Settings
+from imagecache.settings.table import Mode, Repair, Settings
 from imagecache.store.paths import StorePaths
 from imagecache.telemetry.health import HealthServer, problem_at
 from imagecache.telemetry.log import get_logger
@@ -46,7 +51,8 @@ class HostOptions:
 
     root: Path = Path("/")
     """Where its filesystem is mounted for us."""
-    containerd_unit: str = CONTAINERD
+    containerd_unit: str = ""
+    """Empty: that of the process which listens at containerd's socket."""
     configure: bool = True
     """Whether to write containerd's drop-in and restart containerd."""
 
@@ -62,6 +68,7 @@ class AgentInstallation:
     containerd: tuple[ContainerdFiles, ContainerdRecords]
     program: Callable[[], Program]
     credentials: PodCredentials
+    clock: Clock = field(default_factory=SystemClock)
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     _problem: str = "the agent has not been looked at yet"
 
@@ -74,7 +81,10 @@ class AgentInstallation:
         """Install or upgrade. Raises ServiceManagerMissing when everything but the start is done."""
         if self.settings.mode is not Mode.NATIVE:
             self.credentials.write()
-            return self._service(config_text(self.credentials.settings_on_host())).install()
+            settings = self.credentials.settings_on_host()
+            if not self.options.configure:
+                settings = dataclasses.replace(settings, repair=Repair.REPORT)
+            return self._service(config_text(settings)).install()
         return self._service().install()
 
     def uninstall(self) -> Uninstalled:
@@ -94,30 +104,59 @@ class AgentInstallation:
             _check(
                 "containerd",
                 "must be restarted for its configuration" if stale else "has read its configuration",
-                f"systemctl restart {self.options.containerd_unit}",
+                f"systemctl restart {self._unit()}",
                 bad=stale,
             ),
+            self._configuration(),
         )
+
+    def _configuration(self) -> Check:
+        """What containerd would read at its next start."""
+        service, name = self._service(), "configuration"
+        try:
+            found, _, _ = service.look()
+        except ImageCacheError as error:
+            return failed("host", name, error)
+        if found.state is ConfigState.OK:
+            return ok("host", name, found.state.value)
+        if found.state is ConfigState.ABSENT and self.settings.repair is Repair.REPORT:
+            return ok("host", name, "left to you")
+        refused = ", and containerd did not run with it" if service.is_refused(found) else ""
+        return problem("host", name, found.state.value + refused, "imagecache host install")
 
     async def keep(self, health_address: str = "") -> None:
         """Copy the Pod's credentials to the host and answer probes, until cancelled."""
         health = HealthServer(Metrics(), ready=lambda: self._problem)
-        service, proxy = self._service(), self.settings.mode is not Mode.NATIVE
         try:
             if health_address:
                 await health.start(health_address)
-            while True:
-                stale = service.is_containerd_stale()
-                self._problem = _STALE if stale else await self._agent_problem() if proxy else ""
-                try:
-                    if proxy:
-                        await asyncio.to_thread(self.credentials.write)
-                except ImageCacheError as error:
-                    self._problem = str(error)
-                    _log.warning("credentials not renewed", reason=error.reason, problem=str(error))
-                await self.sleep(_INTERVAL)
+            if self.settings.mode is not Mode.NATIVE:
+                await self._renew_credentials()
+            # no agent on the host looks after containerd's configuration
+            guard = ConfigGuard(self._service, self.clock, repair=self.settings.repair is Repair.AUTO)
+            works = [self._watch(guard)]
+            if self.options.configure:
+                works.append(guard.run())
+            await run_all(*works)
         finally:
             await health.stop()
+
+    async def _renew_credentials(self) -> None:
+        service = self._service()
+        while True:
+            self._problem = _STALE if service.is_containerd_stale() else await self._agent_problem()
+            try:
+                await asyncio.to_thread(self.credentials.write)
+            except ImageCacheError as error:
+                self._problem = str(error)
+                _log.warning("credentials not renewed", reason=error.reason, problem=str(error))
+            await self.sleep(_INTERVAL)
+
+    async def _watch(self, guard: ConfigGuard) -> None:
+        service = self._service()
+        while True:
+            self._problem = _STALE if service.is_containerd_stale() else guard.problem
+            await self.sleep(_INTERVAL)
 
     def _service(self, config: str = "") -> HostService:
         settings = HostSettings(
@@ -125,12 +164,18 @@ class AgentInstallation:
             config=config,
             address=self.settings.address,
             owned=self._owned_directories(),
-            containerd_unit=self.options.containerd_unit,
+            containerd_unit=self._unit(),
             configure=self.options.configure,
             flags=_flags(self.options),
             in_container=self.options.root != Path("/"),
         )
         return HostService(self.files, self.services, self.containerd, settings, self.program)
+
+    def _unit(self) -> str:
+        """containerd's. While it does not run: of k3s and RKE2, whose socket this is, the unit that boots."""
+        address = self.settings.address
+        booting = self.files.enabled(PARENTS) if "k3s" in address.parts else ""
+        return self.options.containerd_unit or unit_at(self.files.at(address)) or booting or CONTAINERD
 
     def _owned_directories(self) -> tuple[Path, ...]:
         """The snapshotter's directory, and a store into which only this agent has fetched."""
@@ -151,7 +196,7 @@ class AgentInstallation:
 
 def _flags(options: HostOptions) -> str:
     flags = [] if options.configure else ["--leave-containerd"]
-    if options.containerd_unit != CONTAINERD:
+    if options.containerd_unit:
         flags.append(f"--containerd-unit={options.containerd_unit}")
     return " ".join(flags)
 

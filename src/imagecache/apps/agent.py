@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import AsyncExitStack
 
+from imagecache.apps.host_containerd import open_guard
 from imagecache.apps.mount import mounter
 from imagecache.apps.snapshotter import open_snapshotter
 from imagecache.clock import Clock
@@ -26,6 +27,7 @@ async def run(settings: Settings, clock: Clock) -> None:
     """Until cancelled."""
     store, metrics = Store.open(settings.store, clock), Metrics()
     containerd = ContainerdClient(settings.address, clock)
+    duties = _duties(store, settings, clock)
     native = NativeLeases(NativeUse(containerd, store.root / "layers"), holder(settings, holder_of(settings.address)))
     process = NodeProcess(
         store=store,
@@ -33,13 +35,14 @@ async def run(settings: Settings, clock: Clock) -> None:
         clock=clock,
         metrics=metrics,
         mode=settings.mode.value,
-        duties=_duties(store, settings, clock),
+        duties=duties,
         agent_root=settings.agent_root,
         trim_delay=settings.trim_delay,
         snapshotter=(lambda observer: open_snapshotter(settings, store, mounter(metrics), clock, observer))
         if settings.mode in _PROXY
         else None,
         native=native if settings.mode in _NATIVE else None,
+        guard=open_guard(settings, clock, duties.forgotten) if settings.mode in _PROXY else None,
     )
     async with AsyncExitStack() as stack:
         if settings.metrics_address:

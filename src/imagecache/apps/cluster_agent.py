@@ -73,6 +73,9 @@ class ClusterDuties:
         if self._loop is not None:
             self._loop.used(layers)
 
+    def forgotten(self) -> None:
+        """Nothing: the loop looks for records that are missing."""
+
     def works(self, containerd: ContainerdClient, metrics: Metrics) -> Sequence[Coroutine[object, object, None]]:
         return (keep_running(lambda: self._run(containerd, metrics)),)
 

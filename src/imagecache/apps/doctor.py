@@ -6,13 +6,16 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
+from imagecache.apps.containerd_config import containerd_config
 from imagecache.clock import Clock
 from imagecache.containerd.client import ContainerdClient
 from imagecache.erofs.realign import realign
-from imagecache.host.checks import Check
+from imagecache.errors import ContainerdUnavailable, ImageCacheError
+from imagecache.host.checks import Check, failed
 from imagecache.host.probe import ProbeSettings, diagnose
+from imagecache.host.probe_config import check_files
 from imagecache.host.probe_containerd import ContainerdExpectations
-from imagecache.settings.table import Settings
+from imagecache.settings.table import Mode, Settings
 from imagecache.store.store import Store
 
 
@@ -29,12 +32,26 @@ async def checks(settings: Settings, clock: Clock) -> Sequence[Check]:
     )
     unsuitable = await asyncio.to_thread(_unsuitable, root)
     async with ContainerdClient(settings.address, clock) as containerd:
-        return await diagnose(
+        found = await diagnose(
             containerd,
             ProbeSettings(containerd=expected, store=root, socket=settings.agent_socket),
             unsuitable=unsuitable,
             realign=realign,
         )
+    return [*found, *await asyncio.to_thread(_files, settings, clock)]
+
+
+def _files(settings: Settings, clock: Clock) -> Sequence[Check]:
+    """containerd's files, where they are seen from here and the settings say for which mode they are."""
+    if settings.mode not in {Mode.PROXY, Mode.NATIVE} or not settings.containerd_config.exists():
+        return ()
+    try:
+        check = check_files(containerd_config(settings, clock).look())
+    except ContainerdUnavailable:  # the check of the connection has said it
+        return ()
+    except ImageCacheError as error:
+        return (failed("containerd", "next start", error),)
+    return (check,) if check is not None else ()
 
 
 def _unsuitable(root: Path) -> Sequence[str]:

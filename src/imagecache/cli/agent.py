@@ -17,6 +17,8 @@ from imagecache.errors import Interrupted
     "agent_socket",
     "agent_root",
     "inode_numbers",
+    "containerd_config",
+    "repair",
     "trim_delay",
     "metrics_address",
     "allow_private_names",

@@ -14,7 +14,6 @@ from imagecache.cli.doctor import show
 from imagecache.cli.options import settings_flags
 from imagecache.cli.session import Session, note, report, run, say
 from imagecache.errors import Interrupted, ServiceManagerMissing
-from imagecache.host.systemd_units import CONTAINERD
 
 if TYPE_CHECKING:
     from imagecache.agent.installation import AgentInstallation
@@ -30,6 +29,7 @@ _FLAGS = (
     "agent_root",
     "inode_numbers",
     "containerd_config",
+    "repair",
     "trim_delay",
     "metrics_address",
     "allow_private_names",
@@ -46,7 +46,12 @@ _FLAGS = (
 Root = Annotated[
     Path, typer.Option("--root", metavar="DIRECTORY", help="Mountpoint of the host's / in this container.")
 ]
-Unit = Annotated[str, typer.Option("--containerd-unit", metavar="UNIT", help="containerd's systemd unit.")]
+Unit = Annotated[
+    str,
+    typer.Option(
+        "--containerd-unit", metavar="UNIT", help="containerd's systemd unit. Empty: of the process at its socket."
+    ),
+]
 Leave = Annotated[
     bool, typer.Option("--leave-containerd", help="Neither configure nor restart containerd: that is done elsewhere.")
 ]
@@ -55,7 +60,7 @@ _ROOT = Path("/")
 
 @app.command()
 @settings_flags(*_FLAGS)
-def install(session: Session, root: Root = _ROOT, unit: Unit = CONTAINERD, leave_containerd: Leave = False) -> None:
+def install(session: Session, root: Root = _ROOT, unit: Unit = "", leave_containerd: Leave = False) -> None:
     """Install or upgrade the agent on this host, with its own interpreter, and start it.
 
     The settings are written to its configuration file. containerd is configured and restarted; containers continue.
@@ -66,7 +71,7 @@ def install(session: Session, root: Root = _ROOT, unit: Unit = CONTAINERD, leave
 
 @app.command()
 @settings_flags(*_FLAGS)
-def uninstall(session: Session, root: Root = _ROOT, unit: Unit = CONTAINERD, leave_containerd: Leave = False) -> None:
+def uninstall(session: Session, root: Root = _ROOT, unit: Unit = "", leave_containerd: Leave = False) -> None:
     """Uninstall the agent from this host; containers continue.
 
     New containers get containerd's own snapshotter at once. The service stays, and only serves existing containers,
@@ -77,9 +82,22 @@ def uninstall(session: Session, root: Root = _ROOT, unit: Unit = CONTAINERD, lea
 
 @app.command()
 @settings_flags(*_FLAGS)
-def status(session: Session, root: Root = _ROOT, unit: Unit = CONTAINERD) -> None:
+def status(session: Session, root: Root = _ROOT, unit: Unit = "") -> None:
     """Check the host service. Exit code 0: all ok, 81: problems."""
     show(_host(session, root, unit).status())
+
+
+@app.command()
+@settings_flags("mode", "snapshotter", "agent_socket", "agent_root", "containerd_config", "repair")
+def repair(session: Session) -> None:
+    """Write the drop-in and its import again where containerd's configuration was written anew.
+
+    For containerd's unit, before containerd starts: it restarts nothing, and undoes what containerd cannot read. During
+    an install, after an uninstall has begun and with the setting repair=report it does nothing.
+    """
+    from imagecache.apps.containerd_config import repair_before_start
+
+    _say(repair_before_start(session.settings))
 
 
 @app.command()
@@ -90,7 +108,7 @@ def keep(
         str, typer.Option("--health", metavar="HOST:PORT", help="Address of /livez, /readyz and /metrics.")
     ] = "",
     root: Root = _ROOT,
-    unit: Unit = CONTAINERD,
+    unit: Unit = "",
     leave_containerd: Leave = False,
 ) -> None:
     """Install, then copy the Pod's credentials to the host service until SIGTERM.

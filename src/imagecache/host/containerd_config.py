@@ -1,13 +1,16 @@
-"""Write our drop-in beside containerd's main configuration file, import it there, and undo both.
+"""Write our drop-in for containerd, have it imported, look whether it still is, and undo both.
 
-The administrator's text is never rewritten: one line, or one element of the ``imports`` list, is added, and undo
-removes exactly that. It must not restart anything: containerd reads its configuration when it starts.
+Where the main file imports a directory last, the drop-in goes there and the main file stays as it is: k3s and RKE2
+write that file anew at each start, with the same import. Otherwise the drop-in is beside the main file, where one line,
+or one element of the ``imports`` list, is added; undo removes exactly that. The administrator's text is never
+rewritten. It must not restart anything: containerd reads its configuration when it starts.
 """
 
 from __future__ import annotations
 
 import contextlib
 import enum
+import fnmatch
 import os
 import re
 import tempfile
@@ -17,16 +20,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagecache.containerd.modes import version_of
+from imagecache.digest import Digest
 from imagecache.errors import ContainerdMisconfigured, PrivilegeMissing
 from imagecache.host.dropin import DropInSettings, default_snapshotter, drop_in
-from imagecache.host.user_config import UserConfig, read_user_config
+from imagecache.host.user_config import UserConfig, read_toml, read_user_config
 from imagecache.oserrors import from_os_error
-from imagecache.toml import dumps
+from imagecache.toml import Table, dumps
 
 # TOML by regular expressions, since a parser loses comments and order, which must survive our change
 _IMPORTS = re.compile(r"^[ \t]*imports[ \t]*=[ \t]*\[", re.MULTILINE)
 _TOKEN = re.compile(r"""#[^\n]*|"(?:\\.|[^"\\\n])*"|'[^'\n]*'|[\],]|\s+""")
 _MARK = "  # added by imagecache"
+_BESIDE, _INSIDE = "imagecache.toml", "zz-imagecache.toml"
+"""The drop-in's name beside the main file, and in an imported directory: of its files the last one wins."""
 
 
 class Action(enum.Enum):
@@ -42,17 +48,45 @@ class Change:
     action: Action
 
 
+class ConfigState(enum.Enum):
+    """What containerd would read at its next start. The values are for people."""
+
+    OK = "the drop-in is imported"
+    ABSENT = "there is no drop-in"
+    STALE = "the drop-in was made from other files than those of now"
+    NOT_IMPORTED = "the drop-in is not imported"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """containerd's files at one moment."""
+
+    state: ConfigState
+    changed: float = 0.0
+    """When the main file changed last, in seconds since the epoch; 0 without one."""
+    fingerprint: str = ""
+    """Names what ``install`` would write: it changes with the main file and with the drop-in's text."""
+
+
 class ContainerdConfig:
     """containerd's configuration with our drop-in. ``main`` is its main file, which need not exist."""
 
     def __init__(self, main: Path, settings: DropInSettings) -> None:
         self._main = main
         self._settings = settings
+        self._beside = main.parent / _BESIDE
 
     @property
     def path(self) -> Path:
-        """Of the drop-in."""
-        return self._main.parent / "imagecache.toml"
+        """Of the drop-in: in the directory that the main file imports last, else beside that file."""
+        try:
+            document = read_toml(self._main) if self._main.exists() else {}
+        except ContainerdMisconfigured:
+            return self._beside
+        pattern = imported_pattern(document, self._beside)
+        if pattern is None or any(found.name > _INSIDE for found in pattern.parent.glob(pattern.name)):
+            return self._beside
+        return pattern.parent / _INSIDE
 
     def text(self) -> str:
         """The drop-in as ``install`` would write it now. Raises ContainerdMisconfigured, PrivilegeMissing."""
@@ -64,35 +98,63 @@ class ContainerdConfig:
 
     def _user(self) -> UserConfig:
         major = version_of(self._settings.containerd)[0]
-        return read_user_config(self._main, ours=self.path, major=major)
+        return read_user_config(self._main, ours=self._places(), major=major)
+
+    def _places(self) -> set[Path]:
+        """Wherever a drop-in of ours may be: before the main file was written anew, it may have imported another."""
+        return {self._beside, self.path, *self._main.parent.glob(f"*/{_INSIDE}")}
+
+    def look(self) -> Found:
+        """Compare the files with what ``install`` would write.
+
+        Raises ContainerdMisconfigured when they cannot be read, PrivilegeMissing, StoreError.
+        """
+        with _converted(self._main):
+            text, exists = self.text(), self._main.exists()
+            main = self._main.read_text() if exists else ""
+            name = Digest.sha256((without_import(main, self._beside) + text).encode())
+            return Found(self._state(text, main), self._main.stat().st_ctime if exists else 0.0, str(name))
+
+    def _state(self, text: str, main: str) -> ConfigState:
+        path = self.path
+        if not any(place.exists() for place in self._places()):
+            return ConfigState.ABSENT
+        if not path.exists() or (path == self._beside and not self._is_imported(main)):
+            return ConfigState.NOT_IMPORTED
+        return ConfigState.OK if path.read_text() == text else ConfigState.STALE
 
     def install(self) -> list[Change]:
-        """Write the drop-in, then import it. Idempotent.
+        """Write the drop-in, import it, then remove it from where it was before. Idempotent.
 
         Raises PrivilegeMissing, ContainerdMisconfigured, StoreError (NoSpace).
         """
         with _converted(self._main):
-            drop_in_text, main_text = self.text(), self._importing()  # both may refuse, so before anything is written
-            return [self._write(self.path, drop_in_text), self._write(self._main, main_text)]
+            path = self.path
+            drop_in_text, main_text = self.text(), self._importing(path)  # both may refuse: before anything is written
+            changes = [self._write(path, drop_in_text), self._write(self._main, main_text)]
+            return changes + self._remove_all(self._places() - {path})
 
     def undo(self) -> list[Change]:
-        """Remove the import, then the drop-in. Idempotent."""
+        """Remove the import, then the drop-in. Idempotent. A directory that ``install`` made for it stays."""
         with _converted(self._main):
-            return [self._forget(), self._remove(self.path)]
+            path, places = self.path, self._places()  # before the main file is changed, perhaps removed
+            return [self._forget(), self._remove(path), *self._remove_all(places - {path})]
 
-    def _importing(self) -> str:
-        """The main file's text with our import."""
+    def _importing(self, path: Path) -> str:
+        """The main file's text, with which ``path`` is imported."""
         if not self._main.exists():
             version = 2 if version_of(self._settings.containerd)[0] == 1 else 3
             return f"{self._line}version = {version}\n"
         text = self._main.read_text()
+        if path != self._beside:
+            return without_import(text, self._beside) if self._is_imported(text) else text
         if self._is_imported(text):
             return text
-        changed = with_import(text, self.path)
+        changed = with_import(text, path)
         if not self._is_imported(changed):
             raise ContainerdMisconfigured(
                 f"the imports of {self._main} cannot be extended automatically",
-                hint=f'add "{self.path}" to imports by hand',
+                hint=f'add "{path}" to imports by hand',
             )
         return changed
 
@@ -102,16 +164,17 @@ class ContainerdConfig:
         text = self._main.read_text()
         if re.fullmatch(re.escape(self._line) + r"version = [23]\n", text):
             return self._remove(self._main)
-        return self._write(self._main, without_import(text, self.path))
+        return self._write(self._main, without_import(text, self._beside))
 
     @property
     def _line(self) -> str:
-        return import_line(self.path)
+        return import_line(self._beside)
 
     def _is_imported(self, text: str) -> bool:
+        """Whether the main file's text names the drop-in beside it."""
         with contextlib.suppress(tomllib.TOMLDecodeError):
             imports = tomllib.loads(text).get("imports", [])
-            return isinstance(imports, list) and str(self.path) in imports
+            return isinstance(imports, list) and str(self._beside) in imports
         return False
 
     def _write(self, path: Path, text: str) -> Change:
@@ -127,6 +190,23 @@ class ContainerdConfig:
             return Change(path, Action.UNCHANGED)
         path.unlink()
         return Change(path, Action.REMOVED)
+
+    def _remove_all(self, paths: set[Path]) -> list[Change]:
+        return [self._remove(path) for path in sorted(paths) if path.exists()]
+
+
+def imported_pattern(document: Table, beside: Path) -> Path | None:
+    """The pattern that a main file imports last, if our drop-in's name matches it; None otherwise.
+
+    The last one only, since later files win. ``beside`` is our own import, which does not count. Relative patterns do
+    not count either: containerd 1.6 looks for them in its working directory.
+    """
+    imports = document.get("imports", [])
+    others = [str(text) for text in imports if text != str(beside)] if isinstance(imports, list) else []
+    last = Path(os.path.normpath(others[-1])) if others else Path()
+    if last.is_absolute() and "*" in last.name and "*" not in str(last.parent) and fnmatch.fnmatch(_INSIDE, last.name):
+        return last
+    return None
 
 
 def import_line(path: Path) -> str:

@@ -1,7 +1,7 @@
-"""The containerd program: which process listens at a socket, its effective configuration, its version.
+"""The containerd program: which process listens at a socket, its unit, its effective configuration, its version.
 
-The kernel names the listening process (SO_PEERCRED), /proc its program and arguments, and that program prints its
-configuration. Every function returns nothing rather than a guess. It must not change anything.
+The kernel names the listening process (SO_PEERCRED), /proc its program, arguments and cgroup, and that program prints
+its configuration. Every function returns nothing rather than a guess. It must not change anything.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import struct
 import subprocess
 import tomllib
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from imagecache.toml import Table
 
@@ -42,6 +42,28 @@ def listening_at(address: Path) -> Daemon | None:
     return None
 
 
+def unit_at(address: Path) -> str:
+    """The unit of the process that listens at the socket. Empty when none does, or it is in no unit of the system."""
+    daemon = listening_at(address)
+    with contextlib.suppress(OSError):
+        return unit_of(Path(f"/proc/{daemon.pid}/cgroup").read_text()) if daemon is not None else ""
+    return ""
+
+
+def unit_of(cgroups: str) -> str:
+    """The service in the text of a ``/proc/PID/cgroup``: of cgroup v2, or of systemd's own hierarchy with v1.
+
+    Empty without one, and for the services of a user's own systemd. Source: cgroups(7), "/proc files".
+    """
+    for line in cgroups.splitlines():
+        _, controllers, path = line.split(":", 2)
+        parts = PurePosixPath(path).parts if controllers in {"", "name=systemd"} else ()
+        services = [part for part in parts if part.endswith(".service")]
+        if services and not any(part.startswith("user@") for part in parts):
+            return services[-1]  # inside a node that is a container itself, the ones before are of its host
+    return ""
+
+
 def config_argument(words: list[str]) -> Path:
     """The configuration file in containerd's command line."""
     for word, following in zip(words, [*words[1:], ""], strict=True):
@@ -58,6 +80,15 @@ def effective_config(daemon: Daemon) -> Table | None:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=_SECONDS, check=True)
         return tomllib.loads(done.stdout)
     return None
+
+
+def config_problem(main: Path) -> str:
+    """Why the installed containerd would not start with this main file; empty when it reads it, or does not run."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        argv = ["containerd", "--config", str(main), "config", "dump"]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=_SECONDS, check=False)
+        return " ".join(done.stderr.split())[:500] if done.returncode else ""
+    return ""
 
 
 def installed_version(root: Path = Path("/")) -> str:

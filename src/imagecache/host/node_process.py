@@ -21,6 +21,7 @@ from imagecache.concurrency import run_all
 from imagecache.containerd.client import ContainerdClient
 from imagecache.containerd.native import NativeUse
 from imagecache.errors import ImageCacheError
+from imagecache.host.config_guard import ConfigGuard
 from imagecache.host.mountinfo import MOUNTINFO, parse
 from imagecache.host.page_cache_trim import Trimmer, drop_second_copy, follow_starts
 from imagecache.oserrors import converting
@@ -51,6 +52,9 @@ class Duties(Protocol):
 
     def used(self, layers: Iterable[Path]) -> None:
         """A container starts from these layer images. Called from any thread, returns at once."""
+
+    def forgotten(self) -> None:
+        """Image records were deleted, which are to be made again. Called from any thread, returns at once."""
 
 
 async def every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
@@ -90,6 +94,8 @@ class NodeProcess:
     """Opens the proxy snapshotter; None in modes that serve nothing."""
     native: NativeLeases | None
     """None in modes without containerd's erofs snapshotter."""
+    guard: ConfigGuard | None = None
+    """Of containerd's configuration; None where that is not ours to repair."""
     _trimmer: Trimmer = field(init=False)
     _released: asyncio.Event = field(default_factory=asyncio.Event)
     _loop: asyncio.AbstractEventLoop | None = None
@@ -106,6 +112,8 @@ class NodeProcess:
             every(_MEASURE_INTERVAL, self._measure),
             *self.duties.works(self.containerd, self.metrics),
         ]
+        if self.guard is not None:
+            works.append(self.guard.run())
         if self.duties.collects:
             works.append(self._collect())
         if self.native is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from imagecache.containerd.api import SNAPSHOTTERS, Plugin
 from imagecache.containerd.modes import NATIVE_SNAPSHOTTER, Choice, version_of
 from imagecache.host.checks import Check, ok, problem, warning
+from imagecache.host.containerd_config import ConfigState, Found
 from imagecache.host.user_config import UserConfig
 from imagecache.settings.table import Mode
 from imagecache.toml import Table
@@ -74,6 +75,16 @@ def check_root(plugins: tuple[Plugin, ...], choice: Choice, root: Path, version:
         return ok(_AREA, "image filesystem", f"measured at {root}")
     words = f"kubelet measures {expected or 'nothing'}, the snapshotter writes to {root}"
     return warning(_AREA, "image filesystem", words, f"set agent_root to {expected}" if expected else INSTALL)
+
+
+def check_files(found: Found) -> Check | None:
+    """Whether containerd would have our drop-in after its next start; None where there is no drop-in of ours."""
+    if found.state is ConfigState.ABSENT:
+        return None
+    if found.state is ConfigState.OK:
+        return ok(_AREA, "next start", found.state.value)
+    remedy = "run: imagecache containerd-config install"
+    return problem(_AREA, "next start", found.state.value, remedy)
 
 
 def sandbox_image(config: UserConfig) -> str:

@@ -3,25 +3,29 @@
 The order of the steps leaves a working host after a crash at any point, and the same call again finishes: containerd is
 configured for our snapshotter only when that runs, and gets its old configuration back when it does not start with
 ours. To uninstall, containerd first stops using our snapshotter for new containers; the service is removed after the
-last container that uses it. It must not know Kubernetes.
+last container that uses it. What ``host.config_guard`` does in between, it does with the parts that are here. It must
+not know Kubernetes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from imagecache.errors import HostError, HostServiceFailed, ServiceManagerMissing
+from imagecache.errors import ContainerdUnavailable, HostError, HostServiceFailed, ServiceManagerMissing
 from imagecache.host import systemd_units
-from imagecache.host.containerd_config import Action, Change
-from imagecache.host.service_files import CREDENTIALS, PROGRAM, STATE, HostFiles, Program
+from imagecache.host.containerd_config import Action, Change, ConfigState, Found
+from imagecache.host.service_files import CREDENTIALS, OPT, PROGRAM, STATE, UNITS, HostFiles, Program
 from imagecache.settings.table import Mode
 
 AGENT_STALE, CONTAINERD_STALE = STATE / "agent-stale", STATE / "containerd-stale"
 """Marks: files of the agent, or of containerd, have changed since it started. In /run, since a boot restarts both."""
+REFUSED = OPT / "refused"
+"""The fingerprint of a configuration with which containerd did not start, or did not load our snapshotter."""
 
 
 class ServiceManager(Protocol):
@@ -49,13 +53,17 @@ class ContainerdFiles(Protocol):
 
     def undo(self) -> Sequence[Change]: ...
 
+    def look(self) -> Found:
+        """What containerd would read at its next start."""
+
 
 class ContainerdRecords(Protocol):
     """containerd's records of our snapshotter (``containerd.snapshotter_removal``). Raises ContainerdUnavailable."""
 
     def is_loaded(self) -> bool: ...
 
-    def delete_image_records(self) -> Sequence[str]: ...
+    def delete_image_records(self, *, ours: bool = False) -> Sequence[str]:
+        """Of images that containerd's own snapshotter cannot unpack; with ``ours``, that our snapshotter cannot."""
 
     def in_use(self) -> int: ...
 
@@ -72,6 +80,7 @@ class HostSettings:
     owned: Sequence[Path] = ()
     """Directories that only this agent uses; an uninstall deletes them."""
     containerd_unit: str = systemd_units.CONTAINERD
+    """Empty: no unit runs containerd, so that we cannot restart it."""
     configure: bool = True
     """Whether we may change containerd's configuration and restart it."""
     flags: str = ""
@@ -126,7 +135,8 @@ class HostService:
                     "everything is installed, but no systemd runs here to start it",
                     hint=f"hold the socket of {systemd_units.SOCKET}, run {PROGRAM} agent, then restart containerd",
                 )
-            self._restart_containerd()
+            if self._restart_containerd():
+                self._records.delete_image_records(ours=True)  # discard_unpacked_layers: their blobs are gone
             self._files.remove_old()  # last: the old program may have run until the restart
             return changes
 
@@ -137,7 +147,8 @@ class HostService:
                 hint="it is removed after the last container that uses it: drain the node, or wait",
             )
         changes = self._change_containerd(self._drop_in.install)
-        self._restart_containerd()
+        if self._restart_containerd():
+            self._records.delete_image_records(ours=True)
         return changes
 
     def _install_files(self) -> list[Change]:
@@ -154,6 +165,9 @@ class HostService:
                 *self._files.write_units(self._agent_units("agent"), systemd_units.WANTED),
             ]
         )
+        if self._settings.configure:
+            guards = systemd_units.guard_units(PROGRAM, self._settings.containerd_unit)
+            fresh += self._files.write_units(guards, {})
         return [change for change in changes if change.action is not Action.UNCHANGED] + fresh
 
     def _agent_units(self, command: str) -> Mapping[str, str]:
@@ -210,14 +224,14 @@ class HostService:
         mark = self._files.at(CONTAINERD_STALE)
         return mark.exists() and mark.read_text() == self._containerd_now() != ""
 
-    def _restart_containerd(self) -> None:
+    def _restart_containerd(self) -> bool:
         """Restart it if needed. When it does not start with the new configuration, undo that and restart it again."""
         if not self.is_containerd_stale():
             self._files.remove(CONTAINERD_STALE)
-            return
-        if not self._services.running():
+            return False
+        if not self._services.running() or not self._settings.containerd_unit:
             raise ServiceManagerMissing(
-                "containerd's configuration has changed, but no systemd runs here to restart it",
+                "containerd's configuration has changed, but no unit of systemd can be restarted for it",
                 hint="restart containerd, then run the same command again",
             )
         try:
@@ -226,11 +240,65 @@ class HostService:
             self._drop_in.undo()
             self._services.restart(self._settings.containerd_unit)
             self._files.remove(CONTAINERD_STALE)
+            self.refuse()
             raise HostServiceFailed(
                 f"containerd did not start with our configuration and runs with its old one again: {error}",
                 hint=error.hint,
             ) from error
         self._files.remove(CONTAINERD_STALE)
+        self._files.remove(REFUSED)
+        return True
+
+    # what ``host.config_guard`` is made of
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[bool]:
+        """Whether this process may change the host now: no other does, and no uninstall has begun."""
+        with self._files.locked(wait=False) as mine:
+            yield mine and not self._files.at(UNITS / systemd_units.UNINSTALL).exists()
+
+    def look(self) -> tuple[Found, bool, bool | None]:
+        """containerd's files, whether the running containerd has read them, and whether it has our part of them.
+
+        None: it does not answer. Raises ContainerdMisconfigured, PrivilegeMissing, StoreError.
+        """
+        found = self._drop_in.look()
+        read = found.changed < self._containerd_started()
+        try:
+            ours = self._records.is_loaded()
+        except ContainerdUnavailable:
+            return found, False, None
+        if self._settings.mode is Mode.NATIVE:  # containerd's own erofs snapshotter is loaded in any case
+            ours = ours and not (read and found.state in {ConfigState.ABSENT, ConfigState.NOT_IMPORTED})
+        return found, read, ours
+
+    def _containerd_started(self) -> float:
+        """Seconds since the epoch, by its socket, which every start creates anew. 0 without one."""
+        try:
+            return self._files.at(self._settings.address).stat().st_ctime
+        except OSError:
+            return 0.0
+
+    def forget_images(self, *, ours: bool = False) -> Sequence[str]:
+        """Delete the records of images that containerd cannot start without us, or with us; returns their names."""
+        return self._records.delete_image_records(ours=ours)
+
+    def write_drop_in(self) -> Sequence[Change]:
+        """Without a mark that containerd must be restarted: the caller knows what it has loaded."""
+        return self._drop_in.install()
+
+    def restart_containerd(self) -> None:
+        """Restart it with its present files. Raises HostServiceFailed, ServiceManagerMissing, as ``install``."""
+        self._mark_containerd()
+        self._restart_containerd()
+
+    def refuse(self) -> None:
+        """Remember that containerd does not run with what ``install`` would write now."""
+        self._files.write(REFUSED, self._drop_in.look().fingerprint, 0o600)
+
+    def is_refused(self, found: Found) -> bool:
+        mark = self._files.at(REFUSED)
+        return mark.exists() and mark.read_text() == found.fingerprint
 
     # uninstall
 
@@ -247,6 +315,7 @@ class HostService:
             return Uninstalled(())
         changes = self._change_containerd(self._drop_in.undo)
         self._restart_containerd()
+        self._files.remove(REFUSED)
         return Uninstalled(changes, self._records.delete_image_records())
 
     def _uninstall(self) -> Uninstalled:
@@ -272,6 +341,7 @@ class HostService:
             PROGRAM, self._settings.flags, containerd=self._settings.containerd_unit
         )
         changes += self._files.write_units(uninstall, systemd_units.UNINSTALL_WANTED)
+        changes += self._files.remove_guards()
         if self._services.running():
             self._start_agent()
             self._services.start(systemd_units.TIMER)
@@ -285,6 +355,7 @@ class HostService:
         changes = [self._files.remove_tree(path) for path in (*self._settings.owned, CREDENTIALS)]
         changes.append(self._files.remove_config())
         changes += self._files.remove_units(systemd_units.agent_units(PROGRAM), systemd_units.WANTED)
+        changes += self._files.remove_guards()
         for mark in (AGENT_STALE, CONTAINERD_STALE):
             self._files.remove(mark)
         changes += self._files.remove_units(systemd_units.uninstall_units(PROGRAM), systemd_units.UNINSTALL_WANTED)

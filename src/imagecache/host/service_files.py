@@ -9,7 +9,7 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from imagecache.errors import HostError, PrivilegeMissing
 from imagecache.host import syscalls
 from imagecache.host.containerd_config import Action, Change, replace_text
 from imagecache.host.mountinfo import MOUNTINFO, parse
+from imagecache.host.systemd_units import GUARD
 from imagecache.oserrors import from_os_error
 
 OPT = Path("/opt/imagecache")
@@ -52,13 +53,17 @@ class HostFiles:
         return self.root / path.relative_to("/")
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """One process at a time on a host; the lock dies with its process."""
+    def locked(self, *, wait: bool = True) -> Iterator[bool]:
+        """One process at a time on a host; the lock dies with its process. False: another has it, without ``wait``."""
         with self._converted():
             self.at(STATE).mkdir(mode=0o700, parents=True, exist_ok=True)
             with (self.at(STATE) / _LOCK).open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                yield
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    yield False
+                    return
+                yield True
 
     # the program
 
@@ -131,6 +136,20 @@ class HostFiles:
                 link.parent.mkdir(mode=0o755, exist_ok=True)
                 if not link.is_symlink():
                     link.symlink_to(UNITS / name)
+        return changes
+
+    def enabled(self, units: Sequence[str]) -> str:
+        """The first of these that every boot starts; empty when none is."""
+        wants = self.at(UNITS) / "multi-user.target.wants"
+        return next((unit for unit in units if (wants / unit).is_symlink()), "")
+
+    def remove_guards(self) -> list[Change]:
+        """Our drop-ins for containerd's unit, whichever that was when they were written."""
+        changes = []
+        for path in sorted(self.at(UNITS).glob(f"*.d/{GUARD}")):
+            changes.append(self.remove(Path("/") / path.relative_to(self.root)))
+            with contextlib.suppress(OSError):  # it has drop-ins of others
+                path.parent.rmdir()
         return changes
 
     def remove_units(self, names: Mapping[str, str], wanted: Mapping[str, str]) -> list[Change]:

@@ -11,6 +11,10 @@ UNINSTALL, TIMER = "imagecache-leave.service", "imagecache-leave.timer"
 WANTED = {SERVICE: "multi-user.target", SOCKET: "sockets.target"}
 """The target that starts each unit at boot."""
 UNINSTALL_WANTED = {TIMER: "timers.target"}
+PARENTS = ("k3s.service", "k3s-agent.service", "rke2-server.service", "rke2-agent.service")
+"""Units that write containerd's configuration, then start it as their child: nothing of ours can run in between."""
+GUARD = "imagecache.conf"
+"""Name of our drop-in for containerd's unit."""
 
 _SERVICE = """\
 # The node process. A host service and not a pod: a snapshotter that runs as a pod could not start after a reboot,
@@ -83,6 +87,11 @@ StartLimitIntervalSec=0
 Type=oneshot
 ExecStart={program} host uninstall{flags}
 """
+_GUARD = """\
+# containerd's configuration may have been written anew: our part is imported again before containerd reads it.
+[Service]
+ExecStartPre=-{program} host repair
+"""
 _TIMER = """\
 [Unit]
 Description=ImageCache agent: retry the uninstall
@@ -105,6 +114,11 @@ def agent_units(program: Path, command: str = "agent", *, containerd: str = CONT
         SERVICE: _SERVICE.format(program=program, command=command, containerd=containerd),
         SOCKET: _SOCKET.format(containerd=containerd),
     }
+
+
+def guard_units(program: Path, containerd: str) -> Mapping[str, str]:
+    """The drop-in for containerd's unit, by file name; none for the units in ``PARENTS``. Its failure stops nothing."""
+    return {} if containerd in {"", *PARENTS} else {f"{containerd}.d/{GUARD}": _GUARD.format(program=program)}
 
 
 def uninstall_units(program: Path, flags: str = "", *, containerd: str = CONTAINERD) -> Mapping[str, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -35,13 +36,13 @@ class UserConfig:
         return cast("Table", table) if isinstance(table, dict) else {}
 
 
-def read_user_config(main: Path, *, ours: Path, major: int) -> UserConfig:
-    """Read ``main`` and what it imports, except ``ours``. Raises ContainerdMisconfigured, PrivilegeMissing."""
+def read_user_config(main: Path, *, ours: Collection[Path], major: int) -> UserConfig:
+    """Read ``main`` and what it imports, but for ``ours``. Raises ContainerdMisconfigured, PrivilegeMissing."""
     if not main.exists():
         return UserConfig()
     version = 0
     plugins: dict[str, Table] = {}
-    pending, done = [main], {ours}
+    pending, done = [main], set(ours)
     while pending:
         path = pending.pop(0)
         if path in done:  # containerd, too, reads a file once

@@ -44,6 +44,9 @@ class PlainHostDuties:
     def used(self, layers: Iterable[Path]) -> None:
         """Nothing: no budget here."""
 
+    def forgotten(self) -> None:
+        self._attached.clear()
+
     def works(self, containerd: ContainerdClient | None, metrics: Metrics) -> Sequence[Coroutine[object, object, None]]:
         del containerd
         own = self._dependencies

@@ -37,6 +37,13 @@ class InodeNumbers(enum.Enum):
     """Numbers of 32 bits; those of directories change, and files have other devices than their directories."""
 
 
+class Repair(enum.Enum):
+    """What the host's agent does when containerd's configuration has lost our part."""
+
+    AUTO = "auto"
+    REPORT = "report"
+
+
 class LogFormat(enum.Enum):
     AUTO = "auto"
     """``console`` on a terminal, ``json`` otherwise."""
@@ -130,8 +137,21 @@ class Settings:
     ] = InodeNumbers.STABLE
     containerd_config: Annotated[
         Path,
-        Meaning("file", "containerd's main configuration file; our drop-in is written beside it."),
+        Meaning(
+            "file",
+            "containerd's main configuration file; our drop-in is written into the directory that it imports last, "
+            "else beside it.",
+        ),
     ] = Path("/etc/containerd/config.toml")
+    repair: Annotated[
+        Repair,
+        Meaning(
+            "auto | report",
+            "What the host service does when containerd's configuration was written anew without our part: write that "
+            "again and restart containerd if it has started without it (auto), or only report it. In both cases it "
+            "deletes the records of images that containerd could not start meanwhile, so that they are pulled.",
+        ),
+    ] = Repair.AUTO
     secrets: Annotated[
         Path,
         Meaning("directory", "Secret manifests (YAML or JSON), which imagePullSecrets names as namespace:name."),

@@ -14,7 +14,7 @@ from imagecache.agent.installation import AgentInstallation, HostOptions
 from imagecache.agent.pod_credentials import PodCredentials
 from imagecache.clock import Clock
 from imagecache.errors import ObjectNotFound
-from imagecache.host.service_files import CONFIG, PROGRAM, HostFiles
+from imagecache.host.service_files import CONFIG, PROGRAM, UNITS, HostFiles
 from imagecache.kube.resources import DAEMON_SETS, NODE_IMAGE_CACHES
 from imagecache.settings.table import Settings
 from testkit.host_service import (
@@ -109,6 +109,19 @@ def test_install_says_what_changed(imagecache: Shell, host: Host) -> None:
     assert [options for _, options in host.opened] == [HostOptions(Path("/host"), "k3s.service", configure=False)]
     assert "Before=k3s.service" in read(host.files, Path("/etc/systemd/system/imagecache-agent.service"))
     assert not host.files.at(DROP_IN).exists()
+    assert 'repair = "report"\n' in read(host.files, CONFIG), "the agent would write what we leave to others"
+
+
+def test_the_unit_of_a_containerd_that_does_not_run_is_the_one_that_boots(imagecache: Shell, host: Host) -> None:
+    wants = host.files.at(UNITS) / "multi-user.target.wants"
+    wants.mkdir(parents=True)
+    (wants / "rke2-agent.service").symlink_to("/usr/local/lib/systemd/system/rke2-agent.service")
+    (wants / "containerd.service").symlink_to("/lib/systemd/system/containerd.service")
+
+    imagecache("host", "install", "--address", "/run/k3s/containerd/containerd.sock")
+    assert "Before=rke2-agent.service" in read(host.files, UNITS / "imagecache-agent.service")
+    imagecache("host", "install")
+    assert "Before=containerd.service" in read(host.files, UNITS / "imagecache-agent.service")
 
 
 def test_installing_again_changes_nothing(imagecache: Shell, host: Host) -> None:
@@ -150,10 +163,16 @@ def test_uninstall_says_what_is_left(imagecache: Shell, host: Host) -> None:
 def test_status_ends_with_the_worst(imagecache: Shell, host: Host) -> None:
     assert "program: not installed" in imagecache("host", "status", "--metrics-address", "", code=81).output
     imagecache("host", "install")
-    assert "agent: answers" in imagecache("host", "status", "--metrics-address", "").output
+    fine = imagecache("host", "status", "--metrics-address", "").output
+    assert "agent: answers" in fine
+    assert "configuration: the drop-in is imported" in fine
     nobody = imagecache("host", "status", "--metrics-address", "127.0.0.1:1", code=81).output
     assert "agent: the agent does not answer" in nobody
     assert "-> journalctl" in nobody
+    host.files.at(DROP_IN).write_text("of another cri section")
+    rewritten = imagecache("host", "status", "--metrics-address", "", code=81).output
+    assert "configuration: the drop-in was made from other files" in rewritten
+    imagecache("host", "install")
     assert host.installed
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from imagecache.errors import ContainerdMisconfigured
-from imagecache.host.containerd_config import Action, Change, ContainerdConfig
+from imagecache.host.containerd_config import Action, Change, ConfigState, ContainerdConfig, with_import
 from imagecache.host.dropin import DropInSettings
 from imagecache.settings.table import Mode
 
@@ -25,7 +25,9 @@ TEXTS = {
     "no imports": WITHOUT_IMPORTS,
     "only tables": '[plugins.x]\nimports = ["not this one"]\nversion = 1\n'.replace("version = 1\n", ""),
     "empty list": "version = 2\nimports = []\n",
-    "one element": 'imports = ["/etc/containerd/conf.d/*.toml"]\nversion = 2\n',
+    "a relative pattern": 'imports = ["conf.d/*.toml"]\nversion = 2\n',
+    "a pattern of directories": 'imports = ["/nowhere/*/containerd.toml"]\nversion = 2\n',
+    "a pattern of other names": 'imports = ["/nowhere/99-*.toml"]\nversion = 2\n',
     "trailing comma": 'version = 2\nimports = [ "a.toml", ]\n',
     "many lines": 'version = 2\nimports = [\n  \'a]".toml\', # one ]\n  "b\\"].toml" # last\n]\n[plugins]\n',
     "comment only": "version = 2\nimports = [ # none yet\n]\n",
@@ -105,3 +107,108 @@ def test_a_file_that_cannot_be_extended_is_left_alone(tmp_path: Path, text: str,
         installation(tmp_path).install()
     assert main.read_text() == text
     assert [path.name for path in tmp_path.iterdir()] == ["config.toml"]
+
+
+def importing(main: Path, *others: str) -> str:
+    """A main file that imports ``others`` and, last, the directory conf.d beside it."""
+    names = [*others, f"{main.parent}/conf.d/*.toml"]
+    return f"version = 2\nimports = {names}\n".replace("'", '"')
+
+
+def test_an_imported_directory_is_used(tmp_path: Path) -> None:
+    """Whoever writes the main file anew writes that import again."""
+    main = tmp_path / "config.toml"
+    main.write_text(importing(main, "a.toml"))
+    node = installation(tmp_path)
+
+    assert node.install() == [
+        Change(tmp_path / "conf.d/zz-imagecache.toml", Action.CREATED),
+        Change(main, Action.UNCHANGED),
+    ]
+    main.write_text(importing(main, "b.toml"))
+    assert node.look().state is ConfigState.OK
+    assert {change.action for change in node.install()} == {Action.UNCHANGED}
+    node.undo()
+    assert (main.read_text(), list((tmp_path / "conf.d").iterdir())) == (importing(main, "b.toml"), [])
+
+
+def test_a_directory_that_is_not_read_last_is_not_used(tmp_path: Path) -> None:
+    main = tmp_path / "config.toml"
+    main.write_text(with_import(importing(main), tmp_path / "later.toml"))
+    assert installation(tmp_path).path == tmp_path / "imagecache.toml"
+
+    main.write_text(importing(main))
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d/zzz.toml").touch()
+    assert installation(tmp_path).path == tmp_path / "imagecache.toml"
+
+
+def test_the_drop_in_moves_with_the_imports(tmp_path: Path) -> None:
+    main = tmp_path / "config.toml"
+    main.write_text(WITHOUT_IMPORTS)
+    node = installation(tmp_path)
+    node.install()
+
+    main.write_text(with_import(importing(main), tmp_path / "imagecache.toml"))
+    node.install()
+    assert main.read_text() == importing(main)
+    assert [path.name for path in tmp_path.rglob("*imagecache.toml")] == ["zz-imagecache.toml"]
+
+    main.write_text(WITHOUT_IMPORTS)
+    assert node.look().state is ConfigState.NOT_IMPORTED
+    node.install()
+    assert node.look().state is ConfigState.OK
+    assert [path.name for path in tmp_path.rglob("*imagecache.toml")] == ["imagecache.toml"]
+    node.undo()
+    assert (main.read_text(), list(tmp_path.rglob("*imagecache.toml"))) == (WITHOUT_IMPORTS, [])
+
+
+def test_a_rewritten_file_is_repaired(tmp_path: Path) -> None:
+    main = tmp_path / "config.toml"
+    main.write_text(WITHOUT_IMPORTS)
+    node = installation(tmp_path)
+    before = node.look()
+    assert (before.state, before.changed) == (ConfigState.ABSENT, main.stat().st_ctime)
+    node.install()
+    assert node.look().state is ConfigState.OK
+
+    main.write_text(WITHOUT_IMPORTS)
+    assert node.look().state is ConfigState.NOT_IMPORTED
+    node.install()
+    assert node.look().state is ConfigState.OK
+    assert tomllib.loads(main.read_text())["imports"] == [str(node.path)]
+    main.unlink()
+    assert node.look().state is ConfigState.NOT_IMPORTED
+
+
+def test_a_changed_cri_section_is_copied_again(tmp_path: Path) -> None:
+    main = tmp_path / "config.toml"
+    main.write_text(WITHOUT_IMPORTS)
+    node = installation(tmp_path)
+    node.install()
+
+    main.write_text(main.read_text().replace("my/pause:1", "my/pause:2"))
+    assert node.look().state is ConfigState.STALE
+    node.install()
+    assert node.look().state is ConfigState.OK
+    assert "my/pause:2" in node.path.read_text()
+
+
+def test_the_fingerprint_is_that_of_what_would_be_written(tmp_path: Path) -> None:
+    main = tmp_path / "config.toml"
+    main.write_text(WITHOUT_IMPORTS)
+    node = installation(tmp_path)
+    before = node.look().fingerprint
+    node.install()
+    assert node.look().fingerprint == before, "installed or not"
+
+    main.write_text(WITHOUT_IMPORTS.replace("my/pause:1", "my/pause:2"))
+    assert node.look().fingerprint != before
+    main.write_text(WITHOUT_IMPORTS)
+    assert installation(tmp_path, snapshotter="other").look().fingerprint != before
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("version = [\n")
+    with pytest.raises(ContainerdMisconfigured, match=r"config\.toml"):
+        installation(tmp_path).look()

@@ -144,7 +144,7 @@ def test_imports_merge_as_this_containerd_merges_them(tmp_path: Path, major: int
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "a.toml").write_text('version = 2\nimports = ["../config.toml"]\n[plugins.cri]\nlist = [2]\n')
     ours.write_text("version = 2\n[plugins.cri]\nours = true\n")
-    user = read_user_config(main, ours=ours, major=major)
+    user = read_user_config(main, ours=[ours], major=major)
     assert user.version == 2
     assert user.section("cri").get("sandbox") == sandbox
     assert user.section("cri")["list"] == [2]
@@ -152,7 +152,7 @@ def test_imports_merge_as_this_containerd_merges_them(tmp_path: Path, major: int
 
 
 def test_sections_that_are_not_there_are_empty(tmp_path: Path) -> None:
-    user = read_user_config(tmp_path / "config.toml", ours=tmp_path / "imagecache.toml", major=2)
+    user = read_user_config(tmp_path / "config.toml", ours=[tmp_path / "imagecache.toml"], major=2)
     assert user == UserConfig()
     assert user.section("cri", "containerd") == {}
     assert UserConfig(2, {"cri": {"containerd": 7}}).section("cri", "containerd", "x") == {}
@@ -162,7 +162,7 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
     main = tmp_path / "config.toml"
     main.write_text("version = \n")
     with pytest.raises(ContainerdMisconfigured, match=r"config\.toml"):
-        read_user_config(main, ours=tmp_path / "x", major=2)
+        read_user_config(main, ours=[tmp_path / "x"], major=2)
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,17 @@ def test_install(host: Host) -> None:
     assert calls.index(f"restart {SERVICE}") < calls.index(f"restart {CONTAINERD}"), "it would find no snapshotter"
 
 
+def test_images_whose_blobs_were_discarded_are_pulled_again(host: Host) -> None:
+    """They were unpacked by containerd's own snapshotter, which is not the one of new containers any more."""
+    host.records.discarded = ["k8s.io/pause:3"]
+    host.install()
+    assert host.records.discarded == []
+
+    host.records.discarded = ["k8s.io/of-another-handler:1"]
+    host.install()
+    assert host.records.discarded == ["k8s.io/of-another-handler:1"], "containerd was not restarted"
+
+
 def test_installing_again_changes_nothing_and_restarts_nothing(host: Host) -> None:
     host.install()
     host.services.calls.clear()
@@ -294,6 +305,24 @@ def test_uninstall_without_a_service_manager_waits_for_a_restart_by_somebody(hos
     host.services.restart(CONTAINERD)
     assert host.uninstall().done
     assert host.left() == set()
+
+
+def test_containerd_asks_for_a_repair_before_each_start(host: Host) -> None:
+    guard = UNITS / f"{CONTAINERD}.d/imagecache.conf"
+    host.install()
+    assert f"\nExecStartPre=-{OPT}/current/bin/imagecache host repair\n" in read(host.files, guard)
+
+    host.records.containers = 1
+    host.uninstall()
+    assert not host.files.at(guard).parent.exists(), "what an uninstall takes away would come back"
+
+
+@pytest.mark.parametrize("changes", [{"containerd_unit": "k3s.service"}, {"configure": False}])
+def test_no_repair_where_it_would_come_too_early_or_is_not_wanted(host: Host, changes: dict[str, object]) -> None:
+    host.changes = changes
+    host.install()
+
+    assert list(host.files.at(UNITS).glob("*.d")) == []
 
 
 def test_native_mode_configures_containerd_and_nothing_else(tmp_path: Path) -> None:

@@ -26,8 +26,8 @@ class Agent(Bench):
         self.tasks: list[asyncio.Future[None]] = []
 
     def start(self) -> None:
-        duties = PlainHostDuties(self.dependencies(self.settings, self.clock), lambda _metrics: self.builder)
-        self.tasks = [asyncio.ensure_future(work) for work in duties.works(None, self.metrics)]
+        self.duties = PlainHostDuties(self.dependencies(self.settings, self.clock), lambda _metrics: self.builder)
+        self.tasks = [asyncio.ensure_future(work) for work in self.duties.works(None, self.metrics)]
 
     async def stop(self) -> None:
         for task in self.tasks:
@@ -75,6 +75,16 @@ async def test_what_was_attached_is_attached_again_after_a_restart(bench: Agent)
 
     await eventually(lambda: bench.metrics.registry.get_sample_value("imagecache_attached_images") == 1)
     assert set(bench.attacher.attached) == {"docker.io/library/nginx:1.25"}
+
+
+async def test_what_was_forgotten_is_attached_again(bench: Agent) -> None:
+    await bench.host.create(manifest("a"))
+    bench.start()
+    await eventually(lambda: bench.metrics.registry.get_sample_value("imagecache_attached_images") == 1)
+    bench.attacher.attached.clear()
+    await asyncio.to_thread(bench.duties.forgotten)
+
+    await eventually(lambda: set(bench.attacher.attached) == {"docker.io/library/nginx:1.25"})
 
 
 async def test_an_attach_that_failed_is_tried_again(bench: Agent) -> None:

@@ -1,0 +1,47 @@
+"""Which unit runs the containerd at a socket."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from imagecache.host.containerd_process import unit_at, unit_of
+
+V2 = "0::/system.slice/k3s.service\n"
+HYBRID = """\
+12:cpu,cpuacct:/system.slice/other.service
+1:name=systemd:/system.slice/containerd.service
+0::/
+"""
+NODE_IN_A_CONTAINER = "0::/system.slice/docker.service/0123/system.slice/containerd.service\n"
+SEEN_FROM_A_POD = "0::/../../../system.slice/rke2-agent.service\n"
+OF_A_USER = "0::/user.slice/user-1000.slice/user@1000.service/app.slice/containerd.service\n"
+
+
+@pytest.mark.parametrize(
+    ("cgroups", "unit"),
+    [
+        (V2, "k3s.service"),
+        (HYBRID, "containerd.service"),
+        (NODE_IN_A_CONTAINER, "containerd.service"),
+        (SEEN_FROM_A_POD, "rke2-agent.service"),
+        (OF_A_USER, ""),
+        ("0::/user.slice/user-0.slice/session-3.scope\n", ""),
+        ("", ""),
+    ],
+)
+def test_the_unit_of_a_v1_hybrid_and_a_v2_cgroup(cgroups: str, unit: str) -> None:
+    assert unit_of(cgroups) == unit
+
+
+def test_nobody_listens(tmp_path: Path) -> None:
+    assert unit_at(tmp_path / "none.sock") == ""
+
+
+def test_the_process_that_listens_is_asked(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s.sock"))
+        listener.listen()
+        assert unit_at(tmp_path / "s.sock") == unit_of(Path("/proc/self/cgroup").read_text())
