@@ -26,10 +26,7 @@ def containerd_config(settings: Settings, clock: Clock) -> ContainerdConfig:
 
 
 def config_for(settings: Settings, version: str, *, serve_only: bool = False) -> ContainerdConfig:
-    """The same for a containerd of this version. Mode auto means proxy here. Raises InvalidSetting.
-
-    Blocking: it tries what the kernel can do where the snapshotter writes.
-    """
+    """The same for a containerd of this version. Mode auto means proxy here. Raises InvalidSetting."""
     if settings.mode is Mode.PREPULL:
         raise InvalidSetting(
             "prepull mode does not configure containerd: the runtime pulls images itself",
@@ -45,10 +42,10 @@ def config_for(settings: Settings, version: str, *, serve_only: bool = False) ->
             socket=settings.agent_socket,
             root=settings.agent_root,
             layers=settings.store / "layers",
-            idmapped=remaps_ids(version) and not why_ids_are_not_mapped(settings.agent_root),
             stable_inodes=settings.inode_numbers is InodeNumbers.STABLE,
             serve_only=serve_only,
         ),
+        maps_ids=lambda: remaps_ids(version) and not why_ids_are_not_mapped(settings.agent_root),
     )
 
 

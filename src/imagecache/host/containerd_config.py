@@ -15,8 +15,8 @@ import os
 import re
 import tempfile
 import tomllib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from imagecache.containerd.modes import version_of
@@ -69,11 +69,18 @@ class Found:
 
 
 class ContainerdConfig:
-    """containerd's configuration with our drop-in. ``main`` is its main file, which need not exist."""
+    """containerd's configuration with our drop-in.
 
-    def __init__(self, main: Path, settings: DropInSettings) -> None:
+    Args:
+        main: its main file, which need not exist.
+        settings: of the drop-in.
+        maps_ids: tries whether the kernel maps ids where the snapshotter writes; called when the drop-in is written.
+    """
+
+    def __init__(self, main: Path, settings: DropInSettings, maps_ids: Callable[[], bool] = lambda: False) -> None:
         self._main = main
         self._settings = settings
+        self._maps_ids = maps_ids
         self._beside = main.parent / _BESIDE
 
     @property
@@ -90,7 +97,10 @@ class ContainerdConfig:
 
     def text(self) -> str:
         """The drop-in as ``install`` would write it now. Raises ContainerdMisconfigured, PrivilegeMissing."""
-        return drop_in(self._settings, self._user())
+        return self._text(maps_ids=self._maps_ids())
+
+    def _text(self, *, maps_ids: bool) -> str:
+        return drop_in(replace(self._settings, maps_ids=maps_ids), self._user())
 
     def default_snapshotter(self) -> str:
         """The snapshotter of new containers without the drop-in. Raises ContainerdMisconfigured, PrivilegeMissing."""
@@ -110,18 +120,20 @@ class ContainerdConfig:
         Raises ContainerdMisconfigured when they cannot be read, PrivilegeMissing, StoreError.
         """
         with _converted(self._main):
-            text, exists = self.text(), self._main.exists()
+            # either is in order: to try it again costs mounts, and may turn out otherwise in another process
+            texts = [self._text(maps_ids=maps_ids) for maps_ids in (False, True)]
+            exists = self._main.exists()
             main = self._main.read_text() if exists else ""
-            name = Digest.sha256((without_import(main, self._beside) + text).encode())
-            return Found(self._state(text, main), self._main.stat().st_ctime if exists else 0.0, str(name))
+            name = Digest.sha256((without_import(main, self._beside) + texts[0]).encode())
+            return Found(self._state(texts, main), self._main.stat().st_ctime if exists else 0.0, str(name))
 
-    def _state(self, text: str, main: str) -> ConfigState:
+    def _state(self, texts: Sequence[str], main: str) -> ConfigState:
         path = self.path
         if not any(place.exists() for place in self._places()):
             return ConfigState.ABSENT
         if not path.exists() or (path == self._beside and not self._is_imported(main)):
             return ConfigState.NOT_IMPORTED
-        return ConfigState.OK if path.read_text() == text else ConfigState.STALE
+        return ConfigState.OK if path.read_text() in texts else ConfigState.STALE
 
     def install(self) -> list[Change]:
         """Write the drop-in, import it, then remove it from where it was before. Idempotent.

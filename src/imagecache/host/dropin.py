@@ -43,7 +43,7 @@ class DropInSettings:
     """Directory of its writable layers; kubelet measures the space of the image filesystem there."""
     layers: Path
     """The store's ``layers`` directory."""
-    idmapped: bool = False
+    maps_ids: bool = False
     """The kernel maps ids of mounts below ``root``."""
     stable_inodes: bool = True
     """Containers of native mode get inode numbers of 64 bits that stay; in proxy mode our snapshotter does it."""
@@ -93,7 +93,7 @@ def _plugin(settings: DropInSettings) -> Table:
         "address": str(settings.socket),
         "exports": {"root": str(settings.root)},
     }
-    if settings.idmapped and remaps_ids(settings.containerd):
+    if settings.maps_ids and remaps_ids(settings.containerd):
         plugin["capabilities"] = ["remap-ids"]
     return {settings.snapshotter: plugin}
 

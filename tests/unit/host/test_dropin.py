@@ -166,7 +166,7 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "idmapped", "maps"),
+    ("version", "possible", "maps"),
     [
         ("1.6.20~ds1", True, False),
         ("1.7.27", True, False),
@@ -177,7 +177,7 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
         ("v2.4.2", False, False),
     ],
 )
-def test_ids_are_mapped_only_where_the_mounts_below_are_cloned(version: str, idmapped: bool, maps: bool) -> None:
-    plugin = made(replace(SETTINGS, containerd=version, idmapped=idmapped))["proxy_plugins"]["imagecache"]
+def test_ids_are_mapped_only_where_the_mounts_below_are_cloned(version: str, possible: bool, maps: bool) -> None:
+    plugin = made(replace(SETTINGS, containerd=version, maps_ids=possible))["proxy_plugins"]["imagecache"]
 
     assert plugin.get("capabilities", []) == (["remap-ids"] if maps else [])
