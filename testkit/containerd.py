@@ -51,7 +51,7 @@ class _Namespace:
 
 
 class MemoryContainerd:
-    """Tests set ``snapshotters``, ``handlers``, ``extra_plugins``, ``cri`` and ``running``, and look into ``spaces``."""
+    """Tests set ``snapshotters``, ``handlers``, ``extra_plugins``, ``cri``, ``running``; they look into ``spaces``."""
 
     def __init__(self, version: str = "1.6.20", *, cri: bool = True) -> None:
         self.running = True

@@ -23,7 +23,7 @@ from imagecache.store.bundle_document import ImageRecord, LayerRecord
 LEASE = 4 * 3600
 """Seconds after which containerd drops what a killed process has unpacked: longer than the largest bundle takes."""
 _LARGE = 64 * MIB
-"""A collection of containerd's is waited for after each tar of this size, so that the disk holds one of them at most."""
+"""After a tar of this size its collection is waited for, so that the disk holds one of them at most."""
 _GC_ROOT = "containerd.io/gc.root"
 _HELD = "imagecache.dev/held"
 """On a snapshot: we have made it a root of containerd's collection, and may undo that."""

@@ -1,9 +1,10 @@
 """Make a bundle's images usable in containerd without a pull, and remove them again.
 
 For each image: documents into containerd's content store, the chain of snapshots through containerd's own API, the same
-chain unpacked for runtime handlers that have another snapshotter, then the image records. A lease keeps the unfinished work from containerd's collector, and expires if this process dies. An image
-is recorded only when all its layers are served, since kubelet would never pull it again. See
-``docs/adr/0010-attach-without-pull.md``. It must not call our own snapshotter, nor start or configure anything.
+chain unpacked for runtime handlers that have another snapshotter, then the image records. A lease keeps the unfinished
+work from containerd's collector, and expires if this process dies. An image is recorded only when all its layers are
+served, since kubelet would never pull it again. See ``docs/adr/0010-attach-without-pull.md``. It must not call our own
+snapshotter, nor start or configure anything.
 """
 
 from __future__ import annotations
@@ -261,5 +262,6 @@ class NodeAttacher:
 
 def _wanted(handlers: Handlers, image: ImageRecord, asked: Sequence[Asked]) -> frozenset[str]:
     """The snapshotters that some bundle with this image asks for: they share its config, whose labels say so."""
-    having = [also for bundle, also in asked if any(each.config.digest == image.config.digest for each in bundle.images)]
+    config = image.config.digest
+    having = [also for bundle, also in asked if any(each.config.digest == config for each in bundle.images)]
     return frozenset(name for also in having for name in handlers.unpacked(also))

@@ -23,30 +23,28 @@ class LayerTars:
 
     async def open(self, layer: LayerRecord) -> AsyncGenerator[bytes]:
         path = self._layers.path(layer.name)
-        with converting(path):
-            try:
-                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError as error:
-                raise BlobNotFound(f"{path} is missing from the store", hint="create the image cache again") from error
         digest = hashlib.sha256()
 
         def read(offset: int) -> bytes:
+            # opened for each piece: after a cancellation the thread goes on, and must not read what we have closed
             position = DATA_START + offset
             with converting(path):
-                piece = os.pread(fd, min(_PIECE, layer.tar_size - offset), position)
-                # read once for now; pages that a container has mounted stay
-                os.posix_fadvise(fd, position, len(piece), os.POSIX_FADV_DONTNEED)
+                try:
+                    with path.open("rb", buffering=0) as file:
+                        piece = os.pread(file.fileno(), min(_PIECE, layer.tar_size - offset), position)
+                        # read once for now; pages that a container has mounted stay
+                        os.posix_fadvise(file.fileno(), position, len(piece), os.POSIX_FADV_DONTNEED)
+                except FileNotFoundError as error:
+                    what = f"{path} is missing from the store"
+                    raise BlobNotFound(what, hint="create the image cache again") from error
             digest.update(piece)
             return piece
 
-        try:
-            offset = 0
-            # a file that ends early gives an empty piece, and with it another digest
-            while offset < layer.tar_size and (piece := await asyncio.to_thread(read, offset)):
-                offset += len(piece)
-                yield piece
-        finally:
-            os.close(fd)
+        offset = 0
+        # a file that ends early gives an empty piece, and with it another digest
+        while offset < layer.tar_size and (piece := await asyncio.to_thread(read, offset)):
+            offset += len(piece)
+            yield piece
         if digest.hexdigest() != layer.diff_id.hex:
             raise StoreCorrupt(
                 f"{path} does not hold the tar {layer.diff_id}", hint="run: imagecache check --deep --quarantine"

@@ -64,9 +64,11 @@ class Connection:
             answer: Reply = await stub(request, timeout=seconds or self._deadline, metadata=metadata)
             return answer
 
-    async def command(self, method: str, request: Message, metadata: dict[str, str] | None = None) -> None:
-        """A call whose reply is empty."""
-        await self.call(method, request, Empty, metadata)
+    async def command(
+        self, method: str, request: Message, metadata: dict[str, str] | None = None, *, seconds: float | None = None
+    ) -> None:
+        """A call whose reply is empty; ``seconds`` as for ``call``."""
+        await self.call(method, request, Empty, metadata, seconds=seconds)
 
     async def exchange(
         self, method: str, request: Message, reply: type[Reply], metadata: dict[str, str] | None = None

@@ -31,7 +31,8 @@ _IMAGES = "containerd.services.images.v1.Images"
 _SNAPSHOTS = "containerd.services.snapshots.v1.Snapshots"
 _DIFF = "containerd.services.diff.v1.Diff"
 _LONG = 3600.0
-"""Seconds for what takes a time that the size of a layer decides: to unpack it, or to bring its last bytes to disk."""
+"""Seconds for what takes a time that the size of a layer decides: to unpack it, to bring its last bytes to disk; or to
+prepare and commit it, since a snapshotter may copy what is below (native, blockfile) and measures what was written."""
 
 
 class ContentService:
@@ -204,7 +205,7 @@ class SnapshotService:
         )
         try:
             reply = await self._connection.call(
-                f"{_SNAPSHOTS}/Prepare", request, snapshots_pb2.PrepareSnapshotResponse, self._metadata
+                f"{_SNAPSHOTS}/Prepare", request, snapshots_pb2.PrepareSnapshotResponse, self._metadata, seconds=_LONG
             )
         except AlreadyExists:
             return None
@@ -223,7 +224,7 @@ class SnapshotService:
             parent=snapshot.parent,
         )
         try:
-            await self._connection.command(f"{_SNAPSHOTS}/Commit", request, self._metadata)
+            await self._connection.command(f"{_SNAPSHOTS}/Commit", request, self._metadata, seconds=_LONG)
         except AlreadyExists:
             return False
         return True
