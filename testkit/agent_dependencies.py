@@ -11,12 +11,12 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Seque
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
-from imagecache.agent.budget import Disk, Part, UnpackedChain
+from imagecache.agent.budget import Disk, Part
 from imagecache.agent.dependencies import Node
 from imagecache.api.assignment import Cache
 from imagecache.api.nodes import NodeStatus
 from imagecache.containerd import image_records
-from imagecache.containerd.api import Attached
+from imagecache.containerd.api import Attached, UnpackedChain
 from imagecache.containerd.handlers import Handlers
 from imagecache.containerd.prepull import RuntimeImage
 from imagecache.digest import Digest

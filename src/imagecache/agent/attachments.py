@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Container, Mapping
 
-from imagecache.agent.budget import UnpackedChain
 from imagecache.agent.dependencies import Attacher
 from imagecache.agent.failures import Removals
 from imagecache.agent.state import NodeState
 from imagecache.api.assignment import Cache
 from imagecache.clock import Clock
-from imagecache.containerd.api import Attached
+from imagecache.containerd.api import Attached, UnpackedChain
 from imagecache.containerd.handlers import Handlers
 from imagecache.store.bundle_document import Bundle
 from imagecache.telemetry.log import get_logger

@@ -15,18 +15,9 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from imagecache.digest import ChainID
+from imagecache.containerd.api import UnpackedChain
 from imagecache.store.bundle_document import Bundle
 from imagecache.store.layer_name import LayerName
-
-
-@dataclass(frozen=True, slots=True)
-class UnpackedChain:
-    """A layer of an image, unpacked into a snapshotter of another runtime handler on top of those below it."""
-
-    snapshotter: str
-    chain_id: ChainID
-
 
 Part = LayerName | UnpackedChain
 """What takes space of a bundle: a layer image, or a layer that is unpacked too."""

@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mappi
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from imagecache.agent.budget import Disk, Part, UnpackedChain
+from imagecache.agent.budget import Disk, Part
 from imagecache.agent.state import NodeState
 from imagecache.api.assignment import Cache
 from imagecache.api.nodes import NodeStatus
 from imagecache.clock import Clock
-from imagecache.containerd.api import Attached
+from imagecache.containerd.api import Attached, UnpackedChain
 from imagecache.containerd.handlers import Handlers
 from imagecache.fetch.allowance import Allowance
 from imagecache.store.bundle_document import Bundle

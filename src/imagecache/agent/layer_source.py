@@ -1,7 +1,8 @@
-"""Where a node's bundles come from: fetched into a store of its own, in a store shared with the controller, or pulled.
+"""Where a node's bundles come from: fetched into its own store, in a store shared with the controller, or described.
 
 ``FetchedLayerSource`` owns its store: what no cache and no container needs is removed. ``SharedLayerSource`` reads a
-volume that the controller writes, and deletes nothing there. It must not decide which bundles a node should have.
+volume that the controller writes, and deletes nothing there. ``DescribedLayerSource`` has no layers. It must not decide
+which bundles a node should have.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from imagecache.agent.dependencies import Inventory
 from imagecache.api.assignment import Cache
+from imagecache.digest import Digest
 from imagecache.errors import AlreadyExists, BlobNotFound, ContentError, NotFound, StoreCorrupt
 from imagecache.fetch.allowance import Allowance
 from imagecache.fetch.bundle import BundleFetcher, Described
@@ -196,30 +198,37 @@ class SharedLayerSource:
 
 @dataclass
 class DescribedLayerSource:
-    """``agent.dependencies.LayerSource`` for prepull mode: the runtime pulls, so the document of a bundle is enough."""
+    """``agent.dependencies.LayerSource`` for prepull mode: layers are the runtime's, so documents are enough."""
 
-    read: Callable[[str], Awaitable[Bundle]]
-    """Reads a bundle by its id, from wherever the controller's store is."""
+    look_up: Callable[[Cache], Awaitable[Described]]
+    """From wherever the controller's store is."""
     bounded: bool = False
-    _documents: dict[str, Bundle] = field(default_factory=dict)
+    _described: dict[str, Described] = field(default_factory=dict)
 
     async def inventory(self, assigned: Iterable[str]) -> Inventory:
         ids = frozenset(assigned)
-        self._documents = {name: each for name, each in self._documents.items() if name in ids}
-        return Inventory(dict(self._documents), frozenset(self._documents))
+        self._described = {name: each for name, each in self._described.items() if name in ids}
+        return Inventory({name: each.document for name, each in self._described.items()}, frozenset(self._described))
+
+    def read(self, digest: Digest) -> bytes:
+        """``containerd.api.Documents``, of the bundles that are assigned. Raises BlobNotFound."""
+        for described in self._described.values():
+            if digest in described.bodies:
+                return described.bodies[digest]
+        raise BlobNotFound(f"no bundle that is assigned to this node has the document {digest}")
 
     async def describe(self, cache: Cache) -> None:
-        self._documents[cache.id] = await self.read(cache.id)
+        self._described[cache.id] = await self.look_up(cache)
 
     async def fetch(self, cache: Cache, progress: Callable[[int], None]) -> None:
         del progress
         await self.describe(cache)
 
     async def prefetch(self, bundle_id: str, allowance: Allowance) -> None:
-        """Nothing: the runtime pulls layers."""
+        """Nothing: layers are brought by attach, or pulled by the runtime."""
 
     async def forget(self, bundle_id: str) -> None:
-        self._documents.pop(bundle_id, None)
+        self._described.pop(bundle_id, None)
 
     async def collect(self) -> None:
         """Nothing: this node has no store."""

@@ -7,21 +7,18 @@ import shutil
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
-from imagecache.agent.budget import Disk, Part, UnpackedChain
+from imagecache.agent.budget import Disk, Part
 from imagecache.concurrency import run_all
-from imagecache.containerd.api import Attached, Containerd
+from imagecache.containerd.api import Attached, Containerd, UnpackedChain
 from imagecache.containerd.attach import Asked, NodeAttacher
 from imagecache.containerd.chains_in_use import chains_in_use
 from imagecache.containerd.handlers import Handlers
 from imagecache.oserrors import converting
 from imagecache.store.bundle_document import Bundle
 
-_Key = TypeVar("_Key")
-_Found = TypeVar("_Found")
 _AT_ONCE = 16
-"""Look-ups at a time, so that a node with many images does not queue hundreds of calls."""
+"""Look-ups of image records at a time, so that a node with many images does not queue hundreds of calls."""
 
 
 async def _nothing() -> None:
@@ -50,27 +47,23 @@ class ContainerdRecords:
         return await self.attacher.handlers()
 
     async def lost(self, chains: Collection[UnpackedChain]) -> frozenset[UnpackedChain]:
-        snapshots = self.containerd.session(self.namespace).snapshots
-        found = await _look_up(lambda each: snapshots.stat(each.snapshotter, each.chain_id), chains)
-        return frozenset(chain for chain, info in found if info is None)
+        return await self.attacher.lost(chains)
 
     async def detach(self, bundle: Bundle, keep: Sequence[Bundle]) -> None:
         await self.attacher.detach(bundle, keep)
         await self.changed()
 
     async def missing(self, names: Iterable[str]) -> frozenset[str]:
-        found = await _look_up(self.containerd.session(self.namespace).images.get, names)
-        return frozenset(name for name, image in found if image is None)
+        images = self.containerd.session(self.namespace).images
+        slots = asyncio.Semaphore(_AT_ONCE)
 
+        async def is_missing(name: str) -> bool:
+            async with slots:
+                return await images.get(name) is None
 
-async def _look_up(look: Callable[[_Key], Awaitable[_Found]], keys: Iterable[_Key]) -> list[tuple[_Key, _Found]]:
-    slots = asyncio.Semaphore(_AT_ONCE)
-
-    async def one(key: _Key) -> tuple[_Key, _Found]:
-        async with slots:
-            return key, await look(key)
-
-    return list(await run_all(*map(one, keys)))
+        wanted = sorted(names)
+        gone = await run_all(*map(is_missing, wanted))
+        return frozenset(name for name, missing in zip(wanted, gone, strict=True) if missing)
 
 
 @dataclass

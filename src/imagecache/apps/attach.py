@@ -6,8 +6,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from imagecache.clock import Clock
-from imagecache.containerd.also_unpack import AlsoUnpacker
-from imagecache.containerd.api import Attached
+from imagecache.containerd.also_unpack import AlsoUnpacker, Tars
+from imagecache.containerd.api import Attached, Documents
 from imagecache.containerd.attach import Asked, AttachSettings, NodeAttacher
 from imagecache.containerd.client import ContainerdClient
 from imagecache.containerd.layer_tars import LayerTars
@@ -38,7 +38,10 @@ class LocalAttacher:
             )
             return removed
 
-    def attacher(self, containerd: ContainerdClient) -> NodeAttacher:
+    def attacher(
+        self, containerd: ContainerdClient, documents: Documents | None = None, tars: Tars | None = None
+    ) -> NodeAttacher:
+        """``documents`` and ``tars`` of the images, where they are not in ``store``."""
         settings = AttachSettings(
             namespace=self.settings.namespace,
             snapshotter=self.settings.snapshotter,
@@ -46,5 +49,5 @@ class LocalAttacher:
             allow_private_names=frozenset(self.settings.allow_private_names),
             also_unpack=self.settings.also_unpack,
         )
-        unpacker = AlsoUnpacker(LayerTars(self.store.layers), self.clock)
-        return NodeAttacher(containerd, self.store.blobs, self.clock, settings, unpacker=unpacker)
+        unpacker = AlsoUnpacker(tars or LayerTars(self.store.layers), self.clock)
+        return NodeAttacher(containerd, documents or self.store.blobs, self.clock, settings, unpacker=unpacker)

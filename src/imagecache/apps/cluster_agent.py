@@ -10,6 +10,7 @@ import asyncio
 import os
 from collections.abc import Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from imagecache.agent.budget import Policy
@@ -22,6 +23,7 @@ from imagecache.agent.restart import keep_running, until_replaced
 from imagecache.agent.runtime import ContainerdRecords, LocalMachine
 from imagecache.agent.settings import LoopSettings
 from imagecache.agent.state import NodeState
+from imagecache.api.assignment import Cache
 from imagecache.apps.attach import LocalAttacher
 from imagecache.builder.worker_pool import WorkerPool
 from imagecache.clock import Clock
@@ -29,12 +31,14 @@ from imagecache.concurrency import first_to_end
 from imagecache.containerd.attach import NodeAttacher
 from imagecache.containerd.client import ContainerdClient
 from imagecache.containerd.cri import CriClient
+from imagecache.containerd.image_records import CRI_NAMESPACE
 from imagecache.containerd.native import NativeUse, holder_of
 from imagecache.containerd.prepull import Prepuller
 from imagecache.errors import InvalidSetting
-from imagecache.fetch.bundle import BundleFetcher
+from imagecache.fetch.bundle import BundleFetcher, Described, describe
 from imagecache.fetch.prefetch import PREFETCH, BuildPrefetcher
 from imagecache.fetch.remote_store import RemoteStore
+from imagecache.fetch.tars import RemoteTars
 from imagecache.fetch.transfer import LayerFetcher
 from imagecache.fetch.verifier import Verifier
 from imagecache.file_version import file_version
@@ -51,7 +55,7 @@ from imagecache.telemetry.metrics import Metrics
 
 _log = get_logger(__name__)
 _PULLS = 2
-"""Bundles that the runtime pulls at a time in prepull mode, so that one that hangs does not stop the others."""
+"""Bundles that the runtime unpacks or pulls at a time in prepull mode: one that hangs does not stop the others."""
 
 
 class ClusterDuties:
@@ -85,13 +89,17 @@ class ClusterDuties:
         access = await asyncio.to_thread(connection.find, settings.kubeconfig, os.environ, Path.home())
         async with AsyncExitStack() as stack:
             kube = await stack.enter_async_context(KubeClient(access))
-            attacher = LocalAttacher(self._store, settings, self._clock).attacher(containerd)
+            if settings.mode is Mode.PREPULL:
+                source, attacher = await self._prepull(stack, containerd, metrics)
+            else:
+                source = await self._layer_source(stack, metrics)
+                attacher = LocalAttacher(self._store, settings, self._clock).attacher(containerd)
             self._loop = AgentLoop(
                 Dependencies(
                     caches=KubeCaches(kube),
                     nodes=KubeNodes(kube, settings.node_name),
                     machine=LocalMachine(self._store.root, containerd, attacher),
-                    source=await self._layer_source(stack, metrics),
+                    source=source,
                     attacher=self._records(stack, containerd, attacher),
                     reporter=KubeReporter(kube, settings.node_name),
                     state=NodeState(self._store.paths.nodes / settings.node_name),
@@ -113,14 +121,35 @@ class ClusterDuties:
                 raise
 
     async def _layer_source(self, stack: AsyncExitStack, metrics: Metrics) -> LayerSource:
-        settings = self._settings
-        prepull = settings.mode is Mode.PREPULL
-        if not settings.store_url:
-            if prepull:
-                reader = StoreReader(self._store.root)
-                return DescribedLayerSource(lambda bundle_id: asyncio.to_thread(reader.bundle, bundle_id))
+        if not self._settings.store_url:
             return SharedLayerSource(self._store)
-        served = StoreClient(
+        remote = await stack.enter_async_context(self._served())
+        pool = await stack.enter_async_context(WorkerPool())
+        layers = LayerFetcher(self._store, remote, Verifier(pool), fetched=metrics.fetched_bytes.inc)
+        stack.callback(layers.close)
+        builds = await self._builds(stack, remote, metrics)
+        return FetchedLayerSource(self._store, BundleFetcher(self._store, remote, layers, builds), self._foreign)
+
+    async def _prepull(
+        self, stack: AsyncExitStack, containerd: ContainerdClient, metrics: Metrics
+    ) -> tuple[LayerSource, NodeAttacher]:
+        """Documents and tars from the cluster's store; only what the runtime makes of them is on this node."""
+        local = LocalAttacher(self._store, replace(self._settings, namespace=CRI_NAMESPACE), self._clock)
+        if not self._settings.store_url:
+            reader = StoreReader(self._store.root)
+
+            async def look_up(cache: Cache) -> Described:
+                return Described(await asyncio.to_thread(reader.bundle, cache.id), {})
+
+            return DescribedLayerSource(look_up), local.attacher(containerd)
+        remote = await stack.enter_async_context(self._served())
+        source = DescribedLayerSource(lambda cache: describe(remote, cache.id, cache.digests))
+        tars = RemoteTars(remote, metrics.fetched_bytes.inc)
+        return source, local.attacher(containerd, documents=source, tars=tars)
+
+    def _served(self) -> StoreClient:
+        settings = self._settings
+        return StoreClient(
             ClientSettings(
                 url=settings.store_url,
                 ca_file=settings.store_ca,
@@ -128,14 +157,6 @@ class ClusterDuties:
                 name=settings.store_name,
             )
         )
-        remote = await stack.enter_async_context(served)
-        if prepull:
-            return DescribedLayerSource(remote.bundle)
-        pool = await stack.enter_async_context(WorkerPool())
-        layers = LayerFetcher(self._store, remote, Verifier(pool), fetched=metrics.fetched_bytes.inc)
-        stack.callback(layers.close)
-        builds = await self._builds(stack, remote, metrics)
-        return FetchedLayerSource(self._store, BundleFetcher(self._store, remote, layers, builds), self._foreign)
 
     async def _builds(self, stack: AsyncExitStack, remote: RemoteStore, metrics: Metrics) -> BuildPrefetcher:
         # Workers of its own: a partial layer occupies one as long as its build takes.
@@ -149,7 +170,7 @@ class ClusterDuties:
         if settings.mode is Mode.PREPULL:
             cri = CriClient(settings.address)
             stack.callback(cri.close)
-            return Prepuller(cri, settings.allow_private_names)
+            return Prepuller(cri, settings.allow_private_names, attacher)
         return ContainerdRecords(containerd, attacher, settings.namespace, lambda: self._lease_native(containerd))
 
     def _foreign(self) -> frozenset[str]:

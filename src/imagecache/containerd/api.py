@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from imagecache.containerd.handlers import Handlers
-from imagecache.digest import Digest
+from imagecache.digest import ChainID, Digest
 from imagecache.oci.descriptor import Descriptor
 
 SNAPSHOTTERS = "io.containerd.snapshotter.v1"
@@ -42,6 +42,14 @@ class Attached:
     """Runtime handlers whose pods cannot start the images: their snapshotters do not have them."""
     handlers: Handlers = field(default_factory=Handlers)
     """Of the runtime, as they were then."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnpackedChain:
+    """A layer of an image, unpacked into a snapshotter of another runtime handler on top of those below it."""
+
+    snapshotter: str
+    chain_id: ChainID
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +212,9 @@ class Containerd(Protocol):
 
     async def handler_snapshotters(self) -> dict[str, str]:
         """CRI's runtime handlers that have a snapshotter of their own, and its name; empty where CRI does not run."""
+
+    async def image_filesystem(self) -> str:
+        """Directory of the snapshotter that CRI unpacks images into."""
 
     async def namespaces(self) -> tuple[str, ...]: ...
 

@@ -3,7 +3,8 @@
 For each image: documents into containerd's content store, the chain of snapshots through containerd's own API, the same
 chain unpacked for runtime handlers that have another snapshotter, then the image records. A lease keeps the unfinished
 work from containerd's collector, and expires if this process dies. An image is recorded only when all its layers are
-served, since kubelet would never pull it again. See ``docs/adr/0010-attach-without-pull.md``. It must not call our own
+served, since kubelet would never pull it again. In prepull mode nothing is served: images are unpacked into the
+snapshotter of containerd's own pulls. See ``docs/adr/0010-attach-without-pull.md``. It must not call our own
 snapshotter, nor start or configure anything.
 """
 
@@ -17,11 +18,12 @@ from imagecache.clock import Clock
 from imagecache.concurrency import finish_all, run_all
 from imagecache.containerd import also_unpack, image_records
 from imagecache.containerd.also_unpack import AlsoUnpacker
-from imagecache.containerd.api import Attached, Containerd, Documents, Plugin, Session
+from imagecache.containerd.api import Attached, Containerd, Documents, Plugin, Session, UnpackedChain
 from imagecache.containerd.handlers import AUTO, Handlers, handlers_of
-from imagecache.containerd.modes import Choice, choose
+from imagecache.containerd.modes import Choice, choose, default_snapshotter
 from imagecache.containerd.snapshot_chain import ChainPreparer
 from imagecache.digest import Digest
+from imagecache.errors import ContainerdMisconfigured
 from imagecache.oci.descriptor import Descriptor
 from imagecache.oci.manifest import parse_index
 from imagecache.settings.table import Mode
@@ -38,7 +40,7 @@ class AttachSettings:
     snapshotter: str = "imagecache"
     """Name of our proxy plugin in containerd's configuration."""
     mode: Mode = Mode.AUTO
-    """PROXY or NATIVE; any other: what this containerd is configured for."""
+    """PROXY, NATIVE or PREPULL; AUTO: the first or the second, as this containerd is configured."""
     allow_private_names: frozenset[str] = frozenset()
     """Namespaces in which private images are recorded although every pod there may then use them."""
     lease: int = 600
@@ -65,7 +67,7 @@ class NodeAttacher:
         *,
         unpacker: AlsoUnpacker | None = None,
     ) -> None:
-        """Without an ``unpacker``, other snapshotters get nothing."""
+        """Without an ``unpacker``, other snapshotters get nothing, and prepull mode can do nothing."""
         self._unpacker = unpacker
         self._containerd = containerd
         self._documents = documents
@@ -90,7 +92,7 @@ class NodeAttacher:
         missed: list[str] = []
         listing: dict[str, Descriptor] = {}
         asked = [(bundle, also), *others]
-        long = any(handlers.unpacked(each) for _, each in asked)
+        long = self._prepulls or any(handlers.unpacked(each) for _, each in asked)
         lease = also_unpack.LEASE if long else self._settings.lease
         # an image after the other: their layers and documents overlap, and the second finds what the first has made
         async with self._session().leased(lease) as session:
@@ -101,7 +103,7 @@ class NodeAttacher:
                     withheld.append(image.reference)
                 elif await self._present(session, choice, image):
                     # before the record: it says "present" to pods of every runtime handler
-                    await self._unpack(session, image, wanted)
+                    await self._unpack(session, choice, image, wanted)
                     recorded.update(dict.fromkeys(await self._record(session, image, listing)))
                 else:
                     missed.append(image.reference)
@@ -140,6 +142,20 @@ class NodeAttacher:
                 removed.append(name)
         return tuple(removed)
 
+    async def lost(self, chains: Collection[UnpackedChain]) -> frozenset[UnpackedChain]:
+        """Those of the chains that their snapshotter does not have. Raises ContainerdUnavailable."""
+        snapshots = self._session().snapshots
+        found = [await snapshots.stat(chain.snapshotter, chain.chain_id) for chain in chains]
+        return frozenset(chain for chain, info in zip(chains, found, strict=True) if info is None)
+
+    async def answers(self) -> bool:
+        """Whether the runtime is a containerd: others know CRI alone. Raises ContainerdUnavailable."""
+        try:
+            await self._containerd.version()
+        except ContainerdMisconfigured:
+            return False
+        return True
+
     async def choice(self) -> Choice:
         """The integration that this containerd is configured for."""
         return (await self._plugins())[0]
@@ -150,6 +166,8 @@ class NodeAttacher:
 
     async def _plugins(self) -> tuple[Choice, tuple[Plugin, ...]]:
         version, plugins = await run_all(self._containerd.version(), self._containerd.snapshotter_plugins())
+        if self._prepulls:
+            return default_snapshotter(await self._containerd.image_filesystem(), plugins), plugins
         return choose(version, plugins, self._settings.snapshotter, self._settings.mode), plugins
 
     async def _handlers(self, choice: Choice, plugins: Sequence[Plugin]) -> Handlers:
@@ -163,6 +181,10 @@ class NodeAttacher:
         return self._containerd.session(self._settings.namespace)
 
     @property
+    def _prepulls(self) -> bool:
+        return self._settings.mode is Mode.PREPULL
+
+    @property
     def _in_cri(self) -> bool:
         return self._settings.namespace == image_records.CRI_NAMESPACE
 
@@ -174,14 +196,19 @@ class NodeAttacher:
         """Documents and snapshots, concurrently: neither needs the other. False when a layer cannot be served."""
         documents = self._documents_of(image, choice.snapshotter)
         writes = [session.content.write(body, labels) for body, labels in documents]
+        if self._prepulls:  # the chain is unpacked with those of other snapshotters, so that a tar is read once
+            await finish_all(*writes)
+            return self._unpacker is not None
         chain = ChainPreparer(session.snapshots, choice, self._clock).prepare(image)
         return (await finish_all(chain, *writes))[0] is True
 
-    async def _unpack(self, session: Session, image: ImageRecord, snapshotters: Collection[str]) -> None:
+    async def _unpack(
+        self, session: Session, choice: Choice, image: ImageRecord, snapshotters: frozenset[str]
+    ) -> None:
         """Into these snapshotters, and no longer into those that the image was unpacked into before."""
         if self._unpacker is None:
             return
-        await self._unpacker.unpack(session, image, snapshotters)
+        await self._unpacker.unpack(session, image, snapshotters | ({choice.snapshotter} if self._prepulls else set()))
         config = image.config.digest
         changes = image_records.unpacked_labels(image, await session.content.labels(config) or {}, snapshotters)
         if changes:
@@ -230,7 +257,9 @@ class NodeAttacher:
             await run_all(*(session.images.put(name, image.target, {}) for name in names))
             return names
         image_id = image_records.image_id(image)
-        known, labels, pinned = await session.images.get(image_id), image_records.CRI_LABELS, image_records.PINNED
+        known, labels = await session.images.get(image_id), image_records.CRI_LABELS
+        # in prepull mode its disk is kubelet's to free
+        pinned = {} if self._prepulls else image_records.PINNED
         # one pinned record pins all names of an image, and one that the node had before is kubelet's to collect
         created = pinned if known is None or pinned.items() <= known.labels.items() else {}
         changed = await run_all(*(session.images.put(name, image.target, labels, created=created) for name in names))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import Message
 
 from imagecache._proto.containerd import (
     containers_pb2,
@@ -24,7 +25,7 @@ from imagecache._proto.cri import runtime_pb2
 from imagecache.clock import Clock
 from imagecache.containerd.api import SNAPSHOTTERS, ContainerRecord, Plugin, SnapshotMount, TaskStarted
 from imagecache.containerd.handlers import snapshotters_in
-from imagecache.containerd.rpc import Connection
+from imagecache.containerd.rpc import Connection, Reply
 from imagecache.containerd.services import ContentService, DiffService, ImageService, SnapshotService
 from imagecache.digest import Digest
 from imagecache.errors import ContainerdMisconfigured, ContainerdUnavailable, NotFound
@@ -71,13 +72,20 @@ class ContainerdClient:
         if not any(not plugin.error for plugin in await self._plugins(_CRI)):
             return {}
         request = runtime_pb2.StatusRequest(verbose=True)
+        reply = await self._cri("RuntimeService/Status", request, runtime_pb2.StatusResponse)
+        return snapshotters_in(reply.info["config"])
+
+    async def image_filesystem(self) -> str:
+        request = runtime_pb2.ImageFsInfoRequest()
+        reply = await self._cri("ImageService/ImageFsInfo", request, runtime_pb2.ImageFsInfoResponse)
+        # the default snapshotter's comes first; 2.x lists those of other runtime handlers after it
+        return next((each.fs_id.mountpoint for each in reply.image_filesystems), "")
+
+    async def _cri(self, method: str, request: Message, reply: type[Reply]) -> Reply:
         try:
-            reply = await self._connection.call(
-                "runtime.v1.RuntimeService/Status", request, runtime_pb2.StatusResponse
-            )
+            return await self._connection.call(f"runtime.v1.{method}", request, reply)
         except ContainerdMisconfigured as error:  # 1.x says so while CRI starts, which 2.x calls unavailable
             raise ContainerdUnavailable(error.message, hint="look at containerd's log, then try again") from error
-        return snapshotters_in(reply.info["config"])
 
     async def _plugins(self, chosen: str) -> tuple[Plugin, ...]:
         reply = await self._connection.call(

@@ -1,7 +1,8 @@
-"""Which of the two integrations a node uses, and why.
+"""Which integration a node uses, and why.
 
 ``proxy``: our snapshotter is a proxy plugin of this containerd. ``native``: containerd's own erofs snapshotter reads
-our ``layers/`` directory. Proxy is preferred: containers share one mount per layer, and its pages. Pure.
+our ``layers/`` directory. Proxy is preferred: containers share one mount per layer, and its pages. ``prepull``: images
+are unpacked into the snapshotter that CRI itself uses. Pure.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import PurePath
 
 from imagecache.containerd.api import SNAPSHOTTERS, Plugin
 from imagecache.errors import ContainerdMisconfigured
@@ -26,7 +28,7 @@ _VERSION = re.compile(r"v?(\d+)\.(\d+)")
 @dataclass(frozen=True, slots=True)
 class Choice:
     mode: Mode
-    """PROXY or NATIVE."""
+    """PROXY, NATIVE or PREPULL."""
     snapshotter: str
     """Its name in containerd's configuration."""
     because: str
@@ -68,6 +70,24 @@ def choose(version: str, plugins: Iterable[Plugin], snapshotter: str, wanted: Mo
         why = f"containerd {version} has the erofs snapshotter, which reads layer images itself"
         return Choice(Mode.NATIVE, NATIVE_SNAPSHOTTER, why)
     raise ContainerdMisconfigured(_why_not(version, snapshotter, wanted), hint=_REMEDY)
+
+
+def default_snapshotter(image_filesystem: str, plugins: Iterable[Plugin]) -> Choice:
+    """The snapshotter that CRI unpacks images into, for prepull mode. Raises ContainerdMisconfigured.
+
+    Args:
+        image_filesystem: its directory, according to CRI: the root that the plugin exports (2.x), or one that is named
+            after the plugin.
+        plugins: containerd's snapshotter plugins.
+    """
+    for plugin in plugins:
+        named = PurePath(image_filesystem).name == f"{SNAPSHOTTERS}.{plugin.id}"
+        if not plugin.error and (named or plugin.exports.get("root") == image_filesystem):
+            return Choice(Mode.PREPULL, plugin.id, f"CRI keeps images in {image_filesystem}")
+    raise ContainerdMisconfigured(
+        f"containerd has no snapshotter that CRI would keep images of in {image_filesystem or 'a directory'}",
+        hint="look at CRI's snapshotter in: containerd config dump",
+    )
 
 
 _REMEDY = "run: imagecache containerd-config install, then restart containerd"

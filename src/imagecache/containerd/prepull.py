@@ -1,6 +1,7 @@
-"""Prepull mode: the runtime pulls the images of a cache before pods need them. For runtimes that cannot do more.
+"""Prepull mode: the runtime has the images of a cache before pods need them. For runtimes that cannot do more.
 
-No layer comes from the store; pods skip the pull, once. Every pod may use what the runtime has, so images are pulled
+containerd unpacks them from the store's layer images, without a registry; any other runtime pulls them. Either way they
+are the runtime's own then, and pods skip the pull, once. Every pod may use what the runtime has, so images are pulled
 without credentials, and private ones are left out unless the administrator allows them. It must not touch what
 containers use.
 """
@@ -8,17 +9,18 @@ containers use.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from dataclasses import dataclass, replace
+from typing import Protocol
 
-from imagecache.containerd.api import Attached
+import msgspec
+
+from imagecache.containerd.api import Attached, UnpackedChain
+from imagecache.containerd.attach import Asked, NodeAttacher
 from imagecache.containerd.handlers import Handlers
 from imagecache.containerd.image_records import CRI_NAMESPACE
 from imagecache.errors import ImageWithheld
 from imagecache.oci.reference import Reference
 from imagecache.store.bundle_document import Bundle, ImageRecord
-
-_Chain = TypeVar("_Chain")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,37 +47,50 @@ class Runtime(Protocol):
 
 
 class Prepuller:
-    """``agent.dependencies.Attacher`` for prepull mode: pulls and removes on one runtime."""
+    """``agent.dependencies.Attacher`` for prepull mode, on one runtime."""
 
     mode = "prepull"
 
-    def __init__(self, runtime: Runtime, allow_private_names: Iterable[str] = ()) -> None:
+    def __init__(
+        self, runtime: Runtime, allow_private_names: Collection[str] = (), attacher: NodeAttacher | None = None
+    ) -> None:
+        """``attacher``: of the same runtime, for prepull mode, with the same private names; without it, it pulls."""
         self._runtime = runtime
-        self._private = CRI_NAMESPACE in frozenset(allow_private_names)
+        self._attacher = attacher
+        self._private = CRI_NAMESPACE in allow_private_names
 
-    async def attach(self, bundle: Bundle, also: Collection[str] = (), others: Sequence[object] = ()) -> Attached:
-        """Pull the images that are missing. Raises PullFailed; ImageWithheld when one of them is private."""
-        del also, others  # the runtime decides where it unpacks
-        # the pull comes before the error: the other images of the cache are useful
+    async def attach(self, bundle: Bundle, also: Collection[str] = (), others: Sequence[Asked] = ()) -> Attached:
+        """Unpack the images, or pull those that are missing.
+
+        Raises ImageWithheld when one of them is private; PullFailed, or what ``NodeAttacher.attach`` raises.
+        """
+        # it comes before the error: the other images of the cache are useful
         withheld = [image for image in bundle.images if image.private and not self._private]
-        names = [name_of(image) for image in bundle.images if image not in withheld]
-        for name in dict.fromkeys(names):
-            if await self._runtime.image(name) is None:
-                await self._runtime.pull(name)
+        public = tuple(image for image in bundle.images if image not in withheld)
+        names = tuple(dict.fromkeys(map(name_of, public)))
+        attached = Attached(names)
+        if containerd := await self._containerd():
+            unpacked = await containerd.attach(msgspec.structs.replace(bundle, images=public), also, others)
+            attached = replace(unpacked, images=names)
+        else:
+            for name in names:
+                if await self._runtime.image(name) is None:
+                    await self._runtime.pull(name)
         if withheld:
             private = ", ".join(image.reference for image in withheld)
             raise ImageWithheld(
                 f"{private}: private, and every pod could use it once it is on the node",
                 hint=f"remove it from the cache, or set allow_private_names to {CRI_NAMESPACE} for nodes of one tenant",
             )
-        return Attached(tuple(dict.fromkeys(names)))
+        return attached
 
     async def handlers(self) -> Handlers:
-        return Handlers()
+        containerd = await self._containerd()
+        return await containerd.handlers() if containerd else Handlers()
 
-    async def lost(self, chains: Collection[_Chain]) -> frozenset[_Chain]:
-        del chains
-        return frozenset()
+    async def lost(self, chains: Collection[UnpackedChain]) -> frozenset[UnpackedChain]:
+        containerd = await self._containerd()
+        return await containerd.lost(chains) if containerd else frozenset()
 
     async def detach(self, bundle: Bundle, keep: Sequence[Bundle]) -> None:
         """Remove the images that no container uses and no bundle in ``keep`` has."""
@@ -90,6 +105,10 @@ class Prepuller:
 
     async def missing(self, names: Iterable[str]) -> frozenset[str]:
         return frozenset([name for name in names if await self._runtime.image(name) is None])
+
+    async def _containerd(self) -> NodeAttacher | None:
+        """None: the runtime is another one, and pulls."""
+        return self._attacher if self._attacher is not None and await self._attacher.answers() else None
 
 
 def name_of(image: ImageRecord) -> str:

@@ -45,6 +45,24 @@ class Described:
         return sum(layer.size for layer in self.layers.values())
 
 
+async def describe(remote: RemoteStore, bundle_id: str, digests: Mapping[str, Digest]) -> Described:
+    """Fetch and check the documents. ``digests`` are those that the ImageCache has, by reference.
+
+    Raises NotFound, StoreUnreachable, StoreRefused, StoreCorrupt, StoreError, ContentError.
+    """
+    document = await remote.bundle(bundle_id)
+    limit = asyncio.Semaphore(_DOCUMENTS)
+
+    async def body(digest: Digest) -> bytes:
+        async with limit:
+            return await remote.document(digest)
+
+    wanted = sorted(document.document_digests())
+    bodies = dict(zip(wanted, await run_all(*map(body, wanted)), strict=True))
+    await asyncio.to_thread(trust.check, document, bodies, digests)
+    return Described(document, bodies)
+
+
 class BundleFetcher:
     def __init__(self, store: Store, remote: RemoteStore, layers: LayerFetcher, builds: BuildPrefetcher) -> None:
         self._store = store
@@ -54,21 +72,8 @@ class BundleFetcher:
         self._running: dict[LayerName, RunningTransfer] = {}
 
     async def describe(self, bundle_id: str, digests: Mapping[str, Digest]) -> Described:
-        """Fetch and check the documents. ``digests`` are those that the ImageCache has, by reference.
-
-        Raises NotFound, StoreUnreachable, StoreRefused, StoreCorrupt, StoreError, ContentError.
-        """
-        document = await self._remote.bundle(bundle_id)
-        limit = asyncio.Semaphore(_DOCUMENTS)
-
-        async def body(digest: Digest) -> bytes:
-            async with limit:
-                return await self._remote.document(digest)
-
-        wanted = sorted(document.document_digests())
-        bodies = dict(zip(wanted, await run_all(*map(body, wanted)), strict=True))
-        await asyncio.to_thread(trust.check, document, bodies, digests)
-        return Described(document, bodies)
+        """As the function of this name."""
+        return await describe(self._remote, bundle_id, digests)
 
     async def fetch(self, described: Described, progress: Callable[[int], None]) -> None:
         """Have the bundle in the store; ``progress`` gets the bytes of its layer images that are on this node.

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from imagecache.agent.budget import UnpackedChain
 from imagecache.agent.report import not_attached
 from imagecache.agent.runtime import ContainerdRecords, LocalMachine
 from imagecache.containerd.also_unpack import AlsoUnpacker
-from imagecache.containerd.api import SnapshotKey
+from imagecache.containerd.api import SnapshotKey, UnpackedChain
 from imagecache.containerd.attach import NodeAttacher
 from imagecache.errors import ContainerdUnavailable, StoreError
 from testkit.attachable import MemoryDocuments, bundle
