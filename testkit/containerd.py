@@ -59,6 +59,8 @@ class MemoryContainerd:
         self.snapshotters = {"overlayfs": FakeSnapshotter()}
         self.handlers: dict[str, str] = {}
         """Snapshotters of CRI's runtime handlers."""
+        self.other = False
+        """Whether it is another runtime, which knows CRI alone."""
         self.misapplies = False
         """Whether it unpacks something else than it was asked to."""
         self.spaces: dict[str, _Namespace] = {}
@@ -75,6 +77,8 @@ class MemoryContainerd:
 
     async def version(self) -> str:
         self.check()
+        if self.other:
+            raise ContainerdMisconfigured("/fake.sock refused containerd.services.version.v1.Version: UNIMPLEMENTED")
         return self._version
 
     async def snapshotter_plugins(self) -> tuple[Plugin, ...]:
@@ -85,6 +89,10 @@ class MemoryContainerd:
     async def handler_snapshotters(self) -> dict[str, str]:
         self.check()
         return dict(self.handlers) if self.cri else {}
+
+    async def image_filesystem(self) -> str:
+        self.check()
+        return "/fake/io.containerd.snapshotter.v1.overlayfs"
 
     async def namespaces(self) -> tuple[str, ...]:
         self.check()

@@ -12,10 +12,12 @@ from collections.abc import AsyncIterator
 import pytest
 
 from imagecache.containerd.api import Containerd, Session, SnapshotKey
+from imagecache.containerd.modes import default_snapshotter
 from imagecache.digest import Digest
 from imagecache.errors import ContainerdMisconfigured, NotFound, SnapshotNotFound, StoreCorrupt
 from imagecache.oci.descriptor import Descriptor
 from imagecache.oci.mediatypes import OCI_LAYER
+from imagecache.settings.table import Mode
 from testkit.images import tar_of
 
 _LABEL = {"containerd.io/gc.root": "2025-01-01T00:00:00Z"}
@@ -258,6 +260,10 @@ class ContainerdSuite:
 
     async def test_runtime_handlers_without_a_snapshotter_of_their_own(self, containerd: Containerd) -> None:
         assert await containerd.handler_snapshotters() == {}
+
+    async def test_where_cri_keeps_images(self, containerd: Containerd) -> None:
+        choice = default_snapshotter(await containerd.image_filesystem(), await containerd.snapshotter_plugins())
+        assert (choice.mode, choice.snapshotter) == (Mode.PREPULL, "overlayfs")
 
     async def test_namespaces(self, containerd: Containerd, session: Session) -> None:
         await session.images.put("x:1", _descriptor(b"x"), {})

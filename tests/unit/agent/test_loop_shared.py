@@ -6,9 +6,15 @@ import msgspec
 
 from imagecache.agent.layer_source import DescribedLayerSource, SharedLayerSource
 from imagecache.api.nodes import CacheState
+from imagecache.containerd.also_unpack import AlsoUnpacker
+from imagecache.containerd.attach import AttachSettings, NodeAttacher
 from imagecache.containerd.prepull import Prepuller
+from imagecache.fetch.bundle import describe
+from imagecache.fetch.tars import RemoteTars
+from imagecache.settings.table import Mode
 from imagecache.store.store import Store
 from testkit.agent_dependencies import FakeRuntime
+from testkit.containerd import MemoryContainerd
 from testkit.images import tar_of
 from tests.unit.agent.bench import Bench, cache
 
@@ -50,11 +56,15 @@ async def test_a_shared_store_that_lost_a_layer(bench: Bench) -> None:
     assert not bench.attacher.records
 
 
-# a runtime that pulls by itself
+# prepull mode
+
+
+def described(bench: Bench) -> DescribedLayerSource:
+    return DescribedLayerSource(lambda each: describe(bench.remote, each.id, each.digests))
 
 
 async def test_prepull_mode_needs_no_layer(bench: Bench) -> None:
-    bench.source = DescribedLayerSource(bench.remote.bundle)
+    bench.source = described(bench)
     document = await bench.origin.build(A, BASE)
     runtime = FakeRuntime({APP: "sha256:app"})
     bench.runtime = Prepuller(runtime)
@@ -72,8 +82,39 @@ async def test_prepull_mode_needs_no_layer(bench: Bench) -> None:
     assert document.id not in bench.store.bundles.ids()
 
 
+async def test_prepull_mode_unpacks_what_the_store_has(bench: Bench) -> None:
+    source = bench.source = described(bench)
+    document = await bench.origin.build(A, BASE)
+    containerd, settings = MemoryContainerd(), AttachSettings(mode=Mode.PREPULL)
+    unpacker = AlsoUnpacker(RemoteTars(bench.remote, lambda _size: None), bench.clock)
+    attacher = NodeAttacher(containerd, source, bench.clock, settings, unpacker=unpacker)
+    runtime = FakeRuntime(images={APP: "sha256:app"})  # what CRI says afterwards
+    bench.runtime = Prepuller(runtime, (), attacher)
+    bench.caches.put(cache("a", A))
+    bench.start()
+    await bench.ready()
+
+    (layer,) = document.images[0].layers
+    space = containerd.spaces["k8s.io"]
+    assert APP in space.images
+    assert list(space.committed) == [("overlayfs", layer.chain_id)]
+    assert bench.remote.fetched == {layer.name: layer.tar_size}
+    assert not runtime.pulls
+    assert not list(bench.store.layers.names())
+
+
+async def test_prepull_mode_takes_no_other_image_than_the_cache_has(bench: Bench) -> None:
+    bench.source = described(bench)
+    document = await bench.origin.build(A, BASE)
+    bench.runtime = Prepuller(FakeRuntime({APP: "sha256:app"}))
+    image = document.images[0]
+    bench.caches.put(cache("a", A, digests={image.reference: image.config.digest}))
+    bench.start()
+    await bench.until(lambda: bench.reason() == "StoreCorrupt")
+
+
 async def test_a_private_image_is_not_for_every_pod(bench: Bench) -> None:
-    bench.source = DescribedLayerSource(bench.remote.bundle)
+    bench.source = described(bench)
     document = await bench.origin.build(A, BASE)
     private = msgspec.structs.replace(document.images[0], private=True)
     bench.remote.bundles[A] = msgspec.structs.replace(document, images=(private,))

@@ -1,7 +1,7 @@
 import pytest
 
 from imagecache.containerd.api import Plugin
-from imagecache.containerd.modes import choose, version_of
+from imagecache.containerd.modes import choose, default_snapshotter, version_of
 from imagecache.errors import ContainerdMisconfigured
 from imagecache.settings.table import Mode
 
@@ -47,3 +47,24 @@ def test_no_integration(version: str, plugins: list[Plugin], wanted: Mode, messa
     with pytest.raises(ContainerdMisconfigured, match=message) as caught:
         choose(version, plugins, "imagecache", wanted)
     assert "imagecache containerd-config install" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("image_filesystem", "snapshotter"),
+    [
+        ("/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs", "overlayfs"),
+        ("/data/nydus", "nydus"),
+        ("/var/lib/containerd/io.containerd.snapshotter.v1.erofs", "erofs"),
+    ],
+)
+def test_where_cri_unpacks(image_filesystem: str, snapshotter: str) -> None:
+    kind = OURS.kind
+    nydus = Plugin(kind, "nydus", exports={"root": "/data/nydus"})
+    choice = default_snapshotter(image_filesystem, [OURS, nydus, Plugin(kind, "overlayfs"), EROFS])
+    assert (choice.mode, choice.snapshotter) == (Mode.PREPULL, snapshotter)
+
+
+@pytest.mark.parametrize("image_filesystem", ["", "/other", "/x/io.containerd.snapshotter.v1.imagecache"])
+def test_a_directory_of_no_snapshotter(image_filesystem: str) -> None:
+    with pytest.raises(ContainerdMisconfigured, match="no snapshotter"):
+        default_snapshotter(image_filesystem, [EROFS, BROKEN])

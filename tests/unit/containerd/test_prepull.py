@@ -1,14 +1,20 @@
-"""Prepull mode: what is pulled, what is left out, what is removed."""
+"""Prepull mode: what is unpacked or pulled, what is left out, what is removed."""
 
 from __future__ import annotations
 
 import pytest
 
-from imagecache.containerd.api import Attached
+from imagecache.containerd.also_unpack import AlsoUnpacker
+from imagecache.containerd.api import Attached, UnpackedChain
+from imagecache.containerd.attach import AttachSettings, NodeAttacher
+from imagecache.containerd.handlers import Handlers
 from imagecache.containerd.prepull import Prepuller
 from imagecache.errors import ContainerdUnavailable, ImageWithheld, PullFailed
+from imagecache.settings.table import Mode
 from testkit.agent_dependencies import FakeRuntime
 from testkit.attachable import MemoryDocuments, bundle
+from testkit.clock import FakeClock
+from testkit.containerd import FakeSnapshotter, MemoryContainerd
 
 _DOCUMENTS = MemoryDocuments()
 APP, TOOL = _DOCUMENTS.image("app:1", ["base", "app"]), _DOCUMENTS.image("tool", ["base", "tool"])
@@ -90,3 +96,79 @@ async def test_a_runtime_that_is_away(runtime: FakeRuntime) -> None:
     runtime.running = False
     with pytest.raises(ContainerdUnavailable):
         await Prepuller(runtime).attach(bundle(APP))
+
+
+# a runtime that is containerd: the layers come from the store
+
+
+@pytest.fixture
+def containerd() -> MemoryContainerd:
+    made = MemoryContainerd()
+    made.snapshotters["devmapper"] = FakeSnapshotter()
+    return made
+
+
+@pytest.fixture
+def local(runtime: FakeRuntime, containerd: MemoryContainerd) -> Prepuller:
+    settings = AttachSettings(mode=Mode.PREPULL)
+    unpacker = AlsoUnpacker(_DOCUMENTS, FakeClock())
+    attacher = NodeAttacher(containerd, _DOCUMENTS, FakeClock(), settings, unpacker=unpacker)
+    return Prepuller(runtime, (), attacher)
+
+
+def chains(containerd: MemoryContainerd, snapshotter: str) -> set[str]:
+    containerd.collect()
+    return {name for owner, name in containerd.spaces["k8s.io"].committed if owner == snapshotter}
+
+
+async def test_containerd_unpacks_what_the_store_has(
+    runtime: FakeRuntime, containerd: MemoryContainerd, local: Prepuller
+) -> None:
+    attached = await local.attach(bundle(APP, TOOL))
+    assert runtime.pulls == []
+    assert attached.images == ("docker.io/library/app:1", "docker.io/library/tool:latest")
+    records = containerd.spaces["k8s.io"].images
+    assert {*attached.images, str(APP.config.digest), str(TOOL.config.digest)} <= records.keys()
+    assert chains(containerd, "overlayfs") == {layer.chain_id for image in (APP, TOOL) for layer in image.layers}
+    assert chains(containerd, "devmapper") == set()
+    assert attached.unpacked == frozenset()
+    # their disk is kubelet's to free
+    assert not any("io.cri-containerd.pinned" in record.labels for record in records.values())
+
+
+async def test_a_tar_is_read_once_for_all_snapshotters(containerd: MemoryContainerd, local: Prepuller) -> None:
+    containerd.handlers = {"kata": "devmapper", "same": "overlayfs"}
+    attached = await local.attach(bundle(APP))
+    assert attached.unpacked == {"devmapper"}
+    assert attached.handlers == await local.handlers()
+    assert chains(containerd, "devmapper") == chains(containerd, "overlayfs") != set()
+    top = UnpackedChain("devmapper", APP.layers[-1].chain_id)
+    assert await local.lost({top}) == frozenset()
+    await containerd.session("k8s.io").snapshots.remove("devmapper", top.chain_id)
+    assert await local.lost({top}) == {top}
+
+
+async def test_no_layer_of_a_private_image_is_unpacked(
+    runtime: FakeRuntime, containerd: MemoryContainerd, local: Prepuller
+) -> None:
+    with pytest.raises(ImageWithheld, match=r"^corp/secret:1: private"):
+        await local.attach(bundle(PRIVATE, APP))
+    assert chains(containerd, "overlayfs") == {layer.chain_id for layer in APP.layers}
+    assert runtime.pulls == []
+
+
+async def test_another_runtime_pulls(runtime: FakeRuntime, containerd: MemoryContainerd, local: Prepuller) -> None:
+    containerd.other = True
+    assert await local.attach(bundle(APP)) == Attached(("docker.io/library/app:1",))
+    assert runtime.pulls == ["docker.io/library/app:1"]
+    assert await local.handlers() == Handlers()
+    assert await local.lost(()) == frozenset()
+
+
+async def test_a_containerd_that_is_away_is_not_another_runtime(
+    runtime: FakeRuntime, containerd: MemoryContainerd, local: Prepuller
+) -> None:
+    containerd.running = False
+    with pytest.raises(ContainerdUnavailable):
+        await local.attach(bundle(APP))
+    assert runtime.pulls == []
