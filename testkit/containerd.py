@@ -271,6 +271,7 @@ class _Snapshots:
     async def commit(self, snapshot: SnapshotKey, name: str) -> bool:
         self._snapshotter(snapshot.snapshotter)
         if (snapshot.snapshotter, name) in self._space.committed:
+            self._hold((snapshot.snapshotter, name))
             return False
         if self._space.active.pop((snapshot.snapshotter, snapshot.key), None) is None:
             raise SnapshotNotFound(f"{snapshot.key}: not found")

@@ -1,14 +1,15 @@
 """Images for runtime handlers with a snapshotter of their own, on a containerd in memory that collects what it can."""
 
-from collections.abc import Collection
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 
 import pytest
 
-from imagecache.containerd.also_unpack import AlsoUnpacker
-from imagecache.containerd.api import Attached
+from imagecache.containerd.also_unpack import AlsoUnpacker, Tars
+from imagecache.containerd.api import Attached, SnapshotKey
 from imagecache.containerd.attach import AttachSettings, NodeAttacher
 from imagecache.errors import BlobNotFound, ContainerdMisconfigured, StoreCorrupt
-from imagecache.store.bundle_document import Bundle, ImageRecord
+from imagecache.store.bundle_document import Bundle, ImageRecord, LayerRecord
 from testkit.attachable import MemoryDocuments, bundle
 from testkit.clock import FakeClock
 from testkit.containerd import FakeSnapshotter, MemoryContainerd
@@ -23,6 +24,7 @@ class Node:
         self.containerd = MemoryContainerd("2.4.2")
         self.containerd.handlers = {"two": "overlayfs"}
         self.documents = MemoryDocuments()
+        self.tars: Tars = self.documents
         self.ours = self.containerd.snapshotters["imagecache"] = FakeSnapshotter()
         self.namespace = namespace
         self.session = self.containerd.session(namespace)
@@ -31,7 +33,7 @@ class Node:
 
     def configure(self, *setting: str) -> None:
         settings = AttachSettings(namespace=self.namespace, also_unpack=setting)
-        unpacker = AlsoUnpacker(self.documents, FakeClock())
+        unpacker = AlsoUnpacker(self.tars, FakeClock())
         self.attacher = NodeAttacher(self.containerd, self.documents, FakeClock(), settings, unpacker=unpacker)
 
     def image(self, *layers: str, name: str = "nginx:1.25", private: bool = False) -> ImageRecord:
@@ -123,6 +125,61 @@ async def test_what_containerd_unpacked_must_be_the_layer() -> None:
     with pytest.raises(StoreCorrupt, match="unpacked sha256"):
         await node.attach(bundle(image))
     assert node.space.active == {}
+
+
+class Slow:
+    """Tars; ``meanwhile`` is awaited when a layer's last piece was read."""
+
+    def __init__(self, tars: Tars, meanwhile: Callable[[LayerRecord], Awaitable[object]]) -> None:
+        self._tars = tars
+        self._meanwhile = meanwhile
+
+    async def open(self, layer: LayerRecord) -> AsyncGenerator[bytes]:
+        async for piece in self._tars.open(layer):
+            yield piece
+        await self._meanwhile(layer)
+
+
+async def test_an_attach_that_is_cancelled_in_the_middle_of_a_layer_leaves_nothing() -> None:
+    node = Node()
+    image = node.image("base", "app")
+    reached, never = asyncio.Event(), asyncio.Event()
+
+    async def stop_at_the_second(layer: LayerRecord) -> None:
+        if layer is image.layers[1]:
+            reached.set()
+            await never.wait()
+
+    node.tars = Slow(node.documents, stop_at_the_second)
+    node.configure("auto")
+    attach = asyncio.create_task(node.attach(bundle(image)))
+    await reached.wait()
+    assert len(node.chains()) == 1
+    attach.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await attach
+    node.containerd.collect()
+    space = node.space
+    assert not (space.images or space.content or space.committed or space.active or space.leases)
+
+
+async def test_a_pull_that_is_faster_has_unpacked_the_layer() -> None:
+    node = Node()
+    image = node.image("base", "app")
+
+    async def pull(layer: LayerRecord) -> None:
+        parent = "" if layer is image.layers[0] else image.layers[0].chain_id
+        key = SnapshotKey("overlayfs", f"pull {layer.chain_id}", parent)
+        await node.session.snapshots.prepare(key)
+        await node.session.snapshots.commit(key, layer.chain_id)
+
+    node.tars = Slow(node.documents, pull)
+    node.configure("auto")
+    assert (await node.attach(bundle(image))).unpacked == {"overlayfs"}
+    assert len(node.chains()) == 2
+    assert node.space.active == {}
+    await node.attacher.detach(bundle(image))
+    assert node.chains() == {}
 
 
 async def test_off_leaves_handlers_out_and_says_so() -> None:

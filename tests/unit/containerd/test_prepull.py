@@ -136,7 +136,7 @@ async def test_containerd_unpacks_what_the_store_has(
     assert not any("io.cri-containerd.pinned" in record.labels for record in records.values())
 
 
-async def test_a_tar_is_read_once_for_all_snapshotters(containerd: MemoryContainerd, local: Prepuller) -> None:
+async def test_other_runtime_handlers_get_them_too(containerd: MemoryContainerd, local: Prepuller) -> None:
     containerd.handlers = {"kata": "devmapper", "same": "overlayfs"}
     attached = await local.attach(bundle(APP))
     assert attached.unpacked == {"devmapper"}
