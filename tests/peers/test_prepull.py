@@ -3,25 +3,48 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from google.protobuf.message import Message
+from grpclib.client import Channel, UnaryUnaryMethod
+from grpclib.const import Cardinality, Handler
+from grpclib.server import Server, Stream
 
+from imagecache._proto.cri import runtime_pb2 as pb
 from imagecache.api.nodes import CacheState
 from imagecache.containerd.cri import CriClient
 from imagecache.errors import ContainerdUnavailable, PullFailed
 from imagecache.kube.resources import IMAGE_CACHES
+from imagecache.store.store import Store
 from testkit.images import busybox_image, tar_of
 from testkit.peers.agent import AgentService
 from testkit.peers.containerd import Containerd
 from testkit.peers.cri import Cri
+from testkit.peers.processes import wait_until
 from testkit.peers.programs import environment
 from testkit.peers.registry import Registry
 from testkit.suites.runtime import RuntimeSuite
 from tests.peers.cluster import Cluster
 
 pytestmark = pytest.mark.peers
+HIDDEN = tar_of({"etc": None, "etc/.wh.group": b"", "srv": None, "srv/data": b"second layer\n"})
+"""A layer that hides a file of the layer below."""
+LARGE_FILE = bytes(range(256)) * 100_000
+"""More than one message to containerd holds."""
+LARGE = tar_of({"srv": None, "srv/large": LARGE_FILE})
+READ = ["sh", "-c", "cat /srv/data && ! test -e /etc/group && sha256sum </srv/large && echo new > /srv/new"]
+CRI: dict[str, tuple[type[Message], type[Message]]] = {
+    "ImageService/PullImage": (pb.PullImageRequest, pb.PullImageResponse),
+    "ImageService/ImageStatus": (pb.ImageStatusRequest, pb.ImageStatusResponse),
+    "ImageService/RemoveImage": (pb.RemoveImageRequest, pb.RemoveImageResponse),
+    "RuntimeService/ListContainers": (pb.ListContainersRequest, pb.ListContainersResponse),
+}
+"""What prepull mode asks a runtime."""
 
 
 @pytest.fixture
@@ -63,9 +86,61 @@ class TestCriClient(RuntimeSuite):
             await runtime.pull(name)
 
 
-async def test_the_agent_has_the_runtime_pull(
-    cluster: Cluster, containerd: Containerd, cri: Cri, directory: Path, name: str
-) -> None:
+class CriAlone:
+    """A runtime that knows CRI and nothing else, as CRI-O: a real containerd answers for it."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    def __mapping__(self) -> dict[str, Handler]:
+        return {f"/runtime.v1.{name}": self._handler(f"/runtime.v1.{name}", *types) for name, types in CRI.items()}
+
+    def _handler(self, path: str, request: type[Message], reply: type[Message]) -> Handler:
+        method: UnaryUnaryMethod[Message, Message] = UnaryUnaryMethod(self._channel, path, request, reply)
+
+        async def handle(stream: Stream[Message, Message]) -> None:
+            asked = await stream.recv_message()
+            assert asked is not None
+            await stream.send_message(await method(asked, timeout=60))
+
+        return Handler(handle, Cardinality.UNARY_UNARY, request, reply)
+
+
+@asynccontextmanager
+async def cri_alone(behind: Path, address: Path) -> AsyncIterator[None]:
+    channel = Channel(path=str(behind))
+    server = Server([CriAlone(channel)])
+    await server.start(path=str(address))
+    try:
+        yield
+    finally:
+        server.close()
+        await server.wait_closed()
+        channel.close()
+
+
+@dataclass
+class Agent:
+    """In prepull mode, as a process."""
+
+    cluster: Cluster
+    service: AgentService
+    environ: dict[str, str]
+
+    async def start(self) -> None:
+        await asyncio.to_thread(self.service.start, self.environ)
+
+    async def delete_while_away(self, name: str) -> None:
+        """Delete the cache while no agent runs; the next one takes its images back."""
+        await asyncio.to_thread(self.service.kill)
+        await self.cluster.kube.delete(IMAGE_CACHES, name)
+        await self.start()
+        await self.cluster.until_states()
+
+
+@pytest.fixture
+async def agent(cluster: Cluster, containerd: Containerd, directory: Path) -> AsyncIterator[Agent]:
+    """Not started; its store is the served one."""
     store = directory / "store"
     environ = {
         **environment(),
@@ -75,20 +150,61 @@ async def test_the_agent_has_the_runtime_pull(
         "IMAGECACHE_ADDRESS": str(containerd.address),
         "IMAGECACHE_METRICS_ADDRESS": "",
     }
-    agent = AgentService(directory, None, ["--store", store])
-    await cluster.cache("a", name)
-    await asyncio.to_thread(agent.start, environ)
-    try:
-        await cluster.until_states(a=CacheState.READY)
-        assert (await cluster.reported()).mode == "prepull"
-        assert await cri.image_status(name) is not None
-        assert not list((store / "layers").rglob("*.erofs"))
-        assert await cri.run(name, ["cat", "/srv/data"]) == "pulled\n"
+    service = AgentService(directory, None, ["--agent-root", directory / "root"])
+    yield Agent(cluster, service, environ)
+    await asyncio.to_thread(service.close)
 
-        await asyncio.to_thread(agent.kill)
-        await cluster.kube.delete(IMAGE_CACHES, "a")
-        await asyncio.to_thread(agent.start, environ)
-        await cluster.until_states()
+
+@pytest.mark.parametrize("shared", [False, True], ids=["served", "shared"])
+async def test_containerd_unpacks_the_clusters_layers_without_a_registry(
+    agent: Agent, containerd: Containerd, cri: Cri, directory: Path, pause: str, registry: Registry, shared: bool
+) -> None:
+    image = busybox_image(directory / "app", HIDDEN, LARGE)
+    name = registry.push(f"{directory.name}/unpacked:1", image)
+    if shared:
+        agent.environ |= {**agent.cluster.environment(shared=True), "IMAGECACHE_STORE": str(agent.cluster.origin.store)}
+    bundle_id = await agent.cluster.cache("a", name)
+    layers = Store(agent.cluster.origin.store).bundles.get(bundle_id).images[0].layers[1:]  # pause may have the first
+    await cri.pull(pause)
+    await asyncio.to_thread(registry.stop)
+    try:
+        await agent.start()
+        await agent.cluster.until_states(a=CacheState.READY)
+        assert (await agent.cluster.reported()).mode == "prepull"
+        found = await cri.image_status(name)
+        assert found is not None
+        assert not found.pinned
+        content = containerd.ctr("-n", "k8s.io", "content", "ls", "-q").split()
+        assert not {str(digest) for layer in layers for digest in (layer.blob.digest, layer.diff_id)} & set(content)
+        assert {str(layer.chain_id) for layer in layers} <= unpacked(containerd)
+        assert await cri.run(name, READ) == f"second layer\n{hashlib.sha256(LARGE_FILE).hexdigest()}  -\n"
+        if not shared:
+            assert not list((directory / "store" / "layers").rglob("*.erofs"))
+
+        await agent.delete_while_away("a")
         assert await cri.image_status(name) is None
+        gone = {str(layer.chain_id) for layer in layers}
+        assert await asyncio.to_thread(wait_until, lambda: not gone & unpacked(containerd), seconds=30, every=0.2)
     finally:
-        await asyncio.to_thread(agent.close)
+        await asyncio.to_thread(registry.start)
+
+
+async def test_another_runtime_pulls(
+    agent: Agent, containerd: Containerd, cri: Cri, directory: Path, name: str
+) -> None:
+    socket = directory / "cri.sock"
+    agent.environ["IMAGECACHE_ADDRESS"] = str(socket)
+    await agent.cluster.cache("a", name)
+    async with cri_alone(containerd.address, socket):
+        await agent.start()
+        await agent.cluster.until_states(a=CacheState.READY)
+        assert await cri.image_status(name) is not None
+        assert await cri.run(name, ["cat", "/srv/data"]) == "pulled\n"
+        await agent.delete_while_away("a")
+        assert await cri.image_status(name) is None
+        await asyncio.to_thread(agent.service.close)  # before its runtime
+
+
+def unpacked(containerd: Containerd) -> set[str]:
+    """Names in the list of CRI's snapshots."""
+    return set(containerd.ctr("-n", "k8s.io", "snapshots", "--snapshotter", "overlayfs", "ls").split())

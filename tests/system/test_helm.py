@@ -181,7 +181,7 @@ def _left(node: Node) -> bool:
 
 
 def test_prepull(place: Place, tmp_path: Path) -> None:
-    """Nothing of the node is touched: the runtime pulls ahead of the pods."""
+    """Nothing of the node is touched: the runtime has the images ahead of the pods."""
     image = place.registry.push("team/app:1", busybox_image(tmp_path / "app", tar_of({"srv": None, "srv/0": b"app\n"})))
     place.select(selected=True)
     place.deploy("install", "mode=prepull", "agent.nodeSelector.pool=caches")
