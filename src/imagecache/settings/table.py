@@ -111,7 +111,8 @@ class Settings:
         Meaning(
             "auto | proxy | native | prepull",
             "What serves layers: our snapshotter (proxy), containerd's own (native, containerd >= 2.4), or nothing: "
-            "the agent of a cluster lets the runtime pull (prepull). auto: what containerd is configured for.",
+            "the agent of a cluster has the runtime unpack or pull the images (prepull). auto: what containerd is "
+            "configured for.",
         ),
     ] = Mode.AUTO
     snapshotter: Annotated[
