@@ -16,8 +16,8 @@ from imagecache.fetch.remote_store import RemoteStore
 from imagecache.limits import MIB
 from imagecache.store.bundle_document import LayerRecord
 
-_PIECE = 8 * MIB
-"""One request: smaller ones cost a round trip more often. containerd takes messages of 16 MiB at most."""
+_PIECE = 4 * MIB
+"""One request, and one message to containerd: some copies of it are in memory at a time."""
 
 
 class RemoteTars:
