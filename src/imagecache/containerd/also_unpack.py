@@ -25,8 +25,10 @@ LEASE = 4 * 3600
 _LARGE = 64 * MIB
 """After a tar of this size its collection is waited for, so that the disk holds one of them at most."""
 _GC_ROOT = "containerd.io/gc.root"
-_HELD = "imagecache.dev/held"
+HELD = "imagecache.dev/held"
 """On a snapshot: we have made it a root of containerd's collection, and may undo that."""
+RELEASED = {_GC_ROOT: "", HELD: ""}
+"""Undoes it."""
 _Waiting = dict[str, tuple[SnapshotKey, Sequence[SnapshotMount]]]
 
 
@@ -73,7 +75,7 @@ class AlsoUnpacker:
         await self.unpack(session, image, snapshotters)
         since = self._clock.now().strftime("%Y-%m-%dT%H:%M:%SZ")
         for name in snapshotters if image.layers else ():
-            await session.snapshots.label(name, image.layers[-1].chain_id, {_GC_ROOT: since, _HELD: "true"})
+            await session.snapshots.label(name, image.layers[-1].chain_id, {_GC_ROOT: since, HELD: "true"})
 
     async def release(self, session: Session, image: ImageRecord, snapshotters: Iterable[str]) -> bool:
         """What ``hold`` keeps there is containerd's to collect; whether there was something. Idempotent."""
@@ -81,8 +83,8 @@ class AlsoUnpacker:
         for name in snapshotters if image.layers else ():
             top = image.layers[-1].chain_id
             info = await session.snapshots.stat(name, top)
-            if info is not None and _HELD in info.labels:
-                await session.snapshots.label(name, top, {_GC_ROOT: "", _HELD: ""})
+            if info is not None and HELD in info.labels:
+                await session.snapshots.label(name, top, RELEASED)
                 released = True
         return released
 

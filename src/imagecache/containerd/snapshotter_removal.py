@@ -7,14 +7,16 @@ not configure or restart anything.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from imagecache.containerd.also_unpack import HELD, RELEASED
 from imagecache.containerd.api import Containerd, ContentStore, Session
 from imagecache.containerd.image_records import unpacked_into
 from imagecache.containerd.modes import loaded
 from imagecache.digest import Digest
-from imagecache.errors import ImageCacheError
+from imagecache.errors import HostError, ImageCacheError
 from imagecache.oci import mediatypes
 from imagecache.oci.descriptor import Descriptor
 from imagecache.oci.manifest import Manifest, detect_media_type, parse_document
@@ -75,14 +77,20 @@ class SnapshotterRemoval:
         """Release every snapshot of ours that no container has, and wait for containerd's collection.
 
         They are not removed one by one: containerd refuses that for one whose child its collector took (1.6, 2.4).
-        Images that we have unpacked into other snapshotters go with their records.
+        Images that we have unpacked into other snapshotters go with their records; private ones have none.
         """
+        others = [each.id for each in await self.containerd.snapshotter_plugins() if not each.error]
         for namespace in await self.containerd.namespaces():
             session = self.containerd.session(namespace)
             for image in await session.images.all():
                 for manifest in await _manifests(session.content, image.target):
                     if await self._release(session.content, manifest.config.digest):
                         await session.images.delete(image.name, image.target)
+            for name in others:
+                with contextlib.suppress(HostError):  # one whose program is away keeps nobody from leaving
+                    held = [info.name async for info in session.snapshots.list(name) if HELD in info.labels]
+                    for top in held:
+                        await session.snapshots.label(name, top, RELEASED)
             await session.images.put(_COLLECTED.name, _COLLECTED.target, {})
             await session.images.delete(_COLLECTED.name, _COLLECTED.target.digest, sync=True)
 

@@ -105,6 +105,21 @@ async def test_an_image_that_was_unpacked_elsewhere_stays_until_we_are_gone(
     assert containerd.spaces["k8s.io"].committed == {}
 
 
+async def test_private_images_that_were_unpacked_elsewhere_do_not_stay(
+    containerd: MemoryContainerd, departure: SnapshotterRemoval
+) -> None:
+    """They have no record that they could go with."""
+    documents = MemoryDocuments()
+    image = documents.image("team/secret:1", ["base", "secret"], private=True)
+    containerd.handlers = {"two": "overlayfs"}
+    unpacker = AlsoUnpacker(documents, FakeClock())
+    await NodeAttacher(containerd, documents, FakeClock(), unpacker=unpacker).attach(bundle(image))
+    assert len(containerd.spaces["k8s.io"].committed) == 2
+
+    await departure.remove_snapshots()
+    assert containerd.spaces["k8s.io"].committed == {}
+
+
 @pytest.mark.parametrize("body", [b"", b"not json", json.dumps({"schemaVersion": 2}).encode()])
 async def test_what_cannot_be_read_stays(
     containerd: MemoryContainerd, departure: SnapshotterRemoval, body: bytes
