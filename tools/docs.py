@@ -61,7 +61,11 @@ JSON_EVENTS = (
     ("progress", "`layer`, `downloaded`, `converted`, `done`, `total`", "at most five a second, and the last one"),
     ("imageReady", "`image`, `done`, `total`", "every layer of the image is in the store"),
     ("ready", "`name`, `cacheId`", "the cache is Ready"),
-    ("attached", "`images`, `withheld`", "names in containerd; `withheld` are private images"),
+    (
+        "attached",
+        "`images`, `withheld`, `unpackedInto`, `leftOut`",
+        "names in containerd, private images; other snapshotters that have them, runtime handlers that cannot start them",
+    ),
     ("error", "`reason`, `message`, `hint`, `image`, `nextStep`, `exitCode`", "why it failed; always the last"),
 )
 
