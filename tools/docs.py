@@ -64,7 +64,7 @@ JSON_EVENTS = (
     (
         "attached",
         "`images`, `withheld`, `unpackedInto`, `leftOut`",
-        "names in containerd, private images; other snapshotters that have them, runtime handlers that cannot start them",
+        "names in containerd, private images; other snapshotters that have them, handlers that cannot start them",
     ),
     ("error", "`reason`, `message`, `hint`, `image`, `nextStep`, `exitCode`", "why it failed; always the last"),
 )

@@ -29,7 +29,7 @@ def config_for(settings: Settings, version: str, *, serve_only: bool = False) ->
     """The same for a containerd of this version. Mode auto means proxy here. Raises InvalidSetting."""
     if settings.mode is Mode.PREPULL:
         raise InvalidSetting(
-            "prepull mode does not configure containerd: the runtime pulls images itself",
+            "prepull mode does not configure containerd: the images are its own there",
             hint="leave containerd as it is, or choose --mode proxy or native",
         )
     return ContainerdConfig(
