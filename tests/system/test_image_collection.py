@@ -17,8 +17,8 @@ from .conftest import Site
 pytestmark = pytest.mark.timeout(300)
 MB = 1_000_000
 COLLECTING: Mapping[str, object] = {
-    "imageGCHighThresholdPercent": 2,
-    "imageGCLowThresholdPercent": 1,
+    "imageGCHighThresholdPercent": 1,
+    "imageGCLowThresholdPercent": 0,
     # so that kubelet collects when it starts; what only the thresholds ask for, it leaves for another five minutes
     "imageMinimumGCAge": "1ns",
     "imageMaximumGCAge": "2ns",
