@@ -51,7 +51,10 @@ bind {node}/store /var/lib/imagecache
 mkdir -p /run/lock /run/netns
 echo 1 >/proc/sys/net/ipv4/ip_forward
 """
+# A proc of its own, whole: pods with user namespaces mount theirs, which the kernel allows where no part of the
+# present one is hidden or read-only, as it is in many containers (mount_too_revealing in fs/namespace.c).
 _INIT = """\
+mount -t proc proc /proc
 : >{node}/booted
 exec tail -f /dev/null {node}/booted
 """

@@ -27,9 +27,15 @@ class PodSpec:
     pull_secrets: Sequence[str] = ()
     runtime_class: str = ""
     """Empty: the default handler of its node."""
+    host_users: bool = True
+    """False: the pod has a user namespace."""
+    user: int | None = None
+    """Whom its command runs as; None: as the image says."""
+    image_volume: str = ""
+    """An image that is mounted at /volume."""
 
     def document(self) -> dict[str, object]:
-        container = {
+        container: dict[str, object] = {
             "name": "main",
             "image": self.image,
             "command": list(self.command),
@@ -47,6 +53,14 @@ class PodSpec:
             spec["nodeName"] = self.node
         if self.runtime_class:
             spec["runtimeClassName"] = self.runtime_class
+        if not self.host_users:
+            spec["hostUsers"] = False
+        if self.user is not None:
+            container["securityContext"] = {"runAsUser": self.user}
+        if self.image_volume:
+            image = {"reference": self.image_volume, "pullPolicy": self.pull_policy}
+            spec["volumes"] = [{"name": "volume", "image": image}]
+            container["volumeMounts"] = [{"name": "volume", "mountPath": "/volume"}]
         metadata = {"name": self.name, "namespace": self.namespace, "labels": {"app": self.name}}
         return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 

@@ -1,6 +1,6 @@
 """Containers of a user namespace: no copy of their image, and every file as with containerd's overlayfs.
 
-By ``ctr``: kubelet wants a runc that maps bind mounts too (1.2), which Debian 12 does not have.
+By ``ctr``, and so by the runc of Debian 12; pods, which need a newer one, are in tests/system.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from imagecache.kube.objects import at
 from testkit.cluster.installed import Installed
 from testkit.cluster.pods import PodSpec, messages, run_pods
@@ -19,6 +21,7 @@ version = 3
 CLASS = {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": "two"}, "handler": "two"}
 
 
+@pytest.mark.timeout(300)
 def test_one_cache_serves_every_runtime_class(site: Site, system: Installed) -> None:
     cluster = system.cluster
     agent = system.add_node(drop_ins=[TWO])
@@ -26,7 +29,7 @@ def test_one_cache_serves_every_runtime_class(site: Site, system: Installed) -> 
         cluster.apply(CLASS)
         image = site.registry.push("classes/two:1", site.image(2_000_000))
         site.create("two", image)
-        system.wait_nodes("two", len(cluster.nodes))
+        system.wait_ready("two")
         pods = [
             PodSpec("two-its-own", image, node=agent.node.name, runtime_class="two"),
             PodSpec("two-default", image, node=agent.node.name),
@@ -36,6 +39,9 @@ def test_one_cache_serves_every_runtime_class(site: Site, system: Installed) -> 
 
         for pod in pods:
             assert any("already present on machine" in line for line in messages(cluster, pod)), pod.name
+        roots = [cluster.kubectl("exec", pod.name, "--", "sh", "-c", "grep ' / ' /proc/mounts") for pod in pods]
+        for root, snapshotter in zip(roots, ("overlayfs", "imagecache"), strict=True):
+            assert f"/io.containerd.snapshotter.v1.{snapshotter}/" in root
         read = [cluster.kubectl("exec", pod.name, "--", "sha256sum", "/srv/0") for pod in pods]
         assert read[0] == read[1]
         assert at(system.states(agent.node)["two"], "unpackedInto") == ["overlayfs"]
