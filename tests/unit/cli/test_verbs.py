@@ -292,7 +292,7 @@ class RecordingMounter(KernelMounter):
 def test_mount(imagecache: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mounter, asked = RecordingMounter(), []
 
-    def made(*, overlays: Sequence[str]) -> RecordingMounter:
+    def made(_settings: Settings, *, overlays: Sequence[str]) -> RecordingMounter:
         asked.append(overlays)
         return mounter
 
