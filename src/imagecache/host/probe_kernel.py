@@ -34,7 +34,7 @@ PROBE_NAME = "probe"
 _AREA = "kernel"
 _ZEROS = "what is mounted from a file may read as zeros after a process that read it was killed"
 _NEW = f"kernel {', '.join(f'{major}.{minor}.{patch}' for (major, minor), patch in MENDED.items())} and 7.0 are mended"
-_MENDED = f"{_NEW}; if the distribution has upstream eade54040384 in this one, set mount_from to file"
+_REMEDY = f"{_NEW}; if the distribution has upstream eade54040384 in this one, set mount_from to file"
 
 
 def nearest(path: Path) -> Path:
@@ -89,14 +89,10 @@ def check_kernel(
 def check_version(release: str, mount_from: MountFrom = MountFrom.AUTO) -> Check:
     """How layer images are mounted on a kernel of this release (``uname -r``)."""
     series = version(release)[:2]
-    if mount_from is MountFrom.LOOP:
+    if mount_from is MountFrom.LOOP and series >= (6, 4):
         return ok(_AREA, "version", f"{release}: layer images are on loop devices, as the setting mount_from says")
-    if mount_from is MountFrom.FILE and may_read_zeros(release):
-        return warning(
-            _AREA, "version", f"{release}: {_ZEROS}, if the distribution has not mended it", f"mount_from: auto; {_NEW}"
-        )
-    if may_read_zeros(release):
-        return warning(_AREA, "version", f"{release}: layer images are on loop devices, since {_ZEROS}", _MENDED)
+    if mount_from is MountFrom.AUTO and may_read_zeros(release):
+        return warning(_AREA, "version", f"{release}: layer images are on loop devices, since {_ZEROS}", _REMEDY)
     if series >= FROM_FILE_SINCE:
         return ok(_AREA, "version", f"{release}: mounts layer images straight from the file")
     if series >= (6, 4):

@@ -18,6 +18,7 @@ from imagecache.digest import DiffID, Digest
 from imagecache.errors import ContainerdUnavailable, MalformedLayer, RegistryUnavailable, StoreCorrupt
 from imagecache.host.checks import Check, Status
 from imagecache.host.mounter import KernelMounter
+from imagecache.settings.table import Settings
 from imagecache.store.layer_name import LayerName, Space
 from imagecache.store.store import Store
 from testkit.builder import layer_record
