@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import mmap
 import os
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -20,8 +22,13 @@ from imagecache.host.mounter import KernelMounter, backing
 from imagecache.host.mountinfo import MOUNTINFO, mounted_at, parse
 from imagecache.host.probe_kernel import check_kernel, write_probe_image
 from imagecache.settings.table import MountFrom, Settings
+from testkit.peers.containerd import Version
+from testkit.peers.cri import Cri
+from testkit.peers.node import CachingNode
 from testkit.peers.processes import mounts_below
 from testkit.peers.programs import find, run
+from testkit.peers.registry import Registry
+from testkit.sameness.image import PROGRAM, probe_image
 
 pytestmark = pytest.mark.peers
 CONTENT = bytes(range(256)) * 4096
@@ -250,3 +257,43 @@ def test_a_disk_with_sectors_of_4096_bytes(large_sectors: Path, tmp_path: Path) 
         assert (tmp_path / "target" / "probe").read_bytes() == CONTENT
     finally:
         mounter.unmount(tmp_path / "target")
+
+
+async def answers(cri: Cri, container: str) -> list[str]:
+    """Of the questions about O_DIRECT in ``docs/same-as-overlayfs.md``."""
+    done = await cri.exec_sync(container, [*PROGRAM, "before"])
+    assert done.code == 0, done.stderr
+    found = json.loads(done.stdout)
+    return [found["direct_read"], found["direct_read_later"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["system", "2.4"])
+async def test_a_cache_that_asks_for_direct_io(
+    directory: Path, registry: Registry, pause: str, version: Version
+) -> None:
+    """New containers can read with O_DIRECT, those that run go on; the bundle is the same; and so after a restart."""
+    reference = registry.push(f"{directory.name}/direct:1", probe_image(directory / "image"))
+    with CachingNode(directory / "node", version, sandbox_image=pause) as node:
+        node.create("cache", [reference])
+        bundle = node.command("get", "cache", "-o", "json")
+        async with Cri(node.address, seconds=300) as cri, AsyncExitStack() as stack:
+            await cri.pull(pause)
+            first = await stack.enter_async_context(cri.running(reference))
+            assert await answers(cri, first) == ["EINVAL", "EINVAL"]
+            asked = node.manifest("cache", [reference], annotations={"imagecache.dev/direct-io": "true"})
+            node.command("apply", "-f", asked)
+            async with cri.running(reference) as second:
+                assert await answers(cri, second) == ["works", "works"]
+            assert (await cri.exec_sync(first, ["cat", "/probe/tiny"])).stdout == "tiny\n"
+            node.stop_agent()
+            node.start_agent()
+            async with cri.running(reference) as third:
+                assert await answers(cri, third) == ["works", "works"]
+        after = node.command("get", "cache", "-o", "json")
+        assert _id(after) == _id(bundle)
+
+
+def _id(text: str) -> str:
+    found: str = json.loads(text)["status"]["imageCacheId"]
+    return found
