@@ -242,7 +242,8 @@ def filesystem(kind: str, directory: Path) -> Iterator[Path]:
 def render(titles: Mapping[str, str], found: Mapping[str, Mapping[str, Samples]]) -> str:
     """Markdown: the median, and the least and greatest value."""
     lines = [f"| way | {' | '.join(titles.values())} |", "|---" * (len(titles) + 1) + "|"]
-    lines += [f"| {way} | {' | '.join(_cell(figures[key].values) for key in titles)} |" for way, figures in found.items()]
+    for way, figures in found.items():
+        lines.append(f"| {way} | {' | '.join(_cell(figures[key].values) for key in titles)} |")
     return "\n".join(lines)
 
 
@@ -280,7 +281,7 @@ def main() -> None:
             "facts": facts,
             "layers": arguments.layers,
             "tables": {
-                name: {way: {key: one.data() for key, one in figures.items()} for way, figures in table.items()}
+                name: {way: {key: each.data() for key, each in figures.items()} for way, figures in table.items()}
                 for name, table in tables.items()
             },
         }
