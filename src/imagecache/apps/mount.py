@@ -38,7 +38,7 @@ def mounter(
         release: of the kernel; empty: the running one's.
     """
     always = needs_loop(settings.mount_from, release or platform.release())
-    paths = StorePaths(settings.store)
+    paths = StorePaths(settings.store.absolute())  # as ``Store.open`` has them
     asked = DirectLayers(paths.nodes / (settings.node_name or HOST), paths.layer)
     return KernelMounter(
         realign=realign,

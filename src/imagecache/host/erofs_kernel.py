@@ -32,7 +32,7 @@ def may_read_zeros(release: str) -> bool:
     series = (major, minor)
     if series < FROM_FILE_SINCE or series >= _MENDED_SINCE:
         return False
-    return patch < MENDED[series] if series in MENDED else True
+    return series not in MENDED or patch < MENDED[series]
 
 
 def needs_loop(mount_from: MountFrom, release: str) -> bool:

@@ -84,7 +84,7 @@ class KernelMounter:
             if self._is_there(image, target, on_loop=on_loop):
                 return
             with _explained(image, target):
-                self._mount(image, target, _on_loop if on_loop else _from_file)
+                self._mount(image, target, _through_loop if on_loop else _from_file)
             self._seen[target] = (image, target.stat().st_dev, on_loop)
 
     @contextlib.contextmanager
@@ -221,10 +221,10 @@ def _from_file(image: Path, target: Path) -> None:
     except OSError as error:
         if error.errno != errno.ENOTBLK:  # "a block device is needed"
             raise
-        _on_loop(image, target)
+        _through_loop(image, target)
 
 
-def _on_loop(image: Path, target: Path) -> None:
+def _through_loop(image: Path, target: Path) -> None:
     with loop_devices.attached(image) as device:
         syscalls.mount(device, str(target), "erofs", _LAYER_FLAGS)
 
@@ -275,7 +275,7 @@ def _explain(error: OSError, source: Path, target: Path) -> NoReturn:
     message = f"mounting {source} at {target}: {error.strerror} ({name})"
     kind, hint = _MEANING.get(error.errno or 0, (MountFailed, "look at the last lines of dmesg"))
     if error.filename == str(loop_devices.CONTROL) and kind is MountFailed:
-        hint = "the kernel gives no loop device: modprobe loop"
+        hint = "the kernel gives no loop device: modprobe loop; why one is needed: imagecache doctor"
     raise kind(message, hint=hint) from error
 
 
