@@ -19,7 +19,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import cluster, cold, controller, conversion, courses, handlers, machine, namespaces, prepare, pulls, warm
+from bench import (
+    cluster, cold, controller, conversion, courses, direct, handlers, machine, namespaces, prepare, pulls, warm,
+)  # fmt: skip
 from bench.cold import Course
 from bench.contender import Contender
 from bench.contenders.node import EROFS_UTILS, IGZIP
@@ -134,6 +136,10 @@ class Bench:
         with courses.site(self.directory / "handlers", courses.LOOPBACK) as site:
             return handlers.measure(site, courses.BIG, self.rounds, self.roots)
 
+    def direct(self) -> Measured:
+        with courses.site(self.directory / "direct", courses.LOOPBACK) as site:
+            return direct.measure(site, courses.BIG, self.rounds, self.roots)
+
     def pods(self) -> Measured:
         """Pods, caches and a node that joins share one cluster."""
         with cluster.site(self.directory, courses.BIG, self.roots) as site:
@@ -144,7 +150,7 @@ class Bench:
         return controller.measure(self.directory, 1 if self.quick else 2)
 
 
-PARTS = ("cold", "warm", "prepare", "pull", "convert", "namespaces", "handlers", "pods", "controller")
+PARTS = ("cold", "warm", "prepare", "pull", "convert", "namespaces", "handlers", "direct", "pods", "controller")
 QUICK_PARTS = ("cold", "warm", "pull", "convert")
 
 

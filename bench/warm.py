@@ -61,10 +61,10 @@ def _turn(course: Course, contender: Contender, reference: str, roots: Roots) ->
         found = {"disk": (disk_held(directory) - before) / MB}
         memory.reset()
         found |= asyncio.run(_hello(course, node, reference))
-        imports = [asyncio.run(_program(node, reference, IMPORT)) for _ in range(_VARIED)]
+        imports = [asyncio.run(program_seconds(node, reference, IMPORT)) for _ in range(_VARIED)]
         found["import"] = statistics.mean(imports)
         for key, program in _PROGRAMS.items():
-            found[key] = asyncio.run(_program(node, reference, program))
+            found[key] = asyncio.run(program_seconds(node, reference, program))
         found |= asyncio.run(_page_cache(node, reference, trims=contender.key.startswith("imagecache")))
         found["memory"] = memory.peak / MB
     roots.spend(directory)
@@ -82,7 +82,7 @@ async def _hello(course: Course, node: Node, reference: str) -> dict[str, float]
     return found | {"requests": len(course.site.registry.requests())}
 
 
-async def _program(node: Node, reference: str, program: str) -> float:
+async def program_seconds(node: Node, reference: str, program: str) -> float:
     """Seconds that the program says, in a fresh container, caches dropped after its start."""
     async with Cri(node.address, seconds=LONGEST) as cri, cri.running(reference) as container:
         await asyncio.to_thread(forget_pages)

@@ -42,6 +42,9 @@ OUR_ANNOTATIONS = {
     "A cache of a higher priority stays longer when a node lacks space.",
     nodes.ALSO_UNPACK: "`auto`, `off` or names of snapshotters, comma-separated: which snapshotters of other runtime "
     "classes get the images of this cache too. Without it: the setting `also_unpack`.",
+    nodes.DIRECT_IO: "`true`: nodes in proxy mode mount the layers of this cache on loop devices, so that programs in "
+    "containers can read with O_DIRECT; the setting `mount_from: loop` does that for all of a node. Containers that run "
+    "keep what they have.",
 }
 MARKS = {
     nodes.FINALIZER: (

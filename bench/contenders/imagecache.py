@@ -55,14 +55,17 @@ class ImageCache:
     mode: Mode = "proxy"
     version: Version = "2.4"
     durable: bool = True
+    loop: bool = False
+    """Layer images on loop devices, for reads with O_DIRECT."""
 
     @property
     def key(self) -> str:
-        return f"imagecache-{self.mode}{'' if self.durable else '-unsynced'}"
+        return f"imagecache-{self.mode}{'' if self.durable else '-unsynced'}{'-loop' if self.loop else ''}"
 
     @property
     def title(self) -> str:
-        return f"imagecache create, {self.mode}{'' if self.durable else ', without fsync'}"
+        words = ("imagecache create", self.mode, "" if self.durable else "without fsync", "on loop devices" * self.loop)
+        return ", ".join(filter(None, words))
 
     def publish(self, site: Site, image: Image, name: str) -> str:
         site.registry.push(name, image)
@@ -71,6 +74,7 @@ class ImageCache:
     @contextmanager
     def node(self, site: Site, directory: Path) -> Iterator[Node]:
         host = CachingNode(directory, self.version, self.mode, sandbox_image=site.pause)
+        host.environ["IMAGECACHE_MOUNT_FROM"] = "loop" if self.loop else "auto"
         if not self.durable:
             if not _UNSYNCED.exists():
                 raise MissingPeer(f"{_UNSYNCED} does not exist: run ./dev bench, which installs libeatmydata1")

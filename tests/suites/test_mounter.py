@@ -41,6 +41,12 @@ class TestOnLoopDevices(MounterSuite):
         mounter.unmount(stacked)
 
 
+class TestOnLoopDevicesThatAreAskedFor(MounterSuite):
+    @pytest.fixture
+    def bench(self, tmp_path: Path) -> Bench:
+        return Bench(KernelMounter(on_loop=lambda _: True), *images(tmp_path), tmp_path / "mounts")
+
+
 class TestThroughCopies(MounterSuite):
     """Images that the kernel refuses, and a realign that knows what they should have been."""
 

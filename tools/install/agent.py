@@ -166,6 +166,7 @@ def _settings() -> list[Node]:
     return [
         setting("mode", value("mode")),
         setting("inode_numbers", value("inodeNumbers")),
+        setting("mount_from", value("mountFrom")),
         from_field("node_name", "spec.nodeName"),
         setting("daemonset", join(NAMESPACE, f"/{AGENT}")),
         setting("address", value("containerd.socket")),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Container, Mapping
 
 from imagecache.agent.dependencies import Attacher
 from imagecache.agent.failures import Removals
-from imagecache.agent.state import NodeState
+from imagecache.agent.state import Known, NodeState
 from imagecache.api.assignment import Cache
 from imagecache.clock import Clock
 from imagecache.containerd.api import Attached, UnpackedChain
@@ -44,7 +44,9 @@ class Attachments:
         """Make the images usable; ``cache`` is the ImageCache that the bundle is for."""
         async with self._slots:
             # before the records: one that no state remembers would never be removed
-            await asyncio.to_thread(self._state.write, bundle, [cache.name], cache.also_unpack)
+            await asyncio.to_thread(
+                self._state.write, bundle, [cache.name], cache.also_unpack, direct_io=cache.direct_io
+            )
             start = self._clock.monotonic()
             attached = await self._attacher.attach(bundle, cache.also_unpack, self._state.asked(without=bundle.id))
             self._metrics.attach_seconds.observe(self._clock.monotonic() - start)
@@ -62,11 +64,16 @@ class Attachments:
             self._looked = now
 
     def as_asked(self, caches: Mapping[str, Cache]) -> frozenset[str]:
-        """Ids of attached bundles, without those whose cache, by id, asks for other snapshotters by now."""
+        """Ids of attached bundles, without those whose cache, by id, asks for something else by now."""
+        known = self._state.known()
         return frozenset(
             name
             for name, attached in self.attached.items()
-            if name not in caches or attached.unpacked == self.handlers.unpacked(caches[name].also_unpack)
+            if name not in caches
+            or (
+                attached.unpacked == self.handlers.unpacked(caches[name].also_unpack)
+                and known.get(name, Known()).direct_io == caches[name].direct_io
+            )
         )
 
     async def detach(self, bundle: Bundle, staying: Callable[[], Collection[str]]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from imagecache.api import assignment, times
 from imagecache.api.assignment import Cache
 from imagecache.api.ids import derived_cache_id, is_cache_id
-from imagecache.api.nodes import PRIORITY, also_unpack
+from imagecache.api.nodes import PRIORITY, also_unpack, direct_io
 from imagecache.api.selector import Selector
 from imagecache.api.types import Phase
 from imagecache.digest import Digest
@@ -39,6 +39,7 @@ def cache_of(item: Object) -> Cache:
         digests=_digests(item),
         deleting=bool(objects.text(item, "metadata", "deletionTimestamp")),
         also_unpack=also_unpack(annotations),
+        direct_io=direct_io(annotations),
     )
 
 

@@ -7,7 +7,7 @@ read counts as absent: kubelet's image collection removes such records in the en
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +16,12 @@ import msgspec
 from imagecache.api.ids import is_cache_id
 from imagecache.api.nodes import CacheState, NodeCache
 from imagecache.errors import InvalidDigest, InvalidInput
+from imagecache.file_version import FileVersion, file_version
 from imagecache.oci.descriptor import decode_hook, encode_hook
 from imagecache.oserrors import converting
 from imagecache.store.bundle_document import Bundle
 from imagecache.store.durable_files import fsync_directory, write_atomic
+from imagecache.store.layer_name import LayerName
 from imagecache.store.owner import make_directory
 from imagecache.telemetry.log import get_logger
 
@@ -37,6 +39,8 @@ class Known:
     """When a container last started from it; seconds since the epoch."""
     unpacked: frozenset[str] = frozenset()
     """Snapshotters of other runtime handlers that have its images too."""
+    direct_io: bool = False
+    """Its layers are mounted for reads with O_DIRECT, when they are mounted next."""
 
 
 class _Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +51,7 @@ class _Entry(msgspec.Struct, frozen=True, kw_only=True):
     """What its cache asks for."""
     unpacked: tuple[str, ...] = ()
     """What was done of it, so that a restarted agent knows which space is taken already."""
+    direct_io: bool = False
     attached: bool = False
     problem: str = ""
     """Why the last attach failed. Both are kept on a host without Kubernetes alone: a Node's agent reports its own."""
@@ -74,7 +79,7 @@ class NodeState:
 
     def known(self) -> dict[str, Known]:
         return {
-            name: Known(frozenset(entry.caches), entry.last_used, frozenset(entry.unpacked))
+            name: Known(frozenset(entry.caches), entry.last_used, frozenset(entry.unpacked), entry.direct_io)
             for name, entry in list(self._entries.items())
         }
 
@@ -82,7 +87,9 @@ class NodeState:
         """Every other bundle, and the snapshotters that its cache asks for (``Cache.also_unpack``)."""
         return [(entry.document, entry.also_unpack) for name, entry in self._entries.items() if name != without]
 
-    def write(self, document: Bundle, caches: Iterable[str], also: Iterable[str] = ()) -> None:
+    def write(
+        self, document: Bundle, caches: Iterable[str], also: Iterable[str] = (), *, direct_io: bool = False
+    ) -> None:
         """Remember the bundle, durably. Raises StoreError, NoSpace, StoreDenied."""
         before = self._entries.get(document.id)
         entry = msgspec.structs.replace(
@@ -90,6 +97,7 @@ class NodeState:
             document=document,
             caches=tuple(sorted(caches)),
             also_unpack=tuple(also),
+            direct_io=direct_io,
         )
         if entry != before:
             self._save(document.id, entry)
@@ -144,6 +152,28 @@ class NodeState:
 
     def _path(self, bundle_id: str) -> Path:
         return self._directory / f"{bundle_id}{_SUFFIX}"
+
+
+class DirectLayers:
+    """Whether a layer image is of a bundle whose cache asks for reads with O_DIRECT, by the files of the state.
+
+    For whoever mounts, in this process or another one: they are read again when one of them has changed. Thread-safe.
+    """
+
+    def __init__(self, directory: Path, path: Callable[[LayerName], Path]) -> None:
+        """``path`` of a layer image in the store."""
+        self._directory = directory
+        self._path = path
+        self._known: tuple[Mapping[Path, FileVersion | None], frozenset[Path]] = ({}, frozenset())
+        """The files, and what they said. Replaced whole, so that no call needs a lock."""
+
+    def __call__(self, image: Path) -> bool:
+        files = {file: file_version(file) for file in self._directory.glob(f"*{_SUFFIX}")}
+        if files != self._known[0]:
+            entries = [entry for file in files if (entry := _read(file)) is not None and entry.direct_io]
+            layers = {name for entry in entries for name in entry.document.layer_names()}
+            self._known = (files, frozenset(map(self._path, layers)))
+        return image in self._known[1]
 
 
 def _state(entry: _Entry) -> CacheState:

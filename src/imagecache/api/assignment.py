@@ -43,6 +43,8 @@ class Cache:
     deleting: bool = False
     also_unpack: tuple[str, ...] = ()
     """``auto``, ``off`` or names of snapshotters that get its images too; empty: the node's setting."""
+    direct_io: bool = False
+    """Containers can read its layers with O_DIRECT."""
 
 
 def node_selector(keys: Mapping[str, str]) -> Selector:

@@ -25,6 +25,8 @@ PRIORITY = f"{GROUP}/priority"
 """Annotation of an ImageCache: a whole number, default 0; more is kept longer when space on a node is short."""
 ALSO_UNPACK = f"{GROUP}/also-unpack"
 """Annotation of an ImageCache: as the setting ``also_unpack``, which it replaces for this cache."""
+DIRECT_IO = f"{GROUP}/direct-io"
+"""Annotation of an ImageCache: ``true``: nodes mount its layers so that containers can read with O_DIRECT."""
 FINALIZER = f"{GROUP}/bundle"
 """On every ImageCache: the controller deletes the bundle before the object disappears."""
 HOST = "_host"
@@ -94,6 +96,11 @@ class NodeView:
 def also_unpack(annotations: Mapping[str, str]) -> tuple[str, ...]:
     """The snapshotters that an ImageCache asks for (``auto``, ``off`` or names); empty: the node's setting."""
     return tuple(name.strip() for name in annotations.get(ALSO_UNPACK, "").split(",") if name.strip())
+
+
+def direct_io(annotations: Mapping[str, str]) -> bool:
+    """Whether an ImageCache asks for reads with O_DIRECT."""
+    return annotations.get(DIRECT_IO, "").strip() == "true"
 
 
 def holder(node: str, name: str) -> str:

@@ -38,7 +38,7 @@ async def run(settings: Settings, clock: Clock) -> None:
         duties=duties,
         agent_root=settings.agent_root,
         trim_delay=settings.trim_delay,
-        snapshotter=(lambda observer: open_snapshotter(settings, store, mounter(metrics), clock, observer))
+        snapshotter=(lambda observer: open_snapshotter(settings, store, mounter(settings, metrics), clock, observer))
         if settings.mode in _PROXY
         else None,
         native=native if settings.mode in _NATIVE else None,

@@ -34,7 +34,9 @@ async def checks(settings: Settings, clock: Clock) -> Sequence[Check]:
     async with ContainerdClient(settings.address, clock) as containerd:
         found = await diagnose(
             containerd,
-            ProbeSettings(containerd=expected, store=root, socket=settings.agent_socket),
+            ProbeSettings(
+                containerd=expected, store=root, socket=settings.agent_socket, mount_from=settings.mount_from
+            ),
             unsuitable=unsuitable,
             realign=realign,
         )

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from imagecache.agent.state import DirectLayers
+from imagecache.api.nodes import HOST
 from imagecache.clock import Clock
 from imagecache.erofs.realign import realign
+from imagecache.host.erofs_kernel import needs_loop
 from imagecache.host.image_mounts import ImageMounts
 from imagecache.host.mounter import KernelMounter
 from imagecache.settings.table import InodeNumbers, Settings
 from imagecache.snapshotter.mounts import overlay_options
+from imagecache.store.paths import StorePaths
 from imagecache.store.store import Store
 
 if TYPE_CHECKING:
@@ -21,13 +26,31 @@ REALIGNED = Path("/var/lib/imagecache-realigned")
 """Copies with 4096-byte blocks, for kernels that need them; of this host alone, so never in a shared store."""
 
 
-def mounter(metrics: Metrics | None = None, overlays: Sequence[str] = ()) -> KernelMounter:
-    """``overlays``: options of every overlay that it mounts itself."""
-    return KernelMounter(realign=realign, copies=REALIGNED, overlays=overlays, metrics=metrics)
+def mounter(
+    settings: Settings, metrics: Metrics | None = None, overlays: Sequence[str] = (), *, release: str = ""
+) -> KernelMounter:
+    """Of what layer images are mounted from, the settings, the kernel and the caches of this node decide.
+
+    Args:
+        settings: of this node.
+        metrics: as for ``KernelMounter``.
+        overlays: options of every overlay that it mounts itself.
+        release: of the kernel; empty: the running one's.
+    """
+    always = needs_loop(settings.mount_from, release or platform.release())
+    paths = StorePaths(settings.store.absolute())  # as ``Store.open`` has them
+    asked = DirectLayers(paths.nodes / (settings.node_name or HOST), paths.layer)
+    return KernelMounter(
+        realign=realign,
+        copies=REALIGNED,
+        overlays=overlays,
+        on_loop=lambda image: always or asked(image),
+        metrics=metrics,
+    )
 
 
 def image_mounts(settings: Settings, clock: Clock) -> ImageMounts:
     """Raises StoreError."""
     stable = settings.inode_numbers is InodeNumbers.STABLE
     overlays = overlay_options(layer_images=True, stable_inodes=stable)
-    return ImageMounts(Store.open(settings.store, clock), mounter(overlays=overlays))
+    return ImageMounts(Store.open(settings.store, clock), mounter(settings, overlays=overlays))

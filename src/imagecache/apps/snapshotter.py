@@ -19,7 +19,7 @@ from imagecache.store.store import Store
 
 async def run(settings: Settings, clock: Clock) -> None:
     """Serve until cancelled."""
-    snapshotter = open_snapshotter(settings, Store.open(settings.store, clock), mounter(), clock)
+    snapshotter = open_snapshotter(settings, Store.open(settings.store, clock), mounter(settings), clock)
     try:
         address = inherited_socket(os.environ) or settings.agent_socket
         await serve(snapshotter, address, ready=lambda: notify(os.environ, "READY=1"))

@@ -17,6 +17,7 @@ from imagecache.errors import Interrupted
     "agent_socket",
     "agent_root",
     "inode_numbers",
+    "mount_from",
     "containerd_config",
     "repair",
     "trim_delay",

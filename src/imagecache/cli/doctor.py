@@ -18,7 +18,15 @@ _COLOURS = {Status.OK: "32", Status.WARNING: "33", Status.PROBLEM: "31"}
 
 
 @settings_flags(
-    "address", "namespace", "mode", "snapshotter", "agent_socket", "agent_root", "containerd_config", "also_unpack"
+    "address",
+    "namespace",
+    "mode",
+    "snapshotter",
+    "agent_socket",
+    "agent_root",
+    "mount_from",
+    "containerd_config",
+    "also_unpack",
 )
 def doctor(
     session: Session, as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False

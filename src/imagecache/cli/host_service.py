@@ -28,6 +28,7 @@ _FLAGS = (
     "agent_socket",
     "agent_root",
     "inode_numbers",
+    "mount_from",
     "containerd_config",
     "repair",
     "trim_delay",

@@ -13,6 +13,7 @@ from imagecache.errors import Interrupted
     "agent_root",
     "agent_socket",
     "inode_numbers",
+    "mount_from",
     renamed={"agent_root": "--root", "agent_socket": "--address"},
     service=True,
 )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagecache.errors import InvalidInput, NotFound
-from imagecache.host.mounter import KernelMounter
+from imagecache.host.mounter import KernelMounter, backing
 from imagecache.host.mountinfo import MOUNTINFO, mounted_at
 from imagecache.oci.reference import Reference
 from imagecache.store.bundle_document import Bundle, ImageRecord
@@ -46,7 +46,7 @@ class ImageMounts:
         found = mounted_at(target, self.mountinfo)
         # one layer is bound from the store itself; several are an overlay whose options name the scratch directories
         sources = {"erofs": str(self.store.root), "overlay": str(SCRATCH)}
-        if found is None or sources.get(found.kind, "\0") not in found.source + found.data:
+        if found is None or sources.get(found.kind, "\0") not in backing(found) + found.data:
             raise NotFound(f"no image of this store is mounted at {directory}", hint=f"findmnt {directory}")
         self.mounter.unmount(target)
 

@@ -1,8 +1,12 @@
-"""Mounts of layer images: read-only, buffered, straight from the file; on a loop device where the kernel needs one.
+"""Mounts of layer images: read-only, straight from the file, or on a loop device where that is asked for or needed.
 
 All containers of a node share one EROFS mount per layer image, so its pages are cached once. A mount outlives this
 process and not a reboot; both are normal, so every call looks at what is mounted first. It must not decide which layers
-are mounted or when, and never unmounts by force: containers may use the mount.
+are mounted, when, or from what, and never unmounts by force: containers may use the mount.
+
+A layer image that is mounted from its file and shall be on a loop device is mounted once more, over the first mount:
+containers that run keep that, new ones get the new one, and no moment has an empty directory there. ``unmount`` takes
+both away.
 
 ``nosuid`` and ``nodev`` protect people who enter the mount on the host: overlayfs has flags of its own, so containers
 keep setuid programs. ``noexec`` is not set: overlayfs would pass it on to containers.
@@ -44,6 +48,8 @@ class KernelMounter:
         realign: writes a layer image again with 4096-byte blocks, for kernels that refuse 512-byte ones (before 6.4).
         copies: directory for those copies, of this mounter alone; created when needed.
         overlays: options of every overlay besides its directories, as ``name=value``.
+        on_loop: whether a layer image is to be on a loop device, although the kernel may not need one. Asked at each
+            mount, from any thread.
         mountinfo: the kernel's list of mounts.
         metrics: counts mounts of layer images, and how long they take.
     """
@@ -54,26 +60,32 @@ class KernelMounter:
         realign: Realign | None = None,
         copies: Path | None = None,
         overlays: Sequence[str] = (),
+        on_loop: Callable[[Path], bool] = lambda _: False,
         mountinfo: Path = MOUNTINFO,
         metrics: Metrics | None = None,
     ) -> None:
         self._metrics = metrics
         self._copies = RealignedCopies(copies, realign) if realign is not None and copies is not None else None
         self._overlays = overlays
+        self._on_loop = on_loop
         self._mountinfo = mountinfo
         self._locks: dict[Path, threading.Lock] = {}
         self._locks_lock = threading.Lock()
-        self._seen: dict[Path, tuple[Path, int]] = {}
-        """Target -> image and device number of a mount that this process has checked: saves reading mountinfo again."""
+        self._seen: dict[Path, tuple[Path, int, bool]] = {}
+        """Target -> image, device number and ``on_loop`` of a mount that this process has checked.
+
+        Saves reading mountinfo again.
+        """
 
     def mount(self, image: Path, target: Path) -> None:
         """Mount the layer image; a no-op when exactly that is mounted there."""
         with self._measured(), self._lock(target):
-            if self._is_there(image, target):
+            on_loop = self._on_loop(image)
+            if self._is_there(image, target, on_loop=on_loop):
                 return
             with _explained(image, target):
-                self._mount(image, target)
-            self._seen[target] = (image, target.stat().st_dev)
+                self._mount(image, target, _through_loop if on_loop else _from_file)
+            self._seen[target] = (image, target.stat().st_dev, on_loop)
 
     @contextlib.contextmanager
     def _measured(self) -> Iterator[None]:
@@ -92,12 +104,13 @@ class KernelMounter:
         with self._lock(target):
             self._seen.pop(target, None)
             found = self._at(target)
-            if found is None:
-                return
-            with _explained(Path(found.source), target):
-                syscalls.unmount(str(target))
+            file = backing(found) if found is not None else ""
+            while found is not None and backing(found) == file:
+                with _explained(Path(found.source), target):
+                    syscalls.unmount(str(target))
+                found = self._at(target)
             if self._copies is not None:
-                self._copies.drop(_backing(found))
+                self._copies.drop(file)
 
     def mounted(self, target: Path) -> bool:
         return self._at(target) is not None
@@ -151,10 +164,10 @@ class KernelMounter:
                 lowers.append(lower)
             yield lowers
 
-    def _mount(self, image: Path, target: Path) -> None:
-        """From the file. EINVAL for an image with 512-byte blocks means a kernel that needs 4096-byte ones."""
+    def _mount(self, image: Path, target: Path, mount: Callable[[Path, Path], None]) -> None:
+        """EINVAL for an image with 512-byte blocks means a kernel that needs 4096-byte ones."""
         try:
-            _from_file(image, target)
+            mount(image, target)
         except OSError as error:
             if error.errno != errno.EINVAL or _block_bits(image) != 9:
                 raise
@@ -163,13 +176,13 @@ class KernelMounter:
                     f"{image}: this kernel cannot mount an EROFS filesystem with 512-byte blocks",
                     hint="use a kernel of version 6.4 or later",
                 ) from error
-            _from_file(self._copies.of(image), target)
+            mount(self._copies.of(image), target)
 
-    def _is_there(self, image: Path, target: Path) -> bool:
-        """Whether this layer image is mounted at ``target``. Raises MountFailed if something else is."""
+    def _is_there(self, image: Path, target: Path, *, on_loop: bool) -> bool:
+        """Whether this layer image is mounted at ``target`` as it shall be. Raises MountFailed if another one is."""
         with _explained(image, target):
             device = _device(target)
-            if device is not None and self._seen.get(target) == (image, device):
+            if device is not None and self._seen.get(target) == (image, device, on_loop):
                 return True
             if device is None:
                 target.mkdir(mode=0o755, parents=True)
@@ -180,14 +193,16 @@ class KernelMounter:
         if found is None:
             return False
         self._check(found, image, target)
-        self._seen[target] = (image, device)
+        if on_loop and not _is_loop(found):
+            return False
+        self._seen[target] = (image, device, on_loop)
         return True
 
     def _check(self, found: Mount, image: Path, target: Path) -> None:
         expected = {os.path.realpath(image)}
         if self._copies is not None:
             expected.add(os.path.realpath(self._copies.path(image)))
-        if found.kind != "erofs" or os.path.realpath(_backing(found)) not in expected:
+        if found.kind != "erofs" or os.path.realpath(backing(found)) not in expected:
             raise MountFailed(
                 f"{target}: {found.kind} {found.source} is mounted there, not {image}", hint=f"umount {target}"
             )
@@ -206,8 +221,12 @@ def _from_file(image: Path, target: Path) -> None:
     except OSError as error:
         if error.errno != errno.ENOTBLK:  # "a block device is needed"
             raise
-        with loop_devices.attached(image) as device:
-            syscalls.mount(device, str(target), "erofs", _LAYER_FLAGS)
+        _through_loop(image, target)
+
+
+def _through_loop(image: Path, target: Path) -> None:
+    with loop_devices.attached(image) as device:
+        syscalls.mount(device, str(target), "erofs", _LAYER_FLAGS)
 
 
 def _device(target: Path) -> int | None:
@@ -218,10 +237,14 @@ def _device(target: Path) -> int | None:
         return None
 
 
-def _backing(mount: Mount) -> str:
+def backing(mount: Mount) -> str:
     """The file that is mounted, even through a loop device."""
-    file = loop_devices.backing_file(mount.source) if mount.source.startswith("/dev/loop") else mount.source
+    file = loop_devices.backing_file(mount.source) if _is_loop(mount) else mount.source
     return file.removesuffix(" (deleted)")
+
+
+def _is_loop(mount: Mount) -> bool:
+    return mount.source.startswith("/dev/loop")
 
 
 def _block_bits(image: Path) -> int:
@@ -251,6 +274,8 @@ def _explain(error: OSError, source: Path, target: Path) -> NoReturn:
     name = errno.errorcode.get(error.errno or 0, str(error.errno))
     message = f"mounting {source} at {target}: {error.strerror} ({name})"
     kind, hint = _MEANING.get(error.errno or 0, (MountFailed, "look at the last lines of dmesg"))
+    if error.filename == str(loop_devices.CONTROL) and kind is MountFailed:
+        hint = "the kernel gives no loop device: modprobe loop; why one is needed: imagecache doctor"
     raise kind(message, hint=hint) from error
 
 

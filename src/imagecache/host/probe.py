@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
 import resource
 import shutil
 import socket
@@ -14,10 +15,10 @@ from pathlib import Path
 from imagecache.containerd.api import Containerd
 from imagecache.host.checks import Check, ok, problem, warning
 from imagecache.host.probe_containerd import ContainerdExpectations, check_containerd
-from imagecache.host.probe_kernel import check_kernel, nearest
+from imagecache.host.probe_kernel import check_kernel, check_native, nearest
 from imagecache.host.realigned import Realign
 from imagecache.limits import GIB
-from imagecache.settings.table import Mode
+from imagecache.settings.table import Mode, MountFrom
 
 _FREE = 10 * GIB
 """Below this, a few large images fill the disk."""
@@ -31,6 +32,7 @@ class ProbeSettings:
     store: Path
     socket: Path
     """Where our snapshotter listens in proxy mode."""
+    mount_from: MountFrom = MountFrom.AUTO
 
 
 async def diagnose(
@@ -45,9 +47,11 @@ async def diagnose(
         realign: as for ``KernelMounter``.
     """
     store = settings.store if settings.store.is_dir() else nearest(settings.store)
-    kernel = await asyncio.to_thread(check_kernel, store, realign)
+    kernel = await asyncio.to_thread(check_kernel, store, realign, settings.mount_from)
     found, mode = await check_containerd(containerd, settings.containerd)
     agent = [] if mode is Mode.NATIVE else [await asyncio.to_thread(check_socket, settings.socket)]
+    if mode is Mode.NATIVE and (zeros := check_native(platform.release())) is not None:
+        kernel.append(zeros)
     return [*kernel, *check_store(settings.store, unsuitable), *found, *agent, check_open_files()]
 
 

@@ -20,9 +20,11 @@ from imagecache.erofs.writer import write_image
 from imagecache.errors import ImageCacheError, PrivilegeMissing
 from imagecache.host import loop_devices
 from imagecache.host.checks import Check, failed, ok, problem, warning
+from imagecache.host.erofs_kernel import FROM_FILE_SINCE, MENDED, may_read_zeros, needs_loop, version
 from imagecache.host.mounter import KernelMounter
 from imagecache.host.mountinfo import mounted_at
 from imagecache.host.realigned import Realign
+from imagecache.settings.table import MountFrom
 from imagecache.snapshotter.mounts import overlay_options
 from imagecache.tree import Inode, directory
 
@@ -30,6 +32,9 @@ _CONTENT = b"imagecache\n"
 PROBE_NAME = "probe"
 """Of the only file in the probe's image."""
 _AREA = "kernel"
+_ZEROS = "what is mounted from a file may read as zeros after a process that read it was killed"
+_NEW = f"kernel {', '.join(f'{major}.{minor}.{patch}' for (major, minor), patch in MENDED.items())} and 7.0 are mended"
+_REMEDY = f"{_NEW}; if the distribution has upstream eade54040384 in this one, set mount_from to file"
 
 
 def nearest(path: Path) -> Path:
@@ -50,42 +55,61 @@ def write_probe_image(path: Path, content: bytes = _CONTENT, *, owner: int = 0) 
         write_image(file.fileno(), root, header)
 
 
-def check_kernel(beside: Path, realign: Realign | None = None) -> list[Check]:
+def check_kernel(
+    beside: Path, realign: Realign | None = None, mount_from: MountFrom = MountFrom.AUTO, release: str = ""
+) -> list[Check]:
     """Try everything on the filesystem of ``beside``. Blocking; never raises for what it finds.
 
     Args:
         beside: an existing writable directory, usually the store's.
         realign: as for ``KernelMounter``; with it 512-byte blocks are not required.
+        mount_from: the setting.
+        release: of the kernel; empty: the running one's.
     """
-    checks = [check_version(platform.release())]
+    release = release or platform.release()
+    on_loop = needs_loop(mount_from, release)
+    checks = [check_version(release, mount_from)]
     try:
         with tempfile.TemporaryDirectory(dir=beside, prefix=".probe-", ignore_cleanup_errors=True) as name:
             work = Path(name)
             image = work / "image.erofs"
             write_probe_image(image)
             overlays = overlay_options(layer_images=True, stable_inodes=True)
-            mounter = KernelMounter(realign=realign, copies=work / "copies", overlays=overlays)
+            mounter = KernelMounter(
+                realign=realign, copies=work / "copies", overlays=overlays, on_loop=lambda _: on_loop
+            )
             checks.append(_tried("layer image", lambda: _mount(mounter, image, work / "mount")))
             checks.append(_tried("overlay", lambda: _stack(mounter, image, work)))
-            checks.append(_tried("loop device", lambda: _loop(image)))
+            checks.append(_tried("loop device", lambda: _loop(image, needed=on_loop)))
     except OSError as error:
         checks.append(problem(_AREA, "layer image", f"cannot write in {beside}: {error.strerror}", "run as root"))
     return checks
 
 
-def check_version(release: str) -> Check:
+def check_version(release: str, mount_from: MountFrom = MountFrom.AUTO) -> Check:
     """How layer images are mounted on a kernel of this release (``uname -r``)."""
-    numbers = release.split("-", maxsplit=1)[0].split(".")
-    version = tuple(int(part) for part in numbers[:2] if part.isdigit())
-    if version >= (6, 12):
+    series = version(release)[:2]
+    if mount_from is MountFrom.LOOP and series >= (6, 4):
+        return ok(_AREA, "version", f"{release}: layer images are on loop devices, as the setting mount_from says")
+    if mount_from is MountFrom.AUTO and may_read_zeros(release):
+        return warning(_AREA, "version", f"{release}: layer images are on loop devices, since {_ZEROS}", _REMEDY)
+    if series >= FROM_FILE_SINCE:
         return ok(_AREA, "version", f"{release}: mounts layer images straight from the file")
-    if version >= (6, 4):
+    if series >= (6, 4):
         return warning(
             _AREA, "version", f"{release}: layer images need loop devices", "kernel 6.12 and later need none"
         )
     return warning(
         _AREA, "version", f"{release}: every layer image is copied once with 4096-byte blocks", "use 6.4 or later"
     )
+
+
+def check_native(release: str) -> Check | None:
+    """What containerd's erofs snapshotter does on such a kernel: it mounts from files; None: that is well."""
+    if not may_read_zeros(release):
+        return None
+    detail = f"{release}: containerd mounts layer images from their files, and {_ZEROS}"
+    return problem(_AREA, "native mode", detail, f"use proxy mode, which takes loop devices there; {_NEW}")
 
 
 def _tried(name: str, attempt: Callable[[], Check]) -> Check:
@@ -128,12 +152,14 @@ def _stack(mounter: KernelMounter, image: Path, work: Path) -> Check:
     return ok(_AREA, "overlay", "overlayfs over a layer image works")
 
 
-def _loop(image: Path) -> Check:
+def _loop(image: Path, *, needed: bool) -> Check:
     try:
         with loop_devices.attached(image) as device:
             return ok(_AREA, "loop device", f"{device} would work")
     except OSError as error:
         words = f"none is available: {error.strerror}"
+        if needed:
+            return problem(_AREA, "loop device", words, "modprobe loop")
         return warning(_AREA, "loop device", words, "only needed before kernel 6.12, or for a store on overlayfs")
 
 

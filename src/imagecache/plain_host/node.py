@@ -13,7 +13,7 @@ from typing import Protocol
 
 from imagecache.agent.state import NodeState
 from imagecache.api import building
-from imagecache.api.nodes import HOST, NodeStatus, NodeView, also_unpack
+from imagecache.api.nodes import HOST, NodeStatus, NodeView, also_unpack, direct_io
 from imagecache.api.types import ImageCache
 from imagecache.containerd.api import Attached
 from imagecache.errors import ImageCacheError
@@ -49,9 +49,10 @@ class HostNode:
 
     async def attach(self, bundle: Bundle, cache: ImageCache) -> Attached:
         """Attach a cache's bundle; an earlier one of the same cache is detached after that. Raises as the attacher."""
-        state, also = await asyncio.to_thread(self._load), also_unpack(cache.metadata.annotations)
+        annotations, state = cache.metadata.annotations, await asyncio.to_thread(self._load)
+        also = also_unpack(annotations)
         # before the records are made: whatever is half made then, detach finds it, and the agent completes it
-        await asyncio.to_thread(state.write, bundle, [cache.name], also)
+        await asyncio.to_thread(state.write, bundle, [cache.name], also, direct_io=direct_io(annotations))
         try:
             attached = await self._attacher().attach(bundle, also, state.asked(without=bundle.id))
         except ImageCacheError as error:

@@ -37,6 +37,17 @@ class InodeNumbers(enum.Enum):
     """Numbers of 32 bits; those of directories change, and files have other devices than their directories."""
 
 
+class MountFrom(enum.Enum):
+    """What layer images are mounted from (ADR 21)."""
+
+    AUTO = "auto"
+    """The file where the kernel does that well, else a loop device."""
+    FILE = "file"
+    """The file, also where the kernel's version says that it may read zeros: the distribution has mended it."""
+    LOOP = "loop"
+    """A loop device with direct I/O, so that programs can read with O_DIRECT."""
+
+
 class Repair(enum.Enum):
     """What the host's agent does when containerd's configuration has lost our part."""
 
@@ -136,6 +147,17 @@ class Settings:
             "then numbers of directories change, and programs that stay on one filesystem find no files.",
         ),
     ] = InodeNumbers.STABLE
+    mount_from: Annotated[
+        MountFrom,
+        Meaning(
+            "auto | file | loop",
+            "What layer images are mounted from (proxy, and imagecache mount). loop: a loop device with direct I/O, so "
+            "that programs can read with O_DIRECT; cold reads take longer. auto: the file, but a loop device where the "
+            "kernel needs one: before 6.12, and where a killed process can leave zeros in the page cache (6.12 to "
+            "6.12.79, 6.13 to 6.18.20, 6.19 to 6.19.10). file: also there, for a distribution that has upstream "
+            "eade54040384.",
+        ),
+    ] = MountFrom.AUTO
     containerd_config: Annotated[
         Path,
         Meaning(

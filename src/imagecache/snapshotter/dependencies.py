@@ -34,10 +34,12 @@ class LayerProvider(Protocol):
 
 
 class Mounter(Protocol):
-    """Kernel mounts of layer images: read-only, from the file, or by a loop device where the kernel needs one."""
+    """Kernel mounts of layer images: read-only, from the file, or on a loop device."""
 
     def mount(self, image: Path, target: Path) -> None:
         """Make the mountpoint and mount the layer image; a no-op when exactly that is mounted there.
+
+        It may put a second mount of the image over the first, when it has to be mounted in another way by now.
 
         Raises MountFailed, KernelUnsupported.
         """

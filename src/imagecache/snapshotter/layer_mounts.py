@@ -86,10 +86,13 @@ class LayerMounts:
                 self._release(layer)
                 raise
 
-    def ensure_mounted(self, layer: LayerRef) -> Path:
-        """The mountpoint, mounted. Raises BlobNotFound, StoreBusy, HostError."""
+    def ensure_mounted(self, layer: LayerRef, *, asking: bool = False) -> Path:
+        """The mountpoint, mounted. Raises BlobNotFound, StoreBusy, HostError.
+
+        ``asking``: the mounter is called even if nothing has changed since it was; it may have to mount in another way.
+        """
         target = self.mountpoint(layer)
-        known = self._devices.get(target)
+        known = None if asking else self._devices.get(target)
         if known is None or device_of(target) != known:  # one stat(2), no lock: the usual case at a container's start
             with self._locked(layer.name, self._wait):
                 self._mount(layer)

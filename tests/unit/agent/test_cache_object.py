@@ -27,6 +27,7 @@ def test_an_object_as_the_api_has_it() -> None:
                 "imagecache.dev/node-selector": "pool=gpu",
                 "imagecache.dev/priority": " -7 ",
                 "imagecache.dev/also-unpack": "devmapper, overlayfs,",
+                "imagecache.dev/direct-io": "true",
             },
         },
         "status": {
@@ -44,6 +45,7 @@ def test_an_object_as_the_api_has_it() -> None:
         created=100.0,
         digests={"nginx": Digest(digest)},
         also_unpack=("devmapper", "overlayfs"),
+        direct_io=True,
     )
 
 

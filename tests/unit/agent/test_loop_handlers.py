@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from imagecache.agent.budget import Disk
+from imagecache.agent.state import DirectLayers
 from imagecache.containerd.handlers import Handlers
 from testkit.images import tar_of
 from tests.unit.agent.bench import Bench, cache
@@ -49,6 +50,18 @@ async def test_a_cache_that_asks_for_something_else_is_attached_again(bench: Ben
     assert bench.attacher.attaches == [A, A, A]
     await bench.rounds()
     assert len(bench.attacher.attaches) == 3
+
+
+async def test_a_cache_that_asks_for_direct_io_later_is_attached_again(bench: Bench) -> None:
+    await started(bench, Handlers())
+    layer = next(bench.store.layers.names())
+    asked = DirectLayers(bench.store.paths.nodes / "worker", bench.store.layers.path)
+    assert not asked(bench.store.layers.path(layer))
+    bench.caches.put(cache("a", A, direct_io=True))
+    await bench.until(lambda: asked(bench.store.layers.path(layer)))
+    assert bench.attacher.attaches == [A, A]
+    await bench.rounds()
+    assert len(bench.attacher.attaches) == 2
 
 
 async def test_a_handler_that_is_configured_later_is_found(bench: Bench) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from imagecache.agent.state import Known, NodeState
+from imagecache.agent.state import DirectLayers, Known, NodeState
 from testkit.attachable import MemoryDocuments, bundle
 
 DOCUMENTS = MemoryDocuments()
@@ -55,6 +55,30 @@ def test_what_was_asked_and_unpacked_is_remembered(state: NodeState, tmp_path: P
     state.write(first, ["a"])
     assert state.asked(without=second.id) == [(first, ())]
     assert state.known()[first.id].unpacked == {"overlayfs"}
+
+
+def test_layers_of_caches_that_ask_for_direct_io(state: NodeState, tmp_path: Path) -> None:
+    directory = tmp_path / "nodes" / "worker"
+    asked = DirectLayers(directory, lambda name: tmp_path / name.path)
+    public, private = bundle(PUBLIC, number=1), bundle(PRIVATE, number=2)
+    base, app = (tmp_path / layer.name.path for layer in PUBLIC.layers)
+    secret = tmp_path / PRIVATE.layers[1].name.path
+    assert not asked(base)
+    state.write(public, ["a"], direct_io=True)
+    state.write(private, ["b"])
+    assert [asked(layer) for layer in (base, app, secret)] == [True, True, False]
+    assert DirectLayers(directory, lambda name: tmp_path / name.path)(app), "another process asks"
+
+    state.write(public, ["a"])
+    assert not asked(base)
+    state.write(private, ["b"], direct_io=True)
+    assert [asked(layer) for layer in (base, app, secret)] == [True, False, True]
+    state.erase(private.id)
+    assert not asked(base)
+
+
+def test_nobody_asks_where_nothing_was_ever_attached(tmp_path: Path) -> None:
+    assert not DirectLayers(tmp_path / "none", lambda name: tmp_path / name.path)(tmp_path / "layer")
 
 
 def test_a_use_survives_another_attach(state: NodeState) -> None:

@@ -18,6 +18,7 @@ from imagecache.digest import DiffID, Digest
 from imagecache.errors import ContainerdUnavailable, MalformedLayer, RegistryUnavailable, StoreCorrupt
 from imagecache.host.checks import Check, Status
 from imagecache.host.mounter import KernelMounter
+from imagecache.settings.table import Settings
 from imagecache.store.layer_name import LayerName, Space
 from imagecache.store.store import Store
 from testkit.builder import layer_record
@@ -292,7 +293,7 @@ class RecordingMounter(KernelMounter):
 def test_mount(imagecache: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mounter, asked = RecordingMounter(), []
 
-    def made(*, overlays: Sequence[str]) -> RecordingMounter:
+    def made(_settings: Settings, *, overlays: Sequence[str]) -> RecordingMounter:
         asked.append(overlays)
         return mounter
 

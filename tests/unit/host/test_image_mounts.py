@@ -75,7 +75,7 @@ def test_a_directory_that_does_not_exist(mounts: ImageMounts, tmp_path: Path) ->
     ("mount", "ours"),
     [
         ("erofs {store}/layers/x.erofs ro", True),
-        ("erofs /dev/loop0 ro", False),
+        ("erofs /dev/loop4000 ro", False),
         ("overlay overlay ro,lowerdir={scratch}/1:{scratch}/0", True),
         ("overlay overlay ro,lowerdir=/a:/b", False),
         ("tmpfs {store} rw", False),

@@ -17,10 +17,10 @@ from imagecache.host.checks import Status, failed
 from imagecache.host.containerd_process import config_argument, listening_at
 from imagecache.host.probe import ProbeSettings, check_open_files, check_socket, check_store, diagnose
 from imagecache.host.probe_containerd import ContainerdExpectations, check_containerd, check_sandbox
-from imagecache.host.probe_kernel import check_version
+from imagecache.host.probe_kernel import check_native, check_version
 from imagecache.host.user_config import UserConfig
 from imagecache.oci.descriptor import Descriptor
-from imagecache.settings.table import Mode
+from imagecache.settings.table import Mode, MountFrom
 from testkit.containerd import FakeSnapshotter, MemoryContainerd
 
 PROXY = Choice(Mode.PROXY, "imagecache", "because")
@@ -48,7 +48,8 @@ def with_proxy(version: str = "1.6.20") -> MemoryContainerd:
     ("release", "status", "words"),
     [
         ("6.18.44-fc", Status.OK, "straight from the file"),
-        ("6.12", Status.OK, "straight from the file"),
+        ("6.12.80-generic", Status.OK, "straight from the file"),
+        ("6.12.79", Status.WARNING, "may read as zeros"),
         ("6.6.1-generic", Status.WARNING, "loop devices"),
         ("6.1.0-18-amd64", Status.WARNING, "copied once"),
     ],
@@ -56,6 +57,21 @@ def with_proxy(version: str = "1.6.20") -> MemoryContainerd:
 def test_kernel_versions(release: str, status: Status, words: str) -> None:
     check = check_version(release)
     assert (check.status, words in check.detail, bool(check.remedy)) == (status, True, status is not Status.OK)
+
+
+@pytest.mark.parametrize(
+    ("mount_from", "words"), [(MountFrom.FILE, "straight from the file"), (MountFrom.LOOP, "as the setting mount_from")]
+)
+def test_an_administrator_may_know_better(mount_from: MountFrom, words: str) -> None:
+    check = check_version("6.12.40", mount_from)
+    assert (check.status, words in check.detail) == (Status.OK, True)
+
+
+def test_native_mode_on_a_kernel_that_may_read_zeros() -> None:
+    check = check_native("6.17.3")
+    assert check is not None
+    assert (check.status, "proxy mode" in check.remedy) == (Status.PROBLEM, True)
+    assert check_native("6.18.21") is None
 
 
 @pytest.mark.parametrize(

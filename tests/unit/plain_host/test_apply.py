@@ -10,11 +10,14 @@ from unittest.mock import Mock
 import msgspec
 import pytest
 
+from imagecache.agent.state import DirectLayers
 from imagecache.api.ids import derived_cache_id
+from imagecache.api.nodes import HOST
 from imagecache.api.types import NodeCounts, Phase
 from imagecache.errors import ImageNotFound, NoSpace, NotFound
 from imagecache.kube.object_files import ObjectFiles
 from imagecache.plain_host.verbs import Accepted, ShownEvent
+from imagecache.store.paths import StorePaths
 from tests.unit.plain_host.bench import Bench, eventually, manifest, status_of
 
 
@@ -155,6 +158,20 @@ async def test_a_look_of_another_process_does_not_refuse_a_command(bench: Bench)
 
     await bench.host.delete("a")
     assert bench.host.list() == []
+
+
+async def test_a_cache_may_ask_for_direct_io(bench: Bench) -> None:
+    directory = StorePaths(bench.settings.store).nodes / HOST
+    asked = DirectLayers(directory, lambda name: Path(name.path))
+    cache = await bench.host.create(manifest("a", annotations={"imagecache.dev/direct-io": "true"}))
+    [bundle] = bench.store.documents.values()
+    layers = [Path(name.path) for name in bundle.layer_names()]
+    assert status_of(cache).image_cache_id == bundle.id
+    assert layers
+    assert all(map(asked, layers))
+    await bench.host.apply(manifest("a"))
+    assert not any(map(asked, layers))
+    assert len(bench.builder.requests) == 1, "it is no other bundle"
 
 
 async def test_a_cache_may_ask_for_other_snapshotters(bench: Bench) -> None:
