@@ -96,10 +96,16 @@ class Installed:
         }
         agent.restart()
 
-    def add_node(self, version: Version = "2.4", mode: Mode = "proxy", drop_ins: Sequence[str] = ()) -> AgentHost:
-        """A node that joins later, with its agent; ``drop_ins`` as for Containerd."""
+    def add_node(
+        self,
+        version: Version = "2.4",
+        mode: Mode = "proxy",
+        drop_ins: Sequence[str] = (),
+        kubelet: Mapping[str, object] | None = None,
+    ) -> AgentHost:
+        """A node that joins later, with its agent; ``drop_ins`` and ``kubelet`` as for NodeSpec."""
         agent = AgentHost(mode)
-        self.cluster.add_node(NodeSpec(version, drop_ins=drop_ins, services=[agent]))
+        self.cluster.add_node(NodeSpec(version, drop_ins=drop_ins, kubelet=kubelet or {}, services=[agent]))
         self.agents.append(agent)
         self.configure(agent)
         return agent

@@ -11,6 +11,7 @@ import json
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -18,9 +19,10 @@ from imagecache.containerd.image_records import SERVED
 from testkit.images import busybox_image, tar_of
 from testkit.oci_layout import Image
 from testkit.peers.cri import Cri
+from testkit.peers.processes import wait_until
 from testkit.peers.programs import PeerFailed
 from testkit.peers.registry import Registry
-from tests.peers.sides import FEW, MANY, Side, Sides, depths, listed
+from tests.peers.sides import FEW, MANY, Side, Sides, depths
 
 pytestmark = [pytest.mark.peers, pytest.mark.slow, pytest.mark.timeout(300)]
 MISSING = r"content digest sha256:[0-9a-f]{64}: not found"
@@ -66,8 +68,7 @@ def test_an_export_says_which_blob_is_missing_and_the_record_why(both: Sides, na
         exported(both.ours, name, directory / "archive.tar")
 
     (why,) = SERVED.values()
-    listed_images = both.ours.ctr("images", "ls", f"name=={name}")
-    assert why in listed_images
+    assert why in both.ours.ctr("images", "ls", f"name=={name}")
     assert "ctr content fetch" in why
     assert "incomplete" in both.ours.ctr("images", "check", f"name=={name}")
 
@@ -93,7 +94,7 @@ def test_a_push_to_the_same_registry(both: Sides, name: str, image: Image, repos
     both.ours.ctr("images", "push", "--plain-http", target, name)
 
     fetched = both.theirs.ctr("content", "fetch", "--plain-http", target)
-    assert str(image.layers[-1].digest).removeprefix("sha256:")[:12] in fetched
+    assert str(image.layers[-1].digest) in fetched
 
 
 def test_a_push_elsewhere_needs_the_blobs(both: Sides, name: str, directory: Path) -> None:
@@ -137,23 +138,34 @@ async def test_the_changes_of_a_container(both: Sides, layers: int) -> None:
     assert not {"srv/able", "srv/folder/above", "bin/busybox"} & names
 
 
+def wait_kept(side: Side, container: str, text: str) -> None:
+    """Until a container has written this to /srv/kept."""
+
+    def is_kept() -> bool:
+        try:
+            return side.ctr("tasks", "exec", "--exec-id", uuid4().hex, container, "cat", "/srv/kept") == text
+        except PeerFailed:  # there is no such file yet
+            return False
+
+    assert wait_until(is_kept, seconds=20, every=0.1), f"{container} of {side.snapshotter} has not written {text!r}"
+
+
 @depths
 def test_a_checkpoint_without_memory_is_restored(both: Sides, layers: int, directory: Path) -> None:
-    """Files and spec: what needs no CRIU. The container counts how often it was started."""
-    script = "echo kept >>/srv/kept; grep -c kept /srv/kept; test $(grep -c kept /srv/kept) = 2 || sleep 1000"
+    """Files and spec: what needs no CRIU. The container writes a line whenever it is started."""
     image = both.image("plain", layers)
-    printed = []
+    first, second, checkpoint = (f"{name}-{directory.name}" for name in ("first", "second", "checkpoint"))
+    command = ("sh", "-c", "echo kept >>/srv/kept; sleep 1000")
     for side in both.each:
-        first, second, checkpoint = (f"{name}-{directory.name}" for name in ("first", "second", "checkpoint"))
-        flags = ("--snapshotter", side.snapshotter)
-        side.ctr("run", "-d", *flags, image, first, "sh", "-c", script)
+        side.ctr("run", "-d", "--snapshotter", side.snapshotter, image, first, *command)
+        wait_kept(side, first, "kept\n")
         side.ctr("containers", "checkpoint", "--image", "--rw", first, checkpoint)
-        printed.append(side.ctr("containers", "restore", "--rw", second, checkpoint))
         side.ctr("tasks", "rm", "-f", first)
+        side.ctr("containers", "restore", "--rw", second, checkpoint)
+        wait_kept(side, second, "kept\nkept\n")
+        side.ctr("tasks", "rm", "-f", second)
         side.ctr("containers", "rm", first, second)
         side.ctr("images", "rm", checkpoint)
-
-    assert printed == ["2\n", "2\n"]
 
 
 # an image on the host
@@ -190,4 +202,3 @@ async def test_what_an_image_is_said_to_be(both: Sides) -> None:
         return [found.id, *found.repo_tags, *found.repo_digests, json.dumps(found.size)]
 
     assert both.image("plain") in await both.same(ask)
-    assert listed(both.ours.ctr("images", "ls", "-q", "name~=field"))
