@@ -29,7 +29,7 @@ from testkit.real_images import debian_image
 from testkit.tars import CAPABILITY, DIRECTORY, LINK, SYMLINK, Entry, padded, tar
 
 VARIANTS: tuple[tuple[Version, Mode], ...] = (("system", "proxy"), ("2.4", "proxy"), ("2.4", "native"))
-FEW, MANY = 3, 127
+FEW, MANY = 5, 127
 """Layers of the images; overlayfs' options for 127 are longer than a page."""
 USER = 1234
 LOOK = "find /srv /etc/passwd -exec stat -c '%n %F %u %g %a %h' {} \\; ; cat /srv/folder/* /etc/group"
@@ -161,8 +161,8 @@ def push_images(directory: Path, registry: Registry) -> None:
 
 def _image(directory: Path, layers: int, config: ImageConfig) -> Image:
     """Every layer lists the directories that it writes to, so that native mode serves it too."""
-    between = [tar_of({"srv": None, f"srv/deep-{number}": b"deep\n"}) for number in range(layers - 3)]
-    return busybox_image(directory, _lower(), *between, _upper(), config=config)
+    between = [tar_of({"srv": None, f"srv/deep-{number}": b"deep\n"}) for number in range(layers - FEW)]
+    return busybox_image(directory, _lower(), _twin(b"a"), _twin(b"b"), *between, _upper(), config=config)
 
 
 def _single() -> bytes:
@@ -195,6 +195,16 @@ def _lower() -> bytes:
 
 
 
+def _twin(name: bytes) -> bytes:
+    """Two of them differ in nothing that decides about inode numbers, which are equal in two layer images then."""
+    return tar(
+        Entry(b"srv/", DIRECTORY, mode=0o755, mtime=EPOCH),
+        Entry(b"srv/volume/", DIRECTORY, mode=0o2775, uid=7, gid=8, mtime=EPOCH),
+        Entry(b"srv/volume/twin-" + name, content=b"twin " + name + b"\n", mtime=EPOCH),
+        Entry(b"srv/volume/link-" + name, LINK, target=b"srv/volume/twin-" + name, mtime=EPOCH),
+    )
+
+
 def _upper() -> bytes:
     """Users as the container has them: the file of the layer below is hidden."""
     return tar(
@@ -204,9 +214,6 @@ def _upper() -> bytes:
         Entry(b"srv/folder/", DIRECTORY, mode=0o755, mtime=EPOCH),
         Entry(b"srv/folder/.wh.hidden", mtime=EPOCH),
         Entry(b"srv/folder/above", content=b"above\n", mtime=EPOCH),
-        Entry(b"srv/volume/", DIRECTORY, mode=0o2775, uid=7, gid=8, mtime=EPOCH),
-        Entry(b"srv/volume/other", content=b"of another layer\n", mtime=EPOCH),
-        Entry(b"srv/volume/other-link", LINK, target=b"srv/volume/other", mtime=EPOCH),
     )
 
 
