@@ -100,6 +100,8 @@ def both(
 ) -> Iterator[Sides]:
     """Ours beside overlayfs, in each mode and version. Tests of a module share them and leave them as they were."""
     place = peers_directory / f"field-{uuid.uuid4().hex[:8]}"
-    with sides(place, request.param, pause, field_registry) as running:
-        yield running
-    clean(place)
+    try:
+        with sides(place, request.param, pause, field_registry) as running:
+            yield running
+    finally:
+        clean(place)

@@ -194,7 +194,6 @@ def _lower() -> bytes:
     )
 
 
-
 def _twin(name: bytes) -> bytes:
     """Two of them differ in nothing that decides about inode numbers, which are equal in two layer images then."""
     return tar(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 
@@ -229,8 +230,8 @@ async def test_a_restart_of_containerd_and_agent_with_40_containers(both: Sides)
     async with AsyncExitStack() as stack:
         before = await started(stack, images * 10)
         await asyncio.to_thread(both.node.stop_agent)
-        await asyncio.to_thread(both.node.containerd.restart)
         await asyncio.to_thread(both.node.start_agent)
+        await asyncio.to_thread(both.node.containerd.restart)
         async with Cri(both.node.address) as cri:
             for container in before:
                 assert "inside" in await Running(cri, container).sh("cat /srv/folder/inside")
