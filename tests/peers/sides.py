@@ -130,7 +130,7 @@ class Sides:
     registry: Registry
 
     def image(self, kind: str, layers: int = FEW) -> str:
-        """A reference that both have: ``plain``, ``declared`` (USER and VOLUME), ``single`` (of 1 layer), ``debian``."""
+        """What both have: ``plain``, ``declared`` (it has USER and VOLUME), ``single`` (of one layer), ``debian``."""
         return f"{self.registry.address}/field/{kind}:{layers}"
 
     @property
