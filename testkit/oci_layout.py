@@ -79,6 +79,8 @@ class ImageConfig:
     cmd: tuple[str, ...] = ("/bin/sh",)
     entrypoint: tuple[str, ...] = ()
     user: str = ""
+    volumes: tuple[str, ...] = ()
+    """Directories that are volumes (VOLUME of a Dockerfile)."""
     labels: Mapping[str, str] = field(default_factory=dict)
     architecture: str = field(default_factory=host_architecture)
     os: str = "linux"
@@ -211,6 +213,8 @@ def _config_document(config: ImageConfig, diff_ids: Sequence[DiffID]) -> dict[st
         process["Entrypoint"] = list(config.entrypoint)
     if config.user:
         process["User"] = config.user
+    if config.volumes:
+        process["Volumes"] = {path: {} for path in config.volumes}
     return {
         "created": "2024-01-01T00:00:00Z",
         "architecture": config.architecture,

@@ -75,6 +75,11 @@ class Cri:
         request = pb.RemoveImageRequest(image=pb.ImageSpec(image=image))
         await self._call(_IMAGES + "RemoveImage", request, pb.RemoveImageResponse)
 
+    async def image_filesystems(self) -> list[Path]:
+        """Directories on the filesystems whose space kubelet looks after, the default snapshotter's first."""
+        reply = await self._call(_IMAGES + "ImageFsInfo", pb.ImageFsInfoRequest(), pb.ImageFsInfoResponse)
+        return [Path(each.fs_id.mountpoint) for each in reply.image_filesystems]
+
     # pods and containers
 
     async def version(self) -> pb.VersionResponse:
@@ -110,23 +115,27 @@ class Cri:
         log_path: str = "",
         mounts: Sequence[pb.Mount] = (),
         memory: int = 0,
+        security: pb.LinuxContainerSecurityContext | None = None,
+        devices: Sequence[str] = (),
     ) -> str:
         """``command`` replaces the image's entry point; empty keeps it. ``log_path`` is below the pod's directory.
 
-        ``memory``: the limit in bytes; 0: none.
+        ``memory``: the limit in bytes; 0: none. ``security`` is merged over the node's network and a pid namespace of
+        its own. ``devices``: names of CDI.
         """
         # without a limit there are no resources: containerd reads settings out of empty ones too
         resources = pb.LinuxContainerResources(memory_limit_in_bytes=memory) if memory else None
+        context = pb.LinuxContainerSecurityContext(namespace_options=_node_network())
+        if security is not None:
+            context.MergeFrom(security)
         config = pb.ContainerConfig(
             metadata=pb.ContainerMetadata(name=name),
             image=pb.ImageSpec(image=image),
             command=command,
             log_path=log_path,
             mounts=mounts,
-            linux=pb.LinuxContainerConfig(
-                resources=resources,
-                security_context=pb.LinuxContainerSecurityContext(namespace_options=_node_network()),
-            ),
+            linux=pb.LinuxContainerConfig(resources=resources, security_context=context),
+            CDI_devices=[pb.CDIDevice(name=name) for name in devices],
         )
         request = pb.CreateContainerRequest(pod_sandbox_id=pod.id, config=config, sandbox_config=pod.config)
         return (await self._call(_RUNTIME + "CreateContainer", request, pb.CreateContainerResponse)).container_id
@@ -152,6 +161,12 @@ class Cri:
         request = pb.ExecSyncRequest(container_id=container, cmd=argv, timeout=int(self._seconds))
         reply = await self._call(_RUNTIME + "ExecSync", request, pb.ExecSyncResponse)
         return Executed(reply.exit_code, reply.stdout.decode(errors="replace"), reply.stderr.decode(errors="replace"))
+
+    async def written(self, container: str) -> int:
+        """Bytes in the container's writable layer, as counted last: every ten seconds."""
+        request = pb.ContainerStatsRequest(container_id=container)
+        reply = await self._call(_RUNTIME + "ContainerStats", request, pb.ContainerStatsResponse)
+        return reply.stats.writable_layer.used_bytes.value
 
     async def remove_pod(self, pod: Pod) -> None:
         """Stops what runs in it and removes it. Idempotent."""

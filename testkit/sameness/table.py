@@ -69,7 +69,9 @@ containerd's own snapshotter, usually overlayfs, so its columns are theirs.
 
 `tests/peers/test_same_as_overlayfs.py` measures all of it, and fails when an answer differs without a reason below or
 this page is not what it measured; `{command}` writes it anew. Content, owners, modes, times, links, devices and xattrs
-of whole images are compared in `tests/peers/differential`."""
+of whole images are compared in `tests/peers/differential`.
+
+What else in Kubernetes and containerd depends on the snapshotter, and what was tried: [field log](field-log.md)."""
 _LEFT_OUT = """\
 32-bit programs (no 32-bit C library is among the packages of the tests; the bits of the numbers are measured instead),
 reflinks (ext4 has none), fanotify, file handles and mounts inside of a container (they need privileges that containers

@@ -23,6 +23,8 @@ from testkit.peers.registry import Registry
 from testkit.peers.workspace import clean, workspace
 from testkit.served import Served
 from tests.peers.cluster import Cluster
+from tests.peers.sides import VARIANTS as SIDES
+from tests.peers.sides import Sides, push_images, sides
 
 
 @pytest.fixture(scope="session")
@@ -83,3 +85,23 @@ async def cluster(directory: Path) -> AsyncIterator[Cluster]:
     await kube.create(NODES, {"metadata": {"name": "worker", "labels": {"pool": "a"}}, "spec": taints})
     async with KubeServer(kube) as server, Served(origin.store, directory / "tls") as served:
         yield Cluster(kube, server, origin, served, directory)
+
+
+@pytest.fixture(scope="session")
+def field_registry(peers_directory: Path, registry: Registry) -> Registry:
+    """With the images of ``tests.peers.sides``."""
+    push_images(peers_directory / "field-images", registry)
+    return registry
+
+
+@pytest.fixture(scope="module", params=SIDES, ids=["-".join(variant) for variant in SIDES])
+def both(
+    request: pytest.FixtureRequest, peers_directory: Path, field_registry: Registry, pause: str
+) -> Iterator[Sides]:
+    """Ours beside overlayfs, in each mode and version. Tests of a module share them and leave them as they were."""
+    place = peers_directory / f"field-{uuid.uuid4().hex[:8]}"
+    try:
+        with sides(place, request.param, pause, field_registry) as running:
+            yield running
+    finally:
+        clean(place)

@@ -254,14 +254,16 @@ class NodeAttacher:
         """
         names = image_records.names(image)
         if not self._in_cri:
-            await run_all(*(session.images.put(name, image.target, {}) for name in names))
+            served = image_records.SERVED
+            await run_all(*(session.images.put(name, image.target, {}, created=served) for name in names))
             return names
         image_id = image_records.image_id(image)
         known, labels = await session.images.get(image_id), image_records.CRI_LABELS
         # in prepull mode its disk is kubelet's to free
         pinned = {} if self._prepulls else image_records.PINNED
         # one pinned record pins all names of an image, and one that the node had before is kubelet's to collect
-        created = pinned if known is None or pinned.items() <= known.labels.items() else {}
+        is_new = known is None or pinned.items() <= known.labels.items()
+        created = pinned | image_records.SERVED if is_new else {}
         changed = await run_all(*(session.images.put(name, image.target, labels, created=created) for name in names))
         # an id that CRI knows already would not be labelled again, and need not be waited for
         if any(changed) or known is None:

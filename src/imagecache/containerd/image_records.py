@@ -2,12 +2,13 @@
 
 Attach writes what a pull would, so that containerd, CRI and kubelet see no difference and containerd's own
 collector keeps and removes the parts. Sources: containerd ``core/images`` (ChildGCLabels),
-``core/remotes/docker`` (distribution source), ``internal/cri/server/images`` (names and labels). One label is more than
-a pull writes: ``PINNED``. Pure.
+``core/remotes/docker`` (distribution source), ``internal/cri/server/images`` (names and labels). Two labels are more
+than a pull writes: ``PINNED`` and ``SERVED``. Pure.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 
 from imagecache.oci.manifest import Index
@@ -19,6 +20,12 @@ CRI_NAMESPACE = "k8s.io"
 CRI_LABELS = {"io.cri-containerd.image": "managed"}
 PINNED = {"io.cri-containerd.pinned": "pinned"}
 """On a record: kubelet's image collection leaves the image alone, under all its names. containerd 1.6 ignores it."""
+SERVED = {"imagecache.dev/layers": "layer images; before export, push or save: ctr content fetch"}
+"""On a record: why its blobs are not there, and how to get them. `ctr images ls` shows it.
+
+What exports or pushes an image fails with the digest alone (containerd, core/metadata/content.go, ``checkAccess``). A
+pull or fetch replaces all labels of the record, so this one goes when it is no longer true.
+"""
 SNAPSHOT_REF = "containerd.io/snapshot.ref"
 SNAPSHOT_DIFF_ID = "containerd.io/snapshot/diff-id"
 _CONTENT_REF = "containerd.io/gc.ref.content."
@@ -85,5 +92,6 @@ def unpacked_into(labels: Mapping[str, str]) -> frozenset[str]:
 
 
 def _source(image: ImageRecord) -> dict[str, str]:
+    """Where a push to the same registry finds the blobs, which then need not be here. Hosts without port, as there."""
     host, _, path = image.repository.partition("/")
-    return {_SOURCE + host: path}
+    return {_SOURCE + re.sub(r":[0-9]+$", "", host).strip("[]"): path}

@@ -3,6 +3,7 @@
 import pytest
 
 from imagecache.containerd.attach import AttachSettings, NodeAttacher
+from imagecache.containerd.image_records import SERVED
 from imagecache.errors import BlobNotFound, ContainerdMisconfigured, ContainerdUnavailable
 from imagecache.oci.descriptor import Descriptor
 from imagecache.store.bundle_document import ImageRecord
@@ -12,6 +13,7 @@ from testkit.containerd import FakeSnapshotter, MemoryContainerd
 
 MANAGED = {"io.cri-containerd.image": "managed"}
 PINNED = {"io.cri-containerd.pinned": "pinned"}
+OURS = PINNED | SERVED
 
 
 class Node:
@@ -65,7 +67,7 @@ async def test_an_image_is_there_with_all_its_parts_and_stays() -> None:
     assert set(space.content) == {image.index.digest, image.manifest.digest, image.config.digest}
     assert all(space.bodies[digest] == node.documents.read(digest) for digest in space.content)
     assert node.snapshots == {layer.chain_id for layer in image.layers}
-    assert all(record.labels == MANAGED | PINNED for record in space.images.values())
+    assert all(record.labels == MANAGED | OURS for record in space.images.values())
     assert space.leases == []
 
 
@@ -94,7 +96,7 @@ async def test_without_cri_the_records_are_marked_by_us() -> None:
     node.serve(image)
     await node.attacher.attach(bundle(image))
     record = node.containerd.spaces["k8s.io"].images[image.config.digest]
-    assert record.labels == MANAGED | PINNED
+    assert record.labels == MANAGED | OURS
 
 
 async def test_an_image_that_the_node_had_stays_as_collectable_as_it_was() -> None:
@@ -116,7 +118,7 @@ async def test_another_name_of_an_attached_image_is_pinned_too() -> None:
     node.serve(image)
     await node.attacher.attach(bundle(image))
     await node.attacher.attach(bundle(other, number=1))
-    assert node.containerd.spaces["k8s.io"].images["docker.io/library/nginx:stable"].labels == MANAGED | PINNED
+    assert node.containerd.spaces["k8s.io"].images["docker.io/library/nginx:stable"].labels == MANAGED | OURS
 
 
 async def test_other_namespaces_get_the_two_names_only() -> None:
@@ -125,6 +127,7 @@ async def test_other_namespaces_get_the_two_names_only() -> None:
     node.serve(image)
     result = await node.attacher.attach(bundle(image))
     assert node.images == {"docker.io/library/nginx:1.25", f"docker.io/library/nginx@{image.manifest.digest}"}
+    assert all(record.labels == SERVED for record in node.containerd.spaces["default"].images.values())
     assert result.withheld == ()
 
 

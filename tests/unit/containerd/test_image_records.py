@@ -38,7 +38,7 @@ def test_the_labels_hold_the_parts_together() -> None:
     image = documents.image("127.0.0.1:5000/team/app", ["base", "app"], index=True)
     assert image.index is not None
     index = parse_index(documents.read(image.index.digest), image.index.media_type)
-    source = {"containerd.io/distribution.source.127.0.0.1:5000": "team/app"}
+    source = {"containerd.io/distribution.source.127.0.0.1": "team/app"}
     assert image_records.index_labels(image, index) == {
         "containerd.io/gc.ref.content.m.0": image.manifest.digest,
         **source,
@@ -60,3 +60,18 @@ def test_an_image_without_layers_has_no_snapshot_to_keep() -> None:
     assert image_records.config_labels(image, "imagecache") == {
         "containerd.io/distribution.source.docker.io": "library/scratch"
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "path"),
+    [
+        ("registry.example.com/app:1", "registry.example.com", "app"),
+        ("registry.example.com:5000/team/app:1", "registry.example.com", "team/app"),
+        ("[::1]:5000/app:1", "::1", "app"),
+        ("[::1]/app:1", "::1", "app"),
+    ],
+)
+def test_the_source_has_no_port_as_in_containerd(text: str, host: str, path: str) -> None:
+    """``url.URL.Hostname`` of Go, by which a push looks for a repository to mount blobs from."""
+    image = MemoryDocuments().image(text, ["base"])
+    assert image_records.manifest_labels(image)[f"containerd.io/distribution.source.{host}"] == path
