@@ -34,6 +34,8 @@ _PYTHON_PACKAGES = (
     *("python3*", "libpython3*", "media-types", "libsqlite3-0", "libreadline8*", "readline-common"),
     *("libexpat1", "libncursesw6", "libnsl2", "libtirpc*"),
 )
+_TOOLS = ("git", "libpopt0", "restic", "rsync")
+"""Packages of ``tools_image``: what the programs need beyond Debian's minbase with Python is libpopt0."""
 _UNWANTED = ("var/cache/apt/archives/*", "var/lib/apt/lists/*", "var/log/*", "proc/*", "sys/*", "run/*")
 _DIST_PACKAGES = PurePosixPath("usr/lib/python3/dist-packages")
 _PYTHONS = {"bookworm": (3, 11), "trixie": (3, 13)}
@@ -64,6 +66,11 @@ def debian_image() -> Image:
 def python_image() -> Image:
     """Debian, Python, numpy and pandas: about 250 MB in four layers."""
     return cached("python", lambda layout: _stacked(layout, debian_image(), WHEELS))
+
+
+def tools_image() -> Image:
+    """``debian_image`` and rsync, git and restic: programs for which it matters what files look like."""
+    return cached("tools", lambda layout: _with_tools(layout, debian_image()))
 
 
 def big_image() -> Image:
@@ -160,6 +167,21 @@ def _system_layers() -> Iterator[Path]:
         upper = _python_files(root)
         yield tree_tar(root, _with_parents(paths, set(paths) - upper), scratch / "base.tar")
         yield tree_tar(root, [path for path in paths if path in upper], scratch / "python.tar")
+
+
+def _with_tools(layout: Layout, below: Image) -> Image:
+    """``below`` with one layer more: the programs of ``_TOOLS``, without documents and what is outside of /usr."""
+    share_layers(layout, below)
+    with scratch_folder() as scratch:
+        run(["apt-get", "--quiet", "download", *_TOOLS], cwd=scratch, env={**os.environ, "LC_ALL": "C.UTF-8"})
+        root = scratch / "root"
+        for package in sorted(scratch.glob("*.deb")):
+            run([find("dpkg-deb"), "--extract", package, root])
+        # /lib of some packages is a link in the image (merged /usr): a layer with that directory would hide all of it
+        paths = [Path("usr"), *sorted(path.relative_to(root) for path in (root / "usr").rglob("*"))]
+        programs = [path for path in paths if not fnmatch.fnmatch(str(path), "usr/share/*")]
+        blob, diff_id = layout.add_layer(LayerSpec(tree_tar(root, programs, scratch / "tools.tar"), level=LEVEL))
+    return layout.add_manifest([*below.layers, blob], [*below.diff_ids, diff_id], _config())
 
 
 def _with_parents(paths: Sequence[Path], chosen: set[Path]) -> list[Path]:

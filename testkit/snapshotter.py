@@ -19,7 +19,7 @@ from testkit.clock import FakeClock
 from testkit.mounts import FakeMounter
 from testkit.store import MemoryLayers
 
-SETTINGS = SnapshotterSettings(lock_wait=0.2, overlay_options=())
+SETTINGS = SnapshotterSettings(lock_wait=0.2)
 
 
 def mounts_for(prepared: tuple[Mount, ...] | LayerExists) -> tuple[Mount, ...]:

@@ -16,6 +16,7 @@ MAKERS = {
     "debian": real_images.debian_image,
     "python": real_images.python_image,
     "big": real_images.big_image,
+    "tools": real_images.tools_image,
     "own": own_image.own_image,
 }
 

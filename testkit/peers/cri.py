@@ -98,7 +98,7 @@ class Cri:
         reply = await self._call(_RUNTIME + "RunPodSandbox", request, pb.RunPodSandboxResponse)
         return Pod(reply.pod_sandbox_id, config)
 
-    async def create_container(
+    async def create_container(  # noqa: PLR0913 - what differs between containers
         self,
         pod: Pod,
         image: str,
@@ -107,8 +107,14 @@ class Cri:
         name: str = "main",
         log_path: str = "",
         mounts: Sequence[pb.Mount] = (),
+        memory: int = 0,
     ) -> str:
-        """``command`` replaces the image's entry point; empty keeps it. ``log_path`` is below the pod's directory."""
+        """``command`` replaces the image's entry point; empty keeps it. ``log_path`` is below the pod's directory.
+
+        ``memory``: the limit in bytes; 0: none.
+        """
+        # without a limit there are no resources: containerd reads settings out of empty ones too
+        resources = pb.LinuxContainerResources(memory_limit_in_bytes=memory) if memory else None
         config = pb.ContainerConfig(
             metadata=pb.ContainerMetadata(name=name),
             image=pb.ImageSpec(image=image),
@@ -116,7 +122,8 @@ class Cri:
             log_path=log_path,
             mounts=mounts,
             linux=pb.LinuxContainerConfig(
-                security_context=pb.LinuxContainerSecurityContext(namespace_options=_node_network())
+                resources=resources,
+                security_context=pb.LinuxContainerSecurityContext(namespace_options=_node_network()),
             ),
         )
         request = pb.CreateContainerRequest(pod_sandbox_id=pod.id, config=config, sandbox_config=pod.config)
@@ -154,11 +161,13 @@ class Cri:
     # convenience
 
     @contextlib.asynccontextmanager
-    async def running(self, image: str, command: Sequence[str] = ("/bin/sleep", "1000000")) -> AsyncIterator[str]:
-        """A started container in a pod of its own; its id. Gone afterwards."""
+    async def running(
+        self, image: str, command: Sequence[str] = ("/bin/sleep", "1000000"), *, memory: int = 0
+    ) -> AsyncIterator[str]:
+        """A started container in a pod of its own; its id. Gone afterwards. ``memory`` as for ``create_container``."""
         pod = await self.run_pod(f"test-{uuid4().hex[:12]}")
         try:
-            container = await self.create_container(pod, image, command)
+            container = await self.create_container(pod, image, command, memory=memory)
             await self.start(container)
             yield container
         finally:

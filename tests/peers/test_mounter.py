@@ -17,6 +17,7 @@ from imagecache.host.mounter import KernelMounter
 from imagecache.host.mountinfo import mounted_at
 from imagecache.host.page_cache_trim import drop_second_copy
 from imagecache.host.probe_kernel import check_kernel, write_probe_image
+from imagecache.snapshotter.mounts import overlay_options
 from testkit.peers.processes import mounts_below
 
 pytestmark = pytest.mark.peers
@@ -134,6 +135,16 @@ def test_a_whole_image_is_one_mount(
         (target / "new").touch()
     with pytest.raises(MountFailed, match="already"):
         mounter.mount_image([image], target, tmp_path)
+
+
+@pytest.mark.parametrize("layers", [2, 300], ids=["overlay", "more than a page of options"])
+def test_a_whole_image_is_on_one_device(image: Path, tmp_path: Path, target: Path, layers: int) -> None:
+    mounter = KernelMounter(overlays=overlay_options(layer_images=True, stable_inodes=True))
+    top = tmp_path / "top.erofs"
+    write_probe_image(top, b"top")
+    target.mkdir()
+    mounter.mount_image([*[image] * (layers - 1), top], target, tmp_path / "scratch")
+    assert (target / "probe").stat().st_dev == target.stat().st_dev
 
 
 def test_names_with_a_meaning_for_overlayfs(mounter: KernelMounter, tmp_path: Path, target: Path) -> None:

@@ -165,6 +165,7 @@ def _settings() -> list[Node]:
     url = join(f"https://{STORE}.", NAMESPACE, f".svc:{STORE_PORT}")
     return [
         setting("mode", value("mode")),
+        setting("inode_numbers", value("inodeNumbers")),
         from_field("node_name", "spec.nodeName"),
         setting("daemonset", join(NAMESPACE, f"/{AGENT}")),
         setting("address", value("containerd.socket")),

@@ -12,7 +12,7 @@ from imagecache.errors import ContainerdUnavailable, InvalidSetting
 from imagecache.host.containerd_config import ContainerdConfig
 from imagecache.host.containerd_process import installed_version
 from imagecache.host.dropin import DropInSettings
-from imagecache.settings.table import Mode, Settings
+from imagecache.settings.table import InodeNumbers, Mode, Settings
 
 
 def containerd_config(settings: Settings, clock: Clock) -> ContainerdConfig:
@@ -37,6 +37,7 @@ def config_for(settings: Settings, version: str, *, serve_only: bool = False) ->
             socket=settings.agent_socket,
             root=settings.agent_root,
             layers=settings.store / "layers",
+            stable_inodes=settings.inode_numbers is InodeNumbers.STABLE,
             serve_only=serve_only,
         ),
     )

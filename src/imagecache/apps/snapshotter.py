@@ -9,7 +9,7 @@ from imagecache.clock import Clock
 from imagecache.host.lease_holders import holder
 from imagecache.host.mounter import KernelMounter
 from imagecache.host.systemd import inherited_socket, notify
-from imagecache.settings.table import Settings
+from imagecache.settings.table import InodeNumbers, Settings
 from imagecache.snapshotter.dependencies import Observer
 from imagecache.snapshotter.grpc_server import serve
 from imagecache.snapshotter.settings import DEFAULT, SnapshotterSettings
@@ -31,5 +31,7 @@ def open_snapshotter(
     settings: Settings, store: Store, mounter: KernelMounter, clock: Clock, observer: Observer | None = None
 ) -> Snapshotter:
     """Raises StoreError, InvalidSetting."""
-    own = SnapshotterSettings(holder=holder(settings, DEFAULT.holder))
+    own = SnapshotterSettings(
+        holder=holder(settings, DEFAULT.holder), stable_inodes=settings.inode_numbers is InodeNumbers.STABLE
+    )
     return Snapshotter(settings.agent_root, store.provider, mounter, clock, own, observer)

@@ -16,6 +16,7 @@ from imagecache.errors import Interrupted
     "snapshotter",
     "agent_socket",
     "agent_root",
+    "inode_numbers",
     "trim_delay",
     "metrics_address",
     "allow_private_names",

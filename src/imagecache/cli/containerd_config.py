@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from imagecache.host.containerd_config import Change, ContainerdConfig
 
 app = typer.Typer(help="Configure containerd, and undo it.", no_args_is_help=True, rich_markup_mode=None)
-_FLAGS = ("address", "mode", "snapshotter", "agent_socket", "agent_root", "containerd_config")
+_FLAGS = ("address", "mode", "snapshotter", "agent_socket", "agent_root", "inode_numbers", "containerd_config")
 
 
 @app.command("print")

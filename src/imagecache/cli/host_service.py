@@ -28,6 +28,7 @@ _FLAGS = (
     "snapshotter",
     "agent_socket",
     "agent_root",
+    "inode_numbers",
     "containerd_config",
     "trim_delay",
     "metrics_address",

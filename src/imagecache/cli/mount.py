@@ -11,7 +11,7 @@ from imagecache.cli.options import settings_flags
 from imagecache.cli.session import Session, say
 
 
-@settings_flags()
+@settings_flags("inode_numbers")
 def mount(
     session: Session,
     image: Annotated[

@@ -10,7 +10,11 @@ from imagecache.errors import Interrupted
 
 
 @settings_flags(
-    "agent_root", "agent_socket", renamed={"agent_root": "--root", "agent_socket": "--address"}, service=True
+    "agent_root",
+    "agent_socket",
+    "inode_numbers",
+    renamed={"agent_root": "--root", "agent_socket": "--address"},
+    service=True,
 )
 def snapshotter(session: Session) -> None:
     """Run the proxy snapshotter alone, without the agent's other duties."""

@@ -16,6 +16,7 @@ from imagecache.containerd.modes import NATIVE_SINCE, NATIVE_SNAPSHOTTER, versio
 from imagecache.errors import ContainerdMisconfigured
 from imagecache.host.user_config import UserConfig, merged
 from imagecache.settings.table import Mode
+from imagecache.snapshotter.mounts import SHORT_INODES, STABLE_INODES
 from imagecache.toml import Table, dumps
 
 _CRI_1 = "io.containerd.grpc.v1.cri"
@@ -42,6 +43,8 @@ class DropInSettings:
     """Directory of its writable layers; kubelet measures the space of the image filesystem there."""
     layers: Path
     """The store's ``layers`` directory."""
+    stable_inodes: bool = True
+    """Containers of native mode get inode numbers of 64 bits that stay; in proxy mode our snapshotter does it."""
     serve_only: bool = False
     """Existing containers keep our snapshots, new ones get none: the state between uninstall and the last container."""
 
@@ -117,12 +120,15 @@ def _native(settings: DropInSettings, user: UserConfig) -> Table:
                 f"containerd's erofs snapshotter has {option} set, with which it reads no layer images but its own",
                 hint=f"remove {option} from plugins.{_EROFS}, or use --mode proxy",
             )
-    caches = erofs.get("layer_content_caches", [])
-    others = [cache for cache in caches if cache != str(settings.layers)] if isinstance(caches, list) else []
+    caches = [cache for cache in _texts(erofs, "layer_content_caches") if cache != str(settings.layers)]
+    section: Table = {"layer_content_caches": [*caches, str(settings.layers)]}
+    options = _texts(erofs, "ovl_mount_options")
+    if not any(option.startswith("xino=") for option in options):
+        section["ovl_mount_options"] = [*options, STABLE_INODES if settings.stable_inodes else SHORT_INODES]
     return {
         "version": 3,
         "plugins": {
-            _EROFS: {"layer_content_caches": [*others, str(settings.layers)]},
+            _EROFS: section,
             _CRI_IMAGES: {"snapshotter": NATIVE_SNAPSHOTTER},
             _TRANSFER: {
                 "max_concurrent_unpacks": _UNPACKS,
@@ -130,6 +136,12 @@ def _native(settings: DropInSettings, user: UserConfig) -> Table:
             },
         },
     }
+
+
+def _texts(section: Table, key: str) -> list[str]:
+    """A list of the administrator's, which containerd would replace by ours."""
+    found = section.get(key)
+    return [str(item) for item in found] if isinstance(found, list) else []
 
 
 def _unpack(settings: DropInSettings, user: UserConfig, snapshotter: str) -> list[Table]:

@@ -43,6 +43,7 @@ class KernelMounter:
     Args:
         realign: writes a layer image again with 4096-byte blocks, for kernels that refuse 512-byte ones (before 6.4).
         copies: directory for those copies, of this mounter alone; created when needed.
+        overlays: options of every overlay besides its directories, as ``name=value``.
         mountinfo: the kernel's list of mounts.
         metrics: counts mounts of layer images, and how long they take.
     """
@@ -52,11 +53,13 @@ class KernelMounter:
         *,
         realign: Realign | None = None,
         copies: Path | None = None,
+        overlays: Sequence[str] = (),
         mountinfo: Path = MOUNTINFO,
         metrics: Metrics | None = None,
     ) -> None:
         self._metrics = metrics
         self._copies = RealignedCopies(copies, realign) if realign is not None and copies is not None else None
+        self._overlays = overlays
         self._mountinfo = mountinfo
         self._locks: dict[Path, threading.Lock] = {}
         self._locks_lock = threading.Lock()
@@ -108,12 +111,14 @@ class KernelMounter:
                 flags = syscalls.MS_REMOUNT | syscalls.MS_BIND | _LAYER_FLAGS
                 syscalls.mount("", str(target), "", flags)
                 return
-            option = "lowerdir=" + ":".join(_escaped(lower) for lower in reversed(lowers))
-            if len(option) <= _OPTIONS_MAX:
-                syscalls.mount("overlay", str(target), "overlay", _LAYER_FLAGS, option)
+            stacked = "lowerdir=" + ":".join(_escaped(lower) for lower in reversed(lowers))
+            options = ",".join([stacked, *self._overlays])
+            if len(options) <= _OPTIONS_MAX:
+                syscalls.mount("overlay", str(target), "overlay", _LAYER_FLAGS, options)
             else:
                 top_first = [("lowerdir+", str(lower)) for lower in reversed(lowers)]
-                syscalls.mount_read_only("overlay", top_first, str(target))
+                others = [(name, value) for name, _, value in (option.partition("=") for option in self._overlays)]
+                syscalls.mount_read_only("overlay", [*top_first, *others], str(target))
 
     def mount_image(self, images: Sequence[Path], target: Path, scratch: Path) -> None:
         """Mount the root filesystem of a whole image at ``target``: its layer images, the bottom one first.

@@ -23,6 +23,7 @@ from imagecache.host.checks import Check, failed, ok, problem, warning
 from imagecache.host.mounter import KernelMounter
 from imagecache.host.mountinfo import mounted_at
 from imagecache.host.realigned import Realign
+from imagecache.snapshotter.mounts import overlay_options
 from imagecache.tree import Inode, directory
 
 _CONTENT = b"imagecache\n"
@@ -56,7 +57,8 @@ def check_kernel(beside: Path, realign: Realign | None = None) -> list[Check]:
             work = Path(name)
             image = work / "image.erofs"
             write_probe_image(image)
-            mounter = KernelMounter(realign=realign, copies=work / "copies")
+            overlays = overlay_options(layer_images=True, stable_inodes=True)
+            mounter = KernelMounter(realign=realign, copies=work / "copies", overlays=overlays)
             checks.append(_tried("layer image", lambda: _mount(mounter, image, work / "mount")))
             checks.append(_tried("overlay", lambda: _stack(mounter, image, work)))
             checks.append(_tried("loop device", lambda: _loop(image)))

@@ -28,6 +28,15 @@ class Mode(enum.Enum):
     """Only for the agent in a cluster."""
 
 
+class InodeNumbers(enum.Enum):
+    """What stat(2) says of files in containers."""
+
+    STABLE = "stable"
+    """As on one filesystem: numbers that stay, one device. They need 64 bits."""
+    SHORT = "short"
+    """Numbers of 32 bits; those of directories change, and files have other devices than their directories."""
+
+
 class LogFormat(enum.Enum):
     AUTO = "auto"
     """``console`` on a terminal, ``json`` otherwise."""
@@ -110,6 +119,15 @@ class Settings:
         Path,
         Meaning("directory", "State and writable layers of the proxy snapshotter; containers write here."),
     ] = Path("/var/lib/containerd/io.containerd.snapshotter.v1.imagecache")
+    inode_numbers: Annotated[
+        InodeNumbers,
+        Meaning(
+            "stable | short",
+            "Inode numbers in containers (proxy, native). stable: as on one filesystem; they need 64 bits. "
+            "short: for 32-bit programs without large-file support, whose stat(2) fails with EOVERFLOW otherwise; "
+            "then numbers of directories change, and programs that stay on one filesystem find no files.",
+        ),
+    ] = InodeNumbers.STABLE
     containerd_config: Annotated[
         Path,
         Meaning("file", "containerd's main configuration file; our drop-in is written beside it."),

@@ -15,6 +15,16 @@ from pathlib import Path
 from imagecache.errors import InvalidSetting
 from imagecache.snapshotter.snapshot import Kind
 
+STABLE_INODES = "xino=on"
+"""The option of overlayfs that makes several filesystems look like one.
+
+Without it no regular file of a layer image has the ``st_dev`` of its directory, and a directory gets another inode
+number whenever the kernel has dropped and read it again. Its price: the numbers need 64 bits, since their high bits say
+which layer they are of (Linux, fs/overlayfs/inode.c, ``ovl_map_dev_ino``).
+"""
+SHORT_INODES = "xino=off"
+"""The opposite, said as well: what a kernel does without either depends on how it was built."""
+
 
 @dataclass(frozen=True, slots=True)
 class Mount:
@@ -54,6 +64,23 @@ def mounts_of(kind: Kind, own: Own, lowers: Sequence[Path], overlay_options: Seq
     stacked = f"lowerdir={':'.join(map(str, lowers))}"
     upper = (f"workdir={own.work}", f"upperdir={own.fs}") if kind is Kind.ACTIVE else ()
     return (Mount("overlay", "overlay", (*upper, stacked, *overlay_options)),)
+
+
+def overlay_options(*, layer_images: bool, stable_inodes: bool) -> tuple[str, ...]:
+    """Options of an overlay besides its directories.
+
+    The kernel is not asked what it knows: while overlayfs is a module that is not loaded yet, it could not answer. Both
+    options are older (4.13, 4.17) than the oldest kernel that mounts layer images (5.4).
+
+    Args:
+        layer_images: whether one is among the lower directories. Everything else is on one filesystem, where
+            ``STABLE_INODES`` changes nothing, and the kernel writes a line into its log for each mount that has it.
+        stable_inodes: ``STABLE_INODES``, not ``SHORT_INODES``.
+    """
+    numbers = STABLE_INODES if stable_inodes else SHORT_INODES
+    # As containerd sets it: EROFS has no file handles, which an index needs, and with an index an upper directory
+    # cannot be mounted twice.
+    return ("index=off", numbers) if layer_images else ("index=off",)
 
 
 def check_root(root: Path) -> None:

@@ -32,8 +32,8 @@ class SnapshotterSettings:
     """Longest wait for calls in flight when the server stops."""
     holder: str = "snapshotter"
     """Prefix of our lease holder's name: several snapshotters may share a store."""
-    overlay_options: tuple[str, ...] | None = None
-    """Added to every overlay; None: ``index=off`` where the kernel has it."""
+    stable_inodes: bool = True
+    """Containers get inode numbers of 64 bits that stay, and one device number (``mounts.overlay_options``)."""
 
 
 DEFAULT = SnapshotterSettings()

@@ -29,7 +29,7 @@ from imagecache.snapshotter.database import Database, Found
 from imagecache.snapshotter.dependencies import LayerProvider, Mounter, Observer
 from imagecache.snapshotter.directories import Directories
 from imagecache.snapshotter.layer_mounts import LayerMounts
-from imagecache.snapshotter.mounts import Mount, check_root, mounts_of
+from imagecache.snapshotter.mounts import Mount, check_root, mounts_of, overlay_options
 from imagecache.snapshotter.served_snapshots import ServedSnapshots
 from imagecache.snapshotter.settings import DEFAULT, SnapshotterSettings
 from imagecache.snapshotter.snapshot import NOTHING, Info, Kind, LayerExists, Lower, Row, Usage, is_unpack
@@ -95,10 +95,10 @@ class Snapshotter:
             raise
         with self._database.read() as tx:
             self._lost_up_to = tx.lost_up_to()
-        self._overlay_options = _overlay_options() if settings.overlay_options is None else settings.overlay_options
         holder = f"{settings.holder}-{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]}"
         own = replace(settings, holder=holder)
-        self._layers = LayerMounts(root / "m", self._database, provider, mounter, own, self._observer)
+        self._mountpoints = root / "m"
+        self._layers = LayerMounts(self._mountpoints, self._database, provider, mounter, own, self._observer)
         self._layers.renew_leases()
         self._served = ServedSnapshots(self._database, provider, self._layers, clock, self._observer)
         self._answers = AnswerCache()
@@ -319,7 +319,9 @@ class Snapshotter:
         return files
 
     def _mounts_of(self, kind: Kind, number: int, lowers: Sequence[Path]) -> tuple[Mount, ...]:
-        return mounts_of(kind, self._directories.own(number), lowers, self._overlay_options)
+        layer_images = any(lower.parent == self._mountpoints for lower in lowers)
+        options = overlay_options(layer_images=layer_images, stable_inodes=self.settings.stable_inodes)
+        return mounts_of(kind, self._directories.own(number), lowers, options)
 
 
 def _opened(root: Path, directories: Directories, wait: float) -> Database:
@@ -330,14 +332,6 @@ def _opened(root: Path, directories: Directories, wait: float) -> Database:
     if found.snapshots and not path.exists():
         _log.warning("database lost: earlier snapshots are kept but not served", root=str(root), up_to=found.snapshots)
     return Database(path, wait=wait, found=found)
-
-
-def _overlay_options() -> tuple[str, ...]:
-    """``index=off`` where the kernel has it, as containerd sets it.
-
-    EROFS has no file handles, which an index needs, and with an index an upper directory cannot be mounted twice.
-    """
-    return ("index=off",) if Path("/sys/module/overlay/parameters/index").exists() else ()
 
 
 def _locked(root: Path) -> int:

@@ -6,7 +6,7 @@ import pytest
 
 from imagecache.apps.containerd_config import config_for
 from imagecache.errors import InvalidSetting
-from imagecache.settings.table import Mode, Settings
+from imagecache.settings.table import InodeNumbers, Mode, Settings
 
 
 def test_prepull_has_none() -> None:
@@ -19,3 +19,10 @@ def test_prepull_has_none() -> None:
 @pytest.mark.parametrize(("mode", "word"), [(Mode.AUTO, "proxy_plugins"), (Mode.NATIVE, "layer_content_caches")])
 def test_the_others_have_one(mode: Mode, word: str) -> None:
     assert word in config_for(Settings(mode=mode), "2.4.2").text()
+
+
+@pytest.mark.parametrize("numbers", InodeNumbers)
+def test_inode_numbers_of_native_mode(numbers: InodeNumbers) -> None:
+    text = config_for(Settings(mode=Mode.NATIVE, inode_numbers=numbers), "2.4.2").text()
+
+    assert ("xino=on" in text) == (numbers is InodeNumbers.STABLE)

@@ -290,8 +290,13 @@ class RecordingMounter(KernelMounter):
 
 
 def test_mount(imagecache: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mounter = RecordingMounter()
-    monkeypatch.setattr("imagecache.apps.mount.mounter", lambda: mounter)
+    mounter, asked = RecordingMounter(), []
+
+    def made(*, overlays: Sequence[str]) -> RecordingMounter:
+        asked.append(overlays)
+        return mounter
+
+    monkeypatch.setattr("imagecache.apps.mount.mounter", made)
     store = Store.open(imagecache.folder / "store")
     put_bundle(store, BUNDLE, DIFF_IDS, [b"base", b"app"])
 
@@ -299,6 +304,8 @@ def test_mount(imagecache: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     assert done.stdout == f"busybox mounted at {tmp_path} (2 layers, {BUNDLE})\n"
     assert mounter.mounted_images == [([store.layers.path(name) for name in LAYERS], tmp_path)]
+    imagecache("mount", "--inode-numbers", "short", "busybox", str(tmp_path))
+    assert asked == [("index=off", "xino=on"), ("index=off", "xino=off")]
     assert "nothing:1" in imagecache("mount", "nothing:1", str(tmp_path), code=3).stderr
 
 

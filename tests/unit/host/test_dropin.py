@@ -93,10 +93,28 @@ def test_native_mode() -> None:
     document = made(NATIVE, {EROFS: {"layer_content_caches": ["/mine", "/var/lib/imagecache/layers"]}})
     assert "proxy_plugins" not in document
     assert document["plugins"] == {
-        EROFS: {"layer_content_caches": ["/mine", "/var/lib/imagecache/layers"]},
+        EROFS: {
+            "layer_content_caches": ["/mine", "/var/lib/imagecache/layers"],
+            "ovl_mount_options": ["xino=on"],
+        },
         "io.containerd.cri.v1.images": {"snapshotter": "erofs"},
         TRANSFER: {"max_concurrent_unpacks": 3, "unpack_config": [OVERLAY, {**OVERLAY, "snapshotter": "erofs"}]},
     }
+
+
+@pytest.mark.parametrize(
+    ("stable", "theirs", "options"),
+    [
+        (True, ["volatile"], ["volatile", "xino=on"]),
+        (True, ["xino=off"], None),
+        (False, ["volatile"], ["volatile", "xino=off"]),
+        (False, ["xino=auto"], None),
+    ],
+)
+def test_native_mode_and_inode_numbers(*, stable: bool, theirs: list[str], options: list[str] | None) -> None:
+    """Without a list of ours the administrator's is in force."""
+    user: dict[str, Table] = {EROFS: {"ovl_mount_options": theirs}}
+    assert made(replace(NATIVE, stable_inodes=stable), user)["plugins"][EROFS].get("ovl_mount_options") == options
 
 
 @pytest.mark.parametrize("option", ["enable_fsverity", "set_immutable"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from imagecache.errors import InvalidSetting
-from imagecache.snapshotter.mounts import Mount, Own, check_root, mounts_of
+from imagecache.snapshotter.mounts import Mount, Own, check_root, mounts_of, overlay_options
 from imagecache.snapshotter.snapshot import Kind
 
 OWN = Own(Path("/r/snapshots/9/fs"), Path("/r/snapshots/9/work"))
@@ -34,6 +34,21 @@ LOWERS = [Path("/r/m/2"), Path("/r/snapshots/1/fs")]
 )
 def test_shapes(kind: Kind, lowers: int, mount: Mount) -> None:
     assert mounts_of(kind, OWN, LOWERS[:lowers], ("index=off",)) == (mount,)
+
+
+@pytest.mark.parametrize(
+    ("layer_images", "stable_inodes", "options"),
+    [
+        (False, True, ("index=off",)),
+        (True, True, ("index=off", "xino=on")),
+        (True, False, ("index=off", "xino=off")),
+        (False, False, ("index=off",)),
+    ],
+)
+def test_inode_numbers_are_decided_above_layer_images(
+    *, layer_images: bool, stable_inodes: bool, options: tuple[str, ...]
+) -> None:
+    assert overlay_options(layer_images=layer_images, stable_inodes=stable_inodes) == options
 
 
 @pytest.mark.parametrize("lowers", [0, 1, 2])

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from imagecache.digest import ChainID, Digest
 from imagecache.errors import BlobNotFound, SnapshotExists, SnapshotNotFound, StoreBusy
+from imagecache.snapshotter.mounts import SHORT_INODES, STABLE_INODES
 from imagecache.snapshotter.snapshot import REF_LABEL, Kind, Usage
 from imagecache.store.layer_name import LayerName
-from testkit.snapshotter import SnapshotterRig
+from testkit.snapshotter import SETTINGS, SnapshotterRig, mounts_for
 from testkit.store import MemoryLayers
 
 
@@ -41,6 +43,22 @@ def test_a_container_stands_on_the_mounted_layers(rig: SnapshotterRig) -> None:
         "1": image[0].path,
         "2": image[1].path,
     }
+
+
+@pytest.mark.parametrize("stable", [True, False])
+def test_a_layer_image_below_has_stable_inode_numbers_unless_set(tmp_path: Path, *, stable: bool) -> None:
+    rig = SnapshotterRig(tmp_path / "root", replace(SETTINGS, stable_inodes=stable))
+    (served,) = rig.pull(rig.image("base"))
+    key = rig.key("container")
+    (alone,) = mounts_for(rig.snapshotter.prepare(key, served))
+    pulled = rig.commit("app", served)
+    (mixed,) = rig.container(pulled)
+    (asked,) = rig.snapshotter.mounts(key)
+    (viewed,) = rig.snapshotter.view("view", pulled)
+    rig.snapshotter.close()
+
+    expected = STABLE_INODES if stable else SHORT_INODES
+    assert [mount.options[-1] for mount in (alone, mixed, asked, viewed)] == [expected] * 4
 
 
 def test_a_view_of_one_layer_is_its_mount(rig: SnapshotterRig) -> None:
