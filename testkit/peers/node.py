@@ -96,6 +96,10 @@ class CachingNode:
         words = [str(COMMAND), *map(str, args)]
         return subprocess.Popen(words, env=self.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
+    def ctr(self, *args: str | Path) -> str:
+        """The client of containerd itself, among CRI's images and containers."""
+        return self.containerd.ctr("-n", "k8s.io", *args)
+
     def show(self, *args: str | Path) -> None:
         """Run ``imagecache`` with this terminal as its output."""
         subprocess.run([str(COMMAND), *map(str, args)], env=self.environ, timeout=600, check=True)

@@ -8,10 +8,12 @@ from pathlib import Path
 from imagecache.apps.platform import host_platform
 from imagecache.clock import Clock
 from imagecache.containerd.client import ContainerdClient
+from imagecache.containerd.modes import remaps_ids
 from imagecache.errors import ContainerdUnavailable, InvalidSetting
 from imagecache.host.containerd_config import ContainerdConfig
 from imagecache.host.containerd_process import installed_version
 from imagecache.host.dropin import DropInSettings
+from imagecache.host.probe_id_maps import why_ids_are_not_mapped
 from imagecache.settings.table import InodeNumbers, Mode, Settings
 
 
@@ -21,7 +23,10 @@ def containerd_config(settings: Settings, clock: Clock) -> ContainerdConfig:
 
 
 def config_for(settings: Settings, version: str, *, serve_only: bool = False) -> ContainerdConfig:
-    """The same for a containerd of this version. Mode auto means proxy here. Raises InvalidSetting."""
+    """The same for a containerd of this version. Mode auto means proxy here. Raises InvalidSetting.
+
+    Blocking: it tries what the kernel can do where the snapshotter writes.
+    """
     if settings.mode is Mode.PREPULL:
         raise InvalidSetting(
             "prepull mode does not configure containerd: the runtime pulls images itself",
@@ -37,6 +42,7 @@ def config_for(settings: Settings, version: str, *, serve_only: bool = False) ->
             socket=settings.agent_socket,
             root=settings.agent_root,
             layers=settings.store / "layers",
+            idmapped=remaps_ids(version) and not why_ids_are_not_mapped(settings.agent_root),
             stable_inodes=settings.inode_numbers is InodeNumbers.STABLE,
             serve_only=serve_only,
         ),

@@ -17,6 +17,9 @@ from imagecache.settings.table import Mode
 NATIVE_SNAPSHOTTER = "erofs"
 NATIVE_SINCE = (2, 4)
 """The first version with ``layer_content_caches``."""
+_REMAPS_SINCE = (2, 3)
+"""The first version whose idmapped clones have the mounts below (AT_RECURSIVE in core/mount/mount_idmapped_linux.go).
+With an earlier one an image of ours would look empty."""
 _VERSION = re.compile(r"v?(\d+)\.(\d+)")
 
 
@@ -34,6 +37,11 @@ def version_of(text: str) -> tuple[int, int]:
     """Major and minor of ``1.6.20~ds1`` or ``v2.4.2``; (0, 0) when it is not a version."""
     match = _VERSION.match(text)
     return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+def remaps_ids(version: str) -> bool:
+    """Whether this containerd maps ids over mounts of ours; otherwise it copies the image for each user namespace."""
+    return version_of(version) >= _REMAPS_SINCE
 
 
 def loaded(plugins: Iterable[Plugin], snapshotter: str) -> bool:

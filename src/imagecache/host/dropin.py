@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagecache.containerd.api import SNAPSHOTTERS
-from imagecache.containerd.modes import NATIVE_SINCE, NATIVE_SNAPSHOTTER, version_of
+from imagecache.containerd.modes import NATIVE_SINCE, NATIVE_SNAPSHOTTER, remaps_ids, version_of
 from imagecache.errors import ContainerdMisconfigured
 from imagecache.host.user_config import UserConfig, merged
 from imagecache.settings.table import Mode
@@ -43,6 +43,8 @@ class DropInSettings:
     """Directory of its writable layers; kubelet measures the space of the image filesystem there."""
     layers: Path
     """The store's ``layers`` directory."""
+    idmapped: bool = False
+    """The kernel maps ids of mounts below ``root``."""
     stable_inodes: bool = True
     """Containers of native mode get inode numbers of 64 bits that stay; in proxy mode our snapshotter does it."""
     serve_only: bool = False
@@ -86,8 +88,14 @@ def _heading(major: int) -> str:
 
 
 def _plugin(settings: DropInSettings) -> Table:
-    exports = {"root": str(settings.root)}
-    return {settings.snapshotter: {"type": "snapshot", "address": str(settings.socket), "exports": exports}}
+    plugin: Table = {
+        "type": "snapshot",
+        "address": str(settings.socket),
+        "exports": {"root": str(settings.root)},
+    }
+    if settings.idmapped and remaps_ids(settings.containerd):
+        plugin["capabilities"] = ["remap-ids"]
+    return {settings.snapshotter: plugin}
 
 
 def _proxy_1(settings: DropInSettings, user: UserConfig) -> Table:

@@ -14,7 +14,7 @@ from pathlib import Path
 from imagecache.containerd.api import Containerd
 from imagecache.host.checks import Check, ok, problem, warning
 from imagecache.host.probe_containerd import ContainerdExpectations, check_containerd
-from imagecache.host.probe_kernel import check_kernel
+from imagecache.host.probe_kernel import check_kernel, nearest
 from imagecache.host.realigned import Realign
 from imagecache.limits import GIB
 from imagecache.settings.table import Mode
@@ -44,7 +44,7 @@ async def diagnose(
         unsuitable: the store's own objections to its directory.
         realign: as for ``KernelMounter``.
     """
-    store = settings.store if settings.store.is_dir() else _nearest(settings.store)
+    store = settings.store if settings.store.is_dir() else nearest(settings.store)
     kernel = await asyncio.to_thread(check_kernel, store, realign)
     found, mode = await check_containerd(containerd, settings.containerd)
     agent = [] if mode is Mode.NATIVE else [await asyncio.to_thread(check_socket, settings.socket)]
@@ -84,8 +84,3 @@ def check_open_files() -> Check:
         return ok("agent", "open files", f"{soft} allowed now, {allowed} at most")
     remedy = f"an agent started from this shell needs ulimit -n {_FILES}; its systemd unit sets its own limit"
     return warning("agent", "open files", f"programs started from this shell may open only {allowed}", remedy)
-
-
-def _nearest(path: Path) -> Path:
-    """The closest existing parent directory: the store will be on its filesystem."""
-    return next(parent for parent in path.absolute().parents if parent.is_dir())

@@ -12,7 +12,7 @@ from imagecache.settings.table import Mode
 from imagecache.toml import Table
 
 _AREA = "containerd"
-_INSTALL = "run: imagecache containerd-config install, then restart containerd"
+INSTALL = "run: imagecache containerd-config install, then restart containerd"
 _CRI_1 = "io.containerd.grpc.v1.cri"
 _CRI_IMAGES = "io.containerd.cri.v1.images"
 _TRANSFER = "io.containerd.transfer.v1.local"
@@ -31,7 +31,7 @@ def check_default(config: UserConfig, choice: Choice) -> Check:
     found = cri.get("snapshotter", "")
     if found == choice.snapshotter:
         return ok(_AREA, "default snapshotter", f"CRI uses {found}")
-    return problem(_AREA, "default snapshotter", f"CRI uses {found or 'none'}, not {choice.snapshotter}", _INSTALL)
+    return problem(_AREA, "default snapshotter", f"CRI uses {found or 'none'}, not {choice.snapshotter}", INSTALL)
 
 
 def check_unpack(config: UserConfig, choice: Choice, version: str) -> Check | None:
@@ -42,7 +42,7 @@ def check_unpack(config: UserConfig, choice: Choice, version: str) -> Check | No
     listed = entries if isinstance(entries, list) else []
     if any(isinstance(entry, dict) and entry.get("snapshotter") == choice.snapshotter for entry in listed):
         return ok(_AREA, "unpack_config", f"has an entry for {choice.snapshotter}")
-    return problem(_AREA, "unpack_config", f"has no entry for {choice.snapshotter}, pulls would fail", _INSTALL)
+    return problem(_AREA, "unpack_config", f"has no entry for {choice.snapshotter}, pulls would fail", INSTALL)
 
 
 def check_caches(config: UserConfig, choice: Choice, layers: Path) -> Check | None:
@@ -52,7 +52,7 @@ def check_caches(config: UserConfig, choice: Choice, layers: Path) -> Check | No
     caches = config.section(f"{SNAPSHOTTERS}.{NATIVE_SNAPSHOTTER}").get("layer_content_caches", [])
     if isinstance(caches, list) and str(layers) in caches:
         return ok(_AREA, "layer_content_caches", f"has {layers}")
-    return problem(_AREA, "layer_content_caches", f"lacks {layers}", _INSTALL)
+    return problem(_AREA, "layer_content_caches", f"lacks {layers}", INSTALL)
 
 
 def check_root(plugins: tuple[Plugin, ...], choice: Choice, root: Path, version: str) -> Check | None:
@@ -73,7 +73,7 @@ def check_root(plugins: tuple[Plugin, ...], choice: Choice, root: Path, version:
     if expected == str(root):
         return ok(_AREA, "image filesystem", f"measured at {root}")
     words = f"kubelet measures {expected or 'nothing'}, the snapshotter writes to {root}"
-    return warning(_AREA, "image filesystem", words, f"set agent_root to {expected}" if expected else _INSTALL)
+    return warning(_AREA, "image filesystem", words, f"set agent_root to {expected}" if expected else INSTALL)
 
 
 def sandbox_image(config: UserConfig) -> str:

@@ -10,12 +10,13 @@ from pathlib import Path
 
 from imagecache.containerd.api import Containerd, Plugin, Session
 from imagecache.containerd.image_records import CRI_NAMESPACE
-from imagecache.containerd.modes import Choice, choose, version_of
+from imagecache.containerd.modes import Choice, choose, remaps_ids, version_of
 from imagecache.digest import Digest
 from imagecache.errors import ContainerdMisconfigured, ImageCacheError
 from imagecache.host import probe_config
 from imagecache.host.checks import Check, failed, ok, problem, warning
 from imagecache.host.containerd_process import effective_config, listening_at
+from imagecache.host.probe_id_maps import why_ids_are_not_mapped
 from imagecache.oci.manifest import Index, detect_media_type, parse_document
 from imagecache.oci.reference import Reference
 from imagecache.settings.table import Mode
@@ -52,6 +53,7 @@ async def check_containerd(containerd: Containerd, expected: ContainerdExpectati
     except ContainerdMisconfigured as error:
         return [*checks, failed(_AREA, "integration", error)], None
     checks.append(ok(_AREA, "integration", f"{choice.mode.value}: {choice.because}"))
+    checks += await asyncio.to_thread(check_user_namespaces, version, plugins, choice, expected.root)
     daemon = await asyncio.to_thread(listening_at, expected.address)
     effective = await asyncio.to_thread(effective_config, daemon) if daemon is not None else None
     checks += _configured(effective, plugins, choice, version, expected)
@@ -79,6 +81,24 @@ def _configured(
         probe_config.check_root(plugins, choice, expected.root, version),
     )
     return [check for check in found if check is not None]
+
+
+def check_user_namespaces(version: str, plugins: tuple[Plugin, ...], choice: Choice, root: Path) -> list[Check]:
+    """How a pod with ``hostUsers: false`` gets its image.
+
+    Nothing for containerd 1.x, whose pods cannot, and in native mode, where containerd's own snapshotter maps.
+    """
+    if choice.mode is not Mode.PROXY or version_of(version)[0] < 2:
+        return []
+    name = "user namespaces"
+    copies = "containerd copies an image for each user namespace (hostUsers: false)"
+    if not remaps_ids(version):
+        return [warning(_AREA, name, f"{version}: {copies}", "use containerd 2.3 or later")]
+    if reason := why_ids_are_not_mapped(root):
+        return [warning(_AREA, name, f"{copies}: {reason}", f"kernel 5.19, and a disk filesystem at {root}")]
+    if not any(plugin.id == choice.snapshotter and "remap-ids" in plugin.capabilities for plugin in plugins):
+        return [warning(_AREA, name, f"{copies}: its configuration is older", probe_config.INSTALL)]
+    return [ok(_AREA, name, "images are mapped, not copied")]
 
 
 def _mkfs() -> Check:

@@ -27,15 +27,21 @@ from imagecache.snapshotter.mounts import overlay_options
 from imagecache.tree import Inode, directory
 
 _CONTENT = b"imagecache\n"
-_NAME = "probe"
+PROBE_NAME = "probe"
+"""Of the only file in the probe's image."""
 _AREA = "kernel"
 
 
-def write_probe_image(path: Path, content: bytes = _CONTENT) -> None:
-    """The smallest layer image with one file, ``probe``."""
+def nearest(path: Path) -> Path:
+    """The closest existing parent directory: what ``path`` will be is on its filesystem."""
+    return next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.is_dir())
+
+
+def write_probe_image(path: Path, content: bytes = _CONTENT, *, owner: int = 0) -> None:
+    """The smallest layer image with one file, ``probe``, of this user and group."""
     data = content.ljust(512, b"\0")
     root = directory()
-    root.children[_NAME.encode()] = Inode(mode=stat.S_IFREG | 0o644, size=len(content))
+    root.children[PROBE_NAME.encode()] = Inode(mode=stat.S_IFREG | 0o644, uid=owner, gid=owner, size=len(content))
     header = LayerHeader(tar_size=len(data), diff_id=DiffID(Digest.sha256(data)), entries=1, flags=LayerFlags(0))
     with path.open("x+b") as file:
         file.seek(DATA_START)
@@ -95,7 +101,7 @@ def _tried(name: str, attempt: Callable[[], Check]) -> Check:
 
 def _mount(mounter: KernelMounter, image: Path, target: Path) -> Check:
     with _mounted(mounter, image, target):
-        if (target / _NAME).read_bytes() != _CONTENT:
+        if (target / PROBE_NAME).read_bytes() != _CONTENT:
             return problem(_AREA, "layer image", "a mounted layer image reads wrong", "use another kernel")
         found = mounted_at(target)
     source = found.source if found else ""
@@ -114,7 +120,7 @@ def _stack(mounter: KernelMounter, image: Path, work: Path) -> Check:
     with _mounted(mounter, image, work / "lower"):
         mounter.mount_overlay([work / "lower", upper], target)
         try:
-            seen = (target / _NAME).read_bytes()
+            seen = (target / PROBE_NAME).read_bytes()
         finally:
             mounter.unmount(target)
     if seen != _CONTENT:

@@ -1,4 +1,4 @@
-"""mount(2), umount2(2) and the file-descriptor mount calls, which Python's standard library does not have.
+"""mount(2), umount2(2), unshare(2) and the file-descriptor mount calls, which Python's standard library does not have.
 
 By ctypes with errno, and not through mount(8), which silently uses a buffered loop device where mount(2) mounts
 straight from the file. Every function raises OSError and nothing else; ``mounter`` explains it. It must not keep
@@ -9,19 +9,25 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 
 MS_RDONLY = 1
 MS_NOSUID = 2
 MS_NODEV = 4
 MS_REMOUNT = 32
 MS_BIND = 4096
+_MS_PRIVATE = 1 << 18
 
-_FSOPEN, _FSCONFIG, _FSMOUNT, _MOVE_MOUNT = 430, 431, 432, 429  # the same on every architecture
+# the same numbers on every architecture
+_OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _MOUNT_SETATTR = 428, 429, 430, 431, 432, 442
 _CLOEXEC = 1
 _SET_STRING, _CMD_CREATE = 1, 6
 _FROM_EMPTY_PATH = 4
 _AT_FDCWD = -100
 _ATTR_RDONLY = 1
+_OPEN_TREE_CLONE, _AT_RECURSIVE, _AT_EMPTY_PATH = 1, 0x8000, 0x1000
+_ATTR_IDMAP = 0x100000
+_CLONE_NEWUSER = 0x10000000
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -66,17 +72,50 @@ def mount_read_only(kind: str, options: list[tuple[str, str]], target: str) -> N
     finally:
         os.close(context)
     try:
-        _call(
-            _MOVE_MOUNT,
-            ctypes.c_int(detached),
-            _text(""),
-            ctypes.c_int(_AT_FDCWD),
-            _text(target),
-            ctypes.c_uint(_FROM_EMPTY_PATH),
-            what=target,
-        )
+        _attach(detached, target)
     finally:
         os.close(detached)
+
+
+def mount_mapped_clone(source: str, target: str, namespace: int) -> None:
+    """open_tree, mount_setattr, move_mount (kernel 5.12): ``source`` and all mounts below it again, with mapped ids.
+
+    ``namespace`` is a descriptor of the user namespace whose ids of the host the clone shows.
+    """
+    flags = _OPEN_TREE_CLONE | _AT_RECURSIVE | os.O_CLOEXEC
+    clone = _call(_OPEN_TREE, ctypes.c_int(_AT_FDCWD), _text(source), ctypes.c_uint(flags), what=source)
+    try:
+        # struct mount_attr: set, clear, propagation, user namespace
+        attributes = struct.pack("=4Q", _ATTR_IDMAP | _ATTR_RDONLY, 0, _MS_PRIVATE, namespace)
+        _call(
+            _MOUNT_SETATTR,
+            ctypes.c_int(clone),
+            _text(""),
+            ctypes.c_uint(_AT_EMPTY_PATH | _AT_RECURSIVE),
+            ctypes.c_char_p(attributes),
+            ctypes.c_size_t(len(attributes)),
+            what=source,
+        )
+        _attach(clone, target)
+    finally:
+        os.close(clone)
+
+
+def leave_user_namespace() -> None:
+    """unshare(2): this process, of one thread, is in a new user namespace."""
+    _check(_libc.unshare(ctypes.c_int(_CLONE_NEWUSER)), "user namespace")
+
+
+def _attach(detached: int, target: str) -> None:
+    _call(
+        _MOVE_MOUNT,
+        ctypes.c_int(detached),
+        _text(""),
+        ctypes.c_int(_AT_FDCWD),
+        _text(target),
+        ctypes.c_uint(_FROM_EMPTY_PATH),
+        what=target,
+    )
 
 
 def _configure(context: int, key: str, value: str) -> None:
@@ -91,5 +130,8 @@ def _configure(context: int, key: str, value: str) -> None:
     )
 
 
-def _call(number: int, *arguments: ctypes.c_char_p | ctypes.c_int | ctypes.c_uint | None, what: str) -> int:
+_Argument = ctypes.c_char_p | ctypes.c_int | ctypes.c_uint | ctypes.c_size_t | None
+
+
+def _call(number: int, *arguments: _Argument, what: str) -> int:
     return _check(_libc.syscall(ctypes.c_long(number), *arguments), what)

@@ -46,21 +46,19 @@ class Directories:
         return Own(directory / "fs", directory / "work")
 
     @contextlib.contextmanager
-    def staged(self, kind: Kind, owner: Path | None) -> Iterator[Callable[[int], None]]:
+    def staged(self, kind: Kind, owner: tuple[int, int] | None) -> Iterator[Callable[[int], None]]:
         """Make a snapshot's directories; the block calls the function that it gets with the row's number, once.
 
         Args:
             kind: views have no ``work``.
-            owner: the directory below: ``fs`` gets its owner, since it is what the container sees as ``/``.
+            owner: user and group of ``fs``, which the container sees as ``/``; None: this process's.
         """
         # The directory exists before the row, so a row never lacks its directory.
         with self._staging() as directory:
             placed: list[int] = []
             with converting(directory):
-                if owner is not None:
-                    found = owner.stat()
-                    if (found.st_uid, found.st_gid) != (os.geteuid(), os.getegid()):
-                        os.chown(directory / "fs", found.st_uid, found.st_gid)
+                if owner not in {None, (os.geteuid(), os.getegid())}:
+                    os.chown(directory / "fs", *owner)
                 if kind is not Kind.ACTIVE:
                     (directory / "work").rmdir()
 

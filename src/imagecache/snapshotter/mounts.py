@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagecache.errors import InvalidSetting
+from imagecache.snapshotter.id_map import IdMap
 from imagecache.snapshotter.snapshot import Kind
 
 STABLE_INODES = "xino=on"
@@ -43,7 +44,14 @@ class Own:
     work: Path
 
 
-def mounts_of(kind: Kind, own: Own, lowers: Sequence[Path], overlay_options: Sequence[str] = ()) -> tuple[Mount, ...]:
+def mounts_of(
+    kind: Kind,
+    own: Own,
+    lowers: Sequence[Path],
+    overlay_options: Sequence[str] = (),
+    *,
+    id_map: IdMap | None = None,
+) -> tuple[Mount, ...]:
     """How to mount a snapshot.
 
     Args:
@@ -51,19 +59,21 @@ def mounts_of(kind: Kind, own: Own, lowers: Sequence[Path], overlay_options: Seq
         own: where an active snapshot writes, and what a view without a parent shows.
         lowers: directories of the committed snapshots below, the nearest one first; a layer may be repeated.
         overlay_options: added to every overlay.
+        id_map: what is below appears with these ids.
     """
     if kind is Kind.COMMITTED:
         raise ValueError("a committed snapshot is never mounted itself")
     # overlayfs refuses a directory twice (ELOOP). The nearest position is enough: it shows, and hides, all that the
     # farther ones of the same layer do.
     lowers = tuple(dict.fromkeys(lowers))
+    mapping = id_map.options if id_map else ()
     if not lowers:
-        return (_bind(own.fs, writable=kind is Kind.ACTIVE),)
+        return (_bind(own.fs, mapping, writable=kind is Kind.ACTIVE),)
     if kind is Kind.VIEW and len(lowers) == 1:
-        return (_bind(lowers[0], writable=False),)
+        return (_bind(lowers[0], mapping, writable=False),)
     stacked = f"lowerdir={':'.join(map(str, lowers))}"
     upper = (f"workdir={own.work}", f"upperdir={own.fs}") if kind is Kind.ACTIVE else ()
-    return (Mount("overlay", "overlay", (*upper, stacked, *overlay_options)),)
+    return (Mount("overlay", "overlay", (*mapping, *upper, stacked, *overlay_options)),)
 
 
 def overlay_options(*, layer_images: bool, stable_inodes: bool) -> tuple[str, ...]:
@@ -92,5 +102,6 @@ def check_root(root: Path) -> None:
         )
 
 
-def _bind(source: Path, *, writable: bool) -> Mount:
-    return Mount("bind", str(source), ("rw" if writable else "ro", "rbind"))  # as containerd's own overlay snapshotter
+def _bind(source: Path, mapping: Sequence[str], *, writable: bool) -> Mount:
+    # as containerd's own overlay snapshotter
+    return Mount("bind", str(source), (*mapping, "rw" if writable else "ro", "rbind"))

@@ -28,6 +28,7 @@ from imagecache.snapshotter.answer_cache import AnswerCache, MountsAnswer, Stack
 from imagecache.snapshotter.database import Database, Found
 from imagecache.snapshotter.dependencies import LayerProvider, Mounter, Observer
 from imagecache.snapshotter.directories import Directories
+from imagecache.snapshotter.id_map import IdMap, id_map_of
 from imagecache.snapshotter.layer_mounts import LayerMounts
 from imagecache.snapshotter.mounts import Mount, check_root, mounts_of, overlay_options
 from imagecache.snapshotter.served_snapshots import ServedSnapshots
@@ -158,7 +159,7 @@ class Snapshotter:
             chain = tx.chain(row.parent_id)
         lowers = self._mounted_lowers(chain)
         self._report_read(key, self._files(chain))
-        return self._mounts_of(row.info.kind, row.id, lowers)
+        return self._mounts_of(row.info.kind, row.id, lowers, _id_map(key, row.info.labels, lowers))
 
     def mounts_nowait(self, key: str) -> tuple[Mount, ...] | None:
         """The answer of ``mounts`` if it is known and still holds, without blocking; None: call ``mounts``."""
@@ -270,15 +271,17 @@ class Snapshotter:
         self, kind: Kind, key: str, stack: Stack, labels: Mapping[str, str], *, wait: bool = True
     ) -> tuple[Mount, ...]:
         files = self._report_read(key, stack.files)
+        id_map = _id_map(key, labels, stack.lowers)
+        owner = id_map.root if id_map else _owner(stack.lowers)
         # The directory outside, the transaction inside: it is renamed into place before the commit, so that a row never
         # lacks its directory. Not durable: a container that a power failure ends is started again with a new key.
         with (
-            self._directories.staged(kind, owner=stack.lowers[0] if stack.lowers else None) as place,
+            self._directories.staged(kind, owner) as place,
             self._database.write(durable=False, wait=wait) as tx,
         ):
             number = tx.create(kind, key, stack.parent, labels, self._clock.now())
             place(number)
-            mounts = self._mounts_of(kind, number, stack.lowers)
+            mounts = self._mounts_of(kind, number, stack.lowers, id_map)
             if stack.devices is not None:
                 self._answers.remember(key, MountsAnswer(mounts, files, stack.devices))
         return mounts
@@ -318,10 +321,29 @@ class Snapshotter:
             self._observer.used(files)
         return files
 
-    def _mounts_of(self, kind: Kind, number: int, lowers: Sequence[Path]) -> tuple[Mount, ...]:
+    def _mounts_of(self, kind: Kind, number: int, lowers: Sequence[Path], id_map: IdMap | None) -> tuple[Mount, ...]:
         layer_images = any(lower.parent == self._mountpoints for lower in lowers)
         options = overlay_options(layer_images=layer_images, stable_inodes=self.settings.stable_inodes)
-        return mounts_of(kind, self._directories.own(number), lowers, options)
+        return mounts_of(kind, self._directories.own(number), lowers, options, id_map=id_map)
+
+
+def _id_map(key: str, labels: Mapping[str, str], lowers: Sequence[Path]) -> IdMap | None:
+    """What is still to be mapped. Raises as ``id_map_of``.
+
+    A containerd that does not know that we map has copied the image for the namespace, and sends the labels all the
+    same (``resolveSnapshotOptions`` in client/snapshotter_opts_unix.go): then what is below belongs to the mapped root.
+    """
+    found = id_map_of(key, labels)
+    return found if found is None or _owner(lowers) != found.root else None
+
+
+def _owner(lowers: Sequence[Path]) -> tuple[int, int] | None:
+    """User and group of the nearest directory; None when there is none."""
+    if not lowers:
+        return None
+    with converting(lowers[0]):
+        found = lowers[0].stat()
+    return found.st_uid, found.st_gid
 
 
 def _opened(root: Path, directories: Directories, wait: float) -> Database:

@@ -163,3 +163,21 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
     main.write_text("version = \n")
     with pytest.raises(ContainerdMisconfigured, match=r"config\.toml"):
         read_user_config(main, ours=tmp_path / "x", major=2)
+
+
+@pytest.mark.parametrize(
+    ("version", "idmapped", "maps"),
+    [
+        ("1.6.20~ds1", True, False),
+        ("1.7.27", True, False),
+        ("2.0.13", True, False),
+        ("2.2.0", True, False),
+        ("2.3.0", True, True),
+        ("v2.4.2", True, True),
+        ("v2.4.2", False, False),
+    ],
+)
+def test_ids_are_mapped_only_where_the_mounts_below_are_cloned(version: str, idmapped: bool, maps: bool) -> None:
+    plugin = made(replace(SETTINGS, containerd=version, idmapped=idmapped))["proxy_plugins"]["imagecache"]
+
+    assert plugin.get("capabilities", []) == (["remap-ids"] if maps else [])

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from imagecache.errors import InvalidSetting
+from imagecache.snapshotter.id_map import GID_LABEL, UID_LABEL, id_map_of
 from imagecache.snapshotter.mounts import Mount, Own, check_root, mounts_of, overlay_options
 from imagecache.snapshotter.snapshot import Kind
 
@@ -84,3 +85,17 @@ def test_a_layer_that_is_there_twice_is_mounted_at_its_nearest_place() -> None:
     (mount,) = mounts_of(Kind.ACTIVE, own, [repeated, between, repeated, base])
 
     assert "lowerdir=/m/2:/m/3:/m/1" in mount.options
+
+
+def test_a_mapping_is_the_first_option() -> None:
+    """As containerd's own overlay snapshotter has it."""
+    labels = {UID_LABEL: "0:100000:65536", GID_LABEL: "0:200000:65536,70000:5:1"}
+    id_map = id_map_of("k8s.io/1/container", labels)
+
+    (bound,) = mounts_of(Kind.ACTIVE, OWN, (), id_map=id_map)
+    (stacked,) = mounts_of(Kind.ACTIVE, OWN, LOWERS, ("index=off",), id_map=id_map)
+
+    mapping = ("uidmap=0:100000:65536", "gidmap=0:200000:65536,70000:5:1")
+    assert bound.options == (*mapping, "rw", "rbind")
+    assert stacked.options[:2] == mapping
+    assert stacked.options[-1] == "index=off"
