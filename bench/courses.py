@@ -63,14 +63,14 @@ class Plan:
         return Course(self.key, self.title, site, self.image, self.rounds, self.tree_rounds, self.few)
 
 
-_SMALL = IMAGES["small"]
-_FOR_SMALL = tuple(stargz.Stargz(workload=_SMALL.hello) if one is stargz.STARGZ else one for one in EVERY)
+SMALL = IMAGES["small"]
+_FOR_SMALL = tuple(stargz.Stargz(workload=SMALL.hello) if one is stargz.STARGZ else one for one in EVERY)
 
 # fmt: off
 COLD: Sequence[Plan] = (
     Plan("cold", "Cold node, 1,000 MB in 5 layers, loopback", BIG, LOOPBACK,
          (*EVERY, ImageCache(durable=False)), 5, tree_rounds=3),
-    Plan("cold-small", "Cold node, a service of ten layers, loopback", _SMALL, LOOPBACK, _FOR_SMALL, 3, tree_rounds=3),
+    Plan("cold-small", "Cold node, a service of ten layers, loopback", SMALL, LOOPBACK, _FOR_SMALL, 3, tree_rounds=3),
     Plan("cold-1ms", "Cold node, 1,000 MB, 1 Gbit/s and 1 ms", BIG, NEAR, (*EVERY, soci.PREFETCH), 3),
     Plan("cold-5ms", "Cold node, 1,000 MB, 1 Gbit/s and 5 ms", BIG, FAR, _EACH_KIND, 3),
     Plan("cold-zstd", "Cold node, 1,000 MB in zstd layers, loopback", IMAGES["big-zstd"], LOOPBACK, _WHOLE, 3),

@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import cluster, cold, controller, conversion, courses, machine, prepare, pulls, warm
+from bench import cluster, cold, controller, conversion, courses, machine, namespaces, prepare, pulls, warm
 from bench.cold import Course
 from bench.contender import Contender
 from bench.contenders.node import EROFS_UTILS, IGZIP
@@ -126,6 +126,10 @@ class Bench:
     def convert(self) -> Measured:
         return conversion.measure(courses.BIG.image(), self.rounds, self.roots)
 
+    def namespaces(self) -> Measured:
+        with courses.site(self.directory / "namespaces", courses.LOOPBACK) as site:
+            return namespaces.measure(site, [courses.SMALL, courses.BIG], self.rounds, self.roots)
+
     def pods(self) -> Measured:
         """Pods, caches and a node that joins share one cluster."""
         with cluster.site(self.directory, courses.BIG, self.roots) as site:
@@ -136,7 +140,7 @@ class Bench:
         return controller.measure(self.directory, 1 if self.quick else 2)
 
 
-PARTS = ("cold", "warm", "prepare", "pull", "convert", "pods", "controller")
+PARTS = ("cold", "warm", "prepare", "pull", "convert", "namespaces", "pods", "controller")
 QUICK_PARTS = ("cold", "warm", "pull", "convert")
 
 
