@@ -334,14 +334,14 @@ def render_rows(rows: Sequence[Row]) -> str:
 def render_table(table: Table) -> str:
     """A table in Markdown: medians, and the least and greatest value of figures that have several.
 
-    ``turns``: of its first column; what takes long may have fewer.
+    ``turns``: how many values most figures have; those that take long may have fewer.
     """
     columns = [one for one in table.columns if any(one.key in line.figures for line in table.lines)]
     heads = [f"{one.title}, {one.unit}" if one.unit else one.title for one in columns]
     lines = [f"| | {' | '.join(heads)} | turns | synced |", f"|---|{'---|' * len(heads)}---|---|"]
     for line in table.lines:
         cells = [_cell(line.figures.get(one.key)) for one in columns]
-        turns = len(line.figures[columns[0].key].values)
+        turns = max((len(samples.values) for samples in line.figures.values()), default=0)
         lines.append(f"| {line.title} | {' | '.join(cells)} | {turns} | {'yes' if line.durable else 'no'} |")
     return "\n".join(lines)
 

@@ -28,6 +28,7 @@ Document = Mapping[str, Any]
 _NUMBER = re.compile(r"\d+\.\d+(\.\d+)?")
 
 README_ROWS: Sequence[tuple[str, str]] = (
+    ("cold node, 1,000 MB: hello", "beside stargz"),
     ("CRI pull, every layer there", "proxy, containerd 2.4"),
     ("kubectl create → usable on 1 node", ""),
     ("kubectl create → usable on 3 nodes", ""),
