@@ -21,6 +21,7 @@ from grpclib.exceptions import GRPCError
 from bench import contender
 from bench.cold import warm_blobs
 from bench.contender import pull
+from bench.contenders.erofs import TUNED as EROFS
 from bench.contenders.overlayfs import TUNED
 from bench.figures import MB, Figure, Goal, Line, Measured, Row, Samples, Table
 from bench.fresh import Roots, forget_pages, read_all, settle
@@ -63,7 +64,6 @@ _GRACE = 2
 _SETTINGS = {"IMAGECACHE_RESERVE": "0.02"}
 """Kubelets of the cluster evict below 1 %. With an agent's default, 15 %, nodes fetch nothing once the turns before
 have filled this machine's disk to that."""
-_PULL = "a fresh containerd 2.4, tuned, pulls it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,11 +265,12 @@ async def _pods(client: Client, rounds: int) -> Measured:
 async def _caches(client: Client, rounds: int) -> Measured:
     """From nothing to Ready and to the nodes, beside a pull of the same image by a fresh containerd."""
     place = client.site
-    pulled = Samples()
+    pulls: dict[contender.Contender, Samples] = {TUNED: Samples(), EROFS: Samples()}
     fields = {1: [place.ours[1].node], len(place.ours): [one.node for one in place.ours]}
     usable = {count: Samples() for count in fields}
     for _ in range(rounds):
-        pulled.add(await asyncio.to_thread(_fresh_pull, place))
+        for peer, pulled in pulls.items():
+            pulled.add(await asyncio.to_thread(_fresh_pull, place, peer))
         for count, nodes in fields.items():
             await asyncio.to_thread(forget_pages)
             await asyncio.to_thread(warm_blobs, place.registry)
@@ -279,8 +280,14 @@ async def _caches(client: Client, rounds: int) -> Measured:
     return Measured(
         [
             Row(
-                f"kubectl create → usable on {_nodes(count)}", samples, pulled, _PULL, Goal(1.0) if count == 1 else None
+                f"kubectl create → usable on {_nodes(count)}",
+                samples,
+                pulled,
+                f"a fresh {peer.title} pulls it",
+                Goal(1.0) if count == 1 else None,
+                note=f"beside {peer.key}",
             )
+            for peer, pulled in pulls.items()
             for count, samples in usable.items()
         ]
     )
@@ -290,12 +297,12 @@ def _nodes(count: int) -> str:
     return f"{count} node{'s' if count > 1 else ''}"
 
 
-def _fresh_pull(place: Site) -> float:
+def _fresh_pull(place: Site, peer: contender.Contender) -> float:
     """Seconds that containerd takes on a node that has nothing, outside the cluster."""
     site = contender.Site(place.system.directory, place.registry, place.registry.address, place.pause)
     directory = place.roots.fresh("pull")
     forget_pages()
-    with TUNED.node(site, directory) as node:
+    with peer.node(site, directory) as node:
         warm_blobs(place.registry)
         settle()
         start = time.perf_counter()

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bench.contender import LONGEST, Contender, Node, Site
-from bench.figures import MB, Figure, Line, Table
+from bench.figures import MB, Figure, Goal, Line, Measured, Row, Table
 from bench.fresh import Roots, drawn, forget_pages, read_all, settle
 from bench.images import BenchImage
 from bench.meter import MemoryMeter, busy_seconds, disk_held
@@ -114,6 +114,17 @@ class Turn:
     def _registry(self, suffix: str) -> dict[str, float]:
         answers = self.course.site.registry.requests()
         return {f"wire{suffix}": sum(answer.sent for answer in answers) / MB, f"requests{suffix}": len(answers)}
+
+
+def compare(table: Table) -> Measured:
+    """The table, and ours beside each that stands in it: who is first on a node that has nothing."""
+    ours = table.line("imagecache-proxy").figures["hello"]
+    rows = [
+        Row("cold node, 1,000 MB: hello", ours, line.figures["hello"], line.title, Goal(1.0), note=f"beside {line.key}")
+        for line in table.lines
+        if not line.key.startswith("imagecache")
+    ]
+    return Measured(rows, [table])
 
 
 async def execute(cri: Cri, container: str, argv: Sequence[str]) -> str:

@@ -54,7 +54,8 @@ class Samples:
 def pooled(contenders: Sequence[Samples]) -> Trend:
     """The trend of a figure over a run, of all contenders together: each value is a share of its contender's median.
 
-    A machine that gets slower slows all of them, and three turns of each of eight are 24 values.
+    A machine that gets slower slows all of them, and three turns of each of eight are 24 values. One contender that
+    changes alone is lost among them: ``Row.trends``, ``Table.trends``.
     """
     shares = [
         (moment, value / one.median)
@@ -162,6 +163,9 @@ class Row:
 
     def trends(self) -> Iterator[tuple[str, Trend]]:
         yield self.name, pooled([self.ours] if self.peer is None else [self.ours, self.peer])
+        if self.peer is not None:
+            yield f"{self.name}: imagecache", trend(self.ours.values)
+            yield f"{self.name}: {self.peer_name}", trend(self.peer.values)
 
     def data(self) -> dict[str, Any]:
         interval = self.interval
@@ -238,6 +242,9 @@ class Table:
         for column in self.columns:
             found = [line.figures[column.key] for line in self.lines if column.key in line.figures]
             yield f"{self.title}: {column.title}", pooled(found)
+            for line in self.lines:
+                if column.key in line.figures:
+                    yield f"{self.title}: {column.title}, {line.title}", trend(line.figures[column.key].values)
 
     def data(self) -> dict[str, Any]:
         return {
@@ -325,13 +332,17 @@ def render_rows(rows: Sequence[Row]) -> str:
 
 
 def render_table(table: Table) -> str:
-    """A table in Markdown: medians, and the least and greatest value of figures that have several."""
+    """A table in Markdown: medians, and the least and greatest value of figures that have several.
+
+    ``turns``: how many values most figures have; those that take long may have fewer.
+    """
     columns = [one for one in table.columns if any(one.key in line.figures for line in table.lines)]
     heads = [f"{one.title}, {one.unit}" if one.unit else one.title for one in columns]
-    lines = [f"| | {' | '.join(heads)} | synced |", f"|---|{'---|' * len(heads)}---|"]
+    lines = [f"| | {' | '.join(heads)} | turns | synced |", f"|---|{'---|' * len(heads)}---|---|"]
     for line in table.lines:
         cells = [_cell(line.figures.get(one.key)) for one in columns]
-        lines.append(f"| {line.title} | {' | '.join(cells)} | {'yes' if line.durable else 'no'} |")
+        turns = max((len(samples.values) for samples in line.figures.values()), default=0)
+        lines.append(f"| {line.title} | {' | '.join(cells)} | {turns} | {'yes' if line.durable else 'no'} |")
     return "\n".join(lines)
 
 

@@ -3,8 +3,8 @@
 Pure functions over plain numbers. A ratio of two medians has no closed-form interval that holds for five values, so it
 is bootstrapped: both sides are drawn again, with replacement, and the middle 95 % of the ratios are the interval
 (percentile bootstrap; Efron, Tibshirani, "An Introduction to the Bootstrap", ch. 13). A drift is a trend over the
-turns of one contender: Kendall's rank correlation with time, with the exact chance of one as strong by accident, and
-the size of the change by Theil and Sen's slope.
+turns: Kendall's rank correlation with time, with the exact chance of one as strong by accident, and the size of the
+change by Theil and Sen's slope.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ LEAST = 5
 _CHANCE = 0.05
 _CHANGE = 0.15
 """Share of the median. A trend that is smaller over the whole run hides behind no interval."""
+_LARGE = 0.4
+"""The same, for values that are too few for a chance and only rise, or only fall."""
 
 Statistic = Callable[[Sequence[float]], float]
 
@@ -69,22 +71,25 @@ class Trend:
     """From the first turn to the last, as a share of the median."""
     chance: float
     """Of a trend that is as strong in either direction when time has no effect, 0 to 1."""
+    monotonic: bool
+    """Each value is larger than the one before, or each is smaller; of three or more."""
 
     @property
     def drifts(self) -> bool:
-        return self.chance <= _CHANCE and abs(self.change) >= _CHANGE
+        large = self.monotonic and abs(self.change) >= _LARGE
+        return large or (self.chance <= _CHANCE and abs(self.change) >= _CHANGE)
 
 
 def trend(values: Sequence[float]) -> Trend:
-    """Fewer than five values never drift: of the 24 orders of four, two are monotonic, which proves nothing."""
-    if len(values) < 2 or not statistics.median(values):
-        return Trend(0.0, 1.0)
+    """Raises nothing: fewer than three values, and those around zero, have no trend."""
+    if len(values) < 3 or not statistics.median(values):
+        return Trend(0.0, 1.0, monotonic=False)
     pairs = list(itertools.combinations(range(len(values)), 2))
     slope = statistics.median((values[late] - values[early]) / (late - early) for early, late in pairs)
     change = slope * (len(values) - 1) / statistics.median(values)
     falls = sum(values[late] < values[early] for early, late in pairs)
     rises = sum(values[late] > values[early] for early, late in pairs)
-    return Trend(change, _chance(len(values), abs(rises - falls)))
+    return Trend(change, _chance(len(values), abs(rises - falls)), monotonic=len(pairs) in {rises, falls})
 
 
 def _chance(count: int, score: int) -> float:

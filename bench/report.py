@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,8 +25,10 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
 END = "<!-- end -->\n"
 Document = Mapping[str, Any]
+_NUMBER = re.compile(r"\d+\.\d+(\.\d+)?")
 
 README_ROWS: Sequence[tuple[str, str]] = (
+    ("cold node, 1,000 MB: hello", "beside stargz"),
     ("CRI pull, every layer there", "proxy, containerd 2.4"),
     ("kubectl create → usable on 1 node", ""),
     ("kubectl create → usable on 3 nodes", ""),
@@ -60,7 +63,24 @@ def run(document: Document) -> str:
         f"processors ({facts['cpu']}), {facts['memory_bytes'] / 2**30:.0f} GiB of memory, {facts['release']}, "
         f"kernel {facts['kernel']}, {facts['disk']['filesystem']}, read-ahead {facts['disk']['read_ahead_kib']} KiB."
     )
-    return "\n\n".join(textwrap.fill(part, 120) for part in [text, *_drift(document)])
+    return "\n\n".join(textwrap.fill(part, 120) for part in [text, _versions(facts), *_drift(document)])
+
+
+def _versions(facts: Mapping[str, Any]) -> str:
+    programs, modules = facts["programs"], facts["go_modules"]["bench-go"]
+    found = {
+        "containerd of Debian": programs["containerd"],
+        "containerd": programs["containerd 2.4"],
+        "runc": programs["runc"],
+        "docker-registry": programs["docker-registry"],
+        "igzip": programs["igzip, tuned contenders"],
+        "erofs-utils": programs["mkfs.erofs, tuned contenders"],
+        "stargz-snapshotter": modules["github.com/containerd/stargz-snapshotter"],
+        "soci-snapshotter": modules["github.com/awslabs/soci-snapshotter"],
+        "Python": facts["python"],
+    }
+    numbers = [f"{name} {match[0]}" for name, text in found.items() if (match := _NUMBER.search(text))]
+    return f"{', '.join(numbers)}."
 
 
 def _drift(document: Document) -> list[str]:
@@ -81,7 +101,7 @@ def eight(rows: Sequence[Row]) -> str:
             continue
         ours, peer = row.shown, row.statistic(row.peer.values)
         factor = times(max(ours / peer, peer / ours))
-        verdict = "equal" if row.is_even else f"{factor}× {'slower' if ours > peer else 'faster'}"
+        verdict = "not told apart" if row.is_even else f"{factor}× {'slower' if ours > peer else 'faster'}"
         cells = (row.name, amount(ours, row.unit), f"{amount(peer, row.unit)}, {row.peer_name}", verdict, row.verdict)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -14,8 +14,9 @@ from testkit.peers.programs import find
 from testkit.real_images import tools_image
 from testkit.tars import CAPABILITY, DIRECTORY, LINK, Entry, tar
 
-PROGRAM = ("env", "PYTHONPATH=/opt", "python3", "-B", "-m", "inside")
-"""Prints the answers of the phase that is its argument. Without bytecode, which would be written beside the files."""
+PROGRAM = ("env", "PYTHONPATH=/opt", "PYTHONDONTWRITEBYTECODE=1", "python3", "-m", "inside")
+"""Prints the answers of the phase that is its argument. Bytecode would be written anew beside the files of the image,
+by the programs that it starts too."""
 _WRITTEN = ("mapped", "read", "remembered", "watched", "locked", "leased", "renamed", "linked", "attributes")
 _LINKS = ("link", "written-link")
 _FOLDERS = ("three", "three/a", "three/b", "three/c", "folder", "moved", "replaced", "watched-folder", "noted-folder")

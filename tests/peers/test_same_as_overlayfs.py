@@ -23,8 +23,9 @@ def answers(peers_directory: Path, registry: Registry, pause: str) -> Mapping[Co
 
 
 @ours
-def test_directories_keep_their_inode_numbers(answers: Mapping[Column, Answers], column: Column) -> None:
+def test_files_and_directories_keep_their_inode_numbers(answers: Mapping[Column, Answers], column: Column) -> None:
     assert answers[column]["numbers_of_directories"] == "stay"
+    assert answers[column]["numbers_of_files"] == "stay"
 
 
 @ours

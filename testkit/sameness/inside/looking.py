@@ -19,29 +19,29 @@ def remember_numbers() -> None:
     remember("files", {str(path): path.lstat().st_ino for path in files(SEVERAL)})
 
 
-@question("before", "stat(2)", "`st_dev` of a file and of its directory")
+@question("before", "what stat(2) says", "`st_dev` of a file and of its directory")
 def device_of_files() -> str:
     alike = all(path.lstat().st_dev == path.parent.lstat().st_dev for path in files(SEVERAL))
     return "the same" if alike else "different"
 
 
-@question("before", "stat(2)", "a file looks like a mountpoint (`os.path.ismount`)")
+@question("before", "what stat(2) says", "a file looks like a mountpoint (`os.path.ismount`)")
 def mountpoint() -> str:
     return "yes" if os.path.ismount(PROBE / "tiny") else "no"
 
 
-@question("before", "stat(2)", "two files have the same number")
+@question("before", "what stat(2) says", "two files have the same number")
 def unique_numbers() -> str:
     found = [(status.st_dev, status.st_ino) for status in map(os.lstat, files(SEVERAL)) if status.st_nlink == 1]
     return "no" if len(found) == len(set(found)) else "yes"
 
 
-@question("before", "stat(2)", "bits of inode numbers")
+@question("before", "what stat(2) says", "bits of inode numbers")
 def bits_of_numbers() -> str:
     return "64" if any(path.lstat().st_ino >> 32 for path in files(SEVERAL)) else "32"
 
 
-@question("before", "stat(2)", "number that readdir(3) gives, and `st_ino`")
+@question("before", "what stat(2) says", "number that readdir(3) gives, and `st_ino`")
 def number_of_an_entry() -> str:
     with os.scandir(PROBE) as probe, os.scandir("/usr/bin") as programs:
         alike = all(
@@ -50,7 +50,7 @@ def number_of_an_entry() -> str:
     return "the same" if alike else "different"
 
 
-@question("before", "stat(2)", "number of a file, when it is written for the first time")
+@question("before", "what stat(2) says", "number of a file, when it is written for the first time")
 def number_of_a_written_file() -> str:
     path = PROBE / "remembered"
     before = path.stat().st_ino
@@ -61,65 +61,67 @@ def number_of_a_written_file() -> str:
     return "stays" if before == after else "changes"
 
 
-@question("after", "stat(2)", "number of a file that was written, when the kernel drops it and reads it again")
+@question(
+    "after", "what stat(2) says", "number of a file that was written, when the kernel drops it and reads it again"
+)
 def number_of_a_written_file_later() -> str:
     return "stays" if remembered("written") == (PROBE / "remembered").stat().st_ino else "changes"
 
 
-@question("after", "stat(2)", "numbers of directories, when the kernel drops them and reads them again")
+@question("after", "what stat(2) says", "numbers of directories, when the kernel drops them and reads them again")
 def numbers_of_directories() -> str:
     return _stay("directories")
 
 
-@question("after", "stat(2)", "numbers of files, when the kernel drops them and reads them again")
+@question("after", "what stat(2) says", "numbers of files, when the kernel drops them and reads them again")
 def numbers_of_files() -> str:
     return _stay("files")
 
 
-@question("before", "stat(2)", "two hard links of the image")
+@question("before", "what stat(2) says", "two hard links of the image")
 def hard_links() -> str:
     one, two = (PROBE / "link-1").stat(), (PROBE / "link-2").stat()
     same = (one.st_dev, one.st_ino) == (two.st_dev, two.st_ino)
     return f"{'one file' if same else 'two files'}, `st_nlink` {one.st_nlink}"
 
 
-@question("before", "stat(2)", "`st_nlink` of a directory with three others in it")
+@question("before", "what stat(2) says", "`st_nlink` of a directory with three others in it")
 def links_of_a_directory() -> str:
     return str((PROBE / "three").stat().st_nlink)
 
 
-@question("before", "stat(2)", "`st_size` of a directory with three others in it")
+@question("before", "what stat(2) says", "`st_size` of a directory with three others in it")
 def size_of_a_directory() -> str:
     return str((PROBE / "three").stat().st_size)
 
 
-@question("before", "stat(2)", "`st_blksize` of a file")
+@question("before", "what stat(2) says", "`st_blksize` of a file")
 def block_size() -> str:
     return str((PROBE / "tiny").stat().st_blksize)
 
 
-@question("before", "stat(2)", "`st_blocks` of a file of five bytes")
+@question("before", "what stat(2) says", "`st_blocks` of a file of five bytes")
 def blocks() -> str:
     return str((PROBE / "tiny").stat().st_blocks)
 
 
-@question("before", "stat(2)", "nanoseconds of `st_mtime`")
+@question("before", "what stat(2) says", "nanoseconds of `st_mtime`")
 def nanoseconds() -> str:
     return str((PROBE / "tiny").stat().st_mtime_ns % 10**9)
 
 
-@question("before", "stat(2)", "`st_ctime` of a file")
+@question("before", "what stat(2) says", "`st_ctime` of a file")
 def change_time() -> str:
     status = (PROBE / "tiny").stat()
     return "its `st_mtime`" if status.st_ctime_ns == status.st_mtime_ns else "when it was unpacked"
 
 
-@question("before", "stat(2)", "time of birth of a file (statx(2))")
+@question("before", "what stat(2) says", "time of birth of a file (statx(2))")
 def birth() -> str:
     return "unknown" if output("stat", "--format=%W", PROBE / "tiny").strip() in {"0", "-"} else "known"
 
 
-@question("before", "stat(2)", "filesystem's type, block size and longest name (statfs(2))")
+@question("before", "what stat(2) says", "filesystem's type, block size and longest name (statfs(2))")
 def filesystem() -> str:
     found = os.statvfs(PROBE)
     return f"{output('stat', '--file-system', '--format=%T', PROBE).strip()}, {found.f_bsize}, {found.f_namemax}"

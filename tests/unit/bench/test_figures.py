@@ -117,8 +117,8 @@ def test_a_line_without_a_figure_shows_a_dash() -> None:
     lines = [Line("a", "A", False, {"hello": samples(1)}), Line("b", "B", True, {"tree": samples(2)})]
 
     assert render_table(Table("cold", "Cold", columns, lines)).splitlines() == [
-        "| | hello, s | tree, s | synced |",
-        "|---|---|---|---|",
-        "| A | 1.0 | – | no |",
-        "| B | – | 2.0 | yes |",
+        "| | hello, s | tree, s | turns | synced |",
+        "|---|---|---|---|---|",
+        "| A | 1.0 | – | 1 | no |",
+        "| B | – | 2.0 | 1 | yes |",
     ]

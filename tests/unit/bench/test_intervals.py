@@ -56,7 +56,10 @@ def test_membership_includes_the_ends() -> None:
         ([15.5, 15.3, 15.7, 15.4, 15.6], False),
         ([15.0, 15.2, 15.4, 15.6, 15.8], False),  # a trend too small to matter
         ([10.0, 20.0, 10.0, 20.0, 10.0], False),  # noise, not a trend
-        ([1.0, 2.0, 3.0, 4.0], False),  # four values prove nothing
+        ([20.0, 30.0, 39.0], True),  # too few for a chance, but only rising, and doubled
+        ([1.0, 1.1, 1.2, 1.3], False),  # too few, and not so large
+        ([1.0, 3.0, 2.0, 4.0], False),  # too few, and not only rising
+        ([1.0, 4.0], False),
         ([0.0, 0.0, 0.0, 0.0, 0.0], False),
     ],
 )
