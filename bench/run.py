@@ -20,7 +20,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench import (
-    cluster, cold, controller, conversion, courses, direct, handlers, machine, namespaces, prepare, pulls, warm,
+    cluster,
+    cold,
+    controller,
+    conversion,
+    courses,
+    direct,
+    handlers,
+    machine,
+    namespaces,
+    prepare,
+    pulls,
+    warm,
 )  # fmt: skip
 from bench.cold import Course
 from bench.contender import Contender

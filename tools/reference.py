@@ -43,8 +43,8 @@ OUR_ANNOTATIONS = {
     nodes.ALSO_UNPACK: "`auto`, `off` or names of snapshotters, comma-separated: which snapshotters of other runtime "
     "classes get the images of this cache too. Without it: the setting `also_unpack`.",
     nodes.DIRECT_IO: "`true`: nodes in proxy mode mount the layers of this cache on loop devices, so that programs in "
-    "containers can read with O_DIRECT; the setting `mount_from: loop` does that for all of a node. Containers that run "
-    "keep what they have.",
+    "containers can read with O_DIRECT; the setting `mount_from: loop` does that for all of a node. Containers that "
+    "run keep what they have.",
 }
 MARKS = {
     nodes.FINALIZER: (
@@ -107,8 +107,10 @@ NODE_CONDITIONS: Sequence[tuple[str, str, str]] = (
     (
         "`HandlersServed`",
         "`AlsoUnpackOff`",
-        "False: pods of the runtime handlers that the message names cannot start cached images: their snapshotter does "
-        "not get them.",
+        (
+            "False: pods of the runtime handlers that the message names cannot start cached images: their snapshotter "
+            "does not get them."
+        ),
     ),
 )
 EVENTS: Sequence[tuple[str, str, str]] = (

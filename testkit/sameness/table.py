@@ -29,8 +29,8 @@ class Difference:
 
 _BLOCKS = "A layer image has blocks of 512 bytes, since a tar has: a file begins at any of them."
 _DIRECT = (
-    "A layer image is mounted straight from its file, and the kernel has no direct reads for such a mount. Both work in "
-    "proxy mode where a loop device is asked for ([ADR 21](adr/0021-how-a-layer-image-is-mounted.md)): with the "
+    "A layer image is mounted straight from its file, and the kernel has no direct reads for such a mount. Both work "
+    "in proxy mode where a loop device is asked for ([ADR 21](adr/0021-how-a-layer-image-is-mounted.md)): with the "
     'annotation `imagecache.dev/direct-io: "true"` on the ImageCache, or the setting `mount_from: loop` on the node.'
 )
 DIFFERENCES: Mapping[str, Difference] = {

@@ -208,9 +208,7 @@ async def test_off_is_said_by_attach_and_by_doctor(directory: Path, pause: str, 
         assert "imagecache.dev/unpacked" not in node.containerd.ctr("-n", "k8s.io", "content", "ls")
 
 
-async def test_a_second_handler_of_1_6_uses_ours(
-    directory: Path, pause: str, app: str, registry_off: Registry
-) -> None:
+async def test_a_second_handler_of_1_6_uses_ours(directory: Path, pause: str, app: str, registry_off: Registry) -> None:
     """Runtime handlers of containerd 1.6 have no snapshotter of their own."""
     node = made(directory, pause, "system")
     async with running(node, pause) as cri:

@@ -59,9 +59,9 @@ def collect(agent: AgentHost) -> None:
     log = agent.node.kubelet.daemon.log
     before = log.stat().st_size
     agent.node.kubelet.restart()
-    assert wait_until(
-        lambda: b"Image garbage collection failed" in log.read_bytes()[before:], seconds=60, every=0.2
-    ), agent.node.kubelet.daemon.tail(20)
+    assert wait_until(lambda: b"Image garbage collection failed" in log.read_bytes()[before:], seconds=60, every=0.2), (
+        agent.node.kubelet.daemon.tail(20)
+    )
 
 
 def test_what_is_pulled_goes_and_what_is_attached_stays(site: Site, system: Installed, agent: AgentHost) -> None:

@@ -82,7 +82,6 @@ def test_a_copy_of_a_pod_that_shares_its_process_namespace(site: Site, system: I
 # image volumes
 
 
-
 def test_an_image_volume_with_a_sub_path(site: Site, system: Installed) -> None:
     """On containerd 2.4; 1.6 has none."""
     image = cached(site, "volume", 2 * MB, MB)

@@ -172,7 +172,7 @@ class AgentInstallation:
         return HostService(self.files, self.services, self.containerd, settings, self.program)
 
     def _unit(self) -> str:
-        """containerd's. While it does not run: of k3s and RKE2, whose socket this is, the unit that boots."""
+        """Containerd's. While it does not run: of k3s and RKE2, whose socket this is, the unit that boots."""
         address = self.settings.address
         booting = self.files.enabled(PARENTS) if "k3s" in address.parts else ""
         return self.options.containerd_unit or unit_at(self.files.at(address)) or booting or CONTAINERD

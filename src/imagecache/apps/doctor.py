@@ -44,7 +44,7 @@ async def checks(settings: Settings, clock: Clock) -> Sequence[Check]:
 
 
 def _files(settings: Settings, clock: Clock) -> Sequence[Check]:
-    """containerd's files, where they are seen from here and the settings say for which mode they are."""
+    """Containerd's files, where they are seen from here and the settings say for which mode they are."""
     if settings.mode not in {Mode.PROXY, Mode.NATIVE} or not settings.containerd_config.exists():
         return ()
     try:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
-from pathlib import Path
 
 from imagecache.agent.daemonset import has_left, withdraw
 from imagecache.agent.installation import AgentInstallation, HostOptions

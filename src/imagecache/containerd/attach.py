@@ -202,9 +202,7 @@ class NodeAttacher:
         chain = ChainPreparer(session.snapshots, choice, self._clock).prepare(image)
         return (await finish_all(chain, *writes))[0] is True
 
-    async def _unpack(
-        self, session: Session, choice: Choice, image: ImageRecord, snapshotters: frozenset[str]
-    ) -> None:
+    async def _unpack(self, session: Session, choice: Choice, image: ImageRecord, snapshotters: frozenset[str]) -> None:
         """Into these snapshotters, and no longer into those that the image was unpacked into before."""
         if self._unpacker is None:
             return

@@ -3,8 +3,8 @@
 containerd reads its configuration when it starts. When it has started without our part, its default snapshotter is its
 own, and every image whose layers only we have is "present" and cannot start: kubelet never pulls it. So the records of
 those images are deleted first; then the files are repaired, and containerd is restarted. A file that was written anew
-while containerd runs is repaired without a restart. ``decide`` is pure. It must not undo an uninstall, which ``turn`` of
-the host service tells.
+while containerd runs is repaired without a restart. ``decide`` is pure. It must not undo an uninstall, of which
+``turn`` of the host service tells.
 """
 
 from __future__ import annotations

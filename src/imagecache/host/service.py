@@ -258,7 +258,7 @@ class HostService:
             yield mine and not self._files.at(UNITS / systemd_units.UNINSTALL).exists()
 
     def look(self) -> tuple[Found, bool, bool | None]:
-        """containerd's files, whether the running containerd has read them, and whether it has our part of them.
+        """Containerd's files, whether the running containerd has read them, and whether it has our part of them.
 
         None: it does not answer. Raises ContainerdMisconfigured, PrivilegeMissing, StoreError.
         """

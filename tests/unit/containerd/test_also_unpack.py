@@ -73,7 +73,7 @@ async def test_detach_takes_it_back() -> None:
     image = node.image("base", "app")
     await node.attach(bundle(image))
     await node.attacher.detach(bundle(image))
-    assert not (node.space.images or node.space.content or node.space.committed)
+    assert (node.space.images, node.space.content, node.space.committed) == ({}, {}, {})
 
 
 async def test_one_tar_serves_several_snapshotters() -> None:
@@ -106,7 +106,7 @@ async def test_a_layer_that_the_store_lost_leaves_nothing_behind_and_no_record()
     with pytest.raises(BlobNotFound):
         await node.attach(bundle(image))
     node.containerd.collect()
-    assert not (node.space.images or node.space.content or node.space.committed or node.space.active)
+    assert (node.space.images, node.space.content, node.space.committed, node.space.active) == ({}, {}, {}, {})
 
 
 async def test_a_layer_that_is_damaged_is_refused() -> None:
@@ -160,7 +160,7 @@ async def test_an_attach_that_is_cancelled_in_the_middle_of_a_layer_leaves_nothi
         await attach
     node.containerd.collect()
     space = node.space
-    assert not (space.images or space.content or space.committed or space.active or space.leases)
+    assert (space.images, space.content, space.committed, space.active, space.leases) == ({}, {}, {}, {}, [])
 
 
 async def test_a_pull_that_is_faster_has_unpacked_the_layer() -> None:
