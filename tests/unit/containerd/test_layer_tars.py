@@ -1,6 +1,5 @@
 """The tar in a layer image, read back in pieces."""
 
-import os
 from contextlib import aclosing
 from pathlib import Path
 
@@ -70,9 +69,13 @@ async def test_a_file_that_is_not_there(store: Store) -> None:
         await read(store, record)
 
 
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 async def test_who_stops_early_leaves_no_open_file(store: Store) -> None:
     record = layer(store, TAR)
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_files()
     async with aclosing(LayerTars(store.layers).open(record)) as pieces:
         assert await anext(pieces)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_files() == before
