@@ -6,8 +6,9 @@ Ours is on loop devices: a layer image that is mounted from its file has no such
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
-from bench.contender import Site
+from bench.contender import Contender, Site
 from bench.contenders import overlayfs
 from bench.contenders.imagecache import ImageCache
 from bench.figures import Measured, Row, Samples
@@ -25,7 +26,7 @@ _TITLES = {
 def measure(site: Site, image: BenchImage, rounds: int, roots: Roots) -> Measured:
     """Every turn has a node of its own, as in ``warm``."""
     ours, peer = ImageCache(loop=True), overlayfs.TUNED
-    contenders = (ours, peer)
+    contenders: Sequence[Contender] = (ours, peer)
     references = {one.key: one.publish(site, image.image(), f"{image.key}/{one.key}:direct") for one in contenders}
     found = {(one.key, program): Samples() for one in contenders for program in _TITLES}
     for _, one in drawn(rounds, contenders):

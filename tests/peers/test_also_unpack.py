@@ -14,6 +14,7 @@ from grpclib.exceptions import GRPCError
 
 from imagecache._proto.cri import runtime_pb2 as pb
 from imagecache.api.nodes import CacheState
+from imagecache.kube.api import Object
 from imagecache.kube.resources import IMAGE_CACHES
 from imagecache.store.bundle_document import ImageRecord
 from imagecache.store.store import Store
@@ -106,7 +107,7 @@ def image_of(node: CachingNode) -> ImageRecord:
 def chain(node: CachingNode, snapshotter: str) -> set[str]:
     """The image's layers in a snapshotter, but for the bottom one, which the pause image may have."""
     listed = node.containerd.ctr("-n", "k8s.io", "snapshots", "--snapshotter", snapshotter, "ls").split()
-    return {layer.chain_id for layer in image_of(node).layers[1:]} & set(listed)
+    return {str(layer.chain_id) for layer in image_of(node).layers[1:]} & set(listed)
 
 
 def content(node: CachingNode) -> set[str]:
@@ -248,7 +249,7 @@ async def test_its_disk_is_in_the_report_and_a_cache_may_refuse(
         assert entry.unpacked_bytes == 2 * sum(layer.tar_size for layer in image_of(node).layers)
         assert (await cri.run(app, READ, handler="two")).startswith("second layer\n")
 
-        refuse = {"metadata": {"annotations": {"imagecache.dev/also-unpack": "overlayfs"}}}
+        refuse: Object = {"metadata": {"annotations": {"imagecache.dev/also-unpack": "overlayfs"}}}
         await cluster.kube.patch(IMAGE_CACHES, "a", refuse)
 
         async def left_out() -> bool:

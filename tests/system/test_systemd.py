@@ -41,11 +41,14 @@ class Site(ChartSite):
     image: str = ""
     nodes: Sequence[SystemdNode] = field(default_factory=list)
 
-    def run(self, name: str, **changes: str) -> None:
+    def run(self, name: str, *, pull_policy: str = "IfNotPresent") -> None:
         """A pod on each node."""
         run_pods(
             self.cluster,
-            *(PodSpec(f"{name}-{node.name}", self.image, node=node.name, **changes) for node in self.nodes),
+            *(
+                PodSpec(f"{name}-{node.name}", self.image, node=node.name, pull_policy=pull_policy)
+                for node in self.nodes
+            ),
         )
 
     def reads(self) -> bool:

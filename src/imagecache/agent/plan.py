@@ -194,7 +194,7 @@ def _budget(view: View, assigned: Mapping[str, Cache], policy: Policy) -> Decisi
         disk=view.disk,
         residents=[_resident(view, assigned, name) for name in sorted(inventory.whole)],
         candidates=candidates,
-        present={**inventory.partial, **inventory.present} | _unpacked(view),
+        present={**inventory.partial, **inventory.present, **_unpacked(view)},
         in_use=view.in_use,
     )
     if not garbage:

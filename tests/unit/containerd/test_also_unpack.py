@@ -60,7 +60,7 @@ async def test_every_layer_is_unpacked_on_the_one_below_and_no_tar_is_left() -> 
     node = Node()
     image = node.image("base", "app")
     attached = await node.attach(bundle(image))
-    assert (attached.unpacked, attached.left_out) == ({"overlayfs"}, ())
+    assert (attached.unpacked, attached.left_out) == (frozenset({"overlayfs"}), ())
     assert node.chains() == node.chains("imagecache")
     assert node.chains() == {image.layers[0].chain_id: "", image.layers[1].chain_id: image.layers[0].chain_id}
     assert not {layer.diff_id for layer in image.layers} & node.space.content.keys()
