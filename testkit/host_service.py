@@ -17,6 +17,10 @@ ADDRESS = Path("/run/containerd/containerd.sock")
 DROP_IN = Path("/etc/containerd/imagecache.toml")
 
 
+CONTAINERDS = ("containerd.service", "k3s.service")
+"""Units that run containerd."""
+
+
 @dataclass
 class FakeServiceManager:
     """``host.service.ServiceManager``. Units are files; ``active`` has what each has read at its start."""
@@ -45,10 +49,10 @@ class FakeServiceManager:
         if unit in self.failing and self.files.at(DROP_IN).exists():
             self.active.pop(unit, None)
             raise HostServiceFailed(f"{unit} did not start", hint=f"journalctl -u {unit}")
-        if unit == "containerd.service" and self.rewriting:
+        if unit in CONTAINERDS and self.rewriting:
             self.files.remove(DROP_IN)
         self.active[unit] = self._configuration(unit)
-        if unit == "containerd.service":
+        if unit in CONTAINERDS:
             make_socket(self.files)
 
     def stop(self, unit: str) -> None:
@@ -57,7 +61,7 @@ class FakeServiceManager:
 
     def _configuration(self, unit: str) -> str:
         """What the unit reads when it starts: its own text and program, or containerd's drop-in."""
-        if unit == "containerd.service":
+        if unit in CONTAINERDS:
             return read(self.files, DROP_IN)
         return read(self.files, Path("/etc/systemd/system") / unit) + self.files.current()
 
@@ -114,7 +118,7 @@ class FakeRecords:
 
     def delete_image_records(self, *, ours: bool = False) -> Sequence[str]:
         if ours:
-            assert self.services.active.get("containerd.service", "") == "ours"
+            assert "ours" in {self.services.active.get(unit, "") for unit in CONTAINERDS}
             self.services.calls.append("forget images of others")
             deleted, self.discarded = self.discarded, []
             return deleted

@@ -190,11 +190,14 @@ def _budget(view: View, assigned: Mapping[str, Cache], policy: Policy) -> Decisi
     if view.disk is None:
         return Decision(fetch=tuple(each.id for each in candidates))
     inventory, garbage = view.inventory, _garbage(view)
+    present = _unpacked(view)
+    for name, size in [*inventory.partial.items(), *inventory.present.items()]:
+        present[name] = size
     situation = budget.Situation(
         disk=view.disk,
         residents=[_resident(view, assigned, name) for name in sorted(inventory.whole)],
         candidates=candidates,
-        present={**inventory.partial, **inventory.present, **_unpacked(view)},
+        present=present,
         in_use=view.in_use,
     )
     if not garbage:
