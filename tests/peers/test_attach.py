@@ -23,6 +23,7 @@ from imagecache.host.dropin import DropInSettings
 from imagecache.host.mounter import KernelMounter
 from imagecache.host.page_cache_trim import follow_starts
 from imagecache.host.probe_containerd import ContainerdExpectations, check_containerd
+from imagecache.host.probe_id_maps import why_ids_are_not_mapped
 from imagecache.oci.descriptor import Platform
 from imagecache.settings.table import Mode
 from imagecache.snapshotter.grpc_server import serve
@@ -147,6 +148,7 @@ def installation(containerd: Containerd, mode: Mode, agent: Agent, store: Store)
         socket=agent.socket,
         root=agent.root,
         layers=store.root / "layers",
+        idmapped=not why_ids_are_not_mapped(agent.root),
     )
     return ContainerdConfig(containerd.config, settings)
 
