@@ -148,9 +148,8 @@ def installation(containerd: Containerd, mode: Mode, agent: Agent, store: Store)
         socket=agent.socket,
         root=agent.root,
         layers=store.root / "layers",
-        idmapped=not why_ids_are_not_mapped(agent.root),
     )
-    return ContainerdConfig(containerd.config, settings)
+    return ContainerdConfig(containerd.config, settings, lambda: not why_ids_are_not_mapped(agent.root))
 
 
 @pytest.fixture
