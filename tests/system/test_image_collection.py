@@ -107,5 +107,4 @@ def test_our_reserve_makes_room_of_what_is_pinned(site: Site, system: Installed,
     assert wait_until(lambda: not layers & set(agent.node.store.rglob("*.erofs")), seconds=60, every=0.2)
     del agent.settings["IMAGECACHE_RESERVE"]
     agent.restart()
-    system.wait_nodes("evicted")
-    assert present(agent)[image] is True
+    assert wait_until(lambda: present(agent).get(image) is True, seconds=60, every=0.2), system.report(agent.node)
