@@ -16,7 +16,7 @@ from imagecache._proto.cri import runtime_pb2 as pb
 from testkit.images import busybox_image, tar_of
 from testkit.peers.cri import Cri
 from testkit.peers.registry import Registry
-from tests.peers.sides import FEW, LOOK, MANY, SLEEP, USER, Running, Side, Sides, depths, listed
+from tests.peers.sides import FEW, LOOK, MANY, SLEEP, Running, Side, Sides, depths, listed
 
 pytestmark = [pytest.mark.peers, pytest.mark.slow, pytest.mark.timeout(300)]
 READ_ONLY = pb.LinuxContainerSecurityContext(readonly_rootfs=True)
@@ -66,7 +66,7 @@ async def test_users_are_looked_up_in_the_image(both: Sides, layers: int) -> Non
 
     seen = await both.same(ask)
     assert seen.startswith("uid=1234(app) gid=1234(app)")
-    assert "4321(extra)" in seen
+    assert ("4321(extra)" in seen) == (both.version == "2.4"), "1.6 adds no groups of a user that the image names"
 
 
 @depths
@@ -76,11 +76,11 @@ async def test_a_volume_of_the_image_gets_its_files(both: Sides, layers: int) ->
     async def ask(side: Side) -> list[str]:
         async with side.running(both.image("declared", layers)) as inside:
             seen = await inside.sh("find /srv/volume -exec stat -c '%n %F %u %g %a %h' {} \\; ; cat /srv/volume/*-[ab]")
-            await inside.sh("echo more >>/srv/volume/file && ! touch /srv/new")
+            await inside.sh("! touch /srv/new")
             return [*listed(seen), await inside.sh("grep -c ' /srv/volume ' /proc/self/mountinfo")]
 
     seen = await both.same(ask)
-    assert f"/srv/volume/file regular file {USER} 8 640 2" in seen
+    assert "/srv/volume/file regular file 0 0 644 2" in seen, "its copy has neither owners nor modes of files"
     assert (seen.count("twin a"), seen.count("twin b")) == (2, 2)
     assert seen[-1] == "1\n"
 
