@@ -7,17 +7,16 @@ detect the machine's platform; ``apps`` does.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 import msgspec
 
-from imagecache.errors import InvalidInput, NoMatchingPlatform
+from imagecache.errors import NoMatchingPlatform
 from imagecache.oci import mediatypes
 from imagecache.oci.descriptor import Descriptor, Platform
 from imagecache.oci.manifest import Index
 
-# normalizeArch and specifierRe of containerd's platforms module.
+# normalizeArch of containerd's platforms module.
 _ARCHITECTURES: dict[str, tuple[str, str | None]] = {
     "i386": ("386", ""),
     "x86_64": ("amd64", None),
@@ -41,18 +40,8 @@ _ARM64_MINORS = {"v8": 9, "v9": 7}
 """Highest known minor version of each arm64 architecture."""
 _ARM64_V9_IS = 5
 """v9.n runs everything up to v8.(n+5)."""
-_PART = re.compile(r"[A-Za-z0-9_.-]+")
 _UNKNOWN = "unknown"
 """BuildKit gives attestation manifests the platform unknown/unknown, so that no client runs them."""
-
-
-def parse_platform(text: str) -> Platform:
-    """``os/architecture[/variant]``, normalised. Raises InvalidInput."""
-    parts = text.split("/")
-    if len(parts) not in {2, 3} or not all(_PART.fullmatch(part) for part in parts):
-        raise InvalidInput(f"not a platform: {text[:80]!r}", hint="expected os/architecture[/variant]: linux/arm64/v8")
-    variant = parts[2] if len(parts) == 3 else ""
-    return normalise(Platform(os=parts[0], architecture=parts[1], variant=variant))
 
 
 def normalise(platform: Platform) -> Platform:
