@@ -6,10 +6,14 @@ A cached image has no blobs of layers in containerd's content store. What needs 
 from __future__ import annotations
 
 import asyncio
+import gzip
 import io
+import json
+import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeAlias
 from uuid import uuid4
 
 import pytest
@@ -32,6 +36,12 @@ CHANGES = (
     " && rm -r /srv/volume && mkdir /srv/volume && echo over >/srv/volume/file && mv /srv/folder/inside /srv/inside"
 )
 """A new, a changed, a removed and a moved file, another mode, and a directory in place of the image's."""
+
+
+NO_DIFF = "fstype: format/mkdir/overlay.*no such device"
+"""containerd's erofs snapshotter needs its mount manager, and the differ ``walking`` does not ask it (2.4)."""
+KEEP = "echo kept >>/srv/kept; sleep 1000"
+Member: TypeAlias = tuple[str, bytes, int, int, int, int, str, bytes]
 
 
 @pytest.fixture
@@ -109,9 +119,9 @@ def test_a_push_elsewhere_needs_the_blobs(both: Sides, name: str, directory: Pat
 # what compares a container with its image: commit, and a checkpoint's files
 
 
-def members(archive: str) -> list[tuple[str, bytes, int, int, int, int, str, bytes]]:
-    """Of a layer that ctr prints: name, type, mode, owners, size, target and content of each, by name."""
-    with tarfile.open(fileobj=io.BytesIO(archive.encode())) as tar:
+def members(archive: bytes) -> list[Member]:
+    """Of a layer that ctr writes: name, type, mode, owners, size, target and content of each, by name."""
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         found = []
         for each in tar.getmembers():
             file = tar.extractfile(each) if each.isfile() else None
@@ -120,18 +130,25 @@ def members(archive: str) -> list[tuple[str, bytes, int, int, int, int, str, byt
         return sorted(found)
 
 
+async def changes(both: Sides, side: Side, layers: int) -> list[Member]:
+    async with side.running(both.image("plain", layers)) as inside:
+        await inside.sh(CHANGES)
+        words = ("snapshots", "--snapshotter", side.snapshotter, "diff", "--media-type", UNCOMPRESSED)
+        return members((await asyncio.to_thread(side.ctr, *words, inside.container)).encode())
+
+
 @depths
 async def test_the_changes_of_a_container(both: Sides, layers: int) -> None:
     """What ``nerdctl commit`` makes a layer of."""
+    if both.mode == "native":
+        with pytest.raises(PeerFailed, match=NO_DIFF):
+            await changes(both, both.ours, layers)
+        return
 
-    async def ask(side: Side) -> object:
-        async with side.running(both.image("plain", layers)) as inside:
-            await inside.sh(CHANGES)
-            words = ("snapshots", "--snapshotter", side.snapshotter, "diff", "--media-type", UNCOMPRESSED)
-            return members(await asyncio.to_thread(side.ctr, *words, inside.container))
+    async def ask(side: Side) -> list[Member]:
+        return await changes(both, side, layers)
 
     changed = await both.same(ask)
-    assert isinstance(changed, list)
     names = {each[0] for each in changed}
     assert {"srv/.wh.removed", "srv/made", "srv/changed", "srv/tool", "srv/inside", "srv/folder/.wh.inside"} <= names
     assert not {"srv/able", "srv/folder/above", "bin/busybox"} & names
@@ -149,22 +166,34 @@ def wait_kept(side: Side, container: str, text: str) -> None:
     assert wait_until(is_kept, seconds=20, every=0.1), f"{container} of {side.snapshotter} has not written {text!r}"
 
 
+def checkpoint_files(side: Side, checkpoint: str) -> list[Member]:
+    (digest,) = re.findall(r"sha256:[0-9a-f]{64}", side.ctr("images", "ls", f"name=={checkpoint}"))
+    index = json.loads(side.ctr("content", "get", digest))
+    (layer,) = [each["digest"] for each in index["manifests"] if each["mediaType"].endswith("tar+gzip")]
+    blobs = side.containerd.root / "io.containerd.content.v1.content/blobs"
+    return members(gzip.decompress((blobs / layer.replace(":", "/")).read_bytes()))
+
+
 @depths
-def test_a_checkpoint_without_memory_is_restored(both: Sides, layers: int, directory: Path) -> None:
-    """Files and spec: what needs no CRIU. The container writes a line whenever it is started."""
+def test_the_files_of_a_checkpoint(both: Sides, layers: int, directory: Path) -> None:
+    """What ``--rw`` adds to one. A whole checkpoint, and so a restore, needs CRIU on every snapshotter."""
     image = both.image("plain", layers)
-    first, second, checkpoint = (f"{name}-{directory.name}" for name in ("first", "second", "checkpoint"))
-    command = ("sh", "-c", "echo kept >>/srv/kept; sleep 1000")
+    container, checkpoint = f"first-{directory.name}", f"checkpoint-{directory.name}"
+    found = []
     for side in both.each:
-        side.ctr("run", "-d", "--snapshotter", side.snapshotter, image, first, *command)
-        wait_kept(side, first, "kept\n")
-        side.ctr("containers", "checkpoint", "--image", "--rw", first, checkpoint)
-        side.ctr("tasks", "rm", "-f", first)
-        side.ctr("containers", "restore", "--rw", second, checkpoint)
-        wait_kept(side, second, "kept\nkept\n")
-        side.ctr("tasks", "rm", "-f", second)
-        side.ctr("containers", "rm", first, second)
-        side.ctr("images", "rm", checkpoint)
+        side.ctr("run", "-d", "--snapshotter", side.snapshotter, image, container, "sh", "-c", KEEP)
+        wait_kept(side, container, "kept\n")
+        if both.mode == "native" and side is both.ours:
+            with pytest.raises(PeerFailed, match=NO_DIFF):
+                side.ctr("containers", "checkpoint", "--image", "--rw", container, checkpoint)
+        else:
+            side.ctr("containers", "checkpoint", "--image", "--rw", container, checkpoint)
+            found.append(checkpoint_files(side, checkpoint))
+            side.ctr("images", "rm", checkpoint)
+        side.ctr("tasks", "rm", "-f", container)
+        side.ctr("containers", "rm", container)
+    assert all(each == found[0] for each in found)
+    assert "srv/kept" in {member[0] for member in found[0]}
 
 
 # an image on the host
@@ -178,6 +207,11 @@ def test_an_image_mounted_by_ctr(both: Sides, layers: int, flags: tuple[str, ...
     for side in both.each:
         target = directory / side.snapshotter
         target.mkdir()
+        if both.version == "system" and side is both.ours:
+            # ctr 1.6 takes overlayfs whatever it is told (cmd/ctr/commands/images/mount.go: GlobalString)
+            with pytest.raises(PeerFailed, match=MISSING):
+                side.ctr("images", "mount", "--snapshotter", side.snapshotter, *flags, image, target)
+            continue
         side.ctr("images", "mount", "--snapshotter", side.snapshotter, *flags, image, target)
         seen.append({str(path.relative_to(target)): path.lstat().st_mode for path in target.rglob("*")})
         if flags:
@@ -187,7 +221,7 @@ def test_an_image_mounted_by_ctr(both: Sides, layers: int, flags: tuple[str, ...
                 (target / "new").touch()
         side.ctr("images", "unmount", "--snapshotter", side.snapshotter, "--rm", target)
 
-    assert seen[0] == seen[1]
+    assert all(each == seen[0] for each in seen)
     assert "bin/busybox" in seen[0]
 
 
