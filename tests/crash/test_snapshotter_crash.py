@@ -46,6 +46,9 @@ class DiskMounter:
     def mounted(self, target: Path) -> bool:
         return (self._table / target.name).exists()
 
+    def version(self) -> object:
+        return None
+
     @property
     def mounts(self) -> set[str]:
         return {path.name for path in self._table.iterdir()}

@@ -18,7 +18,7 @@ from imagecache.erofs.realign import realign
 from imagecache.errors import MountFailed
 from imagecache.host import loop_devices
 from imagecache.host.checks import Status
-from imagecache.host.mounter import KernelMounter, backing
+from imagecache.host.mounter import KernelMounter, OnLoop, backing
 from imagecache.host.mountinfo import MOUNTINFO, mounted_at, parse
 from imagecache.host.probe_kernel import check_kernel, write_probe_image
 from imagecache.settings.table import MountFrom, Settings
@@ -52,7 +52,7 @@ def wanted() -> Wanted:
 
 @pytest.fixture
 def mounter(wanted: Wanted) -> KernelMounter:
-    return KernelMounter(on_loop=wanted)
+    return KernelMounter(on_loop=OnLoop(wanted))
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def test_another_process_knows_both_mounts(mounter: KernelMounter, wanted: Wante
     mounter.mount(image, target)
     wanted.images.add(image)
     mounter.mount(image, target)
-    another = KernelMounter(on_loop=wanted)
+    another = KernelMounter(on_loop=OnLoop(wanted))
     another.mount(image, target)
     assert len([mount for mount in parse(MOUNTINFO.read_text()) if mount.target == str(target)]) == 2
     another.unmount(target)
@@ -209,7 +209,7 @@ def test_a_copy_on_a_loop_device_goes_with_its_mount(tmp_path: Path, image: Path
         file.write(b"\x80")  # an incompatible feature: EINVAL
     copies = tmp_path / "copies"
     mounter = KernelMounter(
-        realign=lambda _, descriptor: realign(good, descriptor), copies=copies, on_loop=lambda _: True
+        realign=lambda _, descriptor: realign(good, descriptor), copies=copies, on_loop=OnLoop(lambda _: True)
     )
     mounter.mount(image, target)
     assert source(target).startswith("/dev/loop")
@@ -250,7 +250,7 @@ def large_sectors(tmp_path: Path) -> Iterator[Path]:
 def test_a_disk_with_sectors_of_4096_bytes(large_sectors: Path, tmp_path: Path) -> None:
     """Its loop device has no direct I/O in blocks of 512 bytes: what programs read with O_DIRECT is cached below."""
     image = written(large_sectors / "image.erofs")
-    mounter = KernelMounter(on_loop=lambda _: True)
+    mounter = KernelMounter(on_loop=OnLoop(lambda _: True))
     mounter.mount(image, tmp_path / "target")
     try:
         assert read_direct(tmp_path / "target" / "probe") == CONTENT[:4096]

@@ -14,7 +14,7 @@ from grpclib.exceptions import GRPCError
 from imagecache._proto.containerd import snapshots_pb2 as pb
 from imagecache.digest import DiffID, Digest
 from imagecache.host import syscalls
-from imagecache.host.mounter import KernelMounter
+from imagecache.host.mounter import KernelMounter, OnLoop
 from imagecache.host.probe_kernel import write_probe_image
 from imagecache.snapshotter.grpc_server import serve
 from imagecache.snapshotter.grpc_service import SERVICE
@@ -30,8 +30,12 @@ from testkit.store import MemoryLayers
 class KernelRig(SnapshotterRig):
     """With layer images that are real, mounted by the kernel."""
 
+    loop = False
+    """What a cache asks for."""
+
     def _open(self) -> Snapshotter:
-        return Snapshotter(self.root, self.layers, KernelMounter(), self.clock, self.settings, self.observer)
+        mounter = KernelMounter(on_loop=OnLoop(lambda _: self.loop, lambda: self.loop))
+        return Snapshotter(self.root, self.layers, mounter, self.clock, self.settings, self.observer)
 
     @property
     def mounted(self) -> int:
@@ -75,6 +79,24 @@ def test_a_mount_that_was_taken_away_is_not_known_and_made_again(rig: KernelRig)
     assert [path.name for path in mountpoint.iterdir()]
     rig.snapshotter.prepare("k8s.io/10/other", rig.snapshotter.stat("k8s.io/9/container").parent)
     assert rig.snapshotter.mounts_nowait("k8s.io/10/other") is not None
+
+
+def test_a_mount_that_is_to_be_another_is_made_at_the_next_start(rig: KernelRig) -> None:
+    parent = rig.served(b"base")
+    rig.snapshotter.prepare("k8s.io/9/container", parent)
+    (mountpoint,) = (rig.root / "m").iterdir()
+    from_file = mountpoint.stat().st_dev
+    rig.snapshotter.prewarm()
+    assert rig.snapshotter.prepare_nowait("k8s.io/10/same", parent) is not None
+    assert mountpoint.stat().st_dev == from_file
+
+    rig.loop = True
+    rig.snapshotter.prewarm()
+    assert rig.snapshotter.prepare_nowait("k8s.io/11/other", parent) is None
+    rig.snapshotter.prepare("k8s.io/11/other", parent)
+    assert mountpoint.stat().st_dev != from_file
+    rig.snapshotter.prewarm()
+    assert rig.snapshotter.prepare_nowait("k8s.io/12/other", parent) is not None
 
 
 def test_a_container_is_prepared_at_once_while_all_below_is_mounted(rig: KernelRig) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from imagecache.host.mounter import KernelMounter
+from imagecache.host.mounter import KernelMounter, OnLoop
 from imagecache.host.probe_kernel import write_probe_image
 from testkit.suites.mounter import Bench, MounterSuite
 
@@ -44,7 +44,7 @@ class TestOnLoopDevices(MounterSuite):
 class TestOnLoopDevicesThatAreAskedFor(MounterSuite):
     @pytest.fixture
     def bench(self, tmp_path: Path) -> Bench:
-        return Bench(KernelMounter(on_loop=lambda _: True), *images(tmp_path), tmp_path / "mounts")
+        return Bench(KernelMounter(on_loop=OnLoop(lambda _: True)), *images(tmp_path), tmp_path / "mounts")
 
 
 class TestThroughCopies(MounterSuite):

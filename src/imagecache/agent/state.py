@@ -7,7 +7,8 @@ read counts as absent: kubelet's image collection removes such records in the en
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import msgspec
 from imagecache.api.ids import is_cache_id
 from imagecache.api.nodes import CacheState, NodeCache
 from imagecache.errors import InvalidDigest, InvalidInput
-from imagecache.file_version import FileVersion, file_version
+from imagecache.file_version import file_version
 from imagecache.oci.descriptor import decode_hook, encode_hook
 from imagecache.oserrors import converting
 from imagecache.store.bundle_document import Bundle
@@ -27,6 +28,8 @@ from imagecache.telemetry.log import get_logger
 
 _log = get_logger(__name__)
 _SUFFIX = ".json"
+_TICK = 100_000_000
+"""Nanoseconds; longer than a tick of any kernel's clock for files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,23 +160,32 @@ class NodeState:
 class DirectLayers:
     """Whether a layer image is of a bundle whose cache asks for reads with O_DIRECT, by the files of the state.
 
-    For whoever mounts, in this process or another one: they are read again when one of them has changed. Thread-safe.
+    For whoever mounts, in this process or another one: they are read again when one was written, and a write always
+    renames a new file into the directory. Thread-safe.
     """
 
     def __init__(self, directory: Path, path: Callable[[LayerName], Path]) -> None:
         """``path`` of a layer image in the store."""
         self._directory = directory
         self._path = path
-        self._known: tuple[Mapping[Path, FileVersion | None], frozenset[Path]] = ({}, frozenset())
-        """The files, and what they said. Replaced whole, so that no call needs a lock."""
+        self._known: tuple[object, frozenset[Path]] = (None, frozenset())
+        """The version, and what the files said then. Replaced whole, so that no call needs a lock."""
 
     def __call__(self, image: Path) -> bool:
-        files = {file: file_version(file) for file in self._directory.glob(f"*{_SUFFIX}")}
-        if files != self._known[0]:
+        version = self.version()
+        if version != self._known[0]:
+            files = self._directory.glob(f"*{_SUFFIX}")
             entries = [entry for file in files if (entry := _read(file)) is not None and entry.direct_io]
             layers = {name for entry in entries for name in entry.document.layer_names()}
-            self._known = (files, frozenset(map(self._path, layers)))
+            self._known = (version, frozenset(map(self._path, layers)))
         return image in self._known[1]
+
+    def version(self) -> object:
+        """Equal to an earlier one only if no file was written in between."""
+        found = file_version(self._directory)
+        # Two writes within one tick of the kernel's clock leave the same mtime: a fresh one proves nothing yet.
+        settled = found is None or time.time_ns() - found[0] > _TICK
+        return found if settled else object()
 
 
 def _state(entry: _Entry) -> CacheState:

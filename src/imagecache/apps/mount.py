@@ -13,7 +13,7 @@ from imagecache.clock import Clock
 from imagecache.erofs.realign import realign
 from imagecache.host.erofs_kernel import needs_loop
 from imagecache.host.image_mounts import ImageMounts
-from imagecache.host.mounter import KernelMounter
+from imagecache.host.mounter import KernelMounter, OnLoop
 from imagecache.settings.table import InodeNumbers, Settings
 from imagecache.snapshotter.mounts import overlay_options
 from imagecache.store.paths import StorePaths
@@ -44,7 +44,7 @@ def mounter(
         realign=realign,
         copies=REALIGNED,
         overlays=overlays,
-        on_loop=lambda image: always or asked(image),
+        on_loop=OnLoop(lambda image: always or asked(image), asked.version),
         metrics=metrics,
     )
 

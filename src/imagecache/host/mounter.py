@@ -22,6 +22,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -41,6 +42,16 @@ _SUPERBLOCK_OFFSET = 1024
 _EROFS_MAGIC = 0xE0F5E1E2
 
 
+@dataclass(frozen=True, slots=True)
+class OnLoop:
+    """Which layer images are to be on a loop device. Called from any thread."""
+
+    asked: Callable[[Path], bool] = lambda _: False
+    """At each mount."""
+    version: Callable[[], object] = lambda: None
+    """Changes when ``asked`` may answer otherwise."""
+
+
 class KernelMounter:
     """``snapshotter.dependencies.Mounter`` on the running kernel. Needs CAP_SYS_ADMIN. Safe to call from many threads.
 
@@ -48,8 +59,7 @@ class KernelMounter:
         realign: writes a layer image again with 4096-byte blocks, for kernels that refuse 512-byte ones (before 6.4).
         copies: directory for those copies, of this mounter alone; created when needed.
         overlays: options of every overlay besides its directories, as ``name=value``.
-        on_loop: whether a layer image is to be on a loop device, although the kernel may not need one. Asked at each
-            mount, from any thread.
+        on_loop: which layer images are to be on a loop device, although the kernel may not need one.
         mountinfo: the kernel's list of mounts.
         metrics: counts mounts of layer images, and how long they take.
     """
@@ -60,7 +70,7 @@ class KernelMounter:
         realign: Realign | None = None,
         copies: Path | None = None,
         overlays: Sequence[str] = (),
-        on_loop: Callable[[Path], bool] = lambda _: False,
+        on_loop: OnLoop = OnLoop(),
         mountinfo: Path = MOUNTINFO,
         metrics: Metrics | None = None,
     ) -> None:
@@ -80,7 +90,7 @@ class KernelMounter:
     def mount(self, image: Path, target: Path) -> None:
         """Mount the layer image; a no-op when exactly that is mounted there."""
         with self._measured(), self._lock(target):
-            on_loop = self._on_loop(image)
+            on_loop = self._on_loop.asked(image)
             if self._is_there(image, target, on_loop=on_loop):
                 return
             with _explained(image, target):
@@ -114,6 +124,9 @@ class KernelMounter:
 
     def mounted(self, target: Path) -> bool:
         return self._at(target) is not None
+
+    def version(self) -> object:
+        return self._on_loop.version()
 
     def mount_overlay(self, lowers: Sequence[Path], target: Path) -> None:
         """Stack directories read-only, the bottom one first; a single one is bound. Long lists need kernel 6.5."""

@@ -21,7 +21,7 @@ from imagecache.errors import ImageCacheError, PrivilegeMissing
 from imagecache.host import loop_devices
 from imagecache.host.checks import Check, failed, ok, problem, warning
 from imagecache.host.erofs_kernel import FROM_FILE_SINCE, MENDED, may_read_zeros, needs_loop, version
-from imagecache.host.mounter import KernelMounter
+from imagecache.host.mounter import KernelMounter, OnLoop
 from imagecache.host.mountinfo import mounted_at
 from imagecache.host.realigned import Realign
 from imagecache.settings.table import MountFrom
@@ -76,7 +76,7 @@ def check_kernel(
             write_probe_image(image)
             overlays = overlay_options(layer_images=True, stable_inodes=True)
             mounter = KernelMounter(
-                realign=realign, copies=work / "copies", overlays=overlays, on_loop=lambda _: on_loop
+                realign=realign, copies=work / "copies", overlays=overlays, on_loop=OnLoop(lambda _: on_loop)
             )
             checks.append(_tried("layer image", lambda: _mount(mounter, image, work / "mount")))
             checks.append(_tried("overlay", lambda: _stack(mounter, image, work)))

@@ -29,6 +29,8 @@ class Stack:
     """The layer images among them, the uppermost first."""
     devices: Mapping[Path, int] | None = None
     """Mountpoints of the layer images, and the device number of each while it is mounted; None: not known."""
+    version: object = None
+    """``LayerMounts.version`` that they were mounted for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +68,12 @@ class AnswerCache:
         answer = self._answers.get(key)
         return answer if answer is not None and _mounted(answer.devices) else None
 
-    def stack(self, parent: str) -> Stack | None:
+    def stack(self, parent: str, version: object) -> Stack | None:
         """What a snapshot on this parent stands on; None when it is unknown, or may not hold any longer."""
         stack = self._stacks.get(parent)
-        return stack if stack is not None and stack.devices is not None and _mounted(stack.devices) else None
+        if stack is None or stack.devices is None or stack.version != version:
+            return None
+        return stack if _mounted(stack.devices) else None
 
 
 def _mounted(devices: Mapping[Path, int]) -> bool:

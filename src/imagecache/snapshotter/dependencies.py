@@ -50,6 +50,12 @@ class Mounter(Protocol):
     def mounted(self, target: Path) -> bool:
         """Whether something is mounted exactly at ``target``."""
 
+    def version(self) -> object:
+        """Of what decides how images are mounted: while it is equal, what ``mount`` has done still does.
+
+        Asked at each start of a container: one stat(2) at most, no lock.
+        """
+
 
 class Observer(Protocol):
     """Records what the snapshotter does. Every method is called from any thread, returns at once and never raises."""

@@ -52,6 +52,8 @@ class LayerMounts:
         self._own_device = device_of(root)
         self._devices: dict[Path, int] = {}
         """Device numbers of the mountpoints, as they were after the last mount."""
+        self._versions: dict[Path, object] = {}
+        """The mounter's version, as it was before the last mount."""
         self._read: set[LayerName] = set()
         """Layer images that a container has stood on since we started."""
         self._locks: dict[LayerName, threading.Lock] = {}
@@ -86,13 +88,14 @@ class LayerMounts:
                 self._release(layer)
                 raise
 
-    def ensure_mounted(self, layer: LayerRef, *, asking: bool = False) -> Path:
-        """The mountpoint, mounted. Raises BlobNotFound, StoreBusy, HostError.
+    def version(self) -> object:
+        """While it is equal, no layer image has to be mounted in another way."""
+        return self._mounter.version()
 
-        ``asking``: the mounter is called even if nothing has changed since it was; it may have to mount in another way.
-        """
+    def ensure_mounted(self, layer: LayerRef, version: object) -> Path:
+        """The mountpoint, mounted as this ``version`` demands. Raises BlobNotFound, StoreBusy, HostError."""
         target = self.mountpoint(layer)
-        known = None if asking else self._devices.get(target)
+        known = self._devices.get(target) if self._versions.get(target) == version else None
         if known is None or device_of(target) != known:  # one stat(2), no lock: the usual case at a container's start
             with self._locked(layer.name, self._wait):
                 self._mount(layer)
@@ -160,7 +163,9 @@ class LayerMounts:
         image = self.file(layer)
         if image is None and self._mounter.mounted(target):
             return  # a mount keeps its file, even if it was deleted
+        version = self._mounter.version()  # before the mount: a change in between is then seen at the next start
         self._mounter.mount(self._required(layer, image), target)
+        self._versions[target] = version
         device = device_of(target)
         if device is not None and device != self._own_device:  # every EROFS mount has a device number of its own
             self._devices[target] = device
@@ -208,6 +213,7 @@ class LayerMounts:
     def _unmount(self, target: Path) -> bool:
         """Unmount and remove a mountpoint; False when it is busy."""
         self._devices.pop(target, None)
+        self._versions.pop(target, None)
         try:
             self._mounter.unmount(target)
             with converting(target), contextlib.suppress(FileNotFoundError):

@@ -93,7 +93,7 @@ class ServedSnapshots:
             row = tx.served(layer.chain_id, below.id if below else None)
         if row is None or row.layer is None:
             return None
-        self._layers.ensure_mounted(row.layer, asking=True)  # an attach: its cache may ask for direct I/O since
+        self._layers.ensure_mounted(row.layer, self._layers.version())
         if row.info.labels.get(REF_LABEL) != labels[REF_LABEL]:
             with self._database.write(durable=False) as tx:
                 tx.relabel(row.info.name, labels, (f"labels.{REF_LABEL}",), self._clock.now())

@@ -135,7 +135,7 @@ class Snapshotter:
         That is so while everything below is mounted, a spare directory exists, and no transaction is running: no mount,
         no fsync, no wait for a lock. Raises SnapshotExists, StoreError.
         """
-        stack = self._answers.stack(parent)
+        stack = self._answers.stack(parent, self._layers.version())
         if stack is None or is_unpack(key) or not self._directories.has_spare:
             return None
         # Another transaction is running, or the parent was removed: then ``prepare`` waits, or recovers it.
@@ -293,9 +293,10 @@ class Snapshotter:
         except SnapshotNotFound:
             self._served.recover(parent)
             row, chain = self._parent(parent)
+        version = self._layers.version()
         lowers = self._mounted_lowers(chain)
         devices = self._layers.devices(self._layers.mountpoint(lower.layer) for lower in chain if lower.layer)
-        return Stack(row, chain, lowers, self._files(chain), devices)
+        return Stack(row, chain, lowers, self._files(chain), devices, version)
 
     def _parent(self, name: str) -> tuple[Row, tuple[Lower, ...]]:
         """With its chain. Raises SnapshotNotFound, InvalidSnapshotArgument."""
@@ -305,8 +306,11 @@ class Snapshotter:
 
     def _mounted_lowers(self, chain: Sequence[Lower]) -> list[Path]:
         """The chain as directories, every layer image mounted."""
+        version = self._layers.version()
         return [
-            self._layers.ensure_mounted(lower.layer) if lower.layer else self._directories.own(lower.snapshot_id).fs
+            self._layers.ensure_mounted(lower.layer, version)
+            if lower.layer
+            else self._directories.own(lower.snapshot_id).fs
             for lower in chain
         ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,19 @@ def test_layers_of_caches_that_ask_for_direct_io(state: NodeState, tmp_path: Pat
     assert [asked(layer) for layer in (base, app, secret)] == [True, False, True]
     state.erase(private.id)
     assert not asked(base)
+
+
+def test_the_version_changes_with_every_write_and_is_known_soon_after(state: NodeState, tmp_path: Path) -> None:
+    asked = DirectLayers(tmp_path / "nodes" / "worker", lambda name: tmp_path / name.path)
+    document = bundle(PUBLIC)
+    state.write(document, ["a"])
+    fresh = asked.version()
+    assert asked.version() != fresh, "another write within this tick would not be seen"
+    os.utime(tmp_path / "nodes" / "worker", (1, 1))
+    settled = asked.version()
+    assert asked.version() == settled
+    state.write(document, ["a"], direct_io=True)
+    assert asked.version() != settled
 
 
 def test_nobody_asks_where_nothing_was_ever_attached(tmp_path: Path) -> None:

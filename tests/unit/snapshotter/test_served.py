@@ -214,14 +214,6 @@ def test_after_a_reboot_prepare_view_and_mounts_mount_again(rig: SnapshotterRig)
         assert targets(rig) == ["1", "2"]
 
 
-def test_an_attach_asks_the_mounter_again(rig: SnapshotterRig) -> None:
-    image = rig.image("base", "app")
-    rig.pull(image)
-    rig.mounter.calls.clear()
-    rig.pull(image)
-    assert [target.name for call, target in rig.mounter.calls if call == "mount"] == ["1", "2"]
-
-
 def test_a_restart_changes_nothing(rig: SnapshotterRig) -> None:
     names = rig.pull(rig.image("base", "app"))
     rig.mounter.calls.clear()
