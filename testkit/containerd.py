@@ -258,10 +258,10 @@ class _Snapshots:
             return None
         if snapshot.parent and (snapshot.snapshotter, snapshot.parent) not in self._space.committed:
             raise SnapshotNotFound(f"parent {snapshot.parent}: not found")
+        if (snapshot.snapshotter, target) in self._space.committed:
+            return None
         if target in snapshotter.chains:
             self._put(SnapshotInfo(target, snapshot.parent, snapshot.labels), snapshot.snapshotter)
-        if (snapshot.snapshotter, target) in self._space.committed:
-            self._hold((snapshot.snapshotter, target))
             return None
         self._space.active[place] = snapshot
         if target and snapshot.labels.get(_DIFF_ID) in snapshotter.diff_ids:
@@ -271,7 +271,6 @@ class _Snapshots:
     async def commit(self, snapshot: SnapshotKey, name: str) -> bool:
         self._snapshotter(snapshot.snapshotter)
         if (snapshot.snapshotter, name) in self._space.committed:
-            self._hold((snapshot.snapshotter, name))
             return False
         if self._space.active.pop((snapshot.snapshotter, snapshot.key), None) is None:
             raise SnapshotNotFound(f"{snapshot.key}: not found")
@@ -286,6 +285,11 @@ class _Snapshots:
     async def stat(self, snapshotter: str, name: str) -> SnapshotInfo | None:
         self._snapshotter(snapshotter)
         return self._space.committed.get((snapshotter, name))
+
+    async def keep(self, snapshotter: str, name: str) -> None:
+        self._hold((snapshotter, name))
+        if await self.stat(snapshotter, name) is None:
+            raise SnapshotNotFound(f"snapshot {name}: not found")
 
     async def label(self, snapshotter: str, name: str, labels: Mapping[str, str]) -> None:
         info = await self.stat(snapshotter, name)

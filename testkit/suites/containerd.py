@@ -184,7 +184,7 @@ class ContainerdSuite:
             assert await leased.snapshots.commit(key, "sha256:chain")
             assert await leased.snapshots.stat("overlayfs", "sha256:chain") is not None
 
-    async def test_a_commit_that_comes_second_keeps_the_first_by_its_lease(self, session: Session) -> None:
+    async def test_a_commit_that_comes_second_can_keep_the_first(self, session: Session) -> None:
         async with session.leased(60) as second:
             late = SnapshotKey("overlayfs", "late")
             await second.snapshots.prepare(late)
@@ -192,8 +192,11 @@ class ContainerdSuite:
                 await first.snapshots.prepare(SnapshotKey("overlayfs", "early"))
                 assert await first.snapshots.commit(SnapshotKey("overlayfs", "early"), "top")
                 assert not await second.snapshots.commit(late, "top")
+                await second.snapshots.keep("overlayfs", "top")
             await second.snapshots.remove("overlayfs", "late")
             assert await session.snapshots.stat("overlayfs", "top") is not None
+            with pytest.raises(SnapshotNotFound):
+                await second.snapshots.keep("overlayfs", "none")
 
     async def test_a_layer_without_content_is_not_unpacked(self, session: Session) -> None:
         async with session.leased(60) as leased:

@@ -50,7 +50,7 @@ class AlsoUnpacker:
     async def unpack(self, session: Session, image: ImageRecord, snapshotters: Collection[str]) -> None:
         """Make the image's snapshots in these snapshotters; the lease of ``session`` keeps them, those that exist too.
 
-        Raises BlobNotFound, StoreError, StoreCorrupt, ContainerdUnavailable, ContainerdMisconfigured.
+        Raises BlobNotFound, StoreError, StoreCorrupt, SnapshotNotFound, ContainerdUnavailable, ContainerdMisconfigured.
         """
         parent = ""
         for layer in image.layers:
@@ -61,7 +61,9 @@ class AlsoUnpacker:
                     # without the diffID: a snapshotter that looks for it may answer with mounts of a file of ours
                     snapshot = layer_key(name, layer, parent, self._clock)
                     mounts = await session.snapshots.prepare(snapshot)
-                    if mounts is not None:
+                    if mounts is None:
+                        await session.snapshots.keep(name, layer.chain_id)
+                    else:
                         waiting[name] = (snapshot, mounts)
                 if waiting:
                     await self._fill(session, layer, waiting, last=last)
@@ -104,3 +106,5 @@ class AlsoUnpacker:
                     )
                 if await session.snapshots.commit(snapshot, layer.chain_id):
                     del waiting[name]
+                else:
+                    await session.snapshots.keep(name, layer.chain_id)

@@ -158,6 +158,9 @@ class Snapshots(Protocol):
 
     async def stat(self, snapshotter: str, name: str) -> SnapshotInfo | None: ...
 
+    async def keep(self, snapshotter: str, name: str) -> None:
+        """Put a snapshot that exists under the session's lease, which 1.x does not do. Raises SnapshotNotFound."""
+
     async def label(self, snapshotter: str, name: str, labels: Mapping[str, str]) -> None:
         """Add labels to a snapshot; an empty value removes one. Raises SnapshotNotFound."""
 

@@ -26,14 +26,20 @@ from imagecache.clock import Clock
 from imagecache.containerd.api import SNAPSHOTTERS, ContainerRecord, Plugin, SnapshotMount, TaskStarted
 from imagecache.containerd.handlers import snapshotters_in
 from imagecache.containerd.rpc import Connection, Reply
-from imagecache.containerd.services import ContentService, DiffService, ImageService, SnapshotService
+from imagecache.containerd.services import (
+    LEASE_HEADER,
+    LEASES,
+    ContentService,
+    DiffService,
+    ImageService,
+    SnapshotService,
+)
 from imagecache.digest import Digest
 from imagecache.errors import ContainerdMisconfigured, ContainerdUnavailable, NotFound
 from imagecache.oci.descriptor import Descriptor
 
 DEADLINE = 60.0
 """Seconds for one call. Deleting an image with ``sync`` waits for containerd's collection, which may take many."""
-_LEASES = "containerd.services.leases.v1.Leases"
 _CRI = "type==io.containerd.grpc.v1,id==cri"
 """Filter of plugins: CRI, in every version."""
 
@@ -141,13 +147,13 @@ class ContainerdSession:
         # RFC 3339, as containerd's collector parses this label
         expires = (self._clock.now() + dt.timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
         create = leases_pb2.CreateRequest(id=lease, labels={"containerd.io/gc.expire": expires})
-        await self._connection.call(f"{_LEASES}/Create", create, leases_pb2.CreateResponse, self._metadata)
+        await self._connection.call(f"{LEASES}/Create", create, leases_pb2.CreateResponse, self._metadata)
         try:
-            yield ContainerdSession(self._connection, self._clock, {**self._metadata, "containerd-lease": lease})
+            yield ContainerdSession(self._connection, self._clock, {**self._metadata, LEASE_HEADER: lease})
         finally:
             delete = leases_pb2.DeleteRequest(id=lease, sync=sync)
             with contextlib.suppress(NotFound):  # it has expired
-                await self._connection.command(f"{_LEASES}/Delete", delete, self._metadata)
+                await self._connection.command(f"{LEASES}/Delete", delete, self._metadata)
 
     async def apply(self, tar: Descriptor, mounts: Sequence[SnapshotMount]) -> Digest:
         return await self._diff.apply(tar, mounts)

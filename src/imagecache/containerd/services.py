@@ -16,6 +16,7 @@ from imagecache._proto.containerd import (
     descriptor_pb2,
     diff_pb2,
     images_pb2,
+    leases_pb2,
     mount_pb2,
     snapshots_pb2,
 )
@@ -25,6 +26,9 @@ from imagecache.digest import Digest
 from imagecache.errors import AlreadyExists, NotFound, SnapshotNotFound
 from imagecache.oci.descriptor import Descriptor
 
+LEASES = "containerd.services.leases.v1.Leases"
+LEASE_HEADER = "containerd-lease"
+"""Of every call that shall put what it makes under a lease."""
 _SOURCE = "containerd.io/distribution.source."
 _CONTENT = "containerd.services.content.v1.Content"
 _IMAGES = "containerd.services.images.v1.Images"
@@ -243,6 +247,13 @@ class SnapshotService:
         except NotFound:
             return None
         return _info(reply.info)
+
+    async def keep(self, snapshotter: str, name: str) -> None:
+        resource = leases_pb2.Resource(id=name, type=f"snapshots/{snapshotter}")
+        request = leases_pb2.AddResourceRequest(id=self._metadata[LEASE_HEADER], resource=resource)
+        await self._connection.command(f"{LEASES}/AddResource", request, self._metadata)
+        if await self.stat(snapshotter, name) is None:  # it was collected just before
+            raise SnapshotNotFound(f"snapshot {name} of {snapshotter} was removed", hint="try again")
 
     async def label(self, snapshotter: str, name: str, labels: Mapping[str, str]) -> None:
         request = snapshots_pb2.UpdateSnapshotRequest(

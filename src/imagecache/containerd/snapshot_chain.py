@@ -85,6 +85,7 @@ class ChainPreparer:
 
     async def _commit(self, snapshot: SnapshotKey, layer: LayerRecord) -> None:
         if not await self._snapshots.commit(snapshot, layer.chain_id):  # a pull of the same layer was faster
+            await self._snapshots.keep(snapshot.snapshotter, layer.chain_id)
             await self._snapshots.remove(snapshot.snapshotter, snapshot.key)
 
     def _key(self, layer: LayerRecord, parent: str) -> SnapshotKey:
