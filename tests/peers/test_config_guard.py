@@ -24,8 +24,7 @@ from imagecache.host.systemd_units import SERVICE
 from testkit.images import busybox_image, tar_of
 from testkit.peers.containerd import VERSIONS, Containerd
 from testkit.peers.cri import Cri
-from testkit.peers.processes import wait_until
-from testkit.peers.programs import containerd_24, environment
+from testkit.peers.programs import containerd_24, find
 from testkit.peers.registry import Registry
 from tests.peers.host import Host, until_absent
 
@@ -149,52 +148,30 @@ async def test_an_imported_directory_survives_every_start(host: Host, cri: Cri, 
     assert await cri.run(app, READ) == "from the cache\n"
 
 
-async def test_repair_before_containerd_starts(
-    host: Host, cri: Cri, bare: str, app: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    use_program(host, monkeypatch)
+async def test_repair_before_containerd_starts(host: Host, cri: Cri, bare: str, app: str) -> None:
     host.cache(app)
     await asyncio.to_thread(host.containerd.stop)
     host.containerd.config.write_text(bare)
-    assert await asyncio.to_thread(repair_before_start, host.settings, host.manager.files)
+    assert await asyncio.to_thread(repair_before_start, host.settings, program(host), host.manager.files)
 
     await asyncio.to_thread(host.containerd.start)
     assert await is_ours(host)
     assert await cri.run(app, READ) == "from the cache\n"
-    assert not await asyncio.to_thread(repair_before_start, host.settings, host.manager.files)
+    assert not await asyncio.to_thread(repair_before_start, host.settings, program(host), host.manager.files)
 
 
-async def test_what_containerd_cannot_read_is_not_repaired_again(
-    host: Host, cri: Cri, bare: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_containerd_cannot_read_is_not_repaired_again(host: Host, cri: Cri, bare: str) -> None:
     del cri
-    use_program(host, monkeypatch)
     unreadable = bare.replace("[grpc]", '[grpc]\n  max_recv_message_size = "large"')
     host.containerd.config.write_text(unreadable)
     with pytest.raises(ContainerdMisconfigured, match="cannot read its configuration"):
-        await asyncio.to_thread(repair_before_start, host.settings, host.manager.files)
+        await asyncio.to_thread(repair_before_start, host.settings, program(host), host.manager.files)
 
     assert host.containerd.config.read_text() == unreadable
     assert host.manager.files.at(REFUSED).exists()
-    assert not await asyncio.to_thread(repair_before_start, host.settings, host.manager.files)
+    assert not await asyncio.to_thread(repair_before_start, host.settings, program(host), host.manager.files)
 
 
-def use_program(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The node's containerd is the one on the PATH, as on every node."""
-    before = [containerd_24()] if host.containerd.version == "2.4" else []
-    monkeypatch.setenv("PATH", environment(before=before)["PATH"])
-
-
-async def test_discarded_blobs_do_not_stop_pods_after_an_install(host: Host, app: str, pause: str) -> None:
-    """Before the install pause and app are unpacked by containerd's own snapshotter, and are nowhere else."""
-    async with Cri(host.containerd.address) as cri:
-        for image in (pause, app):
-            await cri.pull(image)
-        assert await cri.run(app, READ) == "from the cache\n"
-        content = ("-n", "k8s.io", "content", "list", "--quiet")
-        assert wait_until(lambda: len(host.containerd.ctr(*content).split()) == 4, seconds=30), "two documents for each"
-        await host.install()
-
-        await until_absent(cri, app)
-        await cri.pull(app)
-        assert await cri.run(app, READ) == "from the cache\n"
+def program(host: Host) -> str:
+    """What the node's unit starts. The PATH has another version, as nodes do that once had Debian's."""
+    return str(find("containerd") if host.containerd.version == "system" else containerd_24() / "containerd")

@@ -16,7 +16,8 @@ from imagecache.host.dropin import DropInSettings
 from imagecache.host.probe_id_maps import why_ids_are_not_mapped
 from imagecache.host.service import REFUSED
 from imagecache.host.service_files import UNITS, HostFiles
-from imagecache.host.systemd_units import UNINSTALL
+from imagecache.host.systemd import Systemd
+from imagecache.host.systemd_units import CONTAINERD, UNINSTALL
 from imagecache.settings.table import InodeNumbers, Mode, Repair, Settings
 
 
@@ -49,42 +50,57 @@ def config_for(settings: Settings, version: str, *, serve_only: bool = False) ->
     )
 
 
-def containerd_version(settings: Settings, clock: Clock, root: Path = Path("/")) -> str:
-    """Of the running containerd, else of the installed program. ``root`` is where the host's filesystem is mounted."""
-    from imagecache.containerd.client import ContainerdClient  # gRPC: not for a repair before containerd starts
+def containerd_version(settings: Settings, clock: Clock, root: Path = Path("/"), unit: str = CONTAINERD) -> str:
+    """Of the running containerd, else of the program that its unit starts.
 
-    async def running_version() -> str:
-        async with ContainerdClient(root / settings.address.relative_to("/"), clock) as containerd:
-            return await containerd.version()
-
+    ``root`` is where the host's filesystem is mounted. Raises ContainerdUnavailable when neither can be known.
+    """
     try:
-        return asyncio.run(running_version())
+        return running_version(settings, clock, root)
     except ContainerdUnavailable:
-        found = installed_version(root)
+        found = installed_version(unit_program(unit, root), root)
         if not found:
             raise
         return found
 
 
-def repair_before_start(settings: Settings, files: HostFiles | None = None) -> Sequence[Change]:
-    """``imagecache host repair``: containerd does not run yet, so its installed program counts.
+def running_version(settings: Settings, clock: Clock, root: Path = Path("/")) -> str:
+    """Raises ContainerdUnavailable."""
+    from imagecache.containerd.client import ContainerdClient  # gRPC: not for a repair before containerd starts
 
-    What makes containerd refuse its configuration is undone, and remembered. Raises ContainerdUnavailable without a
-    program on the PATH, ContainerdMisconfigured, PrivilegeMissing, StoreError.
+    async def version() -> str:
+        async with ContainerdClient(root / settings.address.relative_to("/"), clock) as containerd:
+            return await containerd.version()
+
+    return asyncio.run(version())
+
+
+def unit_program(unit: str, root: Path = Path("/")) -> str:
+    """What the unit of containerd starts: a node may have another containerd on its PATH, which counts without one."""
+    return Systemd(root).program(unit) or "containerd"
+
+
+def repair_before_start(settings: Settings, program: str, files: HostFiles | None = None) -> Sequence[Change]:
+    """``imagecache host repair``: containerd does not run yet, so the program counts that its unit will start.
+
+    What makes containerd refuse its configuration is undone, and remembered. Raises ContainerdUnavailable when that is
+    no containerd, ContainerdMisconfigured, PrivilegeMissing, StoreError.
     """
     files = files or HostFiles()
     with files.locked(wait=False) as mine:
         if not mine or settings.repair is Repair.REPORT or files.at(UNITS / UNINSTALL).exists():
             return ()
-        version = installed_version()
+        version = installed_version(program)
         if not version:
-            raise ContainerdUnavailable("no containerd on the PATH", hint="the agent repairs it when containerd runs")
+            raise ContainerdUnavailable(
+                f"{program} is no containerd whose version we know", hint="the agent repairs it when containerd runs"
+            )
         config, refused = config_for(settings, version), files.at(REFUSED)
         found = config.look()
         if found.state is ConfigState.OK or (refused.exists() and refused.read_text() == found.fingerprint):
             return ()
         changes = config.install()
-        problem = config_problem(settings.containerd_config)
+        problem = config_problem(settings.containerd_config, program)
         if problem:
             config.undo()
             files.write(REFUSED, config.look().fingerprint, 0o600)

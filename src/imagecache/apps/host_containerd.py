@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from imagecache.apps.containerd_config import config_for, containerd_version
+from imagecache.apps.containerd_config import config_for, containerd_version, running_version
 from imagecache.clock import Clock
 from imagecache.containerd.client import ContainerdClient
 from imagecache.containerd.modes import NATIVE_SNAPSHOTTER
@@ -20,6 +20,7 @@ from imagecache.host.containerd_process import unit_at
 from imagecache.host.service import HostService, HostSettings
 from imagecache.host.service_files import HostFiles, Program
 from imagecache.host.systemd import Systemd
+from imagecache.host.systemd_units import CONTAINERD
 from imagecache.settings.table import Mode, Repair, Settings
 
 _T = TypeVar("_T")
@@ -32,6 +33,8 @@ class HostContainerdFiles:
     settings: Settings
     clock: Clock
     root: Path
+    unit: str | None = CONTAINERD
+    """Of a containerd that does not run, what it would start counts; None: without a running one nothing is judged."""
 
     def install(self, *, serve_only: bool = False) -> Sequence[Change]:
         version = self._version()
@@ -50,7 +53,9 @@ class HostContainerdFiles:
         return in_root(self.root, lambda: config_for(self.settings, version).default_snapshotter())
 
     def _version(self) -> str:
-        return containerd_version(self.settings, self.clock, self.root)
+        if self.unit is None:
+            return running_version(self.settings, self.clock, self.root)
+        return containerd_version(self.settings, self.clock, self.root, self.unit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +97,7 @@ def open_guard(settings: Settings, clock: Clock, forgotten: Callable[[], None]) 
     """For the agent, which runs on the host itself; None when it is no host service. ``forgotten``: see ConfigGuard."""
     if not HostFiles().current():
         return None
-    drop_in = HostContainerdFiles(settings, clock, Path("/"))
+    drop_in = HostContainerdFiles(settings, clock, Path("/"), unit=None)
 
     def service() -> HostService:
         found = HostSettings(settings.mode, "", settings.address, containerd_unit=unit_at(settings.address))

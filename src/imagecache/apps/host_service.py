@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 
 from imagecache.agent.daemonset import has_left, withdraw
 from imagecache.agent.installation import AgentInstallation, HostOptions
@@ -25,6 +26,8 @@ def open_installation(
 ) -> AgentInstallation:
     """Raises InvalidSetting."""
     files, drop_in = HostFiles(options.root), HostContainerdFiles(settings, clock, options.root)
+    if options.containerd_unit:
+        drop_in = replace(drop_in, unit=options.containerd_unit)
     return AgentInstallation(
         settings=settings,
         options=options,

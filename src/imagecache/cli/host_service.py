@@ -14,6 +14,7 @@ from imagecache.cli.doctor import show
 from imagecache.cli.options import settings_flags
 from imagecache.cli.session import Session, note, report, run, say
 from imagecache.errors import Interrupted, ServiceManagerMissing
+from imagecache.host.systemd_units import CONTAINERD
 
 if TYPE_CHECKING:
     from imagecache.agent.installation import AgentInstallation
@@ -90,15 +91,15 @@ def status(session: Session, root: Root = _ROOT, unit: Unit = "") -> None:
 
 @app.command()
 @settings_flags("mode", "snapshotter", "agent_socket", "agent_root", "containerd_config", "repair")
-def repair(session: Session) -> None:
+def repair(session: Session, unit: Unit = CONTAINERD) -> None:
     """Write the drop-in and its import again where containerd's configuration was written anew.
 
     For containerd's unit, before containerd starts: it restarts nothing, and undoes what containerd cannot read. During
     an install, after an uninstall has begun and with the setting repair=report it does nothing.
     """
-    from imagecache.apps.containerd_config import repair_before_start
+    from imagecache.apps.containerd_config import repair_before_start, unit_program
 
-    _say(repair_before_start(session.settings))
+    _say(repair_before_start(session.settings, unit_program(unit)))
 
 
 @app.command()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from imagecache.backoff import Backoff, Retries
 from imagecache.clock import Clock
-from imagecache.errors import ContainerdMisconfigured, ImageCacheError
+from imagecache.errors import ContainerdMisconfigured, ContainerdUnavailable, ImageCacheError
 from imagecache.host.containerd_config import ConfigState, Found
 from imagecache.host.service import HostService
 from imagecache.telemetry.log import get_logger
@@ -106,6 +106,8 @@ class ConfigGuard:
                 await asyncio.to_thread(self.check)
                 self.problem = ""
                 retries.succeeded()
+            except ContainerdUnavailable:
+                self.problem = ""  # its files are looked at when it runs again, by its version
             except ImageCacheError as error:
                 self.problem = str(error)
                 retries.failed(error)

@@ -82,19 +82,21 @@ def effective_config(daemon: Daemon) -> Table | None:
     return None
 
 
-def config_problem(main: Path) -> str:
-    """Why the installed containerd would not start with this main file; empty when it reads it, or does not run."""
+def config_problem(main: Path, program: str) -> str:
+    """Why this containerd would not start with this main file; empty when it reads it, or does not run."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        argv = ["containerd", "--config", str(main), "config", "dump"]
+        argv = [program, "--config", str(main), "config", "dump"]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=_SECONDS, check=False)
         return " ".join(done.stderr.split())[:500] if done.returncode else ""
     return ""
 
 
-def installed_version(root: Path = Path("/")) -> str:
-    """Of the containerd that is installed below ``root``; empty when there is none."""
+def installed_version(program: str, root: Path = Path("/")) -> str:
+    """Of a containerd that is installed below ``root``; empty for another program, such as k3s, and for none."""
+    if Path(program).name != "containerd":
+        return ""
     inside = [] if root == Path("/") else ["chroot", str(root)]
-    argv = [*inside, "containerd", "--version"]
+    argv = [*inside, program, "--version"]
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         words = subprocess.run(argv, capture_output=True, text=True, timeout=_SECONDS, check=True).stdout
         match = _VERSION.search(words)

@@ -7,6 +7,7 @@ which units exist.
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 from collections.abc import MutableMapping
@@ -20,6 +21,7 @@ _BOOTED = Path("run/systemd/system")
 """sd_booted(3)."""
 _NOT_LOADED = 5
 """Exit code of systemctl stop for a unit that does not exist (systemctl(1), "Exit status")."""
+_PATH = re.compile(r"\bpath=(\S+) ;")
 _SECONDS = 180
 """containerd may take its TimeoutStopSec of 90 s to stop, then starts."""
 _FIRST_FD = 3
@@ -47,7 +49,14 @@ class Systemd:
     def stop(self, unit: str) -> None:
         self._systemctl("stop", unit, allowed=_NOT_LOADED)
 
-    def _systemctl(self, *words: str, allowed: int = 0) -> None:
+    def program(self, unit: str) -> str:
+        """Path of the program that a service starts (systemctl(1), "show"); empty when there is no such unit."""
+        if not self.running():
+            return ""
+        found = _PATH.search(self._systemctl("show", "--property=ExecStart", "--value", unit))
+        return found[1] if found is not None else ""
+
+    def _systemctl(self, *words: str, allowed: int = 0) -> str:
         # in the host's mount namespace: systemctl talks to sockets below /run there
         inside = [] if self.root == _HOST else ["nsenter", "--target", "1", "--mount", "--"]
         try:
@@ -62,6 +71,7 @@ class Systemd:
                 f"systemctl {' '.join(words)} ended with {done.returncode}: {said[:500]}",
                 hint=f"journalctl --unit {words[-1]} on the host",
             )
+        return done.stdout
 
 
 def inherited_socket(environ: MutableMapping[str, str]) -> socket.socket | None:

@@ -90,7 +90,7 @@ ExecStart={program} host uninstall{flags}
 _GUARD = """\
 # containerd's configuration may have been written anew: our part is imported again before containerd reads it.
 [Service]
-ExecStartPre=-{program} host repair
+ExecStartPre=-{program} host repair --containerd-unit {containerd}
 """
 _TIMER = """\
 [Unit]
@@ -118,7 +118,11 @@ def agent_units(program: Path, command: str = "agent", *, containerd: str = CONT
 
 def guard_units(program: Path, containerd: str) -> Mapping[str, str]:
     """The drop-in for containerd's unit, by file name; none for the units in ``PARENTS``. Its failure stops nothing."""
-    return {} if containerd in {"", *PARENTS} else {f"{containerd}.d/{GUARD}": _GUARD.format(program=program)}
+    return (
+        {}
+        if containerd in {"", *PARENTS}
+        else {f"{containerd}.d/{GUARD}": _GUARD.format(program=program, containerd=containerd)}
+    )
 
 
 def uninstall_units(program: Path, flags: str = "", *, containerd: str = CONTAINERD) -> Mapping[str, str]:

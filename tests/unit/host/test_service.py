@@ -310,7 +310,9 @@ def test_uninstall_without_a_service_manager_waits_for_a_restart_by_somebody(hos
 def test_containerd_asks_for_a_repair_before_each_start(host: Host) -> None:
     guard = UNITS / f"{CONTAINERD}.d/imagecache.conf"
     host.install()
-    assert f"\nExecStartPre=-{OPT}/current/bin/imagecache host repair\n" in read(host.files, guard)
+    assert f"\nExecStartPre=-{OPT}/current/bin/imagecache host repair --containerd-unit containerd.service\n" in read(
+        host.files, guard
+    )
 
     host.records.containers = 1
     host.uninstall()
