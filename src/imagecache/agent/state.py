@@ -7,17 +7,16 @@ read counts as absent: kubelet's image collection removes such records in the en
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from imagecache.agent import direct_layers
 from imagecache.api.ids import is_cache_id
 from imagecache.api.nodes import CacheState, NodeCache
 from imagecache.errors import InvalidDigest, InvalidInput
-from imagecache.file_version import file_version
 from imagecache.oci.descriptor import decode_hook, encode_hook
 from imagecache.oserrors import converting
 from imagecache.store.bundle_document import Bundle
@@ -28,8 +27,6 @@ from imagecache.telemetry.log import get_logger
 
 _log = get_logger(__name__)
 _SUFFIX = ".json"
-_TICK = 100_000_000
-"""Nanoseconds; longer than a tick of any kernel's clock for files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +64,8 @@ class NodeState:
         self._directory = directory
         self._entries: dict[str, _Entry] = {}
         self._unsaved: set[str] = set()
+        self._direct: frozenset[LayerName] = frozenset()
+        """What the file of ``agent.direct_layers`` says."""
 
     def load(self) -> None:
         """Raises StoreError, StoreDenied, NoSpace."""
@@ -75,6 +74,8 @@ class NodeState:
             make_directory(self._directory)
             files = sorted(self._directory.glob(f"*{_SUFFIX}"))
         self._entries = {file.stem: entry for file in files if (entry := _read(file)) is not None}
+        self._direct = direct_layers.read(self._directory)
+        self._save_direct()  # a killed agent may have written an entry alone
 
     @property
     def documents(self) -> dict[str, Bundle]:
@@ -132,6 +133,7 @@ class NodeState:
         with converting(self._path(bundle_id)):
             self._path(bundle_id).unlink(missing_ok=True)
             fsync_directory(self._directory)
+        self._save_direct()
 
     def used(self, bundle_id: str, moment: float) -> None:
         """Record a use in memory; ``flush`` writes it to the file."""
@@ -152,40 +154,17 @@ class NodeState:
         with converting(self._directory):
             fsync_directory(self._directory)  # the records that follow must never outlive the file in a power failure
         self._entries[bundle_id] = entry
+        self._save_direct()
+
+    def _save_direct(self) -> None:
+        asking = [entry.document for entry in self._entries.values() if entry.direct_io]
+        layers = frozenset(name for document in asking for name in document.layer_names())
+        if layers != self._direct:
+            direct_layers.write(self._directory, layers)
+            self._direct = layers
 
     def _path(self, bundle_id: str) -> Path:
         return self._directory / f"{bundle_id}{_SUFFIX}"
-
-
-class DirectLayers:
-    """Whether a layer image is of a bundle whose cache asks for reads with O_DIRECT, by the files of the state.
-
-    For whoever mounts, in this process or another one: they are read again when one was written, and a write always
-    renames a new file into the directory. Thread-safe.
-    """
-
-    def __init__(self, directory: Path, path: Callable[[LayerName], Path]) -> None:
-        """``path`` of a layer image in the store."""
-        self._directory = directory
-        self._path = path
-        self._known: tuple[object, frozenset[Path]] = (None, frozenset())
-        """The version, and what the files said then. Replaced whole, so that no call needs a lock."""
-
-    def __call__(self, image: Path) -> bool:
-        version = self.version()
-        if version != self._known[0]:
-            files = self._directory.glob(f"*{_SUFFIX}")
-            entries = [entry for file in files if (entry := _read(file)) is not None and entry.direct_io]
-            layers = {name for entry in entries for name in entry.document.layer_names()}
-            self._known = (version, frozenset(map(self._path, layers)))
-        return image in self._known[1]
-
-    def version(self) -> object:
-        """Equal to an earlier one only if no file was written in between."""
-        found = file_version(self._directory)
-        # Two writes within one tick of the kernel's clock leave the same mtime: a fresh one proves nothing yet.
-        settled = found is None or time.time_ns() - found[0] > _TICK
-        return found if settled else object()
 
 
 def _state(entry: _Entry) -> CacheState:

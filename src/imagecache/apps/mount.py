@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imagecache.agent.state import DirectLayers
+from imagecache.agent.direct_layers import DirectLayers
 from imagecache.api.nodes import HOST
 from imagecache.clock import Clock
 from imagecache.erofs.realign import realign

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from imagecache.agent.budget import Disk
-from imagecache.agent.state import DirectLayers
+from imagecache.agent.direct_layers import DirectLayers
 from imagecache.containerd.handlers import Handlers
 from testkit.images import tar_of
 from tests.unit.agent.bench import Bench, cache

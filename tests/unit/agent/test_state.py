@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
-from imagecache.agent.state import DirectLayers, Known, NodeState
+from imagecache.agent.direct_layers import DirectLayers
+from imagecache.agent.state import Known, NodeState
 from testkit.attachable import MemoryDocuments, bundle
 
 DOCUMENTS = MemoryDocuments()
@@ -78,17 +78,28 @@ def test_layers_of_caches_that_ask_for_direct_io(state: NodeState, tmp_path: Pat
     assert not asked(base)
 
 
-def test_the_version_changes_with_every_write_and_is_known_soon_after(state: NodeState, tmp_path: Path) -> None:
+def test_the_version_of_direct_layers_changes_with_them_alone(state: NodeState, tmp_path: Path) -> None:
     asked = DirectLayers(tmp_path / "nodes" / "worker", lambda name: tmp_path / name.path)
-    document = bundle(PUBLIC)
-    state.write(document, ["a"])
-    fresh = asked.version()
-    assert asked.version() != fresh, "another write within this tick would not be seen"
-    os.utime(tmp_path / "nodes" / "worker", (1, 1))
-    settled = asked.version()
-    assert asked.version() == settled
-    state.write(document, ["a"], direct_io=True)
-    assert asked.version() != settled
+    public, private = bundle(PUBLIC, number=1), bundle(PRIVATE, number=2)
+    state.write(public, ["a"], direct_io=True)
+    before = asked.version()
+    state.used(public.id, 5.0)
+    state.flush()
+    state.write(private, ["b"])
+    assert asked.version() == before
+    state.write(private, ["b"], direct_io=True)
+    assert asked.version() != before
+
+
+def test_direct_layers_after_a_kill_between_the_two_files(state: NodeState, tmp_path: Path) -> None:
+    directory = tmp_path / "nodes" / "worker"
+    state.write(bundle(PUBLIC), ["a"], direct_io=True)
+    (base, *_) = PUBLIC.layers
+    asked = DirectLayers(directory, lambda name: tmp_path / name.path)
+    (directory / "direct-io").write_bytes(b"cut")
+    assert not asked(tmp_path / base.name.path)
+    reloaded(tmp_path)
+    assert asked(tmp_path / base.name.path)
 
 
 def test_nobody_asks_where_nothing_was_ever_attached(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from unittest.mock import Mock
 import msgspec
 import pytest
 
-from imagecache.agent.state import DirectLayers
+from imagecache.agent.direct_layers import DirectLayers
 from imagecache.api.ids import derived_cache_id
 from imagecache.api.nodes import HOST
 from imagecache.api.types import NodeCounts, Phase
