@@ -28,9 +28,9 @@ version = 3
   runtime_type = "io.containerd.runc.v2"
   snapshotter = "overlayfs"
 """
-_ROUNDS = 3
+_ROUNDS = 2
 """At most: each builds and unpacks the image on a node of its own."""
-_STARTS = 8
+_STARTS = 12
 """In each round: they are short."""
 
 

@@ -46,11 +46,13 @@ _PROGRAMS = {
     "igzip, tuned contenders": [str(IGZIP / "igzip"), "--version"],
     "mkfs.erofs, tuned contenders": [str(EROFS_UTILS / "mkfs.erofs"), "-V"],
 }
-_RESERVE = 20 << 30
+_RESERVE = 14 << 30
 """Bytes that must be free before a turn: more than any leaves."""
 _ROUNDS = 5
 _PREPARES = 3
 """Rounds of preparing: each takes two minutes, most of them to optimize an eStargz image."""
+_DIRECT = 3
+"""Rounds of reads with O_DIRECT: each reads many times."""
 _CLUSTER_PARTS = ((cluster.pods, 3), (cluster.caches, _ROUNDS), (cluster.joins, 3))
 """And their rounds: one of pods has forty of every node."""
 
@@ -151,7 +153,7 @@ class Bench:
 
     def direct(self) -> Measured:
         with courses.site(self.directory / "direct", courses.LOOPBACK) as site:
-            return direct.measure(site, courses.BIG, self.rounds, self.roots)
+            return direct.measure(site, courses.BIG, min(self.rounds, _DIRECT), self.roots)
 
     def pods(self) -> Measured:
         """Pods, caches and a node that joins share one cluster."""
