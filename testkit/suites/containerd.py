@@ -98,6 +98,31 @@ class ContainerdSuite:
             await leased.content.write_from(_pieces(_TAR), _descriptor(_TAR))
         assert await session.content.labels(Digest.sha256(_TAR)) is None
 
+    async def test_what_a_failed_block_has_made_stays_for_the_next_one(self, session: Session) -> None:
+        key, owner = SnapshotKey("overlayfs", "key"), f"imc-{secrets.token_hex(4)}"
+        with pytest.raises(StoreCorrupt):
+            async with session.leased(3600, sync=True, owner=owner) as leased:
+                await leased.snapshots.prepare(key)
+                await leased.snapshots.commit(key, "top")
+                raise StoreCorrupt("in the middle")
+        async with session.leased(60, sync=True):
+            pass  # everything that nobody keeps is collected
+        assert await session.snapshots.stat("overlayfs", "top") is not None
+        async with session.leased(3600, sync=True, owner=owner):
+            assert await session.snapshots.stat("overlayfs", "top") is not None
+        assert await session.snapshots.stat("overlayfs", "top") is None
+
+    async def test_what_failed_blocks_have_made_is_given_up(self, session: Session) -> None:
+        key, owner = SnapshotKey("overlayfs", "key"), f"imc-{secrets.token_hex(4)}"
+        with pytest.raises(StoreCorrupt):
+            async with session.leased(3600, owner=owner) as leased:
+                await leased.snapshots.prepare(key)
+                await leased.snapshots.commit(key, "top")
+                raise StoreCorrupt("in the middle")
+        await session.end_leases(owner, 3600)
+        assert await session.snapshots.stat("overlayfs", "top") is None
+        await session.end_leases(owner, 3600)
+
     # images
 
     async def test_records_are_created_moved_and_left_alone(self, session: Session) -> None:

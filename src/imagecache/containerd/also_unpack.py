@@ -20,8 +20,8 @@ from imagecache.oci import mediatypes
 from imagecache.oci.descriptor import Descriptor
 from imagecache.store.bundle_document import ImageRecord, LayerRecord
 
-LEASE = 4 * 3600
-"""Seconds after which containerd drops what a killed process has unpacked: longer than the largest bundle takes."""
+LEASE = 24 * 3600
+"""Seconds after which containerd drops what was unpacked for nothing. In half of them a bundle is unpacked, or fails."""
 _LARGE = 64 * MIB
 """After a tar of this size its collection is waited for, so that the disk holds one of them at most."""
 _GC_ROOT = "containerd.io/gc.root"

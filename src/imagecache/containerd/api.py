@@ -180,12 +180,16 @@ class Session(Protocol):
     @property
     def snapshots(self) -> Snapshots: ...
 
-    def leased(self, seconds: int, *, sync: bool = False) -> AbstractAsyncContextManager[Session]:
-        """The same namespace under a new lease: nothing that is written in the block is collected before it ends.
+    def leased(self, seconds: int, *, sync: bool = False, owner: str = "") -> AbstractAsyncContextManager[Session]:
+        """The same namespace under a lease: nothing that is written in the block is collected before it ends.
 
         containerd drops the lease after ``seconds``, in case this process dies. ``sync``: the end of the block waits
-        until what only this lease has kept is collected.
+        until what only this lease has kept is collected. ``owner``, of one block at a time: when the block fails, what
+        it has written stays for the next one of the same owner, which has at least half of ``seconds``.
         """
+
+    async def end_leases(self, owner: str, seconds: int) -> None:
+        """Drop the leases that failed blocks of ``owner`` have left, and wait for the collection. Idempotent."""
 
     async def apply(self, tar: Descriptor, mounts: Sequence[SnapshotMount]) -> Digest:
         """Unpack a layer of the content store onto a prepared snapshot; returns the digest of what was unpacked.

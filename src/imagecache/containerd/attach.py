@@ -2,7 +2,7 @@
 
 For each image: documents into containerd's content store, the chain of snapshots through containerd's own API, the same
 chain unpacked for runtime handlers that have another snapshotter, then the image records. A lease keeps the unfinished
-work from containerd's collector, and expires if this process dies. An image is recorded only when all its layers are
+work from containerd's collector, and expires if this process dies; what was unpacked stays for the next try. An image is recorded only when all its layers are
 served, since kubelet would never pull it again. In prepull mode nothing is served: images are unpacked into the
 snapshotter of containerd's own pulls. See ``docs/adr/0010-attach-without-pull.md``. It must not call our own
 snapshotter, nor start or configure anything.
@@ -56,7 +56,7 @@ Asked = tuple[Bundle, Collection[str]]
 
 
 class NodeAttacher:
-    """Attach and detach on one containerd. Both are idempotent; several attachers may run at once."""
+    """Attach and detach on one containerd. Both are idempotent; several may run at once, for different bundles."""
 
     def __init__(
         self,
@@ -92,10 +92,12 @@ class NodeAttacher:
         missed: list[str] = []
         listing: dict[str, Descriptor] = {}
         asked = [(bundle, also), *others]
-        long = self._prepulls or any(handlers.unpacked(each) for _, each in asked)
-        lease = also_unpack.LEASE if long else self._settings.lease
+        if self._prepulls or any(handlers.unpacked(each) for _, each in asked):
+            lease = self._session().leased(also_unpack.LEASE, owner=bundle.id)  # what was unpacked outlives a failure
+        else:
+            lease = self._session().leased(self._settings.lease)
         # an image after the other: their layers and documents overlap, and the second finds what the first has made
-        async with self._session().leased(lease) as session:
+        async with lease as session:
             for image in bundle.images:
                 wanted = _wanted(handlers, image, asked)
                 if self._is_withheld(image):
@@ -126,6 +128,8 @@ class NodeAttacher:
         """
         await self._release(bundle, keep)
         session = self._session()
+        if self._unpacker is not None:  # an attach may have failed and left a lease
+            await session.end_leases(bundle.id, also_unpack.LEASE)
         kept = {
             name
             for other in keep
