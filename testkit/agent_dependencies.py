@@ -111,7 +111,8 @@ class FakeMachine:
         self.looks += 1
         return replace(self.size, free=self.size.free - self.stored())
 
-    async def in_use(self, documents: Iterable[Bundle]) -> frozenset[Part]:
+    async def in_use(self, documents: Iterable[Bundle], unpacked: Collection[str]) -> frozenset[Part]:
+        del unpacked
         names = {name for document in documents for name in document.layer_names()}
         return frozenset(self.used & names)
 

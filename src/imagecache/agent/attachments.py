@@ -7,7 +7,9 @@ agent is killed, the next one knows what to detach. It must not decide what is a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Container, Mapping
+import contextlib
+from collections.abc import AsyncIterator, Callable, Collection, Container, Mapping
+from weakref import WeakValueDictionary
 
 from imagecache.agent.dependencies import Attacher
 from imagecache.agent.failures import Removals
@@ -27,7 +29,7 @@ class Attachments:
     """For one event loop."""
 
     def __init__(self, attacher: Attacher, state: NodeState, clock: Clock, metrics: Metrics, *, at_once: int) -> None:
-        """``at_once``: attaches and detaches that run side by side; the others wait."""
+        """``at_once``: attaches that run side by side; the others wait. Detaches run one after the other."""
         self.attached: dict[str, Attached] = {}
         """By bundle id. Empty after a start: attaching again is how an agent finds out what is missing."""
         self.handlers = Handlers()
@@ -38,11 +40,13 @@ class Attachments:
         self._clock = clock
         self._metrics = metrics
         self._slots = asyncio.Semaphore(at_once)
+        self._detaching = asyncio.Semaphore()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._checked = self._looked = float("-inf")
 
     async def attach(self, bundle: Bundle, cache: Cache) -> Attached:
         """Make the images usable; ``cache`` is the ImageCache that the bundle is for."""
-        async with self._slots:
+        async with self._turn(bundle, self._slots):
             # before the records: one that no state remembers would never be removed
             await asyncio.to_thread(
                 self._state.write, bundle, [cache.name], cache.also_unpack, direct_io=cache.direct_io
@@ -78,15 +82,33 @@ class Attachments:
 
     async def detach(self, bundle: Bundle, staying: Callable[[], Collection[str]]) -> None:
         """Take the records back, except those that a bundle in ``staying`` (asked when it is our turn) has too."""
-        async with self._slots:
+        async with self._turn(bundle, self._detaching):
             self.attached.pop(bundle.id, None)  # before the runtime is asked: half removed is not attached
             documents, ids = self._state.documents, staying()
             await self._attacher.detach(bundle, [documents[name] for name in documents if name in ids])
         self._count()
 
+    @contextlib.asynccontextmanager
+    async def _turn(self, bundle: Bundle, slots: asyncio.Semaphore) -> AsyncIterator[None]:
+        """One after the other for bundles that share names or images: each must see what the other has made."""
+        async with contextlib.AsyncExitStack() as stack:
+            shared = {key for image in bundle.images for key in (image.name, str(image.config.digest))}
+            for key in sorted(shared):  # in one order, so that no two wait for each other
+                await stack.enter_async_context(self._locks.setdefault(key, asyncio.Lock()))
+            await stack.enter_async_context(slots)
+            yield
+
     async def forget(self, bundle_id: str) -> None:
         """Nothing of the bundle is left on this node. Raises StoreError, StoreDenied."""
+        bundle, known = self._state.documents.get(bundle_id), self._state.known().get(bundle_id, Known())
         await asyncio.to_thread(self._state.erase, bundle_id)
+        if bundle is None:
+            return
+        configs = {image.config.digest for image in bundle.images}
+        for name, document in self._state.documents.items():
+            shared = any(image.config.digest in configs for image in document.images)
+            if shared and name in self.attached and known.unpacked - self.attached[name].unpacked:
+                del self.attached[name]  # attached again, it lets go of what only this bundle has asked for
 
     async def check(self, interval: float, busy: Callable[[], Container[str]]) -> None:
         """Find records and snapshots that someone else removed, once per interval.

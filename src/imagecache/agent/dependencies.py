@@ -110,8 +110,11 @@ class Machine(Protocol):
     async def disk(self) -> Disk:
         """The filesystem of the store."""
 
-    async def in_use(self, documents: Iterable[Bundle]) -> frozenset[Part]:
-        """Parts of these that containers use right now: detaching does not free them."""
+    async def in_use(self, documents: Iterable[Bundle], unpacked: Collection[str]) -> frozenset[Part]:
+        """Parts of these that containers use right now: detaching does not free them.
+
+        ``unpacked``: the other snapshotters that have some of them. All of one that does not answer counts as in use.
+        """
 
 
 class Attacher(Protocol):

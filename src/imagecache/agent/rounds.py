@@ -53,7 +53,8 @@ class Rounds:
         plan = make_plan(view, self._settings.policy, self._settings.bounds)
         if plan.evict:
             # asked only now, since it lists all containers: evicting what they run on would free nothing
-            in_use = await self._dependencies.machine.in_use(view.inventory.documents.values())
+            unpacked = {name for known in view.known.values() for name in known.unpacked}
+            in_use = await self._dependencies.machine.in_use(view.inventory.documents.values(), unpacked)
             view = replace(view, in_use=in_use)
             plan = make_plan(view, self._settings.policy, self._settings.bounds)
         if plan.evict:

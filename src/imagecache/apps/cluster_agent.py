@@ -54,8 +54,6 @@ from imagecache.telemetry.log import get_logger
 from imagecache.telemetry.metrics import Metrics
 
 _log = get_logger(__name__)
-_PULLS = 2
-"""Bundles that the runtime unpacks or pulls at a time in prepull mode: one that hangs does not stop the others."""
 
 
 class ClusterDuties:
@@ -109,7 +107,6 @@ class ClusterDuties:
                 LoopSettings(
                     taint_timeout=settings.taint_timeout,
                     policy=Policy(reserve=settings.reserve),
-                    records=_PULLS if settings.mode is Mode.PREPULL else 1,
                 ),
             )
             _log.info("agent of a cluster's node starts", node=settings.node_name, server=access.server)

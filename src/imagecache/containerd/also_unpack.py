@@ -21,7 +21,7 @@ from imagecache.oci.descriptor import Descriptor
 from imagecache.store.bundle_document import ImageRecord, LayerRecord
 
 LEASE = 24 * 3600
-"""Seconds after which containerd drops what was unpacked for nothing. In half of them a bundle is unpacked, or fails."""
+"""Seconds after which containerd drops what was unpacked in vain. A try that takes half of them is cut by nothing."""
 _LARGE = 64 * MIB
 """After a tar of this size its collection is waited for, so that the disk holds one of them at most."""
 _GC_ROOT = "containerd.io/gc.root"

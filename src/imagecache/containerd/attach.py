@@ -2,10 +2,10 @@
 
 For each image: documents into containerd's content store, the chain of snapshots through containerd's own API, the same
 chain unpacked for runtime handlers that have another snapshotter, then the image records. A lease keeps the unfinished
-work from containerd's collector, and expires if this process dies; what was unpacked stays for the next try. An image is recorded only when all its layers are
-served, since kubelet would never pull it again. In prepull mode nothing is served: images are unpacked into the
-snapshotter of containerd's own pulls. See ``docs/adr/0010-attach-without-pull.md``. It must not call our own
-snapshotter, nor start or configure anything.
+work from containerd's collector, and expires if this process dies; what was unpacked stays for the next try. An image
+is recorded only when all its layers are served, since kubelet would never pull it again. In prepull mode nothing is
+served: images are unpacked into the snapshotter of containerd's own pulls. See
+``docs/adr/0010-attach-without-pull.md``. It must not call our own snapshotter, nor start or configure anything.
 """
 
 from __future__ import annotations
@@ -228,7 +228,8 @@ class NodeAttacher:
         held = [
             image
             for image in bundle.images
-            if self._is_withheld(image) and image.layers and image.layers[-1].chain_id not in kept
+            # whatever is allowed by now: it may have been withheld when it was attached
+            if image.private and image.layers and image.layers[-1].chain_id not in kept
         ]
         if self._unpacker is None or not held:
             return

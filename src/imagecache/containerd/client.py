@@ -123,6 +123,7 @@ class ContainerdClient:
             "containerd.services.events.v1.Events/Subscribe",
             events_pb2.SubscribeRequest(filters=['topic=="/tasks/start"']),
             events_pb2.Envelope,
+            endless=True,  # events come at any time
         )
         async for envelope in envelopes:
             event = task_events_pb2.TaskStart.FromString(envelope.event.value)

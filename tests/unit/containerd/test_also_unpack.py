@@ -102,7 +102,7 @@ async def test_an_image_without_layers() -> None:
 async def test_after_a_failure_the_next_attach_goes_on_where_it_was() -> None:
     node = Node()
     image = node.image("base", "app")
-    base, app = (layer.diff_id for layer in image.layers)
+    app = image.layers[1].diff_id
     tar = node.documents.tars.pop(app)
     with pytest.raises(BlobNotFound):
         await node.attach(bundle(image))
@@ -296,3 +296,15 @@ async def test_a_handler_that_is_configured_later_is_served_by_the_next_attach()
     node.containerd.handlers = {"two": "overlayfs"}
     assert (await node.attach(bundle(image))).unpacked == {"overlayfs"}
     assert len(node.chains()) == 1
+
+
+async def test_a_private_image_that_was_allowed_meanwhile_is_released() -> None:
+    node = Node()
+    secret = node.image("base", "secret", name="team/secret:1", private=True)
+    await node.attach(bundle(secret))
+    settings = AttachSettings(allow_private_names=frozenset({"k8s.io"}))
+    unpacker = AlsoUnpacker(node.tars, FakeClock())
+    allowed = NodeAttacher(node.containerd, node.documents, FakeClock(), settings, unpacker=unpacker)
+    await allowed.attach(bundle(secret))
+    await allowed.detach(bundle(secret))
+    assert node.chains() == {}
