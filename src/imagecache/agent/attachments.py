@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Collection, Container, Mapping
 from weakref import WeakValueDictionary
 
+from imagecache.agent.budget import Part, unpacked_sizes
 from imagecache.agent.dependencies import Attacher
 from imagecache.agent.failures import Removals
 from imagecache.agent.state import Known, NodeState
@@ -18,11 +19,14 @@ from imagecache.api.assignment import Cache
 from imagecache.clock import Clock
 from imagecache.containerd.api import Attached, UnpackedChain
 from imagecache.containerd.handlers import Handlers
+from imagecache.errors import HostError
 from imagecache.store.bundle_document import Bundle
 from imagecache.telemetry.log import get_logger
 from imagecache.telemetry.metrics import Metrics
 
 _log = get_logger(__name__)
+_LOOK = 5.0
+"""Seconds that a round waits for a snapshotter that hangs."""
 
 
 class Attachments:
@@ -79,6 +83,24 @@ class Attachments:
                 and known.get(name, Known()).direct_io == caches[name].direct_io
             )
         )
+
+    async def begun(
+        self, caches: Mapping[str, Cache], attached: Collection[str], documents: Mapping[str, Bundle]
+    ) -> dict[Part, int]:
+        """Bytes of what attaches of these caches, by bundle id, have unpacked without being ``attached`` yet.
+
+        Nothing while the runtime does not answer.
+        """
+        known, sizes = self._state.known(), dict[Part, int]()
+        for name in caches.keys() & known.keys() & documents.keys() - set(attached):
+            wanted = self.handlers.unpacked(caches[name].also_unpack) - known[name].unpacked
+            sizes |= unpacked_sizes(documents[name], wanted)
+        try:
+            async with asyncio.timeout(_LOOK):
+                lost = await self._attacher.lost([part for part in sizes if isinstance(part, UnpackedChain)])
+        except (HostError, TimeoutError):  # an attach would fail for the same reason, and say so
+            return {}
+        return {chain: size for chain, size in sizes.items() if chain not in lost}
 
     async def detach(self, bundle: Bundle, staying: Callable[[], Collection[str]]) -> None:
         """Take the records back, except those that a bundle in ``staying`` (asked when it is our turn) has too."""

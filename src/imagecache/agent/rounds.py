@@ -99,6 +99,7 @@ class Rounds:
         assigned = assignment.assigned(caches, node.labels, known)
         busy, attached = self._jobs.running, self._attachments.as_asked(assigned)
         inventory = await source.inventory(assigned)
+        begun = await self._attachments.begun(assigned, attached, inventory.documents) if source.bounded else {}
         return View(
             caches=caches,
             labels=node.labels,
@@ -107,6 +108,7 @@ class Rounds:
             known=known,
             attached=attached,
             handlers=self._attachments.handlers,
+            begun=begun,
             busy=busy,
             waiting=self._jobs.failures.waiting(now).keys() | self._attachments.removals.waiting(now).keys(),
             disk=await self._disk(),

@@ -27,6 +27,17 @@ async def _nothing() -> None:
     pass
 
 
+async def disk_of(directory: Path) -> Disk:
+    """Its filesystem. Raises StoreError."""
+
+    def look() -> Disk:
+        with converting(directory):
+            usage = shutil.disk_usage(directory)
+        return Disk(usage.total, usage.free)
+
+    return await asyncio.to_thread(look)
+
+
 @dataclass
 class ContainerdRecords:
     """``agent.dependencies.Attacher`` for proxy and native mode."""
@@ -83,12 +94,7 @@ class LocalMachine:
     attacher: NodeAttacher
 
     async def disk(self) -> Disk:
-        return await asyncio.to_thread(self._disk)
-
-    def _disk(self) -> Disk:
-        with converting(self.store):
-            usage = shutil.disk_usage(self.store)
-        return Disk(usage.total, usage.free)
+        return await disk_of(self.store)
 
     async def in_use(self, documents: Iterable[Bundle], unpacked: Collection[str]) -> frozenset[Part]:
         choice = await self.attacher.choice()

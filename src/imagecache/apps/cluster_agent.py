@@ -20,7 +20,7 @@ from imagecache.agent.kubernetes import KubeCaches, KubeNodes, KubeReporter
 from imagecache.agent.layer_source import DescribedLayerSource, FetchedLayerSource, SharedLayerSource
 from imagecache.agent.loop import AgentLoop
 from imagecache.agent.restart import keep_running, until_replaced
-from imagecache.agent.runtime import ContainerdRecords, LocalMachine
+from imagecache.agent.runtime import ContainerdRecords, LocalMachine, disk_of
 from imagecache.agent.settings import LoopSettings
 from imagecache.agent.state import NodeState
 from imagecache.api.assignment import Cache
@@ -142,7 +142,12 @@ class ClusterDuties:
         remote = await stack.enter_async_context(self._served())
         source = DescribedLayerSource(lambda cache: describe(remote, cache.id, cache.digests))
         tars = RemoteTars(remote, metrics.fetched_bytes.inc)
-        return source, local.attacher(containerd, documents=source, tars=tars)
+        return source, local.attacher(containerd, documents=source, tars=tars, room=self._room)
+
+    async def _room(self) -> int:
+        """Bytes of kubelet's disk above its threshold; it is containerd's too, unless images have one of their own."""
+        disk = await disk_of(self._store.root)
+        return disk.free - int(disk.capacity * self._settings.reserve)
 
     def _served(self) -> StoreClient:
         settings = self._settings

@@ -128,8 +128,7 @@ class NodeAttacher:
         """
         await self._release(bundle, keep)
         session = self._session()
-        if self._unpacker is not None:  # an attach may have failed and left a lease
-            await session.end_leases(bundle.id, also_unpack.LEASE)
+        await self.give_up(bundle)
         kept = {
             name
             for other in keep
@@ -145,6 +144,11 @@ class NodeAttacher:
             if await session.images.delete(name, target, sync=number == len(targets)):
                 removed.append(name)
         return tuple(removed)
+
+    async def give_up(self, bundle: Bundle) -> None:
+        """What attaches of the bundle have unpacked before they failed is containerd's to collect. Idempotent."""
+        if self._unpacker is not None:
+            await self._session().end_leases(bundle.id, also_unpack.LEASE)
 
     async def lost(self, chains: Collection[UnpackedChain]) -> frozenset[UnpackedChain]:
         """Those of the chains that their snapshotter does not have. Raises ContainerdUnavailable."""
