@@ -14,7 +14,7 @@ from imagecache.agent.state import NodeState
 from imagecache.api.assignment import Cache
 from imagecache.api.nodes import NodeStatus
 from imagecache.clock import Clock
-from imagecache.containerd.api import Attached, UnpackedChain
+from imagecache.containerd.api import Asked, Attached, UnpackedChain
 from imagecache.containerd.handlers import Handlers
 from imagecache.fetch.allowance import Allowance
 from imagecache.store.bundle_document import Bundle
@@ -124,9 +124,7 @@ class Attacher(Protocol):
     def mode(self) -> str:
         """``proxy``, ``native`` or ``prepull``; empty until the runtime has answered once."""
 
-    async def attach(
-        self, bundle: Bundle, also: Collection[str] = (), others: Sequence[tuple[Bundle, Collection[str]]] = ()
-    ) -> Attached:
+    async def attach(self, bundle: Bundle, also: Collection[str] = (), others: Sequence[Asked] = ()) -> Attached:
         """Make the images usable, also for the runtime handlers that use the snapshotters ``also``. Idempotent.
 
         ``others`` are the other bundles of this node, with what they ask for.

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from imagecache.agent.budget import Disk, Part
 from imagecache.concurrency import run_all
-from imagecache.containerd.api import Attached, Containerd, UnpackedChain
-from imagecache.containerd.attach import Asked, NodeAttacher
+from imagecache.containerd.api import Asked, Attached, Containerd, UnpackedChain
+from imagecache.containerd.attach import NodeAttacher
 from imagecache.containerd.chains_in_use import chains_in_use
 from imagecache.containerd.handlers import Handlers
 from imagecache.errors import HostError

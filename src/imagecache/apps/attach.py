@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from imagecache.clock import Clock
 from imagecache.containerd.also_unpack import AlsoUnpacker, Tars
-from imagecache.containerd.api import Attached, Documents
-from imagecache.containerd.attach import Asked, AttachSettings, NodeAttacher
+from imagecache.containerd.api import Asked, Attached, Documents
+from imagecache.containerd.attach import AttachSettings, NodeAttacher
 from imagecache.containerd.client import ContainerdClient
 from imagecache.containerd.layer_tars import LayerTars
 from imagecache.containerd.native import NativeUse, holder_of

@@ -6,7 +6,7 @@ fake is ``testkit.containerd``. Every method raises ContainerdUnavailable when c
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -14,6 +14,7 @@ from typing import Protocol
 from imagecache.containerd.handlers import Handlers
 from imagecache.digest import ChainID, Digest
 from imagecache.oci.descriptor import Descriptor
+from imagecache.store.bundle_document import Bundle
 
 SNAPSHOTTERS = "io.containerd.snapshotter.v1"
 """Plugin type of snapshotters."""
@@ -24,6 +25,10 @@ class Documents(Protocol):
 
     def read(self, digest: Digest) -> bytes:
         """The whole document, verified. Raises BlobNotFound, StoreCorrupt."""
+
+
+Asked = tuple[Bundle, Collection[str]]
+"""A bundle, and the snapshotters that its cache asks for instead of the setting; nothing: the setting."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from imagecache.clock import Clock
 from imagecache.concurrency import finish_all, run_all
 from imagecache.containerd import also_unpack, image_records
 from imagecache.containerd.also_unpack import AlsoUnpacker
-from imagecache.containerd.api import Attached, Containerd, Documents, Plugin, Session, UnpackedChain
+from imagecache.containerd.api import Asked, Attached, Containerd, Documents, Plugin, Session, UnpackedChain
 from imagecache.containerd.handlers import AUTO, Handlers, handlers_of
 from imagecache.containerd.modes import Choice, choose, default_snapshotter
 from imagecache.containerd.snapshot_chain import ChainPreparer
@@ -49,10 +49,6 @@ class AttachSettings:
     """Seconds to wait until CRI lists a new record."""
     also_unpack: tuple[str, ...] = (AUTO,)
     """Snapshotters that get the images too: AUTO, OFF or names (``handlers.Handlers``)."""
-
-
-Asked = tuple[Bundle, Collection[str]]
-"""A bundle, and the snapshotters that its cache asks for instead of the setting; nothing: the setting."""
 
 
 class NodeAttacher:

@@ -14,8 +14,8 @@ from typing import Protocol
 
 import msgspec
 
-from imagecache.containerd.api import Attached, UnpackedChain
-from imagecache.containerd.attach import Asked, NodeAttacher
+from imagecache.containerd.api import Asked, Attached, UnpackedChain
+from imagecache.containerd.attach import NodeAttacher
 from imagecache.containerd.handlers import Handlers
 from imagecache.containerd.image_records import CRI_NAMESPACE
 from imagecache.errors import ImageWithheld

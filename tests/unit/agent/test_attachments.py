@@ -12,7 +12,7 @@ import pytest
 from imagecache.agent.attachments import Attachments
 from imagecache.agent.state import NodeState
 from imagecache.api.assignment import Cache
-from imagecache.containerd.api import Attached
+from imagecache.containerd.api import Asked, Attached
 from imagecache.containerd.handlers import Handlers
 from imagecache.store.bundle_document import Bundle
 from imagecache.telemetry.metrics import Metrics
@@ -33,9 +33,7 @@ class Hanging(FakeAttacher):
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     begun: list[str] = field(default_factory=list)
 
-    async def attach(
-        self, bundle: Bundle, also: Collection[str] = (), others: Sequence[tuple[Bundle, Collection[str]]] = ()
-    ) -> Attached:
+    async def attach(self, bundle: Bundle, also: Collection[str] = (), others: Sequence[Asked] = ()) -> Attached:
         self.begun.append(bundle.id)
         if bundle.id in self.hangs:
             await self.gate.wait()
