@@ -16,7 +16,7 @@ from imagecache.agent.dependencies import Node
 from imagecache.api.assignment import Cache
 from imagecache.api.nodes import NodeStatus
 from imagecache.containerd import image_records
-from imagecache.containerd.api import Attached, UnpackedChain
+from imagecache.containerd.api import Asked, Attached, UnpackedChain
 from imagecache.containerd.handlers import Handlers
 from imagecache.containerd.prepull import RuntimeImage
 from imagecache.digest import Digest
@@ -111,7 +111,8 @@ class FakeMachine:
         self.looks += 1
         return replace(self.size, free=self.size.free - self.stored())
 
-    async def in_use(self, documents: Iterable[Bundle]) -> frozenset[Part]:
+    async def in_use(self, documents: Iterable[Bundle], unpacked: Collection[str]) -> frozenset[Part]:
+        del unpacked
         names = {name for document in documents for name in document.layer_names()}
         return frozenset(self.used & names)
 
@@ -131,9 +132,7 @@ class FakeAttacher:
     """Runtime handlers with snapshotters of their own."""
     unpacked: set[UnpackedChain] = field(default_factory=set)
 
-    async def attach(
-        self, bundle: Bundle, also: Collection[str] = (), others: Sequence[tuple[Bundle, Collection[str]]] = ()
-    ) -> Attached:
+    async def attach(self, bundle: Bundle, also: Collection[str] = (), others: Sequence[Asked] = ()) -> Attached:
         del others
         self._check()
         if bundle.id in self.failures:

@@ -15,7 +15,7 @@ import msgspec
 from imagecache.api.building import BuildRequest
 from imagecache.api.pull_secrets import PullSecret
 from imagecache.builder.build_events import Advanced, BuildEvent, ImageReady, ImageResolved, LayerPlan, Planned
-from imagecache.containerd.api import Attached
+from imagecache.containerd.api import Asked, Attached
 from imagecache.digest import DiffID, Digest, chain_ids
 from imagecache.errors import ImageCacheError, ImageNotFound, NotFound, StoreError, Unauthenticated
 from imagecache.oci.descriptor import Descriptor, Platform
@@ -200,9 +200,7 @@ class FakeAttacher:
     attached: dict[str, str] = field(default_factory=dict)
     failure: ImageCacheError | None = None
 
-    async def attach(
-        self, bundle: Bundle, also: Collection[str] = (), others: Sequence[tuple[Bundle, Collection[str]]] = ()
-    ) -> Attached:
+    async def attach(self, bundle: Bundle, also: Collection[str] = (), others: Sequence[Asked] = ()) -> Attached:
         del others
         if self.failure is not None:
             raise self.failure

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -47,7 +48,7 @@ class _Namespace:
     active: dict[tuple[str, str], SnapshotKey] = field(default_factory=dict)
     committed: dict[tuple[str, str], SnapshotInfo] = field(default_factory=dict)
     containers: dict[str, ContainerRecord] = field(default_factory=dict)
-    leases: list[set[object]] = field(default_factory=list)
+    leases: dict[str, set[object]] = field(default_factory=dict)
 
 
 class MemoryContainerd:
@@ -130,17 +131,24 @@ class MemorySession:
         self.snapshots = _Snapshots(containerd, space, lease)
 
     @contextlib.asynccontextmanager
-    async def leased(self, seconds: int, *, sync: bool = False) -> AsyncIterator[MemorySession]:
+    async def leased(self, seconds: int, *, sync: bool = False, owner: str = "") -> AsyncIterator[MemorySession]:
         del sync  # it collects at each end of a lease
         assert seconds > 0
         self._containerd.check()
-        lease: set[object] = set()
-        self._space.leases.append(lease)
+        name = owner or secrets.token_hex(8)
+        lease = self._space.leases.setdefault(name, set())
+        succeeded = False
         try:
             yield MemorySession(self._containerd, self._space, self._namespace, lease)
+            succeeded = True
         finally:
-            self._space.leases = [other for other in self._space.leases if other is not lease]
-            _collect(self._space)
+            if succeeded or not owner:
+                await self.end_leases(name, seconds)
+
+    async def end_leases(self, owner: str, seconds: int) -> None:
+        del seconds  # they do not expire
+        self._space.leases.pop(owner, None)
+        _collect(self._space)
 
     async def apply(self, tar: Descriptor, mounts: Sequence[SnapshotMount]) -> Digest:
         """Nothing but the digest of what would be unpacked."""
@@ -320,7 +328,7 @@ def _collect(space: _Namespace) -> None:
     """Keep what image records, leases and active snapshots lead to, by labels and by parents."""
     reached: set[object] = set()
     edge: list[object] = [image.target for image in space.images.values()]
-    edge += [thing for lease in space.leases for thing in lease]
+    edge += [thing for lease in space.leases.values() for thing in lease]
     edge += [place for place, info in space.committed.items() if _ROOT in info.labels]
     edge += [(active.snapshotter, active.parent) for active in space.active.values()]
     while edge:

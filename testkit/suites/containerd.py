@@ -6,6 +6,7 @@ test uses a namespace of its own, so that they may share one.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import AsyncIterator
 
@@ -33,6 +34,15 @@ async def _pieces(data: bytes, size: int = 1 << 20, *, damaged: bool = False) ->
         yield data[start : start + size]
     if damaged:
         raise StoreCorrupt("the file is not what it was")
+
+
+async def _failed(session: Session, owner: str) -> None:
+    """A block of the owner that has made the snapshot ``top``."""
+    with contextlib.suppress(StoreCorrupt):
+        async with session.leased(3600, owner=owner) as leased:
+            await leased.snapshots.prepare(SnapshotKey("overlayfs", "key"))
+            await leased.snapshots.commit(SnapshotKey("overlayfs", "key"), "top")
+            raise StoreCorrupt("in the middle")
 
 
 class ContainerdSuite:
@@ -97,6 +107,23 @@ class ContainerdSuite:
         async with session.leased(60, sync=True) as leased:
             await leased.content.write_from(_pieces(_TAR), _descriptor(_TAR))
         assert await session.content.labels(Digest.sha256(_TAR)) is None
+
+    async def test_what_a_failed_block_has_made_stays_for_the_next_one(self, session: Session) -> None:
+        owner = f"imc-{secrets.token_hex(4)}"
+        await _failed(session, owner)
+        async with session.leased(60, sync=True):
+            pass  # everything that nobody keeps is collected
+        assert await session.snapshots.stat("overlayfs", "top") is not None
+        async with session.leased(3600, sync=True, owner=owner):
+            assert await session.snapshots.stat("overlayfs", "top") is not None
+        assert await session.snapshots.stat("overlayfs", "top") is None
+
+    async def test_what_failed_blocks_have_made_is_given_up(self, session: Session) -> None:
+        owner = f"imc-{secrets.token_hex(4)}"
+        await _failed(session, owner)
+        await session.end_leases(owner, 3600)
+        assert await session.snapshots.stat("overlayfs", "top") is None
+        await session.end_leases(owner, 3600)
 
     # images
 

@@ -37,6 +37,7 @@ EVERYTHING_SET = {
 VALUES = [
     *({"mode": mode} for mode in MODES),
     {"mode": "native", "containerd": {"configure": False}},
+    {"mode": "native", "containerd": {"alsoUnpack": ["devmapper", "overlayfs"]}},
     {"store": {"sharedHostPath": "/mnt/imagecache"}},
     {"store": {"volume": {"existingClaim": "claim"}}},
     EVERYTHING_SET,
@@ -77,6 +78,25 @@ def test_the_chart_and_the_kustomize_bases_have_one_truth(values: dict[str, obje
     chart.pop(("Secret", "imagecache-system", "imagecache-store-tls"), None)
 
     assert chart == by_name(objects(json.loads(json.dumps(values))))
+
+
+@pytest.mark.parametrize(
+    ("written", "setting"),
+    [
+        ("auto", "auto"),
+        ("a,b", "a,b"),
+        ("[a, b]", "a,b"),
+        ("off", "off"),  # false, in YAML
+        ("[]", "off"),
+    ],
+)
+def test_snapshotters_may_be_written_as_a_list(written: str, setting: str, tmp_path: Path) -> None:
+    file = tmp_path / "values.yaml"
+    file.write_text(f"mode: native\ncontainerd:\n  alsoUnpack: {written}\n")
+    done = helm("template", "x", str(CHART), f"--values={file}", f"--kube-version={KUBERNETES}")
+    assert done.returncode == 0, done.stderr
+    named = done.stdout.index("IMAGECACHE_ALSO_UNPACK")
+    assert f'value: "{setting}"' in done.stdout[named:].splitlines()[1]
 
 
 def test_what_kustomize_builds_is_what_helm_renders() -> None:

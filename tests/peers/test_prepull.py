@@ -189,6 +189,49 @@ async def test_containerd_unpacks_the_clusters_layers_without_a_registry(
         await asyncio.to_thread(registry.start)
 
 
+async def test_after_a_failure_only_what_is_missing_is_fetched(
+    agent: Agent, containerd: Containerd, cri: Cri, directory: Path, pause: str, registry: Registry
+) -> None:
+    name = registry.push(f"{directory.name}/again:1", busybox_image(directory / "app", HIDDEN, LARGE))
+    bundle_id = await agent.cluster.cache("a", name)
+    store = Store(agent.cluster.origin.store)
+    _, hidden, large = store.bundles.get(bundle_id).images[0].layers
+    away = directory / "away"
+    store.layers.path(large.name).rename(away)
+    await cri.pull(pause)
+    await agent.start()
+
+    async def failed() -> bool:
+        (entry,) = (await agent.cluster.reported()).caches or (None,)
+        return entry is not None and entry.reason == "BlobNotFound"
+
+    await agent.cluster.until(failed)
+    await asyncio.to_thread(agent.service.kill)  # nor does it matter that the agent is another one
+    collect(containerd)
+    assert {str(hidden.chain_id), str(large.chain_id)} & unpacked(containerd) == {str(hidden.chain_id)}
+
+    away.rename(store.layers.path(large.name))
+    store.layers.path(hidden.name).unlink()  # it is not read again
+    await agent.start()
+    await agent.cluster.until_states(a=CacheState.READY)
+    assert await cri.run(name, READ) == f"second layer\n{hashlib.sha256(LARGE_FILE).hexdigest()}  -\n"
+
+
+async def test_what_a_failed_attach_has_unpacked_goes_with_its_cache(
+    agent: Agent, containerd: Containerd, directory: Path, registry: Registry
+) -> None:
+    name = registry.push(f"{directory.name}/gone:1", busybox_image(directory / "app", HIDDEN, LARGE))
+    bundle_id = await agent.cluster.cache("a", name)
+    store = Store(agent.cluster.origin.store)
+    _, hidden, large = store.bundles.get(bundle_id).images[0].layers
+    store.layers.path(large.name).unlink()
+    await agent.start()
+    chain = str(hidden.chain_id)
+    assert await asyncio.to_thread(wait_until, lambda: chain in unpacked(containerd), seconds=30, every=0.1)
+    await agent.delete_while_away("a")
+    assert await asyncio.to_thread(wait_until, lambda: chain not in unpacked(containerd), seconds=30, every=0.2)
+
+
 async def test_another_runtime_pulls(
     agent: Agent, containerd: Containerd, cri: Cri, directory: Path, name: str
 ) -> None:
@@ -203,6 +246,12 @@ async def test_another_runtime_pulls(
         await agent.delete_while_away("a")
         assert await cri.image_status(name) is None
         await asyncio.to_thread(agent.service.close)  # before its runtime
+
+
+def collect(containerd: Containerd) -> None:
+    """Have containerd remove what nothing keeps."""
+    containerd.ctr("-n", "k8s.io", "leases", "create", "--id", "collected")
+    containerd.ctr("-n", "k8s.io", "leases", "delete", "--sync", "collected")
 
 
 def unpacked(containerd: Containerd) -> set[str]:

@@ -35,6 +35,7 @@ from tools.install.values import (
     SERVED,
     TLS_SECRET,
     directory_of,
+    listed,
     number_as_text,
     value,
 )
@@ -171,7 +172,7 @@ def _settings() -> list[Node]:
         setting("daemonset", join(NAMESPACE, f"/{AGENT}")),
         setting("address", value("containerd.socket")),
         setting("containerd_config", value("containerd.config")),
-        setting("also_unpack", value("containerd.alsoUnpack")),
+        setting("also_unpack", listed("containerd.alsoUnpack", "off")),
         setting("repair", value("containerd.repair")),
         setting("store", NODE_STORE),
         When(SERVED, setting("store_url", url)),

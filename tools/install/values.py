@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -49,6 +50,16 @@ def value(path: str) -> Expression:
 def number_as_text(path: str) -> Expression:
     """A whole number for an environment variable."""
     return Expression(f"int64 $.Values.{path} | toString", lambda context: str(context.at(path)))
+
+
+def listed(path: str, nothing: str) -> Expression:
+    """A list, or one text, with commas between; ``nothing`` for an empty one, and for YAML's ``off``, that is false."""
+
+    def plain(context: Context) -> JSON:
+        value = context.at(path) or nothing
+        return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+    return Expression(f'join "," ($.Values.{path} | default {json.dumps(nothing)})', plain)
 
 
 def directory_of(path: str) -> Expression:

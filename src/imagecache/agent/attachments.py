@@ -7,8 +7,11 @@ agent is killed, the next one knows what to detach. It must not decide what is a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Container, Mapping
+import contextlib
+from collections.abc import AsyncIterator, Callable, Collection, Container, Mapping
+from weakref import WeakValueDictionary
 
+from imagecache.agent.budget import Part, unpacked_sizes
 from imagecache.agent.dependencies import Attacher
 from imagecache.agent.failures import Removals
 from imagecache.agent.state import Known, NodeState
@@ -16,18 +19,21 @@ from imagecache.api.assignment import Cache
 from imagecache.clock import Clock
 from imagecache.containerd.api import Attached, UnpackedChain
 from imagecache.containerd.handlers import Handlers
+from imagecache.errors import HostError
 from imagecache.store.bundle_document import Bundle
 from imagecache.telemetry.log import get_logger
 from imagecache.telemetry.metrics import Metrics
 
 _log = get_logger(__name__)
+_LOOK = 5.0
+"""Seconds that a round waits for a snapshotter that hangs."""
 
 
 class Attachments:
     """For one event loop."""
 
     def __init__(self, attacher: Attacher, state: NodeState, clock: Clock, metrics: Metrics, *, at_once: int) -> None:
-        """``at_once``: attaches and detaches that run side by side; the others wait."""
+        """``at_once``: attaches that run side by side; the others wait. Detaches run one after the other."""
         self.attached: dict[str, Attached] = {}
         """By bundle id. Empty after a start: attaching again is how an agent finds out what is missing."""
         self.handlers = Handlers()
@@ -38,11 +44,13 @@ class Attachments:
         self._clock = clock
         self._metrics = metrics
         self._slots = asyncio.Semaphore(at_once)
+        self._detaching = asyncio.Semaphore()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._checked = self._looked = float("-inf")
 
     async def attach(self, bundle: Bundle, cache: Cache) -> Attached:
         """Make the images usable; ``cache`` is the ImageCache that the bundle is for."""
-        async with self._slots:
+        async with self._turn(bundle, self._slots):
             # before the records: one that no state remembers would never be removed
             await asyncio.to_thread(
                 self._state.write, bundle, [cache.name], cache.also_unpack, direct_io=cache.direct_io
@@ -76,17 +84,53 @@ class Attachments:
             )
         )
 
+    async def begun(
+        self, caches: Mapping[str, Cache], attached: Collection[str], documents: Mapping[str, Bundle]
+    ) -> dict[Part, int]:
+        """Bytes of what attaches of these caches, by bundle id, have unpacked without being ``attached`` yet.
+
+        Nothing while the runtime does not answer.
+        """
+        known, sizes = self._state.known(), dict[Part, int]()
+        for name in caches.keys() & known.keys() & documents.keys() - set(attached):
+            wanted = self.handlers.unpacked(caches[name].also_unpack) - known[name].unpacked
+            sizes |= unpacked_sizes(documents[name], wanted)
+        try:
+            async with asyncio.timeout(_LOOK):
+                lost = await self._attacher.lost([part for part in sizes if isinstance(part, UnpackedChain)])
+        except (HostError, TimeoutError):  # an attach would fail for the same reason, and say so
+            return {}
+        return {chain: size for chain, size in sizes.items() if chain not in lost}
+
     async def detach(self, bundle: Bundle, staying: Callable[[], Collection[str]]) -> None:
         """Take the records back, except those that a bundle in ``staying`` (asked when it is our turn) has too."""
-        async with self._slots:
+        async with self._turn(bundle, self._detaching):
             self.attached.pop(bundle.id, None)  # before the runtime is asked: half removed is not attached
             documents, ids = self._state.documents, staying()
             await self._attacher.detach(bundle, [documents[name] for name in documents if name in ids])
         self._count()
 
+    @contextlib.asynccontextmanager
+    async def _turn(self, bundle: Bundle, slots: asyncio.Semaphore) -> AsyncIterator[None]:
+        """One after the other for bundles that share names or images: each must see what the other has made."""
+        async with contextlib.AsyncExitStack() as stack:
+            shared = {key for image in bundle.images for key in (image.name, str(image.config.digest))}
+            for key in sorted(shared):  # in one order, so that no two wait for each other
+                await stack.enter_async_context(self._locks.setdefault(key, asyncio.Lock()))
+            await stack.enter_async_context(slots)
+            yield
+
     async def forget(self, bundle_id: str) -> None:
         """Nothing of the bundle is left on this node. Raises StoreError, StoreDenied."""
+        bundle, known = self._state.documents.get(bundle_id), self._state.known().get(bundle_id, Known())
         await asyncio.to_thread(self._state.erase, bundle_id)
+        if bundle is None:
+            return
+        configs = {image.config.digest for image in bundle.images}
+        for name, document in self._state.documents.items():
+            shared = any(image.config.digest in configs for image in document.images)
+            if shared and name in self.attached and known.unpacked - self.attached[name].unpacked:
+                del self.attached[name]  # attached again, it lets go of what only this bundle has asked for
 
     async def check(self, interval: float, busy: Callable[[], Container[str]]) -> None:
         """Find records and snapshots that someone else removed, once per interval.

@@ -14,7 +14,7 @@ from imagecache.agent.state import NodeState
 from imagecache.api.assignment import Cache
 from imagecache.api.nodes import NodeStatus
 from imagecache.clock import Clock
-from imagecache.containerd.api import Attached, UnpackedChain
+from imagecache.containerd.api import Asked, Attached, UnpackedChain
 from imagecache.containerd.handlers import Handlers
 from imagecache.fetch.allowance import Allowance
 from imagecache.store.bundle_document import Bundle
@@ -110,8 +110,11 @@ class Machine(Protocol):
     async def disk(self) -> Disk:
         """The filesystem of the store."""
 
-    async def in_use(self, documents: Iterable[Bundle]) -> frozenset[Part]:
-        """Parts of these that containers use right now: detaching does not free them."""
+    async def in_use(self, documents: Iterable[Bundle], unpacked: Collection[str]) -> frozenset[Part]:
+        """Parts of these that containers use right now: detaching does not free them.
+
+        ``unpacked``: the other snapshotters that have some of them. All of one that does not answer counts as in use.
+        """
 
 
 class Attacher(Protocol):
@@ -121,9 +124,7 @@ class Attacher(Protocol):
     def mode(self) -> str:
         """``proxy``, ``native`` or ``prepull``; empty until the runtime has answered once."""
 
-    async def attach(
-        self, bundle: Bundle, also: Collection[str] = (), others: Sequence[tuple[Bundle, Collection[str]]] = ()
-    ) -> Attached:
+    async def attach(self, bundle: Bundle, also: Collection[str] = (), others: Sequence[Asked] = ()) -> Attached:
         """Make the images usable, also for the runtime handlers that use the snapshotters ``also``. Idempotent.
 
         ``others`` are the other bundles of this node, with what they ask for.

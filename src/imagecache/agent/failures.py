@@ -17,6 +17,7 @@ from imagecache.errors import (
     ImageCacheError,
     NextStep,
     NotFound,
+    SnapshotNotFound,
     StoreRefused,
 )
 
@@ -24,8 +25,8 @@ _TEMPORARY = Backoff(1.0, 30.0)
 _CREDENTIALS = Backoff(2.0, 60.0)
 """A host's agent starts before its token exists, so a refusal is no reason to wait long."""
 _PERMANENT = Backoff(10.0, 600.0)
-_HEALS = (ContainerdUnavailable, NotFound, BlobNotFound)
-"""Their next step is "fix it"; on a node they mean that the runtime or the controller is not ready yet."""
+_HEALS = (ContainerdUnavailable, NotFound, BlobNotFound, SnapshotNotFound)
+"""Their next step is another one; on a node the runtime or controller is not ready yet, or a collection was faster."""
 REMOVALS = 3
 WITHIN = 3600.0
 """After so many removals within so many seconds, records are not made again for as long."""

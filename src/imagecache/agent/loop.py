@@ -34,7 +34,7 @@ class AgentLoop:
     def __init__(self, dependencies: Dependencies, settings: LoopSettings | None = None) -> None:
         settings = settings or LoopSettings()
         state, clock, metrics = dependencies.state, dependencies.clock, dependencies.metrics
-        attachments = Attachments(dependencies.attacher, state, clock, metrics, at_once=settings.records)
+        attachments = Attachments(dependencies.attacher, state, clock, metrics, at_once=settings.attach)
         self._dependencies = dependencies
         self._uses = LayerUses(state, clock, settings.interval)
         self._reporter = StatusReporter(dependencies.reporter, clock, metrics, settings.report_pause)

@@ -43,6 +43,8 @@ class View:
     attached: Collection[str] = ()
     """As their caches and runtime handlers ask for it now."""
     handlers: Handlers = field(default_factory=Handlers)
+    begun: Mapping[Part, int] = field(default_factory=dict)
+    """Bytes of what attaches that run, or have failed, have unpacked."""
     busy: Mapping[str, JobKind] = field(default_factory=dict)
     waiting: Collection[str] = ()
     """Not tried for now: they have failed, or their records are removed again and again."""
@@ -229,7 +231,7 @@ def _needed(view: View) -> set[LayerName]:
 def _unpacked(view: View) -> dict[Part, int]:
     """What other snapshotters have of the bundles."""
     documents = view.inventory.documents
-    return {
+    return {**view.begun} | {
         part: size
         for name, known in view.known.items()
         if name in documents
@@ -250,7 +252,7 @@ def _candidates(view: View, assigned: Mapping[str, Cache]) -> list[Candidate]:
 
 def _candidate(view: View, name: str, cache: Cache) -> Candidate:
     document = view.inventory.documents[name]
-    tars = [layer.tar_size for image in document.images for layer in image.layers]
+    unpacks = unpacked_sizes(document, _new_unpacks(view, name, cache))
     return Candidate(
         id=name,
         layers=_sizes(document) | unpacked_sizes(document, view.handlers.unpacked(cache.also_unpack)),
@@ -258,7 +260,7 @@ def _candidate(view: View, name: str, cache: Cache) -> Candidate:
         created=cache.created,
         last_used=view.known.get(name, Known()).last_used,
         running=view.busy.get(name) in {JobKind.FETCH, JobKind.ATTACH},
-        transient=max(tars, default=0) if _new_unpacks(view, name, cache) else 0,
+        transient=max((size for part, size in unpacks.items() if part not in view.begun), default=0),
     )
 
 

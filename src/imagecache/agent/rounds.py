@@ -53,7 +53,8 @@ class Rounds:
         plan = make_plan(view, self._settings.policy, self._settings.bounds)
         if plan.evict:
             # asked only now, since it lists all containers: evicting what they run on would free nothing
-            in_use = await self._dependencies.machine.in_use(view.inventory.documents.values())
+            unpacked = {name for known in view.known.values() for name in known.unpacked}
+            in_use = await self._dependencies.machine.in_use(view.inventory.documents.values(), unpacked)
             view = replace(view, in_use=in_use)
             plan = make_plan(view, self._settings.policy, self._settings.bounds)
         if plan.evict:
@@ -98,6 +99,7 @@ class Rounds:
         assigned = assignment.assigned(caches, node.labels, known)
         busy, attached = self._jobs.running, self._attachments.as_asked(assigned)
         inventory = await source.inventory(assigned)
+        begun = await self._attachments.begun(assigned, attached, inventory.documents) if source.bounded else {}
         return View(
             caches=caches,
             labels=node.labels,
@@ -106,6 +108,7 @@ class Rounds:
             known=known,
             attached=attached,
             handlers=self._attachments.handlers,
+            begun=begun,
             busy=busy,
             waiting=self._jobs.failures.waiting(now).keys() | self._attachments.removals.waiting(now).keys(),
             disk=await self._disk(),

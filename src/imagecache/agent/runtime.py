@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from imagecache.agent.budget import Disk, Part
 from imagecache.concurrency import run_all
-from imagecache.containerd.api import Attached, Containerd, UnpackedChain
-from imagecache.containerd.attach import Asked, NodeAttacher
+from imagecache.containerd.api import Asked, Attached, Containerd, UnpackedChain
+from imagecache.containerd.attach import NodeAttacher
 from imagecache.containerd.chains_in_use import chains_in_use
 from imagecache.containerd.handlers import Handlers
+from imagecache.errors import HostError
 from imagecache.oserrors import converting
 from imagecache.store.bundle_document import Bundle
 
@@ -23,6 +25,17 @@ _AT_ONCE = 16
 
 async def _nothing() -> None:
     pass
+
+
+async def disk_of(directory: Path) -> Disk:
+    """Its filesystem. Raises StoreError."""
+
+    def look() -> Disk:
+        with converting(directory):
+            usage = shutil.disk_usage(directory)
+        return Disk(usage.total, usage.free)
+
+    return await asyncio.to_thread(look)
 
 
 @dataclass
@@ -35,12 +48,14 @@ class ContainerdRecords:
     changed: Callable[[], Awaitable[None]] = _nothing
     """Called after each change of records, before this agent collects: other layers may have to be leased now."""
     mode: str = ""
+    _changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """One call of ``changed`` at a time: an older look must not release what a newer one has leased."""
 
     async def attach(self, bundle: Bundle, also: Collection[str] = (), others: Sequence[Asked] = ()) -> Attached:
         # asked each time: an administrator may change containerd's configuration while we run
         self.mode = (await self.attacher.choice()).mode.value
         attached = await self.attacher.attach(bundle, also, others)
-        await self.changed()
+        await self._changed()
         return attached
 
     async def handlers(self) -> Handlers:
@@ -51,7 +66,11 @@ class ContainerdRecords:
 
     async def detach(self, bundle: Bundle, keep: Sequence[Bundle]) -> None:
         await self.attacher.detach(bundle, keep)
-        await self.changed()
+        await self._changed()
+
+    async def _changed(self) -> None:
+        async with self._changing:
+            await self.changed()
 
     async def missing(self, names: Iterable[str]) -> frozenset[str]:
         images = self.containerd.session(self.namespace).images
@@ -75,19 +94,16 @@ class LocalMachine:
     attacher: NodeAttacher
 
     async def disk(self) -> Disk:
-        return await asyncio.to_thread(self._disk)
+        return await disk_of(self.store)
 
-    def _disk(self) -> Disk:
-        with converting(self.store):
-            usage = shutil.disk_usage(self.store)
-        return Disk(usage.total, usage.free)
-
-    async def in_use(self, documents: Iterable[Bundle]) -> frozenset[Part]:
-        choice, handlers = await self.attacher.choice(), await self.attacher.handlers()
+    async def in_use(self, documents: Iterable[Bundle], unpacked: Collection[str]) -> frozenset[Part]:
+        choice = await self.attacher.choice()
         layers = [layer for document in documents for image in document.images for layer in image.layers]
         ours = await chains_in_use(self.containerd, choice.snapshotter)
         found: set[Part] = {layer.name for layer in layers if layer.chain_id in ours}
-        for name in sorted(handlers.loaded):
-            chains = await chains_in_use(self.containerd, name)
-            found |= {UnpackedChain(name, layer.chain_id) for layer in layers if layer.chain_id in chains}
+        for name in sorted(unpacked):
+            known = {layer.chain_id for layer in layers}
+            with contextlib.suppress(HostError):  # its program is away, or hangs: nothing of it can be freed now
+                known &= await chains_in_use(self.containerd, name)
+            found |= {UnpackedChain(name, chain) for chain in known}
         return frozenset(found)

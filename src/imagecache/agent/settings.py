@@ -22,5 +22,5 @@ class LoopSettings:
     """Between two reports of what may wait: see ``RateLimit``."""
     settle: float = 10.0
     """After an eviction, until the next one: containers and collections take that long to free the bytes."""
-    records: int = 1
-    """Attaches and detaches at a time."""
+    attach: int = 2
+    """Bundles that are attached at a time: unpacking takes minutes, and one that hangs does not stop the others."""

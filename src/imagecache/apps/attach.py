@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from imagecache.clock import Clock
 from imagecache.containerd.also_unpack import AlsoUnpacker, Tars
-from imagecache.containerd.api import Attached, Documents
-from imagecache.containerd.attach import Asked, AttachSettings, NodeAttacher
+from imagecache.containerd.api import Asked, Attached, Documents
+from imagecache.containerd.attach import AttachSettings, NodeAttacher
 from imagecache.containerd.client import ContainerdClient
 from imagecache.containerd.layer_tars import LayerTars
 from imagecache.containerd.native import NativeUse, holder_of
@@ -39,9 +39,13 @@ class LocalAttacher:
             return removed
 
     def attacher(
-        self, containerd: ContainerdClient, documents: Documents | None = None, tars: Tars | None = None
+        self,
+        containerd: ContainerdClient,
+        documents: Documents | None = None,
+        tars: Tars | None = None,
+        room: Callable[[], Awaitable[int]] | None = None,
     ) -> NodeAttacher:
-        """``documents`` and ``tars`` of the images, where they are not in ``store``."""
+        """``documents`` and ``tars`` of the images, where they are not in ``store``; ``room``: see ``AlsoUnpacker``."""
         settings = AttachSettings(
             namespace=self.settings.namespace,
             snapshotter=self.settings.snapshotter,
@@ -49,5 +53,5 @@ class LocalAttacher:
             allow_private_names=frozenset(self.settings.allow_private_names),
             also_unpack=self.settings.also_unpack,
         )
-        unpacker = AlsoUnpacker(tars or LayerTars(self.store.layers), self.clock)
+        unpacker = AlsoUnpacker(tars or LayerTars(self.store.layers), self.clock, room)
         return NodeAttacher(containerd, documents or self.store.blobs, self.clock, settings, unpacker=unpacker)

@@ -20,7 +20,7 @@ from imagecache.agent.kubernetes import KubeCaches, KubeNodes, KubeReporter
 from imagecache.agent.layer_source import DescribedLayerSource, FetchedLayerSource, SharedLayerSource
 from imagecache.agent.loop import AgentLoop
 from imagecache.agent.restart import keep_running, until_replaced
-from imagecache.agent.runtime import ContainerdRecords, LocalMachine
+from imagecache.agent.runtime import ContainerdRecords, LocalMachine, disk_of
 from imagecache.agent.settings import LoopSettings
 from imagecache.agent.state import NodeState
 from imagecache.api.assignment import Cache
@@ -54,8 +54,6 @@ from imagecache.telemetry.log import get_logger
 from imagecache.telemetry.metrics import Metrics
 
 _log = get_logger(__name__)
-_PULLS = 2
-"""Bundles that the runtime unpacks or pulls at a time in prepull mode: one that hangs does not stop the others."""
 
 
 class ClusterDuties:
@@ -109,7 +107,6 @@ class ClusterDuties:
                 LoopSettings(
                     taint_timeout=settings.taint_timeout,
                     policy=Policy(reserve=settings.reserve),
-                    records=_PULLS if settings.mode is Mode.PREPULL else 1,
                 ),
             )
             _log.info("agent of a cluster's node starts", node=settings.node_name, server=access.server)
@@ -145,7 +142,12 @@ class ClusterDuties:
         remote = await stack.enter_async_context(self._served())
         source = DescribedLayerSource(lambda cache: describe(remote, cache.id, cache.digests))
         tars = RemoteTars(remote, metrics.fetched_bytes.inc)
-        return source, local.attacher(containerd, documents=source, tars=tars)
+        return source, local.attacher(containerd, documents=source, tars=tars, room=self._room)
+
+    async def _room(self) -> int:
+        """Bytes of kubelet's disk above its threshold; it is containerd's too, unless images have one of their own."""
+        disk = await disk_of(self._store.root)
+        return disk.free - int(disk.capacity * self._settings.reserve)
 
     def _served(self) -> StoreClient:
         settings = self._settings

@@ -7,21 +7,21 @@ layer takes the way of a pull: the tar in the content store, under its diffID; `
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import aclosing
 from typing import Protocol
 
 from imagecache.clock import Clock
 from imagecache.containerd.api import Session, SnapshotKey, SnapshotMount
 from imagecache.containerd.snapshot_chain import layer_key
-from imagecache.errors import StoreCorrupt
+from imagecache.errors import NoSpace, StoreCorrupt
 from imagecache.limits import MIB
 from imagecache.oci import mediatypes
 from imagecache.oci.descriptor import Descriptor
 from imagecache.store.bundle_document import ImageRecord, LayerRecord
 
-LEASE = 4 * 3600
-"""Seconds after which containerd drops what a killed process has unpacked: longer than the largest bundle takes."""
+LEASE = 24 * 3600
+"""Seconds after which containerd drops what was unpacked in vain. A try that takes half of them is cut by nothing."""
 _LARGE = 64 * MIB
 """After a tar of this size its collection is waited for, so that the disk holds one of them at most."""
 _GC_ROOT = "containerd.io/gc.root"
@@ -43,15 +43,19 @@ class Tars(Protocol):
 class AlsoUnpacker:
     """Several may run at once, beside pulls: who comes second finds the snapshot."""
 
-    def __init__(self, tars: Tars, clock: Clock) -> None:
+    def __init__(self, tars: Tars, clock: Clock, room: Callable[[], Awaitable[int]] | None = None) -> None:
+        """``room``: bytes that may be unpacked now, where no budget has decided that before."""
         self._tars = tars
         self._clock = clock
+        self._room = room
 
     async def unpack(self, session: Session, image: ImageRecord, snapshotters: Collection[str]) -> None:
         """Make the image's snapshots in these snapshotters; the lease of ``session`` keeps them, those that exist too.
 
-        Raises BlobNotFound, StoreError, StoreCorrupt, SnapshotNotFound, ContainerdUnavailable, ContainerdMisconfigured.
+        Raises BlobNotFound, StoreError, StoreCorrupt, SnapshotNotFound, ContainerdUnavailable, ContainerdMisconfigured,
+        NoSpace before anything is unpacked.
         """
+        await self._check_room(session, image, snapshotters)
         parent = ""
         for layer in image.layers:
             last = layer.chain_id == image.layers[-1].chain_id
@@ -89,6 +93,23 @@ class AlsoUnpacker:
                 await session.snapshots.label(name, top, RELEASED)
                 released = True
         return released
+
+    async def _check_room(self, session: Session, image: ImageRecord, snapshotters: Collection[str]) -> None:
+        """As ``agent.plan`` does: what will be unpacked, and the largest tar, which is stored meanwhile."""
+        if self._room is None:
+            return
+        missing = [
+            layer.tar_size
+            for layer in image.layers
+            for name in snapshotters
+            if await session.snapshots.stat(name, layer.chain_id) is None
+        ]
+        needed = sum(missing) + max(missing, default=0)
+        if missing and needed > (room := await self._room()):
+            raise NoSpace(
+                f"{image.reference} needs {needed} bytes of the node's disk, and {max(0, room)} are spare",
+                hint="remove images or caches, or use a larger disk; it is tried again",
+            )
 
     async def _fill(self, session: Session, layer: LayerRecord, waiting: _Waiting, *, last: bool) -> None:
         """Unpack the layer onto what was prepared; what is committed leaves ``waiting``."""

@@ -6,7 +6,7 @@ fake is ``testkit.containerd``. Every method raises ContainerdUnavailable when c
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -14,6 +14,7 @@ from typing import Protocol
 from imagecache.containerd.handlers import Handlers
 from imagecache.digest import ChainID, Digest
 from imagecache.oci.descriptor import Descriptor
+from imagecache.store.bundle_document import Bundle
 
 SNAPSHOTTERS = "io.containerd.snapshotter.v1"
 """Plugin type of snapshotters."""
@@ -24,6 +25,10 @@ class Documents(Protocol):
 
     def read(self, digest: Digest) -> bytes:
         """The whole document, verified. Raises BlobNotFound, StoreCorrupt."""
+
+
+Asked = tuple[Bundle, Collection[str]]
+"""A bundle, and the snapshotters that its cache asks for instead of the setting; nothing: the setting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,12 +185,16 @@ class Session(Protocol):
     @property
     def snapshots(self) -> Snapshots: ...
 
-    def leased(self, seconds: int, *, sync: bool = False) -> AbstractAsyncContextManager[Session]:
-        """The same namespace under a new lease: nothing that is written in the block is collected before it ends.
+    def leased(self, seconds: int, *, sync: bool = False, owner: str = "") -> AbstractAsyncContextManager[Session]:
+        """The same namespace under a lease: nothing that is written in the block is collected before it ends.
 
         containerd drops the lease after ``seconds``, in case this process dies. ``sync``: the end of the block waits
-        until what only this lease has kept is collected.
+        until what only this lease has kept is collected. ``owner``, of one block at a time: when the block fails, what
+        it has written stays for the next one of the same owner, which has at least half of ``seconds``.
         """
+
+    async def end_leases(self, owner: str, seconds: int) -> None:
+        """Drop the leases that failed blocks of ``owner`` have left, and wait for the collection. Idempotent."""
 
     async def apply(self, tar: Descriptor, mounts: Sequence[SnapshotMount]) -> Digest:
         """Unpack a layer of the content store onto a prepared snapshot; returns the digest of what was unpacked.

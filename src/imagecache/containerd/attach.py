@@ -2,10 +2,10 @@
 
 For each image: documents into containerd's content store, the chain of snapshots through containerd's own API, the same
 chain unpacked for runtime handlers that have another snapshotter, then the image records. A lease keeps the unfinished
-work from containerd's collector, and expires if this process dies. An image is recorded only when all its layers are
-served, since kubelet would never pull it again. In prepull mode nothing is served: images are unpacked into the
-snapshotter of containerd's own pulls. See ``docs/adr/0010-attach-without-pull.md``. It must not call our own
-snapshotter, nor start or configure anything.
+work from containerd's collector, and expires if this process dies; what was unpacked stays for the next try. An image
+is recorded only when all its layers are served, since kubelet would never pull it again. In prepull mode nothing is
+served: images are unpacked into the snapshotter of containerd's own pulls. See
+``docs/adr/0010-attach-without-pull.md``. It must not call our own snapshotter, nor start or configure anything.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from imagecache.clock import Clock
 from imagecache.concurrency import finish_all, run_all
 from imagecache.containerd import also_unpack, image_records
 from imagecache.containerd.also_unpack import AlsoUnpacker
-from imagecache.containerd.api import Attached, Containerd, Documents, Plugin, Session, UnpackedChain
+from imagecache.containerd.api import Asked, Attached, Containerd, Documents, Plugin, Session, UnpackedChain
 from imagecache.containerd.handlers import AUTO, Handlers, handlers_of
 from imagecache.containerd.modes import Choice, choose, default_snapshotter
 from imagecache.containerd.snapshot_chain import ChainPreparer
@@ -51,12 +51,8 @@ class AttachSettings:
     """Snapshotters that get the images too: AUTO, OFF or names (``handlers.Handlers``)."""
 
 
-Asked = tuple[Bundle, Collection[str]]
-"""A bundle, and the snapshotters that its cache asks for instead of the setting; nothing: the setting."""
-
-
 class NodeAttacher:
-    """Attach and detach on one containerd. Both are idempotent; several attachers may run at once."""
+    """Attach and detach on one containerd. Both are idempotent; several may run at once, for different bundles."""
 
     def __init__(
         self,
@@ -92,10 +88,12 @@ class NodeAttacher:
         missed: list[str] = []
         listing: dict[str, Descriptor] = {}
         asked = [(bundle, also), *others]
-        long = self._prepulls or any(handlers.unpacked(each) for _, each in asked)
-        lease = also_unpack.LEASE if long else self._settings.lease
+        if self._prepulls or any(handlers.unpacked(each) for _, each in asked):
+            lease = self._session().leased(also_unpack.LEASE, owner=bundle.id)  # what was unpacked outlives a failure
+        else:
+            lease = self._session().leased(self._settings.lease)
         # an image after the other: their layers and documents overlap, and the second finds what the first has made
-        async with self._session().leased(lease) as session:
+        async with lease as session:
             for image in bundle.images:
                 wanted = _wanted(handlers, image, asked)
                 if self._is_withheld(image):
@@ -126,6 +124,7 @@ class NodeAttacher:
         """
         await self._release(bundle, keep)
         session = self._session()
+        await self.give_up(bundle)
         kept = {
             name
             for other in keep
@@ -141,6 +140,11 @@ class NodeAttacher:
             if await session.images.delete(name, target, sync=number == len(targets)):
                 removed.append(name)
         return tuple(removed)
+
+    async def give_up(self, bundle: Bundle) -> None:
+        """What attaches of the bundle have unpacked before they failed is containerd's to collect. Idempotent."""
+        if self._unpacker is not None:
+            await self._session().end_leases(bundle.id, also_unpack.LEASE)
 
     async def lost(self, chains: Collection[UnpackedChain]) -> frozenset[UnpackedChain]:
         """Those of the chains that their snapshotter does not have. Raises ContainerdUnavailable."""
@@ -224,7 +228,8 @@ class NodeAttacher:
         held = [
             image
             for image in bundle.images
-            if self._is_withheld(image) and image.layers and image.layers[-1].chain_id not in kept
+            # whatever is allowed by now: it may have been withheld when it was attached
+            if image.private and image.layers and image.layers[-1].chain_id not in kept
         ]
         if self._unpacker is None or not held:
             return

@@ -35,7 +35,7 @@ from imagecache.containerd.services import (
     SnapshotService,
 )
 from imagecache.digest import Digest
-from imagecache.errors import ContainerdMisconfigured, ContainerdUnavailable, NotFound
+from imagecache.errors import AlreadyExists, ContainerdMisconfigured, ContainerdUnavailable, NotFound
 from imagecache.oci.descriptor import Descriptor
 
 DEADLINE = 60.0
@@ -123,6 +123,7 @@ class ContainerdClient:
             "containerd.services.events.v1.Events/Subscribe",
             events_pb2.SubscribeRequest(filters=['topic=="/tasks/start"']),
             events_pb2.Envelope,
+            endless=True,  # events come at any time
         )
         async for envelope in envelopes:
             event = task_events_pb2.TaskStart.FromString(envelope.event.value)
@@ -142,17 +143,29 @@ class ContainerdSession:
         self._diff = DiffService(connection, metadata)
 
     @contextlib.asynccontextmanager
-    async def leased(self, seconds: int, *, sync: bool = False) -> AsyncIterator[ContainerdSession]:
-        lease = f"imagecache-{secrets.token_hex(8)}"
+    async def leased(self, seconds: int, *, sync: bool = False, owner: str = "") -> AsyncIterator[ContainerdSession]:
+        now = self._clock.now()
+        names = lease_names(owner, now, seconds) if owner else (f"imagecache-{secrets.token_hex(8)}",)
         # RFC 3339, as containerd's collector parses this label
-        expires = (self._clock.now() + dt.timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
-        create = leases_pb2.CreateRequest(id=lease, labels={"containerd.io/gc.expire": expires})
-        await self._connection.call(f"{LEASES}/Create", create, leases_pb2.CreateResponse, self._metadata)
+        expires = (now + dt.timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        create = leases_pb2.CreateRequest(id=names[0], labels={"containerd.io/gc.expire": expires})
+        with contextlib.suppress(AlreadyExists):  # left by a block that has failed
+            await self._connection.call(f"{LEASES}/Create", create, leases_pb2.CreateResponse, self._metadata)
+        succeeded = False
         try:
-            yield ContainerdSession(self._connection, self._clock, {**self._metadata, LEASE_HEADER: lease})
+            yield ContainerdSession(self._connection, self._clock, {**self._metadata, LEASE_HEADER: names[0]})
+            succeeded = True
         finally:
-            delete = leases_pb2.DeleteRequest(id=lease, sync=sync)
-            with contextlib.suppress(NotFound):  # it has expired
+            if succeeded or not owner:
+                await self._end(names, sync=sync)
+
+    async def end_leases(self, owner: str, seconds: int) -> None:
+        await self._end(lease_names(owner, self._clock.now(), seconds), sync=True)
+
+    async def _end(self, names: Sequence[str], *, sync: bool) -> None:
+        for name in names:
+            delete = leases_pb2.DeleteRequest(id=name, sync=sync)
+            with contextlib.suppress(NotFound):  # it never was, or has expired
                 await self._connection.command(f"{LEASES}/Delete", delete, self._metadata)
 
     async def apply(self, tar: Descriptor, mounts: Sequence[SnapshotMount]) -> Digest:
@@ -171,3 +184,13 @@ class ContainerdSession:
             return None
         found = reply.container
         return ContainerRecord(found.id, found.snapshotter, found.snapshot_key)
+
+
+def lease_names(owner: str, now: dt.datetime, seconds: int) -> tuple[str, ...]:
+    """The lease that a block takes which begins now, and all earlier ones of the owner that may not have expired.
+
+    containerd cannot prolong a lease. So every half of its life begins another one, which gets all that it needs of the
+    one before while that lives.
+    """
+    half = int(now.timestamp()) // max(1, seconds // 2)
+    return tuple(f"imagecache-{owner}-{number}" for number in (half, half - 1, half - 2))

@@ -14,8 +14,8 @@ from typing import Protocol
 
 import msgspec
 
-from imagecache.containerd.api import Attached, UnpackedChain
-from imagecache.containerd.attach import Asked, NodeAttacher
+from imagecache.containerd.api import Asked, Attached, UnpackedChain
+from imagecache.containerd.attach import NodeAttacher
 from imagecache.containerd.handlers import Handlers
 from imagecache.containerd.image_records import CRI_NAMESPACE
 from imagecache.errors import ImageWithheld
@@ -94,6 +94,8 @@ class Prepuller:
 
     async def detach(self, bundle: Bundle, keep: Sequence[Bundle]) -> None:
         """Remove the images that no container uses and no bundle in ``keep`` has."""
+        if containerd := await self._containerd():
+            await containerd.give_up(bundle)
         kept = {name_of(image) for other in keep for image in other.images}
         kept_ids = {found.id for name in sorted(kept) if (found := await self._runtime.image(name)) is not None}
         used = await self._runtime.in_use()

@@ -115,12 +115,18 @@ class Connection:
                 return await answered(last, end=True)
 
     async def stream(
-        self, method: str, request: Message, reply: type[Reply], metadata: dict[str, str] | None = None
+        self,
+        method: str,
+        request: Message,
+        reply: type[Reply],
+        metadata: dict[str, str] | None = None,
+        *,
+        endless: bool = False,
     ) -> AsyncIterator[Reply]:
-        """One request, many replies, without a deadline."""
+        """One request, many replies, all of them within the deadline; ``endless``: without one."""
         with self._converted(method):
             stub = UnaryStreamMethod(self._opened(), f"/{method}", type(request), reply)
-            async with stub.open(metadata=metadata) as stream:  # events come at any time, so without a deadline
+            async with stub.open(timeout=None if endless else self._deadline, metadata=metadata) as stream:
                 await stream.send_message(request, end=True)
                 async for message in stream:
                     yield message

@@ -15,7 +15,7 @@ from imagecache.agent.state import NodeState
 from imagecache.api import building
 from imagecache.api.nodes import HOST, NodeStatus, NodeView, also_unpack, direct_io
 from imagecache.api.types import ImageCache
-from imagecache.containerd.api import Attached
+from imagecache.containerd.api import Asked, Attached
 from imagecache.errors import ImageCacheError
 from imagecache.store.bundle_document import Bundle
 
@@ -23,9 +23,7 @@ from imagecache.store.bundle_document import Bundle
 class Attacher(Protocol):
     """``apps.attach.LocalAttacher``; the fake is in ``testkit.builder``."""
 
-    async def attach(
-        self, bundle: Bundle, also: Collection[str] = (), others: Sequence[tuple[Bundle, Collection[str]]] = ()
-    ) -> Attached:
+    async def attach(self, bundle: Bundle, also: Collection[str] = (), others: Sequence[Asked] = ()) -> Attached:
         """Make the images usable in containerd. Idempotent. Raises HostError, StoreError.
 
         ``also`` are the snapshotters that its cache asks for, ``others`` the other attached bundles with theirs.

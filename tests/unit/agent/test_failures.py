@@ -16,6 +16,7 @@ from imagecache.errors import (
     MalformedLayer,
     NoSpace,
     NotFound,
+    SnapshotNotFound,
     StoreRefused,
     StoreUnreachable,
 )
@@ -31,6 +32,7 @@ NOW = dt.datetime(2024, 5, 1, 12, tzinfo=dt.UTC)
         (ContainerdUnavailable("x"), True),
         (NotFound("x"), True),
         (BlobNotFound("x"), True),
+        (SnapshotNotFound("x"), True),
         (DigestMismatch("x"), False),
         (MalformedLayer("x"), False),
         (NoSpace("x"), False),

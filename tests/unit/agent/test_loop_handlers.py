@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from imagecache.agent.budget import Disk
 from imagecache.agent.direct_layers import DirectLayers
+from imagecache.agent.state import NodeState
 from imagecache.containerd.handlers import Handlers
 from testkit.images import tar_of
 from tests.unit.agent.bench import Bench, cache
@@ -84,6 +85,20 @@ async def test_snapshots_that_someone_removed_are_made_again(bench: Bench) -> No
 async def test_a_restarted_agent_needs_no_space_for_what_is_unpacked(bench: Bench) -> None:
     await started(bench)
     await bench.kill()
+    full = bench.machine.size.capacity
+    bench.machine.size = Disk(full, int(full * 0.17) + bench.machine.stored())
+    bench.start()
+    await bench.ready()
+    assert unpacked(bench) == ("devmapper",)
+
+
+async def test_what_a_killed_agent_has_unpacked_needs_no_space_again(bench: Bench) -> None:
+    """It was killed before the state said so, or an attach has failed."""
+    await started(bench)
+    await bench.kill()
+    state = NodeState(bench.store.paths.nodes / "worker")
+    state.load()
+    state.unpacked(A, ())
     full = bench.machine.size.capacity
     bench.machine.size = Disk(full, int(full * 0.17) + bench.machine.stored())
     bench.start()

@@ -82,15 +82,15 @@ async def test_layers_that_containers_use(
     machine = LocalMachine(tmp_path, containerd, attacher)
     document = bundle(PUBLIC, ODD)
     await records.attach(document)
-    assert await machine.in_use([document]) == frozenset()
+    assert await machine.in_use([document], []) == frozenset()
 
     top = PUBLIC.layers[-1]
     await containerd.session("k8s.io").snapshots.prepare(SnapshotKey("imagecache", "container", top.chain_id))
 
-    assert await machine.in_use([document]) == {layer.name for layer in PUBLIC.layers}
+    assert await machine.in_use([document], []) == {layer.name for layer in PUBLIC.layers}
     containerd.running = False
     with pytest.raises(ContainerdUnavailable):
-        await machine.in_use([document])
+        await machine.in_use([document], [])
 
 
 async def test_the_disk(containerd: MemoryContainerd, attacher: NodeAttacher, tmp_path: Path) -> None:
@@ -113,6 +113,11 @@ async def test_snapshots_of_other_runtime_handlers(containerd: MemoryContainerd,
     snapshots = containerd.session("k8s.io").snapshots
     await snapshots.prepare(SnapshotKey("overlayfs", "container", bottom.chain_id))
     machine = LocalMachine(tmp_path, containerd, attacher)
-    assert await machine.in_use([document]) == {bottom}
+    assert await machine.in_use([document], ["overlayfs"]) == {bottom}
+    assert await machine.in_use([document], []) == frozenset()
+    # its program is away: nothing of it can be freed, and the round goes on
+    assert await machine.in_use([document], ["gone"]) == {
+        UnpackedChain("gone", layer.chain_id) for layer in PUBLIC.layers
+    }
     await snapshots.remove("overlayfs", top.chain_id)
     assert await records.lost({bottom, top}) == {top}

@@ -65,7 +65,7 @@ async def test_every_layer_is_unpacked_on_the_one_below_and_no_tar_is_left() -> 
     assert node.chains() == {image.layers[0].chain_id: "", image.layers[1].chain_id: image.layers[0].chain_id}
     assert not {layer.diff_id for layer in image.layers} & node.space.content.keys()
     assert (node.labels(image)[ROOT], node.labels(image)[MARK]) == (image.layers[1].chain_id, "true")
-    assert (node.space.active, node.space.leases) == ({}, [])
+    assert (node.space.active, node.space.leases) == ({}, {})
 
 
 async def test_detach_takes_it_back() -> None:
@@ -99,14 +99,31 @@ async def test_an_image_without_layers() -> None:
     assert node.chains() == {}
 
 
-async def test_a_layer_that_the_store_lost_leaves_nothing_behind_and_no_record() -> None:
+async def test_after_a_failure_the_next_attach_goes_on_where_it_was() -> None:
+    node = Node()
+    image = node.image("base", "app")
+    app = image.layers[1].diff_id
+    tar = node.documents.tars.pop(app)
+    with pytest.raises(BlobNotFound):
+        await node.attach(bundle(image))
+    node.containerd.collect()
+    assert (node.space.images, node.space.active) == ({}, {})
+    assert set(node.chains()) == {image.layers[0].chain_id}
+    node.documents.tars = {app: tar}
+    await node.attach(bundle(image))
+    assert len(node.chains()) == 2
+    assert node.space.leases == {}
+
+
+async def test_detach_gives_up_what_a_failed_attach_has_unpacked() -> None:
     node = Node()
     image = node.image("base", "app")
     del node.documents.tars[image.layers[1].diff_id]
     with pytest.raises(BlobNotFound):
         await node.attach(bundle(image))
-    node.containerd.collect()
-    assert (node.space.images, node.space.content, node.space.committed, node.space.active) == ({}, {}, {}, {})
+    await node.attacher.detach(bundle(image))
+    space = node.space
+    assert (space.images, space.content, space.committed, space.active, space.leases) == ({}, {}, {}, {}, {})
 
 
 async def test_a_layer_that_is_damaged_is_refused() -> None:
@@ -140,7 +157,7 @@ class Slow:
         await self._meanwhile(layer)
 
 
-async def test_an_attach_that_is_cancelled_in_the_middle_of_a_layer_leaves_nothing() -> None:
+async def test_an_attach_that_is_cancelled_in_the_middle_of_a_layer_leaves_those_below() -> None:
     node = Node()
     image = node.image("base", "app")
     reached, never = asyncio.Event(), asyncio.Event()
@@ -159,8 +176,11 @@ async def test_an_attach_that_is_cancelled_in_the_middle_of_a_layer_leaves_nothi
     with pytest.raises(asyncio.CancelledError):
         await attach
     node.containerd.collect()
+    assert len(node.chains()) == 1
     space = node.space
-    assert (space.images, space.content, space.committed, space.active, space.leases) == ({}, {}, {}, {}, [])
+    assert (space.images, space.active) == ({}, {})
+    await node.attacher.detach(bundle(image))
+    assert (space.images, space.content, space.committed, space.active, space.leases) == ({}, {}, {}, {}, {})
 
 
 async def test_a_pull_that_is_faster_has_unpacked_the_layer() -> None:
@@ -276,3 +296,15 @@ async def test_a_handler_that_is_configured_later_is_served_by_the_next_attach()
     node.containerd.handlers = {"two": "overlayfs"}
     assert (await node.attach(bundle(image))).unpacked == {"overlayfs"}
     assert len(node.chains()) == 1
+
+
+async def test_a_private_image_that_was_allowed_meanwhile_is_released() -> None:
+    node = Node()
+    secret = node.image("base", "secret", name="team/secret:1", private=True)
+    await node.attach(bundle(secret))
+    settings = AttachSettings(allow_private_names=frozenset({"k8s.io"}))
+    unpacker = AlsoUnpacker(node.tars, FakeClock())
+    allowed = NodeAttacher(node.containerd, node.documents, FakeClock(), settings, unpacker=unpacker)
+    await allowed.attach(bundle(secret))
+    await allowed.detach(bundle(secret))
+    assert node.chains() == {}

@@ -68,7 +68,7 @@ async def test_an_image_is_there_with_all_its_parts_and_stays() -> None:
     assert all(space.bodies[digest] == node.documents.read(digest) for digest in space.content)
     assert node.snapshots == {layer.chain_id for layer in image.layers}
     assert all(record.labels == MANAGED | OURS for record in space.images.values())
-    assert space.leases == []
+    assert space.leases == {}
 
 
 async def test_attaching_again_changes_nothing() -> None:

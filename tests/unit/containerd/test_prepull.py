@@ -9,7 +9,7 @@ from imagecache.containerd.api import Attached, UnpackedChain
 from imagecache.containerd.attach import AttachSettings, NodeAttacher
 from imagecache.containerd.handlers import Handlers
 from imagecache.containerd.prepull import Prepuller
-from imagecache.errors import ContainerdUnavailable, ImageWithheld, PullFailed
+from imagecache.errors import BlobNotFound, ContainerdUnavailable, ImageWithheld, NoSpace, PullFailed
 from imagecache.settings.table import Mode
 from testkit.agent_dependencies import FakeRuntime
 from testkit.attachable import MemoryDocuments, bundle
@@ -110,8 +110,11 @@ def containerd() -> MemoryContainerd:
 
 @pytest.fixture
 def local(runtime: FakeRuntime, containerd: MemoryContainerd) -> Prepuller:
+    return prepuller(runtime, containerd, AlsoUnpacker(_DOCUMENTS, FakeClock()))
+
+
+def prepuller(runtime: FakeRuntime, containerd: MemoryContainerd, unpacker: AlsoUnpacker) -> Prepuller:
     settings = AttachSettings(mode=Mode.PREPULL)
-    unpacker = AlsoUnpacker(_DOCUMENTS, FakeClock())
     attacher = NodeAttacher(containerd, _DOCUMENTS, FakeClock(), settings, unpacker=unpacker)
     return Prepuller(runtime, (), attacher)
 
@@ -146,6 +149,41 @@ async def test_other_runtime_handlers_get_them_too(containerd: MemoryContainerd,
     assert await local.lost({top}) == frozenset()
     await containerd.session("k8s.io").snapshots.remove("devmapper", top.chain_id)
     assert await local.lost({top}) == {top}
+
+
+async def test_what_a_failed_attach_has_unpacked_stays_until_detach(
+    runtime: FakeRuntime, containerd: MemoryContainerd
+) -> None:
+    base = APP.layers[0].diff_id
+    lacking = MemoryDocuments(_DOCUMENTS.bodies, {base: _DOCUMENTS.tars[base]})
+    local = prepuller(runtime, containerd, AlsoUnpacker(lacking, FakeClock()))
+    with pytest.raises(BlobNotFound):
+        await local.attach(bundle(APP))
+    assert chains(containerd, "overlayfs") == {layer.chain_id for layer in APP.layers[:-1]} != set()
+    await local.detach(bundle(APP), [])
+    assert chains(containerd, "overlayfs") == set()
+
+
+@pytest.mark.parametrize("short", [0, 1])
+async def test_an_image_for_which_the_disk_has_no_room_is_not_begun(
+    runtime: FakeRuntime, containerd: MemoryContainerd, short: int
+) -> None:
+    """It needs what it unpacks, and the largest of its tars a second time."""
+    sizes = [layer.tar_size for layer in APP.layers]
+    room = sum(sizes) + max(sizes) - short
+
+    async def spare() -> int:
+        return room
+
+    local = prepuller(runtime, containerd, AlsoUnpacker(_DOCUMENTS, FakeClock(), spare))
+    if not short:
+        await local.attach(bundle(APP))
+        room = 0
+        await local.attach(bundle(APP))  # there is nothing to unpack
+        return
+    with pytest.raises(NoSpace, match="app:1"):
+        await local.attach(bundle(APP))
+    assert chains(containerd, "overlayfs") == set()
 
 
 async def test_no_layer_of_a_private_image_is_unpacked(

@@ -23,7 +23,7 @@ from imagecache.errors import (
     PrivilegeMissing,
 )
 
-METHOD = "test.Service/Call"
+METHOD, MANY = "test.Service/Call", "test.Service/Many"
 Answer = Callable[[Stream[version_pb2.VersionResponse, version_pb2.VersionResponse]], Awaitable[None]]
 
 
@@ -41,7 +41,10 @@ class Service:
 
     def __mapping__(self) -> dict[str, Handler]:
         message = version_pb2.VersionResponse
-        return {f"/{METHOD}": Handler(self.handle, Cardinality.UNARY_UNARY, message, message)}
+        return {
+            f"/{METHOD}": Handler(self.handle, Cardinality.UNARY_UNARY, message, message),
+            f"/{MANY}": Handler(self.handle, Cardinality.UNARY_STREAM, message, message),
+        }
 
 
 @pytest.fixture
@@ -135,3 +138,18 @@ async def test_something_that_does_not_speak_grpc(tmp_path: Path) -> None:
     async with server, ContainerdClient(tmp_path / "s", SystemClock(), deadline=1) as client:
         with pytest.raises(ContainerdUnavailable):
             await client.version()
+
+
+async def test_a_stream_that_hangs_ends(service: Service, tmp_path: Path) -> None:
+    never = asyncio.Event()
+
+    async def hang(stream: Stream[version_pb2.VersionResponse, version_pb2.VersionResponse]) -> None:
+        await Service.echo(service, stream)
+        await never.wait()
+
+    service.answer = hang
+    connection = Connection(tmp_path / "s", deadline=0.2)
+    message = version_pb2.VersionResponse
+    with pytest.raises(ContainerdUnavailable, match="in time"):
+        _ = [reply async for reply in connection.stream(MANY, message(version="x"), message)]
+    connection.close()
