@@ -18,8 +18,8 @@ from grpclib.exceptions import GRPCError
 from imagecache.apps.containerd_config import repair_before_start
 from imagecache.clock import SystemClock
 from imagecache.errors import ContainerdMisconfigured
+from imagecache.host.config_changes import REFUSED
 from imagecache.host.config_guard import SETTLED
-from imagecache.host.service import REFUSED
 from imagecache.host.systemd_units import SERVICE
 from testkit.images import busybox_image, tar_of
 from testkit.peers.containerd import VERSIONS, Containerd

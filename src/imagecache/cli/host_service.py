@@ -123,7 +123,7 @@ def keep(
 
     host = _host(session, root, unit, configure=not leave_containerd)
     try:
-        _say(host.install())
+        _say(host.install(again=False))
     except ServiceManagerMissing as missing:  # the agent is started by other means, and needs credentials too
         report(missing)
     with suppress(Interrupted):

@@ -164,7 +164,7 @@ class HostFiles:
         target = self.at(path)
         with self._converted():
             existed = target.exists()
-            if existed and target.read_text() == text and target.stat().st_mode & 0o7777 == mode:
+            if existed and target.read_text(errors="replace") == text and target.stat().st_mode & 0o7777 == mode:
                 return Change(path, Action.UNCHANGED)
             target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             replace_text(target, text, mode)

@@ -120,6 +120,7 @@ def test_the_unit_of_a_containerd_that_does_not_run_is_the_one_that_boots(imagec
 
     imagecache("host", "install", "--address", "/run/k3s/containerd/containerd.sock")
     assert "Before=rke2-agent.service" in read(host.files, UNITS / "imagecache-agent.service")
+    host.services.restart("containerd.service")
     imagecache("host", "install")
     assert "Before=containerd.service" in read(host.files, UNITS / "imagecache-agent.service")
 
