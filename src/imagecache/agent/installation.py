@@ -45,8 +45,6 @@ class HostOptions:
 
     root: Path = Path("/")
     """Where its filesystem is mounted for us."""
-    containerd_unit: str = ""
-    """Empty: that of the process which listens at containerd's socket."""
     configure: bool = True
     """Whether to write containerd's drop-in and restart containerd."""
 
@@ -168,7 +166,7 @@ class AgentInstallation:
             owned=self._owned_directories(),
             containerd_unit=self._unit(),
             configure=self.options.configure,
-            flags=_flags(self.options),
+            flags="" if self.options.configure else "--leave-containerd",
             in_container=self.options.root != Path("/"),
         )
         return HostService(self.files, self.services, self.containerd, settings, self.program)
@@ -177,7 +175,7 @@ class AgentInstallation:
         """Containerd's. While it does not run: of k3s and RKE2, whose socket this is, the unit that boots."""
         address = self.settings.address
         booting = self.files.enabled(PARENTS) if "k3s" in address.parts else ""
-        return self.options.containerd_unit or unit_at(self.files.at(address)) or booting or CONTAINERD
+        return self.settings.containerd_unit or unit_at(self.files.at(address)) or booting or CONTAINERD
 
     def _owned_directories(self) -> tuple[Path, ...]:
         """The snapshotter's directory, and a store into which only this agent has fetched."""
@@ -194,13 +192,6 @@ class AgentInstallation:
         address = self.settings.metrics_address
         problem = await problem_at(address, "/readyz", seconds=_INTERVAL) if address else ""
         return problem[:500]
-
-
-def _flags(options: HostOptions) -> str:
-    flags = [] if options.configure else ["--leave-containerd"]
-    if options.containerd_unit:
-        flags.append(f"--containerd-unit={options.containerd_unit}")
-    return " ".join(flags)
 
 
 def _check(name: str, detail: str, remedy: str, *, bad: bool) -> Check:

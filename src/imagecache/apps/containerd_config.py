@@ -52,7 +52,7 @@ def config_for(settings: Settings, version: str, *, serve_only: bool = False) ->
     )
 
 
-def containerd_version(settings: Settings, clock: Clock, root: Path = Path("/"), unit: str = CONTAINERD) -> str:
+def containerd_version(settings: Settings, clock: Clock, root: Path = Path("/")) -> str:
     """Of the running containerd, else of the program that its unit starts.
 
     ``root`` is where the host's filesystem is mounted. Raises ContainerdUnavailable when neither can be known.
@@ -60,7 +60,7 @@ def containerd_version(settings: Settings, clock: Clock, root: Path = Path("/"),
     try:
         return running_version(settings, clock, root)
     except ContainerdUnavailable:
-        found = installed_version(unit_program(unit, root), root)
+        found = installed_version(unit_program(settings.containerd_unit or CONTAINERD, root), root)
         if not found:
             raise
         return found

@@ -73,7 +73,7 @@ def open_guard(settings: Settings, clock: Clock, forgotten: Callable[[], None]) 
         return HostService(HostFiles(), Systemd(), (drop_in, records), found, _program)
 
     return ConfigGuard(
-        lambda: service(unit_at(settings.address)),
+        lambda: service(settings.containerd_unit or unit_at(settings.address)),
         clock,
         repair=settings.repair is Repair.AUTO,
         forgotten=forgotten,

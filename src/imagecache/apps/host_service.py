@@ -15,7 +15,6 @@ from imagecache.clock import Clock
 from imagecache.host.runtime_files import runtime_files
 from imagecache.host.service_files import HostFiles
 from imagecache.host.systemd import Systemd
-from imagecache.host.systemd_units import CONTAINERD
 from imagecache.kube.api import Kube
 from imagecache.kube.client import KubeClient
 from imagecache.kube.connection import in_cluster
@@ -27,10 +26,7 @@ def open_installation(
 ) -> AgentInstallation:
     """Raises InvalidSetting."""
     files = HostFiles(options.root)
-    unit = options.containerd_unit or CONTAINERD
-    drop_in = HostContainerdFiles(
-        settings, lambda: containerd_version(settings, clock, options.root, unit), options.root
-    )
+    drop_in = HostContainerdFiles(settings, lambda: containerd_version(settings, clock, options.root), options.root)
     return AgentInstallation(
         settings=settings,
         options=options,

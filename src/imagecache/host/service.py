@@ -384,6 +384,7 @@ class HostService:
         forgotten = self._records.delete_image_records()
         for mark in (REFUSED, UNCHECKED):
             self._files.remove(mark)
+        self._files.remove_empty(OPT)
         return Uninstalled(changes, forgotten)
 
     def _uninstall(self) -> Uninstalled:

@@ -380,6 +380,7 @@ def test_native_mode_configures_containerd_and_nothing_else(tmp_path: Path) -> N
 
     assert host.uninstall().done
     assert (host.in_force, host.left()) == ("", set())
+    assert not host.files.at(OPT).exists()
     assert host.uninstall().done
 
 
