@@ -352,8 +352,11 @@ class HostService:
     def check_images(self) -> None:
         """Delete the records of images that containerd cannot start now that it runs with us, if there may be some.
 
-        With ``discard_unpacked_layers``, an image that another snapshotter has unpacked has no blobs.
+        With ``discard_unpacked_layers``, an image that another snapshotter has unpacked has no blobs. While it has to be
+        restarted for our files, nothing is decided: its default may be another one until then.
         """
+        if self.is_containerd_stale():
+            return
         if self.has_unchecked_images():
             self._records.delete_image_records(ours=True)
             self._files.remove(UNCHECKED)

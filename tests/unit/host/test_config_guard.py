@@ -13,7 +13,7 @@ from imagecache.errors import ContainerdMisconfigured, HostServiceFailed, Servic
 from imagecache.host.config_changes import REFUSED
 from imagecache.host.config_guard import SETTLED, ConfigGuard, Seen, Steps, decide
 from imagecache.host.containerd_config import ConfigState, Found
-from imagecache.host.service import HostService, HostSettings
+from imagecache.host.service import CONTAINERD_STALE, UNCHECKED, HostService, HostSettings
 from imagecache.host.service_files import UNITS, HostFiles
 from imagecache.host.systemd_units import UNINSTALL
 from imagecache.settings.table import Mode
@@ -139,6 +139,22 @@ def test_what_was_pulled_meanwhile_is_looked_at_when_somebody_else_restarts_cont
     node.guard().check()
     node.guard().check()
     assert node.calls == [FORGET_OTHERS]
+
+
+def test_images_wait_for_the_restart_that_an_install_did_not_come_to(node: Node) -> None:
+    """It took an uninstall back and was killed: our snapshotter is loaded, and not the default yet."""
+    node.drop_in.install(serve_only=True)
+    node.services.restart(CONTAINERD)
+    node.calls.clear()
+    node.drop_in.install()
+    node.files.write(UNCHECKED, "", 0o600)
+    node.files.write(CONTAINERD_STALE, node.service().containerd_now(), 0o600)
+    node.guard().check()
+    assert FORGET_OTHERS not in node.calls
+
+    node.services.restart(CONTAINERD)
+    node.guard().check()
+    assert node.calls[-1] == FORGET_OTHERS
 
 
 def test_a_containerd_that_does_not_come_back_is_not_restarted_again(node: Node) -> None:
