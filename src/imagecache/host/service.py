@@ -352,7 +352,7 @@ class HostService:
     def check_images(self) -> None:
         """Delete the records of images that containerd cannot start now that it runs with us, if there may be some.
 
-        With ``discard_unpacked_layers``, an image that another snapshotter has unpacked has no blobs. While it has to be
+        With ``discard_unpacked_layers``, an image that another snapshotter has unpacked has no blobs. While it is to be
         restarted for our files, nothing is decided: its default may be another one until then.
         """
         if self.is_containerd_stale():
