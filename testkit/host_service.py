@@ -5,11 +5,11 @@ The containerd here reads its configuration when it starts, as the real one does
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from imagecache.errors import HostServiceFailed
+from imagecache.errors import ContainerdMisconfigured, ContainerdUnavailable, HostServiceFailed
 from imagecache.host.containerd_config import Action, Change, ConfigState, Found
 from imagecache.host.service_files import HostFiles
 
@@ -29,6 +29,8 @@ class FakeServiceManager:
     systemd: bool = True
     failing: set[str] = field(default_factory=set)
     """Units that do not start while containerd's configuration has our drop-in."""
+    broken: bool = False
+    """Nothing starts any more."""
     rewriting: bool = False
     """Every start of containerd writes its configuration anew first, without our drop-in, as k3s does."""
     active: dict[str, str] = field(default_factory=dict)
@@ -44,9 +46,10 @@ class FakeServiceManager:
         if unit not in self.active:
             self.restart(unit)
 
-    def restart(self, unit: str) -> None:
+    def restart(self, unit: str, until: Callable[[], bool] | None = None) -> None:
+        del until  # whoever gives it asks again
         self.calls.append(f"restart {unit}")
-        if unit in self.failing and self.files.at(DROP_IN).exists():
+        if self.broken or (unit in self.failing and self.files.at(DROP_IN).exists()):
             self.active.pop(unit, None)
             raise HostServiceFailed(f"{unit} did not start", hint=f"journalctl -u {unit}")
         if unit in CONTAINERDS and self.rewriting:
@@ -83,12 +86,14 @@ def read(files: HostFiles, path: Path) -> str:
 
 @dataclass
 class FakeContainerdFiles:
-    """``host.service.ContainerdFiles``: the text of the drop-in is its state."""
+    """``host.config_changes.ContainerdFiles``: the text of the drop-in is its state."""
 
     files: HostFiles
     changed: float = 0.0
     """When the main file changed last."""
     fingerprint: str = "first"
+    unreadable: bool = False
+    """The administrator's part is no TOML."""
 
     def install(self, *, serve_only: bool = False) -> Sequence[Change]:
         return [self.files.write(DROP_IN, "serve only" if serve_only else "ours", 0o644)]
@@ -97,6 +102,8 @@ class FakeContainerdFiles:
         return [self.files.remove(DROP_IN)]
 
     def look(self) -> Found:
+        if self.unreadable:
+            raise ContainerdMisconfigured("config.toml: not TOML")
         states = {"": ConfigState.ABSENT, "ours": ConfigState.OK}
         state = states.get(read(self.files, DROP_IN), ConfigState.STALE)
         return Found(state, self.changed, self.fingerprint)
@@ -112,11 +119,16 @@ class FakeRecords:
     """Images that were unpacked by another snapshotter, without blobs."""
     containers: int = 0
     snapshots: int = 3
+    answers: bool = True
+    """Whether containerd does; k3s' unit may have started before that."""
 
     def is_loaded(self) -> bool:
-        return self.services.active.get("containerd.service", "") in {"ours", "serve only"}
+        if not self.answers:
+            raise ContainerdUnavailable("containerd does not answer")
+        return any(self.services.active.get(unit) in {"ours", "serve only"} for unit in CONTAINERDS)
 
     def delete_image_records(self, *, ours: bool = False) -> Sequence[str]:
+        assert self.answers
         if ours:
             assert "ours" in {self.services.active.get(unit, "") for unit in CONTAINERDS}
             self.services.calls.append("forget images of others")

@@ -6,11 +6,13 @@ import asyncio
 import re
 import socket
 import subprocess
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from imagecache.apps.host_containerd import HostContainerdFiles, HostContainerdRecords
+from imagecache.apps.containerd_config import HostContainerdFiles, containerd_version
+from imagecache.apps.host_containerd import HostContainerdRecords
 from imagecache.clock import Clock, SystemClock
 from imagecache.host.config_guard import ConfigGuard
 from imagecache.host.service import HostService, HostSettings, Uninstalled
@@ -62,7 +64,8 @@ class Manager:
         elif unit == SERVICE and self.agent is None:
             self.restart(unit)
 
-    def restart(self, unit: str) -> None:
+    def restart(self, unit: str, until: Callable[[], bool] | None = None) -> None:
+        del until  # containerd answers when it was restarted
         self.calls.append(f"restart {unit}")
         if unit == SERVICE:
             self._run_agent()
@@ -129,9 +132,10 @@ class Host:
         self.manager = Manager(files, self.containerd, self.directory, self.settings)
 
     def service(self) -> HostService:
-        drop_in = HostContainerdFiles(self.settings, SystemClock(), Path("/"))
+        clock = SystemClock()
+        drop_in = HostContainerdFiles(self.settings, lambda: containerd_version(self.settings, clock))
         settings = HostSettings(Mode.PROXY, config_text(self.settings), self.settings.address)
-        records = HostContainerdRecords(drop_in)
+        records = HostContainerdRecords(drop_in, clock)
         return HostService(self.manager.files, self.manager, (drop_in, records), settings, FakeProgram)
 
     def guard(self, clock: Clock, *, repair: bool = True) -> ConfigGuard:

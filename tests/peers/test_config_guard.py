@@ -18,8 +18,8 @@ from grpclib.exceptions import GRPCError
 from imagecache.apps.containerd_config import repair_before_start
 from imagecache.clock import SystemClock
 from imagecache.errors import ContainerdMisconfigured
+from imagecache.host.config_changes import REFUSED
 from imagecache.host.config_guard import SETTLED
-from imagecache.host.service import REFUSED
 from imagecache.host.systemd_units import SERVICE
 from testkit.images import busybox_image, tar_of
 from testkit.peers.containerd import VERSIONS, Containerd
@@ -123,6 +123,28 @@ async def test_a_rewritten_file_costs_no_pod(host: Host, cri: Cri, bare: str, ap
     assert await is_ours(host)
     # attaches again, as an agent does whose own guard has deleted the records
     await asyncio.to_thread(host.manager.restart, SERVICE)
+    assert await runs_at_last(cri, app) == "from the cache\n"
+
+
+async def test_what_was_pulled_meanwhile_starts_whoever_restarts_containerd(
+    host: Host, cri: Cri, bare: str, app: str
+) -> None:
+    """An administrator mends the file, and the agent that has seen it has ended."""
+    configured = host.containerd.config.read_text()
+    await start_with(host, bare)
+    with pytest.raises(ContainerdMisconfigured, match="repair is report"):
+        await asyncio.to_thread(host.guard(Later(), repair=False).check)
+    await cri.pull(app)
+    assert await cri.run(app, READ) == "from the cache\n", "by containerd's own snapshotter, which keeps no blobs"
+    await start_with(host, configured)
+    with pytest.raises(GRPCError, match="not found"):
+        await cri.run(app, READ)
+
+    before = list(host.manager.calls)
+    await asyncio.to_thread(host.guard(Later()).check)
+    assert host.manager.calls == before
+    await until_absent(cri, app)
+    await cri.pull(app)
     assert await runs_at_last(cri, app) == "from the cache\n"
 
 

@@ -16,6 +16,7 @@ from imagecache._proto.containerd import snapshots_pb2
 from imagecache.containerd.rpc import Connection
 from imagecache.errors import InvalidSetting, PrivilegeMissing
 from imagecache.host.chroot import in_root
+from imagecache.host.probe_id_maps import why_ids_are_not_mapped
 from imagecache.host.runtime_files import RuntimeFiles, runtime_files
 from imagecache.host.service_files import OPT
 from imagecache.host.systemd_units import SERVICE
@@ -149,6 +150,14 @@ def test_work_is_done_where_the_hosts_own_links_are_right(directory: Path) -> No
 
     assert in_root(directory, lambda: Path("/link/file").read_text()) == "the host's"
     assert in_root(Path("/"), os.getpid) == os.getpid()
+
+
+def test_whether_ids_are_mapped_does_not_depend_on_who_asks(directory: Path) -> None:
+    """The pod writes the drop-in from below the host's root, where the kernel makes no user namespace."""
+    (directory / "proc").mkdir()
+    run([find("mount"), "-t", "proc", "proc", directory / "proc"])
+
+    assert in_root(directory, lambda: why_ids_are_not_mapped(Path("/"))) == why_ids_are_not_mapped(directory) == ""
 
 
 def test_an_error_of_the_work_comes_back_whole(directory: Path) -> None:

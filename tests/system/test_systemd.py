@@ -215,7 +215,7 @@ def left(site: Site) -> list[str]:
     drop_ins = ["/etc/containerd/imagecache.toml", "/etc/containerd/*/zz-imagecache.toml"]
     places = ["/opt/imagecache", "/etc/imagecache", "/run/imagecache/*.sock", *drop_ins]
     script = f"""\
-ls -d {" ".join(places)} /etc/systemd/system/*imagecache* /etc/systemd/system/*/imagecache.conf 2>/dev/null
+ls -d {" ".join(places)} /etc/systemd/system/*imagecache* /etc/systemd/system/*/*imagecache*.conf 2>/dev/null
 systemctl list-units --all --plain --no-legend 'imagecache-*'
 grep /var/lib/imagecache/ /proc/mounts
 true"""

@@ -17,17 +17,11 @@ from imagecache.clock import Clock, SystemClock
 from imagecache.concurrency import run_all
 from imagecache.errors import ImageCacheError, InvalidSetting
 from imagecache.host.checks import Check, failed, ok, problem
+from imagecache.host.config_changes import ContainerdFiles
 from imagecache.host.config_guard import ConfigGuard
 from imagecache.host.containerd_config import Change, ConfigState
 from imagecache.host.containerd_process import unit_at
-from imagecache.host.service import (
-    ContainerdFiles,
-    ContainerdRecords,
-    HostService,
-    HostSettings,
-    ServiceManager,
-    Uninstalled,
-)
+from imagecache.host.service import ContainerdRecords, HostService, HostSettings, ServiceManager, Uninstalled
 from imagecache.host.service_files import HostFiles, Program
 from imagecache.host.systemd_units import CONTAINERD, PARENTS
 from imagecache.kube.object_files import ObjectFiles
@@ -51,8 +45,6 @@ class HostOptions:
 
     root: Path = Path("/")
     """Where its filesystem is mounted for us."""
-    containerd_unit: str = ""
-    """Empty: that of the process which listens at containerd's socket."""
     configure: bool = True
     """Whether to write containerd's drop-in and restart containerd."""
 
@@ -77,15 +69,18 @@ class AgentInstallation:
         if self.settings.mode is Mode.PREPULL:
             raise InvalidSetting("prepull mode changes nothing on the host", hint="run imagecache agent alone")
 
-    def install(self) -> Sequence[Change]:
-        """Install or upgrade. Raises ServiceManagerMissing when everything but the start is done."""
+    def install(self, *, again: bool = True) -> Sequence[Change]:
+        """Install or upgrade. Raises ServiceManagerMissing when everything but the start is done.
+
+        ``again``: see ``HostService.install``.
+        """
         if self.settings.mode is not Mode.NATIVE:
             self.credentials.write()
             settings = self.credentials.settings_on_host()
             if not self.options.configure:
                 settings = dataclasses.replace(settings, repair=Repair.REPORT)
-            return self._service(config_text(settings)).install()
-        return self._service().install()
+            return self._service(config_text(settings)).install(again=again)
+        return self._service().install(again=again)
 
     def uninstall(self) -> Uninstalled:
         """Uninstall; containers continue."""
@@ -121,7 +116,7 @@ class AgentInstallation:
             return ok("host", name, found.state.value)
         if found.state is ConfigState.ABSENT and self.settings.repair is Repair.REPORT:
             return ok("host", name, "left to you")
-        refused = ", and containerd did not run with it" if service.is_refused(found) else ""
+        refused = ", and containerd did not run with it" if service.config.is_refused(found) else ""
         return problem("host", name, found.state.value + refused, "imagecache host install")
 
     async def keep(self, health_address: str = "") -> None:
@@ -133,7 +128,12 @@ class AgentInstallation:
             if self.settings.mode is not Mode.NATIVE:
                 await self._renew_credentials()
             # no agent on the host looks after containerd's configuration
-            guard = ConfigGuard(self._service, self.clock, repair=self.settings.repair is Repair.AUTO)
+            guard = ConfigGuard(
+                self._service,
+                self.clock,
+                repair=self.settings.repair is Repair.AUTO,
+                started=self._service().containerd_now,
+            )
             works = [self._watch(guard)]
             if self.options.configure:
                 works.append(guard.run())
@@ -166,7 +166,7 @@ class AgentInstallation:
             owned=self._owned_directories(),
             containerd_unit=self._unit(),
             configure=self.options.configure,
-            flags=_flags(self.options),
+            flags="" if self.options.configure else "--leave-containerd",
             in_container=self.options.root != Path("/"),
         )
         return HostService(self.files, self.services, self.containerd, settings, self.program)
@@ -175,7 +175,7 @@ class AgentInstallation:
         """Containerd's. While it does not run: of k3s and RKE2, whose socket this is, the unit that boots."""
         address = self.settings.address
         booting = self.files.enabled(PARENTS) if "k3s" in address.parts else ""
-        return self.options.containerd_unit or unit_at(self.files.at(address)) or booting or CONTAINERD
+        return self.settings.containerd_unit or unit_at(self.files.at(address)) or booting or CONTAINERD
 
     def _owned_directories(self) -> tuple[Path, ...]:
         """The snapshotter's directory, and a store into which only this agent has fetched."""
@@ -192,13 +192,6 @@ class AgentInstallation:
         address = self.settings.metrics_address
         problem = await problem_at(address, "/readyz", seconds=_INTERVAL) if address else ""
         return problem[:500]
-
-
-def _flags(options: HostOptions) -> str:
-    flags = [] if options.configure else ["--leave-containerd"]
-    if options.containerd_unit:
-        flags.append(f"--containerd-unit={options.containerd_unit}")
-    return " ".join(flags)
 
 
 def _check(name: str, detail: str, remedy: str, *, bad: bool) -> Check:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from imagecache.apps.platform import host_platform
 from imagecache.clock import Clock
 from imagecache.containerd.modes import remaps_ids
-from imagecache.errors import ContainerdMisconfigured, ContainerdUnavailable, InvalidSetting
-from imagecache.host.containerd_config import Change, ConfigState, ContainerdConfig
+from imagecache.errors import ContainerdUnavailable, InvalidSetting
+from imagecache.host.chroot import in_root
+from imagecache.host.config_changes import ConfigChanges
+from imagecache.host.containerd_config import Change, ContainerdConfig, Found
 from imagecache.host.containerd_process import config_problem, installed_version
 from imagecache.host.dropin import DropInSettings
 from imagecache.host.probe_id_maps import why_ids_are_not_mapped
-from imagecache.host.service import REFUSED
-from imagecache.host.service_files import UNITS, HostFiles
+from imagecache.host.service_files import HostFiles
 from imagecache.host.systemd import Systemd
-from imagecache.host.systemd_units import CONTAINERD, UNINSTALL
+from imagecache.host.systemd_units import CONTAINERD
 from imagecache.settings.table import InodeNumbers, Mode, Repair, Settings
 
 
@@ -50,7 +52,7 @@ def config_for(settings: Settings, version: str, *, serve_only: bool = False) ->
     )
 
 
-def containerd_version(settings: Settings, clock: Clock, root: Path = Path("/"), unit: str = CONTAINERD) -> str:
+def containerd_version(settings: Settings, clock: Clock, root: Path = Path("/")) -> str:
     """Of the running containerd, else of the program that its unit starts.
 
     ``root`` is where the host's filesystem is mounted. Raises ContainerdUnavailable when neither can be known.
@@ -58,7 +60,7 @@ def containerd_version(settings: Settings, clock: Clock, root: Path = Path("/"),
     try:
         return running_version(settings, clock, root)
     except ContainerdUnavailable:
-        found = installed_version(unit_program(unit, root), root)
+        found = installed_version(unit_program(settings.containerd_unit or CONTAINERD, root), root)
         if not found:
             raise
         return found
@@ -83,29 +85,41 @@ def unit_program(unit: str, root: Path = Path("/")) -> str:
 def repair_before_start(settings: Settings, program: str, files: HostFiles | None = None) -> Sequence[Change]:
     """``imagecache host repair``: containerd does not run yet, so the program counts that its unit will start.
 
-    What makes containerd refuse its configuration is undone, and remembered. Raises ContainerdUnavailable when that is
-    no containerd, ContainerdMisconfigured, PrivilegeMissing, StoreError.
+    Raises ContainerdUnavailable when that is no containerd, and as ``ConfigChanges.repair_before_start``.
     """
-    files = files or HostFiles()
-    with files.locked(wait=False) as mine:
-        if not mine or settings.repair is Repair.REPORT or files.at(UNITS / UNINSTALL).exists():
-            return ()
-        version = installed_version(program)
-        if not version:
-            raise ContainerdUnavailable(
-                f"{program} is no containerd whose version we know", hint="the agent repairs it when containerd runs"
-            )
-        config, refused = config_for(settings, version), files.at(REFUSED)
-        found = config.look()
-        if found.state is ConfigState.OK or (refused.exists() and refused.read_text() == found.fingerprint):
-            return ()
-        changes = config.install()
-        problem = config_problem(settings.containerd_config, program)
-        if problem:
-            config.undo()
-            files.write(REFUSED, config.look().fingerprint, 0o600)
-            raise ContainerdMisconfigured(
-                f"containerd cannot read its configuration with our drop-in, which was removed: {problem}",
-                hint="repair containerd's configuration, then run: imagecache host install",
-            )
-        return changes
+    if settings.repair is Repair.REPORT:
+        return ()
+    version = installed_version(program)
+    if not version:
+        raise ContainerdUnavailable(
+            f"{program} is no containerd whose version we know", hint="the agent repairs it when containerd runs"
+        )
+    drop_in = HostContainerdFiles(settings, lambda: version)
+    changes = ConfigChanges(files or HostFiles(), drop_in)
+    return changes.repair_before_start(lambda: config_problem(settings.containerd_config, program))
+
+
+@dataclass(frozen=True, slots=True)
+class HostContainerdFiles:
+    """``host.config_changes.ContainerdFiles``, in the host's own filesystem."""
+
+    settings: Settings
+    version: Callable[[], str]
+    """containerd's. Raises ContainerdUnavailable when it cannot be known."""
+    root: Path = Path("/")
+
+    def install(self, *, serve_only: bool = False) -> Sequence[Change]:
+        version = self.version()
+        return in_root(self.root, lambda: config_for(self.settings, version, serve_only=serve_only).install())
+
+    def undo(self) -> Sequence[Change]:
+        # whatever the version: after a failed start it cannot be known
+        return in_root(self.root, lambda: config_for(self.settings, "").undo())
+
+    def look(self) -> Found:
+        version = self.version()
+        return in_root(self.root, lambda: config_for(self.settings, version).look())
+
+    def default_snapshotter(self) -> str:
+        version = self.version()
+        return in_root(self.root, lambda: config_for(self.settings, version).default_snapshotter())

@@ -1,61 +1,26 @@
-"""containerd on a host, wired: its files, its records of our snapshotter, its unit, and the guard of all that."""
+"""containerd on a host, wired: its records of our snapshotter, its unit, and the guard of its configuration."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
-from imagecache.apps.containerd_config import config_for, containerd_version, running_version
+from imagecache.apps.containerd_config import HostContainerdFiles, running_version
 from imagecache.clock import Clock
 from imagecache.containerd.client import ContainerdClient
 from imagecache.containerd.modes import NATIVE_SNAPSHOTTER
 from imagecache.containerd.snapshotter_removal import SnapshotterRemoval
-from imagecache.host.chroot import in_root
+from imagecache.errors import ContainerdMisconfigured
 from imagecache.host.config_guard import ConfigGuard
-from imagecache.host.containerd_config import Change, Found
 from imagecache.host.containerd_process import unit_at
 from imagecache.host.service import HostService, HostSettings
 from imagecache.host.service_files import HostFiles, Program
 from imagecache.host.systemd import Systemd
-from imagecache.host.systemd_units import CONTAINERD
 from imagecache.settings.table import Mode, Repair, Settings
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class HostContainerdFiles:
-    """``host.service.ContainerdFiles``, in the host's own filesystem."""
-
-    settings: Settings
-    clock: Clock
-    root: Path
-    unit: str | None = CONTAINERD
-    """Of a containerd that does not run, what it would start counts; None: without a running one nothing is judged."""
-
-    def install(self, *, serve_only: bool = False) -> Sequence[Change]:
-        version = self._version()
-        return in_root(self.root, lambda: config_for(self.settings, version, serve_only=serve_only).install())
-
-    def undo(self) -> Sequence[Change]:
-        version = self._version()
-        return in_root(self.root, lambda: config_for(self.settings, version).undo())
-
-    def look(self) -> Found:
-        version = self._version()
-        return in_root(self.root, lambda: config_for(self.settings, version).look())
-
-    def default_snapshotter(self) -> str:
-        version = self._version()
-        return in_root(self.root, lambda: config_for(self.settings, version).default_snapshotter())
-
-    def _version(self) -> str:
-        if self.unit is None:
-            return running_version(self.settings, self.clock, self.root)
-        return containerd_version(self.settings, self.clock, self.root, self.unit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +28,19 @@ class HostContainerdRecords:
     """``host.service.ContainerdRecords``, over the host's socket."""
 
     files: HostContainerdFiles
+    clock: Clock
 
     def is_loaded(self) -> bool:
         return self._run(SnapshotterRemoval.is_loaded)
 
     def delete_image_records(self, *, ours: bool = False) -> Sequence[str]:
-        return self._run(SnapshotterRemoval.delete_image_records, default=self._ours if ours else "")
+        try:
+            other = self.files.default_snapshotter()
+        except ContainerdMisconfigured:
+            if ours:
+                raise
+            other = ""  # a file that cannot be read must not keep images that cannot start
+        return self._run(lambda removal: removal.delete_image_records(other, ours=ours))
 
     def in_use(self) -> int:
         return self._run(SnapshotterRemoval.in_use)
@@ -76,19 +48,14 @@ class HostContainerdRecords:
     def remove_snapshots(self) -> None:
         self._run(SnapshotterRemoval.remove_snapshots)
 
-    @property
-    def _ours(self) -> str:
+    def _run(self, work: Callable[[SnapshotterRemoval], Awaitable[_T]]) -> _T:
         settings = self.files.settings
-        return NATIVE_SNAPSHOTTER if settings.mode is Mode.NATIVE else settings.snapshotter
-
-    def _run(self, work: Callable[[SnapshotterRemoval], Awaitable[_T]], *, default: str = "") -> _T:
-        """``default``: the snapshotter of new containers; empty: the one that they have without us."""
-        default = default or self.files.default_snapshotter()
+        ours = NATIVE_SNAPSHOTTER if settings.mode is Mode.NATIVE else settings.snapshotter
 
         async def run() -> _T:
-            address = self.files.root / self.files.settings.address.relative_to("/")
-            async with ContainerdClient(address, self.files.clock) as containerd:
-                return await work(SnapshotterRemoval(containerd, self._ours, default))
+            address = self.files.root / settings.address.relative_to("/")
+            async with ContainerdClient(address, self.clock) as containerd:
+                return await work(SnapshotterRemoval(containerd, ours))
 
         return asyncio.run(run())
 
@@ -97,13 +64,21 @@ def open_guard(settings: Settings, clock: Clock, forgotten: Callable[[], None]) 
     """For the agent, which runs on the host itself; None when it is no host service. ``forgotten``: see ConfigGuard."""
     if not HostFiles().current():
         return None
-    drop_in = HostContainerdFiles(settings, clock, Path("/"), unit=None)
+    # a node may have other containerds that do not run
+    drop_in = HostContainerdFiles(settings, lambda: running_version(settings, clock))
+    records = HostContainerdRecords(drop_in, clock)
 
-    def service() -> HostService:
-        found = HostSettings(settings.mode, "", settings.address, containerd_unit=unit_at(settings.address))
-        return HostService(HostFiles(), Systemd(), (drop_in, HostContainerdRecords(drop_in)), found, _program)
+    def service(unit: str) -> HostService:
+        found = HostSettings(settings.mode, "", settings.address, containerd_unit=unit)
+        return HostService(HostFiles(), Systemd(), (drop_in, records), found, _program)
 
-    return ConfigGuard(service, clock, repair=settings.repair is Repair.AUTO, forgotten=forgotten)
+    return ConfigGuard(
+        lambda: service(settings.containerd_unit or unit_at(settings.address)),
+        clock,
+        repair=settings.repair is Repair.AUTO,
+        forgotten=forgotten,
+        started=service("").containerd_now,
+    )
 
 
 def _program() -> Program:

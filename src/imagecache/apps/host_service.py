@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
 
 from imagecache.agent.daemonset import has_left, withdraw
 from imagecache.agent.installation import AgentInstallation, HostOptions
 from imagecache.agent.pod_credentials import PodCredentials
-from imagecache.apps.host_containerd import HostContainerdFiles, HostContainerdRecords
+from imagecache.apps.containerd_config import HostContainerdFiles, containerd_version
+from imagecache.apps.host_containerd import HostContainerdRecords
 from imagecache.clock import Clock
 from imagecache.host.runtime_files import runtime_files
 from imagecache.host.service_files import HostFiles
@@ -25,15 +25,14 @@ def open_installation(
     settings: Settings, clock: Clock, options: HostOptions, environ: Mapping[str, str] = os.environ
 ) -> AgentInstallation:
     """Raises InvalidSetting."""
-    files, drop_in = HostFiles(options.root), HostContainerdFiles(settings, clock, options.root)
-    if options.containerd_unit:
-        drop_in = replace(drop_in, unit=options.containerd_unit)
+    files = HostFiles(options.root)
+    drop_in = HostContainerdFiles(settings, lambda: containerd_version(settings, clock, options.root), options.root)
     return AgentInstallation(
         settings=settings,
         options=options,
         files=files,
         services=Systemd(options.root),
-        containerd=(drop_in, HostContainerdRecords(drop_in)),
+        containerd=(drop_in, HostContainerdRecords(drop_in, clock)),
         program=runtime_files,
         credentials=PodCredentials(files, settings, environ),
         clock=clock,

@@ -31,6 +31,7 @@ _FLAGS = (
     "inode_numbers",
     "mount_from",
     "containerd_config",
+    "containerd_unit",
     "repair",
     "trim_delay",
     "metrics_address",
@@ -48,12 +49,6 @@ _FLAGS = (
 Root = Annotated[
     Path, typer.Option("--root", metavar="DIRECTORY", help="Mountpoint of the host's / in this container.")
 ]
-Unit = Annotated[
-    str,
-    typer.Option(
-        "--containerd-unit", metavar="UNIT", help="containerd's systemd unit. Empty: of the process at its socket."
-    ),
-]
 Leave = Annotated[
     bool, typer.Option("--leave-containerd", help="Neither configure nor restart containerd: that is done elsewhere.")
 ]
@@ -62,36 +57,36 @@ _ROOT = Path("/")
 
 @app.command()
 @settings_flags(*_FLAGS)
-def install(session: Session, root: Root = _ROOT, unit: Unit = "", leave_containerd: Leave = False) -> None:
+def install(session: Session, root: Root = _ROOT, leave_containerd: Leave = False) -> None:
     """Install or upgrade the agent on this host, with its own interpreter, and start it.
 
     The settings are written to its configuration file. containerd is configured and restarted; containers continue.
     Native mode only configures containerd. Exit code 65: everything but the start is done, as no systemd runs here.
     """
-    _say(_host(session, root, unit, configure=not leave_containerd).install())
+    _say(_host(session, root, configure=not leave_containerd).install())
 
 
 @app.command()
 @settings_flags(*_FLAGS)
-def uninstall(session: Session, root: Root = _ROOT, unit: Unit = "", leave_containerd: Leave = False) -> None:
+def uninstall(session: Session, root: Root = _ROOT, leave_containerd: Leave = False) -> None:
     """Uninstall the agent from this host; containers continue.
 
     New containers get containerd's own snapshotter at once. The service stays, and only serves existing containers,
     until the last one that uses its snapshots has ended; then a timer on the host removes it.
     """
-    _say_uninstalled(_host(session, root, unit, configure=not leave_containerd).uninstall())
+    _say_uninstalled(_host(session, root, configure=not leave_containerd).uninstall())
 
 
 @app.command()
 @settings_flags(*_FLAGS)
-def status(session: Session, root: Root = _ROOT, unit: Unit = "") -> None:
+def status(session: Session, root: Root = _ROOT) -> None:
     """Check the host service. Exit code 0: all ok, 81: problems."""
-    show(_host(session, root, unit).status())
+    show(_host(session, root).status())
 
 
 @app.command()
-@settings_flags("mode", "snapshotter", "agent_socket", "agent_root", "containerd_config", "repair")
-def repair(session: Session, unit: Unit = CONTAINERD) -> None:
+@settings_flags("mode", "snapshotter", "agent_socket", "agent_root", "containerd_config", "containerd_unit", "repair")
+def repair(session: Session) -> None:
     """Write the drop-in and its import again where containerd's configuration was written anew.
 
     For containerd's unit, before containerd starts: it restarts nothing, and undoes what containerd cannot read. During
@@ -99,6 +94,7 @@ def repair(session: Session, unit: Unit = CONTAINERD) -> None:
     """
     from imagecache.apps.containerd_config import repair_before_start, unit_program
 
+    unit = session.settings.containerd_unit or CONTAINERD
     _say(repair_before_start(session.settings, unit_program(unit)))
 
 
@@ -110,7 +106,6 @@ def keep(
         str, typer.Option("--health", metavar="HOST:PORT", help="Address of /livez, /readyz and /metrics.")
     ] = "",
     root: Root = _ROOT,
-    unit: Unit = "",
     leave_containerd: Leave = False,
 ) -> None:
     """Install, then copy the Pod's credentials to the host service until SIGTERM.
@@ -121,9 +116,9 @@ def keep(
     """
     from imagecache.apps.host_service import is_removed, withdraw_report
 
-    host = _host(session, root, unit, configure=not leave_containerd)
+    host = _host(session, root, configure=not leave_containerd)
     try:
-        _say(host.install())
+        _say(host.install(again=False))
     except ServiceManagerMissing as missing:  # the agent is started by other means, and needs credentials too
         report(missing)
     with suppress(Interrupted):
@@ -135,11 +130,11 @@ def keep(
             asyncio.run(withdraw_report(session.settings))
 
 
-def _host(session: Session, root: Path, unit: str, *, configure: bool = True) -> AgentInstallation:
+def _host(session: Session, root: Path, *, configure: bool = True) -> AgentInstallation:
     from imagecache.agent.installation import HostOptions
     from imagecache.apps import host_service
 
-    return host_service.open_installation(session.settings, session.clock, HostOptions(root, unit, configure))
+    return host_service.open_installation(session.settings, session.clock, HostOptions(root, configure))
 
 
 def _say(changes: Sequence[Change]) -> None:

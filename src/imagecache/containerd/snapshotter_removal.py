@@ -1,14 +1,15 @@
-"""Remove what depends on our snapshotter from a containerd that has another default snapshotter now.
+"""Remove what depends on a snapshotter from a containerd that has another default snapshotter now: ours, mostly.
 
 No other snapshotter can unpack an image whose layers only we have, and kubelet would never pull it again: its record is
-deleted. Images with all their layers, or with snapshots of the default snapshotter, stay, and so do containers. It must
-not configure or restart anything.
+deleted. Images with all their layers, or with snapshots of the default snapshotter, stay, and so do containers. What
+the former snapshotter has not unpacked could not start before either, or by another handler: that is not our business.
+It must not configure or restart anything.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from imagecache.containerd.also_unpack import HELD, RELEASED
@@ -44,24 +45,28 @@ class SnapshotterRemoval:
     containerd: Containerd
     snapshotter: str
     """Ours."""
-    default: str
-    """The snapshotter of new containers."""
 
     async def is_loaded(self) -> bool:
         """Whether containerd has our snapshotter loaded."""
         return loaded(await self.containerd.snapshotter_plugins(), self.snapshotter)
 
-    async def delete_image_records(self) -> tuple[str, ...]:
-        """Delete the records of images that only we can unpack; returns their names, each after its namespace."""
+    async def delete_image_records(self, other: str, *, ours: bool = False) -> tuple[str, ...]:
+        """Delete the records of images that only we can unpack; returns their names, each after its namespace.
+
+        Args:
+            other: containerd's default snapshotter without us. Empty when nobody can say: then any that is loaded.
+            ours: ours is the default now, so those go that only ``other`` can unpack.
+        """
+        former, now = (other, {self.snapshotter}) if ours else (self.snapshotter, {other})
+        if not other:
+            now = {each.id for each in await self.containerd.snapshotter_plugins() if not each.error} - {former}
         forgotten: list[str] = []
         for namespace in await self.containerd.namespaces():
-            names = await self._delete_unusable(self.containerd.session(namespace))
+            session = self.containerd.session(namespace)
+            lost = [each for each in await session.images.all() if await _is_lost(session, each.target, former, now)]
+            names = [image.name for image in lost if await session.images.delete(image.name, image.target)]
             forgotten += [f"{namespace}/{name}" for name in names]
         return tuple(forgotten)
-
-    async def _delete_unusable(self, session: Session) -> list[str]:
-        unusable = [image for image in await session.images.all() if not await self._is_usable(session, image.target)]
-        return [image.name for image in unusable if await session.images.delete(image.name, image.target)]
 
     async def in_use(self) -> int:
         """Snapshots that containers have, in all namespaces."""
@@ -102,17 +107,32 @@ class SnapshotterRemoval:
             await content.write(body, {key: ""})
         return bool(unpacked_into(labels))
 
-    async def _is_usable(self, session: Session, target: Digest) -> bool:
-        """Whether the default snapshotter has the image or can unpack it. What cannot be read counts as usable."""
-        for manifest in await _manifests(session.content, target):
-            if not await self._is_unpacked(session, manifest) and not await _has_layers(session.content, manifest):
-                return False
-        return True
 
-    async def _is_unpacked(self, session: Session, manifest: Manifest) -> bool:
-        labels = await session.content.labels(manifest.config.digest) or {}
-        top = labels.get(_ROOT + self.default)  # may point at a snapshot that was collected
-        return top is not None and await session.snapshots.stat(self.default, top) is not None
+async def _is_lost(session: Session, target: Digest, former: str, now: Collection[str]) -> bool:
+    """Whether ``former`` has unpacked the image, and none of ``now`` has it or can unpack it.
+
+    The labels of a config name the snapshotters (containerd, core/unpack). What cannot be read is not lost.
+    """
+    for manifest in await _manifests(session.content, target):
+        tops = {
+            key.removeprefix(_ROOT): top
+            for key, top in (await session.content.labels(manifest.config.digest) or {}).items()
+            if key.startswith(_ROOT)
+        }
+        if former not in tops:
+            continue
+        others = {name: top for name, top in tops.items() if name in now}
+        if not await _any_exists(session, others) and not await _has_layers(session.content, manifest):
+            return True
+    return False
+
+
+async def _any_exists(session: Session, tops: Mapping[str, str]) -> bool:
+    """Whether one of these snapshots, by their snapshotters, was not collected."""
+    for snapshotter, top in tops.items():
+        if await session.snapshots.stat(snapshotter, top) is not None:
+            return True
+    return False
 
 
 async def _manifests(content: ContentStore, target: Digest) -> Sequence[Manifest]:

@@ -4,13 +4,14 @@ containerd reads its configuration when it starts. When it has started without o
 own, and every image whose layers only we have is "present" and cannot start: kubelet never pulls it. So the records of
 those images are deleted first; then the files are repaired, and containerd is restarted. A file that was written anew
 while containerd runs is repaired without a restart. ``decide`` is pure. It must not undo an uninstall, of which
-``turn`` of the host service tells.
+``ConfigChanges.turn`` tells.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from imagecache.backoff import Backoff, Retries
@@ -21,9 +22,11 @@ from imagecache.host.service import HostService
 from imagecache.telemetry.log import get_logger
 
 _INTERVAL = 60.0
-"""Seconds between two looks."""
+"""Seconds between two looks at the files."""
+_STEP = 2.0
+"""Seconds between two looks whether another containerd has started: until its images are forgotten, pods may fail."""
 SETTLED = 5.0
-"""A main file that has changed within these seconds may still be being written: it is left alone."""
+"""Files that have changed within these seconds may still be being written: they are left alone."""
 _RESTARTS = Backoff(10.0, 3600.0)
 """Pauses between two restarts of containerd."""
 _CALM = 2 * _RESTARTS.longest
@@ -37,7 +40,7 @@ class Seen:
 
     state: ConfigState
     age: float
-    """Seconds since the main file has changed."""
+    """Seconds since the main file, or one that it imports, has changed."""
     read: bool
     """The running containerd has started since then."""
     ours: bool | None
@@ -78,6 +81,7 @@ class ConfigGuard:
         clock: its wall time is compared with the times of files.
         repair: whether to change files and restart containerd, or only to forget images and report.
         forgotten: called after image records were deleted, in the thread that called ``check``.
+        started: the identity of the running containerd; empty without one. Called every two seconds.
     """
 
     def __init__(
@@ -87,14 +91,16 @@ class ConfigGuard:
         *,
         repair: bool,
         forgotten: Callable[[], None] = lambda: None,
+        started: Callable[[], str] = lambda: "",
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._service = service
         self._clock = clock
         self._repair = repair
         self._forgotten = forgotten
+        self._started, self._sleep = started, sleep
         self._restarts = 0
         self._restarted = clock.monotonic()
-        self._was_lost = False
         self.problem = ""
         """What the last check of ``run`` has raised."""
 
@@ -102,16 +108,24 @@ class ConfigGuard:
         """Check until cancelled; a problem is logged once, until it changes."""
         retries = Retries(Backoff(_INTERVAL, _INTERVAL), _log, "containerd's configuration is not in order")
         while True:
+            seen = self._started()
             try:
                 await asyncio.to_thread(self.check)
                 self.problem = ""
                 retries.succeeded()
             except ContainerdUnavailable:
-                self.problem = ""  # its files are looked at when it runs again, by its version
+                self.problem = seen = ""  # its files are looked at when it runs again, by its version
             except ImageCacheError as error:
                 self.problem = str(error)
                 retries.failed(error)
-            await asyncio.sleep(_INTERVAL)
+            await self._pause(seen)
+
+    async def _pause(self, seen: str) -> None:
+        """Until the next look: at once when another containerd has started than the one that was seen."""
+        for _ in range(int(_INTERVAL / _STEP)):
+            await self._sleep(_STEP)
+            if self._started() not in {"", seen}:
+                return
 
     def check(self) -> None:
         """One look, and what follows from it.
@@ -119,25 +133,50 @@ class ConfigGuard:
         Raises ContainerdMisconfigured when it stays as it is, HostError, StoreError, ContainerdUnavailable.
         """
         service = self._service()
-        with service.turn() as mine:
+        # without the lock: while we only look, the repair before containerd's start must not find it taken
+        if self._is_in_order(service):
+            return
+        with service.config.turn() as mine:
             if mine:
                 self._check(service)
 
+    def _is_in_order(self, service: HostService) -> bool:
+        """Whether nothing follows from a look."""
+        try:
+            found, seen = self._look(service)
+        except ContainerdMisconfigured:
+            return False
+        unchecked = bool(seen.ours) and service.has_unchecked_images()
+        refused = service.config.is_refused(found)
+        return not (unchecked or refused or self._stays(seen, may_repair=self._repair)) and not any(
+            dataclasses.astuple(decide(seen, may_repair=self._repair, rested=self._has_rested()))
+        )
+
     def _check(self, service: HostService) -> None:
-        found, seen = self._look(service)
-        may_repair = self._repair and not service.is_refused(found)
+        try:
+            found, seen = self._look(service)
+        except ContainerdMisconfigured:
+            if service.is_loaded() is False:  # whatever the files say, its images cannot start now
+                self._forget(service)
+            raise
+        if seen.ours:
+            service.check_images()
+        may_repair = self._repair and not service.config.is_refused(found)
         steps = decide(seen, may_repair=may_repair, rested=self._has_rested())
         if steps.forget:
             self._forget(service)
-        elif seen.ours and self._was_lost:  # somebody else has restarted containerd
-            self._found_again(service)
         if steps.write:
-            service.write_drop_in()
+            service.config.drop_in.install()
             _log.warning("containerd's configuration was repaired", problem=seen.state.value)
         if steps.restart:
             self._restart(service)
-        elif seen.ours is False or (not may_repair and seen.state not in {ConfigState.OK, ConfigState.ABSENT}):
+        elif self._stays(seen, may_repair=may_repair):
             raise self._left(seen, may_repair=may_repair)
+
+    @staticmethod
+    def _stays(seen: Seen, *, may_repair: bool) -> bool:
+        """Whether it is wrong, and stays so when nothing is restarted."""
+        return seen.ours is False or (not may_repair and seen.state not in {ConfigState.OK, ConfigState.ABSENT})
 
     def _left(self, seen: Seen, *, may_repair: bool) -> ContainerdMisconfigured:
         """What is wrong, and why it stays so for now."""
@@ -159,16 +198,10 @@ class ConfigGuard:
         return found, Seen(found.state, self._clock.now().timestamp() - found.changed, read, ours)
 
     def _forget(self, service: HostService) -> None:
-        self._was_lost = True
         names = service.forget_images()
         if names:
             _log.warning("containerd runs without our snapshotter: images are pulled again", images=len(names))
             self._forgotten()
-
-    def _found_again(self, service: HostService) -> None:
-        """What was pulled meanwhile was unpacked elsewhere; with discard_unpacked_layers its blobs are gone too."""
-        service.forget_images(ours=True)
-        self._was_lost = False
 
     def _restart(self, service: HostService) -> None:
         """Restart containerd; when that did not help, as where each start writes the file, never again for this one."""
@@ -176,13 +209,6 @@ class ConfigGuard:
         self._restarted = self._clock.monotonic()
         _log.warning("containerd is restarted, so that it reads its repaired configuration")
         service.restart_containerd()
-        if self._look(service)[1].ours is False:
-            service.refuse()
-            raise ContainerdMisconfigured(
-                "containerd was restarted with its repaired configuration, and runs without our snapshotter again",
-                hint="whatever starts it writes its configuration: import the drop-in in the template of that",
-            )
-        self._found_again(service)
 
     def _has_rested(self) -> bool:
         since = self._clock.monotonic() - self._restarted

@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import enum
 import fnmatch
+import functools
+import operator
 import os
 import re
 import tempfile
@@ -63,7 +65,10 @@ class Found:
 
     state: ConfigState
     changed: float = 0.0
-    """When the main file changed last, in seconds since the epoch; 0 without one."""
+    """When the main file or one that it imports changed last, in seconds since the epoch; 0 without one.
+
+    Our drop-in does not count: it is made from the others.
+    """
     fingerprint: str = ""
     """Names what ``install`` would write: it changes with the main file and with the drop-in's text."""
 
@@ -97,10 +102,10 @@ class ContainerdConfig:
 
     def text(self) -> str:
         """The drop-in as ``install`` would write it now. Raises ContainerdMisconfigured, PrivilegeMissing."""
-        return self._text(maps_ids=self._maps_ids())
+        return self._text(self._user(), maps_ids=self._maps_ids())
 
-    def _text(self, *, maps_ids: bool) -> str:
-        return drop_in(replace(self._settings, maps_ids=maps_ids), self._user())
+    def _text(self, user: UserConfig, *, maps_ids: bool) -> str:
+        return drop_in(replace(self._settings, maps_ids=maps_ids), user)
 
     def default_snapshotter(self) -> str:
         """The snapshotter of new containers without the drop-in. Raises ContainerdMisconfigured, PrivilegeMissing."""
@@ -120,12 +125,13 @@ class ContainerdConfig:
         Raises ContainerdMisconfigured when they cannot be read, PrivilegeMissing, StoreError.
         """
         with _converted(self._main):
+            user = self._user()
             # either is in order: to try it again costs mounts, and may turn out otherwise in another process
-            texts = [self._text(maps_ids=maps_ids) for maps_ids in (False, True)]
-            exists = self._main.exists()
-            main = self._main.read_text() if exists else ""
+            texts = [self._text(user, maps_ids=maps_ids) for maps_ids in (False, True)]
+            main = self._main.read_text() if user.files else ""
             name = Digest.sha256((without_import(main, self._beside) + texts[0]).encode())
-            return Found(self._state(texts, main), self._main.stat().st_ctime if exists else 0.0, str(name))
+            changed = max((path.stat().st_ctime for path in user.files), default=0.0)
+            return Found(self._state(texts, main), changed, str(name))
 
     def _state(self, texts: Sequence[str], main: str) -> ConfigState:
         path = self.path
@@ -133,7 +139,7 @@ class ContainerdConfig:
             return ConfigState.ABSENT
         if not path.exists() or (path == self._beside and not self._is_imported(main)):
             return ConfigState.NOT_IMPORTED
-        return ConfigState.OK if path.read_text() in texts else ConfigState.STALE
+        return ConfigState.OK if _text_of(path) in texts else ConfigState.STALE
 
     def install(self) -> list[Change]:
         """Write the drop-in, import it, then remove it from where it was before. Idempotent.
@@ -141,9 +147,11 @@ class ContainerdConfig:
         Raises PrivilegeMissing, ContainerdMisconfigured, StoreError (NoSpace).
         """
         with _converted(self._main):
-            path = self.path
-            drop_in_text, main_text = self.text(), self._importing(path)  # both may refuse: before anything is written
-            changes = [self._write(path, drop_in_text), self._write(self._main, main_text)]
+            path, user = self.path, self._user()
+            before = self._main.read_text() if self._main.exists() else ""
+            # both may refuse: before anything is written
+            text, main = self._text(user, maps_ids=self._maps_ids()), self._importing(path, before)
+            changes = [self._write(path, text, _mode(user)), self._write_main(before, main)]
             return changes + self._remove_all(self._places() - {path})
 
     def undo(self) -> list[Change]:
@@ -152,12 +160,11 @@ class ContainerdConfig:
             path, places = self.path, self._places()  # before the main file is changed, perhaps removed
             return [self._forget(), self._remove(path), *self._remove_all(places - {path})]
 
-    def _importing(self, path: Path) -> str:
-        """The main file's text, with which ``path`` is imported."""
+    def _importing(self, path: Path, text: str) -> str:
+        """The main file's ``text`` with ``path`` imported."""
         if not self._main.exists():
             version = 2 if version_of(self._settings.containerd)[0] == 1 else 3
             return f"{self._line}version = {version}\n"
-        text = self._main.read_text()
         if path != self._beside:
             return without_import(text, self._beside) if self._is_imported(text) else text
         if self._is_imported(text):
@@ -176,7 +183,7 @@ class ContainerdConfig:
         text = self._main.read_text()
         if re.fullmatch(re.escape(self._line) + r"version = [23]\n", text):
             return self._remove(self._main)
-        return self._write(self._main, without_import(text, self._beside))
+        return self._write_main(text, without_import(text, self._beside))
 
     @property
     def _line(self) -> str:
@@ -189,13 +196,24 @@ class ContainerdConfig:
             return isinstance(imports, list) and str(self._beside) in imports
         return False
 
-    def _write(self, path: Path, text: str) -> Change:
+    def _write(self, path: Path, text: str, mode: int) -> Change:
         existed = path.exists()
-        if existed and path.read_text() == text:
+        if existed and _text_of(path) == text:
+            path.chmod(mode)
             return Change(path, Action.UNCHANGED)
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        replace_text(path, text, path.stat().st_mode & 0o7777 if existed else 0o644)
+        replace_text(path, text, mode)
         return Change(path, Action.UPDATED if existed else Action.CREATED)
+
+    def _write_main(self, before: str, text: str) -> Change:
+        """Raises ContainerdMisconfigured when somebody else has written it since ``before`` was read."""
+        existed = self._main.exists()
+        if existed and text == before:
+            return Change(self._main, Action.UNCHANGED)
+        self._main.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        mode = self._main.stat().st_mode & 0o7777 if existed else 0o644
+        replace_text(self._main, text, mode, before=before)
+        return Change(self._main, Action.UPDATED if existed else Action.CREATED)
 
     def _remove(self, path: Path) -> Change:
         if not path.exists():
@@ -269,8 +287,11 @@ def _end_of_list(text: str, start: int, path: Path) -> tuple[int, str]:
     return end, separator
 
 
-def replace_text(path: Path, text: str, mode: int) -> None:
-    """Replace the file atomically; a symbolic link stays a link."""
+def replace_text(path: Path, text: str, mode: int, *, before: str | None = None) -> None:
+    """Replace the file atomically; a symbolic link stays a link.
+
+    Raises ContainerdMisconfigured when its text is not ``before``: another program writes the file now.
+    """
     path = path.resolve()
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -279,10 +300,29 @@ def replace_text(path: Path, text: str, mode: int) -> None:
             os.fchmod(file.fileno(), mode)  # mkstemp made it 0600
             file.flush()
             os.fsync(file.fileno())
+        if before is not None:
+            _check_unchanged(path, before)
         Path(temporary).rename(path)
     except BaseException:
         Path(temporary).unlink()
         raise
+
+
+def _check_unchanged(path: Path, before: str) -> None:
+    if (_text_of(path) if path.exists() else "") != before:
+        raise ContainerdMisconfigured(
+            f"{path} was changed by another program while it was extended", hint="try again when that has finished"
+        )
+
+
+def _text_of(path: Path) -> str:
+    """Of a file that anybody may have damaged: bytes that are no UTF-8 make it another text, and no error."""
+    return path.read_text(errors="replace")
+
+
+def _mode(user: UserConfig) -> int:
+    """Of the drop-in: it repeats what it replaces, registry credentials too, so nobody else may read it either."""
+    return functools.reduce(operator.and_, (path.stat().st_mode for path in user.files), 0o644)
 
 
 @contextlib.contextmanager
@@ -291,5 +331,7 @@ def _converted(path: Path) -> Iterator[None]:
         yield
     except PermissionError as error:
         raise PrivilegeMissing(f"no permission to change {path.parent}", hint="run as root") from error
+    except UnicodeDecodeError as error:
+        raise ContainerdMisconfigured(f"{path}: {error}", hint="repair containerd's configuration") from error
     except OSError as error:
         raise from_os_error(error, path) from error

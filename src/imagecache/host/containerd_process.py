@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from imagecache.toml import Table
 
 _SECONDS = 10
-"""Seconds for one run of the program; a host under load takes one or two."""
+"""Seconds for one connection, or one run of the program; a host under load takes one or two."""
 _VERSION = re.compile(r"\bv?(\d+\.\d+\.\d+\S*)")
 _DEFAULT_CONFIG = Path("/etc/containerd/config.toml")
 
@@ -33,6 +33,7 @@ class Daemon:
 def listening_at(address: Path) -> Daemon | None:
     """The process that listens at the socket; None when none does, or it is in a PID namespace that we cannot see."""
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(_SECONDS)  # one that hangs accepts nobody, and its queue fills
         probe.connect(str(address))
         credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         pid, _, _ = struct.unpack("3i", credentials)
@@ -46,7 +47,7 @@ def unit_at(address: Path) -> str:
     """The unit of the process that listens at the socket. Empty when none does, or it is in no unit of the system."""
     daemon = listening_at(address)
     with contextlib.suppress(OSError):
-        return unit_of(Path(f"/proc/{daemon.pid}/cgroup").read_text()) if daemon is not None else ""
+        return unit_of(Path(f"/proc/{daemon.pid}/cgroup").read_text(errors="replace")) if daemon is not None else ""
     return ""
 
 

@@ -2,30 +2,41 @@
 
 The order of the steps leaves a working host after a crash at any point, and the same call again finishes: containerd is
 configured for our snapshotter only when that runs, and gets its old configuration back when it does not start with
-ours. To uninstall, containerd first stops using our snapshotter for new containers; the service is removed after the
-last container that uses it. What ``host.config_guard`` does in between, it does with the parts that are here. It must
-not know Kubernetes.
+ours. Images that another snapshotter has unpacked are looked at when containerd runs with ours; a mark on the disk,
+``UNCHECKED``, remembers that, since containerd may answer late or be restarted by somebody else. To uninstall,
+containerd first stops using our snapshotter for new containers; the service is removed after the last container that
+uses it. What ``host.config_guard`` does in between, it does with the parts that are here. It must not know Kubernetes.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from imagecache.errors import ContainerdUnavailable, HostError, HostServiceFailed, ServiceManagerMissing
+from imagecache.errors import (
+    ContainerdMisconfigured,
+    ContainerdUnavailable,
+    HostError,
+    HostServiceFailed,
+    ServiceManagerMissing,
+)
 from imagecache.host import systemd_units
+from imagecache.host.config_changes import REFUSED, ConfigChanges, ContainerdFiles
 from imagecache.host.containerd_config import Action, Change, ConfigState, Found
-from imagecache.host.service_files import CREDENTIALS, OPT, PROGRAM, STATE, UNITS, HostFiles, Program
+from imagecache.host.service_files import CREDENTIALS, OPT, PROGRAM, STATE, HostFiles, Program
 from imagecache.settings.table import Mode
 
 AGENT_STALE, CONTAINERD_STALE = STATE / "agent-stale", STATE / "containerd-stale"
 """Marks: files of the agent, or of containerd, have changed since it started. In /run, since a boot restarts both."""
-REFUSED = OPT / "refused"
-"""The fingerprint of a configuration with which containerd did not start, or did not load our snapshotter."""
+UNCHECKED = OPT / "images-unchecked"
+"""A mark: images may have been unpacked by another snapshotter, which is not the default of the next start any more.
+
+Its text is the identity of a containerd that was seen without our part, if one was.
+"""
 
 
 class ServiceManager(Protocol):
@@ -39,22 +50,11 @@ class ServiceManager(Protocol):
 
     def start(self, unit: str) -> None: ...
 
-    def restart(self, unit: str) -> None: ...
+    def restart(self, unit: str, until: Callable[[], bool] | None = None) -> None:
+        """With ``until``, return once that is true, though the job is not done, or after minutes."""
 
     def stop(self, unit: str) -> None:
         """A no-op for a unit that does not exist."""
-
-
-class ContainerdFiles(Protocol):
-    """Our drop-in for containerd's configuration. Raises ContainerdMisconfigured, PrivilegeMissing, StoreError."""
-
-    def install(self, *, serve_only: bool = False) -> Sequence[Change]:
-        """``serve_only``: new containers get containerd's own snapshotter, existing ones keep ours."""
-
-    def undo(self) -> Sequence[Change]: ...
-
-    def look(self) -> Found:
-        """What containerd would read at its next start."""
 
 
 class ContainerdRecords(Protocol):
@@ -63,7 +63,10 @@ class ContainerdRecords(Protocol):
     def is_loaded(self) -> bool: ...
 
     def delete_image_records(self, *, ours: bool = False) -> Sequence[str]:
-        """Of images that containerd's own snapshotter cannot unpack; with ``ours``, that our snapshotter cannot."""
+        """Of images that containerd's own snapshotter cannot unpack; with ``ours``, that our snapshotter cannot.
+
+        With ``ours`` raises ContainerdMisconfigured when the files do not say which that is.
+        """
 
     def in_use(self) -> int: ...
 
@@ -116,39 +119,42 @@ class HostService:
         self._files = files
         self._services = services
         self._drop_in, self._records = containerd
+        self.config = ConfigChanges(files, self._drop_in)
         self._settings = settings
         self._program = program
 
     # install
 
-    def install(self) -> list[Change]:
-        """Raises ServiceManagerMissing when everything but the start is done, HostError and StoreError."""
+    def install(self, *, again: bool = True) -> list[Change]:
+        """Raises ServiceManagerMissing when everything but the start is done, HostError and StoreError.
+
+        ``again``: try also what containerd has refused before. For a person: whoever installs by itself, as often as
+        it likes, must not restart containerd each time.
+        """
         with self._files.locked():
             if self._settings.mode is Mode.NATIVE:
-                return self._install_native()
+                return self._install_native(again=again)
             changes = self._install_files()
             if self._services.running():
                 self._start_agent()  # before containerd: it must not start with a snapshotter that does not answer
-            changes += self._change_containerd(self._drop_in.install)
+            changes += self._configure_containerd(again=again)
             if not self._services.running():
                 raise ServiceManagerMissing(
                     "everything is installed, but no systemd runs here to start it",
                     hint=f"hold the socket of {systemd_units.SOCKET}, run {PROGRAM} agent, then restart containerd",
                 )
-            if self._restart_containerd():
-                self._records.delete_image_records(ours=True)  # discard_unpacked_layers: their blobs are gone
+            self._run_with_ours()
             self._files.remove_old()  # last: the old program may have run until the restart
             return changes
 
-    def _install_native(self) -> list[Change]:
+    def _install_native(self, *, again: bool) -> list[Change]:
         if self._files.current():
             raise HostError(
                 "the host service of proxy mode is still installed on this host",
                 hint="it is removed after the last container that uses it: drain the node, or wait",
             )
-        changes = self._change_containerd(self._drop_in.install)
-        if self._restart_containerd():
-            self._records.delete_image_records(ours=True)
+        changes = self._configure_containerd(again=again)
+        self._run_with_ours()
         return changes
 
     def _install_files(self) -> list[Change]:
@@ -194,6 +200,23 @@ class HostService:
 
     # containerd
 
+    def _configure_containerd(self, *, again: bool) -> list[Change]:
+        if not self._settings.configure:
+            return []
+        if not again:
+            found, _, ours = self.look()
+            if not ours and self.config.is_refused(found):
+                raise ContainerdMisconfigured(
+                    "containerd did not run with our configuration before", hint="imagecache host install tries it anew"
+                )
+        unchecked = self.has_unchecked_images()
+        if not unchecked:  # before any change: it must be there whoever starts containerd next
+            self._files.write(UNCHECKED, "", 0o600)
+        changes = self._change_containerd(self._drop_in.install)
+        if not unchecked and not _changed(changes):
+            self._files.remove(UNCHECKED)
+        return changes
+
     def _change_containerd(self, change: Callable[[], Sequence[Change]]) -> list[Change]:
         """Change its configuration, if we may, and mark that it must be restarted."""
         if not self._settings.configure:
@@ -209,9 +232,9 @@ class HostService:
         return changes
 
     def _mark_containerd(self) -> None:
-        self._files.write(CONTAINERD_STALE, self._containerd_now(), 0o600)
+        self._files.write(CONTAINERD_STALE, self.containerd_now(), 0o600)
 
-    def _containerd_now(self) -> str:
+    def containerd_now(self) -> str:
         """Identity of the running containerd: of its socket, which every start creates anew. Empty without one."""
         try:
             found = self._files.at(self._settings.address).stat()
@@ -222,10 +245,13 @@ class HostService:
     def is_containerd_stale(self) -> bool:
         """Whether its configuration has changed since it started."""
         mark = self._files.at(CONTAINERD_STALE)
-        return mark.exists() and mark.read_text() == self._containerd_now() != ""
+        return mark.exists() and mark.read_text(errors="replace") == self.containerd_now() != ""
 
-    def _restart_containerd(self) -> bool:
-        """Restart it if needed. When it does not start with the new configuration, undo that and restart it again."""
+    def _restart_containerd(self, found: Found | None = None) -> bool:
+        """Restart it if needed. When it does not start with the new configuration, undo that and restart it again.
+
+        ``found``: what is refused then; it cannot be looked at while containerd does not run.
+        """
         if not self.is_containerd_stale():
             self._files.remove(CONTAINERD_STALE)
             return False
@@ -234,28 +260,49 @@ class HostService:
                 "containerd's configuration has changed, but no unit of systemd can be restarted for it",
                 hint="restart containerd, then run the same command again",
             )
+        before = self.containerd_now()
+
+        def answers() -> bool:
+            return self.containerd_now() not in {"", before} and self.is_loaded() is not None
+
         try:
-            self._services.restart(self._settings.containerd_unit)
+            self._services.restart(self._settings.containerd_unit, answers)
         except HostServiceFailed as error:
+            if found is not None:
+                self.config.refuse(found)  # first: the second start may fail, too
             self._drop_in.undo()
-            self._services.restart(self._settings.containerd_unit)
+            self._services.restart(self._settings.containerd_unit, answers)
             self._files.remove(CONTAINERD_STALE)
-            self.refuse()
             raise HostServiceFailed(
                 f"containerd did not start with our configuration and runs with its old one again: {error}",
                 hint=error.hint,
             ) from error
         self._files.remove(CONTAINERD_STALE)
-        self._files.remove(REFUSED)
         return True
 
-    # what ``host.config_guard`` is made of
+    def _run_with_ours(self) -> None:
+        """Restart containerd if needed, and look whether it has our part: whatever starts it may write its files anew.
 
-    @contextlib.contextmanager
-    def turn(self) -> Iterator[bool]:
-        """Whether this process may change the host now: no other does, and no uninstall has begun."""
-        with self._files.locked(wait=False) as mine:
-            yield mine and not self._files.at(UNITS / systemd_units.UNINSTALL).exists()
+        One that does not answer for long has not failed, but it is not restarted again either. Raises
+        HostServiceFailed, ServiceManagerMissing, ContainerdMisconfigured when it runs without.
+        """
+        if not self._settings.configure:
+            return
+        found, ours = self._drop_in.look(), None
+        restarted = self._restart_containerd(found)
+        with contextlib.suppress(ContainerdUnavailable):
+            found, _, ours = self.look()
+        if ours:
+            self.check_images()
+        elif restarted:
+            self.config.refuse(found)
+        if ours is False:
+            raise ContainerdMisconfigured(
+                "containerd runs without our snapshotter, although its configuration had it",
+                hint="whatever starts it writes that anew: import the drop-in in the template of that; else restart it",
+            )
+
+    # what ``host.config_guard`` is made of
 
     def look(self) -> tuple[Found, bool, bool | None]:
         """Containerd's files, whether the running containerd has read them, and whether it has our part of them.
@@ -264,13 +311,25 @@ class HostService:
         """
         found = self._drop_in.look()
         read = found.changed < self._containerd_started()
-        try:
-            ours = self._records.is_loaded()
-        except ContainerdUnavailable:
+        ours = self.is_loaded()
+        if ours is None:
             return found, False, None
         if self._settings.mode is Mode.NATIVE:  # containerd's own erofs snapshotter is loaded in any case
-            ours = ours and not (read and found.state in {ConfigState.ABSENT, ConfigState.NOT_IMPORTED})
+            lost = read and found.state in {ConfigState.ABSENT, ConfigState.NOT_IMPORTED}
+            ours = ours and not lost and not self._was_seen_without_us()
         return found, read, ours
+
+    def is_loaded(self) -> bool | None:
+        """Whether the running containerd has the snapshotter, whatever its files say; None when it does not answer."""
+        try:
+            return self._records.is_loaded() if self.containerd_now() else None
+        except ContainerdUnavailable:
+            return None
+
+    def _was_seen_without_us(self) -> bool:
+        """Whether that was this start of containerd: files that were repaired since change nothing for it."""
+        mark = self._files.at(UNCHECKED)
+        return mark.exists() and mark.read_text(errors="replace") == self.containerd_now() != ""
 
     def _containerd_started(self) -> float:
         """Seconds since the epoch, by its socket, which every start creates anew. 0 without one."""
@@ -279,26 +338,36 @@ class HostService:
         except OSError:
             return 0.0
 
-    def forget_images(self, *, ours: bool = False) -> Sequence[str]:
-        """Delete the records of images that containerd cannot start without us, or with us; returns their names."""
-        return self._records.delete_image_records(ours=ours)
+    def forget_images(self) -> Sequence[str]:
+        """Delete the records of images that containerd cannot start without us; returns their names.
 
-    def write_drop_in(self) -> Sequence[Change]:
-        """Without a mark that containerd must be restarted: the caller knows what it has loaded."""
-        return self._drop_in.install()
+        What is pulled from now on is unpacked elsewhere, and is looked at when it runs with us.
+        """
+        self._files.write(UNCHECKED, self.containerd_now(), 0o600)
+        return self._records.delete_image_records()
+
+    def has_unchecked_images(self) -> bool:
+        return self._files.at(UNCHECKED).exists()
+
+    def check_images(self) -> None:
+        """Delete the records of images that containerd cannot start now that it runs with us, if there may be some.
+
+        With ``discard_unpacked_layers``, an image that another snapshotter has unpacked has no blobs. While it is to be
+        restarted for our files, nothing is decided: its default may be another one until then.
+        """
+        if self.is_containerd_stale():
+            return
+        if self.has_unchecked_images():
+            self._records.delete_image_records(ours=True)
+            self._files.remove(UNCHECKED)
+        self.config.accept()
 
     def restart_containerd(self) -> None:
-        """Restart it with its present files. Raises HostServiceFailed, ServiceManagerMissing, as ``install``."""
+        """Restart it with its present files. Raises as ``_run_with_ours``."""
+        if not self.has_unchecked_images():
+            self._files.write(UNCHECKED, "", 0o600)
         self._mark_containerd()
-        self._restart_containerd()
-
-    def refuse(self) -> None:
-        """Remember that containerd does not run with what ``install`` would write now."""
-        self._files.write(REFUSED, self._drop_in.look().fingerprint, 0o600)
-
-    def is_refused(self, found: Found) -> bool:
-        mark = self._files.at(REFUSED)
-        return mark.exists() and mark.read_text() == found.fingerprint
+        self._run_with_ours()
 
     # uninstall
 
@@ -315,8 +384,11 @@ class HostService:
             return Uninstalled(())
         changes = self._change_containerd(self._drop_in.undo)
         self._restart_containerd()
-        self._files.remove(REFUSED)
-        return Uninstalled(changes, self._records.delete_image_records())
+        forgotten = self._records.delete_image_records()
+        for mark in (REFUSED, UNCHECKED):
+            self._files.remove(mark)
+        self._files.remove_empty(OPT)
+        return Uninstalled(changes, forgotten)
 
     def _uninstall(self) -> Uninstalled:
         changes = self._serve_only()

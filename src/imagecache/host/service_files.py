@@ -123,8 +123,7 @@ class HostFiles:
         path = self.at(CONFIG)
         ours = path.exists() and path.read_text(errors="replace").startswith(HEADING)
         change = self.remove(CONFIG) if ours else Change(CONFIG, Action.UNCHANGED)
-        with contextlib.suppress(OSError):  # it has other files, or does not exist
-            path.parent.rmdir()
+        self.remove_empty(CONFIG.parent)
         return change
 
     def write_units(self, texts: Mapping[str, str], wanted: Mapping[str, str]) -> list[Change]:
@@ -148,8 +147,7 @@ class HostFiles:
         changes = []
         for path in sorted(self.at(UNITS).glob(f"*.d/{GUARD}")):
             changes.append(self.remove(Path("/") / path.relative_to(self.root)))
-            with contextlib.suppress(OSError):  # it has drop-ins of others
-                path.parent.rmdir()
+            self.remove_empty(changes[-1].path.parent)
         return changes
 
     def remove_units(self, names: Mapping[str, str], wanted: Mapping[str, str]) -> list[Change]:
@@ -164,7 +162,7 @@ class HostFiles:
         target = self.at(path)
         with self._converted():
             existed = target.exists()
-            if existed and target.read_text() == text and target.stat().st_mode & 0o7777 == mode:
+            if existed and target.read_text(errors="replace") == text and target.stat().st_mode & 0o7777 == mode:
                 return Change(path, Action.UNCHANGED)
             target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             replace_text(target, text, mode)
@@ -182,6 +180,11 @@ class HostFiles:
                 return Change(path, Action.UNCHANGED)
             target.unlink()
         return Change(path, Action.REMOVED)
+
+    def remove_empty(self, path: Path) -> None:
+        """Remove a directory, unless others have something there."""
+        with contextlib.suppress(OSError):
+            self.at(path).rmdir()
 
     def remove_tree(self, path: Path) -> Change:
         """Remove a directory with everything in it, after unmounting what is mounted there."""

@@ -27,7 +27,7 @@ _AT_FDCWD = -100
 _ATTR_RDONLY = 1
 _OPEN_TREE_CLONE, _AT_RECURSIVE, _AT_EMPTY_PATH = 1, 0x8000, 0x1000
 _ATTR_IDMAP = 0x100000
-_CLONE_NEWUSER = 0x10000000
+_CLONE_NEWNS, _CLONE_NEWUSER = 0x20000, 0x10000000
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -102,7 +102,16 @@ def mount_mapped_clone(source: str, target: str, namespace: int) -> None:
 
 
 def leave_user_namespace() -> None:
-    """unshare(2): this process, of one thread, is in a new user namespace."""
+    """unshare(2): this process, of one thread, is in a new user namespace. Its root becomes that of its mounts.
+
+    The kernel refuses it below another root (user_namespaces(7)). To enter the mount namespace that one is in leaves
+    that root (setns(2)).
+    """
+    mounts = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _check(_libc.setns(ctypes.c_int(mounts), ctypes.c_int(_CLONE_NEWNS)), "mount namespace")
+    finally:
+        os.close(mounts)
     _check(_libc.unshare(ctypes.c_int(_CLONE_NEWUSER)), "user namespace")
 
 

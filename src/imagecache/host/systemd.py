@@ -10,7 +10,8 @@ import os
 import re
 import socket
 import subprocess
-from collections.abc import MutableMapping
+import time
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +23,12 @@ _BOOTED = Path("run/systemd/system")
 _NOT_LOADED = 5
 """Exit code of systemctl stop for a unit that does not exist (systemctl(1), "Exit status")."""
 _PATH = re.compile(r"\bpath=(\S+) ;")
-_SECONDS = 180
+_SECONDS = 180.0
 """containerd may take its TimeoutStopSec of 90 s to stop, then starts."""
+_ANSWERS = 60.0
+"""Seconds that what a unit has started may take after the job is done."""
+_STEP = 0.2
+"""Seconds between two looks at what a unit has started."""
 _FIRST_FD = 3
 """SD_LISTEN_FDS_START."""
 
@@ -33,6 +38,8 @@ class Systemd:
     """``host.service.ServiceManager``. ``root`` is where the host's filesystem is mounted for us."""
 
     root: Path = _HOST
+    seconds: float = _SECONDS
+    """The longest wait for one job."""
 
     def running(self) -> bool:
         return (self.root / _BOOTED).is_dir()
@@ -43,8 +50,27 @@ class Systemd:
     def start(self, unit: str) -> None:
         self._systemctl("start", unit)
 
-    def restart(self, unit: str) -> None:
-        self._systemctl("restart", unit)
+    def restart(self, unit: str, until: Callable[[], bool] | None = None) -> None:
+        """Restart a unit.
+
+        k3s' units have started when the API server answers, minutes after containerd or never, and other units before
+        containerd does. So with ``until`` this returns once that is true, and at last after ``seconds``: whoever has
+        given it asks again. Raises HostServiceFailed when the job has failed.
+        """
+        if until is None:
+            self._systemctl("restart", unit)
+            return
+        deadline, done = time.monotonic() + self.seconds, False
+        with self._started("restart", unit) as job:
+            try:
+                while not until() and time.monotonic() < deadline:
+                    if job.poll():
+                        raise _failed(("restart", unit), job.returncode, job.communicate()[0])
+                    if job.returncode == 0 and not done:
+                        deadline, done = min(deadline, time.monotonic() + _ANSWERS), True
+                    time.sleep(_STEP)
+            finally:
+                job.kill()  # it only waits for the job, which is systemd's
 
     def stop(self, unit: str) -> None:
         self._systemctl("stop", unit, allowed=_NOT_LOADED)
@@ -57,21 +83,32 @@ class Systemd:
         return found[1] if found is not None else ""
 
     def _systemctl(self, *words: str, allowed: int = 0) -> str:
+        with self._started(*words) as job:
+            try:
+                said, _ = job.communicate(timeout=self.seconds)
+            except subprocess.TimeoutExpired as error:
+                job.kill()
+                raise HostServiceFailed(f"systemctl {' '.join(words)}: {error}") from error
+        if job.returncode not in {0, allowed}:
+            raise _failed(words, job.returncode, said)
+        return said
+
+    def _started(self, *words: str) -> subprocess.Popen[str]:
         # in the host's mount namespace: systemctl talks to sockets below /run there
         inside = [] if self.root == _HOST else ["nsenter", "--target", "1", "--mount", "--"]
         try:
-            done = subprocess.run(
-                [*inside, "systemctl", *words], capture_output=True, text=True, timeout=_SECONDS, check=False
+            return subprocess.Popen(
+                [*inside, "systemctl", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
             )
-        except (OSError, subprocess.TimeoutExpired) as error:
+        except OSError as error:
             raise HostServiceFailed(f"systemctl {' '.join(words)}: {error}") from error
-        if done.returncode not in {0, allowed}:
-            said = " ".join((done.stderr or done.stdout).split())
-            raise HostServiceFailed(
-                f"systemctl {' '.join(words)} ended with {done.returncode}: {said[:500]}",
-                hint=f"journalctl --unit {words[-1]} on the host",
-            )
-        return done.stdout
+
+
+def _failed(words: Sequence[str], code: int, said: str) -> HostServiceFailed:
+    return HostServiceFailed(
+        f"systemctl {' '.join(words)} ended with {code}: {' '.join(said.split())[:500]}",
+        hint=f"journalctl --unit {words[-1]} on the host",
+    )
 
 
 def inherited_socket(environ: MutableMapping[str, str]) -> socket.socket | None:

@@ -13,8 +13,8 @@ WANTED = {SERVICE: "multi-user.target", SOCKET: "sockets.target"}
 UNINSTALL_WANTED = {TIMER: "timers.target"}
 PARENTS = ("k3s.service", "k3s-agent.service", "rke2-server.service", "rke2-agent.service")
 """Units that write containerd's configuration, then start it as their child: nothing of ours can run in between."""
-GUARD = "imagecache.conf"
-"""Name of our drop-in for containerd's unit."""
+GUARD = "50-imagecache-repair.conf"
+"""Name of our drop-in for containerd's unit. An uninstall deletes it wherever it is, so nobody else may have it."""
 
 _SERVICE = """\
 # The node process. A host service and not a pod: a snapshotter that runs as a pod could not start after a reboot,

@@ -27,6 +27,8 @@ class UserConfig:
     """Of the main file; 0 when it does not exist."""
     plugins: dict[str, Table] = field(default_factory=dict)
     """Sections of ``plugins``, merged as this containerd merges them."""
+    files: tuple[Path, ...] = ()
+    """That were read."""
 
     def section(self, plugin: str, *path: str) -> Table:
         """A table in a plugin's section; empty when it does not exist."""
@@ -42,18 +44,19 @@ def read_user_config(main: Path, *, ours: Collection[Path], major: int) -> UserC
         return UserConfig()
     version = 0
     plugins: dict[str, Table] = {}
-    pending, done = [main], set(ours)
+    pending, done, files = [main], set(ours), []
     while pending:
         path = pending.pop(0)
         if path in done:  # containerd, too, reads a file once
             continue
         done.add(path)
+        files.append(path)
         document = read_toml(path)
         version = version or _version(document, path)
         for name, section in _tables(document.get("plugins")).items():
             plugins[name] = section if major == 1 else merged(plugins.get(name, {}), section)
         pending += _imports(path, document)
-    return UserConfig(version, plugins)
+    return UserConfig(version, plugins, tuple(files))
 
 
 def read_toml(path: Path) -> Table:

@@ -166,6 +166,14 @@ class Settings:
             "else beside it.",
         ),
     ] = Path("/etc/containerd/config.toml")
+    containerd_unit: Annotated[
+        str,
+        Meaning(
+            "unit",
+            "containerd's systemd unit, which the host service restarts. Empty: that of the process at its socket, "
+            "which is another one where a wrapper starts containerd, or kubelet has moved it to another cgroup.",
+        ),
+    ] = ""
     repair: Annotated[
         Repair,
         Meaning(

@@ -180,6 +180,31 @@ def test_what_systemctl_says_is_in_the_error(programs: Path) -> None:
     assert "journalctl --unit a.service" in caught.value.hint
 
 
+def slow(programs: Path) -> None:
+    """The unit starts late or never, as k3s' does without its control plane."""
+    (programs / "bin/systemctl").write_text(f"#!/bin/sh\ntouch {programs}/asked\nexec sleep 100\n")
+
+
+def test_a_unit_that_is_slow_is_not_waited_for_when_what_it_runs_answers(programs: Path) -> None:
+    slow(programs)
+    Systemd().restart("k3s.service", (programs / "asked").exists)
+
+
+def test_a_unit_that_is_slow_has_not_failed(programs: Path) -> None:
+    slow(programs)
+    Systemd(seconds=0.3).restart("k3s.service", lambda: False)
+
+    with pytest.raises(HostServiceFailed, match="timed out"):
+        Systemd(seconds=0.3).restart("other.service")
+
+
+def test_a_unit_that_has_failed_is_not_waited_for(programs: Path) -> None:
+    (programs / "code").write_text("1")
+
+    with pytest.raises(HostServiceFailed, match="ended with 1: no such thing"):
+        Systemd().restart("k3s.service", lambda: False)
+
+
 def test_a_unit_that_is_not_there_is_stopped(programs: Path) -> None:
     (programs / "code").write_text("5")
     Systemd().stop("a.service")

@@ -106,9 +106,10 @@ def test_install_says_what_changed(imagecache: Shell, host: Host) -> None:
     done = imagecache("host", "install", "--root", "/host", "--containerd-unit", "k3s.service", "--leave-containerd")
 
     assert "/opt/imagecache/current created\n" in done.stdout
-    assert [options for _, options in host.opened] == [HostOptions(Path("/host"), "k3s.service", configure=False)]
+    assert [options for _, options in host.opened] == [HostOptions(Path("/host"), configure=False)]
     assert "Before=k3s.service" in read(host.files, Path("/etc/systemd/system/imagecache-agent.service"))
     assert not host.files.at(DROP_IN).exists()
+    assert 'containerd_unit = "k3s.service"\n' in read(host.files, CONFIG), "the agent's guard restarts it, too"
     assert 'repair = "report"\n' in read(host.files, CONFIG), "the agent would write what we leave to others"
 
 
@@ -120,6 +121,7 @@ def test_the_unit_of_a_containerd_that_does_not_run_is_the_one_that_boots(imagec
 
     imagecache("host", "install", "--address", "/run/k3s/containerd/containerd.sock")
     assert "Before=rke2-agent.service" in read(host.files, UNITS / "imagecache-agent.service")
+    host.services.restart("containerd.service")
     imagecache("host", "install")
     assert "Before=containerd.service" in read(host.files, UNITS / "imagecache-agent.service")
 

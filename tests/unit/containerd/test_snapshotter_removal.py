@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 
 import pytest
 
@@ -30,16 +31,25 @@ def containerd() -> MemoryContainerd:
 
 @pytest.fixture
 def departure(containerd: MemoryContainerd) -> SnapshotterRemoval:
-    return SnapshotterRemoval(containerd, "imagecache", "overlayfs")
+    return SnapshotterRemoval(containerd, "imagecache")
 
 
-async def record(containerd: MemoryContainerd, name: str, image: MemoryImage, *, layers: bool) -> None:
-    """A pulled image, with its layers' content or without."""
+async def record(
+    containerd: MemoryContainerd,
+    name: str,
+    image: MemoryImage,
+    *,
+    layers: bool,
+    unpacked: Collection[str] = ("imagecache",),
+) -> None:
+    """A pulled image, with its layers' content or without, that these snapshotters have unpacked."""
     session = containerd.session("k8s.io")
     without = set() if layers else {layer.digest for layer in image.layers}
     for digest, blob in image.blobs.items():
         if digest not in without:
-            await session.content.write(blob, {})
+            roots = {f"containerd.io/gc.ref.snapshot.{name}": "top" for name in unpacked}
+            is_config = image.config is not None and digest == image.config.digest
+            await session.content.write(blob, roots if is_config else {})
     await session.images.put(name, image.descriptor, {})
 
 
@@ -53,11 +63,47 @@ async def test_an_image_without_its_layers_is_forgotten(
     await record(containerd, "whole:1", memory_image(TARS), layers=True)
     await record(containerd, "ours:1", memory_image([b"c" * 10240]), layers=False)
 
-    forgotten = await departure.delete_image_records()
+    forgotten = await departure.delete_image_records("overlayfs")
 
     assert [name for name in forgotten if "sha256" not in name] == ["k8s.io/ours:1"]
     assert "whole:1" in names(containerd)
-    assert await departure.delete_image_records() == ()
+    assert await departure.delete_image_records("overlayfs") == ()
+
+
+async def test_what_we_have_not_unpacked_is_not_our_business(
+    containerd: MemoryContainerd, departure: SnapshotterRemoval
+) -> None:
+    """An image of a handler with its own snapshotter; of another platform, or lazily pulled."""
+    await record(containerd, "kata:1", memory_image(TARS), layers=False, unpacked=["devmapper"])
+    await record(containerd, "metadata:1", memory_image([b"c" * 10240]), layers=False, unpacked=[])
+    before = names(containerd)
+
+    assert await departure.delete_image_records("overlayfs") == ()
+    assert await departure.delete_image_records("overlayfs", ours=True) == ()
+    assert names(containerd) == before
+
+
+async def test_what_the_other_snapshotter_alone_has_is_forgotten_with_ours(
+    containerd: MemoryContainerd, departure: SnapshotterRemoval
+) -> None:
+    await record(containerd, "discarded:1", memory_image(TARS), layers=False, unpacked=["overlayfs"])
+
+    assert await departure.delete_image_records("overlayfs") == ()
+    assert "k8s.io/discarded:1" in await departure.delete_image_records("overlayfs", ours=True)
+
+
+@pytest.mark.parametrize(("other", "lost"), [("overlayfs", True), ("", False)])
+async def test_where_nobody_knows_the_other_one_any_counts(
+    containerd: MemoryContainerd, departure: SnapshotterRemoval, other: str, lost: bool
+) -> None:
+    await record(containerd, "two:1", memory_image(TARS), layers=False, unpacked=["imagecache", "devmapper", "gone"])
+    containerd.snapshotters["devmapper"] = FakeSnapshotter()
+    async with containerd.session("k8s.io").leased(60) as leased:
+        key = SnapshotKey("devmapper", "key")
+        await leased.snapshots.prepare(key)
+        await leased.snapshots.commit(key, "top")
+
+        assert bool(await departure.delete_image_records(other)) == lost
 
 
 async def test_an_attached_image_is_forgotten_with_all_its_names(
@@ -68,7 +114,7 @@ async def test_an_attached_image_is_forgotten_with_all_its_names(
     containerd.snapshotters["imagecache"].chains |= {layer.chain_id for layer in image.layers}
     await NodeAttacher(containerd, documents, FakeClock()).attach(bundle(image))
 
-    assert len(await departure.delete_image_records()) == 3
+    assert len(await departure.delete_image_records("overlayfs")) == 3
     assert names(containerd) == set()
 
 
@@ -86,7 +132,7 @@ async def test_what_the_other_snapshotter_has_unpacked_stays(
         await leased.snapshots.prepare(key)
         await leased.snapshots.commit(key, "top")
 
-        assert await departure.delete_image_records() == ()
+        assert await departure.delete_image_records("overlayfs") == ()
 
 
 async def test_an_image_that_was_unpacked_elsewhere_stays_until_we_are_gone(
@@ -99,7 +145,7 @@ async def test_an_image_that_was_unpacked_elsewhere_stays_until_we_are_gone(
     unpacker = AlsoUnpacker(documents, FakeClock())
     await NodeAttacher(containerd, documents, FakeClock(), unpacker=unpacker).attach(bundle(image))
 
-    assert await departure.delete_image_records() == ()
+    assert await departure.delete_image_records("overlayfs") == ()
     await departure.remove_snapshots()
     assert names(containerd) == set()
     assert containerd.spaces["k8s.io"].committed == {}
@@ -131,7 +177,7 @@ async def test_what_cannot_be_read_stays(
     gone = Descriptor(media_type=mediatypes.OCI_MANIFEST, digest=Digest.sha256(b"gone"), size=4)
     await session.images.put("gone:1", gone, {})
 
-    assert await departure.delete_image_records() == ()
+    assert await departure.delete_image_records("overlayfs") == ()
 
 
 async def test_containers_are_counted_in_every_namespace(
@@ -169,7 +215,7 @@ async def test_what_no_container_has_is_let_go(containerd: MemoryContainerd, dep
 
 async def test_a_containerd_that_does_not_know_us_has_nothing_of_ours(containerd: MemoryContainerd) -> None:
     del containerd.snapshotters["imagecache"]
-    departure = SnapshotterRemoval(containerd, "imagecache", "overlayfs")
+    departure = SnapshotterRemoval(containerd, "imagecache")
 
     assert not await departure.is_loaded()
     assert await departure.in_use() == 0

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from imagecache.errors import ContainerdMisconfigured, HostServiceFailed, ServiceManagerMissing
+from imagecache.host.config_changes import REFUSED
 from imagecache.host.config_guard import SETTLED, ConfigGuard, Seen, Steps, decide
-from imagecache.host.containerd_config import ConfigState
-from imagecache.host.service import REFUSED, HostService, HostSettings
+from imagecache.host.containerd_config import ConfigState, Found
+from imagecache.host.service import CONTAINERD_STALE, UNCHECKED, HostService, HostSettings
 from imagecache.host.service_files import UNITS, HostFiles
 from imagecache.host.systemd_units import UNINSTALL
 from imagecache.settings.table import Mode
@@ -132,9 +135,106 @@ def test_what_was_pulled_meanwhile_is_looked_at_when_somebody_else_restarts_cont
     node.services.restart(CONTAINERD)
     node.services.calls.clear()
 
-    guard.check()
-    guard.check()
+    # by the next process: this one has ended meanwhile
+    node.guard().check()
+    node.guard().check()
     assert node.calls == [FORGET_OTHERS]
+
+
+def test_images_wait_for_the_restart_that_an_install_did_not_come_to(node: Node) -> None:
+    """It took an uninstall back and was killed: our snapshotter is loaded, and not the default yet."""
+    node.drop_in.install(serve_only=True)
+    node.services.restart(CONTAINERD)
+    node.calls.clear()
+    node.drop_in.install()
+    node.files.write(UNCHECKED, "", 0o600)
+    node.files.write(CONTAINERD_STALE, node.service().containerd_now(), 0o600)
+    node.guard().check()
+    assert FORGET_OTHERS not in node.calls
+
+    node.services.restart(CONTAINERD)
+    node.guard().check()
+    assert node.calls[-1] == FORGET_OTHERS
+
+
+def test_a_containerd_that_does_not_come_back_is_not_restarted_again(node: Node) -> None:
+    """k3s of which the control plane is away: nobody knows whether it is us."""
+    node.rewrite(restart=True)
+    restart = node.services.restart
+
+    def silent(unit: str, until: Callable[[], bool] | None = None) -> None:
+        restart(unit, until)
+        node.records.answers = False
+
+    node.services.restart = silent  # type: ignore[method-assign]
+    guard = node.guard()
+    guard.check()
+    assert node.calls == [FORGET, RESTART]
+
+    node.services.restart = restart  # type: ignore[method-assign]
+    node.rewrite(restart=True)
+    node.records.answers = True
+    node.clock.advance(hours=3)
+    with pytest.raises(ContainerdMisconfigured, match="did not run with our configuration"):
+        guard.check()
+    assert node.calls == [FORGET]
+    node.drop_in.install()
+    node.services.restart(CONTAINERD)
+    node.calls.clear()
+    guard.check()
+    assert (node.calls[-1:], read(node.files, REFUSED)) == ([FORGET_OTHERS], "")
+    node.rewrite(restart=True)
+    node.clock.advance(hours=3)
+    guard.check()
+    assert node.in_force == "ours", "it runs with it after all"
+
+
+def test_a_file_that_cannot_be_read_keeps_no_image_that_cannot_start(node: Node) -> None:
+    node.rewrite(restart=True)
+    node.drop_in.unreadable = True
+    with pytest.raises(ContainerdMisconfigured, match="not TOML"):
+        node.guard().check()
+    assert (node.calls, node.forgotten) == ([FORGET], ["again"])
+
+
+def test_a_look_keeps_nobody_from_a_repair(node: Node) -> None:
+    """containerd may start at that moment, and asks for one."""
+    free: list[bool] = []
+    look = node.drop_in.look
+
+    def during() -> Found:
+        with node.files.locked(wait=False) as mine:
+            free.append(mine)
+        return look()
+
+    node.drop_in.look = during  # type: ignore[method-assign]
+    node.guard().check()
+    assert free == [True]
+
+
+async def test_another_containerd_is_looked_at_at_once(node: Node) -> None:
+    """Until its images are forgotten, pods fail."""
+    looks: list[float] = []
+    look = node.drop_in.look
+
+    def counted() -> Found:
+        looks.append(node.clock.monotonic())
+        return look()
+
+    node.drop_in.look = counted  # type: ignore[method-assign]
+
+    async def sleep(seconds: float) -> None:
+        node.clock.advance(seconds)
+        if node.clock.monotonic() - begin == 90:
+            node.services.restart(CONTAINERD)
+        if node.clock.monotonic() - begin > 160:
+            raise asyncio.CancelledError
+
+    begin = node.clock.monotonic()
+    guard = ConfigGuard(node.service, node.clock, repair=True, started=node.service().containerd_now, sleep=sleep)
+    with pytest.raises(asyncio.CancelledError):
+        await guard.run()
+    assert [each - begin for each in looks] == [0, 60, 90, 150]
 
 
 def test_a_containerd_that_runs_with_it_is_not_restarted(node: Node) -> None:
@@ -187,7 +287,7 @@ def test_a_start_that_writes_the_file_itself_is_restarted_once(node: Node) -> No
     node.services.rewriting = True
     node.rewrite(restart=True)
     guard = node.guard()
-    with pytest.raises(ContainerdMisconfigured, match="again") as caught:
+    with pytest.raises(ContainerdMisconfigured, match="its configuration had it") as caught:
         guard.check()
     assert "template" in caught.value.hint
     assert node.calls == [FORGET, RESTART]
@@ -257,3 +357,20 @@ def test_native_mode_has_lost_it_with_the_file(tmp_path: Path) -> None:
     node.drop_in.undo()
     node.guard().check()
     assert (node.calls, node.in_force) == ([FORGET, RESTART, FORGET_OTHERS], "ours")
+
+
+def test_what_native_mode_has_lost_a_repaired_file_does_not_bring_back(tmp_path: Path) -> None:
+    """Only a start does."""
+    node = Node(tmp_path, Mode.NATIVE, unit="")
+    node.services.active[CONTAINERD] = "serve only"
+    node.drop_in.undo()
+    for _ in range(2):
+        with pytest.raises(ServiceManagerMissing, match="no unit"):
+            node.guard().check()
+        node.clock.advance(hours=1)
+    assert (node.calls, read(node.files, DROP_IN)) == ([FORGET, FORGET], "ours")
+
+    node.services.restart(CONTAINERD)
+    node.calls.clear()
+    node.guard().check()
+    assert node.calls[-1] == FORGET_OTHERS

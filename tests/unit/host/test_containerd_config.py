@@ -1,5 +1,6 @@
 """The administrator's file gets one addition, and undo takes exactly that away."""
 
+import os
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -212,3 +213,65 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("version = [\n")
     with pytest.raises(ContainerdMisconfigured, match=r"config\.toml"):
         installation(tmp_path).look()
+
+
+def test_a_change_of_an_import_counts(tmp_path: Path) -> None:
+    """nvidia-ctk and others write files of their own there."""
+    main, imported = tmp_path / "config.toml", tmp_path / "conf.d/99-nvidia.toml"
+    main.write_text(f'imports = ["{tmp_path}/conf.d/*.toml"]\n{WITHOUT_IMPORTS}')
+    node = installation(tmp_path)
+    node.install()
+    imported.parent.mkdir(exist_ok=True)
+    imported.write_text("version = 2\n")
+    os.utime(main)
+    written = main.stat().st_ctime
+    while imported.stat().st_ctime <= written:
+        imported.write_text("version = 2\n")
+
+    assert node.look().changed == imported.stat().st_ctime
+
+
+def test_what_is_copied_is_as_private_as_it_was(tmp_path: Path) -> None:
+    """The cri section may have credentials of registries."""
+    main = tmp_path / "config.toml"
+    main.write_text(WITHOUT_IMPORTS)
+    node = installation(tmp_path)
+    node.install()
+    assert node.path.stat().st_mode & 0o777 == 0o644
+
+    main.chmod(0o600)
+    assert {change.action for change in node.install()} == {Action.UNCHANGED}, "no reason to restart containerd"
+    assert node.path.stat().st_mode & 0o777 == 0o600
+    node.undo()
+    node.install()
+    assert node.path.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_another_program_writes_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+    main = tmp_path / "config.toml"
+    main.write_text(WITHOUT_IMPORTS)
+
+    def maps_ids() -> bool:
+        main.write_text("version = 2\n# theirs\n")
+        return False
+
+    with pytest.raises(ContainerdMisconfigured, match="changed by another program"):
+        ContainerdConfig(main, SETTINGS, maps_ids).install()
+    assert main.read_text() == "version = 2\n# theirs\n"
+    assert not list(tmp_path.glob(".*")), "no temporary file"
+
+
+def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+    main = tmp_path / "config.toml"
+    main.write_text(WITHOUT_IMPORTS)
+    node = installation(tmp_path)
+    node.install()
+    node.path.write_bytes(b"\xff\xfe")
+    assert node.look().state is ConfigState.STALE
+    node.install()
+    assert node.look().state is ConfigState.OK
+
+    main.write_bytes(b"\xff\xfe")
+    for call in (node.look, node.install, node.undo):
+        with pytest.raises(ContainerdMisconfigured, match=r"config\.toml"):
+            call()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from pathlib import Path
 
@@ -45,3 +46,16 @@ def test_the_process_that_listens_is_asked(tmp_path: Path) -> None:
         listener.bind(str(tmp_path / "s.sock"))
         listener.listen()
         assert unit_at(tmp_path / "s.sock") == unit_of(Path("/proc/self/cgroup").read_text())
+
+
+def test_one_that_accepts_nobody_does_not_stop_us(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(str(tmp_path / "s.sock"))
+        listener.listen(0)
+        with contextlib.suppress(BlockingIOError):  # its queue is full then
+            while True:
+                waiting = stack.enter_context(socket.socket(socket.AF_UNIX))
+                waiting.setblocking(False)
+                waiting.connect(str(tmp_path / "s.sock"))
+        assert unit_at(tmp_path / "s.sock") == ""

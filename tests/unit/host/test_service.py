@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from imagecache.errors import HostError, HostServiceFailed, ServiceManagerMissing
+from imagecache.errors import ContainerdMisconfigured, HostError, HostServiceFailed, ServiceManagerMissing
+from imagecache.host.config_changes import REFUSED
 from imagecache.host.containerd_config import Action, Change
-from imagecache.host.service import HostService, HostSettings, Uninstalled
+from imagecache.host.service import UNCHECKED, HostService, HostSettings, Uninstalled
 from imagecache.host.service_files import CONFIG, CREDENTIALS, HEADING, OPT, UNITS, HostFiles
 from imagecache.host.systemd_units import SERVICE, SOCKET, TIMER, UNINSTALL
 from imagecache.settings.table import Mode
@@ -156,6 +157,37 @@ def test_images_whose_blobs_were_discarded_are_pulled_again(host: Host) -> None:
     assert host.records.discarded == ["k8s.io/of-another-handler:1"], "containerd was not restarted"
 
 
+def test_a_containerd_that_answers_late_is_no_failure(host: Host) -> None:
+    """As k3s' does, whose unit has started by then. Its images are looked at by the next call, or by the guard."""
+    host.records.discarded = ["k8s.io/pause:3"]
+    host.records.answers = False
+    host.install()
+    assert (host.in_force, host.records.discarded) == ("ours", ["k8s.io/pause:3"])
+
+    host.records.answers = True
+    host.install()
+    assert (host.records.discarded, read(host.files, REFUSED)) == ([], "")
+    assert not host.files.at(UNCHECKED).exists()
+
+
+def test_a_start_that_writes_the_file_itself_costs_no_image(host: Host) -> None:
+    """k3s without an imported directory: containerd's own snapshotter is the default again."""
+    host.services.rewriting = True
+    host.records.discarded = ["k8s.io/pause:3"]
+    with pytest.raises(ContainerdMisconfigured, match="without our snapshotter") as caught:
+        host.install()
+    assert "template" in caught.value.hint
+    assert host.records.discarded == ["k8s.io/pause:3"]
+
+    host.services.calls.clear()
+    with pytest.raises(ContainerdMisconfigured, match="before"):
+        host.service().install(again=False)
+    assert f"restart {CONTAINERD}" not in host.services.calls, "the pod of a DaemonSet comes again and again"
+    host.services.rewriting = False
+    host.install()
+    assert (host.in_force, host.records.discarded) == ("ours", [])
+
+
 def test_installing_again_changes_nothing_and_restarts_nothing(host: Host) -> None:
     host.install()
     host.services.calls.clear()
@@ -204,6 +236,17 @@ def test_a_containerd_that_does_not_come_up_gets_its_own_configuration_back(host
         host.install()
     assert host.in_force == ""
     assert not read(host.files, DROP_IN)
+
+
+def test_what_containerd_did_not_start_with_is_remembered_even_if_it_never_starts_again(host: Host) -> None:
+    host.install()
+    host.files.remove(DROP_IN)
+    host.services.failing.add(CONTAINERD)
+    broken = host.service()
+    host.services.broken = True
+    with pytest.raises(HostServiceFailed):
+        broken.restart_containerd()
+    assert (read(host.files, REFUSED), read(host.files, DROP_IN)) == ("first", "")
 
 
 def test_an_agent_that_does_not_start_never_meets_containerd(host: Host) -> None:
@@ -308,7 +351,7 @@ def test_uninstall_without_a_service_manager_waits_for_a_restart_by_somebody(hos
 
 
 def test_containerd_asks_for_a_repair_before_each_start(host: Host) -> None:
-    guard = UNITS / f"{CONTAINERD}.d/imagecache.conf"
+    guard = UNITS / f"{CONTAINERD}.d/50-imagecache-repair.conf"
     host.install()
     assert f"\nExecStartPre=-{OPT}/current/bin/imagecache host repair --containerd-unit containerd.service\n" in read(
         host.files, guard
@@ -337,6 +380,7 @@ def test_native_mode_configures_containerd_and_nothing_else(tmp_path: Path) -> N
 
     assert host.uninstall().done
     assert (host.in_force, host.left()) == ("", set())
+    assert not host.files.at(OPT).exists()
     assert host.uninstall().done
 
 
@@ -368,6 +412,7 @@ def test_killed_anywhere_the_same_call_finishes_it(
     points = 0
     for number in range(1, 100):
         host = Host(tmp_path / str(number))
+        host.records.discarded = ["k8s.io/pause:3"]
         before(host)
         host.files.changes, host.files.dies_at = 0, number
         try:
@@ -377,6 +422,7 @@ def test_killed_anywhere_the_same_call_finishes_it(
             assert CONTAINERD in host.services.active
             act(host)
             check(host)
+            assert host.records.discarded == []
         else:
             break
     assert points > 5
