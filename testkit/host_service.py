@@ -119,6 +119,8 @@ class FakeRecords:
     """Images that were unpacked by another snapshotter, without blobs."""
     containers: int = 0
     snapshots: int = 3
+    held: int = 1
+    """Snapshots of others that we keep without a record."""
     answers: bool = True
     """Whether containerd does; k3s' unit may have started before that."""
 
@@ -146,6 +148,10 @@ class FakeRecords:
         assert not self.containers
         assert "imagecache-agent.service" in self.services.active, "nobody answers for the snapshots"
         self.snapshots = 0
+        self.release_held()
+
+    def release_held(self) -> None:
+        self.held = 0
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,9 @@ class HostContainerdRecords:
     def remove_snapshots(self) -> None:
         self._run(SnapshotterRemoval.remove_snapshots)
 
+    def release_held(self) -> None:
+        self._run(SnapshotterRemoval.release_held)
+
     def _run(self, work: Callable[[SnapshotterRemoval], Awaitable[_T]]) -> _T:
         settings = self.files.settings
         ours = NATIVE_SNAPSHOTTER if settings.mode is Mode.NATIVE else settings.snapshotter

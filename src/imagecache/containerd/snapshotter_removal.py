@@ -17,7 +17,7 @@ from imagecache.containerd.api import Containerd, ContentStore, Session
 from imagecache.containerd.image_records import unpacked_into
 from imagecache.containerd.modes import loaded
 from imagecache.digest import Digest
-from imagecache.errors import HostError, ImageCacheError
+from imagecache.errors import HostError, ImageCacheError, SnapshotNotFound
 from imagecache.oci import mediatypes
 from imagecache.oci.descriptor import Descriptor
 from imagecache.oci.manifest import Manifest, detect_media_type, parse_document
@@ -84,20 +84,26 @@ class SnapshotterRemoval:
         They are not removed one by one: containerd refuses that for one whose child its collector took (1.6, 2.4).
         Images that we have unpacked into other snapshotters go with their records; private ones have none.
         """
-        others = [each.id for each in await self.containerd.snapshotter_plugins() if not each.error]
+        await self.release_held()
         for namespace in await self.containerd.namespaces():
             session = self.containerd.session(namespace)
             for image in await session.images.all():
                 for manifest in await _manifests(session.content, image.target):
                     if await self._release(session.content, manifest.config.digest):
                         await session.images.delete(image.name, image.target)
-            for name in others:
-                with contextlib.suppress(HostError):  # one whose program is away keeps nobody from leaving
-                    held = [info.name async for info in session.snapshots.list(name) if HELD in info.labels]
-                    for top in held:
-                        await session.snapshots.label(name, top, RELEASED)
             await session.images.put(_COLLECTED.name, _COLLECTED.target, {})
             await session.images.delete(_COLLECTED.name, _COLLECTED.target.digest, sync=True)
+
+    async def release_held(self) -> None:
+        """Private images that we have unpacked into other snapshotters are containerd's to collect."""
+        others = [each.id for each in await self.containerd.snapshotter_plugins() if not each.error]
+        for namespace in await self.containerd.namespaces():
+            snapshots = self.containerd.session(namespace).snapshots
+            for name in others:
+                with contextlib.suppress(HostError):  # one whose program is away keeps nobody from leaving
+                    for top in [info.name async for info in snapshots.list(name) if HELD in info.labels]:
+                        with contextlib.suppress(SnapshotNotFound):  # somebody has removed it since
+                            await snapshots.label(name, top, RELEASED)
 
     async def _release(self, content: ContentStore, config: Digest) -> bool:
         """Remove the label of an image's config that keeps its snapshots. True: we have unpacked it elsewhere too."""

@@ -72,6 +72,9 @@ class ContainerdRecords(Protocol):
 
     def remove_snapshots(self) -> None: ...
 
+    def release_held(self) -> None:
+        """What we have unpacked into other snapshotters, and no image record keeps."""
+
 
 @dataclass(frozen=True, slots=True)
 class HostSettings:
@@ -385,6 +388,7 @@ class HostService:
         changes = self._change_containerd(self._drop_in.undo)
         self._restart_containerd()
         forgotten = self._records.delete_image_records()
+        self._records.release_held()
         for mark in (REFUSED, UNCHECKED):
             self._files.remove(mark)
         self._files.remove_empty(OPT)

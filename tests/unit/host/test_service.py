@@ -379,7 +379,7 @@ def test_native_mode_configures_containerd_and_nothing_else(tmp_path: Path) -> N
     assert host.services.calls == []
 
     assert host.uninstall().done
-    assert (host.in_force, host.left()) == ("", set())
+    assert (host.in_force, host.left(), host.records.held) == ("", set(), 0)
     assert not host.files.at(OPT).exists()
     assert host.uninstall().done
 
