@@ -136,9 +136,11 @@ def test_direct_io_that_is_asked_for_later(mounter: KernelMounter, wanted: Wante
         assert (container / "probe").read_bytes() == CONTENT
         before = mounts_below(target)
         mounter.mount(image, target)
+        assert mounts_below(target) == before
         wanted.images.clear()
         mounter.mount(image, target)
-        assert mounts_below(target) == before, "what is there does for both"
+        assert source(target) == str(image)
+        assert (container / "probe").read_bytes() == CONTENT
 
         mounter.unmount(target)
         assert mounts_below(target) == []

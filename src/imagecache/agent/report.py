@@ -201,7 +201,11 @@ def _handlers(facts: Facts) -> tuple[str, str, str]:
     handlers = ", ".join(sorted({handler for each in lacking.values() for handler in each}))
     caches = ", ".join(sorted(lacking))
     words = f"pods of the runtime handlers {handlers} cannot start images of {caches}: their snapshotter has no layers"
-    return "False", "AlsoUnpackOff", f"{words}; set also_unpack to auto"
+    return (
+        "False",
+        "AlsoUnpackOff",
+        f"{words}; set also_unpack to auto, or correct the annotation imagecache.dev/also-unpack of these caches",
+    )
 
 
 def _condition(kind: str, value: str, reason: str, message: str, now: dt.datetime) -> Condition:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from imagecache.api import annotations as known
 from imagecache.api.assignment import node_selector
+from imagecache.api.nodes import notes as own_notes
 from imagecache.api.selector import Selector
 from imagecache.api.types import ImageCache
 from imagecache.errors import InvalidManifest, InvalidReference
@@ -62,7 +63,7 @@ def effective_spec(cache: ImageCache, *, architecture: str) -> EffectiveSpec:
     """``architecture`` (GOARCH) applies when the document names none. Raises InvalidManifest."""
     keys = cache.metadata.annotations
     _check_os(keys)
-    notes = list(known.notes(keys))
+    notes = [*known.notes(keys), *own_notes(keys)]
     arch = known.choice(keys, known.CPU_ARCH, ARCHITECTURES)
     return EffectiveSpec(
         images=_images(cache.spec.images, notes),

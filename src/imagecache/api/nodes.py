@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from imagecache.api.annotations import field
 from imagecache.api.types import Condition
 
 GROUP = "imagecache.dev"
@@ -27,6 +28,7 @@ ALSO_UNPACK = f"{GROUP}/also-unpack"
 """Annotation of an ImageCache: as the setting ``also_unpack``, which it replaces for this cache."""
 DIRECT_IO = f"{GROUP}/direct-io"
 """Annotation of an ImageCache: ``true``: nodes mount its layers so that containers can read with O_DIRECT."""
+_OURS = frozenset({NODE_SELECTOR, PRIORITY, ALSO_UNPACK, DIRECT_IO})
 FINALIZER = f"{GROUP}/bundle"
 """On every ImageCache: the controller deletes the bundle before the object disappears."""
 HOST = "_host"
@@ -91,6 +93,16 @@ class NodeView:
     labels: Mapping[str, str] | None
     """None: a host without Kubernetes, which has what it was told to have by name, whatever a selector says."""
     status: NodeStatus
+
+
+def notes(annotations: Mapping[str, str]) -> tuple[str, ...]:
+    """What a user should know about our own annotations that have no effect."""
+    found = [
+        f"{field(key)}: unknown, ignored" for key in annotations if key.startswith(f"{GROUP}/") and key not in _OURS
+    ]
+    if annotations.get(DIRECT_IO, "").strip() not in {"", "true", "false"}:
+        found.append(f"{field(DIRECT_IO)}: {annotations[DIRECT_IO][:80]!r} is neither true nor false, ignored")
+    return tuple(found)
 
 
 def also_unpack(annotations: Mapping[str, str]) -> tuple[str, ...]:

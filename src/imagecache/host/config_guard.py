@@ -106,9 +106,10 @@ class ConfigGuard:
 
     async def run(self) -> None:
         """Check until cancelled; a problem is logged once, until it changes."""
-        retries = Retries(Backoff(_INTERVAL, _INTERVAL), _log, "containerd's configuration is not in order")
+        # soon again: a file that was written just now is repaired when it has settled
+        retries = Retries(Backoff(2 * SETTLED, _INTERVAL), _log, "containerd's configuration is not in order")
         while True:
-            seen = self._started()
+            seen, pause = self._started(), _INTERVAL
             try:
                 await asyncio.to_thread(self.check)
                 self.problem = ""
@@ -117,12 +118,12 @@ class ConfigGuard:
                 self.problem = seen = ""  # its files are looked at when it runs again, by its version
             except ImageCacheError as error:
                 self.problem = str(error)
-                retries.failed(error)
-            await self._pause(seen)
+                pause = retries.failed(error)
+            await self._pause(seen, pause)
 
-    async def _pause(self, seen: str) -> None:
+    async def _pause(self, seen: str, seconds: float) -> None:
         """Until the next look: at once when another containerd has started than the one that was seen."""
-        for _ in range(int(_INTERVAL / _STEP)):
+        for _ in range(int(seconds / _STEP)):
             await self._sleep(_STEP)
             if self._started() not in {"", seen}:
                 return

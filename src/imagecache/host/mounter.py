@@ -4,9 +4,9 @@ All containers of a node share one EROFS mount per layer image, so its pages are
 process and not a reboot; both are normal, so every call looks at what is mounted first. It must not decide which layers
 are mounted, when, or from what, and never unmounts by force: containers may use the mount.
 
-A layer image that is mounted from its file and shall be on a loop device is mounted once more, over the first mount:
-containers that run keep that, new ones get the new one, and no moment has an empty directory there. ``unmount`` takes
-both away.
+A layer image that is mounted from its file and shall be on a loop device, or the other way round, is mounted once more,
+over the first mount: containers that run keep that, new ones get the new one, and no moment has an empty directory
+there. ``unmount`` takes all of them away.
 
 ``nosuid`` and ``nodev`` protect people who enter the mount on the host: overlayfs has flags of its own, so containers
 keep setuid programs. ``noexec`` is not set: overlayfs would pass it on to containers.
@@ -208,6 +208,10 @@ class KernelMounter:
         self._check(found, image, target)
         if on_loop and not _is_loop(found):
             return False
+        if _is_loop(found) and not on_loop:
+            with contextlib.suppress(OSError):  # the kernel needs the loop device; what is there does
+                syscalls.mount(str(image), str(target), "erofs", _LAYER_FLAGS)
+                device = target.stat().st_dev
         self._seen[target] = (image, device, on_loop)
         return True
 

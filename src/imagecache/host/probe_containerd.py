@@ -85,10 +85,13 @@ async def check_handlers(
     for name, snapshotter in sorted(handlers.snapshotters.items()):
         title = f"runtime handler {name}"
         if name in left_out:
-            words = f"its snapshotter {snapshotter} does not get cached images: its pods cannot start them"
+            words = f"its snapshotter {snapshotter} does not get cached images, unless their cache asks for it"
             checks.append(warning(_AREA, title, words, "set also_unpack to auto, or leave its nodes out"))
         else:
-            checks.append(ok(_AREA, title, f"cached images are unpacked into its snapshotter {snapshotter} too"))
+            words = (
+                f"cached images are unpacked into its snapshotter {snapshotter} too, unless their cache says otherwise"
+            )
+            checks.append(ok(_AREA, title, words))
     for name in sorted({*setting} - {AUTO, OFF, choice.snapshotter} - handlers.loaded):
         words = f"this containerd has no snapshotter {name}"
         checks.append(warning(_AREA, "also_unpack", words, "correct the setting, if another node does not have it"))

@@ -24,6 +24,7 @@ from pathlib import Path, PurePosixPath
 
 import imagecache
 from imagecache.errors import HostError
+from imagecache.host.service_files import OPT
 
 PACKAGE = "imagecache"
 _RUNTIME = PurePosixPath("runtime")
@@ -78,7 +79,13 @@ class RuntimeFiles:
 
 
 def runtime_files() -> RuntimeFiles:
-    """The files that this process runs from. Raises HostError when they cannot be found."""
+    """The files that this process runs from. Raises HostError when they cannot be found.
+
+    Of a program that is installed on the host only the name: it is complete there, and has no metadata of packages.
+    """
+    own = Path(imagecache.__file__).resolve()
+    if own.is_relative_to(OPT):
+        return RuntimeFiles({}, own.relative_to(OPT).parts[0])
     interpreter = Path(getattr(sys, "_base_executable", None) or sys.executable).resolve()
     library = PurePosixPath("lib") / f"python{sys.version_info.major}.{sys.version_info.minor}"
     files = {_INTERPRETER: interpreter}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from imagecache.api import selector
-from imagecache.api.nodes import CacheState, NodeCache, NodeStatus, parse_status
+from imagecache.api.nodes import CacheState, NodeCache, NodeStatus, notes, parse_status
 from imagecache.errors import InvalidManifest
 
 LABELS = {"pool": "gpu", "zone": "a", "kubernetes.io/os": "linux", "empty": ""}
@@ -55,3 +55,17 @@ def test_a_status_is_read_as_far_as_we_know_it() -> None:
     )
     assert parse_status(None) == NodeStatus()
     assert parse_status({"caches": [{"name": "a", "id": "imc-1", "state": "Melted"}]}) == NodeStatus()
+
+
+@pytest.mark.parametrize(
+    ("annotations", "noted"),
+    [
+        ({"imagecache.dev/direct-io": "true", "imagecache.dev/priority": "1", "example.com/direct-io": "x"}, []),
+        ({"imagecache.dev/direct-io": "True"}, ["metadata.annotations[imagecache.dev/direct-io]: 'True' is neither"]),
+        ({"imagecache.dev/directio": "true"}, ["metadata.annotations[imagecache.dev/directio]: unknown, ignored"]),
+    ],
+)
+def test_annotations_of_ours_without_effect_are_noted(annotations: dict[str, str], noted: list[str]) -> None:
+    found = notes(annotations)
+    assert len(found) == len(noted)
+    assert all(each.startswith(text) for each, text in zip(found, noted, strict=True))
