@@ -165,9 +165,9 @@ def rewritten(site: Site) -> None:
     for node in site.nodes:
         said = messages(site.cluster, PodSpec(f"rewritten-{node.name}", ""))
         assert any("already present" in line for line in said)
-        config = node.run("cat", CONFIG)
+        settings = node.run("cat", CONFIG)
         node.run(PROGRAM, "host", "install")  # what messages tell people to do, with the only program that is there
-        assert node.run("cat", CONFIG) == config
+        assert node.run("cat", CONFIG) == settings
 
 
 def upgrade(site: Site) -> None:
