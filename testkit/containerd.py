@@ -121,8 +121,14 @@ class MemoryContainerd:
 
 class MemorySession:
     def __init__(
-        self, containerd: MemoryContainerd, space: _Namespace, namespace: str, lease: set[object] | None = None
+        self,
+        containerd: MemoryContainerd,
+        space: _Namespace,
+        namespace: str,
+        lease: set[object] | None = None,
+        owner: str = "",
     ) -> None:
+        self._owner = owner
         self._containerd = containerd
         self._space = space
         self._namespace = namespace
@@ -135,19 +141,21 @@ class MemorySession:
         del sync  # it collects at each end of a lease
         assert seconds > 0
         self._containerd.check()
-        name = owner or secrets.token_hex(8)
+        name = owner or self._owner + secrets.token_hex(8)
         lease = self._space.leases.setdefault(name, set())
         succeeded = False
         try:
-            yield MemorySession(self._containerd, self._space, self._namespace, lease)
+            nested = f"{owner}-" if owner else ""
+            yield MemorySession(self._containerd, self._space, self._namespace, lease, nested)
             succeeded = True
         finally:
             if succeeded or not owner:
-                await self.end_leases(name, seconds)
+                await self.end_leases(name)
 
-    async def end_leases(self, owner: str, seconds: int) -> None:
-        del seconds  # they do not expire
-        self._space.leases.pop(owner, None)
+    async def end_leases(self, owner: str = "") -> None:
+        for name in list(self._space.leases):
+            if not owner or name == owner or name.startswith(f"{owner}-"):
+                del self._space.leases[name]
         _collect(self._space)
 
     async def apply(self, tar: Descriptor, mounts: Sequence[SnapshotMount]) -> Digest:

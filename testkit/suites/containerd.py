@@ -121,9 +121,24 @@ class ContainerdSuite:
     async def test_what_failed_blocks_have_made_is_given_up(self, session: Session) -> None:
         owner = f"imc-{secrets.token_hex(4)}"
         await _failed(session, owner)
-        await session.end_leases(owner, 3600)
-        assert await session.snapshots.stat("overlayfs", "top") is None
-        await session.end_leases(owner, 3600)
+        async with session.leased(60) as other:
+            await other.content.write_from(_pieces(_TAR), _descriptor(_TAR))
+            await session.end_leases(owner)
+            assert await session.snapshots.stat("overlayfs", "top") is None
+            await session.end_leases(owner)
+            assert await session.content.labels(Digest.sha256(_TAR)) is not None
+            await session.end_leases()
+            assert await session.content.labels(Digest.sha256(_TAR)) is None
+
+    async def test_what_a_block_within_has_left_ends_with_its_owner(self, session: Session) -> None:
+        """As after a kill: its own end never came."""
+        owner = f"imc-{secrets.token_hex(4)}"
+        within = contextlib.AsyncExitStack()
+        async with session.leased(3600, owner=owner) as leased:
+            temporary = await within.enter_async_context(leased.leased(3600))
+            await temporary.content.write_from(_pieces(_TAR), _descriptor(_TAR))
+        assert await session.content.labels(Digest.sha256(_TAR)) is None
+        await within.aclose()
 
     # images
 

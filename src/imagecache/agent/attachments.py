@@ -33,7 +33,10 @@ class Attachments:
     """For one event loop."""
 
     def __init__(self, attacher: Attacher, state: NodeState, clock: Clock, metrics: Metrics, *, at_once: int) -> None:
-        """``at_once``: attaches that run side by side; the others wait. Detaches run one after the other."""
+        """``at_once``: attaches that run side by side, and as many that also unpack; the others wait.
+
+        Detaches run one after the other.
+        """
         self.attached: dict[str, Attached] = {}
         """By bundle id. Empty after a start: attaching again is how an agent finds out what is missing."""
         self.handlers = Handlers()
@@ -43,14 +46,16 @@ class Attachments:
         self._state = state
         self._clock = clock
         self._metrics = metrics
-        self._slots = asyncio.Semaphore(at_once)
+        self._slots, self._unpacking = asyncio.Semaphore(at_once), asyncio.Semaphore(at_once)
         self._detaching = asyncio.Semaphore()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._checked = self._looked = float("-inf")
 
     async def attach(self, bundle: Bundle, cache: Cache) -> Attached:
         """Make the images usable; ``cache`` is the ImageCache that the bundle is for."""
-        async with self._turn(bundle, self._slots):
+        # another snapshotter that hangs holds up only those who wait for it
+        slots = self._unpacking if self.handlers.unpacked(cache.also_unpack) else self._slots
+        async with self._turn(bundle, slots):
             # before the records: one that no state remembers would never be removed
             await asyncio.to_thread(
                 self._state.write, bundle, [cache.name], cache.also_unpack, direct_io=cache.direct_io
@@ -95,12 +100,16 @@ class Attachments:
         for name in caches.keys() & known.keys() & documents.keys() - set(attached):
             wanted = self.handlers.unpacked(caches[name].also_unpack) - known[name].unpacked
             sizes |= unpacked_sizes(documents[name], wanted)
+        lost = await self._lost({part for part in sizes if isinstance(part, UnpackedChain)}, unknown=True)
+        return {chain: size for chain, size in sizes.items() if chain not in lost}
+
+    async def _lost(self, chains: Collection[UnpackedChain], *, unknown: bool = False) -> frozenset[UnpackedChain]:
+        """Those that their snapshotter does not have; with ``unknown``, those of one that does not answer too."""
         try:
             async with asyncio.timeout(_LOOK):
-                lost = await self._attacher.lost([part for part in sizes if isinstance(part, UnpackedChain)])
+                return await self._attacher.lost(chains)
         except (HostError, TimeoutError):  # an attach would fail for the same reason, and say so
-            return {}
-        return {chain: size for chain, size in sizes.items() if chain not in lost}
+            return frozenset(chains if unknown else ())
 
     async def detach(self, bundle: Bundle, staying: Callable[[], Collection[str]]) -> None:
         """Take the records back, except those that a bundle in ``staying`` (asked when it is our turn) has too."""
@@ -140,11 +149,11 @@ class Attachments:
         now = self._clock.monotonic()
         if now - self._checked < interval or not self.attached:
             return
+        self._checked = now  # also after a failure: a snapshotter that hangs must not hold up every round
         documents = self._state.documents
         chains = {name: _tops(documents[name], attached) for name, attached in self.attached.items()}
         missing = await self._attacher.missing({name for each in self.attached.values() for name in each.images})
-        lost = await self._attacher.lost({chain for each in chains.values() for chain in each})
-        self._checked = now
+        lost = await self._lost({chain for each in chains.values() for chain in each})
         for bundle_id, attached in list(self.attached.items()):
             names = sorted(missing.intersection(attached.images))
             snapshotters = sorted({chain.snapshotter for chain in lost & chains.get(bundle_id, frozenset())})

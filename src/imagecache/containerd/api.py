@@ -193,8 +193,11 @@ class Session(Protocol):
         it has written stays for the next one of the same owner, which has at least half of ``seconds``.
         """
 
-    async def end_leases(self, owner: str, seconds: int) -> None:
-        """Drop the leases that failed blocks of ``owner`` have left, and wait for the collection. Idempotent."""
+    async def end_leases(self, owner: str = "") -> None:
+        """Drop the leases that blocks of ``owner``, and blocks in them, have left, and wait for the collection.
+
+        Empty: of all owners, those of blocks that run too.
+        """
 
     async def apply(self, tar: Descriptor, mounts: Sequence[SnapshotMount]) -> Digest:
         """Unpack a layer of the content store onto a prepared snapshot; returns the digest of what was unpacked.

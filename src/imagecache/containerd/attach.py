@@ -105,6 +105,7 @@ class NodeAttacher:
                     recorded.update(dict.fromkeys(await self._record(session, image, listing)))
                 else:
                     missed.append(image.reference)
+        await self.give_up(bundle)  # an earlier try may have unpacked what is not asked for any more
         # records keep what they name, so the lease is not needed while CRI handles them
         await run_all(*(self._until_listed(self._session(), *item) for item in listing.items()))
         return Attached(
@@ -144,7 +145,7 @@ class NodeAttacher:
     async def give_up(self, bundle: Bundle) -> None:
         """What attaches of the bundle have unpacked before they failed is containerd's to collect. Idempotent."""
         if self._unpacker is not None:
-            await self._session().end_leases(bundle.id, also_unpack.LEASE)
+            await self._session().end_leases(bundle.id)
 
     async def lost(self, chains: Collection[UnpackedChain]) -> frozenset[UnpackedChain]:
         """Those of the chains that their snapshotter does not have. Raises ContainerdUnavailable."""

@@ -38,6 +38,8 @@ from imagecache.digest import Digest
 from imagecache.errors import AlreadyExists, ContainerdMisconfigured, ContainerdUnavailable, NotFound
 from imagecache.oci.descriptor import Descriptor
 
+_OURS = "imagecache-"
+"""Begin of the names of our leases."""
 DEADLINE = 60.0
 """Seconds for one call. Deleting an image with ``sync`` waits for containerd's collection, which may take many."""
 _CRI = "type==io.containerd.grpc.v1,id==cri"
@@ -133,10 +135,12 @@ class ContainerdClient:
 
 
 class ContainerdSession:
-    def __init__(self, connection: Connection, clock: Clock, metadata: dict[str, str]) -> None:
+    def __init__(self, connection: Connection, clock: Clock, metadata: dict[str, str], owner: str = "") -> None:
+        """``owner`` of the lease, with a hyphen behind it."""
         self._connection = connection
         self._clock = clock
         self._metadata = metadata
+        self._owner = owner
         self.content = ContentService(connection, metadata)
         self.images = ImageService(connection, metadata)
         self.snapshots = SnapshotService(connection, metadata)
@@ -145,28 +149,37 @@ class ContainerdSession:
     @contextlib.asynccontextmanager
     async def leased(self, seconds: int, *, sync: bool = False, owner: str = "") -> AsyncIterator[ContainerdSession]:
         now = self._clock.now()
-        names = lease_names(owner, now, seconds) if owner else (f"imagecache-{secrets.token_hex(8)}",)
+        name = lease_name(owner, now, seconds) if owner else f"{_OURS}{self._owner}{secrets.token_hex(8)}"
         # RFC 3339, as containerd's collector parses this label
         expires = (now + dt.timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
-        create = leases_pb2.CreateRequest(id=names[0], labels={"containerd.io/gc.expire": expires})
+        create = leases_pb2.CreateRequest(id=name, labels={"containerd.io/gc.expire": expires})
         with contextlib.suppress(AlreadyExists):  # left by a block that has failed
             await self._connection.call(f"{LEASES}/Create", create, leases_pb2.CreateResponse, self._metadata)
+        metadata = {**self._metadata, LEASE_HEADER: name}
         succeeded = False
         try:
-            yield ContainerdSession(self._connection, self._clock, {**self._metadata, LEASE_HEADER: names[0]})
+            yield ContainerdSession(self._connection, self._clock, metadata, f"{owner}-" if owner else "")
             succeeded = True
         finally:
-            if succeeded or not owner:
-                await self._end(names, sync=sync)
+            if not owner:
+                await self._end(name, sync=sync)
+            elif succeeded:
+                await self.end_leases(owner)
 
-    async def end_leases(self, owner: str, seconds: int) -> None:
-        await self._end(lease_names(owner, self._clock.now(), seconds), sync=True)
+    async def end_leases(self, owner: str = "") -> None:
+        reply = await self._connection.call(
+            f"{LEASES}/List", leases_pb2.ListRequest(), leases_pb2.ListResponse, self._metadata
+        )
+        begin = f"{_OURS}{owner}-" if owner else _OURS
+        for lease in reply.leases:
+            if lease.id.startswith(begin):
+                await self._end(lease.id, sync=True)
 
-    async def _end(self, names: Sequence[str], *, sync: bool) -> None:
-        for name in names:
-            delete = leases_pb2.DeleteRequest(id=name, sync=sync)
-            with contextlib.suppress(NotFound):  # it never was, or has expired
-                await self._connection.command(f"{LEASES}/Delete", delete, self._metadata)
+    async def _end(self, name: str, *, sync: bool) -> None:
+        with contextlib.suppress(NotFound):  # it has expired
+            await self._connection.command(
+                f"{LEASES}/Delete", leases_pb2.DeleteRequest(id=name, sync=sync), self._metadata
+            )
 
     async def apply(self, tar: Descriptor, mounts: Sequence[SnapshotMount]) -> Digest:
         return await self._diff.apply(tar, mounts)
@@ -186,11 +199,10 @@ class ContainerdSession:
         return ContainerRecord(found.id, found.snapshotter, found.snapshot_key)
 
 
-def lease_names(owner: str, now: dt.datetime, seconds: int) -> tuple[str, ...]:
-    """The lease that a block takes which begins now, and all earlier ones of the owner that may not have expired.
+def lease_name(owner: str, now: dt.datetime, seconds: int) -> str:
+    """Of the lease that a block takes which begins now.
 
     containerd cannot prolong a lease. So every half of its life begins another one, which gets all that it needs of the
     one before while that lives.
     """
-    half = int(now.timestamp()) // max(1, seconds // 2)
-    return tuple(f"imagecache-{owner}-{number}" for number in (half, half - 1, half - 2))
+    return f"{_OURS}{owner}-{int(now.timestamp()) // max(1, seconds // 2)}"

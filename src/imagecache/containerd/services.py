@@ -36,7 +36,9 @@ _SNAPSHOTS = "containerd.services.snapshots.v1.Snapshots"
 _DIFF = "containerd.services.diff.v1.Diff"
 _LONG = 3600.0
 """Seconds for what takes a time that the size of a layer decides: to unpack it, to bring its last bytes to disk; or to
-prepare and commit it, since a snapshotter may copy what is below (native, blockfile) and measures what was written."""
+commit it, since a snapshotter measures what was written."""
+_PREPARE = 600.0
+"""Seconds; a snapshotter may copy what is below (native, blockfile)."""
 
 
 class ContentService:
@@ -209,7 +211,11 @@ class SnapshotService:
         )
         try:
             reply = await self._connection.call(
-                f"{_SNAPSHOTS}/Prepare", request, snapshots_pb2.PrepareSnapshotResponse, self._metadata, seconds=_LONG
+                f"{_SNAPSHOTS}/Prepare",
+                request,
+                snapshots_pb2.PrepareSnapshotResponse,
+                self._metadata,
+                seconds=_PREPARE,
             )
         except AlreadyExists:
             return None

@@ -84,7 +84,7 @@ class SnapshotterRemoval:
         They are not removed one by one: containerd refuses that for one whose child its collector took (1.6, 2.4).
         Images that we have unpacked into other snapshotters go with their records; private ones have none.
         """
-        await self.release_held()
+        await self.release_held()  # and of unfinished attaches
         for namespace in await self.containerd.namespaces():
             session = self.containerd.session(namespace)
             for image in await session.images.all():
@@ -95,10 +95,12 @@ class SnapshotterRemoval:
             await session.images.delete(_COLLECTED.name, _COLLECTED.target.digest, sync=True)
 
     async def release_held(self) -> None:
-        """Private images that we have unpacked into other snapshotters are containerd's to collect."""
+        """Private images that we have unpacked, and what unfinished attaches have, are containerd's to collect."""
         others = [each.id for each in await self.containerd.snapshotter_plugins() if not each.error]
         for namespace in await self.containerd.namespaces():
-            snapshots = self.containerd.session(namespace).snapshots
+            session = self.containerd.session(namespace)
+            await session.end_leases()
+            snapshots = session.snapshots
             for name in others:
                 with contextlib.suppress(HostError):  # one whose program is away keeps nobody from leaving
                     for top in [info.name async for info in snapshots.list(name) if HELD in info.labels]:

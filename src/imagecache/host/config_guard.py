@@ -119,6 +119,9 @@ class ConfigGuard:
             except ImageCacheError as error:
                 self.problem = str(error)
                 pause = retries.failed(error)
+            except Exception as error:  # noqa: BLE001 - whatever the files are, containers are served meanwhile
+                self.problem = f"containerd's configuration could not be looked at: {error!r}"
+                _log.exception("containerd's configuration could not be looked at")
             await self._pause(seen, pause)
 
     async def _pause(self, seen: str, seconds: float) -> None:

@@ -117,7 +117,8 @@ class ContainerdConfig:
 
     def _places(self) -> set[Path]:
         """Wherever a drop-in of ours may be: before the main file was written anew, it may have imported another."""
-        return {self._beside, self.path, *self._main.parent.glob(f"*/{_INSIDE}")}
+        folder = self._main.parent
+        return {self._beside, self.path, *folder.glob(_INSIDE), *folder.glob(f"*/{_INSIDE}")}
 
     def look(self) -> Found:
         """Compare the files with what ``install`` would write.
@@ -130,7 +131,8 @@ class ContainerdConfig:
             texts = [self._text(user, maps_ids=maps_ids) for maps_ids in (False, True)]
             main = self._main.read_text() if user.files else ""
             name = Digest.sha256((without_import(main, self._beside) + texts[0]).encode())
-            changed = max((path.stat().st_ctime for path in user.files), default=0.0)
+            # directories too: a file of conf.d that was deleted has changed what containerd would read
+            changed = max((path.stat().st_ctime for path in user.sources), default=0.0)
             return Found(self._state(texts, main), changed, str(name))
 
     def _state(self, texts: Sequence[str], main: str) -> ConfigState:

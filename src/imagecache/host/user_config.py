@@ -30,6 +30,11 @@ class UserConfig:
     files: tuple[Path, ...] = ()
     """That were read."""
 
+    @property
+    def sources(self) -> set[Path]:
+        """Files, and the directories that imports have found some in."""
+        return {*self.files, *(path.parent for path in self.files[1:])}
+
     def section(self, plugin: str, *path: str) -> Table:
         """A table in a plugin's section; empty when it does not exist."""
         table: object = self.plugins.get(plugin, {})
