@@ -41,7 +41,7 @@ start = time.perf_counter()
 import numpy, pandas, scipy.stats, scipy.optimize, sklearn.linear_model, pyarrow
 print(time.perf_counter() - start, 0)
 """
-RANDOM = """
+_PICKS = """
 import os, random, time
 random.seed(7)
 files = []
@@ -51,11 +51,16 @@ for folder, _, names in os.walk('/usr'):
         if not os.path.islink(path) and os.path.getsize(path) > 1 << 20: files.append((path, os.path.getsize(path)))
 files.sort()
 picks = [(p, random.randrange(s // 4096) * 4096) for p, s in (random.choice(files) for _ in range(6000))]
+"""
+RANDOM = (
+    _PICKS
+    + """\
 handles = {path: os.open(path, os.O_RDONLY) for path, _ in files}
 start = time.perf_counter()
 for path, offset in picks: os.pread(handles[path], 4096, offset)
 print(time.perf_counter() - start, len(picks))
 """
+)
 """6,000 reads of 4 KiB at random places of the files above 1 MiB."""
 DIRECT = """
 import mmap, os, time
@@ -77,22 +82,17 @@ for _, path in files[:20]:
 print(time.perf_counter() - start, total)
 """
 """Read the twenty largest files with O_DIRECT, 1 MiB at a time: as model loaders do."""
-DIRECT_RANDOM = """
-import mmap, os, random, time
-random.seed(7)
-files = []
-for folder, _, names in os.walk('/usr'):
-    for name in names:
-        path = folder + '/' + name
-        if not os.path.islink(path) and os.path.getsize(path) > 1 << 20: files.append((path, os.path.getsize(path)))
-files.sort()
-picks = [(p, random.randrange(s // 4096) * 4096) for p, s in (random.choice(files) for _ in range(6000))]
+DIRECT_RANDOM = (
+    _PICKS
+    + """\
+import mmap
 handles = {path: os.open(path, os.O_RDONLY | os.O_DIRECT) for path, _ in files}
 page = mmap.mmap(-1, 4096)
 start = time.perf_counter()
 for path, offset in picks: os.preadv(handles[path], [page], offset)
 print(time.perf_counter() - start, len(picks))
 """
+)
 """6,000 reads of 4 KiB with O_DIRECT, at the places of ``RANDOM``: as databases do."""
 LINES = """
 import os, time
