@@ -39,7 +39,8 @@ DIFFERENCES: Mapping[str, Difference] = {
         "`_FILE_OFFSET_BITS=64` gets EOVERFLOW from stat(2); overlayfs does the same on a large XFS. The setting "
         "`inode_numbers: short` gives such programs 32 bits, and takes back what the lines on `st_dev`, on numbers of "
         "directories and on one filesystem show. The highest bit is one of them: programs that read the number as "
-        "signed see it negative, and those that keep it as a double (Node.js without `bigint`) take several files for one."
+        "signed see it negative, and those that keep it as a double (Node.js without `bigint`) take several files for "
+        "one."
     ),
     "size_of_a_directory": Difference("EROFS says how many bytes the names take, ext4 how many blocks they have."),
     "block_size": Difference(f"{_BLOCKS} C's stdio reads that much at a time."),
