@@ -18,7 +18,7 @@ from bench.fresh import Roots, drawn, settle
 from bench.images import BenchImage
 from testkit.peers.node import CachingNode
 
-_STARTS = 2
+_STARTS = 4
 """In each round: they are short."""
 _IDS = "0:100000:65536"
 _MAPPED = ("--uidmap", _IDS, "--gidmap", _IDS, "--remap-labels")
