@@ -23,6 +23,8 @@ from testkit.peers.processes import wait_until
 Item = TypeVar("Item")
 _RECENT = 65.0
 """Seconds after which freed inodes on the disk count as any others: RECENCY_MIN of ext4, and some."""
+_RECENT_DIRTY = 370.0
+"""The same for an inode whose block has been written to again: RECENCY_MIN and RECENCY_DIRTY."""
 _QUIET = 0.3
 _FEW = 20
 """Requests to all disks in ``_QUIET`` seconds that count as none: a journal's commit, a log's line."""
@@ -59,11 +61,19 @@ class Roots:
         self._spent.clear()
         self.pause()
 
-    def pause(self) -> None:
+    def pause(self, seconds: float = _RECENT) -> None:
         """Until no inode counts as deleted a moment ago: after a removal, and before the first turn."""
         self.pauses.append(time.time())
         forget_pages()  # an inode table that is not in memory is not looked at
-        time.sleep(_RECENT)
+        time.sleep(seconds)
+
+
+def wait_after(removed: float) -> float:
+    """Seconds to pause before the first turn, when an earlier run removed its files at this time (since 1970).
+
+    Its inodes are all over the disk, and the first turn to take one makes the others of that block count for longer.
+    """
+    return max(_RECENT, removed + _RECENT_DIRTY - time.time())
 
 
 def drawn(rounds: int, items: Sequence[Item]) -> Iterator[tuple[int, Item]]:

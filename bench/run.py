@@ -38,14 +38,17 @@ from bench.contender import Contender
 from bench.contenders.node import EROFS_UTILS, IGZIP
 from bench.courses import Plan
 from bench.figures import Measured, Table, render_rows, render_table
-from bench.fresh import Roots
+from bench.fresh import Roots, wait_after
 from bench.images import Sizes
+from testkit.peers.programs import cache
 from testkit.peers.workspace import workspace
 
 _PROGRAMS = {
     "igzip, tuned contenders": [str(IGZIP / "igzip"), "--version"],
     "mkfs.erofs, tuned contenders": [str(EROFS_UTILS / "mkfs.erofs"), "-V"],
 }
+_REMOVED = cache() / "bench-removed"
+"""Its time is that of the last run's end, when its files were removed."""
 _RESERVE = 14 << 30
 """Bytes that must be free before a turn: more than any leaves."""
 _ROUNDS = 5
@@ -187,13 +190,15 @@ def main() -> None:
     machine.restore()
     with workspace() as directory:
         bench = Bench(directory, Roots(directory, _RESERVE), arguments.quick, arguments.parts)
-        note("a minute's pause: what was removed before must not slow down the first turns")
-        bench.roots.pause()
+        seconds = wait_after(_REMOVED.stat().st_mtime if _REMOVED.exists() else 0.0)
+        note(f"a pause of {seconds:.0f} s: what was removed before must not slow down the first turns")
+        bench.roots.pause(seconds)
         for name in arguments.parts or (QUICK_PARTS if arguments.quick else PARTS):
             note(name)
             bench.found.append(bench.part(name))
             output.write_text(json.dumps(bench.data(), indent=1) + "\n")  # now: a later part may fail
             sys.stdout.write(f"\n{render_rows(bench.found[-1].rows)}\n" if bench.found[-1].rows else "")
+    _REMOVED.touch()
     sys.stdout.write(f"\nraw data: {output}\nto the documents: .venv/bin/python bench/report.py {output}\n")
     drifting = [
         f"- {name}: {found.change:+.0%} from the first turn to the last (chance {found.chance:.3f})"
