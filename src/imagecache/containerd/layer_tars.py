@@ -32,7 +32,7 @@ class LayerTars:
                 try:
                     with path.open("rb", buffering=0) as file:
                         piece = os.pread(file.fileno(), min(_PIECE, layer.tar_size - offset), position)
-                        # read once for now; pages that a container has mounted stay
+                        # these bytes are read once; pages that a container has mounted stay
                         os.posix_fadvise(file.fileno(), position, len(piece), os.POSIX_FADV_DONTNEED)
                 except FileNotFoundError as error:
                     what = f"{path} is missing from the store"
