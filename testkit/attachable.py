@@ -62,7 +62,7 @@ class MemoryDocuments:
             name=reference.name,
             repository=reference.repository,
             platform=Platform(os="linux", architecture="amd64"),
-            index=self._add(_INDEX, listed) if index else None,
+            indexes=(self._add(_INDEX, listed),) if index else (),
             manifest=manifest,
             config=config,
             layers=tuple(records),
