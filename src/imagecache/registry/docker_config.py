@@ -141,7 +141,7 @@ def _helper(key: str, name: object, source: str, timeout: float) -> CredentialHe
     try:
         return CredentialHelper(foreign_json.read(name, str), timeout)
     except (InvalidSetting, MalformedDocument):
-        return _Broken(f"{source}: credHelpers has no usable name for {key[:160]!r}", "name a program: credHelpers")
+        return _Broken(f"{source}: credHelpers of {key[:160]!r} names no helper", "NAME of docker-credential-NAME")
 
 
 def _credentials(entries: Mapping[str, Any], source: str) -> dict[str, Credential | _Broken]:
