@@ -32,15 +32,15 @@ Document = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def registry() -> Iterator[StaticRegistry]:
+def static() -> Iterator[StaticRegistry]:
     with StaticRegistry() as running:
         yield running
 
 
 @pytest.fixture
-def anything(judge: Judge, registry: StaticRegistry) -> Judge:
+def anything(judge: Judge, static: StaticRegistry) -> Judge:
     """The judge of these images."""
-    return replace(judge, registry=registry, by_cri=True)
+    return replace(judge, registry=static, by_cri=True)
 
 
 @dataclass
@@ -79,7 +79,7 @@ class Maker:
         descriptor: Document | None = None,
         media_type: str = mediatypes.OCI_MANIFEST,
     ) -> Published:
-        """With fields of its config, of its manifest and of the config's descriptor replaced; None removes one."""
+        """With fields of its config, of its manifest and of the config's descriptor replaced; ABSENT removes one."""
         listed = layers if layers is not None else [self.layer(self.base), self.layer(self.app)]
         diff_ids = [diff_id for _, diff_id in listed]
         body = changed(
@@ -222,7 +222,13 @@ ALIKE: dict[str, Case] = {
     "a window of 512 MiB": long_window,
     "zeros in zstd": zeros,
     "layers of nothing": lambda make: make.image(
-        [make.layer(b""), make.layer(make.base), make.layer(b"", compression="zstd"), make.layer(make.app), make.layer(b"")]
+        [
+            make.layer(b""),
+            make.layer(make.base),
+            make.layer(b"", compression="zstd"),
+            make.layer(make.app),
+            make.layer(b""),
+        ]
     ),
     "nothing but a layer of nothing": lambda make: make.image([make.layer(b"")]),
 }
@@ -235,8 +241,8 @@ def without_type(make: Maker, kind: object) -> Published:
 
 
 @pytest.fixture
-def maker(directory: Path, registry: StaticRegistry) -> Maker:
-    return Maker(Layout(directory / "image"), registry)
+def maker(directory: Path, static: StaticRegistry) -> Maker:
+    return Maker(Layout(directory / "image"), static)
 
 
 @pytest.mark.parametrize("case", ALIKE)
@@ -248,7 +254,8 @@ async def test_both_have_the_same_tree(anything: Judge, maker: Maker, case: str)
 
 def wider_window(make: Maker) -> Published:
     frame = b"\x28\xb5\x2f\xfd\x00" + bytes([(30 - 10) << 3]) + b"\x01\x00\x00"
-    return make.image([make.layer(make.base), (make.blob(mediatypes.OCI_LAYER_ZSTD, frame), DiffID(Digest.sha256(b"")))])
+    layer = (make.blob(mediatypes.OCI_LAYER_ZSTD, frame), DiffID(Digest.sha256(b"")))
+    return make.image([make.layer(make.base), layer])
 
 
 REFUSED: dict[str, Case] = {
