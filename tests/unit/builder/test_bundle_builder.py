@@ -27,6 +27,7 @@ from imagecache.errors import (
     NoMatchingPlatform,
     RegistryUnavailable,
     StoreCorrupt,
+    UnsupportedMediaType,
 )
 from imagecache.fetch.trust import check
 from imagecache.limits import GIB, MIB
@@ -44,6 +45,7 @@ S390X = Platform(os="linux", architecture="s390x")
 ID = "imc-" + "a" * 20
 OTHER = "imc-" + "b" * 20
 NOISE = bytes(range(256)) * 4096
+FOREIGN = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
 
 
 def tar(*names: str, content: bytes = b"x", mode: int = 0o755) -> bytes:
@@ -356,7 +358,7 @@ async def test_compressed_bytes_whose_type_says_that_they_are_not(builds: Builds
     """containerd 10134: it takes them for a tar. A note says so, also when the store has the layer from elsewhere."""
     if known:
         await builds.build(source(other=memory_image([BASE])), "other:1", bundle_id=OTHER)
-    images = source(app=mislabelled(BASE), plain=memory_image([APP], compression="none"))
+    images = source(app=relabelled(BASE, mediatypes.OCI_LAYER), plain=memory_image([APP], compression="none"))
     document = await builds.build(images, "app:1", "plain:1")
     noted, plain = document.images
     (note,) = noted.notes
@@ -364,12 +366,28 @@ async def test_compressed_bytes_whose_type_says_that_they_are_not(builds: Builds
     assert plain.notes == ()
 
 
-def mislabelled(layer: bytes) -> MemoryImage:
-    """An image with a layer of gzip's bytes and the type of an uncompressed tar."""
+async def test_a_foreign_layer_that_the_registry_has(builds: Builds) -> None:
+    """As private registries keep the layers of base images that may not be public; containerd pulls it like any other."""
+    document = await builds.build(source(app=relabelled(BASE, FOREIGN)), "app:1")
+    assert [layer.tar_size for layer in document.images[0].layers] == [len(BASE)]
+    assert document.images[0].notes == ()
+
+
+async def test_a_foreign_layer_that_is_only_elsewhere(builds: Builds) -> None:
+    image = relabelled(BASE, FOREIGN)
+    (layer,) = image.layers
+    rest = {digest: blob for digest, blob in image.blobs.items() if digest != layer.digest}
+    hollow = dataclasses.replace(image, blobs=rest)
+    with pytest.raises(UnsupportedMediaType, match="is foreign .* not in the registry"):
+        await builds.build(source(app=hollow), "app:1")
+
+
+def relabelled(layer: bytes, media_type: str) -> MemoryImage:
+    """An image whose layer is compressed with gzip and has this type."""
     image = memory_image([layer])
     assert image.config is not None
     document = json.loads(image.body)
-    document["layers"][0]["mediaType"] = mediatypes.OCI_LAYER
+    document["layers"][0]["mediaType"] = media_type
     body = json.dumps(document).encode()
     digest = Digest.sha256(body)
     return dataclasses.replace(
