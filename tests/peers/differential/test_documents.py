@@ -215,6 +215,12 @@ ALIKE: dict[str, Case] = {
     "OCI's manifest served as Docker's": lambda make: make.image(media_type=mediatypes.DOCKER_MANIFEST),
     "Docker's config in OCI's manifest": lambda make: make.image(descriptor={"mediaType": mediatypes.DOCKER_CONFIG}),
     "what is no layer beside the layers": beside_layers,
+    "a layer without compression beside one with it": lambda make: make.image(
+        [make.layer(make.base), make.layer(make.app, compression="none")]
+    ),
+    "gzip in Docker's type of a tar": lambda make: make.image(
+        [make.layer(make.base, media_type=mediatypes.DOCKER_LAYER), make.layer(make.app)]
+    ),
     "a suffix that means nothing": lambda make: make.image(
         [make.layer(make.base, compression="none", media_type=f"{mediatypes.OCI_LAYER}+odd"), make.layer(make.app)]
     ),
@@ -267,6 +273,9 @@ REFUSED: dict[str, Case] = {
     "no entry for this machine": lambda make: make.index(entry(image := make.image(), OTHER), of=image),
     "an entry that is no image": lambda make: make.index(
         entry(image := make.image(), host_architecture(), mediaType="application/json"), of=image
+    ),
+    "a wrong size in the index": lambda make: make.index(
+        entry(image := make.image(), host_architecture(), size=image.descriptor.size + 1), of=image
     ),
     "a window of 1 GiB": wider_window,
     "fewer diffIDs than layers": lambda make: make.image(config={"rootfs": {"type": "layers", "diff_ids": []}}),

@@ -84,18 +84,20 @@ async def test_forms_of_an_entry() -> None:
             "b.example": {"username": "bob", "password": SECRET},
             "c.example": {**auth("ignored", ""), "identitytoken": SECRET},
             "d.example": {},
+            "g.example": {"username": "", "password": "", "auth": ""},
+            "h.example": {"auth": base64.b64encode(b":").decode()},
             "e.example": {"auth": auth("eve")["auth"].rstrip("=")},
             "f.example": {"auth": auth("fox")["auth"] + "\n"},
         }
     )
 
-    found = {name: await config.credentials_for(f"{name}.example", "x") for name in "abcdef"}
+    found = {name: await config.credentials_for(f"{name}.example", "x") for name in "abcdefgh"}
 
     assert found["a"] == Credential(username="alice", password=SECRET, source="secret default/pull")
     assert found["b"] == Credential(username="bob", password=SECRET, source="secret default/pull")
     assert found["c"] is not None
     assert found["c"].identity_token == SECRET
-    assert found["d"] is None
+    assert [found[name] for name in "dgh"] == [None, None, None]
     assert found["e"] is not None
     assert found["e"].username == "eve"
     assert found["f"] is not None
