@@ -23,7 +23,7 @@ _LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 class MemoryDocuments:
     """The fake ``containerd.api.Documents`` and ``containerd.also_unpack.Tars``; it also makes images.
 
-    The tar of a layer is its name.
+    The tar of a layer is its name; an empty name is an empty layer.
     """
 
     bodies: dict[Digest, bytes] = field(default_factory=dict)
@@ -44,11 +44,14 @@ class MemoryDocuments:
         text: str,
         layers: Sequence[str],
         *,
-        index: bool = False,
+        index: int = 0,
         private: bool = False,
         chains: Sequence[str] = (),
     ) -> ImageRecord:
-        """An image of named layers, the bottom one first; those in ``chains`` are keyed by chainID."""
+        """An image of named layers, the bottom one first; those in ``chains`` are keyed by chainID.
+
+        ``index``: so many indexes are above it, each inside the one before.
+        """
         reference = Reference.parse(text)
         records = _layers(layers, chains)
         self.tars |= {Digest.sha256(name.encode()): name.encode() for name in layers}
@@ -56,13 +59,17 @@ class MemoryDocuments:
         blobs = [_plain(layer.blob) for layer in records]
         document = {"schemaVersion": 2, "mediaType": _MANIFEST, "config": _plain(config), "layers": blobs}
         manifest = self._add(_MANIFEST, document)
-        listed = {"schemaVersion": 2, "mediaType": _INDEX, "manifests": [_plain(manifest)]}
+        indexes: list[Descriptor] = []
+        for _ in range(index):
+            below = (indexes or [manifest])[0]
+            listed = {"schemaVersion": 2, "mediaType": _INDEX, "manifests": [_plain(below)]}
+            indexes.insert(0, self._add(_INDEX, listed))
         return ImageRecord(
             reference=text,
             name=reference.name,
             repository=reference.repository,
             platform=Platform(os="linux", architecture="amd64"),
-            index=self._add(_INDEX, listed) if index else None,
+            indexes=tuple(indexes),
             manifest=manifest,
             config=config,
             layers=tuple(records),
@@ -92,8 +99,8 @@ def _layers(names: Sequence[str], chains: Sequence[str]) -> list[LayerRecord]:
             blob=Descriptor(media_type=_LAYER, digest=Digest.sha256(b"gzip " + name.encode()), size=100),
             size=4096,
             sha256=Digest.sha256(b"erofs " + name.encode()),
-            tar_size=1024,
-            entries=1,
+            tar_size=1024 if name else 0,
+            entries=1 if name else 0,
         )
         for name, diff_id, chain in zip(names, diff_ids, chain_ids(diff_ids), strict=True)
     ]

@@ -150,7 +150,7 @@ class InvalidSetting(InvalidInput):
 
 
 class UnsupportedMediaType(InvalidInput):
-    """Schema 1, encrypted, foreign or non-tar content; the message names it."""
+    """Schema 1, encrypted or non-tar content, or a foreign layer that the registry lacks; the message names it."""
 
 
 class NoMatchingPlatform(InvalidInput):

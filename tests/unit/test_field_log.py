@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 TESTS = Path(__file__).resolve().parents[1]
 LOG = (TESTS.parent / "docs" / "field-log.md").read_text(encoding="utf-8")
 NAMED = sorted(set(re.findall(r"`(test_\w+)::(test_\w+)`", LOG)))
 
 
-def test_every_row_of_what_was_tried_names_a_test() -> None:
-    rows = LOG.partition("## Tried\n")[2].partition("\n\n")[0].splitlines()[2:]
+@pytest.mark.parametrize("section", ["Tried", "Reported by others"])
+def test_every_row_of_what_was_tried_names_a_test(section: str) -> None:
+    table = LOG.partition(f"## {section}\n")[2].partition("\n|---|---|---|\n")[2]
+    rows = table.partition("\n\n")[0].splitlines()
 
     assert len(rows) > 20
     assert [row for row in rows if "::test_" not in row] == []

@@ -38,7 +38,13 @@ def describe(
     """
     description = session.host().describe(name)
     now = session.environment.clock.now()
-    for line in [*_head(description, now), *_images(description), *_layers(description), *_events(description, now)]:
+    for line in [
+        *_head(description, now),
+        *_images(description),
+        *_notes(description),
+        *_layers(description),
+        *_events(description, now),
+    ]:
         say(line)
 
 
@@ -110,6 +116,12 @@ def _images(description: Description) -> list[str]:
             for image in description.bundle.images
         ]
     return _section("Images", ("IMAGE", "DIGEST", "LAYERS", "COMPRESSED", "PRIVATE"), rows)
+
+
+def _notes(description: Description) -> list[str]:
+    """What is unusual about an image: that it will not pull without the cache, for example."""
+    images = description.bundle.images if description.bundle else ()
+    return [_line("Note", f"{image.reference}: {note}") for image in images for note in image.notes]
 
 
 def _layers(description: Description) -> list[str]:

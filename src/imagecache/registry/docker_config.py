@@ -1,7 +1,9 @@
 """Credentials in Docker's formats: ``config.json``, and the two payloads of Kubernetes image pull secrets.
 
-Source: docker/cli's ``cli/config/configfile``, kubelet's ``pkg/credentialprovider``. The caller reads the Secrets; this
-module parses bytes and finds the credential for a repository. It must not keep or show text that it cannot parse.
+They are read as Go reads them (``foreign_json``), and entry by entry: one that is broken is an error for its own
+registry and for no other. Source: docker/cli's ``cli/config/configfile``, kubelet's ``pkg/credentialprovider``. The
+caller reads the Secrets; this module parses bytes and finds the credential for a repository. It must not keep or show
+text that it cannot parse.
 """
 
 from __future__ import annotations
@@ -9,17 +11,23 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import msgspec
 
-from imagecache.errors import InvalidSetting
+from imagecache import foreign_json
+from imagecache.errors import InvalidSetting, MalformedDocument
+from imagecache.limits import MIB
 from imagecache.registry.auth_keys import best_key
 from imagecache.registry.credential_helper import HELPER_TIMEOUT, CredentialHelper
 from imagecache.registry.credentials import HUB_SERVER, Credential, credential_host
 
-_T = TypeVar("_T")
+_LONGEST = 4 * MIB
+"""Bytes of a configuration: a Secret has at most 1 MiB."""
+_FORM = 'expected JSON: {"auths": {"HOST": {"auth": "..."}}}'
+_AUTH_FORM = "it is base64 of user:password"
 
 
 class _Entry(msgspec.Struct):
@@ -30,9 +38,20 @@ class _Entry(msgspec.Struct):
 
 
 class _File(msgspec.Struct, rename={"cred_helpers": "credHelpers", "creds_store": "credsStore"}):
-    auths: dict[str, _Entry] | None = None
-    cred_helpers: dict[str, str] | None = None
-    creds_store: str | None = None
+    auths: dict[str, Any] = {}
+    cred_helpers: dict[str, Any] = {}
+    creds_store: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Broken:
+    """An entry that cannot be used, and why."""
+
+    message: str
+    hint: str
+
+    def error(self) -> InvalidSetting:
+        return InvalidSetting(self.message, hint=self.hint)
 
 
 class DockerConfig:
@@ -42,22 +61,32 @@ class DockerConfig:
     """
 
     def __init__(
-        self, auths: Mapping[str, Credential], helpers: Mapping[str, CredentialHelper], store: CredentialHelper | None
+        self,
+        auths: Mapping[str, Credential | _Broken],
+        helpers: Mapping[str, CredentialHelper | _Broken],
+        store: CredentialHelper | None,
     ) -> None:
         self._auths = auths
         self._helpers = helpers
         self._store = store
 
     async def credentials_for(self, host: str, repository: str) -> Credential | None:
+        """The credential for a repository. Raises InvalidSetting when the entry that is for it is broken."""
         server = HUB_SERVER if credential_host(host) == "docker.io" else host
-        helper = best_key(self._helpers, host, repository)
-        if helper is not None:  # it wins over auths, as in docker/cli; kubelet knows no helpers
-            found = await self._helpers[helper].get(server)
+        named = best_key(self._helpers, host, repository)
+        if named is not None:  # it wins over auths, as in docker/cli; kubelet knows no helpers
+            helper = self._helpers[named]
+            if isinstance(helper, _Broken):
+                raise helper.error()
+            found = await helper.get(server)
             if found is not None:
                 return found
         key = best_key(self._auths, host, repository)
         if key is not None:
-            return self._auths[key]
+            held = self._auths[key]
+            if isinstance(held, _Broken):
+                raise held.error()
+            return held
         return await self._store.get(server) if self._store else None
 
 
@@ -70,22 +99,25 @@ def config_path(named: str, environ: Mapping[str, str], home: Path) -> Path:
 
 
 def load_docker_config(path: Path, helper_timeout: float = HELPER_TIMEOUT) -> DockerConfig | None:
-    """The configuration in a ``config.json``; None when the file does not exist. Raises InvalidSetting."""
+    """The configuration in a ``config.json``; None when the file does not exist. Raises InvalidSetting.
+
+    An empty file is an empty configuration, as for docker.
+    """
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise InvalidSetting(f"cannot read {path}: {error.strerror}", hint="check its owner and mode") from error
-    return parse_docker_config(data, str(path), helper_timeout)
+    return parse_docker_config(data if data.strip() else b"{}", str(path), helper_timeout)
 
 
 def parse_docker_config(data: bytes, source: str, helper_timeout: float = HELPER_TIMEOUT) -> DockerConfig:
     """Parse ``config.json``. ``source`` names it in messages. Raises InvalidSetting, without quoting the text."""
-    file = _decode(data, _File, source)
+    file = _decode(data, source)
     store = CredentialHelper(file.creds_store, helper_timeout) if file.creds_store else None
-    helpers = {key: CredentialHelper(name, helper_timeout) for key, name in (file.cred_helpers or {}).items()}
-    return DockerConfig(_credentials(file.auths or {}, source), helpers, store)
+    helpers = {key: _helper(key, name, source, helper_timeout) for key, name in file.cred_helpers.items() if name}
+    return DockerConfig(_credentials(file.auths, source), helpers, store)
 
 
 def parse_docker_config_json(data: bytes, source: str) -> DockerConfig:
@@ -93,42 +125,55 @@ def parse_docker_config_json(data: bytes, source: str) -> DockerConfig:
 
     A Secret must not start programs: helpers that it names are ignored, as kubelet does. Raises InvalidSetting.
     """
-    return DockerConfig(_credentials(_decode(data, _File, source).auths or {}, source), {}, None)
+    return DockerConfig(_credentials(_decode(data, source).auths, source), {}, None)
 
 
-def _decode(data: bytes, kind: type[_T], source: str) -> _T:
+def _decode(data: bytes, source: str) -> _File:
+    if len(data) > _LONGEST:
+        raise InvalidSetting(f"{source} is no Docker configuration: it has more than {_LONGEST} bytes", hint=_FORM)
     try:
-        return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        # The cause may quote the text, which holds secrets: it is not chained.
-        raise InvalidSetting(
-            f"{source} is not a Docker configuration", hint='expected JSON: {"auths": {"HOST": {"auth": "..."}}}'
-        ) from None
+        return foreign_json.decode(data, _File, conflicts=False)
+    except MalformedDocument:
+        raise InvalidSetting(f"{source} is not a Docker configuration", hint=_FORM) from None
 
 
-def _credentials(entries: Mapping[str, _Entry], source: str) -> dict[str, Credential]:
+def _helper(key: str, name: object, source: str, timeout: float) -> CredentialHelper | _Broken:
+    try:
+        return CredentialHelper(foreign_json.read(name, str), timeout)
+    except (InvalidSetting, MalformedDocument):
+        return _Broken(f"{source}: credHelpers of {key[:160]!r} names no helper", "NAME of docker-credential-NAME")
+
+
+def _credentials(entries: Mapping[str, Any], source: str) -> dict[str, Credential | _Broken]:
     """Entries that hold a secret. Empty ones only note that a credential store has it."""
-    found = ((key, _credential(key, entry, source)) for key, entry in entries.items())
+    found = ((key, _credential(key, value, source)) for key, value in entries.items())
     return {key: credential for key, credential in found if credential is not None}
 
 
-def _credential(key: str, entry: _Entry, source: str) -> Credential | None:
+def _credential(key: str, value: object, source: str) -> Credential | _Broken | None:
+    try:
+        entry = foreign_json.read(value, _Entry, conflicts=False)
+    except MalformedDocument:
+        return _Broken(f"{source}: the entry for {key[:160]!r} is not a credential", _FORM)
     username, password = entry.username, entry.password
     if entry.auth:
-        username, password = _split_auth(key, entry.auth, source)
+        try:
+            username, password = _split_auth(entry.auth)
+        except ValueError as problem:  # our own words: see there
+            return _Broken(f"{source}: 'auth' of {key[:160]!r} {problem}", _AUTH_FORM)
     if entry.identitytoken:
         return Credential(username=username, identity_token=entry.identitytoken, source=source)
     return Credential(username=username, password=password, source=source) if username or password else None
 
 
-def _split_auth(key: str, auth: str, source: str) -> tuple[str, str]:
+def _split_auth(auth: str) -> tuple[str, str]:
+    """User and password. Line breaks are passed over, as by Go's ``encoding/base64``. Raises ValueError."""
+    packed = "".join(auth.split())
     try:
-        text = base64.b64decode(auth.strip() + "=" * (-len(auth.strip()) % 4), validate=True).decode()
+        text = base64.b64decode(packed + "=" * (-len(packed) % 4), validate=True).decode()
     except (binascii.Error, ValueError):
-        raise InvalidSetting(
-            f"{source}: 'auth' of {key[:160]!r} is not base64", hint="it is base64 of user:password"
-        ) from None
+        raise ValueError("is not base64") from None  # the cause would hold the text
     username, colon, password = text.partition(":")
     if not colon:
-        raise InvalidSetting(f"{source}: 'auth' of {key[:160]!r} has no colon", hint="it is base64 of user:password")
+        raise ValueError("has no colon")
     return username, password.rstrip("\0")  # as docker/cli does (decodeAuth)

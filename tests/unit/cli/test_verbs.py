@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -9,9 +10,11 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 import typer
 import yaml
+import zstandard
 
 from imagecache.cli.doctor import show
 from imagecache.digest import DiffID, Digest
@@ -221,6 +224,19 @@ def test_describe(imagecache: Shell) -> None:
     assert re.search(r"Normal +Pulled +90s +Successfully pulled image nginx:1\.25\n", text)
 
 
+def test_describe_says_what_only_the_cache_makes_usable(imagecache: Shell) -> None:
+    imagecache("create", "-f", imagecache.manifest())
+    assert "Note:" not in imagecache("describe", "a").stdout
+    documents = imagecache.host.store.documents
+    for key, document in documents.items():
+        images = tuple(msgspec.structs.replace(image, notes=("will not pull", "odd")) for image in document.images)
+        documents[key] = msgspec.structs.replace(document, images=images)
+
+    text = imagecache("describe", "a").stdout
+
+    assert "Note:         nginx:1.25: will not pull\nNote:         nginx:1.25: odd\n" in text
+
+
 def test_describe_a_failure_says_whose_turn_it_is(imagecache: Shell) -> None:
     imagecache.host.builder.failure = RegistryUnavailable("no answer", image="nginx:1.25")
     imagecache("create", "-f", imagecache.manifest(), code=10)
@@ -411,6 +427,19 @@ def test_layer_commands(imagecache: Shell, tmp_path: Path) -> None:
     piped = imagecache("layer", "export", str(image), "-o", "-")
     assert piped.stdout_bytes == TAR
     assert json.loads(piped.stderr)["size"] == len(TAR)
+
+
+@pytest.mark.parametrize("data", [b"", gzip.compress(b""), zstandard.compress(b"")], ids=["plain", "gzip", "zstd"])
+def test_a_layer_of_nothing(imagecache: Shell, tmp_path: Path, data: bytes) -> None:
+    source, image = tmp_path / "e.tar", tmp_path / "e.erofs"
+    source.write_bytes(data)
+
+    built = json.loads(imagecache("layer", "build", str(source), "-o", str(image)).stdout)
+
+    assert (built["diffID"], built["tarSize"], built["entries"]) == (Digest.sha256(b""), 0, 0)
+    assert json.loads(imagecache("layer", "verify", str(image)).stdout)["verified"]
+    assert imagecache("layer", "export", str(image), "-o", "-").stdout_bytes == b""
+    assert imagecache("layer", "ls", str(image)).stdout == ""
 
 
 def test_a_layer_on_top_of_another_from_stdin(imagecache: Shell, tmp_path: Path) -> None:

@@ -59,6 +59,17 @@ async def test_both_types_in_any_file(folder: Path) -> None:
     assert [json.loads(item.config) for item in found] == [CONFIG, CONFIG, CONFIG]
 
 
+@pytest.mark.parametrize("payload", [r'{"auths":{"a":null},"x":"\ud800"}', '{"Auths":null}', '{"auths":{},"auths":{}}'])
+async def test_payloads_that_kubelet_reads(tmp_path: Path, payload: str) -> None:
+    """The registry's part makes sense of them (``registry.docker_config``)."""
+    coded = base64.b64encode(payload.encode()).decode()
+    (tmp_path / "a.yaml").write_text(secret("one", f"data: {{.dockerconfigjson: {coded}}}\nstringData: null"))
+
+    (found,) = await read(tmp_path, "default:one")
+
+    assert found.config == payload.encode()
+
+
 async def test_nothing_wanted_reads_nothing(tmp_path: Path) -> None:
     assert await read(tmp_path / "missing") == ()
 

@@ -316,13 +316,90 @@ async def test_no_digest_header(
     assert (await (await connect()).resolve(reference)).descriptor == image.descriptor
 
 
-async def test_an_encoding_that_was_not_asked_for(
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "GZIP"])
+async def test_an_encoding_that_was_not_asked_for_is_undone(
+    connect: Connect, registry: FakeRegistry, reference: Reference, image: MemoryImage, encoding: str
+) -> None:
+    assert image.config is not None
+    registry.faults.encoding, registry.faults.encode = encoding, True
+    client = await connect()
+    for header in (None, ""):
+        registry.faults.digest_header = header
+        assert (await client.resolve(reference)).body == image.body
+    assert await client.document(reference, image.config) == image.blobs[image.config.digest]
+    assert await read(client, reference, image.layers[0]) == CONTENT
+    assert await read(client, reference, image.layers[0], 1_000_000) == CONTENT[1_000_000:]
+
+
+async def test_an_encoded_blob_goes_on_from_its_start(
     connect: Connect, registry: FakeRegistry, reference: Reference, image: MemoryImage
 ) -> None:
-    registry.faults.encoding = "gzip"
+    registry.faults.encoding, registry.faults.encode = "gzip", True
+    registry.faults.truncate.extend([1_500_000, 2_500_000])
 
-    with pytest.raises(ProtocolViolation, match="Content-Encoding"):
-        await read(await connect(), reference, image.layers[0])
+    assert await read(await connect(), reference, image.layers[0]) == CONTENT
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "br"])
+async def test_an_encoding_that_is_only_stated(
+    connect: Connect, registry: FakeRegistry, reference: Reference, image: MemoryImage, encoding: str
+) -> None:
+    """moby 17595: a web server speaks of the layer's own compression."""
+    assert image.config is not None
+    registry.faults.encoding = encoding
+    client = await connect()
+
+    assert (await client.resolve(reference)).body == image.body
+    assert await client.document(reference, image.config) == image.blobs[image.config.digest]
+    assert await read(client, reference, image.layers[0]) == CONTENT
+    assert await read(client, reference, image.layers[0], 1000) == CONTENT[1000:]
+
+
+async def test_another_encoding_is_refused(
+    connect: Connect, registry: FakeRegistry, reference: Reference, image: MemoryImage
+) -> None:
+    assert image.config is not None
+    registry.faults.encoding, registry.faults.encode = "br", True
+    client = await connect()
+
+    with pytest.raises(ProtocolViolation, match="Content-Encoding that was not requested"):
+        await client.resolve(reference)
+    with pytest.raises(ProtocolViolation, match="Content-Encoding that was not requested"):
+        await client.document(reference, image.config)
+    with pytest.raises(ProtocolViolation, match="Content-Encoding that was not requested"):
+        await read(client, reference, image.layers[0])
+
+
+async def test_an_encoding_of_other_bytes(
+    connect: Connect, registry: FakeRegistry, reference: Reference, image: MemoryImage
+) -> None:
+    assert image.config is not None
+    registry.faults.encoding, registry.faults.encode = "gzip", True
+    registry.faults.replace[image.config.digest] = image.blobs[image.config.digest][:-1] + b" "
+    client = await connect()
+
+    with pytest.raises(DigestMismatch):
+        await client.document(reference, image.config)
+    registry.faults.replace[image.config.digest] = bytes(50_000_000)
+    with pytest.raises(LimitExceeded):
+        await client.document(reference, image.config)
+    registry.faults.replace[image.layers[0].digest] = CONTENT + b"more"
+    with pytest.raises(ProtocolViolation, match="sends more than"):
+        await read(client, reference, image.layers[0])
+    registry.faults.encode = False
+    registry.faults.replace[image.config.digest] = b"neither the config nor gzip"
+    with pytest.raises(ProtocolViolation, match="broken gzip encoding"):
+        await client.document(reference, image.config)
+
+
+async def test_documents_without_a_length(
+    connect: Connect, registry: FakeRegistry, reference: Reference, image: MemoryImage
+) -> None:
+    """containerd 5124: Trow sent none."""
+    assert image.config is not None
+    registry.faults.chunked = True
+
+    assert await (await connect()).document(reference, image.config) == image.blobs[image.config.digest]
 
 
 async def test_ipv6(connect: Connect, image: MemoryImage) -> None:
@@ -333,12 +410,17 @@ async def test_ipv6(connect: Connect, image: MemoryImage) -> None:
             assert (await client.resolve(reference)).descriptor == image.descriptor
 
 
+@pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", mediatypes.OCI_MANIFEST.upper()])
 async def test_a_manifest_without_its_type(
-    connect: Connect, registry: FakeRegistry, reference: Reference, image: MemoryImage
+    connect: Connect, registry: FakeRegistry, reference: Reference, image: MemoryImage, content_type: str
 ) -> None:
-    registry.faults.content_type = "application/json; charset=utf-8"
+    client = await connect()
+    assert (await client.resolve(reference)).typed
+    registry.faults.content_type = content_type
 
-    assert (await (await connect()).resolve(reference)).descriptor == image.descriptor
+    resolved = await client.resolve(reference)
+
+    assert (resolved.descriptor, resolved.typed) == (image.descriptor, False)
 
 
 async def test_a_web_page_is_no_manifest(connect: Connect, registry: FakeRegistry, reference: Reference) -> None:

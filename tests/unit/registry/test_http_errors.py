@@ -77,6 +77,8 @@ def test_statuses(status: int, kind: type[RegistryError], again: bool) -> None:
         (b'{"errors":[{"code":"DENIED","message":"m"}]}', "DENIED"),
         (b'{"errors":[{"code":"odd"},{"code":"NAME_UNKNOWN"}]}', "NAME_UNKNOWN"),
         (b'{"errors":[{"code":"secret word"}]}', ""),
+        (b'{"Errors":[null,{"CODE":"DENIED","detail":"\\ud800","message":null}]}', "DENIED"),
+        (b'{"errors":null}', ""),
         (b'{"errors":[]}', ""),
         (b"<html>", ""),
         (b"\xff", ""),
