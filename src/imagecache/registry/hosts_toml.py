@@ -54,8 +54,7 @@ def _place_for(directory: Path, host: str) -> Path | None:
 
     A directory with ``hosts.toml`` and certificates, or the file itself: the keys of a ConfigMap have no slashes (nor
     colons), and its volume is one directory.
-    """| None:
-    """``host_port_``, ``host:port``, then ``_default``. The first form is for filesystems without colons."""
+    """
     name, colon, port = host.rpartition(":")
     candidates = [f"{name}_{port}_"] if colon and port.isdigit() else []
     existing = (directory / candidate for candidate in [*candidates, host, "_default"])
