@@ -8,7 +8,7 @@ from tools.install.template import MERGED, Document, Node, When, given
 from tools.install.values import NAMESPACE, SERVED, value
 
 _COMPONENTS = {"controller": CONTROLLER, "agent": AGENT}
-_INTERVAL = given("metrics.serviceMonitor.interval")
+_INTERVAL = When(given("metrics.serviceMonitor.interval"), value("metrics.serviceMonitor.interval"))
 
 
 def network() -> list[Document]:
@@ -74,7 +74,7 @@ def _monitor(component: str) -> Document:
             },
             "spec": {
                 "selector": {"matchLabels": labels(component)},
-                "endpoints": [{"port": "metrics", "interval": When(_INTERVAL, value("metrics.serviceMonitor.interval"))}],
+                "endpoints": [{"port": "metrics", "interval": _INTERVAL}],
             },
         },
         given("metrics.serviceMonitor.enabled"),
