@@ -1,7 +1,7 @@
 """``values.schema.json``: what Helm refuses before it renders anything.
 
 Made from ``values.yaml``: each key is there with the type of its default, and no other key is. What a default does not
-say (an enumeration, what an empty list may have in it) is in ``_TOLD``; a default that says nothing, and is not there
+say (an enumeration, what an empty list may have in it) is in ``TOLD``; a default that says nothing, and is not there
 either, does not render.
 """
 
@@ -47,7 +47,7 @@ def _component(name: str) -> dict[str, Schema]:
     return {f"{name}.{key}": schema for key, schema in found.items()}
 
 
-_TOLD: Mapping[str, Schema] = {
+TOLD: Mapping[str, Schema] = {
     "image.digest": {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"},
     "image.pullPolicy": words("Always", "IfNotPresent", "Never"),
     "imagePullSecrets": items(_PULL_SECRET),
@@ -106,14 +106,14 @@ def _object(values: Mapping[str, JSON], path: str) -> Schema:
         below = f"{path}.{key}".lstrip(".")
         properties[key] = _of(value, below)
         # what is a list or a mapping of a pod may be taken away (null); a template cannot do without the others
-        if not isinstance(value, list) and not (isinstance(value, dict) and below in _TOLD):
+        if not isinstance(value, list) and not (isinstance(value, dict) and below in TOLD):
             required.append(key)
     return {"type": "object", "additionalProperties": False, "required": required, "properties": properties}
 
 
 def _of(value: JSON, path: str) -> Schema:
-    if path in _TOLD:
-        return _TOLD[path]
+    if path in TOLD:
+        return TOLD[path]
     if isinstance(value, dict) and value:
         return _object(value, path)
     for kind, found in _BY_TYPE.items():
