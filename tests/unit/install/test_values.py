@@ -31,7 +31,9 @@ OTHER_DEFAULTS = {
 }
 """Settings that the chart sets to another default than the program's."""
 SITUATIONS: list[dict[str, JSON]] = [
-    *({"mode": mode} for mode in MODES),
+    {"mode": "proxy"},
+    {"mode": "native"},
+    {"mode": "prepull"},
     {"mode": "native", "store": {"sharedHostPath": "/mnt"}},
     {"metrics": {"serviceMonitor": {"enabled": True}}},
     {"controller": {"hosts": {"configMap": "a"}, "caBundle": {"configMap": "b"}}},
@@ -62,7 +64,9 @@ def another(value: JSON) -> JSON:
         return not value
     if isinstance(value, int | float):
         return value + 1
-    return {str: f"{value}x", list: ["x"], dict: {"x": "y"}}[type(value)]
+    if isinstance(value, str):
+        return f"{value}x"
+    return ["x"] if isinstance(value, list) else {"x": "y"}
 
 
 def containers(values: Mapping[str, JSON]) -> Iterator[Any]:
