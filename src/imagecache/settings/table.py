@@ -206,8 +206,8 @@ class Settings:
         Path,
         Meaning(
             "directory",
-            "containerd's registry configuration (mirrors in hosts.toml). A file in place of a registry's directory, as "
-            "a volume of a ConfigMap has it, is its hosts.toml.",
+            "containerd's registry configuration (mirrors in hosts.toml). A file in place of a registry's directory, "
+            "as a volume of a ConfigMap has it, is its hosts.toml.",
         ),
     ] = Path("/etc/containerd/certs.d")
     registry_ca: Annotated[

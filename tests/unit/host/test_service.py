@@ -114,7 +114,7 @@ class Host:
     def assert_installed(self) -> None:
         assert self.in_force == read(self.files, DROP_IN) == "ours"
         assert self.files.current() == self.program.name
-        assert read(self.files, self.directory / "current/bin/imagecache") == f"#!{self.directory / self.program.name}\n"
+        assert read(self.files, self.files.program) == f"#!{self.directory / self.program.name}\n"
         assert read(self.files, CONFIG) == HEADING + 'store = "/x"\n'
         assert self.services.active[SERVICE] == read(self.files, UNITS / SERVICE) + self.program.name
         assert f"{self.directory}/current/bin/imagecache agent" in self.services.active[SERVICE]
