@@ -14,7 +14,10 @@ Document = dict[str, JSON]
 
 
 def image_cache() -> Document:
-    """Cluster-scoped, as a PersistentVolume is: pods of every namespace may use the images."""
+    """Cluster-scoped, as a PersistentVolume is: pods of every namespace may use the images.
+
+    Not in the category ``all``, where both published generations have it (eci-api §1.1).
+    """
     return _definition(
         group=types.GROUP,
         version="v1",
@@ -24,7 +27,6 @@ def image_cache() -> Document:
             "plural": "imagecaches",
             "singular": "imagecache",
             "shortNames": ["ic", "imc"],
-            "categories": ["all"],
         },
         columns=[
             _column("Age", "date", ".metadata.creationTimestamp"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import aiohttp
@@ -137,6 +137,7 @@ class Transport:
         else:
             other = Endpoint(scheme=url.scheme, host=host_of(url))
             trust = with_user_lists(other, frozenset(), self._config.insecure).trust
+        trust = replace(trust, authorities=(*self._config.authorities, *trust.authorities))
         if trust not in self._contexts:
             self._contexts[trust] = tls_context(trust)
         return self._contexts[trust]

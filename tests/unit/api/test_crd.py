@@ -58,9 +58,15 @@ def test_the_resource_has_both_generations_names() -> None:
         "plural": "imagecaches",
         "singular": "imagecache",
         "shortNames": ["ic", "imc"],
-        "categories": ["all"],
     }
     assert at(document, "spec", "versions", 0, "subresources") == {"status": {}}
+
+
+def test_no_kind_without_a_namespace_is_in_the_category_all() -> None:
+    """Whoever may list one namespace only would get an error, and exit code 1, of every ``kubectl get all``."""
+    for document in crd.all_documents().values():
+        assert at(document, "spec", "scope") == "Cluster"
+        assert "categories" not in at(document, "spec", "names")  # type: ignore[operator]
 
 
 def test_kubectl_shows_the_columns_of_imagecache_get() -> None:
