@@ -5,13 +5,12 @@ Objects may be older or newer than this program: a field that cannot be read cou
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from imagecache.api import assignment, times
 from imagecache.api.assignment import Cache
 from imagecache.api.ids import derived_cache_id, is_cache_id
-from imagecache.api.nodes import PRIORITY, also_unpack, direct_io
+from imagecache.api.nodes import also_unpack, direct_io, priority
 from imagecache.api.selector import Selector
 from imagecache.api.types import Phase
 from imagecache.digest import Digest
@@ -20,7 +19,6 @@ from imagecache.kube import objects
 from imagecache.kube.api import Object
 
 _SERVING = frozenset(phase.value for phase in assignment.SERVING)
-_WHOLE_NUMBER = re.compile(r"\s*[+-]?[0-9]{1,9}\s*")
 
 
 def cache_of(item: Object) -> Cache:
@@ -34,7 +32,7 @@ def cache_of(item: Object) -> Cache:
         ready=bool(bundle_id) and phase in _SERVING,
         building=_building(item, phase, bundle_id),
         selector=_selector(annotations),
-        priority=_priority(annotations.get(PRIORITY, "")),
+        priority=priority(annotations),
         created=_seconds(objects.text(item, "metadata", "creationTimestamp")),
         digests=_digests(item),
         deleting=bool(objects.text(item, "metadata", "deletionTimestamp")),
@@ -58,10 +56,6 @@ def _building(item: Object, phase: str, bundle_id: str) -> str:
     if phase == Phase.UPDATING.value and isinstance(generation, int):
         return derived_cache_id(objects.uid(item), generation)
     return ""
-
-
-def _priority(text: str) -> int:
-    return int(text) if _WHOLE_NUMBER.fullmatch(text) else 0
 
 
 def _seconds(text: str) -> float:

@@ -49,7 +49,7 @@ class Cache:
 
 def node_selector(keys: Mapping[str, str]) -> Selector:
     """The selector for nodes among an ImageCache's annotations. Raises InvalidManifest."""
-    return selector.parse(keys.get(NODE_SELECTOR, ""), known.field(NODE_SELECTOR))
+    return selector.parse(known.value(keys, NODE_SELECTOR), known.field(NODE_SELECTOR))
 
 
 def assigned(caches: Collection[Cache], labels: Mapping[str, str], resident: Collection[str]) -> dict[str, Cache]:

@@ -19,6 +19,7 @@ from imagecache.errors import InvalidManifest, InvalidReference
 from imagecache.limits import GIB
 from imagecache.oci.descriptor import Platform
 from imagecache.oci.reference import Reference
+from imagecache.written import refusal
 
 MAX_IMAGES = 20
 """As upstream (eci-api §5.5)."""
@@ -106,7 +107,7 @@ def _secrets(secrets: tuple[str, ...]) -> tuple[str, ...]:
     for index, secret in enumerate(secrets):
         if not _SECRET.fullmatch(secret):
             raise InvalidManifest(
-                f"spec.imagePullSecrets[{index}]: {secret[:120]!r} is not namespace:name",
+                refusal(f"spec.imagePullSecrets[{index}]: {secret[:120]!r} is not namespace:name", secret),
                 hint='write it as "default:my-secret"',
             )
     return tuple(dict.fromkeys(secrets))

@@ -50,7 +50,7 @@ class Metadata(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, re
 
 class Spec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, rename="camel"):
     images: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
-    """References as the user wrote them."""
+    """References as the user wrote them, trimmed (``written.trimmed``)."""
     image_pull_secrets: tuple[str, ...] = ()
     """``namespace:name``."""
     image_cache_size: int | None = None

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from imagecache.registry.credentials import credential_host
+from imagecache.written import trimmed
 
 _SCHEME = re.compile(r"^https?://", re.IGNORECASE)
 _API = re.compile(r"^v[12](?:/|$)")
@@ -30,7 +31,7 @@ class AuthKey:
 
     @classmethod
     def parse(cls, key: str) -> AuthKey:
-        rest = _SCHEME.sub("", key.strip())
+        rest = _SCHEME.sub("", trimmed(key))
         host, _, path = rest.partition("/")
         host, port = _split_port(credential_host(host))
         return cls(host=host, port=port, path=_API.sub("", path).strip("/"))

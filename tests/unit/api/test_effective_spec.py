@@ -156,3 +156,42 @@ def test_good_secrets() -> None:
         "default:secret1",
         "kube-system:a.b",
     )
+
+
+AROUND = "\u00a0{}\u200b"
+"""What a copy out of a page brings with it."""
+
+
+def test_annotations_have_nothing_around_them() -> None:
+    keys = {
+        known.SIZE: AROUND.format("30"),
+        known.OS_TYPE: AROUND.format("Linux"),
+        known.CPU_ARCH: AROUND.format("arm64"),
+        known.PLAIN_HTTP: AROUND.format("Reg.example.com:80,\u3000[::1]:5000"),
+        "imagecache.dev/node-selector": AROUND.format("pool=gpu"),
+    }
+    plain = {key: text.strip("\u00a0\u200b").replace("\u3000", "").lower() for key, text in keys.items()}
+
+    assert wanted(keys=keys) == wanted(keys=plain)
+    assert wanted(keys=keys).plain_http == {"reg.example.com:80", "[::1]:5000"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (known.SIZE, "3\u00a00"),
+        (known.CPU_ARCH, "arm\u00a064"),
+        (known.PLAIN_HTTP, "a,reg\u00a0.example"),
+        ("imagecache.dev/node-selector", "pool=\u00e4\u00a0"),
+    ],
+)
+def test_what_is_inside_an_annotation_is_named(key: str, value: str) -> None:
+    with pytest.raises(InvalidManifest, match=r"it contains U\+00(A0|E4) \("):
+        wanted(keys={key: value})
+
+
+def test_what_is_inside_a_reference_or_a_secret_is_named() -> None:
+    with pytest.raises(InvalidManifest, match=r"spec\.images\[0\]: .*: it contains U\+00A0 \(NO-BREAK SPACE\) after 'n'"):
+        effective_spec(cache("n\u00a0ginx"), architecture="amd64")
+    with pytest.raises(InvalidManifest, match=r"imagePullSecrets\[0\]: .*: it contains U\+200B \(ZERO WIDTH SPACE\)"):
+        wanted(secrets=("default:\u200bsecret1",))

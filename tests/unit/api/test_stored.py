@@ -113,3 +113,12 @@ def test_a_request_asks_for_what_is_wanted_and_the_status_shows_what_came() -> N
 def test_an_error_is_explained_with_what_to_do() -> None:
     assert building.explain(InvalidInput("no", hint="try yes", image="nginx")) == "nginx: no; try yes"
     assert building.explain(InvalidInput("no")) == "no"
+
+
+def test_what_is_around_a_name_in_a_list_of_an_object_is_not_part_of_it() -> None:
+    """The API server keeps it; what is built is compared with what is read here."""
+    spec: JSON = {"images": ["nginx:1.25 ", "\u00a0redis\u200b"], "imagePullSecrets": [" a:b\u3000"]}
+
+    found = stored(item(spec=spec)).cache.spec
+
+    assert (found.images, found.image_pull_secrets) == (("nginx:1.25", "redis"), ("a:b",))
