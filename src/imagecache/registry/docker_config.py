@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
 from imagecache.errors import InvalidSetting
-from imagecache.registry.auth_keys import best_key
+from imagecache.registry.auth_keys import most_specific_first
 from imagecache.registry.credential_helper import HELPER_TIMEOUT, CredentialHelper
-from imagecache.registry.credentials import HUB_SERVER, Credential, credential_host
+from imagecache.registry.credentials import Credential, CredentialChain, Credentials
+from imagecache.registry.keyring import Keyring
 
 _T = TypeVar("_T")
 
@@ -41,24 +42,18 @@ class DockerConfig:
     Order for a host: its own credential helper, what the file itself holds, the default credential store.
     """
 
-    def __init__(
-        self, auths: Mapping[str, Credential], helpers: Mapping[str, CredentialHelper], store: CredentialHelper | None
-    ) -> None:
-        self._auths = auths
+    def __init__(self, keyring: Keyring, helpers: Mapping[str, CredentialHelper], store: CredentialHelper | None) -> None:
+        self._keyring = keyring
         self._helpers = helpers
         self._store = store
 
-    async def credentials_for(self, host: str, repository: str) -> Credential | None:
-        server = HUB_SERVER if credential_host(host) == "docker.io" else host
-        helper = best_key(self._helpers, host, repository)
-        if helper is not None:  # it wins over auths, as in docker/cli; kubelet knows no helpers
-            found = await self._helpers[helper].get(server)
-            if found is not None:
-                return found
-        key = best_key(self._auths, host, repository)
-        if key is not None:
-            return self._auths[key]
-        return await self._store.get(server) if self._store else None
+    async def credentials_for(self, host: str, repository: str) -> Sequence[Credential]:
+        """Raises InvalidSetting when a helper has failed and nothing else has a credential."""
+        # a helper wins over auths, as in docker/cli; kubelet knows none
+        sources: list[Credentials] = [*most_specific_first(self._helpers.items(), host, repository), self._keyring]
+        if self._store is not None:
+            sources.append(self._store)
+        return await CredentialChain(sources).credentials_for(host, repository)
 
 
 def config_path(named: str, environ: Mapping[str, str], home: Path) -> Path:
@@ -85,15 +80,15 @@ def parse_docker_config(data: bytes, source: str, helper_timeout: float = HELPER
     file = _decode(data, _File, source)
     store = CredentialHelper(file.creds_store, helper_timeout) if file.creds_store else None
     helpers = {key: CredentialHelper(name, helper_timeout) for key, name in (file.cred_helpers or {}).items()}
-    return DockerConfig(_credentials(file.auths or {}, source), helpers, store)
+    return DockerConfig(_keyring(file.auths or {}, source), helpers, store)
 
 
-def parse_docker_config_json(data: bytes, source: str) -> DockerConfig:
+def parse_docker_config_json(data: bytes, source: str) -> Keyring:
     """The payload ``.dockerconfigjson`` of a Secret of type kubernetes.io/dockerconfigjson.
 
     A Secret must not start programs: helpers that it names are ignored, as kubelet does. Raises InvalidSetting.
     """
-    return DockerConfig(_credentials(_decode(data, _File, source).auths or {}, source), {}, None)
+    return _keyring(_decode(data, _File, source).auths or {}, source)
 
 
 def _decode(data: bytes, kind: type[_T], source: str) -> _T:
@@ -106,10 +101,10 @@ def _decode(data: bytes, kind: type[_T], source: str) -> _T:
         ) from None
 
 
-def _credentials(entries: Mapping[str, _Entry], source: str) -> dict[str, Credential]:
+def _keyring(entries: Mapping[str, _Entry], source: str) -> Keyring:
     """Entries that hold a secret. Empty ones only note that a credential store has it."""
     found = ((key, _credential(key, entry, source)) for key, entry in entries.items())
-    return {key: credential for key, credential in found if credential is not None}
+    return Keyring(tuple((key, credential) for key, credential in found if credential is not None))
 
 
 def _credential(key: str, entry: _Entry, source: str) -> Credential | None:
