@@ -13,6 +13,7 @@ from imagecache.oci.reference import Reference
 from imagecache.store.bundle_document import Bundle, ImageRecord, LayerRecord
 from imagecache.store.layer_name import LayerName, Space
 
+AMD64 = Platform(os="linux", architecture="amd64")
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _INDEX = "application/vnd.oci.image.index.v1+json"
 _CONFIG = "application/vnd.oci.image.config.v1+json"
@@ -47,8 +48,12 @@ class MemoryDocuments:
         index: bool = False,
         private: bool = False,
         chains: Sequence[str] = (),
+        platform: Platform = AMD64,
     ) -> ImageRecord:
-        """An image of named layers, the bottom one first; those in ``chains`` are keyed by chainID."""
+        """An image of named layers, the bottom one first; those in ``chains`` are keyed by chainID.
+
+        With an index, that says the platform.
+        """
         reference = Reference.parse(text)
         records = _layers(layers, chains)
         self.tars |= {Digest.sha256(name.encode()): name.encode() for name in layers}
@@ -56,12 +61,13 @@ class MemoryDocuments:
         blobs = [_plain(layer.blob) for layer in records]
         document = {"schemaVersion": 2, "mediaType": _MANIFEST, "config": _plain(config), "layers": blobs}
         manifest = self._add(_MANIFEST, document)
-        listed = {"schemaVersion": 2, "mediaType": _INDEX, "manifests": [_plain(manifest)]}
+        entry = {**_plain(manifest), "platform": {"os": platform.os, "architecture": platform.architecture}}
+        listed = {"schemaVersion": 2, "mediaType": _INDEX, "manifests": [entry]}
         return ImageRecord(
             reference=text,
             name=reference.name,
             repository=reference.repository,
-            platform=Platform(os="linux", architecture="amd64"),
+            platform=platform,
             index=self._add(_INDEX, listed) if index else None,
             manifest=manifest,
             config=config,
@@ -77,7 +83,8 @@ class MemoryDocuments:
 
 
 def bundle(*images: ImageRecord, number: int = 0) -> Bundle:
-    return Bundle(id=f"imc-{number:020d}", created="2025-01-01T00:00:00Z", images=images)
+    platforms = tuple(dict.fromkeys(image.platform for image in images))
+    return Bundle(id=f"imc-{number:020d}", created="2025-01-01T00:00:00Z", platforms=platforms, images=images)
 
 
 def _layers(names: Sequence[str], chains: Sequence[str]) -> list[LayerRecord]:

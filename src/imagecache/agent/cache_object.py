@@ -17,6 +17,8 @@ from imagecache.digest import Digest
 from imagecache.errors import InvalidDigest, InvalidManifest
 from imagecache.kube import objects
 from imagecache.kube.api import Object
+from imagecache.oci.descriptor import Platform
+from imagecache.oci.platform import parse_platform
 
 _SERVING = frozenset(phase.value for phase in assignment.SERVING)
 
@@ -35,6 +37,8 @@ def cache_of(item: Object) -> Cache:
         priority=priority(annotations),
         created=_seconds(objects.text(item, "metadata", "creationTimestamp")),
         digests=_digests(item),
+        platforms=_platforms(item),
+        named=_named(annotations),
         deleting=bool(objects.text(item, "metadata", "deletionTimestamp")),
         also_unpack=also_unpack(annotations),
         direct_io=direct_io(annotations),
@@ -75,3 +79,16 @@ def _digests(item: Object) -> dict[str, Digest]:
         except InvalidDigest:
             continue
     return found
+
+
+def _platforms(item: Object) -> tuple[Platform, ...]:
+    images = objects.at(item, "status", "images")
+    found = (parse_platform(objects.text(image, "platform")) for image in (images if isinstance(images, list) else ()))
+    return tuple(dict.fromkeys(filter(None, found)))
+
+
+def _named(keys: Mapping[str, str]) -> tuple[Platform, ...]:
+    try:
+        return assignment.named_platforms(keys)
+    except InvalidManifest:  # the controller reports it on the ImageCache
+        return ()

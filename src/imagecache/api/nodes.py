@@ -16,6 +16,8 @@ import msgspec
 
 from imagecache.api import annotations as known
 from imagecache.api.types import Condition
+from imagecache.oci.descriptor import Platform
+from imagecache.oci.platform import normalise
 from imagecache.written import listed, refusal, trimmed
 
 GROUP = "imagecache.dev"
@@ -30,6 +32,8 @@ ALSO_UNPACK = f"{GROUP}/also-unpack"
 """Annotation of an ImageCache: as the setting ``also_unpack``, which it replaces for this cache."""
 DIRECT_IO = f"{GROUP}/direct-io"
 """Annotation of an ImageCache: ``true``: nodes mount its layers so that containers can read with O_DIRECT."""
+OS_LABEL, ARCHITECTURE_LABEL = "kubernetes.io/os", "kubernetes.io/arch"
+"""Labels of a Node, which kubelet sets (k8s.io/api, well-known labels)."""
 _OURS = frozenset({NODE_SELECTOR, PRIORITY, ALSO_UNPACK, DIRECT_IO})
 FINALIZER = f"{GROUP}/bundle"
 """On every ImageCache: the controller deletes the bundle before the object disappears."""
@@ -96,6 +100,8 @@ class NodeView:
     labels: Mapping[str, str] | None
     """None: a host without Kubernetes, which has what it was told to have by name, whatever a selector says."""
     status: NodeStatus
+    platform: Platform | None = None
+    """None: not known."""
 
 
 def notes(annotations: Mapping[str, str]) -> tuple[str, ...]:
@@ -156,3 +162,13 @@ def parse_status(value: object) -> NodeStatus:
         return msgspec.convert(value, NodeStatus)
     except msgspec.ValidationError:  # written by an agent of another version: it counts as not ready
         return NodeStatus()
+
+
+def platform_of(node_info: object, labels: Mapping[str, str]) -> Platform | None:
+    """Of a Node: by its ``status.nodeInfo``, else by its labels; None when neither says it."""
+    found = node_info if isinstance(node_info, dict) else {}
+    system = found.get("operatingSystem") or labels.get(OS_LABEL)
+    architecture = found.get("architecture") or labels.get(ARCHITECTURE_LABEL)
+    if not isinstance(system, str) or not isinstance(architecture, str):
+        return None
+    return normalise(Platform(os=system, architecture=architecture)) if system and architecture else None

@@ -106,10 +106,12 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class StatusImage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a reference resolved to."""
+    """What a reference resolved to, for one platform."""
 
     image: str
     """As written in the spec."""
+    platform: str = ""
+    """Of the nodes that it is for: ``linux/amd64``."""
     digest: str
     """Of the index or manifest that the reference named at build time."""
     size: int = 0

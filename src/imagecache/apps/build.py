@@ -61,7 +61,8 @@ async def build_bundle(
         return await builder.build(
             request.bundle_id,
             request.images,
-            platform=request.platform,
+            platforms=request.platforms,
+            complete=request.complete,
             size_limit=request.size_limit,
             source=source,
             emit=emit,

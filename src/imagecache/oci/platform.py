@@ -84,6 +84,12 @@ def matches(wanted: Platform, offered: Platform) -> bool:
     return _rank(runs_on(wanted), offered) is not None
 
 
+def same_machine(one: Platform, other: Platform) -> bool:
+    """Whether they are the same os and architecture, whatever the variant: nodes do not report theirs."""
+    first, second = normalise(one), normalise(other)
+    return (first.os, first.architecture) == (second.os, second.architecture)
+
+
 def select(index: Index, wanted: Platform) -> Descriptor:
     """The entry of an index that containerd would take on this platform.
 
@@ -157,3 +163,11 @@ def _arm64(variant: str) -> list[tuple[str, str]]:
 
 def _minors(major: str, highest: int) -> list[tuple[str, str]]:
     return [("arm64", f"{major}.{minor}" if minor else major) for minor in range(highest, -1, -1)]
+
+
+def parse_platform(text: str) -> Platform | None:
+    """``os/architecture[/variant]``, as ``str`` writes it; None for anything else."""
+    parts = text.split("/")
+    if not 2 <= len(parts) <= 3 or not all(parts):
+        return None
+    return normalise(Platform(os=parts[0], architecture=parts[1], variant="".join(parts[2:])))
