@@ -64,7 +64,8 @@ async def build(store: Store, image: Image) -> ImageRecord:
         document = await builder.build(
             f"imc-{uuid4().hex[:20]}",
             [reference],
-            platform=Platform(os="linux", architecture=host_architecture()),
+            platforms=(Platform(os="linux", architecture=host_architecture()),),
+            complete=True,
             size_limit=TIB,
             source=LayoutSource({reference: image}),
             emit=lambda _event: None,

@@ -25,7 +25,7 @@ async def begun(bench: Bench, bundle_id: str = A) -> PartialLayer:
     document = await bench.origin.build(bundle_id, BASE)
     making = PartialLayer(bench.remote, document.images[0].layers[0])
     making.grow(300_000)
-    bench.remote.builds[bundle_id] = (making.name,)
+    bench.remote.builds[bundle_id, "amd64"] = (making.name,)
     return making
 
 
@@ -78,7 +78,7 @@ async def test_layers_of_a_build_that_failed_are_removed(bench: Bench) -> None:
 async def test_a_node_prefetches_its_own_builds_only(bench: Bench) -> None:
     mine, others = await begun(bench, A), await bench.origin.build(B, tar_of({"b": b"b"}), name="tool:2")
     elsewhere = others.images[0].layers[0].name
-    bench.remote.builds[B] = (elsewhere,)
+    bench.remote.builds[B, "amd64"] = (elsewhere,)
     bench.caches.put(building("a", A), replace(building("b", B), selector=selector.parse("pool=cpu", "")))
     bench.start()
 

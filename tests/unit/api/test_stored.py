@@ -47,7 +47,7 @@ def test_an_object_has_what_the_server_set() -> None:
     assert metadata.finalizers == ("imagecache.dev/bundle",)
     assert found.cache.status is not None
     assert (found.cache.status.phase, found.cache.status.progress) == (Phase.CREATING, "5%")
-    wanted = effective_spec(found.cache, architecture="amd64")
+    wanted = effective_spec(found.cache, architectures=("amd64",))
     assert wanted.nodes == selector.parse("pool=gpu", "")
 
 
@@ -99,14 +99,15 @@ def test_a_secret_that_is_none_is_refused_by_name(document: JSON) -> None:
 
 def test_a_request_asks_for_what_is_wanted_and_the_status_shows_what_came() -> None:
     cache = stored(item(spec={"images": ["nginx:1.25"], "imagePullSecrets": ["a:b"]})).cache
-    request = building.request("imc-1", effective_spec(cache, architecture="arm64"))
+    request = building.request("imc-1", effective_spec(cache, architectures=("arm64",)))
     assert (request.bundle_id, request.images, request.pull_secrets) == ("imc-1", ("nginx:1.25",), ("a:b",))
-    assert str(request.platform) == "linux/arm64"
+    assert (list(map(str, request.platforms)), request.complete) == (["linux/arm64"], False)
 
-    document = Bundle(id="imc-1", created="", images=(image_record("nginx:1.25", ("base", "nginx")),))
+    image = image_record("nginx:1.25", ("base", "nginx"))
+    document = Bundle(id="imc-1", created="", platforms=(image.platform,), images=(image,))
     status = building.ready(phases.begin("imc-1", 1, NOW), 1, NOW, document, None)
     assert (status.phase, status.size) == (Phase.READY, 4000)
-    assert [(image.image, image.size) for image in status.images] == [("nginx:1.25", 2000)]
+    assert [(image.image, image.platform, image.size) for image in status.images] == [("nginx:1.25", "linux/amd64", 2000)]
     assert building.summary(document) == "Image cache is ready: 1 image, 2 layers, 3.9KiB"
 
 
