@@ -387,7 +387,10 @@ async def test_a_tag_that_moves_meanwhile_gives_one_index(builds: Builds) -> Non
             self.add("app:1", memory_index([memory_image([tar("etc/", "etc/new")], platform=ARM64)]))
             return found
 
-    document = await builds.build(Moving({"app:1": for_both()}), "app:1", platforms=(AMD64, ARM64))
+    image = for_both()
+    images = Moving({"app:1": image, "app:old": image})
+
+    document = await builds.build(images, "app:1", platforms=(AMD64, ARM64))
 
     assert len({image.target.digest for image in document.images}) == 1
 
