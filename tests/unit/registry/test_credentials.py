@@ -56,6 +56,8 @@ def config_of(auths: dict[str, object], source: str = "secret default/pull") -> 
         ("registry.example.com/team/", "registry.example.com", "team", True),
         ("registry.example.com/team", "registry.example.com", "team-b/app", False),
         ("registry.example.com/team", "registry.example.com", "other/team", False),
+        ("r.example.com:8083/repository/internal", "r.example.com:8083", "repository/internal/app", True),
+        ("r.example.com:8083/repository/internal", "r.example.com:8083", "repository/app", False),
         ("https://index.docker.io/v1/", "docker.io", "library/nginx", True),
         ("docker.io", "docker.io", "library/nginx", True),
         ("registry-1.docker.io", "docker.io", "library/nginx", True),
