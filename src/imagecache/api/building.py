@@ -96,12 +96,19 @@ def _status_image(image: ImageRecord) -> StatusImage:
 
 
 def is_asked_for(document: Bundle, spec: EffectiveSpec) -> bool:
-    """Whether a bundle is what the spec asks for.
+    """Whether a bundle is what the spec asks for."""
+    made = tuple(dict.fromkeys(image.reference for image in document.images))
+    return made == spec.images and not other_platforms(document, spec)
 
-    Platforms that the document does not name may be more than are wanted now: nodes come and go, and what was built for
-    them is no reason to build again.
+
+def other_platforms(document: Bundle, spec: EffectiveSpec) -> str:
+    """How the platforms of a bundle differ from those that the spec asks for, for people; empty: they do not.
+
+    Where the document names none, a bundle may have been built for more than are wanted now: nodes come and go, and
+    what was built for them is no reason to build again.
     """
-    if tuple(dict.fromkeys(image.reference for image in document.images)) != spec.images:
-        return False
-    had, wanted = frozenset(document.platforms), frozenset(spec.platforms)
-    return had == wanted if spec.names_architecture else had >= wanted
+    had, wanted = set(document.platforms), set(spec.platforms)
+    if had == wanted or (had > wanted and not spec.names_architecture):
+        return ""
+    asked, built = (", ".join(sorted(map(str, each))) for each in (wanted, had))
+    return f"{asked} is asked for, the bundle was built for {built}"

@@ -8,11 +8,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import AsyncGenerator, Sequence
 
+import msgspec
+
 from imagecache.builder.image_source import ImageSource
 from imagecache.builder.resolve import ResolvedImage, resolve
 from imagecache.errors import NoMatchingPlatform
 from imagecache.limits import Limits
 from imagecache.oci.descriptor import Descriptor, Platform
+from imagecache.oci.platform import matches
 from imagecache.oci.reference import Reference
 from imagecache.oci.resolved import Resolved
 
@@ -38,7 +41,20 @@ async def resolve_platforms(
             found.append(dataclasses.replace(image, platform=platform))
     if lacking is not None and not found:
         raise lacking
-    return found
+    fitting = [image for image in found if not _says_another(image)]
+    return found if complete else fitting or found
+
+
+def _says_another(image: ResolvedImage) -> bool:
+    """A manifest that no index lists can be used for any platform; its config says which one it was made for."""
+    *listed, (_descriptor, config) = image.documents
+    if len(listed) > 1:
+        return False
+    try:
+        stated = msgspec.json.decode(config, type=Platform)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False  # one of its optional fields is odd, so it says nothing
+    return bool(stated.architecture) and not matches(image.platform, stated)
 
 
 class _LookedUpOnce:

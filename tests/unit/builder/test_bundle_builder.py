@@ -345,7 +345,7 @@ async def test_what_a_node_has_of_a_bundle(builds: Builds) -> None:
 
 
 async def test_a_platform_that_is_promised_must_be_there(builds: Builds) -> None:
-    images = source(app=for_both(), old=memory_image([BASE]))
+    images = source(app=for_both(), old=memory_index([memory_image([BASE])]))
 
     with pytest.raises(NoMatchingPlatform, match=r"not available for linux/arm64, only for linux/amd64") as caught:
         await builds.build(images, "app:1", "old:1", platforms=(AMD64, ARM64))
@@ -354,7 +354,8 @@ async def test_a_platform_that_is_promised_must_be_there(builds: Builds) -> None
 
 
 async def test_otherwise_an_image_is_built_for_what_it_has(builds: Builds) -> None:
-    images = source(app=for_both(), old=memory_image([BASE]), new=memory_image([BASE], platform=ARM64))
+    new = memory_index([memory_image([BASE], platform=ARM64)])
+    images = source(app=for_both(), old=memory_image([BASE]), new=new)
 
     document = await builds.build(images, "app:1", "old:1", "new:1", platforms=(AMD64, ARM64), complete=False)
 
@@ -363,7 +364,8 @@ async def test_otherwise_an_image_is_built_for_what_it_has(builds: Builds) -> No
 
 
 async def test_an_image_that_has_none_of_them(builds: Builds) -> None:
-    images = source(app=for_both(), big=memory_image([BASE], platform=Platform(os="linux", architecture="s390x")))
+    big = memory_image([BASE], platform=Platform(os="linux", architecture="s390x"))
+    images = source(app=for_both(), big=memory_index([big]))
 
     with pytest.raises(NoMatchingPlatform, match="only for linux/s390x") as caught:
         await builds.build(images, "app:1", "big:1", platforms=(AMD64, ARM64), complete=False)
