@@ -129,10 +129,13 @@ class Authorizer:
 
         After a 404 or a 429 it is not certain that a credential is the remedy: then a failure changes nothing.
         """
-        if self._known is None:
-            host = credential_host(self._tokens.endpoint.host)
-            self._known = await self._credentials.credentials_for(host, self._tokens.repository)
-        for credential in self._known:
+        try:
+            known = await self._credentials_known()
+        except ImageCacheError:  # a helper program that fails
+            if certain:
+                raise
+            return False
+        for credential in known:
             if credential in tried:
                 continue
             token: Token | None = None
@@ -149,3 +152,9 @@ class Authorizer:
                 return True
             tried.append(credential)
         return False
+
+    async def _credentials_known(self) -> Sequence[Credential]:
+        if self._known is None:
+            host = credential_host(self._tokens.endpoint.host)
+            self._known = await self._credentials.credentials_for(host, self._tokens.repository)
+        return self._known

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from imagecache.errors import (
     AccessDenied,
     ImageCacheError,
     ImageNotFound,
+    InvalidSetting,
     ProtocolViolation,
     RegistryUnavailable,
     Unauthenticated,
@@ -453,6 +454,26 @@ async def test_an_absent_image_is_looked_for_with_every_credential_once(
     assert len(registry.seen) == before + 2
     assert "tried: secret default/pull, secret default:bob" in caught.value.hint
     assert (await client.resolve(reference)).private, "and what is there is still there"
+
+
+class Broken:
+    async def credentials_for(self, host: str, repository: str) -> Sequence[Credential]:
+        raise InvalidSetting(f"no helper for {host}/{repository}")
+
+
+async def test_a_helper_that_fails_is_the_error_only_when_a_credential_is_needed(
+    connect: Connect, registry: FakeRegistry, reference: Reference
+) -> None:
+    registry.auth = "bearer"
+    registry.public.add("team/app")
+    client = await connect(Broken())
+
+    with pytest.raises(ImageNotFound, match="absent"):
+        await client.resolve(Reference.parse(f"{registry.address}/team/app:absent"))
+    registry.public.clear()
+    registry.tokens.clear()
+    with pytest.raises(InvalidSetting, match="no helper"):
+        await client.resolve(reference)
 
 
 async def test_a_limit_of_one_user_is_waited_for(
