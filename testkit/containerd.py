@@ -139,8 +139,7 @@ class MemoryContainerd:
     def _image_id(self, space: _Namespace, image: StoredImage) -> str:
         """Digest of its config for the platform of this containerd; empty when it has none, as CRI sees it."""
         document = _document(space, image.target)
-        entries = document.get("manifests")
-        if isinstance(entries, list):
+        while isinstance(entries := document.get("manifests"), list):
             own = [entry for entry in entries if self._is_own(entry.get("platform"))]
             document = _document(space, own[0]["digest"]) if own else {}
         config = document.get("config")
