@@ -90,12 +90,7 @@ class BundleBuilder:
                 )
                 progress.plan(_layer_plan(layers, group) for group in groups)
                 await self._make(images, groups, layers, progress, emit)
-                document = Bundle(
-                    id=bundle_id,
-                    created=self._clock.now().strftime("%Y-%m-%dT%H:%M:%SZ"),
-                    platforms=tuple(platforms),
-                    images=tuple(_image_record(image, layers) for image in images),
-                )
+                document = self._document(bundle_id, platforms, images, layers)
                 await asyncio.to_thread(self._commit, document, images)
                 return document
 
@@ -149,6 +144,16 @@ class BundleBuilder:
             emit(ImageReady(reference, progress.done, progress.total))
 
         await run_all(*map(one, groups), *(watch(*each) for each in _by_reference(images).items()))
+
+    def _document(
+        self, bundle_id: str, platforms: Sequence[Platform], images: Sequence[ResolvedImage], layers: LayerBuilder
+    ) -> Bundle:
+        return Bundle(
+            id=bundle_id,
+            created=self._clock.now().strftime("%Y-%m-%dT%H:%M:%SZ"),
+            platforms=tuple(platforms),
+            images=tuple(_image_record(image, layers) for image in images),
+        )
 
     def _commit(self, document: Bundle, images: Sequence[ResolvedImage]) -> None:
         """Documents first, the bundle last: once it is visible, everything that it names exists."""

@@ -62,6 +62,12 @@ def normalise(platform: Platform) -> Platform:
     )
 
 
+def same_machine(one: Platform, other: Platform) -> bool:
+    """Whether they are the same os and architecture, whatever the variant: nodes do not report theirs."""
+    first, second = normalise(one), normalise(other)
+    return (first.os, first.architecture) == (second.os, second.architecture)
+
+
 def runs_on(platform: Platform) -> tuple[Platform, ...]:
     """The platforms that a machine of this platform can run, best first."""
     wanted = normalise(platform)
@@ -82,12 +88,6 @@ def runs_on(platform: Platform) -> tuple[Platform, ...]:
 def matches(wanted: Platform, offered: Platform) -> bool:
     """Whether a machine of platform ``wanted`` can run an image for ``offered``."""
     return _rank(runs_on(wanted), offered) is not None
-
-
-def same_machine(one: Platform, other: Platform) -> bool:
-    """Whether they are the same os and architecture, whatever the variant: nodes do not report theirs."""
-    first, second = normalise(one), normalise(other)
-    return (first.os, first.architecture) == (second.os, second.architecture)
 
 
 def select(index: Index, wanted: Platform) -> Descriptor:

@@ -35,7 +35,7 @@ class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ImageRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One image of a bundle."""
+    """One image of a bundle, for the nodes of one platform: the image may be for another one that these can run."""
 
     reference: str
     """As the user wrote it."""
@@ -44,7 +44,6 @@ class ImageRecord(msgspec.Struct, frozen=True, kw_only=True):
     repository: str
     """``docker.io/library/nginx``."""
     platform: Platform
-    """Of the nodes that it is for; the image may be for another one that these can run."""
     index: Descriptor | None = None
     """When the reference resolves to an index."""
     manifest: Descriptor

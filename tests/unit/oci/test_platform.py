@@ -11,7 +11,7 @@ from imagecache.errors import NoMatchingPlatform
 from imagecache.oci import mediatypes
 from imagecache.oci.descriptor import Descriptor, Platform
 from imagecache.oci.manifest import Index
-from imagecache.oci.platform import matches, normalise, parse_platform, runs_on, same_machine, select
+from imagecache.oci.platform import matches, normalise, runs_on, select
 
 
 def parsed(text: str) -> Platform:
@@ -152,27 +152,3 @@ def test_os_features_must_be_there() -> None:
 def test_matches() -> None:
     assert matches(parsed("linux/arm64"), Platform(os="linux", architecture="arm", variant="v7"))
     assert not matches(parsed("linux/arm/v6"), Platform(os="linux", architecture="arm", variant="v7"))
-
-
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ("linux/amd64", "linux/amd64"),
-        ("linux/arm/v6", "linux/arm/v6"),
-        ("linux/x86_64", "linux/amd64"),
-        ("", None),
-        ("linux", None),
-        ("linux/", None),
-        ("linux/arm/v6/x", None),
-    ],
-)
-def test_platforms_as_they_are_written(text: str, found: str | None) -> None:
-    platform = parse_platform(text)
-    assert (str(platform) if platform else None) == found
-
-
-def test_a_machine_is_an_os_and_an_architecture() -> None:
-    assert same_machine(parsed("linux/arm/v6"), parsed("linux/arm"))
-    assert same_machine(parsed("linux/x86_64"), parsed("linux/amd64/v3"))
-    assert not same_machine(parsed("linux/arm64"), parsed("linux/arm"))
-    assert not same_machine(parsed("linux/amd64"), parsed("windows/amd64"))
