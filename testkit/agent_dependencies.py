@@ -192,6 +192,8 @@ class FakeRuntime:
     """Pulled ones, likewise."""
     used: set[str] = field(default_factory=set)
     """Ids of containers' images."""
+    lost: frozenset[str] = frozenset()
+    """Names that it does not have after a pull."""
     pulls: list[str] = field(default_factory=list)
     running: bool = True
 
@@ -200,7 +202,8 @@ class FakeRuntime:
         self.pulls.append(name)
         if name not in self.registry:
             raise PullFailed(f"failed to resolve {name}: not found", image=name)
-        self.images[name] = self.registry[name]
+        if name not in self.lost:
+            self.images[name] = self.registry[name]
 
     async def image(self, name: str) -> RuntimeImage | None:
         self._check()

@@ -13,6 +13,7 @@ from imagecache.oci.reference import Reference
 from imagecache.store.bundle_document import Bundle, ImageRecord, LayerRecord
 from imagecache.store.layer_name import LayerName, Space
 
+AMD64 = Platform(os="linux", architecture="amd64")
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _INDEX = "application/vnd.oci.image.index.v1+json"
 _CONFIG = "application/vnd.oci.image.config.v1+json"
@@ -47,10 +48,11 @@ class MemoryDocuments:
         index: int = 0,
         private: bool = False,
         chains: Sequence[str] = (),
+        platform: Platform = AMD64,
     ) -> ImageRecord:
         """An image of named layers, the bottom one first; those in ``chains`` are keyed by chainID.
 
-        ``index``: so many indexes are above it, each inside the one before.
+        ``index``: so many indexes are above it, each inside the one before; they say the platform.
         """
         reference = Reference.parse(text)
         records = _layers(layers, chains)
@@ -62,13 +64,14 @@ class MemoryDocuments:
         indexes: list[Descriptor] = []
         for _ in range(index):
             below = (indexes or [manifest])[0]
-            listed = {"schemaVersion": 2, "mediaType": _INDEX, "manifests": [_plain(below)]}
+            entry = {**_plain(below), "platform": {"os": platform.os, "architecture": platform.architecture}}
+            listed = {"schemaVersion": 2, "mediaType": _INDEX, "manifests": [entry]}
             indexes.insert(0, self._add(_INDEX, listed))
         return ImageRecord(
             reference=text,
             name=reference.name,
             repository=reference.repository,
-            platform=Platform(os="linux", architecture="amd64"),
+            platform=platform,
             indexes=tuple(indexes),
             manifest=manifest,
             config=config,
@@ -84,7 +87,8 @@ class MemoryDocuments:
 
 
 def bundle(*images: ImageRecord, number: int = 0) -> Bundle:
-    return Bundle(id=f"imc-{number:020d}", created="2025-01-01T00:00:00Z", images=images)
+    platforms = tuple(dict.fromkeys(image.platform for image in images))
+    return Bundle(id=f"imc-{number:020d}", created="2025-01-01T00:00:00Z", platforms=platforms, images=images)
 
 
 def _layers(names: Sequence[str], chains: Sequence[str]) -> list[LayerRecord]:

@@ -120,6 +120,8 @@ class FakeBuilder:
     images: Mapping[str, Sequence[str]] = field(default_factory=lambda: IMAGES)
     private: frozenset[str] = frozenset()
     """Those of them that needed a credential."""
+    lacking: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Those of them that an architecture does not have."""
     guarded: frozenset[str] = frozenset()
     """Those of them that are refused without a secret whose payload has the word ``good``."""
     failure: ImageCacheError | None = None
@@ -151,16 +153,20 @@ class FakeBuilder:
         records = [
             msgspec.structs.replace(
                 image_record(image, self._layers(image, credentials)),
-                platform=request.platform,
+                platform=platform,
                 private=image in self.private | self.guarded,
             )
             for image in request.images
+            for platform in request.platforms
+            if request.complete or image not in self.lacking.get(platform.architecture, ())
         ]
         for record in records:
             size = LAYER_SIZE * len(record.layers)
             emit(ImageResolved(record.reference, record.target.digest, len(record.layers), size))
         await self._convert(records, emit)
-        document = Bundle(id=request.bundle_id, created="2024-05-01T12:00:00Z", images=tuple(records))
+        document = Bundle(
+            id=request.bundle_id, created="2024-05-01T12:00:00Z", platforms=request.platforms, images=tuple(records)
+        )
         self.store.documents[document.id] = document
 
     def _layers(self, image: str, credentials: Sequence[PullSecret]) -> Sequence[str]:

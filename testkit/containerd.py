@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import secrets
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from imagecache.containerd.api import (
     ContainerRecord,
@@ -24,7 +27,8 @@ from imagecache.containerd.api import (
 )
 from imagecache.digest import Digest
 from imagecache.errors import ContainerdMisconfigured, ContainerdUnavailable, NotFound, SnapshotNotFound
-from imagecache.oci.descriptor import Descriptor
+from imagecache.oci.descriptor import Descriptor, Platform
+from imagecache.oci.platform import same_machine
 
 _REF = "containerd.io/snapshot.ref"
 _ROOT = "containerd.io/gc.root"
@@ -64,6 +68,9 @@ class MemoryContainerd:
         """Whether it is another runtime, which knows CRI alone."""
         self.misapplies = False
         """Whether it unpacks something else than it was asked to."""
+        self.platform = Platform(os="linux", architecture="amd64")
+        self.answers: deque[Mapping[str, str]] = deque()
+        """What CRI answers about images before it says what is true."""
         self.spaces: dict[str, _Namespace] = {}
         self.extra_plugins: list[Plugin] = []
         self.starts: asyncio.Queue[TaskStarted | None] = asyncio.Queue()
@@ -91,6 +98,16 @@ class MemoryContainerd:
         self.check()
         return dict(self.handlers) if self.cri else {}
 
+    async def cri_images(self, names: Collection[str]) -> Mapping[str, str] | None:
+        self.check()
+        if not self.cri:
+            return None
+        if self.answers:
+            return self.answers.popleft()
+        space = self.spaces.get("k8s.io", _Namespace())
+        ids = {name: self._image_id(space, space.images[name]) for name in names if name in space.images}
+        return {name: image_id for name, image_id in ids.items() if image_id}
+
     async def image_filesystem(self) -> str:
         self.check()
         return "/fake/io.containerd.snapshotter.v1.overlayfs"
@@ -113,11 +130,25 @@ class MemoryContainerd:
     def handle_image_event(self, space: _Namespace, name: str) -> None:
         """CRI marks a record that is not marked, after making one named by the image's id."""
         image = space.images.get(name)
-        if image is None or image.labels.get("io.cri-containerd.image") == "managed":
+        if image is None or image.labels.get("io.cri-containerd.image") == "managed" or not self._image_id(space, image):
             return
         marked = {**image.labels, "io.cri-containerd.image": "managed"}
         space.images[name] = replace(image, labels=marked)
 
+
+    def _image_id(self, space: _Namespace, image: StoredImage) -> str:
+        """Digest of its config for the platform of this containerd; empty when it has none, as CRI sees it."""
+        document = _document(space, image.target)
+        while isinstance(entries := document.get("manifests"), list):
+            own = [entry for entry in entries if self._is_own(entry.get("platform"))]
+            document = _document(space, own[0]["digest"]) if own else {}
+        config = document.get("config")
+        return str(config["digest"]) if isinstance(config, dict) and config["digest"] in space.content else ""
+
+    def _is_own(self, platform: Mapping[str, str] | None) -> bool:
+        if platform is None:
+            return True
+        return same_machine(self.platform, Platform(os=platform["os"], architecture=platform["architecture"]))
 
 class MemorySession:
     def __init__(
@@ -330,6 +361,16 @@ class _Snapshots:
     def _hold(self, place: tuple[str, str]) -> None:
         if self._lease is not None:
             self._lease.add(place)
+
+
+def _document(space: _Namespace, digest: str) -> dict[str, Any]:
+    """An index or manifest of the content store; empty when it is not there, or is none."""
+    body = space.bodies.get(Digest(digest), b"")
+    try:
+        document = json.loads(body)
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def _collect(space: _Namespace) -> None:

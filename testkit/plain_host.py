@@ -6,6 +6,7 @@ from imagecache.clock import Clock
 from imagecache.kube.files import FileKube
 from imagecache.kube.object_files import ObjectFiles
 from imagecache.kube.secret_directory import SecretDirectory
+from imagecache.oci.descriptor import Platform
 from imagecache.plain_host.node import HostNode
 from imagecache.plain_host.verbs import HostDependencies, PlainHost
 from imagecache.settings.table import Settings
@@ -36,7 +37,7 @@ class FakeHost:
             kube=FileKube(files, SecretDirectory(settings.secrets), clock),
             store=self.store,
             builder=lambda: self.builder,
-            node=HostNode(paths.nodes, lambda: self.attacher),
+            node=HostNode(paths.nodes, lambda: self.attacher, Platform(os="linux", architecture="amd64")),
             clock=clock,
             architecture="amd64",
             interval=0.0,

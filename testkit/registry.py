@@ -11,7 +11,7 @@ import base64
 import gzip
 import json
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -115,14 +115,15 @@ class FakeTime:
 
 @dataclass
 class FixedCredentials:
-    """Credentials by host; records the lookups."""
+    """Credentials by host, one or several; records the lookups."""
 
-    known: Mapping[str, Credential]
+    known: Mapping[str, Credential | Sequence[Credential]]
     asked: list[tuple[str, str]] = field(default_factory=list)
 
-    async def credentials_for(self, host: str, repository: str) -> Credential | None:
+    async def credentials_for(self, host: str, repository: str) -> Sequence[Credential]:
         self.asked.append((host, repository))
-        return self.known.get(host)
+        found = self.known.get(host, ())
+        return (found,) if isinstance(found, Credential) else found
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +180,10 @@ class FakeRegistry:
         self.users = dict(users or {})
         self.public: set[str] = set()
         """Repositories that an anonymous token opens."""
+        self.rights: dict[str, set[str]] = {}
+        """Repositories of a user who may not read all."""
+        self.denial = 403
+        """The answer to a user (basic) without the right; 404: as if the repository did not exist."""
         self.identity_tokens: set[str] = set()
         self.realm = ""
         """Empty: our own token endpoint."""
@@ -323,26 +328,35 @@ class FakeRegistry:
     def _check(self, request: web.Request) -> web.Response | None:
         repository = request.match_info["repository"]
         sent = request.headers.get("Authorization", "")
-        if self.auth == "basic" and not self._user(sent):
+        user = self._user(sent)
+        if self.auth == "basic" and not user:
             return self._error(401, "UNAUTHORIZED", request, {"WWW-Authenticate": 'Basic realm="test"'})
+        if self.auth == "basic" and not self._may_read(user, repository):
+            return self._error(self.denial, "DENIED", request)
         if self.auth == "bearer" and self.tokens.get(sent.removeprefix("Bearer ")) != repository:
             realm = self.realm or f"{self.url}/token"
             challenge = f'Bearer realm="{realm}",service="fake",scope="repository:{repository}:pull"'
             return self._error(401, "UNAUTHORIZED", request, {"WWW-Authenticate": challenge})
         return None
 
-    def _user(self, authorization: str) -> bool:
+    def _user(self, authorization: str) -> str:
+        """Empty: not one of ours, or a wrong password."""
         scheme, _, encoded = authorization.partition(" ")
         user, _, password = base64.b64decode(encoded).decode().partition(":") if scheme == "Basic" else ("", "", "")
-        return user in self.users and self.users[user] == password
+        return user if user in self.users and self.users[user] == password else ""
+
+    def _may_read(self, user: str, repository: str) -> bool:
+        return user not in self.rights or repository in self.rights[user]
 
     async def _get_token(self, request: web.Request) -> web.Response:
         await self._remember(request)
         sent = request.headers.get("Authorization", "")
         repository = request.query.get("scope", "").split(":")[1]
-        if sent and not self._user(sent):
+        user = self._user(sent)
+        if sent and not user:
             return self._error(401, "UNAUTHORIZED", request)
-        return self._grant(request, repository, opens=bool(sent) or repository in self.public)
+        opens = repository in self.public or (bool(user) and self._may_read(user, repository))
+        return self._grant(request, repository, opens=opens)
 
     async def _post_token(self, request: web.Request) -> web.Response:
         await self._remember(request)

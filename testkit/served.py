@@ -46,8 +46,8 @@ class MemoryRemoteStore:
     on_piece: Callable[[LayerName, int], ImageCacheError | None] = lambda _name, _offset: None
     """Called before each piece. An error that it returns is raised."""
 
-    builds: dict[str, tuple[LayerName, ...]] = field(default_factory=dict)
-    """Layer images that running builds may make, by bundle id."""
+    builds: dict[tuple[str, str], tuple[LayerName, ...]] = field(default_factory=dict)
+    """Layer images that running builds may make, by bundle id and architecture."""
     unfinished: dict[LayerName, bytes] = field(default_factory=dict)
     """Partial layers, as far as they are written."""
 
@@ -90,9 +90,9 @@ class MemoryRemoteStore:
             self.fetched[name] += len(piece)
             await asyncio.sleep(0)
 
-    async def building(self, bundle_id: str) -> tuple[LayerName, ...]:
+    async def building(self, bundle_id: str, architecture: str) -> tuple[LayerName, ...]:
         self._answer()
-        return self.builds.get(bundle_id, ())
+        return self.builds.get((bundle_id, architecture), ())
 
     async def partial(self, name: LayerName, offset: int, target: memoryview) -> PartialRead:
         await asyncio.sleep(0.001)

@@ -118,7 +118,7 @@ def bundle_document(
         config=_described(OCI_CONFIG, config),
         layers=layers,
     )
-    return Bundle(id=bundle_id, created="2025-01-01T00:00:00Z", images=(image,))
+    return Bundle(id=bundle_id, created="2025-01-01T00:00:00Z", platforms=(image.platform,), images=(image,))
 
 
 def _described(media_type: str, content: bytes) -> Descriptor:

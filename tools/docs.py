@@ -63,8 +63,9 @@ JSON_EVENTS = (
     ("ready", "`name`, `cacheId`", "the cache is Ready"),
     (
         "attached",
-        "`images`, `withheld`, `unpackedInto`, `leftOut`",
-        "names in containerd, private images; other snapshotters that have them, handlers that cannot start them",
+        "`images`, `withheld`, `missed`, `foreign`, `unpackedInto`, `leftOut`",
+        "names in containerd, private images, those that native mode cannot serve, those for other platforms; other "
+        "snapshotters that have them, handlers that cannot start them",
     ),
     ("error", "`reason`, `message`, `hint`, `image`, `nextStep`, `exitCode`", "why it failed; always the last"),
 )

@@ -28,7 +28,8 @@ Commands are in [cli.md](cli.md), settings in [settings.md](settings.md), the va
 ECI_ANNOTATIONS = {
     known.RETENTION_DAYS: "As `spec.retentionDays`, which wins; 0 also means: never.",
     known.SIZE: "GiB that the images may take; `spec.imageCacheSize` wins.",
-    known.CPU_ARCH: "`amd64` or `arm64`. Without it: the architecture of the controller, or of the host.",
+    known.CPU_ARCH: "`amd64`, `arm64`, or both with a comma: every image must have them. Without it: the architectures "
+    "of the cluster's nodes that an image has; on a plain host the host's. A node takes what is for its own.",
     known.OS_TYPE: "`linux`. `windows` is refused.",
     known.PLAIN_HTTP: "Registries reached over plain HTTP: `host[:port]`, comma-separated; not needed on loopback.",
     known.INSECURE: "Registries whose certificate is not verified, in the same form.",

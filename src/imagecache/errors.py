@@ -46,7 +46,8 @@ functions (those are TypeError and ValueError, as everywhere in Python).
     │   ├─ ServiceManagerMissing fix_environment exit 65
     │   ├─ HostServiceFailed    fix_environment   exit 66
     │   ├─ PullFailed           fix_environment   exit 67
-    │   └─ ImageWithheld        fix_environment   exit 68
+    │   ├─ ImageWithheld        fix_environment   exit 68
+    │   └─ ImageNotListed       fix_environment   exit 69
     ├─ KubernetesError
     │   ├─ KubernetesUnavailable retry            exit 70
     │   ├─ KubernetesDenied     fix_environment   exit 71
@@ -404,6 +405,12 @@ class ImageWithheld(HostError):
     """A private image is not pulled in advance: once it is on the node, every pod may use it."""
 
     exit_code = 68
+
+
+class ImageNotListed(HostError):
+    """The runtime does not have an image after it was attached, or has another one under its name."""
+
+    exit_code = 69
 
 
 class KubernetesError(ImageCacheError):

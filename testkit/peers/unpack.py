@@ -96,7 +96,8 @@ async def _build(store: Store, reference: str, source: ImageSource) -> ImageReco
         document = await builder.build(
             f"imc-{uuid4().hex[:20]}",
             [reference],
-            platform=Platform(os="linux", architecture=host_architecture()),
+            platforms=(Platform(os="linux", architecture=host_architecture()),),
+            complete=True,
             size_limit=TIB,
             source=source,
             emit=lambda _event: None,

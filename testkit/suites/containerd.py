@@ -321,6 +321,10 @@ class ContainerdSuite:
         choice = default_snapshotter(await containerd.image_filesystem(), await containerd.snapshotter_plugins())
         assert (choice.mode, choice.snapshotter) == (Mode.PREPULL, "overlayfs")
 
+    async def test_images_that_cri_does_not_have(self, containerd: Containerd) -> None:
+        assert await containerd.cri_images(["docker.io/library/nobody:1"]) == {}
+        assert await containerd.cri_images([]) == {}
+
     async def test_namespaces(self, containerd: Containerd, session: Session) -> None:
         await session.images.put("x:1", _descriptor(b"x"), {})
         assert any(name.startswith("test-") for name in await containerd.namespaces())

@@ -174,21 +174,21 @@ class RemoteStoreSuite(BundleSuite):
         origin.publish(OTHER, [b"one"])
         origin.begin(named(b"one more"))
 
-        assert await origin.remote.building(OTHER) == ()
+        assert await origin.remote.building(OTHER, "amd64") == ()
 
     async def test_the_layers_of_a_running_build_in_its_order(self, origin: Origin) -> None:
         names = [named(bytes([number])) for number in range(5)]
         for name in names:
             origin.begin(name)
 
-        assert await origin.remote.building(BUNDLE) == tuple(names)
+        assert await origin.remote.building(BUNDLE, "amd64") == tuple(names)
 
     async def test_a_running_build_names_no_layer_that_is_right_at_one_position_only(self, origin: Origin) -> None:
         first, last = named(b"first"), named(b"last")
         for name in (first, LayerName(space=Space.CHAINS, digest=named(b"chain").digest), last):
             origin.begin(name)
 
-        assert await origin.remote.building(BUNDLE) == (first, last)
+        assert await origin.remote.building(BUNDLE, "amd64") == (first, last)
 
     async def test_a_layer_that_no_build_writes(self, origin: Origin) -> None:
         origin.begin(named(b"another"))

@@ -115,7 +115,8 @@ async def build(store: Store, name: str, reference: str, image: Image) -> Bundle
     return await BundleBuilder(store, SystemClock()).build(
         f"imc-{name:0>20}",
         [reference],
-        platform=Platform(os="linux", architecture="amd64"),
+        platforms=(Platform(os="linux", architecture="amd64"),),
+        complete=True,
         size_limit=1 << 30,
         source=LayoutSource({reference: image}),
         emit=lambda _event: None,

@@ -13,7 +13,7 @@ import pytest
 from imagecache.digest import DiffID, Digest
 from imagecache.fetch.remote_store import RemoteStore
 from imagecache.served.store_reader import StoreReader
-from imagecache.store.bundle_document import Bundle
+from imagecache.store.bundle_document import Bundle, build_name
 from imagecache.store.layer_name import LayerName, Space
 from imagecache.store.store import Store
 from testkit.partial_layer import PartialLayerWriter
@@ -37,7 +37,7 @@ class StoreOrigin(DirectoryOrigin):
         super().__init__(root)
         self.remote = remote
         self._stack = ExitStack()
-        self._lease = self._stack.enter_context(self._store.leases.build_lease(build=BUNDLE))
+        self._lease = self._stack.enter_context(self._store.leases.build_lease(build=build_name(BUNDLE, "amd64")))
 
     def begin(self, name: LayerName) -> PartialLayer:
         self._lease.add([name])
@@ -80,7 +80,8 @@ class MemoryOrigin(StoreOrigin):
 
     def begin(self, name: LayerName) -> PartialLayer:
         if name.space is Space.LAYERS:
-            self._memory.builds[BUNDLE] = (*self._memory.builds.get(BUNDLE, ()), name)
+            key = (BUNDLE, "amd64")
+            self._memory.builds[key] = (*self._memory.builds.get(key, ()), name)
         self._memory.unfinished[name] = b""
         return MemoryPartialLayer(self._memory, name)
 

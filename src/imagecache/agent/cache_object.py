@@ -5,22 +5,22 @@ Objects may be older or newer than this program: a field that cannot be read cou
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from imagecache.api import assignment, times
 from imagecache.api.assignment import Cache
 from imagecache.api.ids import derived_cache_id, is_cache_id
-from imagecache.api.nodes import PRIORITY, also_unpack, direct_io
+from imagecache.api.nodes import also_unpack, direct_io, priority
 from imagecache.api.selector import Selector
 from imagecache.api.types import Phase
 from imagecache.digest import Digest
 from imagecache.errors import InvalidDigest, InvalidManifest
 from imagecache.kube import objects
 from imagecache.kube.api import Object
+from imagecache.oci.descriptor import Platform
+from imagecache.oci.platform import parse_platform
 
 _SERVING = frozenset(phase.value for phase in assignment.SERVING)
-_WHOLE_NUMBER = re.compile(r"\s*[+-]?[0-9]{1,9}\s*")
 
 
 def cache_of(item: Object) -> Cache:
@@ -34,9 +34,11 @@ def cache_of(item: Object) -> Cache:
         ready=bool(bundle_id) and phase in _SERVING,
         building=_building(item, phase, bundle_id),
         selector=_selector(annotations),
-        priority=_priority(annotations.get(PRIORITY, "")),
+        priority=priority(annotations),
         created=_seconds(objects.text(item, "metadata", "creationTimestamp")),
         digests=_digests(item),
+        platforms=_platforms(item),
+        named=_named(annotations),
         deleting=bool(objects.text(item, "metadata", "deletionTimestamp")),
         also_unpack=also_unpack(annotations),
         direct_io=direct_io(annotations),
@@ -60,10 +62,6 @@ def _building(item: Object, phase: str, bundle_id: str) -> str:
     return ""
 
 
-def _priority(text: str) -> int:
-    return int(text) if _WHOLE_NUMBER.fullmatch(text) else 0
-
-
 def _seconds(text: str) -> float:
     try:
         return times.parse(text).timestamp()
@@ -81,3 +79,16 @@ def _digests(item: Object) -> dict[str, Digest]:
         except InvalidDigest:
             continue
     return found
+
+
+def _platforms(item: Object) -> tuple[Platform, ...]:
+    images = objects.at(item, "status", "images")
+    found = (parse_platform(objects.text(image, "platform")) for image in (images if isinstance(images, list) else ()))
+    return tuple(dict.fromkeys(filter(None, found)))
+
+
+def _named(keys: Mapping[str, str]) -> tuple[Platform, ...]:
+    try:
+        return assignment.named_platforms(keys)
+    except InvalidManifest:  # the controller reports it on the ImageCache
+        return ()

@@ -17,6 +17,7 @@ from imagecache.clock import Clock
 from imagecache.containerd.api import Asked, Attached, UnpackedChain
 from imagecache.containerd.handlers import Handlers
 from imagecache.fetch.allowance import Allowance
+from imagecache.oci.descriptor import Platform
 from imagecache.store.bundle_document import Bundle
 from imagecache.store.layer_name import LayerName
 from imagecache.telemetry.metrics import Metrics
@@ -28,6 +29,8 @@ class Node:
 
     uid: str
     labels: Mapping[str, str]
+    platform: Platform | None = None
+    """None: not known."""
     tainted: bool = False
     """It has the taint ``imagecache.dev/not-ready``."""
 

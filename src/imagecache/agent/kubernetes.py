@@ -17,12 +17,13 @@ from imagecache.agent import taint
 from imagecache.agent.cache_object import cache_of
 from imagecache.agent.dependencies import Node
 from imagecache.api.assignment import Cache
-from imagecache.api.nodes import NodeStatus
+from imagecache.api.nodes import NodeStatus, platform_of
 from imagecache.errors import ObjectExists, ObjectNotFound
 from imagecache.kube import objects
 from imagecache.kube.api import ChangeKind, Kube, Object
 from imagecache.kube.informer import Informer
 from imagecache.kube.resources import IMAGE_CACHES, NODE_IMAGE_CACHES, NODES, Resource
+from imagecache.oci.descriptor import Platform
 
 
 @dataclass
@@ -87,6 +88,8 @@ class KubeNodes:
 
     kube: Kube
     name: str
+    platform: Platform
+    """Of this machine, for a Node that does not say its own."""
     _latest: Object | None = None
 
     async def watch(self) -> AsyncGenerator[Node | None, None]:
@@ -95,7 +98,7 @@ class KubeNodes:
         async with aclosing(_InformerCache(self.kube, NODES, f"metadata.name={self.name}").watch()) as lists:
             async for items in lists:
                 self._latest = items.get(self.name)
-                node = _node(self._latest) if self._latest is not None else None
+                node = self._node(self._latest) if self._latest is not None else None
                 if not seen or node != before:  # kubelet writes the Node's status every few seconds
                     yield node
                 seen, before = True, node
@@ -110,10 +113,11 @@ class KubeNodes:
         patch: Object = {"metadata": version, "spec": {"taints": left or None}}
         await self.kube.patch(NODES, self.name, patch)
 
-
-def _node(item: Object) -> Node:
-    tainted = taint.without(objects.at(item, "spec", "taints")) is not None
-    return Node(objects.uid(item), objects.texts(item, "metadata", "labels"), tainted)
+    def _node(self, item: Object) -> Node:
+        tainted = taint.without(objects.at(item, "spec", "taints")) is not None
+        labels = objects.texts(item, "metadata", "labels")
+        platform = platform_of(objects.at(item, "status", "nodeInfo"), labels) or self.platform
+        return Node(objects.uid(item), labels, platform, tainted)
 
 
 @dataclass

@@ -18,6 +18,7 @@ from imagecache.digest import Digest
 from imagecache.errors import AlreadyExists, BlobNotFound, ContentError, NotFound, StoreCorrupt
 from imagecache.fetch.allowance import Allowance
 from imagecache.fetch.bundle import BundleFetcher, Described
+from imagecache.oci.descriptor import Platform
 from imagecache.store.bundle_document import Bundle
 from imagecache.store.documents import BundleDocuments
 from imagecache.store.layer_name import LayerName
@@ -160,6 +161,8 @@ class SharedLayerSource:
     """``agent.dependencies.LayerSource``: a bundle is on the node as soon as the controller has built it."""
 
     store: Store
+    platform: Platform
+    """Of this node."""
     bounded: bool = False
     _documents: Documents = field(init=False)
 
@@ -171,7 +174,7 @@ class SharedLayerSource:
 
     def _inventory(self, assigned: frozenset[str]) -> Inventory:
         found = (self._documents.get(name) for name in self._documents.ids() if name in assigned)
-        documents = {document.id: document for document in found if document is not None}
+        documents = {document.id: document.on(self.platform) for document in found if document is not None}
         has = self.store.layers.has
         whole = (name for name, each in documents.items() if all(has(layer) for layer in each.layer_names()))
         return Inventory(documents, frozenset(whole))
@@ -181,7 +184,7 @@ class SharedLayerSource:
 
     async def fetch(self, cache: Cache, progress: Callable[[int], None]) -> None:
         del progress
-        document = await asyncio.to_thread(self.store.bundles.get, cache.id)
+        document = (await asyncio.to_thread(self.store.bundles.get, cache.id)).on(self.platform)
         missing = sorted(str(name) for name in document.layer_names() if not self.store.layers.has(name))
         if missing:
             raise BlobNotFound(f"the shared store lacks {missing[0]}", hint="run: imagecache check")

@@ -18,6 +18,7 @@ from imagecache.agent.state import Known
 from imagecache.api import assignment
 from imagecache.api.assignment import Cache
 from imagecache.containerd.handlers import Handlers
+from imagecache.oci.descriptor import Platform
 from imagecache.store.bundle_document import Bundle
 from imagecache.store.layer_name import LayerName
 
@@ -37,6 +38,8 @@ class View:
 
     caches: Sequence[Cache] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    platform: Platform | None = None
+    """None: not known."""
     inventory: Inventory = field(default_factory=Inventory)
     known: Mapping[str, Known] = field(default_factory=dict)
     """Every bundle that is attached, or was about to be."""
@@ -96,7 +99,7 @@ class Plan:
 def make_plan(view: View, policy: Policy, bounds: Bounds | None = None) -> Plan:
     bounds = bounds or Bounds()
     resident = view.inventory.whole | view.known.keys()
-    assigned = assignment.assigned(view.caches, view.labels, resident)
+    assigned = assignment.assigned(view.caches, view.labels, resident, view.platform)
     decision = _budget(view, assigned, policy)
     crowded = _is_crowded(view, decision)
     evict = () if view.settling or crowded else tuple(name for name in decision.evict if name not in view.busy)
@@ -151,7 +154,7 @@ def _prefetch(
 ) -> tuple[str, ...]:
     if view.disk is None:
         return ()  # where bundles take no space of this node, there is nothing to fetch
-    building = {} if crowded else assignment.prefetchable(view.caches, view.labels)
+    building = {} if crowded else assignment.prefetchable(view.caches, view.labels, view.platform)
     refused = {refusal.id for refusal in decision.refused}
     fetched = assigned.keys() - view.inventory.whole - refused
     staying = [name for name in view.prefetching if name in building or name in fetched]

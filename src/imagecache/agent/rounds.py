@@ -96,13 +96,14 @@ class Rounds:
         source, state = self._dependencies.source, self._dependencies.state
         now = self._dependencies.clock.monotonic()
         known, documents = state.known(), state.documents
-        assigned = assignment.assigned(caches, node.labels, known)
+        assigned = assignment.assigned(caches, node.labels, known, node.platform)
         busy, attached = self._jobs.running, self._attachments.as_asked(assigned)
         inventory = await source.inventory(assigned)
         begun = await self._attachments.begun(assigned, attached, inventory.documents) if source.bounded else {}
         return View(
             caches=caches,
             labels=node.labels,
+            platform=node.platform,
             # what only the state remembers can still be detached
             inventory=replace(inventory, documents={**documents, **inventory.documents}),
             known=known,

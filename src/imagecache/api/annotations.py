@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 
 from imagecache.errors import InvalidManifest
+from imagecache.written import listed, refusal, trimmed
 
 PREFIX = "k8s.aliyun.com/"
 REUSE = PREFIX + "imc-enable-reuse"
@@ -41,7 +42,7 @@ CLOUD_ONLY = frozenset(
         "eip-common-bandwidth-package-id",
     )
 )
-_HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?")
+_HOST = re.compile(r"(?:[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:]+\])(?::[0-9]{1,5})?")
 
 
 def field(key: str) -> str:
@@ -60,31 +61,51 @@ def notes(annotations: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(found)
 
 
+def value(annotations: Mapping[str, str], key: str) -> str:
+    """The trimmed text of a key; empty when it is absent."""
+    return trimmed(annotations.get(key, ""))
+
+
 def whole_number(annotations: Mapping[str, str], key: str) -> int | None:
     """The value as an integer; None when the key is absent. Raises InvalidManifest."""
-    text = annotations.get(key)
-    if text is None:
+    if key not in annotations:
         return None
-    if not re.fullmatch(r"\s*[0-9]{1,9}\s*", text):
-        raise InvalidManifest(f"{field(key)}: {text[:80]!r} is not a whole number", hint='write it as "7"')
+    text = value(annotations, key)
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        message = refusal(f"{field(key)}: {text[:80]!r} is not a whole number", text)
+        raise InvalidManifest(message, hint='write it as "7"')
     return int(text)
 
 
 def choice(annotations: Mapping[str, str], key: str, allowed: tuple[str, ...]) -> str | None:
     """The value, lowercase, when it is one of ``allowed``; None when absent or empty. Raises InvalidManifest."""
-    value = annotations.get(key, "").strip().lower()
-    if value and value not in allowed:
-        raise InvalidManifest(f"{field(key)}: {value[:80]!r} is not supported", hint=f"one of: {', '.join(allowed)}")
-    return value or None
+    text = value(annotations, key)
+    return _one_of(text, key, allowed) if text else None
+
+
+def choices(annotations: Mapping[str, str], key: str, allowed: tuple[str, ...]) -> tuple[str, ...]:
+    """The values of a list with commas, lowercase, in the order of ``allowed``; none when absent or empty.
+
+    Raises InvalidManifest.
+    """
+    found = {_one_of(text, key, allowed) for text in listed(value(annotations, key))}
+    return tuple(each for each in allowed if each in found)
 
 
 def registries(annotations: Mapping[str, str], key: str) -> frozenset[str]:
-    """The comma-separated ``host[:port]`` list of a key. Raises InvalidManifest."""
-    hosts = {host.strip() for host in annotations.get(key, "").split(",")} - {""}
+    """The comma-separated ``host[:port]`` list of a key, lowercase. Raises InvalidManifest."""
+    hosts = {host.lower() for host in listed(value(annotations, key))}
     for host in sorted(hosts):
         if not _HOST.fullmatch(host):
             raise InvalidManifest(
-                f"{field(key)}: {host[:80]!r} is not host[:port]",
+                refusal(f"{field(key)}: {host[:80]!r} is not host[:port]", host),
                 hint="write it exactly as in the image reference, without a scheme",
             )
     return frozenset(hosts)
+
+
+def _one_of(text: str, key: str, allowed: tuple[str, ...]) -> str:
+    if text.lower() not in allowed:
+        message = refusal(f"{field(key)}: {text.lower()[:80]!r} is not supported", text)
+        raise InvalidManifest(message, hint=f"one of: {', '.join(allowed)}")
+    return text.lower()

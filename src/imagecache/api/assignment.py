@@ -1,8 +1,8 @@
 """Which node gets which ImageCache: one rule, for the controller that counts nodes and for each node's agent.
 
-A cache is assigned to a node when its selector matches the labels of the Node. The controller counts
-such nodes, if they have an agent. An agent holds the bundle once it can be fetched, and prefetches one that is being
-built. Pure.
+A cache is assigned to a node when its selector matches the labels of the Node, and when it has an image for the node's
+os and architecture (``docs/adr/0022-platforms.md``). The controller counts such nodes, if they have an agent. An agent
+holds the bundle once it can be fetched, and prefetches one that is being built. Pure.
 """
 
 from __future__ import annotations
@@ -16,7 +16,11 @@ from imagecache.api.nodes import NODE_SELECTOR, CacheState, NodeView
 from imagecache.api.selector import Selector
 from imagecache.api.types import NodeCounts, Phase
 from imagecache.digest import Digest
+from imagecache.oci.descriptor import Platform
+from imagecache.oci.platform import same_machine
 
+ARCHITECTURES = ("amd64", "arm64")
+"""That a document may name (ECI's ``imc-cpu-arch``)."""
 SERVING = frozenset({Phase.READY, Phase.UPDATING, Phase.UPDATE_FAILED})
 """Phases in which the store has the bundle that ``status.imageCacheId`` names: the old one serves during an update."""
 
@@ -40,6 +44,10 @@ class Cache:
     """Seconds since the epoch."""
     digests: Mapping[str, Digest] = field(default_factory=dict)
     """Index or manifest of each reference (as written), according to the API server."""
+    platforms: tuple[Platform, ...] = ()
+    """That the bundle ``id`` has images for; empty: not known."""
+    named: tuple[Platform, ...] = ()
+    """That the document names; empty: those of the nodes."""
     deleting: bool = False
     also_unpack: tuple[str, ...] = ()
     """``auto``, ``off`` or names of snapshotters that get its images too; empty: the node's setting."""
@@ -47,13 +55,44 @@ class Cache:
     """Containers can read its layers with O_DIRECT."""
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The nodes that a cache is for."""
+
+    selector: Selector
+    platforms: tuple[Platform, ...] = ()
+    """Empty: any."""
+
+
 def node_selector(keys: Mapping[str, str]) -> Selector:
     """The selector for nodes among an ImageCache's annotations. Raises InvalidManifest."""
-    return selector.parse(keys.get(NODE_SELECTOR, ""), known.field(NODE_SELECTOR))
+    return selector.parse(known.value(keys, NODE_SELECTOR), known.field(NODE_SELECTOR))
 
 
-def assigned(caches: Collection[Cache], labels: Mapping[str, str], resident: Collection[str]) -> dict[str, Cache]:
-    """The caches that a node with these labels holds, by id of their bundle.
+def named_platforms(keys: Mapping[str, str]) -> tuple[Platform, ...]:
+    """The platforms that an ImageCache's annotations name; none: those of the nodes. Raises InvalidManifest."""
+    return tuple(Platform(os="linux", architecture=each) for each in known.choices(keys, known.CPU_ARCH, ARCHITECTURES))
+
+
+def takes(platforms: Collection[Platform], node: Platform | None) -> bool:
+    """Whether a node of this platform takes images for one of these. What is not known excludes no node."""
+    return node is None or not platforms or any(same_machine(node, each) for each in platforms)
+
+
+def architectures(chosen: Selector | None, nodes: Collection[tuple[Mapping[str, str], Platform | None]]) -> list[str]:
+    """GOARCH of the Linux nodes, labels and platform of each, that a selector matches, sorted; of all if it has none.
+
+    Empty when no node's is known.
+    """
+    linux = [(labels, each.architecture) for labels, each in nodes if each is not None and each.os == "linux"]
+    matching = {each for labels, each in linux if chosen is not None and chosen.matches(labels)}
+    return sorted(matching or {each for _, each in linux})
+
+
+def assigned(
+    caches: Collection[Cache], labels: Mapping[str, str], resident: Collection[str], platform: Platform | None = None
+) -> dict[str, Cache]:
+    """The caches that a node with these labels, of this platform, holds, by id of their bundle.
 
     A bundle in ``resident`` stays assigned while its cache exists: also when the cache is built again, and when its
     selector cannot be parsed, because a typing mistake must not evict anything.
@@ -63,25 +102,34 @@ def assigned(caches: Collection[Cache], labels: Mapping[str, str], resident: Col
         for cache in caches
         if cache.id
         and not cache.deleting
+        and takes(cache.platforms, platform)
         and (cache.ready or cache.id in resident)
         and (cache.id in resident if cache.selector is None else cache.selector.matches(labels))
     }
 
 
-def prefetchable(caches: Collection[Cache], labels: Mapping[str, str]) -> dict[str, Cache]:
-    """The caches that a node with these labels will hold, by id of the bundle that is being built for them."""
+def prefetchable(
+    caches: Collection[Cache], labels: Mapping[str, str], platform: Platform | None = None
+) -> dict[str, Cache]:
+    """The caches that such a node will hold, by id of the bundle that is being built for them."""
     return {
         cache.building: cache
         for cache in caches
-        if cache.building and not cache.deleting and cache.selector is not None and cache.selector.matches(labels)
+        if cache.building
+        and not cache.deleting
+        and takes(cache.named, platform)
+        and cache.selector is not None
+        and cache.selector.matches(labels)
     }
 
 
-def counts(cache: str, bundle_id: str, nodes_of: Selector, nodes: Iterable[NodeView]) -> NodeCounts:
+def counts(cache: str, bundle_id: str, target: Target, nodes: Iterable[NodeView]) -> NodeCounts:
     """Of the nodes that have an agent: how many the cache is assigned to, is usable on, and failed on."""
     desired = ready = failed = 0
     for node in nodes:
-        if node.labels is not None and not nodes_of.matches(node.labels):
+        if node.labels is not None and not target.selector.matches(node.labels):
+            continue
+        if not takes(target.platforms, node.platform):
             continue
         desired += 1
         # a report about an earlier bundle of the same cache says nothing about this one

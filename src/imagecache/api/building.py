@@ -23,9 +23,11 @@ class BuildRequest:
 
     bundle_id: str
     images: tuple[str, ...]
-    platform: Platform
+    platforms: tuple[Platform, ...]
     size_limit: int
-    """Bytes that the layer images may take together."""
+    """Bytes that the layer images of one platform may take together."""
+    complete: bool = True
+    """Every image must have every platform; otherwise each is built for those that it has."""
     plain_http: frozenset[str] = frozenset()
     """``host[:port]`` exactly as in the references."""
     insecure: frozenset[str] = frozenset()
@@ -37,7 +39,8 @@ def request(cache_id: str, spec: EffectiveSpec) -> BuildRequest:
     return BuildRequest(
         bundle_id=cache_id,
         images=spec.images,
-        platform=spec.platform,
+        platforms=spec.platforms,
+        complete=spec.names_architecture,
         size_limit=spec.size_limit,
         plain_http=spec.plain_http,
         insecure=spec.insecure,
@@ -65,7 +68,7 @@ def bundle_size(document: Bundle) -> int:
 def summary(document: Bundle) -> str:
     """A bundle in one line, for an event."""
     size = columns.size(bundle_size(document))
-    images = columns.count(len(document.images), "image")
+    images = columns.count(len({image.reference for image in document.images}), "image")
     layers = columns.count(len(document.layer_names()), "layer")
     return f"Image cache is ready: {images}, {layers}, {size}"
 
@@ -88,4 +91,24 @@ def status_event(event: BuildEvent, now: dt.datetime) -> Event | None:
 
 def _status_image(image: ImageRecord) -> StatusImage:
     size = sum(layer.blob.size for layer in image.layers)
-    return StatusImage(image=image.reference, digest=str(image.target.digest), size=size)
+    platform = str(image.platform)
+    return StatusImage(image=image.reference, platform=platform, digest=str(image.target.digest), size=size)
+
+
+def is_asked_for(document: Bundle, spec: EffectiveSpec) -> bool:
+    """Whether a bundle is what the spec asks for."""
+    made = tuple(dict.fromkeys(image.reference for image in document.images))
+    return made == spec.images and not other_platforms(document, spec)
+
+
+def other_platforms(document: Bundle, spec: EffectiveSpec) -> str:
+    """How the platforms of a bundle differ from those that the spec asks for, for people; empty: they do not.
+
+    Where the document names none, a bundle may have been built for more than are wanted now: nodes come and go, and
+    what was built for them is no reason to build again.
+    """
+    had, wanted = set(document.platforms), set(spec.platforms)
+    if had == wanted or (had > wanted and not spec.names_architecture):
+        return ""
+    asked, built = (", ".join(sorted(map(str, each))) for each in (wanted, had))
+    return f"{asked} is asked for, the bundle was built for {built}"

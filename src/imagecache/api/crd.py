@@ -134,9 +134,10 @@ def _status() -> Document:
             "conditions": _conditions("The conditions Ready, Building and Degraded."),
             "images": _list(
                 _open(
-                    "What a reference resolved to.",
+                    "What a reference resolved to, for one platform.",
                     {
                         "image": _text("The reference as in spec.images."),
+                        "platform": _text("Of the nodes that it is for, for example linux/amd64."),
                         "digest": _text(
                             "Digest of the index or manifest that the reference named when the cache was built."
                         ),

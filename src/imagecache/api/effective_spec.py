@@ -1,24 +1,27 @@
 """The effective spec of an ImageCache: with defaults, limits and annotations applied.
 
 It decides what upstream leaves open: a field of the spec wins over its annotation; sizes below 20 GiB are raised to 20,
-as upstream's backend does; without ``imc-cpu-arch`` the architecture is the caller's (on a single host, the host's).
-Nothing that either published schema accepts is refused before this point. It must not do I/O.
+as upstream's backend does; without ``imc-cpu-arch`` the architectures are the caller's (of the cluster's nodes; on a
+single host, its own). Nothing that either published schema accepts is refused before this point. It must not do I/O.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from imagecache.api import annotations as known
-from imagecache.api.assignment import node_selector
+from imagecache.api.assignment import Target, named_platforms, node_selector
 from imagecache.api.nodes import notes as own_notes
 from imagecache.api.selector import Selector
-from imagecache.api.types import ImageCache
+from imagecache.api.types import ImageCache, Status
 from imagecache.errors import InvalidManifest, InvalidReference
 from imagecache.limits import GIB
 from imagecache.oci.descriptor import Platform
+from imagecache.oci.platform import parse_platform
 from imagecache.oci.reference import Reference
+from imagecache.written import refusal
 
 MAX_IMAGES = 20
 """As upstream (eci-api §5.5)."""
@@ -28,7 +31,6 @@ SIZE_MAX = 32768
 """GiB; upstream's maximum. A larger size is accepted with a note."""
 RETENTION_MAX = 65536
 """Days."""
-ARCHITECTURES = ("amd64", "arm64")
 # a DNS label (namespace) and a DNS subdomain (name of the Secret), RFC 1123
 _SECRET = re.compile(r"([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?):([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?)")
 
@@ -43,9 +45,9 @@ class EffectiveSpec:
     size_gib: int
     retention_days: int | None
     """None: never expires."""
-    platform: Platform
+    platforms: tuple[Platform, ...]
     names_architecture: bool
-    """The document names one; otherwise it is the caller's."""
+    """The document names them, so every image must have them; otherwise they are the caller's."""
     plain_http: frozenset[str]
     insecure: frozenset[str]
     nodes: Selector
@@ -58,20 +60,25 @@ class EffectiveSpec:
         """Bytes."""
         return self.size_gib * GIB
 
+    def target(self, status: Status) -> Target:
+        """The nodes that it is for: those whose platform it has images for, before there are any those it asks for."""
+        built = tuple(filter(None, (parse_platform(image.platform) for image in status.images)))
+        return Target(self.nodes, tuple(dict.fromkeys(built)) or self.platforms)
 
-def effective_spec(cache: ImageCache, *, architecture: str) -> EffectiveSpec:
-    """``architecture`` (GOARCH) applies when the document names none. Raises InvalidManifest."""
+
+def effective_spec(cache: ImageCache, *, architectures: Sequence[str]) -> EffectiveSpec:
+    """``architectures`` (GOARCH) apply when the document names none. Raises InvalidManifest."""
     keys = cache.metadata.annotations
     _check_os(keys)
     notes = [*known.notes(keys), *own_notes(keys)]
-    arch = known.choice(keys, known.CPU_ARCH, ARCHITECTURES)
+    named = named_platforms(keys)
     return EffectiveSpec(
         images=_images(cache.spec.images, notes),
         pull_secrets=_secrets(cache.spec.image_pull_secrets),
         size_gib=_size(cache, notes),
         retention_days=_retention(cache, notes),
-        platform=Platform(os="linux", architecture=arch or architecture),
-        names_architecture=arch is not None,
+        platforms=named or tuple(Platform(os="linux", architecture=each) for each in architectures),
+        names_architecture=bool(named),
         plain_http=known.registries(keys, known.PLAIN_HTTP),
         insecure=known.registries(keys, known.INSECURE),
         nodes=node_selector(keys),
@@ -106,7 +113,7 @@ def _secrets(secrets: tuple[str, ...]) -> tuple[str, ...]:
     for index, secret in enumerate(secrets):
         if not _SECRET.fullmatch(secret):
             raise InvalidManifest(
-                f"spec.imagePullSecrets[{index}]: {secret[:120]!r} is not namespace:name",
+                refusal(f"spec.imagePullSecrets[{index}]: {secret[:120]!r} is not namespace:name", secret),
                 hint='write it as "default:my-secret"',
             )
     return tuple(dict.fromkeys(secrets))

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
 
-from imagecache.api.annotations import field
+from imagecache.api import annotations as known
 from imagecache.api.types import Condition
+from imagecache.oci.descriptor import Platform
+from imagecache.oci.platform import normalise
+from imagecache.written import listed, refusal, trimmed
 
 GROUP = "imagecache.dev"
 VERSION = "v1"
@@ -28,6 +32,8 @@ ALSO_UNPACK = f"{GROUP}/also-unpack"
 """Annotation of an ImageCache: as the setting ``also_unpack``, which it replaces for this cache."""
 DIRECT_IO = f"{GROUP}/direct-io"
 """Annotation of an ImageCache: ``true``: nodes mount its layers so that containers can read with O_DIRECT."""
+OS_LABEL, ARCHITECTURE_LABEL = "kubernetes.io/os", "kubernetes.io/arch"
+"""Labels of a Node, which kubelet sets (k8s.io/api, well-known labels)."""
 _OURS = frozenset({NODE_SELECTOR, PRIORITY, ALSO_UNPACK, DIRECT_IO})
 FINALIZER = f"{GROUP}/bundle"
 """On every ImageCache: the controller deletes the bundle before the object disappears."""
@@ -36,6 +42,7 @@ HOST = "_host"
 NOT_READY_TAINT = f"{GROUP}/not-ready"
 """Taint of a new node until the caches that are assigned to it are usable."""
 
+_WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,9}")
 _SEPARATOR = "_"
 """Not allowed in the name of a Node (RFC 1123 subdomain)."""
 _NODE = 63
@@ -93,26 +100,44 @@ class NodeView:
     labels: Mapping[str, str] | None
     """None: a host without Kubernetes, which has what it was told to have by name, whatever a selector says."""
     status: NodeStatus
+    platform: Platform | None = None
+    """None: not known."""
 
 
 def notes(annotations: Mapping[str, str]) -> tuple[str, ...]:
     """What a user should know about our own annotations that have no effect."""
-    found = [
-        f"{field(key)}: unknown, ignored" for key in annotations if key.startswith(f"{GROUP}/") and key not in _OURS
-    ]
-    if annotations.get(DIRECT_IO, "").strip() not in {"", "true", "false"}:
-        found.append(f"{field(DIRECT_IO)}: {annotations[DIRECT_IO][:80]!r} is neither true nor false, ignored")
+    ours = (key for key in annotations if key.startswith(f"{GROUP}/"))
+    found = [f"{known.field(key)}: unknown, ignored" for key in ours if key not in _OURS]
+    readable = {
+        DIRECT_IO: (known.value(annotations, DIRECT_IO) in {"", "true", "false"}, "neither true nor false"),
+        PRIORITY: (_priority(annotations) is not None, "not a whole number"),
+    }
+    for key, (can_be_read, problem) in readable.items():
+        if not can_be_read:
+            text = annotations[key]
+            found.append(refusal(f"{known.field(key)}: {text[:80]!r} is {problem}, ignored", trimmed(text)))
     return tuple(found)
 
 
 def also_unpack(annotations: Mapping[str, str]) -> tuple[str, ...]:
     """The snapshotters that an ImageCache asks for (``auto``, ``off`` or names); empty: the node's setting."""
-    return tuple(name.strip() for name in annotations.get(ALSO_UNPACK, "").split(",") if name.strip())
+    return listed(annotations.get(ALSO_UNPACK, ""))
 
 
 def direct_io(annotations: Mapping[str, str]) -> bool:
     """Whether an ImageCache asks for reads with O_DIRECT."""
-    return annotations.get(DIRECT_IO, "").strip() == "true"
+    return known.value(annotations, DIRECT_IO) == "true"
+
+
+def priority(annotations: Mapping[str, str]) -> int:
+    """Of an ImageCache; 0 for one that is not a whole number."""
+    return _priority(annotations) or 0
+
+
+def _priority(annotations: Mapping[str, str]) -> int | None:
+    """None: it is not a whole number."""
+    text = known.value(annotations, PRIORITY) or "0"
+    return int(text) if _WHOLE_NUMBER.fullmatch(text) else None
 
 
 def holder(node: str, name: str) -> str:
@@ -137,3 +162,13 @@ def parse_status(value: object) -> NodeStatus:
         return msgspec.convert(value, NodeStatus)
     except msgspec.ValidationError:  # written by an agent of another version: it counts as not ready
         return NodeStatus()
+
+
+def platform_of(node_info: object, labels: Mapping[str, str]) -> Platform | None:
+    """Of a Node: by its ``status.nodeInfo``, else by its labels; None when neither says it."""
+    found = node_info if isinstance(node_info, dict) else {}
+    system = found.get("operatingSystem") or labels.get(OS_LABEL)
+    architecture = found.get("architecture") or labels.get(ARCHITECTURE_LABEL)
+    if not isinstance(system, str) or not isinstance(architecture, str):
+        return None
+    return normalise(Platform(os=system, architecture=architecture)) if system and architecture else None

@@ -17,6 +17,7 @@ from imagecache.api import yamltext
 from imagecache.api.types import API_VERSION, KIND, ImageCache, Metadata, Spec, Status
 from imagecache.api.yamltext import JSON, Document, Path
 from imagecache.errors import InvalidManifest
+from imagecache.written import trimmed
 
 _EXAMPLE = f"expected apiVersion: {API_VERSION}, kind: {KIND}, metadata.name and spec.images"
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
@@ -196,9 +197,15 @@ def _spec(document: Document, value: JSON, notes: list[str]) -> Spec:
     if _is_mapping(value):
         notes.extend(f"spec.{name}: unknown field, ignored" for name in value if name not in _SPEC_FIELDS)
     try:
-        return msgspec.convert(value, Spec)
+        spec = msgspec.convert(value, Spec)
     except msgspec.ValidationError as error:
         _explain(document, str(error))
+    # here and nowhere later: what is built is compared with what is written
+    return msgspec.structs.replace(
+        spec,
+        images=tuple(map(trimmed, spec.images)),
+        image_pull_secrets=tuple(map(trimmed, spec.image_pull_secrets)),
+    )
 
 
 def _explain(document: Document, text: str) -> NoReturn:

@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from imagecache.errors import InvalidManifest
+from imagecache.written import refusal, trimmed
 
 _KEY = r"(?:[a-z0-9](?:[-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 _VALUE = r"(?:[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?"
+_VALUES = re.compile(_VALUE)
 _TERM = re.compile(
     rf"\s*(?:(?P<absent>!)\s*(?P<gone>{_KEY})"
     rf"|(?P<key>{_KEY})(?:\s*(?P<operator>==|=|!=)\s*(?P<value>{_VALUE})"
@@ -48,26 +50,30 @@ EVERYTHING = Selector()
 
 def parse(text: str, what: str) -> Selector:
     """``what`` names the field in messages. Raises InvalidManifest."""
-    requirements, position = [], 0
-    while position < len(text.rstrip()):
-        term = _TERM.match(text, position)
+    requirements, position, whole = [], 0, trimmed(text)
+    while position < len(whole):
+        term = _TERM.match(whole, position)
         # a comma at the end is an error in Kubernetes too: something may have been cut off
-        if term is None or (term["end"] == "," and not text[term.end() :].strip()):
+        requirement = _requirement(term) if term and not (term["end"] and term.end() == len(whole)) else None
+        if term is None or requirement is None:
             # 120 characters: messages go into the status, and a selector may be a whole document by mistake
+            message = f"{what}: {text[:120]!r} is not a label selector"
             raise InvalidManifest(
-                f"{what}: {text[:120]!r} is not a label selector", hint='for example "pool=gpu,zone in (a,b)"'
+                refusal(message, whole, blanks=True), hint='for example "pool=gpu,zone in (a,b)"'
             )
-        requirements.append(_requirement(term))
+        requirements.append(requirement)
         position = term.end()
     return Selector(tuple(requirements))
 
 
-def _requirement(term: re.Match[str]) -> Requirement:
+def _requirement(term: re.Match[str]) -> Requirement | None:
+    """None: a value in parentheses is none."""
     if term["absent"]:
         return Requirement(term["gone"], None, wanted=False)
     if term["set"]:
-        values = frozenset(value.strip() for value in term["values"].split(","))
-        return Requirement(term["key"], values, wanted=term["set"] == "in")
+        values = frozenset(map(trimmed, term["values"].split(",")))
+        good = all(_VALUES.fullmatch(value) for value in values)
+        return Requirement(term["key"], values, wanted=term["set"] == "in") if good else None
     if term["operator"]:
         # != also matches nodes without the label, as in Kubernetes
         return Requirement(term["key"], frozenset({term["value"]}), wanted=term["operator"] != "!=")

@@ -50,7 +50,7 @@ class Metadata(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, re
 
 class Spec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, rename="camel"):
     images: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
-    """References as the user wrote them."""
+    """References as the user wrote them, trimmed (``written.trimmed``)."""
     image_pull_secrets: tuple[str, ...] = ()
     """``namespace:name``."""
     image_cache_size: int | None = None
@@ -106,10 +106,12 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class StatusImage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a reference resolved to."""
+    """What a reference resolved to, for one platform."""
 
     image: str
     """As written in the spec."""
+    platform: str = ""
+    """Of the nodes that it is for: ``linux/amd64``."""
     digest: str
     """Of the index or manifest that the reference named at build time."""
     size: int = 0

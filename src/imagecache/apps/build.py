@@ -17,6 +17,7 @@ from imagecache.registry.config import RegistryConfig
 from imagecache.registry.credentials import CredentialChain, Credentials
 from imagecache.registry.docker_config import config_path, load_docker_config, parse_docker_config_json
 from imagecache.registry.http_proxy import parse_proxies
+from imagecache.registry.keyring import Keyring
 from imagecache.settings.table import Settings
 from imagecache.store.bundle_document import Bundle
 from imagecache.store.store import Store
@@ -38,9 +39,9 @@ class LocalBuilder:
 
 
 def host_credentials(secrets: Sequence[PullSecret], docker_config: Path | None) -> Iterator[Credentials]:
-    """The document's own secrets first, then what every tool on the host uses. Raises InvalidInput, StoreError."""
-    for secret in secrets:
-        yield parse_docker_config_json(secret.config, f"secret {secret.name}")
+    """The document's own secrets first, as one source, then what every tool on the host uses. Raises InvalidSetting."""
+    payloads = ((secret.config, f"secret {secret.name}") for secret in secrets)
+    yield Keyring.joined(parse_docker_config_json(config, source) for config, source in payloads)
     docker = load_docker_config(docker_config) if docker_config else None
     if docker is not None:
         yield docker
@@ -60,7 +61,8 @@ async def build_bundle(
         return await builder.build(
             request.bundle_id,
             request.images,
-            platform=request.platform,
+            platforms=request.platforms,
+            complete=request.complete,
             size_limit=request.size_limit,
             source=source,
             emit=emit,

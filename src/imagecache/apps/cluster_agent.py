@@ -25,6 +25,7 @@ from imagecache.agent.settings import LoopSettings
 from imagecache.agent.state import NodeState
 from imagecache.api.assignment import Cache
 from imagecache.apps.attach import LocalAttacher
+from imagecache.apps.platform import host_platform
 from imagecache.builder.worker_pool import WorkerPool
 from imagecache.clock import Clock
 from imagecache.concurrency import first_to_end
@@ -68,6 +69,7 @@ class ClusterDuties:
         self._store = store
         self._settings = settings
         self._clock = clock
+        self._platform = host_platform()
         self._loop: AgentLoop | None = None
         self.collects = bool(settings.store_url)
 
@@ -95,7 +97,7 @@ class ClusterDuties:
             self._loop = AgentLoop(
                 Dependencies(
                     caches=KubeCaches(kube),
-                    nodes=KubeNodes(kube, settings.node_name),
+                    nodes=KubeNodes(kube, settings.node_name, self._platform),
                     machine=LocalMachine(self._store.root, containerd, attacher),
                     source=source,
                     attacher=self._records(stack, containerd, attacher),
@@ -119,13 +121,14 @@ class ClusterDuties:
 
     async def _layer_source(self, stack: AsyncExitStack, metrics: Metrics) -> LayerSource:
         if not self._settings.store_url:
-            return SharedLayerSource(self._store)
+            return SharedLayerSource(self._store, self._platform)
         remote = await stack.enter_async_context(self._served())
         pool = await stack.enter_async_context(WorkerPool())
         layers = LayerFetcher(self._store, remote, Verifier(pool), fetched=metrics.fetched_bytes.inc)
         stack.callback(layers.close)
         builds = await self._builds(stack, remote, metrics)
-        return FetchedLayerSource(self._store, BundleFetcher(self._store, remote, layers, builds), self._foreign)
+        fetcher = BundleFetcher(self._store, remote, layers, builds, self._platform)
+        return FetchedLayerSource(self._store, fetcher, self._foreign)
 
     async def _prepull(
         self, stack: AsyncExitStack, containerd: ContainerdClient, metrics: Metrics
@@ -136,11 +139,12 @@ class ClusterDuties:
             reader = StoreReader(self._store.root)
 
             async def look_up(cache: Cache) -> Described:
-                return Described(await asyncio.to_thread(reader.bundle, cache.id), {})
+                document = await asyncio.to_thread(reader.bundle, cache.id)
+                return Described(document.on(self._platform), {})
 
             return DescribedLayerSource(look_up), local.attacher(containerd)
         remote = await stack.enter_async_context(self._served())
-        source = DescribedLayerSource(lambda cache: describe(remote, cache.id, cache.digests))
+        source = DescribedLayerSource(lambda cache: describe(remote, cache.id, cache.digests, self._platform))
         tars = RemoteTars(remote, metrics.fetched_bytes.inc)
         return source, local.attacher(containerd, documents=source, tars=tars, room=self._room)
 
@@ -165,7 +169,7 @@ class ClusterDuties:
         pool = await stack.enter_async_context(WorkerPool(PREFETCH.layers, seldom=True))
         layers = LayerFetcher(self._store, remote, Verifier(pool), PREFETCH, fetched=metrics.fetched_bytes.inc)
         stack.callback(layers.close)
-        return BuildPrefetcher(self._store, remote, layers)
+        return BuildPrefetcher(self._store, remote, layers, self._platform.architecture)
 
     def _records(self, stack: AsyncExitStack, containerd: ContainerdClient, attacher: NodeAttacher) -> Attacher:
         settings = self._settings

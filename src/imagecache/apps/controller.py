@@ -83,7 +83,7 @@ class ClusterController:
         _log.info("controller is running", store=str(self.store.root))
         await first_to_end(
             leader.keep(),
-            reconciler.run(),
+            _run_when(nodes.synced, reconciler),
             _inform(reconciler, Informer(kube, IMAGE_CACHES)),
             _inform(reconciler, nodes),
             _inform(reconciler, Informer(kube, NODE_IMAGE_CACHES)),
@@ -127,6 +127,12 @@ class ClusterController:
             except ImageCacheError as error:
                 _log.warning("collection failed", reason=error.reason, problem=str(error))
             await asyncio.sleep(_COLLECT)
+
+
+async def _run_when(synced: asyncio.Event, reconciler: Reconciler) -> None:
+    """Before the nodes are known, caches would be built for the controller's architecture, which no node may have."""
+    await synced.wait()
+    await reconciler.run()
 
 
 async def _inform(reconciler: Reconciler, informer: Informer) -> None:

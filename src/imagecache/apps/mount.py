@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from imagecache.agent.direct_layers import DirectLayers
 from imagecache.api.nodes import HOST
+from imagecache.apps.platform import host_platform
 from imagecache.clock import Clock
 from imagecache.erofs.realign import realign
 from imagecache.host.erofs_kernel import needs_loop
@@ -53,4 +54,4 @@ def image_mounts(settings: Settings, clock: Clock) -> ImageMounts:
     """Raises StoreError."""
     stable = settings.inode_numbers is InodeNumbers.STABLE
     overlays = overlay_options(layer_images=True, stable_inodes=stable)
-    return ImageMounts(Store.open(settings.store, clock), mounter(settings, overlays=overlays))
+    return ImageMounts(Store.open(settings.store, clock), mounter(settings, overlays=overlays), host_platform())

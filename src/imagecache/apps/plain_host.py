@@ -39,15 +39,15 @@ def host_dependencies(store: Store, settings: Settings, clock: Clock) -> HostDep
 
         return LocalAttacher(store, settings, clock)
 
-    files = ObjectFiles(store.paths)
+    files, platform = ObjectFiles(store.paths), host_platform()
     return HostDependencies(
         files=files,
         kube=FileKube(files, SecretDirectory(settings.secrets), clock),
         store=LocalBundles(store),
         builder=builder,
-        node=HostNode(store.paths.nodes, attacher),
+        node=HostNode(store.paths.nodes, attacher, platform),
         clock=clock,
-        architecture=host_platform().architecture,
+        architecture=platform.architecture,
     )
 
 

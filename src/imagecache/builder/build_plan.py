@@ -42,7 +42,7 @@ def plan(images: Iterable[ResolvedImage]) -> tuple[LayerGroup, ...]:
             diff_id=diff_id,
             blob=next(iter(group.values())).blob,
             reference=owners[diff_id][0].reference,
-            images=tuple(image.reference.original for image in owners[diff_id]),
+            images=tuple(dict.fromkeys(image.reference.original for image in owners[diff_id])),
             positions=tuple(group.values()),
         )
         for diff_id, group in positions.items()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -19,7 +19,8 @@ from imagecache.builder.build_progress import BuildProgress
 from imagecache.builder.image_source import ImageSource
 from imagecache.builder.layer_builder import LayerBuilder
 from imagecache.builder.notes import of_layer, says_uncompressed
-from imagecache.builder.resolve import ResolvedImage, resolve
+from imagecache.builder.resolve import ResolvedImage
+from imagecache.builder.resolve_platforms import resolve_platforms
 from imagecache.builder.size_limit import SizeLimit
 from imagecache.builder.worker_pool import WorkerPool
 from imagecache.clock import Clock
@@ -30,7 +31,7 @@ from imagecache.layer.compression import Compression, sniff
 from imagecache.limits import DEFAULT, Limits
 from imagecache.oci.descriptor import Descriptor, Platform
 from imagecache.oci.reference import Reference
-from imagecache.store.bundle_document import Bundle, ImageRecord, LayerRecord
+from imagecache.store.bundle_document import Bundle, ImageRecord, LayerRecord, build_name
 from imagecache.store.layer_name import LayerName, Space
 from imagecache.store.store import Store
 
@@ -59,25 +60,33 @@ class BundleBuilder:
         bundle_id: str,
         references: Sequence[str],
         *,
-        platform: Platform,
+        platforms: Sequence[Platform],
+        complete: bool,
         size_limit: int,
         source: ImageSource,
         emit: Emit,
     ) -> Bundle:
         """Make the bundle, commit it, and return its document.
 
+        Args:
+            bundle_id: of the bundle.
+            references: of its images, as the user wrote them.
+            platforms: of the machines that it is for.
+            complete: every image must have every platform; otherwise each is built for those that it has.
+            size_limit: bytes that the layer images of one platform may take together.
+            source: of the images.
+            emit: gets the events.
+
         Raises the first error of an image. When it is cancelled or fails, partial downloads and finished layer images
         stay, and the next call continues from them.
         """
         async with WorkerPool(self._settings.jobs) as pool:
-            images = await self._resolve(references, platform, source)
+            images = await self._resolve(references, platforms, source, complete=complete)
             groups = plan(images)
-            names = [name for group in groups for name in _possible_names(group)]
-            digests = [descriptor.digest for image in images for descriptor, _body in image.documents]
             # Leased before the store is searched: what is found must not be collected until the bundle names it.
-            with self._store.leases.build_lease(names, digests, build=bundle_id):
+            with self._leased(bundle_id, images):
                 _announce(images, emit)
-                limit = SizeLimit(size_limit)
+                limit = SizeLimit(size_limit * len({image.platform for image in images}))
                 limit.precheck(groups)
                 progress = BuildProgress(emit)
                 layers = LayerBuilder(
@@ -86,16 +95,31 @@ class BundleBuilder:
                 progress.plan(_layer_plan(layers, group) for group in groups)
                 await self._make(images, groups, layers, progress, emit)
                 notes = await run_all(*(_layer_notes(image, layers, source) for image in images))
-                document = self._document(bundle_id, images, layers, notes)
+                document = self._document(bundle_id, platforms, layers, zip(images, notes, strict=True))
                 await asyncio.to_thread(self._commit, document, images)
                 return document
 
-    async def _resolve(self, references: Sequence[str], platform: Platform, source: ImageSource) -> list[ResolvedImage]:
-        async def one(reference: Reference) -> ResolvedImage:
+    async def _resolve(
+        self, references: Sequence[str], platforms: Sequence[Platform], source: ImageSource, *, complete: bool
+    ) -> list[ResolvedImage]:
+        async def one(reference: Reference) -> list[ResolvedImage]:
             with naming_image(reference.original):
-                return await resolve(source, reference, platform, self._settings.limits)
+                return await resolve_platforms(source, reference, platforms, self._settings.limits, complete=complete)
 
-        return list(await run_all(*(one(Reference.parse(text)) for text in dict.fromkeys(references))))
+        found = await run_all(*(one(Reference.parse(text)) for text in dict.fromkeys(references)))
+        return [image for images in found for image in images]
+
+    @contextlib.contextmanager
+    def _leased(self, bundle_id: str, images: Sequence[ResolvedImage]) -> Iterator[None]:
+        """A lease for each platform: nodes prefetch what is for theirs."""
+        digests = [descriptor.digest for image in images for descriptor, _body in image.documents]
+        with contextlib.ExitStack() as leases:
+            for platform in dict.fromkeys(image.platform for image in images):
+                groups = plan(image for image in images if image.platform == platform)
+                names = [name for group in groups for name in _possible_names(group)]
+                build = build_name(bundle_id, platform.architecture)
+                leases.enter_context(self._store.leases.build_lease(names, digests, build=build))
+            yield
 
     def _known(self) -> dict[ChainID, LayerRecord]:
         """The layers of every bundle in the store: their files need not be read and hashed again."""
@@ -118,25 +142,26 @@ class BundleBuilder:
             with naming_image(group.images[0]):
                 await layers.build(group)
 
-        async def watch(image: ResolvedImage) -> None:
-            for layer in image.layers:
+        async def watch(reference: str, own: Sequence[ResolvedImage]) -> None:
+            for layer in (layer for image in own for layer in image.layers):
                 # Shielded: the future belongs to the layer, which other images may have too.
                 await asyncio.shield(layers.record(layer.chain_id))
-            emit(ImageReady(image.reference.original, progress.done, progress.total))
+            emit(ImageReady(reference, progress.done, progress.total))
 
-        await run_all(*map(one, groups), *map(watch, images))
+        await run_all(*map(one, groups), *(watch(*each) for each in _by_reference(images).items()))
 
     def _document(
         self,
         bundle_id: str,
-        images: Sequence[ResolvedImage],
+        platforms: Sequence[Platform],
         layers: LayerBuilder,
-        notes: Sequence[tuple[str, ...]],
+        images: Iterable[tuple[ResolvedImage, tuple[str, ...]]],
     ) -> Bundle:
         return Bundle(
             id=bundle_id,
             created=self._clock.now().strftime("%Y-%m-%dT%H:%M:%SZ"),
-            images=tuple(_image_record(*each, layers) for each in zip(images, notes, strict=True)),
+            platforms=tuple(platforms),
+            images=tuple(_image_record(image, notes, layers) for image, notes in images),
         )
 
     def _commit(self, document: Bundle, images: Sequence[ResolvedImage]) -> None:
@@ -155,14 +180,22 @@ def _possible_names(group: LayerGroup) -> list[LayerName]:
     ]
 
 
-def _announce(images: Sequence[ResolvedImage], emit: Emit) -> None:
+def _by_reference(images: Iterable[ResolvedImage]) -> dict[str, list[ResolvedImage]]:
+    """Events are about references: the images for several platforms are told as one."""
+    found: dict[str, list[ResolvedImage]] = {}
     for image in images:
-        unique = {layer.blob.digest: layer.blob.size for layer in image.layers}
+        found.setdefault(image.reference.original, []).append(image)
+    return found
+
+
+def _announce(images: Sequence[ResolvedImage], emit: Emit) -> None:
+    for reference, own in _by_reference(images).items():
+        unique = {layer.blob.digest: layer.blob.size for image in own for layer in image.layers}
         emit(
             ImageResolved(
-                image=image.reference.original,
-                digest=image.target.digest,
-                layers=len(image.layers),
+                image=reference,
+                digest=own[0].target.digest,
+                layers=sum(len(image.layers) for image in own),
                 size=sum(unique.values()),
             )
         )

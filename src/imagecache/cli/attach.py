@@ -17,12 +17,12 @@ def attach(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A Ready ImageCache.", autocompletion=complete)],
 ) -> None:
     """Make images usable in containerd."""
-    from imagecache.cli.progress import other_snapshotters
+    from imagecache.cli.progress import not_attached, other_snapshotters
 
     attached = run(session.host().attach(name))
     for image in attached.images:
         say(f"{image} attached")
     for image in attached.withheld:
         say(f"{image} layers attached, name withheld (private: containers need their own credential)")
-    for line in other_snapshotters(attached):
+    for line in (*not_attached(attached), *other_snapshotters(attached)):
         say(line)

@@ -103,11 +103,12 @@ def _images(description: Description) -> list[str]:
     from imagecache.api import columns
 
     if description.bundle is None:
-        rows = [(image, "", "", "", "") for image in description.cache.spec.images]
+        rows = [(image, "", "", "", "", "") for image in description.cache.spec.images]
     else:
         rows = [
             (
                 image.reference,
+                str(image.platform),
                 str(image.target.digest),
                 str(len(image.layers)),
                 columns.size(sum(layer.blob.size for layer in image.layers)),
@@ -115,7 +116,7 @@ def _images(description: Description) -> list[str]:
             )
             for image in description.bundle.images
         ]
-    return _section("Images", ("IMAGE", "DIGEST", "LAYERS", "COMPRESSED", "PRIVATE"), rows)
+    return _section("Images", ("IMAGE", "PLATFORM", "DIGEST", "LAYERS", "COMPRESSED", "PRIVATE"), rows)
 
 
 def _notes(description: Description) -> list[str]:

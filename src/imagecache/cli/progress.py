@@ -74,7 +74,13 @@ def outcome(event: Accepted | Built | Attached) -> list[str]:
         case Attached():
             lines = [f"{image} attached" for image in event.images]
             lines += [f"{image} layers attached, name withheld (private)" for image in event.withheld]
-            return lines + other_snapshotters(event)
+            return lines + not_attached(event) + other_snapshotters(event)
+
+
+def not_attached(attached: Attached) -> list[str]:
+    """The lines about images that are as if they were not in the cache."""
+    lines = [f"{image} not attached: it is for other platforms than this host's" for image in attached.foreign]
+    return lines + [f"{image} not attached: native mode cannot serve every layer" for image in attached.missed]
 
 
 def other_snapshotters(attached: Attached) -> list[str]:
@@ -175,6 +181,8 @@ class JsonDisplay:
                     "attached",
                     images=list(event.images),
                     withheld=list(event.withheld),
+                    missed=list(event.missed),
+                    foreign=list(event.foreign),
                     unpackedInto=sorted(event.unpacked),
                     leftOut=list(event.left_out),
                 )

@@ -41,6 +41,8 @@ class Attached:
     """Private images, as the user wrote them: layers are served when a pod pulls them, no record was made."""
     missed: tuple[str, ...] = ()
     """Images that this mode cannot attach, as the user wrote them; a pull fetches only what is missing."""
+    foreign: tuple[str, ...] = ()
+    """Images that are for other platforms than this machine's alone, as the user wrote them."""
     unpacked: frozenset[str] = frozenset()
     """Snapshotters of other runtime handlers that have the images too."""
     left_out: tuple[str, ...] = ()
@@ -230,6 +232,9 @@ class Containerd(Protocol):
 
     async def image_filesystem(self) -> str:
         """Directory of the snapshotter that CRI unpacks images into."""
+
+    async def cri_images(self, names: Collection[str]) -> Mapping[str, str] | None:
+        """Ids of the images that CRI has under these names, by name. None: CRI does not run."""
 
     async def namespaces(self) -> tuple[str, ...]: ...
 

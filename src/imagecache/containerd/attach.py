@@ -11,7 +11,7 @@ served: images are unpacked into the snapshotter of containerd's own pulls. See
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from imagecache.clock import Clock
@@ -23,12 +23,15 @@ from imagecache.containerd.handlers import AUTO, Handlers, handlers_of
 from imagecache.containerd.modes import Choice, choose, default_snapshotter
 from imagecache.containerd.snapshot_chain import ChainPreparer
 from imagecache.digest import Digest
-from imagecache.errors import ContainerdMisconfigured
+from imagecache.errors import ContainerdMisconfigured, ImageNotListed
 from imagecache.oci.descriptor import Descriptor
 from imagecache.oci.manifest import parse_index
+from imagecache.oci.reference import Reference
 from imagecache.settings.table import Mode
 from imagecache.store.bundle_document import Bundle, ImageRecord
 
+_CONFIRM_POLL = 0.02
+"""Seconds. CRI has handled its events by then, so the first answer is nearly always the right one."""
 _VISIBLE_POLL = 0.001
 """Seconds: CRI handles an event within a few milliseconds, and no event tells us when it has."""
 
@@ -79,7 +82,8 @@ class NodeAttacher:
             others: bundles that are attached too; what they share with this one is also unpacked as they ask.
 
         Raises:
-            ContainerdUnavailable, ContainerdMisconfigured, BlobNotFound; when something is unpacked: StoreError.
+            ContainerdUnavailable, ContainerdMisconfigured, BlobNotFound, ImageNotListed; when something is unpacked:
+            StoreError.
         """
         choice, plugins = await self._plugins()
         handlers = await self._handlers(choice, plugins)
@@ -87,6 +91,7 @@ class NodeAttacher:
         withheld: list[str] = []
         missed: list[str] = []
         listing: dict[str, Descriptor] = {}
+        usable: dict[str, str] = {}
         asked = [(bundle, also), *others]
         if self._prepulls or any(handlers.unpacked(each) for _, each in asked):
             lease = self._session().leased(also_unpack.LEASE, owner=bundle.id)  # what was unpacked outlives a failure
@@ -103,11 +108,14 @@ class NodeAttacher:
                     # before the record: it says "present" to pods of every runtime handler
                     await self._unpack(session, choice, image, wanted)
                     recorded.update(dict.fromkeys(await self._record(session, image, listing)))
+                    usable[Reference.parse(image.name).cri_name] = image_records.image_id(image)
                 else:
                     missed.append(image.reference)
         await self.give_up(bundle)  # an earlier try may have unpacked what is not asked for any more
         # records keep what they name, so the lease is not needed while CRI handles them
         await run_all(*(self._until_listed(self._session(), *item) for item in listing.items()))
+        if self._in_cri and usable:
+            await self._confirm(usable, bundle)
         return Attached(
             tuple(recorded),
             tuple(withheld),
@@ -285,6 +293,17 @@ class NodeAttacher:
             await asyncio.sleep(_VISIBLE_POLL)
         await session.images.put(name, target, image_records.CRI_LABELS)
 
+    async def _confirm(self, usable: Mapping[str, str], bundle: Bundle) -> None:
+        """What CRI answers counts, not what was written: it has images of its own platform alone, and its own view."""
+        deadline = self._clock.monotonic() + self._settings.visible
+        while (found := await self._containerd.cri_images(usable)) is not None:
+            wrong = {name for name, image_id in usable.items() if found.get(name) != image_id}
+            if not wrong:
+                return
+            if self._clock.monotonic() >= deadline:
+                raise _not_listed(bundle, wrong, found)
+            await asyncio.sleep(_CONFIRM_POLL)
+
     async def _removable(self, session: Session, image: ImageRecord, kept: set[str]) -> list[str]:
         """Names of ours that point at the image; the id too, unless a name that is not ours still points there."""
         present = {record.name for record in await session.images.with_target(image.target.digest)}
@@ -300,3 +319,15 @@ def _wanted(handlers: Handlers, image: ImageRecord, asked: Sequence[Asked]) -> f
     config = image.config.digest
     having = [also for bundle, also in asked if any(each.config.digest == config for each in bundle.images)]
     return frozenset(name for also in having for name in handlers.unpacked(also))
+
+
+def _not_listed(bundle: Bundle, wrong: Collection[str], found: Mapping[str, str]) -> ImageNotListed:
+    """Of several images the first."""
+    image = next(each for each in bundle.images if Reference.parse(each.name).cri_name in wrong)
+    other = found.get(Reference.parse(image.name).cri_name)
+    said = f"CRI has the image {other} under this name" if other else "CRI does not have it"
+    return ImageNotListed(
+        f"{said} after {image_records.image_id(image)} for {image.platform} was attached",
+        hint="containerd's log says why; is this the platform of its default?" if not other else "attach it again",
+        image=image.reference,
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -23,6 +23,7 @@ from imagecache._proto.containerd import (
 )
 from imagecache._proto.cri import runtime_pb2
 from imagecache.clock import Clock
+from imagecache.concurrency import run_all
 from imagecache.containerd.api import SNAPSHOTTERS, ContainerRecord, Plugin, SnapshotMount, TaskStarted
 from imagecache.containerd.handlers import snapshotters_in
 from imagecache.containerd.rpc import Connection, Reply
@@ -77,11 +78,25 @@ class ContainerdClient:
 
     async def handler_snapshotters(self) -> dict[str, str]:
         # without CRI (Docker's containerd) nobody answers its Status
-        if not any(not plugin.error for plugin in await self._plugins(_CRI)):
+        if not await self._runs_cri():
             return {}
         request = runtime_pb2.StatusRequest(verbose=True)
         reply = await self._cri("RuntimeService/Status", request, runtime_pb2.StatusResponse)
         return snapshotters_in(reply.info["config"])
+
+    async def cri_images(self, names: Collection[str]) -> Mapping[str, str] | None:
+        if not await self._runs_cri():
+            return None
+        found = await run_all(*map(self._image_id, names))
+        return {name: image_id for name, image_id in zip(names, found, strict=True) if image_id}
+
+    async def _image_id(self, name: str) -> str:
+        request = runtime_pb2.ImageStatusRequest(image=runtime_pb2.ImageSpec(image=name))
+        reply = await self._cri("ImageService/ImageStatus", request, runtime_pb2.ImageStatusResponse)
+        return reply.image.id
+
+    async def _runs_cri(self) -> bool:
+        return any(not plugin.error for plugin in await self._plugins(_CRI))
 
     async def image_filesystem(self) -> str:
         request = runtime_pb2.ImageFsInfoRequest()

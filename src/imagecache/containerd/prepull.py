@@ -18,7 +18,7 @@ from imagecache.containerd.api import Asked, Attached, UnpackedChain
 from imagecache.containerd.attach import NodeAttacher
 from imagecache.containerd.handlers import Handlers
 from imagecache.containerd.image_records import CRI_NAMESPACE
-from imagecache.errors import ImageWithheld
+from imagecache.errors import ImageNotListed, ImageWithheld
 from imagecache.oci.reference import Reference
 from imagecache.store.bundle_document import Bundle, ImageRecord
 
@@ -62,7 +62,8 @@ class Prepuller:
     async def attach(self, bundle: Bundle, also: Collection[str] = (), others: Sequence[Asked] = ()) -> Attached:
         """Unpack the images, or pull those that are missing.
 
-        Raises ImageWithheld when one of them is private; PullFailed, or what ``NodeAttacher.attach`` raises.
+        Raises ImageWithheld when one of them is private; PullFailed, ImageNotListed, or what ``NodeAttacher.attach``
+        raises.
         """
         # it comes before the error: the other images of the cache are useful
         withheld = [image for image in bundle.images if image.private and not self._private]
@@ -76,6 +77,8 @@ class Prepuller:
             for name in names:
                 if await self._runtime.image(name) is None:
                     await self._runtime.pull(name)
+                    if await self._runtime.image(name) is None:
+                        raise ImageNotListed(f"the runtime has pulled {name} and does not have it", hint="its log says why")
         if withheld:
             private = ", ".join(image.reference for image in withheld)
             raise ImageWithheld(

@@ -36,7 +36,6 @@ from imagecache.errors import (
     StoreBusy,
     Unauthenticated,
 )
-from imagecache.oci.platform import matches
 from imagecache.store.bundle_document import Bundle
 
 SOON = 5.0
@@ -110,7 +109,7 @@ class _Draft:
         try:
             if self.observed.malformed is not None:
                 raise self.observed.malformed
-            spec = effective_spec(self.cache, architecture=self.observed.architecture)
+            spec = effective_spec(self.cache, architectures=self.observed.architectures)
         except InvalidManifest as error:
             if self.observed.role is not Role.NODE:
                 self.refuse(error)
@@ -284,7 +283,7 @@ class _Draft:
         """Counts, columns and the condition Degraded, whatever the phase."""
         status, before, views = self.status, self.status.nodes, self.observed.nodes
         if spec is not None and views is not None:
-            counts = assignment.counts(self.cache.name, status.image_cache_id, spec.nodes, views)
+            counts = assignment.counts(self.cache.name, status.image_cache_id, spec.target(status), views)
             complete = status.phase is Phase.READY and 0 < counts.desired == counts.ready
             if complete and not (before and before.desired == before.ready > 0):
                 self.record("NodesReady", f"Usable on {columns.count(counts.ready, 'node')}")
@@ -348,12 +347,5 @@ class _Draft:
 
 
 def _has(document: Bundle, spec: EffectiveSpec) -> bool:
-    """Whether a bundle is what the spec asks for.
-
-    The architecture counts only where the document names one: otherwise it is that of the process that reconciles, and
-    a controller that is moved to another node must not build everything again.
-    """
-    if tuple(image.reference for image in document.images) != spec.images:
-        return False
-    platforms = [image.platform for image in document.images if image.platform.architecture]
-    return not spec.names_architecture or all(matches(spec.platform, platform) for platform in platforms)
+    """Whether a bundle is what the spec asks for."""
+    return building.is_asked_for(document, spec)

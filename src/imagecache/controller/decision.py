@@ -51,8 +51,8 @@ Build = Running | Broken
 class ObservedState:
     """Everything around one ImageCache, as it is now."""
 
-    architecture: str
-    """GOARCH for caches that name none."""
+    architectures: Sequence[str]
+    """GOARCH of those that a cache is built for when it names none."""
     role: Role = Role.CLUSTER
     requested: bool = False
     """A person has just asked for this cache: what failed or was interrupted is begun anew."""

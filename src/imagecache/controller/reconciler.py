@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from imagecache.api import nodes, parse
+from imagecache.api import assignment, nodes, parse
 from imagecache.api.effective_spec import effective_spec
 from imagecache.api.nodes import NodeView
 from imagecache.api.types import Event, ImageCache, Status
@@ -72,6 +72,7 @@ class Dependencies:
     store: BundleStore
     clock: Clock
     architecture: str
+    """GOARCH for caches that name none, where no node is known."""
     role: Role = Role.CLUSTER
     claims: Claims = field(default_factory=Unclaimed)
     read: Callable[[str], Awaitable[Object | None]] | None = None
@@ -222,7 +223,7 @@ class Reconciler:
             problem, changed = await self._secrets(cache, memory)
         count = self._dependencies.nodes
         return ObservedState(
-            architecture=self._dependencies.architecture,
+            architectures=self._architectures(cache),
             role=self._dependencies.role,
             requested=requested,
             bundles=bundles,
@@ -235,6 +236,14 @@ class Reconciler:
             secrets_changed=changed,
             store_problem=store_problem,
         )
+
+    def _architectures(self, cache: ImageCache) -> Sequence[str]:
+        """Those that it is built for when it names none."""
+        try:
+            chosen = assignment.node_selector(cache.metadata.annotations)
+        except InvalidManifest:  # the decision reports it
+            chosen = None
+        return assignment.architectures(chosen, self.informers.machines) or (self._dependencies.architecture,)
 
     async def _bundles(self, cache: ImageCache) -> tuple[dict[str, Bundle], ImageCacheError | None]:
         def look() -> dict[str, Bundle]:
@@ -254,7 +263,7 @@ class Reconciler:
     async def _secrets(self, cache: ImageCache, memory: _Memory) -> tuple[ImageCacheError | None, bool]:
         """Why they cannot be read, and whether they changed since the last build."""
         try:
-            names = effective_spec(cache, architecture=self._dependencies.architecture).pull_secrets
+            names = effective_spec(cache, architectures=self._architectures(cache)).pull_secrets
         except InvalidManifest:
             return None, False
         if not names:

@@ -19,6 +19,8 @@ from imagecache.fetch.prefetch import BuildPrefetcher
 from imagecache.fetch.remote_store import RemoteStore
 from imagecache.fetch.running import RunningTransfer
 from imagecache.fetch.transfer import Advanced, LayerFetcher
+from imagecache.oci.descriptor import Platform
+from imagecache.oci.platform import no_match
 from imagecache.store.bundle_document import Bundle, LayerRecord
 from imagecache.store.layer_name import LayerName
 from imagecache.store.store import Store
@@ -45,12 +47,19 @@ class Described:
         return sum(layer.size for layer in self.layers.values())
 
 
-async def describe(remote: RemoteStore, bundle_id: str, digests: Mapping[str, Digest]) -> Described:
-    """Fetch and check the documents. ``digests`` are those that the ImageCache has, by reference.
+async def describe(
+    remote: RemoteStore, bundle_id: str, digests: Mapping[str, Digest], platform: Platform
+) -> Described:
+    """Fetch and check the documents of what a bundle has for a platform.
 
-    Raises NotFound, StoreUnreachable, StoreRefused, StoreCorrupt, StoreError, ContentError.
+    ``digests`` are those that the ImageCache has, by reference.
+
+    Raises NotFound, NoMatchingPlatform, StoreUnreachable, StoreRefused, StoreCorrupt, StoreError, ContentError.
     """
-    document = await remote.bundle(bundle_id)
+    whole = await remote.bundle(bundle_id)
+    document = whole.on(platform)  # before anything else is fetched: the rest is for other nodes
+    if not document.images:
+        raise no_match(platform, (image.platform for image in whole.images))
     limit = asyncio.Semaphore(_DOCUMENTS)
 
     async def body(digest: Digest) -> bytes:
@@ -64,16 +73,20 @@ async def describe(remote: RemoteStore, bundle_id: str, digests: Mapping[str, Di
 
 
 class BundleFetcher:
-    def __init__(self, store: Store, remote: RemoteStore, layers: LayerFetcher, builds: BuildPrefetcher) -> None:
+    def __init__(
+        self, store: Store, remote: RemoteStore, layers: LayerFetcher, builds: BuildPrefetcher, platform: Platform
+    ) -> None:
+        """``platform`` of this node."""
         self._store = store
         self._remote = remote
         self._layers = layers
         self.builds = builds
+        self._platform = platform
         self._running: dict[LayerName, RunningTransfer] = {}
 
     async def describe(self, bundle_id: str, digests: Mapping[str, Digest]) -> Described:
         """As the function of this name."""
-        return await describe(self._remote, bundle_id, digests)
+        return await describe(self._remote, bundle_id, digests, self._platform)
 
     async def fetch(self, described: Described, progress: Callable[[int], None]) -> None:
         """Have the bundle in the store; ``progress`` gets the bytes of its layer images that are on this node.

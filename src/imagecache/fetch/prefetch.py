@@ -32,15 +32,18 @@ class BuildPrefetcher:
         store: Store,
         remote: RemoteStore,
         layers: LayerFetcher,
+        architecture: str,
         backoff: Backoff = Backoff(0.2, 5.0),
     ) -> None:
-        """``layers`` is for partial layers only: they occupy its ``limit`` as long as their builds take.
+        """``architecture`` of this node; ``layers`` is for partial layers only: they occupy its ``limit`` as long as
+        their builds take.
 
         ``backoff`` is for a build, or a layer, that has not begun: thousands of nodes may wait for one in a queue.
         """
         self._store = store
         self._remote = remote
         self._layers = layers
+        self._architecture = architecture
         self._backoff = backoff
         self._running: dict[LayerName, RunningTransfer] = {}
         self._prefetched: dict[str, tuple[LayerName, ...]] = {}
@@ -82,7 +85,7 @@ class BuildPrefetcher:
         """What the build will make, as soon as it knows."""
         retries = Retries(self._backoff)
         while True:
-            names = await self._remote.building(bundle_id)
+            names = await self._remote.building(bundle_id, self._architecture)
             if names:
                 return names
             await asyncio.sleep(retries.failed())

@@ -29,8 +29,8 @@ class RemoteStore(Protocol):
         Raises BlobNotFound; StoreCorrupt when the file ends before.
         """
 
-    async def building(self, bundle_id: str) -> tuple[LayerName, ...]:
-        """Layer images that a running build of the bundle may make, in the order in which it makes them.
+    async def building(self, bundle_id: str, architecture: str) -> tuple[LayerName, ...]:
+        """Layer images that a running build of the bundle may make for an architecture, in the order in which it does.
 
         Empty while no build runs.
         """

@@ -12,6 +12,8 @@ from pathlib import Path
 from imagecache.errors import InvalidInput, NotFound
 from imagecache.host.mounter import KernelMounter, backing
 from imagecache.host.mountinfo import MOUNTINFO, mounted_at
+from imagecache.oci.descriptor import Platform
+from imagecache.oci.platform import same_machine
 from imagecache.oci.reference import Reference
 from imagecache.store.bundle_document import Bundle, ImageRecord
 from imagecache.store.store import Store
@@ -24,6 +26,8 @@ SCRATCH = Path("/run/imagecache/mounts")
 class ImageMounts:
     store: Store
     mounter: KernelMounter
+    platform: Platform
+    """Of this host."""
     mountinfo: Path = MOUNTINFO
 
     def mount(self, image: str, directory: Path) -> tuple[Bundle, ImageRecord]:
@@ -51,7 +55,7 @@ class ImageMounts:
         self.mounter.unmount(target)
 
     def _find(self, text: str) -> tuple[Bundle, ImageRecord]:
-        """In the newest bundle that has the image."""
+        """In the newest bundle that has the image for this host; if none has, in the newest that has it at all."""
         name = Reference.parse(text).name
         found = [
             (bundle, image)
@@ -64,4 +68,4 @@ class ImageMounts:
                 f"no image cache of this store has {text}",
                 hint="list the caches with imagecache get, their images with imagecache describe",
             )
-        return max(found, key=lambda pair: pair[0].created)
+        return max(found, key=lambda pair: (same_machine(self.platform, pair[1].platform), pair[0].created))

@@ -61,6 +61,12 @@ def normalise(platform: Platform) -> Platform:
     )
 
 
+def same_machine(one: Platform, other: Platform) -> bool:
+    """Whether they are the same os and architecture, whatever the variant: nodes do not report theirs."""
+    first, second = normalise(one), normalise(other)
+    return (first.os, first.architecture) == (second.os, second.architecture)
+
+
 def runs_on(platform: Platform) -> tuple[Platform, ...]:
     """The platforms that a machine of this platform can run, best first."""
     wanted = normalise(platform)
@@ -151,3 +157,11 @@ def _arm64(variant: str) -> list[tuple[str, str]]:
 
 def _minors(major: str, highest: int) -> list[tuple[str, str]]:
     return [("arm64", f"{major}.{minor}" if minor else major) for minor in range(highest, -1, -1)]
+
+
+def parse_platform(text: str) -> Platform | None:
+    """``os/architecture[/variant]``, as ``str`` writes it; None for anything else."""
+    parts = text.split("/")
+    if not 2 <= len(parts) <= 3 or not all(parts):
+        return None
+    return normalise(Platform(os=parts[0], architecture=parts[1], variant="".join(parts[2:])))

@@ -12,6 +12,7 @@ from typing import NoReturn, Self
 
 from imagecache.digest import Digest
 from imagecache.errors import InvalidDigest, InvalidReference
+from imagecache.written import strange, trimmed
 
 DEFAULT_DOMAIN = "docker.io"
 DEFAULT_TAG = "latest"
@@ -39,7 +40,7 @@ class Reference:
     """A parsed reference. Two are equal when the user wrote the same text."""
 
     original: str
-    """As written, without surrounding blanks."""
+    """As written, without what ``written.trimmed`` takes away."""
     domain: str
     """``docker.io``, ``127.0.0.1:5000``."""
     path: str
@@ -51,7 +52,7 @@ class Reference:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Parse a user's text. Raises InvalidReference."""
-        original = text.strip()
+        original = trimmed(text)
         _check_text(original)
         rest, digest = _split_digest(original)
         domain, remote = _split_domain(rest)
@@ -97,6 +98,8 @@ def _check_text(original: str) -> None:
         _refuse(original, "it is empty")
     if len(original) > TEXT_LENGTH:
         _refuse(original, f"it is longer than {TEXT_LENGTH} characters")
+    if found := strange(original):
+        _refuse(original, found)
     if "://" in original:
         _refuse(original, "a reference has no scheme", f"write {original.partition('://')[2][:160]}")
     if _IDENTIFIER.fullmatch(original):  # ambiguous: docker run takes it for an id (reference.ParseNormalizedNamed)

@@ -7,7 +7,8 @@ why something is attached.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +18,7 @@ from imagecache.api.nodes import HOST, NodeStatus, NodeView, also_unpack, direct
 from imagecache.api.types import ImageCache
 from imagecache.containerd.api import Asked, Attached
 from imagecache.errors import ImageCacheError
+from imagecache.oci.descriptor import Platform
 from imagecache.store.bundle_document import Bundle
 
 
@@ -39,27 +41,41 @@ class HostNode:
     Args:
         nodes: the store's directory of nodes.
         attacher: makes the attacher when it is needed; most commands need none.
+        platform: of this host.
     """
 
-    def __init__(self, nodes: Path, attacher: Callable[[], Attacher]) -> None:
+    def __init__(self, nodes: Path, attacher: Callable[[], Attacher], platform: Platform) -> None:
         self._directory = nodes / HOST
         self._attacher = attacher
+        self._platform = platform
 
     async def attach(self, bundle: Bundle, cache: ImageCache) -> Attached:
-        """Attach a cache's bundle; an earlier one of the same cache is detached after that. Raises as the attacher."""
+        """Attach what a cache's bundle has for this host; an earlier one of the same cache is detached after that.
+
+        Raises as the attacher.
+        """
+        own = bundle.on(self._platform)
+        here = {image.reference for image in own.images}
+        foreign = tuple(dict.fromkeys(image.reference for image in bundle.images if image.reference not in here))
         annotations, state = cache.metadata.annotations, await asyncio.to_thread(self._load)
+        attached = Attached(())
+        if own.images:
+            attached = await self._attach(own, cache.name, annotations, state)
+        for earlier in _of(state, cache.name):  # last, so that a name which both have is never missing
+            if earlier.id != bundle.id or not own.images:
+                await self._detach(state, earlier)
+        return replace(attached, foreign=foreign)
+
+    async def _attach(self, own: Bundle, cache: str, annotations: Mapping[str, str], state: NodeState) -> Attached:
         also = also_unpack(annotations)
         # before the records are made: whatever is half made then, detach finds it, and the agent completes it
-        await asyncio.to_thread(state.write, bundle, [cache.name], also, direct_io=direct_io(annotations))
+        await asyncio.to_thread(state.write, own, [cache], also, direct_io=direct_io(annotations))
         try:
-            attached = await self._attacher().attach(bundle, also, state.asked(without=bundle.id))
+            attached = await self._attacher().attach(own, also, state.asked(without=own.id))
         except ImageCacheError as error:
-            await asyncio.to_thread(state.settle, bundle.id, building.explain(error))
+            await asyncio.to_thread(state.settle, own.id, building.explain(error))
             raise
-        await asyncio.to_thread(state.settle, bundle.id)
-        for earlier in _of(state, cache.name):  # last, so that a name which both have is never missing
-            if earlier.id != bundle.id:
-                await self._detach(state, earlier)
+        await asyncio.to_thread(state.settle, own.id)
         return attached
 
     async def detach(self, cache: str) -> tuple[str, ...]:

@@ -252,7 +252,7 @@ class PlainHost:
     @contextmanager
     def _claimed_for(self, cache: ImageCache) -> Iterator[None]:
         """Claimed, once it is clear that the document can be built. Raises InvalidManifest, StoreBusy."""
-        effective_spec(cache, architecture=self._dependencies.architecture)
+        effective_spec(cache, architectures=(self._dependencies.architecture,))
         with self._files.claimed(cache.name, wait=_CLAIM):
             yield
 
@@ -283,7 +283,7 @@ class PlainHost:
         self, cache: ImageCache, existing: ImageCache | None, how: str, attach: bool, show: Show
     ) -> ImageCache:
         """Write the object, settle it, attach it."""
-        spec = effective_spec(cache, architecture=self._dependencies.architecture)
+        spec = effective_spec(cache, architectures=(self._dependencies.architecture,))
         item = await self._write(cache, existing)
         # what the first decision will put into the status
         derived = ids.derived_cache_id(objects.uid(item), parse.stored(item).cache.metadata.generation)

@@ -11,9 +11,12 @@ import fnmatch
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from imagecache.registry.credentials import credential_host
+from imagecache.written import trimmed
 
+_T = TypeVar("_T")
 _SCHEME = re.compile(r"^https?://", re.IGNORECASE)
 _API = re.compile(r"^v[12](?:/|$)")
 _PORT = re.compile(r"^(.*?)(?::([0-9]+))?$", re.DOTALL)
@@ -30,7 +33,7 @@ class AuthKey:
 
     @classmethod
     def parse(cls, key: str) -> AuthKey:
-        rest = _SCHEME.sub("", key.strip())
+        rest = _SCHEME.sub("", trimmed(key))
         host, _, path = rest.partition("/")
         host, port = _split_port(credential_host(host))
         return cls(host=host, port=port, path=_API.sub("", path).strip("/"))
@@ -56,10 +59,11 @@ class AuthKey:
         return not self.host.startswith("[") and _GLOB.search(self.host) is not None
 
 
-def best_key(keys: Iterable[str], host: str, repository: str) -> str | None:
-    """The most specific key that covers the repository; None when there is none."""
-    matching = [(AuthKey.parse(key).rank, key) for key in keys if AuthKey.parse(key).matches(host, repository)]
-    return max(matching)[1] if matching else None
+def most_specific_first(entries: Iterable[tuple[str, _T]], host: str, repository: str) -> list[_T]:
+    """What the keys that cover the repository stand for; of equally specific ones the first comes first."""
+    parsed = [(AuthKey.parse(key), value) for key, value in entries]
+    matching = [(key.rank, value) for key, value in parsed if key.matches(host, repository)]
+    return [value for _, value in sorted(matching, key=lambda pair: pair[0], reverse=True)]
 
 
 def _split_port(host: str) -> tuple[str, str]:

@@ -1,19 +1,19 @@
 """How requests for one repository at one server are authorised: not at all, with an anonymous token, or as the user.
 
-Whether an image is private is found out by trying: first without the credential, and with it only after the registry
-has refused. The outcome is kept for the next requests, and concurrent requests share one token. It must not show a
-token or a credential.
+Whether an image is private is found out by trying: first without a credential, and with one only after the registry
+has refused; then with every one that is for the repository until the registry accepts one, as kubelet does. The outcome
+is kept for the next requests, and concurrent requests share one token. It must not show a token or a credential.
 """
 
 from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from imagecache.errors import ImageCacheError
 from imagecache.registry.challenge import Challenge, find
-from imagecache.registry.credentials import Credential, Credentials, credential_host
+from imagecache.registry.credentials import Credential, Credentials, credential_host, sources
 from imagecache.registry.token_server import Token, TokenServer
 
 _DENIED = frozenset({401, 403, 404, 429})
@@ -37,8 +37,8 @@ class Authorizer:
         self._challenge: Challenge | None = None
         self._token: Token | None = None
         self._credential: Credential | None = None
-        self._rejected: Credential | None = None
-        """A credential that was not accepted."""
+        self._known: Sequence[Credential] | None = None
+        """Every credential for the repository, in the order in which they are tried; None until one is needed."""
         self._proven: str | None = None
         """The last header that the registry accepted."""
 
@@ -46,6 +46,11 @@ class Authorizer:
     def private(self) -> bool:
         """Whether the repository needs the user's credential."""
         return self._mode is _Mode.CREDENTIAL
+
+    @property
+    def known(self) -> int:
+        """How many credentials a request may have to try."""
+        return len(self._known or ())
 
     async def authorization(self) -> str | None:
         """The Authorization header for the next request. A token that expires is renewed first."""
@@ -58,8 +63,13 @@ class Authorizer:
         """Note that the registry accepted this header."""
         self._proven = sent
 
-    async def refused(self, status: int, challenges: Iterable[Challenge], sent: str | None) -> bool:
-        """Learn from an error answer; True when the request should be sent again."""
+    async def refused(
+        self, status: int, challenges: Iterable[Challenge], sent: str | None, tried: list[Credential]
+    ) -> bool:
+        """Learn from an error answer; True when the request should be sent again.
+
+        ``tried`` are the credentials that were refused for this request, to which this call adds: each is tried once.
+        """
         if status not in _DENIED:
             return False
         async with self._lock:
@@ -69,21 +79,26 @@ class Authorizer:
                 # The token has worked and no longer does: it expired early, or the registry restarted. Once only, so
                 # that a registry that never accepts a fresh token does not keep us busy.
                 self._proven = None
-                return await self._renew()
-            return await self._escalate(status, tuple(challenges))
+                if await self._renew():
+                    return True
+            return await self._escalate(status, tuple(challenges), tried)
 
-    def hint(self) -> str:
-        """What to do about a 401: there is no credential, or it was not accepted."""
+    def hint(self, tried: Sequence[Credential]) -> str:
+        """What to do about a 401 or 403: there is no credential, or none of them was accepted."""
         host = credential_host(self._tokens.endpoint.host)
-        credential = self._credential or self._rejected
-        if credential is None:
+        names = sources(tried)
+        if not names:
             return f"no credential for {host} was found; name one in spec.imagePullSecrets, or docker login {host}"
-        return f"the credential for {host} from {credential.source or 'the settings'} was not accepted; renew it"
+        if len(names) == 1:
+            return f"the credential for {host} from {names[0]} was not accepted; renew it"
+        listed = ", ".join(names)
+        return f"none of the credentials for {host} was accepted, tried in this order: {listed}; renew one of them"
 
     def _header(self) -> str | None:
         if self._token is not None:
             return f"Bearer {self._token.value}"
-        return self._credential.basic() if self._mode is _Mode.CREDENTIAL and self._credential else None
+        basic = self._challenge is not None and self._challenge.scheme == "basic"
+        return self._credential.basic() if basic and self._credential is not None else None
 
     async def _renew(self) -> bool:
         """Fetch a new token in the same way as the last one. False when there is none."""
@@ -92,7 +107,7 @@ class Authorizer:
         self._token = await self._tokens.fetch(self._challenge, self._credential)
         return self._token is not None
 
-    async def _escalate(self, status: int, challenges: tuple[Challenge, ...]) -> bool:
+    async def _escalate(self, status: int, challenges: tuple[Challenge, ...], tried: list[Credential]) -> bool:
         if self._mode is _Mode.OPEN and status == 401:
             # Bearer first: with it, what is public needs no credential.
             self._challenge = find(challenges, "bearer") or find(challenges, "basic")
@@ -101,30 +116,45 @@ class Authorizer:
                 self._token = await self._tokens.fetch(self._challenge, None)
                 if self._token is not None:
                     return True
-        # No challenge: the registry did not say how to authenticate. With the credential: there is nothing left to try.
-        if self._challenge is None or self._mode is _Mode.CREDENTIAL:
+        if self._challenge is None:  # the registry did not say how to authenticate
             return False
-        return await self._use_credential(self._challenge, certain=status in {401, 403})
+        if self._mode is _Mode.CREDENTIAL and self._credential is not None:
+            if status == 429:  # it is the user's limit by now: another user is no remedy, time is
+                return False
+            tried.append(self._credential)
+        return await self._use_next(self._challenge, tried, certain=status in {401, 403})
 
-    async def _use_credential(self, challenge: Challenge, *, certain: bool) -> bool:
-        """Switch to the user's credential.
+    async def _use_next(self, challenge: Challenge, tried: list[Credential], *, certain: bool) -> bool:
+        """Switch to the first credential that was not tried yet and that the token server accepts.
 
         After a 404 or a 429 it is not certain that a credential is the remedy: then a failure changes nothing.
         """
-        host = credential_host(self._tokens.endpoint.host)
-        credential = await self._credentials.credentials_for(host, self._tokens.repository)
-        if credential is None:
+        try:
+            known = await self._credentials_known()
+        except ImageCacheError:  # a helper program that fails
+            if certain:
+                raise
             return False
-        token: Token | None = None
-        if challenge.scheme == "bearer":
-            try:
-                token = await self._tokens.fetch(challenge, credential)
-            except ImageCacheError:
-                if certain:
-                    raise
-        # Basic needs a user; an identity token is for token servers only.
-        if token is None and (challenge.scheme == "bearer" or not credential.username):
-            self._rejected = credential
-            return False
-        self._mode, self._credential, self._token = _Mode.CREDENTIAL, credential, token
-        return True
+        for credential in known:
+            if credential in tried:
+                continue
+            token: Token | None = None
+            if challenge.scheme == "bearer":
+                try:
+                    token = await self._tokens.fetch(challenge, credential)
+                except ImageCacheError:
+                    if certain:
+                        raise
+                    return False
+            # Basic needs a user; an identity token is for token servers only.
+            if token is not None or (challenge.scheme == "basic" and credential.username):
+                self._mode, self._credential, self._token = _Mode.CREDENTIAL, credential, token
+                return True
+            tried.append(credential)
+        return False
+
+    async def _credentials_known(self) -> Sequence[Credential]:
+        if self._known is None:
+            host = credential_host(self._tokens.endpoint.host)
+            self._known = await self._credentials.credentials_for(host, self._tokens.repository)
+        return self._known

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+from collections.abc import Sequence
 
 import msgspec
 
 from imagecache import foreign_json
 from imagecache.errors import InvalidSetting, MalformedDocument
-from imagecache.registry.credentials import Credential
+from imagecache.registry.credentials import HUB_SERVER, Credential, credential_host
 
 HELPER_TIMEOUT = 30.0
 """Seconds. Cloud helpers (ECR, GCR) make requests of their own."""
@@ -32,7 +33,10 @@ class _Answer(msgspec.Struct):
 
 
 class CredentialHelper:
-    """``docker-credential-NAME``, found on PATH. Raises InvalidSetting when the name cannot be one."""
+    """``registry.credentials.Credentials`` of ``docker-credential-NAME``, found on PATH.
+
+    Raises InvalidSetting when the name cannot be one.
+    """
 
     def __init__(self, name: str, timeout: float = HELPER_TIMEOUT) -> None:
         if not _NAME.fullmatch(name):
@@ -40,8 +44,12 @@ class CredentialHelper:
         self.program = f"docker-credential-{name}"
         self._timeout = timeout
 
-    async def get(self, server: str) -> Credential | None:
-        """The credential for a server; None when the helper has none. Raises InvalidSetting when it fails."""
+    async def credentials_for(self, host: str, repository: str) -> Sequence[Credential]:  # noqa: ARG002 - hosts only
+        """The helper's credential for the registry, or none. Raises InvalidSetting when it fails."""
+        found = await self._get(HUB_SERVER if credential_host(host) == "docker.io" else host)
+        return (found,) if found else ()
+
+    async def _get(self, server: str) -> Credential | None:
         code, output = await self._run(server)
         if code != 0:
             if _NOT_FOUND in output:

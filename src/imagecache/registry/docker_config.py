@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,10 @@ import msgspec
 from imagecache import foreign_json
 from imagecache.errors import InvalidSetting, MalformedDocument
 from imagecache.limits import MIB
-from imagecache.registry.auth_keys import best_key
+from imagecache.registry.auth_keys import most_specific_first
 from imagecache.registry.credential_helper import HELPER_TIMEOUT, CredentialHelper
-from imagecache.registry.credentials import HUB_SERVER, Credential, credential_host
+from imagecache.registry.credentials import Credential, CredentialChain, Credentials
+from imagecache.registry.keyring import BrokenEntry, Keyring
 
 _LONGEST = 4 * MIB
 """Bytes of a configuration: a Secret has at most 1 MiB."""
@@ -43,51 +43,24 @@ class _File(msgspec.Struct, rename={"cred_helpers": "credHelpers", "creds_store"
     creds_store: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class _Broken:
-    """An entry that cannot be used, and why."""
-
-    message: str
-    hint: str
-
-    def error(self) -> InvalidSetting:
-        return InvalidSetting(self.message, hint=self.hint)
-
-
 class DockerConfig:
     """One parsed configuration.
 
     Order for a host: its own credential helper, what the file itself holds, the default credential store.
     """
 
-    def __init__(
-        self,
-        auths: Mapping[str, Credential | _Broken],
-        helpers: Mapping[str, CredentialHelper | _Broken],
-        store: CredentialHelper | None,
-    ) -> None:
-        self._auths = auths
+    def __init__(self, keyring: Keyring, helpers: Mapping[str, Credentials], store: CredentialHelper | None) -> None:
+        self._keyring = keyring
         self._helpers = helpers
         self._store = store
 
-    async def credentials_for(self, host: str, repository: str) -> Credential | None:
-        """The credential for a repository. Raises InvalidSetting when the entry that is for it is broken."""
-        server = HUB_SERVER if credential_host(host) == "docker.io" else host
-        named = best_key(self._helpers, host, repository)
-        if named is not None:  # it wins over auths, as in docker/cli; kubelet knows no helpers
-            helper = self._helpers[named]
-            if isinstance(helper, _Broken):
-                raise helper.error()
-            found = await helper.get(server)
-            if found is not None:
-                return found
-        key = best_key(self._auths, host, repository)
-        if key is not None:
-            held = self._auths[key]
-            if isinstance(held, _Broken):
-                raise held.error()
-            return held
-        return await self._store.get(server) if self._store else None
+    async def credentials_for(self, host: str, repository: str) -> Sequence[Credential]:
+        """Raises InvalidSetting when a helper or an entry cannot be used and nothing else has a credential."""
+        # a helper wins over auths, as in docker/cli; kubelet knows none
+        sources: list[Credentials] = [*most_specific_first(self._helpers.items(), host, repository), self._keyring]
+        if self._store is not None:
+            sources.append(self._store)
+        return await CredentialChain(sources).credentials_for(host, repository)
 
 
 def config_path(named: str, environ: Mapping[str, str], home: Path) -> Path:
@@ -117,15 +90,15 @@ def parse_docker_config(data: bytes, source: str, helper_timeout: float = HELPER
     file = _decode(data, source)
     store = CredentialHelper(file.creds_store, helper_timeout) if file.creds_store else None
     helpers = {key: _helper(key, name, source, helper_timeout) for key, name in file.cred_helpers.items() if name}
-    return DockerConfig(_credentials(file.auths, source), helpers, store)
+    return DockerConfig(_keyring(file.auths, source), helpers, store)
 
 
-def parse_docker_config_json(data: bytes, source: str) -> DockerConfig:
+def parse_docker_config_json(data: bytes, source: str) -> Keyring:
     """The payload ``.dockerconfigjson`` of a Secret of type kubernetes.io/dockerconfigjson.
 
     A Secret must not start programs: helpers that it names are ignored, as kubelet does. Raises InvalidSetting.
     """
-    return DockerConfig(_credentials(_decode(data, source).auths, source), {}, None)
+    return _keyring(_decode(data, source).auths, source)
 
 
 def _decode(data: bytes, source: str) -> _File:
@@ -137,30 +110,30 @@ def _decode(data: bytes, source: str) -> _File:
         raise InvalidSetting(f"{source} is not a Docker configuration", hint=_FORM) from None
 
 
-def _helper(key: str, name: object, source: str, timeout: float) -> CredentialHelper | _Broken:
+def _helper(key: str, name: object, source: str, timeout: float) -> Credentials:
     try:
         return CredentialHelper(foreign_json.read(name, str), timeout)
     except (InvalidSetting, MalformedDocument):
-        return _Broken(f"{source}: credHelpers of {key[:160]!r} names no helper", "NAME of docker-credential-NAME")
+        return BrokenEntry(f"{source}: credHelpers of {key[:160]!r} names no helper", "NAME of docker-credential-NAME")
 
 
-def _credentials(entries: Mapping[str, Any], source: str) -> dict[str, Credential | _Broken]:
+def _keyring(entries: Mapping[str, Any], source: str) -> Keyring:
     """Entries that hold a secret. Empty ones only note that a credential store has it."""
     found = ((key, _credential(key, value, source)) for key, value in entries.items())
-    return {key: credential for key, credential in found if credential is not None}
+    return Keyring(tuple((key, credential) for key, credential in found if credential is not None))
 
 
-def _credential(key: str, value: object, source: str) -> Credential | _Broken | None:
+def _credential(key: str, value: object, source: str) -> Credential | BrokenEntry | None:
     try:
         entry = foreign_json.read(value, _Entry, conflicts=False)
     except MalformedDocument:
-        return _Broken(f"{source}: the entry for {key[:160]!r} is not a credential", _FORM)
+        return BrokenEntry(f"{source}: the entry for {key[:160]!r} is not a credential", _FORM)
     username, password = entry.username, entry.password
     if entry.auth:
         try:
             username, password = _split_auth(entry.auth)
         except ValueError as problem:  # our own words: see there
-            return _Broken(f"{source}: 'auth' of {key[:160]!r} {problem}", _AUTH_FORM)
+            return BrokenEntry(f"{source}: 'auth' of {key[:160]!r} {problem}", _AUTH_FORM)
     if entry.identitytoken:
         return Credential(username=username, identity_token=entry.identitytoken, source=source)
     return Credential(username=username, password=password, source=source) if username or password else None

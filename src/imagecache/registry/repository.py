@@ -6,22 +6,24 @@ Source: OCI distribution-spec v1.1, "Pull". It must not choose between servers, 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import aiohttp
 
 from imagecache.backoff import Retryable
-from imagecache.errors import RegistryError, Unauthenticated
+from imagecache.errors import AccessDenied, ImageNotFound, RegistryError, Unauthenticated
 from imagecache.registry.authorizer import Authorizer
 from imagecache.registry.challenge import parse_challenges
 from imagecache.registry.config import RegistryConfig
+from imagecache.registry.credentials import Credential, sources
 from imagecache.registry.endpoint import Endpoint, host_of
 from imagecache.registry.http_errors import error_code, may_try_again, retry_after, status_error
 from imagecache.registry.transport import Request, Transport, read_start
 
 _ROUNDS = 6
-"""Requests until authentication must succeed. Three are needed: no header, an anonymous token, the credential. Another
-renews a token that expired in between; the rest is reserve, so that a registry cannot keep us busy."""
+"""Requests until authentication must succeed, beside one for each credential. Two are needed: without a header, with an
+anonymous token. A third renews one that expired in between; the rest is reserve, so that a registry cannot keep us
+busy."""
 
 
 class Repository:
@@ -46,7 +48,9 @@ class Repository:
             what: for messages: ``manifest 1.25``.
             headers: of the request.
         """
-        for _ in range(_ROUNDS):
+        rounds, tried = 0, list[Credential]()
+        while rounds < _ROUNDS + self.authorizer.known:
+            rounds += 1
             authorization = await self.authorizer.authorization()
             request = Request(self.endpoint, self.endpoint.url(path), dict(headers or {}), authorization)
             async with self._transport.open(request) as response:
@@ -56,14 +60,18 @@ class Repository:
                     return
                 body = await read_start(response, self._config.limits.error_body)
             challenges = parse_challenges(response.headers.getall("WWW-Authenticate", ()))
-            if not await self.authorizer.refused(response.status, challenges, authorization):
+            if not await self.authorizer.refused(response.status, challenges, authorization, tried):
                 break
-        raise self._error(response, body, what)
+        raise self._error(response, body, what, tried)
 
-    def _error(self, response: aiohttp.ClientResponse, body: bytes, what: str) -> Retryable | RegistryError:
+    def _error(
+        self, response: aiohttp.ClientResponse, body: bytes, what: str, tried: Sequence[Credential]
+    ) -> Retryable | RegistryError:
         after = retry_after(response.headers.get("Retry-After"), self._config.clock.now())
         host = host_of(response.url)
         error = status_error(response.status, host, what, error_code(body), after)
         if isinstance(error, Unauthenticated):
-            error.hint = self.authorizer.hint()
+            error.hint = self.authorizer.hint(tried)
+        elif tried and isinstance(error, AccessDenied | ImageNotFound):
+            error.hint = f"{error.hint}; tried: {', '.join(sources(tried))}"
         return Retryable(error, after) if may_try_again(response.status) else error

@@ -5,7 +5,7 @@
     GET /v1/bundles/{id}                  bundle document (``store.bundle_document.Bundle`` as JSON)
     GET /v1/blobs/{digest}                an original manifest, index or config
     GET /v1/layers/{space}/{digest}       a layer image; one range a request; ETag is its SHA-256 if that is known
-    GET /v1/builds/{id}                   names of the layer images that a running build may make, as JSON
+    GET /v1/builds/{id}/{architecture}    names of the layer images that a running build may make for one, as JSON
     GET /v1/partial/{space}/{digest}      one range of a layer image, as far as it is written; waits for some seconds
     GET /livez, /readyz                   without a token
 
@@ -40,6 +40,7 @@ from imagecache.store.bundle_document import Bundle
 from imagecache.store.layer_name import LayerName
 
 BUNDLE_ID = re.compile(r"imc-[0-9a-z]{20}")
+_ARCHITECTURE = re.compile(r"[0-9a-z_]{1,32}")
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 _NO_RANGE = re.compile(r"bytes \*/([0-9]{1,18})")
 BUNDLE_LIMIT = 64 << 20
@@ -107,8 +108,8 @@ def layer_path(name: LayerName) -> str:
     return f"v1/layers/{name.space.value}/{name.digest}"
 
 
-def build_path(bundle_id: str) -> str:
-    return f"v1/builds/{bundle_id}"
+def build_path(bundle_id: str, architecture: str) -> str:
+    return f"v1/builds/{bundle_id}/{architecture}"
 
 
 def partial_path(name: LayerName) -> str:
@@ -153,6 +154,13 @@ def check_bundle_id(text: str) -> str:
     """Raises InvalidInput."""
     if not BUNDLE_ID.fullmatch(text):
         raise InvalidInput(f"not a bundle id: {text[:80]!r}", hint="expected imc- and 20 lowercase alphanumerics")
+    return text
+
+
+def check_architecture(text: str) -> str:
+    """Raises InvalidInput."""
+    if not _ARCHITECTURE.fullmatch(text):
+        raise InvalidInput(f"not an architecture: {text[:80]!r}", hint="expected GOARCH, for example amd64")
     return text
 
 

@@ -105,8 +105,8 @@ class RequestHandler:
                 endpoint = partial(self._bundle, bundle_id)
             case ["v1", "blobs", digest]:
                 endpoint = partial(self._document, digest)
-            case ["v1", "builds", bundle_id]:
-                endpoint = partial(self._build, bundle_id)
+            case ["v1", "builds", bundle_id, architecture]:
+                endpoint = partial(self._build, bundle_id, architecture)
             case ["v1", "layers", space, digest]:
                 endpoint = partial(self._layer, request, f"{space}/{digest}", held)
             case ["v1", "partial", space, digest]:
@@ -128,8 +128,9 @@ class RequestHandler:
     def _document(self, digest: str) -> Response:
         return http_messages.whole(self._reader.document(Digest(digest)), "application/octet-stream")
 
-    def _build(self, bundle_id: str) -> Response:
-        names = self._reader.building(protocol.check_bundle_id(bundle_id))
+    def _build(self, bundle_id: str, architecture: str) -> Response:
+        build = protocol.check_bundle_id(bundle_id), protocol.check_architecture(architecture)
+        names = self._reader.building(*build)
         return http_messages.whole(protocol.encode_names(names), "application/json")
 
     def _layer(self, request: Request, text: str, held: ExitStack) -> Response:

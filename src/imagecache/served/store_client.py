@@ -167,9 +167,10 @@ class StoreClient:
         if response.read(1):
             raise StoreError(f"{self._host} sent more of {what} than was asked for")
 
-    async def building(self, bundle_id: str) -> tuple[LayerName, ...]:
+    async def building(self, bundle_id: str, architecture: str) -> tuple[LayerName, ...]:
         protocol.check_bundle_id(bundle_id)
-        body = await self._whole(protocol.build_path(bundle_id), protocol.BUNDLE_LIMIT, f"the build of {bundle_id}")
+        path = protocol.build_path(bundle_id, protocol.check_architecture(architecture))
+        body = await self._whole(path, protocol.BUNDLE_LIMIT, f"the build of {bundle_id}")
         return await asyncio.to_thread(protocol.decode_names, body)
 
     async def partial(self, name: LayerName, offset: int, target: memoryview) -> PartialRead:

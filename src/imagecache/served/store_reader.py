@@ -14,7 +14,7 @@ from imagecache.erofs.layer_header import DATA_START, tar_length
 from imagecache.errors import BlobNotFound
 from imagecache.oserrors import converting
 from imagecache.store.blobs import Blobs
-from imagecache.store.bundle_document import Bundle
+from imagecache.store.bundle_document import Bundle, build_name
 from imagecache.store.bundles import Bundles
 from imagecache.store.layer_name import LayerName, Space
 from imagecache.store.layers import Layers
@@ -53,11 +53,12 @@ class StoreReader:
             return fd, os.fstat(fd).st_size
 
     def building(self, bundle_id: str) -> tuple[LayerName, ...]:
-        """Layer images that a running build of the bundle may make or use, in its order. Raises StoreError.
+        """Layer images that a running build of the bundle may make or use for an architecture, in its order.
 
-        Only those that are right at any position (``layers/``).
+        Only those that are right at any position (``layers/``). Raises StoreError.
         """
-        return tuple(name for name in self._leases.wanted_by(bundle_id) if name.space is Space.LAYERS)
+        wanted = self._leases.wanted_by(build_name(bundle_id, architecture))
+        return tuple(name for name in wanted if name.space is Space.LAYERS)
 
     def open_partial(self, name: LayerName) -> int | None:
         """The file of a partial layer, which the caller closes; None: finished, or not made. Raises StoreError."""

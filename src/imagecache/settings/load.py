@@ -13,6 +13,7 @@ from pathlib import Path
 
 from imagecache.errors import InvalidSetting
 from imagecache.settings.table import CONFIG_ENVIRONMENT, CONFIG_FILE, SETTINGS, Setting, Settings
+from imagecache.written import listed, trimmed
 
 
 def load(flags: Mapping[str, str | None], environ: Mapping[str, str], config: str | None = None) -> Settings:
@@ -86,7 +87,7 @@ def _number(value: object, *, whole: bool) -> int | float | None:
 
 def _texts(value: object) -> tuple[str, ...] | None:
     if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
+        return listed(value)
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
-        return tuple(value)
+        return tuple(filter(None, map(trimmed, value)))
     return None

@@ -10,6 +10,7 @@ import msgspec
 
 from imagecache.digest import ChainID, DiffID, Digest
 from imagecache.oci.descriptor import Descriptor, Platform
+from imagecache.oci.platform import same_machine
 from imagecache.store.layer_name import LayerName
 
 BUNDLE_MEDIA_TYPE = "application/vnd.imagecache.bundle.v1+json"
@@ -34,7 +35,7 @@ class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ImageRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One image of a bundle."""
+    """One image of a bundle, for the nodes of one platform: the image may be for another one that these can run."""
 
     reference: str
     """As the user wrote it."""
@@ -72,7 +73,15 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True):
     """The cache id: ``imc-`` and 20 lowercase alphanumerics."""
     created: str
     """RFC 3339, UTC, whole seconds."""
+    platforms: tuple[Platform, ...]
+    """Those that were asked for; not every image needs to have each."""
     images: tuple[ImageRecord, ...]
+    """In the order of the document; for each reference, one for each platform that it has, in the order of these."""
+
+    def on(self, platform: Platform) -> Bundle:
+        """What a node of this platform has of it."""
+        own = tuple(image for image in self.images if same_machine(platform, image.platform))
+        return self if own == self.images else msgspec.structs.replace(self, images=own)
 
     def layer_names(self) -> frozenset[LayerName]:
         return frozenset(layer.name for image in self.images for layer in image.layers)
@@ -80,3 +89,8 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True):
     def document_digests(self) -> frozenset[Digest]:
         """Digests of the original indexes, manifests and configs."""
         return frozenset(document.digest for image in self.images for document in image.documents)
+
+
+def build_name(bundle_id: str, architecture: str) -> str:
+    """Of the part of a running build that is for one architecture (GOARCH), in build leases."""
+    return f"{bundle_id}-{architecture}"

@@ -12,9 +12,11 @@ from imagecache.api.assignment import Cache
 from imagecache.api.ids import derived_cache_id
 from imagecache.api.yamltext import JSON
 from imagecache.digest import Digest
+from imagecache.oci.descriptor import Platform
 
 ID = "imc-" + "a" * 20
 NOW = dt.datetime(2024, 5, 1, 12, tzinfo=dt.UTC)
+AMD64, ARM64 = (Platform(os="linux", architecture=each) for each in ("amd64", "arm64"))
 
 
 def test_an_object_as_the_api_has_it() -> None:
@@ -28,12 +30,18 @@ def test_an_object_as_the_api_has_it() -> None:
                 "imagecache.dev/priority": " -7 ",
                 "imagecache.dev/also-unpack": "devmapper, overlayfs,",
                 "imagecache.dev/direct-io": "true",
+                "k8s.aliyun.com/imc-cpu-arch": "arm64,amd64",
             },
         },
         "status": {
             "phase": "Updating",
             "imageCacheId": ID,
-            "images": [{"image": "nginx", "digest": digest}, {"image": "bad", "digest": "md5:1"}],
+            "images": [
+                {"image": "nginx", "digest": digest, "platform": "linux/amd64"},
+                {"image": "nginx", "digest": digest, "platform": "linux/arm64"},
+                {"image": "bad", "digest": "md5:1", "platform": "linux/amd64"},
+                {"image": "worse", "platform": "linux"},
+            ],
         },
     }
     assert cache_of(item) == Cache(
@@ -44,6 +52,8 @@ def test_an_object_as_the_api_has_it() -> None:
         priority=-7,
         created=100.0,
         digests={"nginx": Digest(digest)},
+        platforms=(AMD64, ARM64),
+        named=(AMD64, ARM64),
         also_unpack=("devmapper", "overlayfs"),
         direct_io=True,
     )

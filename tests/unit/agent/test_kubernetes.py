@@ -19,10 +19,12 @@ from imagecache.kube.api import Object
 from imagecache.kube.client import KubeClient
 from imagecache.kube.connection import Connection
 from imagecache.kube.resources import IMAGE_CACHES, NODE_IMAGE_CACHES, NODES, Resource
+from imagecache.oci.descriptor import Platform
 from testkit.kube import FakeKube
 from testkit.kube_server import KubeServer
 
 ID = "imc-" + "a" * 20
+HOST = Platform(os="linux", architecture="amd64")
 _SECONDS = 10
 _T = TypeVar("_T")
 
@@ -112,21 +114,34 @@ async def test_progress_of_a_build_changes_nothing(api: FakeKube, kube: KubeClie
 
 async def test_our_node_and_no_other(api: FakeKube, kube: KubeClient) -> None:
     await put_node(api, "other")
-    async with aclosing(KubeNodes(kube, "worker").watch()) as watch:
+    async with aclosing(KubeNodes(kube, "worker", HOST).watch()) as watch:
         assert await following(watch) is None
         made = await put_node(api)
-        assert await following(watch) == Node(objects.uid(made), {"pool": "gpu"})
+        assert await following(watch) == Node(objects.uid(made), {"pool": "gpu"}, HOST)
         await api.patch(NODES, "worker", {"status": {"images": []}})
         await api.patch(NODES, "worker", {"metadata": {"labels": {"pool": "cpu"}}})
-        assert await following(watch) == Node(objects.uid(made), {"pool": "cpu"})
+        assert await following(watch) == Node(objects.uid(made), {"pool": "cpu"}, HOST)
         await api.delete(NODES, "worker")
         assert await following(watch) is None
+
+
+async def test_a_node_is_of_the_platform_that_it_says(api: FakeKube, kube: KubeClient) -> None:
+    await put_node(api)
+    async with aclosing(KubeNodes(kube, "worker", HOST).watch()) as watch:
+        node = await following(watch)
+        assert node is not None
+        assert node.platform == HOST
+        info: Object = {"operatingSystem": "linux", "architecture": "arm64", "kubeletVersion": "v1.37.2"}
+        await api.patch(NODES, "worker", {"status": {"nodeInfo": info}}, subresource="status")
+        node = await following(watch)
+        assert node is not None
+        assert node.platform == Platform(os="linux", architecture="arm64")
 
 
 async def test_the_taint_is_removed_and_the_others_stay(api: FakeKube, kube: KubeClient) -> None:
     other: JSON = {"key": "gpu", "effect": "NoSchedule"}
     await put_node(api, taints=[{"key": "imagecache.dev/not-ready", "effect": "NoSchedule"}, other])
-    nodes = KubeNodes(kube, "worker")
+    nodes = KubeNodes(kube, "worker", HOST)
     async with aclosing(nodes.watch()) as watch:
         node = await following(watch)
         assert node is not None
@@ -142,7 +157,7 @@ async def test_the_taint_is_removed_and_the_others_stay(api: FakeKube, kube: Kub
 async def test_a_taint_that_is_added_meanwhile_is_not_lost(api: FakeKube, kube: KubeClient) -> None:
     ours: JSON = {"key": "imagecache.dev/not-ready", "effect": "NoSchedule"}
     await put_node(api, taints=[ours])
-    nodes = KubeNodes(kube, "worker")
+    nodes = KubeNodes(kube, "worker", HOST)
     async with aclosing(nodes.watch()) as watch:
         await following(watch)
         cordon: JSON = {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}

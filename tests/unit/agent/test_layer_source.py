@@ -35,7 +35,7 @@ async def test_layers_of_a_build_that_is_prefetched(
     finished, partial = (PartialLayer(remote, layer) for layer in reversed(document.images[0].layers))
     finished.finish()
     partial.grow(300_000)
-    remote.builds[ID] = (partial.name, finished.name)
+    remote.builds[ID, "amd64"] = (partial.name, finished.name)
     fetcher = fetchers()
     source = FetchedLayerSource(node, fetcher)
     async with prefetched(fetcher):
@@ -57,7 +57,7 @@ async def test_a_layer_that_was_just_committed_is_counted_once(
     document = await origin.build(ID, BASE)
     layer = PartialLayer(remote, document.images[0].layers[0])
     layer.grow(300_000)
-    remote.builds[ID] = (layer.name,)
+    remote.builds[ID, "amd64"] = (layer.name,)
     fetcher = fetchers()
     async with prefetched(fetcher):
         await until(lambda: fetcher.builds.partial.get(layer.name, 0) >= 300_000)

@@ -17,6 +17,7 @@ from imagecache.errors import (
     ImageCacheError,
     StoreUnreachable,
 )
+from imagecache.oci.descriptor import Platform
 from imagecache.store.layer_name import LayerName
 from testkit.images import tar_of
 from tests.unit.agent.bench import Bench, cache
@@ -244,6 +245,24 @@ async def test_a_label_or_a_selector_moves_a_cache(bench: Bench) -> None:
     assert bench.state() is CacheState.READY  # a slip of the pen takes nothing away
 
     bench.caches.put(cache("a", A, selector=GPU))
+    await bench.until(lambda: bench.entry() is None and not bench.attacher.records)
+
+
+async def test_a_cache_of_another_platform_is_not_for_this_node(bench: Bench) -> None:
+    arm64, amd64 = (Platform(os="linux", architecture=each) for each in ("arm64", "amd64"))
+    await bench.origin.build(A, BASE)
+    bench.nodes.node = Node("uid-1", {"pool": "gpu"}, amd64)
+    bench.caches.put(cache("a", A, platforms=(arm64,)))
+    bench.start()
+    await bench.until(lambda: bench.reporter.written)
+    await bench.rounds()
+    assert bench.entry() is None
+    assert not bench.remote.fetched
+
+    bench.caches.put(cache("a", A, platforms=(amd64, arm64)))
+    await bench.ready()
+
+    bench.caches.put(cache("a", A, platforms=(arm64,)))
     await bench.until(lambda: bench.entry() is None and not bench.attacher.records)
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from imagecache.agent.budget import Disk
+from imagecache.agent.dependencies import Node
 from imagecache.api import selector
 from imagecache.api.assignment import Cache
 from imagecache.limits import GIB
+from imagecache.oci.descriptor import Platform
 from testkit.images import tar_of
 from tests.unit.agent.bench import Bench, cache
 from tests.unit.fetch.origin import PartialLayer
@@ -25,7 +27,7 @@ async def begun(bench: Bench, bundle_id: str = A) -> PartialLayer:
     document = await bench.origin.build(bundle_id, BASE)
     making = PartialLayer(bench.remote, document.images[0].layers[0])
     making.grow(300_000)
-    bench.remote.builds[bundle_id] = (making.name,)
+    bench.remote.builds[bundle_id, "amd64"] = (making.name,)
     return making
 
 
@@ -78,7 +80,7 @@ async def test_layers_of_a_build_that_failed_are_removed(bench: Bench) -> None:
 async def test_a_node_prefetches_its_own_builds_only(bench: Bench) -> None:
     mine, others = await begun(bench, A), await bench.origin.build(B, tar_of({"b": b"b"}), name="tool:2")
     elsewhere = others.images[0].layers[0].name
-    bench.remote.builds[B] = (elsewhere,)
+    bench.remote.builds[B, "amd64"] = (elsewhere,)
     bench.caches.put(building("a", A), replace(building("b", B), selector=selector.parse("pool=cpu", "")))
     bench.start()
 
@@ -132,3 +134,21 @@ async def test_prefetched_layers_give_way_to_a_bundle(bench: Bench) -> None:
 
     await bench.ready("b")
     assert set(bench.store.layers.names()) == document.layer_names()
+
+
+async def test_a_node_prefetches_what_is_for_its_architecture(bench: Bench) -> None:
+    mine, others = await begun(bench, A), await bench.origin.build(B, tar_of({"b": b"b"}), name="tool:2")
+    elsewhere = others.images[0].layers[0].name
+    bench.remote.builds[A, "arm64"] = (elsewhere,)
+    bench.remote.builds[B, "arm64"] = (elsewhere,)
+    arm64, amd64 = (Platform(os="linux", architecture=each) for each in ("arm64", "amd64"))
+    bench.nodes.node = Node("uid-1", {"pool": "gpu"}, amd64)
+    bench.caches.put(building("a", A), replace(building("b", B), named=(arm64,)))
+    bench.start()
+
+    await bench.until(lambda: bench.remote.fetched[mine.name] >= 250_000)
+    mine.finish()
+    await bench.until(lambda: bench.store.layers.has(mine.name))
+    await bench.rounds()
+
+    assert elsewhere not in bench.remote.fetched

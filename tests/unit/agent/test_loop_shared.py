@@ -16,6 +16,7 @@ from imagecache.store.store import Store
 from testkit.agent_dependencies import FakeRuntime
 from testkit.containerd import MemoryContainerd
 from testkit.images import tar_of
+from testkit.images_oci import AMD64
 from tests.unit.agent.bench import Bench, cache
 
 A, B, C = (f"imc-{letter * 20}" for letter in "abc")
@@ -25,7 +26,7 @@ APP = "docker.io/library/app:1"
 
 async def test_a_shared_store_is_only_read(bench: Bench) -> None:
     shared = Store.open(bench.origin.root)
-    bench.source = SharedLayerSource(shared)
+    bench.source = SharedLayerSource(shared, AMD64)
     document = await bench.origin.build(A, BASE)
     bench.caches.put(cache("a", A), cache("b", B))
     bench.start()
@@ -44,7 +45,7 @@ async def test_a_shared_store_is_only_read(bench: Bench) -> None:
 
 async def test_a_shared_store_that_lost_a_layer(bench: Bench) -> None:
     shared = Store.open(bench.origin.root)
-    bench.source = SharedLayerSource(shared)
+    bench.source = SharedLayerSource(shared, AMD64)
     document = await bench.origin.build(A, BASE)
     (name,) = document.layer_names()
     shared.layers.path(name).unlink()
@@ -60,7 +61,7 @@ async def test_a_shared_store_that_lost_a_layer(bench: Bench) -> None:
 
 
 def described(bench: Bench) -> DescribedLayerSource:
-    return DescribedLayerSource(lambda each: describe(bench.remote, each.id, each.digests))
+    return DescribedLayerSource(lambda each: describe(bench.remote, each.id, each.digests, AMD64))
 
 
 async def test_prepull_mode_needs_no_layer(bench: Bench) -> None:

@@ -8,12 +8,24 @@ from dataclasses import replace
 import pytest
 
 from imagecache.api import selector
-from imagecache.api.assignment import Cache, assigned, counts, node_selector, prefetchable
-from imagecache.api.nodes import CacheState, NodeCache, NodeStatus, NodeView
+from imagecache.api.assignment import (
+    Cache,
+    Target,
+    architectures,
+    assigned,
+    counts,
+    named_platforms,
+    node_selector,
+    prefetchable,
+)
+from imagecache.api.nodes import CacheState, NodeCache, NodeStatus, NodeView, platform_of
 from imagecache.api.types import NodeCounts
 from imagecache.errors import InvalidManifest
+from imagecache.oci.descriptor import Platform
 
 LABELS = {"pool": "gpu"}
+AMD64, ARM64, ARM = (Platform(os="linux", architecture=each) for each in ("amd64", "arm64", "arm"))
+WINDOWS = Platform(os="windows", architecture="amd64")
 GPU, CPU = (selector.parse(f"pool={pool}", "") for pool in ("gpu", "cpu"))
 READY = Cache("a", "imc-1", ready=True)
 REBUILT = replace(READY, ready=False)
@@ -69,7 +81,7 @@ def test_a_node_that_holds_a_cache_is_a_node_that_is_counted() -> None:
     """The two sides never disagree: what is counted as desired is what the node's agent goes for."""
     for chosen in (selector.EVERYTHING, GPU, CPU, selector.parse("!pool", "")):
         for labels in (LABELS, {"pool": "cpu"}, {}):
-            desired = counts("a", "imc-1", chosen, [NodeView("one", labels, NodeStatus())]).desired
+            desired = counts("a", "imc-1", Target(chosen), [NodeView("one", labels, NodeStatus())]).desired
             assert desired == len(assigned([replace(READY, selector=chosen)], labels, ()))
 
 
@@ -89,6 +101,92 @@ def test_nodes_are_counted_by_what_they_report_of_this_bundle() -> None:
         node("elsewhere", ready, pool="cpu"),
     ]
 
-    everywhere = counts("a", "imc-1", selector.EVERYTHING, nodes)
+    everywhere = counts("a", "imc-1", Target(selector.EVERYTHING), nodes)
     assert everywhere == NodeCounts(desired=7, ready=2, failed=1)
-    assert counts("a", "imc-1", selector.parse("pool=cpu", ""), nodes) == NodeCounts(desired=1, ready=1)
+    assert counts("a", "imc-1", Target(selector.parse("pool=cpu", "")), nodes) == NodeCounts(desired=1, ready=1)
+
+
+@pytest.mark.parametrize(
+    ("platforms", "node", "expected"),
+    [
+        ((AMD64,), AMD64, True),
+        ((AMD64,), ARM64, False),
+        ((AMD64, ARM64), ARM64, True),
+        ((AMD64,), WINDOWS, False),
+        # an arm64 machine runs both, and two images of one name would be one too many
+        ((ARM,), ARM64, False),
+        ((ARM,), Platform(os="linux", architecture="arm", variant="v7"), True),
+        ((), ARM64, True),
+        ((AMD64,), None, True),
+    ],
+)
+def test_a_node_takes_caches_of_its_own_platform(
+    platforms: tuple[Platform, ...], node: Platform | None, *, expected: bool
+) -> None:
+    cache = replace(READY, platforms=platforms)
+    assert bool(assigned([cache], LABELS, (), node)) is expected
+    assert bool(assigned([cache], LABELS, ("imc-1",), node)) is expected, "also what it has already"
+    assert bool(prefetchable([replace(BUILDING, named=platforms)], LABELS, node)) is expected
+    views = [NodeView("one", LABELS, NodeStatus(), node)]
+    assert counts("a", "imc-1", Target(selector.EVERYTHING, platforms), views).desired == int(expected)
+
+
+def test_a_build_that_names_no_platform_is_prefetched_by_all() -> None:
+    assert prefetchable([replace(BUILDING, platforms=(AMD64,))], LABELS, ARM64)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", ()),
+        ("amd64", (AMD64,)),
+        ("ARM64", (ARM64,)),
+        ("arm64, amd64", (AMD64, ARM64)),
+        ("amd64,\u00a0arm64,amd64,", (AMD64, ARM64)),
+    ],
+)
+def test_the_platforms_that_a_document_names(text: str, found: tuple[Platform, ...]) -> None:
+    assert named_platforms({"k8s.aliyun.com/imc-cpu-arch": text}) == found
+
+
+def test_a_platform_that_no_document_may_name() -> None:
+    with pytest.raises(InvalidManifest, match="'sparc' is not supported") as caught:
+        named_platforms({"k8s.aliyun.com/imc-cpu-arch": "amd64,sparc"})
+    assert caught.value.hint == "one of: amd64, arm64"
+
+
+def test_the_architectures_of_the_nodes() -> None:
+    nodes = [
+        ({"pool": "gpu"}, AMD64),
+        ({"pool": "cpu"}, ARM64),
+        ({"pool": "cpu"}, AMD64),
+        ({"pool": "arm"}, ARM64),
+        ({"pool": "win"}, WINDOWS),
+        ({"pool": "new"}, None),
+    ]
+
+    assert architectures(selector.EVERYTHING, nodes) == ["amd64", "arm64"]
+    assert architectures(GPU, nodes) == ["amd64"]
+    assert architectures(CPU, nodes) == ["amd64", "arm64"]
+    assert architectures(selector.parse("pool=arm", ""), nodes) == ["arm64"]
+    for nobody in ("pool=win", "pool=new", "pool=none"):
+        assert architectures(selector.parse(nobody, ""), nodes) == ["amd64", "arm64"], "until there are some"
+    assert architectures(None, nodes) == ["amd64", "arm64"]
+    assert architectures(selector.EVERYTHING, nodes[4:]) == []
+
+
+@pytest.mark.parametrize(
+    ("info", "labels", "found"),
+    [
+        ({"operatingSystem": "linux", "architecture": "arm64"}, {}, ARM64),
+        ({"operatingSystem": "linux", "architecture": "arm64"}, {"kubernetes.io/arch": "amd64"}, ARM64),
+        ({"operatingSystem": "", "architecture": ""}, {"kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64"}, AMD64),
+        (None, {"kubernetes.io/os": "windows", "kubernetes.io/arch": "amd64"}, WINDOWS),
+        (None, {"kubernetes.io/arch": "amd64"}, None),
+        ({"operatingSystem": 3, "architecture": []}, {}, None),
+        ("nonsense", {}, None),
+        (None, {}, None),
+    ],
+)
+def test_the_platform_of_a_node(info: object, labels: dict[str, str], found: Platform | None) -> None:
+    assert platform_of(info, labels) == found

@@ -27,16 +27,16 @@ def cache(
 
 
 def wanted(**changes: object) -> EffectiveSpec:
-    return effective_spec(cache(**changes), architecture="amd64")  # type: ignore[arg-type]
+    return effective_spec(cache(**changes), architectures=("amd64",))  # type: ignore[arg-type]
 
 
 def test_defaults() -> None:
-    result = effective_spec(cache("nginx"), architecture="arm64")
+    result = effective_spec(cache("nginx"), architectures=("arm64",))
 
     assert result.images == ("nginx",)
     assert (result.size_gib, result.size_limit) == (20, 20 * GIB)
     assert result.retention_days is None
-    assert str(result.platform) == "linux/arm64"
+    assert list(map(str, result.platforms)) == ["linux/arm64"]
     assert (result.plain_http, result.insecure, result.notes) == (frozenset(), frozenset(), ())
 
 
@@ -79,7 +79,7 @@ def test_annotations_count_where_the_spec_says_nothing() -> None:
     )
 
     assert (result.size_gib, result.retention_days) == (30, 3)
-    assert str(result.platform) == "linux/arm64"
+    assert list(map(str, result.platforms)) == ["linux/arm64"]
     assert result.plain_http == {"harbor.pre.com", "192.168.0.1:5000", "reg.test.com:80"}
     assert result.insecure == {"[::1]:5000"}
     assert result.notes == ()
@@ -127,13 +127,13 @@ def test_bad_annotations_name_the_key(key: str, value: str, message: str) -> Non
 
 
 def test_at_most_20_images() -> None:
-    assert len(effective_spec(cache(*(f"a:{n}" for n in range(20))), architecture="amd64").images) == 20
+    assert len(effective_spec(cache(*(f"a:{n}" for n in range(20))), architectures=("amd64",)).images) == 20
     with pytest.raises(InvalidManifest, match=r"spec\.images: 21 images, at most 20"):
-        effective_spec(cache(*(f"a:{n}" for n in range(21))), architecture="amd64")
+        effective_spec(cache(*(f"a:{n}" for n in range(21))), architectures=("amd64",))
 
 
 def test_a_repeated_image_is_built_once() -> None:
-    result = effective_spec(cache("nginx", "redis", "nginx"), architecture="amd64")
+    result = effective_spec(cache("nginx", "redis", "nginx"), architectures=("amd64",))
 
     assert result.images == ("nginx", "redis")
     assert result.notes == ("spec.images[2]: nginx is repeated",)
@@ -141,7 +141,7 @@ def test_a_repeated_image_is_built_once() -> None:
 
 def test_a_bad_reference_names_its_place() -> None:
     with pytest.raises(InvalidManifest, match=r"spec\.images\[1\]: .*Nginx") as caught:
-        effective_spec(cache("nginx", "Nginx"), architecture="amd64")
+        effective_spec(cache("nginx", "Nginx"), architectures=("amd64",))
     assert caught.value.hint
 
 
@@ -156,3 +156,42 @@ def test_good_secrets() -> None:
         "default:secret1",
         "kube-system:a.b",
     )
+
+
+AROUND = "\u00a0{}\u200b"
+"""What a copy out of a page brings with it."""
+
+
+def test_annotations_have_nothing_around_them() -> None:
+    keys = {
+        known.SIZE: AROUND.format("30"),
+        known.OS_TYPE: AROUND.format("Linux"),
+        known.CPU_ARCH: AROUND.format("arm64"),
+        known.PLAIN_HTTP: AROUND.format("Reg.example.com:80,\u3000[::1]:5000"),
+        "imagecache.dev/node-selector": AROUND.format("pool=gpu"),
+    }
+    plain = {key: text.strip("\u00a0\u200b").replace("\u3000", "").lower() for key, text in keys.items()}
+
+    assert wanted(keys=keys) == wanted(keys=plain)
+    assert wanted(keys=keys).plain_http == {"reg.example.com:80", "[::1]:5000"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (known.SIZE, "3\u00a00"),
+        (known.CPU_ARCH, "arm\u00a064"),
+        (known.PLAIN_HTTP, "a,reg\u00a0.example"),
+        ("imagecache.dev/node-selector", "pool=\u00e4\u00a0"),
+    ],
+)
+def test_what_is_inside_an_annotation_is_named(key: str, value: str) -> None:
+    with pytest.raises(InvalidManifest, match=r"it contains U\+00(A0|E4) \("):
+        wanted(keys={key: value})
+
+
+def test_what_is_inside_a_reference_or_a_secret_is_named() -> None:
+    with pytest.raises(InvalidManifest, match=r"spec\.images\[0\]: .*: it contains U\+00A0 \(NO-BREAK SPACE\) after 'n'"):
+        effective_spec(cache("n\u00a0ginx"), architectures=("amd64",))
+    with pytest.raises(InvalidManifest, match=r"imagePullSecrets\[0\]: .*: it contains U\+200B \(ZERO WIDTH SPACE\)"):
+        wanted(secrets=("default:\u200bsecret1",))

@@ -197,3 +197,11 @@ def test_bad_manifest_names_the_place(text: str, message: str) -> None:
 def test_without_a_file_name_the_line_is_enough() -> None:
     with pytest.raises(InvalidManifest, match=r"^2: kind: "):
         parse(manifest(kind="kind: Pod"))
+
+
+@pytest.mark.parametrize("around", [" ", "\u00a0", "\u3000", "\u200b", "\ufeff"])
+def test_what_is_around_a_name_in_a_list_is_not_part_of_it(around: str) -> None:
+    text = SAMPLE.replace("- nginx:1.25", f'- "{around}nginx:1.25{around}"')
+    text = text.replace("- default:secret1", f'- "{around}default:secret1{around}"')
+
+    assert parse(text)[0].cache == parse(SAMPLE)[0].cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 
+import msgspec
 import pytest
 
 from imagecache.api import building, ids, phases, selector
@@ -15,6 +16,7 @@ from imagecache.api.yamltext import JSON
 from imagecache.builder.build_events import ImageReady, ImageResolved, Planned
 from imagecache.digest import Digest
 from imagecache.errors import InvalidInput, InvalidManifest
+from imagecache.oci.descriptor import Platform
 from imagecache.store.bundle_document import Bundle
 from testkit.builder import image_record
 
@@ -47,7 +49,7 @@ def test_an_object_has_what_the_server_set() -> None:
     assert metadata.finalizers == ("imagecache.dev/bundle",)
     assert found.cache.status is not None
     assert (found.cache.status.phase, found.cache.status.progress) == (Phase.CREATING, "5%")
-    wanted = effective_spec(found.cache, architecture="amd64")
+    wanted = effective_spec(found.cache, architectures=("amd64",))
     assert wanted.nodes == selector.parse("pool=gpu", "")
 
 
@@ -99,17 +101,68 @@ def test_a_secret_that_is_none_is_refused_by_name(document: JSON) -> None:
 
 def test_a_request_asks_for_what_is_wanted_and_the_status_shows_what_came() -> None:
     cache = stored(item(spec={"images": ["nginx:1.25"], "imagePullSecrets": ["a:b"]})).cache
-    request = building.request("imc-1", effective_spec(cache, architecture="arm64"))
+    request = building.request("imc-1", effective_spec(cache, architectures=("arm64",)))
     assert (request.bundle_id, request.images, request.pull_secrets) == ("imc-1", ("nginx:1.25",), ("a:b",))
-    assert str(request.platform) == "linux/arm64"
+    assert (list(map(str, request.platforms)), request.complete) == (["linux/arm64"], False)
 
-    document = Bundle(id="imc-1", created="", images=(image_record("nginx:1.25", ("base", "nginx")),))
+    image = image_record("nginx:1.25", ("base", "nginx"))
+    document = Bundle(id="imc-1", created="", platforms=(image.platform,), images=(image,))
     status = building.ready(phases.begin("imc-1", 1, NOW), 1, NOW, document, None)
     assert (status.phase, status.size) == (Phase.READY, 4000)
-    assert [(image.image, image.size) for image in status.images] == [("nginx:1.25", 2000)]
+    assert [(image.image, image.platform, image.size) for image in status.images] == [("nginx:1.25", "linux/amd64", 2000)]
     assert building.summary(document) == "Image cache is ready: 1 image, 2 layers, 3.9KiB"
 
 
 def test_an_error_is_explained_with_what_to_do() -> None:
     assert building.explain(InvalidInput("no", hint="try yes", image="nginx")) == "nginx: no; try yes"
     assert building.explain(InvalidInput("no")) == "no"
+
+
+def test_what_is_around_a_name_in_a_list_of_an_object_is_not_part_of_it() -> None:
+    """The API server keeps it; what is built is compared with what is read here."""
+    spec: JSON = {"images": ["nginx:1.25 ", "\u00a0redis\u200b"], "imagePullSecrets": [" a:b\u3000"]}
+
+    found = stored(item(spec=spec)).cache.spec
+
+    assert (found.images, found.image_pull_secrets) == (("nginx:1.25", "redis"), ("a:b",))
+
+
+AMD64, ARM64 = (Platform(os="linux", architecture=each) for each in ("amd64", "arm64"))
+
+
+@pytest.mark.parametrize(
+    ("keys", "nodes", "had", "same"),
+    [
+        ({}, ("amd64",), (AMD64,), True),
+        ({}, ("amd64",), (AMD64, ARM64), True),
+        ({}, ("amd64", "arm64"), (AMD64,), False),
+        ({}, ("arm64",), (AMD64,), False),
+        ({"k8s.aliyun.com/imc-cpu-arch": "amd64"}, ("arm64",), (AMD64,), True),
+        ({"k8s.aliyun.com/imc-cpu-arch": "amd64"}, ("arm64",), (AMD64, ARM64), False),
+        ({"k8s.aliyun.com/imc-cpu-arch": "arm64,amd64"}, (), (AMD64, ARM64), True),
+    ],
+)
+def test_a_bundle_is_what_is_asked_for(
+    keys: dict[str, str], nodes: tuple[str, ...], had: tuple[Platform, ...], *, same: bool
+) -> None:
+    metadata: JSON = {"name": "a", "annotations": dict(keys)}
+    spec = effective_spec(stored(item(metadata=metadata)).cache, architectures=nodes)
+    image = image_record("nginx:1.25", ("base", "nginx"))
+    images = tuple(msgspec.structs.replace(image, platform=each) for each in had)
+    document = Bundle(id="imc-1", created="", platforms=had, images=images)
+
+    assert building.is_asked_for(document, spec) is same
+    assert ("is asked for, the bundle was built for" in building.other_platforms(document, spec)) is not same
+    other = stored(item(metadata=metadata, spec={"images": ["redis:7"]})).cache
+    assert not building.is_asked_for(document, effective_spec(other, architectures=nodes))
+
+
+def test_the_nodes_of_a_cache_are_those_that_it_has_images_for() -> None:
+    spec = effective_spec(stored(item()).cache, architectures=("amd64", "arm64"))
+    image = image_record("nginx:1.25", ("base", "nginx"))
+    document = Bundle(id="imc-1", created="", platforms=(AMD64, ARM64), images=(image,))
+    before = phases.begin("imc-1", 1, NOW)
+
+    assert spec.target(before).platforms == (AMD64, ARM64)
+    assert spec.target(building.ready(before, 1, NOW, document, None)).platforms == (AMD64,)
+    assert spec.target(before).selector == selector.parse("pool=gpu", "")

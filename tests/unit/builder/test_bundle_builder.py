@@ -8,7 +8,7 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -37,10 +37,9 @@ from imagecache.oci.reference import Reference
 from imagecache.store.bundle_document import Bundle, LayerRecord
 from imagecache.store.layer_name import Space
 from imagecache.store.store import Store
-from testkit.images_oci import MemoryImage, memory_image, memory_index
+from testkit.images_oci import AMD64, MemoryImage, memory_image, memory_index
 from testkit.registry import MemorySource
 
-AMD64 = Platform(os="linux", architecture="amd64")
 S390X = Platform(os="linux", architecture="s390x")
 ID = "imc-" + "a" * 20
 OTHER = "imc-" + "b" * 20
@@ -74,10 +73,24 @@ class Builds:
         self.store = Store.open(root)
         self.events: list[BuildEvent] = []
 
-    async def build(self, source: MemorySource, *references: str, size_limit: int = GIB, bundle_id: str = ID) -> Bundle:
+    async def build(
+        self,
+        source: MemorySource,
+        *references: str,
+        size_limit: int = GIB,
+        bundle_id: str = ID,
+        platforms: Sequence[Platform] = (AMD64,),
+        complete: bool = True,
+    ) -> Bundle:
         builder = BundleBuilder(self.store, SystemClock(), BuildSettings(jobs=2))
         return await builder.build(
-            bundle_id, references, platform=AMD64, size_limit=size_limit, source=source, emit=self.events.append
+            bundle_id,
+            references,
+            platforms=platforms,
+            complete=complete,
+            size_limit=size_limit,
+            source=source,
+            emit=self.events.append,
         )
 
     def image(self, layer: LayerRecord) -> LayerImage:

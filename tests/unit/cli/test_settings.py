@@ -47,6 +47,8 @@ def test_types(tmp_path: Path) -> None:
     assert settings.jobs == 0
     assert settings.store == Path.cwd() / "rel"
     assert loaded(tmp_path, "", {}, allow_private_names="a, b,").allow_private_names == ("a", "b")
+    assert loaded(tmp_path, "", {}, allow_private_names="\u00a0a,\u200bb\u3000").allow_private_names == ("a", "b")
+    assert loaded(tmp_path, 'allow_private_names = ["\u00a0a", " "]').allow_private_names == ("a",)
 
 
 BAD = {

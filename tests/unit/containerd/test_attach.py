@@ -4,10 +4,10 @@ import pytest
 
 from imagecache.containerd.attach import AttachSettings, NodeAttacher
 from imagecache.containerd.image_records import SERVED
-from imagecache.errors import BlobNotFound, ContainerdMisconfigured, ContainerdUnavailable
-from imagecache.oci.descriptor import Descriptor
+from imagecache.errors import BlobNotFound, ContainerdMisconfigured, ContainerdUnavailable, ImageNotListed
+from imagecache.oci.descriptor import Descriptor, Platform
 from imagecache.store.bundle_document import ImageRecord
-from testkit.attachable import MemoryDocuments, bundle
+from testkit.attachable import AMD64, MemoryDocuments, bundle
 from testkit.clock import FakeClock
 from testkit.containerd import FakeSnapshotter, MemoryContainerd
 
@@ -296,3 +296,69 @@ async def test_two_snapshots_with_the_same_image_under_two_names() -> None:
     assert "docker.io/library/nginx:stable" in node.images
     assert "docker.io/library/nginx:1.25" not in node.images
     assert image.config.digest in node.images
+
+
+# what CRI answers
+
+ARM64 = Platform(os="linux", architecture="arm64")
+AT_ONCE = AttachSettings(visible=0)
+
+
+async def test_an_image_that_cri_does_not_have_is_not_attached() -> None:
+    """CRI resolves a record by the platform of its node, whatever was written."""
+    node = Node(settings=AT_ONCE)
+    image = node.documents.image("nginx:1.25", ["base"], index=True, platform=ARM64)
+    node.serve(image)
+
+    with pytest.raises(ImageNotListed, match="CRI does not have it") as caught:
+        await node.attacher.attach(bundle(image))
+
+    assert caught.value.image == "nginx:1.25"
+    assert "linux/arm64" in str(caught.value)
+
+
+async def test_another_image_under_the_name_is_not_ours() -> None:
+    node = Node(settings=AT_ONCE)
+    ours, other = (node.documents.image("nginx:1.25", [layer], index=True) for layer in ("ours", "other"))
+    node.serve(ours, other)
+    await node.attacher.attach(bundle(other))
+    node.containerd.answers.append({"docker.io/library/nginx:1.25": other.config.digest})
+
+    with pytest.raises(ImageNotListed, match=f"CRI has the image {other.config.digest} under this name"):
+        await node.attacher.attach(bundle(ours, number=1))
+
+
+async def test_cri_is_asked_until_it_has_heard() -> None:
+    node = Node()
+    image = node.documents.image("nginx:1.25", ["base"])
+    node.serve(image)
+    node.containerd.answers.extend([{}, {}])
+
+    assert (await node.attacher.attach(bundle(image))).images
+    assert not node.containerd.answers
+
+
+async def test_other_namespaces_are_none_of_cris() -> None:
+    node = Node(settings=AttachSettings(namespace="default", visible=0))
+    image = node.documents.image("nginx:1.25", ["base"], index=True, platform=ARM64)
+    node.serve(image)
+    assert (await node.attacher.attach(bundle(image))).images
+
+
+async def test_two_architectures_of_one_image_on_a_node_of_one() -> None:
+    """Each node has its own of a bundle, so neither is in the other's way."""
+    node = Node(settings=AT_ONCE)
+    own, other = (
+        node.documents.image("nginx:1.25", ["base", name], index=True, platform=platform)
+        for name, platform in (("own", AMD64), ("other", ARM64))
+    )
+    node.serve(own, other)
+    mixed = bundle(other, own)
+
+    await node.attacher.attach(mixed.on(AMD64))
+
+    answers = await node.containerd.cri_images(["docker.io/library/nginx:1.25"])
+    assert answers == {"docker.io/library/nginx:1.25": own.config.digest}
+    assert other.config.digest not in node.images
+    await node.attacher.detach(mixed.on(AMD64))
+    assert node.empty

@@ -9,7 +9,7 @@ from imagecache.containerd.api import Attached, UnpackedChain
 from imagecache.containerd.attach import AttachSettings, NodeAttacher
 from imagecache.containerd.handlers import Handlers
 from imagecache.containerd.prepull import Prepuller
-from imagecache.errors import BlobNotFound, ContainerdUnavailable, ImageWithheld, NoSpace, PullFailed
+from imagecache.errors import BlobNotFound, ContainerdUnavailable, ImageNotListed, ImageWithheld, NoSpace, PullFailed
 from imagecache.settings.table import Mode
 from testkit.agent_dependencies import FakeRuntime
 from testkit.attachable import MemoryDocuments, bundle
@@ -41,6 +41,12 @@ async def test_what_is_missing_is_pulled_once(runtime: FakeRuntime) -> None:
     assert await Prepuller(runtime).missing(names) == frozenset()
     await runtime.remove("docker.io/library/app:1")
     assert await Prepuller(runtime).missing(names) == {"docker.io/library/app:1"}
+
+
+async def test_what_the_runtime_does_not_have_after_a_pull_is_said(runtime: FakeRuntime) -> None:
+    runtime.lost = frozenset({"docker.io/library/app:1"})
+    with pytest.raises(ImageNotListed, match="has pulled docker.io/library/app:1 and does not have it"):
+        await Prepuller(runtime).attach(bundle(APP))
 
 
 async def test_a_private_image_is_left_out_and_said_so(runtime: FakeRuntime) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -27,6 +28,7 @@ from imagecache.errors import (
     StoreError,
     Unauthenticated,
 )
+from imagecache.oci.descriptor import Platform
 from imagecache.store.bundle_document import Bundle
 from testkit.builder import IMAGES, image_record
 
@@ -52,15 +54,15 @@ def cache(
     )
 
 
-def bundle(bundle_id: str, *images: str, architecture: str = "amd64") -> Bundle:
+def bundle(bundle_id: str, *images: str, architectures: Sequence[str] = ("amd64",)) -> Bundle:
     records = [image_record(image, IMAGES[image]) for image in images or (NGINX,)]
-    platform = msgspec.structs.replace(records[0].platform, architecture=architecture)
-    records = [msgspec.structs.replace(record, platform=platform) for record in records]
-    return Bundle(id=bundle_id, created="2024-05-01T12:00:00Z", images=tuple(records))
+    platforms = tuple(Platform(os="linux", architecture=each) for each in architectures)
+    records = [msgspec.structs.replace(record, platform=each) for record in records for each in platforms]
+    return Bundle(id=bundle_id, created="2024-05-01T12:00:00Z", platforms=platforms, images=tuple(records))
 
 
 def request(bundle_id: str, of: ImageCache) -> BuildRequest:
-    return building.request(bundle_id, effective_spec(of, architecture="amd64"))
+    return building.request(bundle_id, effective_spec(of, architectures=("amd64",)))
 
 
 def pending(generation: int = 1, bundle_id: str = ONE) -> Status:
@@ -109,7 +111,7 @@ A = cache()
 
 def settled(status: Status, **observed: Any) -> Status:
     """The status after a decision that has nothing left to do: counts and columns are in it."""
-    state = ObservedState(**{"architecture": "amd64", "bundles": {ONE: bundle(ONE)}} | observed)
+    state = ObservedState(**{"architectures": ("amd64",), "bundles": {ONE: bundle(ONE)}} | observed)
     decided = decide(cache(status=status), state, NOW).status
     assert decided is not None
     return decided

@@ -67,7 +67,7 @@ class Site:
         return BuildRequest(
             bundle_id=ID,
             images=images or (self.reference,),
-            platform=Platform(os="linux", architecture="amd64"),
+            platforms=(Platform(os="linux", architecture="amd64"),),
             size_limit=GIB,
             plain_http=frozenset({self.registry.address}),
         )
@@ -161,7 +161,8 @@ async def test_a_process_that_does_not_stop_is_killed(site: Site, monkeypatch: p
 
 
 def test_an_order_arrives_as_it_was_given_and_shows_no_secret() -> None:
-    request = BuildRequest(ID, ("a",), Platform(os="linux", architecture="arm64"), 7, frozenset({"x:1"}))
+    platforms = tuple(Platform(os="linux", architecture=each) for each in ("amd64", "arm64"))
+    request = BuildRequest(ID, ("a",), platforms, 7, complete=False, plain_http=frozenset({"x:1"}))
     credentials = (PullSecret("default:cred", PASSWORD.encode()),)
     order = Order(settings={"jobs": "1"}, request=request, credentials=credentials, docker_config="/x/config.json")
 

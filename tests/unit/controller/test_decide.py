@@ -88,6 +88,8 @@ EDITED = cache(REDIS, generation=2)
 FOR_SECRETS = cache(secrets=SECRETS)
 BUILD_ONE = StartBuild(request(ONE, A))
 BUILD_TWO = StartBuild(request(TWO, EDITED))
+ARM64 = {"k8s.aliyun.com/imc-cpu-arch": "arm64"}
+BOTH = {"k8s.aliyun.com/imc-cpu-arch": "arm64,amd64"}
 
 CASES: dict[str, Case] = {
     # the first look
@@ -289,14 +291,28 @@ CASES: dict[str, Case] = {
         check=lambda s: condition(s, "Ready") == ("True", "Updating"),
     ),
     "an-architecture-that-is-named-counts": Case(
-        cache(generation=2, status=ready(), annotations={"k8s.aliyun.com/imc-cpu-arch": "arm64"}),
+        cache(generation=2, status=ready(), annotations=ARM64),
         HAS_ONE,
-        actions=(StartBuild(replace(request(TWO, A), platform=bundle(ONE, architecture="arm64").images[0].platform)),),
+        actions=(StartBuild(request(TWO, cache(annotations=ARM64))),),
         phase=Phase.UPDATING,
         events=("Updating",),
     ),
-    "the-controller's-own-does-not": Case(
-        cache(generation=2, status=settled(ready())), HAS_ONE | {"architecture": "arm64"}, phase=Phase.READY
+    "an-architecture-of-a-new-node-counts": Case(
+        cache(generation=2, status=ready()),
+        HAS_ONE | {"architectures": ("amd64", "arm64")},
+        actions=(StartBuild(replace(request(TWO, cache(annotations=BOTH)), complete=False)),),
+        phase=Phase.UPDATING,
+        events=("Updating",),
+    ),
+    "an-architecture-of-nodes-that-are-gone-does-not": Case(
+        cache(generation=2, status=settled(ready())),
+        {"bundles": {ONE: bundle(ONE, architectures=("amd64", "arm64"))}},
+        phase=Phase.READY,
+    ),
+    "images-for-several-platforms-are-what-is-asked-for": Case(
+        cache(generation=2, status=settled(ready()), annotations=BOTH),
+        {"bundles": {ONE: bundle(ONE, architectures=("amd64", "arm64"))}},
+        phase=Phase.READY,
     ),
     # updates
     "an-edit-is-built-beside-the-old": Case(
@@ -484,7 +500,7 @@ CASES: dict[str, Case] = {
 def test_decide(name: str) -> None:
     case = CASES[name]
 
-    found = decide(case.cache, ObservedState(**({"architecture": "amd64"} | case.observed)), case.at)
+    found = decide(case.cache, ObservedState(**({"architectures": ("amd64",)} | case.observed)), case.at)
 
     assert found.actions == case.actions
     assert tuple(each.reason for each in found.events) == case.events

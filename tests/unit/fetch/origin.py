@@ -44,7 +44,8 @@ class Origin:
         document = await builder.build(
             bundle_id,
             [name],
-            platform=Platform(os="linux", architecture="amd64"),
+            platforms=(Platform(os="linux", architecture="amd64"),),
+            complete=True,
             size_limit=GIB,
             source=source,
             emit=lambda _event: None,
@@ -117,7 +118,8 @@ async def fetchers(node: Store, remote: MemoryRemoteStore, verifier: Verifier) -
     def make(settings: FetchSettings = SMALL) -> BundleFetcher:
         layers, partial = (LayerFetcher(node, remote, verifier, each) for each in (settings, PREFETCH))
         made.extend([layers, partial])
-        return BundleFetcher(node, remote, layers, BuildPrefetcher(node, remote, partial, Backoff(0.001, 0.01)))
+        builds = BuildPrefetcher(node, remote, partial, "amd64", Backoff(0.001, 0.01))
+        return BundleFetcher(node, remote, layers, builds, Platform(os="linux", architecture="amd64"))
 
     yield make
     for each in made:

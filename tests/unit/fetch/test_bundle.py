@@ -20,6 +20,7 @@ from imagecache.errors import (
     DigestMismatch,
     ImageCacheError,
     InternalError,
+    NoMatchingPlatform,
     NoSpace,
     NotFound,
     StoreCorrupt,
@@ -27,6 +28,7 @@ from imagecache.errors import (
 )
 from imagecache.fetch.bundle import BundleFetcher
 from imagecache.fetch.transfer import FetchSettings
+from imagecache.oci.descriptor import Platform
 from imagecache.store.bundle_document import Bundle, ImageRecord, LayerRecord
 from imagecache.store.durable_files import write_all
 from imagecache.store.layer_name import LayerName, Space
@@ -444,3 +446,29 @@ async def test_a_download_left_from_this_fetch_is_kept_by_collections(
     await fetch(fetchers())
 
     assert sum(remote.fetched.values()) == layer.size - 100_000
+
+
+async def test_a_node_fetches_what_is_for_its_platform(origin: Origin, node: Store, fetchers: Fetchers) -> None:
+    document = await origin.build(ID, BASE, name="app:1")
+    others = await origin.build(OTHER, tar_of({"etc": None, "etc/arm": NOISE}), name="app:1")
+    (image,), (other,) = document.images, others.images
+    foreign = msgspec.structs.replace(other, platform=Platform(os="linux", architecture="arm64"))
+    remote = origin.remote
+    remote.bundles[ID] = msgspec.structs.replace(document, images=(foreign, image))
+    for digest in others.document_digests() - document.document_digests():
+        del remote.documents[digest]
+
+    await fetch(fetchers())
+
+    assert node.bundles.get(ID).images == (image,)
+    assert set(node.layers.names()) == set(remote.fetched) == document.layer_names()
+
+
+async def test_a_bundle_without_an_image_for_the_platform_of_a_node(origin: Origin, fetchers: Fetchers) -> None:
+    document = await origin.build(ID, BASE)
+    arm = Platform(os="linux", architecture="arm")
+    images = tuple(msgspec.structs.replace(image, platform=arm) for image in document.images)
+    origin.remote.bundles[ID] = msgspec.structs.replace(document, images=images)
+
+    with pytest.raises(NoMatchingPlatform, match="not available for linux/amd64, only for linux/arm"):
+        await fetchers().describe(ID, {})

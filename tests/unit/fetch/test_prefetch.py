@@ -240,7 +240,7 @@ async def test_a_build_is_prefetched_layer_by_layer_and_kept(
     layers = [PartialLayer(remote, layer) for layer in document.images[0].layers]
     fetcher = fetchers()
     async with prefetched(fetcher):
-        remote.builds[ID] = tuple(layer.name for layer in layers)
+        remote.builds[ID, "amd64"] = tuple(layer.name for layer in layers)
         for layer in reversed(layers):
             layer.grow(6_000)
             layer.finish()
@@ -260,7 +260,7 @@ async def test_nothing_is_fetched_twice_when_the_bundle_is_ready_in_the_middle(
 ) -> None:
     document = await origin.build(ID, BASE, APP)
     layers = [PartialLayer(remote, layer) for layer in document.images[0].layers]
-    remote.builds[ID] = tuple(layer.name for layer in layers)
+    remote.builds[ID, "amd64"] = tuple(layer.name for layer in layers)
     fetcher = fetchers()
     async with prefetched(fetcher):
         for layer in layers:
@@ -284,7 +284,7 @@ async def test_what_could_not_be_prefetched_is_fetched(
     layer = PartialLayer(remote, document.images[0].layers[0])
     layer.spoil(100_000)
     layer.grow(300_000)
-    remote.builds[ID] = (layer.name,)
+    remote.builds[ID, "amd64"] = (layer.name,)
     fetcher = fetchers()
     async with prefetched(fetcher):
         await until(lambda: fetcher.builds.partial.get(layer.name, 0) >= 300_000)
@@ -299,7 +299,7 @@ async def test_one_layer_of_two_builds_is_prefetched_once(
 ) -> None:
     document = await origin.build(ID, BASE)
     layer = PartialLayer(remote, document.images[0].layers[0])
-    remote.builds = {ID: (layer.name,), OTHER: (layer.name,)}
+    remote.builds = {(ID, "amd64"): (layer.name,), (OTHER, "amd64"): (layer.name,)}
     fetcher = fetchers()
     async with prefetched(fetcher), prefetched(fetcher, OTHER):
         layer.grow(300_000)
@@ -316,7 +316,7 @@ async def test_a_store_that_is_away_ends_it(
     document = await origin.build(ID, BASE)
     layer = PartialLayer(remote, document.images[0].layers[0])
     layer.grow(300_000)
-    remote.builds[ID] = (layer.name,)
+    remote.builds[ID, "amd64"] = (layer.name,)
     fetcher = fetchers()
     async with prefetched(fetcher) as task:
         await until(lambda: fetcher.builds.partial.get(layer.name, 0) >= 200_000)

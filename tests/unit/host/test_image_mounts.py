@@ -11,6 +11,7 @@ from imagecache.digest import DiffID, Digest
 from imagecache.errors import InvalidInput, NotFound
 from imagecache.host.image_mounts import SCRATCH, ImageMounts
 from imagecache.host.mounter import KernelMounter
+from imagecache.oci.descriptor import Platform
 from imagecache.store.store import Store
 from testkit.store import put_bundle
 
@@ -36,7 +37,7 @@ def mounts(tmp_path: Path) -> ImageMounts:
     put_bundle(store, OLD, [DIFF_ID], [b"base"])
     (tmp_path / "mountinfo").touch()
     (tmp_path / "mnt").mkdir()
-    return ImageMounts(store, RecordingMounter(), tmp_path / "mountinfo")
+    return ImageMounts(store, RecordingMounter(), Platform(os="linux", architecture="amd64"), tmp_path / "mountinfo")
 
 
 def calls(mounts: ImageMounts) -> list[object]:

@@ -68,10 +68,13 @@ REFUSED = {
     "bad port": ("quay.io:port/a", "not a registry host"),
     "bad label": ("-quay.io/a", "not a registry host"),
     "bracket": ("[::1/a", "not a registry host"),
-    "blank inside": ("ngi nx", "not a repository"),
-    "newline inside": ("nginx\n:1", "not a repository"),
-    "control character": ("nginx\x00", "not a repository"),
-    "digits that only look like digits": ("nginx\u0661", "not a repository"),
+    "blank inside": ("ngi nx", "U\\+0020 .SPACE. after 'ngi'"),
+    "no-break space inside": ("nginx:\u00a01", "U\\+00A0 .NO-BREAK SPACE. after 'nginx:'"),
+    "zero width space inside": ("nginx\u200b:1", "U\\+200B .ZERO WIDTH SPACE. after 'nginx'"),
+    "letter of another script": ("\u0441entos", "CYRILLIC SMALL LETTER ES"),
+    "newline inside": ("nginx\n:1", "U\\+000A"),
+    "control character": ("nginx\x00", "U\\+0000"),
+    "digits that only look like digits": ("nginx\u0661", "ARABIC-INDIC DIGIT ONE"),
     "no digest": ("nginx@", "not a digest"),
     "short digest": ("nginx@sha256:abcd", "not a digest"),
     "upper-case digest": (f"nginx@sha256:{HEX.upper()}", "not a digest"),
@@ -111,3 +114,8 @@ def test_names() -> None:
 
 def test_references_are_values() -> None:
     assert {Reference.parse("nginx"), Reference.parse("nginx")} == {Reference.parse("nginx")}
+
+
+@pytest.mark.parametrize("around", [" ", "\u00a0", "\u3000", "\u200b", "\ufeff", "\r\n"])
+def test_what_is_around_a_reference_is_not_part_of_it(around: str) -> None:
+    assert Reference.parse(f"{around}nginx:1.25{around}") == Reference.parse("nginx:1.25")

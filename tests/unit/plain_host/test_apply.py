@@ -106,10 +106,29 @@ async def test_another_architecture_is_another_build(bench: Bench) -> None:
     named = {"k8s.aliyun.com/imc-cpu-arch": "arm64"}
     await bench.host.apply(manifest("a", annotations=named))
 
-    assert [str(request.platform) for request in bench.builder.requests] == ["linux/amd64", "linux/arm64"]
+    asked = [[str(each) for each in request.platforms] for request in bench.builder.requests]
+    assert asked == [["linux/amd64"], ["linux/arm64"]]
+    assert [image.platform for image in bench.status().images] == ["linux/arm64"]
+    assert not bench.attacher.attached, "this host is another one"
+    assert bench.status().nodes == NodeCounts()
+    assert (await bench.host.attach("a")).foreign == ("nginx:1.25",)
     assert bench.host.get("a").metadata.annotations == named
     await bench.host.apply(manifest("a"))
     assert bench.host.get("a").metadata.annotations == {}
+    assert set(bench.attacher.attached) == {"docker.io/library/nginx:1.25"}
+    assert bench.status().nodes == NodeCounts(desired=1, ready=1)
+
+
+async def test_a_host_takes_its_own_of_several_architectures(bench: Bench) -> None:
+    both = {"k8s.aliyun.com/imc-cpu-arch": "amd64,arm64"}
+    cache = await bench.host.create(manifest("a", "nginx:1.25", "redis:7", annotations=both))
+
+    found = [(image.image, image.platform) for image in status_of(cache).images]
+    assert found == [(image, f"linux/{each}") for image in ("nginx:1.25", "redis:7") for each in ("amd64", "arm64")]
+    attached = await bench.host.attach("a")
+    assert (len(attached.images), attached.foreign) == (2, ())
+    await bench.host.apply(manifest("a", "nginx:1.25", "redis:7", annotations=both))
+    assert len(bench.builder.requests) == 1
 
 
 async def test_a_bundle_of_several_edits_ago_is_deleted(bench: Bench) -> None:

@@ -78,7 +78,7 @@ async def test_the_builder_gets_what_the_document_says(bench: Bench) -> None:
     (request,) = bench.builder.requests
     assert request.images == ("nginx:1.25",)
     assert request.size_limit == 25 << 30
-    assert str(request.platform) == "linux/amd64"
+    assert (list(map(str, request.platforms)), request.complete) == (["linux/amd64"], False)
     assert bench.attacher.attached == {}
     assert bench.status().nodes is None
 

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from imagecache.api.pull_secrets import PullSecret
+from imagecache.apps.build import host_credentials
 from imagecache.errors import InvalidSetting
-from imagecache.registry.auth_keys import best_key
-from imagecache.registry.credentials import Credential, CredentialChain, NoCredentials
+from imagecache.registry.auth_keys import most_specific_first
+from imagecache.registry.credentials import Credential, CredentialChain, Credentials, NoCredentials, sources
 from imagecache.registry.docker_config import (
     DockerConfig,
     config_path,
@@ -18,6 +20,7 @@ from imagecache.registry.docker_config import (
     parse_docker_config,
     parse_docker_config_json,
 )
+from imagecache.registry.keyring import Keyring
 
 SECRET = "s3cr3t-Pässword:with:colons"  # noqa: S105 - what must not be shown
 
@@ -26,8 +29,8 @@ def auth(user: str, password: str = SECRET) -> dict[str, str]:
     return {"auth": base64.b64encode(f"{user}:{password}".encode()).decode()}
 
 
-def config_of(auths: dict[str, object]) -> DockerConfig:
-    return parse_docker_config_json(json.dumps({"auths": auths}).encode(), "secret default/pull")
+def config_of(auths: dict[str, object], source: str = "secret default/pull") -> Keyring:
+    return parse_docker_config_json(json.dumps({"auths": auths}).encode(), source)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +56,8 @@ def config_of(auths: dict[str, object]) -> DockerConfig:
         ("registry.example.com/team/", "registry.example.com", "team", True),
         ("registry.example.com/team", "registry.example.com", "team-b/app", False),
         ("registry.example.com/team", "registry.example.com", "other/team", False),
+        ("r.example.com:8083/repository/internal", "r.example.com:8083", "repository/internal/app", True),
+        ("r.example.com:8083/repository/internal", "r.example.com:8083", "repository/app", False),
         ("https://index.docker.io/v1/", "docker.io", "library/nginx", True),
         ("docker.io", "docker.io", "library/nginx", True),
         ("registry-1.docker.io", "docker.io", "library/nginx", True),
@@ -65,16 +70,30 @@ def config_of(auths: dict[str, object]) -> DockerConfig:
     ],
 )
 def test_keys(key: str, host: str, repository: str, matches: bool) -> None:
-    assert (best_key([key], host, repository) == key) is matches
+    assert most_specific_first([(key, "found")], host, repository) == (["found"] if matches else [])
 
 
-def test_the_most_specific_key_wins() -> None:
+def test_the_most_specific_key_comes_first() -> None:
     keys = ["*.example.com", "*.example.com/team", "r.example.com", "r.example.com/team", "r.example.com/team/app"]
 
-    assert best_key(keys, "r.example.com", "team/app") == "r.example.com/team/app"
-    assert best_key(keys, "r.example.com", "team/other") == "r.example.com/team"
-    assert best_key(keys, "r.example.com", "x") == "r.example.com"
-    assert best_key(keys, "q.example.com", "team/x") == "*.example.com/team"
+    def order(host: str, repository: str) -> list[str]:
+        return most_specific_first([(key, key) for key in keys], host, repository)
+
+    assert order("r.example.com", "team/app") == keys[4:1:-1] + keys[1::-1]
+    assert order("r.example.com", "team/other") == [keys[3], keys[2], keys[1], keys[0]]
+    assert order("r.example.com", "x") == ["r.example.com", "*.example.com"]
+    assert order("q.example.com", "team/x") == ["*.example.com/team", "*.example.com"]
+
+
+async def one(credentials: Credentials, host: str, repository: str = "x") -> Credential | None:
+    """The only one, or None."""
+    found = await credentials.credentials_for(host, repository)
+    assert len(found) < 2
+    return found[0] if found else None
+
+
+async def users(credentials: Credentials, host: str, repository: str) -> list[str]:
+    return [each.username for each in await credentials.credentials_for(host, repository)]
 
 
 async def test_forms_of_an_entry() -> None:
@@ -91,7 +110,7 @@ async def test_forms_of_an_entry() -> None:
         }
     )
 
-    found = {name: await config.credentials_for(f"{name}.example", "x") for name in "abcdefgh"}
+    found = {name: await one(config, f"{name}.example") for name in "abcdefgh"}
 
     assert found["a"] == Credential(username="alice", password=SECRET, source="secret default/pull")
     assert found["b"] == Credential(username="bob", password=SECRET, source="secret default/pull")
@@ -150,18 +169,23 @@ BROKEN: list[object] = [
 
 @pytest.mark.parametrize("entry", BROKEN)
 async def test_a_broken_entry_is_an_error_for_its_own_registry_only(entry: object) -> None:
-    config = config_of({"a.example": entry, "b.example": auth("bob"), "*.example": auth("any")})
+    config = config_of({"a.example": entry, "b.example": auth("bob")})
 
-    for host, user in (("b.example", "bob"), ("c.example", "any")):
-        found = await config.credentials_for(host, "x")
-        assert found is not None
-        assert found.username == user
+    assert await users(config, "b.example", "x") == ["bob"]
+    assert await users(config, "c.example", "x") == []
     for _ in range(2):
         with pytest.raises(InvalidSetting, match=r"secret default/pull.*a\.example") as caught:
             await config.credentials_for("a.example", "x")
         shown = f"{caught.value} {caught.value.hint} {caught.value.__cause__!r} {caught.value.__context__!r}"
         assert SECRET not in shown
         assert SECRET[:6] not in shown
+
+
+@pytest.mark.parametrize("entry", BROKEN)
+async def test_a_broken_entry_does_not_keep_others_from_being_tried(entry: object) -> None:
+    config = config_of({"a.example": entry, "*.example": auth("any")})
+
+    assert await users(config, "a.example", "x") == ["any"]
 
 
 FOREIGN = {
@@ -178,10 +202,8 @@ async def test_what_kubelet_and_docker_read(case: str) -> None:
     entry = {"Username": "alice", "PASSWORD": SECRET, "email": None}
     config = parse_docker_config(FOREIGN[case] % json.dumps(entry).encode(), "config.json")
 
-    found = await config.credentials_for("a.example", "x")
-
-    assert found == Credential(username="alice", password=SECRET, source="config.json")
-    assert await config.credentials_for("b.example", "x") is None
+    assert await one(config, "a.example") == Credential(username="alice", password=SECRET, source="config.json")
+    assert await one(config, "b.example") is None
 
 
 async def test_line_breaks_in_an_auth() -> None:
@@ -189,7 +211,7 @@ async def test_line_breaks_in_an_auth() -> None:
     coded = base64.encodebytes(f"alice:{SECRET * 4}".encode()).decode()
     assert coded.count("\n") > 1
     for text in (coded, coded.replace("\n", "\r\n")):
-        found = await config_of({"a.example": {"auth": text}}).credentials_for("a.example", "x")
+        found = await one(config_of({"a.example": {"auth": text}}), "a.example")
         assert found is not None
         assert found.password == SECRET * 4
 
@@ -202,7 +224,7 @@ async def test_an_empty_file_is_an_empty_configuration(tmp_path: Path, content: 
     config = load_docker_config(path)
 
     assert config is not None
-    assert await config.credentials_for("a.example", "x") is None
+    assert await one(config, "a.example") is None
 
 
 def test_a_missing_file_is_no_configuration(tmp_path: Path) -> None:
@@ -221,18 +243,60 @@ async def test_a_file(tmp_path: Path) -> None:
     config = load_docker_config(path)
 
     assert config is not None
-    found = await config.credentials_for("a.example", "x")
+    found = await one(config, "a.example")
     assert found is not None
     assert found.source == str(path)
 
 
-async def test_a_chain_asks_in_order() -> None:
+async def test_a_chain_has_all_of_its_sources_in_order() -> None:
     first, second = config_of({"a.example": auth("one")}), config_of({"a.example": auth("x"), "b.example": auth("two")})
     chain = CredentialChain([NoCredentials(), first, second])
 
-    found = [await chain.credentials_for(host, "r") for host in ("a.example", "b.example", "c.example")]
+    assert await users(chain, "a.example", "r") == ["one", "x"]
+    assert await users(chain, "b.example", "r") == ["two"]
+    assert await users(chain, "c.example", "r") == []
 
-    assert [one.username if one else None for one in found] == ["one", "two", None]
+
+async def test_a_secret_that_several_sources_have_is_tried_once() -> None:
+    first, second = (config_of({"a.example": auth("one")}, source) for source in ("secret a:first", "secret a:second"))
+
+    found = await one(CredentialChain([first, second]), "a.example")
+
+    assert found is not None
+    assert found.source == "secret a:first"
+
+
+async def test_pull_secrets_are_one_keyring_as_in_kubelet() -> None:
+    """kubelet sorts the entries of all secrets by key; equal keys stay in the order of the secrets."""
+    secrets = [
+        config_of({"r.example": auth("first"), "r.example/team": auth("first-team")}, "secret a:first"),
+        config_of({"r.example": auth("second"), "r.example/team/app": auth("second-app")}, "secret a:second"),
+        config_of({"*.example": auth("third")}, "secret a:third"),
+    ]
+    keyring = Keyring.joined(secrets)
+
+    assert await users(keyring, "r.example", "team/app") == ["second-app", "first-team", "first", "second", "third"]
+    assert await users(keyring, "r.example", "other") == ["first", "second", "third"]
+    assert sources(await keyring.credentials_for("r.example", "team/app")) == [
+        "secret a:second",
+        "secret a:first",
+        "secret a:third",
+    ]
+    assert SECRET not in repr(keyring)
+
+
+async def test_what_the_host_has_comes_after_every_pull_secret(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"auths": {"r.example/team/app": auth("host")}}))
+    secrets = [
+        PullSecret(f"a:{name}", json.dumps({"auths": {key: auth(name)}}).encode())
+        for name, key in (("wide", "r.example"), ("narrow", "r.example/team"))
+    ]
+
+    found = await CredentialChain(host_credentials(secrets, path)).credentials_for("r.example", "team/app")
+
+    assert [each.username for each in found] == ["narrow", "wide", "host"]
+    assert sources(found) == ["secret a:narrow", "secret a:wide", str(path)]
 
 
 class Helpers:
@@ -266,10 +330,10 @@ async def test_a_helper_for_a_host(helpers: Helpers) -> None:
     helpers.add("one", ECHO)
     config = with_helpers({"credHelpers": {"a.example:5000": "one"}})
 
-    found = await config.credentials_for("a.example:5000", "x")
+    found = await one(config, "a.example:5000")
 
     assert found == Credential(username="a.example:5000", password="pw", source="docker-credential-one")  # noqa: S106
-    assert await config.credentials_for("b.example", "x") is None
+    assert await one(config, "b.example") is None
 
 
 @pytest.mark.parametrize("name", ["../sh", 5, ["one"]])
@@ -277,9 +341,9 @@ async def test_a_helper_that_cannot_be_one_concerns_its_own_registry_only(helper
     helpers.add("one", ECHO)
     config = with_helpers({"credHelpers": {"a.example": name, "b.example": "one", "c.example": "", "d.example": None}})
 
-    assert await config.credentials_for("b.example", "x") is not None
-    assert await config.credentials_for("c.example", "x") is None
-    assert await config.credentials_for("d.example", "x") is None
+    assert await one(config, "b.example") is not None
+    assert await one(config, "c.example") is None
+    assert await one(config, "d.example") is None
     with pytest.raises(InvalidSetting, match=r"credHelpers of 'a\.example'"):
         await config.credentials_for("a.example", "x")
 
@@ -287,27 +351,33 @@ async def test_a_helper_that_cannot_be_one_concerns_its_own_registry_only(helper
 async def test_a_helper_that_writes_other_keys(helpers: Helpers) -> None:
     helpers.add("odd", """printf '{"ServerURL":null,"username":"bob","SECRET":"pw"}'""")
 
-    found = await with_helpers({"credsStore": "odd"}).credentials_for("a.example", "x")
+    found = await one(with_helpers({"credsStore": "odd"}), "a.example")
 
     assert found == Credential(username="bob", password="pw", source="docker-credential-odd")  # noqa: S106
 
 
-async def test_the_default_store_is_asked_last(helpers: Helpers) -> None:
+async def test_the_default_store_comes_last(helpers: Helpers) -> None:
     helpers.add("all", ECHO)
     config = with_helpers({"credsStore": "all", "auths": {"a.example": auth("file"), "docker.io": {}}})
 
-    a, hub = await config.credentials_for("a.example", "x"), await config.credentials_for("docker.io", "library/x")
+    assert await users(config, "a.example", "x") == ["file", "a.example"]
+    assert await users(config, "docker.io", "library/x") == ["https://index.docker.io/v1/"]
 
-    assert a is not None
-    assert a.username == "file"
-    assert hub is not None
-    assert hub.username == "https://index.docker.io/v1/"
+
+async def test_a_helper_that_fails_does_not_keep_others_from_being_tried(helpers: Helpers) -> None:
+    helpers.add("bad", "exit 3")
+    config = with_helpers({"credHelpers": {"a.example": "bad"}, "credsStore": "nowhere", "auths": {"a.example": auth("file")}})
+
+    assert await users(config, "a.example", "x") == ["file"]
+    assert await users(CredentialChain([config, config_of({"b.example": auth("b")})]), "b.example", "x") == ["b"]
+    with pytest.raises(InvalidSetting, match="nowhere cannot be started"):
+        await config.credentials_for("c.example", "x")
 
 
 async def test_a_helper_with_an_identity_token(helpers: Helpers) -> None:
     helpers.add("token", """printf '{"Username":"<token>","Secret":"tok"}'""")
 
-    found = await with_helpers({"credsStore": "token"}).credentials_for("a.example", "x")
+    found = await one(with_helpers({"credsStore": "token"}), "a.example")
 
     assert found == Credential(identity_token="tok", source="docker-credential-token")  # noqa: S106
 
@@ -316,7 +386,7 @@ async def test_a_helper_that_has_nothing(helpers: Helpers) -> None:
     helpers.add("none", "echo credentials not found in native keychain; exit 1")
     config = with_helpers({"credHelpers": {"a.example": "none"}, "auths": {"a.example": auth("file")}})
 
-    found = await config.credentials_for("a.example", "x")
+    found = await one(config, "a.example")
 
     assert found is not None
     assert found.username == "file"
@@ -358,7 +428,7 @@ async def test_a_secret_starts_no_program(helpers: Helpers) -> None:
     helpers.add("one", ECHO)
     config = parse_docker_config_json(b'{"credsStore": "one", "credHelpers": {"a.example": "one"}}', "secret a/b")
 
-    assert await config.credentials_for("a.example", "x") is None
+    assert await one(config, "a.example") is None
 
 
 def test_docker_looks_here_for_its_configuration(tmp_path: Path) -> None:

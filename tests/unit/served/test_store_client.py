@@ -312,7 +312,7 @@ async def test_a_connection_is_used_again(liar: Liar, to_liar: StoreClient) -> N
 async def test_a_connection_is_used_again_after_a_refusal(liar: Liar, to_liar: StoreClient, status: int) -> None:
     """Nodes ask again and again for what a build has not begun: each time with a new handshake would be dear."""
     liar.answer = fixed(status, b'{"reason":"BlobNotFound","message":""}')
-    for ask in (read(to_liar, 0, 10), to_liar.document(DOCUMENT), to_liar.building(BUNDLE)):
+    for ask in (read(to_liar, 0, 10), to_liar.document(DOCUMENT), to_liar.building(BUNDLE, "amd64")):
         with pytest.raises(ImageCacheError):
             await ask
 
@@ -484,10 +484,10 @@ async def test_lies_about_builds(liar: Liar, to_liar: StoreClient, body: bytes) 
     liar.answer = fixed(200, body)
 
     with pytest.raises(MalformedDocument, match="build"):
-        await to_liar.building(BUNDLE)
+        await to_liar.building(BUNDLE, "amd64")
 
 
 async def test_nobody_is_asked_for_the_build_of_an_impossible_bundle(liar: Liar, to_liar: StoreClient) -> None:
     with pytest.raises(InvalidInput):
-        await to_liar.building("../" + BUNDLE)
+        await to_liar.building("../" + BUNDLE, "amd64")
     assert liar.requests == []

@@ -23,7 +23,7 @@ from imagecache.served.server_certificate import ServerCertificate
 from imagecache.served.server_settings import ServerSettings
 from imagecache.served.store_reader import StoreReader
 from imagecache.served.store_server import StoreServer
-from imagecache.store.bundle_document import Bundle
+from imagecache.store.bundle_document import Bundle, build_name
 from imagecache.store.layer_name import LayerName, Space
 from imagecache.store.store import Store
 from testkit.clock import FakeClock
@@ -252,18 +252,24 @@ async def test_the_layers_of_a_build(browser: Browser, store: Store) -> None:
     chain = LayerName(space=Space.CHAINS, digest=NAME.digest)
     other = LayerName(space=Space.LAYERS, digest=Digest.sha256(b"other"))
 
-    with store.leases.build_lease([other, chain, NAME], [NAME.digest], build=BUNDLE):
-        answer = await browser.get(f"/v1/builds/{BUNDLE}")
-        nobodys = await browser.get("/v1/builds/imc-" + "1" * 20)
+    with (
+        store.leases.build_lease([other, chain, NAME], [NAME.digest], build=build_name(BUNDLE, "amd64")),
+        store.leases.build_lease([chain], build=build_name(BUNDLE, "arm64")),
+        store.leases.build_lease([NAME], build=build_name(BUNDLE, "arm")),
+    ):
+        answer = await browser.get(f"/v1/builds/{BUNDLE}/amd64")
+        others = [await browser.get(f"/v1/builds/{BUNDLE}/{each}") for each in ("arm64", "arm")]
+        nobodys = await browser.get(f"/v1/builds/imc-{'1' * 20}/amd64")
 
     assert (answer.status, json.loads(answer.body)) == (200, [str(other), str(NAME)])
     assert answer.headers["Content-Type"] == "application/json"
     assert (nobodys.status, nobodys.body) == (200, b"[]")
+    assert [json.loads(each.body) for each in others] == [[], [str(NAME)]]
 
 
-@pytest.mark.parametrize("path", ["/v1/builds/imc-short", "/v1/builds/imc-" + "A" * 20])
+@pytest.mark.parametrize("path", ["imc-short/amd64", f"imc-{'A' * 20}/amd64", f"{BUNDLE}/AMD64", f"{BUNDLE}/a-b"])
 async def test_a_build_has_the_id_of_a_bundle(browser: Browser, path: str) -> None:
-    answer = await browser.get(path)
+    answer = await browser.get(f"/v1/builds/{path}")
 
     assert (answer.status, answer.reason) == (400, "InvalidInput")
 

@@ -1,0 +1,47 @@
+"""Text as people write it: what is around a name is not part of it, what is inside is named."""
+
+from __future__ import annotations
+
+import pytest
+
+from imagecache.written import listed, refusal, strange, trimmed
+
+AROUND = ["", " ", "\t", "\r\n", "\x0b", "\x1f", "\x85", "\u00a0", "\u1680", "\u2009", "\u2028", "\u202f", "\u3000"]
+UNSEEN = ["\u00ad", "\u200b", "\u200c", "\u200e", "\u2060", "\ufeff"]
+
+
+@pytest.mark.parametrize("around", [*AROUND, *UNSEEN, "".join([*AROUND, *UNSEEN])])
+def test_what_is_around_is_not_part_of_it(around: str) -> None:
+    assert trimmed(f"{around}nginx:1.25{around}") == "nginx:1.25"
+    assert trimmed(around) == ""
+    assert listed(f"{around}a{around},{around}, b c{around},") == ("a", "b c")
+
+
+@pytest.mark.parametrize("inside", [*UNSEEN, "\x00", "\u0661", "a b", "\ud800"])
+def test_what_is_inside_stays(inside: str) -> None:
+    assert trimmed(f" x{inside}x ") == f"x{inside}x"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nginx:1.25", ""),
+        ("", ""),
+        ("nginx: 1.25", "it contains U+0020 (SPACE) after 'nginx:'"),
+        ("nginx\u00a0:1.25", "it contains U+00A0 (NO-BREAK SPACE) after 'nginx'"),
+        ("ngin\u200bx", "it contains U+200B (ZERO WIDTH SPACE) after 'ngin'"),
+        ("\u0441entos", "it contains U+0441 (CYRILLIC SMALL LETTER ES)"),
+        ("a\uff0cb", "it contains U+FF0C (FULLWIDTH COMMA) after 'a'"),
+        ("a\x00", "it contains U+0000 (a character without a name) after 'a'"),
+        ("a\ud800", "it contains U+D800 (a character without a name) after 'a'"),
+        ("x" * 90 + "\u2013", f"it contains U+2013 (EN DASH) after '{'x' * 40}'"),
+    ],
+)
+def test_a_character_that_nobody_sees_is_named(text: str, message: str) -> None:
+    assert strange(text) == message
+    assert refusal("no", text) == (f"no: {message}" if message else "no")
+
+
+def test_blanks_may_be_allowed() -> None:
+    assert strange("a in (b, c)", blanks=True) == ""
+    assert strange("a in\t(b)", blanks=True) == "it contains U+0009 (a character without a name) after 'a in'"
