@@ -6,7 +6,11 @@ Pure: documents and events in, documents out. It must not do I/O and must not kn
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass, field
+
+import msgspec
 
 from imagecache.api import columns, events, phases
 from imagecache.api.effective_spec import EffectiveSpec
@@ -14,6 +18,7 @@ from imagecache.api.types import Event, Status, StatusImage
 from imagecache.builder.build_events import BuildEvent, ImageReady, ImageResolved
 from imagecache.errors import ImageCacheError
 from imagecache.oci.descriptor import Platform
+from imagecache.oci.platform import matches
 from imagecache.store.bundle_document import Bundle, ImageRecord
 
 
@@ -43,6 +48,44 @@ def request(cache_id: str, spec: EffectiveSpec) -> BuildRequest:
         insecure=spec.insecure,
         pull_secrets=spec.pull_secrets,
     )
+
+
+def wanted(spec: EffectiveSpec) -> str:
+    """Fingerprint of everything that a build is asked for: another one when any of it changes, wherever it stands.
+
+    Not of how often or how long: a retention, a selector or a priority is no reason to build.
+    """
+    asked = (
+        sorted(spec.images),
+        str(spec.platform),
+        spec.size_limit,
+        sorted(spec.plain_http),
+        sorted(spec.insecure),
+        sorted(spec.pull_secrets),
+    )
+    return hashlib.sha256(msgspec.json.encode(asked)).hexdigest()[:16]
+
+
+def difference(document: Bundle, spec: EffectiveSpec) -> str:
+    """How a bundle differs from what the spec asks for, for people; empty when it is what is asked for.
+
+    By what is in it, not by a fingerprint: a new version that computes another one must not build everything again. The
+    architecture counts only where the document names one: otherwise it is that of the process that reconciles, and a
+    controller that is moved to another node must not build everything again either.
+    """
+    asked, made = set(spec.images), {image.reference for image in document.images}
+    found = [f"spec.images has {_listed(asked - made)}"] if asked - made else []
+    found += [f"the bundle has {_listed(made - asked)}"] if made - asked else []
+    if spec.names_architecture:
+        platforms = [image.platform for image in document.images if image.platform.architecture]
+        others = sorted({str(platform) for platform in platforms if not matches(spec.platform, platform)})
+        found += [f"{spec.platform} is asked for, the bundle has {', '.join(others)}"] if others else []
+    return ", ".join(found)
+
+
+def _listed(images: Collection[str]) -> str:
+    """In quotes, so that a blank at the end shows."""
+    return " and ".join(repr(image) for image in sorted(images))
 
 
 def ready(status: Status, generation: int, now: dt.datetime, document: Bundle, retention_days: int | None) -> Status:
