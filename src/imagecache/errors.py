@@ -27,7 +27,7 @@ functions (those are TypeError and ValueError, as everywhere in Python).
     │   ├─ MalformedLayer       fix_input         exit 22
     │   ├─ MalformedDocument    fix_input         exit 23
     │   └─ LimitExceeded        fix_input         exit 24
-    ├─ BuildMismatch            a build made something else, or its result is gone             fix_input        exit 30
+    ├─ BuildMismatch            a build made something else         fix_input        exit 30
     ├─ StoreError
     │   ├─ BlobNotFound         fix_environment   exit 40
     │   ├─ StoreCorrupt         fix_environment   exit 41

@@ -80,6 +80,8 @@ def difference(document: Bundle, spec: EffectiveSpec) -> str:
         platforms = [image.platform for image in document.images if image.platform.architecture]
         others = sorted({str(platform) for platform in platforms if not matches(spec.platform, platform)})
         found += [f"{spec.platform} is asked for, the bundle has {', '.join(others)}"] if others else []
+    if bundle_size(document) > spec.size_limit:
+        found.append(f"the images take {columns.size(bundle_size(document))}, {spec.size_gib}GiB are allowed")
     return ", ".join(found)
 
 
