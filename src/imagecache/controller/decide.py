@@ -61,6 +61,12 @@ def needs_secrets(cache: ImageCache, build: object) -> bool:
     return reason == _NO_SECRET or failures.is_of_registry(reason)
 
 
+def needs_configuration(cache: ImageCache, build: object) -> bool:
+    """Whether the configuration of registries must be looked at before deciding: it may be why a build failed."""
+    failed = isinstance(build, Broken) and failures.is_of_registry(build.error.reason)
+    return failed or (cache.status is not None and failures.is_of_registry(phases.outcome(cache.status)[0]))
+
+
 def _delete(cache: ImageCache, observed: ObservedState) -> Decision:
     """Nothing here waits for a node, an agent or the store, so nothing can keep an object from being deleted."""
     if nodes.FINALIZER not in cache.metadata.finalizers:
