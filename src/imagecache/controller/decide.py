@@ -180,7 +180,7 @@ class _Draft:
             self.update(spec)
         else:
             settled = since is None or self.now - times.parse(since.last_transition_time) > SETTLED
-            self.lose(spec, faults=0 if settled else self.attempt.faults)
+            self.lose(spec, faults=0 if settled or self.observed.requested else self.attempt.faults)
 
     def lose(self, spec: EffectiveSpec, *, faults: int) -> None:
         """The store has lost the bundle: it is built again at once, but not for ever."""
