@@ -62,6 +62,11 @@ class Watches:
         """What each object waits for."""
         self._added = asyncio.Event()
 
+    @property
+    def watched(self) -> frozenset[str]:
+        """What any object waits for now."""
+        return frozenset(self._watched)
+
     async def seen(self, key: str) -> Seen:
         """As of the last look, if objects wait for it, else now. Raises as ``look``."""
         known = self._watched.get(key)

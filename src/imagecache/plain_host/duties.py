@@ -63,6 +63,7 @@ class PlainHostDuties:
                 nodes=own.node.views,
                 detach=lambda cache: own.node.detach(cache.name),
                 configuration=own.configuration,
+                looks=own.looks,
             )
         )
         return (

@@ -25,9 +25,11 @@ from imagecache.api.phases import expired
 from imagecache.api.pull_secrets import PullSecret
 from imagecache.api.types import RESOURCES, Event, ImageCache
 from imagecache.api.yamltext import JSON
+from imagecache.backoff import Backoff
 from imagecache.builder.build_events import BuildEvent
 from imagecache.clock import Clock
 from imagecache.containerd.api import Attached
+from imagecache.controller import watches
 from imagecache.controller.decision import Role
 from imagecache.controller.dependencies import Builder, BundleStore
 from imagecache.controller.reconciler import Dependencies, Reconciler
@@ -125,6 +127,8 @@ class HostDependencies:
     interval: float = INTERVAL
     configuration: Callable[[], str] = str
     """As ``controller.reconciler.Dependencies.configuration``."""
+    looks: Backoff = watches.BACKOFF
+    """Between two looks of the agent at a Secret that is waited for."""
 
     async def read(self, name: str) -> Object | None:
         """The object as its file is now; None when there is none."""

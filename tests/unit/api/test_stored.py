@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 
+import msgspec
 import pytest
 
 from imagecache.api import building, ids, phases, selector
@@ -38,7 +39,9 @@ def item(**more: JSON) -> dict[str, JSON]:
 
 
 def test_an_object_has_what_the_server_set() -> None:
-    found = stored(item(status={"phase": "Creating", "progress": "5%", "startTime": None, "strange": 1}))
+    begun = phases.begin(ids.derived_cache_id("u-1"), 3, NOW)
+    status: dict[str, JSON] = msgspec.to_builtins(phases.advance(begun, 1, 20, NOW))
+    found = stored(item(status=status | {"expireDateTime": None, "strange": 1}))
 
     assert found.problem is None
     metadata = found.cache.metadata
@@ -59,7 +62,17 @@ def test_a_spec_that_is_none_is_a_problem_and_no_failure() -> None:
     assert stored(item(extra=1)).notes == ("extra: unknown field, ignored",)
 
 
-@pytest.mark.parametrize("status", [{"phase": "Melted", "progress": "1%"}, {"progress": "1%"}, "Ready", None])
+@pytest.mark.parametrize(
+    "status",
+    [
+        {"phase": "Melted", "progress": "1%"},
+        {"progress": "1%"},
+        {"phase": "Ready", "progress": "100%", "imageCacheId": "imc-" + "a" * 20},
+        {"observedGeneration": -1},
+        "Ready",
+        None,
+    ],
+)
 def test_a_status_that_is_not_ours_is_none(status: JSON) -> None:
     assert stored(item(status=status)).cache.status is None
 
@@ -67,14 +80,6 @@ def test_a_status_that_is_not_ours_is_none(status: JSON) -> None:
 def test_what_is_no_object_is_refused() -> None:
     with pytest.raises(InvalidManifest, match="expected a mapping"):
         stored("nonsense")
-
-
-def test_ids_are_derived_from_the_object() -> None:
-    first = ids.derived_cache_id("u-1", 1)
-
-    assert ids.is_cache_id(first)
-    assert first == ids.derived_cache_id("u-1", 1)
-    assert len({first, ids.derived_cache_id("u-1", 2), ids.derived_cache_id("u-2", 1)}) == 3
 
 
 def test_an_image_s_beginning_and_end_are_told() -> None:
@@ -113,3 +118,49 @@ def test_a_request_asks_for_what_is_wanted_and_the_status_shows_what_came() -> N
 def test_an_error_is_explained_with_what_to_do() -> None:
     assert building.explain(InvalidInput("no", hint="try yes", image="nginx")) == "nginx: no; try yes"
     assert building.explain(InvalidInput("no")) == "no"
+
+
+def test_the_fingerprint_is_of_what_a_build_is_asked_for_and_of_nothing_else() -> None:
+    def fingerprint(annotations: dict[str, JSON] | None = None, **spec: JSON) -> str:
+        document = item(spec={"images": ["nginx:1.25", "redis:7"], **spec})
+        document["metadata"] = {"name": "a", "annotations": annotations or {}}
+        return building.wanted(effective_spec(stored(document).cache, architecture="amd64"))
+
+    own = fingerprint()
+    for other in (
+        fingerprint(images=["nginx:1.25"]),
+        fingerprint(imageCacheSize=21),
+        fingerprint(imagePullSecrets=["a:b"]),
+        fingerprint({"k8s.aliyun.com/imc-cpu-arch": "arm64"}),
+        fingerprint({"k8s.aliyun.com/plain-http-registry": "r:5000"}),
+        fingerprint({"k8s.aliyun.com/insecure-registry": "r:5000"}),
+    ):
+        assert other != own
+    for same in (
+        fingerprint(images=["redis:7", "nginx:1.25"]),
+        fingerprint(images=["nginx:1.25", "redis:7", "redis:7"]),
+        fingerprint(retentionDays=3),
+        fingerprint({"imagecache.dev/node-selector": "a=b", "imagecache.dev/priority": "3", "mine": "x"}),
+        fingerprint({"k8s.aliyun.com/imc-size": "20"}),
+    ):
+        assert same == own
+
+
+def test_a_difference_is_named() -> None:
+    document = Bundle(id="imc-1", created="", images=(image_record("nginx:1.25", ("base", "nginx")),))
+
+    def difference(annotations: dict[str, JSON] | None = None, **spec: JSON) -> str:
+        wanted = item(spec={"images": ["nginx:1.25"], **spec})
+        wanted["metadata"] = {"name": "a", "annotations": annotations or {}}
+        return building.difference(document, effective_spec(stored(wanted).cache, architecture="arm64"))
+
+    assert difference() == ""
+    assert difference(images=["redis:7"]) == "spec.images has 'redis:7', the bundle has 'nginx:1.25'"
+    assert difference(images=["nginx:1.25", "redis:7"]) == "spec.images has 'redis:7'"
+    arm = {"k8s.aliyun.com/imc-cpu-arch": "arm64"}
+    assert difference(dict[str, JSON](arm)) == "linux/arm64 is asked for, the bundle has linux/amd64"
+    large = msgspec.structs.replace(document.images[0].layers[0], size=21 << 30)
+    image = msgspec.structs.replace(document.images[0], layers=(large,))
+    document = msgspec.structs.replace(document, images=(image,))
+    assert difference() == "the images take 21GiB, 20GiB are allowed"
+    assert difference(imageCacheSize=22) == ""
