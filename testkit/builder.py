@@ -82,6 +82,10 @@ class MemoryStore:
     """Raised by every deletion."""
     collections: int = 0
 
+    def ids(self) -> Collection[str]:
+        self._check()
+        return list(self.documents)
+
     def get(self, bundle_id: str) -> Bundle:
         self._check()
         if bundle_id not in self.documents:

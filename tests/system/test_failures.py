@@ -91,7 +91,8 @@ def test_a_cache_goes_when_its_time_has_come(site: Site, system: Installed) -> N
 def expire(system: Installed, name: str) -> None:
     """Let its time have come: as if the controller started again that much later."""
     system.controller.stop()
-    patch = json.dumps({"status": {"expireDateTime": "2020-01-01T00:00:00Z"}})
+    times = {"startTime": "2019-01-01T00:00:00Z", "expireDateTime": "2020-01-01T00:00:00Z"}
+    patch = json.dumps({"status": times})
     system.cluster.kubectl("patch", f"{KIND}/{name}", "--subresource=status", "--type=merge", f"--patch={patch}")
     system.controller.start()
     system.controller.wait_leading()

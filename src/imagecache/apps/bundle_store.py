@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from imagecache.store.bundle_document import Bundle
 from imagecache.store.collect import Collected
@@ -16,6 +16,9 @@ class LocalBundles:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._documents = BundleDocuments(store.bundles)
+
+    def ids(self) -> Collection[str]:
+        return self._documents.ids()
 
     def get(self, bundle_id: str) -> Bundle:
         return self._documents.get(bundle_id)
