@@ -205,10 +205,11 @@ def _layers(listed: tuple[Descriptor, ...], limits: Limits) -> tuple[Descriptor,
             hint="layers are tar, tar+gzip or tar+zstd, of OCI or Docker",
         )
     _bounded(len(layers), limits.layers, "layers")
+    for each in listed:  # containerd fetches what is no layer too
+        _sized(each, limits.layer_compressed, "a layer")
     sizes: dict[str, int] = {}
     for layer in layers:
         mediatypes.check_layer(layer.media_type)
-        _sized(layer, limits.layer_compressed, "a layer")
         # One digest cannot have two sizes; the download of the smaller one would end in the middle of the other.
         if sizes.setdefault(layer.digest, layer.size) != layer.size:
             raise MalformedDocument(f"layer {layer.digest} occurs twice, with two sizes", hint=_PUSH_AGAIN)

@@ -15,7 +15,6 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-import zstandard
 
 from imagecache.digest import DiffID, Digest
 from imagecache.oci import mediatypes
@@ -104,6 +103,11 @@ class Maker:
         document = {"schemaVersion": 2, "mediaType": mediatypes.OCI_INDEX, "manifests": list(entries), **fields}
         return publish(self.layout, mediatypes.OCI_INDEX, document, of.diff_ids)
 
+    def listed(self, architecture: str = "", *, config: Document | None = None, **fields: object) -> Published:
+        """An image with an index that lists nothing else; ``fields`` are those of the entry."""
+        image = self.image(config=config)
+        return self.index(entry(image, architecture or host_architecture(), **fields), of=image)
+
 
 ABSENT = object()
 
@@ -175,11 +179,14 @@ def encoded(make: Maker) -> Published:
 
 
 def long_window(make: Maker) -> Published:
-    """``zstd --long=29``, of a writer that does not know the size in advance."""
-    parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=29, enable_ldm=True)
-    writer = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
-    blob = make.blob(mediatypes.OCI_LAYER_ZSTD, writer.compress(make.app) + writer.flush())
-    return make.image([make.layer(make.base), (blob, DiffID(Digest.sha256(make.app)))])
+    """As ``zstd --long=29`` writes it when it does not know the size in advance."""
+    return make.image([make.layer(make.base), framed(make, make.app, window_log=29)])
+
+
+def framed(make: Maker, data: bytes, *, window_log: int) -> tuple[Document, DiffID]:
+    """A layer in one zstd frame with one raw block (RFC 8878 §3.1.1)."""
+    header = b"\x28\xb5\x2f\xfd\x00" + bytes([(window_log - 10) << 3]) + (len(data) << 3 | 1).to_bytes(3, "little")
+    return make.blob(mediatypes.OCI_LAYER_ZSTD, header + data), DiffID(Digest.sha256(data))
 
 
 def zeros(make: Maker) -> Published:
@@ -203,9 +210,7 @@ ALIKE: dict[str, Case] = {
     "an index in an index": nested,
     "an index around an index": wrapped,
     "a broken entry for another machine": bad_neighbours,
-    "an artifactType at the entry": lambda make: make.index(
-        entry(image := make.image(), host_architecture(), artifactType="application/vnd.example"), of=image
-    ),
+    "an artifactType at the entry": lambda make: make.listed(artifactType="application/vnd.example"),
     "null for everything optional": nulls,
     "keys in another case": capitals,
     "half a surrogate pair in a label": lambda make: make.image(config={"config": {"Labels": {"a": "\ud83d"}}}),
@@ -259,9 +264,12 @@ async def test_both_have_the_same_tree(anything: Judge, maker: Maker, case: str)
 
 
 def wider_window(make: Maker) -> Published:
-    frame = b"\x28\xb5\x2f\xfd\x00" + bytes([(30 - 10) << 3]) + b"\x01\x00\x00"
-    layer = (make.blob(mediatypes.OCI_LAYER_ZSTD, frame), DiffID(Digest.sha256(b"")))
-    return make.image([make.layer(make.base), layer])
+    return make.image([make.layer(make.base), framed(make, make.app, window_log=30)])
+
+
+def wrong_size(make: Maker) -> Published:
+    image = make.image()
+    return make.index(entry(image, host_architecture(), size=image.descriptor.size + 1), of=image)
 
 
 REFUSED: dict[str, Case] = {
@@ -270,13 +278,9 @@ REFUSED: dict[str, Case] = {
     "a manifest that says it is an index": lambda make: make.image(manifest={"mediaType": mediatypes.OCI_INDEX}),
     "schema 1": lambda make: make.image(manifest={"fsLayers": []}),
     "a text for a number": lambda make: make.image(descriptor={"size": "5"}),
-    "no entry for this machine": lambda make: make.index(entry(image := make.image(), OTHER), of=image),
-    "an entry that is no image": lambda make: make.index(
-        entry(image := make.image(), host_architecture(), mediaType="application/json"), of=image
-    ),
-    "a wrong size in the index": lambda make: make.index(
-        entry(image := make.image(), host_architecture(), size=image.descriptor.size + 1), of=image
-    ),
+    "no entry for this machine": lambda make: make.listed(OTHER),
+    "an entry that is no image": lambda make: make.listed(mediaType="application/json"),
+    "a wrong size in the index": wrong_size,
     "a window of 1 GiB": wider_window,
     "fewer diffIDs than layers": lambda make: make.image(config={"rootfs": {"type": "layers", "diff_ids": []}}),
 }
@@ -290,9 +294,7 @@ async def test_both_refuse(anything: Judge, maker: Maker, case: str) -> None:
 
 
 OTHER_MACHINES: dict[str, Case] = {
-    "a config for another machine": lambda make: make.index(
-        entry(image := make.image(config={"architecture": OTHER}), host_architecture()), of=image
-    ),
+    "a config for another machine": lambda make: make.listed(config={"architecture": OTHER}),
     "a manifest for another machine alone": lambda make: make.image(config={"architecture": OTHER}),
 }
 

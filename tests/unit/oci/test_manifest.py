@@ -124,7 +124,7 @@ GO_READS: dict[str, dict[str, Any]] = {
     "half a surrogate pair in an annotation": changed(MANIFEST, annotations={"a": "\ud83d"}),
     "an artifactType": changed(MANIFEST, artifactType="application/vnd.example+type"),
     "what is no layer beside the layers": changed(
-        MANIFEST, layers=[LAYER, {**LAYER, "mediaType": "application/vnd.in-toto+json", "digest": A, "size": 0}]
+        MANIFEST, layers=[LAYER, {**LAYER, "mediaType": "application/vnd.in-toto+json", "digest": A, "size": 7}]
     ),
 }
 
