@@ -10,7 +10,7 @@ import pytest
 TESTS = Path(__file__).resolve().parents[1]
 LOG = (TESTS.parent / "docs" / "field-log.md").read_text(encoding="utf-8")
 NAMED = sorted(set(re.findall(r"`(test_\w+)::(test_\w+)`", LOG)))
-SECTIONS = ["Tried", *re.findall(r"^## (Reported .+)$", LOG, re.MULTILINE)]
+SECTIONS = ["Tried", *re.findall(r"^## (Reports: .+)$", LOG, re.MULTILINE)]
 
 
 @pytest.mark.parametrize("section", SECTIONS)
