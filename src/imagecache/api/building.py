@@ -127,6 +127,11 @@ def summary(document: Bundle) -> str:
     return f"Image cache is ready: {images}, {layers}, {size}"
 
 
+def notes(document: Bundle) -> tuple[str, ...]:
+    """What is unusual about its images, each once: an image may be there for several platforms."""
+    return tuple(dict.fromkeys(f"{image.reference}: {note}" for image in document.images for note in image.notes))
+
+
 def explain(error: ImageCacheError) -> str:
     """An error with its hint: what happened, and what to do."""
     return f"{error}; {error.hint}" if error.hint else str(error)

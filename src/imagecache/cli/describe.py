@@ -124,8 +124,9 @@ def _images(description: Description) -> list[str]:
 
 def _notes(description: Description) -> list[str]:
     """What is unusual about an image: that it will not pull without the cache, for example."""
-    images = description.bundle.images if description.bundle else ()
-    return [_line("Note", f"{image.reference}: {note}") for image in images for note in image.notes]
+    from imagecache.api import building
+
+    return [_line("Note", note) for note in building.notes(description.bundle)] if description.bundle else []
 
 
 def _layers(description: Description) -> list[str]:

@@ -293,6 +293,8 @@ class _Draft:
     def ready(self, document: Bundle, spec: EffectiveSpec) -> None:
         """A bundle is what the spec asks for: it serves from now on."""
         self.take(document, spec)
+        for note in building.notes(document):
+            self.record("Noted", note)
         self.record("Ready", building.summary(document))
 
     def take(self, document: Bundle, spec: EffectiveSpec) -> None:

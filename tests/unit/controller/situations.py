@@ -69,10 +69,12 @@ EDITED = cache(REDIS, generation=2)
 FOR_SECRETS = cache(secrets=SECRETS)
 
 
-def bundle(bundle_id: str, *images: str, architectures: Sequence[str] = ("amd64",)) -> Bundle:
+def bundle(
+    bundle_id: str, *images: str, architectures: Sequence[str] = ("amd64",), notes: tuple[str, ...] = ()
+) -> Bundle:
     records = [image_record(image, IMAGES.get(image.strip(), ("base",))) for image in images or (NGINX,)]
     platforms = tuple(Platform(os="linux", architecture=each) for each in architectures)
-    records = [msgspec.structs.replace(record, platform=each) for record in records for each in platforms]
+    records = [msgspec.structs.replace(record, platform=each, notes=notes) for record in records for each in platforms]
     return Bundle(id=bundle_id, created="2024-05-01T12:00:00Z", platforms=platforms, images=tuple(records))
 
 

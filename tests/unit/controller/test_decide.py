@@ -73,6 +73,13 @@ CASES: dict[str, Case] = {
         events=("Noted",),
     ),
     "a-bundle-that-exists-is-taken": Case(A, HAS_ONE, phase=Phase.READY, events=("Ready",)),
+    "what-is-unusual-about-its-image-is-noted": Case(
+        A,
+        {"bundles": {ONE: bundle(ONE, notes=("will not pull without the cache: why",))}},
+        phase=Phase.READY,
+        events=("Noted", "Ready"),
+        check=lambda s: s.events[0].message == f"{NGINX}: will not pull without the cache: why",
+    ),
     # while it is built
     "running-is-followed": Case(
         cache(status=pending()),
