@@ -136,7 +136,11 @@ EVENTS: Sequence[tuple[str, str, str]] = (
     ("`Pulled`", "Normal", "Every layer of the image is in the store."),
     ("`Ready`", "Normal", "The bundle exists: images, layers, size."),
     ("`NodesReady`", "Normal", "Every selected node has it."),
-    ("`Noted`", "Normal", "Something in the document is ignored or changed, or an image is unusual, once for each build."),
+    (
+        "`Noted`",
+        "Normal",
+        "Something in the document is ignored or changed, or an image is unusual, once for each build.",
+    ),
     ("`Updating`", "Normal", "Built again, and why."),
     ("`Retrying`", "Normal", "Tried again after a failure, and why."),
     ("`WillExpire`", "Warning", "A retention was added or changed after the build: when the object is deleted."),
