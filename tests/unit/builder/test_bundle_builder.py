@@ -380,7 +380,7 @@ async def test_compressed_bytes_whose_type_says_that_they_are_not(builds: Builds
 
 
 async def test_a_foreign_layer_that_the_registry_has(builds: Builds) -> None:
-    """As private registries keep the layers of base images that may not be public; containerd pulls it like any other."""
+    """As private registries keep layers of base images that may not be public; containerd pulls it like others."""
     document = await builds.build(source(app=relabelled(BASE, FOREIGN)), "app:1")
     assert [layer.tar_size for layer in document.images[0].layers] == [len(BASE)]
     assert document.images[0].notes == ()
