@@ -17,7 +17,7 @@ from imagecache.api.assignment import Cache
 from imagecache.digest import Digest
 from imagecache.errors import AlreadyExists, BlobNotFound, ContentError, NotFound, StoreCorrupt
 from imagecache.fetch.allowance import Allowance
-from imagecache.fetch.bundle import BundleFetcher, Described
+from imagecache.fetch.bundle import BundleFetcher, Described, own_part
 from imagecache.oci.descriptor import Platform
 from imagecache.store.bundle_document import Bundle
 from imagecache.store.documents import BundleDocuments
@@ -174,17 +174,18 @@ class SharedLayerSource:
 
     def _inventory(self, assigned: frozenset[str]) -> Inventory:
         found = (self._documents.get(name) for name in self._documents.ids() if name in assigned)
-        documents = {document.id: document.on(self.platform) for document in found if document is not None}
+        own = (document.on(self.platform) for document in found if document is not None)
+        documents = {document.id: document for document in own if document.images}
         has = self.store.layers.has
         whole = (name for name, each in documents.items() if all(has(layer) for layer in each.layer_names()))
         return Inventory(documents, frozenset(whole))
 
     async def describe(self, cache: Cache) -> None:
-        await asyncio.to_thread(self.store.bundles.get, cache.id)
+        own_part(await asyncio.to_thread(self.store.bundles.get, cache.id), self.platform)
 
     async def fetch(self, cache: Cache, progress: Callable[[int], None]) -> None:
         del progress
-        document = (await asyncio.to_thread(self.store.bundles.get, cache.id)).on(self.platform)
+        document = own_part(await asyncio.to_thread(self.store.bundles.get, cache.id), self.platform)
         missing = sorted(str(name) for name in document.layer_names() if not self.store.layers.has(name))
         if missing:
             raise BlobNotFound(f"the shared store lacks {missing[0]}", hint="run: imagecache check")

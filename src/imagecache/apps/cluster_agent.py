@@ -36,7 +36,7 @@ from imagecache.containerd.image_records import CRI_NAMESPACE
 from imagecache.containerd.native import NativeUse, holder_of
 from imagecache.containerd.prepull import Prepuller
 from imagecache.errors import InvalidSetting
-from imagecache.fetch.bundle import BundleFetcher, Described, describe
+from imagecache.fetch.bundle import BundleFetcher, Described, describe, own_part
 from imagecache.fetch.prefetch import PREFETCH, BuildPrefetcher
 from imagecache.fetch.remote_store import RemoteStore
 from imagecache.fetch.tars import RemoteTars
@@ -140,7 +140,7 @@ class ClusterDuties:
 
             async def look_up(cache: Cache) -> Described:
                 document = await asyncio.to_thread(reader.bundle, cache.id)
-                return Described(document.on(self._platform), {})
+                return Described(own_part(document, self._platform), {})
 
             return DescribedLayerSource(look_up), local.attacher(containerd)
         remote = await stack.enter_async_context(self._served())

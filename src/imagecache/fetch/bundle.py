@@ -47,6 +47,14 @@ class Described:
         return sum(layer.size for layer in self.layers.values())
 
 
+def own_part(document: Bundle, platform: Platform) -> Bundle:
+    """What a node of this platform needs of a bundle. Raises NoMatchingPlatform when that is nothing."""
+    own = document.on(platform)
+    if not own.images:
+        raise no_match(platform, (image.platform for image in document.images))
+    return own
+
+
 async def describe(
     remote: RemoteStore, bundle_id: str, digests: Mapping[str, Digest], platform: Platform
 ) -> Described:
@@ -56,10 +64,7 @@ async def describe(
 
     Raises NotFound, NoMatchingPlatform, StoreUnreachable, StoreRefused, StoreCorrupt, StoreError, ContentError.
     """
-    whole = await remote.bundle(bundle_id)
-    document = whole.on(platform)  # before anything else is fetched: the rest is for other nodes
-    if not document.images:
-        raise no_match(platform, (image.platform for image in whole.images))
+    document = own_part(await remote.bundle(bundle_id), platform)  # first: the rest is for other nodes
     limit = asyncio.Semaphore(_DOCUMENTS)
 
     async def body(digest: Digest) -> bytes:

@@ -52,7 +52,7 @@ class StoreReader:
                 ) from error
             return fd, os.fstat(fd).st_size
 
-    def building(self, bundle_id: str) -> tuple[LayerName, ...]:
+    def building(self, bundle_id: str, architecture: str) -> tuple[LayerName, ...]:
         """Layer images that a running build of the bundle may make or use for an architecture, in its order.
 
         Only those that are right at any position (``layers/``). Raises StoreError.
