@@ -28,6 +28,7 @@ from imagecache.errors import (
     DigestMismatch,
     ImageCacheError,
     InternalError,
+    InvalidSetting,
     NoSpace,
     RateLimited,
     StoreCorrupt,
@@ -191,6 +192,13 @@ CASES: dict[str, Case] = {
     ),
     "and-with-another-configuration": Case(
         cache(status=failed(NOT_FOUND, configuration="c1")),
+        {"configuration": "c2"},
+        actions=(BUILD_ONE,),
+        phase=Phase.PENDING,
+        events=("Retrying",),
+    ),
+    "also-what-could-not-be-read-of-it": Case(
+        cache(status=failed(InvalidSetting("hosts.toml is malformed"), configuration="c1")),
         {"configuration": "c2"},
         actions=(BUILD_ONE,),
         phase=Phase.PENDING,
