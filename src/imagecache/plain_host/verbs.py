@@ -16,7 +16,7 @@ from typing import Protocol
 
 import msgspec
 
-from imagecache.api import building, events, ids, nodes, parse
+from imagecache.api import building, events, ids, nodes
 from imagecache.api.assignment import SERVING
 from imagecache.api.building import BuildRequest
 from imagecache.api.describe import Description, describe

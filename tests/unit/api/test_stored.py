@@ -157,8 +157,8 @@ def test_a_difference_is_named() -> None:
     assert difference() == ""
     assert difference(images=["redis:7"]) == "spec.images has 'redis:7', the bundle has 'nginx:1.25'"
     assert difference(images=["nginx:1.25", "redis:7"]) == "spec.images has 'redis:7'"
-    arm = {"k8s.aliyun.com/imc-cpu-arch": "arm64"}
-    assert difference(dict[str, JSON](arm)) == "linux/arm64 is asked for, the bundle has linux/amd64"
+    arm: dict[str, JSON] = {"k8s.aliyun.com/imc-cpu-arch": "arm64"}
+    assert difference(arm) == "linux/arm64 is asked for, the bundle has linux/amd64"
     large = msgspec.structs.replace(document.images[0].layers[0], size=21 << 30)
     image = msgspec.structs.replace(document.images[0], layers=(large,))
     document = msgspec.structs.replace(document, images=(image,))
