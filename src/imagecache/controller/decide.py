@@ -334,7 +334,7 @@ class _Draft:
         if self.observed.role is Role.COMMAND:
             self.fail(problem, attempt)
         else:
-            self.wait(problem, attempt)
+            self.wait(problem, replace(attempt, next_time=""))
 
     def wait(self, error: ImageCacheError, attempt: Attempt) -> None:
         """What is lacking may come without a change of the object."""
@@ -347,7 +347,8 @@ class _Draft:
 
     def without_store(self, problem: ImageCacheError) -> None:
         """Nothing can be said about what exists: content serves on, and what is not there yet waits."""
-        if self.status.phase in phases.UNFINISHED and not isinstance(self.observed.build, Running):
+        waits = bool(self.attempt.next_time) or isinstance(self.observed.build, Running)
+        if self.status.phase in phases.UNFINISHED and not waits:
             self.wait(problem, self.attempt)
         degraded = phases.condition(self.status, "Degraded")
         away = 0.0
