@@ -426,11 +426,11 @@ async def test_a_build_that_breaks_is_tried_again(bench: Bench, error: Exception
 
 async def test_our_own_mistakes_end_nothing_else(bench: Bench) -> None:
     class Mistaken(MemoryStore):
-        def ids(self) -> Collection[str]:
+        def ids(self, owner: str) -> Collection[str]:
             if mistaken:
                 mistaken.pop()
                 raise RuntimeError("a bug")
-            return super().ids()
+            return super().ids(owner)
 
     mistaken = [True]
     bench.store = bench.builder.store = Mistaken()
