@@ -82,9 +82,9 @@ class MemoryStore:
     """Raised by every deletion."""
     collections: int = 0
 
-    def ids(self) -> Collection[str]:
+    def ids(self, owner: str) -> Collection[str]:
         self._check()
-        return list(self.documents)
+        return [name for name in self.documents if name.startswith(owner)]
 
     def get(self, bundle_id: str) -> Bundle:
         self._check()

@@ -31,6 +31,11 @@ def owner(uid: str) -> str:
     return PREFIX + _letters(uid, _OWNER)
 
 
+def owner_of(cache_id: str) -> str:
+    """``owner`` of the object that has it."""
+    return cache_id[: len(PREFIX) + _OWNER]
+
+
 def is_of(uid: str, text: str) -> bool:
     """Whether it is an id of this object."""
     return bool(uid) and text.startswith(owner(uid)) and is_cache_id(text)

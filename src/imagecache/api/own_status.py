@@ -7,6 +7,7 @@ the store has.
 
 from __future__ import annotations
 
+import functools
 import re
 
 from imagecache.api import ids, times
@@ -24,10 +25,11 @@ def own(status: Status | None, uid: str) -> Status | None:
         return None
     attempt = status.attempt or Attempt(image_cache_id=status.image_cache_id)
     named = (status.image_cache_id, attempt.image_cache_id)
-    moments = (status.start_time, *filter(None, (status.expire_date_time, attempt.next_time)))
+    moments = [status.start_time, *(each.last_transition_time for each in status.conditions)]
+    moments += filter(None, (status.expire_date_time, attempt.next_time))
     counts = (status.retention_days, attempt.failures, attempt.faults)
-    ours = all(ids.is_of(uid, name) for name in named) and all(map(_is_time, moments)) and min(counts) >= 0
-    return status if ours else None
+    ours = all(ids.is_of(uid, name) for name in named) and all(map(_is_time, moments))
+    return status if ours and min(counts) >= 0 else None
 
 
 def with_own_status(cache: ImageCache) -> ImageCache:
@@ -37,6 +39,7 @@ def with_own_status(cache: ImageCache) -> ImageCache:
     return cache.with_status(None)
 
 
+@functools.lru_cache(maxsize=4096)
 def _is_time(text: str) -> bool:
     try:
         return times.parse(text).year < _YEAR

@@ -144,6 +144,15 @@ def failed(status: Status, generation: int, now: dt.datetime, *, reason: str, me
     return _conditions(status, generation, now, ("False", reason, message))
 
 
+def failed_until(status: Status, now: dt.datetime) -> Status:
+    """A failed cache with its expiry; one that is missing, or earlier than a day after the failure, is not ours."""
+    since = condition(status, "Building")
+    kept = times.parse(since.last_transition_time) + FAILED_KEPT if since is not None else now
+    if status.expire_date_time and times.parse(status.expire_date_time) >= kept:
+        return status
+    return msgspec.structs.replace(status, expire_date_time=times.render(now + FAILED_KEPT))
+
+
 def interrupted(status: Status, generation: int, now: dt.datetime) -> Status:
     """Stopped by the user: the phase stays, nothing is being built, the same command continues."""
     status = msgspec.structs.replace(status, last_updated_time=times.render(now))

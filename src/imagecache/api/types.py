@@ -1,8 +1,9 @@
 """The ImageCache document: what users write and what the API shows.
 
 It covers both published generations of Alibaba's resource (``docs/adr/0013-documents-msgspec.md``): names are theirs;
-``conditions``, ``images``, ``size`` and ``nodes`` of the status are ours. Times are RFC 3339 text, UTC, whole seconds.
-It must not decide anything: limits and defaults are in ``effective_spec``, transitions in ``phases``.
+those of the status that Kubernetes' conventions name, and ``images``, ``size``, ``attempt``, ``retention_days``,
+``nodes`` and ``display``, are ours. Times are RFC 3339 text, UTC, whole seconds. It must not decide anything: limits
+and defaults are in ``effective_spec``, transitions in ``phases``.
 """
 
 from __future__ import annotations

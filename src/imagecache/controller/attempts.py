@@ -14,7 +14,7 @@ from imagecache.api import phases, times
 from imagecache.api.types import Attempt, Status
 from imagecache.controller import failures
 from imagecache.controller.decision import ObservedState
-from imagecache.errors import ImageCacheError, RegistryError
+from imagecache.errors import ImageCacheError
 
 
 def last(status: Status) -> Attempt:
@@ -37,7 +37,7 @@ def at(status: Status, bundle_id: str, wanted: str, observed: ObservedState) -> 
 
 def with_causes(attempt: Attempt, error: ImageCacheError, secrets: str, configuration: str) -> Attempt:
     """With what the registry was asked with, while a failure stands that something else there can end."""
-    if not isinstance(error, RegistryError):
+    if not failures.is_of_access(error.reason):
         return replace(attempt, secrets="", configuration="")
     return replace(attempt, secrets=secrets, configuration=configuration)
 
@@ -49,7 +49,7 @@ def put_off(attempt: Attempt, pause: float, now: dt.datetime) -> Attempt:
 def seconds_left(status: Status, attempt: Attempt, observed: ObservedState, now: dt.datetime) -> float | None:
     """Until it may be tried again. None: now, also when what it failed for has changed."""
     other = (attempt.secrets, attempt.configuration) != (observed.secrets, observed.configuration)
-    if not attempt.next_time or (other and failures.is_of_registry(phases.outcome(status)[0])):
+    if not attempt.next_time or (other and failures.is_of_access(phases.outcome(status)[0])):
         return None
     left = (times.parse(attempt.next_time) - now).total_seconds()
     # a time further away is not ours: a clock was set back, or somebody else has written it

@@ -58,13 +58,13 @@ def needs_secrets(cache: ImageCache, build: object) -> bool:
     if build is not None or status is None or status.phase not in phases.FAILED:
         return build is None and not (status and status.phase is Phase.READY)
     reason = phases.failure(status)
-    return reason == _NO_SECRET or failures.is_of_registry(reason)
+    return reason == _NO_SECRET or failures.is_of_access(reason)
 
 
 def needs_configuration(cache: ImageCache, build: object) -> bool:
     """Whether the configuration of registries must be looked at before deciding: it may be why a build failed."""
-    failed = isinstance(build, Broken) and failures.is_of_registry(build.error.reason)
-    return failed or (cache.status is not None and failures.is_of_registry(phases.outcome(cache.status)[0]))
+    failed = isinstance(build, Broken) and failures.is_of_access(build.error.reason)
+    return failed or (cache.status is not None and failures.is_of_access(phases.outcome(cache.status)[0]))
 
 
 def _delete(cache: ImageCache, observed: ObservedState) -> Decision:
@@ -129,6 +129,8 @@ class _Draft:
             self.record_notes(spec)
         if self.status.phase in assignment.SERVING:
             self.retain(spec)
+        elif self.status.phase in phases.UNFINISHED:
+            self.status = replace(self.status, expire_date_time="", retention_days=0)
         if self.observed.store_problem is not None:
             self.without_store(self.observed.store_problem)
             return
@@ -208,16 +210,15 @@ class _Draft:
         why = self.why_again(spec)
         if why:
             self.retry(spec, why)
-        elif self.status.phase is Phase.FAILED and not self.status.expire_date_time:
-            expiry = times.render(self.now + phases.FAILED_KEPT)
-            self.status = replace(self.status, expire_date_time=expiry)
+        elif self.status.phase is Phase.FAILED:
+            self.status = phases.failed_until(self.status, self.now)
 
     def why_again(self, spec: EffectiveSpec) -> str:
         """Why what has failed is built again; empty: it is not."""
         reason, attempt = phases.failure(self.status), self.attempt
         readable = self.observed.secrets_problem is None
         corrected = reason == InvalidManifest.__name__ or (reason == _NO_SECRET and readable)
-        if failures.is_of_registry(reason):
+        if failures.is_of_access(reason):
             secrets = bool(spec.pull_secrets) and readable and self.observed.secrets != attempt.secrets
             corrected = secrets or self.observed.configuration != attempt.configuration
         if corrected:
@@ -335,7 +336,7 @@ class _Draft:
         if self.observed.role is Role.COMMAND:
             self.fail(problem, attempt)
         else:
-            self.wait(problem, attempt)
+            self.wait(problem, replace(attempt, next_time=""))
 
     def wait(self, error: ImageCacheError, attempt: Attempt) -> None:
         """What is lacking may come without a change of the object."""
@@ -348,7 +349,8 @@ class _Draft:
 
     def without_store(self, problem: ImageCacheError) -> None:
         """Nothing can be said about what exists: content serves on, and what is not there yet waits."""
-        if self.status.phase in phases.UNFINISHED and not isinstance(self.observed.build, Running):
+        waits = bool(self.attempt.next_time) or isinstance(self.observed.build, Running)
+        if self.status.phase in phases.UNFINISHED and not waits:
             self.wait(problem, self.attempt)
         degraded = phases.condition(self.status, "Degraded")
         away = 0.0
@@ -434,7 +436,7 @@ class _Draft:
             return ()
         if reason == _NO_SECRET:
             return spec.pull_secrets
-        return (*spec.pull_secrets, CONFIGURATION) if failures.is_of_registry(reason) else ()
+        return (*spec.pull_secrets, CONFIGURATION) if failures.is_of_access(reason) else ()
 
     # what is known of the past
 

@@ -24,8 +24,8 @@ class Builder(Protocol):
 class BundleStore(Protocol):
     """What the controller needs of a store. Calls block, so they run in threads."""
 
-    def ids(self) -> Collection[str]:
-        """Of every bundle, cheap enough to be asked at every look. Raises StoreError."""
+    def ids(self, owner: str) -> Collection[str]:
+        """Of the bundles of one object (``ids.owner``); asked at every look, so it must be cheap. Raises StoreError."""
 
     def get(self, bundle_id: str) -> Bundle:
         """Raises NotFound when the store has none, StoreError when it cannot be read."""

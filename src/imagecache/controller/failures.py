@@ -16,6 +16,8 @@ from imagecache.errors import (
     DigestMismatch,
     ImageCacheError,
     InternalError,
+    InvalidInput,
+    InvalidSetting,
     NextStep,
     RateLimited,
     RegistryError,
@@ -46,9 +48,12 @@ def is_fault(error: ImageCacheError) -> bool:
     return isinstance(error, InternalError | BuildMismatch | AlreadyExists)
 
 
-def is_of_registry(reason: str) -> bool:
-    """Whether other credentials, or another configuration of registries, can end a failure of this reason."""
-    return issubclass(by_name(reason), RegistryError)
+def is_of_access(reason: str) -> bool:
+    """Whether other credentials, or another configuration of registries, can end a failure of this reason.
+
+    InvalidInput, InvalidSetting: what a Secret, Docker's config.json or a hosts.toml holds cannot be read.
+    """
+    return issubclass(by_name(reason), RegistryError) or reason in {InvalidInput.__name__, InvalidSetting.__name__}
 
 
 def pause(error: ImageCacheError, failures: int) -> float:

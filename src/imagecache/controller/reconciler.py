@@ -280,12 +280,11 @@ class Reconciler:
     async def _bundles(self, cache: ImageCache) -> tuple[dict[str, Bundle], ImageCacheError | None]:
         def look() -> dict[str, Bundle]:
             found = {}
-            for name in self._dependencies.store.ids():
-                if ids.is_of(cache.metadata.uid, name):
-                    try:
-                        found[name] = self._dependencies.store.get(name)
-                    except NotFound:
-                        continue
+            for name in self._dependencies.store.ids(ids.owner(cache.metadata.uid)):
+                try:
+                    found[name] = self._dependencies.store.get(name)
+                except NotFound:
+                    continue
             return found
 
         try:

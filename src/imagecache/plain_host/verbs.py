@@ -16,7 +16,7 @@ from typing import Protocol
 
 import msgspec
 
-from imagecache.api import building, events, ids, nodes, parse
+from imagecache.api import building, events, ids, nodes
 from imagecache.api.assignment import SERVING
 from imagecache.api.building import BuildRequest
 from imagecache.api.describe import Description, describe
@@ -277,7 +277,7 @@ class PlainHost:
         try:
             await self._kube.delete(IMAGE_CACHES, cache.name)
         except NoSpace:
-            if any(ids.is_of(cache.metadata.uid, name) for name in self._dependencies.store.ids()):
+            if self._dependencies.store.ids(ids.owner(cache.metadata.uid)):
                 raise
             # without a bundle it needs no mark that it is being deleted: people delete because the disk is full
             with self._files.writing():

@@ -28,6 +28,7 @@ from imagecache.errors import (
     DigestMismatch,
     ImageCacheError,
     InternalError,
+    InvalidSetting,
     NoSpace,
     RateLimited,
     StoreCorrupt,
@@ -156,6 +157,14 @@ CASES: dict[str, Case] = {
         watches=SECRETS,
         problem=NO_SECRET,
     ),
+    "a-secret-that-goes-meanwhile-is-what-it-waits-for": Case(
+        FOR_SECRETS.with_status(waiting(AWAY, FOR_SECRETS, failures=1, next_time=IN_FIVE)),
+        {"secrets_problem": NO_SECRET},
+        phase=Phase.PENDING,
+        events=("PullSecretUnavailable",),
+        watches=SECRETS,
+        check=lambda s: s.attempt == tried(FOR_SECRETS, failures=1),
+    ),
     "a-secret-that-comes-begins-the-build": Case(
         FOR_SECRETS.with_status(waiting(NO_SECRET, FOR_SECRETS)),
         {"secrets": "v1"},
@@ -191,6 +200,13 @@ CASES: dict[str, Case] = {
     ),
     "and-with-another-configuration": Case(
         cache(status=failed(NOT_FOUND, configuration="c1")),
+        {"configuration": "c2"},
+        actions=(BUILD_ONE,),
+        phase=Phase.PENDING,
+        events=("Retrying",),
+    ),
+    "also-what-could-not-be-read-of-it": Case(
+        cache(status=failed(InvalidSetting("hosts.toml is malformed"), configuration="c1")),
         {"configuration": "c2"},
         actions=(BUILD_ONE,),
         phase=Phase.PENDING,
@@ -328,6 +344,14 @@ CASES: dict[str, Case] = {
         events=("StoreError",),
         again=SOON,
         check=lambda s: s.reason == "StoreError: the disk is gone",
+    ),
+    "what-waits-already-goes-on-to-wait": Case(
+        cache(status=waiting(AWAY, failures=1, next_time=IN_FIVE)),
+        {"store_problem": DISK},
+        phase=Phase.PENDING,
+        again=SOON,
+        watches=(CONFIGURATION,),
+        check=lambda s: s.reason.startswith("RegistryUnavailable"),
     ),
     "it-is-looked-at-less-often-the-longer-it-is-away": Case(
         cache(status=settled(ready(), bundles={}, store_problem=DISK)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 
 import pytest
 
@@ -20,7 +21,6 @@ from imagecache.errors import (
     StoreError,
 )
 from imagecache.kube.resources import EVENTS, IMAGE_CACHES, Resource
-from imagecache.store.bundle_document import Bundle
 from testkit.builder import MemoryStore
 
 from .conftest import Bench, eventually, manifest
@@ -426,11 +426,11 @@ async def test_a_build_that_breaks_is_tried_again(bench: Bench, error: Exception
 
 async def test_our_own_mistakes_end_nothing_else(bench: Bench) -> None:
     class Mistaken(MemoryStore):
-        def get(self, bundle_id: str) -> Bundle:
+        def ids(self, owner: str) -> Collection[str]:
             if mistaken:
                 mistaken.pop()
                 raise RuntimeError("a bug")
-            return super().get(bundle_id)
+            return super().ids(owner)
 
     mistaken = [True]
     bench.store = bench.builder.store = Mistaken()

@@ -97,6 +97,18 @@ CASES: dict[str, Case] = {
         again=A_DAY,
         check=lambda s: s.expire_date_time == "2024-05-02T12:00:00Z",
     ),
+    "nor-is-one-kept-for-less-than-a-day": Case(
+        cache(status=set_back(failed(TOO_LARGE), expire_date_time="2024-05-01T11:00:00Z")),
+        phase=Phase.FAILED,
+        again=A_DAY,
+        check=lambda s: s.expire_date_time == "2024-05-02T12:00:00Z",
+    ),
+    "what-is-not-built-yet-does-not-expire": Case(
+        cache(status=set_back(creating(), expire_date_time="2020-01-01T00:00:00Z")),
+        actions=(BUILD_ONE,),
+        phase=Phase.CREATING,
+        check=lambda s: not s.expire_date_time,
+    ),
     "an-expiry-before-the-retention-has-passed-deletes-nothing": Case(
         cache(days=2, status=set_back(ready(retention_days=2), expire_date_time="2020-01-01T00:00:00Z")),
         HAS_ONE,
@@ -175,6 +187,7 @@ FOREIGN = derived_cache_id("22222222-2222-4222-8222-222222222222")
         {"retention_days": -1},
         {"progress": "all"},
         {"conditions": ()},
+        {"conditions": (msgspec.structs.replace(ready().conditions[1], last_transition_time="now"),)},
     ],
 )
 def test_what_cannot_be_ours_is_no_status(fields: dict[str, Any]) -> None:
