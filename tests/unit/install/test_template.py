@@ -140,7 +140,7 @@ def test_a_block_whose_keys_stand_beside_others() -> None:
         "  {{- toYaml . | nindent 2 }}",
         "  {{- end }}",
     ]
-    with pytest.raises(TypeError, match="twice in a mapping: .*team"):
+    with pytest.raises(TypeError, match=r"twice in a mapping: .*team"):
         resolve({"team": "b", MERGED: block("labels")}, Context(VALUES))
 
 
