@@ -265,8 +265,8 @@ def test_notes_say_what_to_wait_for(mode: str, tmp_path: Path) -> None:
     text = notes(tmp_path, f"--kube-version={KUBERNETES}", f"--set=mode={mode}")
 
     assert "kubectl -n other rollout status deployment/imagecache-controller daemonset/imagecache-agent" in text
-    assert "kubectl wait --for=jsonpath='{.status.phase}'=Ready" in text
-    assert ("pod-security.kubernetes.io/enforce=privileged" in text) == (mode != "prepull")
+    assert "kubectl wait --for=condition=Ready imagecaches.eci.alibabacloud.com/" in text
+    assert "kubectl label namespace other pod-security.kubernetes.io/enforce=privileged" in text
 
 
 def notes(folder: Path, *flags: str) -> str:
