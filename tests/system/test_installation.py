@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,6 +52,36 @@ def test_the_api_server_takes_each_base(cluster: Cluster, mode: str) -> None:
 
     assert "daemonset.apps/imagecache-agent" in done
     assert "deployment.apps/imagecache-controller" in done
+
+
+OVERLAY = """\
+apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+namespace: elsewhere
+namePrefix: prod-
+resources: [{base}]
+"""
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_api_server_takes_an_overlay(cluster: Cluster, mode: str, tmp_path: Path) -> None:
+    base = os.path.relpath(CONFIG / mode, tmp_path)
+    (tmp_path / "kustomization.yaml").write_text(OVERLAY.format(base=base))
+    cluster.kubectl("create", "namespace", "elsewhere")
+    try:
+        words = ["apply", "--dry-run=server", "--validate=strict", "--kustomize", str(tmp_path)]
+        done = cluster.kubectl(*words)
+        (policy,) = [
+            item
+            for item in json.loads(cluster.kubectl(*words, "--output=json"))["items"]
+            if item["kind"] == "ValidatingAdmissionPolicyBinding"
+        ]
+    finally:
+        cluster.kubectl("delete", "namespace", "elsewhere")
+
+    assert "daemonset.apps/prod-imagecache-agent" in done
+    assert "namespace" not in policy["metadata"]
+    assert policy["spec"]["policyName"] == "prod-imagecache-agent"
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def agent() -> list[Document]:
                     "template": pod("agent", AGENT, _pod_spec()),
                 },
             }
-        )
+        ),
     ]
 
 

@@ -140,9 +140,7 @@ ENVIRONMENT = items(
         some(
             "name",
             "value",
-            valueFrom=some(
-                configMapKeyRef=_KEY_OF, secretKeyRef=_KEY_OF, fieldRef=_FIELD, resourceFieldRef=_RESOURCE
-            ),
+            valueFrom=some(configMapKeyRef=_KEY_OF, secretKeyRef=_KEY_OF, fieldRef=_FIELD, resourceFieldRef=_RESOURCE),
         ),
         "name",
     )

@@ -77,9 +77,7 @@ def pod(component: str, account: str, spec: Mapping[str, Node]) -> dict[str, Nod
             "serviceAccountName": account,
             "enableServiceLinks": False,  # its variables would begin as our settings do
             "imagePullSecrets": Each("imagePullSecrets", {"name": PULL_SECRET}),
-            "priorityClassName": When(
-                given(f"{component}.priorityClassName"), value(f"{component}.priorityClassName")
-            ),
+            "priorityClassName": When(given(f"{component}.priorityClassName"), value(f"{component}.priorityClassName")),
             "securityContext": value(f"{component}.podSecurityContext"),
             **spec,
         },

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 
-from imagecache.agent import node_affinity
 from imagecache.agent.kubernetes import KubeReporter
 from imagecache.errors import KubernetesDenied, KubernetesError, ObjectNotFound
-from imagecache.kube import objects
+from imagecache.kube import node_affinity, objects
 from imagecache.kube.api import Kube, Object
 from imagecache.kube.resources import DAEMON_SETS, NODES
 from imagecache.settings.table import Settings

@@ -183,9 +183,7 @@ class HostService:
         return systemd_units.agent_units(self._executable, command, containerd=self._settings.containerd_unit)
 
     def _remove_uninstall(self) -> list[Change]:
-        return self._files.remove_units(
-            systemd_units.uninstall_units(self._executable), systemd_units.UNINSTALL_WANTED
-        )
+        return self._files.remove_units(systemd_units.uninstall_units(self._executable), systemd_units.UNINSTALL_WANTED)
 
     def _change_agent(self, change: Callable[[], list[Change]]) -> list[Change]:
         """Change the agent's files, and mark that it must be restarted, even if we are killed in between."""

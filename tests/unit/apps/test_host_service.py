@@ -222,7 +222,7 @@ def test_a_unit_that_is_not_there_is_stopped(programs: Path) -> None:
 def test_a_directory_that_no_unit_can_name(tmp_path: Path) -> None:
     settings = Settings(host_directory=tmp_path / "with space")
 
-    with pytest.raises(InvalidSetting, match="host_directory: .* cannot be written into a unit"):
+    with pytest.raises(InvalidSetting, match=r"host_directory: .* cannot be written into a unit"):
         open_installation(settings, SystemClock(), HostOptions(tmp_path))
 
 

@@ -105,9 +105,9 @@ def block(name: str) -> Expression:
 
 
 def test_a_block_among_the_items_of_a_list_stands_for_its_items() -> None:
-    body: dict[str, Node] = {"a": {"env": ["x", block("names"), block("none"), When(ON, "y")]}}
+    body: dict[str, Node] = {"a": {"env": ["x", block("names"), block("none"), When(ON, "z")]}}
 
-    assert resolve(body, Context(VALUES)) == {"a": {"env": ["x", "a", "b", "y"]}}
+    assert resolve(body, Context(VALUES)) == {"a": {"env": ["x", "a", "b", "z"]}}
     assert template([Document(body)]).splitlines() == [
         "---",
         "a:",
@@ -120,7 +120,7 @@ def test_a_block_among_the_items_of_a_list_stands_for_its_items() -> None:
         "    {{- toYaml . | nindent 4 }}",
         "    {{- end }}",
         "    {{- if $.Values.on }}",
-        "    - y",
+        "    - z",
         "    {{- end }}",
     ]
 
@@ -140,7 +140,7 @@ def test_a_block_whose_keys_stand_beside_others() -> None:
         "  {{- toYaml . | nindent 2 }}",
         "  {{- end }}",
     ]
-    with pytest.raises(TypeError, match="twice in a mapping: .*team"):
+    with pytest.raises(TypeError, match=r"twice in a mapping: .*team"):
         resolve({"team": "b", MERGED: block("labels")}, Context(VALUES))
 
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from imagecache.agent.node_affinity import chooses, selects
 from imagecache.kube.api import Object
+from imagecache.kube.node_affinity import chooses, selects
 
 NODE: Object = {"metadata": {"name": "worker", "labels": {"pool": "gpu", "zone": "a", "cores": "8"}}}
 
