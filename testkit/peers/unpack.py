@@ -13,6 +13,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from imagecache.builder.bundle_builder import BuildSettings, BundleBuilder
+from imagecache.builder.resolve_platforms import Platforms
 from imagecache.clock import SystemClock
 from imagecache.digest import chain_ids
 from imagecache.errors import ContentError
@@ -64,8 +65,7 @@ async def build(store: Store, image: Image) -> ImageRecord:
         document = await builder.build(
             f"imc-{uuid4().hex[:20]}",
             [reference],
-            platforms=(Platform(os="linux", architecture=host_architecture()),),
-            complete=True,
+            platforms=Platforms((Platform(os="linux", architecture=host_architecture()),)),
             size_limit=TIB,
             source=LayoutSource({reference: image}),
             emit=lambda _event: None,

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from imagecache.builder.bundle_builder import BundleBuilder
+from imagecache.builder.resolve_platforms import Platforms
 from imagecache.clock import SystemClock
 from imagecache.containerd.attach import AttachSettings, NodeAttacher
 from imagecache.containerd.client import ContainerdClient
@@ -115,8 +116,7 @@ async def build(store: Store, name: str, reference: str, image: Image) -> Bundle
     return await BundleBuilder(store, SystemClock()).build(
         f"imc-{name:0>20}",
         [reference],
-        platforms=(Platform(os="linux", architecture="amd64"),),
-        complete=True,
+        platforms=Platforms((Platform(os="linux", architecture="amd64"),)),
         size_limit=1 << 30,
         source=LayoutSource({reference: image}),
         emit=lambda _event: None,

@@ -42,7 +42,9 @@ class DockerConfig:
     Order for a host: its own credential helper, what the file itself holds, the default credential store.
     """
 
-    def __init__(self, keyring: Keyring, helpers: Mapping[str, CredentialHelper], store: CredentialHelper | None) -> None:
+    def __init__(
+        self, keyring: Keyring, helpers: Mapping[str, CredentialHelper], store: CredentialHelper | None
+    ) -> None:
         self._keyring = keyring
         self._helpers = helpers
         self._store = store

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import io
 import tarfile
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
 
 from imagecache.builder.build_events import Advanced, BuildEvent, ImageReady, ImageResolved, Planned
 from imagecache.builder.bundle_builder import BuildSettings, BundleBuilder
+from imagecache.builder.resolve_platforms import Platforms
 from imagecache.clock import SystemClock
 from imagecache.digest import chain_ids
 from imagecache.erofs.reader import LayerImage
@@ -67,15 +68,14 @@ class Builds:
         *references: str,
         size_limit: int = GIB,
         bundle_id: str = ID,
-        platforms: Sequence[Platform] = (AMD64,),
+        platforms: tuple[Platform, ...] = (AMD64,),
         complete: bool = True,
     ) -> Bundle:
         builder = BundleBuilder(self.store, SystemClock(), BuildSettings(jobs=2))
         return await builder.build(
             bundle_id,
             references,
-            platforms=platforms,
-            complete=complete,
+            platforms=Platforms(platforms, complete=complete),
             size_limit=size_limit,
             source=source,
             emit=self.events.append,

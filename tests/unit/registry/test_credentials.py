@@ -276,7 +276,9 @@ async def test_the_default_store_comes_last(helpers: Helpers) -> None:
 
 async def test_a_helper_that_fails_does_not_keep_others_from_being_tried(helpers: Helpers) -> None:
     helpers.add("bad", "exit 3")
-    config = with_helpers({"credHelpers": {"a.example": "bad"}, "credsStore": "nowhere", "auths": {"a.example": auth("file")}})
+    config = with_helpers(
+        {"credHelpers": {"a.example": "bad"}, "credsStore": "nowhere", "auths": {"a.example": auth("file")}}
+    )
 
     assert await users(config, "a.example", "x") == ["file"]
     assert await users(CredentialChain([config, config_of({"b.example": auth("b")})]), "b.example", "x") == ["b"]
