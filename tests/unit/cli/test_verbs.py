@@ -215,7 +215,7 @@ def test_describe(imagecache: Shell) -> None:
     assert "Size:         3.9KiB\n" in text
     assert "Expires:      2024-05-08T12:00:00Z\n" in text
     assert "Attached:     yes\n" in text
-    assert re.search(r"nginx:1\.25 +sha256:[0-9a-f]{64} +2 +2\.0KiB +no\n", text)
+    assert re.search(r"nginx:1\.25 +linux/amd64 +sha256:[0-9a-f]{64} +2 +2\.0KiB +no\n", text)
     assert re.search(r"[0-9a-f]{12} +2\.0KiB +1 +b\n", text)
     assert re.search(r"[0-9a-f]{12} +2\.0KiB +1 +<none>\n", text)
     assert re.search(r"Normal +Pulled +90s +Successfully pulled image nginx:1\.25\n", text)
