@@ -71,7 +71,7 @@ def test_without_the_annotation_a_cache_is_for_the_nodes_that_there_are(site: Si
 def test_a_cache_of_another_architecture_is_for_no_node(site: Site, system: Installed) -> None:
     image = site.registry.push("architectures/other:1", for_both(site))
     system.create("other", [image], {**site.plain, CPU_ARCH: ELSEWHERE})
-    system.wait_ready("other")
+    system.wait_phase("other", "Ready")
     site.create("own", image)  # the same image for another architecture: neither is in the other's way
     system.wait_nodes("own")
 
