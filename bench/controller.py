@@ -117,7 +117,7 @@ def _fill(store: Store, caches: dict[str, Object]) -> None:
 
 
 def _id(item: Object) -> str:
-    return derived_cache_id(objects.uid(item), 1)
+    return derived_cache_id(objects.uid(item))
 
 
 async def _begin(system: Installed, api: _Api) -> float:

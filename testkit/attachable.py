@@ -24,7 +24,7 @@ _LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 class MemoryDocuments:
     """The fake ``containerd.api.Documents`` and ``containerd.also_unpack.Tars``; it also makes images.
 
-    The tar of a layer is its name.
+    The tar of a layer is its name; an empty name is an empty layer.
     """
 
     bodies: dict[Digest, bytes] = field(default_factory=dict)
@@ -45,14 +45,14 @@ class MemoryDocuments:
         text: str,
         layers: Sequence[str],
         *,
-        index: bool = False,
+        index: int = 0,
         private: bool = False,
         chains: Sequence[str] = (),
         platform: Platform = AMD64,
     ) -> ImageRecord:
         """An image of named layers, the bottom one first; those in ``chains`` are keyed by chainID.
 
-        With an index, that says the platform.
+        ``index``: so many indexes are above it, each inside the one before; they say the platform.
         """
         reference = Reference.parse(text)
         records = _layers(layers, chains)
@@ -61,14 +61,18 @@ class MemoryDocuments:
         blobs = [_plain(layer.blob) for layer in records]
         document = {"schemaVersion": 2, "mediaType": _MANIFEST, "config": _plain(config), "layers": blobs}
         manifest = self._add(_MANIFEST, document)
-        entry = {**_plain(manifest), "platform": {"os": platform.os, "architecture": platform.architecture}}
-        listed = {"schemaVersion": 2, "mediaType": _INDEX, "manifests": [entry]}
+        indexes: list[Descriptor] = []
+        for _ in range(index):
+            below = (indexes or [manifest])[0]
+            entry = {**_plain(below), "platform": {"os": platform.os, "architecture": platform.architecture}}
+            listed = {"schemaVersion": 2, "mediaType": _INDEX, "manifests": [entry]}
+            indexes.insert(0, self._add(_INDEX, listed))
         return ImageRecord(
             reference=text,
             name=reference.name,
             repository=reference.repository,
             platform=platform,
-            index=self._add(_INDEX, listed) if index else None,
+            indexes=tuple(indexes),
             manifest=manifest,
             config=config,
             layers=tuple(records),
@@ -99,8 +103,8 @@ def _layers(names: Sequence[str], chains: Sequence[str]) -> list[LayerRecord]:
             blob=Descriptor(media_type=_LAYER, digest=Digest.sha256(b"gzip " + name.encode()), size=100),
             size=4096,
             sha256=Digest.sha256(b"erofs " + name.encode()),
-            tar_size=1024,
-            entries=1,
+            tar_size=1024 if name else 0,
+            entries=1 if name else 0,
         )
         for name, diff_id, chain in zip(names, diff_ids, chain_ids(diff_ids), strict=True)
     ]

@@ -82,6 +82,10 @@ class MemoryStore:
     """Raised by every deletion."""
     collections: int = 0
 
+    def ids(self, owner: str) -> Collection[str]:
+        self._check()
+        return [name for name in self.documents if name.startswith(owner)]
+
     def get(self, bundle_id: str) -> Bundle:
         self._check()
         if bundle_id not in self.documents:

@@ -1,7 +1,8 @@
 """Our own container image without any base image's registry: Debian's packages, wheels of the lock file, our wheel.
 
-The same as ``packaging/Containerfile`` makes. ``./dev peers`` makes it ahead; tests and benches run everything in
-clusters from it. Wheels are held against the lock's hashes.
+The same as ``packaging/Containerfile`` makes, without the authorities of public registries, which nothing here asks.
+``./dev peers`` makes it ahead; tests and benches run everything in clusters from it. Wheels are held against the
+lock's hashes.
 """
 
 from __future__ import annotations

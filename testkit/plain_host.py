@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from imagecache.backoff import Backoff
 from imagecache.clock import Clock
 from imagecache.kube.files import FileKube
 from imagecache.kube.object_files import ObjectFiles
@@ -41,4 +42,5 @@ class FakeHost:
             clock=clock,
             architecture="amd64",
             interval=0.0,
+            looks=Backoff(0.01, 0.02),
         )

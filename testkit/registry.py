@@ -8,6 +8,7 @@ promises.
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -159,7 +160,9 @@ class Faults:
     """Of manifests, instead of the right one."""
     digest_header: str | None = None
     encoding: str = ""
-    """Content-Encoding of blobs, which are not encoded."""
+    """Content-Encoding that answers state. Nothing is encoded, unless ``encode`` is set."""
+    encode: bool = False
+    """Compress manifests, blobs and tokens with gzip on the way; ranges are ranges of that when they are served."""
     redirect_blobs: str = ""
     """Blobs are at this base URL."""
     redirect_forever: bool = False
@@ -239,8 +242,8 @@ class FakeRegistry:
         if found is None:
             return self._error(404, "MANIFEST_UNKNOWN", request)
         media_type, body = found
-        headers = {"Docker-Content-Digest": self._digest_header(body)}
-        body = self.faults.replace.get(Digest.sha256(body), body)
+        headers = {"Docker-Content-Digest": self._digest_header(body), **self._encoding()}
+        body = self._encoded(self.faults.replace.get(Digest.sha256(body), body))
         return web.Response(body=body, headers={**headers, "Content-Type": self.faults.content_type or media_type})
 
     async def _blob(self, request: web.Request) -> web.StreamResponse:
@@ -266,7 +269,7 @@ class FakeRegistry:
         blob = self._find_blob(request.match_info["repository"], digest)
         if blob is None:
             return self._error(404, "BLOB_UNKNOWN", request)
-        blob = self.faults.replace.get(digest, blob)
+        blob = self._encoded(self.faults.replace.get(digest, blob))
         start = 0 if self.faults.ignore_range else request.http_range.start or 0
         if start > len(blob):
             return web.Response(status=416)
@@ -274,8 +277,7 @@ class FakeRegistry:
         if start:
             shown = start + 1 if self.faults.wrong_range else start
             response.headers["Content-Range"] = f"bytes {shown}-{len(blob) - 1}/{len(blob)}"
-        if self.faults.encoding:
-            response.headers["Content-Encoding"] = self.faults.encoding
+        response.headers.update(self._encoding())
         body = blob[start:]
         if self.faults.chunked:
             response.enable_chunked_encoding()
@@ -299,6 +301,12 @@ class FakeRegistry:
     async def _remember(self, request: web.Request) -> None:
         form = {key: str(value) for key, value in (await request.post()).items()}
         self.seen.append(Seen(request.method, request.path, dict(request.query), dict(request.headers), form))
+
+    def _encoding(self) -> dict[str, str]:
+        return {"Content-Encoding": self.faults.encoding} if self.faults.encoding else {}
+
+    def _encoded(self, body: bytes) -> bytes:
+        return gzip.compress(body, 1, mtime=0) if self.faults.encode else body
 
     def _digest_header(self, body: bytes) -> str:
         return Digest.sha256(body) if self.faults.digest_header is None else self.faults.digest_header
@@ -363,7 +371,7 @@ class FakeRegistry:
             status, headers = self.faults.token_statuses.popleft()
             return self._error(status, "UNKNOWN", request, headers)
         if self.faults.token_answer is not None:
-            return web.Response(text=self.faults.token_answer)
+            return web.Response(body=self._encoded(self.faults.token_answer.encode()), headers=self._encoding())
         token = f"fake-token-{len(self.paths('/token'))}"
         if opens:
             self.tokens[token] = repository

@@ -58,18 +58,22 @@ MARKS = {
     ),
 }
 PHASES = {
-    Phase.PENDING: "Waits (`status.reason` has why), or images are being resolved.",
+    Phase.PENDING: (
+        "Images are being resolved, or it waits and goes on by itself: `status.reason` has for what, "
+        "`status.attempt.nextTime` until when."
+    ),
     Phase.CREATING: "The build runs.",
     Phase.READY: "The bundle exists. `status.nodes` counts the nodes that have it.",
     Phase.FAILED: (
-        "The build failed. It is built again when its spec changes, when a pull secret or annotation that caused the "
-        "failure is corrected, or when it is created anew (plain host: when the command is run again), and for no "
-        "other reason. After 24 h the object is deleted, whatever its retention."
+        "A person has to change something. It is built again when what it asks for changes (spec or annotations), when "
+        "a Secret or the configuration of registries changes that the failure was about, or when the command is run "
+        "again (plain host). After 24 h the object is deleted, whatever its retention."
     ),
     Phase.UPDATING: (
-        "Built again, because the images of the spec changed or the bundle was lost. The old content serves meanwhile."
+        "Built again, because it asks for something else or the bundle was lost; or that waits, as in Pending. The old "
+        "content serves meanwhile."
     ),
-    Phase.UPDATE_FAILED: "That build failed. The old content serves on.",
+    Phase.UPDATE_FAILED: "A person has to change something, as for Failed. The old content serves on.",
 }
 STATES = {
     nodes.CacheState.PENDING: "Not begun, or waits: for its turn, for space, for something that is retried soon.",
@@ -78,22 +82,35 @@ STATES = {
     nodes.CacheState.FAILED: "Someone has to act. It is retried nevertheless, after 10 s to 10 min.",
 }
 CACHE_CONDITIONS: Sequence[tuple[str, str, str]] = (
-    ("`Ready`", "`Built`", "True: the bundle of this generation exists."),
-    ("`Ready`", "`Updating`", "True: the old content serves while a new one is built."),
-    ("`Ready`", "`UpdateFailed`", "True: the old content serves, the new one could not be built."),
-    ("`Ready`", "`Building`", "False: the first build has not ended."),
+    ("`Ready`", "`Built`", "True: the store has what the generation in `observedGeneration` asks for."),
+    ("`Ready`, `Reconciling`", "`Building`", "False, True: the first build has not ended."),
+    ("`Ready`, `Reconciling`", "`Updating`", "False, True: something else is built than what serves."),
+    (
+        "`Ready`, `Reconciling`",
+        "an [error](#errors-and-exit-codes)",
+        "False, True: what it waits for. It goes on by itself.",
+    ),
+    (
+        "`Ready`, `Stalled`",
+        "an [error](#errors-and-exit-codes)",
+        "False, True: why it failed. Someone has to change something.",
+    ),
+    ("`Ready`, `Stalled`", "`Interrupted`", "False, True: stopped by Ctrl-C; run the same command to resume."),
+    ("`Serving`", "`Built`", "True: nodes can have the content that is wanted."),
+    ("`Serving`", "`Updating`, `UpdateFailed`", "True: nodes can have the content of before."),
+    ("`Serving`", "`NotBuilt`", "False: nothing was built yet."),
+    ("`Serving`", "`BundleLost`", "False: the store has lost it; nodes that have it keep it, and it is built again."),
     ("`Building`", "`Started`", "True: a build is running, or has its turn next."),
     ("`Building`", "`StartedByAgent`", "True: the same, begun by the agent of a host without Kubernetes."),
     ("`Building`", "`Built`", "False: nothing to build."),
-    ("`Ready`, `Building`", "`Interrupted`", "False: stopped by Ctrl-C; run the same command to resume."),
-    ("`Ready`, `Building`", "an [error](#errors-and-exit-codes)", "False: why it failed, or what it waits for."),
+    ("`Building`", "`Interrupted` or an [error](#errors-and-exit-codes)", "False: as above."),
     ("`Degraded`", "`AsExpected`", "False: all is well."),
     (
         "`Degraded`",
         "`NodesFailed`",
         "True: some nodes cannot use it; `kubectl get nodeimagecaches -o yaml` shows which.",
     ),
-    ("`Degraded`", "`UpdateFailed`", "True: as above."),
+    ("`Degraded`", "`UpdateFailed`", "True: the old content serves, the new one could not be built."),
     ("`Degraded`", "an [error](#errors-and-exit-codes)", "True: the store cannot be read."),
 )
 NODE_CONDITIONS: Sequence[tuple[str, str, str]] = (
@@ -119,9 +136,14 @@ EVENTS: Sequence[tuple[str, str, str]] = (
     ("`Pulled`", "Normal", "Every layer of the image is in the store."),
     ("`Ready`", "Normal", "The bundle exists: images, layers, size."),
     ("`NodesReady`", "Normal", "Every selected node has it."),
-    ("`Noted`", "Normal", "Something in the document was ignored or changed, once for each build."),
+    (
+        "`Noted`",
+        "Normal",
+        "Something in the document is ignored or changed, or an image is unusual, once for each build.",
+    ),
     ("`Updating`", "Normal", "Built again, and why."),
     ("`Retrying`", "Normal", "Tried again after a failure, and why."),
+    ("`WillExpire`", "Warning", "A retention was added or changed after the build: when the object is deleted."),
     ("`Expired`", "Normal", "Its retention has ended; the object is deleted."),
     ("`AttachFailed`", "Warning", "Plain host: built, but not attached in containerd."),
     ("an [error](#errors-and-exit-codes)", "Warning", "Why the build failed, or what it waits for."),
@@ -134,9 +156,9 @@ NEXT = {
 }
 
 ERRORS = """\
-"Nobody: may work later" means that the same call may succeed later. A build retries its requests and a node its
-fetches; a person may repeat a command. A cache that is `Failed` is not retried for such a reason: change its spec, or
-create it anew ([phases](#phases-of-an-imagecache)).
+"Nobody: may work later" means that the same call may succeed later. A build retries its requests, a node its fetches,
+and a cache its builds: it fails for no such reason, and for no error of the store ([waiting](waiting.md)), but for
+`DigestMismatch`, whose bytes it has fetched twice by then. A person may repeat a command.
 
 `PullSecretUnavailable` depends on who builds. In a cluster the cache waits as `Pending` until the Secret can be read.
 On a plain host the cache is `Failed` with that reason, and the command exits with 3 (`NotFound`) when the Secret does

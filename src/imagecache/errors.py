@@ -27,6 +27,7 @@ functions (those are TypeError and ValueError, as everywhere in Python).
     │   ├─ MalformedLayer       fix_input         exit 22
     │   ├─ MalformedDocument    fix_input         exit 23
     │   └─ LimitExceeded        fix_input         exit 24
+    ├─ BuildMismatch            a build made something else         fix_input        exit 30
     ├─ StoreError
     │   ├─ BlobNotFound         fix_environment   exit 40
     │   ├─ StoreCorrupt         fix_environment   exit 41
@@ -151,7 +152,7 @@ class InvalidSetting(InvalidInput):
 
 
 class UnsupportedMediaType(InvalidInput):
-    """Schema 1, encrypted, foreign or non-tar content; the message names it."""
+    """Schema 1, encrypted or non-tar content, or a foreign layer that the registry lacks; the message names it."""
 
 
 class NoMatchingPlatform(InvalidInput):
@@ -270,6 +271,13 @@ class LimitExceeded(ContentError):
 
     next_step = NextStep.FIX_INPUT
     exit_code = 24
+
+
+class BuildMismatch(ImageCacheError):
+    """A build made something else than it was asked for, or what it made is lost again; the message has what."""
+
+    next_step = NextStep.FIX_INPUT
+    exit_code = 30
 
 
 class StoreError(ImageCacheError):

@@ -24,6 +24,8 @@ class Limits:
     """Image config."""
     index_entries: int = 1024
     """Manifests in an index."""
+    index_depth: int = 4
+    """Indexes of which each is inside the one before. Published images have two."""
     layers: int = 500
     """Layers of an image: overlayfs stacks at most 500 (OVL_MAX_STACK)."""
     token_size: int = 1 * MIB
@@ -35,8 +37,11 @@ class Limits:
     layer_compressed: int = 256 * GIB
     layer_uncompressed: int = 1 * TIB
     """Also the bound on the sum of the sizes of expanded sparse files."""
-    layer_ratio: int = 1100
-    """Uncompressed over compressed, above the first 64 MiB: deflate itself cannot pass 1032."""
+    layer_room: int | None = None
+    """Bytes that the cache's own limit (``imageCacheSize``) leaves for a layer's tar. A few kilobytes of zstd may be a
+    gigabyte of zeros, and rightly so (a lastlog), so no ratio tells a bomb; this does, before the disk is full."""
+    zstd_window: int = 512 * MIB
+    """Memory that a frame may ask for, as in containerd (klauspost/compress ``zstd``, MaxWindowSize)."""
     layer_entries: int = 10_000_000
     tar_header_records: int = 1 * MIB
     """One PAX header, or one GNU long name (Go's archive/tar: 1 MiB)."""

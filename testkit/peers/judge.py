@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
+from imagecache.store.bundle_document import ImageRecord
 from imagecache.store.store import Store
 from testkit.oci_layout import Image
 from testkit.peers.containerd import Containerd
 from testkit.peers.registry import Registry
 from testkit.peers.scan import Tree, differences, scan
+from testkit.peers.static_registry import StaticRegistry
 from testkit.peers.unpack import Refused, build, containerd_tree, our_tree
 
 _CLOCK_SLACK_NS = 10**9
@@ -33,11 +35,13 @@ class Judge:
     """Unpacks images by every containerd and by us, and compares."""
 
     directory: Path
-    registry: Registry
+    registry: Registry | StaticRegistry
     nodes: tuple[Containerd, ...]
     store: Store
     started_ns: int = field(default_factory=lambda: time.time_ns() - _CLOCK_SLACK_NS)
     """What was unpacked has no older time of its own; layers that images share were unpacked for the first of them."""
+    by_cri: bool = False
+    """``containerd_tree``."""
 
     async def compare(self, image: Image) -> Verdict:
         verdict = Verdict()
@@ -55,9 +59,13 @@ class Judge:
                 verdict.differences += [f"containerd {node.version}: {line}" for line in found]
         return verdict
 
+    async def build(self, image: Image) -> ImageRecord:
+        """Through the registry when it serves whatever it is given. Raises Refused."""
+        return await build(self.store, image, self.registry if isinstance(self.registry, StaticRegistry) else None)
+
     async def _ours(self, image: Image) -> Tree | str:
         try:
-            record = await build(self.store, image)
+            record = await self.build(image)
         except Refused as refusal:
             return str(refusal)
         with our_tree(self.store, record, self._place()) as tree:
@@ -65,7 +73,7 @@ class Judge:
 
     def _theirs(self, node: Containerd, image: Image) -> Tree | str:
         try:
-            with containerd_tree(node, self.registry, image, self._place()) as tree:
+            with containerd_tree(node, self.registry, image, self._place(), by_cri=self.by_cri) as tree:
                 return scan(tree)
         except Refused as refusal:
             return str(refusal)

@@ -6,27 +6,36 @@ each side are told apart from failures of the harness: ``Refused``.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import shlex
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import uuid4
 
+from grpclib.exceptions import GRPCError
+
 from imagecache.builder.bundle_builder import BuildSettings, BundleBuilder
+from imagecache.builder.image_source import ImageSource
 from imagecache.builder.resolve_platforms import Platforms
 from imagecache.clock import SystemClock
 from imagecache.digest import chain_ids
-from imagecache.errors import ContentError
+from imagecache.errors import ContentError, InvalidInput
 from imagecache.host.mounter import KernelMounter
 from imagecache.limits import TIB
 from imagecache.oci.descriptor import Platform
+from imagecache.registry.client import RegistryClient
+from imagecache.registry.config import RegistryConfig
 from imagecache.store.bundle_document import ImageRecord
 from imagecache.store.store import Store
 from testkit.layout_source import LayoutSource
 from testkit.oci_layout import Image, host_architecture
 from testkit.peers.containerd import Containerd
+from testkit.peers.cri import Cri
 from testkit.peers.programs import PeerFailed, find, run
 from testkit.peers.registry import Registry
+from testkit.peers.static_registry import StaticRegistry
 
 _NAMESPACE = "differential"
 
@@ -36,15 +45,25 @@ class Refused(Exception):
 
 
 @contextlib.contextmanager
-def containerd_tree(containerd: Containerd, registry: Registry, image: Image, target: Path) -> Iterator[Path]:
-    """Pull with the overlayfs snapshotter and mount a view of the image at ``target``."""
+def containerd_tree(
+    containerd: Containerd, registry: Registry | StaticRegistry, image: Image, target: Path, *, by_cri: bool = False
+) -> Iterator[Path]:
+    """Pull with the overlayfs snapshotter and mount a view of the image at ``target``.
+
+    ``by_cri``: as for a kubelet, and not by ctr, whose own code differs from CRI's where images are unusual.
+    """
     reference = registry.push(f"differential/{uuid4().hex}:1", image)
+    namespace = "k8s.io" if by_cri else _NAMESPACE
     try:
-        containerd.ctr("-n", _NAMESPACE, "images", "pull", "--plain-http", "--snapshotter=overlayfs", reference)
-    except PeerFailed as error:
+        if by_cri:
+            with ThreadPoolExecutor(1) as thread:  # the caller is in an event loop of its own
+                thread.submit(asyncio.run, _pull(containerd.address, reference)).result()
+        else:
+            containerd.ctr("-n", namespace, "images", "pull", "--plain-http", "--snapshotter=overlayfs", reference)
+    except (PeerFailed, GRPCError) as error:
         raise Refused(str(error)) from error
     key = uuid4().hex
-    snapshots = ("-n", _NAMESPACE, "snapshots", "--snapshotter=overlayfs")
+    snapshots = ("-n", namespace, "snapshots", "--snapshotter=overlayfs")
     top = chain_ids(image.diff_ids)[-1]
     command = shlex.split(containerd.ctr(*snapshots, "view", "--target", str(target), key, top))
     target.mkdir()
@@ -57,20 +76,33 @@ def containerd_tree(containerd: Containerd, registry: Registry, image: Image, ta
         run([find("umount"), target])  # nothing is removed: containerd's collector would take other tests' views too
 
 
-async def build(store: Store, image: Image) -> ImageRecord:
-    """Build a snapshot of the image in ``store``. Raises Refused."""
+async def _pull(address: Path, reference: str) -> None:
+    async with Cri(address) as cri:
+        await cri.pull(reference)
+
+
+async def build(store: Store, image: Image, registry: StaticRegistry | None = None) -> ImageRecord:
+    """Build a bundle of the image in ``store``, from its layout or through a registry. Raises Refused."""
+    if registry is None:
+        reference = f"localhost/differential:{uuid4().hex}"
+        return await _build(store, reference, LayoutSource({reference: image}))
+    reference = registry.push(f"differential/{uuid4().hex}:1", image)
+    async with RegistryClient(RegistryConfig(plain_http=frozenset({registry.address}))) as source:
+        return await _build(store, reference, source)
+
+
+async def _build(store: Store, reference: str, source: ImageSource) -> ImageRecord:
     builder = BundleBuilder(store, SystemClock(), BuildSettings(jobs=1))
-    reference = f"localhost/differential:{uuid4().hex}"
     try:
         document = await builder.build(
             f"imc-{uuid4().hex[:20]}",
             [reference],
             platforms=Platforms((Platform(os="linux", architecture=host_architecture()),)),
             size_limit=TIB,
-            source=LayoutSource({reference: image}),
+            source=source,
             emit=lambda _event: None,
         )
-    except ContentError as error:
+    except (ContentError, InvalidInput) as error:
         raise Refused(str(error)) from error
     return document.images[0]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import os
+import shutil
 import ssl
 import subprocess
 from collections.abc import Iterable
@@ -21,18 +23,66 @@ CHART = Path(__file__).resolve().parents[2] / "charts" / "imagecache"
 KUBERNETES = "1.37.2"
 Name = tuple[str, str | None, str]
 """Kind, namespace, name."""
+NOT_ON_FARGATE = {
+    "nodeAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [
+                {
+                    "matchExpressions": [
+                        {"key": "eks.amazonaws.com/compute-type", "operator": "NotIn", "values": ["fargate"]}
+                    ]
+                }
+            ]
+        }
+    }
+}
 EVERYTHING_SET = {
     "store": {"volume": {"accessMode": "ReadWriteMany", "storageClassName": "nfs", "size": "1Ti"}},
     "taint": {"enabled": True, "timeoutSeconds": 1000000},
     "pullSecretNamespaces": ["a", "1"],
     "pullSecretNames": ["x"],
-    "metrics": {"serviceMonitor": True, "hostAddress": ":9999"},
-    "networkPolicy": False,
-    "imagePullSecrets": [{"name": "r"}],
-    "agent": {"tolerations": [], "nodeSelector": {"pool": "gpu"}},
-    "controller": {"proxySecret": "registry-proxy"},
-    "image": {"tag": "1.2.3", "repository": "registry.example.com/imagecache"},
+    "metrics": {
+        "serviceMonitor": {"enabled": True, "labels": {"release": "kube-prometheus-stack"}, "interval": "30s"},
+        "hostAddress": ":9999",
+    },
+    "networkPolicy": {"enabled": False},
+    "rbac": {"aggregateClusterRoles": False},
+    "imagePullSecrets": [{"name": "r"}, "s"],
+    "image": {"tag": "1.2.3", "digest": f"sha256:{64 * 'a'}", "repository": "registry.example.com/imagecache"},
     "tls": {"existingSecret": "mine"},
+    "logLevel": "debug",
+    "agent": {
+        "tolerations": [],
+        "nodeSelector": {"pool": "gpu"},
+        "affinity": NOT_ON_FARGATE,
+        "reserve": 0.2,
+        "allowPrivateNames": ["k8s.io", "other"],
+        "hostDirectory": "/home/kubernetes/bin/imagecache",
+        "podLabels": {"team": "a", "number": "1"},
+        "podAnnotations": {"cluster-autoscaler.kubernetes.io/safe-to-evict": "true"},
+        "podSecurityContext": {"seLinuxOptions": {"type": "spc_t"}},
+        "securityContext": {"privileged": True},
+        "extraEnv": [
+            {"name": "A", "value": "1"},
+            {"name": "B", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+        ],
+        "extraVolumes": [{"name": "more", "emptyDir": {"sizeLimit": "1Gi"}}],
+        "extraVolumeMounts": [{"name": "more", "mountPath": "/more", "readOnly": True}],
+    },
+    "controller": {
+        "proxySecret": "registry-proxy",
+        "hosts": {"configMap": "registries"},
+        "caBundle": {"configMap": "trust", "key": "bundle.pem"},
+        "registry": {"retries": 1},
+        "priorityClassName": "system-cluster-critical",
+        "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}],
+        "podSecurityContext": {"runAsUser": None, "runAsGroup": None, "fsGroup": None},
+        "podLabels": {"team": "a"},
+        "extraEnv": [{"name": "C", "value": "2"}],
+        "extraVolumes": [{"name": "more", "configMap": {"name": "m", "items": [{"key": "k", "path": "p"}]}}],
+        "extraVolumeMounts": [{"name": "more", "mountPath": "/more"}],
+        "resources": {"limits": {"cpu": 2}},
+    },
 }
 VALUES = [
     *({"mode": mode} for mode in MODES),
@@ -40,7 +90,7 @@ VALUES = [
     {"mode": "native", "containerd": {"alsoUnpack": ["devmapper", "overlayfs"]}},
     {"store": {"sharedHostPath": "/mnt/imagecache"}},
     {"store": {"volume": {"existingClaim": "claim"}}},
-    EVERYTHING_SET,
+    *({**EVERYTHING_SET, "mode": mode} for mode in MODES),
 ]
 
 
@@ -99,17 +149,57 @@ def test_snapshotters_may_be_written_as_a_list(written: str, setting: str, tmp_p
     assert f'value: "{setting}"' in done.stdout[named:].splitlines()[1]
 
 
-def test_what_kustomize_builds_is_what_helm_renders() -> None:
+KUSTOMIZED = """\
+apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+namespace: other
+namePrefix: prod-
+resources:
+- {base}
+"""
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_kustomize_with_another_namespace_and_a_prefix(mode: str, tmp_path: Path) -> None:
+    base = os.path.relpath(CHART.parents[1] / "config" / mode, tmp_path)
+    (tmp_path / "kustomization.yaml").write_text(KUSTOMIZED.format(base=base))
+    found = by_name(kustomized(tmp_path))
+    text = json.dumps([item for (kind, _, _), item in found.items() if kind != "CustomResourceDefinition"])
+
+    assert "imagecache-system" not in text
+    assert {namespace for _, namespace, _ in found} == {None, "other"}
+    controller = found["Deployment", "other", "prod-imagecache-controller"]
+    agent = found["DaemonSet", "other", "prod-imagecache-agent"]
+    for pod, account in ((controller, "prod-imagecache-controller"), (agent, "prod-imagecache-agent")):
+        assert pod["spec"]["template"]["spec"]["serviceAccountName"] == account
+        assert ("ServiceAccount", "other", account) in found
+    assert variables(controller)["AGENT_ACCOUNT"] == "prod-imagecache-agent"
+    assert variables(agent)["AGENT_DAEMONSET"] == "prod-imagecache-agent"
+    assert ("Service", "other", variables(agent)["STORE_SERVICE"]) in found
+    role = found["Role", "other", "prod-imagecache-agent"]
+    assert role["rules"][0]["resourceNames"] == ["prod-imagecache-agent"]
+    subjects = [item["subjects"] for (kind, _, _), item in found.items() if kind.endswith("RoleBinding")]
+    assert all(subject["namespace"] == "other" for each in subjects for subject in each)
+    binding = found["ValidatingAdmissionPolicyBinding", None, "prod-imagecache-agent"]
+    assert ("ValidatingAdmissionPolicy", None, binding["spec"]["policyName"]) in found
+
+
+def variables(workload: Any) -> dict[str, str]:
+    containers = workload["spec"]["template"]["spec"]["containers"]
+    return {entry["name"]: entry.get("value", "") for container in containers for entry in container["env"]}
+
+
+def kustomized(folder: Path) -> list[Any]:
     kubectl = find("kubectl", before=[cache() / "kubernetes" / "bin"])
     done = subprocess.run(
-        [kubectl, "kustomize", CHART.parents[1] / "config" / "proxy"],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
+        [kubectl, "kustomize", folder], env=environment(), capture_output=True, text=True, timeout=60, check=False
     )
-    built = by_name(yaml.safe_load_all(done.stdout))
+    assert done.returncode == 0, done.stderr
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def test_what_kustomize_builds_is_what_helm_renders() -> None:
+    built = by_name(kustomized(CHART.parents[1] / "config" / "proxy"))
     chart = rendered({}, "--include-crds", f"--kube-version={KUBERNETES}")
 
     assert chart.pop(("Secret", "imagecache-system", "imagecache-store-tls"))
@@ -154,10 +244,89 @@ def test_cert_manager_makes_it_when_an_issuer_is_named() -> None:
     assert ("Secret", "imagecache-system", "imagecache-store-tls") not in found
 
 
-def test_old_clusters_get_no_policy_that_they_do_not_know() -> None:
+def test_old_clusters_get_no_policy_that_they_do_not_know_and_are_told(tmp_path: Path) -> None:
     found = rendered({}, "--kube-version=1.29.0")
 
     assert not [kind for kind, _, _ in found if kind.startswith("ValidatingAdmissionPolicy")]
+    assert "NOT PROTECTED: Kubernetes v1.29.0" in notes(tmp_path, "--kube-version=1.29.0")
+    assert "NOT PROTECTED" not in notes(tmp_path, f"--kube-version={KUBERNETES}")
+
+
+def test_without_a_cluster_a_helm_built_as_ours_renders_for_its_own_kubernetes() -> None:
+    """Helm's source says 1.20, and its Makefile the version of client-go: only with that is this no error."""
+    policies = [kind for kind, _, _ in rendered({}, "--include-crds") if kind.startswith("ValidatingAdmissionPolicy")]
+
+    assert len(policies) == 2
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_notes_say_what_to_wait_for(mode: str, tmp_path: Path) -> None:
+    text = notes(tmp_path, f"--kube-version={KUBERNETES}", f"--set=mode={mode}")
+
+    assert "kubectl -n other rollout status deployment/imagecache-controller daemonset/imagecache-agent" in text
+    assert "kubectl wait --for=jsonpath='{.status.phase}'=Ready" in text
+    assert ("pod-security.kubernetes.io/enforce=privileged" in text) == (mode != "prepull")
+
+
+def notes(folder: Path, *flags: str) -> str:
+    """What ``helm install`` prints, which wants a cluster: as an object that is rendered without one."""
+    chart = folder / "chart"
+    shutil.copytree(CHART, chart, dirs_exist_ok=True)
+    text = (chart / "templates" / "NOTES.txt").read_text()
+    head = 'apiVersion: v1\nkind: ConfigMap\nmetadata: {name: notes}\ndata: {notes: {{ include "notes" . | quote }}}\n'
+    (chart / "templates" / "notes.yaml").write_text(f'{{{{- define "notes" }}}}{text}{{{{- end }}}}\n{head}')
+    done = helm("template", "x", str(chart), "--namespace=other", "--show-only=templates/notes.yaml", *flags)
+    assert done.returncode == 0, done.stderr
+    found: str = yaml.safe_load(done.stdout)["data"]["notes"]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--set=agent.tolerationz=1"], "at '/agent': additional properties 'tolerationz' not allowed"),
+        (["--set=modes=native"], "at '': additional properties 'modes' not allowed"),
+        (["--set=mode=nativ"], "at '/mode': value must be one of 'proxy', 'native', 'prepull'"),
+        (["--set=taint.timeoutSeconds=5m"], "at '/taint/timeoutSeconds': got string, want integer"),
+        (["--set-string=taint.enabled=false"], "at '/taint/enabled': got string, want boolean"),
+        (["--set-string=networkPolicy.enabled=false"], "at '/networkPolicy/enabled': got string, want boolean"),
+        (["--set=networkPolicy=false"], "at '/networkPolicy': got boolean, want object"),
+        (["--set=agent.nodeSelector.gpu=true"], "at '/agent/nodeSelector/gpu': got boolean, want string"),
+        (["--set=agent.reserve=15"], "at '/agent/reserve': exclusiveMaximum: got 15, want 1"),
+        (["--set=image.digest=abc"], "at '/image/digest': 'abc' does not match pattern"),
+        (["--set=containerd.socket=run/x.sock"], "at '/containerd/socket': 'run/x.sock' does not match pattern"),
+        (["--set=mode=null"], "missing property 'mode'"),
+        (
+            ["--set=agent.tolerations[0].operater=Exists"],
+            "at '/agent/tolerations/0': additional properties 'operater' not allowed",
+        ),
+        (
+            ["--set=controller.resources.limit.memory=1Gi"],
+            "at '/controller/resources': additional properties 'limit' not allowed",
+        ),
+        (["--set=controller.podLabels.app\\.kubernetes\\.io/name=x"], "app.kubernetes.io/name"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_what_is_misspelled_is_refused(flags: list[str], message: str) -> None:
+    done = helm("template", "x", str(CHART), f"--kube-version={KUBERNETES}", *flags)
+
+    assert done.returncode == 1
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"global": {"imageRegistry": "x"}, "enabled": True},
+        {"agent": {"tolerations": None, "resources": None}, "controller": {"affinity": None}},
+        {"controller": {"resources": {"limits": {"cpu": 2, "memory": "1Gi"}}}, "store": {"volume": {"size": 1000}}},
+        {"containerd": {"alsoUnpack": False}},
+    ],
+    ids=["a parent chart's", "taken away", "numbers", "off"],
+)
+def test_what_others_write_is_taken(values: dict[str, object]) -> None:
+    assert rendered(values)
 
 
 def test_another_namespace_is_everywhere() -> None:

@@ -11,7 +11,9 @@ from pathlib import Path
 from imagecache.api.nodes import CacheState, NodeStatus, parse_status
 from imagecache.errors import ObjectNotFound
 from imagecache.kube.api import Object
+from imagecache.kube.object_files import ObjectFiles
 from imagecache.kube.resources import IMAGE_CACHES, NODE_IMAGE_CACHES
+from imagecache.store.paths import StorePaths
 from imagecache.store.store import Store
 from testkit.kube import FakeKube
 from testkit.kube_server import KubeServer
@@ -55,6 +57,8 @@ class Cluster:
         await asyncio.to_thread(self.origin.create, name, [image], "--no-attach")
         (bundle_id,) = set(Store(self.origin.store).bundles.ids()) - known
         await self.kube.create(IMAGE_CACHES, {"metadata": {"name": name}, "spec": {"images": [image]}})
+        own = ObjectFiles(StorePaths(self.origin.store)).cache(name)  # its bundles' ids are of its uid
+        await self.kube.patch(IMAGE_CACHES, name, {"metadata": {"uid": own.metadata.uid}})
         status: Object = {"status": {"phase": "Ready", "progress": "100%", "imageCacheId": bundle_id}}
         await self.kube.patch(IMAGE_CACHES, name, status, subresource="status")
         return bundle_id

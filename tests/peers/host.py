@@ -16,7 +16,7 @@ from imagecache.apps.host_containerd import HostContainerdRecords
 from imagecache.clock import Clock, SystemClock
 from imagecache.host.config_guard import ConfigGuard
 from imagecache.host.service import HostService, HostSettings, Uninstalled
-from imagecache.host.service_files import CONFIG, PROGRAM, UNITS, HostFiles
+from imagecache.host.service_files import CONFIG, UNITS, HostFiles
 from imagecache.host.systemd_units import SERVICE, SOCKET, TIMER
 from imagecache.settings.dump import config_text
 from imagecache.settings.table import Mode, Settings
@@ -90,7 +90,7 @@ class Manager:
             self.agent.stop()
         assert self.listener is not None
         text = self.files.at(UNITS / SERVICE).read_text()
-        (command,) = re.findall(rf"^ExecStart={re.escape(str(PROGRAM))} (\w+)$", text, re.MULTILINE)
+        (command,) = re.findall(rf"^ExecStart={re.escape(str(self.files.program))} (\w+)$", text, re.MULTILINE)
         with Notifications(self.directory / "notify.sock") as notifications:
             env = {
                 **environment(),

@@ -32,6 +32,8 @@ HIDDEN = tar_of({"etc": None, "etc/.wh.group": b"", "srv": None, "srv/data": b"s
 """A layer that hides a file of the layer below."""
 LARGE = tar_of({"srv": None, "srv/large": bytes(range(256)) * 100_000})
 """More than one message to containerd holds."""
+ABOVE = (HIDDEN, b"", LARGE)
+"""Layers of the image above the bottom one; one has nothing in it, not even the end of an archive."""
 READ = ["sh", "-c", "cat /srv/data && ! test -e /etc/group && sha256sum </srv/large && echo new > /srv/new"]
 _HANDLERS = """\
 version = 3
@@ -58,7 +60,7 @@ _HANDLERS_1_6 = """\
 
 @pytest.fixture
 def app(directory: Path, registry: Registry) -> str:
-    image = busybox_image(directory / "image", HIDDEN, LARGE)
+    image = busybox_image(directory / "image", *ABOVE)
     return registry.push(f"{directory.name}/app:1", image)
 
 
@@ -127,7 +129,7 @@ async def test_a_second_handler_starts_without_blobs_or_registry(
         assert "unpacked into blockfile too\nunpacked into overlayfs too" in printed
         registry_off.stop()
         assert content(node) == set()
-        assert len(chain(node, "overlayfs")) == len(chain(node, "blockfile")) == 2
+        assert len(chain(node, "overlayfs")) == len(chain(node, "blockfile")) == len(ABOVE)
         outputs = {handler: await cri.run(app, READ, handler=handler) for handler in ("", "two", "three")}
         assert outputs["two"] == outputs["three"] == outputs[""]
         assert outputs[""].startswith("second layer\n")
@@ -136,7 +138,7 @@ async def test_a_second_handler_starts_without_blobs_or_registry(
             node.command("detach", "a")
             assert await cri.image_status(app) is None
             assert (await cri.exec_sync(container, ["cat", "/srv/data"])).stdout == "second layer\n"
-            assert len(chain(node, "overlayfs")) == 2
+            assert len(chain(node, "overlayfs")) == len(ABOVE)
         assert wait_until(lambda: not chain(node, "blockfile"), seconds=30, every=0.2)
 
 
@@ -230,7 +232,7 @@ async def test_a_snapshotter_that_the_setting_names(
     async with running(node, pause):
         await asyncio.to_thread(node.create, "a", [app])
         registry_off.stop()
-        assert len(chain(node, "native")) == 2
+        assert len(chain(node, "native")) == len(ABOVE)
         assert node.containerd.ctr(*name, "native", app, "test", "cat", "/srv/data") == "second layer\n"
         with pytest.raises(PeerFailed):
             node.containerd.ctr(*name, "overlayfs", app, "test", "cat", "/srv/data")

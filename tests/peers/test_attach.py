@@ -181,6 +181,18 @@ async def test_a_container_runs_and_writes_without_any_pull(node: Node) -> None:
     assert await node.snapshots() == set()
 
 
+async def test_layers_of_nothing_are_attached_like_others(node: Node, directory: Path) -> None:
+    """Layers of a tar of 0 bytes, as some builders make them for lines of a Dockerfile that change no file."""
+    text = tar_of({"srv/": None, "srv/between": b"between"})
+    reference = "registry.invalid/team/empty:1"
+    image = busybox_image(directory / "image", b"", text, LayerSpec(b"", "zstd"), b"")
+    attached = await build(node.store, directory.name, reference, image)
+    await node.attacher().attach(attached)
+    assert await node.cri.run(reference, ["/bin/sh", "-c", "cat /srv/between; echo x > /srv/new"]) == "between"
+    await node.attacher().detach(attached)
+    assert await node.cri.image_status(reference) is None
+
+
 async def test_a_pod_may_be_created_the_moment_attach_returns(node: Node) -> None:
     for _ in range(5):
         await node.attacher().attach(node.bundle)

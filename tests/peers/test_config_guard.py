@@ -18,7 +18,6 @@ from grpclib.exceptions import GRPCError
 from imagecache.apps.containerd_config import repair_before_start
 from imagecache.clock import SystemClock
 from imagecache.errors import ContainerdMisconfigured
-from imagecache.host.config_changes import REFUSED
 from imagecache.host.config_guard import SETTLED
 from imagecache.host.systemd_units import SERVICE
 from testkit.images import busybox_image, tar_of
@@ -190,7 +189,7 @@ async def test_what_containerd_cannot_read_is_not_repaired_again(host: Host, cri
         await asyncio.to_thread(repair_before_start, host.settings, program(host), host.manager.files)
 
     assert host.containerd.config.read_text() == unreadable
-    assert host.manager.files.at(REFUSED).exists()
+    assert host.manager.files.at(host.manager.files.refused).exists()
     assert not await asyncio.to_thread(repair_before_start, host.settings, program(host), host.manager.files)
 
 

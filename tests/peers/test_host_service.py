@@ -18,7 +18,7 @@ from imagecache.errors import InvalidSetting, PrivilegeMissing
 from imagecache.host.chroot import in_root
 from imagecache.host.probe_id_maps import why_ids_are_not_mapped
 from imagecache.host.runtime_files import RuntimeFiles, runtime_files
-from imagecache.host.service_files import OPT
+from imagecache.host.service_files import DIRECTORY
 from imagecache.host.systemd_units import SERVICE
 from testkit.images import busybox_image, tar_of
 from testkit.peers.containerd import VERSIONS, Containerd
@@ -47,14 +47,15 @@ def program() -> RuntimeFiles:
 def empty_host(directory: Path, program: RuntimeFiles) -> Path:
     """A root with our program and a shell of no library, and nothing else."""
     root = directory / "root"
-    program.write(root / OPT.relative_to("/") / program.name, OPT / program.name)
+    program.write(root / DIRECTORY.relative_to("/") / program.name, DIRECTORY / program.name)
     (root / "bin").mkdir()
     shutil.copy(find("busybox"), root / "bin/sh")
     return root
 
 
 def on_host(root: Path, program: RuntimeFiles, name: str, *args: str) -> str:
-    return run(["chroot", root, OPT / program.name / "bin" / name, *args], env={"PATH": "/usr/sbin:/usr/bin:/bin"})
+    command = DIRECTORY / program.name / "bin" / name
+    return run(["chroot", root, command, *args], env={"PATH": "/usr/sbin:/usr/bin:/bin"})
 
 
 def test_the_program_runs_on_a_host_that_has_nothing(empty_host: Path, program: RuntimeFiles) -> None:
@@ -230,7 +231,7 @@ async def test_it_comes_and_goes_and_containers_do_not_notice(
     assert left.done
     assert host.containerd.config.read_text() == before
     assert (host.manager.agent, host.manager.listener, host.manager.timer) == (None, None, False)
-    assert not host.manager.files.at(OPT).exists()
+    assert not host.manager.files.at(DIRECTORY).exists()
     assert wait_until(lambda: not mounts_below(host.settings.agent_root), seconds=10)
     await asyncio.to_thread(host.containerd.restart)
     assert await cri.run(app, READ) == "from the cache\n"

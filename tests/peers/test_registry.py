@@ -204,6 +204,12 @@ async def test_an_authority_in_hosts_toml(encrypted: Registry, directory: Path, 
         assert (await client.resolve(reference)).descriptor == image.descriptor
 
 
+async def test_an_authority_for_every_registry(encrypted: Registry, directory: Path, image: MemoryImage) -> None:
+    reference = Reference.parse(push(encrypted, "team/app:1", image, directory))
+    async with client_of(authorities=(encrypted.certificate,)) as client:
+        assert (await client.resolve(reference)).descriptor == image.descriptor
+
+
 async def test_tls_where_plain_http_is_said(encrypted: Registry, directory: Path, image: MemoryImage) -> None:
     reference = Reference.parse(push(encrypted, "team/app:1", image, directory))
     async with client_of(plain_http=frozenset({encrypted.address})) as client:

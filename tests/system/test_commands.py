@@ -70,9 +70,13 @@ def test_the_status_is_that_of_eci(site: Site, system: Installed) -> None:
     assert {condition["type"]: condition["status"] for condition in status["conditions"]} == {
         "Ready": "True",
         "Building": "False",
+        "Reconciling": "False",
+        "Stalled": "False",
+        "Serving": "True",
         "Degraded": "False",
     }
     assert {condition["observedGeneration"] for condition in status["conditions"]} == {1}
+    assert status["observedGeneration"] == 1
     assert status["images"][0]["image"] == image
     assert status["nodes"] == {"desired": 3, "ready": 3, "failed": 0}
 

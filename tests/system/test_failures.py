@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 
+from imagecache.api.yamltext import JSON
 from imagecache.kube.objects import at, text
 from testkit.cluster.installed import KIND, Installed
 from testkit.peers.processes import wait_until
@@ -91,7 +92,12 @@ def test_a_cache_goes_when_its_time_has_come(site: Site, system: Installed) -> N
 def expire(system: Installed, name: str) -> None:
     """Let its time have come: as if the controller started again that much later."""
     system.controller.stop()
-    patch = json.dumps({"status": {"expireDateTime": "2020-01-01T00:00:00Z"}})
+    old = "2019-01-01T00:00:00Z"
+    conditions = at(system.get(name), "status", "conditions")
+    assert isinstance(conditions, list)
+    changed: list[JSON] = [each | {"lastTransitionTime": old} for each in conditions if isinstance(each, dict)]
+    status: JSON = {"startTime": old, "expireDateTime": "2020-01-01T00:00:00Z", "conditions": changed}
+    patch = json.dumps({"status": status})
     system.cluster.kubectl("patch", f"{KIND}/{name}", "--subresource=status", "--type=merge", f"--patch={patch}")
     system.controller.start()
     system.controller.wait_leading()

@@ -14,7 +14,7 @@ from imagecache.kube.api import Object
 from imagecache.kube.client import KubeClient
 from imagecache.kube.connection import kubeconfig
 from imagecache.kube.resources import NODE_IMAGE_CACHES, NODES, Resource
-from testkit.cluster.accounts import NAMESPACE, identity
+from testkit.cluster.accounts import NAMESPACE, create_account, identity
 from testkit.cluster.cluster import Cluster
 from testkit.cluster.installed import Installed
 from testkit.cluster.node import Node
@@ -58,9 +58,25 @@ def test_the_api_server_takes_each_base(cluster: Cluster, mode: str) -> None:
     [
         {"store": {"sharedHostPath": "/mnt/imagecache"}, "mode": "native", "containerd": {"configure": False}},
         {"store": {"volume": {"accessMode": "ReadWriteMany", "storageClassName": "nfs"}}, "taint": {"enabled": True}},
-        {"pullSecretNames": ["registry"], "imagePullSecrets": [{"name": "own"}], "networkPolicy": False},
+        {
+            "pullSecretNames": ["registry"],
+            "imagePullSecrets": [{"name": "own"}, "other"],
+            "networkPolicy": {"enabled": False},
+        },
+        {
+            "controller": {
+                "hosts": {"configMap": "registries"},
+                "caBundle": {"configMap": "trust"},
+                "priorityClassName": "system-cluster-critical",
+                "podLabels": {"team": "a"},
+                "extraEnv": [{"name": "A", "value": "1"}],
+                "extraVolumes": [{"name": "more", "emptyDir": {}}],
+                "extraVolumeMounts": [{"name": "more", "mountPath": "/more"}],
+            },
+            "agent": {"podAnnotations": {"a": "b"}, "securityContext": {"privileged": True}},
+        },
     ],
-    ids=["shared-directory", "two-controllers", "named-secrets"],
+    ids=["shared-directory", "two-controllers", "named-secrets", "more-in-the-pods"],
 )
 def test_the_api_server_takes_other_values_too(cluster: Cluster, values: dict[str, object]) -> None:
     listed = {"apiVersion": "v1", "kind": "List", "items": objects(json.loads(json.dumps(values)))}
@@ -88,6 +104,65 @@ async def test_an_agent_writes_about_its_own_node_only(cluster: Cluster) -> None
     async with KubeClient(kubeconfig(identity(cluster, AGENT, node=own).kubeconfig)) as kube:
         with pytest.raises(KubernetesError, match="an agent writes about its own node only"):
             await kube.delete(NODE_IMAGE_CACHES, other.name)
+
+
+async def test_an_agent_s_account_may_have_any_name(cluster: Cluster) -> None:
+    """kustomize changes names and namespaces; the policy knows agents by what they may do."""
+    own, other = cluster.nodes[:2]
+    account = "system:serviceaccount:elsewhere:prod-agent"
+    create_account(cluster, "prod-agent", "elsewhere")
+    bind(cluster, "prod-agents", AGENT, "elsewhere:prod-agent")
+    assert await may_soon(cluster, account, "create", "nodeimagecaches")
+    patch: Object = {"status": {"mode": "proxy"}}
+    access = kubeconfig(identity(cluster, "prod-agent", "elsewhere", node=own).kubeconfig)
+    try:
+        async with KubeClient(access) as kube:
+            with pytest.raises(KubernetesError, match="an agent writes about its own node only"):
+                await kube.patch(NODE_IMAGE_CACHES, other.name, patch, subresource="status")
+            await kube.patch(NODE_IMAGE_CACHES, own.name, patch, subresource="status")
+            bind(cluster, "prod-administrators", "cluster-admin", "elsewhere:prod-agent")
+            assert await may_soon(cluster, account, "delete", "nodes")
+            await kube.patch(NODE_IMAGE_CACHES, other.name, patch, subresource="status")
+    finally:
+        cluster.kubectl("delete", "clusterrolebinding", "--ignore-not-found", "prod-agents", "prod-administrators")
+        cluster.kubectl("delete", "namespace", "elsewhere")
+
+
+async def may_soon(cluster: Cluster, user: str, verb: str, what: str) -> bool:
+    """The API server reads its own roles with a delay."""
+    return await asyncio.to_thread(wait_until, lambda: can(cluster, user, verb, what), seconds=30, every=0.2)
+
+
+def bind(cluster: Cluster, name: str, role: str, account: str) -> None:
+    cluster.kubectl("create", "clusterrolebinding", name, f"--clusterrole={role}", f"--serviceaccount={account}")
+
+
+def test_people_may_what_their_role_in_the_whole_cluster_says(cluster: Cluster) -> None:
+    people = {"view": "reader", "edit": "editor", "admin": "owner"}
+    for role, user in people.items():
+        cluster.kubectl("create", "clusterrolebinding", f"test-{user}", f"--clusterrole={role}", f"--user={user}")
+    cluster.kubectl("create", "rolebinding", "test-local", "--clusterrole=edit", "--user=local", "--namespace=default")
+    try:
+        # the controller that aggregates roles takes a moment
+        assert wait_until(lambda: can(cluster, "owner", "delete", "nodeimagecaches"), seconds=30, every=0.2)
+        assert can(cluster, "reader", "list", "imagecaches")
+        assert can(cluster, "reader", "list", "nodeimagecaches")
+        assert not can(cluster, "reader", "create", "imagecaches")
+        assert can(cluster, "editor", "create", "imagecaches")
+        assert not can(cluster, "editor", "delete", "nodeimagecaches")
+        assert not can(cluster, "owner", "create", "nodeimagecaches")
+        assert not can(cluster, "local", "list", "imagecaches")
+
+        everything = cluster.try_kubectl("get", "all", "--as=local", "--namespace=default")
+        assert (everything.returncode, "imagecache" in everything.stderr) == (0, False), everything.stderr
+    finally:
+        bindings = [f"test-{user}" for user in people.values()]
+        cluster.kubectl("delete", "clusterrolebinding", *bindings)
+        cluster.kubectl("delete", "rolebinding", "test-local", "--namespace=default")
+
+
+def can(cluster: Cluster, user: str, verb: str, what: str) -> bool:
+    return cluster.try_kubectl("auth", "can-i", verb, what, f"--as={user}").stdout.startswith("yes")
 
 
 @pytest.fixture

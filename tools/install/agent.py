@@ -8,9 +8,11 @@ prepull mode nothing on the node is changed.
 from __future__ import annotations
 
 from imagecache.agent.daemonset import MODE_LABEL
+from imagecache.containerd.api import SNAPSHOTTERS
 from imagecache.kube.reviewer import AUDIENCE
 from tools.install.pods import (
     METRICS_PORT,
+    POD_NAMESPACE,
     STORE,
     STORE_PORT,
     TMP_MOUNT,
@@ -18,13 +20,16 @@ from tools.install.pods import (
     container,
     from_field,
     host_path,
+    in_namespace,
     labels,
+    logs,
     placed,
     pod,
     probe,
     setting,
+    variable,
 )
-from tools.install.rbac import AGENT
+from tools.install.rbac import AGENT, LABELS
 from tools.install.template import Document, Node, When, given, join
 from tools.install.values import (
     NAMESPACE,
@@ -34,6 +39,7 @@ from tools.install.values import (
     PROXY,
     SERVED,
     TLS_SECRET,
+    decimal_as_text,
     directory_of,
     listed,
     number_as_text,
@@ -55,11 +61,14 @@ _AGENT_SECURITY: dict[str, Node] = {
     },
 }
 _INSTALLER_SECURITY: dict[str, Node] = {"privileged": True, "runAsUser": 0, "readOnlyRootFilesystem": True}
+_SECURITY = given("agent.securityContext")
+_QUOTA = given("agent.priorityClassName") | given("controller.priorityClassName")
 _INSTALLS = PROXY | (NATIVE & given("containerd.configure"))
 
 
 def agent() -> list[Document]:
     return [
+        _quota(),
         Document(
             {
                 "apiVersion": "apps/v1",
@@ -96,6 +105,7 @@ def _pod_spec() -> dict[str, Node]:
             When(SERVED, {"name": "store-token", "projected": {"sources": [_store_token()]}}),
             When(SERVED, {"name": "store-trust", "secret": {"secretName": TLS_SECRET, "items": [_TRUSTED]}}),
             {"name": "tmp", "emptyDir": {}},
+            value("agent.extraVolumes"),
         ],
     }
 
@@ -120,17 +130,23 @@ def _installer() -> dict[str, Node]:
             When(given("containerd.unit"), join("--containerd-unit=", value("containerd.unit"))),
             When(~given("containerd.configure"), "--leave-containerd"),
         ],
-        "agent.resources",
-        env=[*_settings(), When(PROXY, setting("metrics_address", value("metrics.hostAddress")))],
+        "agent",
+        env=[
+            *_settings(),
+            setting("host_directory", value("agent.hostDirectory")),
+            When(PROXY, setting("metrics_address", value("metrics.hostAddress"))),
+            value("agent.extraEnv"),
+        ],
         # a slow disk may take minutes for the copy; until it is done nobody answers
         startupProbe={**probe("/livez", INSTALLER_PORT, host=When(PROXY, "127.0.0.1")), "failureThreshold": 60},
         livenessProbe=probe("/livez", INSTALLER_PORT, host=When(PROXY, "127.0.0.1")),
         readinessProbe=probe("/readyz", INSTALLER_PORT, host=When(PROXY, "127.0.0.1")),
-        securityContext=_INSTALLER_SECURITY,
+        securityContext=When(_SECURITY, value("agent.securityContext"), _INSTALLER_SECURITY),
         volumeMounts=[
             {"name": "host", "mountPath": HOST, "mountPropagation": "HostToContainer"},
             *_credentials(),
             TMP_MOUNT,
+            value("agent.extraVolumeMounts"),
         ],
     )
 
@@ -139,18 +155,19 @@ def _agent() -> dict[str, Node]:
     return container(
         "agent",
         ["agent"],
-        "agent.resources",
-        env=[*_settings(), setting("metrics_address", f":{METRICS_PORT}")],
+        "agent",
+        env=[*_settings(), setting("metrics_address", f":{METRICS_PORT}"), value("agent.extraEnv")],
         ports=[{"name": "metrics", "containerPort": METRICS_PORT}],
         livenessProbe=probe("/livez", "metrics"),
         readinessProbe=probe("/readyz", "metrics"),
-        securityContext=_AGENT_SECURITY,
+        securityContext=When(_SECURITY, value("agent.securityContext"), _AGENT_SECURITY),
         volumeMounts=[
             {"name": "runtime", "mountPath": directory_of("containerd.socket")},
             When(NATIVE, {"name": "containerd", "mountPath": value("containerd.root"), "readOnly": True}),
             {"name": "store", "mountPath": NODE_STORE},
             *_credentials(),
             TMP_MOUNT,
+            value("agent.extraVolumeMounts"),
         ],
     )
 
@@ -163,20 +180,49 @@ def _credentials() -> list[Node]:
 
 
 def _settings() -> list[Node]:
-    url = join(f"https://{STORE}.", NAMESPACE, f".svc:{STORE_PORT}")
     return [
+        in_namespace(),
+        variable("AGENT_DAEMONSET", AGENT),
+        When(SERVED, variable("STORE_SERVICE", STORE)),
         setting("mode", value("mode")),
         setting("inode_numbers", value("inodeNumbers")),
         setting("mount_from", value("mountFrom")),
         from_field("node_name", "spec.nodeName"),
-        setting("daemonset", join(NAMESPACE, f"/{AGENT}")),
+        setting("daemonset", f"{POD_NAMESPACE}/$(AGENT_DAEMONSET)"),
         setting("address", value("containerd.socket")),
         setting("containerd_config", value("containerd.config")),
+        setting("snapshotter", value("containerd.snapshotter")),
+        setting("agent_root", join(value("containerd.root"), f"/{SNAPSHOTTERS}.", value("containerd.snapshotter"))),
         setting("also_unpack", listed("containerd.alsoUnpack", "off")),
         setting("repair", value("containerd.repair")),
         setting("store", NODE_STORE),
-        When(SERVED, setting("store_url", url)),
+        When(SERVED, setting("store_url", f"https://$(STORE_SERVICE).{POD_NAMESPACE}.svc:{STORE_PORT}")),
         When(SERVED, setting("store_token", f"{TOKENS}/token")),
         When(SERVED, setting("store_ca", f"{TRUST}/ca.crt")),
+        setting("reserve", decimal_as_text("agent.reserve")),
+        setting("trim_delay", number_as_text("agent.trimDelaySeconds")),
+        setting("allow_private_names", listed("agent.allowPrivateNames", "")),
         setting("taint_timeout", number_as_text("taint.timeoutSeconds")),
+        *logs(),
     ]
+
+
+def _quota() -> Document:
+    """Without it GKE and others allow pods of the critical classes in kube-system alone (LimitedResources)."""
+    classes: list[Node] = [
+        When(given(path), value(path)) for path in ("agent.priorityClassName", "controller.priorityClassName")
+    ]
+    return Document(
+        {
+            "apiVersion": "v1",
+            "kind": "ResourceQuota",
+            "metadata": {"name": "imagecache", "namespace": NAMESPACE, "labels": LABELS},
+            "spec": {
+                "hard": {"pods": number_as_text("resourceQuota.pods")},
+                "scopeSelector": {
+                    "matchExpressions": [{"scopeName": "PriorityClass", "operator": "In", "values": classes}]
+                },
+            },
+        },
+        given("resourceQuota.enabled") & _QUOTA,
+    )

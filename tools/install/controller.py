@@ -4,26 +4,33 @@ from __future__ import annotations
 
 from tools.install.pods import (
     METRICS_PORT,
+    POD_NAMESPACE,
     STORE,
     STORE_MOUNT,
     STORE_PORT,
     TMP_MOUNT,
-    UNPRIVILEGED,
-    USER,
     container,
     from_field,
     host_path,
+    in_namespace,
     labels,
+    logs,
     placed,
     pod,
     probe,
     setting,
+    variable,
 )
 from tools.install.rbac import AGENT, CONTROLLER
-from tools.install.template import Document, Expression, Node, When, given, join
+from tools.install.template import Document, Expression, Node, When, given
 from tools.install.values import NAMESPACE, SERVED, SHARED_VOLUME, TLS_SECRET, number_as_text, value
 
 _PROXY_SECRET = given("controller.proxySecret")
+_HOSTS = given("controller.hosts.configMap")
+_AUTHORITIES = given("controller.caBundle.configMap")
+_HOSTS_MOUNT, _AUTHORITIES_MOUNT = "/etc/imagecache/hosts", "/etc/imagecache/registry-ca"
+_TLS_MOUNT = "/etc/imagecache/tls"
+_AUTHORITIES_FILE = "ca.crt"
 
 
 def controller() -> list[Document]:
@@ -86,29 +93,26 @@ def _deployment() -> Document:
 
 def _pod_spec() -> dict[str, Node]:
     return {
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
-            "fsGroupChangePolicy": "OnRootMismatch",
-        },
         "terminationGracePeriodSeconds": 30,
-        "topologySpreadConstraints": [
-            {
-                "maxSkew": 1,
-                "topologyKey": "kubernetes.io/hostname",
-                "whenUnsatisfiable": "ScheduleAnyway",
-                "labelSelector": {"matchLabels": labels("controller")},
-            }
-        ],
+        "topologySpreadConstraints": When(
+            given("controller.topologySpreadConstraints"),
+            value("controller.topologySpreadConstraints"),
+            [
+                {
+                    "maxSkew": 1,
+                    "topologyKey": "kubernetes.io/hostname",
+                    "whenUnsatisfiable": "ScheduleAnyway",
+                    "labelSelector": {"matchLabels": labels("controller")},
+                }
+            ],
+        ),
         **placed("controller"),
         "containers": [
             container(
                 "controller",
                 ["controller"],
-                "controller.resources",
-                env=_settings(),
+                "controller",
+                env=[*_settings(), value("controller.extraEnv")],
                 envFrom=When(_PROXY_SECRET, [{"secretRef": {"name": value("controller.proxySecret")}}]),
                 ports=[
                     {"name": "metrics", "containerPort": METRICS_PORT},
@@ -116,20 +120,31 @@ def _pod_spec() -> dict[str, Node]:
                 ],
                 livenessProbe=probe("/livez", "metrics"),
                 readinessProbe=When(SERVED, probe("/readyz", "store", scheme="HTTPS"), probe("/readyz", "metrics")),
-                securityContext=UNPRIVILEGED,
+                securityContext=value("controller.securityContext"),
                 volumeMounts=[
                     {"name": "store", "mountPath": STORE_MOUNT},
-                    When(SERVED, {"name": "tls", "mountPath": "/etc/imagecache/tls", "readOnly": True}),
+                    When(SERVED, {"name": "tls", "mountPath": _TLS_MOUNT, "readOnly": True}),
+                    When(_HOSTS, {"name": "hosts", "mountPath": _HOSTS_MOUNT, "readOnly": True}),
+                    When(_AUTHORITIES, {"name": "registry-ca", "mountPath": _AUTHORITIES_MOUNT, "readOnly": True}),
                     TMP_MOUNT,
+                    value("controller.extraVolumeMounts"),
                 ],
             )
         ],
         "volumes": [
             When(SERVED, _claimed(), host_path("store", value("store.sharedHostPath"), "Directory")),
             When(SERVED, {"name": "tls", "secret": {"secretName": TLS_SECRET}}),
+            When(_HOSTS, {"name": "hosts", "configMap": {"name": value("controller.hosts.configMap")}}),
+            When(_AUTHORITIES, {"name": "registry-ca", "configMap": _authorities()}),
             {"name": "tmp", "emptyDir": {}},
+            value("controller.extraVolumes"),
         ],
     }
+
+
+def _authorities() -> dict[str, Node]:
+    key = value("controller.caBundle.key")
+    return {"name": value("controller.caBundle.configMap"), "items": [{"key": key, "path": _AUTHORITIES_FILE}]}
 
 
 def _claimed() -> dict[str, Node]:
@@ -142,12 +157,23 @@ def _claimed() -> dict[str, Node]:
 
 def _settings() -> list[Node]:
     return [
+        in_namespace(),
+        variable("AGENT_ACCOUNT", AGENT),
         setting("store", STORE_MOUNT),
         setting("controller_builds", number_as_text("controller.builds")),
+        setting("jobs", number_as_text("controller.jobs")),
+        setting("registry_retries", number_as_text("controller.registry.retries")),
+        setting("registry_connect_timeout", number_as_text("controller.registry.connectTimeoutSeconds")),
+        setting("registry_read_timeout", number_as_text("controller.registry.readTimeoutSeconds")),
+        When(_HOSTS, setting("hosts", _HOSTS_MOUNT)),
+        When(_AUTHORITIES, setting("registry_ca", f"{_AUTHORITIES_MOUNT}/{_AUTHORITIES_FILE}")),
         setting("metrics_address", f":{METRICS_PORT}"),
         from_field("lease_namespace", "metadata.namespace"),
         When(SERVED, setting("serve_address", f":{STORE_PORT}")),
-        When(SERVED, setting("serve_agents", join("system:serviceaccount:", NAMESPACE, f":{AGENT}"))),
+        When(SERVED, setting("serve_agents", f"system:serviceaccount:{POD_NAMESPACE}:$(AGENT_ACCOUNT)")),
+        When(SERVED, setting("serve_certificate", f"{_TLS_MOUNT}/tls.crt")),
+        When(SERVED, setting("serve_key", f"{_TLS_MOUNT}/tls.key")),
+        *logs(),
     ]
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from tools.install.pods import METRICS_PORT, STORE_PORT, labels
 from tools.install.rbac import AGENT, CONTROLLER
-from tools.install.template import Document, Node, When, given
-from tools.install.values import NAMESPACE, SERVED
+from tools.install.template import MERGED, Document, Node, When, given
+from tools.install.values import NAMESPACE, SERVED, value
 
 _COMPONENTS = {"controller": CONTROLLER, "agent": AGENT}
+_INTERVAL = When(given("metrics.serviceMonitor.interval"), value("metrics.serviceMonitor.interval"))
 
 
 def network() -> list[Document]:
@@ -41,7 +42,7 @@ def _policy(component: str) -> Document:
                 "ingress": [{"ports": ports}],
             },
         },
-        given("networkPolicy"),
+        given("networkPolicy.enabled"),
     )
 
 
@@ -66,11 +67,15 @@ def _monitor(component: str) -> Document:
         {
             "apiVersion": "monitoring.coreos.com/v1",
             "kind": "ServiceMonitor",
-            "metadata": _metadata(component),
+            "metadata": {
+                "name": _COMPONENTS[component],
+                "namespace": NAMESPACE,
+                "labels": {**labels(component), MERGED: value("metrics.serviceMonitor.labels")},
+            },
             "spec": {
                 "selector": {"matchLabels": labels(component)},
-                "endpoints": [{"port": "metrics"}],
+                "endpoints": [{"port": "metrics", "interval": _INTERVAL}],
             },
         },
-        given("metrics.serviceMonitor"),
+        given("metrics.serviceMonitor.enabled"),
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from imagecache.api import nodes, types
-from imagecache.controller.event_recorder import NAMESPACE as EVENTS_NAMESPACE
 from imagecache.controller.leader import Leader
 from tools.install.template import ITEM, Condition, Document, Expression, Node, given
 from tools.install.values import NAMESPACE, value
@@ -32,12 +31,13 @@ CONTROLLER_RULES = [
     rule(nodes.GROUP, ["nodeimagecaches"], ["list", "watch"]),
     rule("", ["nodes"], ["list", "watch"]),
     rule("authentication.k8s.io", ["tokenreviews"], ["create"]),
+    # in `default` only, as of every object without a namespace; but kustomize would move a Role that is there
+    rule("", ["events"], ["create"]),
 ]
 LEADER_RULES = [
     rule("coordination.k8s.io", ["leases"], ["create"]),  # a name cannot be asked of what is not there yet
     rule("coordination.k8s.io", ["leases"], ["get", "patch"], [_LEASE]),
 ]
-EVENT_RULES = [rule("", ["events"], ["create"])]
 PULL_SECRET_RULES = [rule("", ["secrets"], ["get"], value("pullSecretNames"))]
 AGENT_RULES = [
     rule(types.GROUP, ["imagecaches"], ["list", "watch"]),
@@ -47,6 +47,18 @@ AGENT_RULES = [
 ]
 TAINT_RULES = [rule("", ["nodes"], ["patch"])]
 OWN_DAEMONSET_RULES = [rule("apps", ["daemonsets"], ["get"], [AGENT])]
+PEOPLE_RULES = {
+    "view": [
+        rule(types.GROUP, ["imagecaches"], ["get", "list", "watch"]),
+        rule(nodes.GROUP, ["nodeimagecaches"], ["get", "list", "watch"]),
+    ],
+    "edit": [rule(types.GROUP, ["imagecaches"], ["create", "update", "patch", "delete", "deletecollection"])],
+    "admin": [rule(nodes.GROUP, ["nodeimagecaches"], ["delete", "deletecollection"])],
+}
+"""What Kubernetes' own roles of these names get in addition; there ``edit`` has ``view``, and ``admin`` has ``edit``.
+
+Reports are written by agents alone, and deleted by hand where a node did not come back.
+"""
 
 
 def rbac() -> list[Document]:
@@ -56,9 +68,8 @@ def rbac() -> list[Document]:
     found += _cluster_wide(f"{AGENT}-taint", AGENT, TAINT_RULES, given("taint.enabled"))
     found += _in_namespace(CONTROLLER, CONTROLLER, NAMESPACE, LEADER_RULES)
     found += _in_namespace(AGENT, AGENT, NAMESPACE, OWN_DAEMONSET_RULES)
-    found += _in_namespace("imagecache-events", CONTROLLER, EVENTS_NAMESPACE, EVENT_RULES)
     found += _in_namespace("imagecache-pull-secrets", CONTROLLER, ITEM, PULL_SECRET_RULES, each="pullSecretNamespaces")
-    return found
+    return [*found, *(_aggregated(name, rules) for name, rules in PEOPLE_RULES.items())]
 
 
 def _account(name: str) -> Document:
@@ -77,6 +88,15 @@ def _cluster_wide(name: str, account: str, rules: Sequence[Rule], condition: Con
         Document({"kind": "ClusterRole", **head, "rules": list(rules)}, condition),
         Document({"kind": "ClusterRoleBinding", **head, **_binding("ClusterRole", name, account)}, condition),
     ]
+
+
+def _aggregated(name: str, rules: Sequence[Rule]) -> Document:
+    """A role that Kubernetes adds to its own one of this name (ClusterRole aggregation)."""
+    metadata: Node = {"name": f"imagecache-{name}", "labels": {**LABELS, f"{RBAC}/aggregate-to-{name}": "true"}}
+    return Document(
+        {"kind": "ClusterRole", "apiVersion": f"{RBAC}/v1", "metadata": metadata, "rules": list(rules)},
+        given("rbac.aggregateClusterRoles"),
+    )
 
 
 def _in_namespace(

@@ -9,6 +9,7 @@ from imagecache import __version__
 from imagecache.api import crd, dump
 from imagecache.api.yamltext import JSON
 from imagecache.host.systemd_units import agent_units
+from tools.install import schema
 from tools.install.admission import admission
 from tools.install.agent import agent
 from tools.install.controller import controller
@@ -22,6 +23,7 @@ _FROM = "# made by tools/render.py from {}; do not edit\n"
 _OURS, _API = _FROM.format("tools/install"), _FROM.format("src/imagecache/api/crd.py")
 _PACKAGED = Path("/usr/local/bin/imagecache")
 _CONFIG, _CHART = Path("config"), Path("charts/imagecache")
+_REFERENCES = "name-references.yaml"
 
 
 def parts() -> dict[str, list[Document]]:
@@ -44,6 +46,7 @@ def objects(values: Mapping[str, JSON]) -> list[dict[str, JSON]]:
 def files() -> dict[Path, str]:
     """Whole texts."""
     made = {path: _OURS + content for path, content in {**_bases(), **_chart(), **_units()}.items()}
+    made[_CHART / "values.schema.json"] = schema.text(defaults(), _OURS.strip("# \n"))
     return made | {path: _API + content for path, content in _crds().items()}
 
 
@@ -64,8 +67,9 @@ def _bases() -> dict[Path, str]:
     found[base / "namespace.yaml"] = text([_namespace()])
     for name, items in shared.items():
         found[base / f"{name}.yaml"] = text(documents(items, defaults()))
+    found[base / _REFERENCES] = text([_references()])
     found[base / "kustomization.yaml"] = _kustomization(
-        ["../crd", "namespace.yaml", *(f"{name}.yaml" for name in shared)]
+        ["../crd", "namespace.yaml", *(f"{name}.yaml" for name in shared)], configurations=[_REFERENCES]
     )
     for mode in MODES:
         values = merged(defaults(), {"mode": mode})
@@ -103,5 +107,25 @@ def _namespace() -> dict[str, JSON]:
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "imagecache-system", "labels": labels}}
 
 
-def _kustomization(resources: list[str]) -> str:
-    return text([{"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "resources": [*resources]}])
+def _references() -> dict[str, JSON]:
+    """Where names of objects stand that kustomize does not know of, so that namePrefix and nameSuffix change them too.
+
+    A configuration of a base holds for what is built on it.
+    """
+    variable = "spec/template/spec/containers/env/value"
+    referrers: dict[str, list[tuple[str, str]]] = {
+        "ServiceAccount": [(variable, "Deployment")],
+        "Service": [(variable, "DaemonSet")],
+        "DaemonSet": [(variable, "DaemonSet"), ("rules/resourceNames", "Role")],
+        "ValidatingAdmissionPolicy": [("spec/policyName", "ValidatingAdmissionPolicyBinding")],
+    }
+    found: list[JSON] = [
+        {"kind": kind, "fieldSpecs": [{"path": path, "kind": referrer} for path, referrer in places]}
+        for kind, places in referrers.items()
+    ]
+    return {"nameReference": found}
+
+
+def _kustomization(resources: list[str], **more: JSON) -> str:
+    head: dict[str, JSON] = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
+    return text([{**head, "resources": [*resources], **more}])

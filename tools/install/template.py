@@ -44,7 +44,7 @@ class Kind(enum.Enum):
     BARE = "bare"
     """A number or a truth value."""
     BLOCK = "block"
-    """A mapping or list; left out with its key when it is empty."""
+    """A mapping or list; left out with its key when it is empty. As an item of a list it stands for its items."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,18 @@ class When:
     otherwise: Node | None = None
 
 
-Node = Union[None, bool, int, float, str, Expression, When, Sequence["Node"], Mapping[str, "Node"]]  # noqa: UP007 - recursive
+@dataclass(frozen=True, slots=True)
+class Each:
+    """A list with one item for each item of a list of the values; left out with its key when that is empty."""
+
+    path: str
+    item: Node
+    """With ``ITEM`` in it."""
+
+
+Node = Union[  # noqa: UP007 - recursive
+    None, bool, int, float, str, Expression, When, Each, Sequence["Node"], Mapping[str, "Node"]
+]
 Nested = Union[Sequence["Node"], Mapping[str, "Node"]]  # noqa: UP007
 
 
@@ -94,8 +105,10 @@ class Document:
     """Path of the list."""
 
 
+MERGED = "<<"
+"""Key for a block whose keys stand beside those of the mapping that it is in, as YAML's merge key has it."""
 ITEM = Expression("$item", lambda context: context.item)
-"""The item that a document is repeated for; a text."""
+"""The item that something is repeated for; a text."""
 
 
 def given(path: str) -> Condition:
@@ -139,13 +152,35 @@ def _resolve(node: Node, context: Context) -> JSON | _Absent:
     if isinstance(node, Expression):
         value = node.plain(context)
         return _Absent() if node.kind is Kind.BLOCK and not value else value
+    if isinstance(node, Each):
+        values = context.at(node.path)
+        items = values if isinstance(values, list) else []
+        return [resolve(node.item, Context(context.values, item)) for item in items] or _Absent()
     if isinstance(node, Mapping):
-        pairs = {key: _resolve(child, context) for key, child in node.items()}
-        return {key: value for key, value in pairs.items() if not isinstance(value, _Absent)}
+        return _mapping(node, context)
     if isinstance(node, Sequence) and not isinstance(node, str):
-        items = [_resolve(child, context) for child in node]
-        return [item for item in items if not isinstance(item, _Absent)]
+        return [item for child in node for item in _items(child, context)]
     return node
+
+
+def _mapping(node: Mapping[str, Node], context: Context) -> dict[str, JSON]:
+    found: dict[str, JSON] = {}
+    for key, child in node.items():
+        value = _resolve(child, context)
+        if isinstance(value, _Absent):
+            continue
+        pairs = value if key == MERGED and isinstance(value, dict) else {key: value}
+        if found.keys() & pairs.keys():
+            raise TypeError(f"twice in a mapping: {sorted(found.keys() & pairs.keys())}")
+        found |= pairs
+    return found
+
+
+def _items(node: Node, context: Context) -> list[JSON]:
+    value = _resolve(node, context)
+    if isinstance(value, _Absent):
+        return []
+    return value if _is_block(node) and isinstance(value, list) else [value]
 
 
 def _plain(part: str | Expression, context: Context) -> JSON:
@@ -222,6 +257,8 @@ def _conditional(node: Node, write: Callable[[Node], list[str]]) -> list[str]:
     """``write`` of the node, between the lines of its condition."""
     if _is_block(node):
         return [f"{{{{- with {node.go} }}}}", *write(node), "{{- end }}"]
+    if isinstance(node, Each):
+        return [f"{{{{- with $.Values.{node.path} }}}}", *write(node), "{{- end }}"]
     if not isinstance(node, When):
         return write(node)
     lines = [f"{{{{- if {node.condition.go} }}}}", *_conditional(node.then, write)]
@@ -231,15 +268,21 @@ def _conditional(node: Node, write: Callable[[Node], list[str]]) -> list[str]:
 
 
 def _pair(key: str, node: Node) -> list[str]:
+    if key == MERGED:
+        return [_BLOCK]
     name = _text(key)
     if _is_block(node):
         return [f"{name}:", f"  {_BLOCK}"]
+    if isinstance(node, Each):
+        return [f"{name}:", "  {{- range $item := . }}", *_indented(_item(node.item)), "  {{- end }}"]
     if _is_nested(node):
         return [f"{name}:", *_indented(_lines(node))]
     return [f"{name}: {_scalar(node)}"]
 
 
 def _item(node: Node) -> list[str]:
+    if _is_block(node):
+        return [_BLOCK]
     if not _is_nested(node):
         return [f"- {_scalar(node)}"]
     first, *rest = _lines(node)

@@ -23,11 +23,14 @@ def defaults() -> dict[str, JSON]:
 
 
 def merged(below: Mapping[str, JSON], above: Mapping[str, JSON]) -> dict[str, JSON]:
-    """Values as Helm lays those of a user over the chart's own."""
+    """Values as Helm lays those of a user over the chart's own: null takes one away."""
     result = dict(below)
     for key, value in above.items():
         found = result.get(key)
-        result[key] = merged(found, value) if isinstance(found, dict) and isinstance(value, dict) else value
+        if value is None:
+            result.pop(key, None)
+        else:
+            result[key] = merged(found, value) if isinstance(found, dict) and isinstance(value, dict) else value
     return result
 
 
@@ -50,6 +53,11 @@ def value(path: str) -> Expression:
 def number_as_text(path: str) -> Expression:
     """A whole number for an environment variable."""
     return Expression(f"int64 $.Values.{path} | toString", lambda context: str(context.at(path)))
+
+
+def decimal_as_text(path: str) -> Expression:
+    """A number that may have a fraction, for an environment variable."""
+    return Expression(f"$.Values.{path} | toString", lambda context: str(context.at(path)))
 
 
 def listed(path: str, nothing: str) -> Expression:
@@ -86,7 +94,16 @@ IMAGE = join(
     Expression(
         "$.Values.image.tag | default $.Chart.AppVersion", lambda context: context.at("image.tag") or __version__
     ),
+    Expression(
+        'empty $.Values.image.digest | ternary "" (printf "@%v" $.Values.image.digest)',
+        lambda context: f"@{context.at('image.digest')}" if context.at("image.digest") else "",
+    ),
 )
+PULL_SECRET = Expression(
+    '(ternary (dict "name" $item) $item (kindIs "string" $item)).name',
+    lambda context: context.item["name"] if isinstance(context.item, dict) else context.item,
+)
+"""The name in an item of ``imagePullSecrets``: the item itself, or what is in it, as in a pod."""
 TLS_SECRET = Expression(
     '$.Values.tls.existingSecret | default "imagecache-store-tls"',
     lambda context: context.at("tls.existingSecret") or "imagecache-store-tls",

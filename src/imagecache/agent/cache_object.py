@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from imagecache.api import assignment, times
 from imagecache.api.assignment import Cache
-from imagecache.api.ids import derived_cache_id, is_cache_id
+from imagecache.api.ids import is_of
 from imagecache.api.nodes import also_unpack, direct_io, priority
 from imagecache.api.selector import Selector
 from imagecache.api.types import Phase
@@ -21,18 +21,20 @@ from imagecache.oci.descriptor import Platform
 from imagecache.oci.platform import parse_platform
 
 _SERVING = frozenset(phase.value for phase in assignment.SERVING)
+_BUILDING = frozenset({Phase.CREATING.value, Phase.UPDATING.value})
 
 
 def cache_of(item: Object) -> Cache:
     annotations = objects.texts(item, "metadata", "annotations")
-    found = objects.text(item, "status", "imageCacheId")
-    bundle_id = found if is_cache_id(found) else ""
+    bundle_id = _own(item, "status", "imageCacheId")
     phase = objects.text(item, "status", "phase")
+    # what a build makes has an id of its own only while another bundle serves
+    building = _own(item, "status", "attempt", "imageCacheId") if phase in _BUILDING else ""
     return Cache(
         name=objects.name(item),
         id=bundle_id,
         ready=bool(bundle_id) and phase in _SERVING,
-        building=_building(item, phase, bundle_id),
+        building="" if phase in _SERVING and building == bundle_id else building,
         selector=_selector(annotations),
         priority=priority(annotations),
         created=_seconds(objects.text(item, "metadata", "creationTimestamp")),
@@ -45,21 +47,17 @@ def cache_of(item: Object) -> Cache:
     )
 
 
+def _own(item: Object, *path: str) -> str:
+    """The id of a bundle of this very object: one that a status has from elsewhere is another cache's."""
+    found = objects.text(item, *path)
+    return found if is_of(objects.uid(item), found) else ""
+
+
 def _selector(keys: Mapping[str, str]) -> Selector | None:
     try:
         return assignment.node_selector(keys)
     except InvalidManifest:  # the controller reports it on the ImageCache
         return None
-
-
-def _building(item: Object, phase: str, bundle_id: str) -> str:
-    """A first build has the id of the status, a later one that of its generation."""
-    generation = objects.at(item, "metadata", "generation")
-    if phase == Phase.CREATING.value:
-        return bundle_id
-    if phase == Phase.UPDATING.value and isinstance(generation, int):
-        return derived_cache_id(objects.uid(item), generation)
-    return ""
 
 
 def _seconds(text: str) -> float:

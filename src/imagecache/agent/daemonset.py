@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
+from imagecache.agent import node_affinity
 from imagecache.agent.kubernetes import KubeReporter
 from imagecache.errors import KubernetesDenied, KubernetesError, ObjectNotFound
 from imagecache.kube import objects
@@ -51,12 +52,11 @@ async def _has_us(kube: Kube, settings: Settings) -> bool:
 
 
 async def _selects(kube: Kube, daemonset: Object, node: str) -> bool:
-    """By labels only: taints come and go. A Node that does not exist may be created again."""
-    wanted = objects.texts(daemonset, "spec", "template", "spec", "nodeSelector")
-    if not (wanted and node):
+    """By labels and name only: taints come and go. A Node that does not exist may be created again."""
+    if not (node and node_affinity.chooses(daemonset)):
         return True
     nodes = (await kube.list(NODES, fields=f"metadata.name={node}")).items
-    return all(wanted.items() <= objects.texts(item, "metadata", "labels").items() for item in nodes)
+    return all(node_affinity.selects(daemonset, item) for item in nodes)
 
 
 async def withdraw(kube: Kube, node: str) -> None:

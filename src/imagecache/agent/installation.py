@@ -22,7 +22,7 @@ from imagecache.host.config_guard import ConfigGuard
 from imagecache.host.containerd_config import Change, ConfigState
 from imagecache.host.containerd_process import unit_at
 from imagecache.host.service import ContainerdRecords, HostService, HostSettings, ServiceManager, Uninstalled
-from imagecache.host.service_files import HostFiles, Program
+from imagecache.host.service_files import DIRECTORY, HostFiles, Program
 from imagecache.host.systemd_units import CONTAINERD, PARENTS
 from imagecache.kube.object_files import ObjectFiles
 from imagecache.settings.dump import config_text
@@ -166,10 +166,16 @@ class AgentInstallation:
             owned=self._owned_directories(),
             containerd_unit=self._unit(),
             configure=self.options.configure,
-            flags="" if self.options.configure else "--leave-containerd",
+            flags=self._flags(),
             in_container=self.options.root != Path("/"),
         )
         return HostService(self.files, self.services, self.containerd, settings, self.program)
+
+    def _flags(self) -> str:
+        """For the call that the host's timer makes; that one may find no configuration file any longer."""
+        directory = self.settings.host_directory
+        flags = [f"--host-directory={directory}"] if directory != DIRECTORY else []
+        return " ".join([*flags, *([] if self.options.configure else ["--leave-containerd"])])
 
     def _unit(self) -> str:
         """Containerd's. While it does not run: of k3s and RKE2, whose socket this is, the unit that boots."""

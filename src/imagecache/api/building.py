@@ -6,7 +6,11 @@ Pure: documents and events in, documents out. It must not do I/O and must not kn
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass, field
+
+import msgspec
 
 from imagecache.api import columns, events, phases
 from imagecache.api.effective_spec import EffectiveSpec
@@ -48,6 +52,56 @@ def request(cache_id: str, spec: EffectiveSpec) -> BuildRequest:
     )
 
 
+def wanted(spec: EffectiveSpec) -> str:
+    """Fingerprint of everything that a build is asked for: another one when any of it changes, wherever it stands.
+
+    Not of how often or how long: a retention, a selector or a priority is no reason to build.
+    """
+    asked = (
+        sorted(spec.images),
+        sorted(map(str, spec.platforms)),
+        spec.names_architecture,
+        spec.size_limit,
+        sorted(spec.plain_http),
+        sorted(spec.insecure),
+        sorted(spec.pull_secrets),
+    )
+    return hashlib.sha256(msgspec.json.encode(asked)).hexdigest()[:16]
+
+
+def difference(document: Bundle, spec: EffectiveSpec) -> str:
+    """How a bundle differs from what the spec asks for, for people; empty when it is what is asked for.
+
+    By what is in it, not by a fingerprint: a new version that computes another one must not build everything again.
+    """
+    asked, made = set(spec.images), {image.reference for image in document.images}
+    found = [f"spec.images has {_listed(asked - made)}"] if asked - made else []
+    found += [f"the bundle has {_listed(made - asked)}"] if made - asked else []
+    found += [others] if (others := _other_platforms(document, spec)) else []
+    size = max((bundle_size(document.on(platform)) for platform in document.platforms), default=0)
+    if size > spec.size_limit:
+        found.append(f"the images take {columns.size(size)}, {spec.size_gib}GiB are allowed")
+    return ", ".join(found)
+
+
+def _other_platforms(document: Bundle, spec: EffectiveSpec) -> str:
+    """How the platforms of a bundle differ from those that the spec asks for; empty: they do not.
+
+    Where the document names none, a bundle may have been built for more than are wanted now: nodes come and go, and
+    what was built for them is no reason to build again.
+    """
+    had, wanted = set(document.platforms), set(spec.platforms)
+    if had == wanted or (had > wanted and not spec.names_architecture):
+        return ""
+    asked, built = (", ".join(sorted(map(str, each))) for each in (wanted, had))
+    return f"{asked} is asked for, the bundle was built for {built}"
+
+
+def _listed(images: Collection[str]) -> str:
+    """In quotes, so that a blank at the end shows."""
+    return " and ".join(repr(image) for image in sorted(images))
+
+
 def ready(status: Status, generation: int, now: dt.datetime, document: Bundle, retention_days: int | None) -> Status:
     """The status of a cache whose bundle is in the store."""
     return phases.ready(
@@ -73,6 +127,11 @@ def summary(document: Bundle) -> str:
     return f"Image cache is ready: {images}, {layers}, {size}"
 
 
+def notes(document: Bundle) -> tuple[str, ...]:
+    """What is unusual about its images, each once: an image may be there for several platforms."""
+    return tuple(dict.fromkeys(f"{image.reference}: {note}" for image in document.images for note in image.notes))
+
+
 def explain(error: ImageCacheError) -> str:
     """An error with its hint: what happened, and what to do."""
     return f"{error}; {error.hint}" if error.hint else str(error)
@@ -93,22 +152,3 @@ def _status_image(image: ImageRecord) -> StatusImage:
     size = sum(layer.blob.size for layer in image.layers)
     platform = str(image.platform)
     return StatusImage(image=image.reference, platform=platform, digest=str(image.target.digest), size=size)
-
-
-def is_asked_for(document: Bundle, spec: EffectiveSpec) -> bool:
-    """Whether a bundle is what the spec asks for."""
-    made = tuple(dict.fromkeys(image.reference for image in document.images))
-    return made == spec.images and not other_platforms(document, spec)
-
-
-def other_platforms(document: Bundle, spec: EffectiveSpec) -> str:
-    """How the platforms of a bundle differ from those that the spec asks for, for people; empty: they do not.
-
-    Where the document names none, a bundle may have been built for more than are wanted now: nodes come and go, and
-    what was built for them is no reason to build again.
-    """
-    had, wanted = set(document.platforms), set(spec.platforms)
-    if had == wanted or (had > wanted and not spec.names_architecture):
-        return ""
-    asked, built = (", ".join(sorted(map(str, each))) for each in (wanted, had))
-    return f"{asked} is asked for, the bundle was built for {built}"

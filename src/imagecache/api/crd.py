@@ -1,8 +1,8 @@
 """The two CustomResourceDefinitions, as documents.
 
 ``imagecaches.eci.alibabacloud.com`` accepts every manifest that either published generation of Alibaba's accepts
-(eci-api §1): no defaults (the generations differ), no bounds, unknown fields kept as generation A keeps them. What they
-mean is in ``effective_spec``. ``tools/render.py`` writes ``config/crd/`` from here. It must not do I/O.
+(eci-api §1): no defaults in the spec (the generations differ), no bounds, unknown fields kept as generation A keeps
+them. What they mean is in ``effective_spec``. ``tools/render.py`` writes ``config/crd/`` from here. It must not do I/O.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ Document = dict[str, JSON]
 
 
 def image_cache() -> Document:
-    """Cluster-scoped, as a PersistentVolume is: pods of every namespace may use the images."""
+    """Cluster-scoped, as a PersistentVolume is: pods of every namespace may use the images.
+
+    Not in the category ``all``, where both published generations have it (eci-api §1.1).
+    """
     return _definition(
         group=types.GROUP,
         version="v1",
@@ -24,7 +27,6 @@ def image_cache() -> Document:
             "plural": "imagecaches",
             "singular": "imagecache",
             "shortNames": ["ic", "imc"],
-            "categories": ["all"],
         },
         columns=[
             _column("Age", "date", ".metadata.creationTimestamp"),
@@ -101,8 +103,9 @@ def _spec() -> Document:
                 nullable=True,
             ),
             "retentionDays": _whole(
-                "Days from status.startTime until cache and object are deleted, 1 to 65536; an update does not "
-                "prolong it. Omitted or 0: kept for ever. A failed cache is always deleted after 24 hours.",
+                "Days until cache and object are deleted, 1 to 65536, from status.startTime; when it is added or "
+                "changed after the build, from that moment. An update does not prolong it. Omitted or 0: kept for "
+                "ever. A failed cache is always deleted after 24 hours.",
                 nullable=True,
             ),
         },
@@ -111,12 +114,17 @@ def _spec() -> Document:
 
 
 def _status() -> Document:
+    """The default is what tools that wait (kstatus) must see of an object that no controller has seen: not Ready."""
+    unseen: Document = {"default": {"observedGeneration": -1}}
     return _open(
         "Observed state. Written by the controller.",
         {
             "phase": _text(
-                "Pending (waiting, or resolving images), Creating, Ready (usable), Failed, Updating, or UpdateFailed "
-                "(the old bundle is still usable)."
+                "Pending (waiting, status.reason has why, or resolving images), Creating, Ready (usable), Failed "
+                "(someone has to change something), Updating, or UpdateFailed (the old bundle is still usable)."
+            ),
+            "observedGeneration": _whole(
+                "Generation of the spec that the status is about; -1 before the controller has seen the object."
             ),
             "progress": _text("Share of the bytes that are downloaded and converted, for example 42%."),
             "imageCacheId": _text("Id of the bundle: imc- and 20 lowercase letters and digits."),
@@ -127,9 +135,27 @@ def _status() -> Document:
             ),
             "lastUpdatedTime": _text("When this status last changed.", nullable=True),
             "expireDateTime": _text("When the cache and this object will be deleted.", nullable=True),
+            "retentionDays": _whole("The retention that expireDateTime was computed with."),
             "size": _whole("Bytes of the bundle's layer images, each counted once."),
+            "attempt": _open(
+                "The build that runs, that is tried again, or that was last.",
+                {
+                    "imageCacheId": _text("Id of the bundle that it makes."),
+                    "wanted": _text(
+                        "Fingerprint of what it was asked for: images, platform, registries, size and secrets."
+                    ),
+                    "failures": _whole("How often in a row it failed for a reason that passes."),
+                    "faults": _whole(
+                        "How often its result was not what was asked for or was lost, or it ended for a reason that is "
+                        "a fault of imagecache. The third time the cache fails."
+                    ),
+                    "nextTime": _text("When it is tried again.", nullable=True),
+                    "secrets": _text("Versions of the pull secrets that a registry has refused."),
+                    "configuration": _text("Version of the registries' configuration that it failed with."),
+                },
+            ),
             "events": _list(_event(), "The newest 50 events of the build, oldest first.", nullable=True),
-            "conditions": _conditions("The conditions Ready, Building and Degraded."),
+            "conditions": _conditions("The conditions Ready, Building, Reconciling, Stalled, Serving and Degraded."),
             "images": _list(
                 _open(
                     "What a reference resolved to, for one platform.",
@@ -157,7 +183,7 @@ def _status() -> Document:
                 },
             ),
         },
-    )
+    ) | unseen
 
 
 def _event() -> Document:

@@ -135,8 +135,10 @@ def _retention(cache: ImageCache, notes: list[str]) -> int | None:
     if days is not None and not 0 <= days <= RETENTION_MAX:
         raise InvalidManifest(
             f"spec.retentionDays: {days} is not between 1 and {RETENTION_MAX}",
-            hint="omit it to keep the cache for ever",
+            hint="omit it, or write 0, to keep the cache for ever",
         )
+    if days == 0:
+        notes.append("spec.retentionDays: 0 keeps the cache for ever, as without it")
     return days or None  # 0 means omitted (eci-api §1.2)
 
 

@@ -14,6 +14,7 @@ from typing import NoReturn, TypeGuard
 import msgspec
 
 from imagecache.api import yamltext
+from imagecache.api.own_status import own
 from imagecache.api.types import API_VERSION, KIND, ImageCache, Metadata, Spec, Status
 from imagecache.api.yamltext import JSON, Document, Path
 from imagecache.errors import InvalidManifest
@@ -84,9 +85,8 @@ def stored(value: JSON) -> Stored:
         spec = _spec(document, clean.get("spec"), notes)
     except InvalidManifest as error:
         problem = error
-    cache = ImageCache(
-        api_version=API_VERSION, kind=KIND, metadata=metadata, spec=spec, status=_status(clean.get("status"))
-    )
+    status = _status(clean.get("status"), metadata.uid)
+    cache = ImageCache(api_version=API_VERSION, kind=KIND, metadata=metadata, spec=spec, status=status)
     return Stored(cache, problem, tuple(notes))
 
 
@@ -95,10 +95,10 @@ def _server_metadata(value: JSON, metadata: Metadata) -> Metadata:
     return msgspec.structs.replace(server, annotations=metadata.annotations, labels=metadata.labels)
 
 
-def _status(value: JSON) -> Status | None:
-    """The status if we wrote it; None for any other."""
+def _status(value: JSON, uid: str) -> Status | None:
+    """The status if we wrote it for this object; None for any other."""
     try:
-        return msgspec.convert(value, Status | None)
+        return own(msgspec.convert(value, Status | None), uid)
     except msgspec.ValidationError:
         return None
 

@@ -1,8 +1,8 @@
 """Transitions of ``status``: phase, progress, times, conditions.
 
-Pure: status in, status out; ``TRANSITIONS`` is the drawing of eci-api §5.1. Two additions: a failed or interrupted
-cache may be retried (back to Pending with the same id), and progress counts bytes. It must not do I/O and must not know
-why something failed.
+Pure: status in, status out; ``TRANSITIONS`` is the drawing of docs/internals/status.md. What became of the last build
+is state, kept in the condition Building; Ready, Reconciling and Stalled follow from it and the phase, so that they can
+never contradict each other. It must not do I/O and must not know why something failed.
 """
 
 from __future__ import annotations
@@ -12,15 +12,19 @@ import datetime as dt
 import msgspec
 
 from imagecache.api import times
-from imagecache.api.types import Condition, Phase, Status, StatusImage
+from imagecache.api.types import Attempt, Condition, Phase, Status, StatusImage
 
 FAILED_KEPT = dt.timedelta(hours=24)
 """How long a failed cache is kept, whatever its retention (eci-api §5.4)."""
+FAILED = frozenset({Phase.FAILED, Phase.UPDATE_FAILED})
+UNFINISHED = frozenset({Phase.PENDING, Phase.CREATING, Phase.UPDATING})
+INTERRUPTED = "Interrupted"
+"""Reason of a build that a person stopped."""
 
 TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     Phase.PENDING: frozenset({Phase.PENDING, Phase.CREATING, Phase.READY, Phase.FAILED}),
     Phase.CREATING: frozenset({Phase.CREATING, Phase.PENDING, Phase.READY, Phase.FAILED}),
-    Phase.READY: frozenset({Phase.UPDATING}),
+    Phase.READY: frozenset({Phase.READY, Phase.UPDATING}),
     Phase.FAILED: frozenset({Phase.PENDING}),
     Phase.UPDATING: frozenset({Phase.UPDATING, Phase.READY, Phase.UPDATE_FAILED}),
     Phase.UPDATE_FAILED: frozenset({Phase.UPDATING}),
@@ -36,11 +40,11 @@ def begin(cache_id: str, generation: int, now: dt.datetime, *, progress: str = "
         start_time=times.render(now),
         last_updated_time=times.render(now),
     )
-    return _conditions(status, generation, now, ready=("False", "Building", ""), building=("True", "Started", ""))
+    return _conditions(status, generation, now, ("True", "Started", ""))
 
 
 def retry(status: Status, generation: int, now: dt.datetime, *, restart: bool) -> Status:
-    """Pending again with the same id and events; ``restart`` when the spec has changed: progress starts at 0."""
+    """Pending again with the same id and events; ``restart`` when it is asked for another content: from 0 %."""
     _check(status, Phase.PENDING)
     fresh = begin(status.image_cache_id, generation, now, progress="0%" if restart else status.progress)
     conditions = status.conditions
@@ -49,25 +53,23 @@ def retry(status: Status, generation: int, now: dt.datetime, *, restart: bool) -
     return msgspec.structs.replace(fresh, events=status.events, conditions=conditions)
 
 
-def started(status: Status, generation: int, now: dt.datetime, *, by_agent: bool = False) -> Status:
+def started(
+    status: Status, generation: int, now: dt.datetime, *, attempt: Attempt | None = None, by_agent: bool = False
+) -> Status:
     """The build starts or continues: the phase stays and no reason is left. ``by_agent``: that of a plain host."""
-    status = msgspec.structs.replace(status, reason="", last_updated_time=times.render(now))
-    outcome = ("True", "Updating", "") if status.phase is Phase.UPDATING else ("False", "Building", "")
-    reason = "StartedByAgent" if by_agent else "Started"
-    return _conditions(status, generation, now, ready=outcome, building=("True", reason, ""))
+    status = msgspec.structs.replace(status, reason="", attempt=attempt, last_updated_time=times.render(now))
+    return _conditions(status, generation, now, ("True", "StartedByAgent" if by_agent else "Started", ""))
 
 
 def waiting(status: Status, generation: int, now: dt.datetime, *, reason: str, message: str) -> Status:
     """The build waits for something and starts without anyone's help: Pending, or still Updating."""
-    updating = status.phase is Phase.UPDATING
     status = msgspec.structs.replace(
         status,
-        phase=Phase.UPDATING if updating else Phase.PENDING,
+        phase=Phase.UPDATING if status.phase is Phase.UPDATING else Phase.PENDING,
         reason=f"{reason}: {message}",
         last_updated_time=times.render(now),
     )
-    outcome = ("True", "Updating", "") if updating else ("False", reason, message)
-    return _conditions(status, generation, now, ready=outcome, building=("False", reason, message))
+    return _conditions(status, generation, now, ("False", reason, message))
 
 
 def advance(status: Status, done: int, total: int, now: dt.datetime) -> Status:
@@ -88,8 +90,12 @@ def ready(
     size: int,
     retention_days: int | None,
 ) -> Status:
-    """Ready, 100 %. ``retention_days`` count from the start of the build; None: never expires."""
+    """Ready, 100 %. ``retention_days`` of a first build count from its start; None: never expires.
+
+    Of a status that is Ready already it mends what differs.
+    """
     _check(status, Phase.READY)
+    first = status.phase in {Phase.PENDING, Phase.CREATING}
     status = msgspec.structs.replace(
         status,
         phase=Phase.READY,
@@ -97,23 +103,32 @@ def ready(
         reason="",
         images=images,
         size=size,
-        expire_date_time=_expiry(status, retention_days),
         last_updated_time=times.render(now),
     )
-    return _conditions(status, generation, now, ready=("True", "Built", ""), building=("False", "Built", ""))
+    if first:
+        status = _expiring(status, retention_days or 0, times.parse(status.start_time))
+    else:
+        status = retained(status, now, retention_days=retention_days)
+    return _conditions(status, generation, now, ("False", "Built", ""))
 
 
-def kept(status: Status, generation: int, now: dt.datetime, *, retention_days: int | None) -> Status:
-    """Still Ready after a change of the spec that left the images alone: only the expiry changes."""
-    status = msgspec.structs.replace(status, reason="", expire_date_time=_expiry(status, retention_days))
-    return _conditions(status, generation, now, ready=("True", "Built", ""), building=("False", "Built", ""))
+def retained(status: Status, now: dt.datetime, *, retention_days: int | None) -> Status:
+    """The expiry of a bundle that serves. Days that are added or changed later count from that change.
+
+    So a retention that is added to an old cache never deletes it at once. The same object when nothing changes.
+    """
+    days = retention_days or 0
+    if days == status.retention_days and bool(days) == bool(status.expire_date_time):
+        earliest = times.parse(status.start_time) + dt.timedelta(days=days)
+        # an expiry before the retention has passed is not ours: somebody else has set it
+        if not days or times.parse(status.expire_date_time) >= earliest:
+            return status
+    return _expiring(status, days, now)
 
 
-def _expiry(status: Status, retention_days: int | None) -> str:
-    if retention_days is None:
-        return ""
-    # from the start of the first build: an update in place does not prolong it
-    return times.render(times.parse(status.start_time) + dt.timedelta(days=retention_days))
+def _expiring(status: Status, days: int, since: dt.datetime) -> Status:
+    expiry = times.render(since + dt.timedelta(days=days)) if days else ""
+    return msgspec.structs.replace(status, expire_date_time=expiry, retention_days=days)
 
 
 def failed(status: Status, generation: int, now: dt.datetime, *, reason: str, message: str) -> Status:
@@ -122,29 +137,27 @@ def failed(status: Status, generation: int, now: dt.datetime, *, reason: str, me
     phase = Phase.UPDATE_FAILED if updating else Phase.FAILED
     _check(status, phase)
     status = msgspec.structs.replace(
-        status,
-        phase=phase,
-        reason=f"{reason}: {message}",
-        # a failed update keeps the expiry of the bundle that still serves
-        expire_date_time=status.expire_date_time if updating else times.render(now + FAILED_KEPT),
-        last_updated_time=times.render(now),
+        status, phase=phase, reason=f"{reason}: {message}", last_updated_time=times.render(now)
     )
-    outcome = ("True", "UpdateFailed", message) if updating else ("False", reason, message)
-    return _conditions(status, generation, now, ready=outcome, building=("False", reason, message))
+    if not updating:  # a failed update keeps the expiry of the bundle that still serves
+        status = msgspec.structs.replace(status, expire_date_time=times.render(now + FAILED_KEPT), retention_days=0)
+    return _conditions(status, generation, now, ("False", reason, message))
+
+
+def failed_until(status: Status, now: dt.datetime) -> Status:
+    """A failed cache with its expiry; one that is missing, or earlier than a day after the failure, is not ours."""
+    since = condition(status, "Building")
+    kept = times.parse(since.last_transition_time) + FAILED_KEPT if since is not None else now
+    if status.expire_date_time and times.parse(status.expire_date_time) >= kept:
+        return status
+    return msgspec.structs.replace(status, expire_date_time=times.render(now + FAILED_KEPT))
 
 
 def interrupted(status: Status, generation: int, now: dt.datetime) -> Status:
     """Stopped by the user: the phase stays, nothing is being built, the same command continues."""
     status = msgspec.structs.replace(status, last_updated_time=times.render(now))
     message = "stopped; downloaded data is kept, the same command continues from there"
-    updating = status.phase is Phase.UPDATING
-    return _conditions(
-        status,
-        generation,
-        now,
-        ready=("True", "Updating", "") if updating else ("False", "Interrupted", message),
-        building=("False", "Interrupted", message),
-    )
+    return _conditions(status, generation, now, ("False", INTERRUPTED, message))
 
 
 def update(status: Status, generation: int, now: dt.datetime) -> Status:
@@ -153,41 +166,47 @@ def update(status: Status, generation: int, now: dt.datetime) -> Status:
     status = msgspec.structs.replace(
         status, phase=Phase.UPDATING, progress="0%", reason="", last_updated_time=times.render(now)
     )
-    return _conditions(status, generation, now, ready=("True", "Updating", ""), building=("True", "Started", ""))
+    return _conditions(status, generation, now, ("True", "Started", ""))
+
+
+def serving(status: Status, generation: int, now: dt.datetime, *, reason: str, message: str = "") -> Status:
+    """The condition Serving: whether the store has a bundle for nodes, the wanted one or an older one.
+
+    ``reason``: Built, Updating or UpdateFailed when it has; any other when it has none.
+    """
+    value = "True" if reason in {"Built", "Updating", "UpdateFailed"} else "False"
+    return _with(status, "Serving", (value, reason, message), generation, now)
 
 
 def degraded(status: Status, generation: int, now: dt.datetime, *, reason: str = "", message: str = "") -> Status:
     """The condition Degraded: usable, but not as it should be. Without a reason it is False."""
-    condition = Condition(
-        type="Degraded",
-        status="True" if reason else "False",
-        reason=reason or "AsExpected",
-        message=message,
-        last_transition_time=times.render(now),
-        observed_generation=generation,
-    )
-    return msgspec.structs.replace(status, conditions=set_condition(status.conditions, condition))
+    value = "True" if reason else "False"
+    return _with(status, "Degraded", (value, reason or "AsExpected", message), generation, now)
 
 
-def observed(status: Status, kind: str = "Building") -> int:
-    """The generation that a condition is about; 0 when there is no such condition."""
-    return next((entry.observed_generation for entry in status.conditions if entry.type == kind), 0)
+def observed(status: Status, generation: int, now: dt.datetime) -> Status:
+    """The whole status is about this generation of the spec; conditions that somebody else has set are mended."""
+    building = condition(status, "Building")
+    if building is not None:
+        status = _conditions(status, generation, now, (building.status, building.reason, building.message))
+    stamped = tuple(msgspec.structs.replace(each, observed_generation=generation) for each in status.conditions)
+    return msgspec.structs.replace(status, observed_generation=generation, conditions=stamped)
 
 
 def outcome(status: Status) -> tuple[str, str]:
     """Reason and message of the build: why it failed, what it waits for, or ``Started``, ``Built``, ``Interrupted``."""
-    return next(((entry.reason, entry.message) for entry in status.conditions if entry.type == "Building"), ("", ""))
+    found = condition(status, "Building")
+    return (found.reason, found.message) if found else ("", "")
 
 
 def failure(status: Status) -> str:
     """CamelCase reason of a failed build or update; empty when none has failed."""
-    return outcome(status)[0] if status.phase in {Phase.FAILED, Phase.UPDATE_FAILED} else ""
+    return outcome(status)[0] if status.phase in FAILED else ""
 
 
 def left_by_command(status: Status) -> bool:
     """Whether a build that a person's command began is not finished; the same command continues it."""
-    unfinished = status.phase in {Phase.PENDING, Phase.CREATING, Phase.UPDATING}
-    return unfinished and outcome(status)[0] in {"Started", "Interrupted"}
+    return status.phase in UNFINISHED and outcome(status)[0] in {"Started", INTERRUPTED}
 
 
 def percent(progress: str) -> int:
@@ -197,6 +216,10 @@ def percent(progress: str) -> int:
 
 def expired(status: Status, now: dt.datetime) -> bool:
     return bool(status.expire_date_time) and times.parse(status.expire_date_time) <= now
+
+
+def condition(status: Status, kind: str) -> Condition | None:
+    return next((entry for entry in status.conditions if entry.type == kind), None)
 
 
 def set_condition(conditions: tuple[Condition, ...], new: Condition) -> tuple[Condition, ...]:
@@ -218,16 +241,35 @@ _Outcome = tuple[str, str, str]
 """Status, reason and message of a condition."""
 
 
-def _conditions(status: Status, generation: int, now: dt.datetime, *, ready: _Outcome, building: _Outcome) -> Status:
-    conditions = status.conditions
-    for kind, (value, reason, message) in (("Ready", ready), ("Building", building)):
-        condition = Condition(
-            type=kind,
-            status=value,
-            reason=reason,
-            message=message,
-            last_transition_time=times.render(now),
-            observed_generation=generation,
-        )
-        conditions = set_condition(conditions, condition)
-    return msgspec.structs.replace(status, conditions=conditions)
+def _conditions(status: Status, generation: int, now: dt.datetime, building: _Outcome) -> Status:
+    """Building as given, and what follows from it and the phase. Source of the words: cli-utils, pkg/kstatus.
+
+    Reconciling and Stalled are there when they are False too, so that ``kubectl wait`` can wait for that.
+    """
+    value, reason, message = building
+    if status.phase is Phase.READY:
+        usable, doing, stuck = ("True", "Built", ""), ("False", "Built", ""), ("False", "Built", "")
+    elif status.phase in FAILED or reason == INTERRUPTED:
+        usable, doing, stuck = ("False", reason, message), ("False", reason, ""), ("True", reason, message)
+    elif value == "True":
+        running = "Updating" if status.phase is Phase.UPDATING else "Building"
+        usable = ("False", running, "the bundle of this generation is being built")
+        doing, stuck = ("True", *usable[1:]), ("False", running, "")
+    else:
+        usable, doing, stuck = ("False", reason, message), ("True", reason, message), ("False", reason, "")
+    for kind, outcome_of in (("Ready", usable), ("Building", building), ("Reconciling", doing), ("Stalled", stuck)):
+        status = _with(status, kind, outcome_of, generation, now)
+    return status
+
+
+def _with(status: Status, kind: str, found: _Outcome, generation: int, now: dt.datetime) -> Status:
+    value, reason, message = found
+    new = Condition(
+        type=kind,
+        status=value,
+        reason=reason,
+        message=message,
+        last_transition_time=times.render(now),
+        observed_generation=generation,
+    )
+    return msgspec.structs.replace(status, conditions=set_condition(status.conditions, new))

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 
 import msgspec
 
+from imagecache import foreign_json
 from imagecache.api.yamltext import JSON
 from imagecache.errors import InvalidInput
 
+_LONGEST = 4 << 20
+"""Bytes of a payload, when a file has it: API servers take 1 MiB."""
 CONFIG_KIND = "kubernetes.io/dockerconfigjson"
 _KEYS = {CONFIG_KIND: ".dockerconfigjson", "kubernetes.io/dockercfg": ".dockercfg"}
 """Secret type to the key that holds the payload (core/v1 SecretType)."""
@@ -61,11 +63,4 @@ def _decoded(secret: dict[str, JSON], key: str) -> bytes | None:
             return None
     else:
         return None
-    return text if _is_object(text) else None
-
-
-def _is_object(text: bytes) -> bool:
-    try:
-        return isinstance(json.loads(text), dict)
-    except (ValueError, RecursionError):
-        return False
+    return text if len(text) <= _LONGEST and foreign_json.is_object(text) else None

@@ -1,8 +1,9 @@
 """The ImageCache document: what users write and what the API shows.
 
 It covers both published generations of Alibaba's resource (``docs/adr/0013-documents-msgspec.md``): names are theirs;
-``conditions``, ``images``, ``size`` and ``nodes`` of the status are ours. Times are RFC 3339 text, UTC, whole seconds.
-It must not decide anything: limits and defaults are in ``effective_spec``, transitions in ``phases``.
+those of the status that Kubernetes' conventions name, and ``images``, ``size``, ``attempt``, ``retention_days``,
+``nodes`` and ``display``, are ours. Times are RFC 3339 text, UTC, whole seconds. It must not decide anything: limits
+and defaults are in ``effective_spec``, transitions in ``phases``.
 """
 
 from __future__ import annotations
@@ -135,20 +136,44 @@ class Display(msgspec.Struct, frozen=True, kw_only=True):
     """``245MiB``."""
 
 
+class Attempt(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, rename="camel"):
+    """The build that runs, that is tried again, or that was last: what is remembered of it after a restart."""
+
+    image_cache_id: str
+    """Id of the bundle that it makes; ``status.image_cache_id`` has it once the bundle serves."""
+    wanted: str = ""
+    """Fingerprint of what it was asked for (``building.wanted``)."""
+    failures: int = 0
+    """In a row, for reasons that pass."""
+    faults: int = 0
+    """How often its result was not what was asked for, was lost, or it ended for a reason that is ours."""
+    next_time: str = ""
+    """Not tried before that; empty: at once."""
+    secrets: str = ""
+    """Versions of the pull secrets that it had, and..."""
+    configuration: str = ""
+    """... of the registries' configuration: both while a failure stands that others can end."""
+
+
 class Status(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, rename="camel"):
     """A field without a value is left out of the document; ``phase`` and ``progress`` are always present."""
 
     phase: Phase
     progress: str
     """``NN%``."""
+    observed_generation: int = 0
+    """Generation of the spec that the whole status is about; 0: none yet."""
     image_cache_id: str = ""
     start_time: str = ""
     last_updated_time: str = ""
     expire_date_time: str = ""
+    retention_days: int = 0
+    """What ``expire_date_time`` was computed with; 0: never expires."""
     reason: str = ""
     """Why it failed and what to do, for people."""
     size: int = 0
     """Bytes of the layer images of this cache, each counted once."""
+    attempt: Attempt | None = None
     events: tuple[Event, ...] = ()
     conditions: tuple[Condition, ...] = ()
     images: tuple[StatusImage, ...] = ()
@@ -168,5 +193,5 @@ class ImageCache(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, 
     def name(self) -> str:
         return self.metadata.name
 
-    def with_status(self, status: Status) -> ImageCache:
+    def with_status(self, status: Status | None) -> ImageCache:
         return msgspec.structs.replace(self, status=status)

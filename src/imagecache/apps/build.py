@@ -74,6 +74,7 @@ def _registry(settings: Settings, request: BuildRequest) -> RegistryConfig:
         hosts_dir=settings.hosts,
         plain_http=request.plain_http,
         insecure=request.insecure,
+        authorities=(Path(settings.registry_ca),) if settings.registry_ca else (),
         proxies=parse_proxies(os.environ),
         connect_timeout=settings.registry_connect_timeout,
         read_timeout=settings.registry_read_timeout,

@@ -95,7 +95,7 @@ def repair_before_start(settings: Settings, program: str, files: HostFiles | Non
             f"{program} is no containerd whose version we know", hint="the agent repairs it when containerd runs"
         )
     drop_in = HostContainerdFiles(settings, lambda: version)
-    changes = ConfigChanges(files or HostFiles(), drop_in)
+    changes = ConfigChanges(files or HostFiles(directory=settings.host_directory), drop_in)
     return changes.repair_before_start(lambda: config_problem(settings.containerd_config, program))
 
 

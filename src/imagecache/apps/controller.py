@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from imagecache.apps import registry_configuration
 from imagecache.apps.bundle_store import LocalBundles
 from imagecache.apps.platform import host_platform
 from imagecache.clock import Clock
@@ -77,6 +78,7 @@ class ClusterController:
                 clock=self.clock,
                 architecture=host_platform().architecture,
                 builds=max(1, self.settings.controller_builds),
+                configuration=registry_configuration.configuration(self.settings, os.environ, Path.home()),
             )
         )
         nodes = Informer(kube, NODES)

@@ -65,7 +65,8 @@ class HostContainerdRecords:
 
 def open_guard(settings: Settings, clock: Clock, forgotten: Callable[[], None]) -> ConfigGuard | None:
     """For the agent, which runs on the host itself; None when it is no host service. ``forgotten``: see ConfigGuard."""
-    if not HostFiles().current():
+    files = HostFiles(directory=settings.host_directory)
+    if not files.current():
         return None
     # a node may have other containerds that do not run
     drop_in = HostContainerdFiles(settings, lambda: running_version(settings, clock))
@@ -73,7 +74,7 @@ def open_guard(settings: Settings, clock: Clock, forgotten: Callable[[], None]) 
 
     def service(unit: str) -> HostService:
         found = HostSettings(settings.mode, "", settings.address, containerd_unit=unit)
-        return HostService(HostFiles(), Systemd(), (drop_in, records), found, _program)
+        return HostService(files, Systemd(), (drop_in, records), found, lambda: _program(settings))
 
     return ConfigGuard(
         lambda: service(settings.containerd_unit or unit_at(settings.address)),
@@ -84,7 +85,7 @@ def open_guard(settings: Settings, clock: Clock, forgotten: Callable[[], None]) 
     )
 
 
-def _program() -> Program:
+def _program(settings: Settings) -> Program:
     from imagecache.host.runtime_files import runtime_files  # metadata of packages: no guard installs a program
 
-    return runtime_files()
+    return runtime_files(settings.host_directory)

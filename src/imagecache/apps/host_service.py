@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 
@@ -12,6 +13,7 @@ from imagecache.agent.pod_credentials import PodCredentials
 from imagecache.apps.containerd_config import HostContainerdFiles, containerd_version
 from imagecache.apps.host_containerd import HostContainerdRecords
 from imagecache.clock import Clock
+from imagecache.errors import InvalidSetting
 from imagecache.host.runtime_files import runtime_files
 from imagecache.host.service_files import HostFiles
 from imagecache.host.systemd import Systemd
@@ -20,12 +22,20 @@ from imagecache.kube.client import KubeClient
 from imagecache.kube.connection import in_cluster
 from imagecache.settings.table import Settings
 
+_UNIT_PATH = re.compile(r"[A-Za-z0-9/._-]+")
+
 
 def open_installation(
     settings: Settings, clock: Clock, options: HostOptions, environ: Mapping[str, str] = os.environ
 ) -> AgentInstallation:
     """Raises InvalidSetting."""
-    files = HostFiles(options.root)
+    directory = settings.host_directory
+    if not _UNIT_PATH.fullmatch(str(directory)):
+        raise InvalidSetting(
+            f"host_directory: {directory} cannot be written into a unit of systemd",
+            hint="use letters, digits and . _ - only",
+        )
+    files = HostFiles(options.root, directory)
     drop_in = HostContainerdFiles(settings, lambda: containerd_version(settings, clock, options.root), options.root)
     return AgentInstallation(
         settings=settings,
@@ -33,7 +43,7 @@ def open_installation(
         files=files,
         services=Systemd(options.root),
         containerd=(drop_in, HostContainerdRecords(drop_in, clock)),
-        program=runtime_files,
+        program=lambda: runtime_files(directory),
         credentials=PodCredentials(files, settings, environ),
         clock=clock,
     )

@@ -39,6 +39,11 @@ def host_dependencies(store: Store, settings: Settings, clock: Clock) -> HostDep
 
         return LocalAttacher(store, settings, clock)
 
+    def configuration() -> str:
+        from imagecache.apps import registry_configuration  # for what a registry has refused
+
+        return registry_configuration.configuration(settings, os.environ, Path.home())()
+
     files, platform = ObjectFiles(store.paths), host_platform()
     return HostDependencies(
         files=files,
@@ -48,6 +53,7 @@ def host_dependencies(store: Store, settings: Settings, clock: Clock) -> HostDep
         node=HostNode(store.paths.nodes, attacher, platform),
         clock=clock,
         architecture=platform.architecture,
+        configuration=configuration,
     )
 
 

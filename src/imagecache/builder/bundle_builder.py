@@ -11,11 +11,14 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from imagecache.builder.build_events import BuildEvent, ImageReady, ImageResolved, LayerPlan
 from imagecache.builder.build_plan import LayerGroup, plan
 from imagecache.builder.build_progress import BuildProgress
 from imagecache.builder.image_source import ImageSource
 from imagecache.builder.layer_builder import LayerBuilder
+from imagecache.builder.notes import of_layer, says_uncompressed
 from imagecache.builder.resolve import ResolvedImage
 from imagecache.builder.resolve_platforms import Platforms, resolve_platforms
 from imagecache.builder.size_limit import SizeLimit
@@ -23,9 +26,10 @@ from imagecache.builder.worker_pool import WorkerPool
 from imagecache.clock import Clock
 from imagecache.concurrency import run_all
 from imagecache.digest import ChainID
-from imagecache.errors import naming_image
+from imagecache.errors import RegistryError, naming_image
+from imagecache.layer.compression import Compression, sniff
 from imagecache.limits import DEFAULT, Limits
-from imagecache.oci.descriptor import Platform
+from imagecache.oci.descriptor import Descriptor, Platform
 from imagecache.oci.reference import Reference
 from imagecache.store.bundle_document import Bundle, ImageRecord, LayerRecord, build_name
 from imagecache.store.layer_name import LayerName, Space
@@ -88,7 +92,8 @@ class BundleBuilder:
                 )
                 progress.plan(_layer_plan(layers, group) for group in groups)
                 await self._make(images, groups, layers, progress, emit)
-                document = self._document(bundle_id, platforms.wanted, images, layers)
+                notes = await run_all(*(_layer_notes(image, layers, source) for image in images))
+                document = self._document(bundle_id, platforms.wanted, layers, zip(images, notes, strict=True))
                 await asyncio.to_thread(self._commit, document, images)
                 return document
 
@@ -144,13 +149,17 @@ class BundleBuilder:
         await run_all(*map(one, groups), *(watch(*each) for each in _by_reference(images).items()))
 
     def _document(
-        self, bundle_id: str, platforms: Sequence[Platform], images: Sequence[ResolvedImage], layers: LayerBuilder
+        self,
+        bundle_id: str,
+        platforms: Sequence[Platform],
+        layers: LayerBuilder,
+        images: Iterable[tuple[ResolvedImage, tuple[str, ...]]],
     ) -> Bundle:
         return Bundle(
             id=bundle_id,
             created=self._clock.now().strftime("%Y-%m-%dT%H:%M:%SZ"),
             platforms=tuple(platforms),
-            images=tuple(_image_record(image, layers) for image in images),
+            images=tuple(_image_record(image, notes, layers) for image, notes in images),
         )
 
     def _commit(self, document: Bundle, images: Sequence[ResolvedImage]) -> None:
@@ -183,7 +192,7 @@ def _announce(images: Sequence[ResolvedImage], emit: Emit) -> None:
         emit(
             ImageResolved(
                 image=reference,
-                digest=(own[0].index or own[0].manifest).digest,
+                digest=own[0].target.digest,
                 layers=sum(len(image.layers) for image in own),
                 size=sum(unique.values()),
             )
@@ -199,15 +208,41 @@ def _layer_plan(layers: LayerBuilder, group: LayerGroup) -> LayerPlan:
     )
 
 
-def _image_record(image: ResolvedImage, layers: LayerBuilder) -> ImageRecord:
+def _image_record(image: ResolvedImage, notes: tuple[str, ...], layers: LayerBuilder) -> ImageRecord:
     return ImageRecord(
         reference=image.reference.original,
         name=image.reference.name,
         repository=image.reference.repository,
         platform=image.platform,
-        index=image.index,
+        indexes=image.indexes,
         manifest=image.manifest,
         config=image.config,
-        layers=tuple(layers.record(layer.chain_id).result() for layer in image.layers),
+        # The blob is the image's own: another one with the same layer may have it compressed otherwise.
+        layers=tuple(
+            msgspec.structs.replace(layers.record(layer.chain_id).result(), blob=layer.blob) for layer in image.layers
+        ),
         private=image.private,
+        notes=(*image.notes, *notes),
     )
+
+
+async def _layer_notes(image: ResolvedImage, layers: LayerBuilder, source: ImageSource) -> tuple[str, ...]:
+    """Notes about layers whose type says that they are tars as they are."""
+    found: dict[str, None] = {}
+    for blob in {layer.blob.digest: layer.blob for layer in image.layers}.values():
+        if says_uncompressed(blob):
+            known = layers.compressions.get(blob.digest)
+            compression = Compression(known) if known else await _sniffed(image, blob, source)
+            found |= dict.fromkeys(of_layer(blob, compression))
+    return tuple(found)
+
+
+async def _sniffed(image: ResolvedImage, blob: Descriptor, source: ImageSource) -> Compression:
+    """By the blob's first bytes: the store had the layer, perhaps from another blob.
+
+    When they cannot be had a note is missing, and nothing else.
+    """
+    with contextlib.suppress(RegistryError):
+        async with contextlib.aclosing(source.stream(image.reference, blob)) as chunks:
+            return sniff(await anext(chunks, b""))
+    return Compression.NONE

@@ -14,6 +14,8 @@ import queue
 import threading
 from collections.abc import Iterator
 
+import msgspec
+
 from imagecache.builder.converted import Converted
 from imagecache.builder.writeback import WriteBehind
 from imagecache.digest import DiffID, Digest
@@ -21,7 +23,7 @@ from imagecache.erofs.layer_header import DATA_START, LayerFlags, LayerHeader
 from imagecache.erofs.writer import write_image
 from imagecache.errors import ContentError, DigestMismatch, StoreError
 from imagecache.layer.assemble import LayerTree, assemble
-from imagecache.layer.compression import Decompressor, sniff
+from imagecache.layer.compression import Compression, Decompressor, sniff
 from imagecache.layer.tar_sources import ChunkSource
 from imagecache.limits import Limits
 
@@ -41,7 +43,8 @@ def convert(
     """Convert the compressed ``chunks`` of ``blob`` into the empty, writable file ``fd``.
 
     ``blob`` and ``diff_id`` are the expected digests, where they are known. Raises DigestMismatch when one is wrong,
-    and the ContentError family for the content of the layer.
+    ImageTooLarge when the tar has more bytes than ``limits.layer_room``, and the ContentError family for the content of
+    the layer.
     """
     reader = _Reader(chunks, blob.algorithm if blob else "sha256")
     inflater = _Inflater(reader.out, limits)
@@ -67,9 +70,8 @@ def convert(
     found = DiffID(Digest(f"sha256:{writer.hash.hexdigest()}"))
     _check("uncompressed layer", found, diff_id)
     header = header_of(tree, writer.size, found, bottom=bottom)
-    if tree.implied and not bottom:
-        return Converted(header=header)
-    return finish(fd, tree, header)
+    converted = Converted(header=header) if tree.implied and not bottom else finish(fd, tree, header)
+    return msgspec.structs.replace(converted, compression=inflater.compression.value)
 
 
 def header_of(tree: LayerTree, tar_size: int, diff_id: DiffID, *, bottom: bool) -> LayerHeader:
@@ -197,6 +199,8 @@ class _Inflater(threading.Thread):
     def __init__(self, chunks: _Channel, limits: Limits) -> None:
         super().__init__(name="inflate", daemon=True)
         self.out = _Channel()
+        self.compression = Compression.NONE
+        """Known once the first chunk was read."""
         self._chunks = chunks
         self._limits = limits
 
@@ -213,7 +217,8 @@ class _Inflater(threading.Thread):
         decompressor: Decompressor | None = None
         for chunk in self._chunks:
             if decompressor is None:
-                decompressor = Decompressor(sniff(chunk), self._limits)
+                self.compression = sniff(chunk)
+                decompressor = Decompressor(self.compression, self._limits)
             for piece in decompressor.feed(chunk):
                 if not self.out.put(piece):
                     return

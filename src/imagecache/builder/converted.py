@@ -19,3 +19,5 @@ class Converted(msgspec.Struct, tag=True, frozen=True, kw_only=True):
     """Bytes of the layer image file."""
     sha256: Digest | None = None
     """Digest of the layer image file. None: only the tar is written, and ``derive`` completes the file."""
+    compression: str = ""
+    """Of the blob, as ``layer.compression`` found it. Empty: there was no blob."""

@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 
 from imagecache.builder.image_source import ImageSource
-from imagecache.errors import ProtocolViolation
+from imagecache.errors import ImageNotFound, ProtocolViolation, UnsupportedMediaType
+from imagecache.oci import mediatypes
 from imagecache.oci.descriptor import Descriptor
 from imagecache.oci.reference import Reference
 from imagecache.store.downloads import Download
@@ -31,8 +32,18 @@ async def fetch(
     if download.offset:
         await advanced(download.offset)
     if download.offset < blob.size:
-        async with aclosing(source.stream(reference, blob, download.offset)) as chunks:
-            await _transfer(chunks, download, advanced)
+        try:
+            async with aclosing(source.stream(reference, blob, download.offset)) as chunks:
+                await _transfer(chunks, download, advanced)
+        except ImageNotFound as error:
+            if not mediatypes.is_foreign(blob.media_type):
+                raise
+            kind = mediatypes.shown(blob.media_type)
+            raise UnsupportedMediaType(
+                f"layer {blob.digest.short} is foreign ({kind}): its bytes are not in the registry",
+                hint="push the image again with its layers included (such layers occur in Windows base images)",
+                image=reference.original,
+            ) from error
     if download.offset != blob.size:
         raise ProtocolViolation(
             f"layer {blob.digest.short} has {download.offset} bytes; its manifest says {blob.size}",

@@ -75,6 +75,8 @@ class LayerBuilder:
         self._known = known
         self._downloads = asyncio.Semaphore(downloads)
         self._records: dict[ChainID, asyncio.Future[LayerRecord]] = {}
+        self.compressions: dict[Digest, str] = {}
+        """Of the blobs that this build has converted."""
 
     def record(self, chain_id: ChainID) -> asyncio.Future[LayerRecord]:
         """A future that resolves when the position has its layer image."""
@@ -182,7 +184,13 @@ class LayerBuilder:
                 def consumed(size: int) -> None:
                     self._progress.converted(blob.digest, size)
 
-                job = Convert(blob=blob.digest, size=blob.size, diff_id=group.diff_id, bottom=position.bottom)
+                job = Convert(
+                    blob=blob.digest,
+                    size=blob.size,
+                    diff_id=group.diff_id,
+                    bottom=position.bottom,
+                    room=self._limit.left,
+                )
                 worker.start(job, [download.fd, staged.fd])
                 transfer = fetch(self._source, group.reference, blob, download, advanced)
                 try:
@@ -191,6 +199,7 @@ class LayerBuilder:
                     download.discard()  # wrong bytes, or right ones that cannot be used
                     raise
                 download.discard()
+                self.compressions[blob.digest] = converted.compression
                 return converted
 
     async def _make_variant(self, position: LayerPosition, tar: _Tar | None, stack: contextlib.AsyncExitStack) -> None:

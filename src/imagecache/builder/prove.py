@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from imagecache.builder.convert import header_of
 from imagecache.builder.derive import assemble_tar
-from imagecache.digest import DiffID
+from imagecache.digest import DiffID, Digest
 from imagecache.erofs.layer_header import DATA_START, HEADER_OFFSET, LayerFlags, LayerHeader
 from imagecache.erofs.reader import LayerImage
 from imagecache.erofs.writer import verify_image
@@ -20,6 +20,9 @@ from imagecache.layer.assemble import LayerTree, assemble
 from imagecache.layer.implied_directories import restore_implied
 from imagecache.layer.tar_sources import BoundedSource, ChunkSource
 from imagecache.limits import Limits
+
+_NOTHING = Digest.sha256(b"")
+"""The diffID of a tar of 0 bytes."""
 
 
 def verify(fd: int, *, limits: Limits) -> LayerImage:
@@ -80,7 +83,8 @@ def _prove_without_size(fd: int, arriving: Iterable[memoryview], *, diff_id: Dif
     That is right for every file that fits all positions: one of a bottom layer has no whiteouts then.
     """
     source = ChunkSource(arriving)
-    tree = assemble(source, bottom=False, limits=limits)
+    # An archive ends with zeros, or with the stream. Of an empty one nothing tells where it ends but its digest.
+    tree = assemble(BoundedSource(source, 0) if diff_id == _NOTHING else source, bottom=False, limits=limits)
     end = source.tell()
     source.drain()
     image = LayerImage.from_fd(fd, limits=limits)

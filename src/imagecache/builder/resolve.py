@@ -1,19 +1,28 @@
-"""From a reference to an image that can be built: index, platform, manifest and config, all verified.
+"""From a reference to an image that can be built: indexes, platform, manifest and config, all verified.
 
-It must not download layers.
+The choice is containerd's, so that a cache has what a pull would have: an index may list another index, the platform of
+the entry that lists a manifest counts and not that of the config, and a manifest that no index lists is for every
+platform. Source: containerd ``core/images/image.go`` (Manifest), ``core/images/handlers.go``. It must not download
+layers.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from imagecache.builder import notes
 from imagecache.builder.image_source import ImageSource
 from imagecache.digest import ChainID, DiffID, chain_ids
+from imagecache.errors import LimitExceeded
 from imagecache.limits import Limits
+from imagecache.oci import mediatypes
 from imagecache.oci.descriptor import Descriptor, Platform
-from imagecache.oci.manifest import Index, Manifest, parse_config, parse_document, parse_manifest
-from imagecache.oci.platform import matches, no_match, select
+from imagecache.oci.manifest import Manifest, parse_config, parse_index, parse_manifest
+from imagecache.oci.platform import matches, no_match, normalise, select
 from imagecache.oci.reference import Reference
+from imagecache.oci.resolved import Resolved
+
+_Document = tuple[Descriptor, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,46 +44,67 @@ class LayerPosition:
 class ResolvedImage:
     reference: Reference
     platform: Platform
-    index: Descriptor | None
+    """That it is used for."""
+    indexes: tuple[Descriptor, ...]
+    """From the one that the reference names to the one that lists the manifest."""
     manifest: Descriptor
     config: Descriptor
     layers: tuple[LayerPosition, ...]
     """Bottom first."""
     private: bool
-    documents: tuple[tuple[Descriptor, bytes], ...]
-    """Index, manifest and config, verified."""
+    documents: tuple[_Document, ...]
+    """Indexes, manifest and config, verified."""
+    notes: tuple[str, ...] = ()
+    """``ImageRecord.notes``, as far as the documents show them."""
+
+    @property
+    def target(self) -> Descriptor:
+        """What the reference names."""
+        return (*self.indexes, self.manifest)[0]
 
 
 async def resolve(source: ImageSource, reference: Reference, platform: Platform, limits: Limits) -> ResolvedImage:
     """Read everything about an image except for its layers."""
     top = await source.resolve(reference)
-    documents = [(top.descriptor, top.body)]
-    document = parse_document(top.body, top.descriptor.media_type, limits)
-    index: Descriptor | None = None
-    if isinstance(document, Index):
-        index = top.descriptor
-        manifest_descriptor = select(document, platform)
-        body = await source.document(reference, manifest_descriptor)
-        documents.append((manifest_descriptor, body))
-        manifest = parse_manifest(body, manifest_descriptor.media_type, limits)
-    else:
-        manifest_descriptor, manifest = top.descriptor, document
+    chosen = await _walk(source, reference, top, platform, limits)
+    *indexes, (descriptor, body) = chosen
+    manifest = parse_manifest(body, descriptor.media_type, limits)
     config_body = await source.document(reference, manifest.config)
-    documents.append((manifest.config, config_body))
     config = parse_config(config_body, manifest, limits)
-    # A single manifest, and an entry of an index without a platform, are known by their config only.
-    if config.platform.architecture and not matches(platform, config.platform):
+    if indexes and descriptor.platform is None and not matches(platform, config.platform):
         raise no_match(platform, [config.platform])
     return ResolvedImage(
         reference=reference,
-        platform=config.platform,
-        index=index,
-        manifest=manifest_descriptor,
+        platform=_used_for(descriptor.platform, config.platform, platform),
+        indexes=tuple(index for index, _ in indexes),
+        manifest=descriptor,
         config=manifest.config,
         layers=_layers(manifest, config.diff_ids),
         private=top.private,
-        documents=tuple(documents),
+        documents=(*chosen, (manifest.config, config_body)),
+        notes=notes.of_documents(top, manifest, config.platform, platform),
     )
+
+
+async def _walk(
+    source: ImageSource, reference: Reference, top: Resolved, platform: Platform, limits: Limits
+) -> list[_Document]:
+    """The documents from the one that the reference names down to the manifest."""
+    found = [(top.descriptor, top.body)]
+    while mediatypes.is_index(found[-1][0].media_type):
+        if len(found) > limits.index_depth:
+            raise LimitExceeded(f"more than {limits.index_depth} indexes, each inside the one before")
+        index, body = found[-1]
+        entry = select(parse_index(body, index.media_type, limits), platform).descriptor(limits)
+        found.append((entry, await source.document(reference, entry)))
+    return found
+
+
+def _used_for(listed: Platform | None, stated: Platform, wanted: Platform) -> Platform:
+    """The index decides; without one the config, unless it is for other machines, which containerd does not mind."""
+    if listed is not None:
+        return listed
+    return stated if matches(wanted, stated) else normalise(wanted)
 
 
 def _layers(manifest: Manifest, diff_ids: tuple[DiffID, ...]) -> tuple[LayerPosition, ...]:

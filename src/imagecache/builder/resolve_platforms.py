@@ -9,11 +9,10 @@ import dataclasses
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
-import msgspec
-
+from imagecache import foreign_json
 from imagecache.builder.image_source import ImageSource
 from imagecache.builder.resolve import ResolvedImage, resolve
-from imagecache.errors import NoMatchingPlatform
+from imagecache.errors import MalformedDocument, NoMatchingPlatform
 from imagecache.limits import Limits
 from imagecache.oci.descriptor import Descriptor, Platform
 from imagecache.oci.platform import matches
@@ -61,8 +60,8 @@ def _says_another(image: ResolvedImage) -> bool:
     if len(listed) > 1:
         return False
     try:
-        stated = msgspec.json.decode(config, type=Platform)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        stated = foreign_json.decode(config, Platform, conflicts=False)
+    except MalformedDocument:
         return False  # one of its optional fields is odd, so it says nothing
     return bool(stated.architecture) and not matches(image.platform, stated)
 

@@ -17,6 +17,11 @@ class SizeLimit:
         self.used = 0
         self._sizes: dict[str, int] = {}
 
+    @property
+    def left(self) -> int:
+        """Bytes that no layer image has taken yet."""
+        return max(0, self.limit - self.used)
+
     def take(self, name: str, size: int) -> None:
         """Count a layer image, once. Raises ImageTooLarge when the sum passes the limit."""
         if name in self._sizes:

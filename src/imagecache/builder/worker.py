@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TypeVar
 
 from imagecache.builder.convert import convert
@@ -92,8 +93,14 @@ def _run(channel: socket.socket, message: ToWorker, fds: list[int]) -> FromWorke
 
 def _result(channel: socket.socket, message: ToWorker, fds: list[int]) -> FromWorker:
     if isinstance(message, Convert):
-        chunks, bottom = _chunks(channel, fds[0], message.size), message.bottom
-        return convert(chunks, fds[1], blob=message.blob, diff_id=message.diff_id, bottom=bottom, limits=DEFAULT)
+        return convert(
+            _chunks(channel, fds[0], message.size),
+            fds[1],
+            blob=message.blob,
+            diff_id=message.diff_id,
+            bottom=message.bottom,
+            limits=replace(DEFAULT, layer_room=message.room),
+        )
     if isinstance(message, Derive):
         return derive(
             fds[0],

@@ -25,6 +25,8 @@ class Convert(msgspec.Struct, tag=True, frozen=True):
     """Compressed bytes of the whole blob; the file may still be shorter."""
     diff_id: DiffID
     bottom: bool
+    room: int | None = None
+    """``Limits.layer_room``."""
 
 
 class Derive(msgspec.Struct, tag=True, frozen=True):

@@ -35,6 +35,7 @@ from imagecache.errors import Interrupted
     "secrets",
     "docker_config",
     "hosts",
+    "registry_ca",
     "registry_retries",
     "registry_connect_timeout",
     "registry_read_timeout",

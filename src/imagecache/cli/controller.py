@@ -19,6 +19,7 @@ from imagecache.errors import Interrupted
     "serve_agents",
     "metrics_address",
     "hosts",
+    "registry_ca",
     "registry_retries",
     "registry_connect_timeout",
     "registry_read_timeout",

@@ -38,7 +38,13 @@ def describe(
     """
     description = session.host().describe(name)
     now = session.environment.clock.now()
-    for line in [*_head(description, now), *_images(description), *_layers(description), *_events(description, now)]:
+    for line in [
+        *_head(description, now),
+        *_images(description),
+        *_notes(description),
+        *_layers(description),
+        *_events(description, now),
+    ]:
         say(line)
 
 
@@ -65,14 +71,15 @@ def _annotations(cache: ImageCache) -> list[str]:
 
 
 def _state(status: Status, *, busy: bool) -> list[str]:
-    from imagecache.api import columns
+    from imagecache.api import columns, phases
     from imagecache.api.types import Phase
 
     lines = [_line("Cache ID", status.image_cache_id), _line("Phase", f"{status.phase.value} ({status.progress})")]
-    if not busy and status.phase in {Phase.PENDING, Phase.CREATING}:
-        lines.append(_line("Interrupted", _RESUME))
-    if not busy and status.phase is Phase.UPDATING:
-        lines.append(_line("Interrupted", "the earlier content serves; run the same apply again"))
+    if not busy and status.phase in phases.UNFINISHED and not status.reason:
+        updating = status.phase is Phase.UPDATING
+        lines.append(
+            _line("Interrupted", "the earlier content serves; run the same apply again" if updating else _RESUME)
+        )
     if status.size:
         lines.append(_line("Size", columns.size(status.size)))
     lines.append(_line("Expires", status.expire_date_time or "never"))
@@ -80,6 +87,8 @@ def _state(status: Status, *, busy: bool) -> list[str]:
         lines.append(_line("Attached", "yes" if status.nodes.ready else "no"))
     if status.reason:
         lines += [_line("Reason", status.reason), _line("Next step", _next_step(status))]
+    if status.attempt is not None and status.attempt.next_time:
+        lines.append(_line("Next try", f"{status.attempt.next_time}, by this host's agent"))
     return lines
 
 
@@ -89,7 +98,7 @@ def _next_step(status: Status) -> str:
     from imagecache.api.types import Phase
     from imagecache.errors import by_name
 
-    verb = "apply" if status.phase is Phase.UPDATE_FAILED else "create"
+    verb = "apply" if status.phase in {Phase.UPDATING, Phase.UPDATE_FAILED} else "create"
     return _NEXT_STEPS[by_name(phases.outcome(status)[0]).next_step.value].format(verb=verb)
 
 
@@ -111,6 +120,13 @@ def _images(description: Description) -> list[str]:
             for image in description.bundle.images
         ]
     return _section("Images", ("IMAGE", "PLATFORM", "DIGEST", "LAYERS", "COMPRESSED", "PRIVATE"), rows)
+
+
+def _notes(description: Description) -> list[str]:
+    """What is unusual about an image: that it will not pull without the cache, for example."""
+    from imagecache.api import building
+
+    return [_line("Note", note) for note in building.notes(description.bundle)] if description.bundle else []
 
 
 def _layers(description: Description) -> list[str]:

@@ -32,6 +32,7 @@ _FLAGS = (
     "mount_from",
     "containerd_config",
     "containerd_unit",
+    "host_directory",
     "repair",
     "trim_delay",
     "metrics_address",
@@ -85,7 +86,16 @@ def status(session: Session, root: Root = _ROOT) -> None:
 
 
 @app.command()
-@settings_flags("mode", "snapshotter", "agent_socket", "agent_root", "containerd_config", "containerd_unit", "repair")
+@settings_flags(
+    "mode",
+    "snapshotter",
+    "agent_socket",
+    "agent_root",
+    "containerd_config",
+    "containerd_unit",
+    "host_directory",
+    "repair",
+)
 def repair(session: Session) -> None:
     """Write the drop-in and its import again where containerd's configuration was written anew.
 

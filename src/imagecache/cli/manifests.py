@@ -32,6 +32,7 @@ SETTINGS = (
     "secrets",
     "docker_config",
     "hosts",
+    "registry_ca",
     "registry_retries",
     "registry_connect_timeout",
     "registry_read_timeout",

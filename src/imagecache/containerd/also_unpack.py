@@ -113,19 +113,28 @@ class AlsoUnpacker:
 
     async def _fill(self, session: Session, layer: LayerRecord, waiting: _Waiting, *, last: bool) -> None:
         """Unpack the layer onto what was prepared; what is committed leaves ``waiting``."""
+        if layer.tar_size == 0:  # there is nothing to store and to unpack, and containerd wants no empty blobs
+            for name in list(waiting):
+                await self._commit(session, layer, waiting, name)
+            return
         tar = Descriptor(media_type=mediatypes.OCI_LAYER, digest=layer.diff_id, size=layer.tar_size)
         # a lease of its own removes the tar, and leaves it when something else needs it: a blob that is not compressed
         async with session.leased(LEASE, sync=last or layer.tar_size >= _LARGE) as temporary:
             async with aclosing(self._tars.open(layer)) as pieces:
                 await temporary.content.write_from(pieces, tar)
-            for name, (snapshot, mounts) in list(waiting.items()):
+            for name, (_, mounts) in list(waiting.items()):
                 applied = await session.apply(tar, mounts)
                 if applied != layer.diff_id:
                     raise StoreCorrupt(
                         f"containerd unpacked {applied} from layer image {layer.name}",
                         hint="run: imagecache check --deep --quarantine",
                     )
-                if await session.snapshots.commit(snapshot, layer.chain_id):
-                    del waiting[name]
-                else:
-                    await session.snapshots.keep(name, layer.chain_id)
+                await self._commit(session, layer, waiting, name)
+
+    async def _commit(self, session: Session, layer: LayerRecord, waiting: _Waiting, name: str) -> None:
+        """What was prepared in a snapshotter becomes the layer's snapshot there, and leaves ``waiting``."""
+        snapshot, _ = waiting[name]
+        if await session.snapshots.commit(snapshot, layer.chain_id):
+            del waiting[name]
+        else:
+            await session.snapshots.keep(name, layer.chain_id)

@@ -253,9 +253,9 @@ class NodeAttacher:
             (self._documents.read(image.config.digest), image_records.config_labels(image, snapshotter)),
             (self._documents.read(image.manifest.digest), image_records.manifest_labels(image)),
         ]
-        if image.index is not None:
-            body = self._documents.read(image.index.digest)
-            documents.append((body, image_records.index_labels(image, parse_index(body, image.index.media_type))))
+        for index in image.indexes:
+            body = self._documents.read(index.digest)
+            documents.append((body, image_records.index_labels(image, parse_index(body, index.media_type))))
         return documents
 
     async def _record(self, session: Session, image: ImageRecord, listing: dict[str, Descriptor]) -> tuple[str, ...]:

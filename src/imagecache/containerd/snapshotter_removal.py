@@ -154,7 +154,7 @@ async def _manifests(content: ContentStore, target: Digest) -> Sequence[Manifest
         return ()
     if isinstance(document, Manifest):
         return (document,)
-    return [found for entry in document.manifests for found in await _manifests(content, entry.digest)]
+    return [found for digest in document.digests for found in await _manifests(content, digest)]
 
 
 async def _has_layers(content: ContentStore, manifest: Manifest) -> bool:

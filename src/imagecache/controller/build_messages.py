@@ -11,7 +11,7 @@ import msgspec
 from imagecache.api.building import BuildRequest
 from imagecache.api.pull_secrets import PullSecret
 from imagecache.builder.build_events import BuildEvent
-from imagecache.errors import ImageCacheError, by_name
+from imagecache.errors import ImageCacheError, RateLimited, by_name
 from imagecache.oci.descriptor import decode_hook, encode_hook
 
 
@@ -36,14 +36,20 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
     message: str
     hint: str
     image: str
+    retry_after: float | None = None
+    """Seconds that the registry asks to wait, when it has said so."""
 
     @classmethod
     def of(cls, error: ImageCacheError) -> Failed:
-        return cls(type(error).__name__, error.message, error.hint, error.image)
+        asked = error.retry_after if isinstance(error, RateLimited) else None
+        return cls(type(error).__name__, error.message, error.hint, error.image, asked)
 
     def exception(self) -> ImageCacheError:
         """The error that the process met, of its own class again."""
-        return by_name(self.error)(self.message, hint=self.hint, image=self.image)
+        found = by_name(self.error)(self.message, hint=self.hint, image=self.image)
+        if isinstance(found, RateLimited):
+            found.retry_after = self.retry_after
+        return found
 
 
 Line = BuildEvent | Ended | Failed

@@ -7,18 +7,18 @@ must not decide what a failure means.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from imagecache.api import building
 from imagecache.api.building import BuildRequest
-from imagecache.api.pull_secrets import PullSecret
 from imagecache.api.types import Event
 from imagecache.builder.build_events import Advanced, BuildEvent, Planned
 from imagecache.clock import Clock
 from imagecache.concurrency import cancel_all
-from imagecache.controller.decision import Broken, Build, Running
+from imagecache.controller.decision import Broken, Build, Ended, Running
 from imagecache.controller.dependencies import Builder
+from imagecache.controller.pull_secrets import Credentials
 from imagecache.errors import ImageCacheError, InternalError
 from imagecache.telemetry.log import get_logger
 
@@ -27,8 +27,7 @@ _log = get_logger(__name__)
 
 @dataclass
 class _Entry:
-    build: Build | None
-    """None once it ended well: the bundle in the store is the result."""
+    build: Build
     task: asyncio.Task[None] | None = None
     events: list[Event] = field(default_factory=list)
 
@@ -43,7 +42,7 @@ class BuildQueue:
         self._changed = changed
         self._entries: dict[str, _Entry] = {}
 
-    def start(self, key: str, request: BuildRequest, credentials: Sequence[PullSecret]) -> None:
+    def start(self, key: str, request: BuildRequest, credentials: Credentials) -> None:
         """Begin, or wait for a slot. The key has no build now."""
         entry = _Entry(Running(request))
         self._entries[key] = entry
@@ -77,7 +76,7 @@ class BuildQueue:
         """Builds that wait or run."""
         return sum(isinstance(entry.build, Running) for entry in self._entries.values())
 
-    async def _run(self, key: str, entry: _Entry, request: BuildRequest, credentials: Sequence[PullSecret]) -> None:
+    async def _run(self, key: str, entry: _Entry, request: BuildRequest, credentials: Credentials) -> None:
         def emit(event: BuildEvent) -> None:
             if isinstance(event, Planned | Advanced):
                 entry.build = Running(request, event.done, event.total)
@@ -88,12 +87,12 @@ class BuildQueue:
 
         try:
             async with self._slots:
-                await self._builder.build(request, credentials, emit)
+                await self._builder.build(request, credentials.secrets, emit)
         except ImageCacheError as error:
-            entry.build = Broken(request, error)
+            entry.build = Broken(request, error, credentials.version)
         except Exception as error:  # noqa: BLE001 - a supervisor: one build must not end the others
             _log.exception("a build failed for a reason that is ours", bundle=request.bundle_id)
             entry.build = Broken(request, InternalError(f"the build failed: {type(error).__name__}"))
         else:
-            entry.build = None
+            entry.build = Ended(request)
         self._changed(key)

@@ -1,26 +1,31 @@
 """What to do about one ImageCache: a pure function of the object, the observed state around it and the time.
 
 Level-style: it looks at what is, never at what happened. So it may be called at any time and any number of times, also
-by a controller that has just started, and always leads to the same end. It must not do I/O.
+by a controller that has just started, and always leads to the same end (docs/internals/status.md has the table). It
+must not do I/O.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 
-import msgspec
+from msgspec.structs import replace
 
 from imagecache.api import assignment, building, columns, events, ids, nodes, phases, times
 from imagecache.api.building import BuildRequest
 from imagecache.api.effective_spec import EffectiveSpec, effective_spec
-from imagecache.api.types import Display, Event, ImageCache, Phase, Status
+from imagecache.api.types import Attempt, Display, Event, ImageCache, Phase, Status
+from imagecache.controller import attempts, failures
 from imagecache.controller.decision import (
+    CONFIGURATION,
     Action,
     AddFinalizer,
     Broken,
+    Build,
     Decision,
     DeleteBundle,
     DeleteObject,
+    Ended,
     ObservedState,
     RemoveFinalizer,
     Role,
@@ -28,60 +33,49 @@ from imagecache.controller.decision import (
     StartBuild,
     StopBuild,
 )
-from imagecache.errors import (
-    AccessDenied,
-    ImageCacheError,
-    InvalidManifest,
-    PullSecretUnavailable,
-    StoreBusy,
-    Unauthenticated,
-)
+from imagecache.errors import ImageCacheError, InvalidManifest, PullSecretUnavailable, by_name
 from imagecache.store.bundle_document import Bundle
 
 SOON = 5.0
-"""Seconds until a wait for a secret, a lock or the store is looked at again."""
-RECHECK = 15.0
-"""Seconds between two looks at the secrets of a cache that a registry refused: each look is a get for each secret."""
-_EARLIER = 16
-"""Generations that a bundle which was left behind is looked for in."""
-_REFUSED = frozenset({Unauthenticated.__name__, AccessDenied.__name__})
-"""Reasons of a failure that other pull secrets can end."""
+"""Seconds until something that should be over in a moment is looked at again: a lock, a deletion, a store."""
+LATER = 60.0
+"""Seconds between two looks at a store that has been away for longer."""
+SETTLED = dt.timedelta(hours=1)
+"""A bundle that was there for so long and is lost then has nothing to do with one that is lost at once."""
+_NO_SECRET = PullSecretUnavailable.__name__
 
 
 def decide(cache: ImageCache, observed: ObservedState, now: dt.datetime) -> Decision:
     """The next step. See ``Decision`` for the order in which it is carried out."""
-    status = cache.status
     if cache.metadata.deletion_timestamp:
-        return _delete(cache)
-    if status is not None and phases.expired(status, now) and observed.role is not Role.NODE:
-        expired = events.event("Expired", "Image cache has expired and is deleted", about=cache.name, now=now)
-        return Decision(status, (DeleteObject(),), (expired,), again=SOON)
+        return _delete(cache, observed)
     return _Draft(cache, observed, now).decide()
 
 
-def bundle_ids(cache: ImageCache) -> tuple[str, ...]:
-    """The bundles that matter to a decision: the one in the status, and those of builds of the last generations.
-
-    The earlier ones are there when a process was killed before it deleted them, perhaps several edits ago. A deletion
-    counts as a generation of its own.
-    """
-    uid, generation = cache.metadata.uid, cache.metadata.generation
-    found = [cache.status.image_cache_id] if cache.status else []
-    numbers = (generation, *range(generation - 1, max(0, generation - _EARLIER), -1))
-    found += [ids.derived_cache_id(uid, number) for number in numbers]
-    return tuple(dict.fromkeys(filter(None, found)))
-
-
 def needs_secrets(cache: ImageCache, build: object) -> bool:
-    """Whether the secrets must be read before deciding: nothing is running, and something may have to."""
-    return build is None and not (cache.status and cache.status.phase is Phase.READY)
+    """Whether the secrets must be looked at before deciding: nothing is running, and they may say whether to begin."""
+    status = cache.status
+    if build is not None or status is None or status.phase not in phases.FAILED:
+        return build is None and not (status and status.phase is Phase.READY)
+    reason = phases.failure(status)
+    return reason == _NO_SECRET or failures.is_of_access(reason)
 
 
-def _delete(cache: ImageCache) -> Decision:
+def needs_configuration(cache: ImageCache, build: object) -> bool:
+    """Whether the configuration of registries must be looked at before deciding: it may be why a build failed."""
+    failed = isinstance(build, Broken) and failures.is_of_access(build.error.reason)
+    return failed or (cache.status is not None and failures.is_of_access(phases.outcome(cache.status)[0]))
+
+
+def _delete(cache: ImageCache, observed: ObservedState) -> Decision:
     """Nothing here waits for a node, an agent or the store, so nothing can keep an object from being deleted."""
     if nodes.FINALIZER not in cache.metadata.finalizers:
         return Decision(cache.status, (StopBuild(),))
-    bundles = (DeleteBundle(name) for name in bundle_ids(cache))
+    names = list(observed.bundles)
+    if cache.status is not None:  # when the store cannot be read, they are deleted once it can
+        names += [cache.status.image_cache_id]
+        names += [cache.status.attempt.image_cache_id] if cache.status.attempt else []
+    bundles = (DeleteBundle(name) for name in dict.fromkeys(names))
     return Decision(cache.status, (StopBuild(), *bundles, RemoveFinalizer()))
 
 
@@ -93,12 +87,14 @@ class _Draft:
         self.observed = observed
         self.now = now
         self.generation = cache.metadata.generation
-        self.target = ids.derived_cache_id(cache.metadata.uid, self.generation)
         self.actions: list[Action] = []
         self.events: list[Event] = []
         self.again: float | None = None
         self.problem: ImageCacheError | None = None
-        self.status = cache.status or phases.begin(self.target, self.generation, now)
+        self.decided = cache.status is None
+        """The status is about this generation from now on."""
+        first = ids.derived_cache_id(cache.metadata.uid)
+        self.status = cache.status or phases.begin(first, self.generation, now)
 
     def decide(self) -> Decision:
         if nodes.FINALIZER not in self.cache.metadata.finalizers:
@@ -116,17 +112,29 @@ class _Draft:
         else:
             if self.observed.role is not Role.NODE:
                 self.advance(spec)
+        if phases.expired(self.status, self.now) and self.observed.role is not Role.NODE:
+            return self.expire()
         self.summarise(spec)
         return Decision(
-            self.changed_status(), tuple(self.actions), tuple(self.events), self.until_expiry(), self.problem
+            self.changed_status(),
+            tuple(self.actions),
+            tuple(self.events),
+            self.until_expiry(),
+            self.watches(spec),
+            self.problem,
         )
 
     def advance(self, spec: EffectiveSpec) -> None:
         if self.cache.status is None:
             self.record_notes(spec)
+        if self.status.phase in assignment.SERVING:
+            self.retain(spec)
+        elif self.status.phase in phases.UNFINISHED:
+            self.status = replace(self.status, expire_date_time="", retention_days=0)
         if self.observed.store_problem is not None:
-            self.problem, self.again = self.observed.store_problem, SOON
+            self.without_store(self.observed.store_problem)
             return
+        self.decided = True
         match self.status.phase:
             case Phase.PENDING | Phase.CREATING:
                 self.create(spec)
@@ -140,162 +148,273 @@ class _Draft:
     # one phase each
 
     def create(self, spec: EffectiveSpec) -> None:
-        if self.cache.status is not None and self.observed.requested and self.observed.build is None:
+        before, attempt = self.cache.status, self.attempt
+        asked = self.observed.requested and self.observed.build is None
+        if asked and before is not None and before.phase not in phases.FAILED:
             # the retention counts from when a person asks for it, not from a build that was interrupted days ago
-            self.status = phases.retry(self.status, self.generation, self.now, restart=self.is_edited())
-        request = building.request(self.status.image_cache_id, spec)
-        document = self.observed.bundles.get(request.bundle_id)
-        if document is not None and _has(document, spec):
-            self.ready(document, spec)
-            return
-        if document is not None:  # the spec changed while it was being built
-            self.actions.append(DeleteBundle(document.id))
-        self.build(request)
+            restart = attempt.wanted != building.wanted(spec)
+            self.status = phases.retry(self.status, self.generation, self.now, restart=restart)
+            self.status = replace(self.status, attempt=attempts.fresh(attempt))
+            if attempt.failures or attempt.faults:
+                self.record("Retrying", "Image cache is built again: it was asked for again")
+        found = self.find(spec)
+        if found is not None:
+            self.ready(found, spec)
+        else:
+            self.build(building.request(self.status.image_cache_id, spec), spec)
 
     def keep(self, spec: EffectiveSpec) -> None:
-        """Ready: as it is, unless the spec asks for other images or the bundle is gone."""
+        """Ready: as it is, unless the spec asks for something else or the bundle is gone."""
         document = self.observed.bundles.get(self.status.image_cache_id)
-        edited = phases.observed(self.status, "Ready") != self.generation
-        if document is not None and not (edited and not _has(document, spec)):
-            self.status = phases.kept(self.status, self.generation, self.now, retention_days=spec.retention_days)
-            self.delete_others(self.status.image_cache_id)
+        differs = building.difference(document, spec) if document is not None else ""
+        if document is not None and not differs:
+            self.take(document, spec)
             return
+        found = self.find(spec)
+        if found is not None:  # the status was set back to an earlier bundle
+            self.ready(found, spec)
+            return
+        since = phases.condition(self.status, "Building")
         self.status = phases.update(self.status, self.generation, self.now)
-        why = "the spec asks for other images" if document else "the store has lost it"
-        self.record("Updating", f"Image cache is built again: {why}")
+        self.record("Updating", f"Image cache is built again: {differs or 'the store has lost it'}")
         self.record_notes(spec)
-        self.update(spec)
+        if document is not None or self.attempt.wanted != building.wanted(spec):
+            self.update(spec)
+        else:
+            settled = since is None or self.now - times.parse(since.last_transition_time) > SETTLED
+            self.lose(spec, faults=0 if settled or self.observed.requested else self.attempt.faults)
+
+    def lose(self, spec: EffectiveSpec, *, faults: int) -> None:
+        """The store has lost the bundle: it is built again at once, but not for ever."""
+        error = failures.lost(self.status.image_cache_id)
+        attempt = replace(self.tried(self.status.image_cache_id, spec), faults=faults)
+        self.status = replace(self.status, attempt=attempt)
+        if faults:
+            self.fault(error, attempt)
+        else:
+            self.status = replace(self.status, attempt=replace(attempt, faults=1))
+            self.update(spec)
 
     def update(self, spec: EffectiveSpec) -> None:
         """Updating: the old bundle serves until the new one, which has an id of its own, exists."""
+        found = self.find(spec)
+        if found is not None:
+            self.ready(found, spec)
+            return
         old = self.observed.bundles.get(self.status.image_cache_id)
-        request = building.request(self.target if old is not None else self.status.image_cache_id, spec)
-        new = self.observed.bundles.get(request.bundle_id)
-        if old is not None and _has(old, spec):
-            self.actions.append(StopBuild())
-            self.ready(old, spec)
-        elif new is not None and _has(new, spec):
-            self.status = msgspec.structs.replace(self.status, image_cache_id=new.id)
-            self.ready(new, spec)
-            self.delete_others(new.id)
-        else:
-            # built for a generation that was replaced before its bundle was put into the status
-            self.delete_others(self.status.image_cache_id, request.bundle_id)
-            self.build(request)
+        serving = old.id if old is not None else ""
+        self.build(building.request(self.target(spec, serving), spec), spec, serving)
 
     def recover(self, spec: EffectiveSpec) -> None:
-        """Failed: retried when a person asks, or when the spec, the secrets or what is allowed has changed."""
-        reason = phases.failure(self.status)
-        readable = self.observed.secrets_problem is None
-        refused = reason in _REFUSED and bool(spec.pull_secrets)
-        if self.is_edited():
-            self.retry(spec, restart=True, why="the spec changed")
-        elif self.observed.requested:
-            self.retry(spec, restart=False, why="it was asked for again")
-        elif (
-            (refused and self.observed.secrets_changed and readable)
-            or (reason == PullSecretUnavailable.__name__ and readable)
-            or reason == InvalidManifest.__name__  # it can be read now: an annotation was corrected
-        ):
-            self.retry(spec, restart=False, why="what it needs was corrected")
-        elif refused or reason == PullSecretUnavailable.__name__:
-            self.again = RECHECK
+        """Failed: retried when a person asks, or when what is wanted, or what it failed for, has changed."""
+        why = self.why_again(spec)
+        if why:
+            self.retry(spec, why)
+        elif self.status.phase is Phase.FAILED:
+            self.status = phases.failed_until(self.status, self.now)
 
-    def retry(self, spec: EffectiveSpec, *, restart: bool, why: str) -> None:
+    def why_again(self, spec: EffectiveSpec) -> str:
+        """Why what has failed is built again; empty: it is not."""
+        reason, attempt = phases.failure(self.status), self.attempt
+        readable = self.observed.secrets_problem is None
+        corrected = reason == InvalidManifest.__name__ or (reason == _NO_SECRET and readable)
+        if failures.is_of_access(reason):
+            secrets = bool(spec.pull_secrets) and readable and self.observed.secrets != attempt.secrets
+            corrected = secrets or self.observed.configuration != attempt.configuration
+        if corrected:
+            return "what it needs was corrected"
+        if attempt.wanted != building.wanted(spec):
+            return "it is asked for something else"
+        if self.observed.requested:
+            return "it was asked for again"
+        if self.find(spec) is not None:
+            return "the store has its bundle"
+        return "" if by_name(reason).__name__ == reason else "its status was set back"
+
+    def retry(self, spec: EffectiveSpec, why: str) -> None:
+        attempt = self.attempt
         self.record("Retrying", f"Image cache is built again: {why}")
         self.record_notes(spec)
         if self.status.phase is Phase.UPDATE_FAILED:
             self.status = phases.update(self.status, self.generation, self.now)
+            self.status = replace(self.status, attempt=attempts.fresh(attempt))
             self.update(spec)
         else:
+            restart = attempt.wanted != building.wanted(spec)
             self.status = phases.retry(self.status, self.generation, self.now, restart=restart)
+            self.status = replace(self.status, attempt=attempts.fresh(attempt))
             self.create(spec)
 
     # what a phase leads to
 
-    def build(self, request: BuildRequest) -> None:
-        """Start it, follow it, or record how it failed."""
+    def build(self, request: BuildRequest, spec: EffectiveSpec, serving: str = "") -> None:
+        """Start it, follow it, or record how it ended. ``serving`` is the id of the bundle that stays meanwhile."""
         build, agent = self.observed.build, self.observed.role is Role.HOST_AGENT
+        attempt = self.tried(request.bundle_id, spec)
         if build is not None and build.request == request:
-            if isinstance(build, Broken):
-                self.broken(build.error)
-            elif build.total:
-                self.status = phases.advance(self.status, build.done, build.total, self.now)
+            self.follow(build, attempt, spec, serving)
             return
-        if isinstance(build, Running):
+        if build is not None:
             self.actions.append(StopBuild())  # the spec no longer asks for its bundle
-            self.status = msgspec.structs.replace(self.status, progress="0%")
         elif agent and (self.cache.status is None or phases.left_by_command(self.cache.status)):
             return
         if self.observed.secrets_problem is not None:
-            self.wait(self.observed.secrets_problem)
+            self.lack(self.observed.secrets_problem, attempt)
             return
-        self.status = phases.started(self.status, self.generation, self.now, by_agent=agent)
+        self.again = attempts.seconds_left(self.status, attempt, self.observed, self.now)
+        if self.again is not None:
+            return
+        if self.attempt.wanted not in {"", attempt.wanted}:  # what was done of another content does not count
+            self.status = replace(self.status, progress="0%")
+        self.delete_others(serving)
+        attempt = replace(attempt, next_time="")
+        self.status = phases.started(self.status, self.generation, self.now, attempt=attempt, by_agent=agent)
         self.actions.append(StartBuild(request))
 
+    def follow(self, build: Build, attempt: Attempt, spec: EffectiveSpec, serving: str) -> None:
+        match build:
+            case Running(done=done, total=total):
+                if total:
+                    self.status = phases.advance(self.status, done, total, self.now)
+            case Broken(error=error, secrets=secrets):
+                self.actions.append(StopBuild())
+                attempt = attempts.with_causes(attempt, error, secrets, self.observed.configuration)
+                if failures.is_transient(error):
+                    self.put_off(error, replace(attempt, failures=attempt.failures + 1))
+                elif failures.is_fault(error):
+                    self.fault(error, attempt)
+                else:
+                    self.fail(error, attempt)
+            case Ended(request=request):
+                made = self.observed.bundles.get(request.bundle_id)
+                self.actions.append(StopBuild())
+                self.delete_others(serving)
+                self.fault(failures.mismatch(request.bundle_id, made, spec), attempt)
+
     def ready(self, document: Bundle, spec: EffectiveSpec) -> None:
-        self.status = building.ready(self.status, self.generation, self.now, document, spec.retention_days)
+        """A bundle is what the spec asks for: it serves from now on."""
+        self.take(document, spec)
+        for note in building.notes(document):
+            self.record("Noted", note)
         self.record("Ready", building.summary(document))
 
-    def delete_others(self, *kept: str) -> None:
-        """Delete the bundles of this object that neither serve nor are being built."""
-        self.actions.extend(DeleteBundle(name) for name in self.observed.bundles if name not in kept)
+    def take(self, document: Bundle, spec: EffectiveSpec) -> None:
+        """Whatever the status said before: what is built now is of no use, and no other bundle is."""
+        if self.observed.build is not None:
+            self.actions.append(StopBuild())
+        attempt = replace(attempts.fresh(self.tried(document.id, spec)), faults=self.attempt.faults)
+        self.status = replace(self.status, image_cache_id=document.id, attempt=attempt)
+        self.status = building.ready(self.status, self.generation, self.now, document, spec.retention_days)
+        self.delete_others(document.id)
 
-    def broken(self, error: ImageCacheError) -> None:
-        self.actions.append(StopBuild())
-        if isinstance(error, StoreBusy):  # another process builds the same bundle, or a collection runs
-            self.wait(error)
+    def delete_others(self, kept: str) -> None:
+        """Delete the bundles of this object that do not serve: left by a process that was killed, or by an edit."""
+        self.actions.extend(DeleteBundle(name) for name in self.observed.bundles if name != kept)
+
+    def fault(self, error: ImageCacheError, attempt: Attempt) -> None:
+        """It may work the next time, and nothing says that it will: a few times, then it has failed."""
+        attempt = replace(attempt, faults=attempt.faults + 1)
+        if attempt.faults < failures.TRIES:
+            self.put_off(error, attempt)
         else:
-            self.fail(error)
+            self.fail(error, attempt)
 
-    def fail(self, error: ImageCacheError) -> None:
+    def put_off(self, error: ImageCacheError, attempt: Attempt) -> None:
+        """Tried again after a pause; the same command of a person tries at once."""
+        self.again = failures.pause(error, max(1, attempt.failures, attempt.faults))
+        self.wait(error, attempts.put_off(attempt, self.again, self.now))
+
+    def fail(self, error: ImageCacheError, attempt: Attempt) -> None:
         message = building.explain(error)
         self.problem = error
         self.record(error.reason, message, about=error.image, kind=events.WARNING)
         self.status = phases.failed(self.status, self.generation, self.now, reason=error.reason, message=message)
+        self.status = replace(self.status, attempt=replace(attempt, next_time=""))
 
-    def wait(self, error: ImageCacheError) -> None:
-        """What is lacking may come without a change of the object."""
+    def lack(self, problem: ImageCacheError, attempt: Attempt) -> None:
+        """A pull secret is missing: someone will create it, and then the build begins. A person's command says so."""
         if self.observed.role is Role.COMMAND:
-            self.fail(error)
-            return
+            self.fail(problem, attempt)
+        else:
+            self.wait(problem, replace(attempt, next_time=""))
+
+    def wait(self, error: ImageCacheError, attempt: Attempt) -> None:
+        """What is lacking may come without a change of the object."""
         message = building.explain(error)
-        self.problem, self.again = error, SOON
+        self.problem = error
         if phases.outcome(self.status) != (error.reason, message):
-            self.record(error.reason, message, kind=events.WARNING)
+            self.record(error.reason, message, about=error.image, kind=events.WARNING)
         self.status = phases.waiting(self.status, self.generation, self.now, reason=error.reason, message=message)
+        self.status = replace(self.status, attempt=attempt)
+
+    def without_store(self, problem: ImageCacheError) -> None:
+        """Nothing can be said about what exists: content serves on, and what is not there yet waits."""
+        waits = bool(self.attempt.next_time) or isinstance(self.observed.build, Running)
+        if self.status.phase in phases.UNFINISHED and not waits:
+            self.wait(problem, self.attempt)
+        degraded = phases.condition(self.status, "Degraded")
+        away = 0.0
+        if degraded is not None and degraded.status == "True":
+            away = (self.now - times.parse(degraded.last_transition_time)).total_seconds()
+        self.problem, self.again = problem, max(SOON, min(LATER, away / 4))
 
     def refuse(self, error: InvalidManifest) -> None:
         """It asks for something that no build can make: it fails at once, and old content goes on serving."""
-        failed = {Phase.FAILED, Phase.UPDATE_FAILED}
-        if self.status.phase in failed:
-            known = phases.outcome(self.status) == (error.reason, building.explain(error))
-            if known and not self.is_edited():
+        self.decided = True
+        if self.status.phase in phases.FAILED:
+            if phases.outcome(self.status) == (error.reason, building.explain(error)):
                 return
             phase = Phase.UPDATING if self.status.phase is Phase.UPDATE_FAILED else Phase.PENDING
-            self.status = msgspec.structs.replace(self.status, phase=phase)
+            self.status = replace(self.status, phase=phase)
         elif self.status.phase is Phase.READY:
             self.status = phases.update(self.status, self.generation, self.now)
         self.actions.append(StopBuild())
-        self.fail(error)
+        self.fail(error, self.attempt)
+
+    def retain(self, spec: EffectiveSpec) -> None:
+        """The expiry of what serves. That it will be deleted is said in time: nobody asked for it when it was built."""
+        self.status, before = phases.retained(self.status, self.now, retention_days=spec.retention_days), self.status
+        if self.status is not before and self.status.expire_date_time:
+            self.record(
+                "WillExpire",
+                f"Image cache and object will be deleted at {self.status.expire_date_time}: retentionDays is "
+                f"{spec.retention_days}, counted from now, because it was set after the build",
+                kind=events.WARNING,
+            )
+
+    def expire(self) -> Decision:
+        expired = events.event(
+            "Expired", "Image cache has expired and is deleted", about=self.cache.name, now=self.now
+        )
+        return Decision(self.cache.status, (DeleteObject(),), (expired,), again=SOON)
 
     def summarise(self, spec: EffectiveSpec | None) -> None:
-        """Counts, columns and the condition Degraded, whatever the phase."""
+        """Counts, columns, the conditions Serving and Degraded, and the generation, whatever the phase."""
         status, before, views = self.status, self.status.nodes, self.observed.nodes
         if spec is not None and views is not None:
             counts = assignment.counts(self.cache.name, status.image_cache_id, spec.target(status), views)
             complete = status.phase is Phase.READY and 0 < counts.desired == counts.ready
             if complete and not (before and before.desired == before.ready > 0):
                 self.record("NodesReady", f"Usable on {columns.count(counts.ready, 'node')}")
-            status = msgspec.structs.replace(self.status, nodes=counts)
+            status = replace(self.status, nodes=counts)
         shown = status.nodes
-        self.status = msgspec.structs.replace(
-            phases.degraded(status, self.generation, self.now, **self.degraded(status)),
-            display=Display(
-                nodes=f"{shown.ready}/{shown.desired}" if shown else "",
-                size=columns.size(status.size) if status.size else "",
-            ),
+        display = Display(
+            nodes=f"{shown.ready}/{shown.desired}" if shown else "",
+            size=columns.size(status.size) if status.size else "",
         )
+        status = replace(status, display=display)
+        generation = self.generation if self.decided else status.observed_generation
+        if self.observed.store_problem is None:
+            status = phases.serving(status, generation, self.now, **self.serving(status))
+        status = phases.degraded(status, generation, self.now, **self.degraded(status))
+        self.status = phases.observed(status, generation, self.now) if self.decided else status
+
+    def serving(self, status: Status) -> dict[str, str]:
+        if status.phase not in assignment.SERVING:
+            return {"reason": "NotBuilt"}
+        if status.image_cache_id in self.observed.bundles:
+            return {"reason": "Built" if status.phase is Phase.READY else status.phase.value}
+        return {"reason": "BundleLost", "message": "the store has lost it; nodes that have it keep it meanwhile"}
 
     def degraded(self, status: Status) -> dict[str, str]:
         if self.observed.store_problem is not None:
@@ -310,11 +429,40 @@ class _Draft:
             return {"reason": "NodesFailed", "message": message}
         return {}
 
+    def watches(self, spec: EffectiveSpec | None) -> tuple[str, ...]:
+        """What can end the wait or the failure without a change of the object."""
+        reason = phases.outcome(self.status)[0]
+        if spec is None or self.status.phase is Phase.READY:
+            return ()
+        if reason == _NO_SECRET:
+            return spec.pull_secrets
+        return (*spec.pull_secrets, CONFIGURATION) if failures.is_of_access(reason) else ()
+
     # what is known of the past
 
-    def is_edited(self) -> bool:
-        """Whether the status is about an earlier generation."""
-        return phases.observed(self.status) != self.generation
+    @property
+    def attempt(self) -> Attempt:
+        return attempts.last(self.status)
+
+    def tried(self, bundle_id: str, spec: EffectiveSpec) -> Attempt:
+        return attempts.at(self.status, bundle_id, building.wanted(spec), self.observed)
+
+    def target(self, spec: EffectiveSpec, serving: str) -> str:
+        """The id of the bundle that an update makes: not one that a node may have with another content."""
+        attempt = self.attempt
+        if attempt.wanted == building.wanted(spec) and attempt.image_cache_id != serving:
+            return attempt.image_cache_id
+        taken = {*self.observed.bundles, self.status.image_cache_id}
+        name = ids.derived_cache_id(self.cache.metadata.uid, attempt.image_cache_id)
+        while name in taken:
+            name = ids.derived_cache_id(self.cache.metadata.uid, name)
+        return name
+
+    def find(self, spec: EffectiveSpec) -> Bundle | None:
+        """A bundle of this object that is what the spec asks for, and before any other the one that serves."""
+        names = sorted(self.observed.bundles, key=lambda name: (name != self.status.image_cache_id, name))
+        found = (self.observed.bundles[name] for name in names)
+        return next((document for document in found if not building.difference(document, spec)), None)
 
     # events and the end
 
@@ -323,7 +471,7 @@ class _Draft:
 
     def add(self, event: Event) -> None:
         self.events.append(event)
-        self.status = msgspec.structs.replace(self.status, events=events.append(self.status.events, event))
+        self.status = replace(self.status, events=events.append(self.status.events, event))
 
     def record_notes(self, spec: EffectiveSpec) -> None:
         """What is ignored of the document, once for each build."""
@@ -334,18 +482,13 @@ class _Draft:
         """The new status, or the very same object when only times would differ: then nothing is written."""
         before = self.cache.status
         if before is not None:
-            same = msgspec.structs.replace(self.status, last_updated_time=before.last_updated_time)
+            same = replace(self.status, last_updated_time=before.last_updated_time)
             if same == before:
                 return before
-        return msgspec.structs.replace(self.status, last_updated_time=times.render(self.now))
+        return replace(self.status, last_updated_time=times.render(self.now))
 
     def until_expiry(self) -> float | None:
         if not self.status.expire_date_time:
             return self.again
         left = (times.parse(self.status.expire_date_time) - self.now).total_seconds()
         return max(0.0, min(left, self.again if self.again is not None else left))
-
-
-def _has(document: Bundle, spec: EffectiveSpec) -> bool:
-    """Whether a bundle is what the spec asks for."""
-    return building.is_asked_for(document, spec)

@@ -12,6 +12,9 @@ from imagecache.api.types import Event, Status
 from imagecache.errors import ImageCacheError, InvalidManifest
 from imagecache.store.bundle_document import Bundle
 
+CONFIGURATION = "configuration"
+"""Among ``Decision.watches``: what is configured about registries. No Secret is called so."""
+
 
 class Role(enum.Enum):
     """Who reconciles; it says which builds it begins and what it waits for."""
@@ -38,13 +41,22 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """A build that failed. One that ended well is a bundle in the store."""
+    """A build that failed."""
 
     request: BuildRequest
     error: ImageCacheError
+    secrets: str = ""
+    """Versions of the pull secrets that it had (``pull_secrets.version``)."""
 
 
-Build = Running | Broken
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A build that ended well: its bundle is in the store, or something is wrong."""
+
+    request: BuildRequest
+
+
+Build = Running | Broken | Ended
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +69,7 @@ class ObservedState:
     requested: bool = False
     """A person has just asked for this cache: what failed or was interrupted is begun anew."""
     bundles: Mapping[str, Bundle] = field(default_factory=dict)
-    """Those of ``decide.bundle_ids`` that the store has."""
+    """Every bundle of this object that the store has, by id."""
     build: Build | None = None
     events: Sequence[Event] = ()
     """Events of the build and of nodes since the last decision."""
@@ -69,8 +81,10 @@ class ObservedState:
     """What was ignored of the document."""
     secrets_problem: ImageCacheError | None = None
     """Why the pull secrets cannot be read."""
-    secrets_changed: bool = False
-    """They differ from those that the last build had, or it is not known which it had."""
+    secrets: str = ""
+    """Their versions; empty when there are none, when they cannot be read, and when ``needs_secrets`` is false."""
+    configuration: str = ""
+    """Version of what is configured about registries, besides the object."""
     store_problem: ImageCacheError | None = None
     """The store cannot be read; then ``bundles`` is empty."""
 
@@ -121,5 +135,8 @@ class Decision:
     """New ones; they are in the status already."""
     again: float | None = None
     """Seconds after which to look again when nothing happens before. None: no need."""
+    watches: tuple[str, ...] = ()
+    """What would lead to another decision if it changed: Secrets (``namespace:name``) and ``CONFIGURATION``. Someone
+    else looks, once for all objects that wait for the same."""
     problem: ImageCacheError | None = None
     """What keeps the cache from being Ready, met now."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from imagecache.api.building import BuildRequest
@@ -23,6 +23,9 @@ class Builder(Protocol):
 
 class BundleStore(Protocol):
     """What the controller needs of a store. Calls block, so they run in threads."""
+
+    def ids(self, owner: str) -> Collection[str]:
+        """Of the bundles of one object (``ids.owner``); asked at every look, so it must be cheap. Raises StoreError."""
 
     def get(self, bundle_id: str) -> Bundle:
         """Raises NotFound when the store has none, StoreError when it cannot be read."""

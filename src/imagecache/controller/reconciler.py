@@ -12,17 +12,18 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from imagecache.api import assignment, nodes, parse
+from imagecache.api import assignment, ids, nodes, parse
 from imagecache.api.effective_spec import effective_spec
 from imagecache.api.nodes import NodeView
 from imagecache.api.types import Event, ImageCache, Status
 from imagecache.api.yamltext import JSON
 from imagecache.backoff import Backoff, Retries
 from imagecache.clock import Clock
-from imagecache.controller import event_recorder, pull_secrets
+from imagecache.controller import event_recorder, pull_secrets, watches
 from imagecache.controller.build_queue import BuildQueue
-from imagecache.controller.decide import SOON, bundle_ids, decide, needs_secrets
+from imagecache.controller.decide import SOON, decide, needs_configuration, needs_secrets
 from imagecache.controller.decision import (
+    CONFIGURATION,
     Action,
     AddFinalizer,
     Decision,
@@ -37,6 +38,7 @@ from imagecache.controller.decision import (
 )
 from imagecache.controller.dependencies import Builder, BundleStore, Claims, Unclaimed
 from imagecache.controller.informer_cache import InformerCache
+from imagecache.controller.watches import Seen, Watches
 from imagecache.controller.work_queue import WorkQueue
 from imagecache.errors import (
     ImageCacheError,
@@ -56,6 +58,8 @@ from imagecache.telemetry.log import get_logger
 _LONGEST = 3600.0
 """Seconds; nothing is planned further ahead, so that a clock that was set is noticed."""
 _BACKOFF = Backoff(0.25, 30.0)
+_LAG = 60.0
+"""Seconds that an informer lags behind at most; after that it is believed, as in a cluster whose etcd was restored."""
 _COLLECT_PAUSE = 2.0
 """Seconds from a deleted bundle to the collection: several are often deleted together, and one collection does."""
 _log = get_logger(__name__)
@@ -85,6 +89,10 @@ class Dependencies:
     """At the same time."""
     workers: int = 8
     """Objects looked at at the same time."""
+    configuration: Callable[[], str] = str
+    """The version of what is configured about registries besides the objects; it blocks."""
+    looks: Backoff = watches.BACKOFF
+    """Between two looks at a Secret that objects wait for."""
     interval: float = 1.0
     """Seconds between two writes of a progress."""
 
@@ -96,12 +104,14 @@ class _Memory:
     name: str
     status: Status | None = None
     """As written last, in a cluster: the informer may lag behind it."""
+    version: str = ""
+    """The resourceVersion that it has since then."""
     written: float = -1e9
     """Monotonic time of that."""
     events: list[Event] = field(default_factory=list)
     """Of the build and of nodes, not in the status yet."""
-    secrets: str | None = None
-    """Fingerprint of what the last build had; None: not known."""
+    seen: dict[str, Seen] = field(default_factory=dict)
+    """What the last decision was made by, besides the object and the store."""
     retries: Retries = field(init=False)
 
     def __post_init__(self) -> None:
@@ -114,6 +124,7 @@ class Reconciler:
         self._kube = dependencies.kube
         self.informers = InformerCache()
         self.queue = WorkQueue()
+        self.watches = Watches(self._look, self.queue.add, dependencies.looks)
         self.builds = BuildQueue(dependencies.builder, dependencies.builds, dependencies.clock, self._built)
         self._memories: dict[str, _Memory] = {}
         """By uid."""
@@ -140,6 +151,7 @@ class Reconciler:
                 for _ in range(self._dependencies.workers):
                     group.create_task(self._work())
                 group.create_task(self._collect())
+                group.create_task(self.watches.run())
         finally:
             await self.close()
 
@@ -178,11 +190,12 @@ class Reconciler:
         await self._forget_others(name, objects.uid(item) if item else "")
         if item is None:
             self.queue.forget(name)
+            self.watches.watch(name, {}, ())
             self._dependencies.claims.release(name)
             return None
         stored = parse.stored(item)
         memory = self._memories.setdefault(stored.cache.metadata.uid, _Memory(name))
-        cache = stored.cache.with_status(memory.status) if memory.status else stored.cache
+        cache = self._as_written(stored.cache, memory)
         observed = await self._observe(cache, stored, memory, requested=requested)
         decision = decide(cache, observed, self._dependencies.clock.now())
         if decision.actions or decision.events or decision.status is not cache.status:
@@ -190,10 +203,25 @@ class Reconciler:
                 self.queue.add(name, SOON)
                 return None
             await self._carry_out(cache, item, decision, memory)
+        self.watches.watch(name, memory.seen, decision.watches)
         memory.retries.succeeded()
         if decision.again is not None:
             self.queue.add(name, min(decision.again + 0.01, _LONGEST))
         return decision
+
+    def _as_written(self, cache: ImageCache, memory: _Memory) -> ImageCache:
+        """The object with the status that we wrote last, as long as the informer may lag behind that write.
+
+        From then on what the API server says is so, also when somebody else has set the status back: to go by what we
+        believe to have written would leave that as it is for ever.
+        """
+        if memory.status is None:
+            return cache
+        late = _is_before(cache.metadata.resource_version, memory.version)
+        if late and self._dependencies.clock.monotonic() - memory.written < _LAG:
+            return cache.with_status(memory.status)
+        memory.status = None
+        return cache
 
     async def _forget_others(self, name: str, uid: str) -> None:
         """Earlier objects of the same name, and those that are deleted."""
@@ -218,9 +246,12 @@ class Reconciler:
         build = self.builds.state(cache.metadata.uid)
         bundles, store_problem = await self._bundles(cache)
         memory.events.extend([*self.builds.take_events(cache.metadata.uid), *self._reported.pop(cache.name, ())])
-        problem, changed = None, False
+        memory.seen = {}
+        secrets, problem = "", None
         if needs_secrets(cache, build):
-            problem, changed = await self._secrets(cache, memory)
+            secrets, problem = await self._secrets(cache, memory)
+        if needs_configuration(cache, build):
+            memory.seen[CONFIGURATION] = await self.watches.seen(CONFIGURATION)
         count = self._dependencies.nodes
         return ObservedState(
             architectures=self._architectures(cache),
@@ -233,7 +264,8 @@ class Reconciler:
             malformed=stored.problem,
             notes=stored.notes,
             secrets_problem=problem,
-            secrets_changed=changed,
+            secrets=secrets,
+            configuration=memory.seen.get(CONFIGURATION, Seen()).version,
             store_problem=store_problem,
         )
 
@@ -248,7 +280,7 @@ class Reconciler:
     async def _bundles(self, cache: ImageCache) -> tuple[dict[str, Bundle], ImageCacheError | None]:
         def look() -> dict[str, Bundle]:
             found = {}
-            for name in bundle_ids(cache):
+            for name in self._dependencies.store.ids(ids.owner(cache.metadata.uid)):
                 try:
                     found[name] = self._dependencies.store.get(name)
                 except NotFound:
@@ -260,21 +292,24 @@ class Reconciler:
         except StoreError as error:
             return {}, error
 
-    async def _secrets(self, cache: ImageCache, memory: _Memory) -> tuple[ImageCacheError | None, bool]:
-        """Why they cannot be read, and whether they changed since the last build."""
+    async def _secrets(self, cache: ImageCache, memory: _Memory) -> tuple[str, ImageCacheError | None]:
+        """Their version, or why they cannot be read."""
         try:
             names = effective_spec(cache, architectures=self._architectures(cache)).pull_secrets
         except InvalidManifest:
-            return None, False
-        if not names:
-            return None, False
+            return "", None
+        for name in names:
+            memory.seen[name] = await self.watches.seen(name)
+        problem = next((memory.seen[name].problem for name in names if memory.seen[name].problem), None)
+        return "" if problem else pull_secrets.version({name: memory.seen[name].version for name in names}), problem
+
+    async def _look(self, key: str) -> Seen:
+        if key == CONFIGURATION:
+            return Seen(await asyncio.to_thread(self._dependencies.configuration))
         try:
-            found = pull_secrets.fingerprint(await pull_secrets.read(self._kube, names))
+            return Seen(await pull_secrets.read_version(self._kube, key))
         except PullSecretUnavailable as error:
-            return error, True
-        if memory.secrets is None and self._dependencies.role is Role.HOST_AGENT:
-            memory.secrets = found  # those that a person's command has just failed with: trying them again is no use
-        return None, found != memory.secrets
+            return Seen(problem=error)
 
     # carry out
 
@@ -302,9 +337,9 @@ class Reconciler:
                 try:
                     found = await pull_secrets.read(self._kube, request.pull_secrets)
                 except PullSecretUnavailable:
+                    await self.watches.refresh(request.pull_secrets)
                     self.queue.add(cache.name)  # the next look reads them first, and decides what follows
                     return
-                memory.secrets = pull_secrets.fingerprint(found)
                 self.builds.start(uid, request, found)
             case StopBuild():
                 await self.builds.stop(uid)
@@ -329,9 +364,10 @@ class Reconciler:
         memory = self._memories.setdefault(cache.metadata.uid, _Memory(cache.name))
         fresh: dict[str, JSON] = msgspec.to_builtins(status)
         stale = objects.at(item, "status")
-        known = {*(stale if isinstance(stale, dict) else ()), *_keys(memory.status)}
-        patch: Object = {key: None for key in known if key not in fresh} | fresh
-        await self._kube.patch(IMAGE_CACHES, cache.name, {"status": patch}, subresource="status")
+        known = (stale if isinstance(stale, dict) else {}, msgspec.to_builtins(memory.status) if memory.status else {})
+        patch: Object = {"status": objects.replacing(fresh, *known)}
+        written = await self._kube.patch(IMAGE_CACHES, cache.name, patch, subresource="status")
+        memory.version = objects.resource_version(written)
         if self._dependencies.role is Role.CLUSTER:
             memory.status = status
         memory.written = self._dependencies.clock.monotonic()
@@ -367,5 +403,8 @@ class Reconciler:
                 _log.info("collected", bytes=collected.freed)
 
 
-def _keys(status: Status | None) -> set[str]:
-    return set(msgspec.to_builtins(status)) if status else set()
+def _is_before(version: str, other: str) -> bool:
+    """Whether a resourceVersion is an earlier one of the same object, which API conventions allow to ask."""
+    if version.isdigit() and other.isdigit():
+        return int(version) < int(other)
+    return version != other

@@ -87,7 +87,7 @@ def write_image(
     if layer.entries != header.entries:
         raise ValueError(f"the header says {header.entries} entries, the tree has {layer.entries}")
     end_of_tar = DATA_START + header.tar_size
-    if os.fstat(fd).st_size < end_of_tar:
+    if header.tar_size and os.fstat(fd).st_size < end_of_tar:  # an empty tar leaves an empty file
         raise ValueError(f"the file does not hold the tar of {header.tar_size} bytes")
     # In this order: nodes prefetch the tar while it is written, so the head must say where it ends before anything
     # that is not tar stands behind it. The first truncation drops what an earlier attempt left there.

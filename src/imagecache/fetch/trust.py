@@ -1,13 +1,15 @@
 """A bundle document against what it claims: from the image's digest to every layer's diffID. Pure.
 
-The ImageCache has the digest of each reference; that digest proves the manifest, the manifest its config, the config
-the diffIDs, and a diffID the tar in a layer image. So a wrong link is found before a byte of a layer is fetched. Only
-the attributes of implied directories are taken from the store as they are (``builder.prove``).
+The ImageCache has the digest of each reference; that digest proves the manifest, or the indexes above it one after the
+other, the manifest its config, the config the diffIDs, and a diffID the tar in a layer image. So a wrong link is found
+before a byte of a layer is fetched. Only the attributes of implied directories are taken from the store as they are
+(``builder.prove``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 from imagecache.digest import Digest, chain_ids
 from imagecache.erofs.layer_header import DATA_START
@@ -45,10 +47,9 @@ def check(
 
 
 def _check_documents(image: ImageRecord, bodies: Mapping[Digest, bytes]) -> None:
-    if image.index is not None:
-        index = parse_index(bodies[image.index.digest], image.index.media_type)
-        listed = {entry.digest for entry in index.manifests}
-        _agree(image.manifest.digest in listed, image, "a manifest that its index does not list")
+    for index, below in pairwise((*image.indexes, image.manifest)):
+        listed = parse_index(bodies[index.digest], index.media_type).digests
+        _agree(below.digest in listed, image, "a manifest that its index does not list")
     manifest = parse_manifest(bodies[image.manifest.digest], image.manifest.media_type)
     _agree(manifest.config.digest == image.config.digest, image, "another config than its manifest")
     config = parse_config(bodies[image.config.digest], manifest)

@@ -14,11 +14,8 @@ from typing import Protocol
 
 from imagecache.errors import ContainerdMisconfigured
 from imagecache.host.containerd_config import Change, ConfigState, Found
-from imagecache.host.service_files import OPT, UNITS, HostFiles
+from imagecache.host.service_files import UNITS, HostFiles
 from imagecache.host.systemd_units import UNINSTALL
-
-REFUSED = OPT / "refused"
-"""The fingerprint of a configuration with which containerd did not start, or did not load our snapshotter."""
 
 
 class ContainerdFiles(Protocol):
@@ -48,15 +45,15 @@ class ConfigChanges:
 
     def refuse(self, found: Found) -> None:
         """Remember that containerd does not run with what ``install`` would write."""
-        self.files.write(REFUSED, found.fingerprint, 0o600)
+        self.files.write(self.files.refused, found.fingerprint, 0o600)
 
     def is_refused(self, found: Found) -> bool:
-        mark = self.files.at(REFUSED)
+        mark = self.files.at(self.files.refused)
         return mark.exists() and mark.read_text(errors="replace") == found.fingerprint
 
     def accept(self) -> None:
         """Forget that: containerd runs with our configuration."""
-        self.files.remove(REFUSED)
+        self.files.remove(self.files.refused)
 
     def repair_before_start(self, problem: Callable[[], str]) -> Sequence[Change]:
         """Write what is missing while containerd does not run, unless it has refused that before.

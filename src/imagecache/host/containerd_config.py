@@ -25,7 +25,7 @@ from imagecache.containerd.modes import version_of
 from imagecache.digest import Digest
 from imagecache.errors import ContainerdMisconfigured, PrivilegeMissing
 from imagecache.host.dropin import DropInSettings, default_snapshotter, drop_in
-from imagecache.host.user_config import UserConfig, read_toml, read_user_config
+from imagecache.host.user_config import UserConfig, exact_text, read_toml, read_user_config
 from imagecache.oserrors import from_os_error
 from imagecache.toml import Table, dumps
 
@@ -129,7 +129,7 @@ class ContainerdConfig:
             user = self._user()
             # either is in order: to try it again costs mounts, and may turn out otherwise in another process
             texts = [self._text(user, maps_ids=maps_ids) for maps_ids in (False, True)]
-            main = self._main.read_text() if user.files else ""
+            main = exact_text(self._main) if user.files else ""
             name = Digest.sha256((without_import(main, self._beside) + texts[0]).encode())
             # directories too: a file of conf.d that was deleted has changed what containerd would read
             changed = max((path.stat().st_ctime for path in user.sources), default=0.0)
@@ -150,7 +150,7 @@ class ContainerdConfig:
         """
         with _converted(self._main):
             path, user = self.path, self._user()
-            before = self._main.read_text() if self._main.exists() else ""
+            before = exact_text(self._main) if self._main.exists() else ""
             # both may refuse: before anything is written
             text, main = self._text(user, maps_ids=self._maps_ids()), self._importing(path, before)
             changes = [self._write(path, text, _mode(user)), self._write_main(before, main)]
@@ -182,8 +182,8 @@ class ContainerdConfig:
     def _forget(self) -> Change:
         if not self._main.exists():
             return Change(self._main, Action.UNCHANGED)
-        text = self._main.read_text()
-        if re.fullmatch(re.escape(self._line) + r"version = [23]\n", text):
+        text = exact_text(self._main)
+        if re.fullmatch(re.escape(self._line.rstrip("\n")) + r"\r?\nversion = [23]\r?\n", text):
             return self._remove(self._main)
         return self._write_main(text, without_import(text, self._beside))
 
@@ -241,27 +241,32 @@ def imported_pattern(document: Table, beside: Path) -> Path | None:
     return None
 
 
-def import_line(path: Path) -> str:
-    return dumps({"imports": [str(path)]}).rstrip("\n") + _MARK + "\n"
+def import_line(path: Path, end: str = "\n") -> str:
+    return dumps({"imports": [str(path)]}).rstrip("\n") + _MARK + end
 
 
 def with_import(text: str, path: Path) -> str:
     """The configuration's text with ``path`` as its last import: later files win."""
     start = _list_start(text)
     if start is None:
-        return import_line(path) + text
+        return import_line(path, _line_end(text)) + text
     end, separator = _end_of_list(text, start, path)
     element = dumps({"x": str(path)}).removeprefix("x = ").rstrip("\n")
     return text[:end] + separator.format(element) + text[end:]
 
 
 def without_import(text: str, path: Path) -> str:
-    """Exactly the text before ``with_import``."""
+    """Exactly the text before ``with_import``, also when an editor has changed every line's end since."""
     element = dumps({"x": str(path)}).removeprefix("x = ").rstrip("\n")
-    for added in (import_line(path), f", {element}", f" {element},", element):
+    for added in (import_line(path), import_line(path, "\r\n"), f", {element}", f" {element},", element):
         if added in text:
             return text.replace(added, "", 1)
     return text
+
+
+def _line_end(text: str) -> str:
+    """Of its first line; LF where there is none."""
+    return "\r\n" if text.partition("\n")[0].endswith("\r") else "\n"
 
 
 def _list_start(text: str) -> int | None:
@@ -297,7 +302,7 @@ def replace_text(path: Path, text: str, mode: int, *, before: str | None = None)
     path = path.resolve()
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(descriptor, "w") as file:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
             file.write(text)
             os.fchmod(file.fileno(), mode)  # mkstemp made it 0600
             file.flush()
@@ -319,7 +324,7 @@ def _check_unchanged(path: Path, before: str) -> None:
 
 def _text_of(path: Path) -> str:
     """Of a file that anybody may have damaged: bytes that are no UTF-8 make it another text, and no error."""
-    return path.read_text(errors="replace")
+    return path.read_bytes().decode(errors="replace")
 
 
 def _mode(user: UserConfig) -> int:

@@ -10,11 +10,13 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 CONTROL = Path("/dev/loop-control")
+_DEVICE = re.compile(r"/dev/loop[0-9]+")
 _CTL_GET_FREE = 0x4C82
 _CONFIGURE = 0x4C0A
 _FLAGS = 1 | 4
@@ -76,6 +78,15 @@ def _configure(device: int, backing: int, *, direct: bool) -> None:
             return
     # also what is left on a disk with sectors of 4096 bytes; older kernels leave direct I/O out by themselves
     fcntl.ioctl(device, _CONFIGURE, _CONFIG.pack(backing, _BLOCK_SIZE, 0, _FLAGS))
+
+
+def missing_node(error: OSError) -> str:
+    """Path of the loop device that the kernel has and ``/dev`` of this process does not; empty for other errors.
+
+    A container's /dev has the devices that there were when it started; the kernel makes more when they are asked for.
+    """
+    path = str(error.filename or "")
+    return path if error.errno == errno.ENOENT and _DEVICE.fullmatch(path) else ""
 
 
 def backing_file(device: str) -> str:

@@ -293,6 +293,9 @@ def _explain(error: OSError, source: Path, target: Path) -> NoReturn:
     kind, hint = _MEANING.get(error.errno or 0, (MountFailed, "look at the last lines of dmesg"))
     if error.filename == str(loop_devices.CONTROL) and kind is MountFailed:
         hint = "the kernel gives no loop device: modprobe loop; why one is needed: imagecache doctor"
+    if device := loop_devices.missing_node(error):  # not the file is missing
+        message = f"mounting {source} at {target}: the kernel's {device} is not in this container's /dev ({name})"
+        hint = f"give the container the host's /dev, or make the node: mknod {device} b 7 {device[9:]}"
     raise kind(message, hint=hint) from error
 
 

@@ -167,6 +167,6 @@ async def _configs(session: Session, target: Digest) -> AsyncIterator[Digest]:
     if not isinstance(document, Index):
         yield document.config.digest
         return
-    for entry in document.manifests:
-        async for config in _configs(session, entry.digest):
+    for digest in document.digests:
+        async for config in _configs(session, digest):
             yield config

@@ -157,9 +157,10 @@ def _loop(image: Path, *, needed: bool) -> Check:
         with loop_devices.attached(image) as device:
             return ok(_AREA, "loop device", f"{device} would work")
     except OSError as error:
-        words = f"none is available: {error.strerror}"
+        device = loop_devices.missing_node(error)
+        words = f"{device} is not in /dev of this container" if device else f"none is available: {error.strerror}"
         if needed:
-            return problem(_AREA, "loop device", words, "modprobe loop")
+            return problem(_AREA, "loop device", words, "use the host's /dev" if device else "modprobe loop")
         return warning(_AREA, "loop device", words, "only needed before kernel 6.12, or for a store on overlayfs")
 
 

@@ -24,7 +24,7 @@ from pathlib import Path, PurePosixPath
 
 import imagecache
 from imagecache.errors import HostError
-from imagecache.host.service_files import OPT
+from imagecache.host.service_files import DIRECTORY
 
 PACKAGE = "imagecache"
 _RUNTIME = PurePosixPath("runtime")
@@ -78,14 +78,17 @@ class RuntimeFiles:
         (directory / _ENTRY).write_text(_MAIN)
 
 
-def runtime_files() -> RuntimeFiles:
+def runtime_files(directory: Path = DIRECTORY) -> RuntimeFiles:
     """The files that this process runs from. Raises HostError when they cannot be found.
 
-    Of a program that is installed on the host only the name: it is complete there, and has no metadata of packages.
+    Of a program that is installed in ``directory`` of the host only the name: it is complete there, and has no metadata
+    of packages.
     """
-    own = Path(imagecache.__file__).resolve()
-    if own.is_relative_to(OPT):
-        return RuntimeFiles({}, own.relative_to(OPT).parts[0])
+    own, installed = Path(imagecache.__file__).resolve(), directory.resolve()
+    if own.is_relative_to(installed):
+        name = own.relative_to(installed).parts[0]
+        if (installed / name / _ENTRY).is_file():
+            return RuntimeFiles({}, name)
     interpreter = Path(getattr(sys, "_base_executable", None) or sys.executable).resolve()
     library = PurePosixPath("lib") / f"python{sys.version_info.major}.{sys.version_info.minor}"
     files = {_INTERPRETER: interpreter}

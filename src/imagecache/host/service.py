@@ -3,9 +3,10 @@
 The order of the steps leaves a working host after a crash at any point, and the same call again finishes: containerd is
 configured for our snapshotter only when that runs, and gets its old configuration back when it does not start with
 ours. Images that another snapshotter has unpacked are looked at when containerd runs with ours; a mark on the disk,
-``UNCHECKED``, remembers that, since containerd may answer late or be restarted by somebody else. To uninstall,
-containerd first stops using our snapshotter for new containers; the service is removed after the last container that
-uses it. What ``host.config_guard`` does in between, it does with the parts that are here. It must not know Kubernetes.
+``HostFiles.unchecked``, remembers that, since containerd may answer late or be restarted by somebody else. To
+uninstall, containerd first stops using our snapshotter for new containers; the service is removed after the last
+container that uses it. What ``host.config_guard`` does in between, it does with the parts that are here. It must not
+know Kubernetes.
 """
 
 from __future__ import annotations
@@ -25,18 +26,13 @@ from imagecache.errors import (
     ServiceManagerMissing,
 )
 from imagecache.host import systemd_units
-from imagecache.host.config_changes import REFUSED, ConfigChanges, ContainerdFiles
+from imagecache.host.config_changes import ConfigChanges, ContainerdFiles
 from imagecache.host.containerd_config import Action, Change, ConfigState, Found
-from imagecache.host.service_files import CREDENTIALS, OPT, PROGRAM, STATE, HostFiles, Program
+from imagecache.host.service_files import CREDENTIALS, STATE, HostFiles, Program
 from imagecache.settings.table import Mode
 
 AGENT_STALE, CONTAINERD_STALE = STATE / "agent-stale", STATE / "containerd-stale"
 """Marks: files of the agent, or of containerd, have changed since it started. In /run, since a boot restarts both."""
-UNCHECKED = OPT / "images-unchecked"
-"""A mark: images may have been unpacked by another snapshotter, which is not the default of the next start any more.
-
-Its text is the identity of a containerd that was seen without our part, if one was.
-"""
 
 
 class ServiceManager(Protocol):
@@ -125,6 +121,7 @@ class HostService:
         self.config = ConfigChanges(files, self._drop_in)
         self._settings = settings
         self._program = program
+        self._executable, self._unchecked = files.program, files.unchecked
 
     # install
 
@@ -144,7 +141,10 @@ class HostService:
             if not self._services.running():
                 raise ServiceManagerMissing(
                     "everything is installed, but no systemd runs here to start it",
-                    hint=f"hold the socket of {systemd_units.SOCKET}, run {PROGRAM} agent, then restart containerd",
+                    hint=(
+                        f"hold the socket of {systemd_units.SOCKET}, run {self._executable} agent, "
+                        "then restart containerd"
+                    ),
                 )
             self._run_with_ours()
             self._files.remove_old()  # last: the old program may have run until the restart
@@ -166,7 +166,7 @@ class HostService:
             self._services.stop(systemd_units.TIMER)
             # one that has just started waits for our lock, and would uninstall what we install
             self._services.stop(systemd_units.UNINSTALL)
-        changes = self._files.remove_units(systemd_units.uninstall_units(PROGRAM), systemd_units.UNINSTALL_WANTED)
+        changes = self._remove_uninstall()
         fresh = self._change_agent(
             lambda: [
                 self._files.install_program(self._program()),
@@ -175,12 +175,17 @@ class HostService:
             ]
         )
         if self._settings.configure:
-            guards = systemd_units.guard_units(PROGRAM, self._settings.containerd_unit)
+            guards = systemd_units.guard_units(self._executable, self._settings.containerd_unit)
             fresh += self._files.write_units(guards, {})
         return [change for change in changes if change.action is not Action.UNCHANGED] + fresh
 
     def _agent_units(self, command: str) -> Mapping[str, str]:
-        return systemd_units.agent_units(PROGRAM, command, containerd=self._settings.containerd_unit)
+        return systemd_units.agent_units(self._executable, command, containerd=self._settings.containerd_unit)
+
+    def _remove_uninstall(self) -> list[Change]:
+        return self._files.remove_units(
+            systemd_units.uninstall_units(self._executable), systemd_units.UNINSTALL_WANTED
+        )
 
     def _change_agent(self, change: Callable[[], list[Change]]) -> list[Change]:
         """Change the agent's files, and mark that it must be restarted, even if we are killed in between."""
@@ -214,10 +219,10 @@ class HostService:
                 )
         unchecked = self.has_unchecked_images()
         if not unchecked:  # before any change: it must be there whoever starts containerd next
-            self._files.write(UNCHECKED, "", 0o600)
+            self._files.write(self._unchecked, "", 0o600)
         changes = self._change_containerd(self._drop_in.install)
         if not unchecked and not _changed(changes):
-            self._files.remove(UNCHECKED)
+            self._files.remove(self._unchecked)
         return changes
 
     def _change_containerd(self, change: Callable[[], Sequence[Change]]) -> list[Change]:
@@ -331,7 +336,7 @@ class HostService:
 
     def _was_seen_without_us(self) -> bool:
         """Whether that was this start of containerd: files that were repaired since change nothing for it."""
-        mark = self._files.at(UNCHECKED)
+        mark = self._files.at(self._unchecked)
         return mark.exists() and mark.read_text(errors="replace") == self.containerd_now() != ""
 
     def _containerd_started(self) -> float:
@@ -346,11 +351,11 @@ class HostService:
 
         What is pulled from now on is unpacked elsewhere, and is looked at when it runs with us.
         """
-        self._files.write(UNCHECKED, self.containerd_now(), 0o600)
+        self._files.write(self._unchecked, self.containerd_now(), 0o600)
         return self._records.delete_image_records()
 
     def has_unchecked_images(self) -> bool:
-        return self._files.at(UNCHECKED).exists()
+        return self._files.at(self._unchecked).exists()
 
     def check_images(self) -> None:
         """Delete the records of images that containerd cannot start now that it runs with us, if there may be some.
@@ -362,13 +367,13 @@ class HostService:
             return
         if self.has_unchecked_images():
             self._records.delete_image_records(ours=True)
-            self._files.remove(UNCHECKED)
+            self._files.remove(self._unchecked)
         self.config.accept()
 
     def restart_containerd(self) -> None:
         """Restart it with its present files. Raises as ``_run_with_ours``."""
         if not self.has_unchecked_images():
-            self._files.write(UNCHECKED, "", 0o600)
+            self._files.write(self._unchecked, "", 0o600)
         self._mark_containerd()
         self._run_with_ours()
 
@@ -389,9 +394,9 @@ class HostService:
         self._restart_containerd()
         forgotten = self._records.delete_image_records()
         self._records.release_held()
-        for mark in (REFUSED, UNCHECKED):
+        for mark in (self._files.refused, self._unchecked):
             self._files.remove(mark)
-        self._files.remove_empty(OPT)
+        self._files.remove_empty(self._files.directory)
         return Uninstalled(changes, forgotten)
 
     def _uninstall(self) -> Uninstalled:
@@ -414,7 +419,7 @@ class HostService:
         serving = self._agent_units("snapshotter")
         changes = self._change_agent(lambda: self._files.write_units(serving, systemd_units.WANTED))
         uninstall = systemd_units.uninstall_units(
-            PROGRAM, self._settings.flags, containerd=self._settings.containerd_unit
+            self._executable, self._settings.flags, containerd=self._settings.containerd_unit
         )
         changes += self._files.write_units(uninstall, systemd_units.UNINSTALL_WANTED)
         changes += self._files.remove_guards()
@@ -430,11 +435,11 @@ class HostService:
             self._services.stop(systemd_units.SOCKET)
         changes = [self._files.remove_tree(path) for path in (*self._settings.owned, CREDENTIALS)]
         changes.append(self._files.remove_config())
-        changes += self._files.remove_units(systemd_units.agent_units(PROGRAM), systemd_units.WANTED)
+        changes += self._files.remove_units(systemd_units.agent_units(self._executable), systemd_units.WANTED)
         changes += self._files.remove_guards()
         for mark in (AGENT_STALE, CONTAINERD_STALE):
             self._files.remove(mark)
-        changes += self._files.remove_units(systemd_units.uninstall_units(PROGRAM), systemd_units.UNINSTALL_WANTED)
+        changes += self._remove_uninstall()
         changes.append(self._files.remove_program())
         if self._services.running():
             self._services.reload()

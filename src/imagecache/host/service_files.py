@@ -19,13 +19,14 @@ from imagecache.host.containerd_config import Action, Change, replace_text
 from imagecache.host.mountinfo import MOUNTINFO, parse
 from imagecache.host.systemd_units import GUARD
 from imagecache.oserrors import from_os_error
+from imagecache.settings.table import Settings
 
-OPT = Path("/opt/imagecache")
 UNITS = Path("/etc/systemd/system")
 CONFIG = Path("/etc/imagecache/config.toml")
 STATE = Path("/run/imagecache")
 CREDENTIALS = STATE / "credentials"
-PROGRAM = OPT / "current/bin/imagecache"
+DIRECTORY = Settings().host_directory
+"""Where the program is unless a setting says otherwise."""
 HEADING = "# Written by `imagecache host install`, and again at its next run.\n"
 """First line of a configuration file that we may overwrite."""
 _CURRENT, _STAGED, _LOCK = "current", ".new-", "host.lock"
@@ -43,10 +44,32 @@ class Program(Protocol):
 
 
 class HostFiles:
-    """Every method is idempotent and raises PrivilegeMissing, HostError, StoreError (NoSpace)."""
+    """Every method is idempotent and raises PrivilegeMissing, HostError, StoreError (NoSpace).
 
-    def __init__(self, root: Path = Path("/")) -> None:
+    ``directory`` is the host's: for the program, and for what must outlive a boot.
+    """
+
+    def __init__(self, root: Path = Path("/"), directory: Path = DIRECTORY) -> None:
         self.root = root
+        self.directory = directory
+
+    @property
+    def program(self) -> Path:
+        """The current one."""
+        return self.directory / _CURRENT / "bin/imagecache"
+
+    @property
+    def refused(self) -> Path:
+        """The fingerprint of a configuration with which containerd did not start, or did not load our snapshotter."""
+        return self.directory / "refused"
+
+    @property
+    def unchecked(self) -> Path:
+        """A mark: images may have been unpacked by another snapshotter, which is not the next start's default any more.
+
+        Its text is the identity of a containerd that was seen without our part, if one was.
+        """
+        return self.directory / "images-unchecked"
 
     def at(self, path: Path) -> Path:
         """Where the host's ``path`` is seen from this process."""
@@ -69,44 +92,65 @@ class HostFiles:
 
     def current(self) -> str:
         """Name of the installed program; empty when none is installed."""
-        link = self.at(OPT) / _CURRENT
+        link = self.at(self.directory) / _CURRENT
         return link.readlink().name if link.is_symlink() else ""
 
     def install_program(self, program: Program) -> Change:
         """Make ``program`` the current one. The one before stays: running processes may still read its files."""
-        folder, link = self.at(OPT), self.at(OPT) / _CURRENT
+        folder, link = self.at(self.directory), self.at(self.directory) / _CURRENT
         before = self.current()
         with self._converted():
             folder.mkdir(mode=0o755, parents=True, exist_ok=True)
             if not (folder / program.name).exists():
                 self._write(program, folder)
             if before == program.name:
-                return Change(OPT / _CURRENT, Action.UNCHANGED)
+                return Change(self.directory / _CURRENT, Action.UNCHANGED)
             fresh = folder / f".{_CURRENT}"
             fresh.unlink(missing_ok=True)
             fresh.symlink_to(program.name)
             fresh.rename(link)
-        return Change(OPT / _CURRENT, Action.UPDATED if before else Action.CREATED)
+        return Change(self.directory / _CURRENT, Action.UPDATED if before else Action.CREATED)
 
     def _write(self, program: Program, folder: Path) -> None:
         """Write it beside its final directory, flush it to the disk, then rename it."""
         for leftover in folder.glob(f"{_STAGED}*"):  # of a run that was killed
             shutil.rmtree(leftover)
         staged = folder / f"{_STAGED}{program.name}"
-        program.write(staged, OPT / program.name)
+        program.write(staged, self.directory / program.name)
         os.sync()  # thousands of files: one sync is faster than an fsync of each
         staged.rename(folder / program.name)
 
     def remove_old(self) -> None:
         """Every program but the current one."""
-        with self._converted():
-            for path in self.at(OPT).iterdir():
-                if path.is_dir() and not path.is_symlink() and path.name != self.current():
-                    shutil.rmtree(path)
+        for path in self._programs():
+            if path.name != self.current():
+                self.remove_tree(path)
 
     def remove_program(self) -> Change:
-        """Every program, even when this process runs from it: open files stay until they are closed."""
-        return self.remove_tree(OPT)
+        """Every program, even when this process runs from it: open files stay until they are closed; and our marks.
+
+        What others have in the directory stays. The link goes last: while it is there, an uninstall is not finished.
+        """
+        if not self.at(self.directory).exists():
+            return Change(self.directory, Action.UNCHANGED)
+        for path in self._programs():
+            self.remove_tree(path)
+        for path in (self.refused, self.unchecked):
+            self.remove(path)
+        with self._converted():
+            for name in (f".{_CURRENT}", _CURRENT):
+                (self.at(self.directory) / name).unlink(missing_ok=True)
+        self.remove_empty(self.directory)
+        return Change(self.directory, Action.REMOVED)
+
+    def _programs(self) -> list[Path]:
+        """Directories that ``install_program`` has made, also those that it has not finished."""
+        with self._converted():
+            return [
+                self.directory / path.name
+                for path in self.at(self.directory).iterdir()
+                if not path.is_symlink() and (path.name.startswith(_STAGED) or (path / "bin/imagecache").is_file())
+            ]
 
     # configuration and units
 

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import msgspec
 
+from imagecache.api.own_status import with_own_status
 from imagecache.api.parse import is_name
 from imagecache.api.types import RESOURCES, ImageCache
 from imagecache.errors import NotFound, StoreBusy, StoreCorrupt
@@ -56,12 +57,12 @@ class ObjectFiles:
         data = self._data(self._path(name)) if is_name(name) else None
         if data is None:
             raise not_found(name)
-        return _decoded(self._path(name), data, _caches)
+        return with_own_status(_decoded(self._path(name), data, _caches))
 
     def caches(self) -> list[ImageCache]:
         """Every object, by name; none when there is no store. Raises StoreCorrupt."""
         found = [(path, self._data(path)) for path in self._files()]
-        caches = [_decoded(path, data, _caches) for path, data in found if data is not None]
+        caches = [with_own_status(_decoded(path, data, _caches)) for path, data in found if data is not None]
         return sorted(caches, key=lambda cache: cache.name)
 
     def ids(self) -> frozenset[str]:

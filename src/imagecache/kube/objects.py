@@ -70,6 +70,19 @@ def merge(item: Object, patch: Object) -> Object:
     return merged
 
 
+def replacing(after: Object, *before: Object) -> Object:
+    """A merge patch that makes any of these mappings the other, keys within keys too."""
+    patch = dict(after)
+    for each in before:
+        for key, value in each.items():
+            wanted = patch.get(key)
+            if key not in patch:
+                patch[key] = None
+            elif isinstance(value, dict) and isinstance(wanted, dict):
+                patch[key] = replacing(wanted, value)
+    return patch
+
+
 def same(one: Object, other: Object) -> bool:
     """Whether nothing but the resourceVersion differs."""
     first, second = copy.deepcopy(one), copy.deepcopy(other)

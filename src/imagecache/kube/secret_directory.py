@@ -11,6 +11,7 @@ from pathlib import Path
 
 from imagecache.api import yamltext
 from imagecache.errors import ObjectNotFound
+from imagecache.file_version import file_version
 from imagecache.kube import objects
 from imagecache.kube.api import Object
 from imagecache.oserrors import converting
@@ -23,7 +24,10 @@ class SecretDirectory:
         self._directory = directory
 
     def get(self, name: str, namespace: str) -> Object:
-        """The last one of that name; ``selfLink`` is its file. Raises ObjectNotFound, InvalidManifest, StoreError."""
+        """The last one of that name; ``selfLink`` is its file, ``resourceVersion`` that file's version.
+
+        Raises ObjectNotFound, InvalidManifest, StoreError.
+        """
         found: Object | None = None
         for item in self._secrets():
             if (objects.name(item), objects.namespace(item) or "default") == (name, namespace):
@@ -38,7 +42,8 @@ class SecretDirectory:
     def _secrets(self) -> Iterator[Object]:
         for path in self._files():
             with converting(path):
-                text = path.read_text(encoding="utf-8", errors="replace")
+                # before the text: one that is changed in between has another version the next time
+                version, text = file_version(path), path.read_text(encoding="utf-8", errors="replace")
             for document in yamltext.load(text, str(path)):
                 secret = document.value
                 if (
@@ -46,7 +51,8 @@ class SecretDirectory:
                     and secret.get("kind") == "Secret"
                     and objects.at(secret, "metadata", "name")
                 ):
-                    objects.metadata(secret)["selfLink"] = document.source
+                    metadata: Object = {"selfLink": document.source, "resourceVersion": repr(version)}
+                    objects.metadata(secret).update(metadata)
                     yield secret
 
     def _files(self) -> list[Path]:

@@ -1,8 +1,9 @@
 """Compressed bytes to uncompressed ones: gzip, zstd or neither, detected by the first bytes as containerd does.
 
-Output has bounded pieces however much the input expands, and growth past the limits is an error, so that a bomb costs
-nothing. The libraries release Python's lock while they work. It must not hash, write or know a tar. Source: containerd
-``pkg/archive/compression``; Go ``compress/gzip`` (multistream); RFC 1952, RFC 8878.
+Output has bounded pieces however much the input expands, and more of it than the limits allow is an error. A ratio is
+none: zeros in zstd rightly take thousands of times less than they are. The libraries release Python's lock while they
+work. It must not hash, write or know a tar. Source: containerd ``pkg/archive/compression``; Go ``compress/gzip``
+(multistream); RFC 1952, RFC 8878.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Protocol, cast
 import zstandard
 from isal import igzip_lib
 
-from imagecache.errors import LimitExceeded, MalformedLayer, UnsupportedMediaType
+from imagecache.errors import ImageTooLarge, LimitExceeded, MalformedLayer, UnsupportedMediaType
 from imagecache.layer.zstd_frames import BLOCK_MAXIMUM, FrameWalker
 from imagecache.limits import MIB, Limits
 
@@ -24,10 +25,6 @@ _PIECE = 4 * MIB
 """The largest piece of output. The queues between a conversion's threads hold pieces, so it bounds their memory."""
 _INPUT_SLICE = 128 * 1024
 """gzip input of one step. The bytes behind a member's end are copied, so a large slice would copy much."""
-_FREE_GROWTH = 64 * MIB
-"""The ratio is not checked before this much output: a small layer of zeros is no bomb."""
-_MAX_WINDOW = 128 * MIB
-"""Memory of a zstd decompressor: what the ``zstd`` command takes without ``--memory``."""
 
 _GZIP = b"\x1f\x8b\x08"
 _ZSTD = b"\x28\xb5\x2f\xfd"
@@ -110,9 +107,9 @@ class _Gzip:
 class _Zstd:
     """Frames one after another; skippable ones are skipped."""
 
-    def __init__(self) -> None:
-        self._walker = FrameWalker(_MAX_WINDOW)
-        decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
+    def __init__(self, limits: Limits) -> None:
+        self._walker = FrameWalker(limits.zstd_window)
+        decompressor = zstandard.ZstdDecompressor(max_window_size=limits.zstd_window)
         self._frames = decompressor.decompressobj(write_size=_PIECE // 4, read_across_frames=True)
 
     def feed(self, chunk: memoryview) -> Iterator[bytes]:
@@ -133,12 +130,11 @@ class Decompressor:
     """One layer's stream: ``feed`` (or ``decompress``) every chunk in order, then ``finish``."""
 
     def __init__(self, compression: Compression, limits: Limits) -> None:
-        codecs: dict[Compression, type[_Plain | _Gzip | _Zstd]] = {
-            Compression.NONE: _Plain,
-            Compression.GZIP: _Gzip,
-            Compression.ZSTD: _Zstd,
-        }
-        self._codec: _Codec = codecs[compression]()
+        self._codec: _Codec
+        if compression is Compression.ZSTD:
+            self._codec = _Zstd(limits)
+        else:
+            self._codec = _Gzip() if compression is Compression.GZIP else _Plain()
         self._compression = compression
         self._limits = limits
         self.consumed = 0
@@ -147,7 +143,10 @@ class Decompressor:
         """Bytes yielded."""
 
     def feed(self, chunk: Bytes) -> Iterator[bytes]:
-        """The output of a chunk in pieces of at most 4 MiB; take them all. Raises MalformedLayer, LimitExceeded."""
+        """The output of a chunk in pieces of at most 4 MiB; take them all.
+
+        Raises MalformedLayer, LimitExceeded, ImageTooLarge.
+        """
         self.consumed += len(chunk)
         if not chunk:
             return
@@ -169,5 +168,8 @@ class Decompressor:
     def _check_growth(self) -> None:
         if self.produced > self._limits.layer_uncompressed:
             raise LimitExceeded(f"the layer has more than {self._limits.layer_uncompressed} bytes uncompressed")
-        if self.produced > max(_FREE_GROWTH, self._limits.layer_ratio * self.consumed):
-            raise LimitExceeded(f"the layer expands to more than {self._limits.layer_ratio} times its size")
+        if self._limits.layer_room is not None and self.produced > self._limits.layer_room:
+            raise ImageTooLarge(
+                f"a layer has more than the {self._limits.layer_room} bytes that imageCacheSize leaves for it",
+                hint="set spec.imageCacheSize higher, or list fewer images",
+            )

@@ -1,33 +1,61 @@
 """Indexes, manifests and image configs: bytes in, checked values out.
 
-Bounded by ``Limits``, and strict where two readers could see two different images (CVE-2021-41190): a document that is
-index and manifest at once, or that states another type than its descriptor, is refused as in containerd
-(``core/images/image.go``, validateMediaType). Unknown fields are ignored. ``null`` lists are empty lists, because Go
-writes them so. It must not check the digest of the bytes (the caller has done so) and must not do I/O.
+What containerd 1.6 and 2.4 accept is accepted, with the same meaning, and what both refuse is refused by name. So the
+type of a document is its descriptor's; one that states the type of the other kind, or has fields of the other kind
+(``null`` is one), is refused, since two readers could see two different images (CVE-2021-41190; containerd
+``core/images/image.go``, validateMediaType). Nobody looks at ``schemaVersion``. JSON is read as Go reads it
+(``foreign_json``), within the bounds of ``Limits``. It must not check the digest of the bytes (the caller has done so)
+and must not do I/O.
 """
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
-from imagecache.digest import DiffID
-from imagecache.errors import InvalidDigest, LimitExceeded, MalformedDocument
+from imagecache import foreign_json
+from imagecache.digest import DiffID, Digest
+from imagecache.errors import InvalidDigest, LimitExceeded, MalformedDocument, UnsupportedMediaType
 from imagecache.limits import DEFAULT, Limits
 from imagecache.oci import mediatypes
 from imagecache.oci.descriptor import Descriptor, Platform, decode_hook
 
 _T = TypeVar("_T")
-_SCHEMA_VERSION = 2
-_ABSENT = msgspec.Raw()
+_SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1+json"
+_PUSH_AGAIN = "build and push the image again"
+
+
+class IndexEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """One entry of an index. Only the entry that is chosen has to be right, as in containerd."""
+
+    media_type: str = ""
+    digest: str = ""
+    size: int = 0
+    platform: Platform | None = None
+
+    def descriptor(self, limits: Limits = DEFAULT) -> Descriptor:
+        """The entry when it is chosen. Raises MalformedDocument, LimitExceeded, UnsupportedMediaType."""
+        mediatypes.check_resolved(self.media_type)
+        try:
+            digest = Digest(self.digest)
+        except InvalidDigest as error:
+            raise MalformedDocument(f"an entry of the index has {error.message}", hint=_PUSH_AGAIN) from error
+        descriptor = Descriptor(media_type=self.media_type, digest=digest, size=self.size, platform=self.platform)
+        _sized(descriptor, limits.manifest_size, "a manifest of the index")
+        return descriptor
 
 
 class Index(msgspec.Struct, frozen=True, kw_only=True):
     """An image index, or Docker's manifest list."""
 
     media_type: str
-    manifests: tuple[Descriptor, ...]
+    manifests: tuple[IndexEntry, ...]
+
+    @property
+    def digests(self) -> tuple[Digest, ...]:
+        """Of the entries; those that have no valid one are left out."""
+        return tuple(digest for entry in self.manifests if (digest := _digest(entry.digest)) is not None)
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +64,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     media_type: str
     config: Descriptor
     layers: tuple[Descriptor, ...]
+    """Those that are tars: containerd unpacks no others, and the config has diffIDs for no others."""
 
     @property
     def size(self) -> int:
@@ -50,37 +79,38 @@ class ImageConfig(msgspec.Struct, frozen=True, kw_only=True):
     diff_ids: tuple[DiffID, ...]
 
 
-class _Document(msgspec.Struct, rename="camel"):
-    """Index and manifest in one, so that a mixture of both is detected."""
+class _Shape(msgspec.Struct, rename="camel"):
+    """What a document has, whatever it is; ``null`` counts as something, as for Go's RawMessage."""
 
-    schema_version: int = 0
     media_type: str = ""
+    schema_version: int = 0
+    config: Any = msgspec.UNSET
+    layers: Any = msgspec.UNSET
+    manifests: Any = msgspec.UNSET
+    fs_layers: Any = msgspec.UNSET
+
+
+class _Index(msgspec.Struct):
+    manifests: tuple[IndexEntry, ...] = ()
+
+
+class _Manifest(msgspec.Struct):
     config: Descriptor | None = None
-    layers: tuple[Descriptor, ...] | None = None
-    manifests: tuple[Descriptor, ...] | None = None
-    fs_layers: msgspec.Raw = _ABSENT
-    artifact_type: str = ""
+    layers: tuple[Descriptor, ...] = ()
 
 
-class _RootFS(msgspec.Struct):
+class _RootFS(msgspec.Struct, frozen=True):
     type: str = ""
-    diff_ids: tuple[DiffID, ...] | None = None
+    diff_ids: tuple[DiffID, ...] = ()
 
 
 class _Config(msgspec.Struct):
-    rootfs: _RootFS
+    rootfs: _RootFS = _RootFS()
     os: str = ""
     architecture: str = ""
     variant: str = ""
     os_version: str = msgspec.field(default="", name="os.version")
-    os_features: tuple[str, ...] | None = msgspec.field(default=None, name="os.features")
-
-
-class _Typed(msgspec.Struct, rename="camel"):
-    media_type: str = ""
-    schema_version: int = 0
-    manifests: msgspec.Raw = _ABSENT
-    config: msgspec.Raw = _ABSENT
+    os_features: tuple[str, ...] = msgspec.field(default=(), name="os.features")
 
 
 def detect_media_type(data: bytes, content_type: str, limits: Limits = DEFAULT) -> str:
@@ -91,15 +121,15 @@ def detect_media_type(data: bytes, content_type: str, limits: Limits = DEFAULT) 
     named = content_type.partition(";")[0].strip().lower()
     if named.startswith("application/vnd."):
         return named
-    document = _decode(data, _Typed, "manifest", limits.manifest_size)
-    if document.media_type:
-        return document.media_type
+    shape = _decode(data, _Shape, "manifest", limits.manifest_size)
+    if shape.media_type:
+        return shape.media_type
     # Schema 1 has no mediaType of its own; naming it gives the user the reason instead of "malformed".
-    if document.schema_version == 1:
-        return "application/vnd.docker.distribution.manifest.v1+json"
-    if document.manifests:
+    if shape.schema_version == 1:
+        return _SCHEMA_1
+    if shape.manifests is not msgspec.UNSET:
         return mediatypes.OCI_INDEX
-    return mediatypes.OCI_MANIFEST if document.config else named
+    return named if shape.config is msgspec.UNSET else mediatypes.OCI_MANIFEST
 
 
 def parse_document(data: bytes, media_type: str, limits: Limits = DEFAULT) -> Index | Manifest:
@@ -114,13 +144,12 @@ def parse_index(data: bytes, media_type: str, limits: Limits = DEFAULT) -> Index
     if not mediatypes.is_index(media_type):
         mediatypes.check_resolved(media_type)
         raise MalformedDocument(f"expected an index, got a manifest ({media_type})")
-    document = _document(data, media_type, limits)
-    if document.config is not None or document.layers is not None or mediatypes.is_manifest(document.media_type):
+    shape = _shape(data, "index", limits)
+    mixed = shape.config is not msgspec.UNSET or shape.layers is not msgspec.UNSET
+    if mixed or mediatypes.is_manifest(shape.media_type):
         raise MalformedDocument("the index has fields of a manifest", hint=_PUSH_AGAIN)
-    manifests = document.manifests or ()
+    manifests = _decode(data, _Index, "index", limits.manifest_size).manifests
     _bounded(len(manifests), limits.index_entries, "manifests in the index")
-    for entry in manifests:
-        _sized(entry, limits.manifest_size, "a manifest of the index")
     return Index(media_type=media_type, manifests=manifests)
 
 
@@ -129,22 +158,23 @@ def parse_manifest(data: bytes, media_type: str, limits: Limits = DEFAULT) -> Ma
     if not mediatypes.is_manifest(media_type):
         mediatypes.check_resolved(media_type)
         raise MalformedDocument(f"expected a manifest, got an index ({media_type})")
-    document = _document(data, media_type, limits)
-    if document.manifests is not None or mediatypes.is_index(document.media_type):
+    shape = _shape(data, "manifest", limits)
+    if shape.manifests is not msgspec.UNSET or mediatypes.is_index(shape.media_type):
         raise MalformedDocument("the manifest has fields of an index", hint=_PUSH_AGAIN)
+    document = _decode(data, _Manifest, "manifest", limits.manifest_size)
     if document.config is None:
         raise MalformedDocument("the manifest has no config", hint=_PUSH_AGAIN)
     mediatypes.check_config(document.config.media_type)
     _sized(document.config, limits.config_size, "the config")
-    return Manifest(media_type=media_type, config=document.config, layers=_layers(document.layers or (), limits))
+    return Manifest(media_type=media_type, config=document.config, layers=_layers(document.layers, limits))
 
 
 def parse_config(data: bytes, manifest: Manifest, limits: Limits = DEFAULT) -> ImageConfig:
     """Parse the config of ``manifest``. Raises MalformedDocument, LimitExceeded."""
     config = _decode(data, _Config, "config", limits.config_size)
-    if config.rootfs.type != "layers":  # the only type of the specification
+    if config.rootfs.type not in {"", "layers"}:  # containerd 2.4 does not unpack others (core/unpack/unpacker.go)
         raise MalformedDocument(f"rootfs.type of the config is {config.rootfs.type[:40]!r}, not 'layers'")
-    diff_ids = config.rootfs.diff_ids or ()
+    diff_ids = config.rootfs.diff_ids
     if len(diff_ids) != len(manifest.layers):
         raise MalformedDocument(
             f"the config has {len(diff_ids)} diff_ids for the {len(manifest.layers)} layers of the manifest",
@@ -155,43 +185,47 @@ def parse_config(data: bytes, manifest: Manifest, limits: Limits = DEFAULT) -> I
         architecture=config.architecture,
         variant=config.variant,
         os_version=config.os_version,
-        os_features=config.os_features or (),
+        os_features=config.os_features,
     )
     return ImageConfig(platform=platform, diff_ids=diff_ids)
 
 
-_PUSH_AGAIN = "build and push the image again"
+def _shape(data: bytes, what: str, limits: Limits) -> _Shape:
+    shape = _decode(data, _Shape, what, limits.manifest_size)
+    if shape.fs_layers is not msgspec.UNSET:
+        mediatypes.check_resolved(_SCHEMA_1)
+    return shape
 
 
-def _document(data: bytes, media_type: str, limits: Limits) -> _Document:
-    document = _decode(data, _Document, "manifest", limits.manifest_size)
-    if document.fs_layers or document.schema_version == 1:
-        mediatypes.check_resolved("application/vnd.docker.distribution.manifest.v1+json")
-    if document.schema_version != _SCHEMA_VERSION:
-        raise MalformedDocument(f"schemaVersion is {document.schema_version}, not 2", hint=_PUSH_AGAIN)
-    # The field is optional in OCI documents, so only a contradiction is an error.
-    if document.media_type and document.media_type != media_type:
-        raise MalformedDocument(
-            f"the document states the type {document.media_type[:127]}, its descriptor {media_type}",
-            hint=_PUSH_AGAIN,
+def _layers(listed: tuple[Descriptor, ...], limits: Limits) -> tuple[Descriptor, ...]:
+    layers = tuple(layer for layer in listed if mediatypes.is_layer(layer.media_type))
+    if listed and not layers:
+        raise UnsupportedMediaType(
+            f"no layer of the image is a tar archive; the first is of type {mediatypes.shown(listed[0].media_type)}",
+            hint="layers are tar, tar+gzip or tar+zstd, of OCI or Docker",
         )
-    return document
-
-
-def _layers(layers: tuple[Descriptor, ...], limits: Limits) -> tuple[Descriptor, ...]:
     _bounded(len(layers), limits.layers, "layers")
+    for each in listed:  # containerd fetches what is no layer too
+        _sized(each, limits.layer_compressed, "a layer")
     sizes: dict[str, int] = {}
     for layer in layers:
         mediatypes.check_layer(layer.media_type)
-        _sized(layer, limits.layer_compressed, "a layer")
         # One digest cannot have two sizes; the download of the smaller one would end in the middle of the other.
         if sizes.setdefault(layer.digest, layer.size) != layer.size:
             raise MalformedDocument(f"layer {layer.digest} occurs twice, with two sizes", hint=_PUSH_AGAIN)
     return layers
 
 
+def _digest(text: str) -> Digest | None:
+    try:
+        return Digest(text)
+    except InvalidDigest:
+        return None
+
+
 def _sized(descriptor: Descriptor, bound: int, what: str) -> None:
-    if descriptor.size < 0:
+    """Zero is refused too: no blob is empty, and containerd fetches none that is (core/remotes/handlers.go, Fetch)."""
+    if descriptor.size <= 0:
         raise MalformedDocument(f"{what} ({descriptor.digest}) has the size {descriptor.size}", hint=_PUSH_AGAIN)
     if descriptor.size > bound:
         raise LimitExceeded(f"{what} ({descriptor.digest}) has {descriptor.size} bytes; the limit is {bound}")
@@ -205,8 +239,6 @@ def _bounded(count: int, bound: int, what: str) -> None:
 def _decode(data: bytes, kind: type[_T], what: str, bound: int) -> _T:
     _bounded(len(data), bound, f"bytes in the {what}")  # before the parser sees them
     try:
-        return msgspec.json.decode(data, type=kind, dec_hook=decode_hook)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise MalformedDocument(f"the {what} is malformed: {str(error)[:300]}", hint=_PUSH_AGAIN) from error
-    except InvalidDigest as error:
-        raise MalformedDocument(f"the {what} is malformed: {error.message}", hint=_PUSH_AGAIN) from error
+        return foreign_json.decode(data, kind, hook=decode_hook)
+    except (MalformedDocument, InvalidDigest) as error:
+        raise MalformedDocument(f"the {what} is malformed: {error.message[:300]}", hint=_PUSH_AGAIN) from error

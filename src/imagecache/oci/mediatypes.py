@@ -1,6 +1,6 @@
 """Media types of images, in both families: OCI's and Docker's.
 
-The sets below decide what is accepted; every other type is refused with the reason. Source: OCI image-spec
+What both containerd 1.6 and 2.4 unpack is accepted; every other type is refused with the reason. Source: OCI image-spec
 media-types.md, Docker's image manifest v2 schema 2, containerd's ``core/images/mediatypes.go``. It must not look at
 content.
 """
@@ -25,14 +25,20 @@ DOCKER_LAYER_ZSTD = "application/vnd.docker.image.rootfs.diff.tar.zstd"
 INDEXES = frozenset({OCI_INDEX, DOCKER_LIST})
 MANIFESTS = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
 CONFIGS = frozenset({OCI_CONFIG, DOCKER_CONFIG})
-LAYERS = frozenset({OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, DOCKER_LAYER, DOCKER_LAYER_GZIP, DOCKER_LAYER_ZSTD})
-"""The type does not decide the compression, the first bytes do, as in containerd: old tools gave Docker's uncompressed
-type to compressed layers, too."""
 RESOLVABLE = (OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST)
 """The types that a registry is asked for, in the order of preference."""
 
 _SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1"
-_FOREIGN = ("application/vnd.oci.image.layer.nondistributable.", "application/vnd.docker.image.rootfs.foreign.")
+_LEGACY_CONFIG = "application/octet-stream"
+"""Of configs that Docker's registry of 2016 gave the wrong type (distribution 1622; containerd
+``core/remotes/docker/converter.go``, LegacyConfigMediaType)."""
+_OCI_LAYERS = "application/vnd.oci.image.layer."
+_OCI_FOREIGN = "application/vnd.oci.image.layer.nondistributable.v1.tar"
+_DOCKER_FOREIGN = "application/vnd.docker.image.rootfs.foreign.diff.tar"
+_DOCKER_LAYERS = frozenset(
+    {DOCKER_LAYER, DOCKER_LAYER_GZIP, DOCKER_LAYER_ZSTD, _DOCKER_FOREIGN, f"{_DOCKER_FOREIGN}.gzip"}
+)
+_OCI_BASES = frozenset({OCI_LAYER, _OCI_FOREIGN})
 
 
 def is_index(media_type: str) -> bool:
@@ -43,31 +49,54 @@ def is_manifest(media_type: str) -> bool:
     return media_type in MANIFESTS
 
 
+def is_layer(media_type: str) -> bool:
+    """Whether containerd counts it among the layers (``IsLayerType``). The rest is no part of the root filesystem."""
+    return media_type.startswith(_OCI_LAYERS) or media_type in _DOCKER_LAYERS
+
+
+def is_foreign(media_type: str) -> bool:
+    """A layer that need not be in the registry: its descriptor may name other addresses (``urls``)."""
+    return media_type.startswith((_OCI_FOREIGN, _DOCKER_FOREIGN))
+
+
+def is_decompressed(media_type: str) -> bool:
+    """Whether containerd looks for a compression in a layer of this type; then the first bytes decide which it is.
+
+    It takes OCI's other types for what they say, tars without one (``core/images/mediatypes.go``, DiffCompression).
+    """
+    _, *suffixes = media_type.split("+")
+    return media_type in _DOCKER_LAYERS or sorted(suffixes)[-1:] in (["gzip"], ["zstd"])
+
+
 def check_layer(media_type: str) -> None:
-    """Raises UnsupportedMediaType when a layer of this type is not a tar that we can read."""
-    if media_type in LAYERS:
-        return
-    shown = _shown(media_type)
-    if "+encrypted" in media_type:
+    """Raises UnsupportedMediaType when a layer of this type is not a tar that we can read.
+
+    An unknown suffix of OCI's type means nothing to containerd, but for the one of encrypted layers.
+    """
+    base, *suffixes = media_type.split("+")
+    if "encrypted" in suffixes:
         raise UnsupportedMediaType(
-            f"a layer is encrypted ({shown})", hint="push an unencrypted copy of the image; keys are not supported"
+            f"a layer is encrypted ({shown(media_type)})",
+            hint="push an unencrypted copy of the image; keys are not supported",
         )
-    # Their bytes lie at other addresses ("urls"), outside of any registry that we have credentials for.
-    if media_type.startswith(_FOREIGN):
+    if media_type not in _DOCKER_LAYERS and base not in _OCI_BASES:
         raise UnsupportedMediaType(
-            f"a layer is foreign ({shown}): its bytes are not in the registry",
-            hint="push the image again with its layers included (such layers occur in Windows base images)",
+            f"a layer of type {shown(media_type)} is not a tar archive",
+            hint="layers are tar, tar+gzip or tar+zstd, of OCI or Docker",
         )
-    raise UnsupportedMediaType(
-        f"a layer of type {shown} is not a tar archive", hint="layers are tar, tar+gzip or tar+zstd, of OCI or Docker"
-    )
 
 
 def check_config(media_type: str) -> None:
     """Raises UnsupportedMediaType when a manifest with this config type is not a container image."""
+    if media_type == _LEGACY_CONFIG:
+        raise UnsupportedMediaType(
+            f"the config of the image has the type {_LEGACY_CONFIG}, as an old registry wrote it; containerd replaces"
+            " such a manifest by one with another digest when it pulls it",
+            hint="pull the image and push it again with a current tool: docker, or skopeo copy",
+        )
     if media_type not in CONFIGS:
         raise UnsupportedMediaType(
-            f"the manifest is an artifact with a config of type {_shown(media_type)}, not a container image",
+            f"the manifest is an artifact with a config of type {shown(media_type)}, not a container image",
             hint="name a container image; charts, signatures, models and other artifacts cannot be run",
         )
 
@@ -81,8 +110,9 @@ def check_resolved(media_type: str) -> None:
             "the image has a manifest of schema 1, which containerd no longer supports",
             hint="push the image again with a current tool: docker pull and docker push, or skopeo copy --format oci",
         )
-    raise UnsupportedMediaType(f"{_shown(media_type)} is neither an image index nor an image manifest")
+    raise UnsupportedMediaType(f"{shown(media_type)} is neither an image index nor an image manifest")
 
 
-def _shown(media_type: str) -> str:
+def shown(media_type: str) -> str:
+    """For messages: a foreign text of bounded length."""
     return media_type[:127] or "no type"

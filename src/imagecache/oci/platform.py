@@ -12,9 +12,8 @@ from collections.abc import Iterable
 import msgspec
 
 from imagecache.errors import NoMatchingPlatform
-from imagecache.oci import mediatypes
-from imagecache.oci.descriptor import Descriptor, Platform
-from imagecache.oci.manifest import Index
+from imagecache.oci.descriptor import Platform
+from imagecache.oci.manifest import Index, IndexEntry
 
 # normalizeArch of containerd's platforms module.
 _ARCHITECTURES: dict[str, tuple[str, str | None]] = {
@@ -41,7 +40,7 @@ _ARM64_MINORS = {"v8": 9, "v9": 7}
 _ARM64_V9_IS = 5
 """v9.n runs everything up to v8.(n+5)."""
 _UNKNOWN = "unknown"
-"""BuildKit gives attestation manifests the platform unknown/unknown, so that no client runs them."""
+"""BuildKit gives attestation manifests the platform unknown/unknown, which no machine is."""
 
 
 def normalise(platform: Platform) -> Platform:
@@ -90,39 +89,34 @@ def matches(wanted: Platform, offered: Platform) -> bool:
     return _rank(runs_on(wanted), offered) is not None
 
 
-def select(index: Index, wanted: Platform) -> Descriptor:
+def select(index: Index, wanted: Platform) -> IndexEntry:
     """The entry of an index that containerd would take on this platform.
 
-    Entries without a platform come last, as in containerd; their config has it, so the caller compares that
-    (``matches``). The entry may itself be an index. Raises NoMatchingPlatform, which lists the available platforms.
+    By platform alone, as there: an ``artifactType`` does not matter, and whether the entry is an image shows later. Its
+    own config may say another platform. Entries without a platform come last; their config has it, so the caller
+    compares that (``matches``). The entry may itself be an index. Raises NoMatchingPlatform, which lists the available
+    platforms. Source: containerd ``core/images/handlers.go`` (FilterPlatforms, LimitManifests).
     """
-    entries = [entry for entry in index.manifests if _is_image(entry)]
     able = runs_on(wanted)
     last = (len(able), 0)
     ranked = [
         (rank, entry)
-        for entry in entries
+        for entry in index.manifests
         if (rank := last if entry.platform is None else _rank(able, entry.platform)) is not None
     ]
     if not ranked:
-        raise no_match(wanted, (entry.platform for entry in entries if entry.platform))
+        raise no_match(wanted, (entry.platform for entry in index.manifests if entry.platform))
     return min(ranked, key=lambda pair: pair[0])[1]  # among equals the first entry, as in containerd
 
 
 def no_match(wanted: Platform, offered: Iterable[Platform]) -> NoMatchingPlatform:
     """The error that names the wanted platform and the available ones."""
-    there = sorted({str(platform) for platform in offered})
+    there = sorted({str(platform) for platform in offered if _UNKNOWN not in {platform.os, platform.architecture}})
     listed = ", ".join(there[:20]) + (f" and {len(there) - 20} more" if len(there) > 20 else "")
     return NoMatchingPlatform(
         f"the image is not available for {normalise(wanted)}, only for {listed or 'no platform at all'}",
         hint="name an image for this platform, or set the annotation k8s.aliyun.com/imc-cpu-arch",
     )
-
-
-def _is_image(entry: Descriptor) -> bool:
-    if not (mediatypes.is_manifest(entry.media_type) or mediatypes.is_index(entry.media_type)) or entry.artifact_type:
-        return False
-    return entry.platform is None or _UNKNOWN not in {entry.platform.os, entry.platform.architecture}
 
 
 def _rank(able: tuple[Platform, ...], offered: Platform) -> tuple[int, int] | None:

@@ -18,3 +18,5 @@ class Resolved:
     body: bytes
     private: bool
     """The user's credential was needed. An anonymous token does not count: anyone gets one."""
+    typed: bool = True
+    """The registry named the type of the document; else it was found in the document, as containerd does not do."""

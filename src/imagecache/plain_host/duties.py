@@ -62,6 +62,8 @@ class PlainHostDuties:
                 read=own.read,
                 nodes=own.node.views,
                 detach=lambda cache: own.node.detach(cache.name),
+                configuration=own.configuration,
+                looks=own.looks,
             )
         )
         return (

@@ -15,7 +15,6 @@ from imagecache.errors import ImageCacheError, NotFound, StoreError
 from imagecache.kube.api import Kube
 from imagecache.kube.resources import IMAGE_CACHES
 
-_UNFINISHED = frozenset({Phase.PENDING, Phase.CREATING, Phase.UPDATING})
 _PAUSE = 0.2
 """Seconds until a status is written again that the disk has refused while a build runs."""
 
@@ -57,6 +56,6 @@ async def _interrupt(reconciler: Reconciler, kube: Kube, name: str, clock: Clock
     await reconciler.close()
     item = await kube.get(IMAGE_CACHES, name)
     cache = parse.stored(item).cache
-    if cache.status is not None and cache.status.phase in _UNFINISHED:
+    if cache.status is not None and cache.status.phase in phases.UNFINISHED:
         status = phases.interrupted(cache.status, cache.metadata.generation, clock.now())
         await reconciler.write_status(cache, item, status)

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import msgspec
 
-from imagecache.api import building, events, ids, nodes, parse
+from imagecache.api import building, events, ids, nodes
 from imagecache.api.assignment import SERVING
 from imagecache.api.building import BuildRequest
 from imagecache.api.describe import Description, describe
@@ -25,10 +25,11 @@ from imagecache.api.phases import expired
 from imagecache.api.pull_secrets import PullSecret
 from imagecache.api.types import RESOURCES, Event, ImageCache
 from imagecache.api.yamltext import JSON
+from imagecache.backoff import Backoff
 from imagecache.builder.build_events import BuildEvent
 from imagecache.clock import Clock
 from imagecache.containerd.api import Attached
-from imagecache.controller.decide import bundle_ids
+from imagecache.controller import watches
 from imagecache.controller.decision import Role
 from imagecache.controller.dependencies import Builder, BundleStore
 from imagecache.controller.reconciler import Dependencies, Reconciler
@@ -124,6 +125,10 @@ class HostDependencies:
     architecture: str
     """GOARCH of this host, for caches that name none."""
     interval: float = INTERVAL
+    configuration: Callable[[], str] = str
+    """As ``controller.reconciler.Dependencies.configuration``."""
+    looks: Backoff = watches.BACKOFF
+    """Between two looks of the agent at a Secret that is waited for."""
 
     async def read(self, name: str) -> Object | None:
         """The object as its file is now; None when there is none."""
@@ -272,7 +277,7 @@ class PlainHost:
         try:
             await self._kube.delete(IMAGE_CACHES, cache.name)
         except NoSpace:
-            if any(document.id in bundle_ids(cache) for document in self._dependencies.store.all()):
+            if self._dependencies.store.ids(ids.owner(cache.metadata.uid)):
                 raise
             # without a bundle it needs no mark that it is being deleted: people delete because the disk is full
             with self._files.writing():
@@ -286,8 +291,8 @@ class PlainHost:
         spec = effective_spec(cache, architectures=(self._dependencies.architecture,))
         item = await self._write(cache, existing)
         # what the first decision will put into the status
-        derived = ids.derived_cache_id(objects.uid(item), parse.stored(item).cache.metadata.generation)
-        known = existing.status.image_cache_id if existing and existing.status else derived
+        first = ids.derived_cache_id(objects.uid(item))
+        known = existing.status.image_cache_id if existing and existing.status else first
         display = _Display(show)
         display(Accepted(cache.name, known, how, spec.notes))
         reconciler = self._reconciler(Role.COMMAND, display)
@@ -373,6 +378,7 @@ class PlainHost:
                 read=dependencies.read,
                 nodes=dependencies.node.views,
                 interval=dependencies.interval,
+                configuration=dependencies.configuration,
             )
         )
 

@@ -18,6 +18,7 @@ from imagecache.errors import ProtocolViolation, RegistryError, RegistryUnavaila
 from imagecache.limits import MIB
 from imagecache.oci.descriptor import Descriptor
 from imagecache.registry.config import RegistryConfig
+from imagecache.registry.content_encoding import Decoder, is_encoded
 from imagecache.registry.endpoint import host_of
 from imagecache.registry.repository import Repository
 
@@ -35,6 +36,8 @@ class BlobStream:
         self._path = path
         self._blob = blob
         self._what = f"blob {blob.digest}"
+        self._whole = False
+        """Ranges of this blob are encoded, each by itself, so it is read from its start."""
 
     async def read(self, offset: int) -> AsyncGenerator[bytes, None]:
         """Bytes from ``offset`` to the end. Raises RegistryError."""
@@ -79,24 +82,29 @@ class BlobStream:
 
     async def _part(self, position: int) -> AsyncGenerator[bytes, None]:
         """One request: bytes from ``position`` on, as many as arrive, never more than the blob has."""
-        headers = {"Range": f"bytes={position}-"} if position else {}
+        headers = {"Range": f"bytes={position}-"} if position and not self._whole else {}
         server = self._servers[0]
         async with server.get(self._path, self._what, headers) as response:
             host = host_of(response.url)
+            decoder = self._decoder(response, position, host)
             discard = self._skipped(response, position, host)
-            self._check_length(response, position - discard, host)
+            if decoder is None:
+                self._check_length(response, position - discard, host)
             left = self._blob.size - position
-            async for received in response.content.iter_any():
-                chunk = received
-                if discard:
-                    dropped = min(discard, len(chunk))
-                    discard -= dropped
-                    chunk = chunk[dropped:]
-                left -= len(chunk)
-                if left < 0:
-                    raise ProtocolViolation(f"{host} sends more than the {self._blob.size} bytes of {self._what}")
-                if chunk:
-                    yield chunk
+            async with contextlib.aclosing(_pieces(response, decoder)) as pieces:
+                async for received in pieces:
+                    chunk = received
+                    if discard:
+                        dropped = min(discard, len(chunk))
+                        discard -= dropped
+                        chunk = chunk[dropped:]
+                    left -= len(chunk)
+                    if left < 0:
+                        raise ProtocolViolation(
+                            f"{host} sends more than the {self._blob.size} bytes of {self._what}"
+                        )
+                    if chunk:
+                        yield chunk
         if left:
             raise Retryable(
                 RegistryUnavailable(
@@ -105,10 +113,20 @@ class BlobStream:
                 )
             )
 
+    def _decoder(self, response: aiohttp.ClientResponse, position: int, host: str) -> Decoder | None:
+        """For an answer that is encoded for the way; None when it is as stored, whatever its header says."""
+        header = response.headers.get("Content-Encoding", "")
+        start = position if response.status == 206 else 0
+        if not is_encoded(header) or response.content_length == self._blob.size - start:
+            return None
+        decoder = Decoder(header, f"{self._what} from {host}")
+        if response.status == 206:  # a range of the encoded bytes: of no use
+            self._whole = True
+            raise Retryable(RegistryUnavailable(f"{host} sends a range of {self._what} with a Content-Encoding"))
+        return decoder
+
     def _skipped(self, response: aiohttp.ClientResponse, position: int, host: str) -> int:
         """The number of bytes at the start of the answer that are already known."""
-        if response.headers.get("Content-Encoding", "identity") != "identity":
-            raise ProtocolViolation(f"{host} sends {self._what} with a Content-Encoding that was not requested")
         if response.status == 200:  # the server ignores Range, as RFC 9110 §14.2 allows
             return position
         match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
@@ -126,3 +144,13 @@ class BlobStream:
                 f"{host} has {end} bytes for {self._what}; its manifest says {self._blob.size}",
                 hint="the registry holds a damaged image; push it again",
             )
+
+
+async def _pieces(response: aiohttp.ClientResponse, decoder: Decoder | None) -> AsyncGenerator[bytes, None]:
+    """What arrives, decoded where that is needed."""
+    async for received in response.content.iter_any():
+        if decoder is None:
+            yield received
+        else:
+            for piece in decoder.feed(received):
+                yield piece

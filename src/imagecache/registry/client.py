@@ -93,16 +93,20 @@ class RegistryClient:
                     f"{host} answers with a web page",
                     hint=f"is {host} a registry? A login page or a proxy may answer instead",
                 )
-            body = await read_body(response, self._config.limits.manifest_size, what)
-            promised = response.headers.get("Docker-Content-Digest", "")
-        host = server.endpoint.host
-        # By digest, the header cannot matter; by tag, it is checked: a proxy that rewrites a manifest shows here.
-        digest = reference.digest or _promised(promised, body, host)
+            host = server.endpoint.host
+            # By digest, the header cannot matter; by tag, it is checked: a proxy that rewrites a manifest shows here.
+            promised = reference.digest or _promised(response.headers.get("Docker-Content-Digest", ""), host)
+            body = await read_body(response, self._config.limits.manifest_size, what, promised)
+        digest = promised or Digest.sha256(body)
         _verify(body, digest, what, host)
         media_type = detect_media_type(body, content_type, self._config.limits)
         mediatypes.check_resolved(media_type)
-        descriptor = Descriptor(media_type=media_type, digest=digest, size=len(body))
-        return Resolved(descriptor=descriptor, body=body, private=server.authorizer.private)
+        return Resolved(
+            descriptor=Descriptor(media_type=media_type, digest=digest, size=len(body)),
+            body=body,
+            private=server.authorizer.private,
+            typed=media_type == content_type.partition(";")[0],
+        )
 
     async def _document(self, server: Repository, reference: Reference, descriptor: Descriptor) -> bytes:
         is_manifest = mediatypes.is_manifest(descriptor.media_type) or mediatypes.is_index(descriptor.media_type)
@@ -113,7 +117,7 @@ class RegistryClient:
         what = f"{kind} {descriptor.digest}"
         headers = {"Accept": descriptor.media_type} if is_manifest else {}
         async with server.get(f"{reference.path}/{kind}s/{descriptor.digest}", what, headers) as response:
-            body = await read_body(response, bound, what)
+            body = await read_body(response, bound, what, descriptor.digest)
         if len(body) != descriptor.size:
             raise DigestMismatch(
                 f"{what} has {len(body)} bytes at {server.endpoint.host}; its descriptor says {descriptor.size}",
@@ -161,10 +165,10 @@ class RegistryClient:
         return self._servers[key]
 
 
-def _promised(header: str, body: bytes, host: str) -> Digest:
-    """The digest of a document requested by tag; the registry's own statement must be right."""
+def _promised(header: str, host: str) -> Digest | None:
+    """What the registry says is the digest of a document that was requested by tag; None when it says nothing."""
     if not header:
-        return Digest.sha256(body)
+        return None
     try:
         return Digest(header)
     except ImageCacheError as error:

@@ -28,6 +28,8 @@ class RegistryConfig:
     """``host[:port]`` exactly as in references (annotation k8s.aliyun.com/plain-http-registry)."""
     insecure: frozenset[str] = frozenset()
     """``host[:port]`` whose certificates are not verified (annotation k8s.aliyun.com/insecure-registry)."""
+    authorities: tuple[Path, ...] = ()
+    """PEM files of authorities that may sign any server's certificate, beside those of the system."""
     proxies: Proxies = field(default_factory=Proxies)
     connect_timeout: float = 30.0  # containerd's, too
     read_timeout: float = 60.0

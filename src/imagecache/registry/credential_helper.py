@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from imagecache.errors import InvalidSetting
+from imagecache import foreign_json
+from imagecache.errors import InvalidSetting, MalformedDocument
 from imagecache.registry.credentials import HUB_SERVER, Credential, credential_host
 
 HELPER_TIMEOUT = 30.0
@@ -21,6 +22,8 @@ HELPER_TIMEOUT = 30.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _NOT_FOUND = b"credentials not found in native keychain"
 """The protocol's message for a credential that does not exist. Every other failure is an error."""
+_LONGEST = 1 << 20
+"""Bytes of an answer: more than any token."""
 _TOKEN_USER = "<token>"  # noqa: S105 - the protocol's mark for an identity token
 
 
@@ -52,9 +55,11 @@ class CredentialHelper:
             if _NOT_FOUND in output:
                 return None
             raise self._failed(f"ended with exit code {code}")
+        if len(output) > _LONGEST:
+            raise self._failed("answers more than a credential")
         try:
-            answer = msgspec.json.decode(output, type=_Answer)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            answer = foreign_json.decode(output, _Answer, conflicts=False)
+        except MalformedDocument:
             raise self._failed("did not answer in JSON") from None  # the cause may quote the secret
         if answer.username == _TOKEN_USER:
             return Credential(identity_token=answer.secret, source=self.program)

@@ -1,7 +1,9 @@
 """Credentials in Docker's formats: ``config.json``, and the two payloads of Kubernetes image pull secrets.
 
-Source: docker/cli's ``cli/config/configfile``, kubelet's ``pkg/credentialprovider``. The caller reads the Secrets; this
-module parses bytes and finds the credential for a repository. It must not keep or show text that it cannot parse.
+They are read as Go reads them (``foreign_json``), and entry by entry: one that is broken is an error for its own
+registry and for no other. Source: docker/cli's ``cli/config/configfile``, kubelet's ``pkg/credentialprovider``. The
+caller reads the Secrets; this module parses bytes and finds the credential for a repository. It must not keep or show
+text that it cannot parse.
 """
 
 from __future__ import annotations
@@ -10,17 +12,22 @@ import base64
 import binascii
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import msgspec
 
-from imagecache.errors import InvalidSetting
+from imagecache import foreign_json
+from imagecache.errors import InvalidSetting, MalformedDocument
+from imagecache.limits import MIB
 from imagecache.registry.auth_keys import most_specific_first
 from imagecache.registry.credential_helper import HELPER_TIMEOUT, CredentialHelper
 from imagecache.registry.credentials import Credential, CredentialChain, Credentials
-from imagecache.registry.keyring import Keyring
+from imagecache.registry.keyring import BrokenEntry, Keyring
 
-_T = TypeVar("_T")
+_LONGEST = 4 * MIB
+"""Bytes of a configuration: a Secret has at most 1 MiB."""
+_FORM = 'expected JSON: {"auths": {"HOST": {"auth": "..."}}}'
+_AUTH_FORM = "it is base64 of user:password"
 
 
 class _Entry(msgspec.Struct):
@@ -31,9 +38,9 @@ class _Entry(msgspec.Struct):
 
 
 class _File(msgspec.Struct, rename={"cred_helpers": "credHelpers", "creds_store": "credsStore"}):
-    auths: dict[str, _Entry] | None = None
-    cred_helpers: dict[str, str] | None = None
-    creds_store: str | None = None
+    auths: dict[str, Any] = {}
+    cred_helpers: dict[str, Any] = {}
+    creds_store: str = ""
 
 
 class DockerConfig:
@@ -42,15 +49,13 @@ class DockerConfig:
     Order for a host: its own credential helper, what the file itself holds, the default credential store.
     """
 
-    def __init__(
-        self, keyring: Keyring, helpers: Mapping[str, CredentialHelper], store: CredentialHelper | None
-    ) -> None:
+    def __init__(self, keyring: Keyring, helpers: Mapping[str, Credentials], store: CredentialHelper | None) -> None:
         self._keyring = keyring
         self._helpers = helpers
         self._store = store
 
     async def credentials_for(self, host: str, repository: str) -> Sequence[Credential]:
-        """Raises InvalidSetting when a helper has failed and nothing else has a credential."""
+        """Raises InvalidSetting when a helper or an entry cannot be used and nothing else has a credential."""
         # a helper wins over auths, as in docker/cli; kubelet knows none
         sources: list[Credentials] = [*most_specific_first(self._helpers.items(), host, repository), self._keyring]
         if self._store is not None:
@@ -67,22 +72,25 @@ def config_path(named: str, environ: Mapping[str, str], home: Path) -> Path:
 
 
 def load_docker_config(path: Path, helper_timeout: float = HELPER_TIMEOUT) -> DockerConfig | None:
-    """The configuration in a ``config.json``; None when the file does not exist. Raises InvalidSetting."""
+    """The configuration in a ``config.json``; None when the file does not exist. Raises InvalidSetting.
+
+    An empty file is an empty configuration, as for docker.
+    """
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise InvalidSetting(f"cannot read {path}: {error.strerror}", hint="check its owner and mode") from error
-    return parse_docker_config(data, str(path), helper_timeout)
+    return parse_docker_config(data if data.strip() else b"{}", str(path), helper_timeout)
 
 
 def parse_docker_config(data: bytes, source: str, helper_timeout: float = HELPER_TIMEOUT) -> DockerConfig:
     """Parse ``config.json``. ``source`` names it in messages. Raises InvalidSetting, without quoting the text."""
-    file = _decode(data, _File, source)
+    file = _decode(data, source)
     store = CredentialHelper(file.creds_store, helper_timeout) if file.creds_store else None
-    helpers = {key: CredentialHelper(name, helper_timeout) for key, name in (file.cred_helpers or {}).items()}
-    return DockerConfig(_keyring(file.auths or {}, source), helpers, store)
+    helpers = {key: _helper(key, name, source, helper_timeout) for key, name in file.cred_helpers.items() if name}
+    return DockerConfig(_keyring(file.auths, source), helpers, store)
 
 
 def parse_docker_config_json(data: bytes, source: str) -> Keyring:
@@ -90,42 +98,55 @@ def parse_docker_config_json(data: bytes, source: str) -> Keyring:
 
     A Secret must not start programs: helpers that it names are ignored, as kubelet does. Raises InvalidSetting.
     """
-    return _keyring(_decode(data, _File, source).auths or {}, source)
+    return _keyring(_decode(data, source).auths, source)
 
 
-def _decode(data: bytes, kind: type[_T], source: str) -> _T:
+def _decode(data: bytes, source: str) -> _File:
+    if len(data) > _LONGEST:
+        raise InvalidSetting(f"{source} is no Docker configuration: it has more than {_LONGEST} bytes", hint=_FORM)
     try:
-        return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        # The cause may quote the text, which holds secrets: it is not chained.
-        raise InvalidSetting(
-            f"{source} is not a Docker configuration", hint='expected JSON: {"auths": {"HOST": {"auth": "..."}}}'
-        ) from None
+        return foreign_json.decode(data, _File, conflicts=False)
+    except MalformedDocument:
+        raise InvalidSetting(f"{source} is not a Docker configuration", hint=_FORM) from None
 
 
-def _keyring(entries: Mapping[str, _Entry], source: str) -> Keyring:
+def _helper(key: str, name: object, source: str, timeout: float) -> Credentials:
+    try:
+        return CredentialHelper(foreign_json.read(name, str), timeout)
+    except (InvalidSetting, MalformedDocument):
+        return BrokenEntry(f"{source}: credHelpers of {key[:160]!r} names no helper", "NAME of docker-credential-NAME")
+
+
+def _keyring(entries: Mapping[str, Any], source: str) -> Keyring:
     """Entries that hold a secret. Empty ones only note that a credential store has it."""
-    found = ((key, _credential(key, entry, source)) for key, entry in entries.items())
+    found = ((key, _credential(key, value, source)) for key, value in entries.items())
     return Keyring(tuple((key, credential) for key, credential in found if credential is not None))
 
 
-def _credential(key: str, entry: _Entry, source: str) -> Credential | None:
+def _credential(key: str, value: object, source: str) -> Credential | BrokenEntry | None:
+    try:
+        entry = foreign_json.read(value, _Entry, conflicts=False)
+    except MalformedDocument:
+        return BrokenEntry(f"{source}: the entry for {key[:160]!r} is not a credential", _FORM)
     username, password = entry.username, entry.password
     if entry.auth:
-        username, password = _split_auth(key, entry.auth, source)
+        try:
+            username, password = _split_auth(entry.auth)
+        except ValueError as problem:  # our own words: see there
+            return BrokenEntry(f"{source}: 'auth' of {key[:160]!r} {problem}", _AUTH_FORM)
     if entry.identitytoken:
         return Credential(username=username, identity_token=entry.identitytoken, source=source)
     return Credential(username=username, password=password, source=source) if username or password else None
 
 
-def _split_auth(key: str, auth: str, source: str) -> tuple[str, str]:
+def _split_auth(auth: str) -> tuple[str, str]:
+    """User and password. Line breaks are passed over, as by Go's ``encoding/base64``. Raises ValueError."""
+    packed = "".join(auth.split())
     try:
-        text = base64.b64decode(auth.strip() + "=" * (-len(auth.strip()) % 4), validate=True).decode()
+        text = base64.b64decode(packed + "=" * (-len(packed) % 4), validate=True).decode()
     except (binascii.Error, ValueError):
-        raise InvalidSetting(
-            f"{source}: 'auth' of {key[:160]!r} is not base64", hint="it is base64 of user:password"
-        ) from None
+        raise ValueError("is not base64") from None  # the cause would hold the text
     username, colon, password = text.partition(":")
     if not colon:
-        raise InvalidSetting(f"{source}: 'auth' of {key[:160]!r} has no colon", hint="it is base64 of user:password")
+        raise ValueError("has no colon")
     return username, password.rstrip("\0")  # as docker/cli does (decodeAuth)

@@ -36,10 +36,10 @@ def configured_endpoints(directory: Path, host: str) -> tuple[Endpoint, ...]:
 
     Raises InvalidSetting, which names the file.
     """
-    found = _directory_for(directory, host)
+    found = _place_for(directory, host)
     if found is None:
         return (default_endpoint(host),)
-    file = found / "hosts.toml"
+    file = found if found.is_file() else found / "hosts.toml"
     try:
         text = file.read_text()
     except FileNotFoundError:
@@ -49,12 +49,16 @@ def configured_endpoints(directory: Path, host: str) -> tuple[Endpoint, ...]:
     return _parse(text, file, host)
 
 
-def _directory_for(directory: Path, host: str) -> Path | None:
-    """``host_port_``, ``host:port``, then ``_default``. The first form is for filesystems without colons."""
+def _place_for(directory: Path, host: str) -> Path | None:
+    """``host_port_``, ``host:port``, then ``_default``. The first form is for filesystems without colons.
+
+    A directory with ``hosts.toml`` and certificates, or the file itself: the keys of a ConfigMap have no slashes (nor
+    colons), and its volume is one directory.
+    """
     name, colon, port = host.rpartition(":")
     candidates = [f"{name}_{port}_"] if colon and port.isdigit() else []
     existing = (directory / candidate for candidate in [*candidates, host, "_default"])
-    return next((path for path in existing if path.is_dir()), None)
+    return next((path for path in existing if path.exists()), None)
 
 
 def _parse(text: str, file: Path, host: str) -> tuple[Endpoint, ...]:

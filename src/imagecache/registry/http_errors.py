@@ -14,10 +14,12 @@ import ssl
 import aiohttp
 import msgspec
 
+from imagecache import foreign_json
 from imagecache.backoff import Retryable
 from imagecache.errors import (
     AccessDenied,
     ImageNotFound,
+    MalformedDocument,
     ProtocolViolation,
     RateLimited,
     RegistryError,
@@ -80,8 +82,8 @@ class _ErrorBody(msgspec.Struct):
 def error_code(body: bytes) -> str:
     """The first code of an error answer that is one of the specification's; empty when there is none."""
     try:
-        codes = [item.code for item in msgspec.json.decode(body, type=_ErrorBody).errors]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        codes = [item.code for item in foreign_json.decode(body, _ErrorBody, conflicts=False).errors]
+    except MalformedDocument:
         return ""
     return next((code for code in codes if code in _CODES), "")
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 import msgspec
 from yarl import URL
 
+from imagecache import foreign_json
 from imagecache.backoff import Retryable
-from imagecache.errors import ProtocolViolation
+from imagecache.errors import MalformedDocument, ProtocolViolation
 from imagecache.registry.challenge import Challenge
 from imagecache.registry.config import RegistryConfig
 from imagecache.registry.credentials import Credential
@@ -74,9 +75,9 @@ class TokenServer:
 
     def _parse(self, body: bytes, host: str) -> Token:
         try:
-            answer = msgspec.json.decode(body, type=_Answer)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            answer = _Answer()  # the cause may quote the token: it is not chained
+            answer = foreign_json.decode(body, _Answer, conflicts=False)
+        except MalformedDocument:
+            answer = _Answer()
         value = answer.token or answer.access_token or ""
         if not _VALUE.fullmatch(value):
             raise ProtocolViolation(f"the answer of {host} to a token request has no usable token")

@@ -10,13 +10,15 @@ from __future__ import annotations
 import contextlib
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import aiohttp
 from yarl import URL
 
+from imagecache.digest import Digest
 from imagecache.errors import LimitExceeded, ProtocolViolation
+from imagecache.registry import content_encoding
 from imagecache.registry.config import RegistryConfig
 from imagecache.registry.endpoint import Endpoint, Trust, host_of, with_user_lists
 from imagecache.registry.http_errors import proxy_error, speaks_plain_http, transport_error
@@ -135,6 +137,7 @@ class Transport:
         else:
             other = Endpoint(scheme=url.scheme, host=host_of(url))
             trust = with_user_lists(other, frozenset(), self._config.insecure).trust
+        trust = replace(trust, authorities=(*self._config.authorities, *trust.authorities))
         if trust not in self._contexts:
             self._contexts[trust] = tls_context(trust)
         return self._contexts[trust]
@@ -159,8 +162,19 @@ def translated(host: str) -> Iterator[None]:
         raise ours from (None if shows else error)
 
 
-async def read_body(response: aiohttp.ClientResponse, bound: int, what: str) -> bytes:
-    """The whole answer. Raises LimitExceeded when it is longer than ``bound`` bytes."""
+async def read_body(
+    response: aiohttp.ClientResponse, bound: int, what: str, digest: Digest | None = None
+) -> bytes:
+    """The whole answer, without an encoding that it may have for the way.
+
+    Raises LimitExceeded when it is longer than ``bound`` bytes, ProtocolViolation for an encoding other than gzip.
+
+    Args:
+        response: to read from.
+        bound: of the answer, and of what it decodes to.
+        what: for messages.
+        digest: that it should have, when that is known; it is not checked.
+    """
     too_long = LimitExceeded(f"{what} has more than {bound} bytes, which is the limit")
     if response.content_length is not None and response.content_length > bound:
         raise too_long
@@ -169,7 +183,7 @@ async def read_body(response: aiohttp.ClientResponse, bound: int, what: str) -> 
         body += chunk
         if len(body) > bound:
             raise too_long
-    return bytes(body)
+    return content_encoding.stored(bytes(body), response.headers.get("Content-Encoding", ""), bound, what, digest)
 
 
 async def read_start(response: aiohttp.ClientResponse, bound: int) -> bytes:

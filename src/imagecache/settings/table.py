@@ -174,6 +174,14 @@ class Settings:
             "which is another one where a wrapper starts containerd, or kubelet has moved it to another cgroup.",
         ),
     ] = ""
+    host_directory: Annotated[
+        Path,
+        Meaning(
+            "directory",
+            "Where the host service has its program on the host, as large as its container image. It must survive a "
+            "boot, and programs must be allowed to run from there (no noexec).",
+        ),
+    ] = Path("/opt/imagecache")
     repair: Annotated[
         Repair,
         Meaning(
@@ -196,8 +204,20 @@ class Settings:
     ] = ""
     hosts: Annotated[
         Path,
-        Meaning("directory", "containerd's registry configuration (mirrors in hosts.toml)."),
+        Meaning(
+            "directory",
+            "containerd's registry configuration (mirrors in hosts.toml). A file in place of a registry's directory, "
+            "as a volume of a ConfigMap has it, is its hosts.toml.",
+        ),
     ] = Path("/etc/containerd/certs.d")
+    registry_ca: Annotated[
+        str,
+        Meaning(
+            "file",
+            "PEM certificates of authorities that may sign registries' certificates, beside those of the system. "
+            "Empty: the system's alone.",
+        ),
+    ] = ""
     registry_retries: Annotated[
         int,
         Meaning("count", "Retries of a registry request after an error that may be temporary."),

@@ -44,19 +44,26 @@ class ImageRecord(msgspec.Struct, frozen=True, kw_only=True):
     repository: str
     """``docker.io/library/nginx``."""
     platform: Platform
-    index: Descriptor | None = None
-    """When the reference resolves to an index."""
+    indexes: tuple[Descriptor, ...] = ()
+    """From the one that the reference resolves to, down to the one that lists the manifest; empty without one."""
     manifest: Descriptor
     config: Descriptor
     layers: tuple[LayerRecord, ...] = ()
     """Bottom first; repeated layers are repeated here."""
     private: bool = False
     """A credential was needed to read it."""
+    notes: tuple[str, ...] = ()
+    """What is unusual about it, for people: a sentence each, without a full stop."""
 
     @property
     def target(self) -> Descriptor:
         """What the reference resolves to in the registry: the index if there is one, else the manifest."""
-        return self.index or self.manifest
+        return (*self.indexes, self.manifest)[0]
+
+    @property
+    def documents(self) -> tuple[Descriptor, ...]:
+        """Indexes, manifest and config."""
+        return (*self.indexes, self.manifest, self.config)
 
 
 class Bundle(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,12 +88,7 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True):
 
     def document_digests(self) -> frozenset[Digest]:
         """Digests of the original indexes, manifests and configs."""
-        return frozenset(
-            descriptor.digest
-            for image in self.images
-            for descriptor in (image.index, image.manifest, image.config)
-            if descriptor is not None
-        )
+        return frozenset(document.digest for image in self.images for document in image.documents)
 
 
 def build_name(bundle_id: str, architecture: str) -> str:

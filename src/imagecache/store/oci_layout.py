@@ -60,8 +60,7 @@ def artifact_manifest(document: Bundle, body: Descriptor) -> ArtifactManifest:
     found = {
         descriptor.digest: Descriptor(media_type=descriptor.media_type, digest=descriptor.digest, size=descriptor.size)
         for image in document.images
-        for descriptor in (image.index, image.manifest, image.config)
-        if descriptor is not None
+        for descriptor in image.documents
     }
     return ArtifactManifest(
         layers=(body, *found.values()), annotations={"org.opencontainers.image.created": document.created}

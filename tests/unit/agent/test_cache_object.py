@@ -14,7 +14,11 @@ from imagecache.api.yamltext import JSON
 from imagecache.digest import Digest
 from imagecache.oci.descriptor import Platform
 
-ID = "imc-" + "a" * 20
+UID = "11111111-1111-4111-8111-111111111111"
+ID = derived_cache_id(UID)
+NEXT = derived_cache_id(UID, ID)
+OTHER = derived_cache_id("22222222-2222-4222-8222-222222222222")
+"""Of another object."""
 NOW = dt.datetime(2024, 5, 1, 12, tzinfo=dt.UTC)
 AMD64, ARM64 = (Platform(os="linux", architecture=each) for each in ("amd64", "arm64"))
 
@@ -24,6 +28,7 @@ def test_an_object_as_the_api_has_it() -> None:
     item: dict[str, JSON] = {
         "metadata": {
             "name": "a",
+            "uid": UID,
             "creationTimestamp": "1970-01-01T00:01:40Z",
             "annotations": {
                 "imagecache.dev/node-selector": "pool=gpu",
@@ -60,27 +65,33 @@ def test_an_object_as_the_api_has_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("phase", "found"),
+    ("phase", "tried", "found"),
     [
-        ("Pending", ""),
-        ("Creating", ID),
-        ("Ready", ""),
-        ("Updating", derived_cache_id("uid-1", 3)),
-        ("UpdateFailed", ""),
-        ("Failed", ""),
+        ("Pending", ID, ""),
+        ("Creating", ID, ID),
+        ("Ready", ID, ""),
+        ("Updating", NEXT, NEXT),
+        ("Updating", ID, ""),
+        ("Updating", OTHER, ""),
+        ("Updating", None, ""),
+        ("UpdateFailed", NEXT, ""),
+        ("Failed", ID, ""),
     ],
 )
-def test_the_bundle_that_is_being_built(phase: str, found: str) -> None:
+def test_the_bundle_that_is_being_built(phase: str, tried: str | None, found: str) -> None:
     item: dict[str, JSON] = {
-        "metadata": {"name": "a", "uid": "uid-1", "generation": 3},
-        "status": {"phase": phase, "imageCacheId": ID},
+        "metadata": {"name": "a", "uid": UID},
+        "status": {"phase": phase, "imageCacheId": ID, "attempt": {"imageCacheId": tried}},
     }
     assert cache_of(item).building == found
 
 
 @pytest.mark.parametrize("phase", ["Ready", "Updating", "UpdateFailed"])
 def test_phases_that_serve(phase: str) -> None:
-    assert cache_of({"metadata": {"name": "a"}, "status": {"phase": phase, "imageCacheId": ID}}).ready
+    item: dict[str, JSON] = {"metadata": {"name": "a", "uid": UID}, "status": {"phase": phase, "imageCacheId": ID}}
+    assert cache_of(item).ready
+    item["metadata"] = {"name": "a", "uid": "22222222-2222-4222-8222-222222222222"}
+    assert (cache_of(item).ready, cache_of(item).id) == (False, ""), "restored from a backup: it is another cache's"
 
 
 @pytest.mark.parametrize(
@@ -96,7 +107,8 @@ def test_phases_that_serve(phase: str) -> None:
     ],
 )
 def test_statuses_of_which_nothing_can_be_fetched(status: JSON) -> None:
-    found = cache_of({"metadata": {"name": "a", "annotations": {"imagecache.dev/priority": "high"}}, "status": status})
+    metadata: JSON = {"name": "a", "uid": UID, "annotations": {"imagecache.dev/priority": "high"}}
+    found = cache_of({"metadata": metadata, "status": status})
     assert (found.ready, found.priority, found.created, found.digests) == (False, 0, 0.0, {})
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from imagecache.agent.dependencies import Node
 from imagecache.agent.kubernetes import KubeCaches, KubeNodes, KubeReporter
+from imagecache.api.ids import derived_cache_id
 from imagecache.api.nodes import CacheState, NodeCache, NodeStatus, parse_status
 from imagecache.api.yamltext import JSON
 from imagecache.errors import KubernetesError, KubernetesUnavailable, ObjectConflict, ObjectNotFound
@@ -23,7 +24,7 @@ from imagecache.oci.descriptor import Platform
 from testkit.kube import FakeKube
 from testkit.kube_server import KubeServer
 
-ID = "imc-" + "a" * 20
+ID = derived_cache_id("of-the-test")
 HOST = Platform(os="linux", architecture="amd64")
 _SECONDS = 10
 _T = TypeVar("_T")
@@ -47,6 +48,7 @@ async def following(watch: AsyncIterator[_T]) -> _T:
 
 async def put_cache(api: FakeKube, name: str) -> None:
     await api.create(IMAGE_CACHES, {"metadata": {"name": name}, "spec": {"images": ["x"]}})
+    await api.patch(IMAGE_CACHES, name, {"metadata": {"uid": "of-the-test"}})
     patch: Object = {"status": {"phase": "Ready", "imageCacheId": ID, "progress": "100%"}}
     await api.patch(IMAGE_CACHES, name, patch, subresource="status")
 

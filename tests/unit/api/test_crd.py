@@ -58,9 +58,15 @@ def test_the_resource_has_both_generations_names() -> None:
         "plural": "imagecaches",
         "singular": "imagecache",
         "shortNames": ["ic", "imc"],
-        "categories": ["all"],
     }
     assert at(document, "spec", "versions", 0, "subresources") == {"status": {}}
+
+
+def test_no_kind_without_a_namespace_is_in_the_category_all() -> None:
+    """Whoever may list one namespace only would get an error, and exit code 1, of every ``kubectl get all``."""
+    for document in crd.all_documents().values():
+        assert at(document, "spec", "scope") == "Cluster"
+        assert "categories" not in at(document, "spec", "names")  # type: ignore[operator]
 
 
 def test_kubectl_shows_the_columns_of_imagecache_get() -> None:
@@ -77,7 +83,8 @@ def test_the_schema_is_structural_and_explains_every_field(document: crd.Documen
     for path, item in schemas(schema(document)):
         assert item["type"] in {"object", "array", "string", "integer"}, path
         assert item.get("description") or path.endswith("[]"), path
-        assert not {"default", "minimum", "maximum", "enum", "pattern", "format"} & set(item), path
+        assert not {"minimum", "maximum", "enum", "pattern", "format"} & set(item), path
+        assert "default" not in item or path == ".status", path
         if item["type"] == "array":
             assert "items" in item, path
 
@@ -98,6 +105,7 @@ def test_only_what_both_generations_require_is_required() -> None:
     [
         (types.Spec, ("properties", "spec")),
         (types.Status, ("properties", "status")),
+        (types.Attempt, ("properties", "status", "properties", "attempt")),
         (types.NodeCounts, ("properties", "status", "properties", "nodes")),
         (types.Display, ("properties", "status", "properties", "display")),
         (types.StatusImage, ("properties", "status", "properties", "images", "items")),
@@ -109,6 +117,11 @@ def test_the_schema_has_the_fields_of_the_types(kind: type[types.Status], path: 
     assert isinstance(properties, dict)
 
     assert set(properties) == set(kind.__struct_encode_fields__)
+
+
+def test_a_new_object_is_not_taken_for_one_that_was_seen() -> None:
+    """Source: cli-utils, pkg/kstatus: a status without conditions and observedGeneration is current."""
+    assert at(schema(crd.image_cache()), "properties", "status", "default") == {"observedGeneration": -1}
 
 
 def test_what_people_read_of_an_event_is_explained() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 
-import msgspec
 import pytest
 
 from imagecache.api import events, ids, phases, times
@@ -99,12 +98,12 @@ def test_update_serves_the_old_content_meanwhile() -> None:
     assert (status.phase, status.progress, condition(status, "Ready")[:2]) == (
         Phase.UPDATING,
         "0%",
-        ("True", "Updating"),
+        ("False", "Updating"),
     )
     assert (moving.phase, moving.progress) == (Phase.UPDATING, "50%")
     assert (failed.phase, failed.reason) == (Phase.UPDATE_FAILED, "X: y")
     assert failed.expire_date_time == "2019-10-31T13:40:58Z"
-    assert condition(failed, "Ready")[:2] == ("True", "UpdateFailed")
+    assert condition(failed, "Ready")[:2] == ("False", "X")
     assert ready(phases.update(failed, 3, LATER)).phase is Phase.READY
 
 
@@ -135,12 +134,25 @@ def test_events_count_repeats_and_keep_the_newest_50() -> None:
 
 
 def test_ids_have_upstreams_shape_and_come_from_the_object() -> None:
-    made = [ids.derived_cache_id("a", generation) for generation in range(100)]
+    made = [ids.derived_cache_id("a")]
+    for _ in range(100):
+        made.append(ids.derived_cache_id("a", made[-1]))
 
     assert all(ids.is_cache_id(text) and len(text) == 24 for text in made)
-    assert len(set(made)) == 100
-    assert ids.derived_cache_id("a", 0) == made[0] != ids.derived_cache_id("b", 0)
+    assert len(set(made)) == len(made)
+    assert ids.derived_cache_id("a") == made[0] != ids.derived_cache_id("b")
     assert not ids.is_cache_id("imc-UPPER")
+
+
+def test_an_id_shows_whose_it_is() -> None:
+    first = ids.derived_cache_id("a")
+    second = ids.derived_cache_id("a", first)
+
+    assert ids.is_of("a", first)
+    assert ids.is_of("a", second)
+    for text in (ids.derived_cache_id("b"), ids.derived_cache_id(""), first[:-1], f"{first}x", first.upper(), ""):
+        assert not ids.is_of("a", text), text
+    assert not ids.is_of("", ids.derived_cache_id(""))
 
 
 def test_times_are_whole_seconds_utc() -> None:
@@ -158,34 +170,81 @@ def test_waiting_says_why_and_starting_forgets_it() -> None:
     assert [(entry.type, entry.status, entry.reason) for entry in waiting.conditions] == [
         ("Ready", "False", "PullSecretUnavailable"),
         ("Building", "False", "PullSecretUnavailable"),
+        ("Reconciling", "True", "PullSecretUnavailable"),
+        ("Stalled", "False", "PullSecretUnavailable"),
     ]
     started = phases.started(waiting, 1, NOW)
     assert (started.phase, started.reason) == (Phase.PENDING, "")
-    assert [(entry.type, entry.status) for entry in started.conditions] == [("Ready", "False"), ("Building", "True")]
+    assert [(entry.type, entry.status) for entry in started.conditions] == [
+        ("Ready", "False"),
+        ("Building", "True"),
+        ("Reconciling", "True"),
+        ("Stalled", "False"),
+    ]
 
 
-def test_an_update_that_waits_keeps_serving() -> None:
-    updating = phases.update(msgspec.structs.replace(building(), phase=Phase.READY), 2, NOW)
+def test_an_update_that_waits_is_not_ready() -> None:
+    updating = phases.update(ready(building()), 2, NOW)
     waiting = phases.waiting(updating, 2, NOW, reason="PullSecretUnavailable", message="a:b is missing")
 
     assert waiting.phase is Phase.UPDATING
-    assert [entry.status for entry in waiting.conditions] == ["True", "False"]
-    assert [entry.status for entry in phases.started(waiting, 2, NOW).conditions] == ["True", "True"]
+    assert [entry.status for entry in waiting.conditions] == ["False", "False", "True", "False"]
+    assert [entry.status for entry in phases.started(waiting, 2, NOW).conditions] == ["False", "True", "True", "False"]
 
 
-def test_a_kept_cache_follows_its_retention() -> None:
-    ready = msgspec.structs.replace(building(), phase=Phase.READY)
+@pytest.mark.parametrize(
+    ("status", "ready_is", "reconciling", "stalled"),
+    [
+        (building(), "False", "True", "False"),
+        (phases.advance(building(), 1, 2, NOW), "False", "True", "False"),
+        (phases.waiting(building(), 1, NOW, reason="X", message="y"), "False", "True", "False"),
+        (phases.interrupted(building(), 1, NOW), "False", "False", "True"),
+        (phases.failed(building(), 1, NOW, reason="X", message="y"), "False", "False", "True"),
+        (ready(building()), "True", "False", "False"),
+        (phases.update(ready(building()), 1, NOW), "False", "True", "False"),
+        (
+            phases.failed(phases.update(ready(building()), 1, NOW), 1, NOW, reason="X", message="y"),
+            "False",
+            "False",
+            "True",
+        ),
+    ],
+)
+def test_what_others_read_follows_from_phase_and_build(
+    status: Status, ready_is: str, reconciling: str, stalled: str
+) -> None:
+    assert [condition(status, kind)[0] for kind in ("Ready", "Reconciling", "Stalled")] == [
+        ready_is,
+        reconciling,
+        stalled,
+    ]
+    again = phases.observed(status, 7, NOW)
+    assert again.observed_generation == 7
+    assert {entry.observed_generation for entry in again.conditions} == {7}
+    assert [entry.status for entry in again.conditions] == [entry.status for entry in status.conditions]
 
-    kept = phases.kept(ready, 3, NOW, retention_days=2)
-    assert kept.expire_date_time == "2019-10-26T13:40:58Z"
-    assert (phases.observed(kept, "Ready"), phases.observed(kept)) == (3, 3)
-    assert phases.observed(kept, "Degraded") == 0
-    assert phases.kept(kept, 3, NOW, retention_days=None).expire_date_time == ""
+
+def test_a_retention_counts_from_the_build_or_from_its_change() -> None:
+    old = NOW + dt.timedelta(days=100)
+    kept = phases.retained(ready(building(), days=7), old, retention_days=7)
+    assert kept.expire_date_time == "2019-10-31T13:40:58Z", "the same counts on"
+
+    for days, expiry in ((9, "2020-02-10T13:40:58Z"), (2, "2020-02-03T13:40:58Z")):
+        assert phases.retained(kept, old, retention_days=days).expire_date_time == expiry
+        assert phases.retained(ready(building()), old, retention_days=days).expire_date_time == expiry
+    assert phases.retained(kept, old, retention_days=None).expire_date_time == ""
+    status = ready(building())
+    assert phases.retained(status, old, retention_days=None) is status
+
+
+def test_serving_is_true_while_the_store_has_a_bundle() -> None:
+    for reason, value in {"Built": "True", "Updating": "True", "UpdateFailed": "True", "BundleLost": "False"}.items():
+        assert condition(phases.serving(building(), 1, NOW, reason=reason), "Serving")[:2] == (value, reason)
 
 
 def test_degraded_is_true_with_a_reason() -> None:
     status = phases.degraded(building(), 1, NOW)
-    assert [entry.reason for entry in status.conditions if entry.status == "False"] == ["Building", "AsExpected"]
+    assert condition(status, "Degraded")[:2] == ("False", "AsExpected")
 
     status = phases.degraded(status, 1, NOW, reason="NodesFailed", message="1 of 2 nodes")
     assert status.conditions[-1].status == "True"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import pytest
 
 from imagecache.api import building, ids, phases, selector
-from imagecache.api.effective_spec import effective_spec
+from imagecache.api.effective_spec import EffectiveSpec, effective_spec
 from imagecache.api.parse import stored
 from imagecache.api.pull_secrets import pull_secret
 from imagecache.api.types import Phase
@@ -40,7 +41,9 @@ def item(**more: JSON) -> dict[str, JSON]:
 
 
 def test_an_object_has_what_the_server_set() -> None:
-    found = stored(item(status={"phase": "Creating", "progress": "5%", "startTime": None, "strange": 1}))
+    begun = phases.begin(ids.derived_cache_id("u-1"), 3, NOW)
+    status: dict[str, JSON] = msgspec.to_builtins(phases.advance(begun, 1, 20, NOW))
+    found = stored(item(status=status | {"expireDateTime": None, "strange": 1}))
 
     assert found.problem is None
     metadata = found.cache.metadata
@@ -61,7 +64,17 @@ def test_a_spec_that_is_none_is_a_problem_and_no_failure() -> None:
     assert stored(item(extra=1)).notes == ("extra: unknown field, ignored",)
 
 
-@pytest.mark.parametrize("status", [{"phase": "Melted", "progress": "1%"}, {"progress": "1%"}, "Ready", None])
+@pytest.mark.parametrize(
+    "status",
+    [
+        {"phase": "Melted", "progress": "1%"},
+        {"progress": "1%"},
+        {"phase": "Ready", "progress": "100%", "imageCacheId": "imc-" + "a" * 20},
+        {"observedGeneration": -1},
+        "Ready",
+        None,
+    ],
+)
 def test_a_status_that_is_not_ours_is_none(status: JSON) -> None:
     assert stored(item(status=status)).cache.status is None
 
@@ -69,14 +82,6 @@ def test_a_status_that_is_not_ours_is_none(status: JSON) -> None:
 def test_what_is_no_object_is_refused() -> None:
     with pytest.raises(InvalidManifest, match="expected a mapping"):
         stored("nonsense")
-
-
-def test_ids_are_derived_from_the_object() -> None:
-    first = ids.derived_cache_id("u-1", 1)
-
-    assert ids.is_cache_id(first)
-    assert first == ids.derived_cache_id("u-1", 1)
-    assert len({first, ids.derived_cache_id("u-1", 2), ids.derived_cache_id("u-2", 1)}) == 3
 
 
 def test_an_image_s_beginning_and_end_are_told() -> None:
@@ -130,6 +135,18 @@ def test_what_is_around_a_name_in_a_list_of_an_object_is_not_part_of_it() -> Non
 
 
 AMD64, ARM64 = (Platform(os="linux", architecture=each) for each in ("amd64", "arm64"))
+ARM = {"k8s.aliyun.com/imc-cpu-arch": "arm64"}
+
+
+def asked(keys: Mapping[str, str] | None = None, nodes: Sequence[str] = ("amd64",), **spec: JSON) -> EffectiveSpec:
+    document = item(spec={"images": ["nginx:1.25", "redis:7"], **spec}, metadata={"name": "a", "annotations": {**(keys or {})}})
+    return effective_spec(stored(document).cache, architectures=nodes)
+
+
+def made(*platforms: Platform) -> Bundle:
+    image = image_record("nginx:1.25", ("base", "nginx"))
+    images = tuple(msgspec.structs.replace(image, platform=each) for each in platforms)
+    return Bundle(id="imc-1", created="", platforms=platforms, images=images)
 
 
 @pytest.mark.parametrize(
@@ -144,19 +161,13 @@ AMD64, ARM64 = (Platform(os="linux", architecture=each) for each in ("amd64", "a
         ({"k8s.aliyun.com/imc-cpu-arch": "arm64,amd64"}, (), (AMD64, ARM64), True),
     ],
 )
-def test_a_bundle_is_what_is_asked_for(
+def test_a_bundle_is_for_the_platforms_that_are_asked_for(
     keys: dict[str, str], nodes: tuple[str, ...], had: tuple[Platform, ...], *, same: bool
 ) -> None:
-    metadata: JSON = {"name": "a", "annotations": dict(keys)}
-    spec = effective_spec(stored(item(metadata=metadata)).cache, architectures=nodes)
-    image = image_record("nginx:1.25", ("base", "nginx"))
-    images = tuple(msgspec.structs.replace(image, platform=each) for each in had)
-    document = Bundle(id="imc-1", created="", platforms=had, images=images)
+    found = building.difference(made(*had), asked(keys, nodes, images=["nginx:1.25"]))
 
-    assert building.is_asked_for(document, spec) is same
-    assert ("is asked for, the bundle was built for" in building.other_platforms(document, spec)) is not same
-    other = stored(item(metadata=metadata, spec={"images": ["redis:7"]})).cache
-    assert not building.is_asked_for(document, effective_spec(other, architectures=nodes))
+    assert ("is asked for, the bundle was built for" in found) is not same
+    assert bool(found) is not same
 
 
 def test_the_nodes_of_a_cache_are_those_that_it_has_images_for() -> None:
@@ -168,3 +179,42 @@ def test_the_nodes_of_a_cache_are_those_that_it_has_images_for() -> None:
     assert spec.target(before).platforms == (AMD64, ARM64)
     assert spec.target(building.ready(before, 1, NOW, document, None)).platforms == (AMD64,)
     assert spec.target(before).selector == selector.parse("pool=gpu", "")
+
+
+def test_the_fingerprint_is_of_what_a_build_is_asked_for_and_of_nothing_else() -> None:
+    own = building.wanted(asked())
+    for other in (
+        asked(images=["nginx:1.25"]),
+        asked(imageCacheSize=21),
+        asked(imagePullSecrets=["a:b"]),
+        asked(nodes=("amd64", "arm64")),
+        asked(ARM),
+        asked({"k8s.aliyun.com/plain-http-registry": "r:5000"}),
+        asked({"k8s.aliyun.com/insecure-registry": "r:5000"}),
+    ):
+        assert building.wanted(other) != own
+    for same in (
+        asked(images=["redis:7", "nginx:1.25"]),
+        asked(images=["nginx:1.25", "redis:7", "redis:7"]),
+        asked(retentionDays=3),
+        asked({"imagecache.dev/node-selector": "a=b", "imagecache.dev/priority": "3", "mine": "x"}),
+        asked({"k8s.aliyun.com/imc-size": "20"}),
+    ):
+        assert building.wanted(same) == own
+
+
+def test_a_difference_is_named() -> None:
+    document = made(AMD64)
+
+    def difference(keys: Mapping[str, str] | None = None, **spec: JSON) -> str:
+        return building.difference(document, asked(keys, **{"images": ["nginx:1.25"], **spec}))
+
+    assert difference() == ""
+    assert difference(images=["redis:7"]) == "spec.images has 'redis:7', the bundle has 'nginx:1.25'"
+    assert difference(images=["nginx:1.25", "redis:7"]) == "spec.images has 'redis:7'"
+    assert difference(ARM) == "linux/arm64 is asked for, the bundle was built for linux/amd64"
+    large = msgspec.structs.replace(document.images[0].layers[0], size=21 << 30)
+    image = msgspec.structs.replace(document.images[0], layers=(large,))
+    document = msgspec.structs.replace(document, images=(image,))
+    assert difference() == "the images take 21GiB, 20GiB are allowed"
+    assert difference(imageCacheSize=22) == ""

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from imagecache.agent.installation import HostOptions
 from imagecache.agent.pod_credentials import PodCredentials, by_address
-from imagecache.errors import HostError, HostServiceFailed
+from imagecache.apps.host_service import open_installation
+from imagecache.clock import SystemClock
+from imagecache.errors import HostError, HostServiceFailed, InvalidSetting
 from imagecache.host.service_files import CREDENTIALS, HostFiles
 from imagecache.host.systemd import Systemd
 from imagecache.kube.connection import kubeconfig
@@ -211,3 +214,20 @@ def test_a_unit_that_is_not_there_is_stopped(programs: Path) -> None:
 
     with pytest.raises(HostServiceFailed):
         Systemd().start("a.service")
+
+
+# the directory
+
+
+def test_a_directory_that_no_unit_can_name(tmp_path: Path) -> None:
+    settings = Settings(host_directory=tmp_path / "with space")
+
+    with pytest.raises(InvalidSetting, match="host_directory: .* cannot be written into a unit"):
+        open_installation(settings, SystemClock(), HostOptions(tmp_path))
+
+
+def test_the_program_is_where_the_setting_says(tmp_path: Path) -> None:
+    settings = Settings(host_directory=Path("/var/lib/cni/imagecache"))
+    installation = open_installation(settings, SystemClock(), HostOptions(tmp_path))
+
+    assert installation.files.program == Path("/var/lib/cni/imagecache/current/bin/imagecache")

@@ -3,38 +3,49 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import io
+import json
+import re
 import tarfile
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from imagecache.builder.build_events import Advanced, BuildEvent, ImageReady, ImageResolved, Planned
 from imagecache.builder.bundle_builder import BuildSettings, BundleBuilder
 from imagecache.builder.resolve_platforms import Platforms
 from imagecache.clock import SystemClock
-from imagecache.digest import chain_ids
+from imagecache.digest import Digest, chain_ids
 from imagecache.erofs.reader import LayerImage
 from imagecache.errors import (
     DigestMismatch,
-    ImageCacheError,
     ImageTooLarge,
+    MalformedDocument,
     MalformedLayer,
     NoMatchingPlatform,
     RegistryUnavailable,
+    StoreCorrupt,
+    UnsupportedMediaType,
 )
-from imagecache.limits import GIB
+from imagecache.fetch.trust import check
+from imagecache.limits import GIB, MIB
+from imagecache.oci import mediatypes
 from imagecache.oci.descriptor import Descriptor, Platform
 from imagecache.oci.reference import Reference
 from imagecache.store.bundle_document import Bundle, LayerRecord
 from imagecache.store.layer_name import Space
 from imagecache.store.store import Store
-from testkit.images_oci import AMD64, MemoryImage, memory_image
+from testkit.images_oci import AMD64, MemoryImage, memory_image, memory_index
 from testkit.registry import MemorySource
 
+S390X = Platform(os="linux", architecture="s390x")
 ID = "imc-" + "a" * 20
+OTHER = "imc-" + "b" * 20
 NOISE = bytes(range(256)) * 4096
+FOREIGN = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
 
 
 def tar(*names: str, content: bytes = b"x", mode: int = 0o755) -> bytes:
@@ -53,6 +64,7 @@ def tar(*names: str, content: bytes = b"x", mode: int = 0o755) -> bytes:
 
 
 BASE = tar("etc/", "etc/base")
+APP = tar("usr/", "usr/app")
 
 
 class Builds:
@@ -260,11 +272,26 @@ async def test_too_large_unpacked(builds: Builds) -> None:
 
 
 async def test_another_platform(builds: Builds) -> None:
-    image = memory_image([BASE], platform=Platform(os="linux", architecture="s390x"))
-    with pytest.raises(ImageCacheError) as caught:
-        await builds.build(source(app=image), "app:1")
-    assert isinstance(caught.value, NoMatchingPlatform)
-    assert "s390x" in str(caught.value)
+    images = source(app=memory_index([memory_image([BASE], platform=S390X)]))
+    with pytest.raises(NoMatchingPlatform, match="s390x"):
+        await builds.build(images, "app:1")
+
+
+async def test_an_index_in_an_index(builds: Builds) -> None:
+    member = memory_image([BASE])
+    inner = memory_index([memory_image([APP], platform=S390X), member])
+    outer = memory_index([inner])
+    document = await builds.build(source(app=outer), "app:1")
+    (record,) = document.images
+    assert [index.digest for index in record.indexes] == [outer.descriptor.digest, inner.descriptor.digest]
+    assert (record.target.digest, record.manifest.digest) == (outer.descriptor.digest, member.descriptor.digest)
+    bodies = {digest: builds.store.blobs.read(digest) for digest in document.document_digests()}
+    assert len(bodies) == 4
+    check(document, bodies, {"app:1": outer.descriptor.digest})
+    for missing in (record.indexes[:1], record.indexes[1:], ()):
+        other = msgspec.structs.replace(document, images=(msgspec.structs.replace(record, indexes=missing),))
+        with pytest.raises(StoreCorrupt):
+            check(other, bodies, {"app:1": outer.descriptor.digest})
 
 
 async def test_a_cancelled_build_can_be_repeated(builds: Builds) -> None:
@@ -301,3 +328,84 @@ async def test_the_same_tar_gives_the_same_file(builds: Builds, tmp_path: Path) 
     first = await builds.build(source(app=image), "app:1")
     second = await Builds(tmp_path / "other").build(source(app=image), "app:1")
     assert first.images[0].layers[0].sha256 == second.images[0].layers[0].sha256
+
+
+async def test_layers_of_nothing(builds: Builds) -> None:
+    image = memory_image([BASE, b"", tar("usr/", "usr/app"), b""])
+    document = await builds.build(source(app=image), "app:1")
+    layers = document.images[0].layers
+    assert [layer.tar_size == 0 for layer in layers] == [False, True, False, True]
+    assert layers[1].name == layers[3].name
+    with builds.image(layers[1]) as opened:
+        assert [path for path, _ in opened.walk()] == [()]
+    alone = await builds.build(source(empty=memory_image([b""], compression="zstd")), "empty:1", bundle_id=OTHER)
+    assert alone.images[0].layers[0].tar_size == 0
+
+
+async def test_an_empty_blob_is_refused_by_name(builds: Builds) -> None:
+    with pytest.raises(MalformedDocument, match="has the size 0"):
+        await builds.build(source(app=memory_image([b""], compression="none")), "app:1")
+
+
+async def test_one_layer_in_two_compressions(builds: Builds) -> None:
+    """containerd 14000: manifests that share a config. Each names the blobs that its own registry has."""
+    one, two = memory_image([BASE]), memory_image([BASE], compression="zstd")
+    document = await builds.build(source(one=one, two=two), "one:1", "two:1")
+    assert [image.layers[0].blob for image in document.images] == [one.layers[0], two.layers[0]]
+    assert document.images[0].layers[0].name == document.images[1].layers[0].name
+    bodies = {digest: builds.store.blobs.read(digest) for digest in document.document_digests()}
+    check(document, bodies, {"one:1": one.descriptor.digest, "two:1": two.descriptor.digest})
+
+
+async def test_a_layer_that_grows_past_the_limit_of_its_cache_is_stopped(builds: Builds) -> None:
+    """Before its tar is on the disk: zeros take next to nothing in zstd."""
+    image = memory_image([tar("zeros", content=bytes(100 * MIB))], compression="zstd")
+    assert image.layers[0].size < MIB
+    with pytest.raises(ImageTooLarge, match="imageCacheSize leaves"):
+        await builds.build(source(app=image), "app:1", size_limit=64 * MIB)
+    assert list(builds.store.layers.names()) == []
+
+
+@pytest.mark.parametrize("known", [False, True])
+async def test_compressed_bytes_whose_type_says_that_they_are_not(builds: Builds, *, known: bool) -> None:
+    """containerd 10134: it takes them for a tar. A note says so, also when the store has the layer from elsewhere."""
+    if known:
+        await builds.build(source(other=memory_image([BASE])), "other:1", bundle_id=OTHER)
+    images = source(app=relabelled(BASE, mediatypes.OCI_LAYER), plain=memory_image([APP], compression="none"))
+    document = await builds.build(images, "app:1", "plain:1")
+    noted, plain = document.images
+    (note,) = noted.notes
+    assert re.fullmatch(r"will not pull without the cache: layer [0-9a-f]{12} is compressed with gzip, .*", note)
+    assert plain.notes == ()
+
+
+async def test_a_foreign_layer_that_the_registry_has(builds: Builds) -> None:
+    """As private registries keep layers of base images that may not be public; containerd pulls it like others."""
+    document = await builds.build(source(app=relabelled(BASE, FOREIGN)), "app:1")
+    assert [layer.tar_size for layer in document.images[0].layers] == [len(BASE)]
+    assert document.images[0].notes == ()
+
+
+async def test_a_foreign_layer_that_is_only_elsewhere(builds: Builds) -> None:
+    image = relabelled(BASE, FOREIGN)
+    (layer,) = image.layers
+    rest = {digest: blob for digest, blob in image.blobs.items() if digest != layer.digest}
+    hollow = dataclasses.replace(image, blobs=rest)
+    with pytest.raises(UnsupportedMediaType, match="is foreign .* not in the registry"):
+        await builds.build(source(app=hollow), "app:1")
+
+
+def relabelled(layer: bytes, media_type: str) -> MemoryImage:
+    """An image whose layer is compressed with gzip and has this type."""
+    image = memory_image([layer])
+    assert image.config is not None
+    document = json.loads(image.body)
+    document["layers"][0]["mediaType"] = media_type
+    body = json.dumps(document).encode()
+    digest = Digest.sha256(body)
+    return dataclasses.replace(
+        image,
+        descriptor=msgspec.structs.replace(image.descriptor, digest=digest, size=len(body)),
+        blobs={**image.blobs, digest: body},
+        media_types={digest: image.descriptor.media_type},
+    )

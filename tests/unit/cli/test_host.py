@@ -14,7 +14,7 @@ from imagecache.agent.installation import AgentInstallation, HostOptions
 from imagecache.agent.pod_credentials import PodCredentials
 from imagecache.clock import Clock
 from imagecache.errors import ObjectNotFound
-from imagecache.host.service_files import CONFIG, PROGRAM, UNITS, HostFiles
+from imagecache.host.service_files import CONFIG, UNITS, HostFiles
 from imagecache.kube.resources import DAEMON_SETS, NODE_IMAGE_CACHES
 from imagecache.settings.table import Settings
 from testkit.host_service import (
@@ -144,9 +144,19 @@ def test_the_mode_and_other_settings_are_flags(imagecache: Shell, host: Host) ->
 
     settings, _ = host.opened[0]
     assert (settings.mode.value, settings.node_name) == ("native", "a")
-    assert not host.files.at(PROGRAM).exists()
+    assert not host.files.at(host.files.program).exists()
     imagecache("host", "install", "--trim-delay", "3")
     assert "trim_delay = 3.0" in read(host.files, CONFIG)
+
+
+def test_the_host_s_timer_knows_the_directory(imagecache: Shell, host: Host) -> None:
+    """It also finishes an uninstall that was killed after the configuration file was removed."""
+    imagecache("host", "install")
+    host.records.containers = 1
+    imagecache("host", "uninstall", "--host-directory", "/var/lib/cni/imagecache", "--leave-containerd")
+
+    command = "host uninstall --host-directory=/var/lib/cni/imagecache --leave-containerd\n"
+    assert command in read(host.files, UNITS / "imagecache-leave.service")
 
 
 def test_uninstall_says_what_is_left(imagecache: Shell, host: Host) -> None:

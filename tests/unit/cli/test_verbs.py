@@ -9,13 +9,14 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 import typer
 import yaml
 
 from imagecache.cli.doctor import show
 from imagecache.digest import DiffID, Digest
-from imagecache.errors import ContainerdUnavailable, MalformedLayer, RegistryUnavailable, StoreCorrupt
+from imagecache.errors import ContainerdUnavailable, RegistryUnavailable, StoreCorrupt
 from imagecache.host.checks import Check, Status
 from imagecache.host.mounter import KernelMounter
 from imagecache.settings.table import Settings
@@ -23,7 +24,6 @@ from imagecache.store.layer_name import LayerName, Space
 from imagecache.store.store import Store
 from testkit.builder import layer_record
 from testkit.store import put_bundle
-from testkit.tars import DIRECTORY, SYMLINK, Entry, tar
 
 from .conftest import Shell
 
@@ -221,6 +221,19 @@ def test_describe(imagecache: Shell) -> None:
     assert re.search(r"Normal +Pulled +90s +Successfully pulled image nginx:1\.25\n", text)
 
 
+def test_describe_says_what_only_the_cache_makes_usable(imagecache: Shell) -> None:
+    imagecache("create", "-f", imagecache.manifest())
+    assert "Note:" not in imagecache("describe", "a").stdout
+    documents = imagecache.host.store.documents
+    for key, document in documents.items():
+        images = tuple(msgspec.structs.replace(image, notes=("will not pull", "odd")) for image in document.images)
+        documents[key] = msgspec.structs.replace(document, images=images)
+
+    text = imagecache("describe", "a").stdout
+
+    assert "Note:         nginx:1.25: will not pull\nNote:         nginx:1.25: odd\n" in text
+
+
 def test_describe_a_failure_says_whose_turn_it_is(imagecache: Shell) -> None:
     imagecache.host.builder.failure = RegistryUnavailable("no answer", image="nginx:1.25")
     imagecache("create", "-f", imagecache.manifest(), code=10)
@@ -379,81 +392,6 @@ def test_check_deep_proves_layer_images(imagecache: Shell) -> None:
 
     assert imagecache("check").stdout == "7 files checked, no problems\n"
     assert "2 problems" in imagecache("check", "--deep", code=StoreCorrupt.exit_code).stdout
-
-
-TAR = tar(
-    Entry(b"etc/", DIRECTORY, mode=0o755),
-    Entry(b"etc/.wh.gone"),
-    Entry(b"etc/link", SYMLINK, target=b"../etc\x1b[2J", mode=0o777),
-)
-IMPLIED = tar(Entry(b"etc/hosts", content=b"x"))
-"""It has no entry for ``etc``: the layer below says whose that is."""
-
-
-def test_layer_commands(imagecache: Shell, tmp_path: Path) -> None:
-    source, image, back = (tmp_path / name for name in ("in.tar", "x.erofs", "out.tar"))
-    source.write_bytes(TAR)
-
-    built = json.loads(imagecache("layer", "build", str(source), "-o", str(image)).stdout)
-    assert built == {
-        "diffID": Digest.sha256(TAR),
-        "sha256": Digest.sha256(image.read_bytes()),
-        "size": image.stat().st_size,
-        "tarSize": len(TAR),
-        "entries": 3,
-        "contextDependent": False,
-    }
-    proved = json.loads(imagecache("layer", "verify", str(image), "--diff-id", built["diffID"]).stdout)
-    assert proved == {key: built[key] for key in ("diffID", "sha256", "size", "entries")} | {"verified": True}
-    exported = imagecache("layer", "export", str(image), "-o", str(back))
-    assert json.loads(exported.stdout) == {"diffID": built["diffID"], "size": len(TAR)}
-    assert back.read_bytes() == TAR
-    piped = imagecache("layer", "export", str(image), "-o", "-")
-    assert piped.stdout_bytes == TAR
-    assert json.loads(piped.stderr)["size"] == len(TAR)
-
-
-def test_a_layer_on_top_of_another_from_stdin(imagecache: Shell, tmp_path: Path) -> None:
-    source, below, image = (tmp_path / name for name in ("in.tar", "below", "x.erofs"))
-    source.write_bytes(TAR)
-    imagecache("layer", "build", str(source), "-o", str(below))
-
-    built = json.loads(imagecache("layer", "build", "-", "-o", str(image), "--lower", str(below), stdin=IMPLIED).stdout)
-
-    assert (built["diffID"], built["contextDependent"]) == (Digest.sha256(IMPLIED), True)
-
-
-def test_layer_ls_shows_hostile_names_harmlessly(imagecache: Shell, tmp_path: Path) -> None:
-    source, image = tmp_path / "in.tar", str(tmp_path / "x.erofs")
-    source.write_bytes(TAR)
-    imagecache("layer", "build", str(source), "-o", image)
-
-    lines = imagecache("layer", "ls", image).stdout.splitlines()
-    found = [json.loads(line) for line in imagecache("layer", "ls", "--json", image).stdout.splitlines()]
-
-    assert lines == [
-        "drwxr-xr-x 0/0         59 etc",
-        "c--------- 0/0        0,0 etc/gone",
-        r"lrwxrwxrwx 0/0         10 etc/link -> ../etc\x1b[2J",
-    ]
-    assert found[2]["target"] == "../etc\x1b[2J"
-    assert (found[1]["mode"], found[1]["major"]) == ("20000", 0)
-
-
-def test_layer_errors(imagecache: Shell, tmp_path: Path) -> None:
-    source, sound, damaged = (tmp_path / name for name in ("in.tar", "sound", "damaged"))
-    source.write_bytes(TAR)
-    imagecache("layer", "build", str(source), "-o", str(sound))
-    damaged.write_bytes(sound.read_bytes()[:5000])
-    files = sorted(path.name for path in tmp_path.iterdir())
-
-    assert "no such file" in imagecache("layer", "build", "nothing.tar", "-o", "x", code=2).stderr.lower()
-    imagecache("layer", "verify", str(sound), "--diff-id", "sha256:1", code=2)
-    imagecache("layer", "verify", str(sound), "--diff-id", "sha256:" + "0" * 64, code=20)
-    imagecache("layer", "export", str(damaged), "-o", str(tmp_path / "out"), code=MalformedLayer.exit_code)
-    imagecache("layer", "build", "-", "-o", str(tmp_path / "out"), stdin=b"no tar" * 200, code=MalformedLayer.exit_code)
-    assert sorted(path.name for path in tmp_path.iterdir()) == files
-    imagecache("layer", "export", str(sound), "-o", str(tmp_path / "no" / "out"), code=40)
 
 
 def test_containerd_config(imagecache: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

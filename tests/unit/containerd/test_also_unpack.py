@@ -68,6 +68,17 @@ async def test_every_layer_is_unpacked_on_the_one_below_and_no_tar_is_left() -> 
     assert (node.space.active, node.space.leases) == ({}, {})
 
 
+async def test_an_empty_layer_needs_no_tar() -> None:
+    """containerd fetches no empty blob, so none is put into its content store either."""
+    node = Node()
+    image = node.image("base", "", "app")
+    del node.documents.tars[image.layers[1].diff_id]
+    await node.attach(bundle(image))
+    assert node.chains() == node.chains("imagecache")
+    assert len(node.chains()) == 3
+    assert (node.space.active, node.space.leases) == ({}, {})
+
+
 async def test_detach_takes_it_back() -> None:
     node = Node()
     image = node.image("base", "app")

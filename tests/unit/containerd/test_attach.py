@@ -53,22 +53,37 @@ async def test_an_image_is_there_with_all_its_parts_and_stays() -> None:
     result = await node.attacher.attach(bundle(image))
 
     node.containerd.collect()
-    assert image.index is not None
     assert (
         set(result.images)
         == node.images
         == {
             "docker.io/library/nginx:1.25",
-            f"docker.io/library/nginx@{image.index.digest}",
+            f"docker.io/library/nginx@{image.target.digest}",
             image.config.digest,
         }
     )
     space = node.containerd.spaces["k8s.io"]
-    assert set(space.content) == {image.index.digest, image.manifest.digest, image.config.digest}
+    assert set(space.content) == {image.target.digest, image.manifest.digest, image.config.digest}
     assert all(space.bodies[digest] == node.documents.read(digest) for digest in space.content)
     assert node.snapshots == {layer.chain_id for layer in image.layers}
     assert all(record.labels == MANAGED | OURS for record in space.images.values())
     assert space.leases == {}
+
+
+async def test_an_index_in_an_index_is_there_whole_and_stays() -> None:
+    node = Node()
+    image = node.documents.image("nginx:1.25", ["base", "app"], index=3)
+    node.serve(image)
+    await node.attacher.attach(bundle(image))
+
+    node.containerd.collect()
+    space = node.containerd.spaces["k8s.io"]
+    assert len(image.indexes) == 3
+    assert set(space.content) == {document.digest for document in image.documents}
+    assert {str(record.target) for record in space.images.values()} == {str(image.indexes[0].digest)}
+    await node.attacher.detach(bundle(image))
+    node.containerd.collect()
+    assert node.empty
 
 
 async def test_attaching_again_changes_nothing() -> None:

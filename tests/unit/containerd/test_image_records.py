@@ -29,15 +29,13 @@ def test_containerd_drops_the_tag_when_there_is_a_digest(text: str) -> None:
 
 def test_the_digest_name_is_the_index_when_there_is_one() -> None:
     image = MemoryDocuments().image("nginx", ["base"], index=True)
-    assert image.index is not None
-    assert image_records.names(image)[1] == f"docker.io/library/nginx@{image.index.digest}"
+    assert image_records.names(image)[1] == f"docker.io/library/nginx@{image.target.digest}"
 
 
 def test_the_labels_hold_the_parts_together() -> None:
     documents = MemoryDocuments()
     image = documents.image("127.0.0.1:5000/team/app", ["base", "app"], index=True)
-    assert image.index is not None
-    index = parse_index(documents.read(image.index.digest), image.index.media_type)
+    index = parse_index(documents.read(image.target.digest), image.target.media_type)
     source = {"containerd.io/distribution.source.127.0.0.1": "team/app"}
     assert image_records.index_labels(image, index) == {
         "containerd.io/gc.ref.content.m.0": image.manifest.digest,

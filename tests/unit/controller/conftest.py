@@ -12,6 +12,7 @@ import pytest_asyncio
 from imagecache.api.parse import stored
 from imagecache.api.types import ImageCache, Phase, Status
 from imagecache.api.yamltext import JSON
+from imagecache.backoff import Backoff
 from imagecache.controller.reconciler import Dependencies, Reconciler
 from imagecache.errors import ObjectNotFound
 from imagecache.kube import objects
@@ -23,6 +24,8 @@ from testkit.clock import FakeClock
 from testkit.kube import FakeKube
 
 _SECONDS = 10
+PAUSE = Backoff(0.01, 0.02)
+"""Between two looks at a Secret."""
 
 
 def manifest(name: str = "a", *images: str, annotations: dict[str, JSON] | None = None, **spec: JSON) -> Object:
@@ -45,6 +48,8 @@ class Bench:
     builder: FakeBuilder
     controller: Reconciler
     tasks: list[asyncio.Task[None]]
+    configuration: str = ""
+    """Version of what is configured about registries."""
 
     def start(self) -> None:
         """A controller begins, knowing nothing."""
@@ -56,6 +61,8 @@ class Bench:
             architecture="amd64",
             builds=2,
             interval=0.0,
+            configuration=lambda: self.configuration,
+            looks=PAUSE,
         )
         self.controller = Reconciler(dependencies)
         self.tasks = [asyncio.create_task(self.controller.run())]

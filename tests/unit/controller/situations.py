@@ -1,9 +1,10 @@
-"""Caches, bundles, statuses and nodes for the table of ``test_decide``."""
+"""Caches, bundles, statuses and nodes, and one situation with what follows from it, for the tables of decisions."""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -13,17 +14,17 @@ from imagecache.api.building import BuildRequest
 from imagecache.api.effective_spec import effective_spec
 from imagecache.api.ids import derived_cache_id
 from imagecache.api.nodes import FINALIZER, CacheState, NodeCache, NodeStatus, NodeView
-from imagecache.api.types import API_VERSION, KIND, ImageCache, Metadata, Spec, Status
+from imagecache.api.types import API_VERSION, KIND, Attempt, ImageCache, Metadata, Phase, Spec, Status
 from imagecache.controller.decide import decide
-from imagecache.controller.decision import (
-    ObservedState,
-)
+from imagecache.controller.decision import Action, Decision, ObservedState, StartBuild
 from imagecache.errors import (
     AccessDenied,
     ImageCacheError,
     ImageNotFound,
+    ImageTooLarge,
     InvalidManifest,
     PullSecretUnavailable,
+    RegistryUnavailable,
     StoreBusy,
     StoreError,
     Unauthenticated,
@@ -35,13 +36,20 @@ from testkit.builder import IMAGES, image_record
 NOW = dt.datetime(2024, 5, 1, 12, 0, 0, tzinfo=dt.UTC)
 DAY = dt.timedelta(days=1)
 UID = "11111111-1111-4111-8111-111111111111"
-ONE, TWO = (derived_cache_id(UID, generation) for generation in (1, 2))
-"""Ids of the first and of the second generation."""
+ONE = derived_cache_id(UID)
+TWO = derived_cache_id(UID, ONE)
+THREE = derived_cache_id(UID, TWO)
+"""Ids of the object's bundles, one after another."""
 NGINX, REDIS = "nginx:1.25", "redis:7"
 
 
 def cache(
-    *images: str, generation: int = 1, status: Status | None = None, secrets: tuple[str, ...] = (), **metadata: Any
+    *images: str,
+    generation: int = 1,
+    status: Status | None = None,
+    secrets: tuple[str, ...] = (),
+    days: int | None = None,
+    **metadata: Any,
 ) -> ImageCache:
     """An object that the controller has seen before, unless ``finalizers`` say otherwise."""
     fields: dict[str, Any] = {"finalizers": (FINALIZER,), "uid": UID, "generation": generation} | metadata
@@ -49,15 +57,24 @@ def cache(
         api_version=API_VERSION,
         kind=KIND,
         metadata=Metadata(name="a", **fields),
-        spec=Spec(images=images or (NGINX,), image_pull_secrets=secrets),
+        spec=Spec(images=images or (NGINX,), image_pull_secrets=secrets, retention_days=days),
         status=status,
     )
 
 
-def bundle(bundle_id: str, *images: str, architectures: Sequence[str] = ("amd64",)) -> Bundle:
-    records = [image_record(image, IMAGES[image]) for image in images or (NGINX,)]
+SECRETS = ("default:s",)
+"""Of a cache whose registry wants a credential."""
+A = cache()
+EDITED = cache(REDIS, generation=2)
+FOR_SECRETS = cache(secrets=SECRETS)
+
+
+def bundle(
+    bundle_id: str, *images: str, architectures: Sequence[str] = ("amd64",), notes: tuple[str, ...] = ()
+) -> Bundle:
+    records = [image_record(image, IMAGES.get(image.strip(), ("base",))) for image in images or (NGINX,)]
     platforms = tuple(Platform(os="linux", architecture=each) for each in architectures)
-    records = [msgspec.structs.replace(record, platform=each) for record in records for each in platforms]
+    records = [msgspec.structs.replace(record, platform=each, notes=notes) for record in records for each in platforms]
     return Bundle(id=bundle_id, created="2024-05-01T12:00:00Z", platforms=platforms, images=tuple(records))
 
 
@@ -65,31 +82,49 @@ def request(bundle_id: str, of: ImageCache) -> BuildRequest:
     return building.request(bundle_id, effective_spec(of, architectures=("amd64",)))
 
 
-def pending(generation: int = 1, bundle_id: str = ONE) -> Status:
-    return phases.started(phases.begin(bundle_id, generation, NOW), generation, NOW)
+HAS_ONE: dict[str, Any] = {"bundles": {ONE: bundle(ONE)}}
+BUILD_ONE = StartBuild(request(ONE, A))
+BUILD_TWO = StartBuild(request(TWO, EDITED))
 
 
-def creating(generation: int = 1) -> Status:
-    return phases.advance(pending(generation), 60, 100, NOW)
+def tried(of: ImageCache = A, bundle_id: str = ONE, **more: Any) -> Attempt:
+    """An attempt at what the object asks for."""
+    wanted = building.wanted(effective_spec(of, architectures=("amd64",)))
+    return Attempt(image_cache_id=bundle_id, wanted=wanted, **more)
+
+
+def pending(generation: int = 1, bundle_id: str = ONE, of: ImageCache = A, **attempt: Any) -> Status:
+    begun = phases.begin(bundle_id, generation, NOW)
+    return phases.started(begun, generation, NOW, attempt=tried(of, bundle_id, **attempt))
+
+
+def creating(generation: int = 1, of: ImageCache = A, **attempt: Any) -> Status:
+    return phases.advance(pending(generation, of=of, **attempt), 60, 100, NOW)
 
 
 def ready(generation: int = 1, bundle_id: str = ONE, *images: str, retention_days: int | None = None) -> Status:
-    document = bundle(bundle_id, *images)
-    return building.ready(pending(generation, bundle_id), generation, NOW, document, retention_days)
+    begun = pending(generation, bundle_id, cache(*images))
+    return building.ready(begun, generation, NOW, bundle(bundle_id, *images), retention_days)
 
 
-def failed(error: ImageCacheError, generation: int = 1) -> Status:
+def waiting(error: ImageCacheError, of: ImageCache = A, **attempt: Any) -> Status:
     message = building.explain(error)
-    return phases.failed(creating(generation), generation, NOW, reason=error.reason, message=message)
+    return phases.waiting(creating(of=of, **attempt), 1, NOW, reason=error.reason, message=message)
 
 
-def updating(generation: int = 2, bundle_id: str = ONE) -> Status:
-    return phases.update(ready(bundle_id=bundle_id), generation, NOW)
+def failed(error: ImageCacheError, generation: int = 1, of: ImageCache = A, **attempt: Any) -> Status:
+    begun, message = creating(generation, of, **attempt), building.explain(error)
+    return phases.failed(begun, generation, NOW, reason=error.reason, message=message)
 
 
-def update_failed(error: ImageCacheError, generation: int = 2) -> Status:
-    message = building.explain(error)
-    return phases.failed(updating(generation), generation, NOW, reason=error.reason, message=message)
+def updating(generation: int = 2, bundle_id: str = ONE, of: ImageCache = EDITED, **attempt: Any) -> Status:
+    begun = phases.update(ready(bundle_id=bundle_id), generation, NOW)
+    return phases.started(begun, generation, NOW, attempt=tried(of, TWO, **attempt))
+
+
+def update_failed(error: ImageCacheError, generation: int = 2, **attempt: Any) -> Status:
+    begun, message = updating(generation, **attempt), building.explain(error)
+    return phases.failed(begun, generation, NOW, reason=error.reason, message=message)
 
 
 def node(name: str, state: CacheState, labels: dict[str, str] | None, bundle_id: str = ONE) -> NodeView:
@@ -99,23 +134,62 @@ def node(name: str, state: CacheState, labels: dict[str, str] | None, bundle_id:
 NOT_FOUND = ImageNotFound("no such tag", hint="check the tag", image=NGINX)
 REFUSED = Unauthenticated("no credential", image=NGINX)
 DENIED = AccessDenied("not allowed", image=NGINX)
+TOO_LARGE = ImageTooLarge("the images need 30 GiB", hint="raise imageCacheSize")
+AWAY = RegistryUnavailable("no answer", image=NGINX)
 NO_SECRET = PullSecretUnavailable("imagePullSecret default:s does not exist", hint="create it")
 BUSY = StoreBusy("in use")
 DISK = StoreError("the disk is gone")
 NONSENSE = InvalidManifest("spec.images: 21 images")
 PULLING = events.event("Pulling", "Pulling image", about=NGINX, now=NOW)
-SECRETS = ("default:s",)
-"""Of a cache whose registry wants a credential."""
-A = cache()
 
 
-def settled(status: Status, **observed: Any) -> Status:
+def look(of: ImageCache, at: dt.datetime = NOW, **observed: Any) -> Decision:
+    return decide(of, ObservedState(**({"architectures": ("amd64",)} | observed)), at)
+
+
+def settled(status: Status, of: ImageCache = A, **observed: Any) -> Status:
     """The status after a decision that has nothing left to do: counts and columns are in it."""
-    state = ObservedState(**{"architectures": ("amd64",), "bundles": {ONE: bundle(ONE)}} | observed)
-    decided = decide(cache(status=status), state, NOW).status
+    decided = look(of.with_status(status), **(HAS_ONE | observed)).status
     assert decided is not None
     return decided
 
 
 def condition(status: Status, kind: str) -> tuple[str, str]:
-    return next((entry.status, entry.reason) for entry in status.conditions if entry.type == kind)
+    found = phases.condition(status, kind)
+    return (found.status, found.reason) if found else ("", "")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A cache and what is observed, and what follows: by default, nothing at all."""
+
+    cache: ImageCache
+    observed: dict[str, Any] = field(default_factory=dict)
+    """Fields of ``ObservedState``."""
+    actions: tuple[Action, ...] = ()
+    phase: Phase | None = None
+    """None: the status is the very same object."""
+    id: str = ONE
+    events: tuple[str, ...] = ()
+    again: float | None = None
+    watches: tuple[str, ...] = ()
+    problem: ImageCacheError | None = None
+    check: Callable[[Status], object] = lambda _status: True
+    """What else is true of the status."""
+    at: dt.datetime = NOW
+
+    def hold(self) -> None:
+        """Decide, and compare."""
+        found = look(self.cache, self.at, **self.observed)
+
+        assert found.actions == self.actions
+        assert tuple(each.reason for each in found.events) == self.events
+        assert (found.again, found.watches) == (self.again, self.watches)
+        if self.problem is not None:
+            assert found.problem is self.problem
+        if self.phase is None:
+            assert found.status is self.cache.status
+        else:
+            assert found.status is not None
+            assert (found.status.phase, found.status.image_cache_id) == (self.phase, self.id)
+            assert self.check(found.status), found.status

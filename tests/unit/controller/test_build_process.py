@@ -25,7 +25,7 @@ from imagecache.controller import build_messages
 from imagecache.controller.build_messages import Order
 from imagecache.controller.build_process import ProcessBuilder
 from imagecache.digest import Digest
-from imagecache.errors import ImageNotFound, InternalError, NotFound, Unauthenticated
+from imagecache.errors import ImageNotFound, InternalError, NotFound, RateLimited, Unauthenticated
 from imagecache.kube.resources import IMAGE_CACHES, LEASES
 from imagecache.limits import GIB
 from imagecache.oci.descriptor import Platform
@@ -243,3 +243,14 @@ async def test_the_whole_controller_on_an_api_over_http(site: Site, tmp_path: Pa
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
     assert task.cancelled()
+
+
+def test_how_long_a_registry_asks_to_wait_reaches_the_controller() -> None:
+    for asked in (None, 90.0):
+        failed = build_messages.Failed.of(RateLimited("slow down", hint="wait", image="nginx", retry_after=asked))
+        line = build_messages.decode_line(build_messages.encode(failed))
+        assert isinstance(line, build_messages.Failed)
+        error = line.exception()
+        assert isinstance(error, RateLimited)
+        assert (error.message, error.hint, error.image, error.retry_after) == ("slow down", "wait", "nginx", asked)
+    assert isinstance(build_messages.Failed.of(NotFound("x")).exception(), NotFound)

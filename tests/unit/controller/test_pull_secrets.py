@@ -26,8 +26,11 @@ def secret(name: str, body: str, kind: str = "kubernetes.io/dockerconfigjson", n
 
 
 async def read(folder: Path, *names: str) -> tuple[PullSecret, ...]:
-    files = ObjectFiles(StorePaths(folder / "store"))
-    return await pull_secrets.read(FileKube(files, SecretDirectory(folder), FakeClock()), names)
+    return (await pull_secrets.read(kube(folder), names)).secrets
+
+
+def kube(folder: Path) -> FileKube:
+    return FileKube(ObjectFiles(StorePaths(folder / "store")), SecretDirectory(folder), FakeClock())
 
 
 @pytest.fixture
@@ -57,6 +60,29 @@ async def test_both_types_in_any_file(folder: Path) -> None:
 
     assert [item.name for item in found] == ["kube-system:old", "default:one", "default:plain"]
     assert [json.loads(item.config) for item in found] == [CONFIG, CONFIG, CONFIG]
+
+
+@pytest.mark.parametrize("payload", [r'{"auths":{"a":null},"x":"\ud800"}', '{"Auths":null}', '{"auths":{},"auths":{}}'])
+async def test_payloads_that_kubelet_reads(tmp_path: Path, payload: str) -> None:
+    """The registry's part makes sense of them (``registry.docker_config``)."""
+    coded = base64.b64encode(payload.encode()).decode()
+    (tmp_path / "a.yaml").write_text(secret("one", f"data: {{.dockerconfigjson: {coded}}}\nstringData: null"))
+
+    (found,) = await read(tmp_path, "default:one")
+
+    assert found.config == payload.encode()
+
+async def test_a_version_changes_with_a_secret_and_says_nothing_of_it(folder: Path) -> None:
+    before = await pull_secrets.read(kube(folder), ["default:one", "default:plain"])
+    versions = {name: await pull_secrets.read_version(kube(folder), name) for name in ("default:one", "default:plain")}
+    assert before.version == pull_secrets.version(versions)
+    assert pull_secrets.version({}) == (await pull_secrets.read(kube(folder), ())).version == ""
+
+    file = folder / "plain.json"
+    file.write_text(file.read_text().replace("hunter2", "hunter3"))
+    after = await pull_secrets.read(kube(folder), ["default:one", "default:plain"])
+    assert after.version != before.version
+    assert await pull_secrets.read_version(kube(folder), "default:one") == versions["default:one"]
 
 
 async def test_nothing_wanted_reads_nothing(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 
 import pytest
 
@@ -19,11 +20,10 @@ from imagecache.errors import (
     RegistryUnavailable,
     StoreError,
 )
-from imagecache.kube.resources import EVENTS, IMAGE_CACHES, SECRETS, Resource
-from imagecache.store.bundle_document import Bundle
+from imagecache.kube.resources import EVENTS, IMAGE_CACHES, Resource
 from testkit.builder import MemoryStore
 
-from .conftest import Bench, eventually, manifest, secret
+from .conftest import Bench, eventually, manifest
 
 
 def conditions(status: Status) -> dict[str, tuple[str, str]]:
@@ -57,6 +57,9 @@ async def test_a_cache_becomes_ready_and_tells_how(bench: Bench) -> None:
     assert conditions(status) == {
         "Ready": ("True", "Built"),
         "Building": ("False", "Built"),
+        "Reconciling": ("False", "Built"),
+        "Stalled": ("False", "Built"),
+        "Serving": ("True", "Built"),
         "Degraded": ("False", "AsExpected"),
     }
     assert {entry.observed_generation for entry in status.conditions} == {1}
@@ -135,63 +138,6 @@ async def test_a_failed_cache_is_built_again_when_its_spec_changes(bench: Bench)
     assert {entry.observed_generation for entry in status.conditions} == {2}
 
 
-async def test_a_missing_secret_is_waited_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imagecache.controller.decide.SOON", 0.01)
-    bench.builder.guarded = frozenset({"nginx:1.25"})
-    bench.start()
-    await bench.create(manifest("a", imagePullSecrets=["default:cred"]))
-    waiting = await bench.until(lambda status: bool(status.reason))
-
-    assert waiting.phase is Phase.PENDING
-    assert waiting.reason.startswith("PullSecretUnavailable: imagePullSecret default:cred does not exist; create it")
-    assert conditions(waiting)["Ready"] == ("False", "PullSecretUnavailable")
-    assert bench.builder.requests == []
-    await bench.secret("cred", "good")
-    status = await bench.phase(Phase.READY)
-    assert status.reason == ""
-    assert reasons(status.events) == ["PullSecretUnavailable", "Pulling", "Pulled", "Ready"]
-    assert ("list", SECRETS.qualified, "") not in bench.kube.calls
-
-
-async def test_a_wrong_secret_is_healed_by_a_right_one(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imagecache.controller.decide.RECHECK", 0.01)
-    bench.builder.guarded = frozenset({"nginx:1.25"})
-    bench.start()
-    await bench.secret("cred", "bad")
-    await bench.create(manifest("a", imagePullSecrets=["default:cred"]))
-    failed = await bench.phase(Phase.FAILED)
-    assert failed.reason.startswith("Unauthenticated: nginx:1.25: ")
-    assert len(bench.builder.requests) == 1
-
-    patch = {key: value for key, value in secret("cred", "good").items() if key == "data"}
-    await bench.kube.patch(SECRETS, "cred", patch, namespace="default")
-    status = await bench.phase(Phase.READY)
-    assert status.image_cache_id == failed.image_cache_id
-    assert len(bench.builder.requests) == 2
-
-
-async def test_no_secret_is_in_an_object_or_an_event(bench: Bench) -> None:
-    bench.start()
-    await bench.secret("cred", "good-hunter2")
-    await bench.create(manifest("a", "nginx:9", imagePullSecrets=["default:cred"]))
-    await bench.phase(Phase.FAILED)
-
-    assert "hunter2" not in str((await bench.kube.list(IMAGE_CACHES)).items + (await bench.kube.list(EVENTS)).items)
-    assert "hunter2" not in repr(bench.builder.credentials)
-
-
-async def test_what_the_controller_may_not_read_is_said(bench: Bench) -> None:
-    def deny(verb: str, resource: Resource, name: str) -> KubernetesError | None:
-        return KubernetesDenied("secrets is forbidden") if (verb, resource) == ("get", SECRETS) and name else None
-
-    bench.kube.failure = deny
-    bench.start()
-    await bench.create(manifest("a", imagePullSecrets=["default:cred"]))
-    status = await bench.until(lambda status: bool(status.reason))
-
-    assert "may not be read by the controller; allow its service account" in status.reason
-
-
 @pytest.mark.parametrize(
     ("item", "reason"),
     [
@@ -233,7 +179,8 @@ async def test_an_edited_cache_is_built_in_place_and_serves_meanwhile(bench: Ben
     updating = await bench.until(lambda status: status.progress == "25%")
 
     assert (updating.phase, updating.image_cache_id) == (Phase.UPDATING, before.image_cache_id)
-    assert conditions(updating)["Ready"] == ("True", "Updating")
+    assert conditions(updating)["Ready"] == ("False", "Updating")
+    assert conditions(updating)["Serving"] == ("True", "Updating")
     assert before.image_cache_id in bench.store.documents
     bench.builder.pause.set()
     after = await bench.phase(Phase.READY)
@@ -461,23 +408,29 @@ async def test_events_that_cannot_be_posted_are_no_failure(bench: Bench) -> None
 
 
 @pytest.mark.parametrize("error", [RegistryUnavailable("no answer"), RuntimeError("a bug")])
-async def test_a_build_that_breaks_is_a_failed_cache(bench: Bench, error: Exception) -> None:
+async def test_a_build_that_breaks_is_tried_again(bench: Bench, error: Exception) -> None:
     bench.builder.failure = error  # type: ignore[assignment]  # also what no builder should raise
     bench.start()
     await bench.create(manifest())
-    status = await bench.phase(Phase.FAILED)
+    status = await bench.until(lambda status: bool(status.reason))
 
     kind = error.reason if isinstance(error, ImageCacheError) else "InternalError"
+    assert (status.phase, status.expire_date_time) == (Phase.PENDING, "")
     assert status.reason.startswith(f"{kind}: ")
+    bench.builder.failure = None
+    bench.clock.advance(seconds=5)
+    bench.controller.queue.add("a")
+    status = await bench.phase(Phase.READY)
+    assert (status.reason, len(bench.builder.requests)) == ("", 2)
 
 
 async def test_our_own_mistakes_end_nothing_else(bench: Bench) -> None:
     class Mistaken(MemoryStore):
-        def get(self, bundle_id: str) -> Bundle:
+        def ids(self, owner: str) -> Collection[str]:
             if mistaken:
                 mistaken.pop()
                 raise RuntimeError("a bug")
-            return super().get(bundle_id)
+            return super().ids(owner)
 
     mistaken = [True]
     bench.store = bench.builder.store = Mistaken()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from imagecache.errors import ContainerdMisconfigured
-from imagecache.host.config_changes import REFUSED, ConfigChanges
+from imagecache.host.config_changes import ConfigChanges
 from imagecache.host.service_files import UNITS, HostFiles
 from imagecache.host.systemd_units import UNINSTALL
 from testkit.host_service import DROP_IN, FakeContainerdFiles, read
@@ -36,10 +36,10 @@ def test_what_is_missing_is_written(changes: ConfigChanges) -> None:
 def test_what_containerd_cannot_read_is_undone_and_not_tried_again(changes: ConfigChanges) -> None:
     with pytest.raises(ContainerdMisconfigured, match="cannot read its configuration"):
         changes.repair_before_start(refuses)
-    assert (read(changes.files, DROP_IN), read(changes.files, REFUSED)) == ("", "first")
+    assert (read(changes.files, DROP_IN), read(changes.files, changes.files.refused)) == ("", "first")
 
     assert changes.repair_before_start(reads) == ()
-    changes.files.at(REFUSED).write_bytes(b"\xff")
+    changes.files.at(changes.files.refused).write_bytes(b"\xff")
     assert changes.repair_before_start(reads)
 
 

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from imagecache.errors import ContainerdMisconfigured, HostServiceFailed, ServiceManagerMissing
-from imagecache.host.config_changes import REFUSED
 from imagecache.host.config_guard import SETTLED, ConfigGuard, Seen, Steps, decide
 from imagecache.host.containerd_config import ConfigState, Found
-from imagecache.host.service import CONTAINERD_STALE, UNCHECKED, HostService, HostSettings
+from imagecache.host.service import CONTAINERD_STALE, HostService, HostSettings
 from imagecache.host.service_files import UNITS, HostFiles
 from imagecache.host.systemd_units import UNINSTALL
 from imagecache.settings.table import Mode
@@ -147,7 +146,7 @@ def test_images_wait_for_the_restart_that_an_install_did_not_come_to(node: Node)
     node.services.restart(CONTAINERD)
     node.calls.clear()
     node.drop_in.install()
-    node.files.write(UNCHECKED, "", 0o600)
+    node.files.write(node.files.unchecked, "", 0o600)
     node.files.write(CONTAINERD_STALE, node.service().containerd_now(), 0o600)
     node.guard().check()
     assert FORGET_OTHERS not in node.calls
@@ -182,7 +181,7 @@ def test_a_containerd_that_does_not_come_back_is_not_restarted_again(node: Node)
     node.services.restart(CONTAINERD)
     node.calls.clear()
     guard.check()
-    assert (node.calls[-1:], read(node.files, REFUSED)) == ([FORGET_OTHERS], "")
+    assert (node.calls[-1:], read(node.files, node.files.refused)) == ([FORGET_OTHERS], "")
     node.rewrite(restart=True)
     node.clock.advance(hours=3)
     guard.check()
@@ -309,7 +308,7 @@ def test_a_configuration_that_containerd_refused_is_not_tried_again(node: Node) 
     with pytest.raises(HostServiceFailed, match="its old one again"):
         guard.check()
     assert node.calls == [FORGET, RESTART, RESTART]
-    assert (node.in_force, read(node.files, DROP_IN), read(node.files, REFUSED)) == ("", "", "first")
+    assert (node.in_force, read(node.files, DROP_IN), read(node.files, node.files.refused)) == ("", "", "first")
 
     node.clock.advance(hours=3)
     with pytest.raises(ContainerdMisconfigured, match="did not run with our configuration"):
@@ -317,7 +316,7 @@ def test_a_configuration_that_containerd_refused_is_not_tried_again(node: Node) 
     assert node.calls == [FORGET]
     node.services.failing.clear()
     node.service().install()
-    assert (node.in_force, read(node.files, REFUSED)) == ("ours", "")
+    assert (node.in_force, read(node.files, node.files.refused)) == ("ours", "")
 
 
 def test_report_changes_no_file_and_restarts_nothing(node: Node) -> None:

@@ -60,6 +60,58 @@ def test_install_and_undo(tmp_path: Path, text: str) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["config.toml"]
 
 
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_lines_may_end_as_on_windows(tmp_path: Path, text: str) -> None:
+    main = tmp_path / "config.toml"
+    before = (text if "version" in text else "version = 2\n" + text).replace("\n", "\r\n").encode()
+    main.write_bytes(before)
+    node = installation(tmp_path)
+
+    node.install()
+    assert node.look().state is ConfigState.OK
+    assert main.read_bytes().count(b"\r\n") == main.read_bytes().count(b"\n")
+    assert {change.action for change in node.install()} == {Action.UNCHANGED}
+    node.undo()
+    assert main.read_bytes() == before
+
+
+def test_an_editor_may_change_the_ends_of_lines(tmp_path: Path) -> None:
+    main = tmp_path / "config.toml"
+    main.write_text(WITHOUT_IMPORTS)
+    node = installation(tmp_path)
+    node.install()
+    main.write_bytes(main.read_bytes().replace(b"\n", b"\r\n"))
+
+    assert node.look().state is ConfigState.OK
+    node.undo()
+    assert main.read_bytes() == WITHOUT_IMPORTS.replace("\n", "\r\n").encode()
+
+
+@pytest.mark.parametrize("containerd", ["1.6.20", "1.7.24", "2.0.13", "2.4.2"])
+@pytest.mark.parametrize("text", ["", "\n", "# nothing\r\n", "version = 1\n", "[plugins]\n", 'root = "/data"\n'])
+def test_a_file_without_plugins_needs_no_version(tmp_path: Path, containerd: str, text: str) -> None:
+    """An empty one is containerd's default, as no file is."""
+    main = tmp_path / "config.toml"
+    main.write_bytes(text.encode())
+    node = installation(tmp_path, containerd=containerd)
+
+    node.install()
+    assert node.look().state is ConfigState.OK
+    assert tomllib.loads(main.read_text())["imports"] == [str(node.path)]
+    node.undo()
+    assert main.read_bytes() == text.encode()
+
+
+def test_containerd_2_translates_a_file_of_version_1_itself(tmp_path: Path) -> None:
+    main = tmp_path / "config.toml"
+    main.write_text('[plugins.cri.containerd]\n  snapshotter = "zfs"\n')
+    node = installation(tmp_path, containerd="2.4.2")
+
+    node.install()
+    assert node.look().state is ConfigState.OK
+    assert node.default_snapshotter() == "zfs"
+
+
 @pytest.mark.parametrize(("containerd", "version"), [("1.7.24", 2), ("2.4.2", 3)])
 def test_without_a_main_file(tmp_path: Path, containerd: str, version: int) -> None:
     node = installation(tmp_path / "etc", containerd=containerd)
@@ -95,7 +147,10 @@ def test_a_symbolic_link_stays_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[plugins]\n", "configuration version 2 or later, this is 1"),
+        ('[plugins.cri]\n  sandbox_image = "my/pause:1"\n', "configuration version 2, this is 1"),
+        ('disabled_plugins = ["cri"]\n', "configuration version 2, this is 1"),
+        ("version = 1\nrequired_plugins = ['cri']\n", "configuration version 2, this is 1"),
+        ('version = "2"\n', "version is '2' and not a number"),
         ("version = 2\nimports = 7\n", "imports"),
         ("version = 2\nnested = [\n[1],\n]\nimports = []\n", "imports"),
         ('version = 2\nimports = ["a", [\n', "config.toml"),

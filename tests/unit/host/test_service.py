@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from imagecache.errors import ContainerdMisconfigured, HostError, HostServiceFailed, ServiceManagerMissing
-from imagecache.host.config_changes import REFUSED
 from imagecache.host.containerd_config import Action, Change
-from imagecache.host.service import UNCHECKED, HostService, HostSettings, Uninstalled
-from imagecache.host.service_files import CONFIG, CREDENTIALS, HEADING, OPT, UNITS, HostFiles
+from imagecache.host.service import HostService, HostSettings, Uninstalled
+from imagecache.host.service_files import CONFIG, CREDENTIALS, DIRECTORY, HEADING, UNITS, HostFiles
 from imagecache.host.systemd_units import SERVICE, SOCKET, TIMER, UNINSTALL
 from imagecache.settings.table import Mode
 from testkit.host_service import (
@@ -67,6 +66,7 @@ class CountingFiles(HostFiles):
 class Host:
     root: Path
     mode: Mode = Mode.PROXY
+    directory: Path = DIRECTORY
     program: FakeProgram = field(default_factory=FakeProgram)
     files: CountingFiles = field(init=False)
     services: FakeServiceManager = field(init=False)
@@ -74,7 +74,7 @@ class Host:
     changes: dict[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.files = CountingFiles(self.root)
+        self.files = CountingFiles(self.root, self.directory)
         self.services = FakeServiceManager(self.files, active={CONTAINERD: ""})
         self.records = FakeRecords(self.services)
         (self.root / "etc/systemd/system").mkdir(parents=True)
@@ -114,22 +114,22 @@ class Host:
     def assert_installed(self) -> None:
         assert self.in_force == read(self.files, DROP_IN) == "ours"
         assert self.files.current() == self.program.name
-        assert read(self.files, OPT / "current/bin/imagecache") == f"#!{OPT / self.program.name}\n"
+        assert read(self.files, self.files.program) == f"#!{self.directory / self.program.name}\n"
         assert read(self.files, CONFIG) == HEADING + 'store = "/x"\n'
         assert self.services.active[SERVICE] == read(self.files, UNITS / SERVICE) + self.program.name
-        assert f"{OPT}/current/bin/imagecache agent" in self.services.active[SERVICE]
+        assert f"{self.directory}/current/bin/imagecache agent" in self.services.active[SERVICE]
         assert SOCKET in self.services.active
         assert TIMER not in self.services.active
         assert self.files.at(UNITS / f"sockets.target.wants/{SOCKET}").readlink() == UNITS / SOCKET
         assert self.files.at(UNITS / f"multi-user.target.wants/{SERVICE}").readlink() == UNITS / SERVICE
         assert not read(self.files, UNITS / UNINSTALL)
-        assert [path.name for path in self.files.at(OPT).glob(".*")] == []
+        assert [path.name for path in self.files.at(self.directory).glob(".*")] == []
 
     def assert_gone(self) -> None:
         assert self.left() == set()
         assert self.in_force in {"", "serve only"}
         assert set(self.services.active) == {CONTAINERD}
-        assert not self.files.at(OPT).exists()
+        assert not self.files.at(DIRECTORY).exists()
         assert not self.files.at(WRITABLE).exists()
 
 
@@ -166,8 +166,8 @@ def test_a_containerd_that_answers_late_is_no_failure(host: Host) -> None:
 
     host.records.answers = True
     host.install()
-    assert (host.records.discarded, read(host.files, REFUSED)) == ([], "")
-    assert not host.files.at(UNCHECKED).exists()
+    assert (host.records.discarded, read(host.files, host.files.refused)) == ([], "")
+    assert not host.files.at(host.files.unchecked).exists()
 
 
 def test_a_start_that_writes_the_file_itself_costs_no_image(host: Host) -> None:
@@ -205,7 +205,23 @@ def test_an_upgrade_restarts_the_agent_alone_and_leaves_one_program(host: Host) 
 
     host.assert_installed()
     assert [call for call in host.services.calls if "restart" in call] == [f"restart {SERVICE}"]
-    assert {path.name for path in host.files.at(OPT).iterdir()} == {"current", "2.0-bbbb"}
+    assert {path.name for path in host.files.at(DIRECTORY).iterdir()} == {"current", "2.0-bbbb"}
+
+
+def test_a_directory_that_others_use_too(tmp_path: Path) -> None:
+    """On some systems programs run from few places (docs/install.md, "Which mode works where")."""
+    host = Host(tmp_path, directory=Path("/home/kubernetes/bin"))
+    folder = host.files.at(host.directory)
+    (folder / "mounter").mkdir(parents=True)
+    (folder / "kubelet").write_text("theirs")
+    host.install()
+    host.assert_installed()
+
+    host.program = FakeProgram("2.0-bbbb")
+    host.install()
+    assert {path.name for path in folder.iterdir()} == {"kubelet", "mounter", "current", "2.0-bbbb"}
+    assert host.uninstall().done
+    assert {path.name for path in folder.iterdir()} == {"kubelet", "mounter"}
 
 
 def test_an_administrators_file_is_not_overwritten(host: Host) -> None:
@@ -225,7 +241,7 @@ def test_without_a_service_manager_all_is_done_but_the_start(host: Host) -> None
     assert caught.value.exit_code == 65
     assert "current/bin/imagecache agent" in caught.value.hint
     assert read(host.files, DROP_IN) == "ours"
-    assert read(host.files, OPT / "current/bin/imagecache")
+    assert read(host.files, DIRECTORY / "current/bin/imagecache")
     assert host.services.calls == []
 
 
@@ -246,7 +262,7 @@ def test_what_containerd_did_not_start_with_is_remembered_even_if_it_never_start
     host.services.broken = True
     with pytest.raises(HostServiceFailed):
         broken.restart_containerd()
-    assert (read(host.files, REFUSED), read(host.files, DROP_IN)) == ("first", "")
+    assert (read(host.files, host.files.refused), read(host.files, DROP_IN)) == ("first", "")
 
 
 def test_an_agent_that_does_not_start_never_meets_containerd(host: Host) -> None:
@@ -353,9 +369,8 @@ def test_uninstall_without_a_service_manager_waits_for_a_restart_by_somebody(hos
 def test_containerd_asks_for_a_repair_before_each_start(host: Host) -> None:
     guard = UNITS / f"{CONTAINERD}.d/50-imagecache-repair.conf"
     host.install()
-    assert f"\nExecStartPre=-{OPT}/current/bin/imagecache host repair --containerd-unit containerd.service\n" in read(
-        host.files, guard
-    )
+    command = f"{DIRECTORY}/current/bin/imagecache host repair --containerd-unit containerd.service"
+    assert f"\nExecStartPre=-{command}\n" in read(host.files, guard)
 
     host.records.containers = 1
     host.uninstall()
@@ -380,7 +395,7 @@ def test_native_mode_configures_containerd_and_nothing_else(tmp_path: Path) -> N
 
     assert host.uninstall().done
     assert (host.in_force, host.left(), host.records.held) == ("", set(), 0)
-    assert not host.files.at(OPT).exists()
+    assert not host.files.at(DIRECTORY).exists()
     assert host.uninstall().done
 
 
@@ -429,10 +444,10 @@ def test_killed_anywhere_the_same_call_finishes_it(
 
 
 def test_a_copy_that_was_cut_short_is_made_again(host: Host) -> None:
-    staged = host.files.at(OPT) / f".new-{host.program.name}"
+    staged = host.files.at(DIRECTORY) / f".new-{host.program.name}"
     staged.mkdir(parents=True)
     (staged / "half").touch()
     host.install()
 
-    assert {path.name for path in host.files.at(OPT).iterdir()} == {"current", host.program.name}
+    assert {path.name for path in host.files.at(DIRECTORY).iterdir()} == {"current", host.program.name}
     assert host.files.install_program(host.program).action is Action.UNCHANGED

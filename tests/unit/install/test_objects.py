@@ -16,6 +16,8 @@ from imagecache.settings.table import SETTINGS
 from tools.install.render import MODES, files, objects
 
 ROOT = Path(__file__).resolve().parents[3]
+CONTROLLER = "imagecache-controller"
+DIGEST = f"sha256:{64 * 'a'}"
 SHARED = {"store": {"volume": {"accessMode": "ReadWriteMany"}}}
 IN_A_DIRECTORY = {"store": {"sharedHostPath": "/mnt/imagecache"}}
 
@@ -79,7 +81,8 @@ def test_every_variable_is_a_setting(mode: str) -> None:
     names = {setting.env for setting in SETTINGS.values()}
 
     for container in (container for pod in pods for container in pod["containers"]):
-        assert set(environment(container)) <= names, container["name"]
+        ours = {name for name in environment(container) if name.startswith("IMAGECACHE_")}
+        assert ours <= names, container["name"]
 
 
 def test_the_controller_is_nobody() -> None:
@@ -166,10 +169,94 @@ def test_an_agent_writes_about_its_own_node_only() -> None:
     policy = rendered()["ValidatingAdmissionPolicy", "imagecache-agent"]["spec"]
 
     assert policy["failurePolicy"] == "Fail"
-    assert "system:serviceaccount:imagecache-system:imagecache-agent" in policy["matchConditions"][0]["expression"]
+    assert "imagecache-agent" not in json.dumps(policy), "whoever renames an account would switch the policy off"
     assert {resource for rule in policy["matchConstraints"]["resourceRules"] for resource in rule["resources"]} == {
         "nodeimagecaches",
         "nodeimagecaches/status",
         "nodes",
     }
     assert "authentication.kubernetes.io/node-name" in policy["validations"][0]["expression"]
+
+
+def test_who_is_an_agent_follows_from_its_role() -> None:
+    """The policy asks for a right that only the agents' role gives, and for one that it must not give."""
+    (condition,) = rendered()["ValidatingAdmissionPolicy", "imagecache-agent"]["spec"]["matchConditions"]
+    rights = {
+        (kind, name): {
+            (group, resource, verb)
+            for rule in item["rules"]
+            for group in rule["apiGroups"]
+            for resource in rule["resources"]
+            for verb in rule["verbs"]
+        }
+        for (kind, name), item in rendered(taint={"enabled": True}).items()
+        if kind in {"ClusterRole", "Role"}
+    }
+    asked = ("imagecache.dev", "nodeimagecaches", "create"), ("", "nodes", "delete")
+
+    assert "authorizer.group('imagecache.dev').resource('nodeimagecaches').check('create')" in condition["expression"]
+    assert "!authorizer.group('').resource('nodes').check('delete')" in condition["expression"]
+    assert [role for role, has in rights.items() if asked[0] in has] == [("ClusterRole", "imagecache-agent")]
+    assert [role for role, has in rights.items() if asked[1] in has] == []
+
+
+def test_people_get_what_their_role_of_the_cluster_says() -> None:
+    found = rendered()
+    for name in ("view", "edit", "admin"):
+        role = found["ClusterRole", f"imagecache-{name}"]
+        assert role["metadata"]["labels"][f"rbac.authorization.k8s.io/aggregate-to-{name}"] == "true"
+    assert ("ClusterRole", "imagecache-view") not in rendered(rbac={"aggregateClusterRoles": False})
+
+
+def test_what_the_critical_class_needs_on_gke() -> None:
+    quota = rendered()["ResourceQuota", "imagecache"]["spec"]["scopeSelector"]["matchExpressions"][0]
+    both = rendered(controller={"priorityClassName": "system-cluster-critical"})["ResourceQuota", "imagecache"]
+
+    assert pod_of("DaemonSet", "imagecache-agent")["priorityClassName"] == "system-node-critical"
+    assert (quota["scopeName"], quota["values"]) == ("PriorityClass", ["system-node-critical"])
+    assert both["spec"]["scopeSelector"]["matchExpressions"][0]["values"][1:] == ["system-cluster-critical"]
+    assert ("ResourceQuota", "imagecache") not in rendered(agent={"priorityClassName": ""})
+    assert ("ResourceQuota", "imagecache") not in rendered(resourceQuota={"enabled": False})
+
+
+def test_registries_are_configured_by_configmaps() -> None:
+    given = {"hosts": {"configMap": "registries"}, "caBundle": {"configMap": "trust", "key": "bundle.pem"}}
+    pod = pod_of("Deployment", "imagecache-controller", controller=given)
+    volumes = {volume["name"]: volume.get("configMap") for volume in pod["volumes"]}
+    mounts = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
+    settings = environment(pod["containers"][0])
+
+    assert volumes["hosts"] == {"name": "registries"}
+    assert volumes["registry-ca"] == {"name": "trust", "items": [{"key": "bundle.pem", "path": "ca.crt"}]}
+    assert settings["IMAGECACHE_HOSTS"] == mounts["hosts"]
+    assert settings["IMAGECACHE_REGISTRY_CA"] == mounts["registry-ca"] + "/ca.crt"
+    assert not {"hosts", "registry-ca"} & {volume["name"] for volume in pod_of("Deployment", CONTROLLER)["volumes"]}
+
+
+def test_pull_secrets_in_both_spellings() -> None:
+    pod = pod_of("Deployment", CONTROLLER, imagePullSecrets=["one", {"name": "two"}])
+
+    assert pod["imagePullSecrets"] == [{"name": "one"}, {"name": "two"}]
+    assert "imagePullSecrets" not in pod_of("Deployment", CONTROLLER)
+
+
+@pytest.mark.parametrize(
+    ("image", "reference"),
+    [
+        ({"tag": "1.2"}, "ghcr.io/imagecache/imagecache:1.2"),
+        ({"tag": "1.2", "digest": DIGEST}, f"ghcr.io/imagecache/imagecache:1.2@{DIGEST}"),
+    ],
+)
+def test_an_image_by_its_digest(image: dict[str, str], reference: str) -> None:
+    assert pod_of("Deployment", CONTROLLER, image=image)["containers"][0]["image"] == reference
+
+
+def test_no_variable_names_what_kustomize_changes() -> None:
+    """Namespaces are filled in by kubelet, names of objects stand alone (config/base/name-references.yaml)."""
+    for mode in MODES:
+        found = rendered(mode=mode)
+        for kind, name in (("Deployment", CONTROLLER), ("DaemonSet", "imagecache-agent")):
+            for container in found[kind, name]["spec"]["template"]["spec"]["containers"]:
+                values = [value for value in environment(container).values() if "imagecache-" in value]
+                assert [value for value in values if value not in {"imagecache-agent", "imagecache-store"}] == []
+                assert "imagecache-system" not in json.dumps(container)

@@ -7,8 +7,10 @@ import pytest
 from imagecache.api.yamltext import JSON
 from tools.install.template import (
     ITEM,
+    MERGED,
     Context,
     Document,
+    Each,
     Expression,
     Kind,
     Node,
@@ -28,6 +30,8 @@ VALUES: dict[str, JSON] = {
     "off": False,
     "names": ["a", "b"],
     "none": [],
+    "labels": {"team": "a"},
+    "nothing": {},
     "deep": {"n": 3},
 }
 ON, OFF = given("on"), given("off")
@@ -93,6 +97,65 @@ def test_a_block_has_the_indentation_of_its_place() -> None:
         "  b:",
         "    {{- toYaml . | nindent 4 }}",
         "  {{- end }}",
+    ]
+
+
+def block(name: str) -> Expression:
+    return Expression(f"$.Values.{name}", lambda context: context.at(name), Kind.BLOCK)
+
+
+def test_a_block_among_the_items_of_a_list_stands_for_its_items() -> None:
+    body: dict[str, Node] = {"a": {"env": ["x", block("names"), block("none"), When(ON, "y")]}}
+
+    assert resolve(body, Context(VALUES)) == {"a": {"env": ["x", "a", "b", "y"]}}
+    assert template([Document(body)]).splitlines() == [
+        "---",
+        "a:",
+        "  env:",
+        "    - x",
+        "    {{- with $.Values.names }}",
+        "    {{- toYaml . | nindent 4 }}",
+        "    {{- end }}",
+        "    {{- with $.Values.none }}",
+        "    {{- toYaml . | nindent 4 }}",
+        "    {{- end }}",
+        "    {{- if $.Values.on }}",
+        "    - y",
+        "    {{- end }}",
+    ]
+
+
+def test_a_block_whose_keys_stand_beside_others() -> None:
+    body: dict[str, Node] = {
+        "labels": {"app": "x", MERGED: block("labels")},
+        "none": {"app": "x", MERGED: block("nothing")},
+    }
+
+    assert resolve(body, Context(VALUES)) == {"labels": {"app": "x", "team": "a"}, "none": {"app": "x"}}
+    assert template([Document(body)]).splitlines()[:6] == [
+        "---",
+        "labels:",
+        "  app: x",
+        "  {{- with $.Values.labels }}",
+        "  {{- toYaml . | nindent 2 }}",
+        "  {{- end }}",
+    ]
+    with pytest.raises(TypeError, match="twice in a mapping: .*team"):
+        resolve({"team": "b", MERGED: block("labels")}, Context(VALUES))
+
+
+def test_a_list_with_an_item_for_each_of_the_values() -> None:
+    body: dict[str, Node] = {"a": {"secrets": Each("names", {"name": ITEM}), "gone": Each("none", ITEM)}}
+
+    assert resolve(body, Context(VALUES)) == {"a": {"secrets": [{"name": "a"}, {"name": "b"}]}}
+    assert template([Document(body)]).splitlines()[:7] == [
+        "---",
+        "a:",
+        "  {{- with $.Values.names }}",
+        "  secrets:",
+        "    {{- range $item := . }}",
+        "    - name: {{ $item | quote }}",
+        "    {{- end }}",
     ]
 
 

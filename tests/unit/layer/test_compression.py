@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import zstandard
 
-from imagecache.errors import LimitExceeded, MalformedLayer, UnsupportedMediaType
+from imagecache.errors import ImageTooLarge, LimitExceeded, MalformedLayer, UnsupportedMediaType
 from imagecache.layer.compression import Compression, Decompressor, sniff
 from imagecache.limits import DEFAULT, MIB, Limits
 
@@ -133,12 +133,23 @@ def test_output_comes_in_bounded_pieces(kind: Compression) -> None:
     assert max(sizes) <= 4 * MIB
 
 
-def test_a_bomb_is_stopped_by_its_ratio() -> None:
-    stream = Decompressor(Compression.ZSTD, DEFAULT)
-    with pytest.raises(LimitExceeded, match="more than 1100 times"):
+def test_a_bomb_is_stopped_where_the_room_of_its_cache_ends() -> None:
+    stream = Decompressor(Compression.ZSTD, replace(DEFAULT, layer_room=64 * MIB))
+    with pytest.raises(ImageTooLarge, match="67108864 bytes that imageCacheSize leaves"):
         for _ in stream.feed(_zeros(Compression.ZSTD, 512 * MIB)):
             pass
     assert stream.produced <= 72 * MIB
+
+
+def test_zeros_are_no_bomb() -> None:
+    """A lastlog of a large uid, in zstd: 300 MiB in some kilobytes."""
+    packed = _zeros(Compression.ZSTD, 300 * MIB)
+    stream = Decompressor(Compression.ZSTD, DEFAULT)
+    sizes = [len(piece) for piece in stream.feed(packed)]
+    stream.finish()
+    assert sum(sizes) == 300 * MIB
+    assert len(packed) < 10_000
+    assert max(sizes) <= 4 * MIB
 
 
 @pytest.mark.parametrize("kind", Compression)
@@ -151,7 +162,7 @@ def test_a_layer_over_the_limit_is_stopped(kind: Compression) -> None:
 @pytest.mark.parametrize(
     "header",
     [
-        b"\x00\xf8",
+        b"\x00\x99",
         b"\xe0" + struct.pack("<Q", 1 << 40),
         b"\xa3" + bytes(4) + struct.pack("<I", 1 << 31),
     ],
@@ -160,6 +171,20 @@ def test_a_layer_over_the_limit_is_stopped(kind: Compression) -> None:
 def test_a_frame_that_needs_much_memory_is_refused(header: bytes) -> None:
     with pytest.raises(LimitExceeded, match="window"):
         Decompressor(Compression.ZSTD, DEFAULT).decompress(b"\x28\xb5\x2f\xfd" + header)
+
+
+@pytest.mark.parametrize("log", [27, 28, 29])
+def test_windows_that_containerd_takes(log: int) -> None:
+    """``zstd --long=29``; the window descriptor is of RFC 8878 section 3.1.1.1.2. One raw block behind it."""
+    frame = b"\x28\xb5\x2f\xfd\x00" + bytes([(log - 10) << 3]) + b"\x19\x00\x00abc"
+    assert _inflate(frame, Compression.ZSTD) == b"abc"
+
+
+def test_empty_streams() -> None:
+    for packed in (_gzip(b""), _gzip(b"") * 3):
+        assert _inflate(packed, Compression.GZIP) == b""
+    for packed in (_zstd(b""), _streamed_zstd(b""), _skippable(b"x"), _skippable(b"") + _zstd(b"") * 2):
+        assert _inflate(packed, Compression.ZSTD) == b""
 
 
 def test_a_small_single_segment_frame() -> None:

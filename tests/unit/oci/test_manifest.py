@@ -96,6 +96,88 @@ def test_either() -> None:
         parse_document(body(MANIFEST), "text/plain")
 
 
+GO_READS: dict[str, dict[str, Any]] = {
+    "null for what is optional": changed(
+        MANIFEST,
+        mediaType=None,
+        subject=None,
+        annotations=None,
+        artifactType=None,
+        config={**CONFIG, "annotations": None, "urls": None, "platform": None, "artifactType": None},
+        layers=[{**LAYER, "annotations": {"a": None}, "urls": [None]}],
+    ),
+    "keys in another case": {
+        "SchemaVersion": 2,
+        "Config": {"MediaType": mediatypes.OCI_CONFIG, "Digest": A, "Size": 7},
+        "LAYERS": [{"mediatype": mediatypes.OCI_LAYER_GZIP, "DIGEST": B, "size": 9}],
+    },
+    "another schemaVersion": changed(MANIFEST, schemaVersion=3),
+    "no schemaVersion": changed(MANIFEST, schemaVersion="absent"),
+    "schemaVersion 1 in a manifest of today": changed(MANIFEST, schemaVersion=1),
+    "Docker's type inside": changed(MANIFEST, mediaType=mediatypes.DOCKER_MANIFEST),
+    "an unknown type inside": changed(MANIFEST, mediaType="x/y"),
+    "Docker's config and layers": changed(
+        MANIFEST,
+        config={**CONFIG, "mediaType": mediatypes.DOCKER_CONFIG},
+        layers=[{**LAYER, "mediaType": mediatypes.DOCKER_LAYER_GZIP}],
+    ),
+    "half a surrogate pair in an annotation": changed(MANIFEST, annotations={"a": "\ud83d"}),
+    "an artifactType": changed(MANIFEST, artifactType="application/vnd.example+type"),
+    "what is no layer beside the layers": changed(
+        MANIFEST, layers=[LAYER, {**LAYER, "mediaType": "application/vnd.in-toto+json", "digest": A, "size": 7}]
+    ),
+}
+
+
+@pytest.mark.parametrize("case", GO_READS)
+def test_what_containerd_takes_for_the_same_manifest(case: str) -> None:
+    for media_type in (mediatypes.OCI_MANIFEST, mediatypes.DOCKER_MANIFEST):
+        manifest = parse_manifest(body(GO_READS[case]), media_type)
+
+        assert (manifest.media_type, manifest.config.digest) == (media_type, A)
+        assert [(layer.digest, layer.size) for layer in manifest.layers] == [(B, 9)]
+
+
+def test_null_is_a_field_where_containerd_looks_for_one() -> None:
+    with pytest.raises(MalformedDocument, match="fields of an index"):
+        parse_manifest(body(changed(MANIFEST, manifests=None)), mediatypes.OCI_MANIFEST)
+    with pytest.raises(MalformedDocument, match="fields of a manifest"):
+        parse_index(body(changed(INDEX, Config=None)), mediatypes.OCI_INDEX)
+    with pytest.raises(UnsupportedMediaType, match="schema 1"):
+        parse_manifest(body(changed(MANIFEST, FSLAYERS=None)), mediatypes.OCI_MANIFEST)
+
+
+TWO_IMAGES = [
+    b'{"config":%s,"layers":[%s],"layers":[]}',
+    b'{"config":%s,"layers":[%s],"Layers":null}',
+    b'{"config":%s,"LAYERS":[],"layers":[%s]}',
+    b'{"config":%s,"layers":[%s],"config":{"mediaType":"a","digest":"b","size":1}}',
+]
+
+
+@pytest.mark.parametrize("text", TWO_IMAGES)
+def test_two_readers_would_see_two_images(text: bytes) -> None:
+    with pytest.raises(MalformedDocument, match="occurs twice, with two values"):
+        parse_manifest(text % (body(CONFIG), body(LAYER)), mediatypes.OCI_MANIFEST)
+
+
+def test_entries_are_checked_when_they_are_chosen() -> None:
+    bad = [{}, {"mediaType": "x", "digest": "y", "size": -1}, {**ENTRY, "digest": "../..", "platform": None}, None]
+    listed = parse_index(body(changed(INDEX, manifests=[*bad, ENTRY, {**ENTRY, "size": 0}])), mediatypes.OCI_INDEX)
+
+    assert listed.digests == (A, A)
+    assert listed.manifests[4].descriptor().digest == A
+    errors: list[type[ImageCacheError]] = [UnsupportedMediaType, UnsupportedMediaType, MalformedDocument]
+    for entry, error in zip(listed.manifests[:3], errors, strict=True):
+        with pytest.raises(error):
+            entry.descriptor()
+    with pytest.raises(MalformedDocument, match="size 0"):
+        listed.manifests[5].descriptor()
+    (large,) = parse_index(body(changed(INDEX, manifests=[{**ENTRY, "size": 5000}])), mediatypes.OCI_INDEX).manifests
+    with pytest.raises(LimitExceeded, match="5000 bytes"):
+        large.descriptor(SMALL)
+
+
 def test_an_empty_index() -> None:
     assert parse_index(body(changed(INDEX, manifests=None)), mediatypes.OCI_INDEX).manifests == ()
 
@@ -105,18 +187,20 @@ def long_layers() -> dict[str, Any]:
 
 
 BAD_MANIFESTS: dict[str, tuple[dict[str, Any], type[ImageCacheError], str]] = {
-    "schema 1 by version": ({"schemaVersion": 1}, UnsupportedMediaType, "schema 1"),
     "schema 1 by layers": (changed(MANIFEST, fsLayers=[]), UnsupportedMediaType, "schema 1"),
-    "schema 3": (changed(MANIFEST, schemaVersion=3), MalformedDocument, "schemaVersion is 3"),
-    "no schema": (changed(MANIFEST, schemaVersion="absent"), MalformedDocument, "schemaVersion is 0"),
-    "another type": (changed(MANIFEST, mediaType="x/y"), MalformedDocument, "states the type x/y"),
-    "says index": (changed(MANIFEST, mediaType=mediatypes.OCI_INDEX), MalformedDocument, "states the type"),
+    "says index": (changed(MANIFEST, mediaType=mediatypes.OCI_INDEX), MalformedDocument, "fields of an index"),
+    "says list": (changed(MANIFEST, mediaType=mediatypes.DOCKER_LIST), MalformedDocument, "fields of an index"),
     "also an index": (changed(MANIFEST, manifests=[]), MalformedDocument, "fields of an index"),
     "no config": (changed(MANIFEST, config="absent"), MalformedDocument, "no config"),
     "config of a chart": (
         changed(MANIFEST, config={**CONFIG, "mediaType": "application/vnd.cncf.helm.config.v1+json"}),
         UnsupportedMediaType,
         "artifact",
+    ),
+    "config of an old registry": (
+        changed(MANIFEST, config={**CONFIG, "mediaType": "application/octet-stream"}),
+        UnsupportedMediaType,
+        "type application/octet-stream, as an old registry wrote it",
     ),
     "config too large": (changed(MANIFEST, config={**CONFIG, "size": 2049}), LimitExceeded, "the limit is 2048"),
     "too many layers": (long_layers(), LimitExceeded, "4 layers; the limit is 3"),
@@ -125,6 +209,14 @@ BAD_MANIFESTS: dict[str, tuple[dict[str, Any], type[ImageCacheError], str]] = {
         UnsupportedMediaType,
         "encrypted",
     ),
+    "no tar among the layers": (
+        changed(MANIFEST, layers=[{**LAYER, "mediaType": "application/vnd.in-toto+json"}]),
+        UnsupportedMediaType,
+        "no layer of the image is a tar",
+    ),
+    "an empty blob": (changed(MANIFEST, layers=[{**LAYER, "size": 0}]), MalformedDocument, "size 0"),
+    "an empty config": (changed(MANIFEST, config={**CONFIG, "size": 0}), MalformedDocument, "size 0"),
+    "size is a fraction": (changed(MANIFEST, layers=[{**LAYER, "size": 9.5}]), MalformedDocument, "malformed"),
     "layer too large": (changed(MANIFEST, layers=[{**LAYER, "size": 101}]), LimitExceeded, "101 bytes"),
     "negative size": (changed(MANIFEST, layers=[{**LAYER, "size": -1}]), MalformedDocument, "size -1"),
     "two sizes": (changed(MANIFEST, layers=[LAYER, {**LAYER, "size": 8}]), MalformedDocument, "two sizes"),
@@ -144,7 +236,7 @@ def test_bad_manifests(case: str) -> None:
         parse_manifest(body(document), mediatypes.OCI_MANIFEST, SMALL)
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"null", b"[]", b"[" * 4000, b'{"mediaType":"\xff"}', b"<html>"])
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"[" * 4000, b'{"mediaType":5}', b"<html>"])
 def test_not_json(data: bytes) -> None:
     with pytest.raises(MalformedDocument, match="malformed"):
         parse_manifest(data, mediatypes.OCI_MANIFEST, SMALL)
@@ -154,8 +246,8 @@ BAD_INDEXES: dict[str, tuple[dict[str, Any], type[ImageCacheError], str]] = {
     "also a manifest": (changed(INDEX, layers=[]), MalformedDocument, "fields of a manifest"),
     "has a config": (changed(INDEX, config=CONFIG), MalformedDocument, "fields of a manifest"),
     "too many entries": (changed(INDEX, manifests=[ENTRY] * 4), LimitExceeded, "4 manifests in the index"),
-    "entry too large": (changed(INDEX, manifests=[{**ENTRY, "size": 5000}]), LimitExceeded, "5000 bytes"),
-    "schema 1": (changed(INDEX, schemaVersion=1), UnsupportedMediaType, "schema 1"),
+    "says manifest": (changed(INDEX, mediaType=mediatypes.DOCKER_MANIFEST), MalformedDocument, "fields of a manifest"),
+    "schema 1": (changed(INDEX, fsLayers=[]), UnsupportedMediaType, "schema 1"),
 }
 
 
@@ -184,15 +276,36 @@ def test_the_descriptor_decides_which_document_it_is() -> None:
         (config(A, B), "2 diff_ids for the 1 layers"),
         (config(), "0 diff_ids for the 1 layers"),
         (config(A, rootfs={"type": "windows", "diff_ids": [A]}), "rootfs.type"),
-        (config(A, rootfs={}), "rootfs.type"),
+        (config(A, rootfs={}), "0 diff_ids for the 1 layers"),
         (config("nonsense"), "not a digest"),
-        (body({"os": "linux"}), "missing required field `rootfs`"),
+        (body({"os": "linux"}), "0 diff_ids for the 1 layers"),
+        (config(A, OS="windows"), "os occurs twice"),
+        (config(A, architecture=5), "malformed"),
         (b"", "malformed"),
     ],
 )
 def test_bad_configs(data: bytes, why: str) -> None:
     with pytest.raises(MalformedDocument, match=why):
         parse_config(data, manifest_of(1))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"rootfs": {"diff_ids": [A]}},
+        {"rootfs": {"type": "", "diff_ids": [A]}},
+        {"rootfs": {"type": None, "diff_ids": [A]}},
+        {"RootFS": {"type": "layers", "Diff_IDs": [A]}, "rootfs": "absent"},
+        {"variant": None, "os.version": None, "os.features": None, "history": None, "created": None, "config": None},
+        {"config": {"Labels": {"a": "\udc00"}, "OnBuild": None}},
+    ],
+)
+def test_configs_that_containerd_reads(fields: dict[str, Any]) -> None:
+    document = {"os": "linux", "architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": [A]}}
+    parsed = parse_config(body(changed(document, **fields)), manifest_of(1))
+
+    assert parsed.diff_ids == (A,)
+    assert str(parsed.platform) == "linux/amd64"
 
 
 def test_a_long_config() -> None:

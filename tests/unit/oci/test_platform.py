@@ -9,8 +9,8 @@ import pytest
 from imagecache.digest import Digest
 from imagecache.errors import NoMatchingPlatform
 from imagecache.oci import mediatypes
-from imagecache.oci.descriptor import Descriptor, Platform
-from imagecache.oci.manifest import Index
+from imagecache.oci.descriptor import Platform
+from imagecache.oci.manifest import Index, IndexEntry
 from imagecache.oci.platform import matches, normalise, runs_on, select
 
 
@@ -20,14 +20,14 @@ def parsed(text: str) -> Platform:
     return normalise(Platform(os=system, architecture=architecture, variant=variant))
 
 
-def entry(platform: str, *, media_type: str = mediatypes.OCI_MANIFEST, artifact_type: str = "") -> Descriptor:
+def entry(platform: str, *, media_type: str = mediatypes.OCI_MANIFEST) -> IndexEntry:
     parts = [*platform.split("/"), "", ""]
     of = Platform(os=parts[0], architecture=parts[1], variant=parts[2]) if platform else None
-    digest = Digest.sha256(f"{platform} {media_type} {artifact_type}".encode())
-    return Descriptor(media_type=media_type, digest=digest, size=2, platform=of, artifact_type=artifact_type)
+    digest = Digest.sha256(f"{platform} {media_type}".encode())
+    return IndexEntry(media_type=media_type, digest=digest, size=2, platform=of)
 
 
-def choose(entries: Sequence[Descriptor], wanted: Platform) -> Descriptor:
+def choose(entries: Sequence[IndexEntry], wanted: Platform) -> IndexEntry:
     return select(Index(media_type=mediatypes.OCI_INDEX, manifests=tuple(entries)), wanted)
 
 
@@ -108,13 +108,16 @@ def test_choice(wanted: str, offered: list[str], best: int) -> None:
     assert choose(entries, parsed(wanted)) is entries[best]
 
 
-def test_attestations_and_artifacts_are_not_chosen() -> None:
-    attestation = entry("unknown/unknown")
-    artifact = entry("linux/amd64", artifact_type="application/vnd.example.sbom")
+def test_attestations_are_not_chosen() -> None:
+    with pytest.raises(NoMatchingPlatform, match="for no platform at all"):
+        choose([entry("unknown/unknown")], parsed("linux/amd64"))
+
+
+def test_the_platform_alone_decides_as_in_containerd() -> None:
+    """What the first entry for this platform is shows when it is read."""
     unrelated = entry("linux/amd64", media_type="application/json")
 
-    with pytest.raises(NoMatchingPlatform, match="for no platform at all"):
-        choose([attestation, artifact, unrelated], parsed("linux/amd64"))
+    assert choose([unrelated, entry("linux/amd64")], parsed("linux/amd64")) is unrelated
 
 
 def test_a_nested_index_can_be_chosen() -> None:
@@ -137,7 +140,7 @@ def test_a_long_list_is_cut() -> None:
 
 def test_os_features_must_be_there() -> None:
     plain = entry("linux/amd64")
-    special = Descriptor(
+    special = IndexEntry(
         media_type=mediatypes.OCI_MANIFEST,
         digest=plain.digest,
         size=2,

@@ -67,9 +67,14 @@ def _object(cache: ImageCache) -> Object:
     return {
         "apiVersion": cache.api_version,
         "kind": cache.kind,
-        "metadata": {"name": cache.name},
+        "metadata": {"name": cache.name, "uid": uid_of(cache.name)},
         "spec": {"images": list(cache.spec.images)},
     }
+
+
+def uid_of(name: str) -> str:
+    """Of an object that ``put`` has made."""
+    return f"uid-of-{name}"
 
 
 def status_of(cache: ImageCache) -> Status:

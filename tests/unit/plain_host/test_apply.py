@@ -85,7 +85,8 @@ async def test_an_interrupted_update_goes_on_with_the_same_command(bench: Bench)
         await task
 
     reasons = {condition.type: (condition.status, condition.reason) for condition in bench.status().conditions}
-    assert reasons["Ready"] == ("True", "Updating")
+    assert reasons["Ready"] == ("False", "Interrupted")
+    assert reasons["Serving"] == ("True", "Updating")
     assert reasons["Building"] == ("False", "Interrupted")
     assert bench.status().image_cache_id == status_of(before).image_cache_id
     bench.builder.pause.set()
@@ -135,7 +136,7 @@ async def test_a_bundle_of_several_edits_ago_is_deleted(bench: Bench) -> None:
     """Its process was killed before it was put into the status, and so were those of the edits after it."""
     cache = await bench.host.create(manifest("a"), attach=False)
     [bundle] = bench.store.documents.values()
-    left = derived_cache_id(cache.metadata.uid, 2)
+    left = derived_cache_id(cache.metadata.uid, status_of(cache).image_cache_id)
     bench.store.documents[left] = msgspec.structs.replace(bundle, id=left)
     bench.put(cache, metadata=msgspec.to_builtins(cache)["metadata"] | {"generation": 5})
 

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import pytest_asyncio
 
-from imagecache.api.types import NodeCounts, Phase
-from imagecache.api.yamltext import JSON
-from imagecache.errors import ContainerdUnavailable, RegistryUnavailable, StoreBusy, StoreError, Unauthenticated
+from imagecache.api import building, phases
+from imagecache.api.effective_spec import effective_spec
+from imagecache.api.ids import derived_cache_id
+from imagecache.api.types import Attempt, NodeCounts, Phase
+from imagecache.errors import (
+    ContainerdUnavailable,
+    ImageTooLarge,
+    RegistryUnavailable,
+    StoreBusy,
+    StoreError,
+    Unauthenticated,
+)
 from imagecache.plain_host.duties import PlainHostDuties
 from imagecache.telemetry.metrics import Metrics
-from tests.unit.plain_host.bench import Bench, eventually, manifest
+from tests.unit.plain_host.bench import Bench, eventually, manifest, uid_of
 
 
 class Agent(Bench):
@@ -43,7 +54,6 @@ async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         "controller.reconciler.SOON": 0.02,
         "controller.reconciler._COLLECT_PAUSE": 0.01,
         "controller.decide.SOON": 0.02,
-        "controller.decide.RECHECK": 0.02,
     }.items():
         monkeypatch.setattr(f"imagecache.{name}", seconds)
     agent = Agent(tmp_path)
@@ -53,9 +63,12 @@ async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 
 async def seen(bench: Agent) -> None:
     """Until the agent has looked at everything several times: it deletes two expired objects, one after the other."""
+    cache, own, day = manifest("probe"), derived_cache_id(uid_of("probe")), dt.timedelta(days=2)
+    attempt = Attempt(image_cache_id=own, wanted=building.wanted(effective_spec(cache, architectures=("amd64",))))
+    begun = phases.started(phases.begin(own, 1, bench.clock.now() - day), 1, bench.clock.now(), attempt=attempt)
+    expired = phases.failed(begun, 1, bench.clock.now() - day, reason="ImageTooLarge", message="")
     for _ in range(2):
-        expired: JSON = {"phase": "Failed", "progress": "0%", "expireDateTime": "2024-04-30T12:00:00Z"}
-        bench.put(manifest("probe"), status=expired)
+        bench.put(cache, status=msgspec.to_builtins(expired))
         await eventually(lambda: bench.phase("probe") is None)
 
 
@@ -171,14 +184,29 @@ async def test_what_a_command_works_on_is_left_alone(bench: Agent) -> None:
 
 
 async def test_a_failure_is_not_retried_without_a_reason(bench: Agent) -> None:
-    bench.builder.failure = RegistryUnavailable("no answer")
-    with pytest.raises(RegistryUnavailable):
+    bench.builder.failure = ImageTooLarge("the images need 30 GiB")
+    with pytest.raises(ImageTooLarge):
         await bench.host.create(manifest("a"))
     bench.builder.failure = None
     bench.start()
     await seen(bench)
 
     assert bench.phase() is Phase.FAILED
+
+
+async def test_what_passes_is_tried_again_by_the_agent(bench: Agent) -> None:
+    bench.builder.failure = RegistryUnavailable("no answer")
+    with pytest.raises(RegistryUnavailable):
+        await bench.host.create(manifest("a"))
+    assert (bench.phase(), bench.status().expire_date_time) == (Phase.PENDING, "")
+    bench.builder.failure = None
+    bench.start()
+    await seen(bench)
+    assert len(bench.builder.requests) == 1, "not before its time"
+
+    bench.clock.advance(seconds=5)
+    bench.put(bench.host.get("a"))  # the agent looks at what has changed
+    await eventually(lambda: bench.phase() is Phase.READY)
 
 
 async def test_a_secret_that_was_missing_begins_the_build(bench: Agent) -> None:
@@ -246,6 +274,8 @@ async def test_what_the_agent_waits_for_need_not_be_there_at_first(bench: Agent)
     await eventually(lambda: bench.status().reason.startswith("StoreBusy"))
 
     bench.builder.failure = None
+    bench.clock.advance(seconds=5)
+    bench.put(bench.host.get("a"))  # the agent looks at what has changed
     await eventually(lambda: bench.phase() is Phase.READY)
 
 

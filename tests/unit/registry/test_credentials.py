@@ -103,18 +103,20 @@ async def test_forms_of_an_entry() -> None:
             "b.example": {"username": "bob", "password": SECRET},
             "c.example": {**auth("ignored", ""), "identitytoken": SECRET},
             "d.example": {},
+            "g.example": {"username": "", "password": "", "auth": ""},
+            "h.example": {"auth": base64.b64encode(b":").decode()},
             "e.example": {"auth": auth("eve")["auth"].rstrip("=")},
             "f.example": {"auth": auth("fox")["auth"] + "\n"},
         }
     )
 
-    found = {name: await one(config, f"{name}.example") for name in "abcdef"}
+    found = {name: await one(config, f"{name}.example") for name in "abcdefgh"}
 
     assert found["a"] == Credential(username="alice", password=SECRET, source="secret default/pull")
     assert found["b"] == Credential(username="bob", password=SECRET, source="secret default/pull")
     assert found["c"] is not None
     assert found["c"].identity_token == SECRET
-    assert found["d"] is None
+    assert [found[name] for name in "dgh"] == [None, None, None]
     assert found["e"] is not None
     assert found["e"].username == "eve"
     assert found["f"] is not None
@@ -141,11 +143,8 @@ def test_the_text_of_a_credential_has_no_secret() -> None:
         b"[]",
         b"\xff",
         b'{"auths": ["' + SECRET.encode() + b'"]}',
-        b'{"auths": {"a": {"auth": 5}}}',
-        json.dumps({"auths": {"a.example": {"auth": "!" + SECRET}}}).encode(),
-        json.dumps(
-            {"auths": {"a.example": {"auth": base64.b64encode(b"no colon " + SECRET[:6].encode()).decode()}}}
-        ).encode(),
+        b'{"auths": "' + SECRET.encode() + b'"}',
+        b'{"auths": {}, "x": "' + SECRET.encode() + b"x" * (4 << 20) + b'"}',
     ],
 )
 def test_malformed_files_are_named_and_not_quoted(data: bytes) -> None:
@@ -155,6 +154,77 @@ def test_malformed_files_are_named_and_not_quoted(data: bytes) -> None:
     shown = f"{caught.value} {caught.value.hint} {caught.value.__cause__!r}"
     assert SECRET not in shown
     assert SECRET[:6] not in shown
+
+
+BROKEN: list[object] = [
+    {"auth": 5},
+    SECRET,
+    ["a", SECRET],
+    {"username": [SECRET]},
+    {"auth": "!" + SECRET},
+    {"auth": base64.b64encode(b"no colon " + SECRET[:6].encode()).decode()},
+    {"auth": base64.b64encode(b"\xff:" + SECRET.encode()).decode()},
+]
+
+
+@pytest.mark.parametrize("entry", BROKEN)
+async def test_a_broken_entry_is_an_error_for_its_own_registry_only(entry: object) -> None:
+    config = config_of({"a.example": entry, "b.example": auth("bob")})
+
+    assert await users(config, "b.example", "x") == ["bob"]
+    assert await users(config, "c.example", "x") == []
+    for _ in range(2):
+        with pytest.raises(InvalidSetting, match=r"secret default/pull.*a\.example") as caught:
+            await config.credentials_for("a.example", "x")
+        shown = f"{caught.value} {caught.value.hint} {caught.value.__cause__!r} {caught.value.__context__!r}"
+        assert SECRET not in shown
+        assert SECRET[:6] not in shown
+
+
+@pytest.mark.parametrize("entry", BROKEN)
+async def test_a_broken_entry_does_not_keep_others_from_being_tried(entry: object) -> None:
+    config = config_of({"a.example": entry, "*.example": auth("any")})
+
+    assert await users(config, "a.example", "x") == ["any"]
+
+
+FOREIGN = {
+    "null where Go writes it": b'{"auths":{"a.example":%s,"b.example":null},"credHelpers":null,"credsStore":null}',
+    "null fields": b'{"auths":{"b.example":{"auth":null,"username":null,"identitytoken":null},"a.example":%s}}',
+    "another case": b'{"Auths":{"a.example":%s}}',
+    "half a surrogate pair beside it": b'{"auths":{"a.example":%s},"detachKeys":"\\ud800"}',
+    "the last of two": b'{"auths":{},"auths":{"a.example":{"auth":"x"},"a.example":%s}}',
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+async def test_what_kubelet_and_docker_read(case: str) -> None:
+    entry = {"Username": "alice", "PASSWORD": SECRET, "email": None}
+    config = parse_docker_config(FOREIGN[case] % json.dumps(entry).encode(), "config.json")
+
+    assert await one(config, "a.example") == Credential(username="alice", password=SECRET, source="config.json")
+    assert await one(config, "b.example") is None
+
+
+async def test_line_breaks_in_an_auth() -> None:
+    """``base64`` of coreutils breaks lines after 76 characters, and Go passes over them."""
+    coded = base64.encodebytes(f"alice:{SECRET * 4}".encode()).decode()
+    assert coded.count("\n") > 1
+    for text in (coded, coded.replace("\n", "\r\n")):
+        found = await one(config_of({"a.example": {"auth": text}}), "a.example")
+        assert found is not None
+        assert found.password == SECRET * 4
+
+
+@pytest.mark.parametrize("content", [b"", b" \n"])
+async def test_an_empty_file_is_an_empty_configuration(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "config.json"
+    path.write_bytes(content)
+
+    config = load_docker_config(path)
+
+    assert config is not None
+    assert await one(config, "a.example") is None
 
 
 def test_a_missing_file_is_no_configuration(tmp_path: Path) -> None:
@@ -264,6 +334,26 @@ async def test_a_helper_for_a_host(helpers: Helpers) -> None:
 
     assert found == Credential(username="a.example:5000", password="pw", source="docker-credential-one")  # noqa: S106
     assert await one(config, "b.example") is None
+
+
+@pytest.mark.parametrize("name", ["../sh", 5, ["one"]])
+async def test_a_helper_that_cannot_be_one_concerns_its_own_registry_only(helpers: Helpers, name: object) -> None:
+    helpers.add("one", ECHO)
+    config = with_helpers({"credHelpers": {"a.example": name, "b.example": "one", "c.example": "", "d.example": None}})
+
+    assert await one(config, "b.example") is not None
+    assert await one(config, "c.example") is None
+    assert await one(config, "d.example") is None
+    with pytest.raises(InvalidSetting, match=r"credHelpers of 'a\.example'"):
+        await config.credentials_for("a.example", "x")
+
+
+async def test_a_helper_that_writes_other_keys(helpers: Helpers) -> None:
+    helpers.add("odd", """printf '{"ServerURL":null,"username":"bob","SECRET":"pw"}'""")
+
+    found = await one(with_helpers({"credsStore": "odd"}), "a.example")
+
+    assert found == Credential(username="bob", password="pw", source="docker-credential-odd")  # noqa: S106
 
 
 async def test_the_default_store_comes_last(helpers: Helpers) -> None:

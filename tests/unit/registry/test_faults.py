@@ -11,23 +11,14 @@ from dataclasses import replace
 import pytest
 
 from imagecache.digest import Digest
-from imagecache.errors import (
-    DigestMismatch,
-    ImageCacheError,
-    LimitExceeded,
-    MalformedDocument,
-    ProtocolViolation,
-    RateLimited,
-    RegistryUnavailable,
-    UnsupportedMediaType,
-)
+from imagecache.errors import DigestMismatch, ImageCacheError, ProtocolViolation, RateLimited, RegistryUnavailable
 from imagecache.limits import Limits
 from imagecache.oci import mediatypes
 from imagecache.oci.descriptor import Descriptor
 from imagecache.oci.reference import Reference
 from imagecache.registry.client import RegistryClient
 from imagecache.registry.config import RegistryConfig
-from testkit.images_oci import MemoryImage, memory_document, memory_image
+from testkit.images_oci import MemoryImage, memory_image
 from testkit.registry import FakeRegistry, FakeTime, with_size
 
 Connect = Callable[..., Awaitable[RegistryClient]]
@@ -316,77 +307,12 @@ async def test_no_digest_header(
     assert (await (await connect()).resolve(reference)).descriptor == image.descriptor
 
 
-async def test_an_encoding_that_was_not_asked_for(
-    connect: Connect, registry: FakeRegistry, reference: Reference, image: MemoryImage
-) -> None:
-    registry.faults.encoding = "gzip"
-
-    with pytest.raises(ProtocolViolation, match="Content-Encoding"):
-        await read(await connect(), reference, image.layers[0])
-
-
 async def test_ipv6(connect: Connect, image: MemoryImage) -> None:
     async with FakeRegistry(host="::1") as registry:
         reference = Reference.parse(registry.push("team/app:1", image))
         for plain in (frozenset({registry.address}), frozenset[str]()):
             client = await connect(plain_http=plain)
             assert (await client.resolve(reference)).descriptor == image.descriptor
-
-
-async def test_a_manifest_without_its_type(
-    connect: Connect, registry: FakeRegistry, reference: Reference, image: MemoryImage
-) -> None:
-    registry.faults.content_type = "application/json; charset=utf-8"
-
-    assert (await (await connect()).resolve(reference)).descriptor == image.descriptor
-
-
-async def test_a_web_page_is_no_manifest(connect: Connect, registry: FakeRegistry, reference: Reference) -> None:
-    registry.faults.content_type = "text/html"
-
-    with pytest.raises(ProtocolViolation, match="answers with a web page"):
-        await (await connect()).resolve(reference)
-
-
-async def test_schema_1(connect: Connect, registry: FakeRegistry) -> None:
-    old = memory_document("application/vnd.docker.distribution.manifest.v1+prettyjws", {"schemaVersion": 1})
-    reference = Reference.parse(registry.push("team/old:1", old))
-
-    with pytest.raises(UnsupportedMediaType, match="schema 1") as caught:
-        await (await connect()).resolve(reference)
-
-    assert caught.value.image == reference.original
-
-
-async def test_a_manifest_that_is_not_json(
-    connect: Connect, registry: FakeRegistry, reference: Reference, image: MemoryImage
-) -> None:
-    registry.faults.content_type = "application/json"
-    registry.faults.replace[image.descriptor.digest] = b"<xml>"
-    registry.faults.digest_header = Digest.sha256(b"<xml>")
-
-    with pytest.raises(MalformedDocument):
-        await (await connect()).resolve(reference)
-
-
-async def test_a_manifest_that_is_too_long(connect: Connect, reference: Reference) -> None:
-    client = await connect(limits=Limits(manifest_size=100))
-
-    with pytest.raises(LimitExceeded, match="more than 100 bytes") as caught:
-        await client.resolve(reference)
-
-    assert caught.value.image == reference.original
-
-
-async def test_a_config_that_does_not_end(
-    connect: Connect, registry: FakeRegistry, reference: Reference, image: MemoryImage
-) -> None:
-    assert image.config is not None
-    registry.faults.chunked = True
-    registry.faults.replace[image.config.digest] = bytes(3_000_000)
-
-    with pytest.raises(LimitExceeded, match="more than 1000000 bytes"):
-        await (await connect(limits=Limits(config_size=1_000_000))).document(reference, image.config)
 
 
 # connections

@@ -151,6 +151,20 @@ def test_directories_for_a_host_with_a_port(tmp_path: Path, folders: list[str], 
     assert own.host.removesuffix(".used") == used.strip("_").replace("_", "-").replace(":", "-")
 
 
+@pytest.mark.parametrize(
+    ("host", "key"), [("docker.io", "docker.io"), ("r.example:5000", "r.example_5000_"), ("quay.io", "_default")]
+)
+def test_a_volume_of_a_configmap(tmp_path: Path, host: str, key: str) -> None:
+    """Its keys are files, which kubelet links to another directory."""
+    (tmp_path / "..data").mkdir()
+    (tmp_path / "..data" / key).write_text('server = "https://m.example"\nca = "ca.crt"\n')
+    (tmp_path / key).symlink_to(tmp_path / "..data" / key)
+
+    (own,) = configured_endpoints(tmp_path, host)
+
+    assert (own.host, own.trust.authorities) == ("m.example", (tmp_path / "ca.crt",))
+
+
 def test_certificate_files_of_docker(tmp_path: Path) -> None:
     folder = tmp_path / "r.example"
     folder.mkdir()

@@ -10,6 +10,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from aiohttp.client_reqrep import ConnectionKey
+from yarl import URL
 
 from imagecache.backoff import Retryable
 from imagecache.errors import (
@@ -23,7 +24,8 @@ from imagecache.errors import (
     RegistryUntrusted,
     Unauthenticated,
 )
-from imagecache.registry.endpoint import Trust
+from imagecache.registry.config import RegistryConfig
+from imagecache.registry.endpoint import Trust, default_endpoint
 from imagecache.registry.http_errors import (
     error_code,
     may_try_again,
@@ -33,6 +35,7 @@ from imagecache.registry.http_errors import (
     transport_error,
 )
 from imagecache.registry.tls_context import tls_context
+from imagecache.registry.transport import Transport
 
 KEY = ConnectionKey("r.example", 443, True, True, None, None, None)
 NOW = dt.datetime(2024, 5, 1, 12, 0, 0, tzinfo=dt.UTC)
@@ -77,6 +80,8 @@ def test_statuses(status: int, kind: type[RegistryError], again: bool) -> None:
         (b'{"errors":[{"code":"DENIED","message":"m"}]}', "DENIED"),
         (b'{"errors":[{"code":"odd"},{"code":"NAME_UNKNOWN"}]}', "NAME_UNKNOWN"),
         (b'{"errors":[{"code":"secret word"}]}', ""),
+        (b'{"Errors":[null,{"CODE":"DENIED","detail":"\\ud800","message":null}]}', "DENIED"),
+        (b'{"errors":null}', ""),
         (b'{"errors":[]}', ""),
         (b"<html>", ""),
         (b"\xff", ""),
@@ -180,3 +185,14 @@ def test_trust(tmp_path: Path) -> None:
     for trust in (Trust(authorities=(bad,)), Trust(clients=((bad, None),)), Trust(authorities=(tmp_path / "absent",))):
         with pytest.raises(InvalidSetting, match=str(tmp_path)):
             tls_context(trust)
+
+
+@pytest.mark.parametrize("url", ["https://r.example/v2/", "https://tokens.example/token"])
+def test_authorities_for_every_server(tmp_path: Path, url: str) -> None:
+    """Also those that a registry names: its token server, and where it has its layers."""
+    bad = tmp_path / "bad.pem"
+    bad.write_text("nothing")
+    transport = Transport(RegistryConfig(authorities=(bad,)))
+
+    with pytest.raises(InvalidSetting, match=str(bad)):
+        transport._context(default_endpoint("r.example"), URL(url))

@@ -1,0 +1,47 @@
+"""Whose a status is: what another hand has put there is no state of ours, and is written anew.
+
+A backup that is restored gives a new object the status of an old one, and people patch. Nothing may be built, deleted
+or served for an id that is not of the object itself. It must not repair anything: ``controller.decide`` does, from what
+the store has.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+
+from imagecache.api import ids, times
+from imagecache.api.phases import condition
+from imagecache.api.types import Attempt, ImageCache, Status
+
+_PROGRESS = re.compile(r"\d{1,3}%")
+_YEAR = 3000
+"""Years from then on are not ours: days added to them could be more than a date can be."""
+
+
+def own(status: Status | None, uid: str) -> Status | None:
+    """The status, if it can be one that we have written for the object of this uid; else None."""
+    if status is None or not _PROGRESS.fullmatch(status.progress) or condition(status, "Building") is None:
+        return None
+    attempt = status.attempt or Attempt(image_cache_id=status.image_cache_id)
+    named = (status.image_cache_id, attempt.image_cache_id)
+    moments = [status.start_time, *(each.last_transition_time for each in status.conditions)]
+    moments += filter(None, (status.expire_date_time, attempt.next_time))
+    counts = (status.retention_days, attempt.failures, attempt.faults)
+    ours = all(ids.is_of(uid, name) for name in named) and all(map(_is_time, moments))
+    return status if ours and min(counts) >= 0 else None
+
+
+def with_own_status(cache: ImageCache) -> ImageCache:
+    """The object without a status that is not its own."""
+    if cache.status is None or own(cache.status, cache.metadata.uid) is not None:
+        return cache
+    return cache.with_status(None)
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_time(text: str) -> bool:
+    try:
+        return times.parse(text).year < _YEAR
+    except ValueError:
+        return False

@@ -1,0 +1,125 @@
+"""From a reference to a manifest, as containerd goes: through indexes, by the platform that the index states."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from imagecache.builder.resolve import ResolvedImage, resolve
+from imagecache.errors import (
+    ImageCacheError,
+    LimitExceeded,
+    MalformedDocument,
+    NoMatchingPlatform,
+    UnsupportedMediaType,
+)
+from imagecache.limits import DEFAULT
+from imagecache.oci import mediatypes
+from imagecache.oci.descriptor import Platform
+from imagecache.oci.reference import Reference
+from imagecache.oci.resolved import Resolved
+from testkit.images_oci import AMD64, ARM64, MemoryImage, memory_document, memory_image, memory_index
+from testkit.registry import MemorySource
+
+REFERENCE = Reference.parse("app:1")
+AMD_IMAGE, ARM_IMAGE = memory_image([b"amd"]), memory_image([b"arm"], platform=ARM64)
+
+
+async def of(image: MemoryImage, platform: Platform = AMD64) -> ResolvedImage:
+    return await resolve(MemorySource({"app:1": image}), REFERENCE, platform, DEFAULT)
+
+
+def digests(image: ResolvedImage) -> list[str]:
+    return [descriptor.digest for descriptor in (*image.indexes, image.manifest)]
+
+
+def nested(image: MemoryImage, depth: int) -> MemoryImage:
+    for _ in range(depth):
+        image = memory_index([image])
+    return image
+
+
+@pytest.mark.parametrize("depth", range(DEFAULT.index_depth + 1))
+async def test_indexes_inside_indexes(depth: int) -> None:
+    found = await of(nested(AMD_IMAGE, depth))
+
+    assert len(found.indexes) == depth
+    assert found.manifest.digest == AMD_IMAGE.descriptor.digest
+    assert found.target.digest == nested(AMD_IMAGE, depth).descriptor.digest
+    assert [descriptor.digest for descriptor, _ in found.documents[:-1]] == digests(found)
+    assert (found.platform, found.notes) == (AMD64, ())
+
+
+async def test_more_indexes_than_anybody_publishes() -> None:
+    with pytest.raises(LimitExceeded, match="more than 4 indexes"):
+        await of(nested(AMD_IMAGE, DEFAULT.index_depth + 1))
+
+
+async def test_the_outer_index_may_have_the_platforms() -> None:
+    """ghcr.io/goauthentik/server: an index for each platform, with the image and its attestation."""
+    attestation = replace(memory_image([b"x"]), platform=Platform(os="unknown", architecture="unknown"))
+    inner = {each: memory_index([image, attestation]) for each, image in ((AMD64, AMD_IMAGE), (ARM64, ARM_IMAGE))}
+    outer = memory_index([replace(inner[each], platform=each) for each in (ARM64, AMD64)])
+
+    assert digests(await of(outer)) == [image.descriptor.digest for image in (outer, inner[AMD64], AMD_IMAGE)]
+    assert digests(await of(outer, ARM64))[1:] == [image.descriptor.digest for image in (inner[ARM64], ARM_IMAGE)]
+
+
+async def test_the_platform_of_the_entry_counts_and_not_that_of_the_config() -> None:
+    listed = memory_index([replace(ARM_IMAGE, platform=AMD64), replace(AMD_IMAGE, platform=ARM64)])
+
+    found = await of(listed)
+
+    assert (found.manifest.digest, found.platform) == (ARM_IMAGE.descriptor.digest, AMD64)
+    (note,) = found.notes
+    assert note.startswith("its config says linux/arm64, not linux/amd64: containerd 2.2 and later will not start it")
+
+
+async def test_a_manifest_that_no_index_lists_is_for_every_platform() -> None:
+    found = await of(ARM_IMAGE)
+
+    assert (found.manifest.digest, found.platform) == (ARM_IMAGE.descriptor.digest, AMD64)
+    assert "linux/arm64" in found.notes[0]
+
+
+@pytest.mark.parametrize("config", [ARM64, Platform(os="linux")])
+async def test_the_config_counts_when_the_entry_has_no_platform(config: Platform) -> None:
+    unlisted = replace(memory_image([b"x"], platform=config), platform=None)
+
+    with pytest.raises(NoMatchingPlatform):
+        await of(memory_index([unlisted]))
+    assert (await of(memory_index([replace(AMD_IMAGE, platform=None)]))).platform == AMD64
+
+
+@pytest.mark.parametrize(
+    ("entry", "error"),
+    [
+        ({"mediaType": "application/json", "digest": "sha256:" + "a" * 64, "size": 5}, UnsupportedMediaType),
+        ({"mediaType": mediatypes.OCI_MANIFEST, "digest": "sha256:a", "size": 5}, MalformedDocument),
+        ({"mediaType": mediatypes.OCI_MANIFEST, "digest": "sha256:" + "a" * 64, "size": 0}, MalformedDocument),
+        ({"mediaType": mediatypes.OCI_MANIFEST, "digest": "sha256:" + "a" * 64, "size": 1 << 40}, LimitExceeded),
+    ],
+)
+async def test_an_entry_that_cannot_be_an_image(entry: dict[str, object], error: type[ImageCacheError]) -> None:
+    listed = {**entry, "platform": {"os": "linux", "architecture": "amd64"}}
+
+    with pytest.raises(error):
+        await of(memory_document(mediatypes.OCI_INDEX, {"schemaVersion": 2, "manifests": [listed]}))
+
+
+class Untyped(MemorySource):
+    """A registry that says ``application/json``."""
+
+    async def resolve(self, reference: Reference) -> Resolved:
+        return replace(await super().resolve(reference), typed=False)
+
+
+async def test_what_only_the_cache_makes_usable_is_noted() -> None:
+    untyped = await resolve(Untyped({"app:1": AMD_IMAGE}), REFERENCE, AMD64, DEFAULT)
+    zstd = await of(memory_image([b"x"], compression="zstd", docker=True))
+
+    (note,) = untyped.notes
+    assert note.startswith("will not pull without the cache: the registry's Content-Type")
+    (note,) = zstd.notes
+    assert note.startswith("will not pull without the cache by containerd 1.6")
