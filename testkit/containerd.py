@@ -130,11 +130,14 @@ class MemoryContainerd:
     def handle_image_event(self, space: _Namespace, name: str) -> None:
         """CRI marks a record that is not marked, after making one named by the image's id."""
         image = space.images.get(name)
-        if image is None or image.labels.get("io.cri-containerd.image") == "managed" or not self._image_id(space, image):
+        if (
+            image is None
+            or image.labels.get("io.cri-containerd.image") == "managed"
+            or not self._image_id(space, image)
+        ):
             return
         marked = {**image.labels, "io.cri-containerd.image": "managed"}
         space.images[name] = replace(image, labels=marked)
-
 
     def _image_id(self, space: _Namespace, image: StoredImage) -> str:
         """Digest of its config for the platform of this containerd; empty when it has none, as CRI sees it."""
@@ -149,6 +152,7 @@ class MemoryContainerd:
         if platform is None:
             return True
         return same_machine(self.platform, Platform(os=platform["os"], architecture=platform["architecture"]))
+
 
 class MemorySession:
     def __init__(

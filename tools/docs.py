@@ -64,8 +64,10 @@ JSON_EVENTS = (
     (
         "attached",
         "`images`, `withheld`, `missed`, `foreign`, `unpackedInto`, `leftOut`",
-        "names in containerd, private images, those that native mode cannot serve, those for other platforms; other "
-        "snapshotters that have them, handlers that cannot start them",
+        (
+            "names in containerd, private images, those that native mode cannot serve, those for other platforms; "
+            "other snapshotters that have them, handlers that cannot start them"
+        ),
     ),
     ("error", "`reason`, `message`, `hint`, `image`, `nextStep`, `exitCode`", "why it failed; always the last"),
 )

@@ -18,6 +18,7 @@ from grpclib.exceptions import GRPCError
 
 from imagecache.builder.bundle_builder import BuildSettings, BundleBuilder
 from imagecache.builder.image_source import ImageSource
+from imagecache.builder.resolve_platforms import Platforms
 from imagecache.clock import SystemClock
 from imagecache.digest import chain_ids
 from imagecache.errors import ContentError, InvalidInput
@@ -96,8 +97,7 @@ async def _build(store: Store, reference: str, source: ImageSource) -> ImageReco
         document = await builder.build(
             f"imc-{uuid4().hex[:20]}",
             [reference],
-            platforms=(Platform(os="linux", architecture=host_architecture()),),
-            complete=True,
+            platforms=Platforms((Platform(os="linux", architecture=host_architecture()),)),
             size_limit=TIB,
             source=source,
             emit=lambda _event: None,

@@ -12,11 +12,12 @@ import msgspec
 import pytest
 
 from imagecache.builder.bundle_builder import BundleBuilder
+from imagecache.builder.resolve_platforms import Platforms
 from imagecache.clock import SystemClock
 from imagecache.containerd.attach import AttachSettings, NodeAttacher
 from imagecache.containerd.client import ContainerdClient
 from imagecache.containerd.native import NativeUse
-from imagecache.errors import BlobNotFound, ContainerdMisconfigured
+from imagecache.errors import BlobNotFound, ContainerdMisconfigured, ImageNotListed
 from imagecache.host.checks import Status
 from imagecache.host.containerd_config import ContainerdConfig
 from imagecache.host.dropin import DropInSettings
@@ -31,9 +32,9 @@ from imagecache.snapshotter.snapshotter import Snapshotter
 from imagecache.store.bundle_document import Bundle
 from imagecache.store.store import Store
 from testkit.attachable import MemoryDocuments, bundle
-from testkit.images import busybox_image, tar_of
+from testkit.images import busybox_image, busybox_tar, tar_of
 from testkit.layout_source import LayoutSource
-from testkit.oci_layout import Image, LayerSpec
+from testkit.oci_layout import Image, ImageConfig, LayerSpec, Layout
 from testkit.peers.containerd import Containerd, Version
 from testkit.peers.cri import Cri
 from testkit.peers.processes import unmount_below
@@ -110,13 +111,12 @@ def built(peers_directory: Path) -> tuple[Store, Bundle]:
     return store, asyncio.run(build(store, "0", IMAGE, image))
 
 
-async def build(store: Store, name: str, reference: str, image: Image) -> Bundle:
-    """A bundle of one image, whose id ends with ``name``."""
+async def build(store: Store, name: str, reference: str, image: Image, *machines: str) -> Bundle:
+    """A bundle of one image, whose id ends with ``name``; without ``machines`` for amd64."""
     return await BundleBuilder(store, SystemClock()).build(
         f"imc-{name:0>20}",
         [reference],
-        platforms=(Platform(os="linux", architecture="amd64"),),
-        complete=True,
+        platforms=Platforms(tuple(Platform(os="linux", architecture=each) for each in machines or ("amd64",))),
         size_limit=1 << 30,
         source=LayoutSource({reference: image}),
         emit=lambda _event: None,
@@ -256,6 +256,35 @@ async def test_an_image_that_was_pulled_before_is_not_pinned(node: Node, directo
     status = await node.cri.image_status(reference)
     assert status is not None
     assert not status.pinned
+
+
+async def test_an_image_of_another_architecture_is_no_image_here(node: Node, directory: Path) -> None:
+    """CRI has no image where containerd has all records; beside it, the one for this machine is there."""
+    layout = Layout(directory / "image")
+    bottom = LayerSpec(busybox_tar())
+    machines = ("amd64", "arm64")
+    images = [
+        layout.add_image(
+            [bottom, LayerSpec(tar_of({"srv/": None, f"srv/{each}": b"x"}))], ImageConfig(architecture=each)
+        )
+        for each in machines
+    ]
+    index = layout.add_index(images, [{"os": "linux", "architecture": each} for each in machines])
+    both = await build(node.store, directory.name, IMAGE, index, *machines)
+    own, other = (Platform(os="linux", architecture=each) for each in machines)
+
+    with pytest.raises(ImageNotListed, match="CRI does not have it"):
+        await node.attacher(visible=0.2).attach(both.on(other))
+    assert await node.cri.image_status(IMAGE) is None
+    await node.attacher().detach(both.on(other))
+
+    await node.attacher().attach(both.on(own))
+    status = await node.cri.image_status(IMAGE)
+    assert status is not None
+    assert status.id == both.on(own).images[0].config.digest
+    assert await node.cri.run(IMAGE, ["/bin/ls", "/srv"]) == "amd64\n"
+    await node.attacher().detach(both.on(own))
+    assert await node.listed() == set()
 
 
 async def test_a_layer_that_the_node_does_not_have_is_never_promised(node: Node) -> None:

@@ -244,6 +244,13 @@ async def test_a_wrong_password(guarded: Registry, directory: Path, image: Memor
     assert "wr0ng-word" not in f"{caught.value!r} {caught.value.hint}"
 
 
+async def test_the_second_of_two_pull_secrets(guarded: Registry, directory: Path, image: MemoryImage) -> None:
+    reference = Reference.parse(push(guarded, "team/app:1", image, directory))
+    wrong = Credential(username="alice", password="wr0ng-word", source="secret default:old")  # noqa: S106
+    async with RegistryClient(RegistryConfig(), FixedCredentials({guarded.address: (wrong, USER)})) as client:
+        assert (await client.resolve(reference)).private
+
+
 async def test_a_registry_that_is_restarted_in_the_middle_of_a_layer(directory: Path) -> None:
     image = memory_image([CONTENT * 10])
     layer = image.layers[0]

@@ -58,9 +58,7 @@ def parse(text: str, what: str) -> Selector:
         if term is None or requirement is None:
             # 120 characters: messages go into the status, and a selector may be a whole document by mistake
             message = f"{what}: {text[:120]!r} is not a label selector"
-            raise InvalidManifest(
-                refusal(message, whole, blanks=True), hint='for example "pool=gpu,zone in (a,b)"'
-            )
+            raise InvalidManifest(refusal(message, whole, blanks=True), hint='for example "pool=gpu,zone in (a,b)"')
         requirements.append(requirement)
         position = term.end()
     return Selector(tuple(requirements))

@@ -11,6 +11,7 @@ from imagecache.api.building import BuildRequest
 from imagecache.api.pull_secrets import PullSecret
 from imagecache.builder.build_events import BuildEvent
 from imagecache.builder.bundle_builder import BuildSettings, BundleBuilder
+from imagecache.builder.resolve_platforms import Platforms
 from imagecache.clock import Clock
 from imagecache.registry.client import RegistryClient
 from imagecache.registry.config import RegistryConfig
@@ -61,8 +62,7 @@ async def build_bundle(
         return await builder.build(
             request.bundle_id,
             request.images,
-            platforms=request.platforms,
-            complete=request.complete,
+            platforms=Platforms(request.platforms, complete=request.complete),
             size_limit=request.size_limit,
             source=source,
             emit=emit,

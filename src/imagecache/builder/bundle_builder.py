@@ -20,7 +20,7 @@ from imagecache.builder.image_source import ImageSource
 from imagecache.builder.layer_builder import LayerBuilder
 from imagecache.builder.notes import of_layer, says_uncompressed
 from imagecache.builder.resolve import ResolvedImage
-from imagecache.builder.resolve_platforms import resolve_platforms
+from imagecache.builder.resolve_platforms import Platforms, resolve_platforms
 from imagecache.builder.size_limit import SizeLimit
 from imagecache.builder.worker_pool import WorkerPool
 from imagecache.clock import Clock
@@ -60,8 +60,7 @@ class BundleBuilder:
         bundle_id: str,
         references: Sequence[str],
         *,
-        platforms: Sequence[Platform],
-        complete: bool,
+        platforms: Platforms,
         size_limit: int,
         source: ImageSource,
         emit: Emit,
@@ -71,8 +70,7 @@ class BundleBuilder:
         Args:
             bundle_id: of the bundle.
             references: of its images, as the user wrote them.
-            platforms: of the machines that it is for.
-            complete: every image must have every platform; otherwise each is built for those that it has.
+            platforms: of the machines that it is for, and whether every image must have all.
             size_limit: bytes that the layer images of one platform may take together.
             source: of the images.
             emit: gets the events.
@@ -81,7 +79,7 @@ class BundleBuilder:
         stay, and the next call continues from them.
         """
         async with WorkerPool(self._settings.jobs) as pool:
-            images = await self._resolve(references, platforms, source, complete=complete)
+            images = await self._resolve(references, platforms, source)
             groups = plan(images)
             # Leased before the store is searched: what is found must not be collected until the bundle names it.
             with self._leased(bundle_id, images):
@@ -95,16 +93,16 @@ class BundleBuilder:
                 progress.plan(_layer_plan(layers, group) for group in groups)
                 await self._make(images, groups, layers, progress, emit)
                 notes = await run_all(*(_layer_notes(image, layers, source) for image in images))
-                document = self._document(bundle_id, platforms, layers, zip(images, notes, strict=True))
+                document = self._document(bundle_id, platforms.wanted, layers, zip(images, notes, strict=True))
                 await asyncio.to_thread(self._commit, document, images)
                 return document
 
     async def _resolve(
-        self, references: Sequence[str], platforms: Sequence[Platform], source: ImageSource, *, complete: bool
+        self, references: Sequence[str], platforms: Platforms, source: ImageSource
     ) -> list[ResolvedImage]:
         async def one(reference: Reference) -> list[ResolvedImage]:
             with naming_image(reference.original):
-                return await resolve_platforms(source, reference, platforms, self._settings.limits, complete=complete)
+                return await resolve_platforms(source, reference, platforms, self._settings.limits)
 
         found = await run_all(*(one(Reference.parse(text)) for text in dict.fromkeys(references)))
         return [image for images in found for image in images]

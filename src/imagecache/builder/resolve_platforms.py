@@ -6,7 +6,8 @@ It must not know what the platforms are for.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 
 from imagecache import foreign_json
 from imagecache.builder.image_source import ImageSource
@@ -19,20 +20,29 @@ from imagecache.oci.reference import Reference
 from imagecache.oci.resolved import Resolved
 
 
-async def resolve_platforms(
-    source: ImageSource, reference: Reference, platforms: Sequence[Platform], limits: Limits, *, complete: bool
-) -> list[ResolvedImage]:
-    """The images of a reference, in the order of ``platforms``, each with the platform that it is for.
+@dataclass(frozen=True, slots=True)
+class Platforms:
+    """Of the machines that a bundle is for."""
 
-    Raises NoMatchingPlatform when the reference lacks one of them (``complete``) or all, and as ``resolve``.
+    wanted: tuple[Platform, ...]
+    complete: bool = True
+    """Every image must have all of them; otherwise each is built for those that it has."""
+
+
+async def resolve_platforms(
+    source: ImageSource, reference: Reference, platforms: Platforms, limits: Limits
+) -> list[ResolvedImage]:
+    """The images of a reference, in the order of the platforms, each with the one that it is for.
+
+    Raises NoMatchingPlatform when the reference lacks one of them (``complete``), or all; and as ``resolve``.
     """
     once, found = _LookedUpOnce(source), list[ResolvedImage]()
     lacking: NoMatchingPlatform | None = None
-    for platform in platforms:
+    for platform in platforms.wanted:
         try:
             image = await resolve(once, reference, platform, limits)
         except NoMatchingPlatform as error:
-            if complete:
+            if platforms.complete:
                 raise
             lacking = lacking or error
         else:
@@ -41,7 +51,7 @@ async def resolve_platforms(
     if lacking is not None and not found:
         raise lacking
     fitting = [image for image in found if not _says_another(image)]
-    return found if complete else fitting or found
+    return found if platforms.complete else fitting or found
 
 
 def _says_another(image: ResolvedImage) -> bool:

@@ -78,7 +78,9 @@ class Prepuller:
                 if await self._runtime.image(name) is None:
                     await self._runtime.pull(name)
                     if await self._runtime.image(name) is None:
-                        raise ImageNotListed(f"the runtime has pulled {name} and does not have it", hint="its log says why")
+                        raise ImageNotListed(
+                            f"the runtime has pulled {name} and does not have it", hint="its log says why"
+                        )
         if withheld:
             private = ", ".join(image.reference for image in withheld)
             raise ImageWithheld(

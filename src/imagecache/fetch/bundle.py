@@ -55,9 +55,7 @@ def own_part(document: Bundle, platform: Platform) -> Bundle:
     return own
 
 
-async def describe(
-    remote: RemoteStore, bundle_id: str, digests: Mapping[str, Digest], platform: Platform
-) -> Described:
+async def describe(remote: RemoteStore, bundle_id: str, digests: Mapping[str, Digest], platform: Platform) -> Described:
     """Fetch and check the documents of what a bundle has for a platform.
 
     ``digests`` are those that the ImageCache has, by reference.

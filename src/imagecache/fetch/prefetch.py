@@ -35,8 +35,9 @@ class BuildPrefetcher:
         architecture: str,
         backoff: Backoff = Backoff(0.2, 5.0),
     ) -> None:
-        """``architecture`` of this node; ``layers`` is for partial layers only: they occupy its ``limit`` as long as
-        their builds take.
+        """``layers`` is for partial layers only: they occupy its ``limit`` as long as their builds take.
+
+        ``architecture`` is this node's.
 
         ``backoff`` is for a build, or a layer, that has not begun: thousands of nodes may wait for one in a queue.
         """

@@ -180,7 +180,11 @@ def test_the_architectures_of_the_nodes() -> None:
     [
         ({"operatingSystem": "linux", "architecture": "arm64"}, {}, ARM64),
         ({"operatingSystem": "linux", "architecture": "arm64"}, {"kubernetes.io/arch": "amd64"}, ARM64),
-        ({"operatingSystem": "", "architecture": ""}, {"kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64"}, AMD64),
+        (
+            {"operatingSystem": "", "architecture": ""},
+            {"kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64"},
+            AMD64,
+        ),
         (None, {"kubernetes.io/os": "windows", "kubernetes.io/arch": "amd64"}, WINDOWS),
         (None, {"kubernetes.io/arch": "amd64"}, None),
         ({"operatingSystem": 3, "architecture": []}, {}, None),

@@ -191,7 +191,9 @@ def test_what_is_inside_an_annotation_is_named(key: str, value: str) -> None:
 
 
 def test_what_is_inside_a_reference_or_a_secret_is_named() -> None:
-    with pytest.raises(InvalidManifest, match=r"spec\.images\[0\]: .*: it contains U\+00A0 \(NO-BREAK SPACE\) after 'n'"):
+    with pytest.raises(
+        InvalidManifest, match=r"spec\.images\[0\]: .*: it contains U\+00A0 \(NO-BREAK SPACE\) after 'n'"
+    ):
         effective_spec(cache("n\u00a0ginx"), architectures=("amd64",))
     with pytest.raises(InvalidManifest, match=r"imagePullSecrets\[0\]: .*: it contains U\+200B \(ZERO WIDTH SPACE\)"):
         wanted(secrets=("default:\u200bsecret1",))

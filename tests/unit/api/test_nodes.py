@@ -43,7 +43,21 @@ def test_a_selector_matches_as_in_kubernetes(text: str, matches: bool) -> None:
     assert selector.parse(text, "annotation").matches(LABELS) is matches
 
 
-@pytest.mark.parametrize("text", ["=", "pool=gpu,", ",pool", "pool gpu", "pool in gpu", "pool>1", "a=b c=d", "ä=b", "a in (b c)", "a in (b,\u200bc\u00adx)"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "=",
+        "pool=gpu,",
+        ",pool",
+        "pool gpu",
+        "pool in gpu",
+        "pool>1",
+        "a=b c=d",
+        "ä=b",
+        "a in (b c)",
+        "a in (b,\u200bc\u00adx)",
+    ],
+)
 def test_nonsense_is_refused_with_its_place(text: str) -> None:
     with pytest.raises(InvalidManifest, match=r"^annotation: .* is not a label selector(: it contains .*)?$"):
         selector.parse(text, "annotation")
@@ -69,8 +83,10 @@ def test_a_status_is_read_as_far_as_we_know_it() -> None:
         (
             {"imagecache.dev/priority": "1\u00a07"},
             [
-                "metadata.annotations[imagecache.dev/priority]: '1\\xa07' is not a whole number, ignored: "
-                "it contains U+00A0 (NO-BREAK SPACE) after '1'"
+                (
+                    "metadata.annotations[imagecache.dev/priority]: '1\\xa07' is not a whole number, ignored: "
+                    "it contains U+00A0 (NO-BREAK SPACE) after '1'"
+                )
             ],
         ),
     ],

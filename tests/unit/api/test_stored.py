@@ -114,7 +114,9 @@ def test_a_request_asks_for_what_is_wanted_and_the_status_shows_what_came() -> N
     document = Bundle(id="imc-1", created="", platforms=(image.platform,), images=(image,))
     status = building.ready(phases.begin("imc-1", 1, NOW), 1, NOW, document, None)
     assert (status.phase, status.size) == (Phase.READY, 4000)
-    assert [(image.image, image.platform, image.size) for image in status.images] == [("nginx:1.25", "linux/amd64", 2000)]
+    assert [(image.image, image.platform, image.size) for image in status.images] == [
+        ("nginx:1.25", "linux/amd64", 2000)
+    ]
     assert building.summary(document) == "Image cache is ready: 1 image, 2 layers, 3.9KiB"
 
 

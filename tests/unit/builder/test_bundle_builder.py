@@ -8,7 +8,7 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import msgspec
@@ -16,6 +16,7 @@ import pytest
 
 from imagecache.builder.build_events import Advanced, BuildEvent, ImageReady, ImageResolved, Planned
 from imagecache.builder.bundle_builder import BuildSettings, BundleBuilder
+from imagecache.builder.resolve_platforms import Platforms
 from imagecache.clock import SystemClock
 from imagecache.digest import Digest, chain_ids
 from imagecache.erofs.reader import LayerImage
@@ -79,15 +80,14 @@ class Builds:
         *references: str,
         size_limit: int = GIB,
         bundle_id: str = ID,
-        platforms: Sequence[Platform] = (AMD64,),
+        platforms: tuple[Platform, ...] = (AMD64,),
         complete: bool = True,
     ) -> Bundle:
         builder = BundleBuilder(self.store, SystemClock(), BuildSettings(jobs=2))
         return await builder.build(
             bundle_id,
             references,
-            platforms=platforms,
-            complete=complete,
+            platforms=Platforms(platforms, complete=complete),
             size_limit=size_limit,
             source=source,
             emit=self.events.append,

@@ -45,7 +45,7 @@ async def test_what_is_missing_is_pulled_once(runtime: FakeRuntime) -> None:
 
 async def test_what_the_runtime_does_not_have_after_a_pull_is_said(runtime: FakeRuntime) -> None:
     runtime.lost = frozenset({"docker.io/library/app:1"})
-    with pytest.raises(ImageNotListed, match="has pulled docker.io/library/app:1 and does not have it"):
+    with pytest.raises(ImageNotListed, match=r"has pulled docker\.io/library/app:1 and does not have it"):
         await Prepuller(runtime).attach(bundle(APP))
 
 

@@ -114,6 +114,37 @@ async def test_a_node_that_comes_and_goes_builds_nothing_again(bench: Bench) -> 
     assert len(bench.builder.requests) == 1
 
 
+async def test_a_node_of_a_new_architecture_is_a_reason_to_build_again(bench: Bench) -> None:
+    bench.start()
+    await bench.node("one", labels=machine("amd64"))
+    await eventually(lambda: bench.controller.informers.nodes, lambda: "nodes")
+    assert await built(bench) == [("nginx:1.25", "linux/amd64")]
+
+    await bench.node("two", labels=machine("arm64"))
+
+    status = await bench.until(lambda status: len(status.images) == 2 and status.phase is Phase.READY)
+    assert [image.platform for image in status.images] == ["linux/amd64", "linux/arm64"]
+    assert len(bench.builder.requests) == 2
+
+
+async def test_an_image_without_the_new_architecture_is_looked_at_once(bench: Bench) -> None:
+    bench.builder.lacking = {"arm64": frozenset({"nginx:1.25"})}
+    bench.start()
+    await bench.node("one", labels=machine("amd64"))
+    await eventually(lambda: bench.controller.informers.nodes, lambda: "nodes")
+    await built(bench)
+
+    await bench.node("two", labels=machine("arm64"))
+
+    await eventually(lambda: len(bench.builder.requests) == 2, lambda: bench.builder.requests)
+    await bench.phase(Phase.READY)
+    for _ in range(5):
+        bench.controller.queue.add("a")
+        await asyncio.sleep(0.01)
+    assert len(bench.builder.requests) == 2
+    assert (await bench.status()).nodes == NodeCounts(desired=1)
+
+
 @pytest.mark.parametrize("image", ["nginx:1.25 ", "\u00a0nginx:1.25", "nginx:1.25\u200b", "\u3000nginx:1.25\r\n"])
 async def test_what_is_around_a_reference_builds_nothing_again(bench: Bench, image: str) -> None:
     bench.start()

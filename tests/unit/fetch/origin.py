@@ -10,6 +10,7 @@ import pytest
 
 from imagecache.backoff import Backoff
 from imagecache.builder.bundle_builder import BuildSettings, BundleBuilder
+from imagecache.builder.resolve_platforms import Platforms
 from imagecache.builder.worker_pool import WorkerPool
 from imagecache.clock import SystemClock
 from imagecache.erofs.layer_header import DATA_START
@@ -44,8 +45,7 @@ class Origin:
         document = await builder.build(
             bundle_id,
             [name],
-            platforms=(Platform(os="linux", architecture="amd64"),),
-            complete=True,
+            platforms=Platforms((Platform(os="linux", architecture="amd64"),)),
             size_limit=GIB,
             source=source,
             emit=lambda _event: None,

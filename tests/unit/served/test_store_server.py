@@ -185,7 +185,7 @@ async def test_only_agents_get_anything(
 
     assert (await browser.get(layer, headers)).status == status
     assert (await browser.get(f"/v1/bundles/{BUNDLE}", headers)).status == status
-    assert (await browser.get(f"/v1/builds/{BUNDLE}", headers)).status == status
+    assert (await browser.get(f"/v1/builds/{BUNDLE}/amd64", headers)).status == status
     assert (await browser.get(growing, {**headers, "Range": "bytes=0-9"})).status == (206 if status == 200 else status)
 
 
