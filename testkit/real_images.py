@@ -42,8 +42,8 @@ _BUILDERS = (
 )
 """Packages of ``builders_image``, and what they need beyond minbase, with the names of one Debian release."""
 _BUILDERS_OF = {
-    "bookworm": ("libassuan0", "libgpgme11", "libsubid4"),
-    "trixie": ("docker-buildx", "docker-cli", "libassuan9", "libgpgme11t64", "libsubid5"),
+    "bookworm": ("libassuan0", "libglib2.0-0", "libgpgme11", "libsubid4"),
+    "trixie": ("docker-buildx", "docker-cli", "libassuan9", "libglib2.0-0t64", "libgpgme11t64", "libsubid5"),
 }
 _BUILDERS_KEEP = ("etc/containers/*", "usr/share/containers/*")
 _UNWANTED = ("var/cache/apt/archives/*", "var/lib/apt/lists/*", "var/log/*", "proc/*", "sys/*", "run/*")

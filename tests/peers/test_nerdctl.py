@@ -20,9 +20,8 @@ from testkit.peers.registry import Registry
 from tests.peers.sides import FEW, MANY, Side, Sides
 
 pytestmark = [pytest.mark.peers, pytest.mark.slow, pytest.mark.timeout(300)]
-MISSING = r"content digest sha256:[0-9a-f]{64}: not found"
-NO_DIFF = "no such device"
-"""Of a commit in native mode (``test_images_without_blobs``)."""
+NO_MANAGER = "format/mkdir/overlay.* no such device"
+"""nerdctl mounts the image itself, without the mount manager that containerd's erofs snapshotter needs (2.2 and later)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,29 +67,33 @@ def each(both: Sides, directory: Path) -> tuple[Nerdctl, Nerdctl]:
     return Nerdctl(both.ours, directory / "ours"), Nerdctl(both.theirs, directory / "theirs")
 
 
-def test_run(each: tuple[Nerdctl, Nerdctl], name: str, directory: Path) -> None:
+def test_run(both: Sides, each: tuple[Nerdctl, Nerdctl], name: str, directory: Path) -> None:
+    ours, theirs = each
     words = ("run", "--rm", "--net", "none", "--pull", "never", name, "cat", "/srv/own")
 
-    assert [nerdctl(*words) for nerdctl in each] == [directory.name] * 2
+    assert theirs(*words) == directory.name
+    if both.mode == "native":
+        with pytest.raises(PeerFailed, match=NO_MANAGER):
+            ours(*words)
+    else:
+        assert ours(*words) == directory.name
 
 
 def test_a_commit(both: Sides, each: tuple[Nerdctl, Nerdctl], name: str, directory: Path) -> None:
     """It fetches the blobs of the image's layers first (nerdctl 2.0)."""
+    able = each[both.mode == "native" :]  # it runs no container of ours there, so there is none to commit
     script = "rm /srv/removed && echo new >/srv/new && sleep 1000"
-    look = ("run", "--rm", "--net", "none", f"{directory.name}:2", "find", "/srv", "-not", "-name", "deep-*")
+    container, made = directory.name, f"{directory.name}:2"
     seen = []
-    for nerdctl in each:
-        nerdctl("run", "--detach", "--net", "none", "--pull", "never", "--name", directory.name, name, "sh", "-c", script)
-        if both.mode == "native" and nerdctl.side is both.ours:
-            with pytest.raises(PeerFailed, match=NO_DIFF):
-                nerdctl("commit", directory.name, f"{directory.name}:2")
-        else:
-            nerdctl("commit", directory.name, f"{directory.name}:2")
-            seen.append(sorted(nerdctl(*look).split()))
-            nerdctl("rmi", "--force", f"{directory.name}:2")
-        nerdctl("rm", "--force", directory.name)
+    for nerdctl in able:
+        nerdctl("run", "--detach", "--net", "none", "--pull", "never", "--name", container, name, "sh", "-c", script)
+        nerdctl("commit", container, made)
+        look = nerdctl("run", "--rm", "--net", "none", made, "find", "/srv", "-not", "-name", "deep-*")
+        seen.append(sorted(look.split()))
+        nerdctl("rm", "--force", container)
+        nerdctl("rmi", "--force", made)
 
-    assert all(found == ["/srv", "/srv/new", "/srv/own"] for found in seen)
+    assert seen == [["/srv", "/srv/new", "/srv/own"]] * len(able)
 
 
 def test_a_saved_image(each: tuple[Nerdctl, Nerdctl], name: str, image: Image, directory: Path) -> None:
@@ -102,13 +105,13 @@ def test_a_saved_image(each: tuple[Nerdctl, Nerdctl], name: str, image: Image, d
         assert {str(layer.digest) for layer in image.layers} < blobs
 
 
-def test_without_the_registry_the_missing_blob_is_named(
+def test_without_the_registry_nothing_is_saved_and_it_is_named(
     each: tuple[Nerdctl, Nerdctl], name: str, registry: Registry, directory: Path
 ) -> None:
     ours, theirs = each
     registry.stop()
     try:
-        with pytest.raises(PeerFailed, match=MISSING):
+        with pytest.raises(PeerFailed, match=f"failed to resolve reference .*{name}"):
             ours("save", "--output", directory / "ours.tar", name)
         theirs("save", "--output", directory / "theirs.tar", name)
     finally:
@@ -125,10 +128,11 @@ def test_a_push_elsewhere(each: tuple[Nerdctl, Nerdctl], name: str, image: Image
             nerdctl("rmi", target)
 
 
-def test_what_is_listed(both: Sides, each: tuple[Nerdctl, Nerdctl], name: str) -> None:
+def test_what_is_listed(each: tuple[Nerdctl, Nerdctl], name: str) -> None:
     def listed(nerdctl: Nerdctl) -> list[tuple[str, str, str]]:
         found = [json.loads(line) for line in nerdctl("images", "--format", "{{json .}}").splitlines()]
-        return [(one["Repository"], one["Tag"], one["Platform"]) for one in found if one["Repository"] in name]
+        own = [one for one in found if one["Repository"] == name.rpartition(":")[0]]
+        return sorted((one["Repository"], one["Tag"], one["Platform"]) for one in own)  # it has no order of its own
 
     ours, theirs = map(listed, each)
 
