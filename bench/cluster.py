@@ -265,11 +265,12 @@ async def _pods(client: Client, rounds: int) -> Measured:
 async def _caches(client: Client, rounds: int) -> Measured:
     """From nothing to Ready and to the nodes, beside a pull of the same image by a fresh containerd."""
     place = client.site
-    pulls: dict[contender.Contender, Samples] = {TUNED: Samples(), EROFS: Samples()}
+    peers: Sequence[contender.Contender] = (TUNED, EROFS)
+    pulls = [(peer, Samples()) for peer in peers]
     fields = {1: [place.ours[1].node], len(place.ours): [one.node for one in place.ours]}
     usable = {count: Samples() for count in fields}
     for _ in range(rounds):
-        for peer, pulled in pulls.items():
+        for peer, pulled in pulls:
             pulled.add(await asyncio.to_thread(_fresh_pull, place, peer))
         for count, nodes in fields.items():
             await asyncio.to_thread(forget_pages)
@@ -287,7 +288,7 @@ async def _caches(client: Client, rounds: int) -> Measured:
                 Goal(1.0) if count == 1 else None,
                 note=f"beside {peer.key}",
             )
-            for peer, pulled in pulls.items()
+            for peer, pulled in pulls
             for count, samples in usable.items()
         ]
     )

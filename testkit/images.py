@@ -17,6 +17,8 @@ from testkit.peers.programs import find
 EPOCH = 1_700_000_000
 """mtime of everything that a test makes, seconds."""
 APPLETS = ("sh", "cat", "echo", "ls", "sleep", "touch", "true", "find", "sha256sum", "stat", "id", "mkdir", "rm", "dd")
+MOST_LAYERS = 127
+"""What builders make at most. overlayfs' options for so many are longer than a page."""
 PAUSE_COMMAND = ("/bin/busybox", "sleep", "1000000000")
 
 
@@ -44,6 +46,11 @@ def _add(tar: tarfile.TarFile, info: tarfile.TarInfo, content: bytes | str | Non
     else:
         info.size = len(content)
         tar.addfile(info, io.BytesIO(content))
+
+
+def thin_layers(count: int) -> list[bytes]:
+    """Layers with a file of their own below /srv each, for images of many layers."""
+    return [tar_of({"srv": None, f"srv/deep-{number}": b"deep\n"}) for number in range(count)]
 
 
 def busybox_tar() -> bytes:

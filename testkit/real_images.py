@@ -36,6 +36,16 @@ _PYTHON_PACKAGES = (
 )
 _TOOLS = ("git", "libpopt0", "restic", "rsync")
 """Packages of ``tools_image``: what the programs need beyond Debian's minbase with Python is libpopt0."""
+_BUILDERS = (
+    *("buildah", "busybox-static", "conmon", "containerd", "docker.io", "golang-github-containers-common"),
+    *("golang-github-containers-image", "libdevmapper1.02.1", "podman", "runc"),
+)
+"""Packages of ``builders_image``, and what they need beyond minbase, with the names of one Debian release."""
+_BUILDERS_OF = {
+    "bookworm": ("libassuan0", "libglib2.0-0", "libgpgme11", "libsubid4"),
+    "trixie": ("docker-buildx", "docker-cli", "libassuan9", "libglib2.0-0t64", "libgpgme11t64", "libsubid5"),
+}
+_BUILDERS_KEEP = ("etc/containers/*", "usr/share/containers/*")
 _UNWANTED = ("var/cache/apt/archives/*", "var/lib/apt/lists/*", "var/log/*", "proc/*", "sys/*", "run/*")
 _DIST_PACKAGES = PurePosixPath("usr/lib/python3/dist-packages")
 _PYTHONS = {"bookworm": (3, 11), "trixie": (3, 13)}
@@ -70,7 +80,13 @@ def python_image() -> Image:
 
 def tools_image() -> Image:
     """``debian_image`` and rsync, git and restic: programs for which it matters what files look like."""
-    return cached("tools", lambda layout: _with_tools(layout, debian_image()))
+    return cached("tools", lambda layout: _with_packages(layout, debian_image(), _TOOLS))
+
+
+def builders_image() -> Image:
+    """``debian_image`` with what builds images inside of a container: podman, buildah, Docker with its BuildKit."""
+    packages = (*_BUILDERS, *_BUILDERS_OF.get(release(), ()))
+    return cached("builders", lambda layout: _with_packages(layout, debian_image(), packages, _BUILDERS_KEEP))
 
 
 def big_image() -> Image:
@@ -169,19 +185,30 @@ def _system_layers() -> Iterator[Path]:
         yield tree_tar(root, [path for path in paths if path in upper], scratch / "python.tar")
 
 
-def _with_tools(layout: Layout, below: Image) -> Image:
-    """``below`` with one layer more: the programs of ``_TOOLS``, without documents and what is outside of /usr."""
+def _with_packages(layout: Layout, below: Image, packages: Sequence[str], keep: Sequence[str] = ()) -> Image:
+    """``below`` with one layer more: the packages' programs, of their documents and settings those of ``keep``."""
     share_layers(layout, below)
     with scratch_folder() as scratch:
-        run(["apt-get", "--quiet", "download", *_TOOLS], cwd=scratch, env={**os.environ, "LC_ALL": "C.UTF-8"})
+        run(["apt-get", "--quiet", "download", *packages], cwd=scratch, env={**os.environ, "LC_ALL": "C.UTF-8"})
         root = scratch / "root"
         for package in sorted(scratch.glob("*.deb")):
             run([find("dpkg-deb"), "--extract", package, root])
-        # /lib of some packages is a link in the image (merged /usr): a layer with that directory would hide all of it
-        paths = [Path("usr"), *sorted(path.relative_to(root) for path in (root / "usr").rglob("*"))]
-        programs = [path for path in paths if not fnmatch.fnmatch(str(path), "usr/share/*")]
-        blob, diff_id = layout.add_layer(LayerSpec(tree_tar(root, programs, scratch / "tools.tar"), level=LEVEL))
+        for folder in ("bin", "lib", "sbin"):
+            # a link in the image (merged /usr): a layer with that directory would hide all of it
+            if (root / folder).is_dir():
+                shutil.copytree(root / folder, root / "usr" / folder, symlinks=True, dirs_exist_ok=True)
+        paths = sorted(path.relative_to(root) for path in root.rglob("*"))
+        chosen = {path for path in paths if _is_program(path) or any(fnmatch.fnmatch(str(path), each) for each in keep)}
+        tar = tree_tar(root, _with_parents(paths, chosen), scratch / "packages.tar")
+        blob, diff_id = layout.add_layer(LayerSpec(tar, level=LEVEL))
     return layout.add_manifest([*below.layers, blob], [*below.diff_ids, diff_id], _config())
+
+
+def _is_program(path: Path) -> bool:
+    """Of a package: what is not a document, and not a service."""
+    return path.parts[0] == "usr" and not any(
+        fnmatch.fnmatch(str(path), pattern) for pattern in ("usr/share/*", "usr/lib/systemd/*")
+    )
 
 
 def _with_parents(paths: Sequence[Path], chosen: set[Path]) -> list[Path]:

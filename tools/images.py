@@ -13,6 +13,7 @@ from testkit import own_image, real_images
 
 MAKERS = {
     **{image.key: image.make for image in IMAGES.values()},
+    "builders": real_images.builders_image,
     "debian": real_images.debian_image,
     "python": real_images.python_image,
     "big": real_images.big_image,

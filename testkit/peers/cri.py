@@ -91,14 +91,25 @@ class Cri:
         return {condition.type: condition.status for condition in reply.status.conditions}
 
     async def run_pod(
-        self, name: str, *, namespace: str = "default", log_directory: Path | None = None, handler: str = ""
+        self,
+        name: str,
+        *,
+        namespace: str = "default",
+        log_directory: Path | None = None,
+        handler: str = "",
+        privileged: bool = False,
     ) -> Pod:
-        """A pod sandbox in the node's network. ``handler`` is what a RuntimeClass names; empty: the default."""
+        """A pod sandbox in the node's network. ``handler`` is what a RuntimeClass names; empty: the default.
+
+        ``privileged``: its containers may be.
+        """
         config = pb.PodSandboxConfig(
             metadata=pb.PodSandboxMetadata(name=name, uid=str(uuid4()), namespace=namespace),
             log_directory=str(log_directory or ""),
             linux=pb.LinuxPodSandboxConfig(
-                security_context=pb.LinuxSandboxSecurityContext(namespace_options=_node_network())
+                security_context=pb.LinuxSandboxSecurityContext(
+                    namespace_options=_node_network(), privileged=privileged
+                )
             ),
         )
         request = pb.RunPodSandboxRequest(config=config, runtime_handler=handler)

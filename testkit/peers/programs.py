@@ -37,6 +37,11 @@ def containerd_24() -> Path:
     return cache() / "peers" / "containerd-2.4" / "bin"
 
 
+def nerdctl() -> Path:
+    """Made by ``./dev peers``. Raises MissingPeer."""
+    return find("nerdctl", before=[cache() / "peers" / "nerdctl" / "bin"])
+
+
 def find(name: str, *, before: Sequence[Path] = ()) -> Path:
     """The program ``name``, looked for in ``before`` and then where Debian puts programs. Raises MissingPeer."""
     path = os.pathsep.join([*map(str, before), *SYSTEM_PATHS])

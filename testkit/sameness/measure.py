@@ -10,11 +10,12 @@ import asyncio
 import json
 import os
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from imagecache.api.nodes import CacheState
+from testkit.peers.cluster import cluster, prepull_agent
 from testkit.peers.containerd import Containerd, Version
 from testkit.peers.cri import Cri
 from testkit.peers.node import CachingNode
@@ -31,7 +32,7 @@ Answers = Mapping[str, str]
 @dataclass(frozen=True, slots=True)
 class Column:
     version: Version
-    mode: Literal["overlayfs", "proxy", "native"]
+    mode: Literal["overlayfs", "proxy", "native", "prepull"]
 
     @property
     def containerd(self) -> str:
@@ -50,9 +51,11 @@ class Column:
 COLUMNS = (
     Column("system", "overlayfs"),
     Column("system", "proxy"),
+    Column("system", "prepull"),
     Column("2.4", "overlayfs"),
     Column("2.4", "proxy"),
     Column("2.4", "native"),
+    Column("2.4", "prepull"),
 )
 OURS = tuple(column for column in COLUMNS if column.mode != "overlayfs")
 
@@ -69,15 +72,24 @@ def measure(directory: Path, registry: Registry, pause: str) -> dict[Column, Ans
 
 
 def _answers(column: Column, directory: Path, pause: str, reference: str) -> Answers:
-    with ExitStack() as stack:
-        if column.mode == "overlayfs":
-            node: Containerd | CachingNode = Containerd(directory, column.version, sandbox_image=pause)
-            stack.enter_context(node)
-        else:
-            node = caching = CachingNode(directory, column.version, column.mode, sandbox_image=pause)
-            stack.enter_context(caching)
-            caching.create("probe", [reference])
-        return asyncio.run(_asked(node.address, pause, reference, pull=column.mode == "overlayfs"))
+    if column.mode == "overlayfs":
+        with Containerd(directory, column.version, sandbox_image=pause) as containerd:
+            return asyncio.run(_asked(containerd.address, pause, reference, pull=True))
+    if column.mode == "prepull":
+        with Containerd(directory / "node", column.version, sandbox_image=pause) as containerd:
+            return asyncio.run(_asked_of_prepulled(containerd, directory, pause, reference))
+    with CachingNode(directory, column.version, column.mode, sandbox_image=pause) as node:
+        node.create("probe", [reference])
+        return asyncio.run(_asked(node.address, pause, reference, pull=False))
+
+
+async def _asked_of_prepulled(containerd: Containerd, directory: Path, pause: str, reference: str) -> Answers:
+    """The node's agent has containerd unpack the layers of the cluster's store."""
+    async with cluster(directory) as made, prepull_agent(made, containerd, directory) as agent:
+        await made.cache("probe", reference)
+        await agent.start()
+        await made.until_states(probe=CacheState.READY)
+        return await _asked(containerd.address, pause, reference, pull=False)
 
 
 async def _asked(address: Path, pause: str, reference: str, *, pull: bool) -> Answers:

@@ -66,8 +66,8 @@ DIFFERENCES: Mapping[str, Difference] = {
 _INTRODUCTION = """\
 What a process can notice of its root filesystem: every question is asked in a container on containerd's own overlayfs
 and in one of ours, on the same containerd and the same disk (ext4, a kernel that mounts layer images from files), with
-the same image of Debian's packages. `=` is overlayfs' answer of the same version. In prepull mode containers *are* on
-containerd's own snapshotter, usually overlayfs, so its columns are theirs.
+the same image of Debian's packages. `=` is overlayfs' answer of the same version. In prepull mode containers are on
+containerd's own snapshotter, overlayfs here, which has unpacked the layers of the cache.
 
 `tests/peers/test_same_as_overlayfs.py` measures all of it, and fails when an answer differs without a reason below or
 this page is not what it measured; `{command}` writes it anew. Content, owners, modes, times, links, devices and xattrs

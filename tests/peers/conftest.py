@@ -8,21 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from imagecache.kube.api import Object
-from imagecache.kube.resources import NODES
-from imagecache.store.store import Store
 from testkit.images import busybox_image, pause_image
-from testkit.kube import FakeKube
-from testkit.kube_server import KubeServer
 from testkit.oci_layout import Image
+from testkit.peers.cluster import Cluster
+from testkit.peers.cluster import cluster as make_cluster
 from testkit.peers.containerd import VERSIONS, Containerd
 from testkit.peers.cri import Cri
-from testkit.peers.node import CachingNode
 from testkit.peers.processes import mounts_below, processes_of
 from testkit.peers.registry import Registry
 from testkit.peers.workspace import clean, workspace
-from testkit.served import Served
-from tests.peers.cluster import Cluster
 from tests.peers.sides import VARIANTS as SIDES
 from tests.peers.sides import Sides, push_images, sides
 
@@ -78,13 +72,8 @@ async def cri(containerd: Containerd) -> AsyncIterator[Cri]:
 
 @pytest.fixture
 async def cluster(directory: Path) -> AsyncIterator[Cluster]:
-    origin = CachingNode(directory / "origin", sandbox_image="none")
-    Store.open(origin.store)
-    kube = FakeKube()
-    taints: Object = {"taints": [{"key": "imagecache.dev/not-ready", "effect": "NoSchedule"}]}
-    await kube.create(NODES, {"metadata": {"name": "worker", "labels": {"pool": "a"}}, "spec": taints})
-    async with KubeServer(kube) as server, Served(origin.store, directory / "tls") as served:
-        yield Cluster(kube, server, origin, served, directory)
+    async with make_cluster(directory) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

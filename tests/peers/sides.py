@@ -18,8 +18,8 @@ from uuid import uuid4
 import pytest
 
 from imagecache._proto.cri import runtime_pb2 as pb
-from testkit.images import EPOCH, busybox_image, busybox_tar, make_image, tar_of
-from testkit.oci_layout import Image, ImageConfig
+from testkit.images import EPOCH, MOST_LAYERS, busybox_image, busybox_tar, make_image, thin_layers
+from testkit.oci_layout import Image, ImageConfig, LayerSpec, Layout
 from testkit.peers.containerd import Containerd, Version
 from testkit.peers.cri import Cri, Executed
 from testkit.peers.node import CachingNode, Mode
@@ -29,8 +29,8 @@ from testkit.real_images import debian_image
 from testkit.tars import CAPABILITY, DIRECTORY, LINK, SYMLINK, Entry, padded, tar
 
 VARIANTS: tuple[tuple[Version, Mode], ...] = (("system", "proxy"), ("2.4", "proxy"), ("2.4", "native"))
-FEW, MANY = 5, 127
-"""Layers of the images; overlayfs' options for 127 are longer than a page."""
+FEW, MANY = 5, MOST_LAYERS
+"""Layers of the images."""
 USER = 1234
 LOOK = "find /srv /etc/passwd -exec stat -c '%n %F %u %g %a %h' {} \\; ; cat /srv/folder/* /etc/group"
 """A script: the images' files, in any order (``listed``)."""
@@ -94,7 +94,8 @@ class Side:
     ) -> AsyncIterator[Running]:
         """A container in a pod of its own, gone afterwards."""
         async with Cri(self.containerd.address) as cri:
-            pod = await cri.run_pod(f"test-{uuid4().hex[:12]}", handler=handler)
+            privileged = security is not None and security.privileged
+            pod = await cri.run_pod(f"test-{uuid4().hex[:12]}", handler=handler, privileged=privileged)
             try:
                 container = await cri.create_container(
                     pod, image, SLEEP, mounts=mounts, security=security, devices=devices
@@ -155,14 +156,24 @@ def push_images(directory: Path, registry: Registry) -> None:
     for layers in (FEW, MANY):
         for kind, config in (("plain", ImageConfig()), ("declared", declared)):
             registry.push(f"field/{kind}:{layers}", _image(directory / f"{kind}-{layers}", layers, config))
+        registry.push(f"field/debian:{layers}", deepened(directory / f"debian-{layers}", debian_image(), layers))
     registry.push("field/single:1", make_image(directory / "single", [_single()]))
-    registry.push(f"field/debian:{FEW}", debian_image())
 
 
 def _image(directory: Path, layers: int, config: ImageConfig) -> Image:
     """Every layer lists the directories that it writes to, so that native mode serves it too."""
-    between = [tar_of({"srv": None, f"srv/deep-{number}": b"deep\n"}) for number in range(layers - FEW)]
+    between = thin_layers(layers - FEW)
     return busybox_image(directory, _lower(), _twin(b"a"), _twin(b"b"), *between, _upper(), config=config)
+
+
+def deepened(directory: Path, below: Image, layers: int) -> Image:
+    """The image with thin layers on top, so that it has that many."""
+    layout = Layout(directory)
+    for blob in below.layers:
+        (directory / "blobs" / "sha256" / blob.digest.hex).symlink_to(below.blob(blob.digest))
+    above = [layout.add_layer(LayerSpec(tar)) for tar in thin_layers(layers - len(below.layers))]
+    blobs, diff_ids = [blob for blob, _ in above], [diff_id for _, diff_id in above]
+    return layout.add_manifest([*below.layers, *blobs], [*below.diff_ids, *diff_ids], ImageConfig())
 
 
 def _single() -> bytes:
@@ -229,8 +240,8 @@ def sides(directory: Path, variant: tuple[Version, Mode], pause: str, registry: 
     snapshotter = "erofs" if mode == "native" else "imagecache"
     with node, peer:
         made = Sides(version, mode, node, Side(node.containerd, snapshotter), Side(peer, "overlayfs"), registry)
-        images = [made.image(kind, layers) for kind in ("plain", "declared") for layers in (FEW, MANY)]
-        images += [made.image("single", 1), made.image("debian")]
+        images = [made.image(kind, layers) for kind in ("plain", "declared", "debian") for layers in (FEW, MANY)]
+        images.append(made.image("single", 1))
         node.create("field", images)
         asyncio.run(_pull(node.address, [pause]))
         asyncio.run(_pull(peer.address, [pause, *images]))

@@ -19,13 +19,13 @@ from imagecache.kube.resources import IMAGE_CACHES
 from imagecache.store.bundle_document import ImageRecord
 from imagecache.store.store import Store
 from testkit.images import busybox_image, tar_of
+from testkit.peers.cluster import Cluster
 from testkit.peers.containerd import VERSIONS, Version
 from testkit.peers.cri import Cri
 from testkit.peers.node import CachingNode, Mode
 from testkit.peers.processes import wait_until
 from testkit.peers.programs import PeerFailed, find, run
 from testkit.peers.registry import Registry
-from tests.peers.cluster import Cluster
 
 pytestmark = pytest.mark.peers
 HIDDEN = tar_of({"etc": None, "etc/.wh.group": b"", "srv": None, "srv/data": b"second layer\n"})

@@ -13,11 +13,11 @@ from imagecache.kube import objects
 from imagecache.kube.resources import IMAGE_CACHES, NODES
 from imagecache.store.store import Store
 from testkit.images import busybox_image, tar_of
+from testkit.peers.cluster import Cluster
 from testkit.peers.containerd import Version
 from testkit.peers.cri import Cri
 from testkit.peers.node import CachingNode, Mode
 from testkit.peers.registry import Registry
-from tests.peers.cluster import Cluster
 
 pytestmark = pytest.mark.peers
 VARIANTS: list[tuple[Version, Mode]] = [("system", "proxy"), ("2.4", "native")]

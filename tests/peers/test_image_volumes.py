@@ -88,8 +88,9 @@ async def test_an_image_volume_with_the_ids_of_a_user_namespace(both: Sides, lay
     assert "changed 100000 100000 644" in seen
 
 
-async def test_two_containers_of_a_pod_share_an_image_volume(both: Sides) -> None:
-    image = both.image("plain")
+@depths
+async def test_two_containers_of_a_pod_share_an_image_volume(both: Sides, layers: int) -> None:
+    image = both.image("plain", layers)
 
     async def ask(side: Side) -> list[str]:
         async with Cri(side.containerd.address) as cri:

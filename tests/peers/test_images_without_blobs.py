@@ -19,7 +19,7 @@ from uuid import uuid4
 import pytest
 
 from imagecache.containerd.image_records import SERVED
-from testkit.images import busybox_image, tar_of
+from testkit.images import busybox_image, tar_of, thin_layers
 from testkit.oci_layout import Image
 from testkit.peers.cri import Cri
 from testkit.peers.processes import wait_until
@@ -44,9 +44,10 @@ KEEP = "echo kept >>/srv/kept; sleep 1000"
 Member: TypeAlias = tuple[str, bytes, int, int, int, int, str, bytes]
 
 
-@pytest.fixture
-def image(directory: Path) -> Image:
-    return busybox_image(directory / "image", tar_of({"srv": None, "srv/own": directory.name.encode()}))
+@pytest.fixture(params=[FEW, MANY])
+def image(request: pytest.FixtureRequest, directory: Path) -> Image:
+    own = tar_of({"srv": None, "srv/own": directory.name.encode()})
+    return busybox_image(directory / "image", own, *thin_layers(request.param - 2))
 
 
 @pytest.fixture
@@ -106,14 +107,14 @@ def test_a_push_to_the_same_registry(both: Sides, name: str, image: Image, repos
     assert str(image.layers[-1].digest) in fetched
 
 
-def test_a_push_elsewhere_needs_the_blobs(both: Sides, name: str, directory: Path) -> None:
+def test_a_push_elsewhere_needs_the_blobs(both: Sides, name: str, image: Image, directory: Path) -> None:
     with Registry(directory / "elsewhere") as elsewhere:
         target = f"{elsewhere.address}/app:1"
         with pytest.raises(PeerFailed, match=MISSING):
             both.ours.ctr("images", "push", "--plain-http", target, name)
         fetch(both, name)
         both.ours.ctr("images", "push", "--plain-http", target, name)
-        assert len(elsewhere.blobs()) == 4, "manifest, config, two layers"
+        assert len(elsewhere.blobs()) == 2 + len(image.layers), "with manifest and config"
 
 
 # what compares a container with its image: commit, and a checkpoint's files
@@ -225,13 +226,14 @@ def test_an_image_mounted_by_ctr(both: Sides, layers: int, flags: tuple[str, ...
     assert "bin/busybox" in seen[0]
 
 
-async def test_what_an_image_is_said_to_be(both: Sides) -> None:
+@depths
+async def test_what_an_image_is_said_to_be(both: Sides, layers: int) -> None:
     """``crictl inspecti`` and ``crictl images``: id, names, size."""
 
     async def ask(side: Side) -> list[str]:
         async with Cri(side.containerd.address) as cri:
-            found = await cri.image_status(both.image("plain"))
+            found = await cri.image_status(both.image("plain", layers))
         assert found is not None
         return [found.id, *found.repo_tags, *found.repo_digests, str(found.size)]
 
-    assert both.image("plain") in await both.same(ask)
+    assert both.image("plain", layers) in await both.same(ask)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from imagecache._proto.cri import runtime_pb2 as pb
-from testkit.images import busybox_image, tar_of
+from testkit.images import busybox_image, tar_of, thin_layers
 from testkit.peers.cri import Cri
 from testkit.peers.registry import Registry
 from tests.peers.sides import FEW, LOOK, MANY, SLEEP, Running, Side, Sides, depths, listed
@@ -27,9 +27,10 @@ MB = 1 << 20
 # another container of the pod looks into it
 
 
-async def test_a_debugger_reads_and_writes_the_root_of_its_target(both: Sides) -> None:
+@depths
+async def test_a_debugger_reads_and_writes_the_root_of_its_target(both: Sides, layers: int) -> None:
     """``kubectl debug --target``, as CRI gets it: the pid namespace of the target, whose root is /proc/1/root."""
-    image = both.image("plain")
+    image = both.image("plain", layers)
 
     async def ask(side: Side) -> list[str]:
         async with Cri(side.containerd.address) as cri:
@@ -133,11 +134,12 @@ async def test_a_hook_writes_to_the_root(both: Sides, layers: int) -> None:
     assert await both.same(ask) == "hooked\n"
 
 
-async def test_a_hook_that_runs_ldconfig(both: Sides) -> None:
+@depths
+async def test_a_hook_that_runs_ldconfig(both: Sides, layers: int) -> None:
     """What GPU toolkits do: the cache of the dynamic linker is made anew before the container starts."""
 
     async def ask(side: Side) -> tuple[str, bool]:
-        async with side.running(both.image("debian"), handler="hooked") as inside:
+        async with side.running(both.image("debian", layers), handler="hooked") as inside:
             known = await inside.sh("ldconfig -p")
             return known, await inside.sh("stat -c %Y /etc/ld.so.cache") > await inside.sh("stat -c %Y /etc/os-release")
 
@@ -177,12 +179,13 @@ async def test_kubelet_measures_the_filesystem_that_containers_write_to(both: Si
         assert found.stat().st_dev == (side.containerd.root / "io.containerd.content.v1.content").stat().st_dev
 
 
-async def test_what_a_container_writes_is_counted(both: Sides) -> None:
+@depths
+async def test_what_a_container_writes_is_counted(both: Sides, layers: int) -> None:
     """By which kubelet enforces limits of ephemeral storage: new files, and copies of changed ones."""
     deadline = asyncio.get_running_loop().time() + 60
 
     async def counted(side: Side) -> int:
-        async with side.running(both.image("plain")) as inside:
+        async with side.running(both.image("plain", layers)) as inside:
             await inside.sh("dd if=/dev/zero of=/srv/new bs=1M count=8 && echo new >>/srv/changed && sync")
             while (found := await inside.cri.written(inside.container)) < 8 * MB:
                 assert asyncio.get_running_loop().time() < deadline
@@ -197,9 +200,11 @@ async def test_what_a_container_writes_is_counted(both: Sides) -> None:
 # removal, restarts
 
 
-async def test_crictl_rmi(both: Sides, directory: Path, registry: Registry) -> None:
+@depths
+async def test_crictl_rmi(both: Sides, layers: int, directory: Path, registry: Registry) -> None:
     """The image is gone, the container goes on, and attach brings the image back without a registry."""
-    image = busybox_image(directory / "image", tar_of({"srv": None, "srv/file": directory.name.encode()}))
+    own = tar_of({"srv": None, "srv/file": directory.name.encode()})
+    image = busybox_image(directory / "image", own, *thin_layers(layers - 2))
     reference = registry.push(f"{directory.name}/removed:1", image)
     both.node.create(directory.name, [reference])
     async with Cri(both.theirs.containerd.address) as cri:

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -19,17 +18,14 @@ from imagecache._proto.cri import runtime_pb2 as pb
 from imagecache.api.nodes import CacheState
 from imagecache.containerd.cri import CriClient
 from imagecache.errors import ContainerdUnavailable, PullFailed
-from imagecache.kube.resources import IMAGE_CACHES
 from imagecache.store.store import Store
 from testkit.images import busybox_image, tar_of
-from testkit.peers.agent import AgentService
+from testkit.peers.cluster import Cluster, PrepullAgent, prepull_agent
 from testkit.peers.containerd import Containerd
 from testkit.peers.cri import Cri
 from testkit.peers.processes import wait_until
-from testkit.peers.programs import environment
 from testkit.peers.registry import Registry
 from testkit.suites.runtime import RuntimeSuite
-from tests.peers.cluster import Cluster
 
 pytestmark = pytest.mark.peers
 HIDDEN = tar_of({"etc": None, "etc/.wh.group": b"", "srv": None, "srv/data": b"second layer\n"})
@@ -119,45 +115,15 @@ async def cri_alone(behind: Path, address: Path) -> AsyncIterator[None]:
         channel.close()
 
 
-@dataclass
-class Agent:
-    """In prepull mode, as a process."""
-
-    cluster: Cluster
-    service: AgentService
-    environ: dict[str, str]
-
-    async def start(self) -> None:
-        await asyncio.to_thread(self.service.start, self.environ)
-
-    async def delete_while_away(self, name: str) -> None:
-        """Delete the cache while no agent runs; the next one takes its images back."""
-        await asyncio.to_thread(self.service.kill)
-        await self.cluster.kube.delete(IMAGE_CACHES, name)
-        await self.start()
-        await self.cluster.until_states()
-
-
 @pytest.fixture
-async def agent(cluster: Cluster, containerd: Containerd, directory: Path) -> AsyncIterator[Agent]:
-    """Not started; its store is the served one."""
-    store = directory / "store"
-    environ = {
-        **environment(),
-        **cluster.environment(),
-        "IMAGECACHE_MODE": "prepull",
-        "IMAGECACHE_STORE": str(store),
-        "IMAGECACHE_ADDRESS": str(containerd.address),
-        "IMAGECACHE_METRICS_ADDRESS": "",
-    }
-    service = AgentService(directory, None, ["--agent-root", directory / "root"])
-    yield Agent(cluster, service, environ)
-    await asyncio.to_thread(service.close)
+async def agent(cluster: Cluster, containerd: Containerd, directory: Path) -> AsyncIterator[PrepullAgent]:
+    async with prepull_agent(cluster, containerd, directory) as made:
+        yield made
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["served", "shared"])
 async def test_containerd_unpacks_the_clusters_layers_without_a_registry(
-    agent: Agent, containerd: Containerd, cri: Cri, directory: Path, pause: str, registry: Registry, *, shared: bool
+    agent: PrepullAgent, containerd: Containerd, cri: Cri, directory: Path, pause: str, registry: Registry, *, shared: bool
 ) -> None:
     image = busybox_image(directory / "app", HIDDEN, LARGE)
     name = registry.push(f"{directory.name}/unpacked:1", image)
@@ -190,7 +156,7 @@ async def test_containerd_unpacks_the_clusters_layers_without_a_registry(
 
 
 async def test_after_a_failure_only_what_is_missing_is_fetched(
-    agent: Agent, containerd: Containerd, cri: Cri, directory: Path, pause: str, registry: Registry
+    agent: PrepullAgent, containerd: Containerd, cri: Cri, directory: Path, pause: str, registry: Registry
 ) -> None:
     name = registry.push(f"{directory.name}/again:1", busybox_image(directory / "app", HIDDEN, LARGE))
     bundle_id = await agent.cluster.cache("a", name)
@@ -218,7 +184,7 @@ async def test_after_a_failure_only_what_is_missing_is_fetched(
 
 
 async def test_what_a_failed_attach_has_unpacked_goes_with_its_cache(
-    agent: Agent, containerd: Containerd, directory: Path, registry: Registry
+    agent: PrepullAgent, containerd: Containerd, directory: Path, registry: Registry
 ) -> None:
     name = registry.push(f"{directory.name}/gone:1", busybox_image(directory / "app", HIDDEN, LARGE))
     bundle_id = await agent.cluster.cache("a", name)
@@ -233,7 +199,7 @@ async def test_what_a_failed_attach_has_unpacked_goes_with_its_cache(
 
 
 async def test_another_runtime_pulls(
-    agent: Agent, containerd: Containerd, cri: Cri, directory: Path, name: str
+    agent: PrepullAgent, containerd: Containerd, cri: Cri, directory: Path, name: str
 ) -> None:
     socket = directory / "cri.sock"
     agent.environ["IMAGECACHE_ADDRESS"] = str(socket)

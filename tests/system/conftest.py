@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from testkit.cluster.installed import THREE_NODES, Installed
-from testkit.images import busybox_image, tar_of
+from testkit.images import busybox_image, tar_of, thin_layers
 from testkit.oci_layout import Image, ImageConfig, LayerSpec, Layout
 from testkit.peers.processes import mounts_below, processes_of
 from testkit.peers.registry import Registry
@@ -39,14 +39,14 @@ class Site:
         """Annotations with which the controller speaks HTTP to both."""
         return {"k8s.aliyun.com/plain-http-registry": f"{self.registry.address},{self.guarded.address}"}
 
-    def image(self, *sizes: int) -> Image:
-        """An image that nobody has seen: busybox, and a layer of random bytes for each size."""
+    def image(self, *sizes: int, layers: int = 0) -> Image:
+        """An image that nobody has seen: busybox, and a layer of random bytes for each size; ``layers`` at least."""
         folder = Path(tempfile.mkdtemp(dir=self.directory))
-        layers = [
+        made = [
             LayerSpec(tar_of({"srv": None, f"srv/{number}": self._random.randbytes(size)}), level=_STORED)
             for number, size in enumerate(sizes or (1000,))
         ]
-        return busybox_image(folder, *layers)
+        return busybox_image(folder, *made, *thin_layers(layers - len(made) - 1))
 
     def on(self, base: Image, size: int) -> Image:
         """An image of the base's layers and one of random bytes."""

@@ -10,12 +10,14 @@ import pytest
 from testkit.cluster.installed import Installed
 from testkit.cluster.node import Node
 from testkit.cluster.pods import PodSpec, messages, run_pods, wait_ready
+from testkit.images import MOST_LAYERS
 from testkit.peers.processes import wait_until
 
 from .conftest import Site
 
 MB = 1_000_000
 PODS = 100
+depths = pytest.mark.parametrize("layers", [0, MOST_LAYERS], ids=["few", "many"])
 
 
 def document(pod: PodSpec, container: Mapping[str, object], **spec: object) -> dict[str, object]:
@@ -28,11 +30,11 @@ def document(pod: PodSpec, container: Mapping[str, object], **spec: object) -> d
     return made
 
 
-def cached(site: Site, name: str, *sizes: int) -> str:
-    """An image of random bytes that all nodes have: /srv/0, /srv/1 and so on."""
-    image = site.registry.push(f"kubelet/{name}:1", site.image(*sizes))
-    site.create(name, image)
-    site.system.wait_ready(name)
+def cached(site: Site, name: str, *sizes: int, layers: int = 0) -> str:
+    """An image of random bytes that all nodes have: /srv/0, /srv/1 and so on; of so many layers at least."""
+    image = site.registry.push(f"kubelet/{name}:{layers}", site.image(*sizes, layers=layers))
+    site.create(f"{name}-{layers}", image)
+    site.system.wait_ready(f"{name}-{layers}")
     return image
 
 
@@ -54,8 +56,9 @@ def sums(system: Installed, pod: str, *, at_least: int) -> set[str]:
 # debuggers
 
 
-def test_an_ephemeral_container_reads_the_root_of_its_target(site: Site, system: Installed) -> None:
-    image = cached(site, "debug", 2 * MB)
+@depths
+def test_an_ephemeral_container_reads_the_root_of_its_target(site: Site, system: Installed, layers: int) -> None:
+    image = cached(site, "debug", 2 * MB, layers=layers)
     pods = [PodSpec(f"debug-{node.name}", image, node=node.name) for node in system.cluster.nodes]
     flags = (f"--image={image}", "--target=main", "--container=debugger", "--profile=general")
     with site.registry_off():
@@ -65,9 +68,10 @@ def test_an_ephemeral_container_reads_the_root_of_its_target(site: Site, system:
             assert sums(system, pod.name, at_least=1) == {digest(system, pod)}
 
 
-def test_a_copy_of_a_pod_that_shares_its_process_namespace(site: Site, system: Installed) -> None:
+@depths
+def test_a_copy_of_a_pod_that_shares_its_process_namespace(site: Site, system: Installed, layers: int) -> None:
     """Process 1 is the pause container's there; those of the other container are beside it."""
-    image = cached(site, "copied", 2 * MB)
+    image = cached(site, "copied", 2 * MB, layers=layers)
     flags = ("--share-processes", "--same-node", f"--image={image}", "--container=debugger")
     script = "sha256sum /proc/1/root/bin/busybox && sha256sum /proc/[0-9]*/root/srv/0; sleep 3600"
     for node in system.cluster.nodes:
@@ -82,9 +86,10 @@ def test_a_copy_of_a_pod_that_shares_its_process_namespace(site: Site, system: I
 # image volumes
 
 
-def test_an_image_volume_with_a_sub_path(site: Site, system: Installed) -> None:
+@depths
+def test_an_image_volume_with_a_sub_path(site: Site, system: Installed, layers: int) -> None:
     """On containerd 2.4; 1.6 has none."""
-    image = cached(site, "volume", 2 * MB, MB)
+    image = cached(site, "volume", 2 * MB, MB, layers=layers)
     for node in system.cluster.nodes[1:]:
         pod = PodSpec(f"volume-{node.name}", image, node=node.name)
         source = {"name": "data", "image": {"reference": image, "pullPolicy": "IfNotPresent"}}
@@ -111,7 +116,7 @@ def test_a_pod_that_writes_more_than_its_limit_is_evicted(site: Site, system: In
     """Layers count for nobody: the other pod's image is larger than its limit."""
     agent = system.add_node(kubelet={"localStorageCapacityIsolation": True})
     try:
-        image = cached(site, "limit", 60 * MB)
+        image = cached(site, "limit", 60 * MB, layers=MOST_LAYERS)
         limit = {"resources": {"limits": {"ephemeral-storage": "20Mi"}}}
         pods = [PodSpec(name, image, node=agent.node.name, restart_policy="Never") for name in ("modest", "greedy")]
         with site.registry_off():
@@ -155,9 +160,9 @@ def follows(system: Installed, node: Node, name: str, image: str) -> None:
 
 @pytest.mark.timeout(1500)
 def test_100_pods_stay_through_restarts_and_come_back_after_a_reboot(site: Site, system: Installed) -> None:
-    image = cached(site, "many", MB)
+    images = [cached(site, "many", MB, layers=layers) for layers in (0, MOST_LAYERS)]
     node = system.cluster.nodes[1]
-    pods = [PodSpec(f"many-{number}", image, node=node.name) for number in range(PODS)]
+    pods = [PodSpec(f"many-{number}", images[number % 2], node=node.name) for number in range(PODS)]
     with site.registry_off():
         run_pods(system.cluster, *pods, seconds=400)
         before = containers(system, "many-")
@@ -165,11 +170,11 @@ def test_100_pods_stay_through_restarts_and_come_back_after_a_reboot(site: Site,
 
         node.kubelet.kill()
         node.kubelet.start()
-        follows(system, node, "after-kubelet", image)
+        follows(system, node, "after-kubelet", images[0])
         assert containers(system, "many-") == before
 
         node.containerd.restart()
-        follows(system, node, "after-containerd", image)
+        follows(system, node, "after-containerd", images[1])
         assert containers(system, "many-") == before
 
         node.restart()

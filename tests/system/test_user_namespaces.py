@@ -17,7 +17,7 @@ from testkit.cluster.agent import AgentHost
 from testkit.cluster.installed import Installed
 from testkit.cluster.pods import PodSpec, messages, run_pods, wait_ready
 from testkit.cluster.programs import newer_runc
-from testkit.images import busybox_image, tar_of
+from testkit.images import MOST_LAYERS, busybox_image, tar_of, thin_layers
 from testkit.oci_layout import LayerSpec
 from testkit.peers.node import Mode
 from testkit.peers.processes import wait_until
@@ -29,6 +29,9 @@ from .conftest import Site
 pytestmark = pytest.mark.timeout(300)
 SIZE = 20_000_000
 """Bytes of each image that a copy would take."""
+FEW = 3
+"""Layers of an image."""
+depths = pytest.mark.parametrize("layers", [FEW, MOST_LAYERS])
 FACTS = (
     "stat -c '%n %u %g %a' / /srv /srv/*; cat /srv/secret; touch /srv/new /srv/plain && stat -c '%u %g' /srv/new;"
     " mkdir /srv/made && mv /srv/plain /srv/made/ && rm /srv/tool && ls /srv"
@@ -54,11 +57,12 @@ def files() -> bytes:
     )
 
 
-def push(site: Site) -> str:
+def push(site: Site, layers: int = FEW) -> str:
     """An image that nobody has seen."""
     number = next(_NUMBERS)
-    large = tar_of({"srv": None, "srv/large": random.Random(number).randbytes(SIZE)})
-    made = busybox_image(Path(tempfile.mkdtemp(dir=site.directory)), files(), LayerSpec(large, level=0))
+    large = LayerSpec(tar_of({"srv": None, "srv/large": random.Random(number).randbytes(SIZE)}), level=0)
+    folder = Path(tempfile.mkdtemp(dir=site.directory))
+    made = busybox_image(folder, files(), large, *thin_layers(layers - FEW))
     return site.registry.push(f"namespaces/{number}:1", made)
 
 
@@ -126,9 +130,15 @@ def test_nothing_is_copied(site: Site, system: Installed, agent: AgentHost, imag
         assert any("already present on machine" in line for line in messages(system.cluster, pod)), pod.name
 
 
-def test_every_file_is_as_without_a_user_namespace(system: Installed, agent: AgentHost, image: str) -> None:
+@depths
+def test_every_file_is_as_without_a_user_namespace(
+    site: Site, system: Installed, agent: AgentHost, layers: int
+) -> None:
+    image = push(site, layers)
+    cache(site, image)
     pods = [mapped(agent, "facts-mapped", image), PodSpec("facts-plain", image, node=agent.node.name)]
-    run_pods(system.cluster, *pods)
+    with site.registry_off():
+        run_pods(system.cluster, *pods)
 
     in_namespace, plain = (inside(system, pod, FACTS) for pod in pods)
 
@@ -230,9 +240,10 @@ def test_the_node_reboots(site: Site, system: Installed, agent: AgentHost, image
         assert wait_until(lambda: owners().split() == ["7", "0"], seconds=90, every=0.5), owners()
 
 
-def test_native_mode(site: Site, system: Installed, native: AgentHost) -> None:
+@depths
+def test_native_mode(site: Site, system: Installed, native: AgentHost, layers: int) -> None:
     """There containerd's own erofs snapshotter maps the layers."""
-    image = push(site)
+    image = push(site, layers)
     cache(site, image)
     pods = [mapped(native, "native-mapped", image), PodSpec("native-plain", image, node=native.node.name)]
     before = usage(native, "erofs")

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from imagecache.api.nodes import CacheState, NodeStatus, parse_status
 from imagecache.errors import ObjectNotFound
 from imagecache.kube.api import Object
+<<<<<<< HEAD:tests/peers/cluster.py
 from imagecache.kube.object_files import ObjectFiles
 from imagecache.kube.resources import IMAGE_CACHES, NODE_IMAGE_CACHES
 from imagecache.store.paths import StorePaths
+=======
+from imagecache.kube.resources import IMAGE_CACHES, NODE_IMAGE_CACHES, NODES
+>>>>>>> i15b:testkit/peers/cluster.py
 from imagecache.store.store import Store
 from testkit.kube import FakeKube
 from testkit.kube_server import KubeServer
+from testkit.peers.agent import AgentService
+from testkit.peers.containerd import Containerd
 from testkit.peers.node import CachingNode
+from testkit.peers.programs import environment
 from testkit.served import Served
 
 _SECONDS = 60
@@ -85,3 +93,52 @@ class Cluster:
             return await self.states() == states
 
         await self.until(so)
+
+
+@asynccontextmanager
+async def cluster(directory: Path) -> AsyncIterator[Cluster]:
+    """With one node, ``worker``, which waits for its agent."""
+    origin = CachingNode(directory / "origin", sandbox_image="none")
+    Store.open(origin.store)
+    kube = FakeKube()
+    taints: Object = {"taints": [{"key": "imagecache.dev/not-ready", "effect": "NoSchedule"}]}
+    await kube.create(NODES, {"metadata": {"name": "worker", "labels": {"pool": "a"}}, "spec": taints})
+    async with KubeServer(kube) as server, Served(origin.store, directory / "tls") as served:
+        yield Cluster(kube, server, origin, served, directory)
+
+
+@dataclass
+class PrepullAgent:
+    """The agent of ``worker`` in prepull mode, as a process."""
+
+    cluster: Cluster
+    service: AgentService
+    environ: dict[str, str]
+
+    async def start(self) -> None:
+        await asyncio.to_thread(self.service.start, self.environ)
+
+    async def delete_while_away(self, name: str) -> None:
+        """Delete the cache while no agent runs; the next one takes its images back."""
+        await asyncio.to_thread(self.service.kill)
+        await self.cluster.kube.delete(IMAGE_CACHES, name)
+        await self.start()
+        await self.cluster.until_states()
+
+
+@asynccontextmanager
+async def prepull_agent(cluster: Cluster, containerd: Containerd, directory: Path) -> AsyncIterator[PrepullAgent]:
+    """Not started; its store is the served one."""
+    environ = {
+        **environment(),
+        **cluster.environment(),
+        "IMAGECACHE_MODE": "prepull",
+        "IMAGECACHE_STORE": str(directory / "store"),
+        "IMAGECACHE_ADDRESS": str(containerd.address),
+        "IMAGECACHE_METRICS_ADDRESS": "",
+    }
+    service = AgentService(directory, None, ["--agent-root", directory / "root"])
+    try:
+        yield PrepullAgent(cluster, service, environ)
+    finally:
+        await asyncio.to_thread(service.close)
