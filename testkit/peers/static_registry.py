@@ -97,10 +97,10 @@ class StaticRegistry:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
-            def do_HEAD(self) -> None:  # noqa: N802 - the base class calls it so
+            def do_HEAD(self) -> None:
                 self._answer(head=True)
 
-            def do_GET(self) -> None:  # noqa: N802 - the base class calls it so
+            def do_GET(self) -> None:
                 self._answer(head=False)
 
             def _answer(self, *, head: bool) -> None:

@@ -51,7 +51,7 @@ class Maker:
 
     layout: Layout
     registry: StaticRegistry
-    mark: bytes = field(default_factory=lambda: uuid4().hex.encode())
+    mark: bytes = field(default_factory=lambda: b"%032x" % uuid4().int)
 
     @property
     def base(self) -> bytes:
