@@ -33,7 +33,7 @@ def of_documents(top: Resolved, manifest: Manifest, stated: Platform, wanted: Pl
     types = {layer.media_type for layer in manifest.layers}
     if mediatypes.DOCKER_LAYER_ZSTD in types:
         found.append(f"{_WITHOUT} by containerd 1.6: it does not know the type {mediatypes.DOCKER_LAYER_ZSTD}")
-    if any(mediatypes.is_foreign(layer.media_type) and layer.urls for layer in manifest.layers):
+    if any(layer.urls for layer in manifest.layers):  # core/remotes/docker/fetcher.go, of any type
         found.append("may not pull without the cache: containerd asks the servers in its layers' urls first")
     return tuple(found)
 
