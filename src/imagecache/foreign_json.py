@@ -69,7 +69,8 @@ def decode(data: bytes, kind: type[_T], *, hook: Hook | None = None, conflicts: 
 def read(value: object, kind: type[_T], *, hook: Hook | None = None, conflicts: bool = True) -> _T:
     """As ``decode``, of a value that ``decode`` has put into a field of type ``Any``."""
     try:
-        known = _as_go(value, _type(kind), conflicts=conflicts)
+        plain: type = kind  # mypy takes no type[_T] for hashable
+        known = _as_go(value, _type(plain), conflicts=conflicts)
         return msgspec.convert(known, kind, dec_hook=hook)
     except msgspec.ValidationError as error:
         raise MalformedDocument(str(error)) from error

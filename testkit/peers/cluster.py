@@ -12,13 +12,9 @@ from pathlib import Path
 from imagecache.api.nodes import CacheState, NodeStatus, parse_status
 from imagecache.errors import ObjectNotFound
 from imagecache.kube.api import Object
-<<<<<<< HEAD:tests/peers/cluster.py
 from imagecache.kube.object_files import ObjectFiles
-from imagecache.kube.resources import IMAGE_CACHES, NODE_IMAGE_CACHES
-from imagecache.store.paths import StorePaths
-=======
 from imagecache.kube.resources import IMAGE_CACHES, NODE_IMAGE_CACHES, NODES
->>>>>>> i15b:testkit/peers/cluster.py
+from imagecache.store.paths import StorePaths
 from imagecache.store.store import Store
 from testkit.kube import FakeKube
 from testkit.kube_server import KubeServer

@@ -7,6 +7,7 @@ served by HTTP on loopback, from threads, so that a real containerd can pull whi
 from __future__ import annotations
 
 import gzip
+import socket
 import threading
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -97,10 +98,16 @@ class StaticRegistry:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
-            def do_HEAD(self) -> None:  # noqa: N802 - the base class calls it so
+            def handle(self) -> None:
+                if self.connection.recv(1, socket.MSG_PEEK) == b"\x16":  # TLS: answered as by Go, clients try HTTP then
+                    self.connection.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\n")
+                else:
+                    super().handle()
+
+            def do_HEAD(self) -> None:
                 self._answer(head=True)
 
-            def do_GET(self) -> None:  # noqa: N802 - the base class calls it so
+            def do_GET(self) -> None:
                 self._answer(head=False)
 
             def _answer(self, *, head: bool) -> None:

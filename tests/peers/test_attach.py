@@ -193,6 +193,17 @@ async def test_layers_of_nothing_are_attached_like_others(node: Node, directory:
     assert await node.cri.image_status(reference) is None
 
 
+async def test_an_image_whose_config_is_for_another_machine_starts(node: Node, directory: Path) -> None:
+    """As many published images have it, where an index says which machine it is for."""
+    reference = "registry.invalid/team/wrong:1"
+    config = ImageConfig(architecture="s390x")
+    attached = await build(node.store, directory.name, reference, busybox_image(directory / "image", config=config))
+    assert attached.images[0].notes[0].startswith("its config says linux/s390x")
+    await node.attacher().attach(attached)
+    assert await node.cri.run(reference, ["/bin/echo", "started"]) == "started\n"
+    await node.attacher().detach(attached)
+
+
 async def test_a_pod_may_be_created_the_moment_attach_returns(node: Node) -> None:
     for _ in range(5):
         await node.attacher().attach(node.bundle)

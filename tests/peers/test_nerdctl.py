@@ -21,7 +21,7 @@ from tests.peers.sides import FEW, MANY, Side, Sides
 
 pytestmark = [pytest.mark.peers, pytest.mark.slow, pytest.mark.timeout(300)]
 NO_MANAGER = "format/mkdir/overlay.* no such device"
-"""nerdctl mounts the image itself, without the mount manager that containerd's erofs snapshotter needs (2.2 and later)."""
+"""nerdctl mounts the image itself, without the mount manager that containerd's erofs snapshotter needs (2.2 on)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,7 +123,14 @@ async def agent(cluster: Cluster, containerd: Containerd, directory: Path) -> As
 
 @pytest.mark.parametrize("shared", [False, True], ids=["served", "shared"])
 async def test_containerd_unpacks_the_clusters_layers_without_a_registry(
-    agent: PrepullAgent, containerd: Containerd, cri: Cri, directory: Path, pause: str, registry: Registry, *, shared: bool
+    agent: PrepullAgent,
+    containerd: Containerd,
+    cri: Cri,
+    directory: Path,
+    pause: str,
+    registry: Registry,
+    *,
+    shared: bool,
 ) -> None:
     image = busybox_image(directory / "app", HIDDEN, LARGE)
     name = registry.push(f"{directory.name}/unpacked:1", image)

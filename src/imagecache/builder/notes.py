@@ -28,13 +28,12 @@ def of_documents(top: Resolved, manifest: Manifest, stated: Platform, wanted: Pl
     found = []
     if not top.typed:  # core/remotes/docker/resolver.go takes the type from the header alone
         found.append(f"{_WITHOUT}: the registry's Content-Type is not the type of the manifest")
-    if not matches(wanted, stated):  # internal/cri/opts/container.go, core/unpack: they look at the config
-        said = f"its config says {stated}" if stated.architecture else "its config names no architecture"
-        found.append(f"{said}, not {normalise(wanted)}: containerd 2.2 and later will not start it without the cache")
+    if stated.architecture and not matches(wanted, stated):  # a pull unpacks it (plugins/transfer/plugin.go, OnlyOS)
+        found.append(f"its config says {stated}, not {normalise(wanted)}: programs for that do not start here")
     types = {layer.media_type for layer in manifest.layers}
     if mediatypes.DOCKER_LAYER_ZSTD in types:
         found.append(f"{_WITHOUT} by containerd 1.6: it does not know the type {mediatypes.DOCKER_LAYER_ZSTD}")
-    if any(mediatypes.is_foreign(layer.media_type) and layer.urls for layer in manifest.layers):
+    if any(layer.urls for layer in manifest.layers):  # core/remotes/docker/fetcher.go, of any type
         found.append("may not pull without the cache: containerd asks the servers in its layers' urls first")
     return tuple(found)
 

@@ -100,9 +100,7 @@ class BlobStream:
                         chunk = chunk[dropped:]
                     left -= len(chunk)
                     if left < 0:
-                        raise ProtocolViolation(
-                            f"{host} sends more than the {self._blob.size} bytes of {self._what}"
-                        )
+                        raise ProtocolViolation(f"{host} sends more than the {self._blob.size} bytes of {self._what}")
                     if chunk:
                         yield chunk
         if left:

@@ -162,9 +162,7 @@ def translated(host: str) -> Iterator[None]:
         raise ours from (None if shows else error)
 
 
-async def read_body(
-    response: aiohttp.ClientResponse, bound: int, what: str, digest: Digest | None = None
-) -> bytes:
+async def read_body(response: aiohttp.ClientResponse, bound: int, what: str, digest: Digest | None = None) -> bytes:
     """The whole answer, without an encoding that it may have for the way.
 
     Raises LimitExceeded when it is longer than ``bound`` bytes, ProtocolViolation for an encoding other than gzip.

@@ -139,7 +139,9 @@ ARM = {"k8s.aliyun.com/imc-cpu-arch": "arm64"}
 
 
 def asked(keys: Mapping[str, str] | None = None, nodes: Sequence[str] = ("amd64",), **spec: JSON) -> EffectiveSpec:
-    document = item(spec={"images": ["nginx:1.25", "redis:7"], **spec}, metadata={"name": "a", "annotations": {**(keys or {})}})
+    document = item(
+        spec={"images": ["nginx:1.25", "redis:7"], **spec}, metadata={"name": "a", "annotations": {**(keys or {})}}
+    )
     return effective_spec(stored(document).cache, architectures=nodes)
 
 

@@ -391,7 +391,7 @@ async def test_a_foreign_layer_that_is_only_elsewhere(builds: Builds) -> None:
     (layer,) = image.layers
     rest = {digest: blob for digest, blob in image.blobs.items() if digest != layer.digest}
     hollow = dataclasses.replace(image, blobs=rest)
-    with pytest.raises(UnsupportedMediaType, match="is foreign .* not in the registry"):
+    with pytest.raises(UnsupportedMediaType, match=r"is foreign .* not in the registry"):
         await builds.build(source(app=hollow), "app:1")
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 
 from imagecache.builder.resolve import ResolvedImage, resolve
+from imagecache.digest import Digest
 from imagecache.errors import (
     ImageCacheError,
     LimitExceeded,
@@ -16,7 +18,7 @@ from imagecache.errors import (
 )
 from imagecache.limits import DEFAULT
 from imagecache.oci import mediatypes
-from imagecache.oci.descriptor import Platform
+from imagecache.oci.descriptor import Descriptor, Platform
 from imagecache.oci.reference import Reference
 from imagecache.oci.resolved import Resolved
 from testkit.images_oci import AMD64, ARM64, MemoryImage, memory_document, memory_image, memory_index
@@ -73,7 +75,7 @@ async def test_the_platform_of_the_entry_counts_and_not_that_of_the_config() -> 
 
     assert (found.manifest.digest, found.platform) == (ARM_IMAGE.descriptor.digest, AMD64)
     (note,) = found.notes
-    assert note.startswith("its config says linux/arm64, not linux/amd64: containerd 2.2 and later will not start it")
+    assert note.startswith("its config says linux/arm64, not linux/amd64: programs")
 
 
 async def test_a_manifest_that_no_index_lists_is_for_every_platform() -> None:
@@ -123,3 +125,17 @@ async def test_what_only_the_cache_makes_usable_is_noted() -> None:
     assert note.startswith("will not pull without the cache: the registry's Content-Type")
     (note,) = zstd.notes
     assert note.startswith("will not pull without the cache by containerd 1.6")
+
+
+async def test_other_addresses_of_a_layer_are_noted() -> None:
+    image = memory_image([b"x"])
+    document = json.loads(image.body)
+    document["layers"][0]["urls"] = ["https://example.com/layer"]
+    body = json.dumps(document).encode()
+    digest = Digest.sha256(body)
+    descriptor = Descriptor(media_type=image.descriptor.media_type, digest=digest, size=len(body))
+    elsewhere = replace(image, descriptor=descriptor, blobs={**image.blobs, digest: body})
+
+    assert (await of(elsewhere)).notes == (
+        "may not pull without the cache: containerd asks the servers in its layers' urls first",
+    )

@@ -72,6 +72,7 @@ async def test_payloads_that_kubelet_reads(tmp_path: Path, payload: str) -> None
 
     assert found.config == payload.encode()
 
+
 async def test_a_version_changes_with_a_secret_and_says_nothing_of_it(folder: Path) -> None:
     before = await pull_secrets.read(kube(folder), ["default:one", "default:plain"])
     versions = {name: await pull_secrets.read_version(kube(folder), name) for name in ("default:one", "default:plain")}
