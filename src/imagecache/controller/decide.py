@@ -300,7 +300,10 @@ class _Draft:
         """Whatever the status said before: what is built now is of no use, and no other bundle is."""
         if self.observed.build is not None:
             self.actions.append(StopBuild())
-        attempt = replace(attempts.fresh(self.tried(document.id, spec)), faults=self.attempt.faults)
+        attempt = self.attempt
+        if self.status.phase is not Phase.READY or attempt.image_cache_id != document.id or not attempt.wanted:
+            attempt = self.tried(document.id, spec)  # while it is Ready, what changes nothing is not written either
+        attempt = replace(attempts.fresh(attempt), faults=self.attempt.faults)
         self.status = replace(self.status, image_cache_id=document.id, attempt=attempt)
         self.status = building.ready(self.status, self.generation, self.now, document, spec.retention_days)
         self.delete_others(document.id)
