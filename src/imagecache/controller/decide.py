@@ -384,9 +384,7 @@ class _Draft:
             )
 
     def expire(self) -> Decision:
-        expired = events.event(
-            "Expired", "Image cache has expired and is deleted", about=self.cache.name, now=self.now
-        )
+        expired = events.event("Expired", "Image cache has expired and is deleted", about=self.cache.name, now=self.now)
         return Decision(self.cache.status, (DeleteObject(),), (expired,), again=SOON)
 
     def summarise(self, spec: EffectiveSpec | None) -> None:

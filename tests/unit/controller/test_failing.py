@@ -254,8 +254,7 @@ CASES: dict[str, Case] = {
         check=lambda s: (
             (s.expire_date_time, condition(s, "Stalled")[0], condition(s, "Reconciling"), s.progress)
             == ("", "False", ("True", "RegistryUnavailable"), "60%")
-            and s.attempt
-            == tried(FOR_SECRETS, failures=1, next_time=IN_FIVE, secrets="v1", configuration="c1")
+            and s.attempt == tried(FOR_SECRETS, failures=1, next_time=IN_FIVE, secrets="v1", configuration="c1")
         ),
     ),
     "not-before-its-time": Case(
@@ -305,8 +304,7 @@ CASES: dict[str, Case] = {
         again=BACKOFF.pause(3),
         watches=(CONFIGURATION,),
         check=lambda s: (
-            (condition(s, "Serving"), condition(s, "Ready"))
-            == (("True", "Updating"), ("False", "RegistryUnavailable"))
+            (condition(s, "Serving"), condition(s, "Ready")) == (("True", "Updating"), ("False", "RegistryUnavailable"))
         ),
     ),
     "a-command-leaves-it-to-the-agent": Case(
