@@ -178,7 +178,7 @@ async def test_the_id_of_another_cache_deletes_nothing_of_it(bench: Bench) -> No
     bench.start()
     await bench.create(manifest("a"))
     await bench.create(manifest("b", "redis:7"))
-    own, other = (await bench.phase(Phase.READY, name) for name in ("a", "b"))
+    own, other = await bench.phase(Phase.READY, "a"), await bench.phase(Phase.READY, "b")
     await patch(bench, {"imageCacheId": other.image_cache_id})
     await bench.until(lambda status: status.image_cache_id == own.image_cache_id)
     await patch(bench, {"imageCacheId": other.image_cache_id, "attempt": {"imageCacheId": other.image_cache_id}})
