@@ -136,23 +136,7 @@ def _status() -> Document:
                 "expireDateTime": _text("When the cache and this object will be deleted.", nullable=True),
                 "retentionDays": _whole("The retention that expireDateTime was computed with."),
                 "size": _whole("Bytes of the bundle's layer images, each counted once."),
-                "attempt": _open(
-                    "The build that runs, that is tried again, or that was last.",
-                    {
-                        "imageCacheId": _text("Id of the bundle that it makes."),
-                        "wanted": _text(
-                            "Fingerprint of what it was asked for: images, platform, registries, size and secrets."
-                        ),
-                        "failures": _whole("How often in a row it failed for a reason that passes."),
-                        "faults": _whole(
-                            "How often its result was not what was asked for or was lost, or it ended for a reason "
-                            "that is a fault of imagecache. The third time the cache fails."
-                        ),
-                        "nextTime": _text("When it is tried again.", nullable=True),
-                        "secrets": _text("Versions of the pull secrets that a registry has refused."),
-                        "configuration": _text("Version of the registries' configuration that it failed with."),
-                    },
-                ),
+                "attempt": _attempt(),
                 "events": _list(_event(), "The newest 50 events of the build, oldest first.", nullable=True),
                 "conditions": _conditions(
                     "The conditions Ready, Building, Reconciling, Stalled, Serving and Degraded."
@@ -185,6 +169,25 @@ def _status() -> Document:
             },
         )
         | unseen
+    )
+
+
+def _attempt() -> Document:
+    """What the controller remembers of builds."""
+    return _open(
+        "The build that runs, that is tried again, or that was last.",
+        {
+            "imageCacheId": _text("Id of the bundle that it makes."),
+            "wanted": _text("Fingerprint of what it was asked for: images, platform, registries, size and secrets."),
+            "failures": _whole("How often in a row it failed for a reason that passes."),
+            "faults": _whole(
+                "How often its result was not what was asked for or was lost, or it ended for a reason "
+                "that is a fault of imagecache. The third time the cache fails."
+            ),
+            "nextTime": _text("When it is tried again.", nullable=True),
+            "secrets": _text("Versions of the pull secrets that a registry has refused."),
+            "configuration": _text("Version of the registries' configuration that it failed with."),
+        },
     )
 
 
