@@ -93,8 +93,7 @@ class _Draft:
         self.problem: ImageCacheError | None = None
         self.decided = cache.status is None
         """The status is about this generation from now on."""
-        first = ids.derived_cache_id(cache.metadata.uid)
-        self.status = cache.status or phases.begin(first, self.generation, now)
+        self.status = cache.status or phases.begin(ids.derived_cache_id(cache.metadata.uid), self.generation, now)
 
     def decide(self) -> Decision:
         if nodes.FINALIZER not in self.cache.metadata.finalizers:
