@@ -7,7 +7,9 @@ import re
 
 import yaml
 
+from imagecache.kube.objects import at, text
 from testkit.cluster.installed import KIND, Installed
+from testkit.peers.processes import wait_until
 
 from .conftest import Site
 
@@ -102,3 +104,47 @@ def test_explain_is_worth_reading(system: Installed) -> None:
     for name in ("images", "imagePullSecrets", "imageCacheSize", "retentionDays"):
         assert re.search(rf"^  {name}\t", told, re.MULTILINE)
     assert "nginx:1.25" in told
+
+
+def test_an_object_that_nobody_has_seen_is_not_taken_for_a_ready_one(site: Site, system: Installed) -> None:
+    """By the default of the CRD: a tool that waits sees another generation than the object's."""
+    image = site.registry.push("unseen/app:1", site.image())
+    system.controller.stop()
+    site.create("unseen", image)
+    seen = system.get("unseen")["status"]
+    system.controller.start()
+    system.controller.wait_leading()
+
+    assert seen == {"observedGeneration": -1}
+    assert at(system.wait_ready("unseen"), "status", "observedGeneration") == 1
+
+
+def test_a_wait_after_an_edit_is_for_what_the_edit_asks_for(site: Site, system: Installed) -> None:
+    kubectl = system.cluster.kubectl
+    before, after = (site.registry.push(f"edited/app:{number}", site.image()) for number in (1, 2))
+    site.create("edited", before)
+    system.wait_ready("edited")
+
+    kubectl("patch", "imagecache/edited", "--type=merge", "--patch", json.dumps({"spec": {"images": [after]}}))
+    kubectl("wait", "--for=condition=Ready", "imagecache/edited", "--timeout=60s")
+
+    images = at(system.get("edited"), "status", "images")
+    assert isinstance(images, list)
+    assert [text(image, "image") for image in images] == [after]
+
+
+def test_a_status_that_somebody_sets_back_is_written_again(site: Site, system: Installed) -> None:
+    site.create("patched", site.registry.push("patched/app:1", site.image()))
+    site.create("other", site.registry.push("patched/other:1", site.image()))
+    own, other = (text(system.wait_ready(name), "status", "imageCacheId") for name in ("patched", "other"))
+    patch = json.dumps({"status": {"phase": "Failed", "imageCacheId": other, "progress": "1%"}})
+    system.cluster.kubectl("patch", "imagecache/patched", "--subresource=status", "--type=merge", f"--patch={patch}")
+
+    assert wait_until(
+        lambda: (text(system.get("patched"), "status", "imageCacheId"), system.phase("patched")) == (own, "Ready"),
+        seconds=30,
+        every=0.1,
+    )
+    system.delete("patched")
+    assert system.phase("other") == "Ready"
+    system.wait_nodes("other")

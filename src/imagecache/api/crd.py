@@ -11,6 +11,8 @@ from imagecache.api import nodes, types
 from imagecache.api.yamltext import JSON
 
 Document = dict[str, JSON]
+_UNSEEN: Document = {"default": {"observedGeneration": -1}}
+"""What tools that wait (kstatus) must see of an object that no controller has seen: another generation than its own."""
 
 
 def image_cache() -> Document:
@@ -40,7 +42,7 @@ def image_cache() -> Document:
         schema=_open(
             "A set of container images that is pulled once and kept as an immutable bundle. Pods on every node that is "
             "assigned the bundle start from it without pulling.",
-            {"spec": _spec(), "status": _status()},
+            {"spec": _spec(), "status": _status() | _UNSEEN},
             required=["spec"],
         ),
     )
@@ -114,80 +116,76 @@ def _spec() -> Document:
 
 
 def _status() -> Document:
-    """The default is what tools that wait (kstatus) must see of an object that no controller has seen: not Ready."""
-    unseen: Document = {"default": {"observedGeneration": -1}}
-    return (
-        _open(
-            "Observed state. Written by the controller.",
-            {
-                "phase": _text(
-                    "Pending (waiting, status.reason has why, or resolving images), Creating, Ready (usable), Failed "
-                    "(someone has to change something), Updating, or UpdateFailed (the old bundle is still usable)."
-                ),
-                "observedGeneration": _whole(
-                    "Generation of the spec that the status is about; -1 before the controller has seen the object."
-                ),
-                "progress": _text("Share of the bytes that are downloaded and converted, for example 42%."),
-                "imageCacheId": _text("Id of the bundle: imc- and 20 lowercase letters and digits."),
-                "reason": _text("Why it failed or waits, and what to do."),
-                "startTime": _text(
-                    "When the first build started or was last retried. Updates do not change it.",
-                    nullable=True,
-                ),
-                "lastUpdatedTime": _text("When this status last changed.", nullable=True),
-                "expireDateTime": _text("When the cache and this object will be deleted.", nullable=True),
-                "retentionDays": _whole("The retention that expireDateTime was computed with."),
-                "size": _whole("Bytes of the bundle's layer images, each counted once."),
-                "attempt": _open(
-                    "The build that runs, that is tried again, or that was last.",
+    return _open(
+        "Observed state. Written by the controller.",
+        {
+            "phase": _text(
+                "Pending (waiting, status.reason has why, or resolving images), Creating, Ready (usable), Failed "
+                "(someone has to change something), Updating, or UpdateFailed (the old bundle is still usable)."
+            ),
+            "observedGeneration": _whole(
+                "Generation of the spec that the status is about; -1 before the controller has seen the object."
+            ),
+            "progress": _text("Share of the bytes that are downloaded and converted, for example 42%."),
+            "imageCacheId": _text("Id of the bundle: imc- and 20 lowercase letters and digits."),
+            "reason": _text("Why it failed or waits, and what to do."),
+            "startTime": _text(
+                "When the first build started or was last retried. Updates do not change it.",
+                nullable=True,
+            ),
+            "lastUpdatedTime": _text("When this status last changed.", nullable=True),
+            "expireDateTime": _text("When the cache and this object will be deleted.", nullable=True),
+            "retentionDays": _whole("The retention that expireDateTime was computed with."),
+            "size": _whole("Bytes of the bundle's layer images, each counted once."),
+            "attempt": _attempt(),
+            "events": _list(_event(), "The newest 50 events of the build, oldest first.", nullable=True),
+            "conditions": _conditions("The conditions Ready, Building, Reconciling, Stalled, Serving and Degraded."),
+            "images": _list(
+                _open(
+                    "What a reference resolved to, for one platform.",
                     {
-                        "imageCacheId": _text("Id of the bundle that it makes."),
-                        "wanted": _text(
-                            "Fingerprint of what it was asked for: images, platform, registries, size and secrets."
+                        "image": _text("The reference as in spec.images."),
+                        "platform": _text("Of the nodes that it is for, for example linux/amd64."),
+                        "digest": _text(
+                            "Digest of the index or manifest that the reference named when the cache was built."
                         ),
-                        "failures": _whole("How often in a row it failed for a reason that passes."),
-                        "faults": _whole(
-                            "How often its result was not what was asked for or was lost, or it ended for a reason that is "
-                            "a fault of imagecache. The third time the cache fails."
-                        ),
-                        "nextTime": _text("When it is tried again.", nullable=True),
-                        "secrets": _text("Versions of the pull secrets that a registry has refused."),
-                        "configuration": _text("Version of the registries' configuration that it failed with."),
+                        "size": _whole("Bytes of its compressed layers."),
                     },
                 ),
-                "events": _list(_event(), "The newest 50 events of the build, oldest first.", nullable=True),
-                "conditions": _conditions(
-                    "The conditions Ready, Building, Reconciling, Stalled, Serving and Degraded."
-                ),
-                "images": _list(
-                    _open(
-                        "What a reference resolved to, for one platform.",
-                        {
-                            "image": _text("The reference as in spec.images."),
-                            "platform": _text("Of the nodes that it is for, for example linux/amd64."),
-                            "digest": _text(
-                                "Digest of the index or manifest that the reference named when the cache was built."
-                            ),
-                            "size": _whole("Bytes of its compressed layers."),
-                        },
-                    ),
-                    "The images of the bundle.",
-                ),
-                "nodes": _open(
-                    "Numbers of nodes that should have the cache, have it, and failed to get it. For each node: "
-                    "kubectl get nodeimagecaches -o yaml.",
-                    {name: _whole(f"Nodes {meaning}.") for name, meaning in _NODE_COUNTS.items()},
-                ),
-                "display": _open(
-                    "Texts of the columns of kubectl get -o wide.",
-                    {
-                        "nodes": _text("Ready and desired nodes, for example 2/3."),
-                        "size": _text("Size for people, for example 245MiB."),
-                    },
-                ),
-            },
-        )
-        | unseen
+                "The images of the bundle.",
+            ),
+            "nodes": _open(
+                "Numbers of nodes that should have the cache, have it, and failed to get it. For each node: "
+                "kubectl get nodeimagecaches -o yaml.",
+                {name: _whole(f"Nodes {meaning}.") for name, meaning in _NODE_COUNTS.items()},
+            ),
+            "display": _open(
+                "Texts of the columns of kubectl get -o wide.",
+                {
+                    "nodes": _text("Ready and desired nodes, for example 2/3."),
+                    "size": _text("Size for people, for example 245MiB."),
+                },
+            ),
+        },
+    )
+
+
+def _attempt() -> Document:
+    """What the controller remembers of builds."""
+    return _open(
+        "The build that runs, that is tried again, or that was last.",
+        {
+            "imageCacheId": _text("Id of the bundle that it makes."),
+            "wanted": _text("Fingerprint of what it was asked for: images, platform, registries, size and secrets."),
+            "failures": _whole("How often in a row it failed for a reason that passes."),
+            "faults": _whole(
+                "How often its result was not what was asked for or was lost, or it ended for a reason that is a fault "
+                "of imagecache. The third time the cache fails."
+            ),
+            "nextTime": _text("When it is tried again.", nullable=True),
+            "secrets": _text("Versions of the pull secrets that a registry has refused."),
+            "configuration": _text("Version of the registries' configuration that it failed with."),
+        },
     )
 
 

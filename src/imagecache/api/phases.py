@@ -8,6 +8,7 @@ never contradict each other. It must not do I/O and must not know why something 
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterable
 
 import msgspec
 
@@ -119,9 +120,9 @@ def retained(status: Status, now: dt.datetime, *, retention_days: int | None) ->
     """
     days = retention_days or 0
     if days == status.retention_days and bool(days) == bool(status.expire_date_time):
-        earliest = times.parse(status.start_time) + dt.timedelta(days=days)
         # an expiry before the retention has passed is not ours: somebody else has set it
-        if not days or times.parse(status.expire_date_time) >= earliest:
+        kept = dt.timedelta(days=days)
+        if not days or times.parse(status.expire_date_time) - times.parse(status.start_time) >= kept:
             return status
     return _expiring(status, days, now)
 
@@ -175,13 +176,13 @@ def serving(status: Status, generation: int, now: dt.datetime, *, reason: str, m
     ``reason``: Built, Updating or UpdateFailed when it has; any other when it has none.
     """
     value = "True" if reason in {"Built", "Updating", "UpdateFailed"} else "False"
-    return _with(status, "Serving", (value, reason, message), generation, now)
+    return _with(status, [("Serving", (value, reason, message))], generation, now)
 
 
 def degraded(status: Status, generation: int, now: dt.datetime, *, reason: str = "", message: str = "") -> Status:
     """The condition Degraded: usable, but not as it should be. Without a reason it is False."""
     value = "True" if reason else "False"
-    return _with(status, "Degraded", (value, reason or "AsExpected", message), generation, now)
+    return _with(status, [("Degraded", (value, reason or "AsExpected", message))], generation, now)
 
 
 def observed(status: Status, generation: int, now: dt.datetime) -> Status:
@@ -189,8 +190,10 @@ def observed(status: Status, generation: int, now: dt.datetime) -> Status:
     building = condition(status, "Building")
     if building is not None:
         status = _conditions(status, generation, now, (building.status, building.reason, building.message))
-    stamped = tuple(msgspec.structs.replace(each, observed_generation=generation) for each in status.conditions)
-    return msgspec.structs.replace(status, observed_generation=generation, conditions=stamped)
+    conditions = status.conditions
+    if any(each.observed_generation != generation for each in conditions):
+        conditions = tuple(msgspec.structs.replace(each, observed_generation=generation) for each in conditions)
+    return msgspec.structs.replace(status, observed_generation=generation, conditions=conditions)
 
 
 def outcome(status: Status) -> tuple[str, str]:
@@ -224,12 +227,12 @@ def condition(status: Status, kind: str) -> Condition | None:
 
 def set_condition(conditions: tuple[Condition, ...], new: Condition) -> tuple[Condition, ...]:
     """Replace the condition of that type; its transition time moves only when its status does (metav1.Condition)."""
-    old = next((condition for condition in conditions if condition.type == new.type), None)
-    if old is None:
-        return (*conditions, new)
-    if old.status == new.status:
-        new = msgspec.structs.replace(new, last_transition_time=old.last_transition_time)
-    return tuple(new if condition is old else condition for condition in conditions)
+    for index, old in enumerate(conditions):
+        if old.type == new.type:
+            if old.status == new.status:
+                new = msgspec.structs.replace(new, last_transition_time=old.last_transition_time)
+            return (*conditions[:index], new, *conditions[index + 1 :])
+    return (*conditions, new)
 
 
 def _check(status: Status, target: Phase) -> None:
@@ -257,19 +260,21 @@ def _conditions(status: Status, generation: int, now: dt.datetime, building: _Ou
         doing, stuck = ("True", *usable[1:]), ("False", running, "")
     else:
         usable, doing, stuck = ("False", reason, message), ("True", reason, message), ("False", reason, "")
-    for kind, outcome_of in (("Ready", usable), ("Building", building), ("Reconciling", doing), ("Stalled", stuck)):
-        status = _with(status, kind, outcome_of, generation, now)
-    return status
+    found = (("Ready", usable), ("Building", building), ("Reconciling", doing), ("Stalled", stuck))
+    return _with(status, found, generation, now)
 
 
-def _with(status: Status, kind: str, found: _Outcome, generation: int, now: dt.datetime) -> Status:
-    value, reason, message = found
-    new = Condition(
-        type=kind,
-        status=value,
-        reason=reason,
-        message=message,
-        last_transition_time=times.render(now),
-        observed_generation=generation,
-    )
-    return msgspec.structs.replace(status, conditions=set_condition(status.conditions, new))
+def _with(status: Status, found: Iterable[tuple[str, _Outcome]], generation: int, now: dt.datetime) -> Status:
+    """With these conditions; each look has them all anew, so they are put into the status at once."""
+    conditions, stamp = status.conditions, times.render(now)
+    for kind, (value, reason, message) in found:
+        new = Condition(
+            type=kind,
+            status=value,
+            reason=reason,
+            message=message,
+            last_transition_time=stamp,
+            observed_generation=generation,
+        )
+        conditions = set_condition(conditions, new)
+    return msgspec.structs.replace(status, conditions=conditions)

@@ -93,8 +93,7 @@ class _Draft:
         self.problem: ImageCacheError | None = None
         self.decided = cache.status is None
         """The status is about this generation from now on."""
-        first = ids.derived_cache_id(cache.metadata.uid)
-        self.status = cache.status or phases.begin(first, self.generation, now)
+        self.status = cache.status or phases.begin(ids.derived_cache_id(cache.metadata.uid), self.generation, now)
 
     def decide(self) -> Decision:
         if nodes.FINALIZER not in self.cache.metadata.finalizers:
@@ -302,7 +301,10 @@ class _Draft:
         """Whatever the status said before: what is built now is of no use, and no other bundle is."""
         if self.observed.build is not None:
             self.actions.append(StopBuild())
-        attempt = replace(attempts.fresh(self.tried(document.id, spec)), faults=self.attempt.faults)
+        attempt = self.attempt
+        if self.status.phase is not Phase.READY or attempt.image_cache_id != document.id or not attempt.wanted:
+            attempt = self.tried(document.id, spec)  # while it is Ready, what changes nothing is not written either
+        attempt = replace(attempts.fresh(attempt), faults=self.attempt.faults)
         self.status = replace(self.status, image_cache_id=document.id, attempt=attempt)
         self.status = building.ready(self.status, self.generation, self.now, document, spec.retention_days)
         self.delete_others(document.id)

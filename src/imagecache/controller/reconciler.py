@@ -322,7 +322,7 @@ class Reconciler:
                 await self.write_status(cache, item, decision.status)
             memory.events.clear()  # they are in the status now
             for action in decision.actions:
-                await self._act(cache, action, memory)
+                await self._act(cache, action)
         except ObjectNotFound:
             return  # it was deleted meanwhile; the watch reports that too
         finally:
@@ -330,7 +330,7 @@ class Reconciler:
                 self._dependencies.claims.release(cache.name)
         await event_recorder.record(self._kube, cache, decision.events)
 
-    async def _act(self, cache: ImageCache, action: Action, memory: _Memory) -> None:
+    async def _act(self, cache: ImageCache, action: Action) -> None:
         uid = cache.metadata.uid
         match action:
             case StartBuild(request=request):

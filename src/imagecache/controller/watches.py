@@ -34,7 +34,8 @@ class Seen:
 
 @dataclass
 class _Watched:
-    seen: Seen
+    seen: Seen | None
+    """None: whoever waits for it has decided without a look."""
     due: float
     """Time of the event loop."""
     looks: int = 1
@@ -70,7 +71,7 @@ class Watches:
     async def seen(self, key: str) -> Seen:
         """As of the last look, if objects wait for it, else now. Raises as ``look``."""
         known = self._watched.get(key)
-        return known.seen if known is not None else await self._look(key)
+        return known.seen if known is not None and known.seen is not None else await self._look(key)
 
     def watch(self, name: str, seen: dict[str, Seen], keys: Collection[str]) -> None:
         """From now on the object waits for these, and for nothing else. ``seen``: what it was decided by."""
@@ -86,7 +87,7 @@ class Watches:
         for key in wanted:
             if key not in self._watched:
                 due = asyncio.get_running_loop().time() + self._backoff.pause(1)
-                self._watched[key] = _Watched(seen.get(key, Seen()), due)
+                self._watched[key] = _Watched(seen.get(key), due)
                 self._added.set()
             self._watched[key].names.add(name)
 
@@ -119,7 +120,7 @@ class Watches:
         if watched is None:  # nobody waits for it any longer
             return
         watched.looks += 1
-        if found is not None and not found.is_as(watched.seen):
+        if found is not None and (watched.seen is None or not found.is_as(watched.seen)):
             watched.seen, watched.looks = found, 1
             for name in sorted(watched.names):
                 self._wake(name)

@@ -96,6 +96,7 @@ status:
   lastUpdatedTime: "2019-10-24T13:40:58Z"
   phase: Ready
   progress: 100%
+  retentionDays: 1
   size: 9
   startTime: "2019-10-24T13:40:58Z"
 """

@@ -130,6 +130,9 @@ CASES: dict[str, Case] = {
         phase=Phase.READY,
         check=lambda s: s.observed_generation == 2 and {each.observed_generation for each in s.conditions} == {2},
     ),
+    "nor-does-it-write-anything-when-no-generation-is-new": Case(
+        cache(annotations={"k8s.aliyun.com/insecure-registry": "x"}, status=settled(ready())), HAS_ONE
+    ),
     "nor-does-the-order-of-the-images": Case(
         cache(REDIS, NGINX, generation=2, status=ready(1, ONE, NGINX, REDIS)),
         {"bundles": {ONE: bundle(ONE, NGINX, REDIS)}},

@@ -178,7 +178,7 @@ async def test_the_id_of_another_cache_deletes_nothing_of_it(bench: Bench) -> No
     bench.start()
     await bench.create(manifest("a"))
     await bench.create(manifest("b", "redis:7"))
-    own, other = (await bench.phase(Phase.READY, name) for name in ("a", "b"))
+    own, other = await bench.phase(Phase.READY, "a"), await bench.phase(Phase.READY, "b")
     await patch(bench, {"imageCacheId": other.image_cache_id})
     await bench.until(lambda status: status.image_cache_id == own.image_cache_id)
     await patch(bench, {"imageCacheId": other.image_cache_id, "attempt": {"imageCacheId": other.image_cache_id}})
@@ -211,7 +211,7 @@ async def test_what_is_left_out_of_a_status_is_removed_from_it(bench: Bench) -> 
 
 
 async def test_watches_look_once_for_all_and_less_and_less_often() -> None:
-    state, woken, asked = {"a": "1", "b": "1"}, Counter[str](), Counter[str]()
+    state, woken, asked = {"a": "1", "b": "1", "c": "3"}, Counter[str](), Counter[str]()
 
     async def look(key: str) -> Seen:
         asked[key] += 1
@@ -228,6 +228,9 @@ async def test_watches_look_once_for_all_and_less_and_less_often() -> None:
         watches.watch(name, {"a": await watches.seen("a")}, ["a"])
     watches.watch("z", {"b": await watches.seen("b")}, ["b"])
     assert asked == {"a": 1, "b": 1}, "y was told what x has seen"
+    watches.watch("later", {}, ["b", "c"])
+    assert await watches.seen("c") == Seen("3"), "nobody has looked at it yet"
+    watches.watch("later", {}, ())
 
     state["a"] = "down"
     await eventually(lambda: asked["a"] > 2, lambda: asked)
