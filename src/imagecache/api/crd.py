@@ -176,7 +176,7 @@ def _attempt() -> Document:
         "The build that runs, that is tried again, or that was last.",
         {
             "imageCacheId": _text("Id of the bundle that it makes."),
-            "wanted": _text("Fingerprint of what it was asked for: images, platform, registries, size and secrets."),
+            "wanted": _text("Fingerprint of what it was asked for: images, platforms, registries, size and secrets."),
             "failures": _whole("How often in a row it failed for a reason that passes."),
             "faults": _whole(
                 "How often its result was not what was asked for or was lost, or it ended for a reason that is a fault "
