@@ -209,7 +209,8 @@ def test_a_difference_is_named() -> None:
     document = made(AMD64)
 
     def difference(keys: Mapping[str, str] | None = None, **spec: JSON) -> str:
-        return building.difference(document, asked(keys, **{"images": ["nginx:1.25"], **spec}))
+        whole: dict[str, JSON] = {"images": ["nginx:1.25"], **spec}
+        return building.difference(document, asked(keys, ("amd64",), **whole))
 
     assert difference() == ""
     assert difference(images=["redis:7"]) == "spec.images has 'redis:7', the bundle has 'nginx:1.25'"
