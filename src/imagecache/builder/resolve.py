@@ -2,8 +2,8 @@
 
 The choice is containerd's, so that a cache has what a pull would have: an index may list another index, the platform of
 the entry that lists a manifest counts and not that of the config, and a manifest that no index lists is for every
-platform. Source: containerd ``core/images/image.go`` (Manifest), ``core/images/handlers.go``. It must not download
-layers.
+platform. The os must be that of the config too: 2.4 unpacks no other. Source: containerd ``core/images/image.go``
+(Manifest), ``core/images/handlers.go``, ``plugins/transfer/plugin.go`` (OnlyOS). It must not download layers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from imagecache.errors import LimitExceeded
 from imagecache.limits import Limits
 from imagecache.oci import mediatypes
 from imagecache.oci.descriptor import Descriptor, Platform
-from imagecache.oci.manifest import Manifest, parse_config, parse_index, parse_manifest
+from imagecache.oci.manifest import Manifest, chosen, parse_config, parse_index, parse_manifest
 from imagecache.oci.platform import matches, no_match, normalise, select
 from imagecache.oci.reference import Reference
 from imagecache.oci.resolved import Resolved
@@ -66,12 +66,13 @@ class ResolvedImage:
 async def resolve(source: ImageSource, reference: Reference, platform: Platform, limits: Limits) -> ResolvedImage:
     """Read everything about an image except for its layers."""
     top = await source.resolve(reference)
-    chosen = await _walk(source, reference, top, platform, limits)
-    *indexes, (descriptor, body) = chosen
+    walked = await _walk(source, reference, top, platform, limits)
+    *indexes, (descriptor, body) = walked
     manifest = parse_manifest(body, descriptor.media_type, limits)
     config_body = await source.document(reference, manifest.config)
     config = parse_config(config_body, manifest, limits)
-    if indexes and descriptor.platform is None and not matches(platform, config.platform):
+    listed = not indexes or descriptor.platform is not None  # then the config need not fit, but for its os
+    if normalise(config.platform).os != normalise(platform).os or not (listed or matches(platform, config.platform)):
         raise no_match(platform, [config.platform])
     return ResolvedImage(
         reference=reference,
@@ -81,7 +82,7 @@ async def resolve(source: ImageSource, reference: Reference, platform: Platform,
         config=manifest.config,
         layers=_layers(manifest, config.diff_ids),
         private=top.private,
-        documents=(*chosen, (manifest.config, config_body)),
+        documents=(*walked, (manifest.config, config_body)),
         notes=notes.of_documents(top, manifest, config.platform, platform),
     )
 
@@ -95,7 +96,7 @@ async def _walk(
         if len(found) > limits.index_depth:
             raise LimitExceeded(f"more than {limits.index_depth} indexes, each inside the one before")
         index, body = found[-1]
-        entry = select(parse_index(body, index.media_type, limits), platform).descriptor(limits)
+        entry = chosen(select(parse_index(body, index.media_type, limits), platform), limits)
         found.append((entry, await source.document(reference, entry)))
     return found
 

@@ -10,7 +10,7 @@ and must not do I/O.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -20,42 +20,24 @@ from imagecache.errors import InvalidDigest, LimitExceeded, MalformedDocument, U
 from imagecache.limits import DEFAULT, Limits
 from imagecache.oci import mediatypes
 from imagecache.oci.descriptor import Descriptor, Platform, decode_hook
+from imagecache.oci.shapes import AnyDescriptor, ConfigShape, IndexShape, ManifestShape, Shape
 
 _T = TypeVar("_T")
 _SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1+json"
 _PUSH_AGAIN = "build and push the image again"
 
 
-class IndexEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """One entry of an index. Only the entry that is chosen has to be right, as in containerd."""
-
-    media_type: str = ""
-    digest: str = ""
-    size: int = 0
-    platform: Platform | None = None
-
-    def descriptor(self, limits: Limits = DEFAULT) -> Descriptor:
-        """The entry when it is chosen. Raises MalformedDocument, LimitExceeded, UnsupportedMediaType."""
-        mediatypes.check_resolved(self.media_type)
-        try:
-            digest = Digest(self.digest)
-        except InvalidDigest as error:
-            raise MalformedDocument(f"an entry of the index has {error.message}", hint=_PUSH_AGAIN) from error
-        descriptor = Descriptor(media_type=self.media_type, digest=digest, size=self.size, platform=self.platform)
-        _sized(descriptor, limits.manifest_size, "a manifest of the index")
-        return descriptor
-
-
 class Index(msgspec.Struct, frozen=True, kw_only=True):
     """An image index, or Docker's manifest list."""
 
     media_type: str
-    manifests: tuple[IndexEntry, ...]
+    manifests: tuple[AnyDescriptor, ...]
+    """Only the one that is chosen has to be right (``chosen``), as in containerd."""
 
     @property
     def digests(self) -> tuple[Digest, ...]:
         """Of the entries; those that have no valid one are left out."""
-        return tuple(digest for entry in self.manifests if (digest := _digest(entry.digest)) is not None)
+        return tuple(digest for entry in self.manifests if (digest := entry.known_digest) is not None)
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,40 +61,6 @@ class ImageConfig(msgspec.Struct, frozen=True, kw_only=True):
     diff_ids: tuple[DiffID, ...]
 
 
-class _Shape(msgspec.Struct, rename="camel"):
-    """What a document has, whatever it is; ``null`` counts as something, as for Go's RawMessage."""
-
-    media_type: str = ""
-    schema_version: int = 0
-    config: Any = msgspec.UNSET
-    layers: Any = msgspec.UNSET
-    manifests: Any = msgspec.UNSET
-    fs_layers: Any = msgspec.UNSET
-
-
-class _Index(msgspec.Struct):
-    manifests: tuple[IndexEntry, ...] = ()
-
-
-class _Manifest(msgspec.Struct):
-    config: Descriptor | None = None
-    layers: tuple[Descriptor, ...] = ()
-
-
-class _RootFS(msgspec.Struct, frozen=True):
-    type: str = ""
-    diff_ids: tuple[DiffID, ...] = ()
-
-
-class _Config(msgspec.Struct):
-    rootfs: _RootFS = _RootFS()
-    os: str = ""
-    architecture: str = ""
-    variant: str = ""
-    os_version: str = msgspec.field(default="", name="os.version")
-    os_features: tuple[str, ...] = msgspec.field(default=(), name="os.features")
-
-
 def detect_media_type(data: bytes, content_type: str, limits: Limits = DEFAULT) -> str:
     """Media type of a registry's answer: from its Content-Type, else from the document's own field, else by its shape.
 
@@ -121,7 +69,7 @@ def detect_media_type(data: bytes, content_type: str, limits: Limits = DEFAULT) 
     named = content_type.partition(";")[0].strip().lower()
     if named.startswith("application/vnd."):
         return named
-    shape = _decode(data, _Shape, "manifest", limits.manifest_size)
+    shape = _decode(data, Shape, "manifest", limits.manifest_size)
     if shape.media_type:
         return shape.media_type
     # Schema 1 has no mediaType of its own; naming it gives the user the reason instead of "malformed".
@@ -148,9 +96,15 @@ def parse_index(data: bytes, media_type: str, limits: Limits = DEFAULT) -> Index
     mixed = shape.config is not msgspec.UNSET or shape.layers is not msgspec.UNSET
     if mixed or mediatypes.is_manifest(shape.media_type):
         raise MalformedDocument("the index has fields of a manifest", hint=_PUSH_AGAIN)
-    manifests = _decode(data, _Index, "index", limits.manifest_size).manifests
+    manifests = _decode(data, IndexShape, "index", limits.manifest_size).manifests
     _bounded(len(manifests), limits.index_entries, "manifests in the index")
     return Index(media_type=media_type, manifests=manifests)
+
+
+def chosen(entry: AnyDescriptor, limits: Limits = DEFAULT) -> Descriptor:
+    """An entry of an index, to be used. Raises MalformedDocument, LimitExceeded, UnsupportedMediaType."""
+    mediatypes.check_resolved(entry.media_type)
+    return _checked(entry, limits.manifest_size, "a manifest of the index")
 
 
 def parse_manifest(data: bytes, media_type: str, limits: Limits = DEFAULT) -> Manifest:
@@ -161,17 +115,17 @@ def parse_manifest(data: bytes, media_type: str, limits: Limits = DEFAULT) -> Ma
     shape = _shape(data, "manifest", limits)
     if shape.manifests is not msgspec.UNSET or mediatypes.is_index(shape.media_type):
         raise MalformedDocument("the manifest has fields of an index", hint=_PUSH_AGAIN)
-    document = _decode(data, _Manifest, "manifest", limits.manifest_size)
+    document = _decode(data, ManifestShape, "manifest", limits.manifest_size)
     if document.config is None:
         raise MalformedDocument("the manifest has no config", hint=_PUSH_AGAIN)
     mediatypes.check_config(document.config.media_type)
-    _sized(document.config, limits.config_size, "the config")
-    return Manifest(media_type=media_type, config=document.config, layers=_layers(document.layers, limits))
+    config = _checked(document.config, limits.config_size, "the config")
+    return Manifest(media_type=media_type, config=config, layers=_layers(document.layers, limits))
 
 
 def parse_config(data: bytes, manifest: Manifest, limits: Limits = DEFAULT) -> ImageConfig:
     """Parse the config of ``manifest``. Raises MalformedDocument, LimitExceeded."""
-    config = _decode(data, _Config, "config", limits.config_size)
+    config = _decode(data, ConfigShape, "config", limits.config_size)
     if config.rootfs.type not in {"", "layers"}:  # containerd 2.4 does not unpack others (core/unpack/unpacker.go)
         raise MalformedDocument(f"rootfs.type of the config is {config.rootfs.type[:40]!r}, not 'layers'")
     diff_ids = config.rootfs.diff_ids
@@ -190,23 +144,22 @@ def parse_config(data: bytes, manifest: Manifest, limits: Limits = DEFAULT) -> I
     return ImageConfig(platform=platform, diff_ids=diff_ids)
 
 
-def _shape(data: bytes, what: str, limits: Limits) -> _Shape:
-    shape = _decode(data, _Shape, what, limits.manifest_size)
+def _shape(data: bytes, what: str, limits: Limits) -> Shape:
+    shape = _decode(data, Shape, what, limits.manifest_size)
     if shape.fs_layers is not msgspec.UNSET:
         mediatypes.check_resolved(_SCHEMA_1)
     return shape
 
 
-def _layers(listed: tuple[Descriptor, ...], limits: Limits) -> tuple[Descriptor, ...]:
-    layers = tuple(layer for layer in listed if mediatypes.is_layer(layer.media_type))
+def _layers(listed: tuple[AnyDescriptor, ...], limits: Limits) -> tuple[Descriptor, ...]:
+    checked = [_checked(each, limits.layer_compressed, "a layer") for each in listed]  # containerd fetches them all
+    layers = tuple(layer for layer in checked if mediatypes.is_layer(layer.media_type))
     if listed and not layers:
         raise UnsupportedMediaType(
             f"no layer of the image is a tar archive; the first is of type {mediatypes.shown(listed[0].media_type)}",
             hint="layers are tar, tar+gzip or tar+zstd, of OCI or Docker",
         )
     _bounded(len(layers), limits.layers, "layers")
-    for each in listed:  # containerd fetches what is no layer too
-        _sized(each, limits.layer_compressed, "a layer")
     sizes: dict[str, int] = {}
     for layer in layers:
         mediatypes.check_layer(layer.media_type)
@@ -216,19 +169,17 @@ def _layers(listed: tuple[Descriptor, ...], limits: Limits) -> tuple[Descriptor,
     return layers
 
 
-def _digest(text: str) -> Digest | None:
+def _checked(descriptor: AnyDescriptor, bound: int, what: str) -> Descriptor:
+    """To be fetched. No blob is empty, and containerd fetches none that is (core/remotes/handlers.go, Fetch)."""
     try:
-        return Digest(text)
-    except InvalidDigest:
-        return None
-
-
-def _sized(descriptor: Descriptor, bound: int, what: str) -> None:
-    """Zero is refused too: no blob is empty, and containerd fetches none that is (core/remotes/handlers.go, Fetch)."""
-    if descriptor.size <= 0:
-        raise MalformedDocument(f"{what} ({descriptor.digest}) has the size {descriptor.size}", hint=_PUSH_AGAIN)
-    if descriptor.size > bound:
-        raise LimitExceeded(f"{what} ({descriptor.digest}) has {descriptor.size} bytes; the limit is {bound}")
+        checked = descriptor.checked()
+    except MalformedDocument as error:
+        raise MalformedDocument(f"{what}: {error.message}", hint=_PUSH_AGAIN) from error
+    if checked.size <= 0:
+        raise MalformedDocument(f"{what} ({checked.digest}) has the size {checked.size}", hint=_PUSH_AGAIN)
+    if checked.size > bound:
+        raise LimitExceeded(f"{what} ({checked.digest}) has {checked.size} bytes; the limit is {bound}")
+    return checked
 
 
 def _bounded(count: int, bound: int, what: str) -> None:

@@ -13,7 +13,8 @@ import msgspec
 
 from imagecache.errors import NoMatchingPlatform
 from imagecache.oci.descriptor import Platform
-from imagecache.oci.manifest import Index, IndexEntry
+from imagecache.oci.manifest import Index
+from imagecache.oci.shapes import AnyDescriptor
 
 # normalizeArch of containerd's platforms module.
 _ARCHITECTURES: dict[str, tuple[str, str | None]] = {
@@ -89,7 +90,7 @@ def matches(wanted: Platform, offered: Platform) -> bool:
     return _rank(runs_on(wanted), offered) is not None
 
 
-def select(index: Index, wanted: Platform) -> IndexEntry:
+def select(index: Index, wanted: Platform) -> AnyDescriptor:
     """The entry of an index that containerd would take on this platform.
 
     By platform alone, as there: an ``artifactType`` does not matter, and whether the entry is an image shows later. Its

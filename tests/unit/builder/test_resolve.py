@@ -25,6 +25,7 @@ from testkit.images_oci import AMD64, ARM64, MemoryImage, memory_document, memor
 from testkit.registry import MemorySource
 
 REFERENCE = Reference.parse("app:1")
+WINDOWS = Platform(os="windows", architecture="amd64")
 AMD_IMAGE, ARM_IMAGE = memory_image([b"amd"]), memory_image([b"arm"], platform=ARM64)
 
 
@@ -115,6 +116,14 @@ class Untyped(MemorySource):
 
     async def resolve(self, reference: Reference) -> Resolved:
         return replace(await super().resolve(reference), typed=False)
+
+
+@pytest.mark.parametrize(
+    "image", [memory_image([b"x"], platform=WINDOWS), memory_index([memory_image([b"x"], platform=WINDOWS)])]
+)
+async def test_a_config_for_another_os(image: MemoryImage) -> None:
+    with pytest.raises(NoMatchingPlatform, match="only for windows/amd64"):
+        await of(image)
 
 
 async def test_what_only_the_cache_makes_usable_is_noted() -> None:

@@ -13,6 +13,7 @@ from imagecache.oci import mediatypes
 from imagecache.oci.manifest import (
     Index,
     Manifest,
+    chosen,
     detect_media_type,
     parse_config,
     parse_document,
@@ -166,16 +167,16 @@ def test_entries_are_checked_when_they_are_chosen() -> None:
     listed = parse_index(body(changed(INDEX, manifests=[*bad, ENTRY, {**ENTRY, "size": 0}])), mediatypes.OCI_INDEX)
 
     assert listed.digests == (A, A)
-    assert listed.manifests[4].descriptor().digest == A
+    assert chosen(listed.manifests[4]).digest == A
     errors: list[type[ImageCacheError]] = [UnsupportedMediaType, UnsupportedMediaType, MalformedDocument]
     for entry, error in zip(listed.manifests[:3], errors, strict=True):
         with pytest.raises(error):
-            entry.descriptor()
+            chosen(entry)
     with pytest.raises(MalformedDocument, match="size 0"):
-        listed.manifests[5].descriptor()
+        chosen(listed.manifests[5])
     (large,) = parse_index(body(changed(INDEX, manifests=[{**ENTRY, "size": 5000}])), mediatypes.OCI_INDEX).manifests
     with pytest.raises(LimitExceeded, match="5000 bytes"):
-        large.descriptor(SMALL)
+        chosen(large, SMALL)
 
 
 def test_an_empty_index() -> None:
@@ -327,3 +328,74 @@ def test_a_long_config() -> None:
 )
 def test_detection(document: dict[str, Any], content_type: str, media_type: str) -> None:
     assert detect_media_type(body(document), content_type) == media_type
+
+
+def of_type(field: str) -> list[object]:
+    """Values that Go refuses for a field, whether we need it or not."""
+    wrong: dict[str, list[object]] = {
+        "annotations": [5, "", [], {"a": 5}, {"a": {}}],
+        "artifactType": [5, {}],
+        "subject": [5, [], {"size": "5"}],
+        "urls": ["x", [5]],
+        "data": [5, "?"],
+        "platform": ["linux/amd64", {"os": 5}],
+        "created": [5, {}, "yesterday", ""],
+        "author": [5],
+        "config": ["x", {"Env": "A=b"}, {"Labels": {"a": 5}}, {"ExposedPorts": {"80/tcp": []}}, {"ArgsEscaped": "yes"}],
+        "history": [{}, [5], [{"created_by": []}], [{"empty_layer": 1}], [{"created": "x"}]],
+        "os.features": ["x"],
+    }
+    return wrong[field]
+
+
+@pytest.mark.parametrize("field", ["annotations", "artifactType", "subject"])
+def test_types_of_fields_that_nobody_needs(field: str) -> None:
+    for value in of_type(field):
+        with pytest.raises(MalformedDocument, match="malformed"):
+            parse_manifest(body(changed(MANIFEST, **{field: value})), mediatypes.OCI_MANIFEST)
+        with pytest.raises(MalformedDocument, match="malformed"):
+            parse_index(body(changed(INDEX, **{field: value})), mediatypes.OCI_INDEX)
+
+
+@pytest.mark.parametrize("field", ["annotations", "artifactType", "urls", "data", "platform"])
+def test_types_of_fields_of_descriptors(field: str) -> None:
+    for value in of_type(field):
+        for document in (
+            changed(MANIFEST, config={**CONFIG, field: value}),
+            changed(MANIFEST, layers=[{**LAYER, field: value}]),
+        ):
+            with pytest.raises(MalformedDocument, match="malformed"):
+                parse_manifest(body(document), mediatypes.OCI_MANIFEST)
+        with pytest.raises(MalformedDocument, match="malformed"):
+            parse_index(body(changed(INDEX, manifests=[{**ENTRY, field: value}])), mediatypes.OCI_INDEX)
+
+
+@pytest.mark.parametrize("field", ["created", "author", "config", "history", "os.features"])
+def test_types_of_fields_of_configs(field: str) -> None:
+    for value in of_type(field):
+        with pytest.raises(MalformedDocument, match="malformed"):
+            parse_config(config(A, **{field: value}), manifest_of(1))
+
+
+def test_a_config_with_everything() -> None:
+    everything = {
+        "created": "2024-05-01T12:00:00.123456789+02:00",
+        "author": "somebody",
+        "config": {
+            "User": "0:0",
+            "ExposedPorts": {"80/tcp": {}, "81/tcp": None, "82/tcp": {"a": 1}},
+            "Env": ["A=b", None],
+            "Entrypoint": None,
+            "Cmd": ["sh"],
+            "Volumes": {"/srv": {}},
+            "WorkingDir": "/",
+            "Labels": {"a": None},
+            "StopSignal": "SIGTERM",
+            "ArgsEscaped": True,
+            "Healthcheck": {"Test": 5},
+        },
+        "history": [{"created": None, "created_by": "x", "author": "", "comment": "", "empty_layer": True}, None],
+        "docker_version": 5,
+        "container_config": {"Cmd": 5},
+    }
+    assert parse_config(config(A, **everything), manifest_of(1)).diff_ids == (A,)

@@ -10,8 +10,9 @@ from imagecache.digest import Digest
 from imagecache.errors import NoMatchingPlatform
 from imagecache.oci import mediatypes
 from imagecache.oci.descriptor import Platform
-from imagecache.oci.manifest import Index, IndexEntry
+from imagecache.oci.manifest import Index
 from imagecache.oci.platform import matches, normalise, runs_on, select
+from imagecache.oci.shapes import AnyDescriptor
 
 
 def parsed(text: str) -> Platform:
@@ -20,14 +21,14 @@ def parsed(text: str) -> Platform:
     return normalise(Platform(os=system, architecture=architecture, variant=variant))
 
 
-def entry(platform: str, *, media_type: str = mediatypes.OCI_MANIFEST) -> IndexEntry:
+def entry(platform: str, *, media_type: str = mediatypes.OCI_MANIFEST) -> AnyDescriptor:
     parts = [*platform.split("/"), "", ""]
     of = Platform(os=parts[0], architecture=parts[1], variant=parts[2]) if platform else None
     digest = Digest.sha256(f"{platform} {media_type}".encode())
-    return IndexEntry(media_type=media_type, digest=digest, size=2, platform=of)
+    return AnyDescriptor(media_type=media_type, digest=digest, size=2, platform=of)
 
 
-def choose(entries: Sequence[IndexEntry], wanted: Platform) -> IndexEntry:
+def choose(entries: Sequence[AnyDescriptor], wanted: Platform) -> AnyDescriptor:
     return select(Index(media_type=mediatypes.OCI_INDEX, manifests=tuple(entries)), wanted)
 
 
@@ -140,7 +141,7 @@ def test_a_long_list_is_cut() -> None:
 
 def test_os_features_must_be_there() -> None:
     plain = entry("linux/amd64")
-    special = IndexEntry(
+    special = AnyDescriptor(
         media_type=mediatypes.OCI_MANIFEST,
         digest=plain.digest,
         size=2,
