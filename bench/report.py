@@ -31,6 +31,7 @@ README_ROWS: Sequence[tuple[str, str]] = (
     ("cold node, 1,000 MB: hello", "beside stargz"),
     ("CRI pull, every layer there", "proxy, containerd 2.4"),
     ("kubectl create → usable on 1 node", ""),
+    ("kubectl create → usable on 3 nodes", ""),
     ("pod created → Running, containerd 2.4", "proxy"),
     ("import of numpy, pandas, scipy, sklearn, pyarrow, cold", "proxy"),
     ("read the whole tree, cold", "proxy"),

@@ -93,43 +93,48 @@ class StaticRegistry:
         return None
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
-        registry = self
+        own = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def handle(self) -> None:
-                if self.connection.recv(1, socket.MSG_PEEK) == b"\x16":  # TLS: answered as by Go, clients try HTTP then
-                    self.connection.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\n")
-                else:
-                    super().handle()
-
-            def do_HEAD(self) -> None:
-                self._answer(head=True)
-
-            def do_GET(self) -> None:
-                self._answer(head=False)
-
-            def _answer(self, *, head: bool) -> None:
-                path = self.path.partition("?")[0]
-                found = ("application/json", "", b"{}") if path == "/v2/" else registry.find(path)
-                if found is None:
-                    self.send_error(404)
-                    return
-                media_type, digest, body = found
-                self.send_response(200)
-                self.send_header("Content-Type", media_type)
-                if digest:
-                    self.send_header("Docker-Content-Digest", digest)
-                if digest in registry.encoded:
-                    body = gzip.compress(body, mtime=0)
-                    self.send_header("Content-Encoding", "gzip")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                if not head:
-                    self.wfile.write(body)
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is the base class's
-                """Nothing: the tests' output is for what fails."""
+        class Handler(_Handler):
+            registry = own
 
         return Handler
+
+
+class _Handler(BaseHTTPRequestHandler):
+    registry: StaticRegistry
+    protocol_version = "HTTP/1.1"
+
+    def handle(self) -> None:
+        if self.connection.recv(1, socket.MSG_PEEK) == b"\x16":  # TLS: answered as by Go, clients try HTTP then
+            self.connection.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\n")
+        else:
+            super().handle()
+
+    def do_HEAD(self) -> None:
+        self._answer(head=True)
+
+    def do_GET(self) -> None:
+        self._answer(head=False)
+
+    def _answer(self, *, head: bool) -> None:
+        path = self.path.partition("?")[0]
+        found = ("application/json", "", b"{}") if path == "/v2/" else self.registry.find(path)
+        if found is None:
+            self.send_error(404)
+            return
+        media_type, digest, body = found
+        self.send_response(200)
+        self.send_header("Content-Type", media_type)
+        if digest:
+            self.send_header("Docker-Content-Digest", digest)
+        if digest in self.registry.encoded:
+            body = gzip.compress(body, mtime=0)
+            self.send_header("Content-Encoding", "gzip")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if not head:
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is the base class's
+        """Nothing: the tests' output is for what fails."""
