@@ -6,6 +6,7 @@ served by HTTP on loopback, from threads, so that a real containerd can pull whi
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import socket
 import threading
@@ -53,7 +54,7 @@ class StaticRegistry:
         """Blobs that are sent with gzip as Content-Encoding."""
         self._directories: set[Path] = set()
         self._tags: dict[str, Image] = {}
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"registry": self}))
         self._thread = threading.Thread(target=self._server.serve_forever, name="static registry", daemon=True)
 
     def __enter__(self) -> Self:
@@ -86,50 +87,48 @@ class StaticRegistry:
             media_type = image.descriptor.media_type if image else "application/octet-stream"
         else:
             media_type = tagged.descriptor.media_type
-        for directory in self._directories:
+        for directory in tuple(self._directories):
             blob = directory / "blobs" / "sha256" / digest.removeprefix("sha256:")
             if digest.startswith("sha256:") and blob.is_file():
                 return media_type, digest, blob.read_bytes()
         return None
 
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
-        registry = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
+class _Handler(BaseHTTPRequestHandler):
+    registry: StaticRegistry
+    protocol_version = "HTTP/1.1"
 
-            def handle(self) -> None:
-                if self.connection.recv(1, socket.MSG_PEEK) == b"\x16":  # TLS: answered as by Go, clients try HTTP then
-                    self.connection.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\n")
-                else:
-                    super().handle()
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError):  # clients that have refused the image
+            if self.connection.recv(1, socket.MSG_PEEK) == b"\x16":  # TLS: as Go answers, clients try HTTP then
+                self.connection.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\n")
+            else:
+                super().handle()
 
-            def do_HEAD(self) -> None:
-                self._answer(head=True)
+    def do_HEAD(self) -> None:
+        self._answer(head=True)
 
-            def do_GET(self) -> None:
-                self._answer(head=False)
+    def do_GET(self) -> None:
+        self._answer(head=False)
 
-            def _answer(self, *, head: bool) -> None:
-                path = self.path.partition("?")[0]
-                found = ("application/json", "", b"{}") if path == "/v2/" else registry.find(path)
-                if found is None:
-                    self.send_error(404)
-                    return
-                media_type, digest, body = found
-                self.send_response(200)
-                self.send_header("Content-Type", media_type)
-                if digest:
-                    self.send_header("Docker-Content-Digest", digest)
-                if digest in registry.encoded:
-                    body = gzip.compress(body, mtime=0)
-                    self.send_header("Content-Encoding", "gzip")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                if not head:
-                    self.wfile.write(body)
+    def _answer(self, *, head: bool) -> None:
+        path = self.path.partition("?")[0]
+        found = ("application/json", "", b"{}") if path == "/v2/" else self.registry.find(path)
+        if found is None:
+            self.send_error(404)
+            return
+        media_type, digest, body = found
+        self.send_response(200)
+        self.send_header("Content-Type", media_type)
+        if digest:
+            self.send_header("Docker-Content-Digest", digest)
+        if digest in self.registry.encoded:
+            body = gzip.compress(body, mtime=0)
+            self.send_header("Content-Encoding", "gzip")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if not head:
+            self.wfile.write(body)
 
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is the base class's
-                """Nothing: the tests' output is for what fails."""
-
-        return Handler
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is the base class's
+        """Nothing: the tests' output is for what fails."""
