@@ -6,6 +6,7 @@ served by HTTP on loopback, from threads, so that a real containerd can pull whi
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import socket
 import threading
@@ -53,7 +54,7 @@ class StaticRegistry:
         """Blobs that are sent with gzip as Content-Encoding."""
         self._directories: set[Path] = set()
         self._tags: dict[str, Image] = {}
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"registry": self}))
         self._thread = threading.Thread(target=self._server.serve_forever, name="static registry", daemon=True)
 
     def __enter__(self) -> Self:
@@ -86,19 +87,11 @@ class StaticRegistry:
             media_type = image.descriptor.media_type if image else "application/octet-stream"
         else:
             media_type = tagged.descriptor.media_type
-        for directory in self._directories:
+        for directory in tuple(self._directories):
             blob = directory / "blobs" / "sha256" / digest.removeprefix("sha256:")
             if digest.startswith("sha256:") and blob.is_file():
                 return media_type, digest, blob.read_bytes()
         return None
-
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
-        own = self
-
-        class Handler(_Handler):
-            registry = own
-
-        return Handler
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -106,10 +99,11 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def handle(self) -> None:
-        if self.connection.recv(1, socket.MSG_PEEK) == b"\x16":  # TLS: answered as by Go, clients try HTTP then
-            self.connection.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\n")
-        else:
-            super().handle()
+        with contextlib.suppress(ConnectionError):  # clients that have refused the image
+            if self.connection.recv(1, socket.MSG_PEEK) == b"\x16":  # TLS: as Go answers, clients try HTTP then
+                self.connection.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\n")
+            else:
+                super().handle()
 
     def do_HEAD(self) -> None:
         self._answer(head=True)

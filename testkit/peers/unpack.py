@@ -65,7 +65,12 @@ def containerd_tree(
     key = uuid4().hex
     snapshots = ("-n", namespace, "snapshots", "--snapshotter=overlayfs")
     top = chain_ids(image.diff_ids)[-1]
-    command = shlex.split(containerd.ctr(*snapshots, "view", "--target", str(target), key, top))
+    try:
+        command = shlex.split(containerd.ctr(*snapshots, "view", "--target", str(target), key, top))
+    except PeerFailed as error:
+        if f"parent snapshot {top} does not exist" not in str(error):
+            raise
+        raise Refused("pulled, but not unpacked: no container starts") from error
     target.mkdir()
     snapshots_root = containerd.root / "io.containerd.snapshotter.v1.overlayfs/snapshots"
     words = [word.replace(f"{snapshots_root}/", "") for word in command]  # mount(2) takes one page of options

@@ -1,4 +1,4 @@
-"""``docs/field-log.md`` names tests that exist."""
+"""``docs/field-log.md`` and ``docs/internals/field-reports.md`` name tests that exist."""
 
 from __future__ import annotations
 
@@ -8,18 +8,26 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).resolve().parents[1]
-LOG = (TESTS.parent / "docs" / "field-log.md").read_text(encoding="utf-8")
-NAMED = sorted(set(re.findall(r"`(test_\w+)::(test_\w+)`", LOG)))
-SECTIONS = ["Tried", *re.findall(r"^## (Reports: .+)$", LOG, re.MULTILINE)]
+DOCS = TESTS.parent / "docs"
+LOG = (DOCS / "field-log.md").read_text(encoding="utf-8")
+REPORTS = (DOCS / "internals" / "field-reports.md").read_text(encoding="utf-8")
+NAMED = sorted(set(re.findall(r"`(test_\w+)::(test_\w+)`", LOG + REPORTS)))
+SECTIONS = {
+    "Tried": LOG.partition("\n## Tried\n")[2].partition("\n## ")[0],
+    **dict(re.findall(r"^## (.+)\n((?:(?!## ).*\n)+)", REPORTS, re.MULTILINE)),
+}
 
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_every_row_names_a_test(section: str) -> None:
-    text = LOG.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
-    rows = [line for line in text.splitlines() if line.startswith("| ")][1:]
+    rows = [line for line in SECTIONS[section].splitlines() if line.startswith("| ")][1:]
 
-    assert len(rows) >= 5
+    assert len(rows) >= 10
     assert [row for row in rows if "::test_" not in row] == []
+
+
+def test_the_reports_have_their_four_sections() -> None:
+    assert len(SECTIONS) == 5
 
 
 def test_the_named_tests_exist() -> None:
