@@ -22,7 +22,7 @@ SECTIONS = {
 def test_every_row_names_a_test(section: str) -> None:
     rows = [line for line in SECTIONS[section].splitlines() if line.startswith("| ")][1:]
 
-    assert len(rows) >= 10
+    assert len(rows) > 5
     assert [row for row in rows if "::test_" not in row] == []
 
 
