@@ -21,7 +21,7 @@ from imagecache.builder.image_source import ImageSource
 from imagecache.builder.resolve_platforms import Platforms
 from imagecache.clock import SystemClock
 from imagecache.digest import chain_ids
-from imagecache.errors import ContentError, InvalidInput
+from imagecache.errors import ContentError, InvalidInput, ProtocolViolation
 from imagecache.host.mounter import KernelMounter
 from imagecache.limits import TIB
 from imagecache.oci.descriptor import Platform
@@ -107,7 +107,7 @@ async def _build(store: Store, reference: str, source: ImageSource) -> ImageReco
             source=source,
             emit=lambda _event: None,
         )
-    except (ContentError, InvalidInput) as error:
+    except (ContentError, InvalidInput, ProtocolViolation) as error:
         raise Refused(str(error)) from error
     return document.images[0]
 

@@ -20,13 +20,16 @@ _Time = Annotated[
 ]
 """RFC 3339, a little more freely, as older versions of Go read it."""
 
+_Integer = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+"""Go's int64, and its int on the machines that we know."""
+
 
 class AnyDescriptor(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A descriptor whose values may be wrong, since containerd looks at them only when it uses it."""
 
     media_type: str = ""
     digest: str = ""
-    size: int = 0
+    size: _Integer = 0
     annotations: dict[str, str] = {}
     urls: tuple[str, ...] = ()
     data: bytes = b""
@@ -62,7 +65,7 @@ class Shape(msgspec.Struct, rename="camel"):
     """What a document has, whatever it is; ``null`` counts as something, as for Go's RawMessage."""
 
     media_type: str = ""
-    schema_version: int = 0
+    schema_version: _Integer = 0
     config: Any = msgspec.UNSET
     layers: Any = msgspec.UNSET
     manifests: Any = msgspec.UNSET

@@ -224,6 +224,12 @@ BAD_MANIFESTS: dict[str, tuple[dict[str, Any], type[ImageCacheError], str]] = {
     "bad digest": (changed(MANIFEST, layers=[{**LAYER, "digest": "sha256:x"}]), MalformedDocument, "not a digest"),
     "path as digest": (changed(MANIFEST, layers=[{**LAYER, "digest": "../../etc"}]), MalformedDocument, "not a digest"),
     "digest is a number": (changed(MANIFEST, layers=[{**LAYER, "digest": 5}]), MalformedDocument, "malformed"),
+    "size is too large for Go": (
+        changed(MANIFEST, layers=[{**LAYER, "size": 1 << 63}]),
+        MalformedDocument,
+        "malformed",
+    ),
+    "schemaVersion is too large for Go": (changed(MANIFEST, schemaVersion=10**30), MalformedDocument, "malformed"),
     "size is text": (changed(MANIFEST, layers=[{**LAYER, "size": "9"}]), MalformedDocument, "malformed"),
     "too long": (changed(MANIFEST, annotations={"a": "x" * 5000}), LimitExceeded, "bytes in the manifest"),
 }
