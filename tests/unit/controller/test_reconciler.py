@@ -64,8 +64,11 @@ async def test_a_cache_becomes_ready_and_tells_how(bench: Bench) -> None:
     }
     assert {entry.observed_generation for entry in status.conditions} == {1}
     assert reasons(status.events) == ["Pulling", "Pulling", "Pulled", "Pulled", "Ready"]
-    await eventually(bench.events, lambda: "events")
-    assert (await bench.events())[-1] == ("Ready", "a")
+
+    async def told() -> bool:
+        return (await bench.events())[-1:] == [("Ready", "a")]
+
+    await eventually(told, lambda: "the event Ready")
     assert list(bench.store.documents) == [status.image_cache_id]
 
 
