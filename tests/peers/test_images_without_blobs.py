@@ -44,10 +44,11 @@ KEEP = "echo kept >>/srv/kept; sleep 1000"
 Member: TypeAlias = tuple[str, bytes, int, int, int, int, str, bytes]
 
 
-@pytest.fixture(params=[FEW, MANY])
-def image(request: pytest.FixtureRequest, directory: Path) -> Image:
+@pytest.fixture
+def image(directory: Path) -> Image:
+    """Of 127 layers."""
     own = tar_of({"srv": None, "srv/own": directory.name.encode()})
-    return busybox_image(directory / "image", own, *thin_layers(request.param - 2))
+    return busybox_image(directory / "image", own, *thin_layers(MANY - 2))
 
 
 @pytest.fixture
