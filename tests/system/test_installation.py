@@ -193,7 +193,9 @@ def test_people_may_what_their_role_in_the_whole_cluster_says(cluster: Cluster) 
 
 
 def can(cluster: Cluster, user: str, verb: str, what: str) -> bool:
-    return cluster.try_kubectl("auth", "can-i", verb, what, f"--as={user}").stdout.startswith("yes")
+    """In the whole cluster: asked for a namespace, a role that is bound there alone would answer for it."""
+    asked = ("auth", "can-i", verb, what, f"--as={user}", "--all-namespaces")
+    return cluster.try_kubectl(*asked).stdout.startswith("yes")
 
 
 @pytest.fixture
