@@ -37,7 +37,10 @@ class Nerdctl:
             *("--snapshotter", self.side.snapshotter, "--data-root", self.directory),
             *("--hosts-dir", self.side.containerd.directory / "certs.d"),
         ]
-        return run([programs.nerdctl(), *flags, *words], env={**environment(), "HOME": str(self.directory)})
+        self.directory.mkdir(exist_ok=True)
+        # where it mounts images: what it leaves there when that fails goes with the test's directory
+        own = {"HOME": str(self.directory), "TMPDIR": str(self.directory)}
+        return run([programs.nerdctl(), *flags, *words], env={**environment(), **own})
 
 
 @pytest.fixture
