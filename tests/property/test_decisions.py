@@ -212,6 +212,14 @@ def after(events: list[tuple[str, Any]]) -> World:
     return world
 
 
+def edited_after(events: list[tuple[str, Any]]) -> World:
+    """A person asks for something else then, and builds count from there."""
+    world = after(events)
+    world.edit(FRESH)
+    world.started = 0
+    return world
+
+
 @UNTIMED
 @given(EVENTS)
 def test_a_world_that_works_leads_to_ready(events: list[tuple[str, Any]]) -> None:
@@ -237,9 +245,7 @@ def test_a_world_that_works_leads_to_ready(events: list[tuple[str, Any]]) -> Non
 @UNTIMED
 @given(EVENTS)
 def test_builds_that_never_match_end(events: list[tuple[str, Any]]) -> None:
-    world = after(events)
-    world.edit(FRESH)
-    world.started = 0
+    world = edited_after(events)
     for _ in range(50):
         decision = world.look()
         world.end("something-else")
@@ -253,9 +259,7 @@ def test_builds_that_never_match_end(events: list[tuple[str, Any]]) -> None:
 @settings(deadline=None, max_examples=20)
 @given(EVENTS)
 def test_what_passes_never_fails_and_never_expires(events: list[tuple[str, Any]]) -> None:
-    world = after(events)
-    world.edit(FRESH)
-    world.started = 0
+    world = edited_after(events)
     for _ in range(400):
         decision = world.look()
         world.end("away")
@@ -270,9 +274,7 @@ def test_what_passes_never_fails_and_never_expires(events: list[tuple[str, Any]]
 @UNTIMED
 @given(EVENTS)
 def test_a_bundle_that_is_always_lost_is_not_built_for_ever(events: list[tuple[str, Any]]) -> None:
-    world = after(events)
-    world.edit(FRESH)
-    world.started = 0
+    world = edited_after(events)
     for _ in range(50):
         decision = world.look()
         world.end("as-asked")

@@ -8,8 +8,8 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -28,18 +28,6 @@ pytestmark = pytest.mark.peers
 
 OTHER = "s390x"
 Document = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def static() -> Iterator[StaticRegistry]:
-    with StaticRegistry() as running:
-        yield running
-
-
-@pytest.fixture
-def anything(judge: Judge, static: StaticRegistry) -> Judge:
-    """The judge of these images."""
-    return replace(judge, registry=static, by_cri=True)
 
 
 @dataclass

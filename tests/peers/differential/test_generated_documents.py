@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -19,7 +17,7 @@ from imagecache.oci.descriptor import Descriptor
 from testkit.oci_layout import Compression, LayerSpec, Layout, host_architecture
 from testkit.peers.judge import Judge
 from testkit.peers.odd_documents import Document, changed
-from testkit.peers.static_registry import Published, StaticRegistry, publish
+from testkit.peers.static_registry import Published, publish
 from testkit.tars import DIRECTORY, Entry, tar
 
 pytestmark = pytest.mark.peers
@@ -27,17 +25,6 @@ SEEDS = range(8)
 IMAGES = 8
 """Of each seed."""
 COMPRESSIONS: tuple[Compression, ...] = ("gzip", "zstd", "none")
-
-
-@pytest.fixture(scope="module")
-def static() -> Iterator[StaticRegistry]:
-    with StaticRegistry() as running:
-        yield running
-
-
-@pytest.fixture
-def anything(judge: Judge, static: StaticRegistry) -> Judge:
-    return replace(judge, registry=static, by_cri=True)
 
 
 def record(descriptor: Descriptor, architecture: str = "") -> Document:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -9,9 +10,12 @@ from typing import Any
 
 import pytest
 
+from imagecache.oci.descriptor import Descriptor
+from imagecache.oci.reference import Reference
 from imagecache.registry.client import RegistryClient
 from imagecache.registry.config import RegistryConfig
 from imagecache.registry.credentials import Credentials
+from testkit.images_oci import MemoryImage, memory_image
 from testkit.registry import FakeRegistry, FakeTime
 
 
@@ -44,6 +48,22 @@ def config(registry: FakeRegistry, time: FakeTime) -> RegistryConfig:
 
 
 Connect = Callable[..., Awaitable[RegistryClient]]
+CONTENT = random.Random(7).randbytes(5_000_000)
+"""Of the layer of ``image``, which is stored as it is."""
+
+
+@pytest.fixture
+def image() -> MemoryImage:
+    return memory_image([CONTENT], compression="none")
+
+
+@pytest.fixture
+def reference(registry: FakeRegistry, image: MemoryImage) -> Reference:
+    return Reference.parse(registry.push("team/app:1", image))
+
+
+async def read(client: RegistryClient, reference: Reference, layer: Descriptor, offset: int = 0) -> bytes:
+    return b"".join([chunk async for chunk in client.stream(reference, layer, offset)])
 
 
 @pytest.fixture

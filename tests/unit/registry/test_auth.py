@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,8 @@ from imagecache.registry.credentials import Credential
 from testkit.images_oci import MemoryImage, memory_image
 from testkit.registry import FakeRegistry, FakeTime, FixedCredentials
 
-Connect = Callable[..., Awaitable[RegistryClient]]
+from .conftest import Connect
+
 SECRET = "s3cr3t-word"  # noqa: S105 - the password of the fake, and what must not be seen elsewhere
 ALICE = Credential(username="alice", password=SECRET, source="secret default/pull")
 
@@ -31,11 +31,6 @@ ALICE = Credential(username="alice", password=SECRET, source="secret default/pul
 @pytest.fixture
 def image() -> MemoryImage:
     return memory_image([b"layer " * 1000])
-
-
-@pytest.fixture
-def reference(registry: FakeRegistry, image: MemoryImage) -> Reference:
-    return Reference.parse(registry.push("team/app:1", image))
 
 
 def known(registry: FakeRegistry, *credentials: Credential) -> FixedCredentials:

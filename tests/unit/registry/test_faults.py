@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import re
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
@@ -14,29 +12,13 @@ from imagecache.digest import Digest
 from imagecache.errors import DigestMismatch, ImageCacheError, ProtocolViolation, RateLimited, RegistryUnavailable
 from imagecache.limits import Limits
 from imagecache.oci import mediatypes
-from imagecache.oci.descriptor import Descriptor
 from imagecache.oci.reference import Reference
 from imagecache.registry.client import RegistryClient
 from imagecache.registry.config import RegistryConfig
-from testkit.images_oci import MemoryImage, memory_image
+from testkit.images_oci import MemoryImage
 from testkit.registry import FakeRegistry, FakeTime, with_size
 
-Connect = Callable[..., Awaitable[RegistryClient]]
-CONTENT = random.Random(7).randbytes(5_000_000)
-
-
-@pytest.fixture
-def image() -> MemoryImage:
-    return memory_image([CONTENT], compression="none")
-
-
-@pytest.fixture
-def reference(registry: FakeRegistry, image: MemoryImage) -> Reference:
-    return Reference.parse(registry.push("team/app:1", image))
-
-
-async def read(client: RegistryClient, reference: Reference, layer: Descriptor, offset: int = 0) -> bytes:
-    return b"".join([chunk async for chunk in client.stream(reference, layer, offset)])
+from .conftest import CONTENT, Connect, read
 
 
 def ranges(registry: FakeRegistry) -> list[str | None]:

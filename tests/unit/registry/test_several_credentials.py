@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
 
@@ -21,18 +21,14 @@ from imagecache.registry.credentials import Credential
 from testkit.images_oci import MemoryImage, memory_image
 from testkit.registry import FakeRegistry, FakeTime, FixedCredentials
 
-Connect = Callable[..., Awaitable[RegistryClient]]
+from .conftest import Connect
+
 ALICE = Credential(username="alice", password="s3cr3t-word", source="secret default/pull")  # noqa: S106
 
 
 @pytest.fixture
 def image() -> MemoryImage:
     return memory_image([b"layer " * 1000])
-
-
-@pytest.fixture
-def reference(registry: FakeRegistry, image: MemoryImage) -> Reference:
-    return Reference.parse(registry.push("team/app:1", image))
 
 
 def known(registry: FakeRegistry, *credentials: Credential) -> FixedCredentials:
