@@ -40,6 +40,9 @@ class FakeMounter:
         self.entered = threading.Event()
         """Set by every mount, before it may hang."""
         self.gate.set()
+        self.unmounting = threading.Event()
+        """Clear it to let unmounts hang until it is set."""
+        self.unmounting.set()
 
     def mount(self, image: Path, target: Path) -> None:
         self.calls.append(("mount", target))
@@ -56,6 +59,7 @@ class FakeMounter:
 
     def unmount(self, target: Path) -> None:
         self.calls.append(("unmount", target))
+        self.unmounting.wait()
         if target in self.busy:
             raise MountFailed(f"unmounting {target}: Device or resource busy (EBUSY)")
         self.mounts.pop(target, None)

@@ -19,7 +19,7 @@ from testkit.clock import FakeClock
 from testkit.mounts import FakeMounter
 from testkit.store import MemoryLayers
 
-SETTINGS = SnapshotterSettings(lock_wait=0.2)
+SETTINGS = SnapshotterSettings(lock_wait=0.2, clean_again=0.01)
 
 
 def mounts_for(prepared: tuple[Mount, ...] | LayerExists) -> tuple[Mount, ...]:

@@ -18,6 +18,7 @@ from grpclib.health.check import ServiceStatus
 from grpclib.health.service import OVERALL, Health
 from grpclib.server import Server
 
+from imagecache.backoff import Backoff, Retries
 from imagecache.errors import ImageCacheError
 from imagecache.oserrors import converting
 from imagecache.snapshotter.grpc_service import Answered, SnapshotsService, ignore
@@ -25,6 +26,8 @@ from imagecache.snapshotter.snapshotter import Snapshotter
 
 _log = structlog.get_logger(__name__)
 _BACKLOG = 128
+_CLEAN_AGAIN = 60.0
+"""Longest pause, in seconds, before the next clean-up while something is left."""
 _CLOSING = 1.0
 """Seconds for containerd to close its connections when we stop."""
 
@@ -53,7 +56,7 @@ async def serve(
     server = Server([service, Health({OVERALL: [healthy], service: [healthy]})])
     listener = listen(address) if isinstance(address, Path) else address
     await server.start(sock=listener)
-    cleaning = asyncio.create_task(_clean_up(service))
+    cleaning = asyncio.create_task(_keep_clean(service, Backoff(snapshotter.settings.clean_again, _CLEAN_AGAIN)))
     try:
         if ready is not None:
             ready()
@@ -84,12 +87,24 @@ def listen(path: Path) -> socket.socket:
     return listener
 
 
-async def _clean_up(service: SnapshotsService) -> None:
-    """Once at the start: after a crash."""
-    try:
-        await service.clean_up()
-    except ImageCacheError as error:
-        _log.warning("clean-up at the start failed", problem=str(error))
+async def _keep_clean(service: SnapshotsService, backoff: Backoff) -> None:
+    """Clean up at the start, since there may have been a crash, and again after each clean-up that left something.
+
+    containerd asks for one when it has removed snapshots, and not again: a layer image whose mount was busy then would
+    stay on the node until something else is removed.
+    """
+    retries = Retries(backoff, _log, "clean-up failed, will try again")
+    while True:
+        problem = None
+        service.left.clear()
+        try:
+            await service.clean_up()
+        except ImageCacheError as error:
+            problem = error
+        if not service.left.is_set():
+            retries.succeeded()
+            await service.left.wait()
+        await asyncio.sleep(retries.failed(problem))
 
 
 async def _stop(server: Server, service: SnapshotsService, grace: float) -> None:

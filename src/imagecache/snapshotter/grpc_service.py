@@ -59,6 +59,8 @@ class SnapshotsService:
         self._mounting = Pool("mounting", settings.mounting_threads, settings.mounting_deadline)
         self._metadata = Pool("metadata", settings.metadata_threads, settings.deadline)
         self._removing = Pool("removing", settings.removing_threads, settings.deadline)
+        self.left = asyncio.Event()
+        """The last clean-up could not free everything."""
         self._timers: dict[Callable[[], None], asyncio.TimerHandle] = {}
         self._in_flight = 0
         self._idle = asyncio.Event()
@@ -75,11 +77,15 @@ class SnapshotsService:
             pool.close()
 
     async def clean_up(self) -> None:
-        """A clean-up that takes long goes on in its thread."""
+        """Sets ``left`` unless all has been freed. A clean-up that takes long goes on in its thread."""
+        complete = False
         try:
-            await self._removing.run(self._snapshotter.cleanup)
+            complete = await self._removing.run(self._snapshotter.cleanup)
         except TimeoutError:
             _log.info("clean-up goes on in the background")
+        finally:
+            if not complete:
+                self.left.set()
 
     def __mapping__(self) -> dict[str, Handler]:
         handlers = {

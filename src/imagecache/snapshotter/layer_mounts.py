@@ -131,24 +131,24 @@ class LayerMounts:
         for layer in layers:
             self._provider.lease(self._holder, layer.name)
 
-    def release_unused(self) -> None:
-        """Unmount and release every layer image that no snapshot needs. One that is busy or being mounted stays."""
+    def release_unused(self) -> bool:
+        """Unmount and release every layer image that no snapshot needs; False when one stays, busy or locked."""
         with self._database.read() as tx:
             unused = [layer for layer in tx.layers() if not tx.in_use(layer)]
+        released = 0
         for layer in unused:
             with contextlib.suppress(StoreBusy), self._locked(layer.name, 0):
-                self._release(layer)
+                released += self._release(layer)
+        return released == len(unused)
 
-    def remove_orphans(self) -> None:
-        """Unmount and remove mountpoints that no layer has: those of a lost database."""
+    def remove_orphans(self) -> bool:
+        """Unmount and remove mountpoints that no layer has, those of a lost database; False when one is busy."""
         with converting(self._root):
             present = list(self._root.iterdir())
         # Read after the listing: a layer gets its row before its mountpoint, so none of these is being made.
         with self._database.read() as tx:
             known = {str(layer.id) for layer in tx.layers()}
-        for path in present:
-            if path.name not in known:
-                self._unmount(path)
+        return all([self._unmount(path) for path in present if path.name not in known])
 
     def _intend(self, name: LayerName) -> LayerRef:
         with self._database.read() as tx:
@@ -178,20 +178,26 @@ class LayerMounts:
             )
         return image
 
-    def _release(self, layer: LayerRef) -> None:
-        """With the layer's lock held. The mount goes first and the intent last, so that a crash loses neither."""
+    def _release(self, layer: LayerRef) -> bool:
+        """With the layer's lock held; False when it has to be tried again.
+
+        The mount goes first and the intent last, so that a crash loses neither.
+        """
         try:
             with self._database.read() as tx:
                 if tx.in_use(layer):
-                    return
-            if self._unmount(self.mountpoint(layer)):
-                self._provider.release(self._holder, layer.name)
-                self._observer.released()
-                self._read.discard(layer.name)
-                with self._database.write(durable=False) as tx:
-                    tx.drop_layer(layer)
+                    return True
+            if not self._unmount(self.mountpoint(layer)):
+                return False
+            self._provider.release(self._holder, layer.name)
+            self._observer.released()
+            self._read.discard(layer.name)
+            with self._database.write(durable=False) as tx:
+                tx.drop_layer(layer)
         except ImageCacheError as error:
             _log.warning("layer image not released, will retry", layer=str(layer.name), problem=str(error))
+            return False
+        return True
 
     def _unmount_if_idle(self, layer: LayerRef) -> None:
         """With the layer's lock held.

@@ -28,6 +28,8 @@ class SnapshotterSettings:
     """Longest measurement; after it, the answer is what was counted so far."""
     unmount_idle_after: float = 60.0
     """From a hit until idle layer images are unmounted: an image that is pulled is often started right after."""
+    clean_again: float = 1.0
+    """From a clean-up that left something to the next; doubled each time that it leaves something again."""
     stop_grace: float = 5.0
     """Longest wait for calls in flight when the server stops."""
     holder: str = "snapshotter"

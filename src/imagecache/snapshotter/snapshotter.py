@@ -241,17 +241,20 @@ class Snapshotter:
         except ImageCacheError as error:
             _log.warning("idle layer images stay mounted for now", problem=str(error))
 
-    def cleanup(self) -> None:
-        """Free what removed snapshots and crashes left. A no-op while another call does it."""
+    def cleanup(self) -> bool:
+        """Free what removed snapshots and crashes left.
+
+        Returns False when something is left that a later call may free: a mount that is busy, a layer image that another
+        call works on, or all of what was removed while another clean-up ran. Raises StoreError.
+        """
         if not self._cleaning.acquire(blocking=False):
-            return
+            return False
         try:
             # In a write transaction, no other call is between making a directory's name and committing its row.
             with self._database.write() as tx:
                 self._directories.retire_orphans(tx.ids(), above=self._lost_up_to)
             self._directories.delete_retired()
-            self._layers.release_unused()
-            self._layers.remove_orphans()
+            return all([self._layers.release_unused(), self._layers.remove_orphans()])
         finally:
             self._cleaning.release()
 

@@ -154,6 +154,39 @@ async def test_a_served_layer_is_already_there(client: Client, rig: SnapshotterR
     assert await client.batches(f'labels."{REF_LABEL}"=={layer.chain_id},parent==""') == [rig.names]
 
 
+async def test_what_a_clean_up_left_goes_soon_after_it_is_free(client: Client, rig: SnapshotterRig) -> None:
+    """containerd asks once."""
+    names = rig.pull(rig.image("base", "app"))
+    rig.mounter.busy.add(rig.root / "m/1")
+    for name in reversed(names):
+        await client.call("Remove", pb.RemoveSnapshotRequest(key=name))
+    await client.call("Cleanup", pb.CleanupRequest())
+    assert len(rig.held) == 1
+    rig.mounter.busy.clear()
+
+    async with asyncio.timeout(10):
+        while rig.held:
+            await asyncio.sleep(0.01)
+    assert not rig.mounter.mounts
+
+
+async def test_what_is_removed_during_a_clean_up_goes_too(client: Client, rig: SnapshotterRig) -> None:
+    """The clean-up of one call does not know it, and that of the other finds the first one running."""
+    (first,), (second,) = rig.pull(rig.image("base")), rig.pull(rig.image("other"))
+    rig.snapshotter.remove(first)
+    rig.mounter.unmounting.clear()
+    cleaning = asyncio.create_task(asyncio.to_thread(rig.snapshotter.cleanup))
+    async with asyncio.timeout(10):
+        while ("unmount", rig.root / "m/1") not in rig.mounter.calls:
+            await asyncio.sleep(0.01)
+        await client.call("Remove", pb.RemoveSnapshotRequest(key=second))
+        await client.call("Cleanup", pb.CleanupRequest())
+        rig.mounter.unmounting.set()
+        assert await cleaning
+        while rig.held:
+            await asyncio.sleep(0.01)
+
+
 async def test_a_list_comes_in_batches_of_one_moment(client: Client, rig: SnapshotterRig) -> None:
     for number in range(2 * BATCH + 1):
         rig.snapshotter.prepare(f"{number}")
