@@ -148,7 +148,8 @@ class LayerMounts:
         # Read after the listing: a layer gets its row before its mountpoint, so none of these is being made.
         with self._database.read() as tx:
             known = {str(layer.id) for layer in tx.layers()}
-        return all([self._unmount(path) for path in present if path.name not in known])
+        orphans = [path for path in present if path.name not in known]
+        return sum(map(self._unmount, orphans)) == len(orphans)
 
     def _intend(self, name: LayerName) -> LayerRef:
         with self._database.read() as tx:

@@ -244,8 +244,8 @@ class Snapshotter:
     def cleanup(self) -> bool:
         """Free what removed snapshots and crashes left.
 
-        Returns False when something is left that a later call may free: a mount that is busy, a layer image that another
-        call works on, or all of what was removed while another clean-up ran. Raises StoreError.
+        Returns False when something is left that a later call may free: a mount that is busy, a layer image that
+        another call works on, or all of what was removed while another clean-up ran. Raises StoreError.
         """
         if not self._cleaning.acquire(blocking=False):
             return False

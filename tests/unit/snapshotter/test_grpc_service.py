@@ -26,6 +26,7 @@ from imagecache.snapshotter.grpc_server import listen, serve
 from imagecache.snapshotter.grpc_service import BATCH, SERVICE
 from imagecache.snapshotter.snapshot import REF_LABEL
 from imagecache.store.layers import ServedLayer
+from testkit.peers.processes import wait_until
 from testkit.snapshotter import SETTINGS, SnapshotterRig
 from testkit.store import MemoryLayers
 
@@ -62,6 +63,10 @@ class Client:
         stub = UnaryStreamMethod(self.channel, f"/{SERVICE}/List", pb.ListSnapshotsRequest, pb.ListSnapshotsResponse)
         answers = await stub(pb.ListSnapshotsRequest(filters=filters), timeout=20)
         return [[info.name for info in answer.info] for answer in answers]
+
+
+async def eventually(condition: Callable[[], bool]) -> bool:
+    return await asyncio.to_thread(wait_until, condition, seconds=10, every=0.01)
 
 
 @contextlib.asynccontextmanager
@@ -164,9 +169,7 @@ async def test_what_a_clean_up_left_goes_soon_after_it_is_free(client: Client, r
     assert len(rig.held) == 1
     rig.mounter.busy.clear()
 
-    async with asyncio.timeout(10):
-        while rig.held:
-            await asyncio.sleep(0.01)
+    assert await eventually(lambda: not rig.held)
     assert not rig.mounter.mounts
 
 
@@ -176,15 +179,12 @@ async def test_what_is_removed_during_a_clean_up_goes_too(client: Client, rig: S
     rig.snapshotter.remove(first)
     rig.mounter.unmounting.clear()
     cleaning = asyncio.create_task(asyncio.to_thread(rig.snapshotter.cleanup))
-    async with asyncio.timeout(10):
-        while ("unmount", rig.root / "m/1") not in rig.mounter.calls:
-            await asyncio.sleep(0.01)
-        await client.call("Remove", pb.RemoveSnapshotRequest(key=second))
-        await client.call("Cleanup", pb.CleanupRequest())
-        rig.mounter.unmounting.set()
-        assert await cleaning
-        while rig.held:
-            await asyncio.sleep(0.01)
+    assert await eventually(lambda: ("unmount", rig.root / "m/1") in rig.mounter.calls)
+    await client.call("Remove", pb.RemoveSnapshotRequest(key=second))
+    await client.call("Cleanup", pb.CleanupRequest())
+    rig.mounter.unmounting.set()
+    assert await cleaning
+    assert await eventually(lambda: not rig.held)
 
 
 async def test_a_list_comes_in_batches_of_one_moment(client: Client, rig: SnapshotterRig) -> None:
