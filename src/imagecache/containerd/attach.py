@@ -85,8 +85,7 @@ class NodeAttacher:
             ContainerdUnavailable, ContainerdMisconfigured, BlobNotFound, ImageNotListed; when something is unpacked:
             StoreError.
         """
-        choice, plugins = await self._plugins()
-        handlers = await self._handlers(choice, plugins)
+        choice, handlers = await self._configured()
         recorded: dict[str, None] = {}
         withheld: list[str] = []
         missed: list[str] = []
@@ -111,9 +110,11 @@ class NodeAttacher:
                     usable[Reference.parse(image.name).cri_name] = image_records.image_id(image)
                 else:
                     missed.append(image.reference)
-        await self.give_up(bundle)  # an earlier try may have unpacked what is not asked for any more
-        # records keep what they name, so the lease is not needed while CRI handles them
-        await run_all(*(self._until_listed(self._session(), *item) for item in listing.items()))
+        await run_all(
+            self.give_up(bundle),  # an earlier try may have unpacked what is not asked for any more
+            # records keep what they name, so the lease is not needed while CRI handles them
+            *(self._until_listed(self._session(), *item) for item in listing.items()),
+        )
         if self._in_cri and usable:
             await self._confirm(usable, bundle)
         return Attached(
@@ -171,24 +172,28 @@ class NodeAttacher:
 
     async def choice(self) -> Choice:
         """The integration that this containerd is configured for."""
-        return (await self._plugins())[0]
+        return (await self._choice())[0]
 
     async def handlers(self) -> Handlers:
         """Runtime handlers with other snapshotters. Raises ContainerdUnavailable, ContainerdMisconfigured."""
-        return await self._handlers(*await self._plugins())
+        return (await self._configured())[1]
 
-    async def _plugins(self) -> tuple[Choice, tuple[Plugin, ...]]:
+    async def _configured(self) -> tuple[Choice, Handlers]:
+        (choice, plugins), found = await run_all(self._choice(), self._handler_snapshotters())
+        if self._unpacker is None:
+            return choice, Handlers()
+        loaded = [plugin.id for plugin in plugins if not plugin.error]
+        return choice, handlers_of(found, loaded, choice.snapshotter, self._settings.also_unpack)
+
+    async def _choice(self) -> tuple[Choice, tuple[Plugin, ...]]:
         version, plugins = await run_all(self._containerd.version(), self._containerd.snapshotter_plugins())
         if self._prepulls:
             return default_snapshotter(await self._containerd.image_filesystem(), plugins), plugins
         return choose(version, plugins, self._settings.snapshotter, self._settings.mode), plugins
 
-    async def _handlers(self, choice: Choice, plugins: Sequence[Plugin]) -> Handlers:
-        if self._unpacker is None:
-            return Handlers()
-        found = await self._containerd.handler_snapshotters() if self._in_cri else {}
-        loaded = [plugin.id for plugin in plugins if not plugin.error]
-        return handlers_of(found, loaded, choice.snapshotter, self._settings.also_unpack)
+    async def _handler_snapshotters(self) -> dict[str, str]:
+        asked = self._unpacker is not None and self._in_cri
+        return await self._containerd.handler_snapshotters() if asked else {}
 
     def _session(self) -> Session:
         return self._containerd.session(self._settings.namespace)

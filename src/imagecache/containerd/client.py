@@ -77,17 +77,22 @@ class ContainerdClient:
         return await self._plugins(f"type=={SNAPSHOTTERS}")
 
     async def handler_snapshotters(self) -> dict[str, str]:
-        # without CRI (Docker's containerd) nobody answers its Status
-        if not await self._runs_cri():
-            return {}
         request = runtime_pb2.StatusRequest(verbose=True)
-        reply = await self._cri("RuntimeService/Status", request, runtime_pb2.StatusResponse)
+        try:
+            reply = await self._cri("RuntimeService/Status", request, runtime_pb2.StatusResponse)
+        except ContainerdUnavailable:
+            if await self._runs_cri():
+                raise
+            return {}
         return snapshotters_in(reply.info["config"])
 
     async def cri_images(self, names: Collection[str]) -> Mapping[str, str] | None:
-        if not await self._runs_cri():
+        try:
+            found = await run_all(*map(self._image_id, names))
+        except ContainerdUnavailable:
+            if await self._runs_cri():
+                raise
             return None
-        found = await run_all(*map(self._image_id, names))
         return {name: image_id for name, image_id in zip(names, found, strict=True) if image_id}
 
     async def _image_id(self, name: str) -> str:
@@ -96,6 +101,7 @@ class ContainerdClient:
         return reply.image.id
 
     async def _runs_cri(self) -> bool:
+        """Docker's containerd does not. Asked after a call of CRI has failed: every attach makes two that work."""
         return any(not plugin.error for plugin in await self._plugins(_CRI))
 
     async def image_filesystem(self) -> str:
