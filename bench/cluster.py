@@ -54,11 +54,9 @@ JOIN_COLUMNS = (
 _HOSTNAME = "kubernetes.io/hostname"
 _JOINS = "imagecache.dev/bench"
 """Label of the nodes that the cache of ``joins`` is for."""
-_STARTS = 40
-"""Pods of a cached image for each round: they are short, and what is compared differs by a hundredth, while single
-starts differ by a fifth."""
-_TOGETHER = 4
-"""Of them on each node, until they are removed."""
+_STARTS = 4
+"""Pods of a cached image for each round, until they are removed. Rounds are many: starts are short, and what is
+compared differs by a hundredth, while single starts differ by a fifth."""
 _GRACE = 2
 """Seconds. More than 0, so that a pod's object goes when its containers and mounts have gone."""
 _SETTINGS = {"IMAGECACHE_RESERVE": "0.02"}
@@ -241,11 +239,11 @@ async def _pods(client: Client, rounds: int) -> Measured:
     await client.remove_pods()
     there = {one.node.name: Samples() for one in contenders}
     order = random.Random(5)  # noqa: S311 - nothing secret
-    for start in range(_STARTS * rounds):  # what the one before leaves to do is in the way of who comes next
-        for one in order.sample(contenders, len(contenders)):
-            there[one.node.name].add(await client.pod(one.node, f"app-{next(numbers)}"))
-        if start % _TOGETHER == _TOGETHER - 1:
-            await client.remove_pods()
+    for _ in range(rounds):
+        for _ in range(_STARTS):  # what the one before leaves to do is in the way of who comes next
+            for one in order.sample(contenders, len(contenders)):
+                there[one.node.name].add(await client.pod(one.node, f"app-{next(numbers)}"))
+        await client.remove_pods()
     await client.forget_cache()
     return Measured(
         [

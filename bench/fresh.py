@@ -3,7 +3,8 @@
 Deleting a peer's 36,500 files just before its next pull made that pull two to three times slower than the first one:
 ext4 does not give an inode out again for a minute after it was freed (five while its block is dirty) and looks at each
 such inode for every new file (``recently_deleted`` in fs/ext4/ialloc.c). So nothing is removed while anything is
-measured: what a turn leaves is put aside, and goes after the run, or with a pause behind it when the disk gets full.
+measured: what a turn leaves is put aside, and goes after the run. When the disk gets full, its large files are emptied,
+which frees no inode.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import stat
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,6 +25,8 @@ from testkit.peers.processes import wait_until
 Item = TypeVar("Item")
 _RECENT = 65.0
 """Seconds after which freed inodes on the disk count as any others: RECENCY_MIN of ext4, and some."""
+_LARGE = 64 << 10
+"""Bytes from which a file is worth emptying."""
 _RECENT_DIRTY = 370.0
 """The same for an inode whose block has been written to again: RECENCY_MIN and RECENCY_DIRTY."""
 _QUIET = 0.3
@@ -38,34 +42,44 @@ class Roots:
     base: Path
     reserve: int
     """Bytes that must be free before a turn begins."""
-    pauses: list[float] = field(default_factory=list)
-    """When (seconds since 1970) they began."""
+    emptied: list[float] = field(default_factory=list)
+    """When (seconds since 1970) the disk was full."""
     _count: int = 0
     _spent: list[Path] = field(default_factory=list)
 
     def fresh(self, name: str) -> Path:
         """A path that does not exist."""
         if shutil.disk_usage(self.base).free < self.reserve and self._spent:
-            self._remove_spent()
+            self._empty_spent()
         self._count += 1
         return self.base / f"{self._count:03}-{name}"
 
     def spend(self, path: Path) -> None:
-        """Nothing of it is used any more: it may be removed when the disk gets full."""
+        """Nothing of it is used any more: its files may be emptied when the disk gets full."""
         self._spent.append(path)
 
-    def _remove_spent(self) -> None:
-        sys.stderr.write("[bench] the disk gets full: removing what earlier turns left, and waiting a minute\n")
+    def _empty_spent(self) -> None:
+        sys.stderr.write("[bench] the disk gets full: emptying the files that earlier turns left\n")
+        self.emptied.append(time.time())
         for path in self._spent:
-            shutil.rmtree(path, ignore_errors=True)
+            _empty(path)
         self._spent.clear()
-        self.pause()
+        forget_pages()
 
-    def pause(self, seconds: float = _RECENT) -> None:
-        """Until no inode counts as deleted a moment ago: after a removal, and before the first turn."""
-        self.pauses.append(time.time())
-        forget_pages()  # an inode table that is not in memory is not looked at
-        time.sleep(seconds)
+
+def _empty(directory: Path) -> None:
+    """Make its large files empty."""
+    for place, _, names in os.walk(directory):
+        for path in (Path(place, name) for name in names):
+            status = path.lstat()
+            if stat.S_ISREG(status.st_mode) and status.st_size >= _LARGE:
+                os.truncate(path, 0)
+
+
+def pause(seconds: float) -> None:
+    """Before the first turn, until no inode counts as deleted a moment ago."""
+    forget_pages()  # an inode table that is not in memory is not looked at
+    time.sleep(seconds)
 
 
 def wait_after(removed: float) -> float:

@@ -18,7 +18,7 @@ from bench.fresh import Roots, drawn, settle
 from bench.images import BenchImage
 from testkit.peers.node import CachingNode
 
-_STARTS = 16
+_STARTS = 12
 """In each round: they are short, and a median of twenty was not enough to tell 1.05 from 1.1."""
 _IDS = "0:100000:65536"
 _MAPPED = ("--uidmap", _IDS, "--gidmap", _IDS, "--remap-labels")

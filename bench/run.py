@@ -38,7 +38,7 @@ from bench.contender import Contender
 from bench.contenders.node import EROFS_UTILS, IGZIP
 from bench.courses import Plan
 from bench.figures import Measured, Table, render_rows, render_table
-from bench.fresh import Roots, wait_after
+from bench.fresh import Roots, pause, wait_after
 from bench.images import Sizes
 from testkit.peers.programs import cache
 from testkit.peers.workspace import workspace
@@ -54,10 +54,8 @@ _RESERVE = 14 << 30
 _ROUNDS = 5
 _PREPARES = 3
 """Rounds of preparing: each takes two minutes, most of them to optimize an eStargz image."""
-_DIRECT = 3
-"""Rounds of reads with O_DIRECT: each reads many times."""
-_CLUSTER_PARTS = ((cluster.pods, 3), (cluster.caches, _ROUNDS), (cluster.joins, 3))
-"""And their rounds: one of pods has forty of every node."""
+_CLUSTER_PARTS = ((cluster.pods, 30, 1), (cluster.caches, _ROUNDS, 1), (cluster.joins, 3, 1))
+"""With the rounds of a whole run and those of a quick one."""
 
 
 @dataclass(slots=True)
@@ -84,7 +82,7 @@ class Bench:
             "parts": list(self.parts),
             "began": self.began,
             "ended": time.time(),
-            "pauses": self.roots.pauses,
+            "emptied": self.roots.emptied,
             "networks": self.networks,
             "images": {key: asdict(sizes) for key, sizes in self._sizes().items()},
             "tables": [table.data() for one in self.found for table in one.tables],
@@ -156,12 +154,12 @@ class Bench:
 
     def direct(self) -> Measured:
         with courses.site(self.directory / "direct", courses.LOOPBACK) as site:
-            return direct.measure(site, courses.BIG, min(self.rounds, _DIRECT), self.roots)
+            return direct.measure(site, courses.BIG, self.rounds, self.roots)
 
     def pods(self) -> Measured:
         """Pods, caches and a node that joins share one cluster."""
         with cluster.site(self.directory, courses.BIG, self.roots) as site:
-            parts = [part(site, rounds) for part, rounds in _CLUSTER_PARTS]
+            parts = [part(site, quick if self.quick else whole) for part, whole, quick in _CLUSTER_PARTS]
         return Measured([row for one in parts for row in one.rows], [table for one in parts for table in one.tables])
 
     def controller(self) -> Measured:
@@ -169,7 +167,7 @@ class Bench:
 
 
 PARTS = ("cold", "warm", "prepare", "pull", "convert", "namespaces", "handlers", "direct", "pods", "controller")
-QUICK_PARTS = ("cold", "warm", "pull", "convert")
+QUICK_PARTS = ("cold", "warm", "pull", "convert", "pods")
 
 
 def note(text: str) -> None:
@@ -192,7 +190,7 @@ def main() -> None:
         bench = Bench(directory, Roots(directory, _RESERVE), arguments.quick, arguments.parts)
         seconds = wait_after(_REMOVED.stat().st_mtime if _REMOVED.exists() else 0.0)
         note(f"a pause of {seconds:.0f} s: what was removed before must not slow down the first turns")
-        bench.roots.pause(seconds)
+        pause(seconds)
         for name in arguments.parts or (QUICK_PARTS if arguments.quick else PARTS):
             note(name)
             bench.found.append(bench.part(name))

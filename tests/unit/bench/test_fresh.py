@@ -1,14 +1,37 @@
-"""When a turn may begin."""
+"""When a turn may begin, and what becomes of those before it."""
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 
-from bench.fresh import wait_after
+from bench.fresh import Roots, wait_after
 
 
 @pytest.mark.parametrize(("ago", "least", "most"), [(0, 360, 370), (300, 65, 75), (10_000, 65, 65)])
 def test_a_run_that_follows_another_one_waits_longer(ago: float, least: float, most: float) -> None:
     assert least <= wait_after(time.time() - ago) <= most
+
+
+def test_a_full_disk_gets_its_bytes_back_and_no_inode_is_freed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.fresh.forget_pages", lambda: None)  # it empties the caches of the whole machine
+    roots = Roots(tmp_path, reserve=1 << 60)
+    first = roots.fresh("a")
+    (first / "d").mkdir(parents=True)
+    (first / "d" / "large").write_bytes(bytes(1 << 20))
+    (first / "small").write_text("kept")
+    (first / "link").symlink_to("/etc/passwd")
+    kept = roots.fresh("b")
+    kept.mkdir()
+    (kept / "large").write_bytes(bytes(1 << 20))
+    assert not roots.emptied, "nothing was spent yet"
+
+    roots.spend(first)
+    roots.fresh("c")
+
+    assert (first / "d" / "large").stat().st_size == 0
+    assert (first / "small").read_text() == "kept"
+    assert (kept / "large").stat().st_size == 1 << 20
+    assert len(roots.emptied) == 1
