@@ -1,7 +1,7 @@
 """What every ``imagecache.kube.api.Kube`` does: the fake, our client over HTTP or to a real API server, files.
 
-``ObjectSuite`` is tried on any kind, ``KubeSuite`` on one that a bare cluster has: Secrets. ``PodSuite`` is what only an
-API server does: ``ClusterKube``. Each test has names of its own, and leaves nothing behind.
+``ObjectSuite`` is tried on any kind, ``KubeSuite`` on one that a bare cluster has: Secrets. ``PodSuite`` is what an API
+server does beyond that: ``ClusterKube``. Each test has names of its own, and leaves nothing behind.
 """
 
 from __future__ import annotations

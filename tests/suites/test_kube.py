@@ -40,7 +40,7 @@ class TestKubeClient(KubeSuite):
 
 
 class TestFakePods(PodSuite):
-    .fixture
+    @pytest.fixture
     def kube(self) -> FakeKube:
         return FakeKube()
 
