@@ -16,7 +16,7 @@ from imagecache.telemetry.log import get_logger
 
 NAMESPACE = "default"
 COMPONENT = "imagecache-controller"
-_MESSAGE = 1024
+MESSAGE = 1024
 """Characters; the API server refuses longer messages (core/v1 validation)."""
 _log = get_logger(__name__)
 
@@ -37,7 +37,7 @@ def _object(cache: ImageCache, event: Event) -> Object:
         "involvedObject": {"apiVersion": API_VERSION, "kind": KIND, "name": cache.name, "uid": cache.metadata.uid},
         "type": event.type,
         "reason": event.reason,
-        "message": event.message[:_MESSAGE],
+        "message": event.message[:MESSAGE],
         "count": 1,
         "firstTimestamp": event.first_timestamp,
         "lastTimestamp": event.last_timestamp,
