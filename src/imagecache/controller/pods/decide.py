@@ -73,6 +73,8 @@ class Tell:
 @dataclass(frozen=True, slots=True)
 class CreateCache:
     cache: AutoCache
+    told: bool
+    """Somebody has written something for this pod: then it is told why none is made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +170,7 @@ def _bound(look: Look) -> tuple[Action, ...]:
         return (*actions, Wait(GRACE - look.unknown_for))
     actions.extend(Tell(each, _name(look, each)) for each in verdict.events)
     if verdict.create is not None:
-        actions.append(CreateCache(verdict.create))
+        actions.append(CreateCache(verdict.create, verdict.ask.explicit))
     return tuple(actions)
 
 

@@ -77,6 +77,7 @@ class Teller:
         self._bucket = Bucket(clock, _RATE, burst)
         self._backlog: deque[tuple[Subject, Tell]] = deque()
         self._filled = asyncio.Event()
+        self._refused = Retries(_BACKOFF, _log, "event not posted")
 
     async def tell(self, subject: Subject, tell: Tell) -> None:
         """Post it now, or leave it to ``run`` when its turn comes later. Raises KubernetesUnavailable: try again."""
@@ -120,7 +121,7 @@ class Teller:
         except KubernetesUnavailable:
             raise
         except KubernetesError as error:  # roles, or a namespace that is being deleted: another try changes nothing
-            _log.warning("event not posted", namespace=subject.namespace, name=tell.name, problem=str(error))
+            self._refused.failed(error)
 
     def _object(self, subject: Subject, tell: Tell) -> Object:
         now = times.render(self._clock.now())
