@@ -17,7 +17,7 @@ _PREFIX = "imagecache"
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 """Seconds: snapshotter calls and mounts."""
 _SLOW = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
-"""Seconds: builds."""
+"""Seconds: builds, fetches, pods that wait."""
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -34,6 +34,7 @@ class Metrics:
         self._node()
         self._store()
         self._cluster()
+        self._pods()
 
     def render(self) -> bytes:
         """The exposition text, for ``CONTENT_TYPE``."""
@@ -83,4 +84,23 @@ class Metrics:
         self.fetch_seconds = self._histogram("fetch_seconds", "Duration of a bundle's fetch that ended well.", _SLOW)
         self.caches = self._gauge(
             "node_caches", "Image caches assigned to this node, by state (Pending, Fetching, Ready, Failed).", "state"
+        )
+
+    def _pods(self) -> None:
+        self.pod_matches = self._counter(
+            "pod_matches_total",
+            "Pods that were matched with caches, by outcome (hit, missed, not found, not complete, nothing).",
+            "outcome",
+        )
+        self.pods_held = self._gauge("pods_held", "Pods that wait for the cache that they pin.")
+        self.pod_held_seconds = self._histogram(
+            "pod_held_seconds", "From the creation of a pod that pins a cache until it was let go.", _SLOW
+        )
+        self.auto_caches = self._counter(
+            "auto_caches_total",
+            "Caches that missing pods asked for, by what became of it (created, exists, refused, dropped).",
+            "outcome",
+        )
+        self.pod_events_dropped = self._counter(
+            "pod_events_dropped_total", "Events about pods that were not posted: there were too many at once."
         )

@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection
 
-import msgspec
-
 from imagecache.api.parse import is_name
 from imagecache.api.types import Phase
 from imagecache.backoff import Backoff, Retries
 from imagecache.controller.informer_cache import InformerCache
 from imagecache.controller.pods.autocaches import is_auto
+from imagecache.controller.pods.bare import BARE
 from imagecache.controller.pods.decide import Tell, event_name
 from imagecache.controller.pods.messages import Subject, Teller
 from imagecache.errors import KubernetesError
@@ -25,7 +24,6 @@ from imagecache.kube.resources import PODS
 from imagecache.kube.stream import pages
 from imagecache.match import events
 from imagecache.match.keys import CREATED_FOR
-from imagecache.match.pod import Metadata
 from imagecache.telemetry.log import get_logger
 
 _CAUSE = 500
@@ -33,19 +31,6 @@ _CAUSE = 500
 _TRIES = 5
 _BACKOFF = Backoff(0.25, 4.0)
 _log = get_logger(__name__)
-
-
-class Bare(msgspec.Struct, frozen=True, gc=False):
-    """Of an object, its metadata."""
-
-    metadata: Metadata = Metadata()
-
-    @property
-    def resource_version(self) -> str:
-        return self.metadata.resource_version
-
-
-BARE = msgspec.json.Decoder(Bare)
 
 
 class FailedBuilds:

@@ -1,4 +1,4 @@
-"""Carries decisions about pods out: patches, events, wishes for caches. It must not decide, and keeps nothing itself."""
+"""Carries decisions about pods out: patches, events, wishes for caches. It must not decide, and keeps nothing."""
 
 from __future__ import annotations
 
