@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from imagecache.api import phases, times
 from imagecache.api.types import Status, StatusImage
 
+_REMEDY = "a new value of the annotation imagecache.dev/refresh builds it anew"
 WRITTEN = dt.timedelta(hours=1)
 """Between two writes of a status for the times of checks alone."""
 
@@ -102,8 +103,5 @@ def drifted(status: Status, generation: int, now: dt.datetime) -> Status:
     known = any(image.last_checked_time for image in status.images)
     if not known and phases.condition(status, "TagDrifted") is None:
         return status
-    message = ""
-    if moved:
-        names = ", ".join(moved)
-        message = f"{names} was pushed again since it was built; a new value of imagecache.dev/refresh builds it anew"
+    message = f"built of an earlier push of {', '.join(moved)}; {_REMEDY}" if moved else ""
     return phases.tag_drifted(status, generation, now, message=message)
