@@ -26,8 +26,9 @@ def own(status: Status | None, uid: str) -> Status | None:
     attempt = status.attempt or Attempt(image_cache_id=status.image_cache_id)
     named = (status.image_cache_id, attempt.image_cache_id)
     moments = [status.start_time, *(each.last_transition_time for each in status.conditions)]
-    moments += filter(None, (status.expire_date_time, attempt.next_time))
-    counts = (status.retention_days, attempt.failures, attempt.faults)
+    moments += filter(None, (status.expire_date_time, attempt.next_time, status.last_matched_time))
+    moments += filter(None, (image.last_checked_time for image in status.images))
+    counts = (status.retention_days, status.matches, attempt.failures, attempt.faults)
     ours = all(ids.is_of(uid, name) for name in named) and all(map(_is_time, moments))
     return status if ours and min(counts) >= 0 else None
 

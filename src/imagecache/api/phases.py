@@ -45,13 +45,19 @@ def begin(cache_id: str, generation: int, now: dt.datetime, *, progress: str = "
 
 
 def retry(status: Status, generation: int, now: dt.datetime, *, restart: bool) -> Status:
-    """Pending again with the same id and events; ``restart`` when it is asked for another content: from 0 %."""
+    """Pending again with the same id, events and use; ``restart`` when it is asked for another content: from 0 %."""
     _check(status, Phase.PENDING)
     fresh = begin(status.image_cache_id, generation, now, progress="0%" if restart else status.progress)
     conditions = status.conditions
     for condition in fresh.conditions:
         conditions = set_condition(conditions, condition)
-    return msgspec.structs.replace(fresh, events=status.events, conditions=conditions)
+    return msgspec.structs.replace(
+        fresh,
+        events=status.events,
+        conditions=conditions,
+        last_matched_time=status.last_matched_time,
+        matches=status.matches,
+    )
 
 
 def started(
@@ -183,6 +189,12 @@ def degraded(status: Status, generation: int, now: dt.datetime, *, reason: str =
     """The condition Degraded: usable, but not as it should be. Without a reason it is False."""
     value = "True" if reason else "False"
     return _with(status, [("Degraded", (value, reason or "AsExpected", message))], generation, now)
+
+
+def tag_drifted(status: Status, generation: int, now: dt.datetime, *, message: str) -> Status:
+    """The condition TagDrifted: whether a tag names something else than was built. Without a message none does."""
+    value, reason = ("True", "TagMoved") if message else ("False", "AsExpected")
+    return _with(status, [("TagDrifted", (value, reason, message))], generation, now)
 
 
 def observed(status: Status, generation: int, now: dt.datetime) -> Status:

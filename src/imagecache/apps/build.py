@@ -64,6 +64,7 @@ async def build_bundle(
             request.images,
             platforms=Platforms(request.platforms, complete=request.complete),
             size_limit=request.size_limit,
+            revision=request.revision,
             source=source,
             emit=emit,
         )
