@@ -46,6 +46,7 @@ OUR_ANNOTATIONS = {
     nodes.DIRECT_IO: "`true`: nodes in proxy mode mount the layers of this cache on loop devices, so that programs in "
     "containers can read with O_DIRECT; the setting `mount_from: loop` does that for all of a node. Containers that "
     "run keep what they have.",
+    nodes.CREATED_FOR: "Of a cache that a pod had made for it: `namespace/uid` of that pod. Written by the controller.",
 }
 MARKS = {
     nodes.FINALIZER: (

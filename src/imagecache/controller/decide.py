@@ -15,7 +15,7 @@ from imagecache.api import assignment, building, columns, events, ids, nodes, ph
 from imagecache.api.building import BuildRequest
 from imagecache.api.effective_spec import EffectiveSpec, effective_spec
 from imagecache.api.types import Attempt, Display, Event, ImageCache, Phase, Status
-from imagecache.controller import attempts, failures
+from imagecache.controller import attempts, failures, unused
 from imagecache.controller.decision import (
     CONFIGURATION,
     Action,
@@ -111,6 +111,8 @@ class _Draft:
         else:
             if self.observed.role is not Role.NODE:
                 self.advance(spec)
+        if self.observed.role is Role.CLUSTER:
+            self.status = unused.expiring(self.cache, self.status)
         if phases.expired(self.status, self.now) and self.observed.role is not Role.NODE:
             return self.expire()
         self.summarise(spec)
