@@ -42,7 +42,9 @@ CREATED_FOR = f"{GROUP}/created-for"
 """Annotation of an ImageCache that a pod had made for it: namespace and uid of that pod."""
 OS_LABEL, ARCHITECTURE_LABEL = "kubernetes.io/os", "kubernetes.io/arch"
 """Labels of a Node, which kubelet sets (k8s.io/api, well-known labels)."""
-_OURS = frozenset({NODE_SELECTOR, PRIORITY, ALSO_UNPACK, DIRECT_IO, REFRESH, REFRESH_SCHEDULE, ELIMINATION, CREATED_FOR})
+_OURS = frozenset(
+    {NODE_SELECTOR, PRIORITY, ALSO_UNPACK, DIRECT_IO, REFRESH, REFRESH_SCHEDULE, ELIMINATION, CREATED_FOR}
+)
 FINALIZER = f"{GROUP}/bundle"
 """On every ImageCache: the controller deletes the bundle before the object disappears."""
 HOST = "_host"

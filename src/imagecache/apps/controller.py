@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagecache.apps import registry_configuration
+from imagecache.apps import pods, registry_configuration
 from imagecache.apps.bundle_store import LocalBundles
 from imagecache.apps.platform import host_platform
 from imagecache.clock import Clock
@@ -23,10 +23,11 @@ from imagecache.concurrency import first_to_end
 from imagecache.controller.build_process import ProcessBuilder
 from imagecache.controller.leader import Leader
 from imagecache.controller.node_gc import NodeGarbageCollector
+from imagecache.controller.pods.reconciler import PodReconciler
 from imagecache.controller.reconciler import Dependencies, Reconciler
 from imagecache.errors import ImageCacheError, InternalError, InvalidSetting
-from imagecache.kube import connection
-from imagecache.kube.api import ChangeKind, Kube
+from imagecache.kube import connection, objects
+from imagecache.kube.api import ChangeKind, ClusterKube, Kube
 from imagecache.kube.client import KubeClient
 from imagecache.kube.informer import Informer
 from imagecache.kube.resources import IMAGE_CACHES, NODE_IMAGE_CACHES, NODES
@@ -69,7 +70,7 @@ class ClusterController:
             stack.push_async_callback(leader.release)
             await self._lead(leader, kube, metrics)
 
-    async def _lead(self, leader: Leader, kube: Kube, metrics: Metrics) -> None:
+    async def _lead(self, leader: Leader, kube: ClusterKube, metrics: Metrics) -> None:
         reconciler = Reconciler(
             Dependencies(
                 kube=kube,
@@ -81,16 +82,20 @@ class ClusterController:
                 configuration=registry_configuration.configuration(self.settings, os.environ, Path.home()),
             )
         )
-        nodes = Informer(kube, NODES)
-        _log.info("controller is running", store=str(self.store.root))
-        await first_to_end(
+        matching = None
+        if self.settings.pods:
+            matching = pods.pod_reconciler(kube, reconciler, self.settings, self.clock, metrics)
+        caches, nodes, reports = (Informer(kube, each) for each in (IMAGE_CACHES, NODES, NODE_IMAGE_CACHES))
+        works = [
             leader.keep(),
             _run_when(nodes.synced, reconciler),
-            _inform(reconciler, Informer(kube, IMAGE_CACHES)),
-            _inform(reconciler, nodes),
-            _inform(reconciler, Informer(kube, NODE_IMAGE_CACHES)),
+            *(_inform(each, reconciler, matching) for each in (caches, nodes, reports)),
             self._collect(nodes),
-        )
+        ]
+        if matching is not None:
+            works.append(pods.run_when([caches.synced, nodes.synced, reports.synced], matching))
+        _log.info("controller is running", store=str(self.store.root))
+        await first_to_end(*works)
         raise InternalError("a part of the controller ended without a reason")
 
     @asynccontextmanager
@@ -137,9 +142,11 @@ async def _run_when(synced: asyncio.Event, reconciler: Reconciler) -> None:
     await reconciler.run()
 
 
-async def _inform(reconciler: Reconciler, informer: Informer) -> None:
+async def _inform(informer: Informer, reconciler: Reconciler, matching: PodReconciler | None) -> None:
     async for change in informer.changes():
         reconciler.take(informer.resource, change.object, gone=change.kind is ChangeKind.DELETED)
+        if matching is not None:
+            matching.caches.take([objects.name(change.object)] if informer.resource == IMAGE_CACHES else ())
 
 
 def _identity() -> str:
