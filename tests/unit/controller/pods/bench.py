@@ -1,11 +1,13 @@
-"""A cluster in memory with nobody but the controller's part for pods in it. Tests play kubelet, scheduler and builder."""
+"""A cluster in memory with nobody but the controller's part for pods in it. Tests play kubelet, scheduler, builder."""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import datetime as dt
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -37,7 +39,7 @@ class Controller:
 
     kube: FakeKube
     clock: FakeClock
-    changes: dict[str, object] = field(default_factory=dict)
+    changes: dict[str, Any] = field(default_factory=dict)
     """Of its dependencies."""
     matched: list[str] = field(default_factory=list)
     used: list[str] = field(default_factory=list)
@@ -56,7 +58,7 @@ class Controller:
             own_namespace="imagecache-system",
             backoff=Backoff(0.001, 0.01),
         )
-        self.pods = PodReconciler(_changed(dependencies, self.changes))
+        self.pods = PodReconciler(dataclasses.replace(dependencies, **self.changes))
 
     def start(self) -> None:
         informers = [Informer(self.kube, each) for each in (IMAGE_CACHES, NODES, NODE_IMAGE_CACHES)]
@@ -83,18 +85,13 @@ class Controller:
             self.pods.caches.take([objects.name(change.object)] if informer.resource == IMAGE_CACHES else ())
 
 
-def _changed(dependencies: PodDependencies, changes: dict[str, object]) -> PodDependencies:
-    values = {name: getattr(dependencies, name) for name in PodDependencies.__slots__}
-    return PodDependencies(**{**values, **changes})
-
-
 @dataclass
 class Bench:
     kube: FakeKube
     clock: FakeClock
     controllers: list[Controller] = field(default_factory=list)
 
-    def start(self, **changes: object) -> Controller:
+    def start(self, **changes: Any) -> Controller:
         """A controller begins, knowing nothing."""
         controller = Controller(self.kube, self.clock, changes)
         self.controllers.append(controller)
@@ -162,7 +159,8 @@ class Bench:
         """A node with an agent that has nothing."""
         await self.kube.create(NODES, {"metadata": {"name": name, "labels": labels or {}}})
         await self.kube.create(NODE_IMAGE_CACHES, {"metadata": {"name": name}})
-        await self.kube.patch(NODE_IMAGE_CACHES, name, {"status": {"mode": "proxy", "caches": []}}, subresource="status")
+        status: Object = {"mode": "proxy", "caches": []}
+        await self.kube.patch(NODE_IMAGE_CACHES, name, {"status": status}, subresource="status")
 
     async def report(self, node: str, cache: str, cache_id: str) -> None:
         """The node can use the bundle, beside what it has already."""
@@ -250,7 +248,8 @@ class Bench:
 
     async def messages(self, name: str = "web") -> list[str]:
         events = (await self.kube.list(EVENTS)).items
-        return [objects.text(each, "message") for each in events if objects.text(each, "involvedObject", "name") == name]
+        about = [each for each in events if objects.text(each, "involvedObject", "name") == name]
+        return [objects.text(each, "message") for each in about]
 
     def count(self, verb: str, resource: Resource) -> int:
         """Calls so far."""
