@@ -64,6 +64,8 @@ class PodDependencies:
     auto_caches: int = 25
     backoff: Backoff = BACKOFF
     """While the API server does not answer."""
+    retries: Backoff = _BACKOFF
+    """Of what could not be done for one pod."""
 
 
 @dataclass(slots=True)
@@ -290,7 +292,7 @@ class PodReconciler:
             return
         pod = memory.pod
         if memory.retries is None:
-            memory.retries = Retries(_BACKOFF, _log, pod=f"{pod.namespace}/{pod.name}")
+            memory.retries = Retries(self._dependencies.retries, _log, pod=f"{pod.namespace}/{pod.name}")
         memory.tries += 1
         pause = memory.retries.failed(error)
         if pod.is_gated or memory.tries < _TRIES:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import datetime as dt
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,7 @@ from testkit.clock import FakeClock
 from testkit.kube import FakeKube
 
 _SECONDS = 10
+_SOON = Backoff(0.001, 0.01)
 IMAGE = "nginx:1.25"
 DIGEST = "sha256:" + "a" * 64
 
@@ -56,12 +57,13 @@ class Controller:
             matched=lambda name, _when: self.matched.append(name),
             used=lambda name, _when: self.used.append(name),
             own_namespace="imagecache-system",
-            backoff=Backoff(0.001, 0.01),
+            backoff=_SOON,
+            retries=_SOON,
         )
         self.pods = PodReconciler(dataclasses.replace(dependencies, **self.changes))
 
     def start(self) -> None:
-        informers = [Informer(self.kube, each) for each in (IMAGE_CACHES, NODES, NODE_IMAGE_CACHES)]
+        informers = [Informer(self.kube, each, backoff=_SOON) for each in (IMAGE_CACHES, NODES, NODE_IMAGE_CACHES)]
         works = [self._inform(each) for each in informers]
         works.append(run_when([each.synced for each in informers], self.pods))
         self.tasks = [asyncio.ensure_future(work) for work in works]
@@ -124,10 +126,10 @@ class Bench:
         phase: Phase = Phase.READY,
         on: Collection[str] = ("node-1",),
         desired: int = 1,
-        labels: dict[str, JSON] | None = None,
+        labels: Mapping[str, JSON] | None = None,
     ) -> str:
         """An ImageCache in that phase, usable on these nodes; its id."""
-        metadata: Object = {"name": name, "labels": labels or {}}
+        metadata: Object = {"name": name, "labels": dict(labels or {})}
         spec: Object = {"images": list(images or (IMAGE,))}
         await self.kube.create(IMAGE_CACHES, {"metadata": metadata, "spec": spec})
         cache_id = await self.set_phase(name, phase, desired=desired)
@@ -155,9 +157,9 @@ class Bench:
         await self.kube.patch(IMAGE_CACHES, name, {"status": msgspec.to_builtins(status)}, subresource="status")
         return cache_id
 
-    async def node(self, name: str, labels: dict[str, JSON] | None = None) -> None:
+    async def node(self, name: str, labels: Mapping[str, JSON] | None = None) -> None:
         """A node with an agent that has nothing."""
-        await self.kube.create(NODES, {"metadata": {"name": name, "labels": labels or {}}})
+        await self.kube.create(NODES, {"metadata": {"name": name, "labels": dict(labels or {})}})
         await self.kube.create(NODE_IMAGE_CACHES, {"metadata": {"name": name}})
         status: Object = {"mode": "proxy", "caches": []}
         await self.kube.patch(NODE_IMAGE_CACHES, name, {"status": status}, subresource="status")
@@ -172,8 +174,8 @@ class Bench:
 
     # pods
 
-    async def namespace(self, name: str, annotations: dict[str, JSON] | None = None) -> None:
-        await self.kube.create(NAMESPACES, {"metadata": {"name": name, "annotations": annotations or {}}})
+    async def namespace(self, name: str, annotations: Mapping[str, JSON] | None = None) -> None:
+        await self.kube.create(NAMESPACES, {"metadata": {"name": name, "annotations": dict(annotations or {})}})
 
     async def pod(
         self,
@@ -183,7 +185,7 @@ class Bench:
         gates: Collection[str] | None = None,
         node: str = "",
         namespace: str = "default",
-        annotations: dict[str, JSON] | None = None,
+        annotations: Mapping[str, JSON] | None = None,
         **spec: JSON,
     ) -> Object:
         """One that pins a cache has the gate, unless it is said which gates it has."""
