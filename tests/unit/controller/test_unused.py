@@ -67,9 +67,11 @@ def test_a_match_puts_it_off() -> None:
 
 def test_a_failed_one_is_kept_for_a_day_like_any_other() -> None:
     seen = cache(labels={AUTO_CREATED: "true"}, creation_timestamp=times.render(NOW)).with_status(failed(NOT_FOUND))
+    status = look(seen).status
 
-    assert look(seen).status is seen.status
-    assert look(seen, NOW + DAY).actions == (DeleteObject(),)
+    assert status is not None
+    assert status.expire_date_time == times.render(NOW + DAY)
+    assert look(seen.with_status(status), NOW + DAY).actions == (DeleteObject(),)
 
 
 def test_one_that_is_updated_goes_too_when_nobody_uses_it() -> None:
