@@ -29,8 +29,9 @@ Changed = Callable[[frozenset[str], bool], None]
 class Caches:
     """``changed`` is called with the names of caches that differ, and whether any of them is new."""
 
-    def __init__(self, informers: InformerCache, changed: Changed) -> None:
+    def __init__(self, informers: InformerCache, changed: Changed, *, large: int = _LARGE) -> None:
         self.index = Index(())
+        self._large = large
         self._informers = informers
         self._changed = changed
         self._views: dict[str, CacheView] = {}
@@ -73,7 +74,7 @@ class Caches:
         if not changed:
             return
         views = tuple(self._views.values())
-        self.index = await asyncio.to_thread(Index, views) if len(views) > _LARGE else Index(views)
+        self.index = await asyncio.to_thread(Index, views) if len(views) > self._large else Index(views)
         self._changed(frozenset(changed), appeared)
 
     def _view(self, name: str, before: CacheView | None) -> CacheView | None:

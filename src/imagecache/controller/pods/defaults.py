@@ -46,7 +46,15 @@ _config_map = msgspec.json.Decoder(_ConfigMap)
 class DefaultsWatcher:
     """``changed`` is called with the name of a Namespace whose defaults are others now; empty: of all of them."""
 
-    def __init__(self, kube: ClusterKube, changed: Callable[[str], None], *, auto_create: bool) -> None:
+    def __init__(
+        self,
+        kube: ClusterKube,
+        changed: Callable[[str], None],
+        *,
+        auto_create: bool,
+        patience: float = _PATIENCE,
+    ) -> None:
+        self._patience = patience
         self._namespaces = Stream(kube, NAMESPACES, BARE)
         self._profile = Stream(
             kube, CONFIG_MAPS, _config_map, namespace=SYSTEM, fields=f"metadata.name={PROFILE}"
@@ -66,7 +74,7 @@ class DefaultsWatcher:
         """Returns when all Namespaces are known, and the ConfigMap is, or cannot be for now."""
         await self._namespaces.synced.wait()
         with suppress(TimeoutError):
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(self._patience):
                 await self._profile.synced.wait()
 
     async def run(self) -> None:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 
-import pytest
 import pytest_asyncio
 
 from imagecache.api.types import Phase
-from imagecache.controller.pods import caches
+from imagecache.controller.informer_cache import InformerCache
+from imagecache.controller.pods.caches import Caches
 from imagecache.controller.pods.defaults import DefaultsWatcher
 from imagecache.errors import KubernetesDenied
 from imagecache.kube.api import Object
-from imagecache.kube.resources import CONFIG_MAPS, IMAGE_CACHES, NAMESPACES, NODE_IMAGE_CACHES, NODES
+from imagecache.kube.resources import CONFIG_MAPS, IMAGE_CACHES, NAMESPACES, NODE_IMAGE_CACHES, NODES, PODS
 from imagecache.match.keys import AUTO, CREATE, MATCHED, PIN
 from testkit.kube import FakeKube
 
@@ -64,23 +65,27 @@ async def test_what_no_pod_sees_makes_no_index(bench: Bench) -> None:
     assert controller.pods.caches.index is before
 
 
-async def test_a_large_index_is_made_beside_the_event_loop(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(caches, "_LARGE", 1)
-    controller = bench.start()
-    for name in ("a", "b", "c"):
-        await bench.cache(name)
+async def test_a_large_index_is_made_beside_the_event_loop() -> None:
+    informers, told = InformerCache(), list[tuple[frozenset[str], bool]]()
+    found = Caches(informers, lambda names, appeared: told.append((names, appeared)), large=1)
+    for name in ("a", "b"):
+        item: Object = {"metadata": {"name": name, "uid": name}, "spec": {"images": ["nginx:1.25"]}}
+        found.take(informers.take(IMAGE_CACHES, item, gone=False))
+    await found.refresh()
+    await found.refresh()
 
-    await eventually(lambda: set(controller.pods.caches.index.caches) == {"a", "b", "c"}, "all to be known")
+    assert set(found.index.caches) == {"a", "b"}
+    assert told == [(frozenset({"a", "b"}), True)]
 
 
 # defaults
 
 
 class Watching:
-    def __init__(self, *, auto_create: bool = False) -> None:
+    def __init__(self, **settings: Any) -> None:
         self.kube = FakeKube()
         self.changed: list[str] = []
-        self.watcher = DefaultsWatcher(self.kube, self.changed.append, auto_create=auto_create)
+        self.watcher = DefaultsWatcher(self.kube, self.changed.append, **{"auto_create": False, **settings})
 
     async def namespace(self, name: str, **annotations: str) -> None:
         metadata: Object = {"name": name, "labels": {"team": name}, "annotations": dict(annotations)}
@@ -158,9 +163,8 @@ async def test_the_cluster_says_that_caches_are_made() -> None:
     assert Watching(auto_create=True).watcher.of("a").cluster == {CREATE: "true"}
 
 
-async def test_who_may_not_read_the_profile_has_pods_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imagecache.controller.pods.defaults._PATIENCE", 0.01)
-    watching = Watching()
+async def test_who_may_not_read_the_profile_has_pods_all_the_same() -> None:
+    watching = Watching(patience=0.01)
     watching.kube.failure = lambda _verb, resource, _name: (
         KubernetesDenied("configmaps is forbidden") if resource == CONFIG_MAPS else None
     )
@@ -180,9 +184,9 @@ async def test_running_pods_keep_their_caches(bench: Bench) -> None:
     first, second = await bench.cache("first"), await bench.cache("second")
     await bench.cache("unused")
     for number, matched in enumerate([first, first, "imc-" + "0" * 20, "unused", second[:-8] + "earlier0", ""]):
-        annotations = {MATCHED: matched} if matched else {}
-        await bench.pod(f"web-{number}", node="node-1", annotations=annotations)
-        await bench.run(f"web-{number}")
+        metadata: Object = {"name": f"web-{number}", "annotations": {MATCHED: matched} if matched else {}}
+        item: Object = {"metadata": metadata, "spec": {"nodeName": "node-1"}, "status": {"phase": "Running"}}
+        await bench.kube.create(PODS, item, namespace="default")
     await bench.settled()
     await controller.pods._in_use.look()
 
