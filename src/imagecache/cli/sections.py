@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-_LABEL = 14
+_LABEL = 13
 
 
 def section(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
@@ -17,7 +17,7 @@ def section(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]
 
 
 def line(label: str, value: str) -> str:
-    return f"{label + ':' if label else '':<{_LABEL}}{printable(value)}".rstrip()
+    return f"{label + ':' if label else '':<{_LABEL}} {printable(value)}".rstrip()
 
 
 def printable(text: str) -> str:

@@ -28,7 +28,7 @@ class Output(enum.Enum):
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="text or json.")]
 NamespaceOption = Annotated[
     str | None,
-    typer.Option("--namespace", "-n", metavar="NAME", help="Of a pod that names none; without it the context's."),
+    typer.Option("--namespace", "-n", metavar="NAMESPACE", help="Of pods that name none. [default: the context's]"),
 ]
 AutoCreate = Annotated[
     bool, typer.Option("--auto-create", help="Judge as with the chart's pods.autoCreate: a miss makes a cache.")
