@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from imagecache.cli.commands import app
 from imagecache.cli.doctor import EXIT_CODES
 from imagecache.errors import NextStep
+from imagecache.settings.flags import as_text
 from imagecache.settings.table import CONFIG_ENVIRONMENT, CONFIG_FILE, DEBUG_ENVIRONMENT, SETTINGS, Setting
 from tools.reference import NEXT, reference, table
 
@@ -167,10 +168,8 @@ def _names(setting: Setting, flags: set[str]) -> str:
 
 
 def _default(setting: Setting) -> str:
-    value = getattr(setting.default, "value", setting.default)
-    if isinstance(value, tuple):
-        value = ",".join(value)  # as a flag or the environment has it
-    return f"`{value}`" if value != "" else "empty"
+    value = as_text(setting.default)
+    return f"`{value}`" if value else "empty"
 
 
 def _wrapped(page: str) -> str:

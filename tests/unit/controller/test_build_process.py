@@ -184,7 +184,7 @@ def test_events_arrive_as_they_were_emitted() -> None:
 
 
 def test_settings_survive_the_way_through_flags() -> None:
-    settings = Settings(store=Path("/x"), jobs=3, serve_agents=("a", "b"), kubeconfig="")
+    settings = Settings(store=Path("/x"), jobs=3, serve_agents=("a", "b"), kubeconfig="", pods=False)
 
     assert load(dict(as_flags(settings)), {}) == settings
 
