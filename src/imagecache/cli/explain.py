@@ -12,7 +12,7 @@ from imagecache.cli import verdicts
 from imagecache.cli.options import settings_flags
 from imagecache.cli.sections import line, section
 from imagecache.cli.session import Session, note, run, say
-from imagecache.cli.verdicts import AutoCreate, NamespaceOption, Output, OutputOption
+from imagecache.cli.verdicts import NamespaceOption, Output, OutputOption
 from imagecache.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -25,12 +25,11 @@ if TYPE_CHECKING:
 _KINDS = frozenset({"", "pod", "pods", "po"})
 
 
-@settings_flags("kubeconfig")
+@settings_flags("kubeconfig", "pods_auto_create")
 def explain(
     session: Session,
     pod: Annotated[str, typer.Argument(metavar="pod/NAME", help="A pod of the cluster.")],
     of_namespace: NamespaceOption = None,
-    auto_create: AutoCreate = False,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Show which ImageCache a pod of the cluster starts from, and why.
@@ -42,7 +41,7 @@ def explain(
     kind, _, name = pod.rpartition("/")
     if kind.lower() not in _KINDS or not name:
         raise InvalidInput(f"{pod[:200]!r} is not pod/NAME", hint="only pods are explained; their names: kubectl get pods")
-    explanation, notes = run(_explain(session, of_namespace, name, auto_create=auto_create))
+    explanation, notes = run(_explain(session, of_namespace, name))
     for text in notes:
         note(text)
     if output is Output.JSON:
@@ -55,9 +54,7 @@ def explain(
         say(text)
 
 
-async def _explain(
-    session: Session, of_namespace: str | None, name: str, *, auto_create: bool
-) -> tuple[Explanation, tuple[str, ...]]:
+async def _explain(session: Session, of_namespace: str | None, name: str) -> tuple[Explanation, tuple[str, ...]]:
     from imagecache.apps import cluster_documents
     from imagecache.concurrency import run_all
     from imagecache.match import explanation
@@ -70,7 +67,7 @@ async def _explain(
         found, told = await run_all(
             cluster_documents.around(cluster.kube, [namespace]), cluster_documents.events(cluster.kube, item)
         )
-    around = surroundings(found.documents, verdicts.cluster_defaults(auto_create=auto_create))
+    around = surroundings(found.documents, verdicts.cluster_defaults(session.settings))
     notes = (*found.notes, *told.notes, *around.notes)
     return explanation.explain(read(item), around, told.documents), notes
 

@@ -13,7 +13,7 @@ from imagecache.cli.manifests import Files
 from imagecache.cli.options import settings_flags
 from imagecache.cli.sections import line
 from imagecache.cli.session import Session, note, run, say
-from imagecache.cli.verdicts import AutoCreate, NamespaceOption, Output, OutputOption
+from imagecache.cli.verdicts import NamespaceOption, Output, OutputOption
 from imagecache.errors import InvalidInput, InvalidManifest, MalformedDocument
 
 if TYPE_CHECKING:
@@ -44,12 +44,11 @@ class _Matched:
     verdict: Verdict
 
 
-@settings_flags("kubeconfig")
+@settings_flags("kubeconfig", "pods_auto_create")
 def match(
     session: Session,
     file: Files,
     of_namespace: NamespaceOption = None,
-    auto_create: AutoCreate = False,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Show which ImageCache the pods of a manifest would start from, and why.
@@ -67,7 +66,7 @@ def match(
     if not found.pods:
         raise InvalidInput("the files have no Pod, and nothing that makes pods", hint="imagecache match --help")
     home, read = _around(session, found, of_namespace)
-    around = surroundings([*read.documents, *found.around], verdicts.cluster_defaults(auto_create=auto_create))
+    around = surroundings([*read.documents, *found.around], verdicts.cluster_defaults(session.settings))
     ignored = [f"ignored: {', '.join(found.others)}"] if found.others else []
     for text in (*ignored, *read.notes, *around.notes):
         note(text)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from imagecache.api.yamltext import JSON
     from imagecache.match.views import AutoCache, Candidate, Verdict
+    from imagecache.settings.table import Settings
 
 _VALUE = 200
 """Characters of an annotation's value that are shown."""
@@ -30,16 +31,13 @@ NamespaceOption = Annotated[
     str | None,
     typer.Option("--namespace", "-n", metavar="NAMESPACE", help="Of pods that name none. [default: the context's]"),
 ]
-AutoCreate = Annotated[
-    bool, typer.Option("--auto-create", help="Judge as with the chart's pods.autoCreate: a miss makes a cache.")
-]
 
 
-def cluster_defaults(*, auto_create: bool) -> Mapping[str, str]:
+def cluster_defaults(settings: Settings) -> Mapping[str, str]:
     """``Defaults.cluster``."""
     from imagecache.match.keys import CREATE
 
-    return {CREATE: "true"} if auto_create else {}
+    return {CREATE: "true"} if settings.pods_auto_create else {}
 
 
 def lines(verdict: Verdict, now: dt.datetime) -> list[str]:

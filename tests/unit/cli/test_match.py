@@ -158,8 +158,8 @@ def test_as_with_auto_create(imagecache: Shell) -> None:
     file = written(imagecache, deployment())
 
     assert answered(imagecache, "-f", file)[0]["creates"] is None
-    assert answered(imagecache, "-f", file, "--auto-create")[0]["creates"]["name"].startswith("auto-create-for-")
-    assert "Creates:      auto-create-for-" in imagecache("match", "--auto-create", "-f", file).stdout
+    assert answered(imagecache, "-f", file, "--pods-auto-create", "true")[0]["creates"]["name"].startswith("auto-create-for-")
+    assert "Creates:      auto-create-for-" in imagecache("match", "--pods-auto-create", "true", "-f", file).stdout
 
 
 def test_what_may_not_be_read_is_noted(imagecache: Shell) -> None:
