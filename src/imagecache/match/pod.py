@@ -1,7 +1,7 @@
 """A Pod of the API, or the pods that a workload will make: what matters of the document.
 
-``Pod`` decodes quickly and knows ``null`` where the API server writes it: a watch decodes it from bytes. ``read`` is for
-what people write, and reads as Go does. It must not decide anything.
+``Pod`` decodes quickly and knows ``null`` where the API server writes it: a watch decodes it from bytes. ``read`` is
+for what people write, and reads as Go does. It must not decide anything.
 """
 
 from __future__ import annotations
