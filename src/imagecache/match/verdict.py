@@ -163,7 +163,8 @@ def _pinned(pod: PodView, asked: Ask, cache: CacheView | None, found: _Found) ->
 
 
 def _automatic(pod: PodView, asked: Ask, index: Index, found: _Found) -> Verdict:
-    bar = _bar(asked, sum(image not in found.missing for image in pod.images), len(pod.images))
+    missing = found.missing
+    bar = _bar(asked, sum(image not in missing for image in pod.images), len(pod.images))
     ranked = sorted(found.scores.values(), key=lambda score: score.rank)
     best = None if bar else next((score for score in ranked if not score.problem), None)
     create, notes = _create(pod, asked, index, found)

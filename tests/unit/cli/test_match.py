@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from imagecache.errors import KubernetesDenied, KubernetesError, KubernetesUnavailable
+from imagecache.kube import objects
 from imagecache.kube.resources import CONFIG_MAPS, NAMESPACES, NODE_IMAGE_CACHES, Resource
 from imagecache.match import keys
 from tests.unit.match.documents import image_cache, manifest, namespace, pod, profile, report
@@ -41,7 +42,7 @@ def test_a_pod_and_the_caches_of_the_cluster(imagecache: Shell) -> None:
 
     lines = result.stdout.splitlines()
     assert lines[0] == "Pod:          team/web"
-    assert lines[1] == f"Outcome:      hit: a ({cache['status']['imageCacheId']})"
+    assert lines[1] == f"Outcome:      hit: a ({objects.text(cache, "status", "imageCacheId")})"
     assert [line.split() for line in lines[2:5]] == [
         ["Asked:"],
         ["KEY", "VALUE", "SAID", "BY"],
@@ -67,7 +68,7 @@ def test_everything_for_programs(imagecache: Shell) -> None:
 
     assert (found["kind"], found["namespace"], found["name"]) == ("Pod", "team", "web")
     assert (found["outcome"], found["imageCache"], found["hold"]) == ("hit", "a", False)
-    assert found["imageCacheId"] == cache["status"]["imageCacheId"]
+    assert found["imageCacheId"] == objects.text(cache, "status", "imageCacheId")
     assert found["asked"]["said"][0] == {"key": keys.AUTO, "value": "true", "where": f"pod: {keys.AUTO}"}
     assert found["images"] == [{"image": NGINX, "cachedBy": ["a"]}, {"image": BUSYBOX, "cachedBy": []}]
     assert found["candidates"][0] | {"id": ""} == {

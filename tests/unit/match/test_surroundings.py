@@ -10,7 +10,7 @@ from imagecache.match import keys
 from imagecache.match.surroundings import items, kind_of, surroundings
 from imagecache.match.views import Defaults
 
-from tests.unit.match.documents import image_cache, manifest, namespace, profile, report
+from tests.unit.match.documents import Object, image_cache, manifest, namespace, profile, report
 from tests.unit.match.situations import NGINX
 
 SELECTORS = '[{"name": "s", "effect": {"annotations": {"k8s.aliyun.com/eci-auto-imc": "true"}}}]'
@@ -75,7 +75,7 @@ def test_mistakes_are_noted_and_what_is_no_object_is_refused() -> None:
 
 
 def test_lists_are_what_is_in_them() -> None:
-    inner = {"metadata": {"name": "a"}}
+    inner: Object = {"metadata": {"name": "a"}}
 
     assert items({"apiVersion": "v1", "kind": "PodList", "items": [inner, None]}) == [
         {"apiVersion": "v1", "kind": "Pod", **inner}
