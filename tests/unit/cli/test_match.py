@@ -42,7 +42,8 @@ def test_a_pod_and_the_caches_of_the_cluster(imagecache: Shell) -> None:
 
     lines = result.stdout.splitlines()
     assert lines[0] == "Pod:          team/web"
-    assert lines[1] == f"Outcome:      hit: a ({objects.text(cache, "status", "imageCacheId")})"
+    cache_id = objects.text(cache, "status", "imageCacheId")
+    assert lines[1] == f"Outcome:      hit: a ({cache_id})"
     assert [line.split() for line in lines[2:5]] == [
         ["Asked:"],
         ["KEY", "VALUE", "SAID", "BY"],
