@@ -47,8 +47,8 @@ def autocache(pod: PodView) -> tuple[AutoCache | None, tuple[str, ...]]:
     notes: list[str] = []
     annotations = _annotations(pod, notes)
     secrets = tuple(sorted({f"{pod.namespace}:{name}" for name in pod.pull_secrets if is_name(name)}))
-    made = AutoCache(_name(images, secrets, pod.architecture, annotations), images, secrets, _size(pod, notes), annotations)
-    return made, tuple(notes)
+    name = _name(images, secrets, pod.architecture, annotations)
+    return AutoCache(name, images, secrets, _size(pod, notes), annotations), tuple(notes)
 
 
 def _name(images: tuple[str, ...], secrets: tuple[str, ...], architecture: str, annotations: Mapping[str, str]) -> str:

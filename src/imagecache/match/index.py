@@ -75,7 +75,8 @@ class Index:
             has = tuple(cache.digests) if cache.serves and cache.digests else cache.images
             _add(self._offers, cache, has)
             if cache.phase in _COMING and not cache.deleted:
-                _add(self._coming, cache, tuple(image for image in cache.images if image not in has or not cache.serves))
+                served = frozenset(has) if cache.serves else frozenset()
+                _add(self._coming, cache, (image for image in cache.images if image not in served))
 
     def pinned(self, text: str) -> CacheView | None:
         """The cache that a pin means: by its id, by an id of another bundle of it, by its name. None: there is none.

@@ -1,8 +1,8 @@
 """Which cache serves a pod, and why: the decision.
 
 A pin counts alone; else nothing when automatic matching is off; else the best of the caches that the pod can use, by
-``views.rank``, if ``imc-perfect-match`` or ``imc-match-count-request`` is met. That, and whether an image is missing, is
-judged by all these caches together, because a node has them together. A pod that is bound is judged against its own
+``views.rank``, if ``imc-perfect-match`` or ``imc-match-count-request`` is met. That, and whether an image is missing,
+is judged by all these caches together, because a node has them together. A pod that is bound is judged against its own
 node; a pin never is. Source: eci-api §3 and §4. Pure: nothing that a user can write raises an error.
 """
 
@@ -163,7 +163,8 @@ def _pinned(pod: PodView, asked: Ask, cache: CacheView | None, found: _Found) ->
 
 
 def _automatic(pod: PodView, asked: Ask, index: Index, found: _Found) -> Verdict:
-    bar = _bar(asked, sum(image not in found.missing for image in pod.images), len(pod.images))
+    missing = found.missing
+    bar = _bar(asked, sum(image not in missing for image in pod.images), len(pod.images))
     ranked = sorted(found.scores.values(), key=lambda score: score.rank)
     best = None if bar else next((score for score in ranked if not score.problem), None)
     create, notes = _create(pod, asked, index, found)
