@@ -33,6 +33,9 @@ class BundleStore(Protocol):
     def delete(self, bundle_id: str) -> None:
         """Forget a bundle. Raises NotFound, StoreError."""
 
+    def size(self) -> int:
+        """Bytes of the layer images that its bundles name, each counted once. Raises StoreError."""
+
     def collect(self) -> Collected:
         """Remove what no bundle, build or node holds. Raises StoreError."""
 
