@@ -10,7 +10,7 @@ import asyncio
 import os
 import socket
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +19,14 @@ from imagecache.apps import registry_configuration
 from imagecache.apps.bundle_store import LocalBundles
 from imagecache.apps.platform import host_platform
 from imagecache.clock import Clock
-from imagecache.concurrency import first_to_end
+from imagecache.concurrency import cancel_all, first_to_end
 from imagecache.controller.build_process import ProcessBuilder
 from imagecache.controller.leader import Leader
 from imagecache.controller.node_gc import NodeGarbageCollector
+from imagecache.controller.quota import Limits
 from imagecache.controller.reconciler import Dependencies, Reconciler
+from imagecache.controller.tag_checks import TagChecks
+from imagecache.controller.tag_process import ProcessTagReader
 from imagecache.errors import ImageCacheError, InternalError, InvalidSetting
 from imagecache.kube import connection
 from imagecache.kube.api import ChangeKind, Kube
@@ -36,6 +39,7 @@ from imagecache.served.server_certificate import ServerCertificate
 from imagecache.served.server_settings import ServerSettings
 from imagecache.served.store_reader import StoreReader
 from imagecache.served.store_server import StoreServer
+from imagecache.limits import GIB
 from imagecache.settings.flags import as_flags
 from imagecache.settings.table import Settings
 from imagecache.store.store import Store
@@ -46,6 +50,8 @@ from imagecache.telemetry.metrics import Metrics
 _log = get_logger(__name__)
 _COLLECT = 300.0
 """Seconds between two collections that nothing asked for: nodes of a shared store release leases without an event."""
+_FLUSH = 4.0
+"""Seconds for what is written at the end: nobody else leads before the lease has run out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,19 +85,38 @@ class ClusterController:
                 architecture=host_platform().architecture,
                 builds=max(1, self.settings.controller_builds),
                 configuration=registry_configuration.configuration(self.settings, os.environ, Path.home()),
+                limits=Limits(self.settings.max_caches, self.settings.max_store_size * GIB),
             )
         )
-        nodes = Informer(kube, NODES)
+        nodes, caches = Informer(kube, NODES), Informer(kube, IMAGE_CACHES)
         _log.info("controller is running", store=str(self.store.root))
-        await first_to_end(
-            leader.keep(),
-            _run_when(nodes.synced, reconciler),
-            _inform(reconciler, Informer(kube, IMAGE_CACHES)),
-            _inform(reconciler, nodes),
-            _inform(reconciler, Informer(kube, NODE_IMAGE_CACHES)),
-            self._collect(nodes),
-        )
+        try:
+            await first_to_end(
+                leader.keep(),
+                _run_when([nodes.synced, caches.synced], reconciler),
+                _inform(reconciler, caches),
+                _inform(reconciler, nodes),
+                _inform(reconciler, Informer(kube, NODE_IMAGE_CACHES)),
+                self._collect(nodes),
+                *self._tag_checks(kube, reconciler),
+            )
+        except asyncio.CancelledError:  # asked to stop; one that has lost the lease must write nothing more
+            await _flush(reconciler)
+            raise
         raise InternalError("a part of the controller ended without a reason")
+
+    def _tag_checks(self, kube: Kube, reconciler: Reconciler) -> list[Coroutine[object, object, None]]:
+        if self.settings.tag_check_interval <= 0:
+            return []
+        checks = TagChecks(
+            kube=kube,
+            reader=ProcessTagReader(as_flags(self.settings)),
+            caches=lambda: reconciler.informers.caches,
+            report=reconciler.checked,
+            clock=self.clock,
+            interval=self.settings.tag_check_interval,
+        )
+        return [checks.run()]
 
     @asynccontextmanager
     async def _served(self, kube: Kube) -> AsyncIterator[None]:
@@ -131,10 +156,22 @@ class ClusterController:
             await asyncio.sleep(_COLLECT)
 
 
-async def _run_when(synced: asyncio.Event, reconciler: Reconciler) -> None:
-    """Before the nodes are known, caches would be built for the controller's architecture, which no node may have."""
-    await synced.wait()
+async def _run_when(synced: Iterable[asyncio.Event], reconciler: Reconciler) -> None:
+    """Before the nodes are known, caches would be built for the controller's architecture, which no node may have.
+
+    And before all caches are, there would be room for too many.
+    """
+    for each in synced:
+        await each.wait()
     await reconciler.run()
+
+
+async def _flush(reconciler: Reconciler) -> None:
+    writing = asyncio.ensure_future(reconciler.flush())
+    try:
+        await asyncio.wait({writing}, timeout=_FLUSH)
+    finally:
+        await cancel_all([writing])
 
 
 async def _inform(reconciler: Reconciler, informer: Informer) -> None:
