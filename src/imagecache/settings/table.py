@@ -330,9 +330,9 @@ class Settings:
         int,
         Meaning(
             "count",
-            "Image caches that a cluster may have, without those that pods had made for them. At the limit those go that "
-            "are marked imagecache.dev/elimination-strategy: LRU, least recently used first; what does not fit waits. "
-            "0: no limit.",
+            "Image caches that a cluster may have, without those that pods had made for them. At the limit those go "
+            "that are marked imagecache.dev/elimination-strategy: LRU, least recently used first; what does not fit "
+            "waits. 0: no limit.",
         ),
     ] = 500
     max_store_size: Annotated[
