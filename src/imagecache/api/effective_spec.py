@@ -85,7 +85,7 @@ def effective_spec(cache: ImageCache, *, architectures: Sequence[str], now: dt.d
     keys = cache.metadata.annotations
     _check_os(keys)
     schedule, problem = refresh.schedule(keys)
-    notes = [*known.notes(keys), *own_notes(keys), *([f"{problem}; ignored until then"] if problem else [])]
+    notes = [*known.notes(keys), *own_notes(keys)]
     named = named_platforms(keys)
     return EffectiveSpec(
         images=_images(cache.spec.images, notes),

@@ -19,6 +19,8 @@ FAILED_KEPT = dt.timedelta(hours=24)
 """How long a failed cache is kept, whatever its retention (eci-api §5.4)."""
 FAILED = frozenset({Phase.FAILED, Phase.UPDATE_FAILED})
 UNFINISHED = frozenset({Phase.PENDING, Phase.CREATING, Phase.UPDATING})
+IDLE = frozenset({Phase.READY, Phase.UPDATE_FAILED})
+"""Something serves, and nothing is built."""
 INTERRUPTED = "Interrupted"
 """Reason of a build that a person stopped."""
 

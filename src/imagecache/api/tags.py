@@ -80,7 +80,8 @@ def checked(status: Status, checks: Mapping[str, TagCheck]) -> Status:
     since = phases.condition(status, "Building")
     # one that was asked before the build had ended says what the tag named before the build looked it up
     begun = times.parse(since.last_transition_time) if since is not None else None
-    valid = {image: check for image, check in checks.items() if begun is None or check.time >= begun}
+    own = {image.image for image in status.images}
+    valid = {name: each for name, each in checks.items() if name in own and (begun is None or each.time >= begun)}
     images = tuple(
         _checked(image, found.digest, times.render(found.time)) if (found := valid.get(image.image)) else image
         for image in status.images

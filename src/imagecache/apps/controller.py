@@ -10,7 +10,7 @@ import asyncio
 import os
 import socket
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +19,15 @@ from imagecache.apps import pods, registry_configuration
 from imagecache.apps.bundle_store import LocalBundles
 from imagecache.apps.platform import host_platform
 from imagecache.clock import Clock
-from imagecache.concurrency import first_to_end
+from imagecache.concurrency import cancel_all, first_to_end
 from imagecache.controller.build_process import ProcessBuilder
 from imagecache.controller.leader import Leader
 from imagecache.controller.node_gc import NodeGarbageCollector
 from imagecache.controller.pods.reconciler import PodReconciler
+from imagecache.controller.quota import Limits
 from imagecache.controller.reconciler import Dependencies, Reconciler
+from imagecache.controller.tag_checks import TagChecks
+from imagecache.controller.tag_process import ProcessTagReader
 from imagecache.errors import ImageCacheError, InternalError, InvalidSetting
 from imagecache.kube import connection, objects
 from imagecache.kube.api import ChangeKind, ClusterKube, Kube
@@ -37,6 +40,7 @@ from imagecache.served.server_certificate import ServerCertificate
 from imagecache.served.server_settings import ServerSettings
 from imagecache.served.store_reader import StoreReader
 from imagecache.served.store_server import StoreServer
+from imagecache.limits import GIB
 from imagecache.settings.flags import as_flags
 from imagecache.settings.table import Settings
 from imagecache.store.store import Store
@@ -47,6 +51,8 @@ from imagecache.telemetry.metrics import Metrics
 _log = get_logger(__name__)
 _COLLECT = 300.0
 """Seconds between two collections that nothing asked for: nodes of a shared store release leases without an event."""
+_FLUSH = 4.0
+"""Seconds for what is written at the end: nobody else leads before the lease has run out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,23 +86,41 @@ class ClusterController:
                 architecture=host_platform().architecture,
                 builds=max(1, self.settings.controller_builds),
                 configuration=registry_configuration.configuration(self.settings, os.environ, Path.home()),
+                limits=Limits(self.settings.max_caches, self.settings.max_store_size * GIB),
             )
         )
+        caches, nodes, reports = (Informer(kube, each) for each in (IMAGE_CACHES, NODES, NODE_IMAGE_CACHES))
+        synced = [caches.synced, nodes.synced, reports.synced]
         matching = None
         if self.settings.pods:
             matching = pods.pod_reconciler(kube, reconciler, self.settings, self.clock, metrics)
-        caches, nodes, reports = (Informer(kube, each) for each in (IMAGE_CACHES, NODES, NODE_IMAGE_CACHES))
-        works = [
-            leader.keep(),
-            _run_when(nodes.synced, reconciler),
-            *(_inform(each, reconciler, matching) for each in (caches, nodes, reports)),
-            self._collect(nodes),
-        ]
-        if matching is not None:
-            works.append(pods.run_when([caches.synced, nodes.synced, reports.synced], matching))
         _log.info("controller is running", store=str(self.store.root))
-        await first_to_end(*works)
+        try:
+            await first_to_end(
+                leader.keep(),
+                _run_when([nodes.synced, caches.synced], reconciler),
+                *(_inform(each, reconciler, matching) for each in (caches, nodes, reports)),
+                self._collect(nodes),
+                *self._tag_checks(kube, reconciler),
+                *([pods.run_when(synced, matching)] if matching is not None else []),
+            )
+        except asyncio.CancelledError:  # asked to stop; one that has lost the lease must write nothing more
+            await _flush(reconciler)
+            raise
         raise InternalError("a part of the controller ended without a reason")
+
+    def _tag_checks(self, kube: Kube, reconciler: Reconciler) -> list[Coroutine[object, object, None]]:
+        if self.settings.tag_check_interval <= 0:
+            return []
+        checks = TagChecks(
+            kube=kube,
+            reader=ProcessTagReader(as_flags(self.settings)),
+            caches=lambda: reconciler.informers.caches,
+            report=reconciler.checked,
+            clock=self.clock,
+            interval=self.settings.tag_check_interval,
+        )
+        return [checks.run()]
 
     @asynccontextmanager
     async def _served(self, kube: Kube) -> AsyncIterator[None]:
@@ -136,10 +160,22 @@ class ClusterController:
             await asyncio.sleep(_COLLECT)
 
 
-async def _run_when(synced: asyncio.Event, reconciler: Reconciler) -> None:
-    """Before the nodes are known, caches would be built for the controller's architecture, which no node may have."""
-    await synced.wait()
+async def _run_when(synced: Iterable[asyncio.Event], reconciler: Reconciler) -> None:
+    """Before the nodes are known, caches would be built for the controller's architecture, which no node may have.
+
+    And before all caches are, there would be room for too many.
+    """
+    for each in synced:
+        await each.wait()
     await reconciler.run()
+
+
+async def _flush(reconciler: Reconciler) -> None:
+    writing = asyncio.ensure_future(reconciler.flush())
+    try:
+        await asyncio.wait({writing}, timeout=_FLUSH)
+    finally:
+        await cancel_all([writing])
 
 
 async def _inform(informer: Informer, reconciler: Reconciler, matching: PodReconciler | None) -> None:

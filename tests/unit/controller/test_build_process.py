@@ -149,7 +149,7 @@ async def test_a_process_that_breaks_is_our_error(site: Site, program: str, mess
 
 
 async def test_a_process_that_does_not_stop_is_killed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imagecache.controller.build_process._STOP_SECONDS", 0.1)
+    monkeypatch.setattr("imagecache.controller.child._STOP_SECONDS", 0.1)
     command = (sys.executable, "-c", "import time; time.sleep(1000)")
     builder = ProcessBuilder({}, Metrics(), SystemClock(), command=command)
     task = asyncio.create_task(builder.build(site.request(), (), lambda _: None))
