@@ -110,9 +110,10 @@ def _held(look: Look) -> tuple[Action, ...]:
         return (LetGo(),)
     if verdict.outcome is Outcome.NOT_FOUND and look.unknown_for < GRACE:
         return (Wait(GRACE - look.unknown_for),)
-    if verdict.hold or look.pinned is None:
-        return _waits(look, *verdict.events)
-    return _served(look, look.pinned)
+    cache = look.pinned
+    if verdict.hold or cache is None:
+        return _waits(look, *(verdict.events if verdict.hold else ()))
+    return _served(look, cache)
 
 
 def _served(look: Look, cache: CacheView) -> tuple[Action, ...]:

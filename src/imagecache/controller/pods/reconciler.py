@@ -164,10 +164,12 @@ class PodReconciler:
             memory.listed = self._list
             if memory.pod is None:
                 return
-        if pod.is_being_deleted or not (pod.is_gated or pod.node):
-            self._forget(pod.uid)  # without a node there is nothing to say yet
+        if pod.is_being_deleted:
+            self._forget(pod.uid)
             return
         if memory is None:
+            if not (pod.is_gated or pod.node):  # there is nothing to say yet
+                return
             memory = self._memories[pod.uid] = _Memory(None, self._list)
         memory.pod = pod.kept()
         self._sort(pod)
@@ -239,6 +241,9 @@ class PodReconciler:
         if memory is None or memory.pod is None:
             return
         pod = memory.pod
+        if not (pod.is_gated or pod.node):  # somebody else has taken our gate away
+            self._forget(uid)
+            return
         verdict = match(view(pod), self._defaults.of(pod.namespace), self.caches.index)
         memory.winner = verdict.winner
         actions = decide(self._look_at(pod, verdict, memory))

@@ -162,6 +162,22 @@ async def test_a_pod_that_is_deleted_while_it_is_held_is_forgotten(bench: Bench)
     assert bench.count("patch", PODS) == 0
 
 
+async def test_a_gate_that_somebody_else_takes_away_is_no_longer_ours(bench: Bench) -> None:
+    controller = bench.start()
+    cache_id = await bench.cache(phase=Phase.CREATING)
+    await bench.pod(pin="app")
+    await bench.until_told(NOT_COMPLETE)
+    await bench.kube.patch(PODS, "web", {"spec": {"schedulingGates": None}}, namespace="default")
+    await eventually(lambda: controller.pods._memories == {}, "it to be forgotten")
+    await bench.set_phase("app", Phase.READY)
+    await bench.report("node-1", "app", cache_id)
+    await bench.settled()
+    assert await bench.matched() == ""
+    await bench.bind()
+
+    await bench.until_matched("web", cache_id)
+
+
 async def test_a_pod_of_the_same_name_is_another_one(bench: Bench) -> None:
     """It is made anew between the decision and the patch, which must not reach it."""
     controller = bench.start()
