@@ -281,7 +281,8 @@ class PodReconciler:
         if freed is not None:
             self._metrics.pod_held_seconds.observe(max(0.0, (now - pod.created(now)).total_seconds()))
         if freed is not None and not freed.matched:  # its pin is gone: it is matched when its node is known
-            self._forget(pod.uid)
+            if memory.pod is pod:  # else what was seen meanwhile has its turn next
+                self._forget(pod.uid)
             return
         self._metrics.pod_matches.labels(verdict.outcome.value).inc()
         if verdict.outcome is Outcome.HIT:
