@@ -89,7 +89,7 @@ class ClusterController:
                 limits=Limits(self.settings.max_caches, self.settings.max_store_size * GIB),
             )
         )
-        caches, nodes, reports = (Informer(kube, each) for each in (IMAGE_CACHES, NODES, NODE_IMAGE_CACHES))
+        caches, nodes, reports = Informer(kube, IMAGE_CACHES), Informer(kube, NODES), Informer(kube, NODE_IMAGE_CACHES)
         synced = [caches.synced, nodes.synced, reports.synced]
         matching = None
         if self.settings.pods:

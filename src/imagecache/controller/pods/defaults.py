@@ -17,15 +17,11 @@ from imagecache.kube.api import ClusterKube
 from imagecache.kube.resources import CONFIG_MAPS, NAMESPACES
 from imagecache.kube.stream import Gone, ListBegun, ListEnded, News, Seen, Stream
 from imagecache.match import selectors
-from imagecache.match.autocache import SYSTEM
 from imagecache.match.keys import CREATE, KEYS
 from imagecache.match.pod import Metadata
 from imagecache.match.views import Defaults, Rule
 from imagecache.telemetry.log import get_logger
 
-PROFILE = "eci-profile"
-"""ConfigMap of ECI's, in kube-system (eci-api §3.3)."""
-_KEY = "selectors"
 _PATIENCE = 5.0
 """Seconds that pods wait for the ConfigMap at the start: who may not read it has pods all the same."""
 _log = get_logger(__name__)
@@ -56,9 +52,8 @@ class DefaultsWatcher:
     ) -> None:
         self._patience = patience
         self._namespaces = Stream(kube, NAMESPACES, BARE)
-        self._profile = Stream(
-            kube, CONFIG_MAPS, _config_map, namespace=SYSTEM, fields=f"metadata.name={PROFILE}"
-        )
+        name = f"metadata.name={selectors.CONFIG_MAP}"
+        self._profile = Stream(kube, CONFIG_MAPS, _config_map, namespace=selectors.NAMESPACE, fields=name)
         self._changed = changed
         self._cluster: Mapping[str, str] = {CREATE: "true"} if auto_create else {}
         self._known: dict[str, Defaults] = {}
@@ -120,7 +115,7 @@ class DefaultsWatcher:
                     self._set_rules("")
                 case Seen(object=item):
                     found = True
-                    self._set_rules((item.data or {}).get(_KEY, ""))
+                    self._set_rules((item.data or {}).get(selectors.KEY, ""))
                 case Gone():
                     self._set_rules("")
 
