@@ -21,6 +21,7 @@ from imagecache.errors import (
     WatchExpired,
 )
 from imagecache.kube import resources
+from imagecache.kube.api import Object
 from imagecache.kube.resources import Resource
 from testkit.kube import FakeKube, expired_line, line_of, page_of
 
@@ -34,6 +35,8 @@ _STATUS = {
     WatchExpired: (410, "Expired"),
 }
 _KNOWN = {item.qualified: item for item in vars(resources).values() if isinstance(item, Resource)}
+Target = tuple[Resource, str, str, str]
+"""Resource, namespace, name and subresource."""
 
 
 class KubeServer:
@@ -89,15 +92,19 @@ class KubeServer:
         if request.method == "POST":
             return web.json_response(await kube.create(resource, body, namespace=namespace), status=201)
         if request.method == "PATCH":
-            if request.content_type == "application/strategic-merge-patch+json":
-                await kube.strategic_patch(resource, name, body, namespace=namespace)
-                return web.json_response({})
-            if request.content_type != "application/merge-patch+json":
-                return _failure(415, "UnsupportedMediaType", request.content_type)
-            patched = await kube.patch(resource, name, body, namespace=namespace, subresource=subresource)
-            return web.json_response(patched)
+            return await self._patch(request.content_type, body, (resource, namespace, name, subresource))
         await kube.delete(resource, name, namespace=namespace, uid=body.get("preconditions", {}).get("uid", ""))
         return web.json_response({"kind": "Status", "status": "Success"})
+
+    async def _patch(self, kind: str, body: Object, target: Target) -> web.Response:
+        resource, namespace, name, subresource = target
+        if kind == "application/strategic-merge-patch+json":
+            await self.kube.strategic_patch(resource, name, body, namespace=namespace)
+            return web.json_response({})
+        if kind != "application/merge-patch+json":
+            return _failure(415, "UnsupportedMediaType", kind)
+        patched = await self.kube.patch(resource, name, body, namespace=namespace, subresource=subresource)
+        return web.json_response(patched)
 
     async def _list(self, request: web.Request, resource: Resource, namespace: str) -> web.StreamResponse:
         query = request.query
@@ -136,8 +143,8 @@ def _failure(code: int, reason: str, message: str) -> web.Response:
     return web.json_response({**status, "message": message}, status=code)
 
 
-def _target(parts: list[str]) -> tuple[Resource, str, str, str] | None:
-    """Resource, namespace, name and subresource of a path."""
+def _target(parts: list[str]) -> Target | None:
+    """Of a path."""
     group, rest = (parts[1], parts[3:]) if parts[:1] == ["apis"] else ("", parts[2:])
     namespace = ""
     if rest[:1] == ["namespaces"] and len(rest) > 2:

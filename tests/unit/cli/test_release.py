@@ -1,4 +1,4 @@
-"""``imagecache controller --release`` as a process: what a Helm hook runs, without a store and without rights to one."""
+"""``imagecache controller --release`` as a process: what a Helm hook runs, without a store or rights to one."""
 
 from __future__ import annotations
 

@@ -131,9 +131,7 @@ async def test_a_bookmark_is_no_object_and_is_gone_on_from() -> None:
                 await kube.bookmark()
                 await create(kube, "b")
                 await found.until("list", "a", "end", "b")
-                assert found.stream._version == objects.resource_version(
-                    await kube.get(PODS, "b", namespace="default")
-                )
+                assert found.stream._version == objects.resource_version(await kube.get(PODS, "b", namespace="default"))
                 await kube.bookmark()
                 async with asyncio.timeout(10):
                     while found.stream._version != str(kube._version):  # noqa: ASYNC110 - a text has no event

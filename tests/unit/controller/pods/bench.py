@@ -258,9 +258,7 @@ class Bench:
         return sum(call[:2] == (verb, resource.qualified) for call in self.kube.calls)
 
 
-async def eventually(
-    condition: Callable[[], object], what: str, shown: Callable[[], object] = lambda: ""
-) -> None:
+async def eventually(condition: Callable[[], object], what: str, shown: Callable[[], object] = lambda: "") -> None:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _SECONDS
     while loop.time() < deadline:

@@ -16,7 +16,6 @@ from imagecache.kube.node_affinity import preferring, requiring
 from imagecache.kube.resources import EVENTS, IMAGE_CACHES, PODS, Resource
 from imagecache.match.events import AUTO_CREATED, HIT, MISSED, NOT_COMPLETE, NOT_FOUND
 from imagecache.match.keys import AUTO, CREATE, GATE, MATCHED, PIN, REQUIRE_NODE
-
 from testkit.clock import FakeClock
 from testkit.kube import FakeKube
 

@@ -143,9 +143,7 @@ async def test_rules_of_the_profile_come_and_go(watching: Watching) -> None:
     (rule,) = watching.watcher.of("a").rules
     assert (rule.name, rule.namespace_labels) == ("r", {"team": "a"})
     assert watching.watcher.of("new").rules == (rule,)
-    await watching.kube.patch(
-        CONFIG_MAPS, "eci-profile", {"data": {"selectors": "no JSON"}}, namespace="kube-system"
-    )
+    await watching.kube.patch(CONFIG_MAPS, "eci-profile", {"data": {"selectors": "no JSON"}}, namespace="kube-system")
     await eventually(lambda: watching.watcher.of("a").rules == (), "the rule to be gone")
     await watching.kube.patch(
         CONFIG_MAPS, "eci-profile", {"data": {"selectors": json.dumps([RULE])}}, namespace="kube-system"
