@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import datetime as dt
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -269,3 +270,14 @@ async def eventually(condition: Callable[[], object], what: str, shown: Callable
             return
         await asyncio.sleep(0.002)
     raise AssertionError(f"waited for {what}; last seen: {shown()}")
+
+
+@asynccontextmanager
+async def running(bench: Bench) -> AsyncIterator[Bench]:
+    """With one node; its controllers end with it."""
+    await bench.node("node-1")
+    try:
+        yield bench
+    finally:
+        for controller in bench.controllers:
+            await controller.kill()

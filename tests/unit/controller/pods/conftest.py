@@ -9,14 +9,11 @@ import pytest_asyncio
 from testkit.clock import FakeClock
 from testkit.kube import FakeKube
 
-from .bench import Bench
+from .bench import Bench, running
 
 
 @pytest_asyncio.fixture
 async def bench() -> AsyncIterator[Bench]:
     clock = FakeClock()
-    found = Bench(FakeKube(clock), clock)
-    await found.node("node-1")
-    yield found
-    for controller in found.controllers:
-        await controller.kill()
+    async with running(Bench(FakeKube(clock), clock)) as bench:
+        yield bench

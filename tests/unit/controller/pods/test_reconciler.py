@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import pytest
+import pytest_asyncio
 
 from imagecache.api.types import Phase
 from imagecache.controller.pods.release import release
@@ -19,7 +20,7 @@ from imagecache.match.keys import AUTO, CREATE, GATE, MATCHED, PIN, REQUIRE_NODE
 from testkit.clock import FakeClock
 from testkit.kube import FakeKube
 
-from .bench import Bench, eventually
+from .bench import Bench, eventually, running
 
 Failure = Callable[[str, Resource, str], KubernetesError | None]
 
@@ -399,8 +400,32 @@ async def test_events_that_may_not_be_written_hold_nobody(bench: Bench) -> None:
 # restarts
 
 
-async def test_a_controller_killed_among_a_hundred_held_pods(bench: Bench) -> None:
+class Slow(FakeKube):
+    """Who is killed may have done it without knowing."""
+
+    async def create(self, resource: Resource, item: Object, *, namespace: str = "") -> Object:
+        await asyncio.sleep(0)
+        made = await super().create(resource, item, namespace=namespace)
+        await asyncio.sleep(0)
+        return made
+
+    async def strategic_patch(self, resource: Resource, name: str, patch: Object, *, namespace: str = "") -> None:
+        await asyncio.sleep(0)
+        await super().strategic_patch(resource, name, patch, namespace=namespace)
+        await asyncio.sleep(0)
+
+
+@pytest_asyncio.fixture
+async def slow() -> AsyncIterator[Bench]:
+    clock = FakeClock()
+    async with running(Bench(Slow(clock), clock)) as bench:
+        yield bench
+
+
+@pytest.mark.parametrize("patches", [1, 17, 40, 90])
+async def test_a_controller_killed_among_a_hundred_held_pods(slow: Bench, patches: int) -> None:
     """Each is annotated once, each event is there once, whoever does it."""
+    bench = slow
     names = [f"web-{number}" for number in range(100)]
     first = bench.start()
     await bench.cache(phase=Phase.CREATING)
@@ -410,7 +435,7 @@ async def test_a_controller_killed_among_a_hundred_held_pods(bench: Bench) -> No
     killed = asyncio.Event()
 
     def kill(verb: str, resource: Resource, _name: str) -> None:
-        if (verb, resource) == ("patch", PODS) and bench.count("patch", PODS) == 40:
+        if (verb, resource) == ("patch", PODS) and bench.count("patch", PODS) == patches:
             for task in first.tasks:
                 task.cancel()
             killed.set()
@@ -419,7 +444,8 @@ async def test_a_controller_killed_among_a_hundred_held_pods(bench: Bench) -> No
     bench.clock.advance(60)  # events may be written again
     cache_id = await bench.set_phase("app", Phase.READY)
     await bench.report("node-1", "app", cache_id)
-    await killed.wait()
+    async with asyncio.timeout(10):
+        await killed.wait()
     await first.kill()
     held = [name for name in names if GATE in await bench.gates(name)]
     assert 0 < len(held) < 100

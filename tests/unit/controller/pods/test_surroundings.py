@@ -46,7 +46,7 @@ async def test_the_index_follows_caches_and_nodes(bench: Bench) -> None:
 async def until(controller: Controller, name: str, phase: Phase, nodes: set[str]) -> None:
     def so() -> bool:
         found = controller.pods.caches.index.caches.get(name)
-        return found is not None and (found.phase, found.nodes) == (phase, nodes)
+        return found is not None and (found.phase, set(found.nodes)) == (phase, nodes)
 
     await eventually(so, f"{name} to be {phase.value} on {sorted(nodes)}")
 
