@@ -337,7 +337,10 @@ class PodSuite:
                 if isinstance(each, ListBegun | ListEnded):
                     seen.append(type(each).__name__)
                     continue
-                seen.append(f"{type(each).__name__} {each.object.metadata.annotations.get('example.com/a')}")
+                word = f"{type(each).__name__} {each.object.metadata.annotations.get('example.com/a')}"
+                if word == seen[-1]:  # an API server marks what it deletes first
+                    continue
+                seen.append(word)
                 if isinstance(each, Gone):
                     break
                 if len(seen) == 2:
