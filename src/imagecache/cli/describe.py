@@ -61,6 +61,7 @@ def _head(description: Description, now: dt.datetime) -> list[str]:
     )
     if status is not None:
         lines += _state(status, busy=description.busy)
+        lines += _refresh(cache, now)
     elif not description.busy:
         lines.append(_line("Interrupted", _RESUME))
     return lines
@@ -83,6 +84,8 @@ def _state(status: Status, *, busy: bool) -> list[str]:
     if status.size:
         lines.append(_line("Size", columns.size(status.size)))
     lines.append(_line("Expires", status.expire_date_time or "never"))
+    if status.matches:
+        lines.append(_line("Matches", f"{status.matches}, the last at {status.last_matched_time}"))
     if status.nodes is not None:
         lines.append(_line("Attached", "yes" if status.nodes.ready else "no"))
     if status.reason:
@@ -90,6 +93,15 @@ def _state(status: Status, *, busy: bool) -> list[str]:
     if status.attempt is not None and status.attempt.next_time:
         lines.append(_line("Next try", f"{status.attempt.next_time}, by this host's agent"))
     return lines
+
+
+def _refresh(cache: ImageCache, now: dt.datetime) -> list[str]:
+    from imagecache.api import refresh, times
+
+    schedule, problem = refresh.schedule(cache.metadata.annotations)
+    if problem:
+        return [_line("Refresh", problem)]
+    return [_line("Next refresh", f"{times.render(schedule.next(now))}, by this host's agent")] if schedule else []
 
 
 def _next_step(status: Status) -> str:
