@@ -88,15 +88,14 @@ class Places:
 
     def decided(self, name: str, uid: str, status: Status | None) -> None:
         """The status that an object is about to have; no other object is looked at between the two."""
-        if not self._limited:
+        place = self._places.get(name)
+        if place is None or place.uid != uid:
             return
         phase = status.phase.value if status is not None else ""
         wanted = status.attempt.wanted if status is not None and status.attempt is not None else ""
-        place, known = self._places.get(name), self._decided.get(uid)
-        if known is None and place is not None:
-            known = (place.holds, place.waits)
+        before = self._decided.get(uid, (place.holds, place.waits))
         self._decided[uid] = state(phase, wanted)
-        if known != self._decided[uid]:
+        if before != self._decided[uid]:
             self._change()
 
     def leaves(self, uid: str) -> None:
