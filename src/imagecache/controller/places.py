@@ -98,9 +98,10 @@ class Places:
         if before != self._decided[uid]:
             self._change()
 
-    def leaves(self, uid: str) -> None:
+    def leaves(self, name: str, uid: str) -> None:
         """The deletion of an object was asked for."""
-        if self._limited:
+        place = self._places.get(name)
+        if place is not None and place.uid == uid:
             self._leaving.add(uid)
             self._change()
 

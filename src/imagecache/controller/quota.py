@@ -96,7 +96,7 @@ def place_of(item: Object) -> Place:
 
 
 def state(phase: str, wanted: str) -> tuple[bool, bool]:
-    """Whether a cache in this phase, whose last attempt was for ``wanted``, holds a place, and whether it waits for one.
+    """Whether a cache in this phase, whose last attempt was for ``wanted``, has a place, and whether it waits for one.
 
     An attempt that the quota has refused was for nothing, so that it says who has begun.
     """

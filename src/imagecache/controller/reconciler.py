@@ -397,7 +397,7 @@ class Reconciler:
             case DeleteObject():
                 await self._dependencies.detach(cache)
                 await self._kube.delete(IMAGE_CACHES, cache.name, uid=uid)
-                self.places.leaves(uid)
+                self.places.leaves(cache.name, uid)
             case RemoveFinalizer():
                 kept = tuple(entry for entry in cache.metadata.finalizers if entry != nodes.FINALIZER)
                 await self._set_finalizers(cache, kept)
