@@ -345,7 +345,7 @@ class _Draft:
             self.wait(problem, replace(attempt, next_time=""))
 
     def refuse_place(self, error: ImageCacheError, bundle_id: str) -> None:
-        """No room: nothing was asked of a builder, and the attempt says so (``quota.holds``)."""
+        """No room: nothing was asked of a builder, and the attempt says so (``quota.state``)."""
         self.wait(error, Attempt(image_cache_id=bundle_id))
 
     def wait(self, error: ImageCacheError, attempt: Attempt) -> None:
