@@ -90,19 +90,16 @@ class ClusterController:
         )
         nodes, caches = Informer(kube, NODES), Informer(kube, IMAGE_CACHES)
         _log.info("controller is running", store=str(self.store.root))
-        try:
-            await first_to_end(
-                leader.keep(),
-                _run_when([nodes.synced, caches.synced], reconciler),
-                _inform(reconciler, caches),
-                _inform(reconciler, nodes),
-                _inform(reconciler, Informer(kube, NODE_IMAGE_CACHES)),
-                self._collect(nodes),
-                *self._tag_checks(kube, reconciler),
-            )
-        except asyncio.CancelledError:  # asked to stop; one that has lost the lease must write nothing more
-            await _flush(reconciler)
-            raise
+        await work(
+            reconciler,
+            leader.keep(),
+            _run_when([nodes.synced, caches.synced], reconciler),
+            _inform(reconciler, caches),
+            _inform(reconciler, nodes),
+            _inform(reconciler, Informer(kube, NODE_IMAGE_CACHES)),
+            self._collect(nodes),
+            *self._tag_checks(kube, reconciler),
+        )
         raise InternalError("a part of the controller ended without a reason")
 
     def _tag_checks(self, kube: Kube, reconciler: Reconciler) -> list[Coroutine[object, object, None]]:
@@ -164,6 +161,18 @@ async def _run_when(synced: Iterable[asyncio.Event], reconciler: Reconciler) -> 
     for each in synced:
         await each.wait()
     await reconciler.run()
+
+
+async def work(reconciler: Reconciler, *parts: Coroutine[object, object, None]) -> None:
+    """Until a part ends, and raise what it raised; when stopped, write what is in no status yet.
+
+    Not when a part has failed: the lease may be lost, and whoever has lost it must write nothing more.
+    """
+    try:
+        await first_to_end(*parts)
+    except asyncio.CancelledError:
+        await _flush(reconciler)
+        raise
 
 
 async def _flush(reconciler: Reconciler) -> None:
