@@ -34,12 +34,12 @@ from imagecache.kube.client import KubeClient
 from imagecache.kube.informer import Informer
 from imagecache.kube.resources import IMAGE_CACHES, NODE_IMAGE_CACHES, NODES
 from imagecache.kube.reviewer import KubeTokenReviewer
+from imagecache.limits import GIB
 from imagecache.served.authenticator import Authenticator, AuthenticatorSettings
 from imagecache.served.server_certificate import ServerCertificate
 from imagecache.served.server_settings import ServerSettings
 from imagecache.served.store_reader import StoreReader
 from imagecache.served.store_server import StoreServer
-from imagecache.limits import GIB
 from imagecache.settings.flags import as_flags
 from imagecache.settings.table import Settings
 from imagecache.store.store import Store

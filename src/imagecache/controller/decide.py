@@ -99,10 +99,9 @@ class _Draft:
         else:
             if self.observed.role is not Role.NODE:
                 self.advance(spec)
-        if phases.expired(self.status, self.now) and self.observed.role is not Role.NODE:
-            return self.delete(self.event("Expired", "Image cache has expired and is deleted"))
-        if self.observed.eviction and self.status.phase in phases.IDLE:
-            return self.delete(self.event("Evicted", f"Image cache is deleted: {self.observed.eviction}"))
+        farewell = self.farewell()
+        if farewell is not None:
+            return Decision(self.cache.status, (DeleteObject(),), (farewell,), again=SOON)
         self.summarise(spec)
         return Decision(
             self.changed_status(),
@@ -392,8 +391,13 @@ class _Draft:
                 kind=events.WARNING,
             )
 
-    def delete(self, event: Event) -> Decision:
-        return Decision(self.cache.status, (DeleteObject(),), (event,), again=SOON)
+    def farewell(self) -> Event | None:
+        """The event of an object that is to be deleted; None: it stays."""
+        if phases.expired(self.status, self.now) and self.observed.role is not Role.NODE:
+            return self.event("Expired", "Image cache has expired and is deleted")
+        if self.observed.eviction and self.status.phase in phases.IDLE:
+            return self.event("Evicted", f"Image cache is deleted: {self.observed.eviction}")
+        return None
 
     def summarise(self, spec: EffectiveSpec | None) -> None:
         """Counts, columns, conditions and the generation, whatever the phase."""

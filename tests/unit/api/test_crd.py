@@ -109,7 +109,6 @@ def test_only_what_both_generations_require_is_required() -> None:
         (types.StatusImage, ("properties", "status", "properties", "images", "items")),
         (types.NodeCounts, ("properties", "status", "properties", "nodes")),
         (types.Display, ("properties", "status", "properties", "display")),
-        (types.StatusImage, ("properties", "status", "properties", "images", "items")),
         (types.Condition, ("properties", "status", "properties", "conditions", "items")),
     ],
 )

@@ -238,7 +238,10 @@ def test_describe_says_when_it_is_built_anew(imagecache: Shell) -> None:
     path = Path(imagecache.manifest())
     for text, shown in (
         ("0 3 * * *", "Next refresh: 2024-05-02T03:00:00Z, by this host's agent\n"),
-        ("daily", "Refresh:      metadata.annotations[imagecache.dev/refresh-schedule]: 'daily' is no schedule: it needs"),
+        (
+            "daily",
+            "Refresh:      metadata.annotations[imagecache.dev/refresh-schedule]: 'daily' is no schedule: it needs",
+        ),
     ):
         line = f'    imagecache.dev/refresh-schedule: "{text}"\nspec:'
         path.write_text(Path(imagecache.manifest()).read_text().replace("spec:", line))

@@ -248,9 +248,7 @@ CASES: dict[str, Case] = {
             == (("True", "Built"), ("True", "InvalidSchedule"), "Warning")
         ),
     ),
-    "once": Case(
-        scheduled("daily").with_status(settled(ready(), of=scheduled("daily"))), HAS_ONE
-    ),
+    "once": Case(scheduled("daily").with_status(settled(ready(), of=scheduled("daily"))), HAS_ONE),
     "and-is-over-when-it-is-corrected": Case(
         scheduled().with_status(settled(ready(), of=scheduled("daily"))),
         HAS_ONE,
@@ -332,9 +330,7 @@ async def test_a_schedule_is_kept_over_days_and_restarts(bench: Bench) -> None:
         await bench.kill()
         bench.clock.advance(days=1)  # it is due while nobody is there
         bench.start()
-        status = await bench.until(
-            lambda status: status.phase is Phase.READY and status.image_cache_id not in known
-        )
+        status = await bench.until(lambda status: status.phase is Phase.READY and status.image_cache_id not in known)
         known.append(status.image_cache_id)
 
     assert len(bench.builder.requests) == 4
