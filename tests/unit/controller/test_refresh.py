@@ -41,6 +41,8 @@ from .test_reconciler import conditions, reasons
 NIGHTLY = "0 3 * * *"
 HOUR = dt.timedelta(hours=1)
 AT_THREE = NOW + 15 * HOUR
+IS_OLD: dict[str, Any] = {"bundles": {ONE: bundle(ONE, created=NOW - DAY)}}
+"""From before the last time of the schedule."""
 
 
 def refreshed(value: str, *images: str, **more: Any) -> ImageCache:
@@ -217,16 +219,16 @@ CASES: dict[str, Case] = {
         at=NOW + HOUR,
     ),
     "what-failed-is-tried-at-the-next-time": Case(
-        scheduled().with_status(settled(update_failed(scheduled()), of=scheduled())),
-        HAS_ONE,
+        scheduled().with_status(settled(update_failed(scheduled()), of=scheduled(), **IS_OLD)),
+        IS_OLD,
         actions=(StartBuild(request(TWO, scheduled())),),
         phase=Phase.UPDATING,
         events=("Retrying",),
         at=AT_THREE,
     ),
     "and-not-before": Case(
-        scheduled().with_status(settled(update_failed(scheduled()), of=scheduled())),
-        HAS_ONE,
+        scheduled().with_status(settled(update_failed(scheduled()), of=scheduled(), **IS_OLD)),
+        IS_OLD,
         watches=("configuration",),
         again=15 * 3600 - 1,
         at=NOW + dt.timedelta(seconds=1),
