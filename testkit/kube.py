@@ -126,7 +126,7 @@ class FakeKube:
         self._called("create", resource, objects.name(item))
         if resource == TOKEN_REVIEWS:
             return self.review(item)
-        stored = copy.deepcopy(item)
+        stored = _as_sent(item)
         metadata = objects.metadata(stored)
         name = objects.name(stored) or f"{objects.text(stored, 'metadata', 'generateName')}{uuid.uuid4().hex[:5]}"
         if resource.namespaced and not namespace:
@@ -150,7 +150,7 @@ class FakeKube:
         version = objects.resource_version(patch)
         if version and version != objects.resource_version(before):
             raise ObjectConflict(f'Operation cannot be fulfilled on {resource.qualified} "{name}": please apply again')
-        after = objects.merge(before, patch)
+        after = objects.merge(before, _as_sent(patch))
         if subresource == "status":
             after = copy.deepcopy(before) | {"status": after.get("status")}
         elif resource.qualified in _WITH_STATUS:
@@ -275,3 +275,9 @@ def _change(past: _Past, resource: Resource, meant: Callable[[Object | None], bo
     gone = copy.deepcopy(past.before)
     objects.metadata(gone)["resourceVersion"] = str(past.version)
     return Change(ChangeKind.DELETED, gone)
+
+
+def _as_sent(item: Object) -> Object:
+    """As JSON has it: a tuple is a list."""
+    sent: Object = json.loads(json.dumps(item))
+    return sent

@@ -49,6 +49,12 @@ OUR_ANNOTATIONS = {
     "containers can read with O_DIRECT; the setting `mount_from: loop` does that for all of a node. Containers that "
     "run keep what they have.",
     nodes.CREATED_FOR: "Of a cache that a pod had made for it: `namespace/uid` of that pod. Written by the controller.",
+    nodes.REFRESH: "Any text: with another value than before, the same images are built anew, and the old content "
+    "serves until then. Without it, or with the same value, nothing is.",
+    nodes.REFRESH_SCHEDULE: "When that is done by itself: the five fields of cron, as in a CronJob, in UTC; "
+    "`0 3 * * *` is each day at 03:00. One that cannot be read is `Degraded` and nothing else.",
+    nodes.ELIMINATION: "`LRU`: the cache may be deleted when there is no room for another one (`max_caches`, "
+    "`max_store_size`), least recently used first.",
 }
 MARKS = {
     nodes.FINALIZER: (
@@ -99,7 +105,8 @@ PHASES = {
         "again (plain host). After 24 h the object is deleted, whatever its retention."
     ),
     Phase.UPDATING: (
-        "Built again, because it asks for something else or the bundle was lost; or that waits, as in Pending. The old "
+        "Built again, because it asks for something else or a refresh, or the bundle was lost; or that waits, as in "
+        "Pending. The old "
         "content serves meanwhile."
     ),
     Phase.UPDATE_FAILED: "A person has to change something, as for Failed. The old content serves on.",
@@ -140,7 +147,10 @@ CACHE_CONDITIONS: Sequence[tuple[str, str, str]] = (
         "True: some nodes cannot use it; `kubectl get nodeimagecaches -o yaml` shows which.",
     ),
     ("`Degraded`", "`UpdateFailed`", "True: the old content serves, the new one could not be built."),
+    ("`Degraded`", "`InvalidSchedule`", "True: `imagecache.dev/refresh-schedule` cannot be read; all else goes on."),
     ("`Degraded`", "an [error](#errors-and-exit-codes)", "True: the store cannot be read."),
+    ("`TagDrifted`", "`TagMoved`", "True: a tag names something else by now than when the cache was built."),
+    ("`TagDrifted`", "`AsExpected`", "False: none does. It is there once a tag was looked up."),
 )
 NODE_CONDITIONS: Sequence[tuple[str, str, str]] = (
     ("`Ready`", "`Working`", "True: the agent makes plans and carries them out."),
@@ -175,6 +185,8 @@ EVENTS: Sequence[tuple[str, str, str]] = (
     ("`WillExpire`", "Warning", "A retention was added or changed after the build: when the object is deleted."),
     ("`WillNotExpire`", "Normal", "Its retention was taken away."),
     ("`Expired`", "Normal", "Its retention has ended; the object is deleted."),
+    ("`Evicted`", "Normal", "It may go (`imagecache.dev/elimination-strategy`) and there was no room; it is deleted."),
+    ("`InvalidSchedule`", "Warning", "`imagecache.dev/refresh-schedule` cannot be read, and why."),
     ("`AttachFailed`", "Warning", "Plain host: built, but not attached in containerd."),
     ("an [error](#errors-and-exit-codes)", "Warning", "Why the build failed, or what it waits for."),
 )

@@ -93,9 +93,7 @@ def parse(text: str) -> Schedule:
     words = _WORDS.get(text.lower(), text.lower()).split()
     if len(words) != len(_FIELDS):
         raise InvalidInput(f"it needs {len(_FIELDS)} fields and has {len(words)}", hint=_HINT)
-    minutes, hours, days, months, weekdays = (
-        _numbers(field, word) for field, word in zip(_FIELDS, words, strict=True)
-    )
+    minutes, hours, days, months, weekdays = (_numbers(field, word) for field, word in zip(_FIELDS, words, strict=True))
     schedule = Schedule(
         times=tuple(dt.time(hour, minute) for hour in sorted(hours) for minute in sorted(minutes)),
         days=days,

@@ -95,18 +95,15 @@ class ClusterController:
         if self.settings.pods:
             matching = pods.pod_reconciler(kube, reconciler, self.settings, self.clock, metrics)
         _log.info("controller is running", store=str(self.store.root))
-        try:
-            await first_to_end(
-                leader.keep(),
-                _run_when([nodes.synced, caches.synced], reconciler),
-                *(_inform(each, reconciler, matching) for each in (caches, nodes, reports)),
-                self._collect(nodes),
-                *self._tag_checks(kube, reconciler),
-                *([pods.run_when(synced, matching)] if matching is not None else []),
-            )
-        except asyncio.CancelledError:  # asked to stop; one that has lost the lease must write nothing more
-            await _flush(reconciler)
-            raise
+        await work(
+            reconciler,
+            leader.keep(),
+            _run_when([nodes.synced, caches.synced], reconciler),
+            *(_inform(each, reconciler, matching) for each in (caches, nodes, reports)),
+            self._collect(nodes),
+            *self._tag_checks(kube, reconciler),
+            *([pods.run_when(synced, matching)] if matching is not None else []),
+        )
         raise InternalError("a part of the controller ended without a reason")
 
     def _tag_checks(self, kube: Kube, reconciler: Reconciler) -> list[Coroutine[object, object, None]]:
@@ -168,6 +165,18 @@ async def _run_when(synced: Iterable[asyncio.Event], reconciler: Reconciler) -> 
     for each in synced:
         await each.wait()
     await reconciler.run()
+
+
+async def work(reconciler: Reconciler, *parts: Coroutine[object, object, None]) -> None:
+    """Until a part ends, and raise what it raised; when stopped, write what is in no status yet.
+
+    Not when a part has failed: the lease may be lost, and whoever has lost it must write nothing more.
+    """
+    try:
+        await first_to_end(*parts)
+    except asyncio.CancelledError:
+        await _flush(reconciler)
+        raise
 
 
 async def _flush(reconciler: Reconciler) -> None:

@@ -55,11 +55,10 @@ def _head(description: Description, now: dt.datetime) -> list[str]:
     created = times.parse(metadata.creation_timestamp)
     lines = [line("Name", cache.name)]
     lines += [line("" if index else "Annotations", text) for index, text in enumerate(_annotations(cache))]
-    lines.append(
-        line("Created", f"{metadata.creation_timestamp} ({columns.age((now - created).total_seconds())} ago)")
-    )
+    lines.append(line("Created", f"{metadata.creation_timestamp} ({columns.age((now - created).total_seconds())} ago)"))
     if status is not None:
         lines += _state(status, busy=description.busy)
+        lines += _refresh(cache, now)
     elif not description.busy:
         lines.append(line("Interrupted", _RESUME))
     return lines
@@ -82,6 +81,8 @@ def _state(status: Status, *, busy: bool) -> list[str]:
     if status.size:
         lines.append(line("Size", columns.size(status.size)))
     lines.append(line("Expires", status.expire_date_time or "never"))
+    if status.matches:
+        lines.append(line("Matches", f"{status.matches}, the last at {status.last_matched_time}"))
     if status.nodes is not None:
         lines.append(line("Attached", "yes" if status.nodes.ready else "no"))
     if status.reason:
@@ -89,6 +90,15 @@ def _state(status: Status, *, busy: bool) -> list[str]:
     if status.attempt is not None and status.attempt.next_time:
         lines.append(line("Next try", f"{status.attempt.next_time}, by this host's agent"))
     return lines
+
+
+def _refresh(cache: ImageCache, now: dt.datetime) -> list[str]:
+    from imagecache.api import refresh, times
+
+    schedule, problem = refresh.schedule(cache.metadata.annotations)
+    if problem:
+        return [line("Refresh", problem)]
+    return [line("Next refresh", f"{times.render(schedule.next(now))}, by this host's agent")] if schedule else []
 
 
 def _next_step(status: Status) -> str:

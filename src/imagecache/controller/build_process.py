@@ -83,4 +83,3 @@ def _decode(line: bytes) -> build_messages.Line:
         return build_messages.decode_line(line)
     except (msgspec.DecodeError, InvalidDigest) as error:
         raise InternalError("the build process wrote a line that is not a message") from error
-

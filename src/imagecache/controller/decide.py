@@ -99,12 +99,9 @@ class _Draft:
         else:
             if self.observed.role is not Role.NODE:
                 self.advance(spec)
-        if self.observed.role is Role.CLUSTER:
-            self.status = unused.expiring(self.cache, self.status)
-        if phases.expired(self.status, self.now) and self.observed.role is not Role.NODE:
-            return self.delete(self.event("Expired", "Image cache has expired and is deleted"))
-        if self.observed.eviction and self.status.phase in phases.IDLE:
-            return self.delete(self.event("Evicted", f"Image cache is deleted: {self.observed.eviction}"))
+        self.status = unused.expiring(self.cache, self.status, self.observed.role)
+        if (farewell := self.farewell()) is not None:
+            return Decision(self.cache.status, (DeleteObject(),), (farewell,), again=SOON)
         self.summarise(spec)
         return Decision(
             self.changed_status(),
@@ -349,7 +346,7 @@ class _Draft:
             self.wait(problem, replace(attempt, next_time=""))
 
     def refuse_place(self, error: ImageCacheError, bundle_id: str) -> None:
-        """No room: nothing was asked of a builder, and the attempt says so (``quota.holds``)."""
+        """No room: nothing was asked of a builder, and the attempt says so (``quota.state``)."""
         self.wait(error, Attempt(image_cache_id=bundle_id))
 
     def wait(self, error: ImageCacheError, attempt: Attempt) -> None:
@@ -410,8 +407,13 @@ class _Draft:
         elif before.retention_days:
             self.record("WillNotExpire", "Image cache stays until it is deleted: it has no retentionDays any more")
 
-    def delete(self, event: Event) -> Decision:
-        return Decision(self.cache.status, (DeleteObject(),), (event,), again=SOON)
+    def farewell(self) -> Event | None:
+        """The event of an object that is to be deleted; None: it stays."""
+        if phases.expired(self.status, self.now) and self.observed.role is not Role.NODE:
+            return self.event("Expired", "Image cache has expired and is deleted")
+        if self.observed.eviction and self.status.phase in phases.IDLE:
+            return self.event("Evicted", f"Image cache is deleted: {self.observed.eviction}")
+        return None
 
     def summarise(self, spec: EffectiveSpec | None) -> None:
         """Counts, columns, conditions and the generation, whatever the phase."""

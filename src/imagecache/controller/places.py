@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from imagecache.api.types import Status
 from imagecache.clock import Clock
-from imagecache.controller.quota import Limits, Place, Standing, holds, place_of, standing
+from imagecache.controller.quota import Limits, Place, Standing, place_of, standing, state
 from imagecache.errors import QuotaExceeded, StoreError
 from imagecache.kube import objects
 from imagecache.kube.api import Object
@@ -46,15 +46,17 @@ class Places:
         self._places: dict[str, Place] = {}
         self._used: dict[str, dt.datetime] = {}
         """Matches that the objects do not have yet, by name."""
-        self._begun: set[str] = set()
-        """Uids that have a place by decision, ..."""
+        self._decided: dict[str, tuple[bool, bool]] = {}
+        """``quota.state`` by the last decision, by uid."""
         self._leaving: set[str] = set()
-        """... and whose deletion was asked for."""
+        """Uids whose deletion was asked for."""
         self._refused: set[str] = set()
         """Names that were told to wait."""
         self._stored = 0
         self._version = 0
-        self._known: tuple[object, Standing] = (None, Standing(limits))
+        self._easy = Standing(limits)
+        """That of all while there is room."""
+        self._known: tuple[object, Standing] = (None, self._easy)
         self._changed = asyncio.Event()
 
     @property
@@ -74,7 +76,7 @@ class Places:
         else:
             self._places[name] = after
         if before is not None and (after is None or after.uid != before.uid):
-            self._begun.discard(before.uid)
+            self._decided.pop(before.uid, None)
             self._leaving.discard(before.uid)
         if after != before:
             self._change()
@@ -84,22 +86,22 @@ class Places:
             self._used[name] = max(when, self._used.get(name, when))
             self._version += 1
 
-    def decided(self, uid: str, status: Status | None) -> None:
+    def decided(self, name: str, uid: str, status: Status | None) -> None:
         """The status that an object is about to have; no other object is looked at between the two."""
-        if not self._limited:
+        place = self._places.get(name)
+        if place is None or place.uid != uid:
             return
+        phase = status.phase.value if status is not None else ""
         wanted = status.attempt.wanted if status is not None and status.attempt is not None else ""
-        before = uid in self._begun
-        if status is not None and holds(status.phase.value, wanted):
-            self._begun.add(uid)
-        else:
-            self._begun.discard(uid)
-        if before is not (uid in self._begun):
+        before = self._decided.get(uid, (place.holds, place.waits))
+        self._decided[uid] = state(phase, wanted)
+        if before != self._decided[uid]:
             self._change()
 
-    def leaves(self, uid: str) -> None:
+    def leaves(self, name: str, uid: str) -> None:
         """The deletion of an object was asked for."""
-        if self._limited:
+        place = self._places.get(name)
+        if place is not None and place.uid == uid:
             self._leaving.add(uid)
             self._change()
 
@@ -124,7 +126,7 @@ class Places:
         """Before a build: of many that were decided on, those before have made layers. Raises QuotaExceeded."""
         await self.measure()
         if 0 < self._limits.store <= self._stored:
-            raise Standing(self._limits).store_is_full()
+            raise self._easy.store_is_full()
 
     async def run(self) -> None:
         """Wake those whom a change of the others concerns, until cancelled."""
@@ -148,9 +150,10 @@ class Places:
         return [*found.going, *freed]
 
     def _standing(self) -> Standing:
-        """Of all; computed once for each change, and once a second."""
-        if not self._limited:
-            return self._known[1]
+        """Of all; computed once for each change, and once a second, while there is not room for everything."""
+        many = 0 < self._limits.caches < len(self._places)
+        if not many and not 0 < self._limits.store <= self._stored:
+            return self._easy
         now = self._clock.now()
         key = (self._version, self._stored, int(now.timestamp()))
         if self._known[0] != key:
@@ -159,8 +162,9 @@ class Places:
         return self._known[1]
 
     def _as_decided(self, place: Place) -> Place:
-        if place.uid in self._begun and not place.holds:
-            place = replace(place, holds=True, waits=False)
+        decided = self._decided.get(place.uid, (place.holds, place.waits))
+        if decided != (place.holds, place.waits):
+            place = replace(place, holds=decided[0], waits=decided[1], idle=place.idle and decided[0])
         if place.uid in self._leaving and not place.leaves:
             place = replace(place, leaves=True, clears=True)
         used = self._used.get(place.name)

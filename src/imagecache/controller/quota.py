@@ -76,7 +76,7 @@ def place_of(item: Object) -> Place:
     """An object as the API server has it. Fields that cannot be read count as absent."""
     annotations, labels = (objects.texts(item, "metadata", each) for each in ("annotations", "labels"))
     phase, finalizers = objects.text(item, "status", "phase"), objects.at(item, "metadata", "finalizers")
-    begun = holds(phase, objects.text(item, "status", "attempt", "wanted"))
+    holds, waits = state(phase, objects.text(item, "status", "attempt", "wanted"))
     leaves = bool(objects.text(item, "metadata", "deletionTimestamp"))
     created = _time(objects.text(item, "metadata", "creationTimestamp")) or _NEVER
     automatic = labels.get(AUTO_CREATED) == "true"
@@ -85,8 +85,8 @@ def place_of(item: Object) -> Place:
         uid=objects.uid(item),
         created=created,
         used=_time(objects.text(item, "status", "lastMatchedTime")) or created,
-        holds=begun,
-        waits=phase in _UNBUILT and not begun,
+        holds=holds,
+        waits=waits,
         idle=phase in _IDLE,
         may_go=automatic or nodes.may_go(annotations),
         automatic=automatic,
@@ -95,12 +95,13 @@ def place_of(item: Object) -> Place:
     )
 
 
-def holds(phase: str, wanted: str) -> bool:
-    """Whether a cache in this phase, whose last attempt was for ``wanted``, has its place.
+def state(phase: str, wanted: str) -> tuple[bool, bool]:
+    """Whether a cache in this phase, whose last attempt was for ``wanted``, has a place, and whether it waits for one.
 
     An attempt that the quota has refused was for nothing, so that it says who has begun.
     """
-    return phase in _BUILT or (phase in _UNBUILT and bool(wanted))
+    unbuilt = phase in _UNBUILT
+    return phase in _BUILT or (unbuilt and bool(wanted)), unbuilt and not wanted
 
 
 @dataclass(frozen=True, slots=True)

@@ -232,7 +232,7 @@ class Reconciler:
         cache = self._as_written(stored.cache, memory)
         observed = await self._observe(cache, stored, memory, requested=requested)
         decision = decide(cache, observed, self._dependencies.clock.now())
-        self.places.decided(cache.metadata.uid, decision.status)  # nothing else was looked at since it was observed
+        self.places.decided(name, cache.metadata.uid, decision.status)  # nothing was awaited since it was observed
         if decision.actions or decision.events or decision.status is not cache.status:
             if not self._dependencies.claims.take(name, cache.metadata.resource_version):
                 self.queue.add(name, SOON)
@@ -398,7 +398,7 @@ class Reconciler:
             case DeleteObject():
                 await self._dependencies.detach(cache)
                 await self._kube.delete(IMAGE_CACHES, cache.name, uid=uid)
-                self.places.leaves(uid)
+                self.places.leaves(cache.name, uid)
             case RemoveFinalizer():
                 kept = tuple(entry for entry in cache.metadata.finalizers if entry != nodes.FINALIZER)
                 await self._set_finalizers(cache, kept)

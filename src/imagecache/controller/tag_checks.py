@@ -25,7 +25,7 @@ from imagecache.telemetry.log import get_logger
 
 _LOOK = 30.0
 """Seconds between two looks for what is due; each may be a process."""
-_BATCH = 100
+BATCH = 100
 """Tags at a look at most: after a controller was away for long, all may be due at once."""
 _IDLE = frozenset(phase.value for phase in phases.IDLE)
 _log = get_logger(__name__)
@@ -47,6 +47,7 @@ class TagChecks:
     clock: Clock
     interval: float
     """Seconds between two look-ups of one tag."""
+    batch: int = BATCH
     _tried: dict[_Tag, dt.datetime] = field(default_factory=dict)
     """When, since this controller began: the status has it later, or not at all."""
 
@@ -68,7 +69,7 @@ class TagChecks:
         secrets = _Secrets(self.kube)
         asked: dict[TagQuestion, list[_Tag]] = {}
         problems: list[ImageCacheError] = []
-        for tag, item in due[:_BATCH]:
+        for tag, item in due[: self.batch]:
             try:
                 question = _question(item, tag[1])
                 await secrets.fetch(question.secrets)

@@ -40,6 +40,8 @@ class ProcessTagReader:
     async def read(
         self, questions: Sequence[TagQuestion], secrets: Sequence[PullSecret]
     ) -> Mapping[TagQuestion, str | ImageCacheError]:
+        if not questions:
+            return {}
         order = Order(settings=self._settings, questions=tuple(questions), secrets=tuple(secrets))
         late = RegistryUnavailable("the registries have not answered in time", hint="they are asked again")
         found: dict[TagQuestion, str | ImageCacheError] = dict.fromkeys(questions, late)

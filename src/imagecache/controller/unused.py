@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from imagecache.api import annotations as known
 from imagecache.api import assignment, times
 from imagecache.api.types import ImageCache, Status
+from imagecache.controller.decision import Role
 from imagecache.match.keys import AUTO_CREATED
 
 NEVER_USED = dt.timedelta(days=7)
@@ -21,10 +22,14 @@ USED = dt.timedelta(days=30)
 """From the last match."""
 
 
-def expiring(cache: ImageCache, status: Status) -> Status:
-    """The status with that expiry; the very same for any other cache, and for one that does not serve."""
+def expiring(cache: ImageCache, status: Status, role: Role) -> Status:
+    """The status with that expiry; the very same for any other cache, and for one that does not serve.
+
+    In a cluster alone: nobody matches elsewhere.
+    """
     by_hand = cache.spec.retention_days is not None or known.RETENTION_DAYS in cache.metadata.annotations
-    if cache.metadata.labels.get(AUTO_CREATED) != "true" or by_hand or status.phase not in assignment.SERVING:
+    auto = role is Role.CLUSTER and cache.metadata.labels.get(AUTO_CREATED) == "true"
+    if not auto or by_hand or status.phase not in assignment.SERVING:
         return status
     ends = [times.parse(cache.metadata.creation_timestamp or status.start_time) + NEVER_USED]
     if status.last_matched_time:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest_asyncio
 
@@ -51,7 +51,7 @@ class Bench:
     tasks: list[asyncio.Task[None]]
     configuration: str = ""
     """Version of what is configured about registries."""
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
 
     def start(self) -> None:
         """A controller begins, knowing nothing."""

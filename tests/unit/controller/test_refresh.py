@@ -41,6 +41,8 @@ from .test_reconciler import conditions, reasons
 NIGHTLY = "0 3 * * *"
 HOUR = dt.timedelta(hours=1)
 AT_THREE = NOW + 15 * HOUR
+IS_OLD: dict[str, Any] = {"bundles": {ONE: bundle(ONE, created=NOW - DAY)}}
+"""From before the last time of the schedule."""
 
 
 def refreshed(value: str, *images: str, **more: Any) -> ImageCache:
@@ -217,16 +219,16 @@ CASES: dict[str, Case] = {
         at=NOW + HOUR,
     ),
     "what-failed-is-tried-at-the-next-time": Case(
-        scheduled().with_status(settled(update_failed(scheduled()), of=scheduled())),
-        HAS_ONE,
+        scheduled().with_status(settled(update_failed(scheduled()), of=scheduled(), **IS_OLD)),
+        IS_OLD,
         actions=(StartBuild(request(TWO, scheduled())),),
         phase=Phase.UPDATING,
         events=("Retrying",),
         at=AT_THREE,
     ),
     "and-not-before": Case(
-        scheduled().with_status(settled(update_failed(scheduled()), of=scheduled())),
-        HAS_ONE,
+        scheduled().with_status(settled(update_failed(scheduled()), of=scheduled(), **IS_OLD)),
+        IS_OLD,
         watches=("configuration",),
         again=15 * 3600 - 1,
         at=NOW + dt.timedelta(seconds=1),
@@ -248,9 +250,7 @@ CASES: dict[str, Case] = {
             == (("True", "Built"), ("True", "InvalidSchedule"), "Warning")
         ),
     ),
-    "once": Case(
-        scheduled("daily").with_status(settled(ready(), of=scheduled("daily"))), HAS_ONE
-    ),
+    "once": Case(scheduled("daily").with_status(settled(ready(), of=scheduled("daily"))), HAS_ONE),
     "and-is-over-when-it-is-corrected": Case(
         scheduled().with_status(settled(ready(), of=scheduled("daily"))),
         HAS_ONE,
@@ -332,9 +332,7 @@ async def test_a_schedule_is_kept_over_days_and_restarts(bench: Bench) -> None:
         await bench.kill()
         bench.clock.advance(days=1)  # it is due while nobody is there
         bench.start()
-        status = await bench.until(
-            lambda status: status.phase is Phase.READY and status.image_cache_id not in known
-        )
+        status = await bench.until(lambda status: status.phase is Phase.READY and status.image_cache_id not in known)
         known.append(status.image_cache_id)
 
     assert len(bench.builder.requests) == 4

@@ -10,7 +10,7 @@ import pytest
 from imagecache.api.ids import derived_cache_id
 from imagecache.api.own_status import own
 from imagecache.api.parse import stored
-from imagecache.api.types import Phase, Status
+from imagecache.api.types import Phase, Status, StatusImage
 from imagecache.controller.decision import DeleteBundle, Running, StopBuild
 from tests.unit.controller.situations import (
     BUILD_ONE,
@@ -55,6 +55,11 @@ def saying(status: Status, kind: str, value: str) -> Status:
 
 
 UNREADABLE = look(cache(annotations={"k8s.aliyun.com/imc-size": "abc"})).status or pending()
+
+
+def drifting(image: StatusImage) -> StatusImage:
+    return msgspec.structs.replace(image, drifted=True)
+
 
 CASES: dict[str, Case] = {
     "a-phase-that-is-set-back-is-mended": Case(
@@ -180,6 +185,12 @@ CASES: dict[str, Case] = {
         actions=(DeleteBundle(ONE), DeleteBundle(TWO), BUILD_ONE),
         phase=Phase.PENDING,
     ),
+    "a-drift-that-nobody-has-seen-is-none": Case(
+        cache(status=set_back(settled(ready()), images=tuple(map(drifting, ready().images)))),
+        HAS_ONE,
+        phase=Phase.READY,
+        check=lambda s: s.images == ready().images,
+    ),
     "a-failed-update-keeps-its-number-of-tries": Case(
         EDITED.with_status(update_failed(TOO_LARGE, faults=2)),
         HAS_ONE,
@@ -215,6 +226,9 @@ FOREIGN = derived_cache_id("22222222-2222-4222-8222-222222222222")
         {"start_time": "9999-12-31T00:00:00Z"},
         {"expire_date_time": "yesterday"},
         {"retention_days": -1},
+        {"matches": -1},
+        {"last_matched_time": "yesterday"},
+        {"images": (StatusImage(image="nginx:1.25", digest="sha256:a", last_checked_time="soon"),)},
         {"progress": "all"},
         {"conditions": ()},
         {"conditions": (msgspec.structs.replace(ready().conditions[1], last_transition_time="now"),)},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 
@@ -12,7 +11,7 @@ from imagecache.api.nodes import REFRESH
 from imagecache.api.tags import TagQuestion
 from imagecache.api.types import Phase, Status
 from imagecache.controller.tag_checks import TagChecks
-from imagecache.errors import InternalError, KubernetesUnavailable, PullSecretUnavailable, RateLimited
+from imagecache.errors import InternalError, KubernetesDenied, KubernetesUnavailable, RateLimited
 from imagecache.kube.resources import IMAGE_CACHES
 from testkit.tags import FakeTagReader
 
@@ -30,7 +29,7 @@ def checks(bench: Bench, reader: FakeTagReader, interval: float = HOUR) -> TagCh
         kube=bench.kube,
         reader=reader,
         caches=lambda: bench.controller.informers.caches,
-        report=lambda name, found: bench.controller.checked(name, found),
+        report=bench.controller.checked,
         clock=bench.clock,
         interval=interval,
     )
@@ -38,10 +37,10 @@ def checks(bench: Bench, reader: FakeTagReader, interval: float = HOUR) -> TagCh
 
 async def ready(bench: Bench, name: str = "a", *images: str, **more: object) -> Status:
     await bench.create(manifest(name, *images, **more))  # type: ignore[arg-type]  # JSON, as written
-    status = await bench.phase(Phase.READY, name)
+    await bench.phase(Phase.READY, name)
     await eventually(lambda: bench.controller.informers.caches[name].get("status"), lambda: name)
     await quiet(bench, name)
-    return status
+    return await bench.status(name)
 
 
 def named(status: Status, image: str = NGINX) -> str:
@@ -193,29 +192,23 @@ async def test_a_secret_that_is_gone_is_no_drift_and_no_news_for_others(bench: B
     before = await ready(bench, "a", NGINX, imagePullSecrets=["default:cred"])
     await ready(bench, "b", REDIS)
     work = checks(bench, FakeTagReader({NGINX: MOVED, REDIS: MOVED}))
-    bench.kube.failure = _missing("get")
+    bench.kube.failure = lambda verb, _resource, name: (
+        KubernetesDenied("not allowed") if (verb, name) == ("get", "cred") else None
+    )
     status = await checked(bench, work)
 
     assert status == before
     await bench.until(lambda status: bool(phases.condition(status, "TagDrifted")), "b")
 
 
-def _missing(denied: str) -> Callable[..., PullSecretUnavailable | None]:
-    def failure(verb: str, resource: object, name: str) -> PullSecretUnavailable | None:
-        del resource
-        return PullSecretUnavailable("gone") if (verb, name) == (denied, "cred") else None
-
-    return failure
-
-
-async def test_a_batch_is_bounded_and_the_rest_follows(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imagecache.controller.tag_checks._BATCH", 2)
+async def test_a_batch_is_bounded_and_the_rest_follows(bench: Bench) -> None:
     images = {f"app:{number}": ("base",) for number in range(5)}
     bench.builder.images = images
     bench.start()
     await ready(bench, "a", *images)
     reader = FakeTagReader(dict.fromkeys(images, MOVED))
     work = checks(bench, reader)
+    work.batch = 2
     bench.clock.advance(hours=1)
     counts = []
     for _ in range(4):
