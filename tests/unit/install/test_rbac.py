@@ -16,8 +16,8 @@ from tools.install.render import objects
 
 SOURCE = Path(__file__).resolve().parents[3] / "src" / "imagecache"
 FILES = {
-    CONTROLLER: [*(SOURCE / "controller").glob("*.py"), SOURCE / "apps/controller.py", SOURCE / "kube/reviewer.py"],
-    AGENT: [*(SOURCE / "agent").glob("*.py"), SOURCE / "apps/cluster_agent.py"],
+    CONTROLLER: [*(SOURCE / "controller").rglob("*.py"), SOURCE / "apps/controller.py", SOURCE / "kube/reviewer.py"],
+    AGENT: [*(SOURCE / "agent").rglob("*.py"), SOURCE / "apps/cluster_agent.py"],
 }
 VERBS = {"get", "list", "watch", "create", "patch", "delete"}
 Grant = tuple[str, str, str]
@@ -96,3 +96,9 @@ def test_nodes_are_patched_only_for_the_taint() -> None:
 
     assert rules
     assert all("patch" not in rule["verbs"] for rule in rules)
+
+
+def test_objects_of_people_are_named_where_that_is_possible() -> None:
+    rules = [rule for item in EVERYTHING for rule in item.get("rules", []) if "configmaps" in rule["resources"]]
+
+    assert [rule["resourceNames"] for rule in rules] == [["eci-profile"]]
