@@ -14,13 +14,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from imagecache.api import nodes, types
-from imagecache.match import keys
+from imagecache.match import events, keys
 from tools.install.rbac import AGENT, CONTROLLER, LABELS
 from tools.install.template import Condition, Document, Node
 from tools.install.values import FENCED, PODS
 
-SERVED_EVENT = "ImageCacheServed"
-"""Reason of the only Event that an agent writes."""
 _NODE = "request.userInfo.extra[?'authentication.kubernetes.io/node-name'][0].orValue('')"
 _WRITTEN = "(request.operation == 'DELETE' ? oldObject : object)"
 _UNLESS_NODES = "request.resource.resource != 'nodes'"
@@ -103,8 +101,8 @@ def _agent() -> dict[str, Node]:
             validation(
                 f"{_UNLESS_EVENTS} || ({_NODE} != '' && object.?source.?host.orValue('') == {_NODE} && "
                 "object.?involvedObject.?kind.orValue('') == 'Pod' && "
-                f"object.?reason.orValue('') == '{SERVED_EVENT}')",
-                f"an agent tells {SERVED_EVENT} of pods of its own node only",
+                f"object.?reason.orValue('') == '{events.SERVED}')",
+                f"an agent tells {events.SERVED} of pods of its own node only",
             ),
         ],
     }

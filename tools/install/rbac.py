@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from imagecache.api import nodes, types
 from imagecache.controller.leader import Leader
+from imagecache.match import selectors
 from tools.install.template import ITEM, Condition, Document, Expression, Node, given
 from tools.install.values import NAMESPACE, POD_EVENTS, PODS, value
 
@@ -16,7 +17,6 @@ RBAC = "rbac.authorization.k8s.io"
 CONTROLLER, AGENT = "imagecache-controller", "imagecache-agent"
 LABELS: dict[str, Node] = {"app.kubernetes.io/name": "imagecache"}
 _LEASE = Leader.name
-_PROFILE = "eci-profile"
 Rule = dict[str, Node]
 
 
@@ -51,7 +51,7 @@ POD_RULES = [
     rule("", ["pods"], ["list", "watch", "patch"]),
     rule("", ["namespaces"], ["list", "watch"]),
     # ECI's is in kube-system; a Role there would be moved by kustomize
-    rule("", ["configmaps"], ["list", "watch"], [_PROFILE]),
+    rule("", ["configmaps"], ["list", "watch"], [selectors.CONFIG_MAP]),
     rule(types.GROUP, ["imagecaches"], ["create"]),
 ]
 POD_EVENT_RULES = [rule("", ["events"], ["create"])]
