@@ -1,4 +1,4 @@
-"""A cluster with imagecache on it: the definitions and roles of ``config/``, controllers, an agent on every node.
+"""A cluster with imagecache on it: definitions, roles and policies of ``config/``, controllers, an agent on every node.
 
 What the demo, the end-to-end tests and the bench stand on. Everything is asked of it by kubectl, as a person would. The
 controllers run on this machine and the agents as host services of their nodes; the roles are those of an installation.
@@ -36,7 +36,7 @@ KIND = "imagecaches.eci.alibabacloud.com"
 REPORTS = "nodeimagecaches.imagecache.dev"
 THREE_NODES: Sequence[tuple[Version, Mode]] = (("system", "proxy"), ("2.4", "proxy"), ("2.4", "native"))
 TWO_NODES = THREE_NODES[:2]
-_PARTS = ("crd", "base/namespace.yaml", "base/rbac.yaml", "base/admission.yaml")
+_PARTS = ("crd", *(f"base/{part}.yaml" for part in ("namespace", "rbac", "admission", "pins")))
 FINAL = ("Ready", "Failed", "UpdateFailed")
 
 
@@ -162,15 +162,15 @@ class Installed:
 
     def get(self, name: str) -> dict[str, JSON]:
         """The ImageCache as the API has it. Raises PeerFailed when there is none."""
-        found = self._read(f"/apis/eci.alibabacloud.com/v1/imagecaches/{name}")
+        found = self.read(f"/apis/eci.alibabacloud.com/v1/imagecaches/{name}")
         if found is None:
             raise PeerFailed(f"there is no ImageCache {name}")
         return found
 
     def exists(self, name: str) -> bool:
-        return self._read(f"/apis/eci.alibabacloud.com/v1/imagecaches/{name}") is not None
+        return self.read(f"/apis/eci.alibabacloud.com/v1/imagecaches/{name}") is not None
 
-    def _read(self, path: str) -> dict[str, JSON] | None:
+    def read(self, path: str) -> dict[str, JSON] | None:
         """An object of the API; None when there is none. Cheaper than kubectl for what is asked again and again."""
         with self._api() as connection:
             connection.request("GET", path, headers={"Authorization": f"Bearer {self._token}"})
@@ -244,7 +244,7 @@ class Installed:
 
     def report(self, node: Node) -> dict[str, JSON]:
         """Status of the node's NodeImageCache; empty when there is none."""
-        found = at(self._read(f"/apis/imagecache.dev/v1/nodeimagecaches/{node.name}"), "status")
+        found = at(self.read(f"/apis/imagecache.dev/v1/nodeimagecaches/{node.name}"), "status")
         return found if isinstance(found, dict) else {}
 
     def states(self, node: Node) -> dict[str, dict[str, JSON]]:
