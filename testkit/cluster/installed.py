@@ -20,11 +20,13 @@ import yaml
 
 from imagecache.api.yamltext import JSON
 from imagecache.kube.objects import at, text
+from imagecache.match import keys
 from testkit.cluster.accounts import create_account, identity
 from testkit.cluster.agent import AgentHost
 from testkit.cluster.cluster import Cluster
 from testkit.cluster.controller import ControllerHost
 from testkit.cluster.node import Node, NodeSpec
+from testkit.cluster.pods import PodSpec
 from testkit.peers.containerd import Version
 from testkit.peers.node import Mode
 from testkit.peers.processes import wait_until
@@ -82,6 +84,18 @@ class Installed:
             self.configure(agent)
         self._controller.wait_leading()
         self.wait_reports()
+        self.wait_gate()
+
+    def wait_gate(self) -> None:
+        """Until pods that pin get their gate: a policy takes effect a moment after it is made. Raises PeerFailed."""
+        document = json.dumps(PodSpec("asked", "image", annotations={keys.PIN: "none"}).document())
+        words = ("create", "--dry-run=server", "--filename=-", "--output=jsonpath={.spec.schedulingGates[*].name}")
+
+        def given() -> bool:
+            return self.cluster.try_kubectl(*words, stdin=document).stdout == keys.GATE
+
+        if not wait_until(given, seconds=60, every=0.2):
+            raise PeerFailed("pods that pin a cache get no gate")
 
     def configure(self, agent: AgentHost) -> None:
         """Tell a node's agent what cluster it is in, as the installer does."""
