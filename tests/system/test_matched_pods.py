@@ -49,14 +49,18 @@ class Row:
     """Reasons of our events."""
 
 
+COPIED = {keys.MATCHED: "imc-aaaaaaaaaaaaaaaaaaaa"}
+"""From another pod."""
 HIT, MISSED = (events.HIT,), (events.MISSED,)
-OURS = {events.HIT, events.MISSED, events.NOT_FOUND, events.NOT_COMPLETE, events.AUTO_CREATED, events.AUTO_CREATE_FAILED}
+OURS = {*HIT, *MISSED, events.NOT_FOUND, events.NOT_COMPLETE, events.AUTO_CREATED, events.AUTO_CREATE_FAILED}
 ROWS = {
     "exact": Row("a", ON, "one", HIT),
     "old-key": Row("a", {keys.AUTO_OLD: "true"}, "one", HIT),
-    "says-nothing": Row("a", {}, "one"),
+    "says-nothing": Row("a", {}),  # whoever asks nothing costs the API server nothing
     "digest": Row("d", ON, "one", HIT),
-    "copied": Row("a", {**ON, keys.MATCHED: "imc-aaaaaaaaaaaaaaaaaaaa"}, "one", HIT),
+    "copied": Row("a", {**ON, **COPIED}, "one", HIT),
+    "copied-alone": Row("a", COPIED, "one"),
+    "copied-and-missed": Row("n", COPIED),
     "not-a-flag": Row("a", {keys.AUTO: "yes"}, "one", HIT),
     "part": Row("an", ON, "one", HIT),
     "both": Row("ab", {keys.PERFECT: "true"}, "one", HIT),  # each has one of two: the smaller one is told
@@ -95,6 +99,7 @@ def test_outcomes(site: Site, system: Installed, pods: SeenPods) -> None:
     for name, row in ROWS.items():
         if row.hits:
             pods.wait_matched(name, ids[row.hits])
+        pods.wait(name, "without what was copied", lambda name=name: pods.matched(name) != COPIED[keys.MATCHED])  # type: ignore[misc]
         for reason in row.told:
             pods.wait_told(name, reason)
     for name, row in ROWS.items():
@@ -169,30 +174,35 @@ def test_who_says_it_nearest_counts(site: Site, system: Installed) -> None:
     site.create("defaults", reference)
     system.wait_ready("defaults")
     found, pods, numbers = cache_id(system, "defaults"), SeenPods(system, NAMESPACE), itertools.count()
+    asked, on, off = {"tier": "web"}, rule("on", ON, tier="web"), rule("off", OFF, tier="web")
 
-    def hit(said: Mapping[str, str] | None = None, **labels: str) -> bool:
+    def hit(said: Mapping[str, str] | None = None) -> bool:
         """Of a new pod: what stands around a pod is read once, when it is scheduled."""
         name = f"asked-{next(numbers)}"
-        pods.create(PodSpec(name, reference, namespace=NAMESPACE, annotations=said or {}, labels=labels))
+        pods.create(PodSpec(name, reference, namespace=NAMESPACE, annotations=said or {}, labels=asked))
         pods.wait_running(name)
         return wait_until(lambda: pods.matched(name) == found, seconds=2, every=0.1)
 
-    def soon(expected: bool, **labels: str) -> bool:
+    def soon(expected: bool) -> bool:
         """The controller reads what is said with a delay."""
-        return wait_until(lambda: hit(**labels) is expected, seconds=30, every=0.2)
+        return wait_until(lambda: hit() is expected, seconds=30, every=0.2)
 
+    assert not hit()
+    say_in_profile(system, json.dumps([on, off]))
     assert soon(True)
-    say_in_profile(system, json.dumps([rule("first", OFF, tier="web"), rule("second", ON, tier="web")]))
-    assert soon(False, tier="web")
-    assert hit()
+    say_in_profile(system, json.dumps([off, on]))
+    assert soon(False)
     system.cluster.kubectl("annotate", "namespace", NAMESPACE, f"{keys.AUTO}=true")
-    assert soon(True, tier="web")
+    assert soon(True)
+    assert not hit(OFF)
     system.cluster.kubectl("annotate", "--overwrite", "namespace", NAMESPACE, f"{keys.AUTO}=false")
     assert soon(False)
     assert hit(ON)
     system.cluster.kubectl("annotate", "namespace", NAMESPACE, f"{keys.AUTO}-")
+    say_in_profile(system, json.dumps([on]))
+    assert soon(True)
     say_in_profile(system, "[{no JSON")
-    assert soon(True, tier="web")
+    assert soon(False)
 
 
 @pytest.mark.usefixtures("profile")
