@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from imagecache.api import nodes, types
 from imagecache.match import events, keys
 from tools.install.rbac import AGENT, CONTROLLER, LABELS
-from tools.install.template import Condition, Document, Node
+from tools.install.template import Condition, Document, Node, When, given
 from tools.install.values import FENCED, PODS
 
 _NODE = "request.userInfo.extra[?'authentication.kubernetes.io/node-name'][0].orValue('')"
@@ -38,6 +38,7 @@ _IS_CONTROLLER = (
     "authorizer.group('authentication.k8s.io').resource('tokenreviews').check('create').allowed() && "
     f"{_NO_ADMINISTRATOR}"
 )
+_TELLS = given("pods.events")
 _WRITES = ("CREATE", "UPDATE")
 _WRITTEN_BY_THE_SERVER = ("managedFields", "generation", "resourceVersion")
 """Keys of metadata that change with every write."""
@@ -71,7 +72,7 @@ def _agent() -> dict[str, Node]:
             "resourceRules": [
                 matched(nodes.GROUP, nodes.VERSION, [*_WRITES, "DELETE"], "nodeimagecaches", "nodeimagecaches/status"),
                 matched("", "v1", _WRITES, "nodes"),
-                matched("", "v1", ["CREATE"], "events"),
+                When(_TELLS, matched("", "v1", ["CREATE"], "events")),
             ]
         },
         "matchConditions": [{"name": "agent", "expression": _IS_AGENT}],
@@ -98,11 +99,14 @@ def _agent() -> dict[str, Node]:
                 "an agent changes nothing but taints of its node",
             ),
             # whose pod it is cannot be asked here; kubelet's own Events name their node in the same field
-            validation(
-                f"{_UNLESS_EVENTS} || ({_NODE} != '' && object.?source.?host.orValue('') == {_NODE} && "
-                "object.?involvedObject.?kind.orValue('') == 'Pod' && "
-                f"object.?reason.orValue('') == '{events.SERVED}')",
-                f"an agent tells {events.SERVED} of pods of its own node only",
+            When(
+                _TELLS,
+                validation(
+                    f"{_UNLESS_EVENTS} || ({_NODE} != '' && object.?source.?host.orValue('') == {_NODE} && "
+                    "object.?involvedObject.?kind.orValue('') == 'Pod' && "
+                    f"object.?reason.orValue('') == '{events.SERVED}')",
+                    f"an agent tells {events.SERVED} of pods of its own node only",
+                ),
             ),
         ],
     }

@@ -19,7 +19,8 @@ FILES = {
     CONTROLLER: [*(SOURCE / "controller").rglob("*.py"), SOURCE / "apps/controller.py", SOURCE / "kube/reviewer.py"],
     AGENT: [*(SOURCE / "agent").rglob("*.py"), SOURCE / "apps/cluster_agent.py"],
 }
-VERBS = {"get", "list", "watch", "create", "patch", "delete"}
+VERBS = {each: each for each in ("get", "list", "watch", "create", "patch", "delete")} | {"strategic_patch": "patch"}
+"""By the method of the port."""
 Grant = tuple[str, str, str]
 """Group, resource with its subresource, verb."""
 
@@ -42,9 +43,10 @@ def called(path: Path) -> Iterator[Grant]:
         found = next((found for arg in node.args if (found := constant(arg))), None)
         if found is None or (isinstance(node.func, ast.Attribute) and node.func.attr == "take"):
             continue
-        if isinstance(node.func, ast.Attribute) and node.func.attr in VERBS:
+        method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+        if method in VERBS:
             part = next((k.value.value for k in node.keywords if k.arg == "subresource"), "")  # type: ignore[attr-defined]
-            yield found.group, f"{found.plural}/{part}" if part else found.plural, node.func.attr
+            yield found.group, f"{found.plural}/{part}" if part else found.plural, VERBS[method]
         else:
             yield from ((found.group, found.plural, verb) for verb in ("list", "watch"))
 
