@@ -197,7 +197,7 @@ REQUIRED = {
 }
 GATE_GONE = [{"name": GATE, "$patch": "delete"}]
 OWNER = {"apiVersion": "v1", "kind": "ConfigMap", "name": "x", "uid": "5b5a9d6e-1f1c-4e0e-9a55-7ad7c5f5c001"}
-MAY = {
+MAY: dict[str, object] = {
     "annotation": {"metadata": {"annotations": {MATCHED: "imc-1"}}},
     "annotation away": {"metadata": {"annotations": {MATCHED: None}}},
     "gate away": {"spec": {"schedulingGates": GATE_GONE}},
@@ -216,7 +216,7 @@ ANNOTATION = "writes no annotation of a pod but"
 SPEC = "changes nothing of a pod's spec but its own gate, and affinity with it"
 FOREIGN_GATE = "takes no gate of a pod away but"
 AFFINITY = "changes the node affinity of a pod that it lets go, and no other"
-MAY_NOT = {
+MAY_NOT: dict[str, tuple[object, str]] = {
     "annotation of others": ({"metadata": {"annotations": {"a": "b"}}}, ANNOTATION),
     "annotation that is like ours": ({"metadata": {"annotations": {f"{MATCHED}-2": "b"}}}, ANNOTATION),
     "annotation changed": ({"metadata": {"annotations": {"kept": "no"}}}, ANNOTATION),

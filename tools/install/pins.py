@@ -13,14 +13,14 @@ from tools.install.rbac import LABELS
 from tools.install.template import Document, Node, When, given
 from tools.install.values import GATED, HELD_OR_REFUSED, NAMESPACE
 
-PODS_POLICY, NAMESPACES_POLICY, REFUSAL = (
-    "imagecache-pinned-pods",
-    "imagecache-pinned-namespaces",
-    "imagecache-unheld-pods",
-)
+PODS_POLICY, NAMESPACES_POLICY = "imagecache-pinned-pods", "imagecache-pinned-namespaces"
+REFUSAL = "imagecache-unheld-pods"
 DEFAULTS = keys.OURS + "defaults"
-"""Label of a Namespace whose annotations may pin: pods of all others then never reach the policy's mutation, which an
-API server that has just started refuses until it knows the schema of pods (``mutating/dispatcher.go``)."""
+"""Label of a Namespace whose annotations may pin.
+
+Pods of all others never reach the policy's mutation, which an API server that has just started answers with 503 until
+it knows the schema of pods (``mutating/dispatcher.go``).
+"""
 SYSTEM = "kube-system"
 _MIRROR = "kubernetes.io/config.mirror"
 _NAME = "kubernetes.io/metadata.name"
@@ -68,8 +68,10 @@ def _gate(name: str, conditions: list[Node], mutation: str, namespaces: dict[str
         "matchConditions": conditions,
         "mutations": [{"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": mutation}}],
     }
-    body = {"kind": "MutatingAdmissionPolicy", **_head(name), "spec": spec}
-    return [Document(body, GATED), Document(binding(name, namespaces), GATED)]
+    return [
+        Document({"kind": "MutatingAdmissionPolicy", **_head(name), "spec": spec}, GATED),
+        Document(binding(name, namespaces), GATED),
+    ]
 
 
 def binding(name: str, namespaces: dict[str, Node], annotations: dict[str, Node] | None = None) -> dict[str, Node]:

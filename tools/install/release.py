@@ -37,7 +37,6 @@ def _before_deletion(weight: int) -> dict[str, Node]:
 
 
 def _job() -> dict[str, Node]:
-    name = "imagecache-release"
     pod: dict[str, Node] = {
         "serviceAccountName": CONTROLLER,
         "restartPolicy": "Never",
@@ -62,7 +61,7 @@ def _job() -> dict[str, Node]:
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
-            "name": name,
+            "name": "imagecache-release",
             "namespace": NAMESPACE,
             "labels": labels("release"),
             "annotations": _before_deletion(0),
