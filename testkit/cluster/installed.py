@@ -186,16 +186,25 @@ class Installed:
 
     def read(self, path: str) -> dict[str, JSON] | None:
         """An object of the API; None when there is none. Cheaper than kubectl for what is asked again and again."""
-        with self._api() as connection:
-            connection.request("GET", path, headers={"Authorization": f"Bearer {self._token}"})
-            answer = connection.getresponse()
-            body = answer.read()
-        if answer.status == HTTPStatus.NOT_FOUND:
+        status, answer = self.ask("GET", path)
+        if status == HTTPStatus.NOT_FOUND:
             return None
-        if answer.status != HTTPStatus.OK:
-            raise PeerFailed(f"the API server answers {answer.status} to {path}: {body.decode(errors='replace')}")
-        found: dict[str, JSON] = json.loads(body)
+        if status != HTTPStatus.OK:
+            raise PeerFailed(f"the API server answers {status} to {path}: {answer}")
+        found: dict[str, JSON] = json.loads(answer)
         return found
+
+    def ask(
+        self, method: str, path: str, body: object = None, *, content: str = "application/json", user: str = ""
+    ) -> tuple[int, str]:
+        """Status and text of the API server's answer to the administrator, who takes the place of ``user``."""
+        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": content}
+        if user:
+            headers["Impersonate-User"] = user
+        with self._api() as connection:
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode(errors="replace")
 
     @contextmanager
     def _api(self) -> Iterator[http.client.HTTPSConnection]:

@@ -159,27 +159,27 @@ def test_a_failed_build_is_told_once_and_not_tried_again(site: Site, system: Ins
 
 def test_a_private_image_by_the_secret_of_the_pod_s_own_namespace(site: Site, system: Installed) -> None:
     reference = site.guarded.push("auto/private:1", site.image())
-    system.cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "outside"}})
+    system.cluster.add_namespace("outside")
     try:
         for namespace in ("default", "outside"):
             system.cluster.apply(pull_secret(site.guarded.address, "allowed", namespace))
-            account = ("get", "serviceaccount", "default", f"--namespace={namespace}")
-            assert wait_until(
-                lambda account=account: not system.cluster.try_kubectl(*account).returncode,  # type: ignore[misc]
-                seconds=30,
-                every=0.1,
-            )
         spec = {"annotations": {**ASKS, **site.plain}, "pull_secrets": ["allowed"]}
-        outside = SeenPods(system, "outside")
+        own, outside = SeenPods(system), SeenPods(system, "outside")
         outside.create(PodSpec("stranger", reference, namespace="outside", **spec))  # type: ignore[arg-type]
         cause = "pull secret outside/allowed cannot be read"
         assert outside.wait_told("stranger", events.AUTO_CREATE_FAILED) == FAILED.format(cause)
         assert caches(system) == []
 
-        SeenPods(system).create(PodSpec("own", reference, **spec))  # type: ignore[arg-type]
+        own.create(PodSpec("own", reference, **spec))  # type: ignore[arg-type]
         (made,) = wait_made(system)
         assert at(made, "spec", "imagePullSecrets") == ["default:allowed"]
         system.wait_ready(name(made))
+
+        system.cluster.kubectl("delete", "secret", "allowed")
+        other = site.guarded.push("auto/private:2", site.image())
+        own.create(PodSpec("late", other, **spec))  # type: ignore[arg-type]
+        cause = "pull secret default/allowed cannot be read"
+        assert own.wait_told("late", events.AUTO_CREATE_FAILED) == FAILED.format(cause)
     finally:
         system.cluster.kubectl("delete", "namespace", "outside", "--timeout=60s")
 

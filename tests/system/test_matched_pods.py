@@ -147,9 +147,7 @@ NAMESPACE = "defaults"
 @pytest.fixture
 def profile(system: Installed) -> Iterator[None]:
     """Whatever a test makes is gone afterwards."""
-    system.cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
-    serviceaccount = ("get", "serviceaccount", "default", f"--namespace={NAMESPACE}")
-    assert wait_until(lambda: not system.cluster.try_kubectl(*serviceaccount).returncode, seconds=30, every=0.1)
+    system.cluster.add_namespace(NAMESPACE)
     yield
     system.cluster.kubectl(
         "delete", "configmap", selectors.CONFIG_MAP, f"--namespace={selectors.NAMESPACE}", "--ignore-not-found"
