@@ -109,8 +109,9 @@ def test_the_api_server_takes_an_overlay(cluster: Cluster, mode: str, tmp_path: 
             },
             "agent": {"podAnnotations": {"a": "b"}, "securityContext": {"privileged": True}},
         },
+        {"pods": {"refuse": True, "autoCreate": True, "autoCaches": 0, "events": False}},
     ],
-    ids=["shared-directory", "two-controllers", "named-secrets", "more-in-the-pods"],
+    ids=["shared-directory", "two-controllers", "named-secrets", "more-in-the-pods", "pods"],
 )
 def test_the_api_server_takes_other_values_too(cluster: Cluster, values: dict[str, object]) -> None:
     listed = {"apiVersion": "v1", "kind": "List", "items": objects(json.loads(json.dumps(values)))}

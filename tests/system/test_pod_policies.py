@@ -20,6 +20,7 @@ from imagecache.errors import KubernetesError
 from imagecache.kube.api import Object
 from imagecache.kube.client import KubeClient
 from imagecache.kube.connection import kubeconfig
+from imagecache.kube.objects import at
 from imagecache.kube.resources import EVENTS
 from imagecache.match import keys
 from testkit.cluster.accounts import NAMESPACE, create_account, identity
@@ -137,6 +138,19 @@ def test_the_gate_policy_refuses_no_pod_and_never_fails(system: Installed) -> No
     assert checks
     assert all('error_type="no_error"' in line for line in checks), checks
     assert not [line for line in counted if "match_condition_evaluation_errors" in line]
+
+
+def test_the_type_checker_finds_nothing_strange(system: Installed) -> None:
+    """Kubernetes writes what it finds into the status of a ValidatingAdmissionPolicy."""
+
+    def checked() -> list[JSON]:
+        found = at(system.read("/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies"), "items")
+        assert isinstance(found, list)
+        return [at(each, "status", "typeChecking") for each in found]
+
+    assert wait_until(lambda: None not in checked(), seconds=30, every=0.2)
+    assert len(checked()) == 3
+    assert [each for each in checked() if at(each, "expressionWarnings")] == []
 
 
 def test_a_pinned_pod_that_names_its_node_is_refused(system: Installed) -> None:
