@@ -35,11 +35,19 @@ from testkit.peers.programs import environment, find, run
 from tools.install.pins import DEFAULTS, NAMESPACES_POLICY, PODS_POLICY, REFUSAL
 from tools.install.rbac import AGENT, CONTROLLER
 
+from .conftest import Site
+
 ROOT = Path(__file__).resolve().parents[2]
 GATE, PIN, PIN_OLD, MATCHED = keys.GATE, keys.PIN, keys.PIN_OLD, keys.MATCHED
 OTHER_GATE = "example.com/other"
 CONTROLLER_USER = f"system:serviceaccount:{NAMESPACE}:{CONTROLLER}"
 ODD_PODS = 200
+
+
+@pytest.fixture
+def installed(whole_site: Site) -> Installed:
+    """As it is: of what is asked here nothing is kept."""
+    return whole_site.system
 
 
 def pod(name: str = "asked", **more: Any) -> PodSpec:
@@ -57,7 +65,6 @@ def made(system: Installed, *documents: dict[str, object]) -> list[Any]:
         assert status == HTTPStatus.CREATED, answer
         found.append(json.loads(answer))
     return found
-
 
 
 def gates(stored: Any) -> list[str]:
@@ -85,8 +92,8 @@ def gates(stored: Any) -> list[str]:
     ],
     ids=str,
 )
-def test_who_gets_the_gate(system: Installed, asked: dict[str, Any], expected: list[str]) -> None:
-    (stored,) = made(system, pod(**asked).document())
+def test_who_gets_the_gate(installed: Installed, asked: dict[str, Any], expected: list[str]) -> None:
+    (stored,) = made(installed, pod(**asked).document())
 
     assert sorted(gates(stored)) == sorted(expected)
 
@@ -123,16 +130,16 @@ def expected_gates(document: dict[str, Any]) -> set[str]:
     return own | ({GATE} if pin.strip() else set())
 
 
-def test_the_gate_policy_refuses_no_pod_and_never_fails(system: Installed) -> None:
+def test_the_gate_policy_refuses_no_pod_and_never_fails(installed: Installed) -> None:
     asked = list(odd_pods(ODD_PODS))
 
-    stored = {item["metadata"]["name"]: item for item in made(system, *asked)}
+    stored = {item["metadata"]["name"]: item for item in made(installed, *asked)}
 
     assert len(stored) == ODD_PODS
     wanted = {document["metadata"]["name"]: expected_gates(document) for document in asked}  # type: ignore[index]
     assert {name: set(gates(item)) for name, item in stored.items()} == wanted
     assert sum(GATE in names for names in wanted.values()) > ODD_PODS / 10
-    _, metrics = system.ask("GET", "/metrics")
+    _, metrics = installed.ask("GET", "/metrics")
     counted = [line for line in metrics.splitlines() if PODS_POLICY in line]
     checks = [line for line in counted if line.startswith("apiserver_mutating_admission_policy_check_total")]
     assert checks
@@ -141,32 +148,32 @@ def test_the_gate_policy_refuses_no_pod_and_never_fails(system: Installed) -> No
 
 
 @pytest.mark.parametrize("policy", [CONTROLLER, REFUSAL])
-def test_the_type_checker_finds_nothing_strange(system: Installed, policy: str) -> None:
+def test_the_type_checker_finds_nothing_strange(installed: Installed, policy: str) -> None:
     """Kubernetes writes it into the status; about a policy for several kinds it always does."""
     path = f"/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies/{policy}"
 
     def checked() -> JSON:
-        return at(system.read(path), "status", "typeChecking")
+        return at(installed.read(path), "status", "typeChecking")
 
     assert wait_until(lambda: checked() is not None, seconds=30, every=0.2)
     assert at(checked(), "expressionWarnings") is None
 
 
-def test_a_pinned_pod_that_names_its_node_is_refused(system: Installed) -> None:
-    node = system.cluster.nodes[0].name
+def test_a_pinned_pod_that_names_its_node_is_refused(installed: Installed) -> None:
+    node = installed.cluster.nodes[0].name
     pinned = pod(annotations={PIN: "a"}, node=node)
 
-    done = system.cluster.try_kubectl("create", "--dry-run=server", "--filename=-", stdin=json.dumps(pinned.document()))
+    status, answer = installed.ask("POST", "/api/v1/namespaces/default/pods?dryRun=All", pinned.document())
 
-    assert done.returncode
-    assert "which a pod that names its node cannot: select the node by labels" in done.stderr
+    assert status == HTTPStatus.FORBIDDEN
+    assert "which a pod that names its node cannot: select the node by labels" in answer
     let = [
         pod(node=node),
         pod(annotations={PIN: ""}, node=node),
         pod(annotations={PIN: "a", "kubernetes.io/config.mirror": "static"}, node=node),
         pod(annotations={PIN: "a"}, node=node, namespace="kube-system"),
     ]
-    assert len(made(system, *(each.document() for each in let))) == len(let)
+    assert len(made(installed, *(each.document() for each in let))) == len(let)
 
 
 @pytest.fixture
@@ -303,16 +310,16 @@ def test_of_a_pod_that_is_not_held_it_changes_the_annotation_alone(system: Insta
         *(("create", "pods/binding"), ("create", "pods/eviction"), ("list", "configmaps"), ("patch", "namespaces")),
     ],
 )
-def test_what_roles_keep_from_it(system: Installed, verb: str, what: str) -> None:
-    done = system.cluster.try_kubectl("auth", "can-i", verb, what, f"--as={CONTROLLER_USER}", "--namespace=default")
+def test_what_roles_keep_from_it(installed: Installed, verb: str, what: str) -> None:
+    done = installed.cluster.try_kubectl("auth", "can-i", verb, what, f"--as={CONTROLLER_USER}", "--namespace=default")
 
     assert done.stdout.startswith("no")
 
 
-def test_defaults_for_pods_are_read_by_name(system: Installed) -> None:
+def test_defaults_for_pods_are_read_by_name(installed: Installed) -> None:
     for name, answer in (("eci-profile", "yes"), ("other", "no")):
         words = ["auth", "can-i", "list", f"configmaps/{name}", "--namespace=kube-system"]
-        assert system.cluster.try_kubectl(*words, f"--as={CONTROLLER_USER}").stdout.startswith(answer)
+        assert installed.cluster.try_kubectl(*words, f"--as={CONTROLLER_USER}").stdout.startswith(answer)
 
 
 def test_the_fence_knows_the_controller_under_any_name(system: Installed, held: PodSpec) -> None:
@@ -356,8 +363,8 @@ async def tell_as_agent(system: Installed, node: Node | None, **changes: JSON) -
         await kube.create(EVENTS, item, namespace="default")
 
 
-async def test_an_agent_tells_of_its_own_node_only_and_one_thing_only(system: Installed) -> None:
-    own, other = system.cluster.nodes[:2]
+async def test_an_agent_tells_of_its_own_node_only_and_one_thing_only(installed: Installed) -> None:
+    own, other = installed.cluster.nodes[:2]
     refused: list[tuple[Node | None, Object]] = [
         (other, {}),
         (None, {}),
@@ -367,10 +374,10 @@ async def test_an_agent_tells_of_its_own_node_only_and_one_thing_only(system: In
         (own, {"involvedObject": {"apiVersion": "v1", "kind": "Node", "name": own.name, "namespace": "default"}}),
     ]
 
-    await tell_as_agent(system, own)
+    await tell_as_agent(installed, own)
     for node, changes in refused:
         with pytest.raises(KubernetesError, match="an agent tells ImageCacheServed of pods of its own node only"):
-            await tell_as_agent(system, node, **changes)
+            await tell_as_agent(installed, node, **changes)
 
 
 # letting go
