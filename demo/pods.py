@@ -25,7 +25,7 @@ _MATCHED = keys.MATCHED.replace(".", r"\.")
 
 
 def image(cluster: Cluster, version: str) -> Image:
-    """busybox and a file that says which version it is."""
+    """An image of busybox and a file that says which version it is."""
     folder = Path(tempfile.mkdtemp(dir=cluster.directory))
     return busybox_image(folder, tar_of({"srv": None, VERSION.lstrip("/"): f"version {version}\n".encode()}))
 

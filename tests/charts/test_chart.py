@@ -197,8 +197,8 @@ def test_kustomize_with_another_namespace_and_a_prefix(mode: str, tmp_path: Path
     subjects = [item["subjects"] for (kind, _, _), item in found.items() if kind.endswith("RoleBinding")]
     assert all(subject["namespace"] == "other" for each in subjects for subject in each)
     # kustomize does not know that policies and bindings belong to no namespace; the API server takes it away
-    for kind, policies in (("Validating", FENCES | {UNHELD}), ("Mutating", GATES)):
-        kind += "AdmissionPolicy"
+    of_kinds = {"ValidatingAdmissionPolicy": FENCES | {UNHELD}, "MutatingAdmissionPolicy": GATES}
+    for kind, policies in of_kinds.items():
         bindings = {name: item for (each, _, name), item in found.items() if each == f"{kind}Binding"}
         assert set(bindings) == {f"prod-{name}" for name in policies}
         for name, item in bindings.items():

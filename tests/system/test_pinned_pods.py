@@ -69,7 +69,7 @@ def without_agents(system: Installed, nodes: Sequence[Node]) -> Iterator[None]:
 # one pod
 
 
-def test_a_pin_that_is_usable_by_name_id_and_the_old_key(site: Site, system: Installed, pods: SeenPods) -> None:
+def test_a_pin_that_is_usable_by_name_id_and_the_old_key(site: Site, pods: SeenPods) -> None:
     reference = image(site, "usable")
     found = usable(site, "usable", reference)
     pods.create(
@@ -167,7 +167,7 @@ def test_pods_go_to_a_node_that_has_it(site: Site, system: Installed, pods: Seen
         assert not kubelet_pulled(pods, *prefers, *needs)
 
 
-def test_gates_of_others_stay(site: Site, system: Installed, pods: SeenPods) -> None:
+def test_gates_of_others_stay(site: Site, pods: SeenPods) -> None:
     reference = image(site, "others")
     usable(site, "others", reference)
     pods.create(PodSpec("others", reference, annotations={keys.PIN: "others"}, gates=[OTHER_GATE]))
@@ -176,7 +176,7 @@ def test_gates_of_others_stay(site: Site, system: Installed, pods: SeenPods) -> 
     assert not node_of(pods.get("others"))
 
 
-def test_a_gate_in_the_manifest_is_enough(site: Site, system: Installed, pods: SeenPods) -> None:
+def test_a_gate_in_the_manifest_is_enough(site: Site, pods: SeenPods) -> None:
     """As on clusters before 1.36; and whoever has it without a pin goes at once."""
     reference = image(site, "own-gate")
     usable(site, "own-gate", reference)
@@ -311,7 +311,7 @@ def progress(system: Installed, name: str) -> str:
     return "".join(text(each, "reason") for each in conditions if text(each, "type") == "Progressing")
 
 
-def test_pods_that_wait_count_for_a_quota(site: Site, system: Installed) -> None:
+def test_pods_that_wait_count_for_a_quota(system: Installed) -> None:
     system.cluster.add_namespace("quota")
     system.cluster.apply(
         {

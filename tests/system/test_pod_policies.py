@@ -224,9 +224,7 @@ MAY: dict[str, object] = {
         "metadata": {"annotations": {MATCHED: "imc-1"}},
         "spec": {"schedulingGates": GATE_GONE},
     },
-    "gate away, nodes preferred": {
-        "spec": {"schedulingGates": GATE_GONE, "affinity": {"nodeAffinity": NODE_AFFINITY}}
-    },
+    "gate away, nodes preferred": {"spec": {"schedulingGates": GATE_GONE, "affinity": {"nodeAffinity": NODE_AFFINITY}}},
     "gate away, nodes required": {"spec": {"schedulingGates": GATE_GONE, "affinity": {"nodeAffinity": REQUIRED}}},
 }
 """Strategic merge patches of a pod with two gates."""
@@ -280,7 +278,6 @@ def patch(system: Installed, name: str, body: object, *, user: str = CONTROLLER_
     path = f"/api/v1/namespaces/default/pods/{name}?dryRun=All"
     status, answer = system.ask("PATCH", path, body, content="application/strategic-merge-patch+json", user=user)
     return "" if status == HTTPStatus.OK else json.loads(answer)["message"] or f"status {status}"
-
 
 
 def test_what_the_controller_may_change_of_a_pod_and_what_not(system: Installed, held: PodSpec) -> None:

@@ -21,9 +21,7 @@ _SECONDS = 240
 
 
 def release() -> list[Document]:
-    unbound = [
-        Document(binding(name, _NONE, _before_deletion(-1)), GATED) for name in (PODS_POLICY, NAMESPACES_POLICY)
-    ]
+    unbound = [Document(binding(name, _NONE, _before_deletion(-1)), GATED) for name in (PODS_POLICY, NAMESPACES_POLICY)]
     return [*unbound, Document(_job(), PODS)]
 
 

@@ -199,9 +199,7 @@ def _plain(part: str | Expression, context: Context) -> JSON:
     return part.plain(context) if isinstance(part, Expression) else part
 
 
-def documents(
-    items: Sequence[Document], values: Mapping[str, JSON], kubernetes: int = NEWEST
-) -> list[dict[str, JSON]]:
+def documents(items: Sequence[Document], values: Mapping[str, JSON], kubernetes: int = NEWEST) -> list[dict[str, JSON]]:
     """Every object for these values, and for this minor version of Kubernetes 1."""
     context = Context(values, kubernetes=kubernetes)
     return [body for document in items for body in _bodies(document, context)]
