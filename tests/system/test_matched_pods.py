@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from imagecache.api import annotations
+from imagecache.api.annotations import CPU_ARCH
 from imagecache.api.nodes import NODE_SELECTOR
 from imagecache.kube.objects import at, text
 from imagecache.match import events, keys, selectors
@@ -127,7 +127,7 @@ def test_a_cache_that_is_on_another_node(site: Site, system: Installed, pods: Se
 def test_a_cache_of_another_architecture(site: Site, system: Installed, pods: SeenPods) -> None:
     """Two caches of one image, one for each architecture: the pod has hit its own."""
     reference = site.registry.push("matched/both:1", for_both(site))
-    system.create("elsewhere", [reference], {**site.plain, annotations.CPU_ARCH: ELSEWHERE})
+    system.create("elsewhere", [reference], {**site.plain, CPU_ARCH: ELSEWHERE})
     system.wait_phase("elsewhere", "Ready")
     pods.create(PodSpec("early", reference, annotations=ON))
     pods.wait_told("early", events.MISSED)
