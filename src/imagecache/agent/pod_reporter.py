@@ -106,6 +106,7 @@ class PodReporter:
         try:
             self._heard.put_nowait(started.container_id)
         except asyncio.QueueFull:
+            self._take(started.container_id)
             self._metrics.pod_starts_dropped.inc()
 
     async def _look_at_all(self) -> None:
@@ -118,7 +119,7 @@ class PodReporter:
                 await self._look_at(container_id)
 
     async def _look_at(self, container_id: str) -> None:
-        prepared = self._starts.take(container_id) if self._starts is not None else None
+        prepared = self._take(container_id)
 
         async def look() -> None:
             try:
@@ -131,6 +132,9 @@ class PodReporter:
         if problem is not None:
             self._metrics.pod_starts_dropped.inc()
             _log.info("nothing is known of a container's start", reason=problem.reason, problem=str(problem))
+
+    def _take(self, container_id: str) -> Prepared | None:
+        return self._starts.take(container_id) if self._starts is not None else None
 
     async def _look(self, container_id: str, prepared: Prepared | None) -> None:
         session = self._containerd.session(self._settings.namespace)

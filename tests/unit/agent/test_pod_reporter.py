@@ -399,7 +399,7 @@ async def test_a_containerd_that_stays_away(bench: Bench) -> None:
     await until(lambda: bench.outcomes("told"))
 
 
-async def failing(bench: Bench, error: KubernetesError, times: int) -> list[str]:
+def failing(bench: Bench, error: KubernetesError, times: int) -> list[str]:
     """So often, then not again; the names that were asked for."""
     asked: list[str] = []
 
@@ -414,14 +414,14 @@ async def failing(bench: Bench, error: KubernetesError, times: int) -> list[str]
 
 
 async def test_an_api_server_that_comes_back_in_time(bench: Bench) -> None:
-    asked = await failing(bench, KubernetesUnavailable("etcd has no leader"), SETTINGS.tries - 1)
+    asked = failing(bench, KubernetesUnavailable("etcd has no leader"), SETTINGS.tries - 1)
     await until(lambda: bench.outcomes("told"))
 
     assert (len(asked), len(set(asked))) == (SETTINGS.tries, 1)
 
 
 async def test_an_api_server_that_stays_away(bench: Bench) -> None:
-    asked = await failing(bench, KubernetesUnavailable("etcd has no leader"), SETTINGS.tries)
+    asked = failing(bench, KubernetesUnavailable("etcd has no leader"), SETTINGS.tries)
     await until(lambda: bench.outcomes("dropped"))
     assert len(asked) == SETTINGS.tries
 
@@ -430,7 +430,7 @@ async def test_an_api_server_that_stays_away(bench: Bench) -> None:
 
 
 async def test_a_refusal_is_not_repeated(bench: Bench) -> None:
-    asked = await failing(bench, KubernetesDenied("cannot create resource events"), 1)
+    asked = failing(bench, KubernetesDenied("cannot create resource events"), 1)
     await until(lambda: bench.outcomes("dropped"))
 
     assert len(asked) == 1
