@@ -148,6 +148,14 @@ EVENTS: Sequence[tuple[str, str, str]] = (
     ("`AttachFailed`", "Warning", "Plain host: built, but not attached in containerd."),
     ("an [error](#errors-and-exit-codes)", "Warning", "Why the build failed, or what it waits for."),
 )
+POD_EVENTS: Sequence[tuple[str, str, str]] = (
+    (
+        "`ImageCacheServed`",
+        "Normal",
+        "The agent of its node, once for each pod: layers from caches, bytes pulled, time "
+        "([how to read it](pod-facts.md)).",
+    ),
+)
 NEXT = {
     NextStep.RETRY: "nobody: may work later",
     NextStep.FIX_INPUT: "user",
@@ -184,6 +192,7 @@ def reference(exit_codes: str) -> str:
         "[error](#errors-and-exit-codes).",
         "Events": "In `status.events` (the newest 50), and as Events of the object in namespace `default`, from "
         f"`imagecache-controller`.\n\n{table(('reason', 'type', 'when'), EVENTS)}",
+        "Events of a Pod": "On the pod, in its namespace.\n\n" + table(("reason", "type", "when"), POD_EVENTS),
         "Errors and exit codes": "An error's name is the reason in conditions, events, reports and JSON output; its "
         f"code is the exit code of a command.\n\n{ERRORS}\n\n{_errors()}\n\nOther exit codes:\n\n{exit_codes}",
         "Metrics": "Agent and controller serve `/metrics`, `/livez` and `/readyz` at `metrics_address`. Beside these "

@@ -16,8 +16,8 @@ from imagecache.api.events import NORMAL
 from imagecache.containerd.pod_containers import PodRef
 from imagecache.kube.api import Object
 from imagecache.kube.resources import PODS
+from imagecache.match.events import SERVED
 
-REASON = "ImageCacheServed"
 COMPONENT = "imagecache-agent"
 _NAME = 230
 """Characters of a pod's name in that of its event, which has at most 253."""
@@ -120,7 +120,7 @@ def text(known: PodFacts) -> str:
 
 def event(pod: PodRef, known: PodFacts, node: str, now: dt.datetime) -> Object:
     """The Event on the pod. Its name follows from the pod's uid, so the API server takes one for each pod."""
-    mark = hashlib.sha256(f"{REASON}/{pod.uid}".encode()).hexdigest()[:16]
+    mark = hashlib.sha256(f"{SERVED}/{pod.uid}".encode()).hexdigest()[:16]
     stamp = times.render(now)
     return {
         "metadata": {"name": f"{pod.name[:_NAME].rstrip('-.')}.{mark}", "namespace": pod.namespace},
@@ -132,7 +132,7 @@ def event(pod: PodRef, known: PodFacts, node: str, now: dt.datetime) -> Object:
             "uid": pod.uid,
         },
         "type": NORMAL,
-        "reason": REASON,
+        "reason": SERVED,
         "message": text(known),
         "count": 1,
         "firstTimestamp": stamp,
