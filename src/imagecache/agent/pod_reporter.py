@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from imagecache.agent import pod_starts
-from imagecache.agent.pod_starts import Layer, Patience, PodFacts, Waiting
+from imagecache.agent.pod_starts import Patience, PodFacts, Waiting
 from imagecache.agent.supervision import failure_of
 from imagecache.backoff import Attempts, Backoff, Retries, Retryable
 from imagecache.clock import Clock
@@ -28,6 +28,7 @@ from imagecache.errors import ContainerdUnavailable, KubernetesUnavailable, Obje
 from imagecache.kube.api import Kube, Object
 from imagecache.kube.resources import EVENTS
 from imagecache.snapshotter.container_starts import ContainerStarts, Prepared
+from imagecache.snapshotter.snapshot import LayerBelow
 from imagecache.telemetry.log import get_logger
 from imagecache.telemetry.metrics import Metrics
 
@@ -144,7 +145,7 @@ class PodReporter:
             return
         layers = await self._layers(session, record, prepared)
         pulled = await self._pulled(session, record, container, layers) if layers else None
-        if layers is None or pulled is None:  # it has ended, or we were started between its Prepare and its start
+        if not layers or pulled is None:  # it has ended, or we were started between its Prepare and its start
             self._metrics.pod_starts_dropped.inc()
             return
         started = pod_starts.start(layers, pulled, prepared.seconds if prepared is not None else None)
@@ -154,23 +155,22 @@ class PodReporter:
 
     async def _layers(
         self, session: Session, record: ContainerRecord, prepared: Prepared | None
-    ) -> Sequence[Layer] | None:
-        """The uppermost first. None: not known."""
+    ) -> Sequence[LayerBelow] | None:
+        """The uppermost first; none, or None: not known."""
         if self._starts is not None and record.snapshotter == self._settings.snapshotter:
-            below = await self._starts.layers(prepared.key) if prepared is not None else ()
-            return [Layer(each.chain, each.served, each.created) for each in below] or None
-        layers: list[Layer] = []
+            return await self._starts.layers(prepared.key) if prepared is not None else None
+        layers: list[LayerBelow] = []
         info = await session.snapshots.stat(record.snapshotter, record.snapshot_key)
         while info is not None and info.parent:
             info = await session.snapshots.stat(record.snapshotter, info.parent)
             if info is not None and info.created is not None:
                 source = info.labels.get(SOURCE_LABEL)
                 served = source is not None and layer_name(Path(source), self._settings.layers) is not None
-                layers.append(Layer(info.name, served, info.created))
-        return layers or None
+                layers.append(LayerBelow(info.name, served, info.created))
+        return layers
 
     async def _pulled(
-        self, session: Session, record: ContainerRecord, container: PodContainer, layers: Collection[Layer]
+        self, session: Session, record: ContainerRecord, container: PodContainer, layers: Collection[LayerBelow]
     ) -> Mapping[str, int | None] | None:
         """By chainID: compressed bytes of what was pulled for the pod, None where they are not known.
 

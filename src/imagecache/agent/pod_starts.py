@@ -17,22 +17,11 @@ from imagecache.containerd.pod_containers import PodRef
 from imagecache.kube.api import Object
 from imagecache.kube.resources import PODS
 from imagecache.match.events import SERVED
+from imagecache.snapshotter.snapshot import LayerBelow
 
 COMPONENT = "imagecache-agent"
 _NAME = 230
 """Characters of a pod's name in that of its event, which has at most 253."""
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """One layer that a container stands on."""
-
-    chain: str
-    """Its chainID."""
-    served: bool
-    """A layer image has its content."""
-    created: dt.datetime
-    """When this node has got it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +66,12 @@ class PodFacts:
         return self.layers - self.served - self.pulled
 
 
-def fresh(layers: Iterable[Layer], sandbox: dt.datetime) -> frozenset[str]:
+def fresh(layers: Iterable[LayerBelow], sandbox: dt.datetime) -> frozenset[str]:
     """ChainIDs of what was pulled for the pod whose sandbox was made then."""
     return frozenset(layer.chain for layer in layers if not layer.served and layer.created >= sandbox)
 
 
-def start(layers: Iterable[Layer], pulled: Mapping[str, int | None], seconds: float | None) -> Start:
+def start(layers: Iterable[LayerBelow], pulled: Mapping[str, int | None], seconds: float | None) -> Start:
     """Of one container."""
     known = tuple(layers)
     return Start(

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 
 import pytest
 
-from imagecache.agent.pod_starts import Layer, Patience, Start, Waiting, event, facts, fresh, start, text
+from imagecache.agent.pod_starts import Patience, Start, Waiting, event, facts, fresh, start, text
 from imagecache.containerd.pod_containers import PodRef
 from imagecache.limits import MIB
+from imagecache.snapshotter.snapshot import LayerBelow
 from testkit.clock import START
 
 POD = PodRef("team", "web-0", "uid-1")
@@ -17,12 +18,12 @@ SANDBOX = START
 BEFORE, AFTER = SANDBOX - dt.timedelta(hours=1), SANDBOX + dt.timedelta(seconds=3)
 
 
-def layers(served: int, others: int = 0, *, created: dt.datetime = BEFORE) -> list[Layer]:
+def layers(served: int, others: int = 0, *, created: dt.datetime = BEFORE) -> list[LayerBelow]:
     """Bottom first: those that layer images serve, then others of this age."""
-    return [Layer(f"chain-{number}", number < served, created) for number in range(served + others)]
+    return [LayerBelow(f"chain-{number}", number < served, created) for number in range(served + others)]
 
 
-def told(known: list[Layer], sizes: Mapping[str, int] | None = None, seconds: float | None = 0.041) -> str:
+def told(known: list[LayerBelow], sizes: Mapping[str, int] | None = None, seconds: float | None = 0.041) -> str:
     pulled = {chain: (sizes or {}).get(chain) for chain in fresh(known, SANDBOX)}
     return text(facts(start(known, pulled, seconds)))
 
@@ -76,7 +77,7 @@ def test_time(seconds: float | None, shown: str) -> None:
 def test_a_layer_of_two_containers_counts_once_and_their_times_add_up() -> None:
     one = start(layers(4), {}, 0.010)
     two = start(layers(2, 3, created=AFTER), {"chain-2": MIB, "chain-3": MIB, "chain-4": MIB}, 0.020)
-    native = start([Layer("chain-0", served=True, created=BEFORE)], {}, None)
+    native = start([LayerBelow("chain-0", served=True, created=BEFORE)], {}, None)
 
     found = facts(one.plus(two).plus(one).plus(native))
 
