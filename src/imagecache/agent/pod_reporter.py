@@ -155,10 +155,10 @@ class PodReporter:
 
     async def _layers(
         self, session: Session, record: ContainerRecord, prepared: Prepared | None
-    ) -> Sequence[LayerBelow] | None:
-        """The uppermost first; none, or None: not known."""
+    ) -> Sequence[LayerBelow]:
+        """The uppermost first; none: not known."""
         if self._starts is not None and record.snapshotter == self._settings.snapshotter:
-            return await self._starts.layers(prepared.key) if prepared is not None else None
+            return await self._starts.layers(prepared.key) if prepared is not None else ()
         layers: list[LayerBelow] = []
         info = await session.snapshots.stat(record.snapshotter, record.snapshot_key)
         while info is not None and info.parent:
