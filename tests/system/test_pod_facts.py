@@ -32,7 +32,7 @@ def told(system: Installed, pod: PodSpec) -> list[dict[str, object]]:
 
 def wait_told(system: Installed, agent: AgentHost, pod: PodSpec) -> str:
     """The text of the only event about it."""
-    assert wait_until(lambda: told(system, pod), seconds=60, every=0.5), agent.daemon.tail(30)
+    assert wait_until(lambda: bool(told(system, pod)), seconds=60, every=0.5), agent.daemon.tail(30)
     (item,) = told(system, pod)
     return str(item["message"])
 

@@ -1,4 +1,4 @@
-"""Containers of pods, as CRI has recorded them in containerd: whose they are, and whether they start for the first time.
+"""Containers of pods, as CRI has recorded them in containerd: whose they are, and whether it is their first start.
 
 The same from containerd 1.6 to 2.4: CRI's labels and its record of a container (``internal/cri/labels``,
 ``internal/cri/store/container/metadata.go``), and the labels that kubelet gives it (``pkg/kubelet/types/labels.go``).

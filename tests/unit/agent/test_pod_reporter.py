@@ -1,4 +1,4 @@
-"""Pods that start are told once: one event and metrics, whatever containerd, the API server and the agent do meanwhile."""
+"""Pods that start are told once, whatever containerd, the API server and the agent do meanwhile."""
 
 from __future__ import annotations
 

@@ -53,9 +53,7 @@ def test_what_is_served_was_not_pulled_however_new_it_is() -> None:
     assert fresh(layers(2, created=AFTER), SANDBOX) == frozenset()
 
 
-@pytest.mark.parametrize(
-    ("size", "shown"), [(0, "0 B"), (999, "999 B"), (1536, "1.5 KiB"), (245 * MIB, "245 MiB")]
-)
+@pytest.mark.parametrize(("size", "shown"), [(0, "0 B"), (999, "999 B"), (1536, "1.5 KiB"), (245 * MIB, "245 MiB")])
 def test_bytes_have_the_units_of_the_columns(size: int, shown: str) -> None:
     assert told(layers(1, 1, created=AFTER), {"chain-1": size}) == f"1/2 layers from cache, {shown} pulled, 41 ms"
 

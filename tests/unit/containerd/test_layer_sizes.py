@@ -69,8 +69,7 @@ async def test_what_is_not_there_has_no_size(image: Image) -> None:
 
 async def test_documents_that_nobody_understands_have_no_size(image: Image) -> None:
     for body in (b"no JSON", b'{"config": {}, "layers": []}', b'{"schemaVersion": 1}'):
-        containerd = MemoryContainerd()
-        session = containerd.session("k8s.io")
+        session = MemoryContainerd(cri=False).session("k8s.io")
         digest = await session.content.write(body, {})
         await session.images.put(NAME, Descriptor(media_type="x", digest=digest, size=len(body)), {})
         assert await layer_sizes(session, NAME, sizes(image)) == {}

@@ -23,7 +23,13 @@ def recorded(*, attempt: int = 0) -> bytes:
     """As containerd 2.4 writes it; Go leaves out an attempt of 0."""
     name = {"name": "main", "attempt": attempt} if attempt else {"name": "main"}
     config = {"metadata": name, "image": {"image": "sha256:1"}, "envs": [{"key": "PASSWORD", "value": "hunter2"}]}
-    metadata = {"ID": "c", "Name": "main_web-0_team_uid-1_0", "SandboxID": "s", "Config": config, "ImageRef": "sha256:1"}
+    metadata = {
+        "ID": "c",
+        "Name": "main_web-0_team_uid-1_0",
+        "SandboxID": "s",
+        "Config": config,
+        "ImageRef": "sha256:1",
+    }
     return json.dumps({"Version": "v1", "Metadata": metadata}).encode()
 
 

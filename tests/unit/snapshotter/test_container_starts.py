@@ -27,7 +27,8 @@ def test_prepare_and_mounts_add_up_and_are_given_once(starts: ContainerStarts) -
 
     found = starts.take("c1")
     assert found is not None
-    assert (found.key, found.seconds) == (KEY, pytest.approx(0.013))
+    assert found.key == KEY
+    assert found.seconds == pytest.approx(0.013)
     assert starts.take("c1") is None
     starts.answered("Mounts", KEY, "OK", 1.0)
     assert starts.take("c1") is None
