@@ -200,8 +200,10 @@ POD_EVENTS: Sequence[tuple[str, str, str]] = (
     (
         f"`{events.SERVED}`",
         "Normal",
-        "The agent of its node, once for each pod: layers from caches, bytes pulled, time "
-        "([how to read it](pod-facts.md)).",
+        (
+            "The agent of its node, once for each pod: layers from caches, bytes pulled, time "
+            "([how to read it](pod-facts.md))."
+        ),
     ),
 )
 NEXT = {

@@ -35,6 +35,7 @@ class Metrics:
         self._store()
         self._cluster()
         self._pods()
+        self._pod_starts()
 
     def render(self) -> bytes:
         """The exposition text, for ``CONTENT_TYPE``."""
@@ -103,4 +104,26 @@ class Metrics:
         )
         self.pod_events_dropped = self._counter(
             "pod_events_dropped_total", "Events about pods that were not posted: there were too many at once."
+        )
+
+    def _pod_starts(self) -> None:
+        self.pod_layers = self._counter(
+            "pod_layers_total",
+            "Layers of pods that started on this node, by source: a cache, a pull while the pod started (pulled), or "
+            "neither, since they were unpacked here already (present).",
+            "source",
+        )
+        self.pod_pulled_bytes = self._counter(
+            "pod_pulled_bytes_total", "Compressed bytes of layers that were pulled while a pod started, for each pod."
+        )
+        self.pod_seconds = self._histogram(
+            "pod_snapshot_seconds", "Time in our snapshotter for the containers of a pod that started.", _FAST
+        )
+        self.pod_events = self._counter(
+            "pod_events_total",
+            "Events ImageCacheServed, by outcome: told, repeated (it was there already) or dropped.",
+            "outcome",
+        )
+        self.pod_starts_dropped = self._counter(
+            "pod_starts_dropped_total", "Container starts of which nothing could be found out, or that were too many."
         )
