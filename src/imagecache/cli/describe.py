@@ -55,9 +55,7 @@ def _head(description: Description, now: dt.datetime) -> list[str]:
     created = times.parse(metadata.creation_timestamp)
     lines = [line("Name", cache.name)]
     lines += [line("" if index else "Annotations", text) for index, text in enumerate(_annotations(cache))]
-    lines.append(
-        line("Created", f"{metadata.creation_timestamp} ({columns.age((now - created).total_seconds())} ago)")
-    )
+    lines.append(line("Created", f"{metadata.creation_timestamp} ({columns.age((now - created).total_seconds())} ago)"))
     if status is not None:
         lines += _state(status, busy=description.busy)
     elif not description.busy:

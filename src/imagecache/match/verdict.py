@@ -9,7 +9,7 @@ node; a pin never is. Source: eci-api §3 and §4. Pure: nothing that a user can
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from imagecache.match import autocache, events
