@@ -161,7 +161,7 @@ def is_true_of(each: Candidate, best: Candidate | None, cache: CacheView, pod: P
     equal = (each.exact, each.repository, each.size, each.created)
     wanted = (best.exact, best.repository, best.size, best.created)
     words = ("fewer exact images", "fewer images of the same repository", "larger", "older")
-    first = next((word for word, one, other in zip(words, equal, wanted, strict=True) if one != other), "after")
+    first = next((word for word, one, other in zip(words, equal, wanted, strict=True) if one != other), "by name after")
     return each.why.startswith(first) and best.name in each.why
 
 

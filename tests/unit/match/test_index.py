@@ -95,7 +95,8 @@ def test_the_same_in_any_order_of_the_caches() -> None:
     caches = [cache("a", NGINX), cache("b", NGINX), cache("c", "nginx:1")]
 
     assert list(Index(caches).caches) == list(Index(reversed(caches)).caches)
-    assert Index(caches).degrees(NGINX) == Index(reversed(caches)).degrees(NGINX)
+    assert Index(caches).exact(NGINX) == Index(reversed(caches)).exact(NGINX) == ["a", "b"]
+    assert Index(caches).related(NGINX) == ["a", "b", "c"]
 
 
 def test_a_thousand_caches_of_five_images_cost_little() -> None:

@@ -247,7 +247,7 @@ def test_ranks_and_why_each_lost() -> None:
         "b": "fewer images of the same repository than m",
         "c": "larger than m",
         "d": "older than m",
-        "n": "after m by name",
+        "n": "by name after m",
         "z": "Pending",
     }
     assert list(found.candidates) == sorted(found.candidates, key=_rank)
