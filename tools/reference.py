@@ -69,8 +69,7 @@ MARKS = {
 POD_ANNOTATIONS = {
     keys.AUTO: (
         "`true`",
-        "Match with the cache that fits best. `false`: no match, no event, no cache made. What caches have is used all "
-        "the same.",
+        "Match with the cache that fits best. `false`: no match, no event, no cache. What caches have is used anyhow.",
     ),
     keys.AUTO_OLD: ("", "The older name of `eci-auto-imc`; of one source the new key counts."),
     keys.PIN: ("none", "Id or name of the one cache to start from: the pod waits until it is usable. Empty: none."),
@@ -200,10 +199,7 @@ POD_EVENTS: Sequence[tuple[str, str, str]] = (
     (
         f"`{events.SERVED}`",
         "Normal",
-        (
-            "The agent of its node, once for each pod: layers from caches, bytes pulled, time "
-            "([how to read it](pod-facts.md))."
-        ),
+        "The agent of its node, once: layers from caches, bytes pulled, time ([how to read it](pod-facts.md)).",
     ),
 )
 NEXT = {

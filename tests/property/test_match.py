@@ -39,8 +39,10 @@ NAMES = "abcdef"
 IDS = tuple(ids.derived_cache_id(f"uid-of-{name}") for name in NAMES)
 
 images = st.lists(st.sampled_from(IMAGES), max_size=4).map(tuple)
-values = st.sampled_from(["true", "false", " TRUE ", "1", "2", "", "0", "-1", *NAMES[:3], *IDS[:2]]) | st.text(max_size=5)
-annotations = st.dictionaries(st.sampled_from([*keys.KEYS, keys.EXTRA_STORAGE, "other"]), values, max_size=5)
+values = st.sampled_from(["true", "false", " TRUE ", "1", "2", "", "0", "-1", *NAMES[:3], *IDS[:2]]) | st.text(
+    max_size=5
+)
+said = st.dictionaries(st.sampled_from([*keys.KEYS, keys.EXTRA_STORAGE, "other"]), values, max_size=5)
 labels = st.dictionaries(st.sampled_from("xy"), st.sampled_from("12"), max_size=2)
 some_nodes = st.frozensets(st.sampled_from(NODES))
 
@@ -74,13 +76,13 @@ pods = st.builds(
     uid=st.just("u"),
     images=images,
     labels=labels,
-    annotations=annotations,
+    annotations=said,
     pull_secrets=st.lists(st.sampled_from(["robot", "spare", "", "No Name"]), max_size=2).map(tuple),
     architecture=st.sampled_from(["", *ARCHITECTURES, "s390x"]),
     node=st.sampled_from(["", *NODES]),
 )
-rules = st.builds(Rule, st.sampled_from(["r", "s"]), labels, labels, annotations)
-surroundings = st.builds(Defaults, annotations, labels, st.lists(rules, max_size=2).map(tuple), annotations)
+rules = st.builds(Rule, st.sampled_from(["r", "s"]), labels, labels, said)
+surroundings = st.builds(Defaults, said, labels, st.lists(rules, max_size=2).map(tuple), said)
 worlds = st.lists(caches(), max_size=5, unique_by=lambda cache: cache.name)
 everything = settings(deadline=None, max_examples=200)
 
@@ -159,7 +161,7 @@ def is_true_of(each: Candidate, best: Candidate | None, cache: CacheView, pod: P
     equal = (each.exact, each.repository, each.size, each.created)
     wanted = (best.exact, best.repository, best.size, best.created)
     words = ("fewer exact images", "fewer images of the same repository", "larger", "older")
-    first = next((word for word, one, other in zip(words, equal, wanted, strict=True) if one != other), "after")
+    first = next((word for word, one, other in zip(words, equal, wanted, strict=True) if one != other), "by name after")
     return each.why.startswith(first) and best.name in each.why
 
 

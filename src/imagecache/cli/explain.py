@@ -40,7 +40,9 @@ def explain(
     """
     kind, _, name = pod.rpartition("/")
     if kind.lower() not in _KINDS or not name:
-        raise InvalidInput(f"{pod[:200]!r} is not pod/NAME", hint="only pods are explained; their names: kubectl get pods")
+        raise InvalidInput(
+            f"{pod[:200]!r} is not pod/NAME", hint="only pods are explained; their names: kubectl get pods"
+        )
     explanation, notes = run(_explain(session, of_namespace, name))
     for text in notes:
         note(text)

@@ -105,6 +105,7 @@ def _images(verdict: Verdict) -> list[str]:
 
 
 def _candidates(verdict: Verdict, now: dt.datetime) -> list[str]:
+    """The one that is taken first, the others by rank."""
     from imagecache.api import columns
 
     rows = [
@@ -117,7 +118,7 @@ def _candidates(verdict: Verdict, now: dt.datetime) -> list[str]:
             columns.age((now - each.created).total_seconds()) if each.created.timestamp() else "<unknown>",
             each.why or "<taken>",
         )
-        for each in verdict.candidates
+        for each in sorted(verdict.candidates, key=lambda each: not each.won)
     ]
     return section("Candidates", ("NAME", "ID", "EXACT", "REPOSITORY", "SIZE", "AGE", "WHY NOT"), rows)
 

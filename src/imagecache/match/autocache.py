@@ -84,5 +84,6 @@ def _size(pod: PodView, notes: list[str]) -> int:
         notes.append(refusal(f"pod: {EXTRA_STORAGE}: {text[:80]!r} is not a size, ignored", text[:80]))
         return _SIZE
     whole, fraction, unit = found[1], found[2] or "", found[3]
-    extra = -(-int(whole + fraction) * _UNITS[unit] // (10 ** len(fraction) * GIB))  # rounded up
+    scale: int = 10 ** len(fraction) * GIB
+    extra = -(-int(whole + fraction) * _UNITS[unit] // scale)  # rounded up
     return min(_SIZE + extra, SIZE_MAX)

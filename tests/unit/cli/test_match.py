@@ -160,7 +160,9 @@ def test_as_with_auto_create(imagecache: Shell) -> None:
     file = written(imagecache, deployment())
 
     assert answered(imagecache, "-f", file)[0]["creates"] is None
-    assert answered(imagecache, "-f", file, "--pods-auto-create", "true")[0]["creates"]["name"].startswith("auto-create-for-")
+    assert answered(imagecache, "-f", file, "--pods-auto-create", "true")[0]["creates"]["name"].startswith(
+        "auto-create-for-"
+    )
     assert "Creates:      auto-create-for-" in imagecache("match", "--pods-auto-create", "true", "-f", file).stdout
 
 

@@ -16,7 +16,6 @@ from imagecache.api.types import (
     Spec,
     StatusImage,
 )
-
 from tests.unit.match.situations import DIGEST, NOW
 
 Object = dict[str, Any]

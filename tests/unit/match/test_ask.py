@@ -9,7 +9,6 @@ import pytest
 from imagecache.match import keys
 from imagecache.match.ask import ask
 from imagecache.match.views import Ask, Defaults, Rule, Said
-
 from tests.unit.match.situations import NGINX, pod
 
 POD = pod(NGINX)
@@ -52,7 +51,7 @@ def test_it_says_where_each_key_was_said() -> None:
         Said(keys.CREATE, "false", f"selector second: {keys.CREATE}"),
         Said(keys.COUNT, "2", f"selector second: {keys.COUNT}"),
     )
-    assert [each.where for each in asked({}, ALL).sources][0] == f"namespace team: {keys.PIN}"
+    assert asked({}, ALL).sources[0].where == f"namespace team: {keys.PIN}"
     assert asked({}, Defaults(cluster={keys.CREATE: "true"})).sources[0].where == f"cluster: {keys.CREATE}"
 
 
@@ -90,9 +89,7 @@ def test_an_empty_pin_says_none_and_beats_every_default(empty: str) -> None:
     assert found.sources[0] == Said(keys.PIN, "", f"pod: {keys.PIN}")
 
 
-@pytest.mark.parametrize(
-    ("text", "value"), [("true", True), ("TRUE ", True), ("False", False), ("\u200bfalse", False)]
-)
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("TRUE ", True), ("False", False), ("\u200bfalse", False)])
 def test_true_and_false_in_any_case_trimmed(text: str, value: bool) -> None:
     found = asked({keys.AUTO: text, keys.CREATE: text, keys.PERFECT: text, keys.REQUIRE_NODE: text})
 

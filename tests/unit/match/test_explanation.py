@@ -10,7 +10,6 @@ from imagecache.match.explanation import Explanation, Held, explain
 from imagecache.match.pod import read
 from imagecache.match.surroundings import surroundings
 from imagecache.match.views import Outcome
-
 from tests.unit.match.documents import Object, event, image_cache, pod, report
 from tests.unit.match.situations import BUSYBOX, NGINX
 
@@ -39,7 +38,9 @@ def test_a_pod_that_runs() -> None:
         {"reason": 5},
     )
 
-    found = explained(bound(pod(NGINX, annotations={keys.MATCHED: matched})), *caches, report("node-1", *caches), events=told)
+    found = explained(
+        bound(pod(NGINX, annotations={keys.MATCHED: matched})), *caches, report("node-1", *caches), events=told
+    )
 
     assert (found.verdict.outcome, found.verdict.winner) == (Outcome.HIT, "a")
     assert (found.matched, found.matched_name) == (matched, "a")

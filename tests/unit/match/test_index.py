@@ -14,7 +14,6 @@ from imagecache.match.index import Index, usable, view
 from imagecache.match.keys import CREATE
 from imagecache.match.verdict import match
 from imagecache.match.views import Defaults
-
 from tests.unit.match.situations import DIGEST, NGINX, NOW, OTHER_DIGEST, cache, pod
 
 UID = "3f0c8b4e"
@@ -76,7 +75,12 @@ def test_a_pin_finds_a_cache_before_its_first_status_and_while_it_builds_the_nex
     index = Index([view(document(None))])
     serving = Index([view(document(READY))])
 
-    assert [found.name if (found := index.pinned(text)) else "" for text in (ID, LATER, "a", "b")] == ["a", "a", "a", ""]
+    assert [found.name if (found := index.pinned(text)) else "" for text in (ID, LATER, "a", "b")] == [
+        "a",
+        "a",
+        "a",
+        "",
+    ]
     assert [found.id if (found := serving.pinned(text)) else "" for text in (ID, LATER, "a")] == [ID, ID, ID]
 
 
@@ -91,12 +95,15 @@ def test_the_same_in_any_order_of_the_caches() -> None:
     caches = [cache("a", NGINX), cache("b", NGINX), cache("c", "nginx:1")]
 
     assert list(Index(caches).caches) == list(Index(reversed(caches)).caches)
-    assert Index(caches).degrees(NGINX) == Index(reversed(caches)).degrees(NGINX)
+    assert Index(caches).exact(NGINX) == Index(reversed(caches)).exact(NGINX) == ["a", "b"]
+    assert Index(caches).related(NGINX) == ["a", "b", "c"]
 
 
 def test_a_thousand_caches_of_five_images_cost_little() -> None:
     """It is built after every change, and asked for every pod: bounds that a machine under load keeps too."""
-    caches = [cache(f"c{n}", *(f"registry.example.com/team/app{n % 200}:{n}.{i}" for i in range(5))) for n in range(1000)]
+    caches = [
+        cache(f"c{n}", *(f"registry.example.com/team/app{n % 200}:{n}.{i}" for i in range(5))) for n in range(1000)
+    ]
     Index(caches)  # the names are parsed once
     asking = pod(*caches[7].images, asks={CREATE: "true"})
 

@@ -23,8 +23,14 @@ POD: dict[str, Any] = {
     "spec": {
         "nodeName": "node-1",
         "nodeSelector": {"kubernetes.io/arch": "arm64"},
-        "initContainers": [{"name": "i", "image": "init:1"}, {"name": "s", "image": "side:1", "restartPolicy": "Always"}],
-        "containers": [{"name": "a", "image": "app:1", "env": [{"name": "X", "value": "Y"}]}, {"name": "b", "image": "app:1"}],
+        "initContainers": [
+            {"name": "i", "image": "init:1"},
+            {"name": "s", "image": "side:1", "restartPolicy": "Always"},
+        ],
+        "containers": [
+            {"name": "a", "image": "app:1", "env": [{"name": "X", "value": "Y"}]},
+            {"name": "b", "image": "app:1"},
+        ],
         "ephemeralContainers": [{"name": "e", "image": "debug:1"}],
         "volumes": [{"name": "v", "image": {"reference": "data:1"}}, {"name": "w", "emptyDir": {}}],
         "imagePullSecrets": [{"name": "robot"}, {}],
@@ -37,7 +43,13 @@ def test_what_matters_of_a_pod() -> None:
     for found in (read(POD), msgspec.json.decode(msgspec.json.encode(POD), type=Pod)):
         seen = view(found)
 
-        assert (seen.namespace, seen.name, seen.uid, seen.node, seen.architecture) == ("team", "web", "u", "node-1", "arm64")
+        assert (seen.namespace, seen.name, seen.uid, seen.node, seen.architecture) == (
+            "team",
+            "web",
+            "u",
+            "node-1",
+            "arm64",
+        )
         assert seen.images == ("init:1", "side:1", "app:1", "app:1", "data:1")
         assert seen.pull_secrets == ("robot", "")
         assert (seen.labels, seen.annotations) == ({"app": "web"}, {"k8s.aliyun.com/eci-auto-imc": "true"})
@@ -66,13 +78,16 @@ def test_null_where_the_api_server_writes_it_is_decoded_at_once() -> None:
 
 
 def test_null_inside_of_lists_and_mappings() -> None:
-    found = read({"metadata": {"labels": {"a": None}}, "spec": {"containers": [None, {"image": None}], "volumes": [None]}})
+    found = read(
+        {"metadata": {"labels": {"a": None}}, "spec": {"containers": [None, {"image": None}], "volumes": [None]}}
+    )
 
     assert (found.images, found.metadata.labels) == (("", ""), {"a": ""})
 
 
 @pytest.mark.parametrize(
-    "broken", [{"spec": {"containers": {}}}, {"spec": {"containers": [{"image": 5}]}}, {"metadata": {"labels": {"a": 1}}}, []]
+    "broken",
+    [{"spec": {"containers": {}}}, {"spec": {"containers": [{"image": 5}]}}, {"metadata": {"labels": {"a": 1}}}, []],
 )
 def test_a_wrong_type_is_refused(broken: object) -> None:
     with pytest.raises(MalformedDocument):
@@ -106,7 +121,8 @@ def test_a_workload_makes_pods_by_its_template(group: str, kind: str) -> None:
 
 
 def test_a_workload_without_a_template_makes_a_pod_of_nothing() -> None:
-    for spec in (None, {}, {"template": None}, []):
+    specs: tuple[object, ...] = (None, {}, {"template": None}, [])
+    for spec in specs:
         found = read_workload("apps", "Deployment", {"metadata": {"name": "web"}, "spec": spec})
         assert found is not None
         assert (found.metadata.name, found.images) == ("web", ())

@@ -119,5 +119,10 @@ def test_any_text_is_read_without_an_error(text: str) -> None:
 
 def test_which_config_map_has_them() -> None:
     assert is_profile({"metadata": {"name": "eci-profile", "namespace": "kube-system"}})
-    for other in ({}, {"metadata": None}, {"metadata": {"name": "eci-profile"}}, {"metadata": {"namespace": "kube-system"}}):
+    for other in (
+        {},
+        {"metadata": None},
+        {"metadata": {"name": "eci-profile"}},
+        {"metadata": {"namespace": "kube-system"}},
+    ):
         assert not is_profile(other)

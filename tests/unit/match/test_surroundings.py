@@ -9,7 +9,6 @@ from imagecache.errors import InvalidManifest
 from imagecache.match import keys
 from imagecache.match.surroundings import items, kind_of, surroundings
 from imagecache.match.views import Defaults
-
 from tests.unit.match.documents import Object, image_cache, manifest, namespace, profile, report
 from tests.unit.match.situations import NGINX
 

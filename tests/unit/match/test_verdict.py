@@ -11,7 +11,6 @@ from imagecache.api.annotations import CPU_ARCH
 from imagecache.api.types import Phase
 from imagecache.match import keys
 from imagecache.match.views import Candidate, Defaults, Outcome
-
 from tests.unit.match.situations import BUSYBOX, DIGEST, NGINX, OTHER_DIGEST, cache, pod, reasons, verdict
 
 AUTO, CREATE = {keys.AUTO: "true"}, {keys.AUTO: "true", keys.CREATE: "true"}
@@ -136,7 +135,9 @@ def test_count_met(wanted: str, outcome: Outcome) -> None:
 
 
 def test_auto_off() -> None:
-    found = verdict(pod(NGINX, asks={keys.AUTO: "false", keys.AUTO_OLD: "true", keys.CREATE: "true"}), cache("a", NGINX))
+    found = verdict(
+        pod(NGINX, asks={keys.AUTO: "false", keys.AUTO_OLD: "true", keys.CREATE: "true"}), cache("a", NGINX)
+    )
 
     assert (found.outcome, found.winner, found.create, found.events) == (Outcome.NOTHING, "", None, ())
     assert found.served == ((NGINX, ("a",)),)
@@ -246,7 +247,7 @@ def test_ranks_and_why_each_lost() -> None:
         "b": "fewer images of the same repository than m",
         "c": "larger than m",
         "d": "older than m",
-        "n": "after m by name",
+        "n": "by name after m",
         "z": "Pending",
     }
     assert list(found.candidates) == sorted(found.candidates, key=_rank)
@@ -329,7 +330,8 @@ def test_a_cache_of_a_digest_has_no_tag(image: str, exact: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "image", ["nginx", "nginx:latest", "docker.io/library/nginx", "index.docker.io/library/nginx:latest", "library/nginx"]
+    "image",
+    ["nginx", "nginx:latest", "docker.io/library/nginx", "index.docker.io/library/nginx:latest", "library/nginx"],
 )
 def test_names_are_normalised_on_both_sides(image: str) -> None:
     for other in ("nginx", "docker.io/library/nginx:latest"):
