@@ -2,7 +2,7 @@
 
 etcd, kube-apiserver, controller-manager, scheduler and two nodes (containerd 1.6 and 2.4), each with our agent. The
 seven commands with their real output; then the registry is switched off and a Deployment starts from the cache on both
-nodes. Everything is gone afterwards.
+nodes; then pods that find their cache by themselves (``demo/pods.py``). Everything is gone afterwards.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import sys
 import time
 from collections.abc import Sequence
 
+from demo.pods import tell_pods
+from demo.shown import say, show
 from testkit.cluster.cluster import Cluster, kubectl_command
 from testkit.cluster.installed import Installed
 from testkit.cluster.pods import PodSpec, delete_pods, messages
@@ -26,18 +28,6 @@ from testkit.real_images import python_image
 NAME = "imagecache-sample"
 PODS = 4
 PROGRAM = ["python3", "-c", "import time; time.sleep(3600)"]
-
-
-def say(text: str) -> None:
-    sys.stdout.write(f"\n\033[1m{text}\033[0m\n" if sys.stdout.isatty() else f"\n{text}\n")
-    sys.stdout.flush()
-
-
-def show(cluster: Cluster, command: str) -> None:
-    """A kubectl command line and its own output."""
-    say(f"$ kubectl {command}")
-    words, env = kubectl_command(cluster.directory, *command.split())
-    subprocess.run(words, env={**os.environ, **env}, timeout=120, check=True)
 
 
 def watch_until_ready(system: Installed) -> None:
@@ -164,6 +154,7 @@ def main() -> None:
             say("A private registry with a real image (Debian, Python, numpy, pandas):")
             sys.stdout.write(f"  {reference}  {image.size / 1e6:.0f} MB compressed, {len(image.layers)} layers\n")
             tell(system, registry, reference)
+            tell_pods(system, registry)
 
 
 if __name__ == "__main__":

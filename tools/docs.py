@@ -20,12 +20,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from imagecache.cli.commands import app
 from imagecache.cli.doctor import EXIT_CODES
 from imagecache.errors import NextStep
+from imagecache.settings.flags import as_text
 from imagecache.settings.table import CONFIG_ENVIRONMENT, CONFIG_FILE, DEBUG_ENVIRONMENT, SETTINGS, Setting
 from tools.reference import NEXT, reference, table
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 GENERATED = "<!-- made by tools/docs.py from the code; do not edit -->\n"
-SETTINGS_FLAGS = {setting.flag for setting in SETTINGS.values()} | {"--config"}
 
 INTRODUCTION = f"""\
 `imagecache COMMAND --help` shows the same. Results are on stdout, notes and errors on stderr. Colours appear on a
@@ -103,7 +103,7 @@ def _commands(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def _command(name: str, command: Any) -> str:
-    own = [parameter for parameter in command.params if not set(parameter.opts) & SETTINGS_FLAGS or _renamed(parameter)]
+    own = [parameter for parameter in command.params if not _is_setting(parameter)]
     settings = [parameter for parameter in command.params if parameter not in own]
     arguments = [parameter for parameter in own if parameter.param_type_name == "argument"]
     options = [parameter for parameter in own if parameter.param_type_name == "option"]
@@ -120,9 +120,10 @@ def _command(name: str, command: Any) -> str:
     return "\n\n".join(lines)
 
 
-def _renamed(parameter: Any) -> bool:
-    """Whether the flag is the name of one setting but stands for another here."""
-    return parameter.name in SETTINGS and SETTINGS[parameter.name].flag not in parameter.opts
+def _is_setting(parameter: Any) -> bool:
+    """Whether the flag is a setting's; a command may use the same flag, or the same name, for something else."""
+    setting = SETTINGS.get(parameter.name)
+    return parameter.name == "config" or (setting is not None and setting.flag in parameter.opts)
 
 
 def _option(parameter: Any) -> str:
@@ -167,10 +168,8 @@ def _names(setting: Setting, flags: set[str]) -> str:
 
 
 def _default(setting: Setting) -> str:
-    value = getattr(setting.default, "value", setting.default)
-    if isinstance(value, tuple):
-        value = ",".join(value)  # as a flag or the environment has it
-    return f"`{value}`" if value != "" else "empty"
+    value = as_text(setting.default)
+    return f"`{value}`" if value else "empty"
 
 
 def _wrapped(page: str) -> str:

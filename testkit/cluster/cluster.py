@@ -128,11 +128,16 @@ class Cluster:
         self.wait_ready(*self.nodes)
         self._wait_account()
 
-    def _wait_account(self) -> None:
+    def add_namespace(self, name: str, annotations: Mapping[str, str] | None = None) -> None:
+        """One that pods can be created in."""
+        metadata = {"name": name, "annotations": dict(annotations or {})}
+        self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
+        self._wait_account(name)
+
+    def _wait_account(self, namespace: str = "default") -> None:
         """No pod is admitted to a namespace before its default ServiceAccount is there."""
-        if not wait_until(
-            lambda: self.try_kubectl("get", "serviceaccount", "default").returncode == 0, seconds=30, every=0.1
-        ):
+        words = ("get", "serviceaccount", "default", f"--namespace={namespace}")
+        if not wait_until(lambda: self.try_kubectl(*words).returncode == 0, seconds=30, every=0.1):
             raise PeerFailed(f"no default ServiceAccount:\n{self.control.controller_manager.daemon.tail()}")
 
     def _start_registry(self) -> None:

@@ -1,4 +1,4 @@
-"""A cluster with imagecache on it: the definitions and roles of ``config/``, controllers, an agent on every node.
+"""A cluster with imagecache on it: definitions, roles and policies of ``config/``, controllers, an agent on every node.
 
 What the demo, the end-to-end tests and the bench stand on. Everything is asked of it by kubectl, as a person would. The
 controllers run on this machine and the agents as host services of their nodes; the roles are those of an installation.
@@ -20,11 +20,13 @@ import yaml
 
 from imagecache.api.yamltext import JSON
 from imagecache.kube.objects import at, text
+from imagecache.match import keys
 from testkit.cluster.accounts import create_account, identity
 from testkit.cluster.agent import AgentHost
 from testkit.cluster.cluster import Cluster
 from testkit.cluster.controller import ControllerHost
 from testkit.cluster.node import Node, NodeSpec
+from testkit.cluster.pods import PodSpec
 from testkit.peers.containerd import Version
 from testkit.peers.node import Mode
 from testkit.peers.processes import wait_until
@@ -36,7 +38,7 @@ KIND = "imagecaches.eci.alibabacloud.com"
 REPORTS = "nodeimagecaches.imagecache.dev"
 THREE_NODES: Sequence[tuple[Version, Mode]] = (("system", "proxy"), ("2.4", "proxy"), ("2.4", "native"))
 TWO_NODES = THREE_NODES[:2]
-_PARTS = ("crd", "base/namespace.yaml", "base/rbac.yaml", "base/admission.yaml")
+_PARTS = ("crd", *(f"base/{part}.yaml" for part in ("namespace", "rbac", "admission", "pins")))
 FINAL = ("Ready", "Failed", "UpdateFailed")
 
 
@@ -82,6 +84,18 @@ class Installed:
             self.configure(agent)
         self._controller.wait_leading()
         self.wait_reports()
+        self.wait_gate()
+
+    def wait_gate(self) -> None:
+        """Until pods that pin get their gate: a policy takes effect a moment after it is made. Raises PeerFailed."""
+        document = json.dumps(PodSpec("asked", "image", annotations={keys.PIN: "none"}).document())
+        words = ("create", "--dry-run=server", "--filename=-", "--output=jsonpath={.spec.schedulingGates[*].name}")
+
+        def given() -> bool:
+            return self.cluster.try_kubectl(*words, stdin=document).stdout == keys.GATE
+
+        if not wait_until(given, seconds=60, every=0.2):
+            raise PeerFailed("pods that pin a cache get no gate")
 
     def configure(self, agent: AgentHost) -> None:
         """Tell a node's agent what cluster it is in, as the installer does."""
@@ -162,26 +176,35 @@ class Installed:
 
     def get(self, name: str) -> dict[str, JSON]:
         """The ImageCache as the API has it. Raises PeerFailed when there is none."""
-        found = self._read(f"/apis/eci.alibabacloud.com/v1/imagecaches/{name}")
+        found = self.read(f"/apis/eci.alibabacloud.com/v1/imagecaches/{name}")
         if found is None:
             raise PeerFailed(f"there is no ImageCache {name}")
         return found
 
     def exists(self, name: str) -> bool:
-        return self._read(f"/apis/eci.alibabacloud.com/v1/imagecaches/{name}") is not None
+        return self.read(f"/apis/eci.alibabacloud.com/v1/imagecaches/{name}") is not None
 
-    def _read(self, path: str) -> dict[str, JSON] | None:
+    def read(self, path: str) -> dict[str, JSON] | None:
         """An object of the API; None when there is none. Cheaper than kubectl for what is asked again and again."""
-        with self._api() as connection:
-            connection.request("GET", path, headers={"Authorization": f"Bearer {self._token}"})
-            answer = connection.getresponse()
-            body = answer.read()
-        if answer.status == HTTPStatus.NOT_FOUND:
+        status, answer = self.ask("GET", path)
+        if status == HTTPStatus.NOT_FOUND:
             return None
-        if answer.status != HTTPStatus.OK:
-            raise PeerFailed(f"the API server answers {answer.status} to {path}: {body.decode(errors='replace')}")
-        found: dict[str, JSON] = json.loads(body)
+        if status != HTTPStatus.OK:
+            raise PeerFailed(f"the API server answers {status} to {path}: {answer}")
+        found: dict[str, JSON] = json.loads(answer)
         return found
+
+    def ask(
+        self, method: str, path: str, body: object = None, *, content: str = "application/json", user: str = ""
+    ) -> tuple[int, str]:
+        """Status and text of the API server's answer to the administrator, who takes the place of ``user``."""
+        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": content}
+        if user:
+            headers["Impersonate-User"] = user
+        with self._api() as connection:
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode(errors="replace")
 
     @contextmanager
     def _api(self) -> Iterator[http.client.HTTPSConnection]:
@@ -244,7 +267,7 @@ class Installed:
 
     def report(self, node: Node) -> dict[str, JSON]:
         """Status of the node's NodeImageCache; empty when there is none."""
-        found = at(self._read(f"/apis/imagecache.dev/v1/nodeimagecaches/{node.name}"), "status")
+        found = at(self.read(f"/apis/imagecache.dev/v1/nodeimagecaches/{node.name}"), "status")
         return found if isinstance(found, dict) else {}
 
     def states(self, node: Node) -> dict[str, dict[str, JSON]]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from testkit.cluster.cluster import Cluster
 
@@ -14,7 +14,7 @@ SLEEP = ("sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1 & wait $!; done")
 
 @dataclass(frozen=True, slots=True)
 class PodSpec:
-    """A pod of one container. It has no ServiceAccount's token and ends without grace."""
+    """A pod, of one container unless it says more. It has no ServiceAccount's token and ends without grace."""
 
     name: str
     image: str
@@ -33,16 +33,22 @@ class PodSpec:
     """Whom its command runs as; None: as the image says."""
     image_volume: str = ""
     """An image that is mounted at /volume."""
+    more_images: Sequence[str] = ()
+    """Of further containers, which run the same command."""
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Beside ``app: name``."""
+    gates: Sequence[str] = ()
+    """Scheduling gates of its manifest."""
+    node_selector: Mapping[str, str] = field(default_factory=dict)
 
     def document(self) -> dict[str, object]:
-        container: dict[str, object] = {
-            "name": "main",
-            "image": self.image,
-            "command": list(self.command),
-            "imagePullPolicy": self.pull_policy,
-        }
+        container, *others = (
+            self._container(f"more-{number}" if number else "main", image)
+            for number, image in enumerate([self.image, *self.more_images])
+        )
         spec: dict[str, object] = {
-            "containers": [container],
+            "containers": [container, *others],
             "restartPolicy": self.restart_policy,
             "terminationGracePeriodSeconds": 0,
             "automountServiceAccountToken": False,
@@ -51,6 +57,10 @@ class PodSpec:
         }
         if self.node:
             spec["nodeName"] = self.node
+        if self.gates:
+            spec["schedulingGates"] = [{"name": name} for name in self.gates]
+        if self.node_selector:
+            spec["nodeSelector"] = dict(self.node_selector)
         if self.runtime_class:
             spec["runtimeClassName"] = self.runtime_class
         if not self.host_users:
@@ -61,8 +71,34 @@ class PodSpec:
             image = {"reference": self.image_volume, "pullPolicy": self.pull_policy}
             spec["volumes"] = [{"name": "volume", "image": image}]
             container["volumeMounts"] = [{"name": "volume", "mountPath": "/volume"}]
-        metadata = {"name": self.name, "namespace": self.namespace, "labels": {"app": self.name}}
+        metadata: dict[str, object] = {
+            "name": self.name,
+            "namespace": self.namespace,
+            "labels": {"app": self.name, **self.labels},
+            "annotations": dict(self.annotations),
+        }
         return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+    def _container(self, name: str, image: str) -> dict[str, object]:
+        return {
+            "name": name,
+            "image": image,
+            "command": list(self.command),
+            "imagePullPolicy": self.pull_policy,
+        }
+
+
+def workload(kind: str, pod: PodSpec, **spec: object) -> dict[str, object]:
+    """A Deployment, StatefulSet, DaemonSet or Job of this name whose pods are as ``pod``; ``spec`` is its own."""
+    metadata = {"labels": {"app": pod.name, **pod.labels}, "annotations": dict(pod.annotations)}
+    template: dict[str, object] = {"metadata": metadata, "spec": pod.document()["spec"]}
+    selector: dict[str, object] = {} if kind == "Job" else {"selector": {"matchLabels": {"app": pod.name}}}
+    return {
+        "apiVersion": "batch/v1" if kind == "Job" else "apps/v1",
+        "kind": kind,
+        "metadata": {"name": pod.name, "namespace": pod.namespace, "labels": {"app": pod.name}},
+        "spec": {**selector, **spec, "template": template},
+    }
 
 
 def service(name: str, port: int, *, namespace: str = "default") -> dict[str, object]:

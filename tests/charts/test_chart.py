@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import os
+import re
 import shutil
 import ssl
 import subprocess
@@ -17,12 +18,18 @@ import pytest
 import yaml
 
 from testkit.peers.programs import cache, environment, find
-from tools.install.render import MODES, objects
+from tools.install.release import HOOK
+from tools.install.render import MODES, hooks, objects
 
 CHART = Path(__file__).resolve().parents[2] / "charts" / "imagecache"
+INSTALL = CHART.parents[1] / "docs" / "install.md"
 KUBERNETES = "1.37.2"
 Name = tuple[str, str | None, str]
 """Kind, namespace, name."""
+FENCES = {"imagecache-agent", "imagecache-controller"}
+GATES = {"imagecache-pinned-pods", "imagecache-pinned-namespaces"}
+UNHELD = "imagecache-unheld-pods"
+_LINES = re.MULTILINE | re.DOTALL
 NOT_ON_FARGATE = {
     "nodeAffinity": {
         "requiredDuringSchedulingIgnoredDuringExecution": {
@@ -47,6 +54,7 @@ EVERYTHING_SET = {
     },
     "networkPolicy": {"enabled": False},
     "rbac": {"aggregateClusterRoles": False},
+    "pods": {"autoCreate": True, "autoCaches": 1000000, "refuse": True, "events": False},
     "imagePullSecrets": [{"name": "r"}, "s"],
     "image": {"tag": "1.2.3", "digest": f"sha256:{64 * 'a'}", "repository": "registry.example.com/imagecache"},
     "tls": {"existingSecret": "mine"},
@@ -102,14 +110,22 @@ def helm(*args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
 
 
 def rendered(values: object, *flags: str) -> dict[Name, Any]:
-    """By kind, namespace and name."""
+    """What is installed, by kind, namespace and name."""
+    return by_name(item for item in whole(values, *flags) if not hooked(item))
+
+
+def hooked(item: Any) -> bool:
+    return HOOK in item["metadata"].get("annotations", {})
+
+
+def whole(values: object, *flags: str) -> list[Any]:
     done = helm(
         *("template", "imagecache", str(CHART), "--namespace=imagecache-system", "--values=-"),
         *(flags or (f"--kube-version={KUBERNETES}",)),
         stdin=json.dumps(values),
     )
     assert done.returncode == 0, done.stderr
-    return by_name([item for item in yaml.safe_load_all(done.stdout) if item])
+    return [item for item in yaml.safe_load_all(done.stdout) if item]
 
 
 def by_name(items: Iterable[Any]) -> dict[Name, Any]:
@@ -180,9 +196,18 @@ def test_kustomize_with_another_namespace_and_a_prefix(mode: str, tmp_path: Path
     assert role["rules"][0]["resourceNames"] == ["prod-imagecache-agent"]
     subjects = [item["subjects"] for (kind, _, _), item in found.items() if kind.endswith("RoleBinding")]
     assert all(subject["namespace"] == "other" for each in subjects for subject in each)
-    # kustomize does not know that both belong to no namespace; the API server takes it away
-    binding = found["ValidatingAdmissionPolicyBinding", "other", "prod-imagecache-agent"]
-    assert ("ValidatingAdmissionPolicy", "other", binding["spec"]["policyName"]) in found
+    # kustomize does not know that policies and bindings belong to no namespace; the API server takes it away
+    of_kinds = {"ValidatingAdmissionPolicy": FENCES | {UNHELD}, "MutatingAdmissionPolicy": GATES}
+    for kind, policies in of_kinds.items():
+        bindings = {name: item for (each, _, name), item in found.items() if each == f"{kind}Binding"}
+        assert set(bindings) == {f"prod-{name}" for name in policies}
+        for name, item in bindings.items():
+            assert item["spec"]["policyName"] == name
+            assert (kind, "other", name) in found
+    for kind, name in (*(("Mutating", name) for name in GATES), ("Validating", UNHELD)):
+        bound = found[f"{kind}AdmissionPolicyBinding", "other", f"prod-{name}"]["spec"]["matchResources"]
+        (expression,) = bound["namespaceSelector"]["matchExpressions"]
+        assert expression["values"] == ["kube-system", "other"]
 
 
 def variables(workload: Any) -> dict[str, str]:
@@ -245,19 +270,141 @@ def test_cert_manager_makes_it_when_an_issuer_is_named() -> None:
     assert ("Secret", "imagecache-system", "imagecache-store-tls") not in found
 
 
-def test_old_clusters_get_no_policy_that_they_do_not_know_and_are_told(tmp_path: Path) -> None:
-    found = rendered({}, "--kube-version=1.29.0")
+VERSIONS = (25, 29, 30, 35, 36, 37)
+"""Minor versions of Kubernetes 1, on both sides of each that makes a difference."""
+PODS = [
+    {},
+    {"pods": {"enabled": False}},
+    {"pods": {"refuse": True, "unfenced": True}},
+    {"pods": {"events": False}, "taint": {"enabled": True}},
+]
 
-    assert not [kind for kind, _, _ in found if kind.startswith("ValidatingAdmissionPolicy")]
-    assert "NOT PROTECTED: Kubernetes v1.29.0" in notes(tmp_path, "--kube-version=1.29.0")
-    assert "NOT PROTECTED" not in notes(tmp_path, f"--kube-version={KUBERNETES}")
+
+@pytest.mark.parametrize("values", PODS, ids=str)
+@pytest.mark.parametrize("minor", VERSIONS)
+def test_each_kubernetes_gets_what_it_knows(minor: int, values: dict[str, object]) -> None:
+    found = whole(values, f"--kube-version=1.{minor}.0")
+    installed = by_name(item for item in found if not hooked(item))
+    installed.pop(("Secret", "imagecache-system", "imagecache-store-tls"))
+    written = json.loads(json.dumps(values))
+
+    assert installed == by_name(objects(written, minor))
+    assert by_name(filter(hooked, found)) == by_name(hooks(written, minor))
+
+
+@pytest.mark.parametrize(
+    ("minor", "fences", "gates", "refusal"),
+    [
+        (29, set(), set(), set()),
+        (30, FENCES, set(), set()),
+        (35, FENCES, set(), set()),
+        (36, FENCES, GATES, {UNHELD}),
+        (37, FENCES, GATES, {UNHELD}),
+    ],
+)
+def test_policies(minor: int, fences: set[str], gates: set[str], refusal: set[str]) -> None:
+    found = rendered({}, f"--kube-version=1.{minor}.0")
+    off = rendered({"pods": {"enabled": False}}, f"--kube-version=1.{minor}.0")
+
+    for kind in ("AdmissionPolicy", "AdmissionPolicyBinding"):
+        assert names(found, f"Validating{kind}") == fences | refusal
+        assert names(found, f"Mutating{kind}") == gates
+        assert names(off, f"Validating{kind}") == fences & {"imagecache-agent"}
+        assert names(off, f"Mutating{kind}") == set()
+
+
+def names(found: dict[Name, Any], kind: str) -> set[str]:
+    return {name for each, _, name in found if each == kind}
+
+
+@pytest.mark.parametrize(("minor", "refused"), [(29, False), (30, True), (35, True)])
+def test_before_the_gate_pinned_pods_without_one_are_refused_on_request(minor: int, refused: bool) -> None:
+    found = rendered({"pods": {"refuse": True}}, f"--kube-version=1.{minor}.0")
+    policy = found.get(("ValidatingAdmissionPolicy", None, UNHELD))
+
+    assert (policy is not None) is refused
+    if policy is not None:
+        assert "it needs the scheduling gate imagecache.dev/pinned" in policy["spec"]["validations"][1]["message"]
+
+
+@pytest.mark.parametrize(
+    ("minor", "values", "given"),
+    [
+        (29, {}, False),
+        (29, {"pods": {"unfenced": True}}, True),
+        (29, {"pods": {"unfenced": True, "enabled": False, "events": False}}, False),
+        (30, {}, True),
+        (37, {"pods": {"enabled": False, "events": False}}, False),
+    ],
+)
+def test_pods_are_patched_only_behind_the_fence_or_on_request(
+    minor: int, values: dict[str, object], given: bool
+) -> None:
+    found = rendered(values, f"--kube-version=1.{minor}.0")
+    rights = {
+        (resource, verb)
+        for item in found.values()
+        for rule in item.get("rules", [])
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    controller = variables(found["Deployment", "imagecache-system", "imagecache-controller"])
+    agent = variables(found["DaemonSet", "imagecache-system", "imagecache-agent"])
+
+    assert (("pods", "patch") in rights) is given
+    assert ("ClusterRoleBinding", None, "imagecache-controller-pods") in found or not given
+    assert (("ClusterRole", None, "imagecache-agent-events") in found) is given
+    assert (controller["IMAGECACHE_PODS"], agent["IMAGECACHE_POD_EVENTS"]) == (2 * (str(given).lower(),))
+
+
+def test_old_clusters_are_told_what_is_missing(tmp_path: Path) -> None:
+    told = {minor: notes(tmp_path, f"--kube-version=1.{minor}.0") for minor in VERSIONS}
+    off = notes(tmp_path, "--kube-version=1.35.0", "--set=pods.enabled=false")
+
+    assert "NOT PROTECTED: Kubernetes v1.29.0" in told[29]
+    assert "pods are not matched with caches" in told[29]
+    assert all("NOT PROTECTED" not in told[minor] for minor in (30, 35, 36, 37))
+    assert "schedulingGates: [{name: imagecache.dev/pinned}]" in told[35]
+    assert all("schedulingGates" not in text for text in (off, told[29], told[36], told[37]))
+
+
+def test_before_a_release_goes_its_gate_goes_and_then_every_held_pod() -> None:
+    found = [item for item in whole({"controller": {"podLabels": {"a": "b"}}}) if hooked(item)]
+    *bindings, job = sorted(found, key=lambda item: int(item["metadata"]["annotations"][f"{HOOK}-weight"]))
+
+    assert {item["metadata"]["name"] for item in bindings} == GATES
+    assert {item["kind"] for item in bindings} == {"MutatingAdmissionPolicyBinding"}
+    for item in found:
+        assert item["metadata"]["annotations"][HOOK] == "pre-delete"
+        assert item["metadata"]["annotations"][f"{HOOK}-delete-policy"] == "before-hook-creation,hook-succeeded"
+    pod = job["spec"]["template"]
+    assert (job["kind"], pod["spec"]["containers"][0]["args"]) == ("Job", ["controller", "--release"])
+    assert pod["spec"]["serviceAccountName"] == "imagecache-controller"
+    service = rendered({})["Service", "imagecache-system", "imagecache-store"]
+    assert service["spec"]["selector"].items() - pod["metadata"]["labels"].items(), "it serves no store"
+    assert [item["kind"] for item in whole({}, "--kube-version=1.35.0") if hooked(item)] == ["Job"]
+    assert not [item for item in whole({"pods": {"enabled": False}}) if hooked(item)]
+
+
+def test_an_overlay_for_clusters_without_the_gate(tmp_path: Path) -> None:
+    """As docs/install.md has it."""
+    written = r"^# kustomization\.yaml for Kubernetes 1\.30 to 1\.35\n(.*?)^```"
+    (overlay,) = re.findall(written, INSTALL.read_text(), _LINES)
+    base = os.path.relpath(CHART.parents[1] / "config" / "proxy", tmp_path)
+    (tmp_path / "kustomization.yaml").write_text(overlay.replace("config/proxy", base))
+    built = by_name(kustomized(tmp_path))
+    chart = rendered({}, "--include-crds", "--kube-version=1.35.0")
+
+    assert chart.pop(("Secret", "imagecache-system", "imagecache-store-tls"))
+    assert built.pop(("Namespace", None, "imagecache-system"))
+    assert chart == built
 
 
 def test_without_a_cluster_a_helm_built_as_ours_renders_for_its_own_kubernetes() -> None:
     """Helm's source says 1.20, and its Makefile the version of client-go: only with that is this no error."""
-    policies = [kind for kind, _, _ in rendered({}, "--include-crds") if kind.startswith("ValidatingAdmissionPolicy")]
+    policies = [kind for kind, _, _ in rendered({}, "--include-crds") if kind.endswith("AdmissionPolicy")]
 
-    assert len(policies) == 2
+    assert len(policies) == len(FENCES | GATES | {UNHELD})
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -292,10 +439,19 @@ def notes(folder: Path, *flags: str) -> str:
         (["--set-string=taint.enabled=false"], "at '/taint/enabled': got string, want boolean"),
         (["--set-string=networkPolicy.enabled=false"], "at '/networkPolicy/enabled': got string, want boolean"),
         (["--set=networkPolicy=false"], "at '/networkPolicy': got boolean, want object"),
+        (["--set-string=pods.enabled=false"], "at '/pods/enabled': got string, want boolean"),
+        (["--set=pods.autoCaches=many"], "at '/pods/autoCaches': got string, want integer"),
+        (["--set=pods.autoCaches=-1"], "at '/pods/autoCaches': minimum: got -1, want 0"),
+        (["--set=pods.pin=true"], "at '/pods': additional properties 'pin' not allowed"),
         (["--set=agent.nodeSelector.gpu=true"], "at '/agent/nodeSelector/gpu': got boolean, want string"),
         (["--set=agent.reserve=15"], "at '/agent/reserve': exclusiveMaximum: got 15, want 1"),
         (["--set=image.digest=abc"], "at '/image/digest': 'abc' does not match pattern"),
         (["--set=containerd.socket=run/x.sock"], "at '/containerd/socket': 'run/x.sock' does not match pattern"),
+        (["--set=store.volume.size=100"], "at '/store/volume/size': got number, want string"),
+        (["--set-string=store.volume.size=100"], "at '/store/volume/size': '100' does not match pattern"),
+        (["--set=agent.hostDirectory=/opt/../etc"], "at '/agent/hostDirectory': '/opt/../etc' does not match pattern"),
+        (["--set=pullSecretNamespaces={a,a}"], "at '/pullSecretNamespaces': items at 0 and 1 are equal"),
+        (["--set=pullSecretNamespaces={a.b}"], "at '/pullSecretNamespaces/0': 'a.b' does not match pattern"),
         (["--set=mode=null"], "missing property 'mode'"),
         (
             ["--set=agent.tolerations[0].operater=Exists"],
@@ -321,7 +477,7 @@ def test_what_is_misspelled_is_refused(flags: list[str], message: str) -> None:
     [
         {"global": {"imageRegistry": "x"}, "enabled": True},
         {"agent": {"tolerations": None, "resources": None}, "controller": {"affinity": None}},
-        {"controller": {"resources": {"limits": {"cpu": 2, "memory": "1Gi"}}}, "store": {"volume": {"size": 1000}}},
+        {"controller": {"resources": {"limits": {"cpu": 2, "memory": "1Gi"}}}, "store": {"volume": {"size": "1.5Ti"}}},
         {"containerd": {"alsoUnpack": False}},
     ],
     ids=["a parent chart's", "taken away", "numbers", "off"],

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from testkit.cluster.installed import THREE_NODES, Installed
+from testkit.cluster.seen_pods import SeenPods
 from testkit.images import busybox_image, tar_of, thin_layers
 from testkit.oci_layout import Image, ImageConfig, LayerSpec, Layout
 from testkit.peers.processes import mounts_below, processes_of
@@ -19,6 +20,7 @@ from testkit.peers.registry import Registry
 from testkit.peers.workspace import workspace
 
 USER, PASSWORD = "user", "correct horse"
+WORKLOADS = "deployments,statefulsets,daemonsets,jobs,pods"
 _STORED = 0
 """gzip's level for random bytes: nothing makes them smaller, and to try takes half a minute of a busy machine."""
 
@@ -88,10 +90,16 @@ def site(whole_site: Site) -> Iterator[Site]:
     """Without pods and ImageCaches, before and after."""
     yield whole_site
     cluster = whole_site.system.cluster
-    cluster.kubectl("delete", "deployments,pods", "--all", "--all-namespaces", "--force", "--grace-period=0")
+    cluster.kubectl("delete", WORKLOADS, "--all", "--all-namespaces", "--force", "--grace-period=0")
     whole_site.system.delete_all()
 
 
 @pytest.fixture
 def system(site: Site) -> Installed:
     return site.system
+
+
+@pytest.fixture
+def pods(system: Installed) -> SeenPods:
+    """Those of the namespace default."""
+    return SeenPods(system)

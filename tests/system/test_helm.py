@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from imagecache.match import keys
 from testkit.cluster.accounts import NAMESPACE
 from testkit.cluster.chart import ChartSite
 from testkit.cluster.cluster import Cluster
@@ -97,10 +98,18 @@ def test_native_installed_upgraded_and_removed_with_pods_running(place: Place, t
     assert cluster.kubectl("exec", "app", "--", "cat", "/srv/0") == "app\n"
     cluster.kubectl("delete", f"{CACHE}/app", "--timeout=60s")
 
+    waits = PodSpec("waits", image, annotations={keys.PIN: "nothing"})
+    cluster.apply(waits.document())
+    held = ("get", "pod", "waits", "--output=jsonpath={.spec.schedulingGates[*].name}")
+    assert cluster.kubectl(*held) == keys.GATE
+
     place.helm("uninstall", "imagecache", "--wait", "--timeout=120s")
     cluster.kubectl("wait", "--for=delete", "pods", "--all", f"--namespace={NAMESPACE}", "--timeout=120s")
 
     assert not drop_ins(node)
+    assert cluster.kubectl(*held) == ""
+    left = cluster.kubectl("get", "mutatingadmissionpolicies,mutatingadmissionpolicybindings,jobs", "-A")
+    assert "imagecache" not in left
     assert wait_until(lambda: reads(cluster), seconds=30, every=0.5)
     place.registry.start()
     run_pods(cluster, PodSpec("after", image, node=node.name, pull_policy="Always"))

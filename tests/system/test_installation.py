@@ -71,17 +71,20 @@ def test_the_api_server_takes_an_overlay(cluster: Cluster, mode: str, tmp_path: 
     try:
         words = ["apply", "--dry-run=server", "--validate=strict", "--kustomize", str(tmp_path)]
         done = cluster.kubectl(*words)
-        (policy,) = [
+        bindings = [
             item
             for item in json.loads(cluster.kubectl(*words, "--output=json"))["items"]
-            if item["kind"] == "ValidatingAdmissionPolicyBinding"
+            if item["kind"].endswith("AdmissionPolicyBinding")
         ]
     finally:
         cluster.kubectl("delete", "namespace", "elsewhere")
 
     assert "daemonset.apps/prod-imagecache-agent" in done
-    assert "namespace" not in policy["metadata"]
-    assert policy["spec"]["policyName"] == "prod-imagecache-agent"
+    assert len(bindings) == 5
+    for binding in bindings:
+        assert "namespace" not in binding["metadata"]
+        assert binding["spec"]["policyName"] == binding["metadata"]["name"]
+        assert binding["metadata"]["name"].startswith("prod-imagecache-")
 
 
 @pytest.mark.parametrize(
@@ -106,8 +109,9 @@ def test_the_api_server_takes_an_overlay(cluster: Cluster, mode: str, tmp_path: 
             },
             "agent": {"podAnnotations": {"a": "b"}, "securityContext": {"privileged": True}},
         },
+        {"pods": {"refuse": True, "autoCreate": True, "autoCaches": 0, "events": False}},
     ],
-    ids=["shared-directory", "two-controllers", "named-secrets", "more-in-the-pods"],
+    ids=["shared-directory", "two-controllers", "named-secrets", "more-in-the-pods", "pods"],
 )
 def test_the_api_server_takes_other_values_too(cluster: Cluster, values: dict[str, object]) -> None:
     listed = {"apiVersion": "v1", "kind": "List", "items": objects(json.loads(json.dumps(values)))}

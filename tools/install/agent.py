@@ -35,6 +35,7 @@ from tools.install.values import (
     NAMESPACE,
     NATIVE,
     NODE_STORE,
+    POD_EVENTS,
     PREPULL,
     PROXY,
     SERVED,
@@ -203,6 +204,7 @@ def _settings() -> list[Node]:
         setting("trim_delay", number_as_text("agent.trimDelaySeconds")),
         setting("allow_private_names", listed("agent.allowPrivateNames", "")),
         setting("taint_timeout", number_as_text("taint.timeoutSeconds")),
+        setting("pod_events", When(POD_EVENTS, "true", "false")),
         *logs(),
     ]
 

@@ -23,7 +23,16 @@ from tools.install.pods import (
 )
 from tools.install.rbac import AGENT, CONTROLLER
 from tools.install.template import Document, Expression, Node, When, given
-from tools.install.values import NAMESPACE, SERVED, SHARED_VOLUME, TLS_SECRET, number_as_text, value
+from tools.install.values import (
+    NAMESPACE,
+    PODS,
+    SERVED,
+    SHARED_VOLUME,
+    TLS_SECRET,
+    flag_as_text,
+    number_as_text,
+    value,
+)
 
 _PROXY_SECRET = given("controller.proxySecret")
 _HOSTS = given("controller.hosts.configMap")
@@ -162,9 +171,15 @@ def _settings() -> list[Node]:
         setting("store", STORE_MOUNT),
         setting("controller_builds", number_as_text("controller.builds")),
         setting("jobs", number_as_text("controller.jobs")),
+        setting("max_caches", number_as_text("controller.maxCaches")),
+        setting("max_store_size", number_as_text("controller.maxStoreSizeGiB")),
+        setting("tag_check_interval", number_as_text("controller.tagCheckIntervalSeconds")),
         setting("registry_retries", number_as_text("controller.registry.retries")),
         setting("registry_connect_timeout", number_as_text("controller.registry.connectTimeoutSeconds")),
         setting("registry_read_timeout", number_as_text("controller.registry.readTimeoutSeconds")),
+        setting("pods", When(PODS, "true", "false")),
+        setting("pods_auto_create", flag_as_text("pods.autoCreate")),
+        setting("auto_caches", number_as_text("pods.autoCaches")),
         When(_HOSTS, setting("hosts", _HOSTS_MOUNT)),
         When(_AUTHORITIES, setting("registry_ca", f"{_AUTHORITIES_MOUNT}/{_AUTHORITIES_FILE}")),
         setting("metrics_address", f":{METRICS_PORT}"),

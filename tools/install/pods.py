@@ -39,11 +39,11 @@ def container(name: str, args: Sequence[Node], component: str, **more: Node) -> 
     }
 
 
-def setting(name: str, text: str | Expression) -> dict[str, Node]:
+def setting(name: str, text: str | Expression | When) -> dict[str, Node]:
     return variable(f"IMAGECACHE_{name.upper()}", text)
 
 
-def variable(name: str, text: str | Expression) -> dict[str, Node]:
+def variable(name: str, text: str | Expression | When) -> dict[str, Node]:
     """Others name it as ``$(NAME)`` after it."""
     return {"name": name, "value": text}
 

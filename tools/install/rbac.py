@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 from imagecache.api import nodes, types
 from imagecache.controller.leader import Leader
+from imagecache.match import selectors
 from tools.install.template import ITEM, Condition, Document, Expression, Node, given
-from tools.install.values import NAMESPACE, value
+from tools.install.values import NAMESPACE, POD_EVENTS, PODS, value
 
 RBAC = "rbac.authorization.k8s.io"
 CONTROLLER, AGENT = "imagecache-controller", "imagecache-agent"
@@ -31,7 +32,7 @@ CONTROLLER_RULES = [
     rule(nodes.GROUP, ["nodeimagecaches"], ["list", "watch"]),
     rule("", ["nodes"], ["list", "watch"]),
     rule("authentication.k8s.io", ["tokenreviews"], ["create"]),
-    # in `default` only, as of every object without a namespace; but kustomize would move a Role that is there
+    # about caches in `default`, as of every object without a namespace; about pods where they are
     rule("", ["events"], ["create"]),
 ]
 LEADER_RULES = [
@@ -45,6 +46,15 @@ AGENT_RULES = [
     rule(nodes.GROUP, ["nodeimagecaches/status"], ["patch"]),
     rule("", ["nodes"], ["list", "watch"]),
 ]
+POD_RULES = [
+    # of a pod its own annotation, its own gate and node affinity: the fence (admission.py)
+    rule("", ["pods"], ["list", "watch", "patch"]),
+    rule("", ["namespaces"], ["list", "watch"]),
+    # ECI's is in kube-system; a Role there would be moved by kustomize
+    rule("", ["configmaps"], ["list", "watch"], [selectors.CONFIG_MAP]),
+    rule(types.GROUP, ["imagecaches"], ["create"]),
+]
+POD_EVENT_RULES = [rule("", ["events"], ["create"])]
 TAINT_RULES = [rule("", ["nodes"], ["patch"])]
 OWN_DAEMONSET_RULES = [rule("apps", ["daemonsets"], ["get"], [AGENT])]
 PEOPLE_RULES = {
@@ -64,8 +74,10 @@ Reports are written by agents alone, and deleted by hand where a node did not co
 def rbac() -> list[Document]:
     found = [_account(CONTROLLER), _account(AGENT)]
     found += _cluster_wide(CONTROLLER, CONTROLLER, CONTROLLER_RULES)
+    found += _cluster_wide(f"{CONTROLLER}-pods", CONTROLLER, POD_RULES, PODS)
     found += _cluster_wide(AGENT, AGENT, AGENT_RULES)
     found += _cluster_wide(f"{AGENT}-taint", AGENT, TAINT_RULES, given("taint.enabled"))
+    found += _cluster_wide(f"{AGENT}-events", AGENT, POD_EVENT_RULES, POD_EVENTS)
     found += _in_namespace(CONTROLLER, CONTROLLER, NAMESPACE, LEADER_RULES)
     found += _in_namespace(AGENT, AGENT, NAMESPACE, OWN_DAEMONSET_RULES)
     found += _in_namespace("imagecache-pull-secrets", CONTROLLER, ITEM, PULL_SECRET_RULES, each="pullSecretNamespaces")

@@ -14,8 +14,10 @@ from tools.install.admission import admission
 from tools.install.agent import agent
 from tools.install.controller import controller
 from tools.install.network import network
+from tools.install.pins import pins
 from tools.install.rbac import rbac
-from tools.install.template import Document, documents, template, text
+from tools.install.release import release
+from tools.install.template import NEWEST, Document, documents, template, text
 from tools.install.values import defaults, merged
 
 MODES = ("proxy", "native", "prepull")
@@ -31,16 +33,25 @@ def parts() -> dict[str, list[Document]]:
     return {
         "rbac": rbac(),
         "admission": admission(),
+        "pins": pins(),
         "controller": controller(),
         "network": network(),
         "agent": agent(),
     }
 
 
-def objects(values: Mapping[str, JSON]) -> list[dict[str, JSON]]:
-    """What is in the cluster with these values over the defaults, CRDs and the chart's certificate left out."""
+def objects(values: Mapping[str, JSON], kubernetes: int = NEWEST) -> list[dict[str, JSON]]:
+    """What is in a cluster of Kubernetes 1.``kubernetes`` with these values over the defaults.
+
+    CRDs, the chart's certificate and what Helm makes for a moment are left out.
+    """
     whole = merged(defaults(), values)
-    return [body for part in parts().values() for body in documents(part, whole)]
+    return [body for part in parts().values() for body in documents(part, whole, kubernetes)]
+
+
+def hooks(values: Mapping[str, JSON], kubernetes: int = NEWEST) -> list[dict[str, JSON]]:
+    """What Helm makes for a moment."""
+    return documents(release(), merged(defaults(), values), kubernetes)
 
 
 def files() -> dict[Path, str]:
@@ -84,7 +95,8 @@ def _units() -> dict[Path, str]:
 
 
 def _chart() -> dict[Path, str]:
-    found = {_CHART / "templates" / f"{name}.yaml": template(items) for name, items in parts().items()}
+    shown = {**parts(), "release": release()}
+    found = {_CHART / "templates" / f"{name}.yaml": template(items) for name, items in shown.items()}
     found[_CHART / "Chart.yaml"] = text([_chart_document()])
     return found
 
@@ -113,11 +125,15 @@ def _references() -> dict[str, JSON]:
     A configuration of a base holds for what is built on it.
     """
     variable = "spec/template/spec/containers/env/value"
+    selected = "spec/matchResources/namespaceSelector/matchExpressions/values"
+    mutating, validating = (f"{kind}AdmissionPolicyBinding" for kind in ("Mutating", "Validating"))
     referrers: dict[str, list[tuple[str, str]]] = {
         "ServiceAccount": [(variable, "Deployment")],
         "Service": [(variable, "DaemonSet")],
         "DaemonSet": [(variable, "DaemonSet"), ("rules/resourceNames", "Role")],
-        "ValidatingAdmissionPolicy": [("spec/policyName", "ValidatingAdmissionPolicyBinding")],
+        "ValidatingAdmissionPolicy": [("spec/policyName", validating)],
+        "MutatingAdmissionPolicy": [("spec/policyName", mutating)],
+        "Namespace": [(selected, mutating), (selected, validating)],
     }
     found: list[JSON] = [
         {"kind": kind, "fieldSpecs": [{"path": path, "kind": referrer} for path, referrer in places]}

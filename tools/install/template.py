@@ -10,12 +10,14 @@ import enum
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeGuard, Union
 
 from imagecache.api.yamltext import JSON
 
+NEWEST = 37
+"""Minor version of the newest Kubernetes 1 that is known here; the kustomize bases are for it."""
 _PLAIN = re.compile(r"[A-Za-z/_][A-Za-z0-9_./-]*")
 _BLOCK = "{{- toYaml . | nindent INDENT }}"
 _WORDS_OF_YAML = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
@@ -28,6 +30,8 @@ class Context:
     values: Mapping[str, JSON]
     item: JSON = None
     """Of the list that a document is repeated for."""
+    kubernetes: int = NEWEST
+    """Minor version of Kubernetes 1."""
 
     def at(self, path: str) -> JSON:
         """Raises KeyError when there is no such value."""
@@ -116,6 +120,14 @@ def given(path: str) -> Condition:
     return Condition(f"$.Values.{path}", lambda context: bool(context.at(path)))
 
 
+def since(minor: int) -> Condition:
+    """The cluster has this minor version of Kubernetes 1, or a later one; pre-releases count."""
+    return Condition(
+        f'semverCompare ">=1.{minor}.0-0" $.Capabilities.KubeVersion.Version',
+        lambda context: context.kubernetes >= minor,
+    )
+
+
 def equals(path: str, word: str) -> Condition:
     return Condition(f'eq $.Values.{path} "{word}"', lambda context: context.at(path) == word)
 
@@ -155,7 +167,7 @@ def _resolve(node: Node, context: Context) -> JSON | _Absent:
     if isinstance(node, Each):
         values = context.at(node.path)
         items = values if isinstance(values, list) else []
-        return [resolve(node.item, Context(context.values, item)) for item in items] or _Absent()
+        return [resolve(node.item, replace(context, item=item)) for item in items] or _Absent()
     if isinstance(node, Mapping):
         return _mapping(node, context)
     if isinstance(node, Sequence) and not isinstance(node, str):
@@ -187,9 +199,10 @@ def _plain(part: str | Expression, context: Context) -> JSON:
     return part.plain(context) if isinstance(part, Expression) else part
 
 
-def documents(items: Sequence[Document], values: Mapping[str, JSON]) -> list[dict[str, JSON]]:
-    """Every object for these values."""
-    return [body for document in items for body in _bodies(document, Context(values))]
+def documents(items: Sequence[Document], values: Mapping[str, JSON], kubernetes: int = NEWEST) -> list[dict[str, JSON]]:
+    """Every object for these values, and for this minor version of Kubernetes 1."""
+    context = Context(values, kubernetes=kubernetes)
+    return [body for document in items for body in _bodies(document, context)]
 
 
 def _bodies(document: Document, context: Context) -> Iterator[dict[str, JSON]]:
@@ -197,7 +210,7 @@ def _bodies(document: Document, context: Context) -> Iterator[dict[str, JSON]]:
         return
     items = context.at(document.each) if document.each else [None]
     for item in items if isinstance(items, list) else []:
-        body = resolve(document.body, Context(context.values, item))
+        body = resolve(document.body, replace(context, item=item))
         if isinstance(body, dict):
             yield body
 

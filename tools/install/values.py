@@ -9,7 +9,7 @@ from pathlib import Path
 from imagecache import __version__
 from imagecache.api import yamltext
 from imagecache.api.yamltext import JSON
-from tools.install.template import Condition, Context, Expression, Kind, equals, given, join
+from tools.install.template import Context, Expression, Kind, equals, given, join, since
 
 CHART = Path(__file__).resolve().parents[2] / "charts" / "imagecache"
 
@@ -53,6 +53,11 @@ def value(path: str) -> Expression:
 def number_as_text(path: str) -> Expression:
     """A whole number for an environment variable."""
     return Expression(f"int64 $.Values.{path} | toString", lambda context: str(context.at(path)))
+
+
+def flag_as_text(path: str) -> Expression:
+    """``true`` or ``false`` for an environment variable."""
+    return Expression(f"$.Values.{path} | toString", lambda context: "true" if context.at(path) else "false")
 
 
 def decimal_as_text(path: str) -> Expression:
@@ -108,5 +113,14 @@ TLS_SECRET = Expression(
     '$.Values.tls.existingSecret | default "imagecache-store-tls"',
     lambda context: context.at("tls.existingSecret") or "imagecache-store-tls",
 )
-POLICIES = Condition('semverCompare ">=1.30.0-0" $.Capabilities.KubeVersion.Version', lambda _context: True)
+FENCED = since(30)
 """The API server has ValidatingAdmissionPolicy, and says in a token's review on which node it is used."""
+_FENCED_OR_NOT = FENCED | given("pods.unfenced")
+PODS = given("pods.enabled") & _FENCED_OR_NOT
+"""The controller may change pods."""
+GATED = PODS & since(36)
+"""Pods that pin a cache get their gate from a MutatingAdmissionPolicy."""
+HELD_OR_REFUSED = PODS & (since(36) | (FENCED & given("pods.refuse")))
+"""A pod that pins a cache and has no gate is refused."""
+POD_EVENTS = given("pods.events") & _FENCED_OR_NOT
+"""Agents may write events on pods."""

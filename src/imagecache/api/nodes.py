@@ -38,9 +38,13 @@ REFRESH_SCHEDULE = f"{GROUP}/refresh-schedule"
 """Annotation of an ImageCache: when that is done by itself, in the five fields of cron, UTC."""
 ELIMINATION = f"{GROUP}/elimination-strategy"
 """Annotation of an ImageCache: ``LRU``: it may be deleted where there is no room for another one."""
+CREATED_FOR = f"{GROUP}/created-for"
+"""Annotation of an ImageCache that a pod had made for it: namespace and uid of that pod."""
 OS_LABEL, ARCHITECTURE_LABEL = "kubernetes.io/os", "kubernetes.io/arch"
 """Labels of a Node, which kubelet sets (k8s.io/api, well-known labels)."""
-_OURS = frozenset({NODE_SELECTOR, PRIORITY, ALSO_UNPACK, DIRECT_IO, REFRESH, REFRESH_SCHEDULE, ELIMINATION})
+_OURS = frozenset(
+    {NODE_SELECTOR, PRIORITY, ALSO_UNPACK, DIRECT_IO, REFRESH, REFRESH_SCHEDULE, ELIMINATION, CREATED_FOR}
+)
 FINALIZER = f"{GROUP}/bundle"
 """On every ImageCache: the controller deletes the bundle before the object disappears."""
 HOST = "_host"

@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagecache.apps import registry_configuration
+from imagecache.apps import pods, registry_configuration
 from imagecache.apps.bundle_store import LocalBundles
 from imagecache.apps.platform import host_platform
 from imagecache.clock import Clock
@@ -23,13 +23,14 @@ from imagecache.concurrency import cancel_all, first_to_end
 from imagecache.controller.build_process import ProcessBuilder
 from imagecache.controller.leader import Leader
 from imagecache.controller.node_gc import NodeGarbageCollector
+from imagecache.controller.pods.reconciler import PodReconciler
 from imagecache.controller.quota import Limits
 from imagecache.controller.reconciler import Dependencies, Reconciler
 from imagecache.controller.tag_checks import TagChecks
 from imagecache.controller.tag_process import ProcessTagReader
 from imagecache.errors import ImageCacheError, InternalError, InvalidSetting
-from imagecache.kube import connection
-from imagecache.kube.api import ChangeKind, Kube
+from imagecache.kube import connection, objects
+from imagecache.kube.api import ChangeKind, ClusterKube, Kube
 from imagecache.kube.client import KubeClient
 from imagecache.kube.informer import Informer
 from imagecache.kube.resources import IMAGE_CACHES, NODE_IMAGE_CACHES, NODES
@@ -75,7 +76,7 @@ class ClusterController:
             stack.push_async_callback(leader.release)
             await self._lead(leader, kube, metrics)
 
-    async def _lead(self, leader: Leader, kube: Kube, metrics: Metrics) -> None:
+    async def _lead(self, leader: Leader, kube: ClusterKube, metrics: Metrics) -> None:
         reconciler = Reconciler(
             Dependencies(
                 kube=kube,
@@ -88,17 +89,20 @@ class ClusterController:
                 limits=Limits(self.settings.max_caches, self.settings.max_store_size * GIB),
             )
         )
-        nodes, caches = Informer(kube, NODES), Informer(kube, IMAGE_CACHES)
+        caches, nodes, reports = Informer(kube, IMAGE_CACHES), Informer(kube, NODES), Informer(kube, NODE_IMAGE_CACHES)
+        synced = [caches.synced, nodes.synced, reports.synced]
+        matching = None
+        if self.settings.pods:
+            matching = pods.pod_reconciler(kube, reconciler, self.settings, self.clock, metrics)
         _log.info("controller is running", store=str(self.store.root))
         await work(
             reconciler,
             leader.keep(),
             _run_when([nodes.synced, caches.synced], reconciler),
-            _inform(reconciler, caches),
-            _inform(reconciler, nodes),
-            _inform(reconciler, Informer(kube, NODE_IMAGE_CACHES)),
+            *(_inform(each, reconciler, matching) for each in (caches, nodes, reports)),
             self._collect(nodes),
             *self._tag_checks(kube, reconciler),
+            *([pods.run_when(synced, matching)] if matching is not None else []),
         )
         raise InternalError("a part of the controller ended without a reason")
 
@@ -183,9 +187,11 @@ async def _flush(reconciler: Reconciler) -> None:
         await cancel_all([writing])
 
 
-async def _inform(reconciler: Reconciler, informer: Informer) -> None:
+async def _inform(informer: Informer, reconciler: Reconciler, matching: PodReconciler | None) -> None:
     async for change in informer.changes():
         reconciler.take(informer.resource, change.object, gone=change.kind is ChangeKind.DELETED)
+        if matching is not None:
+            matching.caches.take([objects.name(change.object)] if informer.resource == IMAGE_CACHES else ())
 
 
 def _identity() -> str:

@@ -14,6 +14,7 @@ from typing import Annotated, get_type_hints
 import typer
 
 from imagecache.cli.session import Environment, Session
+from imagecache.settings.flags import as_text
 from imagecache.settings.table import CONFIG_FILE, SETTINGS
 
 COMMON = ("store", "log_format", "log_level")
@@ -72,14 +73,13 @@ def _parameter(name: str, annotation: object) -> inspect.Parameter:
 
 def _flag(name: str, renamed: str | None) -> object:
     setting = SETTINGS[name]
-    shown = getattr(setting.default, "value", setting.default)
     return Annotated[
         str | None,
         typer.Option(
             renamed or setting.flag,
             metavar=_metavar(setting.unit),
             help=f"{setting.help} [{setting.env}]",
-            show_default=str(shown) if shown not in {"", ()} else False,
+            show_default=as_text(setting.default) or False,
         ),
     ]
 

@@ -15,7 +15,7 @@ from imagecache.api import assignment, building, columns, events, ids, nodes, ph
 from imagecache.api.building import BuildRequest
 from imagecache.api.effective_spec import EffectiveSpec, effective_spec
 from imagecache.api.types import Attempt, Display, Event, ImageCache, Phase, Status
-from imagecache.controller import attempts, choice, failures, summary
+from imagecache.controller import attempts, choice, failures, summary, unused
 from imagecache.controller.decision import (
     CONFIGURATION,
     Action,
@@ -42,6 +42,8 @@ LATER = 60.0
 """Seconds between two looks at a store that has been away for longer."""
 SETTLED = dt.timedelta(hours=1)
 """A bundle that was there for so long and is lost then has nothing to do with one that is lost at once."""
+_NOTES = 20
+"""At most that many are recorded: the status keeps fifty events, and what it no longer has is recorded again."""
 _NO_SECRET = PullSecretUnavailable.__name__
 
 
@@ -78,16 +80,14 @@ class _Draft:
         self.problem: ImageCacheError | None = None
         self.decided = cache.status is None
         """The status is about this generation from now on."""
-        self.status = cache.status or phases.begin(ids.derived_cache_id(cache.metadata.uid), self.generation, now)
+        self.status = (
+            phases.not_later(cache.status, now)
+            if cache.status is not None
+            else phases.begin(ids.derived_cache_id(cache.metadata.uid), self.generation, now)
+        )
 
     def decide(self) -> Decision:
-        if nodes.FINALIZER not in self.cache.metadata.finalizers:
-            self.actions.append(AddFinalizer())
-        for event in self.observed.events:
-            self.add(event)
-        if self.observed.matches is not None:
-            self.status = usage.matched(self.status, self.observed.matches)
-        self.status = tags.checked(self.status, self.observed.tags)
+        self.take_over()
         spec: EffectiveSpec | None = None
         try:
             if self.observed.malformed is not None:
@@ -99,8 +99,8 @@ class _Draft:
         else:
             if self.observed.role is not Role.NODE:
                 self.advance(spec)
-        farewell = self.farewell()
-        if farewell is not None:
+        self.status = unused.expiring(self.cache, self.status, self.observed.role)
+        if (farewell := self.farewell()) is not None:
             return Decision(self.cache.status, (DeleteObject(),), (farewell,), again=SOON)
         self.summarise(spec)
         return Decision(
@@ -112,15 +112,21 @@ class _Draft:
             self.problem,
         )
 
+    def take_over(self) -> None:
+        """What has happened since the last look, whatever follows from the rest."""
+        if nodes.FINALIZER not in self.cache.metadata.finalizers:
+            self.actions.append(AddFinalizer())
+        for event in self.observed.events:
+            self.add(event)
+        if self.observed.matches is not None:
+            self.status = usage.matched(self.status, self.observed.matches)
+        self.status = tags.checked(self.status, self.observed.tags)
+
     def advance(self, spec: EffectiveSpec) -> None:
-        if self.cache.status is None:
-            self.record_notes(spec)
+        self.record_notes(spec)
         if spec.schedule_problem and not events.has(self.status.events, "InvalidSchedule", spec.schedule_problem):
             self.record("InvalidSchedule", spec.schedule_problem, kind=events.WARNING)
-        if self.status.phase in assignment.SERVING:
-            self.retain(spec)
-        elif self.status.phase in phases.UNFINISHED:
-            self.status = replace(self.status, expire_date_time="", retention_days=0)
+        self.limit(spec.retention_days)
         if self.observed.store_problem is not None:
             self.without_store(self.observed.store_problem)
             return
@@ -169,7 +175,6 @@ class _Draft:
         since = phases.condition(self.status, "Building")
         self.status = phases.update(self.status, self.generation, self.now)
         self.record("Updating", f"Image cache is built again: {differs or 'the store has lost it'}")
-        self.record_notes(spec)
         if document is not None or self.attempt.wanted != building.wanted(spec):
             self.update(spec)
         else:
@@ -202,8 +207,6 @@ class _Draft:
         why = self.why_again(spec)
         if why:
             self.retry(spec, why)
-        elif self.status.phase is Phase.FAILED:
-            self.status = phases.failed_until(self.status, self.now)
 
     def why_again(self, spec: EffectiveSpec) -> str:
         """Why what has failed is built again; empty: it is not."""
@@ -229,8 +232,7 @@ class _Draft:
 
     def retry(self, spec: EffectiveSpec, why: str) -> None:
         attempt = self.attempt
-        self.record("Retrying", f"Image cache is built again: {why}")
-        self.record_notes(spec)
+        self.record("Retrying", f"Image cache is tried again: {why}")
         if self.status.phase is Phase.UPDATE_FAILED:
             self.status = phases.update(self.status, self.generation, self.now)
             self.status = replace(self.status, attempt=attempts.fresh(attempt))
@@ -370,6 +372,7 @@ class _Draft:
     def refuse(self, error: InvalidManifest) -> None:
         """It asks for something that no build can make: it fails at once, and old content goes on serving."""
         self.decided = True
+        self.limit(self.status.retention_days or None)  # what it asks for cannot be read: what serves keeps its own
         if self.status.phase in phases.FAILED:
             if phases.outcome(self.status) == (error.reason, building.explain(error)):
                 return
@@ -380,16 +383,29 @@ class _Draft:
         self.actions.append(StopBuild())
         self.fail(error, self.attempt)
 
-    def retain(self, spec: EffectiveSpec) -> None:
+    def limit(self, retention_days: int | None) -> None:
+        """The expiry, whatever somebody else has written there; before anything is deleted by it."""
+        if self.status.phase in assignment.SERVING:
+            self.retain(retention_days)
+        elif self.status.phase is Phase.FAILED:
+            self.status = phases.failed_until(self.status, self.now)
+        else:
+            self.status = replace(self.status, expire_date_time="", retention_days=0)
+
+    def retain(self, days: int | None) -> None:
         """The expiry of what serves. That it will be deleted is said in time: nobody asked for it when it was built."""
-        self.status, before = phases.retained(self.status, self.now, retention_days=spec.retention_days), self.status
-        if self.status is not before and self.status.expire_date_time:
+        self.status, before = phases.retained(self.status, self.now, retention_days=days), self.status
+        if self.status is before:
+            return
+        if self.status.expire_date_time:
             self.record(
                 "WillExpire",
                 f"Image cache and object will be deleted at {self.status.expire_date_time}: retentionDays is "
-                f"{spec.retention_days}, counted from now, because it was set after the build",
+                f"{days}, counted from now, because it was set after the build",
                 kind=events.WARNING,
             )
+        elif before.retention_days:
+            self.record("WillNotExpire", "Image cache stays until it is deleted: it has no retentionDays any more")
 
     def farewell(self) -> Event | None:
         """The event of an object that is to be deleted; None: it stays."""
@@ -459,9 +475,12 @@ class _Draft:
         self.status = replace(self.status, events=events.append(self.status.events, event))
 
     def record_notes(self, spec: EffectiveSpec) -> None:
-        """What is ignored of the document, once for each build."""
-        for note in (*self.observed.notes, *spec.notes):
-            self.record("Noted", note)
+        """What is ignored of the document, once: also of an annotation that comes later."""
+        notes = (*self.observed.notes, *spec.notes)[:_NOTES]
+        told = {each.message for each in self.status.events if each.reason == "Noted"} if notes else set()
+        for note in notes:
+            if note not in told:
+                self.record("Noted", note)
 
     def changed_status(self) -> Status:
         """The new status, or the very same object when only times would differ: then nothing is written."""

@@ -129,6 +129,14 @@ class Outcome(enum.Enum):
     """The pinned cache does not serve yet."""
 
 
+Rank = tuple[int, int, int, float, str]
+
+
+def rank(exact: int, repository: int, size: int, created: dt.datetime, name: str) -> Rank:
+    """The smallest wins: most exact, most of the same repository, smallest, newest, name."""
+    return (-exact, -repository, size, -created.timestamp(), name)
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A cache that has something of the pod, and what became of it."""
@@ -146,9 +154,8 @@ class Candidate:
     """Why it did not win; empty for the winner."""
 
     @property
-    def rank(self) -> tuple[int, int, int, float, str]:
-        """The smallest wins: most exact, most of the same repository, smallest, newest, name."""
-        return (-self.exact, -self.repository, self.size, -self.created.timestamp(), self.name)
+    def rank(self) -> Rank:
+        return rank(self.exact, self.repository, self.size, self.created, self.name)
 
 
 @dataclass(frozen=True, slots=True)

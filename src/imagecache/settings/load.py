@@ -59,16 +59,20 @@ def check(setting: Setting, value: object, origin: str) -> object:
 def _converted(kind: object, value: object) -> object | None:
     if kind in {int, float}:
         return _number(value, whole=kind is int)
+    if kind is bool:
+        return _truth(value)
     if kind == tuple[str, ...]:
         return _texts(value)
-    if not isinstance(value, str):
-        return None
+    return _from_text(kind, value) if isinstance(value, str) else None
+
+
+def _from_text(kind: object, text: str) -> object | None:
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         members: dict[object, object] = {member.value: member for member in kind.__members__.values()}
-        return members.get(value)
+        return members.get(text)
     if kind is Path:
-        return Path(value).expanduser().absolute() if value else None
-    return value
+        return Path(text).expanduser().absolute() if text else None
+    return text
 
 
 def _number(value: object, *, whole: bool) -> int | float | None:
@@ -83,6 +87,13 @@ def _number(value: object, *, whole: bool) -> int | float | None:
     if whole and isinstance(number, float):
         return None
     return number if 0 <= number < float("inf") else None
+
+
+def _truth(value: object) -> bool | None:
+    """From ``true`` and ``false``, as text or as the file has them."""
+    if isinstance(value, bool):
+        return value
+    return {"true": True, "false": False}.get(value) if isinstance(value, str) else None
 
 
 def _texts(value: object) -> tuple[str, ...] | None:

@@ -326,6 +326,36 @@ class Settings:
         int,
         Meaning("count", "Image caches built at the same time; each build uses as many processes as the setting jobs."),
     ] = 1
+    pods: Annotated[
+        bool,
+        Meaning(
+            "true | false",
+            "The controller matches pods with caches: it annotates them, holds those that pin a cache until that is "
+            "usable, and says so in events.",
+        ),
+    ] = True
+    pods_auto_create: Annotated[
+        bool,
+        Meaning(
+            "true | false",
+            "A cache is made for the images of every pod that misses, unless something nearer to the pod says "
+            "imagecache.dev/auto-create: false. Where this is false, what says true has one made.",
+        ),
+    ] = False
+    auto_caches: Annotated[
+        int,
+        Meaning(
+            "count",
+            "Caches that pods had made for them, at most: at the limit the least recently matched one goes. 0: none.",
+        ),
+    ] = 25
+    pod_events: Annotated[
+        bool,
+        Meaning(
+            "true | false",
+            "The agent writes an Event on each pod that used a cache: layers from it, bytes pulled, time.",
+        ),
+    ] = True
     max_caches: Annotated[
         int,
         Meaning(

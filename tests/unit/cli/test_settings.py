@@ -49,6 +49,9 @@ def test_types(tmp_path: Path) -> None:
     assert loaded(tmp_path, "", {}, allow_private_names="a, b,").allow_private_names == ("a", "b")
     assert loaded(tmp_path, "", {}, allow_private_names="\u00a0a,\u200bb\u3000").allow_private_names == ("a", "b")
     assert loaded(tmp_path, 'allow_private_names = ["\u00a0a", " "]').allow_private_names == ("a",)
+    assert not loaded(tmp_path, "pods = false").pods
+    assert loaded(tmp_path, "pods = false", {"IMAGECACHE_PODS": "true"}).pods
+    assert not loaded(tmp_path, "pods = true", {"IMAGECACHE_PODS": "true"}, pods="false").pods
 
 
 BAD = {
@@ -58,6 +61,8 @@ BAD = {
     "negative": ("jobs = -1", {}, {}, "config.toml: jobs: -1 is not valid"),
     "fraction": ("jobs = 1.5", {}, {}, "config.toml: jobs: 1.5"),
     "bool": ("jobs = true", {}, {}, "config.toml: jobs: True"),
+    "number-for-truth": ("pods = 1", {}, {}, "config.toml: pods: 1 is not valid"),
+    "word-for-truth": ("", {"IMAGECACHE_PODS": "yes"}, {}, "IMAGECACHE_PODS: 'yes' is not valid"),
     "infinite": ("trim_delay = inf", {}, {}, "config.toml: trim_delay: inf"),
     "nan": ("trim_delay = nan", {}, {}, "config.toml: trim_delay: nan"),
     "number-for-text": ("namespace = 3", {}, {}, "config.toml: namespace: 3"),

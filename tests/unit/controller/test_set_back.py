@@ -30,6 +30,7 @@ from tests.unit.controller.situations import (
     creating,
     failed,
     look,
+    pending,
     ready,
     request,
     settled,
@@ -51,6 +52,9 @@ def saying(status: Status, kind: str, value: str) -> Status:
         msgspec.structs.replace(each, status=value if each.type == kind else each.status) for each in status.conditions
     )
     return set_back(status, conditions=tuple(lie))
+
+
+UNREADABLE = look(cache(annotations={"k8s.aliyun.com/imc-size": "abc"})).status or pending()
 
 
 def drifting(image: StatusImage) -> StatusImage:
@@ -119,6 +123,33 @@ CASES: dict[str, Case] = {
         phase=Phase.READY,
         events=("WillExpire",),
         again=2 * A_DAY,
+    ),
+    "nor-while-the-object-cannot-be-read": Case(
+        cache(
+            annotations={"k8s.aliyun.com/imc-size": "abc"},
+            generation=2,
+            status=set_back(ready(retention_days=2), expire_date_time="2020-01-01T00:00:00Z"),
+        ),
+        HAS_ONE,
+        actions=(StopBuild(),),
+        phase=Phase.UPDATE_FAILED,
+        events=("WillExpire", "InvalidManifest"),
+        again=2 * A_DAY,
+        check=lambda s: s.expire_date_time == "2024-05-03T12:00:00Z",
+    ),
+    "nor-of-what-failed-because-of-that": Case(
+        cache(annotations={"k8s.aliyun.com/imc-size": "abc"}, status=set_back(UNREADABLE, expire_date_time="")),
+        phase=Phase.FAILED,
+        again=A_DAY,
+        check=lambda s: s.expire_date_time == "2024-05-02T12:00:00Z",
+    ),
+    "a-start-after-now-is-now-and-written-once": Case(
+        cache(days=3, status=set_back(ready(retention_days=2), start_time="2100-01-01T00:00:00Z")),
+        HAS_ONE,
+        phase=Phase.READY,
+        events=("WillExpire",),
+        again=3 * A_DAY,
+        check=lambda s: s.start_time == "2024-05-01T12:00:00Z" and look(cache(days=3, status=s), **HAS_ONE).status is s,
     ),
     "nor-one-without-a-retention": Case(
         cache(status=set_back(ready(), expire_date_time="2020-01-01T00:00:00Z")),

@@ -174,14 +174,14 @@ def test_an_agent_writes_about_its_own_node_only() -> None:
         "nodeimagecaches",
         "nodeimagecaches/status",
         "nodes",
+        "events",
     }
     assert "authentication.kubernetes.io/node-name" in policy["validations"][0]["expression"]
 
 
-def test_who_is_an_agent_follows_from_its_role() -> None:
-    """The policy asks for a right that only the agents' role gives, and for one that it must not give."""
-    (condition,) = rendered()["ValidatingAdmissionPolicy", "imagecache-agent"]["spec"]["matchConditions"]
-    rights = {
+def rights() -> dict[tuple[str, str], set[tuple[str, str, str]]]:
+    """Group, resource and verb by role."""
+    return {
         (kind, name): {
             (group, resource, verb)
             for rule in item["rules"]
@@ -192,12 +192,54 @@ def test_who_is_an_agent_follows_from_its_role() -> None:
         for (kind, name), item in rendered(taint={"enabled": True}).items()
         if kind in {"ClusterRole", "Role"}
     }
-    asked = ("imagecache.dev", "nodeimagecaches", "create"), ("", "nodes", "delete")
 
-    assert "authorizer.group('imagecache.dev').resource('nodeimagecaches').check('create')" in condition["expression"]
+
+@pytest.mark.parametrize(
+    ("account", "asked"),
+    [
+        ("imagecache-agent", [("imagecache.dev", "nodeimagecaches", "create")]),
+        (
+            CONTROLLER,
+            [
+                ("eci.alibabacloud.com", "imagecaches/status", "patch"),
+                ("authentication.k8s.io", "tokenreviews", "create"),
+            ],
+        ),
+    ],
+)
+def test_who_is_meant_follows_from_its_role(account: str, asked: list[tuple[str, str, str]]) -> None:
+    """A policy asks for rights that one role gives and no other, and for one that none of ours must give."""
+    (condition,) = rendered()["ValidatingAdmissionPolicy", account]["spec"]["matchConditions"]
+    found = rights()
+
+    for group, resource, verb in asked:
+        kind, _, part = resource.partition("/")
+        place = f".subresource('{part}')" if part else ""
+        assert f"authorizer.group('{group}').resource('{kind}'){place}.check('{verb}')" in condition["expression"]
     assert "!authorizer.group('').resource('nodes').check('delete')" in condition["expression"]
-    assert [role for role, has in rights.items() if asked[0] in has] == [("ClusterRole", "imagecache-agent")]
-    assert [role for role, has in rights.items() if asked[1] in has] == []
+    assert [role for role, has in found.items() if set(asked) <= has] == [("ClusterRole", account)]
+    assert [role for role, has in found.items() if ("", "nodes", "delete") in has] == []
+
+
+def test_policies_name_no_account() -> None:
+    found = [item for (kind, _), item in rendered(pods={"refuse": True}).items() if kind.endswith("AdmissionPolicy")]
+
+    assert len(found) == 5
+    for policy in found:
+        assert policy["spec"]["failurePolicy"] == "Fail"
+        assert "paramKind" not in policy["spec"], "a parameter that is not there yet would refuse every pod"
+        assert "imagecache-" not in json.dumps(policy["spec"]), "whoever renames an account would switch it off"
+
+
+def test_nothing_of_ours_waits_for_us() -> None:
+    for (kind, name), item in rendered().items():
+        if kind.endswith("AdmissionPolicyBinding") and name not in {"imagecache-agent", CONTROLLER}:
+            selector = item["spec"]["matchResources"]["namespaceSelector"]
+            (expression,) = selector["matchExpressions"]
+            assert expression["key"] == "kubernetes.io/metadata.name"
+            assert (expression["operator"], expression["values"]) == ("NotIn", ["kube-system", "imagecache-system"])
+            labels = {"imagecache.dev/defaults": "true"} if name.endswith("namespaces") else None
+            assert selector.get("matchLabels") == labels
 
 
 def test_people_get_what_their_role_of_the_cluster_says() -> None:

@@ -16,10 +16,11 @@ from tools.install.render import objects
 
 SOURCE = Path(__file__).resolve().parents[3] / "src" / "imagecache"
 FILES = {
-    CONTROLLER: [*(SOURCE / "controller").glob("*.py"), SOURCE / "apps/controller.py", SOURCE / "kube/reviewer.py"],
-    AGENT: [*(SOURCE / "agent").glob("*.py"), SOURCE / "apps/cluster_agent.py"],
+    CONTROLLER: [*(SOURCE / "controller").rglob("*.py"), SOURCE / "apps/controller.py", SOURCE / "kube/reviewer.py"],
+    AGENT: [*(SOURCE / "agent").rglob("*.py"), SOURCE / "apps/cluster_agent.py"],
 }
-VERBS = {"get", "list", "watch", "create", "patch", "delete"}
+VERBS = {each: each for each in ("get", "list", "watch", "create", "patch", "delete")} | {"strategic_patch": "patch"}
+"""By the method of the port."""
 Grant = tuple[str, str, str]
 """Group, resource with its subresource, verb."""
 
@@ -42,9 +43,10 @@ def called(path: Path) -> Iterator[Grant]:
         found = next((found for arg in node.args if (found := constant(arg))), None)
         if found is None or (isinstance(node.func, ast.Attribute) and node.func.attr == "take"):
             continue
-        if isinstance(node.func, ast.Attribute) and node.func.attr in VERBS:
+        method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+        if method in VERBS:
             part = next((k.value.value for k in node.keywords if k.arg == "subresource"), "")  # type: ignore[attr-defined]
-            yield found.group, f"{found.plural}/{part}" if part else found.plural, node.func.attr
+            yield found.group, f"{found.plural}/{part}" if part else found.plural, VERBS[method]
         else:
             yield from ((found.group, found.plural, verb) for verb in ("list", "watch"))
 
@@ -96,3 +98,9 @@ def test_nodes_are_patched_only_for_the_taint() -> None:
 
     assert rules
     assert all("patch" not in rule["verbs"] for rule in rules)
+
+
+def test_objects_of_people_are_named_where_that_is_possible() -> None:
+    rules = [rule for item in EVERYTHING for rule in item.get("rules", []) if "configmaps" in rule["resources"]]
+
+    assert [rule["resourceNames"] for rule in rules] == [["eci-profile"]]

@@ -8,6 +8,7 @@ from imagecache.api.yamltext import JSON
 from tools.install.template import (
     ITEM,
     MERGED,
+    NEWEST,
     Context,
     Document,
     Each,
@@ -20,6 +21,7 @@ from tools.install.template import (
     given,
     join,
     resolve,
+    since,
     template,
     text,
 )
@@ -47,6 +49,8 @@ ON, OFF = given("on"), given("off")
         (given("none"), False, "$.Values.none"),
         (equals("mode", "native"), True, 'eq $.Values.mode "native"'),
         (equals("mode", "proxy"), False, 'eq $.Values.mode "proxy"'),
+        (since(NEWEST), True, f'semverCompare ">=1.{NEWEST}.0-0" $.Capabilities.KubeVersion.Version'),
+        (since(99), False, 'semverCompare ">=1.99.0-0" $.Capabilities.KubeVersion.Version'),
     ],
 )
 def test_a_condition_says_the_same_twice(condition: object, holds: bool, words: str) -> None:
