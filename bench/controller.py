@@ -40,7 +40,7 @@ _AT_ONCE = 16
 
 
 def measure(directory: Path, rounds: int) -> Measured:
-    with Installed(directory / "cluster", nodes=()) as system:
+    with Installed(directory / "cluster", nodes=(), settings={"IMAGECACHE_MAX_CACHES": str(CACHES)}) as system:
         return asyncio.run(_measure(system, rounds))
 
 

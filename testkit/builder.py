@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from imagecache.api import times
 from imagecache.api.building import BuildRequest
 from imagecache.api.pull_secrets import PullSecret
 from imagecache.builder.build_events import Advanced, BuildEvent, ImageReady, ImageResolved, LayerPlan, Planned
+from imagecache.clock import Clock
 from imagecache.containerd.api import Asked, Attached
 from imagecache.digest import DiffID, Digest, chain_ids
 from imagecache.errors import ImageCacheError, ImageNotFound, NotFound, StoreError, Unauthenticated
@@ -102,6 +104,17 @@ class MemoryStore:
             raise self.deletion
         del self.documents[bundle_id]
 
+    def size(self) -> int:
+        self._check()
+        return sum(
+            {
+                layer.name: layer.size
+                for document in self.documents.values()
+                for image in document.images
+                for layer in image.layers
+            }.values()
+        )
+
     def collect(self) -> Collected:
         self._check()
         self.collections += 1
@@ -128,6 +141,8 @@ class FakeBuilder:
     """Those of them that an architecture does not have."""
     guarded: frozenset[str] = frozenset()
     """Those of them that are refused without a secret whose payload has the word ``good``."""
+    clock: Clock | None = None
+    """Says when bundles are created; None: always at the same time."""
     failure: ImageCacheError | None = None
     """Raised after the first layer."""
     pause: asyncio.Event | None = None
@@ -169,7 +184,11 @@ class FakeBuilder:
             emit(ImageResolved(record.reference, record.target.digest, len(record.layers), size))
         await self._convert(records, emit)
         document = Bundle(
-            id=request.bundle_id, created="2024-05-01T12:00:00Z", platforms=request.platforms, images=tuple(records)
+            id=request.bundle_id,
+            created=times.render(self.clock.now()) if self.clock is not None else "2024-05-01T12:00:00Z",
+            platforms=request.platforms,
+            images=tuple(records),
+            revision=request.revision,
         )
         self.store.documents[document.id] = document
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 import json
 import secrets
 from collections import deque
@@ -335,6 +336,9 @@ class _Snapshots:
 
     async def stat(self, snapshotter: str, name: str) -> SnapshotInfo | None:
         self._snapshotter(snapshotter)
+        active = self._space.active.get((snapshotter, name))
+        if active is not None:
+            return SnapshotInfo(name, active.parent, active.labels, committed=False)
         return self._space.committed.get((snapshotter, name))
 
     async def keep(self, snapshotter: str, name: str) -> None:
@@ -359,6 +363,7 @@ class _Snapshots:
                 yield SnapshotInfo(key, active.parent, active.labels, committed=False)
 
     def _put(self, info: SnapshotInfo, snapshotter: str) -> None:
+        info = replace(info, created=dt.datetime.now(dt.UTC))
         self._space.committed.setdefault((snapshotter, info.name), info)
         self._hold((snapshotter, info.name))
 

@@ -5,7 +5,6 @@ It must not have behaviour of its own: everything but the wire is ``FakeKube``'s
 
 from __future__ import annotations
 
-import json
 from types import TracebackType
 from typing import Self
 
@@ -22,9 +21,9 @@ from imagecache.errors import (
     WatchExpired,
 )
 from imagecache.kube import resources
-from imagecache.kube.api import Change, Object
+from imagecache.kube.api import Object
 from imagecache.kube.resources import Resource
-from testkit.kube import FakeKube
+from testkit.kube import FakeKube, expired_line, line_of, page_of
 
 _STATUS = {
     KubernetesDenied: (403, "Forbidden"),
@@ -36,7 +35,8 @@ _STATUS = {
     WatchExpired: (410, "Expired"),
 }
 _KNOWN = {item.qualified: item for item in vars(resources).values() if isinstance(item, Resource)}
-_PAGE = 500
+Target = tuple[Resource, str, str, str]
+"""Resource, namespace, name and subresource."""
 
 
 class KubeServer:
@@ -92,15 +92,21 @@ class KubeServer:
         if request.method == "POST":
             return web.json_response(await kube.create(resource, body, namespace=namespace), status=201)
         if request.method == "PATCH":
-            if request.content_type != "application/merge-patch+json":
-                return _failure(415, "UnsupportedMediaType", request.content_type)
-            patched = await kube.patch(resource, name, body, namespace=namespace, subresource=subresource)
-            return web.json_response(patched)
+            return await self._patch(request.content_type, body, (resource, namespace, name, subresource))
         await kube.delete(resource, name, namespace=namespace, uid=body.get("preconditions", {}).get("uid", ""))
         return web.json_response({"kind": "Status", "status": "Success"})
 
+    async def _patch(self, kind: str, body: Object, target: Target) -> web.Response:
+        resource, namespace, name, subresource = target
+        if kind == "application/strategic-merge-patch+json":
+            await self.kube.strategic_patch(resource, name, body, namespace=namespace)
+            return web.json_response({})
+        if kind != "application/merge-patch+json":
+            return _failure(415, "UnsupportedMediaType", kind)
+        patched = await self.kube.patch(resource, name, body, namespace=namespace, subresource=subresource)
+        return web.json_response(patched)
+
     async def _list(self, request: web.Request, resource: Resource, namespace: str) -> web.StreamResponse:
-        """Pages of at most ``limit``; the continue token is the offset."""
         query = request.query
         listing = await self.kube.list(
             resource,
@@ -108,13 +114,9 @@ class KubeServer:
             labels=query.get("labelSelector", ""),
             fields=query.get("fieldSelector", ""),
         )
-        start, limit = int(query.get("continue") or 0), int(query.get("limit") or 0) or len(listing.items) + 1
-        metadata: Object = {"resourceVersion": listing.resource_version}
-        if start + limit < len(listing.items):
-            metadata["continue"] = str(start + limit)
-        bare = [{k: v for k, v in item.items() if k not in {"kind", "apiVersion"}} for item in listing.items]
-        kind = {"kind": f"{resource.kind}List", "apiVersion": resource.api_version}
-        return web.json_response({**kind, "metadata": metadata, "items": bare[start : start + limit]})
+        _, _, start = query.get("continue", "").partition("/")
+        limit = int(query.get("limit") or 0) or len(listing.items) + 1
+        return web.json_response(page_of(resource, listing, int(start or 0), limit))
 
     async def _watch(self, request: web.Request, resource: Resource, namespace: str) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
@@ -128,17 +130,12 @@ class KubeServer:
                 labels=query.get("labelSelector", ""),
                 fields=query.get("fieldSelector", ""),
             ):
-                await response.write(_line(change))
+                await response.write(line_of(change))
         except WatchExpired as error:
-            status = {"kind": "Status", "code": 410, "reason": "Expired", "message": str(error)}
-            await response.write(json.dumps({"type": "ERROR", "object": status}).encode() + b"\n")
+            await response.write(expired_line(error))
         except ConnectionResetError:
             pass  # the client went away
         return response
-
-
-def _line(change: Change) -> bytes:
-    return json.dumps({"type": change.kind.value, "object": change.object}).encode() + b"\n"
 
 
 def _failure(code: int, reason: str, message: str) -> web.Response:
@@ -146,8 +143,8 @@ def _failure(code: int, reason: str, message: str) -> web.Response:
     return web.json_response({**status, "message": message}, status=code)
 
 
-def _target(parts: list[str]) -> tuple[Resource, str, str, str] | None:
-    """Resource, namespace, name and subresource of a path."""
+def _target(parts: list[str]) -> Target | None:
+    """Of a path."""
     group, rest = (parts[1], parts[3:]) if parts[:1] == ["apis"] else ("", parts[2:])
     namespace = ""
     if rest[:1] == ["namespaces"] and len(rest) > 2:

@@ -26,7 +26,6 @@ from tools.reference import NEXT, reference, table
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 GENERATED = "<!-- made by tools/docs.py from the code; do not edit -->\n"
-SETTINGS_FLAGS = {setting.flag for setting in SETTINGS.values()} | {"--config"}
 
 INTRODUCTION = f"""\
 `imagecache COMMAND --help` shows the same. Results are on stdout, notes and errors on stderr. Colours appear on a
@@ -104,7 +103,7 @@ def _commands(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def _command(name: str, command: Any) -> str:
-    own = [parameter for parameter in command.params if not set(parameter.opts) & SETTINGS_FLAGS or _renamed(parameter)]
+    own = [parameter for parameter in command.params if not _is_setting(parameter)]
     settings = [parameter for parameter in command.params if parameter not in own]
     arguments = [parameter for parameter in own if parameter.param_type_name == "argument"]
     options = [parameter for parameter in own if parameter.param_type_name == "option"]
@@ -121,9 +120,10 @@ def _command(name: str, command: Any) -> str:
     return "\n\n".join(lines)
 
 
-def _renamed(parameter: Any) -> bool:
-    """Whether the flag is the name of one setting but stands for another here."""
-    return parameter.name in SETTINGS and SETTINGS[parameter.name].flag not in parameter.opts
+def _is_setting(parameter: Any) -> bool:
+    """Whether the flag is a setting's; a command may use the same flag, or the same name, for something else."""
+    setting = SETTINGS.get(parameter.name)
+    return parameter.name == "config" or (setting is not None and setting.flag in parameter.opts)
 
 
 def _option(parameter: Any) -> str:

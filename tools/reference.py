@@ -17,6 +17,7 @@ from imagecache.api import annotations as known
 from imagecache.api import crd, nodes, types
 from imagecache.api.types import Phase
 from imagecache.errors import NextStep
+from imagecache.match import events, keys
 from imagecache.telemetry.metrics import Metrics
 
 INTRODUCTION = """\
@@ -28,8 +29,9 @@ Commands are in [cli.md](cli.md), settings in [settings.md](settings.md), the va
 ECI_ANNOTATIONS = {
     known.RETENTION_DAYS: "As `spec.retentionDays`, which wins; 0 also means: never.",
     known.SIZE: "GiB that the images may take; `spec.imageCacheSize` wins.",
-    known.CPU_ARCH: "`amd64`, `arm64`, or both with a comma: every image must have them. Without it: the architectures "
-    "of the cluster's nodes that an image has; on a plain host the host's. A node takes what is for its own.",
+    known.CPU_ARCH: "`amd64`, `arm64`, or both with a comma: every image must have them (one without an index is taken "
+    "for each, with an event). Without it: the architectures of the cluster's nodes that an image has; on a plain host "
+    "the host's. A node takes what is for its own.",
     known.OS_TYPE: "`linux`. `windows` is refused.",
     known.PLAIN_HTTP: "Registries reached over plain HTTP: `host[:port]`, comma-separated; not needed on loopback.",
     known.INSECURE: "Registries whose certificate is not verified, in the same form.",
@@ -46,6 +48,13 @@ OUR_ANNOTATIONS = {
     nodes.DIRECT_IO: "`true`: nodes in proxy mode mount the layers of this cache on loop devices, so that programs in "
     "containers can read with O_DIRECT; the setting `mount_from: loop` does that for all of a node. Containers that "
     "run keep what they have.",
+    nodes.CREATED_FOR: "Of a cache that a pod had made for it: `namespace/uid` of that pod. Written by the controller.",
+    nodes.REFRESH: "Any text: with another value than before, the same images are built anew, and the old content "
+    "serves until then. Without it, or with the same value, nothing is.",
+    nodes.REFRESH_SCHEDULE: "When that is done by itself: the five fields of cron, as in a CronJob, in UTC; "
+    "`0 3 * * *` is each day at 03:00. One that cannot be read is `Degraded` and nothing else.",
+    nodes.ELIMINATION: "`LRU`: the cache may be deleted when there is no room for another one (`max_caches`, "
+    "`max_store_size`), least recently used first.",
 }
 MARKS = {
     nodes.FINALIZER: (
@@ -56,6 +65,31 @@ MARKS = {
         "taint of a Node",
         "A new node takes no pods until its caches are usable or `taint_timeout` has passed. The agent removes it.",
     ),
+}
+POD_ANNOTATIONS = {
+    keys.AUTO: (
+        "`true`",
+        "Match with the cache that fits best. `false`: no match, no event, no cache. What caches have is used anyhow.",
+    ),
+    keys.AUTO_OLD: ("", "The older name of `eci-auto-imc`; of one source the new key counts."),
+    keys.PIN: ("none", "Id or name of the one cache to start from: the pod waits until it is usable. Empty: none."),
+    keys.PIN_OLD: ("", "The older name of `eci-imc-id`; of one source the new key counts."),
+    keys.PERFECT: ("`false`", "Match only if all images of the pod are cached exactly."),
+    keys.COUNT: ("none", "Match only if at least so many containers have an image that is cached exactly."),
+    keys.CREATE: ("`false`", "A miss has a cache made; with `pods.autoCreate` of the chart the default is `true`."),
+    keys.REQUIRE_NODE: ("`false`", "A pinned pod starts on nodes that have the cache, and on no others."),
+    keys.EXTRA_STORAGE: ("`0`", "Quantity, on the pod alone: added to the 30 GiB of a cache that is made for it."),
+    known.PLAIN_HTTP: ("", "On the pod alone: taken over by a cache that is made for it."),
+    known.INSECURE: ("", "On the pod alone: taken over by a cache that is made for it."),
+}
+POD_MARKS = {
+    keys.MATCHED: ("annotation of a Pod", "Id of the cache that it was matched with. Written by the controller."),
+    keys.GATE: (
+        "scheduling gate of a Pod",
+        "Its pinned cache is not usable yet. The controller removes it; a manifest may bring it.",
+    ),
+    keys.AUTO_CREATED: ("label of an ImageCache", "`true`: a miss has made it."),
+    keys.CREATED_FOR: ("annotation of an ImageCache", "`namespace/uid` of the pod that it was made for first."),
 }
 PHASES = {
     Phase.PENDING: (
@@ -70,7 +104,8 @@ PHASES = {
         "again (plain host). After 24 h the object is deleted, whatever its retention."
     ),
     Phase.UPDATING: (
-        "Built again, because it asks for something else or the bundle was lost; or that waits, as in Pending. The old "
+        "Built again, because it asks for something else or a refresh, or the bundle was lost; or that waits, as in "
+        "Pending. The old "
         "content serves meanwhile."
     ),
     Phase.UPDATE_FAILED: "A person has to change something, as for Failed. The old content serves on.",
@@ -111,7 +146,10 @@ CACHE_CONDITIONS: Sequence[tuple[str, str, str]] = (
         "True: some nodes cannot use it; `kubectl get nodeimagecaches -o yaml` shows which.",
     ),
     ("`Degraded`", "`UpdateFailed`", "True: the old content serves, the new one could not be built."),
+    ("`Degraded`", "`InvalidSchedule`", "True: `imagecache.dev/refresh-schedule` cannot be read; all else goes on."),
     ("`Degraded`", "an [error](#errors-and-exit-codes)", "True: the store cannot be read."),
+    ("`TagDrifted`", "`TagMoved`", "True: a tag names something else by now than when the cache was built."),
+    ("`TagDrifted`", "`AsExpected`", "False: none does. It is there once a tag was looked up."),
 )
 NODE_CONDITIONS: Sequence[tuple[str, str, str]] = (
     ("`Ready`", "`Working`", "True: the agent makes plans and carries them out."),
@@ -139,14 +177,30 @@ EVENTS: Sequence[tuple[str, str, str]] = (
     (
         "`Noted`",
         "Normal",
-        "Something in the document is ignored or changed, or an image is unusual, once for each build.",
+        "Something in the document is ignored or changed, or an image is unusual.",
     ),
     ("`Updating`", "Normal", "Built again, and why."),
     ("`Retrying`", "Normal", "Tried again after a failure, and why."),
     ("`WillExpire`", "Warning", "A retention was added or changed after the build: when the object is deleted."),
+    ("`WillNotExpire`", "Normal", "Its retention was taken away."),
     ("`Expired`", "Normal", "Its retention has ended; the object is deleted."),
+    ("`Evicted`", "Normal", "It may go (`imagecache.dev/elimination-strategy`) and there was no room; it is deleted."),
+    ("`InvalidSchedule`", "Warning", "`imagecache.dev/refresh-schedule` cannot be read, and why."),
     ("`AttachFailed`", "Warning", "Plain host: built, but not attached in containerd."),
     ("an [error](#errors-and-exit-codes)", "Warning", "Why the build failed, or what it waits for."),
+)
+POD_EVENTS: Sequence[tuple[str, str, str]] = (
+    (f"`{events.HIT}`", "Normal", "A cache was found for it: the pinned one, or the best match."),
+    (f"`{events.MISSED}`", "Warning", "No cache is used: what is missing is pulled."),
+    (f"`{events.NOT_COMPLETE}`", "Normal", "The pinned cache is not usable yet: the pod waits. Again every hour."),
+    (f"`{events.NOT_FOUND}`", "Warning", "There is no such cache: the pod waits. Again every hour."),
+    (f"`{events.AUTO_CREATED}`", "Normal", "A cache is being made for its images."),
+    (f"`{events.AUTO_CREATE_FAILED}`", "Warning", "None is made, or the build failed, and why."),
+    (
+        f"`{events.SERVED}`",
+        "Normal",
+        "The agent of its node, once: layers from caches, bytes pulled, time ([how to read it](pod-facts.md)).",
+    ),
 )
 NEXT = {
     NextStep.RETRY: "nobody: may work later",
@@ -169,13 +223,15 @@ exists."""
 def reference(exit_codes: str) -> str:
     """The whole page. ``exit_codes`` is the table of exit codes that are not an error's."""
     image_cache, node = (document["spec"] for document in (crd.image_cache(), crd.node_image_cache()))
-    marks = [(f"`{key}`", where, meaning) for key, (where, meaning) in MARKS.items()]
+    marks = [(f"`{key}`", where, meaning) for key, (where, meaning) in {**MARKS, **POD_MARKS}.items()]
     sections = {
         "ImageCache": f"`{types.API_VERSION}`, cluster scope, short names `ic`, `imc`.\n\n{_fields(image_cache)}",
         "NodeImageCache": f"`{nodes.API_VERSION}`, cluster scope, short name `nic`. One for each node that has an "
         f"agent, named like it, owned by it, written by that agent alone.\n\n{_fields(node)}",
         "Annotations of an ImageCache": _annotations(),
-        "Finalizer and taint": table(("name", "what", "meaning"), marks),
+        "Annotations of a Pod": "Read by the controller; what they do, and the order of precedence, is in "
+        f"[pods.md](pods.md).\n\n{_pod_annotations()}",
+        "Finalizer, gate, taint and marks": table(("name", "what", "meaning"), marks),
         "Phases of an ImageCache": _enumerated(PHASES),
         "States of a cache on a node": f"In `status.caches[]` of a NodeImageCache.\n\n{_enumerated(STATES)}",
         "Conditions of an ImageCache": table(("condition", "reason", "status and meaning"), CACHE_CONDITIONS),
@@ -184,6 +240,7 @@ def reference(exit_codes: str) -> str:
         "[error](#errors-and-exit-codes).",
         "Events": "In `status.events` (the newest 50), and as Events of the object in namespace `default`, from "
         f"`imagecache-controller`.\n\n{table(('reason', 'type', 'when'), EVENTS)}",
+        "Events of a Pod": "On the pod, in its namespace.\n\n" + table(("reason", "type", "when"), POD_EVENTS),
         "Errors and exit codes": "An error's name is the reason in conditions, events, reports and JSON output; its "
         f"code is the exit code of a command.\n\n{ERRORS}\n\n{_errors()}\n\nOther exit codes:\n\n{exit_codes}",
         "Metrics": "Agent and controller serve `/metrics`, `/livez` and `/readyz` at `metrics_address`. Beside these "
@@ -222,6 +279,11 @@ def _annotations() -> str:
         f"Ours:\n\n{ours}\n\nECI's:\n\n{portable}\n\nAccepted and ignored, with a note in the events, because they are "
         f"about Alibaba Cloud's networks and registries; each with the prefix `{known.PREFIX}`: {ignored}."
     )
+
+
+def _pod_annotations() -> str:
+    rows = [(f"`{key}`", default, meaning) for key, (default, meaning) in POD_ANNOTATIONS.items()]
+    return table(("annotation", "default", "meaning"), rows)
 
 
 def _rows(meanings: Mapping[str, str]) -> list[tuple[str, ...]]:

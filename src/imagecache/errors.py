@@ -28,6 +28,7 @@ functions (those are TypeError and ValueError, as everywhere in Python).
     │   ├─ MalformedDocument    fix_input         exit 23
     │   └─ LimitExceeded        fix_input         exit 24
     ├─ BuildMismatch            a build made something else         fix_input        exit 30
+    ├─ QuotaExceeded            no room for another cache           retry            exit 31
     ├─ StoreError
     │   ├─ BlobNotFound         fix_environment   exit 40
     │   ├─ StoreCorrupt         fix_environment   exit 41
@@ -278,6 +279,13 @@ class BuildMismatch(ImageCacheError):
 
     next_step = NextStep.FIX_INPUT
     exit_code = 30
+
+
+class QuotaExceeded(ImageCacheError):
+    """No room for another cache: their number, or the bytes of the store, are at their limit; the message names it."""
+
+    next_step = NextStep.RETRY
+    exit_code = 31
 
 
 class StoreError(ImageCacheError):

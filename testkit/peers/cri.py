@@ -103,9 +103,11 @@ class Cri:
 
         ``privileged``: its containers may be.
         """
+        metadata = pb.PodSandboxMetadata(name=name, uid=str(uuid4()), namespace=namespace)
         config = pb.PodSandboxConfig(
-            metadata=pb.PodSandboxMetadata(name=name, uid=str(uuid4()), namespace=namespace),
+            metadata=metadata,
             log_directory=str(log_directory or ""),
+            labels=_labels(metadata),
             linux=pb.LinuxPodSandboxConfig(
                 security_context=pb.LinuxSandboxSecurityContext(
                     namespace_options=_node_network(), privileged=privileged
@@ -128,11 +130,12 @@ class Cri:
         memory: int = 0,
         security: pb.LinuxContainerSecurityContext | None = None,
         devices: Sequence[str] = (),
+        attempt: int = 0,
     ) -> str:
         """``command`` replaces the image's entry point; empty keeps it. ``log_path`` is below the pod's directory.
 
         ``memory``: the limit in bytes; 0: none. ``security`` is merged over the node's network and a pid namespace of
-        its own. ``devices``: names of CDI.
+        its own. ``devices``: names of CDI. ``attempt``: how often a container of this name was started before.
         """
         # without a limit there are no resources: containerd reads settings out of empty ones too
         resources = pb.LinuxContainerResources(memory_limit_in_bytes=memory) if memory else None
@@ -140,10 +143,11 @@ class Cri:
         if security is not None:
             context.MergeFrom(security)
         config = pb.ContainerConfig(
-            metadata=pb.ContainerMetadata(name=name),
+            metadata=pb.ContainerMetadata(name=name, attempt=attempt),
             image=pb.ImageSpec(image=image),
             command=command,
             log_path=log_path,
+            labels={**_labels(pod.config.metadata), "io.kubernetes.container.name": name},
             mounts=mounts,
             linux=pb.LinuxContainerConfig(resources=resources, security_context=context),
             CDI_devices=[pb.CDIDevice(name=name) for name in devices],
@@ -212,6 +216,12 @@ class Cri:
             done = await self.exec_sync(container, argv)
         assert done.code == 0, f"{argv} ended with {done.code}: {done.stdout}{done.stderr}"
         return done.stdout
+
+
+def _labels(pod: pb.PodSandboxMetadata) -> dict[str, str]:
+    """As kubelet says whose a sandbox or a container is."""
+    parts = {"name": pod.name, "namespace": pod.namespace, "uid": pod.uid}
+    return {f"io.kubernetes.pod.{key}": value for key, value in parts.items()}
 
 
 def _node_network() -> pb.NamespaceOption:

@@ -7,6 +7,7 @@ test uses a namespace of its own, so that they may share one.
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import secrets
 from collections.abc import AsyncIterator
 
@@ -206,6 +207,19 @@ class ContainerdSuite:
             await leased.snapshots.commit(child, "top")
             listed = {info.name: info.parent async for info in leased.snapshots.list("overlayfs")}
             assert listed == {"base": "", "top": "base"}
+
+    async def test_a_snapshot_is_as_old_as_its_commit(self, session: Session) -> None:
+        async with session.leased(60) as leased:
+            await leased.snapshots.prepare(SnapshotKey("overlayfs", "key"))
+            prepared = await leased.snapshots.stat("overlayfs", "key")
+            assert prepared is not None
+            assert not prepared.committed
+            before = dt.datetime.now(dt.UTC)
+            await leased.snapshots.commit(SnapshotKey("overlayfs", "key"), "base")
+            found = await leased.snapshots.stat("overlayfs", "base")
+            assert found is not None
+            assert found.created is not None
+            assert before <= found.created <= dt.datetime.now(dt.UTC)
 
     async def test_a_layer_that_is_there_is_not_prepared_again(self, session: Session) -> None:
         async with session.leased(60) as leased:

@@ -1,7 +1,7 @@
 """What every ``imagecache.kube.api.Kube`` does: the fake, our client over HTTP or to a real API server, files.
 
-``ObjectSuite`` is tried on any kind, ``KubeSuite`` on one that a bare cluster has: Secrets. Each test has names of its
-own, and leaves nothing behind.
+``ObjectSuite`` is tried on any kind, ``KubeSuite`` on one that a bare cluster has: Secrets. ``PodSuite`` is what an API
+server does beyond that: ``ClusterKube``. Each test has names of its own, and leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ from contextlib import aclosing
 from functools import partial
 from typing import ClassVar
 
+import msgspec
 import pytest
 
+from imagecache.api.yamltext import JSON
 from imagecache.errors import ObjectConflict, ObjectExists, ObjectNotFound, ObjectRefused
-from imagecache.kube import objects
-from imagecache.kube.api import Change, ChangeKind, Kube, Object
+from imagecache.kube import node_affinity, objects
+from imagecache.kube.api import Change, ChangeKind, ClusterKube, Kube, Object
 from imagecache.kube.informer import Informer
-from imagecache.kube.resources import SECRETS, Resource
+from imagecache.kube.resources import PODS, SECRETS, Resource
+from imagecache.kube.stream import Gone, ListBegun, ListEnded, Stream
 
 _LABEL = "imagecache.dev/suite"
 _SECONDS = 20
@@ -220,3 +223,135 @@ class KubeSuite(ObjectSuite):
         assert [change.kind for change in seen] == [ChangeKind.ADDED, ChangeKind.MODIFIED, ChangeKind.DELETED]
         assert {objects.name(change.object) for change in seen} == {f"{run}-a"}
         await self.remove(kube, run)
+
+
+class _Meta(msgspec.Struct, rename="camel"):
+    name: str
+    resource_version: str = ""
+    annotations: dict[str, str] = {}
+
+
+class _Pod(msgspec.Struct):
+    metadata: _Meta
+
+    @property
+    def resource_version(self) -> str:
+        return self.metadata.resource_version
+
+
+class PodSuite:
+    """An API server's pods. No scheduler knows these, so nothing but the suite changes them."""
+
+    namespace: ClassVar[str] = "default"
+
+    @pytest.fixture
+    def kube(self) -> ClusterKube:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def run(self) -> str:
+        return f"suite-{uuid.uuid4().hex[:12]}"
+
+    async def create(self, kube: ClusterKube, run: str, **spec: JSON) -> Object:
+        gates: list[JSON] = [{"name": "imagecache.dev/suite"}, {"name": "example.com/other"}]
+        containers: list[JSON] = [{"name": "a", "image": "registry.invalid/a:1"}]
+        body: Object = {"schedulingGates": gates, "containers": containers, "schedulerName": "none"}
+        item: Object = {"metadata": {"name": run, "annotations": {"example.com/a": "1"}}, "spec": {**body, **spec}}
+        return await kube.create(PODS, item, namespace=self.namespace)
+
+    async def patched(self, kube: ClusterKube, run: str, patch: Object) -> Object:
+        await kube.strategic_patch(PODS, run, patch, namespace=self.namespace)
+        return await kube.get(PODS, run, namespace=self.namespace)
+
+    def gates(self, pod: Object) -> list[str]:
+        found = objects.at(pod, "spec", "schedulingGates")
+        return [objects.text(gate, "name") for gate in found] if isinstance(found, list) else []
+
+    async def test_a_gate_goes_and_the_others_stay(self, kube: ClusterKube, run: str) -> None:
+        made = await self.create(kube, run)
+        metadata: Object = {"uid": objects.uid(made), "annotations": {"example.com/b": "2"}}
+        patch: Object = {"metadata": metadata, "spec": {"schedulingGates": [_without("imagecache.dev/suite")]}}
+        once = await self.patched(kube, run, patch)
+        twice = await self.patched(kube, run, patch)
+        last = await self.patched(kube, run, {"spec": {"schedulingGates": [_without("example.com/other")]}})
+
+        assert self.gates(once) == self.gates(twice) == ["example.com/other"]
+        assert objects.resource_version(twice) == objects.resource_version(once), "what is so already is no change"
+        assert objects.texts(once, "metadata", "annotations") == {"example.com/a": "1", "example.com/b": "2"}
+        assert objects.at(once, "spec", "containers") == objects.at(made, "spec", "containers")
+        assert self.gates(last) == []
+        await kube.delete(PODS, run, namespace=self.namespace)
+
+    async def test_a_patch_takes_an_annotation_away(self, kube: ClusterKube, run: str) -> None:
+        await self.create(kube, run)
+        after = await self.patched(kube, run, {"metadata": {"annotations": {"example.com/a": None}}})
+
+        assert objects.texts(after, "metadata", "annotations") == {}
+        await kube.delete(PODS, run, namespace=self.namespace)
+
+    async def test_a_patch_of_another_pod_of_the_name_finds_none(self, kube: ClusterKube, run: str) -> None:
+        made = await self.create(kube, run)
+        other: Object = {"metadata": {"uid": str(uuid.uuid4()), "annotations": {"example.com/a": "2"}}}
+
+        with pytest.raises(ObjectNotFound):
+            await kube.strategic_patch(PODS, run, other, namespace=self.namespace)
+        assert await kube.get(PODS, run, namespace=self.namespace) == made
+        await kube.delete(PODS, run, namespace=self.namespace)
+        with pytest.raises(ObjectNotFound):
+            await kube.strategic_patch(PODS, run, other, namespace=self.namespace)
+
+    async def test_node_affinity_changes_while_the_pod_is_gated(self, kube: ClusterKube, run: str) -> None:
+        zone: Object = {"key": "topology.kubernetes.io/zone", "operator": "In", "values": ["a"]}
+        terms: list[JSON] = [{"matchExpressions": [zone]}]
+        required: Object = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
+        await self.create(kube, run, affinity={"nodeAffinity": required})
+        after = await self.patched(
+            kube, run, {"spec": {"affinity": {"nodeAffinity": node_affinity.preferring(required, ["node-1"])}}}
+        )
+        affinity = objects.at(after, "spec", "affinity", "nodeAffinity")
+        assert isinstance(affinity, dict)
+        assert affinity == {**required, **node_affinity.preferring({}, ["node-1"])}
+        narrowed = node_affinity.requiring(affinity, ["node-1", "node-2"])
+        last = await self.patched(
+            kube,
+            run,
+            {"spec": {"affinity": {"nodeAffinity": narrowed}, "schedulingGates": [_without("imagecache.dev/suite")]}},
+        )
+
+        assert objects.at(last, "spec", "affinity", "nodeAffinity") == {**affinity, **narrowed}
+        assert self.gates(last) == ["example.com/other"]
+        await kube.delete(PODS, run, namespace=self.namespace)
+
+    async def test_a_stream_reports_what_matches_until_it_goes(self, kube: ClusterKube, run: str) -> None:
+        await self.create(kube, run)
+        stream = Stream(
+            kube,
+            PODS,
+            msgspec.json.Decoder(_Pod),
+            namespace=self.namespace,
+            fields=f"metadata.name={run},status.phase=Pending",
+        )
+        seen: list[str] = []
+        async with asyncio.timeout(_SECONDS), aclosing(stream.news()) as news:
+            async for each in news:
+                if isinstance(each, ListBegun | ListEnded):
+                    seen.append(type(each).__name__)
+                    continue
+                word = f"{type(each).__name__} {each.object.metadata.annotations.get('example.com/a')}"
+                if word == seen[-1]:  # an API server marks what it deletes first
+                    continue
+                seen.append(word)
+                if isinstance(each, Gone):
+                    break
+                if len(seen) == 2:
+                    patch: Object = {"metadata": {"annotations": {"example.com/a": "2"}}}
+                    await kube.strategic_patch(PODS, run, patch, namespace=self.namespace)
+                elif len(seen) == 4:
+                    await kube.delete(PODS, run, namespace=self.namespace)
+
+        assert stream.synced.is_set()
+        assert seen == ["ListBegun", "Seen 1", "ListEnded", "Seen 2", "Gone 2"]
+
+
+def _without(gate: str) -> Object:
+    return {"name": gate, "$patch": "delete"}

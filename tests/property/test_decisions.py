@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from imagecache.api import assignment, building, ids, phases
 from imagecache.api.effective_spec import effective_spec
+from imagecache.api.nodes import REFRESH
 from imagecache.api.own_status import own
 from imagecache.api.types import ImageCache, Phase, Spec, Status
 from imagecache.controller.decide import decide
@@ -132,9 +133,9 @@ class World:
             metadata = msgspec.structs.replace(metadata, generation=metadata.generation + 1)
         self.cache = msgspec.structs.replace(self.cache, spec=spec, metadata=metadata)
 
-    def annotate(self, registry: str) -> None:
-        keys = {INSECURE: registry} if registry else {}
-        metadata = msgspec.structs.replace(self.cache.metadata, annotations=keys)
+    def annotate(self, key: str, value: str) -> None:
+        keys = {name: text for name, text in self.cache.metadata.annotations.items() if name != key}
+        metadata = msgspec.structs.replace(self.cache.metadata, annotations=keys | ({key: value} if value else {}))
         self.cache = msgspec.structs.replace(self.cache, metadata=metadata)
 
     def end(self, how: str) -> None:
@@ -149,7 +150,8 @@ class World:
             return
         if how != "nothing":
             images = request.images if how == "as-asked" else ("other:1",)
-            self.bundles[request.bundle_id] = bundle(request.bundle_id, *images)
+            made = bundle(request.bundle_id, *images, revision=request.revision, created=self.now)
+            self.bundles[request.bundle_id] = made
         self.build = Ended(request)
 
     def lose(self) -> None:
@@ -164,7 +166,7 @@ class World:
             case "edit":
                 self.edit(*how)
             case "annotate":
-                self.annotate(how)
+                self.annotate(*how)
             case "end":
                 self.end(how)
             case "lose":
@@ -190,7 +192,7 @@ def event(what: str, *how: Any) -> st.SearchStrategy[tuple[str, Any]]:
 EVENTS = st.lists(
     st.one_of(
         event("edit", (NGINX,), (REDIS,), ((*NGINX, *REDIS),), (NONSENSE,), (NGINX, 1), (REDIS, 30)),
-        event("annotate", "", "x"),
+        event("annotate", (INSECURE, ""), (INSECURE, "x"), (REFRESH, ""), (REFRESH, "1"), (REFRESH, "2")),
         event("end", *ENDS),
         event("end", *ENDS),
         event("lose", None),
@@ -220,13 +222,8 @@ def edited_after(events: list[tuple[str, Any]]) -> World:
     return world
 
 
-@UNTIMED
-@given(EVENTS)
-def test_a_world_that_works_leads_to_ready(events: list[tuple[str, Any]]) -> None:
-    world = after(events)
-    if world.cache.spec.images == NONSENSE:
-        world.edit(NGINX)
-    world.look()
+def settle(world: World) -> None:
+    """From now on builds end as asked."""
     for _ in range(20):
         if world.status.phase is Phase.READY:
             break
@@ -235,8 +232,18 @@ def test_a_world_that_works_leads_to_ready(events: list[tuple[str, Any]]) -> Non
         # a person who sees that it has failed asks again
         decision = world.look(requested=world.build is None and world.status.phase in phases.FAILED)
         world.now += dt.timedelta(seconds=min(decision.again or 0, 600))
-
     assert world.status.phase is Phase.READY
+
+
+@UNTIMED
+@given(EVENTS)
+def test_a_world_that_works_leads_to_ready(events: list[tuple[str, Any]]) -> None:
+    world = after(events)
+    if world.cache.spec.images == NONSENSE:
+        world.edit(NGINX)
+    world.look()
+    settle(world)
+
     assert world.is_as_asked()
     assert list(world.bundles) == [world.status.image_cache_id]
     assert not world.deleted
@@ -297,3 +304,21 @@ def test_nonsense_fails_without_a_build(events: list[tuple[str, Any]]) -> None:
     assert world.status.reason.startswith(InvalidManifest.__name__)
     assert not any(isinstance(action, StartBuild) for action in decision.actions)
     assert world.build is None
+
+
+@UNTIMED
+@given(EVENTS, st.sampled_from(["a", "b"]))
+def test_a_refresh_leads_to_content_that_was_built_for_it(events: list[tuple[str, Any]], value: str) -> None:
+    """Whatever happened before: what serves then was built after it was asked for, and once."""
+    world = edited_after(events)
+    world.look()
+    settle(world)
+    before, world.started = world.status.image_cache_id, 0
+    world.annotate(REFRESH, value)
+    world.look()
+    settle(world)
+
+    assert (world.started, world.status.image_cache_id != before) == (1, True)
+    world.annotate(REFRESH, "")
+    world.look()
+    assert (world.started, world.status.phase) == (1, Phase.READY)

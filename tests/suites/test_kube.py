@@ -20,7 +20,7 @@ from imagecache.kube.secret_directory import SecretDirectory
 from imagecache.store.paths import StorePaths
 from testkit.kube import FakeKube
 from testkit.kube_server import KubeServer
-from testkit.suites.kube import KubeSuite, ObjectSuite
+from testkit.suites.kube import KubeSuite, ObjectSuite, PodSuite
 
 TOKEN = "of the fake"  # noqa: S105 - it is the one that the fake wants
 
@@ -32,6 +32,20 @@ class TestFakeKube(KubeSuite):
 
 
 class TestKubeClient(KubeSuite):
+    @pytest_asyncio.fixture
+    async def kube(self) -> AsyncIterator[KubeClient]:  # type: ignore[override]  # pytest hands out what it yields
+        server = KubeServer(FakeKube(), token=TOKEN)
+        async with server, KubeClient(Connection(server.url, token=TOKEN)) as client:
+            yield client
+
+
+class TestFakePods(PodSuite):
+    @pytest.fixture
+    def kube(self) -> FakeKube:
+        return FakeKube()
+
+
+class TestClientPods(PodSuite):
     @pytest_asyncio.fixture
     async def kube(self) -> AsyncIterator[KubeClient]:  # type: ignore[override]  # pytest hands out what it yields
         server = KubeServer(FakeKube(), token=TOKEN)

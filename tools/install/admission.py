@@ -19,7 +19,7 @@ from tools.install.rbac import AGENT, CONTROLLER, LABELS
 from tools.install.template import Condition, Document, Node, When, given
 from tools.install.values import FENCED, PODS
 
-_NODE = "request.userInfo.extra[?'authentication.kubernetes.io/node-name'][0].orValue('')"
+_NODE = "request.userInfo.?extra[?'authentication.kubernetes.io/node-name'][0].orValue('')"
 _WRITTEN = "(request.operation == 'DELETE' ? oldObject : object)"
 _UNLESS_NODES = "request.resource.resource != 'nodes'"
 _UNLESS_EVENTS = "request.resource.resource != 'events'"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from imagecache.api import columns, events, phases
+from imagecache.api import columns, events, phases, tags
 from imagecache.api.effective_spec import EffectiveSpec
 from imagecache.api.types import Event, Status, StatusImage
 from imagecache.builder.build_events import BuildEvent, ImageReady, ImageResolved
@@ -37,6 +37,8 @@ class BuildRequest:
     insecure: frozenset[str] = frozenset()
     pull_secrets: tuple[str, ...] = field(default=())
     """``namespace:name``."""
+    revision: str = ""
+    """Of the content: with another one the same images make another bundle."""
 
 
 def request(cache_id: str, spec: EffectiveSpec) -> BuildRequest:
@@ -49,6 +51,7 @@ def request(cache_id: str, spec: EffectiveSpec) -> BuildRequest:
         plain_http=spec.plain_http,
         insecure=spec.insecure,
         pull_secrets=spec.pull_secrets,
+        revision=spec.revision,
     )
 
 
@@ -65,6 +68,7 @@ def wanted(spec: EffectiveSpec) -> str:
         sorted(spec.plain_http),
         sorted(spec.insecure),
         sorted(spec.pull_secrets),
+        spec.revision,
     )
     return hashlib.sha256(msgspec.json.encode(asked)).hexdigest()[:16]
 
@@ -77,11 +81,21 @@ def difference(document: Bundle, spec: EffectiveSpec) -> str:
     asked, made = set(spec.images), {image.reference for image in document.images}
     found = [f"spec.images has {_listed(asked - made)}"] if asked - made else []
     found += [f"the bundle has {_listed(made - asked)}"] if made - asked else []
+    if spec.revision and document.revision != spec.revision:  # an annotation that was removed asks for nothing
+        found.append("a refresh is asked for")
     found += [others] if (others := _other_platforms(document, spec)) else []
     size = max((bundle_size(document.on(platform)) for platform in document.platforms), default=0)
     if size > spec.size_limit:
         found.append(f"the images take {columns.size(size)}, {spec.size_gib}GiB are allowed")
     return ", ".join(found)
+
+
+def overdue(document: Bundle, spec: EffectiveSpec) -> str:
+    """Why a bundle that is what the spec asks for is built again all the same, for people; empty when it is not.
+
+    A build that runs when the schedule is due counts: else one that takes longer than the schedule's pauses never ends.
+    """
+    return f"its refresh schedule was due at {spec.due}" if document.created < spec.due else ""
 
 
 def _other_platforms(document: Bundle, spec: EffectiveSpec) -> str:
@@ -108,10 +122,15 @@ def ready(status: Status, generation: int, now: dt.datetime, document: Bundle, r
         status,
         generation,
         now,
-        images=tuple(_status_image(image) for image in document.images),
+        images=tags.carried(status.images, [_status_image(image) for image in document.images]),
         size=bundle_size(document),
         retention_days=retention_days,
     )
+
+
+def architectures(status: Status) -> frozenset[str]:
+    """GOARCH of the platforms that its images were built for."""
+    return frozenset(image.platform.split("/")[1] for image in status.images if "/" in image.platform)
 
 
 def bundle_size(document: Bundle) -> int:

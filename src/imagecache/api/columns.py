@@ -50,14 +50,15 @@ def age(seconds: float) -> str:
     return f"{whole // _YEAR}y"
 
 
-def size(count: int) -> str:
-    """Bytes for people: ``0B``, ``999B``, ``1.5KiB``, ``245MiB``."""
+def size(count: int, *, blank: str = "") -> str:
+    """Bytes for people: ``0B``, ``999B``, ``1.5KiB``, ``245MiB``; ``blank`` goes before the unit."""
     value, units = float(count), ["TiB", "GiB", "MiB", "KiB", "B"]
     while value >= 1024 and len(units) > 1:
         value /= 1024
         units.pop()
     # one decimal below ten only: three significant figures are enough, and columns stay narrow
-    return f"{value:.1f}{units[-1]}" if units[-1] != "B" and value < 10 else f"{value:.0f}{units[-1]}"
+    number = f"{value:.1f}" if units[-1] != "B" and value < 10 else f"{value:.0f}"
+    return f"{number}{blank}{units[-1]}"
 
 
 def count(number: int, noun: str) -> str:

@@ -84,7 +84,8 @@ def all_documents() -> dict[str, Document]:
 
 def _spec() -> Document:
     return _open(
-        "What to cache. A change of the images of a Ready cache starts a new build; the old bundle stays usable until "
+        "What to cache. A change of what a Ready cache is made from, by annotations too, starts a new build; the old "
+        "bundle stays usable until "
         "it is done.",
         {
             "images": _list(
@@ -137,9 +138,17 @@ def _status() -> Document:
             "expireDateTime": _text("When the cache and this object will be deleted.", nullable=True),
             "retentionDays": _whole("The retention that expireDateTime was computed with."),
             "size": _whole("Bytes of the bundle's layer images, each counted once."),
+            "lastMatchedTime": _text("When a pod was matched with the cache last.", nullable=True),
+            "matches": _whole(
+                "Pods that were matched with the cache. Written once a minute at most; a killed controller loses those "
+                "of that minute."
+            ),
             "attempt": _attempt(),
             "events": _list(_event(), "The newest 50 events of the build, oldest first.", nullable=True),
-            "conditions": _conditions("The conditions Ready, Building, Reconciling, Stalled, Serving and Degraded."),
+            "conditions": _conditions(
+                "The conditions Ready, Building, Reconciling, Stalled, Serving, Degraded and, once a tag was checked, "
+                "TagDrifted."
+            ),
             "images": _list(
                 _open(
                     "What a reference resolved to, for one platform.",
@@ -150,6 +159,12 @@ def _status() -> Document:
                             "Digest of the index or manifest that the reference named when the cache was built."
                         ),
                         "size": _whole("Bytes of its compressed layers."),
+                        "lastCheckedTime": _text(
+                            "When the tag was looked up last. While it names the same it is written once an hour at "
+                            "most."
+                        ),
+                        "drifted": _truth("The tag names something else by now."),
+                        "currentDigest": _text("What the tag names, when it has drifted."),
                     },
                 ),
                 "The images of the bundle.",
@@ -306,6 +321,10 @@ def _list(items: Document, description: str, **more: JSON) -> Document:
 
 def _text(description: str, **more: JSON) -> Document:
     return {"type": "string", **({"description": description} if description else {}), **more}
+
+
+def _truth(description: str) -> Document:
+    return {"type": "boolean", "description": description}
 
 
 def _whole(description: str, **more: JSON) -> Document:

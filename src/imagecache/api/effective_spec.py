@@ -7,13 +7,16 @@ single host, its own). Nothing that either published schema accepts is refused b
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from imagecache.api import annotations as known
+from imagecache.api import refresh, times
 from imagecache.api.assignment import Target, named_platforms, node_selector
 from imagecache.api.nodes import notes as own_notes
+from imagecache.api.schedule import Schedule
 from imagecache.api.selector import Selector
 from imagecache.api.types import ImageCache, Status
 from imagecache.errors import InvalidManifest, InvalidReference
@@ -54,6 +57,14 @@ class EffectiveSpec:
     """Nodes that the cache is assigned to; in a cluster only."""
     notes: tuple[str, ...]
     """What was ignored or changed, for people."""
+    revision: str = ""
+    """Of the content: another one when the same images are to be built anew (``refresh.revision``)."""
+    schedule: Schedule | None = None
+    """When they are by themselves."""
+    schedule_problem: str = ""
+    """Why the schedule that the document has cannot be read, and what to do."""
+    due: str = ""
+    """The newest time of the schedule that is past; empty without one, and where nobody asked for it."""
 
     @property
     def size_limit(self) -> int:
@@ -66,10 +77,14 @@ class EffectiveSpec:
         return Target(self.nodes, tuple(dict.fromkeys(built)) or self.platforms)
 
 
-def effective_spec(cache: ImageCache, *, architectures: Sequence[str]) -> EffectiveSpec:
-    """``architectures`` (GOARCH) apply when the document names none. Raises InvalidManifest."""
+def effective_spec(cache: ImageCache, *, architectures: Sequence[str], now: dt.datetime | None = None) -> EffectiveSpec:
+    """``architectures`` (GOARCH) apply when the document names none, ``now`` says what is due.
+
+    Raises InvalidManifest.
+    """
     keys = cache.metadata.annotations
     _check_os(keys)
+    schedule, problem = refresh.schedule(keys)
     notes = [*known.notes(keys), *own_notes(keys)]
     named = named_platforms(keys)
     return EffectiveSpec(
@@ -83,6 +98,10 @@ def effective_spec(cache: ImageCache, *, architectures: Sequence[str]) -> Effect
         insecure=known.registries(keys, known.INSECURE),
         nodes=node_selector(keys),
         notes=tuple(notes),
+        revision=refresh.revision(keys),
+        schedule=schedule,
+        schedule_problem=problem,
+        due=times.render(schedule.last(now)) if schedule is not None and now is not None else "",
     )
 
 

@@ -46,3 +46,8 @@ def append(events: tuple[Event, ...], new: Event) -> tuple[Event, ...]:
 
 def _same(one: Event, other: Event) -> bool:
     return (one.type, one.reason, one.message, one.name) == (other.type, other.reason, other.message, other.name)
+
+
+def has(events: tuple[Event, ...], reason: str, message: str) -> bool:
+    """Whether one of them says so."""
+    return any((event.reason, event.message) == (reason, message) for event in events)

@@ -32,9 +32,19 @@ ALSO_UNPACK = f"{GROUP}/also-unpack"
 """Annotation of an ImageCache: as the setting ``also_unpack``, which it replaces for this cache."""
 DIRECT_IO = f"{GROUP}/direct-io"
 """Annotation of an ImageCache: ``true``: nodes mount its layers so that containers can read with O_DIRECT."""
+REFRESH = f"{GROUP}/refresh"
+"""Annotation of an ImageCache: with another value than before, the same images are built anew (``api.refresh``)."""
+REFRESH_SCHEDULE = f"{GROUP}/refresh-schedule"
+"""Annotation of an ImageCache: when that is done by itself, in the five fields of cron, UTC."""
+ELIMINATION = f"{GROUP}/elimination-strategy"
+"""Annotation of an ImageCache: ``LRU``: it may be deleted where there is no room for another one."""
+CREATED_FOR = f"{GROUP}/created-for"
+"""Annotation of an ImageCache that a pod had made for it: namespace and uid of that pod."""
 OS_LABEL, ARCHITECTURE_LABEL = "kubernetes.io/os", "kubernetes.io/arch"
 """Labels of a Node, which kubelet sets (k8s.io/api, well-known labels)."""
-_OURS = frozenset({NODE_SELECTOR, PRIORITY, ALSO_UNPACK, DIRECT_IO})
+_OURS = frozenset(
+    {NODE_SELECTOR, PRIORITY, ALSO_UNPACK, DIRECT_IO, REFRESH, REFRESH_SCHEDULE, ELIMINATION, CREATED_FOR}
+)
 FINALIZER = f"{GROUP}/bundle"
 """On every ImageCache: the controller deletes the bundle before the object disappears."""
 HOST = "_host"
@@ -111,6 +121,7 @@ def notes(annotations: Mapping[str, str]) -> tuple[str, ...]:
     readable = {
         DIRECT_IO: (known.value(annotations, DIRECT_IO) in {"", "true", "false"}, "neither true nor false"),
         PRIORITY: (_priority(annotations) is not None, "not a whole number"),
+        ELIMINATION: (known.value(annotations, ELIMINATION).upper() in {"", "LRU"}, "not LRU"),
     }
     for key, (can_be_read, problem) in readable.items():
         if not can_be_read:
@@ -127,6 +138,11 @@ def also_unpack(annotations: Mapping[str, str]) -> tuple[str, ...]:
 def direct_io(annotations: Mapping[str, str]) -> bool:
     """Whether an ImageCache asks for reads with O_DIRECT."""
     return known.value(annotations, DIRECT_IO) == "true"
+
+
+def may_go(annotations: Mapping[str, str]) -> bool:
+    """Whether an ImageCache may be deleted where there is no room for another one."""
+    return known.value(annotations, ELIMINATION).upper() == "LRU"
 
 
 def priority(annotations: Mapping[str, str]) -> int:

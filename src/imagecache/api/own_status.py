@@ -15,8 +15,8 @@ from imagecache.api.phases import condition
 from imagecache.api.types import Attempt, ImageCache, Status
 
 _PROGRESS = re.compile(r"\d{1,3}%")
-_YEAR = 3000
-"""Years from then on are not ours: days added to them could be more than a date can be."""
+_YEARS = range(1970, 3000)
+"""Others are not ours: days added to later ones could be more than a date can be."""
 
 
 def own(status: Status | None, uid: str) -> Status | None:
@@ -26,8 +26,9 @@ def own(status: Status | None, uid: str) -> Status | None:
     attempt = status.attempt or Attempt(image_cache_id=status.image_cache_id)
     named = (status.image_cache_id, attempt.image_cache_id)
     moments = [status.start_time, *(each.last_transition_time for each in status.conditions)]
-    moments += filter(None, (status.expire_date_time, attempt.next_time))
-    counts = (status.retention_days, attempt.failures, attempt.faults)
+    moments += filter(None, (status.expire_date_time, attempt.next_time, status.last_matched_time))
+    moments += filter(None, (image.last_checked_time for image in status.images))
+    counts = (status.retention_days, status.matches, attempt.failures, attempt.faults)
     ours = all(ids.is_of(uid, name) for name in named) and all(map(_is_time, moments))
     return status if ours and min(counts) >= 0 else None
 
@@ -41,7 +42,9 @@ def with_own_status(cache: ImageCache) -> ImageCache:
 
 @functools.lru_cache(maxsize=4096)
 def _is_time(text: str) -> bool:
+    """In the one form that we write: moments are compared as texts."""
     try:
-        return times.parse(text).year < _YEAR
+        moment = times.parse(text)
     except ValueError:
         return False
+    return moment.year in _YEARS and times.render(moment) == text

@@ -19,6 +19,8 @@ FAILED_KEPT = dt.timedelta(hours=24)
 """How long a failed cache is kept, whatever its retention (eci-api §5.4)."""
 FAILED = frozenset({Phase.FAILED, Phase.UPDATE_FAILED})
 UNFINISHED = frozenset({Phase.PENDING, Phase.CREATING, Phase.UPDATING})
+IDLE = frozenset({Phase.READY, Phase.UPDATE_FAILED})
+"""Something serves, and nothing is built."""
 INTERRUPTED = "Interrupted"
 """Reason of a build that a person stopped."""
 
@@ -45,13 +47,19 @@ def begin(cache_id: str, generation: int, now: dt.datetime, *, progress: str = "
 
 
 def retry(status: Status, generation: int, now: dt.datetime, *, restart: bool) -> Status:
-    """Pending again with the same id and events; ``restart`` when it is asked for another content: from 0 %."""
+    """Pending again with the same id, events and use; ``restart`` when it is asked for another content: from 0 %."""
     _check(status, Phase.PENDING)
     fresh = begin(status.image_cache_id, generation, now, progress="0%" if restart else status.progress)
     conditions = status.conditions
     for condition in fresh.conditions:
         conditions = set_condition(conditions, condition)
-    return msgspec.structs.replace(fresh, events=status.events, conditions=conditions)
+    return msgspec.structs.replace(
+        fresh,
+        events=status.events,
+        conditions=conditions,
+        last_matched_time=status.last_matched_time,
+        matches=status.matches,
+    )
 
 
 def started(
@@ -91,7 +99,9 @@ def ready(
     size: int,
     retention_days: int | None,
 ) -> Status:
-    """Ready, 100 %. ``retention_days`` of a first build count from its start; None: never expires.
+    """Ready, 100 %. ``retention_days`` of a first build count from now; None: never expires.
+
+    Not from its start: it may have waited for a Secret or a registry for longer than that.
 
     Of a status that is Ready already it mends what differs.
     """
@@ -107,7 +117,7 @@ def ready(
         last_updated_time=times.render(now),
     )
     if first:
-        status = _expiring(status, retention_days or 0, times.parse(status.start_time))
+        status = _expiring(status, retention_days or 0, now)
     else:
         status = retained(status, now, retention_days=retention_days)
     return _conditions(status, generation, now, ("False", "Built", ""))
@@ -125,6 +135,23 @@ def retained(status: Status, now: dt.datetime, *, retention_days: int | None) ->
         if not days or times.parse(status.expire_date_time) - times.parse(status.start_time) >= kept:
             return status
     return _expiring(status, days, now)
+
+
+def not_later(status: Status, now: dt.datetime) -> Status:
+    """Its past is not later than now: a clock was set back, or somebody else has written it. As a rule the same object.
+
+    Otherwise what counts from such a moment would be wrong at every look, and be written anew each time.
+    """
+    stamp = times.render(now)  # moments of one form have the order of time as texts
+    conditions = status.conditions
+    if any(each.last_transition_time > stamp for each in conditions):
+        conditions = tuple(
+            msgspec.structs.replace(each, last_transition_time=min(each.last_transition_time, stamp))
+            for each in conditions
+        )
+    if conditions is status.conditions and status.start_time <= stamp:
+        return status
+    return msgspec.structs.replace(status, start_time=min(status.start_time, stamp), conditions=conditions)
 
 
 def _expiring(status: Status, days: int, since: dt.datetime) -> Status:
@@ -183,6 +210,12 @@ def degraded(status: Status, generation: int, now: dt.datetime, *, reason: str =
     """The condition Degraded: usable, but not as it should be. Without a reason it is False."""
     value = "True" if reason else "False"
     return _with(status, [("Degraded", (value, reason or "AsExpected", message))], generation, now)
+
+
+def tag_drifted(status: Status, generation: int, now: dt.datetime, *, message: str) -> Status:
+    """The condition TagDrifted: whether a tag names something else than was built. Without a message none does."""
+    value, reason = ("True", "TagMoved") if message else ("False", "AsExpected")
+    return _with(status, [("TagDrifted", (value, reason, message))], generation, now)
 
 
 def observed(status: Status, generation: int, now: dt.datetime) -> Status:

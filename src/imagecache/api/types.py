@@ -2,8 +2,8 @@
 
 It covers both published generations of Alibaba's resource (``docs/adr/0013-documents-msgspec.md``): names are theirs;
 those of the status that Kubernetes' conventions name, and ``images``, ``size``, ``attempt``, ``retention_days``,
-``nodes`` and ``display``, are ours. Times are RFC 3339 text, UTC, whole seconds. It must not decide anything: limits
-and defaults are in ``effective_spec``, transitions in ``phases``.
+``last_matched_time``, ``matches``, ``nodes`` and ``display``, are ours. Times are RFC 3339 text, UTC, whole seconds. It
+must not decide anything: limits and defaults are in ``effective_spec``, transitions in ``phases``.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     observed_generation: int
 
 
-class StatusImage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class StatusImage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
     """What a reference resolved to, for one platform."""
 
     image: str
@@ -117,6 +117,12 @@ class StatusImage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """Of the index or manifest that the reference named at build time."""
     size: int = 0
     """Bytes of its compressed layers."""
+    last_checked_time: str = ""
+    """When its tag was looked up last; written once an hour at most while the tag names the same."""
+    drifted: bool = False
+    """The tag names something else by now."""
+    current_digest: str = ""
+    """What it names, when it has drifted."""
 
 
 class NodeCounts(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,6 +179,10 @@ class Status(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, rena
     """Why it failed and what to do, for people."""
     size: int = 0
     """Bytes of the layer images of this cache, each counted once."""
+    last_matched_time: str = ""
+    """When the last pod was matched with it."""
+    matches: int = 0
+    """Pods that were matched with it."""
     attempt: Attempt | None = None
     events: tuple[Event, ...] = ()
     conditions: tuple[Condition, ...] = ()

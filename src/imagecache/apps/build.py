@@ -58,22 +58,25 @@ async def build_bundle(
 ) -> Bundle:
     """One build into ``store``, with these credentials and none else."""
     builder = BundleBuilder(store, clock, BuildSettings(jobs=settings.jobs))
-    async with RegistryClient(_registry(settings, request), CredentialChain(credentials)) as source:
+    config = registry_config(settings, request.plain_http, request.insecure)
+    async with RegistryClient(config, CredentialChain(credentials)) as source:
         return await builder.build(
             request.bundle_id,
             request.images,
             platforms=Platforms(request.platforms, complete=request.complete),
             size_limit=request.size_limit,
+            revision=request.revision,
             source=source,
             emit=emit,
         )
 
 
-def _registry(settings: Settings, request: BuildRequest) -> RegistryConfig:
+def registry_config(settings: Settings, plain_http: frozenset[str], insecure: frozenset[str]) -> RegistryConfig:
+    """``plain_http`` and ``insecure`` are those of an ImageCache."""
     return RegistryConfig(
         hosts_dir=settings.hosts,
-        plain_http=request.plain_http,
-        insecure=request.insecure,
+        plain_http=plain_http,
+        insecure=insecure,
         authorities=(Path(settings.registry_ca),) if settings.registry_ca else (),
         proxies=parse_proxies(os.environ),
         connect_timeout=settings.registry_connect_timeout,

@@ -8,12 +8,12 @@ outlive its controller.
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from imagecache.apps.build import build_bundle, host_credentials
+from imagecache.apps.child import until_stdin_ends
 from imagecache.builder.build_events import Advanced, BuildEvent, Planned
 from imagecache.clock import SystemClock
 from imagecache.controller import build_messages
@@ -82,18 +82,10 @@ async def run(order: Order, send: Send) -> None:
 
 async def supervise(order: Order, send: Send) -> None:
     """``run`` until it ends or the controller is gone."""
-    task = asyncio.create_task(run(order, send))
-
-    def readable() -> None:
-        if not os.read(0, 4096):
-            task.cancel()
-            asyncio.get_running_loop().remove_reader(0)
-
-    asyncio.get_running_loop().add_reader(0, readable)
-    await asyncio.wait({task})
-    if not task.cancelled() and task.exception() is not None:
-        log.get_logger(__name__).error("build failed for a reason that is ours", exc_info=task.exception())
-        send(Failed.of(InternalError(f"the build failed: {type(task.exception()).__name__}")))
+    error = await until_stdin_ends(run(order, send))
+    if error is not None:
+        log.get_logger(__name__).error("build failed for a reason that is ours", exc_info=error)
+        send(Failed.of(InternalError(f"the build failed: {type(error).__name__}")))
 
 
 def write(line: Line) -> None:

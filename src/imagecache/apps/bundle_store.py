@@ -6,9 +6,13 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 
 from imagecache.api.ids import owner_of
+from imagecache.digest import Digest
+from imagecache.errors import StoreError
+from imagecache.oci.descriptor import Descriptor
 from imagecache.store.bundle_document import Bundle
 from imagecache.store.collect import Collected
 from imagecache.store.documents import BundleDocuments
+from imagecache.store.layer_name import LayerName
 from imagecache.store.oci_layout import LayoutIndex
 from imagecache.store.store import Store
 
@@ -21,6 +25,9 @@ class LocalBundles:
         self._documents = BundleDocuments(store.bundles)
         self._owned: tuple[LayoutIndex | None, dict[str, list[str]]] = (None, {})
         """An index, and its ids by their owners: with a thousand caches each look would go through a thousand ids."""
+        self._sizes: dict[Digest, dict[LayerName, int]] = {}
+        """Layer images of each bundle, by the digest of its entry: read once."""
+        self._sized: tuple[LayoutIndex | None, int] = (None, 0)
 
     def ids(self, owner: str) -> Collection[str]:
         index = self._documents.index()
@@ -40,6 +47,25 @@ class LocalBundles:
 
     def delete(self, bundle_id: str) -> None:
         self._store.bundles.delete(bundle_id)
+
+    def size(self) -> int:
+        index = self._documents.index()
+        known, size = self._sized
+        if known is not index:
+            sizes = {entry.digest: self._layers(entry) for entry in index.manifests}
+            size = sum({name: each for layers in sizes.values() for name, each in layers.items()}.values())
+            self._sizes, self._sized = sizes, (index, size)
+        return size
+
+    def _layers(self, entry: Descriptor) -> dict[LayerName, int]:
+        """None of a bundle that is damaged, or was deleted meanwhile."""
+        if known := self._sizes.get(entry.digest):
+            return known
+        try:
+            document = self._documents.load(entry)
+        except StoreError:
+            return {}
+        return {layer.name: layer.size for image in document.images for layer in image.layers}
 
     def collect(self) -> Collected:
         return self._store.collect()

@@ -19,6 +19,7 @@ from imagecache.agent.dependencies import Attacher, Dependencies, LayerSource
 from imagecache.agent.kubernetes import KubeCaches, KubeNodes, KubeReporter
 from imagecache.agent.layer_source import DescribedLayerSource, FetchedLayerSource, SharedLayerSource
 from imagecache.agent.loop import AgentLoop
+from imagecache.agent.pod_reporter import PodReporter, PodReporterSettings
 from imagecache.agent.restart import keep_running, until_replaced
 from imagecache.agent.runtime import ContainerdRecords, LocalMachine, disk_of
 from imagecache.agent.settings import LoopSettings
@@ -50,6 +51,7 @@ from imagecache.kube.object_files import ObjectFiles
 from imagecache.served.store_client import ClientSettings, StoreClient
 from imagecache.served.store_reader import StoreReader
 from imagecache.settings.table import Mode, Settings
+from imagecache.snapshotter.container_starts import ContainerStarts
 from imagecache.store.store import Store
 from imagecache.telemetry.log import get_logger
 from imagecache.telemetry.metrics import Metrics
@@ -71,11 +73,15 @@ class ClusterDuties:
         self._clock = clock
         self._platform = host_platform()
         self._loop: AgentLoop | None = None
+        self._starts: ContainerStarts | None = None
         self.collects = bool(settings.store_url)
 
     def used(self, layers: Iterable[Path]) -> None:
         if self._loop is not None:
             self._loop.used(layers)
+
+    def serves(self, starts: ContainerStarts) -> None:
+        self._starts = starts
 
     def forgotten(self) -> None:
         """Nothing: the loop looks for records that are missing."""
@@ -113,11 +119,24 @@ class ClusterDuties:
             )
             _log.info("agent of a cluster's node starts", node=settings.node_name, server=access.server)
             try:
-                await first_to_end(self._loop.run(), until_replaced(settings.kubeconfig, version))
+                works = [self._loop.run(), until_replaced(settings.kubeconfig, version)]
+                if settings.mode is not Mode.PREPULL:  # there containers start from nothing of ours
+                    works.append(self._pods(containerd, kube, metrics).run())
+                await first_to_end(*works)
             except asyncio.CancelledError:
                 if settings.daemonset and await has_left(kube, settings):
                     await withdraw(kube, settings.node_name)
                 raise
+
+    def _pods(self, containerd: ContainerdClient, kube: KubeClient, metrics: Metrics) -> PodReporter:
+        settings = PodReporterSettings(
+            node=self._settings.node_name,
+            namespace=self._settings.namespace,
+            snapshotter=self._settings.snapshotter,
+            layers=self._store.root / "layers",
+            events=self._settings.pod_events,
+        )
+        return PodReporter(containerd, self._starts, kube, self._clock, metrics, settings)
 
     async def _layer_source(self, stack: AsyncExitStack, metrics: Metrics) -> LayerSource:
         if not self._settings.store_url:

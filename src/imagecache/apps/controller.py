@@ -10,27 +10,32 @@ import asyncio
 import os
 import socket
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagecache.apps import registry_configuration
+from imagecache.apps import pods, registry_configuration
 from imagecache.apps.bundle_store import LocalBundles
 from imagecache.apps.platform import host_platform
 from imagecache.clock import Clock
-from imagecache.concurrency import first_to_end
+from imagecache.concurrency import cancel_all, first_to_end
 from imagecache.controller.build_process import ProcessBuilder
 from imagecache.controller.leader import Leader
 from imagecache.controller.node_gc import NodeGarbageCollector
+from imagecache.controller.pods.reconciler import PodReconciler
+from imagecache.controller.quota import Limits
 from imagecache.controller.reconciler import Dependencies, Reconciler
+from imagecache.controller.tag_checks import TagChecks
+from imagecache.controller.tag_process import ProcessTagReader
 from imagecache.errors import ImageCacheError, InternalError, InvalidSetting
-from imagecache.kube import connection
-from imagecache.kube.api import ChangeKind, Kube
+from imagecache.kube import connection, objects
+from imagecache.kube.api import ChangeKind, ClusterKube, Kube
 from imagecache.kube.client import KubeClient
 from imagecache.kube.informer import Informer
 from imagecache.kube.resources import IMAGE_CACHES, NODE_IMAGE_CACHES, NODES
 from imagecache.kube.reviewer import KubeTokenReviewer
+from imagecache.limits import GIB
 from imagecache.served.authenticator import Authenticator, AuthenticatorSettings
 from imagecache.served.server_certificate import ServerCertificate
 from imagecache.served.server_settings import ServerSettings
@@ -46,6 +51,8 @@ from imagecache.telemetry.metrics import Metrics
 _log = get_logger(__name__)
 _COLLECT = 300.0
 """Seconds between two collections that nothing asked for: nodes of a shared store release leases without an event."""
+_FLUSH = 4.0
+"""Seconds for what is written at the end: nobody else leads before the lease has run out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +76,7 @@ class ClusterController:
             stack.push_async_callback(leader.release)
             await self._lead(leader, kube, metrics)
 
-    async def _lead(self, leader: Leader, kube: Kube, metrics: Metrics) -> None:
+    async def _lead(self, leader: Leader, kube: ClusterKube, metrics: Metrics) -> None:
         reconciler = Reconciler(
             Dependencies(
                 kube=kube,
@@ -79,19 +86,38 @@ class ClusterController:
                 architecture=host_platform().architecture,
                 builds=max(1, self.settings.controller_builds),
                 configuration=registry_configuration.configuration(self.settings, os.environ, Path.home()),
+                limits=Limits(self.settings.max_caches, self.settings.max_store_size * GIB),
             )
         )
-        nodes = Informer(kube, NODES)
+        caches, nodes, reports = Informer(kube, IMAGE_CACHES), Informer(kube, NODES), Informer(kube, NODE_IMAGE_CACHES)
+        synced = [caches.synced, nodes.synced, reports.synced]
+        matching = None
+        if self.settings.pods:
+            matching = pods.pod_reconciler(kube, reconciler, self.settings, self.clock, metrics)
         _log.info("controller is running", store=str(self.store.root))
-        await first_to_end(
+        await work(
+            reconciler,
             leader.keep(),
-            _run_when(nodes.synced, reconciler),
-            _inform(reconciler, Informer(kube, IMAGE_CACHES)),
-            _inform(reconciler, nodes),
-            _inform(reconciler, Informer(kube, NODE_IMAGE_CACHES)),
+            _run_when([nodes.synced, caches.synced], reconciler),
+            *(_inform(each, reconciler, matching) for each in (caches, nodes, reports)),
             self._collect(nodes),
+            *self._tag_checks(kube, reconciler),
+            *([pods.run_when(synced, matching)] if matching is not None else []),
         )
         raise InternalError("a part of the controller ended without a reason")
+
+    def _tag_checks(self, kube: Kube, reconciler: Reconciler) -> list[Coroutine[object, object, None]]:
+        if self.settings.tag_check_interval <= 0:
+            return []
+        checks = TagChecks(
+            kube=kube,
+            reader=ProcessTagReader(as_flags(self.settings)),
+            caches=lambda: reconciler.informers.caches,
+            report=reconciler.checked,
+            clock=self.clock,
+            interval=self.settings.tag_check_interval,
+        )
+        return [checks.run()]
 
     @asynccontextmanager
     async def _served(self, kube: Kube) -> AsyncIterator[None]:
@@ -131,15 +157,41 @@ class ClusterController:
             await asyncio.sleep(_COLLECT)
 
 
-async def _run_when(synced: asyncio.Event, reconciler: Reconciler) -> None:
-    """Before the nodes are known, caches would be built for the controller's architecture, which no node may have."""
-    await synced.wait()
+async def _run_when(synced: Iterable[asyncio.Event], reconciler: Reconciler) -> None:
+    """Before the nodes are known, caches would be built for the controller's architecture, which no node may have.
+
+    And before all caches are, there would be room for too many.
+    """
+    for each in synced:
+        await each.wait()
     await reconciler.run()
 
 
-async def _inform(reconciler: Reconciler, informer: Informer) -> None:
+async def work(reconciler: Reconciler, *parts: Coroutine[object, object, None]) -> None:
+    """Until a part ends, and raise what it raised; when stopped, write what is in no status yet.
+
+    Not when a part has failed: the lease may be lost, and whoever has lost it must write nothing more.
+    """
+    try:
+        await first_to_end(*parts)
+    except asyncio.CancelledError:
+        await _flush(reconciler)
+        raise
+
+
+async def _flush(reconciler: Reconciler) -> None:
+    writing = asyncio.ensure_future(reconciler.flush())
+    try:
+        await asyncio.wait({writing}, timeout=_FLUSH)
+    finally:
+        await cancel_all([writing])
+
+
+async def _inform(informer: Informer, reconciler: Reconciler, matching: PodReconciler | None) -> None:
     async for change in informer.changes():
         reconciler.take(informer.resource, change.object, gone=change.kind is ChangeKind.DELETED)
+        if matching is not None:
+            matching.caches.take([objects.name(change.object)] if informer.resource == IMAGE_CACHES else ())
 
 
 def _identity() -> str:

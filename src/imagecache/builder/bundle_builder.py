@@ -55,13 +55,14 @@ class BundleBuilder:
         self._clock = clock
         self._settings = settings or BuildSettings()
 
-    async def build(
+    async def build(  # noqa: PLR0913 - one order: nothing of it is of use without the rest
         self,
         bundle_id: str,
         references: Sequence[str],
         *,
         platforms: Platforms,
         size_limit: int,
+        revision: str = "",
         source: ImageSource,
         emit: Emit,
     ) -> Bundle:
@@ -72,6 +73,7 @@ class BundleBuilder:
             references: of its images, as the user wrote them.
             platforms: of the machines that it is for, and whether every image must have all.
             size_limit: bytes that the layer images of one platform may take together.
+            revision: of the bundle.
             source: of the images.
             emit: gets the events.
 
@@ -93,7 +95,8 @@ class BundleBuilder:
                 progress.plan(_layer_plan(layers, group) for group in groups)
                 await self._make(images, groups, layers, progress, emit)
                 notes = await run_all(*(_layer_notes(image, layers, source) for image in images))
-                document = self._document(bundle_id, platforms.wanted, layers, zip(images, notes, strict=True))
+                made = self._document(bundle_id, platforms.wanted, layers, zip(images, notes, strict=True))
+                document = msgspec.structs.replace(made, revision=revision)
                 await asyncio.to_thread(self._commit, document, images)
                 return document
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import Annotated
+
+import typer
 
 from imagecache.cli.options import settings_flags
-from imagecache.cli.session import Session, run
+from imagecache.cli.session import Session, run, say
 from imagecache.errors import Interrupted
 
 
@@ -13,6 +16,12 @@ from imagecache.errors import Interrupted
     "kubeconfig",
     "lease_namespace",
     "controller_builds",
+    "pods",
+    "pods_auto_create",
+    "auto_caches",
+    "max_caches",
+    "max_store_size",
+    "tag_check_interval",
     "serve_address",
     "serve_certificate",
     "serve_key",
@@ -26,13 +35,25 @@ from imagecache.errors import Interrupted
     "jobs",
     service=True,
 )
-def controller(session: Session) -> None:
+def controller(
+    session: Session,
+    release: Annotated[
+        bool,
+        typer.Option("--release", help="Let every pod go that waits for a pinned cache, and end: before uninstalling."),
+    ] = False,
+) -> None:
     """Run the controller of a Kubernetes cluster.
 
-    Builds the ImageCaches of the cluster into the store, and serves the store to the agents of its nodes.
+    Builds the ImageCaches of the cluster into the store, serves the store to the agents of its nodes, and matches pods.
 
     Several may run: one leads, the others wait. Stops on SIGTERM; the next leader continues the builds.
     """
+    if release:
+        from imagecache.api import columns
+        from imagecache.apps.pods import release_pods
+
+        say(f"{columns.count(run(release_pods(session.settings)), 'pod')} let go")
+        return
     from imagecache.apps.controller import ClusterController
     from imagecache.store.store import Store
 

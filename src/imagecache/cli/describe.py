@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from imagecache.cli.names import complete
 from imagecache.cli.options import settings_flags
+from imagecache.cli.sections import line, section
 from imagecache.cli.session import Session, say
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from imagecache.api.describe import Description
     from imagecache.api.types import ImageCache, Status
 
-_LABEL = 14
 _NEXT_STEPS = {
     "retry": "run the same {verb} again; it may succeed later",
     "fix_input": "change the manifest or its secrets, then run {verb} again",
@@ -38,14 +37,14 @@ def describe(
     """
     description = session.host().describe(name)
     now = session.environment.clock.now()
-    for line in [
+    for text in [
         *_head(description, now),
         *_images(description),
         *_notes(description),
         *_layers(description),
         *_events(description, now),
     ]:
-        say(line)
+        say(text)
 
 
 def _head(description: Description, now: dt.datetime) -> list[str]:
@@ -54,15 +53,14 @@ def _head(description: Description, now: dt.datetime) -> list[str]:
     cache, status = description.cache, description.cache.status
     metadata = cache.metadata
     created = times.parse(metadata.creation_timestamp)
-    lines = [_line("Name", cache.name)]
-    lines += [_line("" if index else "Annotations", text) for index, text in enumerate(_annotations(cache))]
-    lines.append(
-        _line("Created", f"{metadata.creation_timestamp} ({columns.age((now - created).total_seconds())} ago)")
-    )
+    lines = [line("Name", cache.name)]
+    lines += [line("" if index else "Annotations", text) for index, text in enumerate(_annotations(cache))]
+    lines.append(line("Created", f"{metadata.creation_timestamp} ({columns.age((now - created).total_seconds())} ago)"))
     if status is not None:
         lines += _state(status, busy=description.busy)
+        lines += _refresh(cache, now)
     elif not description.busy:
-        lines.append(_line("Interrupted", _RESUME))
+        lines.append(line("Interrupted", _RESUME))
     return lines
 
 
@@ -74,22 +72,33 @@ def _state(status: Status, *, busy: bool) -> list[str]:
     from imagecache.api import columns, phases
     from imagecache.api.types import Phase
 
-    lines = [_line("Cache ID", status.image_cache_id), _line("Phase", f"{status.phase.value} ({status.progress})")]
+    lines = [line("Cache ID", status.image_cache_id), line("Phase", f"{status.phase.value} ({status.progress})")]
     if not busy and status.phase in phases.UNFINISHED and not status.reason:
         updating = status.phase is Phase.UPDATING
         lines.append(
-            _line("Interrupted", "the earlier content serves; run the same apply again" if updating else _RESUME)
+            line("Interrupted", "the earlier content serves; run the same apply again" if updating else _RESUME)
         )
     if status.size:
-        lines.append(_line("Size", columns.size(status.size)))
-    lines.append(_line("Expires", status.expire_date_time or "never"))
+        lines.append(line("Size", columns.size(status.size)))
+    lines.append(line("Expires", status.expire_date_time or "never"))
+    if status.matches:
+        lines.append(line("Matches", f"{status.matches}, the last at {status.last_matched_time}"))
     if status.nodes is not None:
-        lines.append(_line("Attached", "yes" if status.nodes.ready else "no"))
+        lines.append(line("Attached", "yes" if status.nodes.ready else "no"))
     if status.reason:
-        lines += [_line("Reason", status.reason), _line("Next step", _next_step(status))]
+        lines += [line("Reason", status.reason), line("Next step", _next_step(status))]
     if status.attempt is not None and status.attempt.next_time:
-        lines.append(_line("Next try", f"{status.attempt.next_time}, by this host's agent"))
+        lines.append(line("Next try", f"{status.attempt.next_time}, by this host's agent"))
     return lines
+
+
+def _refresh(cache: ImageCache, now: dt.datetime) -> list[str]:
+    from imagecache.api import refresh, times
+
+    schedule, problem = refresh.schedule(cache.metadata.annotations)
+    if problem:
+        return [line("Refresh", problem)]
+    return [line("Next refresh", f"{times.render(schedule.next(now))}, by this host's agent")] if schedule else []
 
 
 def _next_step(status: Status) -> str:
@@ -119,14 +128,14 @@ def _images(description: Description) -> list[str]:
             )
             for image in description.bundle.images
         ]
-    return _section("Images", ("IMAGE", "PLATFORM", "DIGEST", "LAYERS", "COMPRESSED", "PRIVATE"), rows)
+    return section("Images", ("IMAGE", "PLATFORM", "DIGEST", "LAYERS", "COMPRESSED", "PRIVATE"), rows)
 
 
 def _notes(description: Description) -> list[str]:
     """What is unusual about an image: that it will not pull without the cache, for example."""
     from imagecache.api import building
 
-    return [_line("Note", note) for note in building.notes(description.bundle)] if description.bundle else []
+    return [line("Note", note) for note in building.notes(description.bundle)] if description.bundle else []
 
 
 def _layers(description: Description) -> list[str]:
@@ -141,7 +150,7 @@ def _layers(description: Description) -> list[str]:
         )
         for layer in description.layers
     ]
-    return _section("Layers", ("DIFFID", "SIZE", "IMAGES", "SHARED WITH"), rows)
+    return section("Layers", ("DIFFID", "SIZE", "IMAGES", "SHARED WITH"), rows)
 
 
 def _events(description: Description, now: dt.datetime) -> list[str]:
@@ -158,16 +167,4 @@ def _events(description: Description, now: dt.datetime) -> list[str]:
         )
         for event in (status.events if status else ())
     ]
-    return _section("Events", ("TYPE", "REASON", "AGE", "MESSAGE"), rows)
-
-
-def _section(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    from imagecache.api import columns
-
-    if not rows:
-        return [_line(title, "<none>")]
-    return [f"{title}:", *(f"  {line}" for line in columns.Table(header).lines(rows))]
-
-
-def _line(label: str, value: str) -> str:
-    return f"{label + ':' if label else '':<{_LABEL}}{value}".rstrip()
+    return section("Events", ("TYPE", "REASON", "AGE", "MESSAGE"), rows)

@@ -20,6 +20,9 @@ from imagecache.settings.load import load
 from imagecache.settings.table import LogLevel, Settings
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+    from imagecache.apps.cluster_documents import Cluster, OpenCluster
     from imagecache.plain_host.verbs import PlainHost
 
 T = TypeVar("T")
@@ -32,6 +35,8 @@ class Environment:
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     open_host: Callable[[Settings, Clock], PlainHost] | None = None
     """Opens what the verbs on ImageCaches work with. None: the real one, imported when a command needs it."""
+    open_cluster: OpenCluster | None = None
+    """Opens the Kubernetes API. None: the real one."""
     clock: Clock = field(default_factory=SystemClock)
     sleep: Callable[[float], None] = time.sleep
 
@@ -66,6 +71,14 @@ class Session:
         from imagecache.apps.plain_host import open_plain_host
 
         return open_plain_host(self.settings, self.clock)
+
+    def cluster(self) -> AbstractAsyncContextManager[Cluster]:
+        """The Kubernetes API, for these settings. Entering it raises InvalidSetting."""
+        if self.environment.open_cluster is not None:
+            return self.environment.open_cluster(self.settings)
+        from imagecache.apps.cluster_documents import open_cluster
+
+        return open_cluster(self.settings)
 
 
 def run(work: Coroutine[object, object, T]) -> T:

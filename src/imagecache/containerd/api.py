@@ -6,6 +6,7 @@ fake is ``testkit.containerd``. Every method raises ContainerdUnavailable when c
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -84,6 +85,8 @@ class SnapshotInfo:
     labels: Mapping[str, str]
     committed: bool = True
     """False for the writable layer of a container and for a layer that is being unpacked."""
+    created: dt.datetime | None = None
+    """When it was committed; of one that is not, when it was prepared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,12 @@ class ContainerRecord:
     id: str
     snapshotter: str
     snapshot_key: str
+    image: str = ""
+    """Name of the record of its image."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    created: dt.datetime | None = None
+    cri: bytes = field(default=b"", repr=False)
+    """What CRI has recorded of it, as JSON (``pod_containers``): its environment too, so for no log; empty: nothing."""
 
 
 class ContentStore(Protocol):

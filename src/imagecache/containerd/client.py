@@ -26,6 +26,7 @@ from imagecache.clock import Clock
 from imagecache.concurrency import run_all
 from imagecache.containerd.api import SNAPSHOTTERS, ContainerRecord, Plugin, SnapshotMount, TaskStarted
 from imagecache.containerd.handlers import snapshotters_in
+from imagecache.containerd.pod_containers import CRI_EXTENSION
 from imagecache.containerd.rpc import Connection, Reply
 from imagecache.containerd.services import (
     LEASE_HEADER,
@@ -217,7 +218,16 @@ class ContainerdSession:
         except NotFound:
             return None
         found = reply.container
-        return ContainerRecord(found.id, found.snapshotter, found.snapshot_key)
+        cri = found.extensions[CRI_EXTENSION].value if CRI_EXTENSION in found.extensions else b""
+        return ContainerRecord(
+            id=found.id,
+            snapshotter=found.snapshotter,
+            snapshot_key=found.snapshot_key,
+            image=found.image,
+            labels=dict(found.labels),
+            created=found.created_at.ToDatetime(tzinfo=dt.UTC),
+            cri=cri,
+        )
 
 
 def lease_name(owner: str, now: dt.datetime, seconds: int) -> str:

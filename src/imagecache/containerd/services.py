@@ -6,6 +6,7 @@ One method, one or two calls. It must not decide anything.
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 
@@ -286,7 +287,8 @@ class SnapshotService:
 
 def _info(info: snapshots_pb2.Info) -> SnapshotInfo:
     committed = info.kind == snapshots_pb2.COMMITTED
-    return SnapshotInfo(info.name, info.parent, dict(info.labels), committed=committed)
+    created = info.created_at.ToDatetime(tzinfo=dt.UTC)
+    return SnapshotInfo(info.name, info.parent, dict(info.labels), committed=committed, created=created)
 
 
 class DiffService:

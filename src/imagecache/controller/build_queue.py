@@ -7,7 +7,7 @@ must not decide what a failure means.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from imagecache.api import building
@@ -42,11 +42,17 @@ class BuildQueue:
         self._changed = changed
         self._entries: dict[str, _Entry] = {}
 
-    def start(self, key: str, request: BuildRequest, credentials: Credentials) -> None:
-        """Begin, or wait for a slot. The key has no build now."""
+    def start(
+        self,
+        key: str,
+        request: BuildRequest,
+        credentials: Credentials,
+        admit: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """Begin, or wait for a slot. The key has no build now. ``admit`` is asked in the slot, and may raise."""
         entry = _Entry(Running(request))
         self._entries[key] = entry
-        entry.task = asyncio.create_task(self._run(key, entry, request, credentials))
+        entry.task = asyncio.create_task(self._run(key, entry, credentials, admit))
 
     def state(self, key: str) -> Build | None:
         entry = self._entries.get(key)
@@ -76,7 +82,11 @@ class BuildQueue:
         """Builds that wait or run."""
         return sum(isinstance(entry.build, Running) for entry in self._entries.values())
 
-    async def _run(self, key: str, entry: _Entry, request: BuildRequest, credentials: Credentials) -> None:
+    async def _run(
+        self, key: str, entry: _Entry, credentials: Credentials, admit: Callable[[], Awaitable[None]] | None
+    ) -> None:
+        request = entry.build.request
+
         def emit(event: BuildEvent) -> None:
             if isinstance(event, Planned | Advanced):
                 entry.build = Running(request, event.done, event.total)
@@ -87,6 +97,8 @@ class BuildQueue:
 
         try:
             async with self._slots:
+                if admit is not None:
+                    await admit()
                 await self._builder.build(request, credentials.secrets, emit)
         except ImageCacheError as error:
             entry.build = Broken(request, error, credentials.version)

@@ -11,11 +11,11 @@ import datetime as dt
 
 from msgspec.structs import replace
 
-from imagecache.api import assignment, building, columns, events, ids, nodes, phases, times
+from imagecache.api import assignment, building, columns, events, ids, nodes, phases, tags, times, usage
 from imagecache.api.building import BuildRequest
 from imagecache.api.effective_spec import EffectiveSpec, effective_spec
 from imagecache.api.types import Attempt, Display, Event, ImageCache, Phase, Status
-from imagecache.controller import attempts, failures
+from imagecache.controller import attempts, choice, failures, summary, unused
 from imagecache.controller.decision import (
     CONFIGURATION,
     Action,
@@ -33,7 +33,7 @@ from imagecache.controller.decision import (
     StartBuild,
     StopBuild,
 )
-from imagecache.errors import ImageCacheError, InvalidManifest, PullSecretUnavailable, by_name
+from imagecache.errors import ImageCacheError, InvalidManifest, PullSecretUnavailable, QuotaExceeded, by_name
 from imagecache.store.bundle_document import Bundle
 
 SOON = 5.0
@@ -42,6 +42,8 @@ LATER = 60.0
 """Seconds between two looks at a store that has been away for longer."""
 SETTLED = dt.timedelta(hours=1)
 """A bundle that was there for so long and is lost then has nothing to do with one that is lost at once."""
+_NOTES = 20
+"""At most that many are recorded: the status keeps fifty events, and what it no longer has is recorded again."""
 _NO_SECRET = PullSecretUnavailable.__name__
 
 
@@ -50,21 +52,6 @@ def decide(cache: ImageCache, observed: ObservedState, now: dt.datetime) -> Deci
     if cache.metadata.deletion_timestamp:
         return _delete(cache, observed)
     return _Draft(cache, observed, now).decide()
-
-
-def needs_secrets(cache: ImageCache, build: object) -> bool:
-    """Whether the secrets must be looked at before deciding: nothing is running, and they may say whether to begin."""
-    status = cache.status
-    if build is not None or status is None or status.phase not in phases.FAILED:
-        return build is None and not (status and status.phase is Phase.READY)
-    reason = phases.failure(status)
-    return reason == _NO_SECRET or failures.is_of_access(reason)
-
-
-def needs_configuration(cache: ImageCache, build: object) -> bool:
-    """Whether the configuration of registries must be looked at before deciding: it may be why a build failed."""
-    failed = isinstance(build, Broken) and failures.is_of_access(build.error.reason)
-    return failed or (cache.status is not None and failures.is_of_access(phases.outcome(cache.status)[0]))
 
 
 def _delete(cache: ImageCache, observed: ObservedState) -> Decision:
@@ -93,43 +80,53 @@ class _Draft:
         self.problem: ImageCacheError | None = None
         self.decided = cache.status is None
         """The status is about this generation from now on."""
-        self.status = cache.status or phases.begin(ids.derived_cache_id(cache.metadata.uid), self.generation, now)
+        self.status = (
+            phases.not_later(cache.status, now)
+            if cache.status is not None
+            else phases.begin(ids.derived_cache_id(cache.metadata.uid), self.generation, now)
+        )
 
     def decide(self) -> Decision:
-        if nodes.FINALIZER not in self.cache.metadata.finalizers:
-            self.actions.append(AddFinalizer())
-        for event in self.observed.events:
-            self.add(event)
+        self.take_over()
         spec: EffectiveSpec | None = None
         try:
             if self.observed.malformed is not None:
                 raise self.observed.malformed
-            spec = effective_spec(self.cache, architectures=self.observed.architectures)
+            spec = effective_spec(self.cache, architectures=self.observed.architectures, now=self.now)
         except InvalidManifest as error:
             if self.observed.role is not Role.NODE:
                 self.refuse(error)
         else:
             if self.observed.role is not Role.NODE:
                 self.advance(spec)
-        if phases.expired(self.status, self.now) and self.observed.role is not Role.NODE:
-            return self.expire()
+        self.status = unused.expiring(self.cache, self.status, self.observed.role)
+        if (farewell := self.farewell()) is not None:
+            return Decision(self.cache.status, (DeleteObject(),), (farewell,), again=SOON)
         self.summarise(spec)
         return Decision(
             self.changed_status(),
             tuple(self.actions),
             tuple(self.events),
-            self.until_expiry(),
+            self.next_look(spec),
             self.watches(spec),
             self.problem,
         )
 
+    def take_over(self) -> None:
+        """What has happened since the last look, whatever follows from the rest."""
+        if nodes.FINALIZER not in self.cache.metadata.finalizers:
+            self.actions.append(AddFinalizer())
+        for event in self.observed.events:
+            self.add(event)
+        if self.observed.matches is not None:
+            self.status = usage.matched(self.status, self.observed.matches)
+        self.status = tags.checked(self.status, self.observed.tags)
+
     def advance(self, spec: EffectiveSpec) -> None:
-        if self.cache.status is None:
-            self.record_notes(spec)
-        if self.status.phase in assignment.SERVING:
-            self.retain(spec)
-        elif self.status.phase in phases.UNFINISHED:
-            self.status = replace(self.status, expire_date_time="", retention_days=0)
+        self.record_notes(spec)
+        if spec.schedule_problem and not events.has(self.status.events, "InvalidSchedule", spec.schedule_problem):
+            self.record("InvalidSchedule", spec.schedule_problem, kind=events.WARNING)
+        self.limit(spec.retention_days)
         if self.observed.store_problem is not None:
             self.without_store(self.observed.store_problem)
             return
@@ -163,9 +160,11 @@ class _Draft:
             self.build(building.request(self.status.image_cache_id, spec), spec)
 
     def keep(self, spec: EffectiveSpec) -> None:
-        """Ready: as it is, unless the spec asks for something else or the bundle is gone."""
+        """Ready: as it is, unless the spec asks for something else, the bundle is gone or overdue."""
         document = self.observed.bundles.get(self.status.image_cache_id)
-        differs = building.difference(document, spec) if document is not None else ""
+        differs = ""
+        if document is not None:
+            differs = building.difference(document, spec) or building.overdue(document, spec)
         if document is not None and not differs:
             self.take(document, spec)
             return
@@ -176,7 +175,6 @@ class _Draft:
         since = phases.condition(self.status, "Building")
         self.status = phases.update(self.status, self.generation, self.now)
         self.record("Updating", f"Image cache is built again: {differs or 'the store has lost it'}")
-        self.record_notes(spec)
         if document is not None or self.attempt.wanted != building.wanted(spec):
             self.update(spec)
         else:
@@ -209,8 +207,6 @@ class _Draft:
         why = self.why_again(spec)
         if why:
             self.retry(spec, why)
-        elif self.status.phase is Phase.FAILED:
-            self.status = phases.failed_until(self.status, self.now)
 
     def why_again(self, spec: EffectiveSpec) -> str:
         """Why what has failed is built again; empty: it is not."""
@@ -224,6 +220,10 @@ class _Draft:
             return "what it needs was corrected"
         if attempt.wanted != building.wanted(spec):
             return "it is asked for something else"
+        since = phases.condition(self.status, "Building")
+        # not a first build: what has failed must expire
+        if since is not None and self.status.phase is Phase.UPDATE_FAILED and since.last_transition_time < spec.due:
+            return f"its refresh schedule was due at {spec.due}"
         if self.observed.requested:
             return "it was asked for again"
         if self.find(spec) is not None:
@@ -232,8 +232,7 @@ class _Draft:
 
     def retry(self, spec: EffectiveSpec, why: str) -> None:
         attempt = self.attempt
-        self.record("Retrying", f"Image cache is built again: {why}")
-        self.record_notes(spec)
+        self.record("Retrying", f"Image cache is tried again: {why}")
         if self.status.phase is Phase.UPDATE_FAILED:
             self.status = phases.update(self.status, self.generation, self.now)
             self.status = replace(self.status, attempt=attempts.fresh(attempt))
@@ -257,6 +256,9 @@ class _Draft:
             self.actions.append(StopBuild())  # the spec no longer asks for its bundle
         elif agent and (self.cache.status is None or phases.left_by_command(self.cache.status)):
             return
+        if self.observed.refusal is not None:
+            self.refuse_place(self.observed.refusal, request.bundle_id)
+            return
         if self.observed.secrets_problem is not None:
             self.lack(self.observed.secrets_problem, attempt)
             return
@@ -275,6 +277,9 @@ class _Draft:
             case Running(done=done, total=total):
                 if total:
                     self.status = phases.advance(self.status, done, total, self.now)
+            case Broken(error=QuotaExceeded() as error):
+                self.actions.append(StopBuild())
+                self.refuse_place(error, attempt.image_cache_id)
             case Broken(error=error, secrets=secrets):
                 self.actions.append(StopBuild())
                 attempt = attempts.with_causes(attempt, error, secrets, self.observed.configuration)
@@ -340,6 +345,10 @@ class _Draft:
         else:
             self.wait(problem, replace(attempt, next_time=""))
 
+    def refuse_place(self, error: ImageCacheError, bundle_id: str) -> None:
+        """No room: nothing was asked of a builder, and the attempt says so (``quota.state``)."""
+        self.wait(error, Attempt(image_cache_id=bundle_id))
+
     def wait(self, error: ImageCacheError, attempt: Attempt) -> None:
         """What is lacking may come without a change of the object."""
         message = building.explain(error)
@@ -363,6 +372,7 @@ class _Draft:
     def refuse(self, error: InvalidManifest) -> None:
         """It asks for something that no build can make: it fails at once, and old content goes on serving."""
         self.decided = True
+        self.limit(self.status.retention_days or None)  # what it asks for cannot be read: what serves keeps its own
         if self.status.phase in phases.FAILED:
             if phases.outcome(self.status) == (error.reason, building.explain(error)):
                 return
@@ -373,23 +383,40 @@ class _Draft:
         self.actions.append(StopBuild())
         self.fail(error, self.attempt)
 
-    def retain(self, spec: EffectiveSpec) -> None:
+    def limit(self, retention_days: int | None) -> None:
+        """The expiry, whatever somebody else has written there; before anything is deleted by it."""
+        if self.status.phase in assignment.SERVING:
+            self.retain(retention_days)
+        elif self.status.phase is Phase.FAILED:
+            self.status = phases.failed_until(self.status, self.now)
+        else:
+            self.status = replace(self.status, expire_date_time="", retention_days=0)
+
+    def retain(self, days: int | None) -> None:
         """The expiry of what serves. That it will be deleted is said in time: nobody asked for it when it was built."""
-        self.status, before = phases.retained(self.status, self.now, retention_days=spec.retention_days), self.status
-        if self.status is not before and self.status.expire_date_time:
+        self.status, before = phases.retained(self.status, self.now, retention_days=days), self.status
+        if self.status is before:
+            return
+        if self.status.expire_date_time:
             self.record(
                 "WillExpire",
                 f"Image cache and object will be deleted at {self.status.expire_date_time}: retentionDays is "
-                f"{spec.retention_days}, counted from now, because it was set after the build",
+                f"{days}, counted from now, because it was set after the build",
                 kind=events.WARNING,
             )
+        elif before.retention_days:
+            self.record("WillNotExpire", "Image cache stays until it is deleted: it has no retentionDays any more")
 
-    def expire(self) -> Decision:
-        expired = events.event("Expired", "Image cache has expired and is deleted", about=self.cache.name, now=self.now)
-        return Decision(self.cache.status, (DeleteObject(),), (expired,), again=SOON)
+    def farewell(self) -> Event | None:
+        """The event of an object that is to be deleted; None: it stays."""
+        if phases.expired(self.status, self.now) and self.observed.role is not Role.NODE:
+            return self.event("Expired", "Image cache has expired and is deleted")
+        if self.observed.eviction and self.status.phase in phases.IDLE:
+            return self.event("Evicted", f"Image cache is deleted: {self.observed.eviction}")
+        return None
 
     def summarise(self, spec: EffectiveSpec | None) -> None:
-        """Counts, columns, the conditions Serving and Degraded, and the generation, whatever the phase."""
+        """Counts, columns, conditions and the generation, whatever the phase."""
         status, before, views = self.status, self.status.nodes, self.observed.nodes
         if spec is not None and views is not None:
             counts = assignment.counts(self.cache.name, status.image_cache_id, spec.target(status), views)
@@ -404,30 +431,8 @@ class _Draft:
         )
         status = replace(status, display=display)
         generation = self.generation if self.decided else status.observed_generation
-        if self.observed.store_problem is None:
-            status = phases.serving(status, generation, self.now, **self.serving(status))
-        status = phases.degraded(status, generation, self.now, **self.degraded(status))
+        status = summary.with_conditions(status, self.cache, spec, self.observed, generation=generation, now=self.now)
         self.status = phases.observed(status, generation, self.now) if self.decided else status
-
-    def serving(self, status: Status) -> dict[str, str]:
-        if status.phase not in assignment.SERVING:
-            return {"reason": "NotBuilt"}
-        if status.image_cache_id in self.observed.bundles:
-            return {"reason": "Built" if status.phase is Phase.READY else status.phase.value}
-        return {"reason": "BundleLost", "message": "the store has lost it; nodes that have it keep it meanwhile"}
-
-    def degraded(self, status: Status) -> dict[str, str]:
-        if self.observed.store_problem is not None:
-            problem = self.observed.store_problem
-            return {"reason": problem.reason, "message": building.explain(problem)}
-        if status.phase is Phase.UPDATE_FAILED:
-            return {"reason": "UpdateFailed", "message": status.reason}
-        if status.nodes and status.nodes.failed and status.phase in assignment.SERVING:
-            in_cluster = self.observed.role is Role.CLUSTER
-            where = "kubectl get nodeimagecaches -o yaml" if in_cluster else f"imagecache describe {self.cache.name}"
-            message = f"{status.nodes.failed} of {columns.count(status.nodes.desired, 'node')}; see {where}"
-            return {"reason": "NodesFailed", "message": message}
-        return {}
 
     def watches(self, spec: EffectiveSpec | None) -> tuple[str, ...]:
         """What can end the wait or the failure without a change of the object."""
@@ -448,35 +453,34 @@ class _Draft:
         return attempts.at(self.status, bundle_id, building.wanted(spec), self.observed)
 
     def target(self, spec: EffectiveSpec, serving: str) -> str:
-        """The id of the bundle that an update makes: not one that a node may have with another content."""
+        """The id of the bundle that an update makes."""
         attempt = self.attempt
         if attempt.wanted == building.wanted(spec) and attempt.image_cache_id != serving:
             return attempt.image_cache_id
-        taken = {*self.observed.bundles, self.status.image_cache_id}
-        name = ids.derived_cache_id(self.cache.metadata.uid, attempt.image_cache_id)
-        while name in taken:
-            name = ids.derived_cache_id(self.cache.metadata.uid, name)
-        return name
+        return choice.another(self.cache.metadata.uid, attempt, {*self.observed.bundles, self.status.image_cache_id})
 
     def find(self, spec: EffectiveSpec) -> Bundle | None:
-        """A bundle of this object that is what the spec asks for, and before any other the one that serves."""
-        names = sorted(self.observed.bundles, key=lambda name: (name != self.status.image_cache_id, name))
-        found = (self.observed.bundles[name] for name in names)
-        return next((document for document in found if not building.difference(document, spec)), None)
+        return choice.find(self.status, self.observed.bundles, spec)
 
     # events and the end
 
     def record(self, reason: str, message: str, *, about: str = "", kind: str = events.NORMAL) -> None:
-        self.add(events.event(reason, message, about=about or self.cache.name, now=self.now, kind=kind))
+        self.add(self.event(reason, message, about=about, kind=kind))
+
+    def event(self, reason: str, message: str, *, about: str = "", kind: str = events.NORMAL) -> Event:
+        return events.event(reason, message, about=about or self.cache.name, now=self.now, kind=kind)
 
     def add(self, event: Event) -> None:
         self.events.append(event)
         self.status = replace(self.status, events=events.append(self.status.events, event))
 
     def record_notes(self, spec: EffectiveSpec) -> None:
-        """What is ignored of the document, once for each build."""
-        for note in (*self.observed.notes, *spec.notes):
-            self.record("Noted", note)
+        """What is ignored of the document, once: also of an annotation that comes later."""
+        notes = (*self.observed.notes, *spec.notes)[:_NOTES]
+        told = {each.message for each in self.status.events if each.reason == "Noted"} if notes else set()
+        for note in notes:
+            if note not in told:
+                self.record("Noted", note)
 
     def changed_status(self) -> Status:
         """The new status, or the very same object when only times would differ: then nothing is written."""
@@ -487,8 +491,10 @@ class _Draft:
                 return before
         return replace(self.status, last_updated_time=times.render(self.now))
 
-    def until_expiry(self) -> float | None:
-        if not self.status.expire_date_time:
-            return self.again
-        left = (times.parse(self.status.expire_date_time) - self.now).total_seconds()
-        return max(0.0, min(left, self.again if self.again is not None else left))
+    def next_look(self, spec: EffectiveSpec | None) -> float | None:
+        """Seconds until time alone may lead to something else."""
+        moments = [times.parse(self.status.expire_date_time)] if self.status.expire_date_time else []
+        if spec is not None and spec.schedule is not None and self.status.phase not in phases.UNFINISHED:
+            moments.append(spec.schedule.next(self.now))
+        waits = [max(0.0, (moment - self.now).total_seconds()) for moment in moments]
+        return min([*waits, *([self.again] if self.again is not None else [])], default=None)

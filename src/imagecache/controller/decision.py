@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 
 from imagecache.api.building import BuildRequest
 from imagecache.api.nodes import NodeView
+from imagecache.api.tags import TagCheck
 from imagecache.api.types import Event, Status
+from imagecache.api.usage import Matches
 from imagecache.errors import ImageCacheError, InvalidManifest
 from imagecache.store.bundle_document import Bundle
 
@@ -87,6 +89,14 @@ class ObservedState:
     """Version of what is configured about registries, besides the object."""
     store_problem: ImageCacheError | None = None
     """The store cannot be read; then ``bundles`` is empty."""
+    refusal: ImageCacheError | None = None
+    """Why there is no room for this cache, which has not begun to be built (``quota``)."""
+    eviction: str = ""
+    """Why it has to go, to make room for others; empty: it stays."""
+    matches: Matches | None = None
+    """Of pods, that are to be in the status now."""
+    tags: Mapping[str, TagCheck] = field(default_factory=dict)
+    """Look-ups of tags that the status may not have yet, by image as written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +128,7 @@ class DeleteBundle:
 
 @dataclass(frozen=True, slots=True)
 class DeleteObject:
-    """It has expired."""
+    """It has expired, or has to go."""
 
 
 Action = AddFinalizer | RemoveFinalizer | StartBuild | StopBuild | DeleteBundle | DeleteObject

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from imagecache.api.building import BuildRequest
 from imagecache.api.pull_secrets import PullSecret
+from imagecache.api.tags import TagQuestion
 from imagecache.builder.build_events import BuildEvent
+from imagecache.errors import ImageCacheError
 from imagecache.store.bundle_document import Bundle
 from imagecache.store.collect import Collected
 
@@ -21,6 +23,18 @@ class Builder(Protocol):
         """Build and commit the bundle. Raises ImageCacheError; leaves a resumable state when cancelled or killed."""
 
 
+class TagReader(Protocol):
+    """``tag_process.ProcessTagReader``; the fake is in ``testkit.tags``."""
+
+    async def read(
+        self, questions: Sequence[TagQuestion], secrets: Sequence[PullSecret]
+    ) -> Mapping[TagQuestion, str | ImageCacheError]:
+        """The digest that each tag names, or why that could not be found out. ``secrets``: all that are named.
+
+        Raises InternalError when nobody could ask.
+        """
+
+
 class BundleStore(Protocol):
     """What the controller needs of a store. Calls block, so they run in threads."""
 
@@ -32,6 +46,9 @@ class BundleStore(Protocol):
 
     def delete(self, bundle_id: str) -> None:
         """Forget a bundle. Raises NotFound, StoreError."""
+
+    def size(self) -> int:
+        """Bytes of the layer images that its bundles name, each counted once. Raises StoreError."""
 
     def collect(self) -> Collected:
         """Remove what no bundle, build or node holds. Raises StoreError."""

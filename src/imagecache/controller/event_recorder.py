@@ -16,7 +16,7 @@ from imagecache.telemetry.log import get_logger
 
 NAMESPACE = "default"
 COMPONENT = "imagecache-controller"
-_MESSAGE = 1024
+MESSAGE = 1024
 """Characters; the API server refuses longer messages (core/v1 validation)."""
 _log = get_logger(__name__)
 
@@ -33,11 +33,11 @@ async def record(kube: Kube, cache: ImageCache, events: tuple[Event, ...]) -> No
 def _object(cache: ImageCache, event: Event) -> Object:
     return {
         # a name has at most 253 characters, and two events about one object may be made in the same moment
-        "metadata": {"name": f"{cache.name[:230]}.{secrets.token_hex(8)}", "namespace": NAMESPACE},
+        "metadata": {"name": f"{cache.name[:230].rstrip('.-')}.{secrets.token_hex(8)}", "namespace": NAMESPACE},
         "involvedObject": {"apiVersion": API_VERSION, "kind": KIND, "name": cache.name, "uid": cache.metadata.uid},
         "type": event.type,
         "reason": event.reason,
-        "message": event.message[:_MESSAGE],
+        "message": event.message[:MESSAGE],
         "count": 1,
         "firstTimestamp": event.first_timestamp,
         "lastTimestamp": event.last_timestamp,

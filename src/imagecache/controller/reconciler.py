@@ -7,21 +7,25 @@ same decisions again. It must not decide.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+import datetime as dt
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
-from imagecache.api import assignment, ids, nodes, parse
+from imagecache.api import assignment, building, ids, nodes, parse, usage
 from imagecache.api.effective_spec import effective_spec
 from imagecache.api.nodes import NodeView
+from imagecache.api.tags import TagCheck
 from imagecache.api.types import Event, ImageCache, Status
+from imagecache.api.usage import Matches
 from imagecache.api.yamltext import JSON
 from imagecache.backoff import Backoff, Retries
 from imagecache.clock import Clock
+from imagecache.concurrency import finish_all
 from imagecache.controller import event_recorder, pull_secrets, watches
 from imagecache.controller.build_queue import BuildQueue
-from imagecache.controller.decide import SOON, decide, needs_configuration, needs_secrets
+from imagecache.controller.decide import SOON, decide
 from imagecache.controller.decision import (
     CONFIGURATION,
     Action,
@@ -38,11 +42,16 @@ from imagecache.controller.decision import (
 )
 from imagecache.controller.dependencies import Builder, BundleStore, Claims, Unclaimed
 from imagecache.controller.informer_cache import InformerCache
+from imagecache.controller.match_log import MatchLog
+from imagecache.controller.needs import needs_configuration, needs_secrets
+from imagecache.controller.places import Places
+from imagecache.controller.quota import Limits
 from imagecache.controller.watches import Seen, Watches
 from imagecache.controller.work_queue import WorkQueue
 from imagecache.errors import (
     ImageCacheError,
     InvalidManifest,
+    KubernetesError,
     NotFound,
     ObjectConflict,
     ObjectNotFound,
@@ -95,6 +104,7 @@ class Dependencies:
     """Between two looks at a Secret that objects wait for."""
     interval: float = 1.0
     """Seconds between two writes of a progress."""
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass
@@ -112,6 +122,10 @@ class _Memory:
     """Of the build and of nodes, not in the status yet."""
     seen: dict[str, Seen] = field(default_factory=dict)
     """What the last decision was made by, besides the object and the store."""
+    matches: Matches | None = None
+    """That the last decision has put into the status."""
+    tags: dict[str, TagCheck] = field(default_factory=dict)
+    """Look-ups that the status may not have yet."""
     retries: Retries = field(init=False)
 
     def __post_init__(self) -> None:
@@ -126,22 +140,39 @@ class Reconciler:
         self.queue = WorkQueue()
         self.watches = Watches(self._look, self.queue.add, dependencies.looks)
         self.builds = BuildQueue(dependencies.builder, dependencies.builds, dependencies.clock, self._built)
+        self.places = Places(dependencies.limits, dependencies.store.size, dependencies.clock, self.queue.add)
+        self._matches = MatchLog(dependencies.clock)
         self._memories: dict[str, _Memory] = {}
         """By uid."""
         self._reported: dict[str, list[Event]] = {}
         """By name, not taken over by a decision yet."""
+        self._tags: dict[str, dict[str, TagCheck]] = {}
+        """The same."""
         self._orphans: set[str] = set()
         """Bundles that could not be deleted when their object was."""
         self._freed = asyncio.Event()
 
     def take(self, resource: Resource, item: Object, *, gone: bool) -> None:
         """A change that a watch has reported."""
+        if resource == IMAGE_CACHES:
+            self.places.take(item, gone=gone)
         for name in self.informers.take(resource, item, gone=gone):
             self.queue.add(name)
 
     def report(self, name: str, *events: Event) -> None:
         """Events of a node about an object, or only that what it has of the object has changed."""
         self._reported.setdefault(name, []).extend(events)
+        self.queue.add(name)
+
+    def matched(self, name: str, when: dt.datetime, count: int = 1) -> None:
+        """So many pods were matched with a cache: in its status within a minute, with others of that minute."""
+        self._matches.add(name, Matches(count, when))
+        self.places.matched(name, when)
+        self.queue.add(name, self._matches.seconds_left(name) or 0.0)
+
+    def checked(self, name: str, checks: Mapping[str, TagCheck]) -> None:
+        """What tags of a cache name now, by image as written."""
+        self._tags.setdefault(name, {}).update(checks)
         self.queue.add(name)
 
     async def run(self) -> None:
@@ -152,6 +183,7 @@ class Reconciler:
                     group.create_task(self._work())
                 group.create_task(self._collect())
                 group.create_task(self.watches.run())
+                group.create_task(self.places.run())
         finally:
             await self.close()
 
@@ -191,6 +223,8 @@ class Reconciler:
         if item is None:
             self.queue.forget(name)
             self.watches.watch(name, {}, ())
+            self._matches.forget(name)
+            self._tags.pop(name, None)
             self._dependencies.claims.release(name)
             return None
         stored = parse.stored(item)
@@ -198,6 +232,7 @@ class Reconciler:
         cache = self._as_written(stored.cache, memory)
         observed = await self._observe(cache, stored, memory, requested=requested)
         decision = decide(cache, observed, self._dependencies.clock.now())
+        self.places.decided(name, cache.metadata.uid, decision.status)  # nothing was awaited since it was observed
         if decision.actions or decision.events or decision.status is not cache.status:
             if not self._dependencies.claims.take(name, cache.metadata.resource_version):
                 self.queue.add(name, SOON)
@@ -205,8 +240,9 @@ class Reconciler:
             await self._carry_out(cache, item, decision, memory)
         self.watches.watch(name, memory.seen, decision.watches)
         memory.retries.succeeded()
-        if decision.again is not None:
-            self.queue.add(name, min(decision.again + 0.01, _LONGEST))
+        waits = [wait for wait in (decision.again, self._matches.seconds_left(name)) if wait is not None]
+        if waits:
+            self.queue.add(name, min(min(waits) + 0.01, _LONGEST))
         return decision
 
     def _as_written(self, cache: ImageCache, memory: _Memory) -> ImageCache:
@@ -245,10 +281,14 @@ class Reconciler:
         # those of a finished build are all there before the cache is Ready
         build = self.builds.state(cache.metadata.uid)
         bundles, store_problem = await self._bundles(cache)
+        await self.places.measure()
         memory.events.extend([*self.builds.take_events(cache.metadata.uid), *self._reported.pop(cache.name, ())])
         memory.seen = {}
+        memory.matches = self._matches.due(cache.name)
+        memory.tags |= self._tags.pop(cache.name, {})
         secrets, problem = "", None
-        if needs_secrets(cache, build):
+        refusal = self.places.refusal(cache.name)
+        if refusal is None and needs_secrets(cache, build):
             secrets, problem = await self._secrets(cache, memory)
         if needs_configuration(cache, build):
             memory.seen[CONFIGURATION] = await self.watches.seen(CONFIGURATION)
@@ -267,6 +307,11 @@ class Reconciler:
             secrets=secrets,
             configuration=memory.seen.get(CONFIGURATION, Seen()).version,
             store_problem=store_problem,
+            matches=memory.matches,
+            tags=memory.tags,
+            # last, and again: what others have decided while this one was being observed
+            refusal=refusal or self.places.refusal(cache.name),
+            eviction=self.places.eviction(cache.name),
         )
 
     def _architectures(self, cache: ImageCache) -> Sequence[str]:
@@ -275,7 +320,8 @@ class Reconciler:
             chosen = assignment.node_selector(cache.metadata.annotations)
         except InvalidManifest:  # the decision reports it
             chosen = None
-        return assignment.architectures(chosen, self.informers.machines) or (self._dependencies.architecture,)
+        built = building.architectures(cache.status) if cache.status is not None else ()
+        return assignment.architectures(chosen, self.informers.machines, built) or (self._dependencies.architecture,)
 
     async def _bundles(self, cache: ImageCache) -> tuple[dict[str, Bundle], ImageCacheError | None]:
         def look() -> dict[str, Bundle]:
@@ -320,6 +366,9 @@ class Reconciler:
                     await self._set_finalizers(cache, (*cache.metadata.finalizers, nodes.FINALIZER))
             if decision.status is not None and decision.status is not cache.status:
                 await self.write_status(cache, item, decision.status)
+                memory.tags.clear()
+                if memory.matches is not None:
+                    self._matches.written(cache.name, memory.matches)
             memory.events.clear()  # they are in the status now
             for action in decision.actions:
                 await self._act(cache, action)
@@ -340,7 +389,8 @@ class Reconciler:
                     await self.watches.refresh(request.pull_secrets)
                     self.queue.add(cache.name)  # the next look reads them first, and decides what follows
                     return
-                self.builds.start(uid, request, found)
+                serves = cache.status is not None and cache.status.phase in assignment.SERVING
+                self.builds.start(uid, request, found, None if serves else self.places.admit)
             case StopBuild():
                 await self.builds.stop(uid)
             case DeleteBundle(bundle_id=bundle_id):
@@ -348,6 +398,7 @@ class Reconciler:
             case DeleteObject():
                 await self._dependencies.detach(cache)
                 await self._kube.delete(IMAGE_CACHES, cache.name, uid=uid)
+                self.places.leaves(cache.name, uid)
             case RemoveFinalizer():
                 kept = tuple(entry for entry in cache.metadata.finalizers if entry != nodes.FINALIZER)
                 await self._set_finalizers(cache, kept)
@@ -371,6 +422,30 @@ class Reconciler:
         if self._dependencies.role is Role.CLUSTER:
             memory.status = status
         memory.written = self._dependencies.clock.monotonic()
+
+    async def flush(self) -> None:
+        """Write the matches that are in no status yet: the work has been stopped, and this controller still leads.
+
+        Only these two fields, by their numbers: a write that was cut short may have come to the API server or not.
+        """
+
+        async def write(name: str, found: Matches) -> None:
+            item = self.informers.caches.get(name)
+            if item is None:
+                return
+            cache = parse.stored(item).cache
+            memory = self._memories.get(cache.metadata.uid)
+            before = self._as_written(cache, memory).status if memory is not None else cache.status
+            if before is None:
+                return
+            after = usage.matched(before, found)
+            fields: Object = {"lastMatchedTime": after.last_matched_time, "matches": after.matches}
+            try:
+                await self._kube.patch(IMAGE_CACHES, name, {"status": fields}, subresource="status")
+            except KubernetesError as error:
+                _log.warning("matches not written", name=name, problem=str(error))
+
+        await finish_all(*(write(name, found) for name, found in self._matches.pending.items()))
 
     async def _delete_bundle(self, bundle_id: str) -> None:
         try:

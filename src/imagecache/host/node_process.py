@@ -25,6 +25,7 @@ from imagecache.host.config_guard import ConfigGuard
 from imagecache.host.mountinfo import MOUNTINFO, parse
 from imagecache.host.page_cache_trim import Trimmer, drop_second_copy, follow_starts
 from imagecache.oserrors import converting
+from imagecache.snapshotter.container_starts import ContainerStarts
 from imagecache.snapshotter.dependencies import Observer
 from imagecache.snapshotter.grpc_server import serve
 from imagecache.snapshotter.snapshotter import Snapshotter
@@ -46,6 +47,9 @@ class Duties(Protocol):
     @property
     def collects(self) -> bool:
         """The store is this node's own, so that what nobody needs may be removed."""
+
+    def serves(self, starts: ContainerStarts) -> None:
+        """Our snapshotter is open, and this is what it knows of containers that start. Called before ``works``."""
 
     def works(self, containerd: ContainerdClient, metrics: Metrics) -> Sequence[Coroutine[object, object, None]]:
         """To run side by side until they are cancelled."""
@@ -99,6 +103,7 @@ class NodeProcess:
     _trimmer: Trimmer = field(init=False)
     _released: asyncio.Event = field(default_factory=asyncio.Event)
     _loop: asyncio.AbstractEventLoop | None = None
+    _starts: ContainerStarts | None = None
     _serving: bool = False
 
     def __post_init__(self) -> None:
@@ -107,6 +112,10 @@ class NodeProcess:
     async def run(self, address: socket.socket | Path, *, ready: Callable[[], None]) -> None:
         """Serve at ``address`` and call ``ready`` when containerd may connect."""
         self._loop = asyncio.get_running_loop()
+        snapshotter = self.snapshotter(self) if self.snapshotter is not None else None
+        if snapshotter is not None:
+            self._starts = ContainerStarts(snapshotter.below)
+            self.duties.serves(self._starts)
         works = [
             self._trimmer.run(),
             every(_MEASURE_INTERVAL, self._measure),
@@ -120,8 +129,8 @@ class NodeProcess:
             native = self.native
             works.append(follow_starts(self.containerd, self.used))
             works.append(every(_NATIVE_INTERVAL, lambda: self._renew(native)))
-        if self.snapshotter is not None:
-            works.append(self._serve(self.snapshotter(self), address, ready))
+        if snapshotter is not None:
+            works.append(self._serve(snapshotter, address, ready))
         else:
             self._is_ready(ready)
         await run_all(*works)
@@ -151,9 +160,11 @@ class NodeProcess:
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._released.set)
 
-    def _count(self, method: str, code: str, seconds: float) -> None:
+    def _count(self, method: str, key: str, code: str, seconds: float) -> None:
         self.metrics.snapshot_calls.labels(method, code).inc()
         self.metrics.snapshot_seconds.labels(method).observe(seconds)
+        if self._starts is not None:
+            self._starts.answered(method, key, code, seconds)
 
     def _is_ready(self, ready: Callable[[], None]) -> None:
         self._serving = True

@@ -19,6 +19,7 @@ from imagecache.clock import Clock
 from imagecache.concurrency import cancel_all
 from imagecache.containerd.api import Containerd, TaskStarted
 from imagecache.containerd.native import LayerFiles
+from imagecache.containerd.task_starts import follow
 from imagecache.erofs.reader import LayerImage
 from imagecache.errors import ContainerdUnavailable, ImageCacheError
 
@@ -119,7 +120,7 @@ async def follow_starts(
     meanwhile are looked up together. When containerd stops, the event stream is opened again every ``retry`` seconds.
     """
     started: asyncio.Queue[TaskStarted] = asyncio.Queue()
-    listening = asyncio.create_task(_listen(containerd, started.put_nowait, retry))
+    listening = asyncio.create_task(follow(containerd, started.put_nowait, retry=retry))
     try:
         while True:
             starts = {await started.get()}
@@ -130,14 +131,6 @@ async def follow_starts(
                 await _report(containerd, starts, used)
     finally:
         await cancel_all([listening])
-
-
-async def _listen(containerd: Containerd, heard: Callable[[TaskStarted], None], retry: float) -> None:
-    while True:
-        with contextlib.suppress(ContainerdUnavailable):
-            async for start in containerd.task_starts():
-                heard(start)
-        await asyncio.sleep(retry)
 
 
 async def _report(

@@ -65,3 +65,25 @@ class Kube(Protocol):
 
     async def delete(self, resource: Resource, name: str, *, namespace: str = "", uid: str = "") -> None:
         """Raises ObjectNotFound; ObjectConflict when ``uid`` is given and the object is another one."""
+
+
+class ClusterKube(Kube, Protocol):
+    """What only an API server has: objects by the hundred thousand, and lists that are merged by a key."""
+
+    async def page(self, resource: Resource, *, namespace: str = "", fields: str = "", following: str = "") -> bytes:
+        """One page of a list, as the API server sends it. ``following``: ``metadata.continue`` of the page before.
+
+        Raises WatchExpired when there is nothing to go on from any more.
+        """
+
+    def lines(
+        self, resource: Resource, *, resource_version: str, namespace: str = "", fields: str = ""
+    ) -> AsyncIterator[bytes]:
+        """As ``watch``, each change as the API server sends it: one line of JSON. An error may be among them."""
+
+    async def strategic_patch(self, resource: Resource, name: str, patch: Object, *, namespace: str = "") -> None:
+        """Strategic merge patch, of kinds that the API server was built with: a list with a key is merged by it.
+
+        ``{"$patch": "delete"}`` beside the key removes an entry. With ``metadata.uid`` in the patch it raises
+        ObjectNotFound when the object of that name is another one. Raises ObjectRefused.
+        """

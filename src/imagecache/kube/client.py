@@ -16,20 +16,11 @@ import aiohttp
 import msgspec
 
 from imagecache import __version__
-from imagecache.api.yamltext import JSON
-from imagecache.errors import (
-    KubernetesDenied,
-    KubernetesError,
-    KubernetesUnavailable,
-    ObjectConflict,
-    ObjectExists,
-    ObjectNotFound,
-    ObjectRefused,
-    WatchExpired,
-)
+from imagecache.errors import KubernetesDenied, KubernetesError, KubernetesUnavailable
 from imagecache.kube.api import Change, ChangeKind, Listing, Object
 from imagecache.kube.connection import Connection
-from imagecache.kube.objects import at, text
+from imagecache.kube.objects import text
+from imagecache.kube.refusals import error_of
 from imagecache.kube.resources import Resource
 
 _PAGE = 500
@@ -42,12 +33,13 @@ _LINE = 8 << 20
 _TOKEN_SECONDS = 60.0
 """How long a token file's content is used before it is read again; client-go has the same minute."""
 _MERGE = "application/merge-patch+json"
+_STRATEGIC = "application/strategic-merge-patch+json"
 
 _object = msgspec.json.Decoder(dict)
 
 
 class KubeClient:
-    """``kube.api.Kube`` for one API server, as an async context."""
+    """``kube.api.ClusterKube`` for one API server, as an async context."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -86,16 +78,25 @@ class KubeClient:
                 return Listing(tuple(found), text(page, "metadata", "resourceVersion"))
             query["continue"] = following
 
+    async def page(self, resource: Resource, *, namespace: str = "", fields: str = "", following: str = "") -> bytes:
+        query = _query("", fields) | {"limit": str(_PAGE)} | ({"continue": following} if following else {})
+        return await self._ask("GET", resource.path(namespace=namespace), query)
+
     async def watch(
         self, resource: Resource, *, resource_version: str, namespace: str = "", labels: str = "", fields: str = ""
     ) -> AsyncIterator[Change]:
-        query = _query(labels, fields) | {
-            "watch": "1",
-            "allowWatchBookmarks": "true",
-            "resourceVersion": resource_version,
-            "timeoutSeconds": str(_WATCH_SECONDS),
-        }
         path = resource.path(namespace=namespace)
+        async for line in self._watched(path, _query(labels, fields) | {"resourceVersion": resource_version}):
+            yield _change(line, f"watch {path}")
+
+    def lines(
+        self, resource: Resource, *, resource_version: str, namespace: str = "", fields: str = ""
+    ) -> AsyncIterator[bytes]:
+        path = resource.path(namespace=namespace)
+        return self._watched(path, _query("", fields) | {"resourceVersion": resource_version})
+
+    async def _watched(self, path: str, query: dict[str, str]) -> AsyncIterator[bytes]:
+        query = query | {"watch": "1", "allowWatchBookmarks": "true", "timeoutSeconds": str(_WATCH_SECONDS)}
         # no total: a watch is long by design; the silence is bounded by the end that the server was asked for
         timeout = aiohttp.ClientTimeout(sock_connect=_REQUEST_SECONDS, sock_read=_WATCH_SECONDS + _REQUEST_SECONDS)
         try:
@@ -103,9 +104,9 @@ class KubeClient:
                 self._url(path), params=query, headers=self._headers(), timeout=timeout
             ) as response:
                 if response.status >= 400:
-                    raise _error(response.status, await response.read(), f"watch {path}")
+                    raise error_of(response.status, await response.read(), f"watch {path}")
                 async for line in _lines(response.content):
-                    yield _change(line, f"watch {path}")
+                    yield line
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise _unavailable(self._connection.server, error) from error
 
@@ -118,6 +119,10 @@ class KubeClient:
     ) -> Object:
         path = resource.path(namespace=namespace, name=name, subresource=subresource)
         return await self._call("PATCH", path, body=patch, content_type=_MERGE)
+
+    async def strategic_patch(self, resource: Resource, name: str, patch: Object, *, namespace: str = "") -> None:
+        path = resource.path(namespace=namespace, name=name)
+        await self._ask("PATCH", path, body=patch, content_type=_STRATEGIC)
 
     async def delete(self, resource: Resource, name: str, *, namespace: str = "", uid: str = "") -> None:
         options: Object = {"kind": "DeleteOptions", "apiVersion": "v1"}
@@ -162,6 +167,17 @@ class KubeClient:
         body: Object | None = None,
         content_type: str = "application/json",
     ) -> Object:
+        return _decode(await self._ask(method, path, query, body=body, content_type=content_type), f"{method} {path}")
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        query: dict[str, str] | None = None,
+        *,
+        body: Object | None = None,
+        content_type: str = "application/json",
+    ) -> bytes:
         data = json.dumps(body).encode() if body is not None else None
         try:
             async with self._http.request(
@@ -171,8 +187,8 @@ class KubeClient:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise _unavailable(self._connection.server, error) from error
         if response.status >= 400:
-            raise _error(response.status, answer, f"{method} {path}")
-        return _decode(answer, f"{method} {path}")
+            raise error_of(response.status, answer, f"{method} {path}")
+        return answer
 
 
 def _query(labels: str, fields: str) -> dict[str, str]:
@@ -207,7 +223,7 @@ def _change(line: bytes, what: str) -> Change:
         raise KubernetesError(f"{what}: the API server sent a change without an object")
     if event.get("type") == "ERROR":
         code = item.get("code")
-        raise _error(code if isinstance(code, int) else 500, msgspec.json.encode(item), what)
+        raise error_of(code if isinstance(code, int) else 500, msgspec.json.encode(item), what)
     try:
         return Change(ChangeKind(event.get("type")), item)
     except ValueError as error:
@@ -227,23 +243,3 @@ def _unavailable(server: str, error: BaseException) -> KubernetesUnavailable:
     return KubernetesUnavailable(
         f"the Kubernetes API at {server} does not answer: {problem}", hint="is it running, and reachable from here?"
     )
-
-
-def _error(status: int, body: bytes, what: str) -> KubernetesError:
-    """The error for a status of 400 and more. The text is the API server's own: it names user, verb and resource."""
-    try:
-        answer: JSON = _object.decode(body)
-    except (msgspec.DecodeError, RecursionError):
-        answer = None
-    words = text(answer, "message")[:1000] or f"{what}: HTTP status {status}"
-    if status in {401, 403}:
-        return KubernetesDenied(words, hint="check the roles of our service account")
-    if status == 404:
-        return ObjectNotFound(words)
-    if status == 409:
-        return (ObjectExists if at(answer, "reason") == "AlreadyExists" else ObjectConflict)(words)
-    if status == 410:
-        return WatchExpired(words)
-    if status == 429 or status >= 500:
-        return KubernetesUnavailable(words)
-    return ObjectRefused(words)

@@ -11,18 +11,13 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
 
 from imagecache.backoff import Backoff, Retries
-from imagecache.errors import ImageCacheError, WatchExpired
 from imagecache.kube import objects
 from imagecache.kube.api import Change, ChangeKind, Kube, Object
 from imagecache.kube.resources import Resource
+from imagecache.kube.resuming import BACKOFF, resuming
 from imagecache.telemetry.log import get_logger
 
 _log = get_logger(__name__)
-_BACKOFF = Backoff(0.5, 30.0, jitter=0.2)
-"""While the API server does not answer; every node of a cluster waits for the same one."""
-_SHORT = 1.0
-"""Seconds; a watch that ends sooner with nothing to report is a failure (client-go's "very short watch"), or a server
-that closes at once would be asked without a pause."""
 
 Key = tuple[str, str]
 
@@ -36,7 +31,7 @@ class Informer:
     namespace: str = ""
     labels: str = ""
     fields: str = ""
-    backoff: Backoff = _BACKOFF
+    backoff: Backoff = BACKOFF
     synced: asyncio.Event = field(default_factory=asyncio.Event)
     _known: dict[Key, Object] = field(default_factory=dict)
     _version: str = ""
@@ -46,27 +41,12 @@ class Informer:
         """Of all objects that exist now; incomplete before ``synced``."""
         return frozenset(name for _namespace, name in self._known)
 
-    async def changes(self) -> AsyncGenerator[Change, None]:
+    def changes(self) -> AsyncGenerator[Change, None]:
         """Changes without end. Errors of the API server are logged once and retried, never raised."""
-        retries = Retries(self.backoff, _log, resource=self.resource.qualified)
-        loop = asyncio.get_running_loop()
-        while True:
-            received, started = False, loop.time()
-            try:
-                async for change in self._once():
-                    yield change
-                    received = True
-                    retries.succeeded()
-                if received or loop.time() - started >= _SHORT:
-                    retries.succeeded()
-                    continue  # the server ends a watch after some minutes: that is no failure
-                pause = retries.failed()
-            except WatchExpired:  # etcd compacts after five minutes; a pause, since thousands may list at once
-                self._version = ""
-                pause = retries.failed()
-            except ImageCacheError as error:
-                pause = retries.failed(error)
-            await asyncio.sleep(pause)
+        return resuming(self._once, self._forget, Retries(self.backoff, _log, resource=self.resource.qualified))
+
+    def _forget(self) -> None:
+        self._version = ""
 
     async def _once(self) -> AsyncIterator[Change]:
         """One list, unless the watch can resume at the last version, and one watch."""

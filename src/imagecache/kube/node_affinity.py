@@ -1,26 +1,55 @@
-"""Whether a pod template's nodeSelector and required node affinity select a Node, as the scheduler decides it.
+"""Node affinity: whether a pod template selects a Node, as the scheduler decides it, and terms that name nodes.
 
-Source: k8s.io/component-helpers, ``scheduling/corev1/nodeaffinity``. What it does not know is taken for true: leaving a
+Source: k8s.io/component-helpers, ``scheduling/corev1/nodeaffinity``; what may change of a pod that is gated:
+pkg/apis/core/validation, ``validateNodeAffinityMutation``. What is not known of a template is taken for true: leaving a
 node by mistake costs more than staying on it. Pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 from imagecache.api.selector import Requirement
 from imagecache.api.yamltext import JSON
 from imagecache.kube import objects
 from imagecache.kube.api import Object
 
+HOSTNAME: Final = "kubernetes.io/hostname"
+"""Label of a Node, which kubelet sets."""
+_REQUIRED: Final = "requiredDuringSchedulingIgnoredDuringExecution"
+_PREFERRED: Final = "preferredDuringSchedulingIgnoredDuringExecution"
+_TERMS_KEY: Final = "nodeSelectorTerms"
+_WEIGHT: Final = 100
+"""The highest: of nodes that can take the pod, those that have its cache first."""
 _POD = ("spec", "template", "spec")
-_TERMS = (
-    *_POD,
-    "affinity",
-    "nodeAffinity",
-    "requiredDuringSchedulingIgnoredDuringExecution",
-    "nodeSelectorTerms",
-)
+_TERMS = (*_POD, "affinity", "nodeAffinity", _REQUIRED, _TERMS_KEY)
+
+
+def preferring(before: Object, hostnames: Sequence[str]) -> Object:
+    """What a patch makes of a pod's node affinity, so that it prefers these nodes. Lists in it are replaced whole."""
+    terms = objects.at(before, _PREFERRED)
+    term: Object = {"weight": _WEIGHT, "preference": {"matchExpressions": [_among(hostnames)]}}
+    return {_PREFERRED: [*(terms if isinstance(terms, list) else []), term]}
+
+
+def requiring(before: Object, hostnames: Sequence[str]) -> Object:
+    """The same, so that it takes no other node: beside all that it asks for already."""
+    found = objects.at(before, _REQUIRED, _TERMS_KEY)
+    terms: list[JSON] = [_narrowed(term, hostnames) for term in found] if isinstance(found, list) else []
+    return {_REQUIRED: {_TERMS_KEY: terms or [{"matchExpressions": [_among(hostnames)]}]}}
+
+
+def _narrowed(term: JSON, hostnames: Sequence[str]) -> JSON:
+    """One term, of which one must hold; a term without expressions selects nothing, and may not be changed."""
+    if not isinstance(term, dict) or not (term.get("matchExpressions") or term.get("matchFields")):
+        return term
+    expressions = term.get("matchExpressions")
+    return {**term, "matchExpressions": [*(expressions if isinstance(expressions, list) else []), _among(hostnames)]}
+
+
+def _among(hostnames: Sequence[str]) -> Object:
+    return {"key": HOSTNAME, "operator": "In", "values": list(hostnames)}
 
 
 def chooses(daemonset: Object) -> bool:

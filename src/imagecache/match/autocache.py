@@ -47,8 +47,8 @@ def autocache(pod: PodView) -> tuple[AutoCache | None, tuple[str, ...]]:
     notes: list[str] = []
     annotations = _annotations(pod, notes)
     secrets = tuple(sorted({f"{pod.namespace}:{name}" for name in pod.pull_secrets if is_name(name)}))
-    made = AutoCache(_name(images, secrets, pod.architecture, annotations), images, secrets, _size(pod, notes), annotations)
-    return made, tuple(notes)
+    name = _name(images, secrets, pod.architecture, annotations)
+    return AutoCache(name, images, secrets, _size(pod, notes), annotations), tuple(notes)
 
 
 def _name(images: tuple[str, ...], secrets: tuple[str, ...], architecture: str, annotations: Mapping[str, str]) -> str:
@@ -84,5 +84,6 @@ def _size(pod: PodView, notes: list[str]) -> int:
         notes.append(refusal(f"pod: {EXTRA_STORAGE}: {text[:80]!r} is not a size, ignored", text[:80]))
         return _SIZE
     whole, fraction, unit = found[1], found[2] or "", found[3]
-    extra = -(-int(whole + fraction) * _UNITS[unit] // (10 ** len(fraction) * GIB))  # rounded up
+    scale: int = 10 ** len(fraction) * GIB
+    extra = -(-int(whole + fraction) * _UNITS[unit] // scale)  # rounded up
     return min(_SIZE + extra, SIZE_MAX)

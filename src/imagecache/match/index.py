@@ -11,11 +11,9 @@ pod asks for.
 from __future__ import annotations
 
 import datetime as dt
-import enum
 import functools
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from imagecache.api import ids, times
@@ -35,28 +33,40 @@ _COMING = frozenset({Phase.PENDING, Phase.CREATING, Phase.UPDATING})
 _LONG_AGO = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
-class Degree(enum.IntEnum):
-    """How well a cache has an image."""
+class _Names:
+    """Names of caches by image, each once, in the order in which they are added."""
 
-    REPOSITORY = 1
-    """Another tag or digest of its repository."""
-    EXACT = 2
+    def __init__(self) -> None:
+        self._exact: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+        """By repository, and tag or digest."""
+        self._related: defaultdict[str, list[str]] = defaultdict(list)
+        """By repository."""
+
+    def add(self, cache: CacheView, images: Iterable[str]) -> None:
+        """All of one cache at once."""
+        for image in images:
+            reference = parsed(image)
+            if reference is None:  # no pod can have it either
+                continue
+            known: set[str] = set(cache.digests.get(image, ()))
+            # the runtime drops the tag beside a digest (Reference.cri_name)
+            known.add(reference.tag if reference.digest is None else reference.digest)
+            _append(self._related[reference.repository], cache.name)
+            for each in known:
+                _append(self._exact[reference.repository, each], cache.name)
+
+    def exact(self, image: str) -> Sequence[str]:
+        wanted = parsed(image)
+        return self._exact.get((wanted.repository, wanted.digest or wanted.tag), ()) if wanted is not None else ()
+
+    def related(self, image: str) -> Sequence[str]:
+        wanted = parsed(image)
+        return self._related.get(wanted.repository, ()) if wanted is not None else ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Offer:
-    """One image of one cache."""
-
-    cache: CacheView
-    tag: str
-    """Empty: it is named by digest."""
-    digests: frozenset[str]
-    """That it is named by, or resolved to."""
-
-    def degree(self, wanted: Reference) -> Degree:
-        digest = wanted.digest
-        exact = self.tag == wanted.tag if digest is None else digest in self.digests
-        return Degree.EXACT if exact else Degree.REPOSITORY
+def _append(names: list[str], name: str) -> None:
+    if not names or names[-1] != name:
+        names.append(name)
 
 
 class Index:
@@ -69,13 +79,13 @@ class Index:
         found = [cache for cache in self.caches.values() if not cache.deleted]
         self._by_id = {cache.id: cache for cache in found if cache.id}
         self._by_owner = {ids.owner(cache.uid): cache for cache in found if cache.uid}
-        self._offers: defaultdict[str, list[_Offer]] = defaultdict(list)
-        self._coming: defaultdict[str, list[_Offer]] = defaultdict(list)
+        self._has, self._coming = _Names(), _Names()
         for cache in self.caches.values():
             has = tuple(cache.digests) if cache.serves and cache.digests else cache.images
-            _add(self._offers, cache, has)
+            self._has.add(cache, has)
             if cache.phase in _COMING and not cache.deleted:
-                _add(self._coming, cache, tuple(image for image in cache.images if image not in has or not cache.serves))
+                served = frozenset(has) if cache.serves else frozenset()
+                self._coming.add(cache, (image for image in cache.images if image not in served))
 
     def pinned(self, text: str) -> CacheView | None:
         """The cache that a pin means: by its id, by an id of another bundle of it, by its name. None: there is none.
@@ -89,13 +99,17 @@ class Index:
             found = self.caches.get(text)
         return found if found is not None and not found.deleted else None
 
-    def degrees(self, image: str) -> dict[str, Degree]:
-        """By name of each cache that has something of the image, or would if it served."""
-        return _degrees(self._offers, image)
+    def exact(self, image: str) -> Sequence[str]:
+        """Names of the caches that have exactly this image, or would if they served."""
+        return self._has.exact(image)
 
-    def coming(self, image: str) -> list[str]:
+    def related(self, image: str) -> Sequence[str]:
+        """Names of the caches that have an image of this repository, or would: these, and those in ``exact``."""
+        return self._has.related(image)
+
+    def coming(self, image: str) -> Sequence[str]:
         """Names of the caches that are being built with exactly this image."""
-        return [name for name, degree in _degrees(self._coming, image).items() if degree is Degree.EXACT]
+        return self._coming.exact(image)
 
 
 def usable(nodes: Iterable[NodeView]) -> Usable:
@@ -140,30 +154,6 @@ def _parsed(image: str) -> Reference | None:
         return Reference.parse(image)
     except InvalidReference:
         return None
-
-
-def _add(offers: defaultdict[str, list[_Offer]], cache: CacheView, images: Iterable[str]) -> None:
-    for image in images:
-        reference = parsed(image)
-        if reference is None:  # no pod can have it either
-            continue
-        digests = cache.digests.get(image, frozenset())
-        if reference.digest is None:
-            offer = _Offer(cache, reference.tag, digests)
-        else:  # the runtime drops the tag beside it (Reference.cri_name)
-            offer = _Offer(cache, "", digests | {reference.digest})
-        offers[reference.repository].append(offer)
-
-
-def _degrees(offers: Mapping[str, list[_Offer]], image: str) -> dict[str, Degree]:
-    wanted = parsed(image)
-    if wanted is None:
-        return {}
-    found: dict[str, Degree] = {}
-    for offer in offers.get(wanted.repository, ()):
-        name, degree = offer.cache.name, offer.degree(wanted)
-        found[name] = max(found.get(name, degree), degree)
-    return found
 
 
 def _digests(status: Status | None) -> dict[str, frozenset[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from imagecache.api import nodes
 from imagecache.api.annotations import PREFIX
 
 OURS: Final = "imagecache.dev/"
@@ -26,5 +27,5 @@ GATE: Final = OURS + "pinned"
 """Scheduling gate of a pod whose pinned cache is not usable yet. Part of the API: never renamed."""
 AUTO_CREATED: Final = OURS + "auto-created"
 """Label of a cache that a miss has made."""
-CREATED_FOR: Final = OURS + "created-for"
+CREATED_FOR: Final = nodes.CREATED_FOR
 """Annotation of such a cache: ``namespace/uid`` of the pod that it was made for first."""

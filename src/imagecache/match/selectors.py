@@ -62,6 +62,13 @@ def parse(text: str) -> tuple[tuple[Rule, ...], tuple[str, ...]]:
     return tuple(rules), tuple(notes)
 
 
+def is_profile(item: Mapping[str, object]) -> bool:
+    """Whether a ConfigMap is the one that has them."""
+    metadata = item.get("metadata")
+    found = metadata if isinstance(metadata, Mapping) else {}
+    return (found.get("namespace"), found.get("name")) == (NAMESPACE, CONFIG_MAP)
+
+
 def applies(rule: Rule, namespace_labels: Mapping[str, str], labels: Mapping[str, str]) -> bool:
     """Whether the rule is for a pod with these labels, in a Namespace with those."""
     wanted = ((rule.namespace_labels, namespace_labels), (rule.object_labels, labels))

@@ -1,20 +1,20 @@
 """Which cache serves a pod, and why: the decision.
 
 A pin counts alone; else nothing when automatic matching is off; else the best of the caches that the pod can use, by
-``views.rank``, if ``imc-perfect-match`` or ``imc-match-count-request`` is met. That, and whether an image is missing, is
-judged by all these caches together, because a node has them together. A pod that is bound is judged against its own
+``views.rank``, if ``imc-perfect-match`` or ``imc-match-count-request`` is met. That, and whether an image is missing,
+is judged by all these caches together, because a node has them together. A pod that is bound is judged against its own
 node; a pin never is. Source: eci-api §3 and §4. Pure: nothing that a user can write raises an error.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from imagecache.match import autocache, events
 from imagecache.match.ask import ask
-from imagecache.match.index import Degree, Index
+from imagecache.match.index import Index
 from imagecache.match.views import (
     SERVING,
     Ask,
@@ -35,7 +35,7 @@ _IMAGE = 80
 """Characters of a pod's image that a note repeats."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: there may be a thousand for each pod
 class _Score:
     """How much one cache has of a pod."""
 
@@ -68,8 +68,6 @@ class _Score:
 class _Found:
     """What the caches have of a pod's images."""
 
-    degrees: Mapping[str, Mapping[str, Degree]]
-    """By image, each once, and by name of the cache."""
     scores: Mapping[str, _Score]
     """By name of the cache."""
     served: tuple[tuple[str, tuple[str, ...]], ...]
@@ -91,22 +89,18 @@ def match(pod: PodView, defaults: Defaults, index: Index) -> Verdict:
 
 
 def _look(pod: PodView, index: Index) -> _Found:
-    degrees = {image: index.degrees(image) for image in pod.images}
-    counts: dict[Degree, Counter[str]] = {degree: Counter() for degree in Degree}
+    exact: Counter[str] = Counter()
+    related: Counter[str] = Counter()
     for image in pod.images:  # one for each container
-        for name, degree in degrees[image].items():
-            counts[degree][name] += 1
-    exact, repository = counts[Degree.EXACT], counts[Degree.REPOSITORY]
+        exact.update(index.exact(image))
+        related.update(index.related(image))
     scores = {}
-    for name in {**exact, **repository}:
+    for name, count in related.items():
         cache = index.caches[name]
-        scores[name] = _Score(cache, exact[name], repository[name], _problem(cache, pod))
-    served = tuple((image, tuple(sorted(_usable(found, scores)))) for image, found in degrees.items())
-    return _Found(degrees, scores, served)
-
-
-def _usable(found: Mapping[str, Degree], scores: Mapping[str, _Score]) -> list[str]:
-    return [name for name, degree in found.items() if degree is Degree.EXACT and not scores[name].problem]
+        scores[name] = _Score(cache, exact[name], count - exact[name], _problem(cache, pod))
+    unique = dict.fromkeys(pod.images)
+    served = ((image, [name for name in index.exact(image) if not scores[name].problem]) for image in unique)
+    return _Found(scores, tuple((image, tuple(sorted(names))) for image, names in served))
 
 
 def _problem(cache: CacheView, pod: PodView) -> str:
@@ -163,7 +157,8 @@ def _pinned(pod: PodView, asked: Ask, cache: CacheView | None, found: _Found) ->
 
 
 def _automatic(pod: PodView, asked: Ask, index: Index, found: _Found) -> Verdict:
-    bar = _bar(asked, sum(image not in found.missing for image in pod.images), len(pod.images))
+    missing = found.missing
+    bar = _bar(asked, sum(image not in missing for image in pod.images), len(pod.images))
     ranked = sorted(found.scores.values(), key=lambda score: score.rank)
     best = None if bar else next((score for score in ranked if not score.problem), None)
     create, notes = _create(pod, asked, index, found)
@@ -197,14 +192,14 @@ def _why_not(score: _Score, best: _Score | None, bar: str) -> str:
         return score.problem or bar
     if score is best:
         return ""
-    name = best.cache.name
     steps = (
-        (score.exact < best.exact, f"fewer exact images than {name}"),
-        (score.repository < best.repository, f"fewer images of the same repository than {name}"),
-        (score.cache.size > best.cache.size, f"larger than {name}"),
-        (score.cache.created < best.cache.created, f"older than {name}"),
+        (score.exact < best.exact, "fewer exact images than"),
+        (score.repository < best.repository, "fewer images of the same repository than"),
+        (score.cache.size > best.cache.size, "larger than"),
+        (score.cache.created < best.cache.created, "older than"),
+        (True, "by name after"),
     )
-    return next((why for worse, why in steps if worse), f"after {name} by name")
+    return f"{next(why for worse, why in steps if worse)} {best.cache.name}"
 
 
 def _create(pod: PodView, asked: Ask, index: Index, found: _Found) -> tuple[AutoCache | None, tuple[str, ...]]:
@@ -224,12 +219,8 @@ def _create(pod: PodView, asked: Ask, index: Index, found: _Found) -> tuple[Auto
 
 def _coming(image: str, pod: PodView, index: Index, found: _Found) -> list[str]:
     """Caches that are being built with the image, and those that have not reached all their nodes yet."""
-    late = {
-        name
-        for name, degree in found.degrees[image].items()
-        if degree is Degree.EXACT and _is_late(found.scores[name], pod)
-    }
-    return sorted(late.union(index.coming(image)))
+    late = (name for name in index.exact(image) if _is_late(found.scores[name], pod))
+    return sorted({*late, *index.coming(image)})
 
 
 def _is_late(score: _Score, pod: PodView) -> bool:

@@ -24,6 +24,7 @@ from imagecache.kube.claims import FileClaims
 from imagecache.kube.informer import Informer
 from imagecache.kube.resources import IMAGE_CACHES
 from imagecache.plain_host.verbs import HostDependencies
+from imagecache.snapshotter.container_starts import ContainerStarts
 from imagecache.telemetry.metrics import Metrics
 
 _ATTACH_INTERVAL = 5.0
@@ -43,6 +44,9 @@ class PlainHostDuties:
 
     def used(self, layers: Iterable[Path]) -> None:
         """Nothing: no budget here."""
+
+    def serves(self, starts: ContainerStarts) -> None:
+        """Nothing: no pods here."""
 
     def forgotten(self) -> None:
         self._attached.clear()

@@ -294,7 +294,8 @@ class PlainHost:
         first = ids.derived_cache_id(objects.uid(item))
         known = existing.status.image_cache_id if existing and existing.status else first
         display = _Display(show)
-        display(Accepted(cache.name, known, how, spec.notes))
+        problems = (spec.schedule_problem,) if spec.schedule_problem else ()
+        display(Accepted(cache.name, known, how, (*spec.notes, *problems)))
         reconciler = self._reconciler(Role.COMMAND, display)
         try:
             ready = await settle(reconciler, self._kube, cache.name, self._dependencies.clock)

@@ -64,6 +64,16 @@ class RegistryClient:
             servers = self._serving(reference, able)
             return await self._first(servers, lambda server: self._resolve(server, reference))
 
+    async def digest(self, reference: Reference) -> Digest:
+        """Of what the tag names now, by HEAD: nothing is downloaded where the registry says the digest.
+
+        Raises as ``resolve``.
+        """
+        with naming_image(reference.original):
+            servers = self._serving(reference, Capability.RESOLVE)
+            said = await self._first(servers, lambda server: self._said(server, reference))
+        return said or (await self.resolve(reference)).descriptor.digest
+
     async def document(self, reference: Reference, descriptor: Descriptor) -> bytes:
         """A manifest of an index, or a config: whole, bounded, size and digest verified."""
         with naming_image(reference.original):
@@ -107,6 +117,11 @@ class RegistryClient:
             private=server.authorizer.private,
             typed=media_type == content_type.partition(";")[0],
         )
+
+    async def _said(self, server: Repository, reference: Reference) -> Digest | None:
+        path, what = f"{reference.path}/manifests/{reference.tag}", f"manifest {reference.tag}"
+        async with server.get(path, what, _ACCEPT, head=True) as response:
+            return _promised(response.headers.get("Docker-Content-Digest", ""), server.endpoint.host)
 
     async def _document(self, server: Repository, reference: Reference, descriptor: Descriptor) -> bytes:
         is_manifest = mediatypes.is_manifest(descriptor.media_type) or mediatypes.is_index(descriptor.media_type)

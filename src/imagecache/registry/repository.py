@@ -39,20 +39,22 @@ class Repository:
 
     @contextlib.asynccontextmanager
     async def get(
-        self, path: str, what: str, headers: Mapping[str, str] | None = None
+        self, path: str, what: str, headers: Mapping[str, str] | None = None, *, head: bool = False
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """A successful answer to GET (200 or 206). Raises Retryable, RegistryError.
+        """A successful answer to GET or HEAD (200 or 206). Raises Retryable, RegistryError.
 
         Args:
             path: below the API's root.
             what: for messages: ``manifest 1.25``.
             headers: of the request.
+            head: ask for the headers alone.
         """
         rounds, tried = 0, list[Credential]()
         while rounds < _ROUNDS + self.authorizer.known:
             rounds += 1
             authorization = await self.authorizer.authorization()
-            request = Request(self.endpoint, self.endpoint.url(path), dict(headers or {}), authorization)
+            url = self.endpoint.url(path)
+            request = Request(self.endpoint, url, dict(headers or {}), authorization, head=head)
             async with self._transport.open(request) as response:
                 if response.status in {200, 206}:
                     self.authorizer.accepted(authorization)

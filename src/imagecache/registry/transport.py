@@ -39,6 +39,8 @@ class Request:
     authorization: str | None = field(default=None, repr=False)
     form: Mapping[str, str] | None = field(default=None, repr=False)
     """Sent by POST. Redirects are not followed then: the form holds a secret."""
+    head: bool = False
+    """HEAD: the headers of an answer, without the body."""
 
 
 class Transport:
@@ -119,8 +121,9 @@ class Transport:
             headers.update(endpoint.headers)
         if at_home and request.authorization is not None:
             headers["Authorization"] = request.authorization
+        method = "HEAD" if request.head else "GET"
         return await self._session.request(
-            "GET" if request.form is None else "POST",
+            method if request.form is None else "POST",
             url,
             headers=headers,
             data=request.form,

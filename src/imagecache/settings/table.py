@@ -356,6 +356,31 @@ class Settings:
             "The agent writes an Event on each pod that used a cache: layers from it, bytes pulled, time.",
         ),
     ] = True
+    max_caches: Annotated[
+        int,
+        Meaning(
+            "count",
+            "Image caches that a cluster may have, without those that pods had made for them. At the limit those go "
+            "that are marked imagecache.dev/elimination-strategy: LRU, least recently used first; what does not fit "
+            "waits. 0: no limit.",
+        ),
+    ] = 500
+    max_store_size: Annotated[
+        int,
+        Meaning(
+            "GiB",
+            "Size of the layer images in the controller's store from which on no other cache is begun, until there is "
+            "room as with max_caches. What has been begun is finished. 0: no limit.",
+        ),
+    ] = 0
+    tag_check_interval: Annotated[
+        float,
+        Meaning(
+            "seconds",
+            "Between two looks of the controller at a tag: whether it names something else than when its cache was "
+            "built. A request without content; none for digests. 0: never.",
+        ),
+    ] = 3600.0
     serve_address: Annotated[
         str,
         Meaning(

@@ -41,12 +41,12 @@ Request = TypeVar("Request", bound=Message)
 Reply = TypeVar("Reply", bound=Message)
 
 
-Answered = Callable[[str, str, float], None]
-"""Called for every call: method, name of the gRPC code, seconds."""
+Answered = Callable[[str, str, str, float], None]
+"""Called for every call, after its reply: method, the snapshot's key or empty, name of the gRPC code, seconds."""
 
 
-def ignore(method: str, code: str, seconds: float) -> None:
-    del method, code, seconds
+def ignore(method: str, key: str, code: str, seconds: float) -> None:
+    del method, key, code, seconds
 
 
 class SnapshotsService:
@@ -166,7 +166,7 @@ class SnapshotsService:
         request = await stream.recv_message()
         if request is None:
             return
-        with self._answering("List"):
+        with self._answering("List", ""):
             infos = await self._metadata.run(partial(self._snapshotter.walk, tuple(request.filters)))
         for start in range(0, len(infos), BATCH):
             batch = [info_message(info) for info in infos[start : start + BATCH]]
@@ -181,14 +181,14 @@ class SnapshotsService:
             message = await stream.recv_message()
             if message is None:
                 return
-            with self._answering(name):
+            with self._answering(name, getattr(message, "key", "")):
                 answered = await answer(message)
             await stream.send_message(answered)
 
         return Handler(handle, Cardinality.UNARY_UNARY, request, reply)
 
     @contextlib.contextmanager
-    def _answering(self, method: str) -> Iterator[None]:
+    def _answering(self, method: str, key: str) -> Iterator[None]:
         """Count the call, and turn what it raises into a code: by itself, grpclib would answer UNKNOWN."""
         self._in_flight += 1
         self._idle.clear()
@@ -201,7 +201,7 @@ class SnapshotsService:
             raise
         finally:
             # Later, so that counting does not delay the reply.
-            asyncio.get_running_loop().call_soon(self._answered, method, code.name, time.monotonic() - start)
+            asyncio.get_running_loop().call_soon(self._answered, method, key, code.name, time.monotonic() - start)
             self._in_flight -= 1
             if not self._in_flight:
                 self._idle.set()

@@ -89,6 +89,17 @@ class Lower:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerBelow:
+    """A committed snapshot that another one stands on."""
+
+    chain: str
+    """Its chainID; its name, where that has none."""
+    served: bool
+    """A layer image has the content: nothing was pulled for it."""
+    created: dt.datetime
+
+
+@dataclass(frozen=True, slots=True)
 class LayerExists:
     """The answer to a ``prepare`` for an unpack that is not needed: the committed snapshot ``name`` has the layer."""
 

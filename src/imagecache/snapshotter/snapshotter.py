@@ -33,7 +33,17 @@ from imagecache.snapshotter.layer_mounts import LayerMounts
 from imagecache.snapshotter.mounts import Mount, check_root, mounts_of, overlay_options
 from imagecache.snapshotter.served_snapshots import ServedSnapshots
 from imagecache.snapshotter.settings import DEFAULT, SnapshotterSettings
-from imagecache.snapshotter.snapshot import NOTHING, Info, Kind, LayerExists, Lower, Row, Usage, is_unpack
+from imagecache.snapshotter.snapshot import (
+    NOTHING,
+    Info,
+    Kind,
+    LayerBelow,
+    LayerExists,
+    Lower,
+    Row,
+    Usage,
+    is_unpack,
+)
 from imagecache.snapshotter.usage import Meter
 
 _log = structlog.get_logger(__name__)
@@ -215,6 +225,11 @@ class Snapshotter:
         wanted = filters.parse(texts)
         with self._database.read() as tx:
             return tx.select(wanted)
+
+    def below(self, key: str) -> tuple[LayerBelow, ...]:
+        """The layers that a snapshot stands on, the uppermost first; empty when it does not exist."""
+        with self._database.read() as tx:
+            return tx.below(key)
 
     def usage(self, key: str) -> Usage:
         """Size of a snapshot without its parents. Raises SnapshotNotFound."""

@@ -21,7 +21,7 @@ from imagecache.errors import (
     WrongKind,
 )
 from imagecache.snapshotter.filters import Filter
-from imagecache.snapshotter.snapshot import REF_LABEL, Info, Kind, LayerRef, Lower, Row, Usage, chain_of
+from imagecache.snapshotter.snapshot import REF_LABEL, Info, Kind, LayerBelow, LayerRef, Lower, Row, Usage, chain_of
 from imagecache.store.layer_name import LayerName
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -39,6 +39,15 @@ WITH RECURSIVE below (depth, id, parent, layer) AS (
   SELECT depth + 1, s.id, s.parent, s.layer FROM below JOIN snapshots s ON s.id = below.parent
 )
 SELECT below.id, l.id, l.name FROM below LEFT JOIN layers l ON l.id = below.layer ORDER BY depth
+"""
+_BELOW = """
+WITH RECURSIVE below (depth, id) AS (
+  SELECT 0, parent FROM snapshots WHERE name = ?
+  UNION ALL
+  SELECT depth + 1, s.parent FROM below JOIN snapshots s ON s.id = below.id
+)
+SELECT COALESCE(s.chain, s.name), s.layer IS NOT NULL, s.created
+FROM below JOIN snapshots s ON s.id = below.id ORDER BY depth
 """
 _ABOVE = """
 WITH RECURSIVE above (id, kind) AS (
@@ -96,6 +105,11 @@ class ReadTransaction:
     def chain(self, row_id: int | None) -> tuple[Lower, ...]:
         """The committed snapshot ``row_id`` and everything below it, nearest first; empty for None."""
         return tuple(Lower(row, _layer(layer, name)) for row, layer, name in self._db.execute(_CHAIN, (row_id,)))
+
+    def below(self, name: str) -> tuple[LayerBelow, ...]:
+        """The committed snapshots that ``name`` stands on, nearest first; empty when it does not exist."""
+        found = self._db.execute(_BELOW, (name,))
+        return tuple(LayerBelow(chain, bool(served), _moment(created)) for chain, served, created in found)
 
     def select(self, wanted: Filter) -> list[Info]:
         """Every matching snapshot, oldest first. The filters that containerd itself uses are answered from an index."""

@@ -77,6 +77,8 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True):
     """Those that were asked for; not every image needs to have each."""
     images: tuple[ImageRecord, ...]
     """In the order of the document; for each reference, one for each platform that it has, in the order of these."""
+    revision: str = ""
+    """What whoever asked for it calls it; the same images with another one are another bundle."""
 
     def on(self, platform: Platform) -> Bundle:
         """What a node of this platform has of it."""

@@ -17,7 +17,7 @@ _PREFIX = "imagecache"
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 """Seconds: snapshotter calls and mounts."""
 _SLOW = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
-"""Seconds: builds."""
+"""Seconds: builds, fetches, pods that wait."""
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -34,6 +34,8 @@ class Metrics:
         self._node()
         self._store()
         self._cluster()
+        self._pods()
+        self._pod_starts()
 
     def render(self) -> bytes:
         """The exposition text, for ``CONTENT_TYPE``."""
@@ -83,4 +85,45 @@ class Metrics:
         self.fetch_seconds = self._histogram("fetch_seconds", "Duration of a bundle's fetch that ended well.", _SLOW)
         self.caches = self._gauge(
             "node_caches", "Image caches assigned to this node, by state (Pending, Fetching, Ready, Failed).", "state"
+        )
+
+    def _pods(self) -> None:
+        self.pod_matches = self._counter(
+            "pod_matches_total",
+            "Pods that were matched with caches, by outcome (hit, missed, not found, not complete, nothing).",
+            "outcome",
+        )
+        self.pods_held = self._gauge("pods_held", "Pods that wait for the cache that they pin.")
+        self.pod_held_seconds = self._histogram(
+            "pod_held_seconds", "From the creation of a pod that pins a cache until it was let go.", _SLOW
+        )
+        self.auto_caches = self._counter(
+            "auto_caches_total",
+            "Caches that missing pods asked for, by what became of it (created, exists, refused, dropped).",
+            "outcome",
+        )
+        self.pod_events_dropped = self._counter(
+            "pod_events_dropped_total", "Events about pods that were not posted: there were too many at once."
+        )
+
+    def _pod_starts(self) -> None:
+        self.pod_layers = self._counter(
+            "pod_layers_total",
+            "Layers of pods that started on this node, by source: a cache, a pull while the pod started (pulled), or "
+            "neither, since they were unpacked here already (present).",
+            "source",
+        )
+        self.pod_pulled_bytes = self._counter(
+            "pod_pulled_bytes_total", "Compressed bytes of layers that were pulled while a pod started, for each pod."
+        )
+        self.pod_seconds = self._histogram(
+            "pod_snapshot_seconds", "Time in our snapshotter for the containers of a pod that started.", _FAST
+        )
+        self.pod_events = self._counter(
+            "pod_events_total",
+            "Events ImageCacheServed, by outcome: told, repeated (it was there already) or dropped.",
+            "outcome",
+        )
+        self.pod_starts_dropped = self._counter(
+            "pod_starts_dropped_total", "Container starts of which nothing could be found out, or that were too many."
         )

@@ -81,7 +81,7 @@ def test_kubectl_shows_the_columns_of_imagecache_get() -> None:
 @pytest.mark.parametrize("document", [crd.image_cache(), crd.node_image_cache()], ids=["imagecache", "node"])
 def test_the_schema_is_structural_and_explains_every_field(document: crd.Document) -> None:
     for path, item in schemas(schema(document)):
-        assert item["type"] in {"object", "array", "string", "integer"}, path
+        assert item["type"] in {"object", "array", "string", "integer", "boolean"}, path
         assert item.get("description") or path.endswith("[]"), path
         assert not {"minimum", "maximum", "enum", "pattern", "format"} & set(item), path
         assert "default" not in item or path == ".status", path
@@ -106,9 +106,9 @@ def test_only_what_both_generations_require_is_required() -> None:
         (types.Spec, ("properties", "spec")),
         (types.Status, ("properties", "status")),
         (types.Attempt, ("properties", "status", "properties", "attempt")),
+        (types.StatusImage, ("properties", "status", "properties", "images", "items")),
         (types.NodeCounts, ("properties", "status", "properties", "nodes")),
         (types.Display, ("properties", "status", "properties", "display")),
-        (types.StatusImage, ("properties", "status", "properties", "images", "items")),
         (types.Condition, ("properties", "status", "properties", "conditions", "items")),
     ],
 )

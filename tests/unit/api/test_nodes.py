@@ -79,6 +79,11 @@ def test_a_status_is_read_as_far_as_we_know_it() -> None:
         ({"imagecache.dev/direct-io": "true", "imagecache.dev/priority": "1", "example.com/direct-io": "x"}, []),
         ({"imagecache.dev/direct-io": "True"}, ["metadata.annotations[imagecache.dev/direct-io]: 'True' is neither"]),
         ({"imagecache.dev/directio": "true"}, ["metadata.annotations[imagecache.dev/directio]: unknown, ignored"]),
+        ({"imagecache.dev/elimination-strategy": "lru", "imagecache.dev/refresh": "x"}, []),
+        (
+            {"imagecache.dev/elimination-strategy": "FIFO"},
+            ["metadata.annotations[imagecache.dev/elimination-strategy]: 'FIFO' is not LRU, ignored"],
+        ),
         ({"imagecache.dev/direct-io": "\u00a0true\u200b", "imagecache.dev/priority": "\u00a0-7 "}, []),
         (
             {"imagecache.dev/priority": "1\u00a07"},

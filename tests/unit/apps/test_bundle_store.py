@@ -6,8 +6,13 @@ from pathlib import Path
 
 from imagecache.api.ids import derived_cache_id, owner
 from imagecache.apps.bundle_store import LocalBundles
+from imagecache.digest import DiffID, Digest
 from imagecache.store.store import Store
 from testkit.store import put_bundle
+
+
+def diff_id(name: bytes) -> DiffID:
+    return DiffID(Digest.sha256(name))
 
 
 def test_each_object_has_its_own(tmp_path: Path) -> None:
@@ -24,3 +29,28 @@ def test_each_object_has_its_own(tmp_path: Path) -> None:
     bundles.delete(first)
     assert list(bundles.ids(owner("a"))) == [second]
     assert list(bundles.ids(owner("c"))) == []
+
+
+def test_the_size_counts_each_layer_once_and_follows_the_index(tmp_path: Path) -> None:
+    store = Store.open(tmp_path)
+    bundles = LocalBundles(store)
+    assert bundles.size() == 0
+    shared, own = diff_id(b"shared"), diff_id(b"own")
+    put_bundle(store, "imc-" + "a" * 20, [shared], [b"x" * 100])
+    put_bundle(store, "imc-" + "b" * 20, [shared, own], [b"x" * 100, b"y" * 30])
+    assert bundles.size() == 130
+
+    bundles.delete("imc-" + "b" * 20)
+    assert bundles.size() == 100
+    bundles.delete("imc-" + "a" * 20)
+    assert bundles.size() == 0
+
+
+def test_a_damaged_bundle_does_not_hide_the_size_of_others(tmp_path: Path) -> None:
+    store = Store.open(tmp_path)
+    for name in "ab":
+        put_bundle(store, f"imc-{name * 20}", [diff_id(name.encode())], [b"x" * 100])
+    entry = store.bundles.index().manifests[0]
+    store.paths.blob(entry.digest).unlink()
+
+    assert LocalBundles(store).size() == 100

@@ -1,8 +1,10 @@
-"""The command line in this process, over a fake host."""
+"""The command line in this process, over a fake host and a fake cluster."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -10,9 +12,16 @@ from types import MappingProxyType
 import pytest
 from typer.testing import CliRunner, Result
 
+from imagecache.apps.cluster_documents import Cluster
 from imagecache.cli.commands import app
 from imagecache.cli.session import Environment
+from imagecache.kube import objects
+from imagecache.kube.api import Object
+from imagecache.kube.resources import IMAGE_CACHES, Resource
+from imagecache.settings.table import Settings
+from testkit.kube import FakeKube
 from testkit.plain_host import FakeHost
+from tests.unit.match.documents import image_cache, manifest
 
 MANIFEST = """\
 apiVersion: eci.alibabacloud.com/v1
@@ -34,6 +43,7 @@ class Shell:
 
     folder: Path
     host: FakeHost = field(default_factory=FakeHost)
+    kube: FakeKube = field(default_factory=FakeKube)
     on_sleep: Callable[[], None] = lambda: None
 
     def __call__(
@@ -46,6 +56,7 @@ class Shell:
         environment = Environment(
             environ={**own, **environ},
             open_host=self.host.open,
+            open_cluster=self.open_cluster,
             clock=self.host.clock,
             sleep=lambda seconds: self.on_sleep(),  # noqa: ARG005 - the time does not matter
         )
@@ -62,6 +73,33 @@ class Shell:
         path = self.folder / f"{name}.yaml"
         path.write_text(text)
         return str(path)
+
+    def file(self, name: str, text: str) -> str:
+        path = self.folder / name
+        path.write_text(text)
+        return str(path)
+
+    @asynccontextmanager
+    async def open_cluster(self, settings: Settings) -> AsyncIterator[Cluster]:
+        """The ``open_cluster`` of a command's environment."""
+        del settings
+        yield Cluster(self.kube, "team")
+
+    def put(self, resource: Resource, item: Object, namespace: str = "") -> Object:
+        """An object of the cluster, with its status."""
+        return asyncio.run(self._put(resource, item, namespace))
+
+    def put_cache(self, name: str, *images: str, ready: bool = True) -> Object:
+        """A status is of the uid that the API server has given."""
+        uid = objects.uid(self.put(IMAGE_CACHES, manifest(name, *images)))
+        status = image_cache(name, *images, uid=uid, ready=ready)["status"]
+        return asyncio.run(self.kube.patch(IMAGE_CACHES, name, {"status": status}, subresource="status"))
+
+    async def _put(self, resource: Resource, item: Object, namespace: str) -> Object:
+        made = await self.kube.create(resource, item, namespace=namespace)
+        if "status" not in item or "status" in made:
+            return made
+        return await self.kube.patch(resource, objects.name(made), {"status": item["status"]}, subresource="status")
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from imagecache.api import annotations as known
 from imagecache.api import crd, nodes
 from imagecache.api.nodes import CacheState
 from imagecache.api.types import Phase
+from imagecache.match import events, keys
 from imagecache.telemetry.metrics import Metrics
 from tools import reference
 
@@ -24,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[3]
 SOURCE = ROOT / "src" / "imagecache"
 WORD = re.compile(r"(?:[A-Z][a-z]+)+")
 REFERENCE = (ROOT / "docs" / "reference.md").read_text()
+PODS = (ROOT / "docs" / "pods.md").read_text()
 NAMES = set(re.findall(r"`([^`]+)`", REFERENCE))
 NOT_NAMES = {"True", "False", "Unknown", "Normal", "Warning", "List", "ImageCache", "NodeImageCache", "Object"}
 """Words of the source that look like a condition or a reason and are none."""
@@ -72,6 +74,16 @@ def test_every_annotation_mark_phase_and_state_is_described() -> None:
     assert {key.removeprefix(known.PREFIX) for key in known.CLOUD_ONLY} <= NAMES
     assert set(reference.PHASES) == set(Phase)
     assert set(reference.STATES) == set(CacheState)
+
+
+def test_everything_on_a_pod_is_described() -> None:
+    found = {value for name, value in vars(keys).items() if name[0].isupper() and isinstance(value, str)}
+    told = {value for name, value in vars(events).items() if name[0].isupper() and isinstance(value, str)}
+
+    described = {*reference.POD_ANNOTATIONS, *reference.POD_MARKS}
+    assert found - {keys.OURS, known.PREFIX} == described - {known.PLAIN_HTTP, known.INSECURE}
+    assert told == {row[0].strip("`") for row in reference.POD_EVENTS}
+    assert {name for name in described | told if f"`{name}`" not in PODS} == set()
 
 
 def test_every_condition_and_reason_of_the_source_is_there() -> None:

@@ -234,6 +234,22 @@ def test_describe_says_what_only_the_cache_makes_usable(imagecache: Shell) -> No
     assert "Note:         nginx:1.25: will not pull\nNote:         nginx:1.25: odd\n" in text
 
 
+def test_describe_says_when_it_is_built_anew(imagecache: Shell) -> None:
+    path = Path(imagecache.manifest())
+    for text, shown in (
+        ("0 3 * * *", "Next refresh: 2024-05-02T03:00:00Z, by this host's agent\n"),
+        (
+            "daily",
+            "Refresh:      metadata.annotations[imagecache.dev/refresh-schedule]: 'daily' is no schedule: it needs",
+        ),
+    ):
+        line = f'    imagecache.dev/refresh-schedule: "{text}"\nspec:'
+        path.write_text(Path(imagecache.manifest()).read_text().replace("spec:", line))
+        imagecache("apply", "-f", str(path))
+
+        assert shown in imagecache("describe", "a").stdout
+
+
 def test_describe_a_failure_says_whose_turn_it_is(imagecache: Shell) -> None:
     imagecache.host.builder.failure = RegistryUnavailable("no answer", image="nginx:1.25")
     imagecache("create", "-f", imagecache.manifest(), code=10)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest_asyncio
 
@@ -13,6 +13,7 @@ from imagecache.api.parse import stored
 from imagecache.api.types import ImageCache, Phase, Status
 from imagecache.api.yamltext import JSON
 from imagecache.backoff import Backoff
+from imagecache.controller.quota import Limits
 from imagecache.controller.reconciler import Dependencies, Reconciler
 from imagecache.errors import ObjectNotFound
 from imagecache.kube import objects
@@ -50,6 +51,7 @@ class Bench:
     tasks: list[asyncio.Task[None]]
     configuration: str = ""
     """Version of what is configured about registries."""
+    limits: Limits = field(default_factory=Limits)
 
     def start(self) -> None:
         """A controller begins, knowing nothing."""
@@ -63,6 +65,7 @@ class Bench:
             interval=0.0,
             configuration=lambda: self.configuration,
             looks=PAUSE,
+            limits=self.limits,
         )
         self.controller = Reconciler(dependencies)
         self.tasks = [asyncio.create_task(self.controller.run())]
@@ -151,7 +154,7 @@ async def eventually(condition: Callable[[], object], shown: Callable[[], object
 @pytest_asyncio.fixture
 async def bench() -> AsyncIterator[Bench]:
     clock, store = FakeClock(), MemoryStore()
-    kube, builder = FakeKube(clock), FakeBuilder(store)
+    kube, builder = FakeKube(clock), FakeBuilder(store, clock=clock)
     dependencies = Dependencies(kube=kube, builder=builder, store=store, clock=clock, architecture="amd64")
     bench = Bench(kube, clock, store, builder, Reconciler(dependencies), [])
     yield bench

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from imagecache.api import building, events, phases
+from imagecache.api import building, events, phases, times
 from imagecache.api.building import BuildRequest
 from imagecache.api.effective_spec import effective_spec
 from imagecache.api.ids import derived_cache_id
@@ -70,12 +70,23 @@ FOR_SECRETS = cache(secrets=SECRETS)
 
 
 def bundle(
-    bundle_id: str, *images: str, architectures: Sequence[str] = ("amd64",), notes: tuple[str, ...] = ()
+    bundle_id: str,
+    *images: str,
+    architectures: Sequence[str] = ("amd64",),
+    notes: tuple[str, ...] = (),
+    revision: str = "",
+    created: dt.datetime = NOW,
 ) -> Bundle:
     records = [image_record(image, IMAGES.get(image.strip(), ("base",))) for image in images or (NGINX,)]
     platforms = tuple(Platform(os="linux", architecture=each) for each in architectures)
     records = [msgspec.structs.replace(record, platform=each, notes=notes) for record in records for each in platforms]
-    return Bundle(id=bundle_id, created="2024-05-01T12:00:00Z", platforms=platforms, images=tuple(records))
+    return Bundle(
+        id=bundle_id,
+        created=times.render(created),
+        platforms=platforms,
+        images=tuple(records),
+        revision=revision,
+    )
 
 
 def request(bundle_id: str, of: ImageCache) -> BuildRequest:

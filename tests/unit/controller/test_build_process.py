@@ -26,8 +26,11 @@ from imagecache.controller.build_messages import Order
 from imagecache.controller.build_process import ProcessBuilder
 from imagecache.digest import Digest
 from imagecache.errors import ImageNotFound, InternalError, NotFound, RateLimited, Unauthenticated
-from imagecache.kube.resources import IMAGE_CACHES, LEASES
+from imagecache.kube import objects
+from imagecache.kube.api import Object
+from imagecache.kube.resources import IMAGE_CACHES, LEASES, NODE_IMAGE_CACHES, NODES, PODS
 from imagecache.limits import GIB
+from imagecache.match.keys import GATE, MATCHED, PIN
 from imagecache.oci.descriptor import Platform
 from imagecache.settings.flags import as_flags
 from imagecache.settings.load import load
@@ -149,7 +152,7 @@ async def test_a_process_that_breaks_is_our_error(site: Site, program: str, mess
 
 
 async def test_a_process_that_does_not_stop_is_killed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imagecache.controller.build_process._STOP_SECONDS", 0.1)
+    monkeypatch.setattr("imagecache.controller.child._STOP_SECONDS", 0.1)
     command = (sys.executable, "-c", "import time; time.sleep(1000)")
     builder = ProcessBuilder({}, Metrics(), SystemClock(), command=command)
     task = asyncio.create_task(builder.build(site.request(), (), lambda _: None))
@@ -221,6 +224,12 @@ async def test_the_whole_controller_on_an_api_over_http(site: Site, tmp_path: Pa
             site.registry.auth = ""
             site.registry._images["team/open"] = {"1": site.registry._images["team/app"]["1"]}
             insecure = {"k8s.aliyun.com/plain-http-registry": site.registry.address}
+            await kube.create(NODES, {"metadata": {"name": "n"}})
+            await kube.create(NODE_IMAGE_CACHES, {"metadata": {"name": "n"}})
+            await kube.patch(NODE_IMAGE_CACHES, "n", {"status": {"mode": "proxy"}}, subresource="status")
+            held: Object = {"schedulingGates": [{"name": GATE}], "containers": [{"name": "a", "image": reference}]}
+            pod: Object = {"metadata": {"name": "web", "annotations": {PIN: "a"}}, "spec": held}
+            await kube.create(PODS, pod, namespace="default")
             await kube.create(IMAGE_CACHES, manifest("a", reference, annotations=dict(insecure)))
 
             async def status() -> Status | None:
@@ -231,6 +240,17 @@ async def test_the_whole_controller_on_an_api_over_http(site: Site, tmp_path: Pa
                 return found is not None and found.phase is Phase.READY
 
             await eventually(ready, lambda: task)
+            made = await status()
+            assert made is not None
+            entry: Object = {"name": "a", "id": made.image_cache_id, "state": "Ready"}
+            await kube.patch(NODE_IMAGE_CACHES, "n", {"status": {"caches": [entry]}}, subresource="status")
+
+            async def matched() -> bool:
+                found = await kube.get(PODS, "web", namespace="default")
+                return objects.texts(found, "metadata", "annotations").get(MATCHED) == made.image_cache_id
+
+            await eventually(matched, lambda: task)
+            assert objects.at(await kube.get(PODS, "web", namespace="default"), "spec", "schedulingGates") is None
             assert (await kube.get(LEASES, "imagecache-controller", namespace="imagecache-system"))["spec"]
             await kube.delete(IMAGE_CACHES, "a")
 

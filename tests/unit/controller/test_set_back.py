@@ -10,7 +10,7 @@ import pytest
 from imagecache.api.ids import derived_cache_id
 from imagecache.api.own_status import own
 from imagecache.api.parse import stored
-from imagecache.api.types import Phase, Status
+from imagecache.api.types import Phase, Status, StatusImage
 from imagecache.controller.decision import DeleteBundle, Running, StopBuild
 from tests.unit.controller.situations import (
     BUILD_ONE,
@@ -30,6 +30,7 @@ from tests.unit.controller.situations import (
     creating,
     failed,
     look,
+    pending,
     ready,
     request,
     settled,
@@ -51,6 +52,13 @@ def saying(status: Status, kind: str, value: str) -> Status:
         msgspec.structs.replace(each, status=value if each.type == kind else each.status) for each in status.conditions
     )
     return set_back(status, conditions=tuple(lie))
+
+
+UNREADABLE = look(cache(annotations={"k8s.aliyun.com/imc-size": "abc"})).status or pending()
+
+
+def drifting(image: StatusImage) -> StatusImage:
+    return msgspec.structs.replace(image, drifted=True)
 
 
 CASES: dict[str, Case] = {
@@ -116,6 +124,33 @@ CASES: dict[str, Case] = {
         events=("WillExpire",),
         again=2 * A_DAY,
     ),
+    "nor-while-the-object-cannot-be-read": Case(
+        cache(
+            annotations={"k8s.aliyun.com/imc-size": "abc"},
+            generation=2,
+            status=set_back(ready(retention_days=2), expire_date_time="2020-01-01T00:00:00Z"),
+        ),
+        HAS_ONE,
+        actions=(StopBuild(),),
+        phase=Phase.UPDATE_FAILED,
+        events=("WillExpire", "InvalidManifest"),
+        again=2 * A_DAY,
+        check=lambda s: s.expire_date_time == "2024-05-03T12:00:00Z",
+    ),
+    "nor-of-what-failed-because-of-that": Case(
+        cache(annotations={"k8s.aliyun.com/imc-size": "abc"}, status=set_back(UNREADABLE, expire_date_time="")),
+        phase=Phase.FAILED,
+        again=A_DAY,
+        check=lambda s: s.expire_date_time == "2024-05-02T12:00:00Z",
+    ),
+    "a-start-after-now-is-now-and-written-once": Case(
+        cache(days=3, status=set_back(ready(retention_days=2), start_time="2100-01-01T00:00:00Z")),
+        HAS_ONE,
+        phase=Phase.READY,
+        events=("WillExpire",),
+        again=3 * A_DAY,
+        check=lambda s: s.start_time == "2024-05-01T12:00:00Z" and look(cache(days=3, status=s), **HAS_ONE).status is s,
+    ),
     "nor-one-without-a-retention": Case(
         cache(status=set_back(ready(), expire_date_time="2020-01-01T00:00:00Z")),
         HAS_ONE,
@@ -149,6 +184,12 @@ CASES: dict[str, Case] = {
         {"bundles": {ONE: bundle(ONE, "redis:7"), TWO: bundle(TWO, "redis:7")}},
         actions=(DeleteBundle(ONE), DeleteBundle(TWO), BUILD_ONE),
         phase=Phase.PENDING,
+    ),
+    "a-drift-that-nobody-has-seen-is-none": Case(
+        cache(status=set_back(settled(ready()), images=tuple(map(drifting, ready().images)))),
+        HAS_ONE,
+        phase=Phase.READY,
+        check=lambda s: s.images == ready().images,
     ),
     "a-failed-update-keeps-its-number-of-tries": Case(
         EDITED.with_status(update_failed(TOO_LARGE, faults=2)),
@@ -185,6 +226,9 @@ FOREIGN = derived_cache_id("22222222-2222-4222-8222-222222222222")
         {"start_time": "9999-12-31T00:00:00Z"},
         {"expire_date_time": "yesterday"},
         {"retention_days": -1},
+        {"matches": -1},
+        {"last_matched_time": "yesterday"},
+        {"images": (StatusImage(image="nginx:1.25", digest="sha256:a", last_checked_time="soon"),)},
         {"progress": "all"},
         {"conditions": ()},
         {"conditions": (msgspec.structs.replace(ready().conditions[1], last_transition_time="now"),)},

@@ -14,6 +14,7 @@ from imagecache.containerd.client import ContainerdClient
 from imagecache.errors import StoreBusy
 from imagecache.host import node_process
 from imagecache.host.node_process import NodeProcess
+from imagecache.snapshotter.container_starts import ContainerStarts
 from imagecache.store.store import Store
 from imagecache.telemetry.metrics import Metrics
 from testkit.clock import FakeClock
@@ -24,6 +25,7 @@ class Duties:
     failure: Exception | None = None
     collects: bool = True
     files: list[Path] = field(default_factory=list)
+    starts: list[ContainerStarts] = field(default_factory=list)
 
     def works(self, containerd: ContainerdClient, metrics: Metrics) -> Sequence[Coroutine[object, object, None]]:
         del containerd, metrics
@@ -32,6 +34,9 @@ class Duties:
     async def _work(self) -> None:
         if self.failure is not None:
             raise self.failure
+
+    def serves(self, starts: ContainerStarts) -> None:
+        self.starts.append(starts)
 
     def forgotten(self) -> None:
         """No guard here."""

@@ -68,6 +68,8 @@ def connection(answers: Answers, token_file: Path | None = None) -> Connection:
         (409, b'{"reason": "Conflict"}', ObjectConflict),
         (410, b"", WatchExpired),
         (422, b'{"message": "spec.images: Required value"}', ObjectRefused),
+        (422, b'{"details": {"causes": [{"field": "spec.containers"}]}}', ObjectRefused),
+        (422, b'{"details": {"causes": [{"reason": "FieldValueInvalid", "field": "metadata.uid"}]}}', ObjectNotFound),
         (429, b"", KubernetesUnavailable),
         (503, b"<html>", KubernetesUnavailable),
         (200, b"[]", KubernetesUnavailable),
@@ -82,11 +84,19 @@ async def test_answers_become_our_errors(
         with pytest.raises(kind):
             await client.get(NODES, "a")
         changes = client.watch(NODES, resource_version="1")
+        lines = client.lines(NODES, resource_version="1")
         if status == 200:  # a line that has no end is a stream that broke
             assert [change async for change in changes] == []
+            assert [line async for line in lines] == []
         else:
             with pytest.raises(kind):
+                await client.page(NODES)
+            with pytest.raises(kind):
+                await client.strategic_patch(NODES, "a", {})
+            with pytest.raises(kind):
                 await anext(changes)
+            with pytest.raises(kind):
+                await anext(lines)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Where the DaemonSet's Pods run, by nodeSelector and affinity, as the scheduler sees it."""
+"""Where the DaemonSet's Pods run, by nodeSelector and affinity, as the scheduler sees it; and terms that name nodes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import json
 
 import pytest
 
+from imagecache.api.yamltext import JSON
 from imagecache.kube.api import Object
-from imagecache.kube.node_affinity import chooses, selects
+from imagecache.kube.node_affinity import chooses, preferring, requiring, selects
 
 NODE: Object = {"metadata": {"name": "worker", "labels": {"pool": "gpu", "zone": "a", "cores": "8"}}}
 
@@ -64,3 +65,33 @@ def test_the_selector_must_hold_too() -> None:
     assert not selects(daemonset(says("pool", "Exists"), selector={"zone": "b"}), NODE)
     assert not chooses(daemonset())
     assert selects(daemonset(), NODE)
+
+
+OURS: Object = {"key": "kubernetes.io/hostname", "operator": "In", "values": ["a", "b"]}
+ZONE: Object = {"key": "zone", "operator": "In", "values": ["1"]}
+REQUIRED, PREFERRED = (f"{how}DuringSchedulingIgnoredDuringExecution" for how in ("required", "preferred"))
+
+
+def test_nodes_are_preferred_beside_what_is_preferred_already() -> None:
+    other: Object = {"weight": 1, "preference": {"matchExpressions": [ZONE]}}
+    ours: Object = {"weight": 100, "preference": {"matchExpressions": [OURS]}}
+
+    assert preferring({}, ["a", "b"]) == {PREFERRED: [ours]}
+    assert preferring({PREFERRED: [other], REQUIRED: {}}, ["a", "b"]) == {PREFERRED: [other, ours]}
+
+
+def test_nodes_are_required_within_every_term() -> None:
+    """One of the terms must hold, so each is narrowed; what is there already stays in front (API validation)."""
+    field: Object = {"key": "metadata.name", "operator": "In", "values": ["a"]}
+    terms: list[JSON] = [{"matchExpressions": [ZONE]}, {"matchFields": [field]}, {}]
+
+    assert requiring({}, ["a", "b"]) == {REQUIRED: {"nodeSelectorTerms": [{"matchExpressions": [OURS]}]}}
+    assert requiring({REQUIRED: {"nodeSelectorTerms": terms}}, ["a", "b"]) == {
+        REQUIRED: {
+            "nodeSelectorTerms": [
+                {"matchExpressions": [ZONE, OURS]},
+                {"matchFields": [field], "matchExpressions": [OURS]},
+                {},
+            ]
+        }
+    }

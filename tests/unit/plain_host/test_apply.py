@@ -12,7 +12,7 @@ import pytest
 
 from imagecache.agent.direct_layers import DirectLayers
 from imagecache.api.ids import derived_cache_id
-from imagecache.api.nodes import HOST
+from imagecache.api.nodes import HOST, REFRESH
 from imagecache.api.types import NodeCounts, Phase
 from imagecache.errors import ImageNotFound, NoSpace, NotFound
 from imagecache.kube.object_files import ObjectFiles
@@ -197,3 +197,16 @@ async def test_a_cache_may_ask_for_direct_io(bench: Bench) -> None:
 async def test_a_cache_may_ask_for_other_snapshotters(bench: Bench) -> None:
     await bench.host.create(manifest("a", annotations={"imagecache.dev/also-unpack": "overlayfs"}), attach=False)
     assert (await bench.host.attach("a")).unpacked == {"overlayfs"}
+
+
+async def test_a_new_value_of_refresh_builds_the_same_images_anew(bench: Bench) -> None:
+    before = await bench.host.create(manifest("a"))
+    after = await bench.host.apply(manifest("a", annotations={REFRESH: "2024-05-01"}))
+
+    assert status_of(after).phase is Phase.READY
+    assert status_of(after).image_cache_id != status_of(before).image_cache_id
+    assert bench.attacher.attached == {"docker.io/library/nginx:1.25": status_of(after).image_cache_id}
+    again = await bench.host.apply(manifest("a", annotations={REFRESH: "2024-05-01"}))
+    taken_back = await bench.host.apply(manifest("a"))
+    assert {status_of(each).image_cache_id for each in (after, again, taken_back)} == {status_of(after).image_cache_id}
+    assert len(bench.builder.requests) == 2

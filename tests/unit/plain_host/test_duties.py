@@ -14,6 +14,7 @@ import pytest_asyncio
 from imagecache.api import building, phases
 from imagecache.api.effective_spec import effective_spec
 from imagecache.api.ids import derived_cache_id
+from imagecache.api.nodes import REFRESH_SCHEDULE
 from imagecache.api.types import Attempt, NodeCounts, Phase
 from imagecache.errors import (
     ContainerdUnavailable,
@@ -24,8 +25,9 @@ from imagecache.errors import (
     Unauthenticated,
 )
 from imagecache.plain_host.duties import PlainHostDuties
+from imagecache.plain_host.verbs import Accepted, ShownEvent
 from imagecache.telemetry.metrics import Metrics
-from tests.unit.plain_host.bench import Bench, eventually, manifest, uid_of
+from tests.unit.plain_host.bench import Bench, eventually, manifest, status_of, uid_of
 
 
 class Agent(Bench):
@@ -291,3 +293,32 @@ async def test_a_bundle_that_cannot_be_deleted_keeps_its_object(bench: Agent) ->
     bench.store.deletion = None
     await eventually(lambda: bench.phase() is None)
     assert bench.store.documents == {}
+
+
+async def test_a_schedule_is_kept_and_what_serves_is_switched(bench: Agent) -> None:
+    bench.builder.clock = bench.clock
+    before = await bench.host.create(manifest("a", annotations={REFRESH_SCHEDULE: "0 3 * * *"}))
+    bench.start()
+    await seen(bench)
+    assert len(bench.builder.requests) == 1
+
+    bench.clock.advance(hours=15)
+    bench.put(bench.host.get("a"))  # the agent looks at what has changed
+    await eventually(lambda: bench.status().image_cache_id != status_of(before).image_cache_id)
+    await eventually(lambda: bench.status().nodes == NodeCounts(desired=1, ready=1))
+    assert bench.status().phase is Phase.READY
+    assert bench.attacher.attached == {"docker.io/library/nginx:1.25": bench.status().image_cache_id}
+    await seen(bench)
+    assert len(bench.builder.requests) == 2
+
+
+async def test_a_schedule_that_is_none_disturbs_nothing(bench: Agent) -> None:
+    shown: list[ShownEvent] = []
+    await bench.host.create(manifest("a", annotations={REFRESH_SCHEDULE: "daily"}), show=shown.append)
+    accepted = next(each for each in shown if isinstance(each, Accepted))
+    assert "is no schedule: it needs 5 fields and has 1" in accepted.notes[0]
+    bench.start()
+    await seen(bench)
+
+    assert bench.phase() is Phase.READY
+    assert bench.reasons().count("InvalidSchedule") == 1

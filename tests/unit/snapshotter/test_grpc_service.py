@@ -23,7 +23,7 @@ from imagecache.digest import ChainID, Digest
 from imagecache.errors import ImageCacheError
 from imagecache.snapshotter.grpc_errors import message_of, status_of
 from imagecache.snapshotter.grpc_server import listen, serve
-from imagecache.snapshotter.grpc_service import BATCH, SERVICE
+from imagecache.snapshotter.grpc_service import BATCH, SERVICE, Answered, ignore
 from imagecache.snapshotter.snapshot import REF_LABEL
 from imagecache.store.layers import ServedLayer
 from testkit.peers.processes import wait_until
@@ -70,9 +70,11 @@ async def eventually(condition: Callable[[], bool]) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def serving(rig: SnapshotterRig, address: Path | socket.socket, path: Path) -> AsyncIterator[Client]:
+async def serving(
+    rig: SnapshotterRig, address: Path | socket.socket, path: Path, answered: Answered = ignore
+) -> AsyncIterator[Client]:
     ready = asyncio.Event()
-    task = asyncio.create_task(serve(rig.snapshotter, address, ready=ready.set))
+    task = asyncio.create_task(serve(rig.snapshotter, address, ready=ready.set, answered=answered))
     await asyncio.wait_for(ready.wait(), 10)
     client = Client(path)
     try:
@@ -157,6 +159,34 @@ async def test_a_served_layer_is_already_there(client: Client, rig: SnapshotterR
 
     assert await client.code("Prepare", request) is Status.ALREADY_EXISTS
     assert await client.batches(f'labels."{REF_LABEL}"=={layer.chain_id},parent==""') == [rig.names]
+
+
+async def test_each_call_is_reported_with_its_snapshot_and_its_time(rig: SnapshotterRig, tmp_path: Path) -> None:
+    calls: list[tuple[str, str, str, float]] = []
+
+    def answered(method: str, key: str, code: str, seconds: float) -> None:
+        calls.append((method, key, code, seconds))
+
+    (layer,) = rig.image("base")
+    unpack = rig.key(f"extract-1-a {layer.chain_id}")
+    async with serving(rig, tmp_path / "s", tmp_path / "s", answered) as client:
+        await client.code("Prepare", pb.PrepareSnapshotRequest(key=unpack, labels={REF_LABEL: layer.chain_id}))
+        await client.call("Prepare", pb.PrepareSnapshotRequest(key="a", parent=rig.names[0]))
+        await client.call("Mounts", pb.MountsRequest(key="a"))
+        await client.code("Mounts", pb.MountsRequest(key="unknown"))
+        await client.batches()
+        await client.call("Remove", pb.RemoveSnapshotRequest(key="a"))
+        assert await eventually(lambda: len(calls) == 6)
+
+    assert [call[:3] for call in calls] == [
+        ("Prepare", unpack, "ALREADY_EXISTS"),
+        ("Prepare", "a", "OK"),
+        ("Mounts", "a", "OK"),
+        ("Mounts", "unknown", "NOT_FOUND"),
+        ("List", "", "OK"),
+        ("Remove", "a", "OK"),
+    ]
+    assert all(0 <= seconds < 10 for *_, seconds in calls)
 
 
 async def test_what_a_clean_up_left_goes_soon_after_it_is_free(client: Client, rig: SnapshotterRig) -> None:

@@ -22,19 +22,29 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-imagecache/_proto/containerd/containers.proto\x12!containerd.services.containers.v1\"B\n\tContainer\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0bsnapshotter\x18\x06 \x01(\t\x12\x14\n\x0csnapshot_key\x18\x07 \x01(\t\"!\n\x13GetContainerRequest\x12\n\n\x02id\x18\x01 \x01(\t\"W\n\x14GetContainerResponse\x12?\n\tcontainer\x18\x01 \x01(\x0b\x32,.containerd.services.containers.v1.Containerb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-imagecache/_proto/containerd/containers.proto\x12!containerd.services.containers.v1\x1a\x19google/protobuf/any.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x95\x03\n\tContainer\x12\n\n\x02id\x18\x01 \x01(\t\x12H\n\x06labels\x18\x02 \x03(\x0b\x32\x38.containerd.services.containers.v1.Container.LabelsEntry\x12\r\n\x05image\x18\x03 \x01(\t\x12\x13\n\x0bsnapshotter\x18\x06 \x01(\t\x12\x14\n\x0csnapshot_key\x18\x07 \x01(\t\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12P\n\nextensions\x18\n \x03(\x0b\x32<.containerd.services.containers.v1.Container.ExtensionsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1aG\n\x0f\x45xtensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x05value\x18\x02 \x01(\x0b\x32\x14.google.protobuf.Any:\x02\x38\x01\"!\n\x13GetContainerRequest\x12\n\n\x02id\x18\x01 \x01(\t\"W\n\x14GetContainerResponse\x12?\n\tcontainer\x18\x01 \x01(\x0b\x32,.containerd.services.containers.v1.Containerb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'imagecache._proto.containerd.containers_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CONTAINER']._serialized_start=84
-  _globals['_CONTAINER']._serialized_end=150
-  _globals['_GETCONTAINERREQUEST']._serialized_start=152
-  _globals['_GETCONTAINERREQUEST']._serialized_end=185
-  _globals['_GETCONTAINERRESPONSE']._serialized_start=187
-  _globals['_GETCONTAINERRESPONSE']._serialized_end=274
+  _globals['_CONTAINER_LABELSENTRY']._loaded_options = None
+  _globals['_CONTAINER_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_CONTAINER_EXTENSIONSENTRY']._loaded_options = None
+  _globals['_CONTAINER_EXTENSIONSENTRY']._serialized_options = b'8\001'
+  _globals['_CONTAINER']._serialized_start=145
+  _globals['_CONTAINER']._serialized_end=550
+  _globals['_CONTAINER_LABELSENTRY']._serialized_start=432
+  _globals['_CONTAINER_LABELSENTRY']._serialized_end=477
+  _globals['_CONTAINER_EXTENSIONSENTRY']._serialized_start=479
+  _globals['_CONTAINER_EXTENSIONSENTRY']._serialized_end=550
+  _globals['_GETCONTAINERREQUEST']._serialized_start=552
+  _globals['_GETCONTAINERREQUEST']._serialized_end=585
+  _globals['_GETCONTAINERRESPONSE']._serialized_start=587
+  _globals['_GETCONTAINERRESPONSE']._serialized_end=674
 # @@protoc_insertion_point(module_scope)

@@ -1,0 +1,25 @@
+"""Lines of a description: a label and its value, and tables below a title. It must not print."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+_LABEL = 13
+
+
+def section(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    from imagecache.api import columns
+
+    if not rows:
+        return [line(title, "<none>")]
+    shown = [tuple(map(printable, row)) for row in rows]
+    return [f"{title}:", *(f"  {text}" for text in columns.Table(header).lines(shown))]
+
+
+def line(label: str, value: str) -> str:
+    return f"{label + ':' if label else '':<{_LABEL}} {printable(value)}".rstrip()
+
+
+def printable(text: str) -> str:
+    """Control characters escaped: texts may be anyone's, and terminals obey them."""
+    return text if text.isprintable() else "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)

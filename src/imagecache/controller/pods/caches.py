@@ -1,0 +1,119 @@
+"""The index that pods are matched with, made anew after a change of a cache or of what nodes have of it.
+
+At most ten times a second, and of what has changed alone: a thousand nodes report again and again. It must not do I/O.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from imagecache.api import parse
+from imagecache.api.nodes import CacheState, NodeStatus
+from imagecache.controller.informer_cache import InformerCache
+from imagecache.errors import InvalidManifest
+from imagecache.match.index import Index, view
+from imagecache.match.views import CacheView
+
+_PAUSE = 0.1
+"""Seconds between two indexes."""
+_LARGE = 2000
+"""Caches from which on the event loop does not wait for an index: some 20 ms."""
+_Key = tuple[str, str]
+"""Name of a cache and id of its bundle."""
+Changed = Callable[[frozenset[str], bool], None]
+
+
+class Caches:
+    """``changed`` is called with the names of caches that differ, and whether any of them is new."""
+
+    def __init__(self, informers: InformerCache, changed: Changed, *, large: int = _LARGE) -> None:
+        self.index = Index(())
+        self._large = large
+        self._informers = informers
+        self._changed = changed
+        self._views: dict[str, CacheView] = {}
+        self._reports: dict[str, NodeStatus] = {}
+        """By node, as taken over last."""
+        self._usable: defaultdict[_Key, set[str]] = defaultdict(set)
+        """Nodes that report it Ready."""
+        self._dirty: set[str] = set()
+        self._news = asyncio.Event()
+
+    def take(self, names: Iterable[str] = ()) -> None:
+        """These caches, or reports of nodes, have changed."""
+        self._dirty.update(names)
+        self._news.set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await self._news.wait()
+            await self.refresh()
+            await asyncio.sleep(_PAUSE)
+
+    async def refresh(self) -> None:
+        """Take over what has changed since the last call."""
+        self._news.clear()
+        dirty, self._dirty = self._dirty, set()
+        moved = self._take_reports()
+        changed, appeared = set(), False
+        for name in dirty | moved:
+            before = self._views.get(name)
+            after = self._view(name, before if name not in dirty else None)
+            if after == before:
+                continue
+            changed.add(name)
+            if after is None:
+                del self._views[name]
+            else:
+                self._views[name] = after
+                appeared |= before is None or before.uid != after.uid
+        if not changed:
+            return
+        views = tuple(self._views.values())
+        self.index = await asyncio.to_thread(Index, views) if len(views) > self._large else Index(views)
+        self._changed(frozenset(changed), appeared)
+
+    def _view(self, name: str, before: CacheView | None) -> CacheView | None:
+        """Of one cache as it is now. ``before``: only what nodes have of it has changed since then."""
+        if before is not None:
+            return replace(before, nodes=self._nodes((before.name, before.id)))
+        item = self._informers.caches.get(name)
+        if item is None:
+            return None
+        try:
+            cache = parse.stored(item).cache
+        except InvalidManifest:  # not an object of the API
+            return None
+        key = (name, cache.status.image_cache_id if cache.status else "")
+        return view(cache, {key: self._nodes(key)})
+
+    def _nodes(self, key: _Key) -> frozenset[str]:
+        return frozenset(self._usable.get(key, ()))
+
+    def _take_reports(self) -> set[str]:
+        """Names of the caches that are usable on other nodes than before."""
+        reports = {node.name: node.status for node in self._informers.nodes}
+        moved: set[str] = set()
+        for node in self._reports.keys() | reports.keys():
+            before, after = self._reports.get(node), reports.get(node)
+            if before is after:
+                continue
+            had, has = _ready(before), _ready(after)
+            for key in had - has:
+                self._usable[key].discard(node)
+                if not self._usable[key]:
+                    del self._usable[key]
+            for key in has - had:
+                self._usable[key].add(node)
+            moved |= {name for name, _ in had ^ has}
+        self._reports = reports
+        return moved
+
+
+def _ready(report: NodeStatus | None) -> frozenset[_Key]:
+    caches = report.caches if report is not None else ()
+    return frozenset((each.name, each.id) for each in caches if each.state is CacheState.READY)

@@ -1,0 +1,58 @@
+"""Let every pod go that our gate holds: before an uninstallation, or when there will be no controller any more.
+
+Nothing is matched or told. It may be repeated, and may run beside a controller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+from imagecache.concurrency import run_all
+from imagecache.controller.pods.hands import without_gate
+from imagecache.controller.pods.pod import DECODER, Pod
+from imagecache.errors import ObjectNotFound, ObjectRefused
+from imagecache.kube.api import ClusterKube, Object
+from imagecache.kube.resources import PODS
+from imagecache.kube.stream import pages
+from imagecache.telemetry.log import get_logger
+
+_AT_ONCE = 16
+_LOOKS = 30
+"""That find held pods, at most: after those, something goes on holding pods."""
+_PAUSE = 2.0
+"""Seconds before the look that must find none: API servers go on using a policy for a moment after it was deleted."""
+_log = get_logger(__name__)
+
+
+async def release(kube: ClusterKube, *, pause: float = _PAUSE) -> int:
+    """How many were let go. Raises KubernetesError; ObjectRefused when pods are held again and again."""
+    count, quiet = 0, 0
+    for _ in range(_LOOKS):
+        held = await _held(kube)
+        if not held and quiet:
+            return count
+        quiet = 0 if held else 1
+        limit = asyncio.Semaphore(_AT_ONCE)
+        await run_all(*(_let_go(kube, pod, limit) for pod in held))
+        count += len(held)
+        await asyncio.sleep(pause)
+    raise ObjectRefused(
+        "pods are held again as soon as they are let go",
+        hint="delete what gates them first: kubectl delete mutatingadmissionpolicybinding imagecache-pinned-pods",
+    )
+
+
+async def _held(kube: ClusterKube) -> list[Pod]:
+    found: list[Pod] = []
+    async for page in pages(kube, PODS, DECODER, fields="status.phase=Pending"):
+        found += [pod.kept() for pod in page.objects if pod.is_gated]
+    return found
+
+
+async def _let_go(kube: ClusterKube, pod: Pod, limit: asyncio.Semaphore) -> None:
+    async with limit:
+        with suppress(ObjectNotFound):
+            patch: Object = {"metadata": {"uid": pod.uid}, "spec": {"schedulingGates": [without_gate()]}}
+            await kube.strategic_patch(PODS, pod.name, patch, namespace=pod.namespace)
+            _log.info("pod is let go", namespace=pod.namespace, name=pod.name)

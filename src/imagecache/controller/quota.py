@@ -1,0 +1,174 @@
+"""Which ImageCaches there is room for: how many a cluster may have, and how many bytes its store.
+
+A pure function of all objects, so however many come at once, and in whatever order they are looked at, each gets an
+answer that fits those of the others. Who has content, or has begun to be built, keeps its place. The others get what
+room there is in the order in which they were created. When more are wanted than there is room for, those go that their
+owners have marked so, least recently used first; what still does not fit waits (``docs/internals/status.md``). Source:
+eci-api §5.5. It must not do I/O.
+"""
+
+from __future__ import annotations
+
+import bisect
+import datetime as dt
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from imagecache.api import nodes, phases, times
+from imagecache.api.assignment import SERVING
+from imagecache.api.types import Phase
+from imagecache.errors import QuotaExceeded
+from imagecache.kube import objects
+from imagecache.kube.api import Object
+from imagecache.limits import GIB
+from imagecache.match.keys import AUTO_CREATED
+
+RECENT = dt.timedelta(minutes=10)
+"""What was used within that time does not go: pods that start now may be why it is there."""
+_BUILT = frozenset(phase.value for phase in SERVING)
+_UNBUILT = frozenset({"", Phase.PENDING.value, Phase.CREATING.value})
+_IDLE = frozenset(phase.value for phase in phases.IDLE)
+_NEVER = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_Turn = tuple[dt.datetime, str]
+"""Orders those that wait: created, name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """0: there is none."""
+
+    caches: int = 0
+    """Those that pods had made for them are not counted: they have a limit of their own."""
+    store: int = 0
+    """Bytes of the store's layer images from which on no other cache is begun."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """One ImageCache, as far as it matters here."""
+
+    name: str
+    uid: str
+    created: dt.datetime
+    used: dt.datetime
+    """When a pod was matched with it last, else when it was created."""
+    holds: bool
+    """It has content, or its build has begun."""
+    waits: bool
+    """It is to be built, and has not begun."""
+    idle: bool
+    """It has content, and nothing is built."""
+    may_go: bool
+    """Its owner allows it, or nobody asked for it."""
+    automatic: bool
+    """A pod had it made."""
+    leaves: bool
+    """Its deletion has begun."""
+    clears: bool
+    """Its deletion has begun, and its bundle is not deleted yet."""
+
+    @property
+    def turn(self) -> _Turn:
+        return self.created, self.name
+
+
+def place_of(item: Object) -> Place:
+    """An object as the API server has it. Fields that cannot be read count as absent."""
+    annotations, labels = (objects.texts(item, "metadata", each) for each in ("annotations", "labels"))
+    phase, finalizers = objects.text(item, "status", "phase"), objects.at(item, "metadata", "finalizers")
+    holds, waits = state(phase, objects.text(item, "status", "attempt", "wanted"))
+    leaves = bool(objects.text(item, "metadata", "deletionTimestamp"))
+    created = _time(objects.text(item, "metadata", "creationTimestamp")) or _NEVER
+    automatic = labels.get(AUTO_CREATED) == "true"
+    return Place(
+        name=objects.name(item),
+        uid=objects.uid(item),
+        created=created,
+        used=_time(objects.text(item, "status", "lastMatchedTime")) or created,
+        holds=holds,
+        waits=waits,
+        idle=phase in _IDLE,
+        may_go=automatic or nodes.may_go(annotations),
+        automatic=automatic,
+        leaves=leaves,
+        clears=leaves and isinstance(finalizers, list) and nodes.FINALIZER in finalizers,
+    )
+
+
+def state(phase: str, wanted: str) -> tuple[bool, bool]:
+    """Whether a cache in this phase, whose last attempt was for ``wanted``, has a place, and whether it waits for one.
+
+    An attempt that the quota has refused was for nothing, so that it says who has begun.
+    """
+    unbuilt = phase in _UNBUILT
+    return phase in _BUILT or (unbuilt and bool(wanted)), unbuilt and not wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The answer for all of them."""
+
+    limits: Limits
+    room: int | None = None
+    """How many more may begin; None: any number."""
+    waiting: tuple[_Turn, ...] = ()
+    """Those that wait for it, in the order of their turns."""
+    full: bool = False
+    """The store has as much as it may have."""
+    going: Mapping[str, str] = field(default_factory=dict)
+    """Names of those that have to go, and why."""
+
+    def refusal(self, place: Place) -> QuotaExceeded | None:
+        """Why this one may not begin now; None: it may, or has begun."""
+        if place.holds or place.leaves:
+            return None
+        if self.full:
+            return self.store_is_full()
+        if self.room is None or place.automatic or bisect.bisect_left(self.waiting, place.turn) < self.room:
+            return None
+        return QuotaExceeded(_MANY.format(count=self.limits.caches), hint=_HINT.format(setting="max_caches"))
+
+    def store_is_full(self) -> QuotaExceeded:
+        size = self.limits.store // GIB
+        return QuotaExceeded(_FULL.format(size=size), hint=_HINT.format(setting="max_store_size"))
+
+
+_MANY = "there may be {count} image caches (max_caches), and as many have been begun"
+_FULL = "the store may have {size} GiB (max_store_size), and has them"
+_HINT = (
+    "it is built as soon as another one is deleted or expires, or one that is marked with the annotation "
+    f"{nodes.ELIMINATION}: LRU was not used for 10 minutes; or raise {{setting}}"
+)
+_GOES = "{limit}; of those that may go (" + nodes.ELIMINATION + ": LRU) it was used least recently, at {used}"
+
+
+def standing(places: Collection[Place], limits: Limits, stored: int, now: dt.datetime) -> Standing:
+    """``stored``: bytes of the layer images in the store."""
+    staying = [place for place in places if not place.leaves]
+    counted = [place for place in staying if not place.automatic]
+    holding = sum(place.holds for place in counted)
+    waiting = tuple(sorted(place.turn for place in counted if place.waits))
+    idle = [place for place in staying if place.idle and place.may_go and now - place.used >= RECENT]
+    idle.sort(key=lambda place: (place.used, place.name))
+    over = max(0, holding + len(waiting) - limits.caches) if limits.caches else 0
+    leaving = [place for place in idle if not place.automatic][:over]
+    going = {place.name: _why(place, _MANY.format(count=limits.caches)) for place in leaving}
+    full = 0 < limits.store <= stored
+    # one after the other: what the next bytes are worth is only known when those of the last are gone
+    clearing = bool(going) or any(place.clears for place in places)
+    if full and not clearing and any(place.waits for place in staying):
+        going = {place.name: _why(place, _FULL.format(size=limits.store // GIB)) for place in idle[:1]}
+    # who goes makes room at once: their deletion waits for nobody
+    room = limits.caches - holding + len(leaving) if limits.caches else None
+    return Standing(limits, room, waiting, full, going)
+
+
+def _why(place: Place, limit: str) -> str:
+    return _GOES.format(limit=limit, used=times.render(place.used))
+
+
+def _time(text: str) -> dt.datetime | None:
+    try:
+        return times.parse(text)
+    except ValueError:
+        return None
