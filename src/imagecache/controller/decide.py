@@ -310,7 +310,8 @@ class _Draft:
         if self.status.phase is not Phase.READY or attempt.image_cache_id != document.id or not attempt.wanted:
             attempt = self.tried(document.id, spec)  # while it is Ready, what changes nothing is not written either
         attempt = replace(attempts.fresh(attempt), faults=self.attempt.faults)
-        self.status = replace(self.status, image_cache_id=document.id, attempt=attempt)
+        known = self.status.images if document.id == self.status.image_cache_id else ()  # of its own tags alone
+        self.status = replace(self.status, image_cache_id=document.id, attempt=attempt, images=known)
         self.status = building.ready(self.status, self.generation, self.now, document, spec.retention_days)
         self.delete_others(document.id)
 
