@@ -61,7 +61,8 @@ class SeenPods:
 
     def told(self, *names: str) -> list[Told]:
         """Of pods with these names, whenever they were; without names of all."""
-        listed = at(self.system.read(self._path("events")), "items")
+        about_pods = f"{self._path('events')}?fieldSelector=involvedObject.kind%3DPod"
+        listed = at(self.system.read(about_pods), "items")
         found = [_told(item) for item in (listed if isinstance(listed, list) else []) if isinstance(item, dict)]
         return [each for each in found if not names or each.pod in names]
 

@@ -300,17 +300,17 @@ def test_of_a_pod_that_is_not_held_it_changes_the_annotation_alone(system: Insta
 
 
 @pytest.mark.parametrize(
-    ("verb", "what"),
+    "denied",
     [
-        *(("delete", "pods"), ("create", "pods"), ("update", "pods"), ("get", "pods"), ("patch", "pods/status")),
-        *(("patch", "pods/ephemeralcontainers"), ("patch", "pods/resize"), ("create", "pods/exec")),
-        *(("create", "pods/binding"), ("create", "pods/eviction"), ("list", "configmaps"), ("patch", "namespaces")),
+        *("delete pods", "create pods", "update pods", "get pods", "patch namespaces", "list configmaps"),
+        *(f"patch pods --subresource={each}" for each in ("status", "ephemeralcontainers", "resize")),
+        *(f"create pods --subresource={each}" for each in ("exec", "binding", "eviction")),
     ],
 )
-def test_what_roles_keep_from_it(installed: Installed, verb: str, what: str) -> None:
-    done = installed.cluster.try_kubectl("auth", "can-i", verb, what, f"--as={CONTROLLER_USER}", "--namespace=default")
+def test_what_roles_keep_from_it(installed: Installed, denied: str) -> None:
+    words = ["auth", "can-i", *denied.split(), f"--as={CONTROLLER_USER}", "--namespace=default"]
 
-    assert done.stdout.startswith("no")
+    assert installed.cluster.try_kubectl(*words).stdout.startswith("no")
 
 
 def test_defaults_for_pods_are_read_by_name(installed: Installed) -> None:
