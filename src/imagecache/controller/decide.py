@@ -412,9 +412,8 @@ class _Draft:
         """The event of an object that is to be deleted; None: it stays."""
         if phases.expired(self.status, self.now) and self.observed.role is not Role.NODE:
             return self.event("Expired", "Image cache has expired and is deleted")
-        if self.observed.eviction and self.status.phase in phases.IDLE:
-            return self.event("Evicted", f"Image cache is deleted: {self.observed.eviction}")
-        return None
+        why = self.observed.eviction if self.status.phase in phases.IDLE else ""
+        return self.event("Evicted", f"Image cache is deleted: {why}") if why else None
 
     def summarise(self, spec: EffectiveSpec | None) -> None:
         """Counts, columns, conditions and the generation, whatever the phase."""
