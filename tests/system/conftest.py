@@ -94,7 +94,7 @@ def site(whole_site: Site) -> Iterator[Site]:
 
 
 def _clear(system: Installed) -> None:
-    """No pod, and nothing that makes pods. kubectl takes one after the other, so most of them go at once before that."""
+    """No pod, and nothing that makes pods. kubectl takes turns, so most of them go at once before that."""
     for kind in WORKLOADS:
         group = {"jobs": "apis/batch/v1", "pods": "api/v1"}.get(kind, "apis/apps/v1")
         system.ask("DELETE", f"/{group}/namespaces/default/{kind}?gracePeriodSeconds=0&propagationPolicy=Background")
