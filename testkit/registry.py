@@ -19,10 +19,10 @@ import msgspec
 from aiohttp import web
 
 from imagecache.digest import Digest
-from imagecache.errors import DigestMismatch, ImageCacheError, ImageNotFound, LimitExceeded, naming_image
+from imagecache.errors import DigestMismatch, ImageCacheError, ImageNotFound, LimitExceeded
 from imagecache.limits import DEFAULT
 from imagecache.oci.descriptor import Descriptor
-from imagecache.oci.reference import Reference
+from imagecache.oci.reference import Reference, naming_image
 from imagecache.oci.resolved import Resolved
 from imagecache.registry.credentials import Credential
 from testkit.clock import FakeClock

@@ -66,9 +66,7 @@ functions (those are TypeError and ValueError, as everywhere in Python).
 
 from __future__ import annotations
 
-import contextlib
 import enum
-from collections.abc import Iterator
 from typing import ClassVar
 
 
@@ -111,16 +109,6 @@ class ImageCacheError(Exception):
     def __str__(self) -> str:
         prefix = f"{self.image}: " if self.image and self.image not in self.message else ""
         return f"{prefix}{self.message}"
-
-
-@contextlib.contextmanager
-def naming_image(image: str) -> Iterator[None]:
-    """Errors of the block name the image that they concern, unless they name one already."""
-    try:
-        yield
-    except ImageCacheError as error:
-        error.image = error.image or image
-        raise
 
 
 def by_name(reason: str) -> type[ImageCacheError]:

@@ -16,7 +16,7 @@ from imagecache.api.nodes import CacheState
 from imagecache.kube import objects
 from imagecache.kube.api import Object
 from imagecache.kube.resources import EVENTS
-from testkit.images import busybox_image, tar_of
+from testkit.images import busybox_tar, make_image, tar_of
 from testkit.oci_layout import Image
 from testkit.peers.cluster import Cluster
 from testkit.peers.containerd import Version
@@ -41,6 +41,8 @@ async def node(
     await asyncio.to_thread(running.start)
     async with Cri(running.address) as cri:
         await cri.pull(pause)
+    await asyncio.to_thread(running.stop_agent)
+    await asyncio.to_thread(running.start_agent)  # it was there before containerd, and has yet to hear of starts
     yield running
     await asyncio.to_thread(running.close)
 
@@ -53,14 +55,14 @@ async def cri(node: CachingNode) -> AsyncIterator[Cri]:
 
 @pytest.fixture
 def app(directory: Path, registry: Registry) -> str:
-    """Of two layers."""
-    return registry.push(f"{directory.name.lower()}/app:1", busybox_image(directory / "app", DATA))
+    """Of two layers. busybox is not the bottom one, as it is of the pause image, which was pulled before."""
+    return registry.push(f"{directory.name.lower()}/app:1", make_image(directory / "app", [DATA, busybox_tar()]))
 
 
 @pytest.fixture
 def half(directory: Path) -> Image:
     """Those two, and one on top of them."""
-    return busybox_image(directory / "half", DATA, TOP)
+    return make_image(directory / "half", [DATA, busybox_tar(), TOP])
 
 
 @asynccontextmanager

@@ -106,6 +106,7 @@ def test_a_moved_tag_is_seen_and_refreshed_while_pods_start(site: Site, system: 
     run_pods(system.cluster, *last)
     known.append(sums(system, last[0]))
     assert known[0] != known[1]
+    assert len(pods) > 2, "pods have started meanwhile"
     assert {sums(system, pod) for pod in last} == {known[1]}
     for pod in pods:
         wait_ready(system.cluster, pod)

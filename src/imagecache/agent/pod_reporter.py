@@ -58,8 +58,10 @@ class PodReporterSettings:
     """Between two looks for pods that have started."""
     spacing: float = 0.2
     """Between two events: a node that starts hundreds of pods must not flood the API server."""
+    listen: float = 0.5
+    """Until containerd's events are listened to again: starts in between are missed."""
     retry: float = 2.0
-    """Until containerd is asked again."""
+    """Until containerd is asked again about a container."""
     tries: int = 5
     """For one container, and for one event."""
     backoff: Backoff = Backoff(1.0, 30.0, jitter=0.5)
@@ -94,7 +96,7 @@ class PodReporter:
         if self._starts is not None:
             self._starts.follow(self._settings.namespace)
         await run_all(
-            task_starts.follow(self._containerd, self._hear, retry=self._settings.retry),
+            task_starts.follow(self._containerd, self._hear, retry=self._settings.listen),
             self._look_at_all(),
             self._tell_all(),
         )

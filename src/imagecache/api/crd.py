@@ -149,26 +149,7 @@ def _status() -> Document:
                 "The conditions Ready, Building, Reconciling, Stalled, Serving, Degraded and, once a tag was checked, "
                 "TagDrifted."
             ),
-            "images": _list(
-                _open(
-                    "What a reference resolved to, for one platform.",
-                    {
-                        "image": _text("The reference as in spec.images."),
-                        "platform": _text("Of the nodes that it is for, for example linux/amd64."),
-                        "digest": _text(
-                            "Digest of the index or manifest that the reference named when the cache was built."
-                        ),
-                        "size": _whole("Bytes of its compressed layers."),
-                        "lastCheckedTime": _text(
-                            "When the tag was looked up last. While it names the same it is written once an hour at "
-                            "most."
-                        ),
-                        "drifted": _truth("The tag names something else by now."),
-                        "currentDigest": _text("What the tag names, when it has drifted."),
-                    },
-                ),
-                "The images of the bundle.",
-            ),
+            "images": _list(_image(), "The images of the bundle."),
             "nodes": _open(
                 "Numbers of nodes that should have the cache, have it, and failed to get it. For each node: "
                 "kubectl get nodeimagecaches -o yaml.",
@@ -181,6 +162,23 @@ def _status() -> Document:
                     "size": _text("Size for people, for example 245MiB."),
                 },
             ),
+        },
+    )
+
+
+def _image() -> Document:
+    return _open(
+        "What a reference resolved to, for one platform.",
+        {
+            "image": _text("The reference as in spec.images."),
+            "platform": _text("Of the nodes that it is for, for example linux/amd64."),
+            "digest": _text("Digest of the index or manifest that the reference named when the cache was built."),
+            "size": _whole("Bytes of its compressed layers."),
+            "lastCheckedTime": _text(
+                "When the tag was looked up last. While it names the same it is written once an hour at most."
+            ),
+            "drifted": _truth("The tag names something else by now."),
+            "currentDigest": _text("What the tag names, when it has drifted."),
         },
     )
 

@@ -26,11 +26,11 @@ from imagecache.builder.worker_pool import WorkerPool
 from imagecache.clock import Clock
 from imagecache.concurrency import run_all
 from imagecache.digest import ChainID
-from imagecache.errors import RegistryError, naming_image
+from imagecache.errors import RegistryError
 from imagecache.layer.compression import Compression, sniff
 from imagecache.limits import DEFAULT, Limits
 from imagecache.oci.descriptor import Descriptor, Platform
-from imagecache.oci.reference import Reference
+from imagecache.oci.reference import Reference, naming_image
 from imagecache.store.bundle_document import Bundle, ImageRecord, LayerRecord, build_name
 from imagecache.store.layer_name import LayerName, Space
 from imagecache.store.store import Store

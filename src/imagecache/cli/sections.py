@@ -13,7 +13,7 @@ def section(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]
     if not rows:
         return [line(title, "<none>")]
     shown = [tuple(map(printable, row)) for row in rows]
-    return [f"{title}:", *(f"  {text}" for text in columns.Table(header).lines(shown))]
+    return [f"{title}:", *(f"  {text}".rstrip() for text in columns.Table(header).lines(shown))]
 
 
 def line(label: str, value: str) -> str:

@@ -5,7 +5,8 @@ the old content serves. Images are compared after Docker's normalisation, by tag
 runtime look for them: a tag is never a digest, and one beside a digest does not count. Pure; it must not know what a
 pod asks for.
 
-1,000 caches of five images each take some 10 ms, and half of a second the first time, when every name is parsed.
+1,000 caches of five images each take some 6 ms, and 30 ms the first time, when every name is parsed. A pod takes 30 µs,
+and 3 ms if each of them has something of it.
 """
 
 from __future__ import annotations

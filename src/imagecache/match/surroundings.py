@@ -114,7 +114,7 @@ def _cache(document: Object, usable_on: Usable) -> tuple[CacheView, list[str]]:
     stored = parse.stored(document)
     found, name = view(stored.cache, usable_on), stored.cache.name
     notes = [f"{types.KIND} {name}: {stored.problem}"] if stored.problem else []
-    if found.uid or stored.cache.status is not None:
+    if found.uid or stored.cache.status is not None or stored.problem is not None:
         return found, notes
     # a manifest, whose cache is not there yet: what it is to be is of interest
     taken = replace(found, phase=Phase.READY, id=name)

@@ -6,12 +6,14 @@ containerd uses; the original text is kept for messages. It must not look anythi
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NoReturn, Self
 
 from imagecache.digest import Digest
-from imagecache.errors import InvalidDigest, InvalidReference
+from imagecache.errors import ImageCacheError, InvalidDigest, InvalidReference
 from imagecache.written import strange, trimmed
 
 DEFAULT_DOMAIN = "docker.io"
@@ -33,6 +35,16 @@ _IDENTIFIER = re.compile(r"[a-f0-9]{64}")
 _FORM = (
     "expected [HOST[:PORT]/]PATH[:TAG][@sha256:HEX], for example nginx:1.25 or registry.example.com:5000/team/app:1.4"
 )
+
+
+@contextlib.contextmanager
+def naming_image(image: str) -> Iterator[None]:
+    """Errors of the block name the image that they concern, unless they name one already."""
+    try:
+        yield
+    except ImageCacheError as error:
+        error.image = error.image or image
+        raise
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,12 +19,11 @@ from imagecache.errors import (
     InvalidSetting,
     LimitExceeded,
     ProtocolViolation,
-    naming_image,
 )
 from imagecache.oci import mediatypes
 from imagecache.oci.descriptor import Descriptor
 from imagecache.oci.manifest import detect_media_type
-from imagecache.oci.reference import Reference
+from imagecache.oci.reference import Reference, naming_image
 from imagecache.oci.resolved import Resolved
 from imagecache.registry.authorizer import Authorizer
 from imagecache.registry.blob_stream import BlobStream

@@ -43,6 +43,7 @@ SETTINGS = PodReporterSettings(
     pause=0,
     look=0.001,
     spacing=0,
+    listen=0.001,
     retry=0.001,
     tries=3,
     backoff=Backoff(0, 0),

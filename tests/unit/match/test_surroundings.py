@@ -48,14 +48,15 @@ def test_of_two_about_the_same_the_later_counts() -> None:
 
 
 def test_a_manifest_is_taken_as_ready_and_an_object_as_it_is() -> None:
-    unseen = manifest("b", NGINX)
+    unseen, broken = manifest("b", NGINX), manifest("c")
     unseen["metadata"]["uid"] = "u"
 
-    found = surroundings([manifest("a", NGINX), unseen], {})
+    found = surroundings([manifest("a", NGINX), unseen, broken], {})
 
     assert (found.index.caches["a"].phase, found.index.caches["a"].id) == (Phase.READY, "a")
-    assert found.index.caches["b"].phase is Phase.PENDING
-    assert found.notes == ("ImageCache a has no status: taken as one that is Ready",)
+    assert [found.index.caches[name].phase for name in "bc"] == [Phase.PENDING, Phase.PENDING]
+    assert found.notes[0] == "ImageCache a has no status: taken as one that is Ready"
+    assert [note.partition(":")[0] for note in found.notes[1:]] == ["ImageCache c"]
 
 
 def test_mistakes_are_noted_and_what_is_no_object_is_refused() -> None:

@@ -74,6 +74,11 @@ class Controller:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
+    def knows(self, cache: str, node: str) -> bool:
+        """Whether its index has the cache on the node; or it has ended."""
+        found = self.pods.caches.index.caches.get(cache)
+        return any(task.done() for task in self.tasks) or (found is not None and node in found.nodes)
+
     def look(self) -> None:
         """At all that it remembers, now."""
         for uid in list(self.pods._memories):
@@ -172,6 +177,7 @@ class Bench:
         entry: Object = {"name": cache, "id": cache_id, "state": "Ready"}
         caches: list[JSON] = [*(before if isinstance(before, list) else []), entry]
         await self.kube.patch(NODE_IMAGE_CACHES, node, {"status": {"caches": caches}}, subresource="status")
+        await eventually(lambda: all(each.knows(cache, node) for each in self.controllers), f"{cache} on {node}")
 
     # pods
 
