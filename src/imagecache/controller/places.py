@@ -22,7 +22,7 @@ from imagecache.kube.api import Object
 from imagecache.telemetry.log import get_logger
 
 _LOOK = 15.0
-"""Seconds between two looks that no change asks for: what was used recently may go at some time."""
+"""Seconds: what was used recently may go at some time, and nothing reports that."""
 _PAUSE = 0.2
 """Seconds between two looks that changes ask for."""
 _log = get_logger(__name__)
@@ -36,13 +36,23 @@ class Places:
         size: bytes of the layer images in the store; blocks. Raises StoreError.
         clock: what was used recently is told by it.
         wake: called with the name of each object that another decision is due for.
+        interval: seconds between two looks that no change asks for.
     """
 
-    def __init__(self, limits: Limits, size: Callable[[], int], clock: Clock, wake: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        size: Callable[[], int],
+        clock: Clock,
+        wake: Callable[[str], None],
+        *,
+        interval: float = _LOOK,
+    ) -> None:
         self._limits = limits
         self._size = size
         self._clock = clock
         self._wake = wake
+        self._interval = interval
         self._places: dict[str, Place] = {}
         self._used: dict[str, dt.datetime] = {}
         """Matches that the objects do not have yet, by name."""
@@ -134,7 +144,7 @@ class Places:
             return
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK):
+                async with asyncio.timeout(self._interval):
                     await self._changed.wait()
             self._changed.clear()
             await self.measure()
