@@ -13,7 +13,7 @@ from testkit.cluster.cluster import Cluster
 from testkit.cluster.installed import Installed
 from testkit.cluster.pods import PodSpec
 from testkit.cluster.seen_pods import SeenPods
-from testkit.images import busybox_image, tar_of
+from testkit.images import busybox_tar, make_image, tar_of
 from testkit.oci_layout import Image
 from testkit.peers.processes import wait_until
 from testkit.peers.registry import Registry
@@ -25,9 +25,11 @@ _MATCHED = keys.MATCHED.replace(".", r"\.")
 
 
 def image(cluster: Cluster, version: str) -> Image:
-    """An image of busybox and a file that says which version it is."""
+    """A file that says which version it is, and busybox above it: a chain of layers that the nodes have nothing of."""
     folder = Path(tempfile.mkdtemp(dir=cluster.directory))
-    return busybox_image(folder, tar_of({"srv": None, VERSION.lstrip("/"): f"version {version}\n".encode()}))
+    return make_image(
+        folder, [tar_of({"srv": None, VERSION.lstrip("/"): f"version {version}\n".encode()}), busybox_tar()]
+    )
 
 
 def tell_pods(system: Installed, registry: Registry) -> None:

@@ -20,7 +20,7 @@ from testkit.peers.registry import Registry
 from testkit.peers.workspace import workspace
 
 USER, PASSWORD = "user", "correct horse"
-WORKLOADS = "deployments,statefulsets,daemonsets,jobs,pods"
+WORKLOADS = ("deployments", "statefulsets", "daemonsets", "jobs", "pods")
 _STORED = 0
 """gzip's level for random bytes: nothing makes them smaller, and to try takes half a minute of a busy machine."""
 
@@ -89,9 +89,17 @@ def whole_site() -> Iterator[Site]:
 def site(whole_site: Site) -> Iterator[Site]:
     """Without pods and ImageCaches, before and after."""
     yield whole_site
-    cluster = whole_site.system.cluster
-    cluster.kubectl("delete", WORKLOADS, "--all", "--all-namespaces", "--force", "--grace-period=0")
+    _clear(whole_site.system)
     whole_site.system.delete_all()
+
+
+def _clear(system: Installed) -> None:
+    """No pod, and nothing that makes pods. kubectl takes turns, so most of them go at once before that."""
+    for kind in WORKLOADS:
+        group = {"jobs": "apis/batch/v1", "pods": "api/v1"}.get(kind, "apis/apps/v1")
+        system.ask("DELETE", f"/{group}/namespaces/default/{kind}?gracePeriodSeconds=0&propagationPolicy=Background")
+    kinds = ",".join(WORKLOADS)
+    system.cluster.kubectl("delete", kinds, "--all", "--all-namespaces", "--force", "--grace-period=0")
 
 
 @pytest.fixture

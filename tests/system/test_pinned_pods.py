@@ -398,5 +398,3 @@ def test_killed_in_the_middle_of_100_held_pods(site: Site, system: Installed, po
     assert wait_until(lambda: len(told()) >= len(names), seconds=30, every=0.2)
     assert told() == sorted(names)
     assert {each.message for each in pods.told(*names) if each.reason == events.HIT} == {HIT.format(expected[1])}
-
-    system.ask("DELETE", "/api/v1/namespaces/default/pods?gracePeriodSeconds=0")  # kubectl would do it one by one

@@ -149,9 +149,14 @@ def not_later(status: Status, now: dt.datetime) -> Status:
             msgspec.structs.replace(each, last_transition_time=min(each.last_transition_time, stamp))
             for each in conditions
         )
-    if conditions is status.conditions and status.start_time <= stamp:
+    if conditions is status.conditions and max(status.start_time, status.last_matched_time) <= stamp:
         return status
-    return msgspec.structs.replace(status, start_time=min(status.start_time, stamp), conditions=conditions)
+    return msgspec.structs.replace(
+        status,
+        start_time=min(status.start_time, stamp),
+        last_matched_time=min(status.last_matched_time, stamp),
+        conditions=conditions,
+    )
 
 
 def _expiring(status: Status, days: int, since: dt.datetime) -> Status:

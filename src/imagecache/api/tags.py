@@ -95,7 +95,9 @@ def checked(status: Status, checks: Mapping[str, TagCheck]) -> Status:
 def _is_time(status: Status, checks: Mapping[str, TagCheck]) -> bool:
     written = max((image.last_checked_time for image in status.images), default="")
     newest = max((check.time for check in checks.values()), default=None)
-    return newest is not None and (not written or newest - times.parse(written) >= WRITTEN)
+    if newest is None or not written:
+        return newest is not None
+    return not dt.timedelta(0) <= newest - times.parse(written) < WRITTEN  # a later one is not ours
 
 
 def drifted(status: Status, generation: int, now: dt.datetime) -> Status:

@@ -310,7 +310,8 @@ class _Draft:
         if self.status.phase is not Phase.READY or attempt.image_cache_id != document.id or not attempt.wanted:
             attempt = self.tried(document.id, spec)  # while it is Ready, what changes nothing is not written either
         attempt = replace(attempts.fresh(attempt), faults=self.attempt.faults)
-        self.status = replace(self.status, image_cache_id=document.id, attempt=attempt)
+        known = self.status.images if document.id == self.status.image_cache_id else ()  # of its own tags alone
+        self.status = replace(self.status, image_cache_id=document.id, attempt=attempt, images=known)
         self.status = building.ready(self.status, self.generation, self.now, document, spec.retention_days)
         self.delete_others(document.id)
 
@@ -411,9 +412,8 @@ class _Draft:
         """The event of an object that is to be deleted; None: it stays."""
         if phases.expired(self.status, self.now) and self.observed.role is not Role.NODE:
             return self.event("Expired", "Image cache has expired and is deleted")
-        if self.observed.eviction and self.status.phase in phases.IDLE:
-            return self.event("Evicted", f"Image cache is deleted: {self.observed.eviction}")
-        return None
+        why = self.observed.eviction if self.status.phase in phases.IDLE else ""
+        return self.event("Evicted", f"Image cache is deleted: {why}") if why else None
 
     def summarise(self, spec: EffectiveSpec | None) -> None:
         """Counts, columns, conditions and the generation, whatever the phase."""

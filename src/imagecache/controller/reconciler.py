@@ -188,9 +188,11 @@ class Reconciler:
             await self.close()
 
     async def close(self) -> None:
-        """Stop the builds, and forget what is planned."""
+        """Stop the builds, forget what is planned, and let go of what was claimed for them."""
         self.queue.close()
         await self.builds.close()
+        for memory in self._memories.values():
+            self._dependencies.claims.release(memory.name)
 
     async def _work(self) -> None:
         while True:

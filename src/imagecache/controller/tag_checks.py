@@ -106,7 +106,8 @@ class TagChecks:
         """What is to be looked up, the longest not looked up first."""
         known = list(self._tags())
         self._tried = {tag: self._tried[tag] for tag, _, _ in known if tag in self._tried}
-        seen = [(max(last, self._tried.get(tag, last)), tag, item) for tag, item, last in known]
+        # a time to come is not ours: a clock was set back
+        seen = [(min(now, max(last, self._tried.get(tag, last))), tag, item) for tag, item, last in known]
         due = [each for each in seen if is_due(each[1][1], each[0], now, self.interval)]
         due.sort(key=lambda each: each[:2])
         return [(tag, item) for _, tag, item in due]

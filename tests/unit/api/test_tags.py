@@ -70,6 +70,12 @@ def test_a_move_is_written_at_once_and_so_is_a_move_back() -> None:
     assert shown(back) == {(NGINX, "2024-05-01T13:03:00Z", False, "")}
 
 
+def test_a_time_to_come_is_mended() -> None:
+    later = tags.checked(ready(), check(BUILT, 100 * HOUR))
+
+    assert shown(tags.checked(later, check(BUILT, HOUR))) == {(NGINX, "2024-05-01T13:00:00Z", False, "")}
+
+
 def test_a_look_up_from_before_the_build_ended_says_nothing() -> None:
     status = ready()
 

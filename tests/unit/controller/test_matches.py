@@ -22,13 +22,12 @@ def writes(bench: Bench) -> int:
 
 
 async def quiet(bench: Bench, name: str = "a") -> None:
-    """Until the controller has nothing left to write about it."""
-    before = -1
-    while before != writes(bench):
-        before = writes(bench)
-        bench.controller.queue.add(name)
-        for _ in range(20):
-            await asyncio.sleep(0.002)
+    """Until the controller has nothing left to do about it, also when it has seen what it wrote last."""
+    queue = bench.controller.queue
+    for _ in range(3):
+        queue.add(name)
+        await eventually(lambda: not queue._waiting and not queue._taken, lambda: queue._taken)
+        await asyncio.sleep(0.005)
 
 
 async def ready(bench: Bench) -> Status:

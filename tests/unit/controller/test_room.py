@@ -147,6 +147,7 @@ async def test_of_many_at_once_those_that_follow_see_what_those_before_have_made
     for name in many:
         await bench.create(manifest(name))
     await eventually(lambda: bench.controller.builds.running == len(many), lambda: bench.controller.builds.running)
+    await eventually(lambda: bench.builder.running == 2, lambda: bench.builder)
     bench.builder.pause.set()
     phases = {}
 

@@ -185,6 +185,12 @@ CASES: dict[str, Case] = {
         actions=(DeleteBundle(ONE), DeleteBundle(TWO), BUILD_ONE),
         phase=Phase.PENDING,
     ),
+    "a-use-to-come-is-none": Case(
+        cache(status=set_back(settled(ready()), last_matched_time="2199-01-01T00:00:00Z", matches=3)),
+        HAS_ONE,
+        phase=Phase.READY,
+        check=lambda s: (s.last_matched_time, s.matches) == ("2024-05-01T12:00:00Z", 3),
+    ),
     "a-drift-that-nobody-has-seen-is-none": Case(
         cache(status=set_back(settled(ready()), images=tuple(map(drifting, ready().images)))),
         HAS_ONE,

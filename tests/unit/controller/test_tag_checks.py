@@ -77,7 +77,10 @@ async def test_a_tag_that_moved_is_said_once_and_a_refresh_ends_it(bench: Bench)
     after = await bench.until(
         lambda status: status.phase is Phase.READY and status.image_cache_id != before.image_cache_id
     )
+    assert conditions(after)["TagDrifted"] == ("False", "AsExpected"), "it has just been looked up"
+    assert tag(after) == [("", False, "")]
     reader.tags[NGINX] = named(after)
+    await quiet(bench)
     fresh = await checked(bench, work)
     assert conditions(fresh)["TagDrifted"] == ("False", "AsExpected")
     assert tag(fresh) == [("2024-05-01T15:00:00Z", False, "")]
