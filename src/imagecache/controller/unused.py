@@ -1,6 +1,6 @@
 """The expiry of a cache that a pod had made for it: what nobody uses goes by itself. Pure.
 
-Source: eci-api §4.3. It follows from the object, so nothing is remembered, and a match puts it off. A retention that a
+Source: eci-api §4. It follows from the object, so nothing is remembered, and a match puts it off. A retention that a
 person has written wins, also the one that says "for ever".
 """
 

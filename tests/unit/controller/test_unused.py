@@ -29,7 +29,7 @@ def auto(*, days: int | None = None, matched: dt.datetime | None = None, **metad
     ("seen", "expected"),
     [
         (auto(), NOW + 7 * DAY),
-        (auto(matched=NOW + DAY), NOW + 31 * DAY),
+        (auto(matched=NOW), NOW + 30 * DAY),
         (auto(matched=NOW - 30 * DAY), NOW + 7 * DAY),
         (auto(labels={}), None),
         (auto(labels={AUTO_CREATED: "false"}), None),
