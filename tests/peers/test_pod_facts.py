@@ -196,3 +196,19 @@ async def test_agent_and_containerd_restart(cluster: Cluster, node: CachingNode,
         probes: list[str] = []
         await cluster.until(follows)
         assert (await events(cluster)).keys() <= {"web-0", *probes}
+
+
+async def test_events_switched_off(cluster: Cluster, node: CachingNode, cri: Cri, app: str) -> None:
+    await asyncio.to_thread(node.stop_agent)
+    node.environ["IMAGECACHE_POD_EVENTS"] = "false"
+    await asyncio.to_thread(node.start_agent)
+    await cluster.cache("a", app)
+    await cluster.until_states(a=CacheState.READY)
+    async with pod(cri, "web-0", app):
+
+        async def counted() -> bool:
+            return await asyncio.to_thread(metric, node, source("cache")) == 2
+
+        await cluster.until(counted)
+    assert await events(cluster) == {}
+    assert await asyncio.to_thread(metric, node, 'pod_events_total{outcome="told"}') == 0

@@ -5,19 +5,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from grpclib.client import Channel, UnaryUnaryMethod
 
+from imagecache._proto.containerd import snapshots_pb2 as pb
 from imagecache.containerd.client import ContainerdClient
 from imagecache.errors import StoreBusy
 from imagecache.host import node_process
 from imagecache.host.node_process import NodeProcess
 from imagecache.snapshotter.container_starts import ContainerStarts
+from imagecache.snapshotter.grpc_service import SERVICE
+from imagecache.snapshotter.snapshotter import Snapshotter
 from imagecache.store.store import Store
 from imagecache.telemetry.metrics import Metrics
 from testkit.clock import FakeClock
+from testkit.mounts import FakeMounter
+from testkit.store import MemoryLayers
 
 
 @dataclass
@@ -132,3 +138,30 @@ async def test_a_store_that_vanishes_does_not_end_the_process(tmp_path: Path, mo
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
+
+
+async def test_the_duties_are_given_what_the_snapshotter_knows_of_starts(tmp_path: Path) -> None:
+    duties, ready = Duties(), asyncio.Event()
+    node = replace(
+        process(tmp_path, duties),
+        snapshotter=lambda _: Snapshotter(tmp_path / "root", MemoryLayers(), FakeMounter(), FakeClock()),
+    )
+    running = asyncio.create_task(node.run(tmp_path / "agent.sock", ready=ready.set))
+    await ready.wait()
+    (starts,) = duties.starts
+    starts.follow("k8s.io")
+    channel = Channel(path=str(tmp_path / "agent.sock"))
+    prepare = UnaryUnaryMethod[pb.PrepareSnapshotRequest, pb.PrepareSnapshotResponse](
+        channel, f"/{SERVICE}/Prepare", pb.PrepareSnapshotRequest, pb.PrepareSnapshotResponse
+    )
+    await prepare(pb.PrepareSnapshotRequest(key="k8s.io/1/c1"), timeout=10)
+    channel.close()
+
+    found = starts.take("c1")
+    assert found is not None
+    assert 0 < found.seconds < 10
+    assert list(await starts.layers(found.key)) == []
+    assert node.metrics.registry.get_sample_value("imagecache_snapshotter_call_seconds_count", {"method": "Prepare"})
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
