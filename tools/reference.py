@@ -28,8 +28,9 @@ Commands are in [cli.md](cli.md), settings in [settings.md](settings.md), the va
 ECI_ANNOTATIONS = {
     known.RETENTION_DAYS: "As `spec.retentionDays`, which wins; 0 also means: never.",
     known.SIZE: "GiB that the images may take; `spec.imageCacheSize` wins.",
-    known.CPU_ARCH: "`amd64`, `arm64`, or both with a comma: every image must have them. Without it: the architectures "
-    "of the cluster's nodes that an image has; on a plain host the host's. A node takes what is for its own.",
+    known.CPU_ARCH: "`amd64`, `arm64`, or both with a comma: every image must have them (one without an index is taken "
+    "for each, with an event). Without it: the architectures of the cluster's nodes that an image has; on a plain host "
+    "the host's. A node takes what is for its own.",
     known.OS_TYPE: "`linux`. `windows` is refused.",
     known.PLAIN_HTTP: "Registries reached over plain HTTP: `host[:port]`, comma-separated; not needed on loopback.",
     known.INSECURE: "Registries whose certificate is not verified, in the same form.",
@@ -139,11 +140,12 @@ EVENTS: Sequence[tuple[str, str, str]] = (
     (
         "`Noted`",
         "Normal",
-        "Something in the document is ignored or changed, or an image is unusual, once for each build.",
+        "Something in the document is ignored or changed, or an image is unusual.",
     ),
     ("`Updating`", "Normal", "Built again, and why."),
     ("`Retrying`", "Normal", "Tried again after a failure, and why."),
     ("`WillExpire`", "Warning", "A retention was added or changed after the build: when the object is deleted."),
+    ("`WillNotExpire`", "Normal", "Its retention was taken away."),
     ("`Expired`", "Normal", "Its retention has ended; the object is deleted."),
     ("`AttachFailed`", "Warning", "Plain host: built, but not attached in containerd."),
     ("an [error](#errors-and-exit-codes)", "Warning", "Why the build failed, or what it waits for."),

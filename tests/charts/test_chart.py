@@ -296,6 +296,11 @@ def notes(folder: Path, *flags: str) -> str:
         (["--set=agent.reserve=15"], "at '/agent/reserve': exclusiveMaximum: got 15, want 1"),
         (["--set=image.digest=abc"], "at '/image/digest': 'abc' does not match pattern"),
         (["--set=containerd.socket=run/x.sock"], "at '/containerd/socket': 'run/x.sock' does not match pattern"),
+        (["--set=store.volume.size=100"], "at '/store/volume/size': got number, want string"),
+        (["--set-string=store.volume.size=100"], "at '/store/volume/size': '100' does not match pattern"),
+        (["--set=agent.hostDirectory=/opt/../etc"], "at '/agent/hostDirectory': '/opt/../etc' does not match pattern"),
+        (["--set=pullSecretNamespaces={a,a}"], "at '/pullSecretNamespaces': items at 0 and 1 are equal"),
+        (["--set=pullSecretNamespaces={a.b}"], "at '/pullSecretNamespaces/0': 'a.b' does not match pattern"),
         (["--set=mode=null"], "missing property 'mode'"),
         (
             ["--set=agent.tolerations[0].operater=Exists"],
@@ -321,7 +326,7 @@ def test_what_is_misspelled_is_refused(flags: list[str], message: str) -> None:
     [
         {"global": {"imageRegistry": "x"}, "enabled": True},
         {"agent": {"tolerations": None, "resources": None}, "controller": {"affinity": None}},
-        {"controller": {"resources": {"limits": {"cpu": 2, "memory": "1Gi"}}}, "store": {"volume": {"size": 1000}}},
+        {"controller": {"resources": {"limits": {"cpu": 2, "memory": "1Gi"}}}, "store": {"volume": {"size": "1.5Ti"}}},
         {"containerd": {"alsoUnpack": False}},
     ],
     ids=["a parent chart's", "taken away", "numbers", "off"],

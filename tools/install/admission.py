@@ -15,7 +15,7 @@ from tools.install.rbac import AGENT, LABELS
 from tools.install.template import Document, Node
 from tools.install.values import POLICIES
 
-_NODE = "request.userInfo.extra[?'authentication.kubernetes.io/node-name'][0].orValue('')"
+_NODE = "request.userInfo.?extra[?'authentication.kubernetes.io/node-name'][0].orValue('')"
 _WRITTEN = "(request.operation == 'DELETE' ? oldObject : object)"
 _ON_NODES = "request.resource.resource != 'nodes'"
 # the prefix costs nothing and spares kubelets, and people, the questions after it

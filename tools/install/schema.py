@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from imagecache.api.yamltext import JSON
 from imagecache.settings.table import InodeNumbers, LogFormat, LogLevel, Mode, MountFrom, Repair
 from tools.install import pod_schema as pods
-from tools.install.pod_schema import FLAG, QUANTITY, TEXT, TEXTS, Schema, items, mapping, needs, some, words
+from tools.install.pod_schema import FLAG, TEXT, TEXTS, Schema, items, mapping, needs, some, words
 from tools.install.pods import labels
 
 _DRAFT = "http://json-schema.org/draft-07/schema#"
@@ -22,6 +22,9 @@ _DRAFT = "http://json-schema.org/draft-07/schema#"
 _BY_TYPE: Mapping[type, Schema] = {bool: FLAG, int: {"type": "integer", "minimum": 0}, str: TEXT}
 _ABSOLUTE: Schema = {"type": "string", "pattern": "^/"}
 _NAME: Schema = {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"}
+_NAMESPACE: Schema = {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"}
+_SIZE: Schema = {"type": "string", "pattern": "^[0-9]+([.][0-9]+)?([KMGTPE]i|[kMGTPE])$"}
+"""With a unit: ``100`` would be a hundred bytes."""
 _PULL_SECRET: Schema = {"anyOf": [_NAME, needs(some(name=_NAME), "name")]}
 
 
@@ -64,17 +67,17 @@ TOLD: Mapping[str, Schema] = {
     "containerd.alsoUnpack": {"anyOf": [TEXT, TEXTS, {"const": False}]},
     "containerd.repair": _listed(Repair),
     "store.volume.accessMode": words("ReadWriteOnce", "ReadWriteOncePod", "ReadWriteMany"),
-    "store.volume.size": QUANTITY,
+    "store.volume.size": _SIZE,
     "store.nodePath": _ABSOLUTE,
     "store.sharedHostPath": {"type": "string", "pattern": "^(/|$)"},
-    "pullSecretNamespaces": items(_NAME),
+    "pullSecretNamespaces": {**items(_NAMESPACE), "uniqueItems": True},
     "pullSecretNames": items(_NAME),
     "tls.certManagerIssuer": some("name", "kind", "group"),
     "controller.builds": {"type": "integer", "minimum": 1},
     **_component("controller"),
     "controller.topologySpreadConstraints": pods.TOPOLOGY_SPREAD,
     **_component("agent"),
-    "agent.hostDirectory": {"type": "string", "pattern": "^/[A-Za-z0-9/._-]+$"},
+    "agent.hostDirectory": {"type": "string", "pattern": "^(/[.]?[A-Za-z0-9_-][A-Za-z0-9._-]*)+$"},
     "agent.reserve": {"type": "number", "minimum": 0, "exclusiveMaximum": 1},
     "agent.allowPrivateNames": TEXTS,
     "metrics.serviceMonitor.labels": mapping(TEXT, without=[*labels("")]),

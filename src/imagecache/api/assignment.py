@@ -79,14 +79,19 @@ def takes(platforms: Collection[Platform], node: Platform | None) -> bool:
     return node is None or not platforms or any(same_machine(node, each) for each in platforms)
 
 
-def architectures(chosen: Selector | None, nodes: Collection[tuple[Mapping[str, str], Platform | None]]) -> list[str]:
-    """GOARCH of the Linux nodes, labels and platform of each, that a selector matches, sorted; of all if it has none.
+def architectures(
+    chosen: Selector | None,
+    nodes: Collection[tuple[Mapping[str, str], Platform | None]],
+    built: Collection[str] = (),
+) -> list[str]:
+    """GOARCH of the Linux nodes, labels and platform of each, that a selector matches, sorted.
 
-    Empty when no node's is known.
+    While it matches none, those in ``built``: a pool that scales to zero and back builds nothing. Without any, those of
+    all nodes. Empty when no node's is known.
     """
     linux = [(labels, each.architecture) for labels, each in nodes if each is not None and each.os == "linux"]
     matching = {each for labels, each in linux if chosen is not None and chosen.matches(labels)}
-    return sorted(matching or {each for _, each in linux})
+    return sorted(matching or set(built) or {each for _, each in linux})
 
 
 def assigned(

@@ -114,6 +114,11 @@ def ready(status: Status, generation: int, now: dt.datetime, document: Bundle, r
     )
 
 
+def architectures(status: Status) -> frozenset[str]:
+    """GOARCH of the platforms that its images were built for."""
+    return frozenset(image.platform.split("/")[1] for image in status.images if "/" in image.platform)
+
+
 def bundle_size(document: Bundle) -> int:
     """Bytes of its layer images, each counted once."""
     return sum({layer.name: layer.size for image in document.images for layer in image.layers}.values())

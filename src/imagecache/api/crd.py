@@ -84,7 +84,8 @@ def all_documents() -> dict[str, Document]:
 
 def _spec() -> Document:
     return _open(
-        "What to cache. A change of the images of a Ready cache starts a new build; the old bundle stays usable until "
+        "What to cache. A change of what a Ready cache is made from, by annotations too, starts a new build; the old "
+        "bundle stays usable until "
         "it is done.",
         {
             "images": _list(

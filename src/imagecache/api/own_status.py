@@ -15,8 +15,8 @@ from imagecache.api.phases import condition
 from imagecache.api.types import Attempt, ImageCache, Status
 
 _PROGRESS = re.compile(r"\d{1,3}%")
-_YEAR = 3000
-"""Years from then on are not ours: days added to them could be more than a date can be."""
+_YEARS = range(1970, 3000)
+"""Others are not ours: days added to later ones could be more than a date can be."""
 
 
 def own(status: Status | None, uid: str) -> Status | None:
@@ -41,7 +41,9 @@ def with_own_status(cache: ImageCache) -> ImageCache:
 
 @functools.lru_cache(maxsize=4096)
 def _is_time(text: str) -> bool:
+    """In the one form that we write: moments are compared as texts."""
     try:
-        return times.parse(text).year < _YEAR
+        moment = times.parse(text)
     except ValueError:
         return False
+    return moment.year in _YEARS and times.render(moment) == text

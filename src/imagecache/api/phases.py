@@ -91,7 +91,9 @@ def ready(
     size: int,
     retention_days: int | None,
 ) -> Status:
-    """Ready, 100 %. ``retention_days`` of a first build count from its start; None: never expires.
+    """Ready, 100 %. ``retention_days`` of a first build count from now; None: never expires.
+
+    Not from its start: it may have waited for a Secret or a registry for longer than that.
 
     Of a status that is Ready already it mends what differs.
     """
@@ -107,7 +109,7 @@ def ready(
         last_updated_time=times.render(now),
     )
     if first:
-        status = _expiring(status, retention_days or 0, times.parse(status.start_time))
+        status = _expiring(status, retention_days or 0, now)
     else:
         status = retained(status, now, retention_days=retention_days)
     return _conditions(status, generation, now, ("False", "Built", ""))
@@ -125,6 +127,23 @@ def retained(status: Status, now: dt.datetime, *, retention_days: int | None) ->
         if not days or times.parse(status.expire_date_time) - times.parse(status.start_time) >= kept:
             return status
     return _expiring(status, days, now)
+
+
+def not_later(status: Status, now: dt.datetime) -> Status:
+    """Its past is not later than now: a clock was set back, or somebody else has written it. As a rule the same object.
+
+    Otherwise what counts from such a moment would be wrong at every look, and be written anew each time.
+    """
+    stamp = times.render(now)  # moments of one form have the order of time as texts
+    conditions = status.conditions
+    if any(each.last_transition_time > stamp for each in conditions):
+        conditions = tuple(
+            msgspec.structs.replace(each, last_transition_time=min(each.last_transition_time, stamp))
+            for each in conditions
+        )
+    if conditions is status.conditions and status.start_time <= stamp:
+        return status
+    return msgspec.structs.replace(status, start_time=min(status.start_time, stamp), conditions=conditions)
 
 
 def _expiring(status: Status, days: int, since: dt.datetime) -> Status:

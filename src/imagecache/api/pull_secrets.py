@@ -40,7 +40,10 @@ def pull_secret(name: str, document: JSON, source: str = "") -> PullSecret:
     kind = secret.get("type")
     key = _KEYS.get(kind) if isinstance(kind, str) else None
     if key is None:
-        raise InvalidInput(f"{source}imagePullSecret {name} is no pull secret", hint=f"expected {CONFIG_KIND}")
+        raise InvalidInput(
+            f"{source}imagePullSecret {name} is no pull secret: its type is not {CONFIG_KIND}",
+            hint="a type cannot be changed: delete it, and create it with kubectl create secret docker-registry",
+        )
     config = _decoded(secret, key)
     if config is None:
         raise InvalidInput(

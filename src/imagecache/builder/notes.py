@@ -29,7 +29,9 @@ def of_documents(top: Resolved, manifest: Manifest, stated: Platform, wanted: Pl
     if not top.typed:  # core/remotes/docker/resolver.go takes the type from the header alone
         found.append(f"{_WITHOUT}: the registry's Content-Type is not the type of the manifest")
     if stated.architecture and not matches(wanted, stated):  # a pull unpacks it (plugins/transfer/plugin.go, OnlyOS)
-        found.append(f"its config says {stated}, not {normalise(wanted)}: programs for that do not start here")
+        found.append(
+            f"its config says {stated}, and nodes of {normalise(wanted)} take it: its programs may not start there"
+        )
     types = {layer.media_type for layer in manifest.layers}
     if mediatypes.DOCKER_LAYER_ZSTD in types:
         found.append(f"{_WITHOUT} by containerd 1.6: it does not know the type {mediatypes.DOCKER_LAYER_ZSTD}")

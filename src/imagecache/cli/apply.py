@@ -12,7 +12,7 @@ from imagecache.cli.session import Session
 def apply(session: Session, file: Files, no_attach: NoAttach = False, as_json: AsJson = False) -> None:
     """Create ImageCaches, or change existing ones.
 
-    A cache that does not exist is created. One whose manifest asks for other images is built again: its old content
+    A cache that does not exist is created. One whose manifest asks for something else is built again: its old content
     serves until the new content is complete and attached, and goes on serving when the update fails.
     Ctrl-C keeps what was fetched; run the same command to resume.
     """

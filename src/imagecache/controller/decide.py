@@ -42,6 +42,8 @@ LATER = 60.0
 """Seconds between two looks at a store that has been away for longer."""
 SETTLED = dt.timedelta(hours=1)
 """A bundle that was there for so long and is lost then has nothing to do with one that is lost at once."""
+_NOTES = 20
+"""At most that many are recorded: the status keeps fifty events, and what it no longer has is recorded again."""
 _NO_SECRET = PullSecretUnavailable.__name__
 
 
@@ -93,7 +95,11 @@ class _Draft:
         self.problem: ImageCacheError | None = None
         self.decided = cache.status is None
         """The status is about this generation from now on."""
-        self.status = cache.status or phases.begin(ids.derived_cache_id(cache.metadata.uid), self.generation, now)
+        self.status = (
+            phases.not_later(cache.status, now)
+            if cache.status is not None
+            else phases.begin(ids.derived_cache_id(cache.metadata.uid), self.generation, now)
+        )
 
     def decide(self) -> Decision:
         if nodes.FINALIZER not in self.cache.metadata.finalizers:
@@ -124,12 +130,8 @@ class _Draft:
         )
 
     def advance(self, spec: EffectiveSpec) -> None:
-        if self.cache.status is None:
-            self.record_notes(spec)
-        if self.status.phase in assignment.SERVING:
-            self.retain(spec)
-        elif self.status.phase in phases.UNFINISHED:
-            self.status = replace(self.status, expire_date_time="", retention_days=0)
+        self.record_notes(spec)
+        self.limit(spec.retention_days)
         if self.observed.store_problem is not None:
             self.without_store(self.observed.store_problem)
             return
@@ -176,7 +178,6 @@ class _Draft:
         since = phases.condition(self.status, "Building")
         self.status = phases.update(self.status, self.generation, self.now)
         self.record("Updating", f"Image cache is built again: {differs or 'the store has lost it'}")
-        self.record_notes(spec)
         if document is not None or self.attempt.wanted != building.wanted(spec):
             self.update(spec)
         else:
@@ -209,8 +210,6 @@ class _Draft:
         why = self.why_again(spec)
         if why:
             self.retry(spec, why)
-        elif self.status.phase is Phase.FAILED:
-            self.status = phases.failed_until(self.status, self.now)
 
     def why_again(self, spec: EffectiveSpec) -> str:
         """Why what has failed is built again; empty: it is not."""
@@ -232,8 +231,7 @@ class _Draft:
 
     def retry(self, spec: EffectiveSpec, why: str) -> None:
         attempt = self.attempt
-        self.record("Retrying", f"Image cache is built again: {why}")
-        self.record_notes(spec)
+        self.record("Retrying", f"Image cache is tried again: {why}")
         if self.status.phase is Phase.UPDATE_FAILED:
             self.status = phases.update(self.status, self.generation, self.now)
             self.status = replace(self.status, attempt=attempts.fresh(attempt))
@@ -363,6 +361,7 @@ class _Draft:
     def refuse(self, error: InvalidManifest) -> None:
         """It asks for something that no build can make: it fails at once, and old content goes on serving."""
         self.decided = True
+        self.limit(self.status.retention_days or None)  # what it asks for cannot be read: what serves keeps its own
         if self.status.phase in phases.FAILED:
             if phases.outcome(self.status) == (error.reason, building.explain(error)):
                 return
@@ -373,16 +372,29 @@ class _Draft:
         self.actions.append(StopBuild())
         self.fail(error, self.attempt)
 
-    def retain(self, spec: EffectiveSpec) -> None:
+    def limit(self, retention_days: int | None) -> None:
+        """The expiry, whatever somebody else has written there; before anything is deleted by it."""
+        if self.status.phase in assignment.SERVING:
+            self.retain(retention_days)
+        elif self.status.phase is Phase.FAILED:
+            self.status = phases.failed_until(self.status, self.now)
+        else:
+            self.status = replace(self.status, expire_date_time="", retention_days=0)
+
+    def retain(self, days: int | None) -> None:
         """The expiry of what serves. That it will be deleted is said in time: nobody asked for it when it was built."""
-        self.status, before = phases.retained(self.status, self.now, retention_days=spec.retention_days), self.status
-        if self.status is not before and self.status.expire_date_time:
+        self.status, before = phases.retained(self.status, self.now, retention_days=days), self.status
+        if self.status is before:
+            return
+        if self.status.expire_date_time:
             self.record(
                 "WillExpire",
                 f"Image cache and object will be deleted at {self.status.expire_date_time}: retentionDays is "
-                f"{spec.retention_days}, counted from now, because it was set after the build",
+                f"{days}, counted from now, because it was set after the build",
                 kind=events.WARNING,
             )
+        elif before.retention_days:
+            self.record("WillNotExpire", "Image cache stays until it is deleted: it has no retentionDays any more")
 
     def expire(self) -> Decision:
         expired = events.event("Expired", "Image cache has expired and is deleted", about=self.cache.name, now=self.now)
@@ -474,9 +486,12 @@ class _Draft:
         self.status = replace(self.status, events=events.append(self.status.events, event))
 
     def record_notes(self, spec: EffectiveSpec) -> None:
-        """What is ignored of the document, once for each build."""
-        for note in (*self.observed.notes, *spec.notes):
-            self.record("Noted", note)
+        """What is ignored of the document, once: also of an annotation that comes later."""
+        notes = (*self.observed.notes, *spec.notes)[:_NOTES]
+        told = {each.message for each in self.status.events if each.reason == "Noted"} if notes else set()
+        for note in notes:
+            if note not in told:
+                self.record("Noted", note)
 
     def changed_status(self) -> Status:
         """The new status, or the very same object when only times would differ: then nothing is written."""

@@ -33,7 +33,7 @@ async def record(kube: Kube, cache: ImageCache, events: tuple[Event, ...]) -> No
 def _object(cache: ImageCache, event: Event) -> Object:
     return {
         # a name has at most 253 characters, and two events about one object may be made in the same moment
-        "metadata": {"name": f"{cache.name[:230]}.{secrets.token_hex(8)}", "namespace": NAMESPACE},
+        "metadata": {"name": f"{cache.name[:230].rstrip('.-')}.{secrets.token_hex(8)}", "namespace": NAMESPACE},
         "involvedObject": {"apiVersion": API_VERSION, "kind": KIND, "name": cache.name, "uid": cache.metadata.uid},
         "type": event.type,
         "reason": event.reason,

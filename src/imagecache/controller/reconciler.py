@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from imagecache.api import assignment, ids, nodes, parse
+from imagecache.api import assignment, building, ids, nodes, parse
 from imagecache.api.effective_spec import effective_spec
 from imagecache.api.nodes import NodeView
 from imagecache.api.types import Event, ImageCache, Status
@@ -275,7 +275,8 @@ class Reconciler:
             chosen = assignment.node_selector(cache.metadata.annotations)
         except InvalidManifest:  # the decision reports it
             chosen = None
-        return assignment.architectures(chosen, self.informers.machines) or (self._dependencies.architecture,)
+        built = building.architectures(cache.status) if cache.status is not None else ()
+        return assignment.architectures(chosen, self.informers.machines, built) or (self._dependencies.architecture,)
 
     async def _bundles(self, cache: ImageCache) -> tuple[dict[str, Bundle], ImageCacheError | None]:
         def look() -> dict[str, Bundle]:

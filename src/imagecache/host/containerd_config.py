@@ -37,6 +37,10 @@ _BESIDE, _INSIDE = "imagecache.toml", "zz-imagecache.toml"
 """The drop-in's name beside the main file, and in an imported directory: of its files the last one wins."""
 
 
+_MADE = "# Made by imagecache, which removes this file with its drop-in.\n"
+"""In a main file that did not exist before: one that a person has written may say the same otherwise."""
+
+
 class Action(enum.Enum):
     CREATED = "created"
     UPDATED = "updated"
@@ -166,7 +170,7 @@ class ContainerdConfig:
         """The main file's ``text`` with ``path`` imported."""
         if not self._main.exists():
             version = 2 if version_of(self._settings.containerd)[0] == 1 else 3
-            return f"{self._line}version = {version}\n"
+            return f"{self._line}{_MADE}version = {version}\n"
         if path != self._beside:
             return without_import(text, self._beside) if self._is_imported(text) else text
         if self._is_imported(text):
@@ -183,7 +187,7 @@ class ContainerdConfig:
         if not self._main.exists():
             return Change(self._main, Action.UNCHANGED)
         text = exact_text(self._main)
-        if re.fullmatch(re.escape(self._line.rstrip("\n")) + r"\r?\nversion = [23]\r?\n", text):
+        if re.fullmatch(re.escape(self._line + _MADE).replace("\\\n", r"\r?\n") + r"version = [23]\r?\n", text):
             return self._remove(self._main)
         return self._write_main(text, without_import(text, self._beside))
 

@@ -7,6 +7,9 @@ values.
 
 from __future__ import annotations
 
+import base64
+import datetime as dt
+import re
 from typing import Annotated, Any
 
 import msgspec
@@ -20,8 +23,19 @@ _Time = Annotated[
 ]
 """RFC 3339, a little more freely, as older versions of Go read it."""
 
+_DATE = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d{1,2}):(\d\d):(\d\d)")
+_LINE_BREAKS = {ord("\n"): None, ord("\r"): None}
+_Byte = Annotated[int, msgspec.Meta(ge=0, le=255)]
+
 _Integer = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 """Go's int64, and its int on the machines that we know."""
+
+
+def _check_moment(text: str) -> None:
+    """Raises ValueError for a day or an hour that does not exist, as Go's ``time.Parse``."""
+    if found := _DATE.match(text):
+        year, *rest = map(int, found.groups())
+        dt.datetime(year or 2000, *rest, tzinfo=dt.UTC)  # Go knows the year 0, a leap year
 
 
 class AnyDescriptor(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -32,9 +46,14 @@ class AnyDescriptor(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     size: _Integer = 0
     annotations: dict[str, str] = {}
     urls: tuple[str, ...] = ()
-    data: bytes = b""
+    data: str | tuple[_Byte, ...] = ""
+    """Go's ``[]byte``: base64, in which it passes over line breaks, or numbers."""
     platform: Platform | None = None
     artifact_type: str = ""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.data, str):
+            base64.b64decode(self.data.translate(_LINE_BREAKS), validate=True)
 
     @property
     def known_digest(self) -> Digest | None:
@@ -118,6 +137,9 @@ class History(msgspec.Struct, frozen=True):
     comment: str = ""
     empty_layer: bool = False
 
+    def __post_init__(self) -> None:
+        _check_moment(self.created)
+
 
 class ConfigShape(msgspec.Struct):
     created: _Time = ""
@@ -130,3 +152,6 @@ class ConfigShape(msgspec.Struct):
     config: Runtime = Runtime()
     rootfs: RootFS = RootFS()
     history: tuple[History, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_moment(self.created)

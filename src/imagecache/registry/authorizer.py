@@ -11,7 +11,7 @@ import asyncio
 import enum
 from collections.abc import Iterable, Sequence
 
-from imagecache.errors import ImageCacheError
+from imagecache.errors import ImageCacheError, RateLimited, RegistryUnavailable
 from imagecache.registry.challenge import Challenge, find
 from imagecache.registry.credentials import Credential, Credentials, credential_host, sources
 from imagecache.registry.token_server import Token, TokenServer
@@ -88,7 +88,8 @@ class Authorizer:
         host = credential_host(self._tokens.endpoint.host)
         names = sources(tried)
         if not names:
-            return f"no credential for {host} was found; name one in spec.imagePullSecrets, or docker login {host}"
+            remedy = f"name one in spec.imagePullSecrets (on a plain host also: docker login {host})"
+            return f"no credential for {host} was found; {remedy}"
         if len(names) == 1:
             return f"the credential for {host} from {names[0]} was not accepted; renew it"
         listed = ", ".join(names)
@@ -135,22 +136,23 @@ class Authorizer:
             if certain:
                 raise
             return False
-        for credential in known:
-            if credential in tried:
-                continue
+        problem: ImageCacheError | None = None
+        for credential in (each for each in known if each not in tried):
             token: Token | None = None
-            if challenge.scheme == "bearer":
-                try:
-                    token = await self._tokens.fetch(challenge, credential)
-                except ImageCacheError:
-                    if certain:
-                        raise
-                    return False
+            try:
+                token = await self._tokens.fetch(challenge, credential) if challenge.scheme == "bearer" else None
+            except ImageCacheError as error:
+                problem = problem or error
+                if isinstance(error, RateLimited | RegistryUnavailable):  # time is the remedy, no other credential
+                    break
+                # any other code is about this user: token servers refuse one with 404, 422 and others
             # Basic needs a user; an identity token is for token servers only.
             if token is not None or (challenge.scheme == "basic" and credential.username):
                 self._mode, self._credential, self._token = _Mode.CREDENTIAL, credential, token
                 return True
             tried.append(credential)
+        if problem is not None and certain:
+            raise problem
         return False
 
     async def _credentials_known(self) -> Sequence[Credential]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,33 +119,40 @@ def _helper(key: str, name: object, source: str, timeout: float) -> Credentials:
 
 def _keyring(entries: Mapping[str, Any], source: str) -> Keyring:
     """Entries that hold a secret. Empty ones only note that a credential store has it."""
-    found = ((key, _credential(key, value, source)) for key, value in entries.items())
-    return Keyring(tuple((key, credential) for key, credential in found if credential is not None))
+    return Keyring(tuple((key, each) for key, value in entries.items() for each in _credentials(key, value, source)))
 
 
-def _credential(key: str, value: object, source: str) -> Credential | BrokenEntry | None:
+def _credentials(key: str, value: object, source: str) -> Iterator[Credential | BrokenEntry]:
+    """Both of an entry that has a password, which kubelet takes, and an identity token, which Docker takes."""
     try:
         entry = foreign_json.read(value, _Entry, conflicts=False)
     except MalformedDocument:
-        return BrokenEntry(f"{source}: the entry for {key[:160]!r} is not a credential", _FORM)
+        yield BrokenEntry(f"{source}: the entry for {key[:160]!r} is not a credential", _FORM)
+        return
     username, password = entry.username, entry.password
     if entry.auth:
         try:
             username, password = _split_auth(entry.auth)
         except ValueError as problem:  # our own words: see there
-            return BrokenEntry(f"{source}: 'auth' of {key[:160]!r} {problem}", _AUTH_FORM)
+            yield BrokenEntry(f"{source}: 'auth' of {key[:160]!r} {problem}", _AUTH_FORM)
+            return
+    if password or (username and not entry.identitytoken):
+        yield Credential(username=username, password=password, source=source)
     if entry.identitytoken:
-        return Credential(username=username, identity_token=entry.identitytoken, source=source)
-    return Credential(username=username, password=password, source=source) if username or password else None
+        yield Credential(username=username, identity_token=entry.identitytoken, source=source)
 
 
 def _split_auth(auth: str) -> tuple[str, str]:
     """User and password. Line breaks are passed over, as by Go's ``encoding/base64``. Raises ValueError."""
     packed = "".join(auth.split())
     try:
-        text = base64.b64decode(packed + "=" * (-len(packed) % 4), validate=True).decode()
+        decoded = base64.b64decode(packed + "=" * (-len(packed) % 4), validate=True)
     except (binascii.Error, ValueError):
         raise ValueError("is not base64") from None  # the cause would hold the text
+    try:
+        text = decoded.decode()
+    except UnicodeDecodeError:
+        raise ValueError("holds no UTF-8 text") from None
     username, colon, password = text.partition(":")
     if not colon:
         raise ValueError("has no colon")

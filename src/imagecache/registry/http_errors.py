@@ -63,7 +63,8 @@ _ABSENT_NAME = frozenset({socket.EAI_NONAME, socket.EAI_NODATA})
 """DNS answered that the name does not exist: no retry. Every other failure of DNS (EAI_AGAIN) may be temporary."""
 _PLAIN_HINT = (
     "if it speaks plain HTTP, add {host} to the annotation k8s.aliyun.com/plain-http-registry; "
-    "if its certificate is self-signed, to k8s.aliyun.com/insecure-registry, or trust its authority in hosts.toml"
+    "if its certificate is self-signed, to k8s.aliyun.com/insecure-registry, or trust its authority in hosts.toml "
+    "(in a cluster: the chart's controller.caBundle or controller.hosts)"
 )
 _PROXY_HINT = (
     "check the variables HTTP_PROXY and HTTPS_PROXY (http://user:password@host:port) and what the proxy allows, "
@@ -101,7 +102,8 @@ def status_error(status: int, host: str, what: str, code: str = "", after: float
     said = f"{host} answers {status}{f' {code}' if code else ''} to the request for {what}"
     if status == 401:
         return Unauthenticated(
-            said, hint=f"provide a credential for {host}: spec.imagePullSecrets, or docker login {host}"
+            said,
+            hint=f"provide a credential for {host}: spec.imagePullSecrets (on a plain host also: docker login {host})",
         )
     if status == 403:
         return AccessDenied(said, hint=f"the account needs the right to pull this repository from {host}")

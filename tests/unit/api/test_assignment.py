@@ -171,6 +171,8 @@ def test_the_architectures_of_the_nodes() -> None:
     assert architectures(selector.parse("pool=arm", ""), nodes) == ["arm64"]
     for nobody in ("pool=win", "pool=new", "pool=none"):
         assert architectures(selector.parse(nobody, ""), nodes) == ["amd64", "arm64"], "until there are some"
+    assert architectures(selector.parse("pool=none", ""), nodes, {"arm64"}) == ["arm64"], "as it was built"
+    assert architectures(GPU, nodes, {"arm64"}) == ["amd64"]
     assert architectures(None, nodes) == ["amd64", "arm64"]
     assert architectures(selector.EVERYTHING, nodes[4:]) == []
 

@@ -52,7 +52,7 @@ def test_ready() -> None:
     status = ready(phases.advance(building(), 1, 2, LATER), days=7)
 
     assert (status.phase, status.images, status.size) == (Phase.READY, IMAGES, 7)
-    assert status.expire_date_time == "2019-10-31T13:40:58Z"
+    assert status.expire_date_time == "2019-10-31T13:44:58Z"
     assert condition(status, "Ready") == ("True", "Built", "2019-10-24T13:44:58Z", 1)
     assert condition(status, "Building")[:2] == ("False", "Built")
     assert ready(building()).expire_date_time == ""
@@ -102,7 +102,7 @@ def test_update_serves_the_old_content_meanwhile() -> None:
     )
     assert (moving.phase, moving.progress) == (Phase.UPDATING, "50%")
     assert (failed.phase, failed.reason) == (Phase.UPDATE_FAILED, "X: y")
-    assert failed.expire_date_time == "2019-10-31T13:40:58Z"
+    assert failed.expire_date_time == "2019-10-31T13:44:58Z"
     assert condition(failed, "Ready")[:2] == ("False", "X")
     assert ready(phases.update(failed, 3, LATER)).phase is Phase.READY
 
@@ -227,7 +227,7 @@ def test_what_others_read_follows_from_phase_and_build(
 def test_a_retention_counts_from_the_build_or_from_its_change() -> None:
     old = NOW + dt.timedelta(days=100)
     kept = phases.retained(ready(building(), days=7), old, retention_days=7)
-    assert kept.expire_date_time == "2019-10-31T13:40:58Z", "the same counts on"
+    assert kept.expire_date_time == "2019-10-31T13:44:58Z", "the same counts on"
 
     for days, expiry in ((9, "2020-02-10T13:40:58Z"), (2, "2020-02-03T13:40:58Z")):
         assert phases.retained(kept, old, retention_days=days).expire_date_time == expiry
@@ -235,6 +235,17 @@ def test_a_retention_counts_from_the_build_or_from_its_change() -> None:
     assert phases.retained(kept, old, retention_days=None).expire_date_time == ""
     status = ready(building())
     assert phases.retained(status, old, retention_days=None) is status
+
+
+def test_a_past_that_is_later_than_now_is_now() -> None:
+    status = ready(building(), days=7)
+    assert phases.not_later(status, LATER) is status
+
+    back = phases.not_later(status, NOW - dt.timedelta(minutes=5))
+
+    assert back.start_time == "2019-10-24T13:35:58Z"
+    assert {each.last_transition_time for each in back.conditions} == {back.start_time}
+    assert phases.not_later(back, NOW - dt.timedelta(minutes=5)) is back
 
 
 def test_serving_is_true_while_the_store_has_a_bundle() -> None:

@@ -72,6 +72,14 @@ CASES: dict[str, Case] = {
         phase=Phase.PENDING,
         events=("Noted",),
     ),
+    "a-note-about-a-later-annotation-is-recorded-too": Case(
+        cache(annotations={"k8s.aliyun.com/imc-cpu-arhc": "arm64"}, status=settled(ready())),
+        HAS_ONE,
+        phase=Phase.READY,
+        events=("Noted",),
+        check=lambda s: look(cache(annotations={"k8s.aliyun.com/imc-cpu-arhc": "arm64"}, status=s), **HAS_ONE).status
+        is s,
+    ),
     "a-bundle-that-exists-is-taken": Case(A, HAS_ONE, phase=Phase.READY, events=("Ready",)),
     "what-is-unusual-about-its-image-is-noted": Case(
         A,
@@ -164,10 +172,20 @@ CASES: dict[str, Case] = {
         check=lambda s: s.expire_date_time == "2024-06-02T12:00:00Z",
         at=NOW + 30 * DAY,
     ),
+    "one-that-was-there-counts-from-when-its-content-is": Case(
+        cache(days=1, status=creating()),
+        HAS_ONE,
+        phase=Phase.READY,
+        events=("Ready",),
+        again=DAY.total_seconds(),
+        check=lambda s: s.expire_date_time == "2024-05-03T13:00:00Z",
+        at=NOW + DAY + dt.timedelta(hours=1),  # it has waited for a Secret
+    ),
     "one-that-is-taken-back-is-no-expiry": Case(
         cache(generation=2, status=ready(retention_days=1)),
         HAS_ONE,
         phase=Phase.READY,
+        events=("WillNotExpire",),
         check=lambda s: (s.expire_date_time, s.retention_days) == ("", 0),
         at=NOW + DAY,
     ),

@@ -114,6 +114,20 @@ async def test_a_node_that_comes_and_goes_builds_nothing_again(bench: Bench) -> 
     assert len(bench.builder.requests) == 1
 
 
+async def test_a_pool_that_scales_to_zero_and_back_builds_nothing(bench: Bench) -> None:
+    """Its selector matches no node meanwhile."""
+    await mixed(bench)
+    assert await built(bench, **{NODE_SELECTOR: "pool=arm"}) == [("nginx:1.25", "linux/arm64")]
+
+    for resource in (NODE_IMAGE_CACHES, NODES):
+        await bench.kube.delete(resource, "three")
+    await bench.until(lambda status: status.nodes == NodeCounts())
+    await bench.node("three", labels=machine("arm64", pool="arm"))
+    await bench.until(lambda status: status.nodes == NodeCounts(desired=1))
+
+    assert len(bench.builder.requests) == 1
+
+
 async def test_a_node_of_a_new_architecture_is_a_reason_to_build_again(bench: Bench) -> None:
     bench.start()
     await bench.node("one", labels=machine("amd64"))

@@ -30,6 +30,7 @@ from tests.unit.controller.situations import (
     creating,
     failed,
     look,
+    pending,
     ready,
     request,
     settled,
@@ -52,6 +53,8 @@ def saying(status: Status, kind: str, value: str) -> Status:
     )
     return set_back(status, conditions=tuple(lie))
 
+
+UNREADABLE = look(cache(annotations={"k8s.aliyun.com/imc-size": "abc"})).status or pending()
 
 CASES: dict[str, Case] = {
     "a-phase-that-is-set-back-is-mended": Case(
@@ -115,6 +118,34 @@ CASES: dict[str, Case] = {
         phase=Phase.READY,
         events=("WillExpire",),
         again=2 * A_DAY,
+    ),
+    "nor-while-the-object-cannot-be-read": Case(
+        cache(
+            annotations={"k8s.aliyun.com/imc-size": "abc"},
+            generation=2,
+            status=set_back(ready(retention_days=2), expire_date_time="2020-01-01T00:00:00Z"),
+        ),
+        HAS_ONE,
+        actions=(StopBuild(),),
+        phase=Phase.UPDATE_FAILED,
+        events=("WillExpire", "InvalidManifest"),
+        again=2 * A_DAY,
+        check=lambda s: s.expire_date_time == "2024-05-03T12:00:00Z",
+    ),
+    "nor-of-what-failed-because-of-that": Case(
+        cache(annotations={"k8s.aliyun.com/imc-size": "abc"}, status=set_back(UNREADABLE, expire_date_time="")),
+        phase=Phase.FAILED,
+        again=A_DAY,
+        check=lambda s: s.expire_date_time == "2024-05-02T12:00:00Z",
+    ),
+    "a-start-after-now-is-now-and-written-once": Case(
+        cache(days=3, status=set_back(ready(retention_days=2), start_time="2100-01-01T00:00:00Z")),
+        HAS_ONE,
+        phase=Phase.READY,
+        events=("WillExpire",),
+        again=3 * A_DAY,
+        check=lambda s: s.start_time == "2024-05-01T12:00:00Z"
+        and look(cache(days=3, status=s), **HAS_ONE).status is s,
     ),
     "nor-one-without-a-retention": Case(
         cache(status=set_back(ready(), expire_date_time="2020-01-01T00:00:00Z")),

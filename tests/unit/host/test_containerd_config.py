@@ -31,6 +31,7 @@ TEXTS = {
     "a pattern of other names": 'imports = ["/nowhere/99-*.toml"]\nversion = 2\n',
     "trailing comma": 'version = 2\nimports = [ "a.toml", ]\n',
     "many lines": 'version = 2\nimports = [\n  \'a]".toml\', # one ]\n  "b\\"].toml" # last\n]\n[plugins]\n',
+    "a version alone": "version = 2\n",
     "comment only": "version = 2\nimports = [ # none yet\n]\n",
 }
 

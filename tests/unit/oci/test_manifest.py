@@ -343,9 +343,9 @@ def of_type(field: str) -> list[object]:
         "artifactType": [5, {}],
         "subject": [5, [], {"size": "5"}],
         "urls": ["x", [5]],
-        "data": [5, "?"],
+        "data": [5, "?", "eA=", [256], ["x"], {}],
         "platform": ["linux/amd64", {"os": 5}],
-        "created": [5, {}, "yesterday", ""],
+        "created": [5, {}, "yesterday", "", "2024-13-01T00:00:00Z", "2023-02-29T12:00:00Z", "2024-05-01T24:00:00Z"],
         "author": [5],
         "config": ["x", {"Env": "A=b"}, {"Labels": {"a": 5}}, {"ExposedPorts": {"80/tcp": []}}, {"ArgsEscaped": "yes"}],
         "history": [{}, [5], [{"created_by": []}], [{"empty_layer": 1}], [{"created": "x"}]],
@@ -374,6 +374,17 @@ def test_types_of_fields_of_descriptors(field: str) -> None:
                 parse_manifest(body(document), mediatypes.OCI_MANIFEST)
         with pytest.raises(MalformedDocument, match="malformed"):
             parse_index(body(changed(INDEX, manifests=[{**ENTRY, field: value}])), mediatypes.OCI_INDEX)
+
+
+@pytest.mark.parametrize("data", ["", "eA==", "e\nA=\r\n=", [], [0, 255], None])
+def test_data_of_a_descriptor_is_read_as_by_go(data: object) -> None:
+    document = changed(MANIFEST, layers=[{**LAYER, "data": data}])
+    assert parse_manifest(body(document), mediatypes.OCI_MANIFEST).layers
+
+
+@pytest.mark.parametrize("created", ["0000-02-29T12:00:00Z", "2024-02-29T1:00:00,5Z", "2024-05-01T12:00:00+23:59"])
+def test_moments_that_go_reads(created: str) -> None:
+    parse_config(config(A, created=created, history=[{"created": created}]), manifest_of(1))
 
 
 @pytest.mark.parametrize("field", ["created", "author", "config", "history", "os.features"])

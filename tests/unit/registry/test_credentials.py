@@ -167,6 +167,25 @@ BROKEN: list[object] = [
 ]
 
 
+async def test_an_identity_token_takes_no_password_away() -> None:
+    """Docker takes the token, kubelet the password: a registry of Basic wants the one, a token server either."""
+    config = config_of({"a.example": {**auth("bob"), "identitytoken": "t"}})
+
+    found = await config.credentials_for("a.example", "x")
+
+    assert [(each.username, bool(each.password), each.identity_token) for each in found] == [
+        ("bob", True, ""),
+        ("bob", False, "t"),
+    ]
+
+
+async def test_a_password_in_another_character_set_is_named() -> None:
+    config = config_of({"a.example": {"auth": base64.b64encode(b"bob:p\xe4ss").decode()}})
+
+    with pytest.raises(InvalidSetting, match="holds no UTF-8 text"):
+        await config.credentials_for("a.example", "x")
+
+
 @pytest.mark.parametrize("entry", BROKEN)
 async def test_a_broken_entry_is_an_error_for_its_own_registry_only(entry: object) -> None:
     config = config_of({"a.example": entry, "b.example": auth("bob")})
