@@ -68,11 +68,11 @@ class Roots:
 
 
 def _empty(directory: Path) -> None:
-    """Make its large files empty."""
+    """Make its large files empty, but those that have another name: that may be a blob of the cached images."""
     for place, _, names in os.walk(directory):
         for path in (Path(place, name) for name in names):
             status = path.lstat()
-            if stat.S_ISREG(status.st_mode) and status.st_size >= _LARGE:
+            if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and status.st_size >= _LARGE:
                 os.truncate(path, 0)
 
 

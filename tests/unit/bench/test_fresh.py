@@ -23,6 +23,8 @@ def test_a_full_disk_gets_its_bytes_back_and_no_inode_is_freed(tmp_path: Path, m
     (first / "d" / "large").write_bytes(bytes(1 << 20))
     (first / "small").write_text("kept")
     (first / "link").symlink_to("/etc/passwd")
+    (tmp_path / "blob").write_bytes(bytes(1 << 20))
+    (first / "same").hardlink_to(tmp_path / "blob")
     kept = roots.fresh("b")
     kept.mkdir()
     (kept / "large").write_bytes(bytes(1 << 20))
@@ -33,5 +35,6 @@ def test_a_full_disk_gets_its_bytes_back_and_no_inode_is_freed(tmp_path: Path, m
 
     assert (first / "d" / "large").stat().st_size == 0
     assert (first / "small").read_text() == "kept"
+    assert (tmp_path / "blob").stat().st_size == 1 << 20, "another name of it is not ours to empty"
     assert (kept / "large").stat().st_size == 1 << 20
     assert len(roots.emptied) == 1

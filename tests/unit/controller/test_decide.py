@@ -77,8 +77,9 @@ CASES: dict[str, Case] = {
         HAS_ONE,
         phase=Phase.READY,
         events=("Noted",),
-        check=lambda s: look(cache(annotations={"k8s.aliyun.com/imc-cpu-arhc": "arm64"}, status=s), **HAS_ONE).status
-        is s,
+        check=lambda s: (
+            look(cache(annotations={"k8s.aliyun.com/imc-cpu-arhc": "arm64"}, status=s), **HAS_ONE).status is s
+        ),
     ),
     "a-bundle-that-exists-is-taken": Case(A, HAS_ONE, phase=Phase.READY, events=("Ready",)),
     "what-is-unusual-about-its-image-is-noted": Case(

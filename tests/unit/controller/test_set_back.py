@@ -144,8 +144,7 @@ CASES: dict[str, Case] = {
         phase=Phase.READY,
         events=("WillExpire",),
         again=3 * A_DAY,
-        check=lambda s: s.start_time == "2024-05-01T12:00:00Z"
-        and look(cache(days=3, status=s), **HAS_ONE).status is s,
+        check=lambda s: s.start_time == "2024-05-01T12:00:00Z" and look(cache(days=3, status=s), **HAS_ONE).status is s,
     ),
     "nor-one-without-a-retention": Case(
         cache(status=set_back(ready(), expire_date_time="2020-01-01T00:00:00Z")),
