@@ -91,7 +91,7 @@ def architectures(
     """
     linux = [(labels, each.architecture) for labels, each in nodes if each is not None and each.os == "linux"]
     matching = {each for labels, each in linux if chosen is not None and chosen.matches(labels)}
-    return sorted(matching or set(built) or {each for _, each in linux})
+    return sorted(matching or (set(built) if linux else set()) or {each for _, each in linux})
 
 
 def assigned(

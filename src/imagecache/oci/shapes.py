@@ -34,8 +34,8 @@ _Integer = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 def _check_moment(text: str) -> None:
     """Raises ValueError for a day or an hour that does not exist, as Go's ``time.Parse``."""
     if found := _DATE.match(text):
-        year, *rest = map(int, found.groups())
-        dt.datetime(year or 2000, *rest, tzinfo=dt.UTC)  # Go knows the year 0, a leap year
+        year, month, day, hour, minute, second = map(int, found.groups())
+        dt.datetime(year or 2000, month, day, hour, minute, second, tzinfo=dt.UTC)  # Go knows the year 0, a leap year
 
 
 class AnyDescriptor(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

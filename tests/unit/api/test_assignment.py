@@ -174,7 +174,7 @@ def test_the_architectures_of_the_nodes() -> None:
     assert architectures(selector.parse("pool=none", ""), nodes, {"arm64"}) == ["arm64"], "as it was built"
     assert architectures(GPU, nodes, {"arm64"}) == ["amd64"]
     assert architectures(None, nodes) == ["amd64", "arm64"]
-    assert architectures(selector.EVERYTHING, nodes[4:]) == []
+    assert architectures(selector.EVERYTHING, nodes[4:], {"arm64"}) == []
 
 
 @pytest.mark.parametrize(

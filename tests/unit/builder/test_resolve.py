@@ -76,7 +76,7 @@ async def test_the_platform_of_the_entry_counts_and_not_that_of_the_config() -> 
 
     assert (found.manifest.digest, found.platform) == (ARM_IMAGE.descriptor.digest, AMD64)
     (note,) = found.notes
-    assert note.startswith("its config says linux/arm64, not linux/amd64: programs")
+    assert note.startswith("its config says linux/arm64, and nodes of linux/amd64 take it")
 
 
 async def test_a_manifest_that_no_index_lists_is_for_every_platform() -> None:

@@ -45,6 +45,7 @@ from tests.unit.controller.situations import (
     condition,
     creating,
     failed,
+    look,
     node,
     pending,
     ready,
@@ -180,7 +181,7 @@ CASES: dict[str, Case] = {
         events=("Ready",),
         again=DAY.total_seconds(),
         check=lambda s: s.expire_date_time == "2024-05-03T13:00:00Z",
-        at=NOW + DAY + dt.timedelta(hours=1),  # it has waited for a Secret
+        at=NOW + DAY + DAY / 24,  # it has waited for a Secret
     ),
     "one-that-is-taken-back-is-no-expiry": Case(
         cache(generation=2, status=ready(retention_days=1)),

@@ -100,13 +100,13 @@ async def test_a_token_server_that_is_broken_for_one_is_no_refusal(
 
 @pytest.mark.parametrize("status", [402, 404, 410, 422])
 async def test_a_token_server_that_says_no_in_another_way_is_asked_with_the_next(
-    connect: Connect, registry: FakeRegistry, reference: Reference, status: int
+    connect: Connect, rights: FakeRegistry, reference: Reference, status: int
 ) -> None:
     """kubelet tries the next credential after any error of a pull (kuberuntime_image.go)."""
-    registry.auth = "bearer"
-    registry.faults.token_statuses.extend([(403, {}), (status, {})])
+    rights.auth = "bearer"
+    rights.faults.token_statuses.extend([(403, {}), (status, {})])
 
-    assert (await (await connect(known(registry, WRONG, ALICE))).resolve(reference)).private
+    assert (await (await connect(known(rights, BOB, ALICE))).resolve(reference)).private
 
 
 async def test_a_public_image_needs_none_of_them(
