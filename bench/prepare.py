@@ -26,7 +26,7 @@ COLUMNS = (
     Figure("memory", "peak memory", "MB"),
     Figure("made", "made", "MB"),
 )
-_FEW = {"stargz": 2}
+_FEW = {"stargz": 2, "erofs-lz4": 2}
 """Rounds of ways that take much time, by key."""
 Work = Callable[[], Path]
 """Does it; returns the directory of what it has made."""

@@ -54,7 +54,7 @@ _RESERVE = 14 << 30
 _ROUNDS = 5
 _PREPARES = 3
 """Rounds of preparing: each takes two minutes, most of them to optimize an eStargz image."""
-_CLUSTER_PARTS = ((cluster.pods, 30, 1), (cluster.caches, _ROUNDS, 1), (cluster.joins, 3, 1))
+_CLUSTER_PARTS = ((cluster.pods, 25, 1), (cluster.caches, _ROUNDS, 1), (cluster.joins, 3, 1))
 """With the rounds of a whole run and those of a quick one."""
 
 
@@ -163,7 +163,7 @@ class Bench:
         return Measured([row for one in parts for row in one.rows], [table for one in parts for table in one.tables])
 
     def controller(self) -> Measured:
-        return controller.measure(self.directory, 1 if self.quick else 2)
+        return controller.measure(self.directory, 1)
 
 
 PARTS = ("cold", "warm", "prepare", "pull", "convert", "namespaces", "handlers", "direct", "pods", "controller")

@@ -18,7 +18,7 @@ from bench.cold import Course, execute
 from bench.contender import LONGEST, Contender, Node
 from bench.contenders.erofs import PREBUILT
 from bench.figures import MB, Figure, Goal, Line, Measured, Row, Table
-from bench.fresh import Roots, forget_pages
+from bench.fresh import Roots, drop_caches, forget_pages, settle
 from bench.meter import MemoryMeter, busy_seconds, disk_held
 from bench.programs import FIND, IMPORT, LINES, RANDOM, TREE
 from testkit.peers.cri import Cri
@@ -98,9 +98,11 @@ async def _tree(node: Node, reference: str, *, trims: bool) -> dict[str, float]:
     """
     if trims:
         await asyncio.sleep(TRIM)
+    await asyncio.to_thread(settle)
     async with Cri(node.address, seconds=LONGEST) as cri, AsyncExitStack() as stack:
         container = await stack.enter_async_context(cri.running(reference))
-        await asyncio.to_thread(forget_pages)
+        # at once: the disk can take as long to be quiet as our agent waits, and its trim would fall into the reading
+        await asyncio.to_thread(drop_caches)
         before = cached_bytes()
         seconds = float((await execute(cri, container, ["python3", "-c", TREE])).split()[0])
         after = cached_bytes()
