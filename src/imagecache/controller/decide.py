@@ -54,21 +54,6 @@ def decide(cache: ImageCache, observed: ObservedState, now: dt.datetime) -> Deci
     return _Draft(cache, observed, now).decide()
 
 
-def needs_secrets(cache: ImageCache, build: object) -> bool:
-    """Whether the secrets must be looked at before deciding: nothing is running, and they may say whether to begin."""
-    status = cache.status
-    if build is not None or status is None or status.phase not in phases.FAILED:
-        return build is None and not (status and status.phase is Phase.READY)
-    reason = phases.failure(status)
-    return reason == _NO_SECRET or failures.is_of_access(reason)
-
-
-def needs_configuration(cache: ImageCache, build: object) -> bool:
-    """Whether the configuration of registries must be looked at before deciding: it may be why a build failed."""
-    failed = isinstance(build, Broken) and failures.is_of_access(build.error.reason)
-    return failed or (cache.status is not None and failures.is_of_access(phases.outcome(cache.status)[0]))
-
-
 def _delete(cache: ImageCache, observed: ObservedState) -> Decision:
     """Nothing here waits for a node, an agent or the store, so nothing can keep an object from being deleted."""
     if nodes.FINALIZER not in cache.metadata.finalizers:

@@ -21,7 +21,7 @@ from imagecache.backoff import Backoff, Retries
 from imagecache.clock import Clock
 from imagecache.controller import event_recorder, pull_secrets, watches
 from imagecache.controller.build_queue import BuildQueue
-from imagecache.controller.decide import SOON, decide, needs_configuration, needs_secrets
+from imagecache.controller.decide import SOON, decide
 from imagecache.controller.decision import (
     CONFIGURATION,
     Action,
@@ -38,6 +38,7 @@ from imagecache.controller.decision import (
 )
 from imagecache.controller.dependencies import Builder, BundleStore, Claims, Unclaimed
 from imagecache.controller.informer_cache import InformerCache
+from imagecache.controller.needs import needs_configuration, needs_secrets
 from imagecache.controller.watches import Seen, Watches
 from imagecache.controller.work_queue import WorkQueue
 from imagecache.errors import (
