@@ -6,7 +6,6 @@ Ours is on loop devices: a layer image that is mounted from its file has no such
 from __future__ import annotations
 
 import asyncio
-import statistics
 from collections.abc import Sequence
 
 from bench.contender import Contender, Site
@@ -16,14 +15,12 @@ from bench.figures import Measured, Row, Samples
 from bench.fresh import Roots, drawn
 from bench.images import BenchImage
 from bench.programs import DIRECT, DIRECT_RANDOM
-from bench.warm import program_seconds
+from bench.warm import VARIED, program_seconds
 
 _TITLES = {
     DIRECT: "read the twenty largest files with O_DIRECT",
     DIRECT_RANDOM: "6,000 random 4 KiB reads with O_DIRECT",
 }
-_VARIED = 3
-"""Reads in each turn, of which the mean counts."""
 
 
 def measure(site: Site, image: BenchImage, rounds: int, roots: Roots) -> Measured:
@@ -37,8 +34,8 @@ def measure(site: Site, image: BenchImage, rounds: int, roots: Roots) -> Measure
         with one.node(site, directory) as node:
             node.warm(references[one.key])
             for program in _TITLES:
-                seconds = [asyncio.run(program_seconds(node, references[one.key], program)) for _ in range(_VARIED)]
-                found[one.key, program].add(statistics.mean(seconds))
+                seconds = program_seconds(node, references[one.key], program, times=VARIED)
+                found[one.key, program].add(asyncio.run(seconds))
         roots.spend(directory)
     return Measured(
         [

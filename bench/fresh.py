@@ -25,10 +25,10 @@ from testkit.peers.processes import wait_until
 Item = TypeVar("Item")
 _RECENT = 65.0
 """Seconds after which freed inodes on the disk count as any others: RECENCY_MIN of ext4, and some."""
-_LARGE = 64 << 10
-"""Bytes from which a file is worth emptying."""
 _RECENT_DIRTY = 370.0
 """The same for an inode whose block has been written to again: RECENCY_MIN and RECENCY_DIRTY."""
+_LARGE = 64 << 10
+"""Bytes from which a file is worth emptying."""
 _QUIET = 0.3
 _FEW = 20
 """Requests to all disks in ``_QUIET`` seconds that count as none: a journal's commit, a log's line."""
@@ -50,7 +50,8 @@ class Roots:
     def fresh(self, name: str) -> Path:
         """A path that does not exist."""
         if shutil.disk_usage(self.base).free < self.reserve and self._spent:
-            self._empty_spent()
+            self.empty_spent()
+            forget_pages()
         self._count += 1
         return self.base / f"{self._count:03}-{name}"
 
@@ -58,13 +59,13 @@ class Roots:
         """Nothing of it is used any more: its files may be emptied when the disk gets full."""
         self._spent.append(path)
 
-    def _empty_spent(self) -> None:
+    def empty_spent(self) -> None:
+        """Large files of what is spent are empty from now on."""
         sys.stderr.write("[bench] the disk gets full: emptying the files that earlier turns left\n")
         self.emptied.append(time.time())
         for path in self._spent:
             _empty(path)
         self._spent.clear()
-        forget_pages()
 
 
 def _empty(directory: Path) -> None:

@@ -38,8 +38,8 @@ COLUMNS = (
     Figure("disk", "disk held", "MB"),
 )
 _PROGRAMS = {"find": FIND, "random": RANDOM, "lines": LINES}
-_VARIED = 3
-"""Imports in each turn, of which the mean counts: one differs from the next by a tenth, what is compared by less."""
+VARIED = 3
+"""Times in each turn, of which the mean counts: single imports differ by a tenth, what is compared by less."""
 TRIM = 11.0
 """Seconds: the agent's default delay of the trim, and one."""
 
@@ -62,8 +62,7 @@ def _turn(course: Course, contender: Contender, reference: str, roots: Roots) ->
         found = {"disk": (disk_held(directory) - before) / MB}
         memory.reset()
         found |= asyncio.run(_hello(course, node, reference))
-        imports = [asyncio.run(program_seconds(node, reference, IMPORT)) for _ in range(_VARIED)]
-        found["import"] = statistics.mean(imports)
+        found["import"] = asyncio.run(program_seconds(node, reference, IMPORT, times=VARIED))
         for key, program in _PROGRAMS.items():
             found[key] = asyncio.run(program_seconds(node, reference, program))
         found |= asyncio.run(_tree(node, reference, trims=contender.key.startswith("imagecache")))
@@ -83,11 +82,14 @@ async def _hello(course: Course, node: Node, reference: str) -> dict[str, float]
     return found | {"requests": len(course.site.registry.requests())}
 
 
-async def program_seconds(node: Node, reference: str, program: str) -> float:
-    """Seconds that the program says, in a fresh container, caches dropped after its start."""
-    async with Cri(node.address, seconds=LONGEST) as cri, cri.running(reference) as container:
-        await asyncio.to_thread(forget_pages)
-        return float((await execute(cri, container, ["python3", "-c", program])).split()[0])
+async def program_seconds(node: Node, reference: str, program: str, *, times: int = 1) -> float:
+    """Seconds that the program says, the mean of so many fresh containers, caches dropped after each start."""
+    found = []
+    for _ in range(times):
+        async with Cri(node.address, seconds=LONGEST) as cri, cri.running(reference) as container:
+            await asyncio.to_thread(forget_pages)
+            found.append(float((await execute(cri, container, ["python3", "-c", program])).split()[0]))
+    return statistics.mean(found)
 
 
 async def _tree(node: Node, reference: str, *, trims: bool) -> dict[str, float]:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 import structlog
 
+from testkit.peers.workspace import unmount_abandoned
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -45,6 +47,7 @@ def own_logs() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def nothing_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Compare this run's own before and after; `./dev test` looks at the whole machine at its end."""
+    unmount_abandoned(tmp_path_factory.getbasetemp().parent)  # a run that was killed could not
     mounts, children = _mounts(), _children()
     yield
     own = f"{tmp_path_factory.getbasetemp()}/"

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from testkit.peers.processes import end_processes, unmount_below
+from testkit.peers.processes import end_processes, mounts_below, unmount_below
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,6 +49,20 @@ def sweep(base: Path) -> list[Path]:
                 clean(directory)
                 swept.append(directory)
     return swept
+
+
+def unmount_abandoned(base: Path) -> list[Path]:
+    """Unmount what killed runs of pytest left below their temporary directories in ``base``; returns those directories.
+
+    pytest removes the files of earlier runs itself. Each has its run's pid in ``.lock`` until that ends.
+    """
+    found = []
+    for lock in base.glob("pytest-*/.lock"):
+        with contextlib.suppress(FileNotFoundError):
+            if started(int(lock.read_text())) is None and mounts_below(lock.parent):
+                unmount_below(lock.parent)
+                found.append(lock.parent)
+    return found
 
 
 @contextlib.contextmanager

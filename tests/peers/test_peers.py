@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -14,10 +15,10 @@ from testkit.images import busybox_image, tar_of
 from testkit.oci_layout import Image, LayerSpec, load
 from testkit.peers.containerd import VERSIONS, Containerd, Version
 from testkit.peers.cri import Cri
-from testkit.peers.processes import mounts_below, processes_of, wait_until
+from testkit.peers.processes import mounts_below, processes_of, unmount_below, wait_until
 from testkit.peers.programs import MissingPeer, PeerFailed, find, run
 from testkit.peers.registry import Registry, Request
-from testkit.peers.workspace import sweep
+from testkit.peers.workspace import sweep, unmount_abandoned
 
 pytestmark = pytest.mark.peers
 
@@ -198,3 +199,18 @@ def test_a_killed_run_is_cleaned_by_the_next(directory: Path) -> None:
     assert not processes_of(left)
     assert not mounts_below(left)
     assert not left.exists()
+
+
+def test_mounts_below_the_directories_of_killed_pytests_go(tmp_path: Path) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    for name, pid in {"pytest-1": ended.pid, "pytest-2": os.getpid()}.items():
+        point = tmp_path / name / "test_x0/mounted"
+        point.mkdir(parents=True)
+        (tmp_path / name / ".lock").write_text(str(pid))
+        run(["mount", "-t", "tmpfs", "none", str(point)])
+    try:
+        assert unmount_abandoned(tmp_path) == [tmp_path / "pytest-1"]
+        assert mounts_below(tmp_path) == [tmp_path / "pytest-2/test_x0/mounted"], "its run is alive"
+    finally:
+        unmount_below(tmp_path)
