@@ -13,7 +13,7 @@ import itertools
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from grpclib.exceptions import GRPCError
@@ -34,6 +34,7 @@ from imagecache.kube.client import KubeClient
 from imagecache.kube.connection import kubeconfig
 from imagecache.kube.objects import at, text
 from imagecache.kube.resources import IMAGE_CACHES, NODE_IMAGE_CACHES, NODES, PODS
+from imagecache.match import keys
 from testkit.cluster.installed import THREE_NODES, Installed
 from testkit.cluster.node import Node, NodeSpec
 from testkit.cluster.pods import PodSpec
@@ -59,6 +60,8 @@ _STARTS = 4
 compared differs by a hundredth, while single starts differ by a fifth."""
 _GRACE = 2
 """Seconds. More than 0, so that a pod's object goes when its containers and mounts have gone."""
+_PIN = 0.03
+"""Seconds that a pin may cost a pod whose cache is usable."""
 _SETTINGS = {"IMAGECACHE_RESERVE": "0.02"}
 """Kubelets of the cluster evict below 1 %. With an agent's default, 15 %, nodes fetch nothing once the turns before
 have filled this machine's disk to that."""
@@ -118,10 +121,14 @@ class Client:
     # pods
 
     async def pod(self, node: Node, name: str) -> float:
+        """``start`` of one that is bound as it is created."""
+        return await self.start(PodSpec(name, self.site.reference, node=node.name))
+
+    async def start(self, pod: PodSpec) -> float:
         """Seconds from created to Running; the pod goes on until ``remove_pods``."""
-        document: Object = PodSpec(name, self.site.reference, node=node.name).document()  # type: ignore[assignment]  # JSON
+        document: Object = pod.document()  # type: ignore[assignment]  # JSON
         document["spec"]["terminationGracePeriodSeconds"] = _GRACE  # type: ignore[call-overload, index]
-        running = self.pods.expect(name, lambda item: text(item, "status", "phase") == "Running")
+        running = self.pods.expect(pod.name, lambda item: text(item, "status", "phase") == "Running")
         start = time.perf_counter()
         await self.kube.create(PODS, document, namespace=NAMESPACE)
         return await running - start
@@ -260,6 +267,40 @@ async def _pods(client: Client, rounds: int) -> Measured:
     )
 
 
+async def _pins(client: Client, rounds: int) -> Measured:
+    """Pods that pin a cache which their node has, beside the same pods without a pin: what being held costs."""
+    place = client.site
+    one = place.ours[1]
+    await client.cache([one.node])
+    plain = PodSpec("plain", place.reference, node_selector={_HOSTNAME: one.node.name})
+    pods = (plain, replace(plain, name="pinned", annotations={keys.PIN: CACHE}))
+    numbers = itertools.count()
+    for pod in pods:
+        await client.start(replace(pod, name=f"warm-{next(numbers)}"))
+    await client.remove_pods()
+    taken = {pod.name: Samples() for pod in pods}
+    order = random.Random(5)  # noqa: S311 - nothing secret
+    for _ in range(rounds):
+        for _ in range(_STARTS):
+            for pod in order.sample(pods, len(pods)):
+                taken[pod.name].add(await client.start(replace(pod, name=f"{pod.name}-{next(numbers)}")))
+        await client.remove_pods()
+    await client.forget_cache()
+    goal = Goal(round(1 + _PIN / taken["plain"].median, 2))
+    return Measured(
+        [
+            Row(
+                f"pod created → Running, pinned: at most {_PIN * 1000:.0f} ms more",
+                taken["pinned"],
+                taken["plain"],
+                "the same without a pin",
+                goal,
+                note=f"{one.name}, containerd {_name(one.version)}",
+            )
+        ]
+    )
+
+
 async def _caches(client: Client, rounds: int) -> Measured:
     """From nothing to Ready and to the nodes, beside a pull of the same image by a fresh containerd."""
     place = client.site
@@ -356,5 +397,6 @@ async def _join(client: Client, node: Node) -> dict[str, float]:
 
 
 pods = _measured(_pods)
+pins = _measured(_pins)
 caches = _measured(_caches)
 joins = _measured(_joins)

@@ -1,5 +1,7 @@
 """A controller with a thousand caches: how long until a change is in a status, and how much memory that takes.
 
+``matching`` goes on with pods.
+
 A real API server and no nodes, so that nothing else happens: the Node objects and what their agents would report are
 written here. The images do not exist; their bundles are in the store, which is all that the controller looks at.
 """
@@ -15,13 +17,14 @@ from pathlib import Path
 
 import msgspec
 
+from bench import matching
 from bench.figures import MB, Goal, Measured, Row, Samples, single
 from bench.watched import Watched, watched
 from imagecache.api.ids import derived_cache_id
 from imagecache.api.nodes import CacheState, NodeCache, NodeStatus
 from imagecache.digest import DiffID, Digest
 from imagecache.kube import objects
-from imagecache.kube.api import Kube, Object
+from imagecache.kube.api import ClusterKube, Object
 from imagecache.kube.client import KubeClient
 from imagecache.kube.connection import kubeconfig
 from imagecache.kube.objects import at
@@ -57,7 +60,11 @@ async def _measure(system: Installed, rounds: int) -> Measured:
             for seconds in await _change_report(api, name):
                 reports.add(seconds)
         memory = _peak(system.controller.daemon.pid)
-    return Measured(_rows(specs, reports, memory, beginning))
+        pods = await matching.measure(system, api.kube, _NODES, [_image(number) for number in range(CACHES)])
+        peak = _peak(system.controller.daemon.pid)
+    what = f"{CACHES:,} caches, {matching.RATE} pods a second"
+    after = Row("controller's memory, peak RSS", single(peak), goal=Goal(250, unit="MB"), unit="MB", note=what)
+    return Measured([*_rows(specs, reports, memory, beginning), *pods.rows, after])
 
 
 def _rows(specs: Samples, reports: Samples, memory: float, beginning: float) -> list[Row]:
@@ -72,7 +79,7 @@ def _rows(specs: Samples, reports: Samples, memory: float, beginning: float) -> 
 
 @dataclass(frozen=True, slots=True)
 class _Api:
-    kube: Kube
+    kube: ClusterKube
     caches: Watched
 
 
@@ -89,12 +96,19 @@ def _cache(number: int) -> str:
     return f"cache-{number:04}"
 
 
+def _image(number: int) -> str:
+    return f"registry.invalid/team/app-{number:04}:1"
+
+
 async def _create(api: _Api) -> None:
     """The objects; returns when all were seen."""
-    names = [_cache(number) for number in range(CACHES)]
-    seen = [api.caches.expect(name, bool) for name in names]
-    spec: Object = {"images": ["busybox"]}
-    await _all(names, lambda name: api.kube.create(IMAGE_CACHES, {"metadata": {"name": name}, "spec": spec}))
+    images = {_cache(number): _image(number) for number in range(CACHES)}
+    seen = [api.caches.expect(name, bool) for name in images]
+
+    async def create(name: str) -> None:
+        await api.kube.create(IMAGE_CACHES, {"metadata": {"name": name}, "spec": {"images": [images[name]]}})
+
+    await _all(list(images), create)
     await asyncio.gather(*seen)
 
 
@@ -113,7 +127,9 @@ def _fill(store: Store, caches: dict[str, Object]) -> None:
     base = [b"layer %d" % number for number in range(_LAYERS - 1)]
     for item in caches.values():
         contents = [*base, objects.uid(item).encode()]
-        put_bundle(store, _id(item), [DiffID(Digest.sha256(content)) for content in contents], contents)
+        diff_ids = [DiffID(Digest.sha256(content)) for content in contents]
+        (image,) = at(item, "spec", "images")  # type: ignore[misc]  # JSON
+        put_bundle(store, _id(item), diff_ids, contents, reference=str(image))
 
 
 def _id(item: Object) -> str:

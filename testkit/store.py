@@ -13,6 +13,7 @@ from pathlib import Path
 from imagecache.digest import ChainID, DiffID, Digest, chain_id, chain_ids
 from imagecache.oci.descriptor import Descriptor, Platform
 from imagecache.oci.mediatypes import OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST
+from imagecache.oci.reference import Reference
 from imagecache.oserrors import converting
 from imagecache.store.bundle_document import Bundle, ImageRecord, LayerRecord
 from imagecache.store.durable_files import write_all
@@ -79,10 +80,14 @@ def put_layer(store: Store, name: LayerName, content: bytes) -> bool:
         return staged.commit(name)
 
 
-def put_bundle(store: Store, bundle_id: str, diff_ids: Sequence[DiffID], contents: Sequence[bytes]) -> Bundle:
+def put_bundle(
+    store: Store, bundle_id: str, diff_ids: Sequence[DiffID], contents: Sequence[bytes], *, reference: str = "busybox"
+) -> Bundle:
     """Store a bundle of one image with these layers, bottom first, under a build lease as a build does it."""
     config, manifest = f'{{"config of":"{bundle_id}"}}'.encode(), f'{{"manifest of":"{bundle_id}"}}'.encode()
-    document = bundle_document(bundle_id, diff_ids, contents, config=config, manifest=manifest)
+    document = bundle_document(
+        bundle_id, diff_ids, contents, config=config, manifest=manifest, reference=reference
+    )
     with store.leases.build_lease(document.layer_names(), document.document_digests()):
         for layer, content in zip(document.images[0].layers, contents, strict=True):
             put_layer(store, layer.name, content)
@@ -93,7 +98,13 @@ def put_bundle(store: Store, bundle_id: str, diff_ids: Sequence[DiffID], content
 
 
 def bundle_document(
-    bundle_id: str, diff_ids: Sequence[DiffID], contents: Sequence[bytes], *, config: bytes, manifest: bytes
+    bundle_id: str,
+    diff_ids: Sequence[DiffID],
+    contents: Sequence[bytes],
+    *,
+    config: bytes,
+    manifest: bytes,
+    reference: str = "busybox",
 ) -> Bundle:
     """The document of a bundle with one image whose layer images have these contents; nothing is stored."""
     layers = tuple(
@@ -109,10 +120,11 @@ def bundle_document(
         )
         for diff_id, chain, content in zip(diff_ids, chain_ids(diff_ids), contents, strict=True)
     )
+    parsed = Reference.parse(reference)
     image = ImageRecord(
-        reference="busybox",
-        name="docker.io/library/busybox:latest",
-        repository="docker.io/library/busybox",
+        reference=reference,
+        name=parsed.name,
+        repository=parsed.repository,
         platform=Platform(os="linux", architecture="amd64"),
         manifest=_described(OCI_MANIFEST, manifest),
         config=_described(OCI_CONFIG, config),
