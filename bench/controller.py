@@ -128,8 +128,8 @@ def _fill(store: Store, caches: dict[str, Object]) -> None:
     for item in caches.values():
         contents = [*base, objects.uid(item).encode()]
         diff_ids = [DiffID(Digest.sha256(content)) for content in contents]
-        (image,) = at(item, "spec", "images")  # type: ignore[misc]  # JSON
-        put_bundle(store, _id(item), diff_ids, contents, reference=str(image))
+        image = _image(int(objects.name(item).removeprefix("cache-")))
+        put_bundle(store, _id(item), diff_ids, contents, reference=image)
 
 
 def _id(item: Object) -> str:

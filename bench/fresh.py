@@ -3,8 +3,8 @@
 Deleting a peer's 36,500 files just before its next pull made that pull two to three times slower than the first one:
 ext4 does not give an inode out again for a minute after it was freed (five while its block is dirty) and looks at each
 such inode for every new file (``recently_deleted`` in fs/ext4/ialloc.c). So nothing is removed while anything is
-measured: what a turn leaves is put aside, and goes after the run. When the disk gets full, its large files are emptied,
-which frees no inode.
+measured: what a turn leaves is put aside, and goes after the run. When the disk gets full, its files are emptied, which
+frees no inode.
 """
 
 from __future__ import annotations
@@ -27,8 +27,6 @@ _RECENT = 65.0
 """Seconds after which freed inodes on the disk count as any others: RECENCY_MIN of ext4, and some."""
 _RECENT_DIRTY = 370.0
 """The same for an inode whose block has been written to again: RECENCY_MIN and RECENCY_DIRTY."""
-_LARGE = 64 << 10
-"""Bytes from which a file is worth emptying."""
 _QUIET = 0.3
 _FEW = 20
 """Requests to all disks in ``_QUIET`` seconds that count as none: a journal's commit, a log's line."""
@@ -60,7 +58,7 @@ class Roots:
         self._spent.append(path)
 
     def empty_spent(self) -> None:
-        """Large files of what is spent are empty from now on."""
+        """The files of what is spent are empty from now on."""
         sys.stderr.write("[bench] the disk gets full: emptying the files that earlier turns left\n")
         self.emptied.append(time.time())
         for path in self._spent:
@@ -69,11 +67,14 @@ class Roots:
 
 
 def _empty(directory: Path) -> None:
-    """Make its large files empty, but those that have another name: that may be a blob of the cached images."""
+    """Make its files empty, but those that have another name: that may be a blob of the cached images.
+
+    Small ones too: half a gigabyte for each unpacked image, and a hundred of them in a run.
+    """
     for place, _, names in os.walk(directory):
         for path in (Path(place, name) for name in names):
             status = path.lstat()
-            if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and status.st_size >= _LARGE:
+            if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and status.st_blocks:
                 os.truncate(path, 0)
 
 

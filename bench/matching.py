@@ -1,4 +1,4 @@
-"""Two hundred pods a second beside a thousand caches: until each that asks is matched, and what that costs the API server.
+"""Two hundred pods a second beside a thousand caches: until each that asks is matched, and what that costs the server.
 
 A real API server and no kubelets, as in ``controller``, which has made the caches and their nodes. A pod is bound as it
 is created and stays Pending. Requests are counted by the API server: patches of pods, and Events that it has.
@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from bench.figures import Goal, Measured, Row, Samples, single
 from imagecache.controller.event_recorder import COMPONENT
-from imagecache.controller.pods.bare import BARE
-from imagecache.kube.api import ClusterKube
+from imagecache.controller.pods.bare import BARE, Bare
+from imagecache.kube.api import ClusterKube, Object
 from imagecache.kube.objects import text
 from imagecache.kube.resources import EVENTS, PODS
 from imagecache.kube.stream import Seen, Stream
@@ -29,71 +30,90 @@ _SECONDS = 60
 _PLAIN = 10
 """Seconds of pods about which nobody has written anything."""
 _NAMESPACE = "default"
-_ASKS = {keys.AUTO: "true"}
 _KEPT = 10
 """Of so many pods one is in the data."""
 _LATEST = 30.0
 """Seconds after the last pod until its annotation must be there."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Pods:
+    """To be created, each with one of these images, and on one of these nodes."""
+
+    kube: ClusterKube
+    nodes: Sequence[str]
+    images: Sequence[str]
+
+    async def create(self, name: str, count: int, annotations: Object) -> dict[str, float]:
+        """So many, at ``RATE``, however long each takes; when the API server had each."""
+        created: dict[str, float] = {}
+        start = time.perf_counter()
+
+        async def one(number: int) -> None:
+            await asyncio.sleep(max(0.0, start + number / RATE - time.perf_counter()))
+            own: Object = {"name": f"{name}-{number}", "annotations": annotations}
+            await self.kube.create(PODS, {"metadata": own, "spec": self._spec(number)}, namespace=_NAMESPACE)
+            created[f"{name}-{number}"] = time.perf_counter()
+
+        await asyncio.gather(*map(one, range(count)))
+        return created
+
+    def _spec(self, number: int) -> Object:
+        return {
+            "containers": [{"name": "main", "image": self.images[number % len(self.images)]}],
+            "nodeName": self.nodes[number % len(self.nodes)],
+            "automountServiceAccountToken": False,
+        }
+
+
+@dataclass(slots=True)
+class _Matched:
+    moments: dict[str, float] = field(default_factory=dict)
+    """When a pod was seen with its annotation first."""
+    _arrived: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def see(self, pod: Bare) -> None:
+        if keys.MATCHED in (pod.metadata.annotations or {}):
+            self.moments.setdefault(pod.metadata.name, time.perf_counter())
+            self._arrived.set()
+
+    async def wait(self, count: int) -> None:
+        while len(self.moments) < count:
+            self._arrived.clear()
+            await self._arrived.wait()
+
+
 async def measure(system: Installed, kube: ClusterKube, nodes: Sequence[str], images: Sequence[str]) -> Measured:
     """Each pod has one of these images, and one of these nodes."""
-    asked, matched = dict[str, float](), dict[str, float]()
+    pods, matched = _Pods(kube, nodes, images), _Matched()
     before = await _requests(system, kube)
     async with _following(kube, matched):
-        await _create(kube, "plain", RATE * _PLAIN, nodes, images, {}, {})
+        quiet = await pods.create("plain", RATE * _PLAIN, {})
         plain = await _requests(system, kube) - before
-        await _create(kube, "asks", RATE * _SECONDS, nodes, images, _ASKS, asked)
+        asked = await pods.create("asks", RATE * _SECONDS, {keys.AUTO: "true"})
         async with asyncio.timeout(_LATEST):
-            while len(matched) < len(asked):
-                await asyncio.sleep(0.1)
+            await matched.wait(len(asked))
     lags = Samples()
     for name in list(asked)[::_KEPT]:
-        lags.add(max(0.0, matched[name] - asked[name]))
+        lags.add(max(0.0, matched.moments[name] - asked[name]))
     each = (await _requests(system, kube) - before - plain) / len(asked)
-    note = f"{len(images):,} caches, {RATE} pods a second"
-    return Measured(
-        [
-            Row("pod bound → matched, p99", lags, goal=Goal(1, unit="s"), share=0.99, note=note),
-            Row("requests for each pod that asks", single(each), goal=Goal(2, unit=""), unit="", note=note),
-            Row("requests for each pod that does not", single(plain / (RATE * _PLAIN)), goal=Goal(0, unit=""), unit="",
-                note=note),
-        ]
-    )
+    return Measured(list(_rows(lags, each, plain / len(quiet), f"{len(images):,} caches, {RATE} pods a second")))
 
 
-async def _create(
-    kube: ClusterKube,
-    name: str,
-    count: int,
-    nodes: Sequence[str],
-    images: Sequence[str],
-    annotations: Mapping[str, str],
-    created: dict[str, float],
-) -> None:
-    """So many, at ``RATE``, however long each takes; ``created`` gets the moment at which the API server has it."""
-
-    async def one(number: int) -> None:
-        await asyncio.sleep(max(0.0, start + number / RATE - time.perf_counter()))
-        container = {"name": "main", "image": images[number % len(images)]}
-        spec = {"containers": [container], "nodeName": nodes[number % len(nodes)], "automountServiceAccountToken": False}
-        metadata = {"name": f"{name}-{number}", "annotations": dict(annotations)}
-        await kube.create(PODS, {"metadata": metadata, "spec": spec}, namespace=_NAMESPACE)  # type: ignore[dict-item]  # JSON
-        created[f"{name}-{number}"] = time.perf_counter()
-
-    start = time.perf_counter()
-    await asyncio.gather(*map(one, range(count)))
+def _rows(lags: Samples, asking: float, plain: float, note: str) -> Iterator[Row]:
+    yield Row("pod bound → matched, p99", lags, goal=Goal(1, unit="s"), share=0.99, note=note)
+    yield Row("requests for a pod that asks", single(asking), goal=Goal(2, unit=""), unit="", note=note)
+    yield Row("requests for a pod that does not", single(plain), goal=Goal(0, unit=""), unit="", note=note)
 
 
 @contextlib.asynccontextmanager
-async def _following(kube: ClusterKube, matched: dict[str, float]) -> AsyncIterator[None]:
-    """Inside, ``matched`` gets the moment at which a pod was seen with its annotation first."""
+async def _following(kube: ClusterKube, matched: _Matched) -> AsyncIterator[None]:
     stream = Stream(kube, PODS, BARE, namespace=_NAMESPACE)
 
     async def follow() -> None:
         async for news in stream.news():
-            if isinstance(news, Seen) and keys.MATCHED in (news.object.metadata.annotations or {}):
-                matched.setdefault(news.object.metadata.name, time.perf_counter())
+            if isinstance(news, Seen):
+                matched.see(news.object)
 
     following = asyncio.create_task(follow())
     try:

@@ -85,9 +85,7 @@ def put_bundle(
 ) -> Bundle:
     """Store a bundle of one image with these layers, bottom first, under a build lease as a build does it."""
     config, manifest = f'{{"config of":"{bundle_id}"}}'.encode(), f'{{"manifest of":"{bundle_id}"}}'.encode()
-    document = bundle_document(
-        bundle_id, diff_ids, contents, config=config, manifest=manifest, reference=reference
-    )
+    document = bundle_document(bundle_id, diff_ids, contents, config=config, manifest=manifest, reference=reference)
     with store.leases.build_lease(document.layer_names(), document.document_digests()):
         for layer, content in zip(document.images[0].layers, contents, strict=True):
             put_layer(store, layer.name, content)
