@@ -1,4 +1,4 @@
-"""Around ``decide``: follow pods, match them, carry decisions out, one pod at a time and sixteen pods at once.
+"""Around ``decide``: follow pods, match them, carry decisions out: one pod once at a time, and sixty-four pods at once.
 
 Pods that are starting are followed, and only what is held or not finished is remembered: a restart looks at all of them
 again, and leads to the same. It must not decide.
@@ -38,7 +38,8 @@ from imagecache.telemetry.metrics import Metrics
 
 _STARTING = "status.phase=Pending"
 """A pod is made, held and bound in this phase; one that runs leaves the selection."""
-_WORKERS = 16
+_WORKERS = 64
+"""Each waits for the API server nearly all the time: sixteen were too few for two hundred pods a second."""
 _TRIES = 5
 """For a pod that starts without us. One that is held is tried without end."""
 _BACKOFF = Backoff(0.25, 30.0)
