@@ -82,7 +82,7 @@ COLD: Sequence[Plan] = (
 WARM: Sequence[Plan] = (
     Plan("warm", "Warm node, 1,000 MB in 5 layers", BIG, LOOPBACK,
          (overlayfs.TUNED, erofs.PREBUILT, erofs.PREBUILT_LZ4, stargz.STARGZ, soci.LAZY, OURS, NATIVE), 5,
-         few={"erofs-prebuilt-lz4": 2, "imagecache-native": 3, "stargz": 1, "soci": 1}),
+         few={"erofs-prebuilt": 3, "erofs-prebuilt-lz4": 2, "imagecache-native": 3, "stargz": 1, "soci": 1}),
     Plan("warm-128", "Warm node, read-ahead 128 KiB", BIG, LOOPBACK, (overlayfs.TUNED, OURS), 3, read_ahead=128),
 )
 QUICK: Sequence[Plan] = (

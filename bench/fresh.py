@@ -27,6 +27,8 @@ _RECENT = 65.0
 """Seconds after which freed inodes on the disk count as any others: RECENCY_MIN of ext4, and some."""
 _RECENT_DIRTY = 370.0
 """The same for an inode whose block has been written to again: RECENCY_MIN and RECENCY_DIRTY."""
+_MORE = 8 << 30
+"""Bytes above the reserve that are made free at once: each time takes some seconds."""
 _QUIET = 0.3
 _FEW = 20
 """Requests to all disks in ``_QUIET`` seconds that count as none: a journal's commit, a log's line."""
@@ -47,8 +49,8 @@ class Roots:
 
     def fresh(self, name: str) -> Path:
         """A path that does not exist."""
-        if shutil.disk_usage(self.base).free < self.reserve and self._spent:
-            self.empty_spent()
+        if self._free() < self.reserve and self._spent:
+            self.empty_spent(self.reserve + _MORE)
             forget_pages()
         self._count += 1
         return self.base / f"{self._count:03}-{name}"
@@ -57,13 +59,15 @@ class Roots:
         """Nothing of it is used any more: its files may be emptied when the disk gets full."""
         self._spent.append(path)
 
-    def empty_spent(self) -> None:
-        """The files of what is spent are empty from now on."""
+    def empty_spent(self, wanted: int) -> None:
+        """Files of what is spent are empty from now on, the oldest first, until so many bytes are free."""
         sys.stderr.write("[bench] the disk gets full: emptying the files that earlier turns left\n")
         self.emptied.append(time.time())
-        for path in self._spent:
-            _empty(path)
-        self._spent.clear()
+        while self._spent and self._free() < wanted:
+            _empty(self._spent.pop(0))
+
+    def _free(self) -> int:
+        return shutil.disk_usage(self.base).free
 
 
 def _empty(directory: Path) -> None:

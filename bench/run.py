@@ -54,7 +54,7 @@ _RESERVE = 20 << 30
 _ROUNDS = 5
 _PREPARES = 3
 """Rounds of preparing: each takes two minutes, most of them to optimize an eStargz image."""
-_CLUSTER_PARTS = ((cluster.pods, 25, 1), (cluster.pins, 25, 1), (cluster.caches, _ROUNDS, 1), (cluster.joins, 3, 1))
+_CLUSTER_PARTS = ((cluster.pods, 20, 1), (cluster.pins, 20, 1), (cluster.caches, _ROUNDS, 1), (cluster.joins, 3, 1))
 """With the rounds of a whole run and those of a quick one."""
 
 

@@ -31,10 +31,23 @@ def test_a_full_disk_gets_its_bytes_back_and_no_inode_is_freed(tmp_path: Path) -
 
     os.sync()  # blocks are counted once they are on the disk
     roots.spend(first)
-    roots.empty_spent()
+    roots.empty_spent(1 << 60)
 
     assert (first / "d" / "large").stat().st_size == 0
     assert (first / "small").stat().st_size == 0
     assert (tmp_path / "blob").stat().st_size == 1 << 20, "another name of it is not ours to empty"
     assert (kept / "large").stat().st_size == 1 << 20
     assert len(roots.emptied) == 1
+
+
+def test_no_more_is_emptied_than_is_wanted(tmp_path: Path) -> None:
+    roots = Roots(tmp_path, reserve=0)
+    left = roots.fresh("a")
+    left.mkdir()
+    (left / "file").write_bytes(b"1" * 4096)
+    os.sync()
+    roots.spend(left)
+
+    roots.empty_spent(1)
+
+    assert (left / "file").stat().st_size == 4096

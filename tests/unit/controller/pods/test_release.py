@@ -1,0 +1,44 @@
+"""Letting every held pod go, over a Kubernetes API in memory."""
+
+from __future__ import annotations
+
+import pytest
+
+from imagecache.controller.pods.release import release
+from imagecache.errors import ObjectRefused
+from imagecache.kube.api import Object
+from imagecache.kube.resources import PODS, Resource
+from imagecache.match.keys import AUTO, GATE
+from testkit.clock import FakeClock
+from testkit.kube import FakeKube
+
+from .bench import Bench
+
+
+async def test_release_lets_every_held_pod_go(bench: Bench) -> None:
+    await bench.pod("a", pin="app")
+    await bench.pod("b", pin="app", gates=(GATE, "example.com/other"), namespace="kube-system")
+    await bench.pod("c", annotations={AUTO: "true"})
+    await bench.pod("d", gates=("example.com/other",))
+
+    assert await release(bench.kube, pause=0) == 2
+    assert await bench.gates("a") == []
+    assert await bench.gates("b", "kube-system") == await bench.gates("d") == ["example.com/other"]
+    assert bench.count("patch", PODS) == 2
+    assert await release(bench.kube, pause=0) == 0
+
+
+class Holding(FakeKube):
+    """A cluster in which something adds each gate again."""
+
+    async def strategic_patch(self, resource: Resource, name: str, patch: Object, *, namespace: str = "") -> None:
+        """As if it had never been."""
+
+
+async def test_release_says_when_pods_are_held_again_and_again() -> None:
+    clock = FakeClock()
+    bench = Bench(Holding(clock), clock)
+    await bench.pod(pin="app")
+
+    with pytest.raises(ObjectRefused, match="held again"):
+        await release(bench.kube, pause=0)
