@@ -3,20 +3,17 @@
 Deleting a peer's 36,500 files just before its next pull made that pull two to three times slower than the first one:
 ext4 does not give an inode out again for a minute after it was freed (five while its block is dirty) and looks at each
 such inode for every new file (``recently_deleted`` in fs/ext4/ialloc.c). So nothing is removed while anything is
-measured: what a turn leaves is put aside, and goes after the run. When the disk gets full, its files are emptied, which
-frees no inode.
+measured: what a turn leaves is emptied at once, which frees no inode, and goes after the run.
 """
 
 from __future__ import annotations
 
 import os
 import random
-import shutil
 import stat
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,8 +24,6 @@ _RECENT = 65.0
 """Seconds after which freed inodes on the disk count as any others: RECENCY_MIN of ext4, and some."""
 _RECENT_DIRTY = 370.0
 """The same for an inode whose block has been written to again: RECENCY_MIN and RECENCY_DIRTY."""
-_MORE = 8 << 30
-"""Bytes above the reserve that are made free at once: each time takes some seconds."""
 _QUIET = 0.3
 _FEW = 20
 """Requests to all disks in ``_QUIET`` seconds that count as none: a journal's commit, a log's line."""
@@ -40,45 +35,27 @@ class Roots:
     """Hands out directories below ``base``."""
 
     base: Path
-    reserve: int
-    """Bytes that must be free before a turn begins."""
-    emptied: list[float] = field(default_factory=list)
-    """When (seconds since 1970) the disk was full."""
     _count: int = 0
-    _spent: list[Path] = field(default_factory=list)
 
     def fresh(self, name: str) -> Path:
         """A path that does not exist."""
-        if self._free() < self.reserve and self._spent:
-            self.empty_spent(self.reserve + _MORE)
-            forget_pages()
         self._count += 1
         return self.base / f"{self._count:03}-{name}"
 
     def spend(self, path: Path) -> None:
-        """Nothing of it is used any more: its files may be emptied when the disk gets full."""
-        self._spent.append(path)
-
-    def empty_spent(self, wanted: int) -> None:
-        """Files of what is spent are empty from now on, the oldest first, until so many bytes are free."""
-        sys.stderr.write("[bench] the disk gets full: emptying the files that earlier turns left\n")
-        self.emptied.append(time.time())
-        while self._spent and self._free() < wanted:
-            _empty(self._spent.pop(0))
-
-    def _free(self) -> int:
-        return shutil.disk_usage(self.base).free
+        """Nothing of it is used any more: its files are empty from now on, while their inodes are in memory."""
+        _empty(path)
 
 
 def _empty(directory: Path) -> None:
     """Make its files empty, but those that have another name: that may be a blob of the cached images.
 
-    Small ones too: half a gigabyte for each unpacked image, and a hundred of them in a run.
+    Small ones too: they are half a gigabyte of each unpacked image, and a run has a hundred of those.
     """
     for place, _, names in os.walk(directory):
         for path in (Path(place, name) for name in names):
             status = path.lstat()
-            if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and status.st_blocks:
+            if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and status.st_size:
                 os.truncate(path, 0)
 
 

@@ -49,8 +49,6 @@ _PROGRAMS = {
 }
 _REMOVED = cache() / "bench-removed"
 """Its time is that of the last run's end, when its files were removed."""
-_RESERVE = 20 << 30
-"""Bytes that must be free before a turn: more than any leaves, and in a cluster what agents keep free besides."""
 _ROUNDS = 5
 _PREPARES = 3
 """Rounds of preparing: each takes two minutes, most of them to optimize an eStargz image."""
@@ -82,7 +80,6 @@ class Bench:
             "parts": list(self.parts),
             "began": self.began,
             "ended": time.time(),
-            "emptied": self.roots.emptied,
             "networks": self.networks,
             "images": {key: asdict(sizes) for key, sizes in self._sizes().items()},
             "tables": [table.data() for one in self.found for table in one.tables],
@@ -187,7 +184,7 @@ def main() -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     machine.restore()
     with workspace() as directory:
-        bench = Bench(directory, Roots(directory, _RESERVE), arguments.quick, arguments.parts)
+        bench = Bench(directory, Roots(directory), arguments.quick, arguments.parts)
         seconds = wait_after(_REMOVED.stat().st_mtime if _REMOVED.exists() else 0.0)
         note(f"a pause of {seconds:.0f} s: what was removed before must not slow down the first turns")
         pause(seconds)
