@@ -51,7 +51,7 @@ class Place:
     uid: str
     created: dt.datetime
     used: dt.datetime
-    """When a pod was matched with it last, else when it was created."""
+    """When a pod was matched with it last, or it was created, or ready: nobody can have used it before."""
     holds: bool
     """It has content, or its build has begun."""
     waits: bool
@@ -80,11 +80,13 @@ def place_of(item: Object) -> Place:
     leaves = bool(objects.text(item, "metadata", "deletionTimestamp"))
     created = _time(objects.text(item, "metadata", "creationTimestamp")) or _NEVER
     automatic = labels.get(AUTO_CREATED) == "true"
+    matched = objects.text(item, "status", "lastMatchedTime")
+    ready = objects.text(objects.condition(item, "Ready"), "lastTransitionTime")
     return Place(
         name=objects.name(item),
         uid=objects.uid(item),
         created=created,
-        used=_time(objects.text(item, "status", "lastMatchedTime")) or created,
+        used=max(created, *(_time(each) or created for each in (matched, ready))),
         holds=holds,
         waits=waits,
         idle=phase in _IDLE,

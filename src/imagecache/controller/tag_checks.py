@@ -132,11 +132,7 @@ def _built(item: Object) -> dt.datetime | None:
     """When the images of a cache were looked up by its build; None: it has none, or they are looked up now."""
     if objects.text(item, "status", "phase") not in _IDLE or objects.text(item, "metadata", "deletionTimestamp"):
         return None
-    conditions = objects.at(item, "status", "conditions")
-    for condition in conditions if isinstance(conditions, list) else ():
-        if objects.text(condition, "type") == "Building":
-            return _time(objects.text(condition, "lastTransitionTime"))
-    return None
+    return _time(objects.text(objects.condition(item, "Building"), "lastTransitionTime"))
 
 
 def _time(text: str) -> dt.datetime | None:

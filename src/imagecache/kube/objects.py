@@ -100,3 +100,10 @@ def selected(item: Object, labels: str, fields: str) -> bool:
         if text(item, *path.split(".")) != value:
             return False
     return True
+
+
+def condition(item: Object, kind: str) -> Object:
+    """One of ``status.conditions``; empty when it has none of this type."""
+    found = at(item, "status", "conditions")
+    every = (each for each in (found if isinstance(found, list) else ()) if isinstance(each, dict))
+    return next((each for each in every if each.get("type") == kind), {})

@@ -58,7 +58,7 @@ class Made:
     name: str
     uid: str
     used: dt.datetime
-    """When it was made or matched last."""
+    """When it was made, ready or matched last."""
     building: bool
 
     @classmethod
@@ -66,7 +66,9 @@ class Made:
         created = objects.text(item, "metadata", "creationTimestamp")
         matched = objects.text(item, "status", "lastMatchedTime")
         building = objects.text(item, "status", "phase") in _BUILDING
-        return cls(objects.name(item), objects.uid(item), max(_time(created), _time(matched)), building)
+        ready = objects.condition(item, "Ready")
+        used = max(map(_time, (created, matched, objects.text(ready, "lastTransitionTime"))))
+        return cls(objects.name(item), objects.uid(item), used, building)
 
 
 def is_auto(item: Object) -> bool:
@@ -134,16 +136,16 @@ class AutoCaches:
             self._wishes[name] = _Wish(subject, action)
             self._filled.set()
 
+    def seen(self, names: Iterable[str]) -> None:
+        """The informer has shown these, or that they are gone."""
+        self._fresh.difference_update(names)
+
     async def run(self) -> None:
         """Grant wishes until cancelled, one after another."""
         while True:
             await self._filled.wait()
             while self._wishes:
                 name, wish = next(iter(self._wishes.items()))
-                wait = 0.0 if self._exists(name) else self._bucket.take()
-                if wait:
-                    await asyncio.sleep(wait)
-                    continue
                 self._count(await self._insist(wish))
                 del self._wishes[name]
             self._filled.clear()
@@ -174,6 +176,9 @@ class AutoCaches:
             return await self._refuse(
                 wish, f"the limit of {self._limit} automatic image caches is reached, and all are in use or new"
             )
+        if wait := self._bucket.take():  # not before: what is refused must not take the turns of others
+            await asyncio.sleep(wait)
+            return await self._grant(wish)
         try:
             made = await self._kube.create(IMAGE_CACHES, document(wanted, wish.subject))
         except ObjectExists:

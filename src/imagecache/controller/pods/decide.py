@@ -40,7 +40,7 @@ class Look:
     nodes: int = 0
     """Of the cluster."""
     unknown_for: float = 0.0
-    """Seconds for which the pinned cache has been unknown."""
+    """Seconds for which the pinned cache has been unknown, or a pod that is held has had no pin."""
     leaving: bool = False
     """It has started, or is about to be forgotten: there is no later."""
 
@@ -106,10 +106,11 @@ def event_name(name: str, uid: str, told: Told, hour: int | None = None) -> str:
 
 def _held(look: Look) -> tuple[Action, ...]:
     verdict = look.verdict
+    # the Namespace that pins may arrive after the pod that the API server holds for it
+    if (not verdict.ask.pin or verdict.outcome is Outcome.NOT_FOUND) and look.unknown_for < GRACE:
+        return (Wait(GRACE - look.unknown_for),)
     if not verdict.ask.pin:  # edited away; the match follows when its node is known
         return (LetGo(),)
-    if verdict.outcome is Outcome.NOT_FOUND and look.unknown_for < GRACE:
-        return (Wait(GRACE - look.unknown_for),)
     cache = look.pinned
     if verdict.hold or cache is None:
         return _waits(look, *(verdict.events if verdict.hold else ()))

@@ -10,11 +10,15 @@ import datetime as dt
 import msgspec
 from msgspec.structs import replace
 
+from imagecache.api import annotations as known
 from imagecache.api import times
 from imagecache.kube.api import Object
 from imagecache.match import pod
 from imagecache.match.autocache import MIRROR, SYSTEM
-from imagecache.match.keys import MATCHED
+from imagecache.match.keys import EXTRA_STORAGE, KEYS, MATCHED
+
+_READ = frozenset({*KEYS, MATCHED, EXTRA_STORAGE, known.PLAIN_HTTP, known.INSECURE, MIRROR})
+"""Annotations that anything here reads; all of a pod's may be 256 KiB."""
 
 
 class Affinity(msgspec.Struct, frozen=True, gc=False, rename="camel"):
@@ -76,11 +80,13 @@ class Pod(pod.Pod, frozen=True, gc=False):
         return found if isinstance(found, dict) else {}
 
     def kept(self) -> Pod:
-        """The same, without a hold on the page or line that it was read from."""
+        """The same, with the annotations that matter, and without a hold on the page or line that it was read from."""
+        annotations = {key: text for key, text in (self.metadata.annotations or {}).items() if key in _READ}
+        pod = replace(self, metadata=replace(self.metadata, annotations=annotations))
         if self.spec.affinity is None:
-            return self
+            return pod
         affinity = Affinity(self.spec.affinity.node_affinity.copy()) if self.is_gated else None
-        return replace(self, spec=replace(self.spec, affinity=affinity))
+        return replace(pod, spec=replace(self.spec, affinity=affinity))
 
 
 DECODER = msgspec.json.Decoder(Pod)

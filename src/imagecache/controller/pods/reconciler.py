@@ -80,7 +80,7 @@ class _Memory:
     winner: str = ""
     """Name of the cache in the last verdict."""
     unknown_since: float | None = None
-    """Monotonic time since when its pin has been unknown."""
+    """Monotonic time since when its pin has been unknown, or it has had none."""
     done: Done = field(default_factory=Done)
     retries: Retries | None = None
     tries: int = 0
@@ -153,7 +153,7 @@ class PodReconciler:
                 self._list += 1
             case ListEnded():
                 for uid in [uid for uid, memory in self._memories.items() if memory.listed != self._list]:
-                    self._forget(uid)
+                    self._left(uid)
             case Seen(object=pod) if pod.is_ours(self._dependencies.own_namespace):
                 self._seen(pod)
             case Gone(object=pod):
@@ -180,11 +180,19 @@ class PodReconciler:
         memory = self._memories.get(pod.uid)
         if memory is None:
             return
-        if memory.pod is None or memory.pod.is_gated or pod.is_being_deleted:
+        if pod.is_being_deleted:
             self._forget(pod.uid)
         else:
+            self._left(pod.uid)
+
+    def _left(self, uid: str) -> None:
+        """It is no longer among those that start: it runs, or there is no such pod."""
+        memory = self._memories[uid]
+        if memory.pod is None or memory.pod.is_gated:
+            self._forget(uid)
+        else:
             memory.leaving = True
-            self._queue.add(pod.uid)
+            self._queue.add(uid)
 
     def _sort(self, pod: Pod) -> None:
         """Into those that are held, or that start."""
@@ -209,6 +217,7 @@ class PodReconciler:
 
     def _caches_changed(self, names: frozenset[str], appeared: bool) -> None:
         self._failed.take(names)
+        self._auto.seen(names)
         for uid in self._held:
             winner = self._memories[uid].winner
             if winner in names or (appeared and not winner):
@@ -236,6 +245,7 @@ class PodReconciler:
                 self._again(uid, None)
             finally:
                 self._queue.done(uid)
+            await asyncio.sleep(0)  # a look that writes nothing awaits nothing: thousands would hold up the lease
 
     async def _look(self, uid: str) -> None:
         memory = self._memories.get(uid)
@@ -262,7 +272,7 @@ class PodReconciler:
 
     def _look_at(self, pod: Pod, verdict: Verdict, memory: _Memory) -> Look:
         now = self._clock.monotonic()
-        if verdict.outcome is not Outcome.NOT_FOUND:
+        if verdict.ask.pin and verdict.outcome is not Outcome.NOT_FOUND:
             memory.unknown_since = None
         elif memory.unknown_since is None:
             memory.unknown_since = now

@@ -6,12 +6,11 @@ Nothing is matched or told. It may be repeated, and may run beside a controller.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 
 from imagecache.concurrency import run_all
 from imagecache.controller.pods.hands import without_gate
 from imagecache.controller.pods.pod import DECODER, Pod
-from imagecache.errors import ObjectNotFound, ObjectRefused
+from imagecache.errors import KubernetesError, ObjectNotFound, ObjectRefused
 from imagecache.kube.api import ClusterKube, Object
 from imagecache.kube.resources import PODS
 from imagecache.kube.stream import pages
@@ -34,8 +33,10 @@ async def release(kube: ClusterKube, *, pause: float = _PAUSE) -> int:
             return count
         quiet = 0 if held else 1
         limit = asyncio.Semaphore(_AT_ONCE)
-        await run_all(*(_let_go(kube, pod, limit) for pod in held))
-        count += len(held)
+        problems = [each for each in await run_all(*(_let_go(kube, pod, limit) for pod in held)) if each is not None]
+        count += len(held) - len(problems)
+        if problems and len(problems) == len(held):
+            raise problems[0]
         await asyncio.sleep(pause)
     raise ObjectRefused(
         "pods are held again as soon as they are let go",
@@ -50,9 +51,16 @@ async def _held(kube: ClusterKube) -> list[Pod]:
     return found
 
 
-async def _let_go(kube: ClusterKube, pod: Pod, limit: asyncio.Semaphore) -> None:
+async def _let_go(kube: ClusterKube, pod: Pod, limit: asyncio.Semaphore) -> KubernetesError | None:
+    """What is in the way of this one, which must not keep the others."""
     async with limit:
-        with suppress(ObjectNotFound):
+        try:
             patch: Object = {"metadata": {"uid": pod.uid}, "spec": {"schedulingGates": [without_gate()]}}
             await kube.strategic_patch(PODS, pod.name, patch, namespace=pod.namespace)
             _log.info("pod is let go", namespace=pod.namespace, name=pod.name)
+        except ObjectNotFound:
+            pass
+        except KubernetesError as error:
+            _log.warning("pod is not let go", namespace=pod.namespace, name=pod.name, problem=str(error))
+            return error
+    return None

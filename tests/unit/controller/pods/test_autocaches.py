@@ -7,6 +7,7 @@ import datetime as dt
 
 import pytest
 
+from imagecache.api import times
 from imagecache.api.annotations import CPU_ARCH, PLAIN_HTTP
 from imagecache.api.types import Phase
 from imagecache.api.yamltext import JSON
@@ -127,7 +128,8 @@ async def test_at_the_limit_the_least_recently_used_one_makes_room(bench: Bench)
         await bench.cache(name, f"registry.example/{name}:1", labels=auto)
     await bench.cache("manual", "registry.example/manual:1")
     bench.clock.advance(hours=1)
-    await bench.set_phase("used", Phase.READY, matched=bench.clock.now() - dt.timedelta(minutes=20))
+    matched: dict[str, JSON] = {"lastMatchedTime": times.render(bench.clock.now() - dt.timedelta(minutes=20))}
+    await bench.kube.patch(IMAGE_CACHES, "used", {"status": matched}, subresource="status")
     await bench.settled()
     await bench.pod("a", node="node-1", annotations=MINE, containers=image(1))
     await bench.until_told(MISSED, AUTO_CREATED, name="a")

@@ -130,10 +130,10 @@ def shown(actions: tuple[Action, ...]) -> list[object]:
         # unknown: for a moment nothing is said
         (pod(gated=True, pin="nope"), [cache()], [Wait(GRACE)]),
         (pod(gated=True, pin="app"), [cache(deleted=True)], [Wait(GRACE)]),
-        # the pin is gone: it goes, and is matched when its node is known
-        (pod(gated=True), [cache()], [LetGo()]),
-        (pod(gated=True, pin=" "), [cache()], [LetGo()]),
-        (pod(gated=True, matched="imc-copied"), [], [LetGo()]),
+        # there is no pin: its Namespace may be on the way
+        (pod(gated=True), [cache()], [Wait(GRACE)]),
+        (pod(gated=True, pin=" "), [cache()], [Wait(GRACE)]),
+        (pod(gated=True, matched="imc-copied"), [], [Wait(GRACE)]),
     ],
 )
 def test_a_held_pod(seen: Pod, caches: list[CacheView], expected: list[object]) -> None:
@@ -143,6 +143,7 @@ def test_a_held_pod(seen: Pod, caches: list[CacheView], expected: list[object]) 
 def test_an_unknown_cache_is_told_when_it_stays_unknown() -> None:
     seen = pod(gated=True, pin="nope")
 
+    assert shown(look(pod(gated=True), cache(), unknown_for=GRACE)) == [LetGo()], "it is matched when its node is known"
     assert shown(look(seen, unknown_for=GRACE / 2)) == [Wait(GRACE / 2)]
     assert shown(look(seen, unknown_for=GRACE)) == [events.NOT_FOUND, Wait(AGAIN)]
 
