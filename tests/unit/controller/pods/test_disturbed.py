@@ -46,6 +46,7 @@ async def test_a_pod_that_its_namespace_pins_waits_for_the_namespace() -> None:
     async with running(Bench(LateNamespaces(clock), clock)) as bench:
         controller = bench.start()
         await bench.cache(phase=Phase.CREATING)
+        await bench.settled()
         await bench.namespace("team", {PIN: "app"})
         await bench.pod(namespace="team", gates=(GATE,))  # the API server's policy has read the Namespace
         await eventually(lambda: controller.metric("pods_held") == 1, "the pod to be seen")
@@ -85,14 +86,23 @@ async def test_what_is_refused_takes_no_turn_of_others(bench: Bench) -> None:
     await bench.until_told(MISSED, AUTO_CREATED, name="good")
 
 
-async def test_one_pod_that_may_not_be_patched_keeps_no_other(bench: Bench) -> None:
+class Refusing(FakeKube):
+    """Whose webhook refuses one pod, while patches of others are under way."""
+
+    async def strategic_patch(self, resource: Resource, name: str, patch: Object, *, namespace: str = "") -> None:
+        await asyncio.sleep(0.001)
+        if name == "p00":
+            raise ObjectRefused("a webhook says no")
+        await asyncio.sleep(0.002)
+        await super().strategic_patch(resource, name, patch, namespace=namespace)
+
+
+async def test_one_pod_that_may_not_be_patched_keeps_no_other() -> None:
+    clock = FakeClock()
+    bench = Bench(Refusing(clock), clock)
     for number in range(40):
         await bench.pod(f"p{number:02}", pin="app")
 
-    def refuse(verb: str, resource: Resource, name: str) -> KubernetesError | None:
-        return ObjectRefused("a webhook says no") if (verb, resource, name) == ("patch", PODS, "p00") else None
-
-    bench.kube.failure = refuse
     with pytest.raises(ObjectRefused, match="a webhook says no"):
         await release(bench.kube, pause=0)
 
