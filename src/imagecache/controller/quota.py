@@ -51,7 +51,7 @@ class Place:
     uid: str
     created: dt.datetime
     used: dt.datetime
-    """When a pod was matched with it last, or it was created, or ready: nobody can have used it before."""
+    """When a pod was matched with it last, else when it was created; not before it was ready: nobody could use it."""
     holds: bool
     """It has content, or its build has begun."""
     waits: bool
@@ -86,7 +86,7 @@ def place_of(item: Object) -> Place:
         name=objects.name(item),
         uid=objects.uid(item),
         created=created,
-        used=max(created, *(_time(each) or created for each in (matched, ready))),
+        used=max(_time(matched) or created, _time(ready) or _NEVER),
         holds=holds,
         waits=waits,
         idle=phase in _IDLE,
