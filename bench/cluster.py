@@ -120,10 +120,6 @@ class Client:
 
     # pods
 
-    async def pod(self, node: Node, name: str) -> float:
-        """``start`` of one that is bound as it is created."""
-        return await self.start(PodSpec(name, self.site.reference, node=node.name))
-
     async def start(self, pod: PodSpec) -> float:
         """Seconds from created to Running; the pod goes on until ``remove_pods``."""
         document: Object = pod.document()  # type: ignore[assignment]  # JSON
@@ -240,17 +236,8 @@ async def _pods(client: Client, rounds: int) -> Measured:
     contenders = [*place.ours, *place.plain.values()]
     for one in place.plain.values():
         await asyncio.to_thread(pull, one.node.containerd.address, place.reference)
-    numbers = itertools.count()
-    for one in contenders:  # the first pod of a node makes bridges and reads programs
-        await client.pod(one.node, f"warm-{next(numbers)}")
-    await client.remove_pods()
-    there = {one.node.name: Samples() for one in contenders}
-    order = random.Random(5)  # noqa: S311 - nothing secret
-    for _ in range(rounds):
-        for _ in range(_STARTS):  # what the one before leaves to do is in the way of who comes next
-            for one in order.sample(contenders, len(contenders)):
-                there[one.node.name].add(await client.pod(one.node, f"app-{next(numbers)}"))
-        await client.remove_pods()
+    pods = [PodSpec(one.node.name, place.reference, node=one.node.name) for one in contenders]
+    there = await _started(client, pods, rounds)
     await client.forget_cache()
     return Measured(
         [
@@ -267,6 +254,22 @@ async def _pods(client: Client, rounds: int) -> Measured:
     )
 
 
+async def _started(client: Client, pods: Sequence[PodSpec], rounds: int) -> dict[str, Samples]:
+    """Seconds from created to Running of pods like these, in turns, by name. The first of each is not counted."""
+    numbers = itertools.count()
+    for pod in pods:  # the first pod of a node makes bridges and reads programs
+        await client.start(replace(pod, name=f"{pod.name}-{next(numbers)}"))
+    await client.remove_pods()
+    taken = {pod.name: Samples() for pod in pods}
+    order = random.Random(5)  # noqa: S311 - nothing secret
+    for _ in range(rounds):
+        for _ in range(_STARTS):  # what the one before leaves to do is in the way of who comes next
+            for pod in order.sample(pods, len(pods)):
+                taken[pod.name].add(await client.start(replace(pod, name=f"{pod.name}-{next(numbers)}")))
+        await client.remove_pods()
+    return taken
+
+
 async def _pins(client: Client, rounds: int) -> Measured:
     """Pods that pin a cache which their node has, beside the same pods without a pin: what being held costs."""
     place = client.site
@@ -274,17 +277,7 @@ async def _pins(client: Client, rounds: int) -> Measured:
     await client.cache([one.node])
     plain = PodSpec("plain", place.reference, node_selector={_HOSTNAME: one.node.name})
     pods = (plain, replace(plain, name="pinned", annotations={keys.PIN: CACHE}))
-    numbers = itertools.count()
-    for pod in pods:
-        await client.start(replace(pod, name=f"warm-{next(numbers)}"))
-    await client.remove_pods()
-    taken = {pod.name: Samples() for pod in pods}
-    order = random.Random(5)  # noqa: S311 - nothing secret
-    for _ in range(rounds):
-        for _ in range(_STARTS):
-            for pod in order.sample(pods, len(pods)):
-                taken[pod.name].add(await client.start(replace(pod, name=f"{pod.name}-{next(numbers)}")))
-        await client.remove_pods()
+    taken = await _started(client, pods, rounds)
     await client.forget_cache()
     goal = Goal(round(1 + _PIN / taken["plain"].median, 2))
     return Measured(

@@ -62,9 +62,12 @@ async def _measure(system: Installed, rounds: int) -> Measured:
         memory = _peak(system.controller.daemon.pid)
         pods = await matching.measure(system, api.kube, _NODES, [_image(number) for number in range(CACHES)])
         peak = _peak(system.controller.daemon.pid)
-    what = f"{CACHES:,} caches, {matching.RATE} pods a second"
-    after = Row("controller's memory, peak RSS", single(peak), goal=Goal(250, unit="MB"), unit="MB", note=what)
+    after = _memory(peak, f"{CACHES:,} caches, {matching.RATE} pods a second")
     return Measured([*_rows(specs, reports, memory, beginning), *pods.rows, after])
+
+
+def _memory(peak: float, what: str) -> Row:
+    return Row("controller's memory, peak RSS", single(peak), goal=Goal(250, unit="MB"), unit="MB", note=what)
 
 
 def _rows(specs: Samples, reports: Samples, memory: float, beginning: float) -> list[Row]:
@@ -72,7 +75,7 @@ def _rows(specs: Samples, reports: Samples, memory: float, beginning: float) -> 
     return [
         Row("reconcile lag, p99: spec → status", specs, goal=goal, share=0.99, note=what),
         Row("reconcile lag, p99: a node's report → counts", reports, goal=goal, share=0.99, note=what),
-        Row("controller's memory, peak RSS", single(memory), goal=Goal(250, unit="MB"), unit="MB", note=what),
+        _memory(memory, what),
         Row("controller started → every cache looked at and written", single(beginning), note=what),
     ]
 

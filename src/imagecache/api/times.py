@@ -15,3 +15,11 @@ def render(moment: dt.datetime) -> str:
 def parse(text: str) -> dt.datetime:
     """The reverse of ``render``. Raises ValueError."""
     return dt.datetime.strptime(text, _FORMAT).replace(tzinfo=dt.UTC)
+
+
+def read(text: str) -> dt.datetime | None:
+    """``parse`` of what anybody may have written; None when it is no such time."""
+    try:
+        return parse(text)
+    except ValueError:
+        return None

@@ -51,7 +51,7 @@ class Place:
     uid: str
     created: dt.datetime
     used: dt.datetime
-    """When a pod was matched with it last, else when it was created; not before it was ready: nobody could use it."""
+    """As ``used`` says."""
     holds: bool
     """It has content, or its build has begun."""
     waits: bool
@@ -78,15 +78,13 @@ def place_of(item: Object) -> Place:
     phase, finalizers = objects.text(item, "status", "phase"), objects.at(item, "metadata", "finalizers")
     holds, waits = state(phase, objects.text(item, "status", "attempt", "wanted"))
     leaves = bool(objects.text(item, "metadata", "deletionTimestamp"))
-    created = _time(objects.text(item, "metadata", "creationTimestamp")) or _NEVER
+    created = times.read(objects.text(item, "metadata", "creationTimestamp")) or _NEVER
     automatic = labels.get(AUTO_CREATED) == "true"
-    matched = objects.text(item, "status", "lastMatchedTime")
-    ready = objects.text(objects.condition(item, "Ready"), "lastTransitionTime")
     return Place(
         name=objects.name(item),
         uid=objects.uid(item),
         created=created,
-        used=max(_time(matched) or created, _time(ready) or _NEVER),
+        used=used(item),
         holds=holds,
         waits=waits,
         idle=phase in _IDLE,
@@ -95,6 +93,14 @@ def place_of(item: Object) -> Place:
         leaves=leaves,
         clears=leaves and isinstance(finalizers, list) and nodes.FINALIZER in finalizers,
     )
+
+
+def used(item: Object) -> dt.datetime:
+    """When a pod was matched with an ImageCache last, else when it was made; not before it was ready: nobody could."""
+    matched = times.read(objects.text(item, "status", "lastMatchedTime"))
+    made = times.read(objects.text(item, "metadata", "creationTimestamp"))
+    ready = times.read(objects.text(objects.condition(item, "Ready"), "lastTransitionTime"))
+    return max(matched or made or _NEVER, ready or _NEVER)
 
 
 def state(phase: str, wanted: str) -> tuple[bool, bool]:
@@ -167,10 +173,3 @@ def standing(places: Collection[Place], limits: Limits, stored: int, now: dt.dat
 
 def _why(place: Place, limit: str) -> str:
     return _GOES.format(limit=limit, used=times.render(place.used))
-
-
-def _time(text: str) -> dt.datetime | None:
-    try:
-        return times.parse(text)
-    except ValueError:
-        return None

@@ -125,21 +125,14 @@ class TagChecks:
             }
             for image, text in last.items():
                 if image and "@" not in image:  # a digest names the same for ever
-                    yield (name, image), item, max(built, _time(text) or built)
+                    yield (name, image), item, max(built, times.read(text) or built)
 
 
 def _built(item: Object) -> dt.datetime | None:
     """When the images of a cache were looked up by its build; None: it has none, or they are looked up now."""
     if objects.text(item, "status", "phase") not in _IDLE or objects.text(item, "metadata", "deletionTimestamp"):
         return None
-    return _time(objects.text(objects.condition(item, "Building"), "lastTransitionTime"))
-
-
-def _time(text: str) -> dt.datetime | None:
-    try:
-        return times.parse(text)
-    except ValueError:
-        return None
+    return times.read(objects.text(objects.condition(item, "Building"), "lastTransitionTime"))
 
 
 def _question(item: Object, image: str) -> TagQuestion:

@@ -132,7 +132,7 @@ def view(item: ImageCache, nodes: Usable = _NOWHERE) -> CacheView:
         id=status.image_cache_id if status else "",
         phase=status.phase if status else Phase.PENDING,
         images=item.spec.images,
-        created=_time(metadata.creation_timestamp) or _LONG_AGO,
+        created=times.read(metadata.creation_timestamp) or _LONG_AGO,
         size=status.size if status else 0,
         digests=_digests(status),
         architectures=_architectures(status),
@@ -171,11 +171,4 @@ def _architectures(status: Status | None) -> frozenset[str]:
 
 def _ready_since(status: Status | None) -> dt.datetime | None:
     found = condition(status, "Ready") if status else None
-    return _time(found.last_transition_time) if found and found.status == "True" else None
-
-
-def _time(text: str) -> dt.datetime | None:
-    try:
-        return times.parse(text)
-    except ValueError:
-        return None
+    return times.read(found.last_transition_time) if found and found.status == "True" else None

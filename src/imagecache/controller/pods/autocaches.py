@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from imagecache.api import ids, times
+from imagecache.api import ids
 from imagecache.api.types import Phase
 from imagecache.backoff import Backoff, Retries
 from imagecache.clock import Clock
@@ -21,6 +21,7 @@ from imagecache.controller import pull_secrets
 from imagecache.controller.informer_cache import InformerCache
 from imagecache.controller.pods.decide import CreateCache, Tell, event_name
 from imagecache.controller.pods.messages import Bucket, Subject, Teller
+from imagecache.controller.quota import used
 from imagecache.errors import (
     KubernetesError,
     KubernetesUnavailable,
@@ -47,7 +48,6 @@ _TRIES = 5
 _BACKOFF = Backoff(0.25, 4.0)
 _BUILDING = frozenset({"", Phase.PENDING.value, Phase.CREATING.value, Phase.UPDATING.value})
 """``status.phase`` of one that is being built, or about to be."""
-_LONG_AGO = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _log = get_logger(__name__)
 
 
@@ -58,17 +58,13 @@ class Made:
     name: str
     uid: str
     used: dt.datetime
-    """When it was made, ready or matched last."""
+    """As ``quota.used`` says."""
     building: bool
 
     @classmethod
     def of(cls, item: Object) -> Made:
-        created = objects.text(item, "metadata", "creationTimestamp")
-        matched = objects.text(item, "status", "lastMatchedTime")
         building = objects.text(item, "status", "phase") in _BUILDING
-        ready = objects.condition(item, "Ready")
-        used = max(map(_time, (created, matched, objects.text(ready, "lastTransitionTime"))))
-        return cls(objects.name(item), objects.uid(item), used, building)
+        return cls(objects.name(item), objects.uid(item), used(item), building)
 
 
 def is_auto(item: Object) -> bool:
@@ -225,10 +221,3 @@ class AutoCaches:
 
     def _exists(self, name: str) -> bool:
         return name in self._fresh or name in self._informers.caches
-
-
-def _time(text: str) -> dt.datetime:
-    try:
-        return times.parse(text)
-    except ValueError:
-        return _LONG_AGO

@@ -68,10 +68,7 @@ class Pod(pod.Pod, frozen=True, gc=False):
         return self.namespace not in {SYSTEM, own_namespace} and MIRROR not in (self.metadata.annotations or {})
 
     def created(self, otherwise: dt.datetime) -> dt.datetime:
-        try:
-            return times.parse(self.metadata.creation_timestamp or "")
-        except ValueError:
-            return otherwise
+        return times.read(self.metadata.creation_timestamp or "") or otherwise
 
     def node_affinity(self) -> Object:
         """Empty when it has none."""

@@ -1,4 +1,4 @@
-"""Watches that lag, a pod that nobody may patch, annotations of any size, limits that are reached."""
+"""Watches that lag, annotations of any size, limits that are reached."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ import datetime as dt
 import json
 from collections.abc import AsyncIterator
 
-import pytest
-
 from imagecache.api.nodes import ELIMINATION
 from imagecache.api.types import Phase
 from imagecache.backoff import Backoff
 from imagecache.controller.pods.autocaches import Made, victim
 from imagecache.controller.pods.pod import DECODER
-from imagecache.controller.pods.release import release
 from imagecache.controller.quota import Limits, place_of, standing
-from imagecache.errors import KubernetesError, KubernetesUnavailable, ObjectRefused
+from imagecache.errors import KubernetesError, KubernetesUnavailable
 from imagecache.kube import objects
 from imagecache.kube.api import Object
 from imagecache.kube.resources import EVENTS, IMAGE_CACHES, NAMESPACES, PODS, Resource
@@ -84,29 +81,6 @@ async def test_what_is_refused_takes_no_turn_of_others(bench: Bench) -> None:
     await bench.pod("good", node="node-1", annotations={CREATE: "true"})
 
     await bench.until_told(MISSED, AUTO_CREATED, name="good")
-
-
-class Refusing(FakeKube):
-    """Whose webhook refuses one pod, while patches of others are under way."""
-
-    async def strategic_patch(self, resource: Resource, name: str, patch: Object, *, namespace: str = "") -> None:
-        await asyncio.sleep(0.001)
-        if name == "p00":
-            raise ObjectRefused("a webhook says no")
-        await asyncio.sleep(0.002)
-        await super().strategic_patch(resource, name, patch, namespace=namespace)
-
-
-async def test_one_pod_that_may_not_be_patched_keeps_no_other() -> None:
-    clock = FakeClock()
-    bench = Bench(Refusing(clock), clock)
-    for number in range(40):
-        await bench.pod(f"p{number:02}", pin="app")
-
-    with pytest.raises(ObjectRefused, match="a webhook says no"):
-        await release(bench.kube, pause=0)
-
-    assert [number for number in range(40) if await bench.gates(f"p{number:02}")] == [0]
 
 
 class SlowLists(FakeKube):

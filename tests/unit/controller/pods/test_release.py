@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from imagecache.controller.pods.release import release
@@ -42,3 +44,26 @@ async def test_release_says_when_pods_are_held_again_and_again() -> None:
 
     with pytest.raises(ObjectRefused, match="held again"):
         await release(bench.kube, pause=0)
+
+
+class Refusing(FakeKube):
+    """Whose webhook refuses one pod, while patches of others are under way."""
+
+    async def strategic_patch(self, resource: Resource, name: str, patch: Object, *, namespace: str = "") -> None:
+        await asyncio.sleep(0.001)
+        if name == "p00":
+            raise ObjectRefused("a webhook says no")
+        await asyncio.sleep(0.002)
+        await super().strategic_patch(resource, name, patch, namespace=namespace)
+
+
+async def test_one_pod_that_may_not_be_patched_keeps_no_other() -> None:
+    clock = FakeClock()
+    bench = Bench(Refusing(clock), clock)
+    for number in range(40):
+        await bench.pod(f"p{number:02}", pin="app")
+
+    with pytest.raises(ObjectRefused, match="a webhook says no"):
+        await release(bench.kube, pause=0)
+
+    assert [number for number in range(40) if await bench.gates(f"p{number:02}")] == [0]
