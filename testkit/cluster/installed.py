@@ -256,6 +256,14 @@ class Installed:
             reports = json.dumps([self.report(node) for node in self.cluster.nodes], indent=1)
             raise PeerFailed(f"{name} is on {self.counts(name)} (desired, ready, failed) nodes: {reports}")
 
+    def unused_since(self, name: str, moment: str) -> None:
+        """As if the cache had been ready since that time, and a pod been matched with it then."""
+        conditions = at(self.get(name), "status", "conditions")
+        found = [each for each in conditions if isinstance(each, dict)] if isinstance(conditions, list) else []
+        since = [{**each, "lastTransitionTime": moment} for each in found]
+        patch = json.dumps({"status": {"lastMatchedTime": moment, "conditions": since}})
+        self.cluster.kubectl("patch", f"{KIND}/{name}", "--subresource=status", "--type=merge", f"--patch={patch}")
+
     def delete(self, *names: str) -> str:
         """Output of kubectl, which returns when the objects are gone."""
         return self.cluster.kubectl("delete", *(f"{KIND}/{name}" for name in names), "--timeout=60s")

@@ -38,6 +38,13 @@ class SeenPods:
 
     system: Installed
     namespace: str = "default"
+    earlier: frozenset[str] = frozenset()
+    """Uids of pods that do not count: those of other tests, which may have had the same names."""
+
+    @classmethod
+    def from_now(cls, system: Installed) -> SeenPods:
+        """Without what was told before."""
+        return cls(system, earlier=frozenset(each.uid for each in cls(system).told()))
 
     def create(self, *pods: PodSpec) -> None:
         self.system.cluster.apply(*(pod.document() for pod in pods))
@@ -64,7 +71,7 @@ class SeenPods:
         about_pods = f"{self._path('events')}?fieldSelector=involvedObject.kind%3DPod"
         listed = at(self.system.read(about_pods), "items")
         found = [_told(item) for item in (listed if isinstance(listed, list) else []) if isinstance(item, dict)]
-        return [each for each in found if not names or each.pod in names]
+        return [each for each in found if each.uid not in self.earlier and (not names or each.pod in names)]
 
     def reasons(self, name: str) -> list[str]:
         """Of what the pod of now was told, each as often as there is an Event."""

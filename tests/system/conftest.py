@@ -109,5 +109,5 @@ def system(site: Site) -> Installed:
 
 @pytest.fixture
 def pods(system: Installed) -> SeenPods:
-    """Those of the namespace default."""
-    return SeenPods(system)
+    """Those of the namespace default, and of this test."""
+    return SeenPods.from_now(system)

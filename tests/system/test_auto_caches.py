@@ -198,11 +198,6 @@ def test_the_cluster_s_default_and_the_limit(site: Site, system: Installed, pods
     assert [name(each) for each in caches(system)] == [name(made)]
 
 
-def conditions(item: dict[str, JSON]) -> list[dict[str, JSON]]:
-    found = at(item, "status", "conditions")
-    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
-
-
 def test_the_least_recently_matched_goes_at_the_limit(site: Site, system: Installed) -> None:
     """Of those that are marked so; then nothing more is built until there is room."""
     references = {
@@ -216,11 +211,7 @@ def test_the_least_recently_matched_goes_at_the_limit(site: Site, system: Instal
         for number, each in enumerate(("oldest", "older")):
             create(each, **{ELIMINATION: "LRU"})
             system.wait_ready(each)
-            stamp = f"2024-01-0{number + 1}T00:00:00Z"
-            since = [{**found, "lastTransitionTime": stamp} for found in conditions(system.get(each))]
-            long_ago = {"status": {"lastMatchedTime": stamp, "conditions": since}}
-            patch = ["--subresource=status", "--type=merge", f"--patch={json.dumps(long_ago)}"]
-            system.cluster.kubectl("patch", "imagecache", each, *patch)
+            system.unused_since(each, f"2024-01-0{number + 1}T00:00:00Z")
         create("third")
         system.wait_ready("third")
         assert (system.exists("oldest"), system.exists("older")) == (False, True)

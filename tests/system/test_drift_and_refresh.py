@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -53,12 +52,6 @@ def image_of(system: Installed, name: str) -> dict[str, object]:
 
 def annotate(system: Installed, name: str, key: str, value: str) -> None:
     system.cluster.kubectl("annotate", f"{KIND}/{name}", f"{key}={value}", "--overwrite")
-
-
-def used(system: Installed, name: str, moment: str) -> None:
-    """As if a pod had been matched with it at that time."""
-    patch = json.dumps({"status": {"lastMatchedTime": moment}})
-    system.cluster.kubectl("patch", f"{KIND}/{name}", "--subresource=status", "--type=merge", f"--patch={patch}")
 
 
 def sums(system: Installed, pod: PodSpec) -> str:
@@ -143,8 +136,8 @@ def test_the_least_recently_used_goes_for_a_new_one(site: Site, system: Installe
         system.create(name, [images[number]], {**site.plain, **(LRU if name != "kept" else {})})
     for name in ("one", "two", "kept"):
         system.wait_ready(name)
-    used(system, "one", "2021-01-01T00:00:00Z")
-    used(system, "two", "2020-01-01T00:00:00Z")
+    system.unused_since("one", "2021-01-01T00:00:00Z")
+    system.unused_since("two", "2020-01-01T00:00:00Z")
     site.create("new", images[3])
 
     system.wait_ready("new")

@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from imagecache.store.store import Store
 from testkit.cluster.installed import Installed
 from testkit.cluster.pods import PodSpec, messages, run_pods
 from testkit.peers.processes import wait_until
@@ -113,7 +114,8 @@ def test_layers_stay_for_a_container_and_go_with_it(site: Site, system: Installe
 
     system.cluster.kubectl("delete", "pod", pod.name)
 
-    assert wait_until(lambda: not set(node.store.rglob("*.erofs")) & before, seconds=60, every=0.5)
+    gone = wait_until(lambda: not set(node.store.rglob("*.erofs")) & before, seconds=60, every=0.5)
+    assert gone, Store.open(node.store).collect(dry_run=True).kept
 
 
 @pytest.mark.timeout(600)

@@ -86,7 +86,7 @@ class ClusterController:
                 architecture=host_platform().architecture,
                 builds=max(1, self.settings.controller_builds),
                 configuration=registry_configuration.configuration(self.settings, os.environ, Path.home()),
-                limits=Limits(self.settings.max_caches, self.settings.max_store_size * GIB),
+                limits=self._limits,
             )
         )
         caches, nodes, reports = Informer(kube, IMAGE_CACHES), Informer(kube, NODES), Informer(kube, NODE_IMAGE_CACHES)
@@ -105,6 +105,11 @@ class ClusterController:
             *([pods.run_when(synced, matching)] if matching is not None else []),
         )
         raise InternalError("a part of the controller ended without a reason")
+
+    @property
+    def _limits(self) -> Limits:
+        automatic = self.settings.auto_caches if self.settings.pods else 0
+        return Limits(self.settings.max_caches, self.settings.max_store_size * GIB, automatic)
 
     def _tag_checks(self, kube: Kube, reconciler: Reconciler) -> list[Coroutine[object, object, None]]:
         if self.settings.tag_check_interval <= 0:

@@ -71,7 +71,7 @@ class Places:
 
     @property
     def _limited(self) -> bool:
-        return self._limits != Limits()
+        return bool(self._limits.caches or self._limits.store)
 
     def take(self, item: Object, *, gone: bool) -> None:
         """An ImageCache as a watch has reported it."""

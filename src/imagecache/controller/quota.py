@@ -38,9 +38,11 @@ class Limits:
     """0: there is none."""
 
     caches: int = 0
-    """Those that pods had made for them are not counted: they have a limit of their own."""
+    """Those that pods had made for them are not counted, as many as their own limit allows."""
     store: int = 0
     """Bytes of the store's layer images from which on no other cache is begun."""
+    automatic: int = 0
+    """Caches with the label of those that pods had made: anybody who makes a cache can write it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +121,8 @@ class Standing:
     limits: Limits
     room: int | None = None
     """How many more may begin; None: any number."""
+    free: frozenset[str] = frozenset()
+    """Names of those that are not counted."""
     waiting: tuple[_Turn, ...] = ()
     """Those that wait for it, in the order of their turns."""
     full: bool = False
@@ -132,7 +136,7 @@ class Standing:
             return None
         if self.full:
             return self.store_is_full()
-        if self.room is None or place.automatic or bisect.bisect_left(self.waiting, place.turn) < self.room:
+        if self.room is None or place.name in self.free or bisect.bisect_left(self.waiting, place.turn) < self.room:
             return None
         return QuotaExceeded(_MANY.format(count=self.limits.caches), hint=_HINT.format(setting="max_caches"))
 
@@ -153,13 +157,15 @@ _GOES = "{limit}; of those that may go (" + nodes.ELIMINATION + ": LRU) it was u
 def standing(places: Collection[Place], limits: Limits, stored: int, now: dt.datetime) -> Standing:
     """``stored``: bytes of the layer images in the store."""
     staying = [place for place in places if not place.leaves]
-    counted = [place for place in staying if not place.automatic]
+    automatic = sorted((place for place in staying if place.automatic), key=lambda place: place.turn)
+    free = frozenset(place.name for place in automatic[: limits.automatic])
+    counted = [place for place in staying if place.name not in free]
     holding = sum(place.holds for place in counted)
     waiting = tuple(sorted(place.turn for place in counted if place.waits))
     idle = [place for place in staying if place.idle and place.may_go and now - place.used >= RECENT]
     idle.sort(key=lambda place: (place.used, place.name))
     over = max(0, holding + len(waiting) - limits.caches) if limits.caches else 0
-    leaving = [place for place in idle if not place.automatic][:over]
+    leaving = [place for place in idle if place.name not in free][:over]
     going = {place.name: _why(place, _MANY.format(count=limits.caches)) for place in leaving}
     full = 0 < limits.store <= stored
     # one after the other: what the next bytes are worth is only known when those of the last are gone
@@ -168,7 +174,7 @@ def standing(places: Collection[Place], limits: Limits, stored: int, now: dt.dat
         going = {place.name: _why(place, _FULL.format(size=limits.store // GIB)) for place in idle[:1]}
     # who goes makes room at once: their deletion waits for nobody
     room = limits.caches - holding + len(leaving) if limits.caches else None
-    return Standing(limits, room, waiting, full, going)
+    return Standing(limits, room, free, waiting, full, going)
 
 
 def _why(place: Place, limit: str) -> str:

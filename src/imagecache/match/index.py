@@ -140,6 +140,7 @@ def view(item: ImageCache, nodes: Usable = _NOWHERE) -> CacheView:
         reason=status.reason if status else "",
         nodes=nodes.get((item.name, status.image_cache_id), frozenset()) if status else frozenset(),
         desired=status.nodes.desired if status and status.nodes else 0,
+        ready=status.nodes.ready if status and status.nodes else 0,
         ready_since=_ready_since(status),
     )
 

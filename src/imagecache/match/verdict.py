@@ -106,7 +106,8 @@ def _look(pod: PodView, index: Index) -> _Found:
 def _problem(cache: CacheView, pod: PodView) -> str:
     """Why the pod cannot use the cache; empty: it can."""
     unfit = _unfit(cache, pod)
-    return unfit or (f"not on {pod.node}" if pod.node and pod.node not in cache.nodes else "")
+    away = pod.node and pod.node not in cache.nodes and pod.node not in cache.still
+    return unfit or (f"not on {pod.node}" if away else "")
 
 
 def _unfit(cache: CacheView, pod: PodView) -> str:

@@ -58,6 +58,10 @@ class CacheView:
     """Those that report it usable."""
     desired: int = 0
     """Number of nodes that it is for."""
+    ready: int = 0
+    """Of these, number that reported it usable when its status was written."""
+    still: frozenset[str] = frozenset()
+    """Nodes that have an earlier content of it, with all of its images."""
     ready_since: dt.datetime | None = None
     """When it became Ready; None: it is not, or not known."""
 

@@ -71,7 +71,7 @@ def answers(places: Sequence[Place], limits: Limits, stored: int = 0) -> tuple[s
     return {each.name for each in places if found.refusal(each) is not None}, set(found.going)
 
 
-TWO_CACHES, FULL_STORE = Limits(caches=2), Limits(store=10 * GIB)
+TWO_CACHES, FULL_STORE = Limits(caches=2, automatic=1), Limits(store=10 * GIB)
 SERVING = [place("a"), place("b")]
 
 
@@ -114,6 +114,13 @@ SERVING = [place("a"), place("b")]
 def test_how_many_there_may_be(places: list[Place], refused: set[str], going: set[str]) -> None:
     assert answers(places, TWO_CACHES) == (refused, going)
     assert answers(places, Limits()) == (set(), set())
+
+
+def test_a_label_that_anybody_can_write_makes_no_room() -> None:
+    """As many as pods may have made have it by right; the others are counted, the youngest first."""
+    labelled = [place(f"auto-{number}", automatic=True, state="waits", age=9 - number) for number in range(3)]
+
+    assert answers([*SERVING, *labelled], Limits(caches=2, automatic=2)) == ({"auto-2"}, set())
 
 
 @pytest.mark.parametrize(

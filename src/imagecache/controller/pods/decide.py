@@ -40,7 +40,7 @@ class Look:
     nodes: int = 0
     """Of the cluster."""
     unknown_for: float = 0.0
-    """Seconds for which the pinned cache has been unknown, or a pod that is held has had no pin."""
+    """Seconds for which the pinned cache has been unknown."""
     leaving: bool = False
     """It has started, or is about to be forgotten: there is no later."""
 
@@ -106,11 +106,10 @@ def event_name(name: str, uid: str, told: Told, hour: int | None = None) -> str:
 
 def _held(look: Look) -> tuple[Action, ...]:
     verdict = look.verdict
-    # the Namespace that pins may arrive after the pod that the API server holds for it
-    if (not verdict.ask.pin or verdict.outcome is Outcome.NOT_FOUND) and look.unknown_for < GRACE:
-        return (Wait(GRACE - look.unknown_for),)
     if not verdict.ask.pin:  # edited away; the match follows when its node is known
         return (LetGo(),)
+    if verdict.outcome is Outcome.NOT_FOUND and look.unknown_for < GRACE:
+        return (Wait(GRACE - look.unknown_for),)
     cache = look.pinned
     if verdict.hold or cache is None:
         return _waits(look, *(verdict.events if verdict.hold else ()))
@@ -120,18 +119,36 @@ def _held(look: Look) -> tuple[Action, ...]:
 def _served(look: Look, cache: CacheView) -> tuple[Action, ...]:
     """The pinned cache serves: the pod goes once that is so on nodes, or it would begin with an ordinary pull."""
     asked, age = look.verdict.ask, _age(cache, look.now)
-    everywhere = len(cache.nodes) >= cache.desired > 0
-    # without a node that it is for, and none that it must start on, nobody is waited for: a held pod brings no new node
-    enough = bool(cache.nodes) or (cache.desired == 0 and not asked.require_node)
-    if not everywhere and not (enough and age >= CATCH_UP):
-        again = CATCH_UP - age if enough and age < CATCH_UP else AGAIN
+    everywhere = _is_everywhere(cache)
+    if not _frees(cache, look.now, require_node=asked.require_node):
+        again = CATCH_UP - age if age < CATCH_UP and _is_enough(cache, require_node=asked.require_node) else AGAIN
         if age < GRACE:  # the usual moment between Ready and the first node
             return (Wait(min(GRACE - age, again)),)
         return _waits(look, events.not_complete(asked.pin), at_most=again)
     required = asked.require_node and len(cache.nodes) < look.nodes
     chosen = _some(cache.nodes, look.pod.uid) if required or not everywhere else ()
     told = tuple(Tell(each, _name(look, each)) for each in look.verdict.events)
-    return (*told, LetGo(look.verdict.id, chosen, required))
+    return (LetGo(look.verdict.id, chosen, required), *told)
+
+
+def frees(cache: CacheView | None, now: dt.datetime) -> bool:
+    """Whether a pod that pins this cache may go now: while not, it need not be looked at when a node has got it."""
+    return cache is None or not cache.serves or _frees(cache, now, require_node=False)
+
+
+def _frees(cache: CacheView, now: dt.datetime, *, require_node: bool) -> bool:
+    return _is_everywhere(cache) or (_age(cache, now) >= CATCH_UP and _is_enough(cache, require_node=require_node))
+
+
+def _is_enough(cache: CacheView, *, require_node: bool) -> bool:
+    """When the nodes have had their time."""
+    # without a node that it is for, and none that it must start on, nobody is waited for: a held pod brings no new node
+    return bool(cache.nodes) or (cache.desired == 0 and not require_node)
+
+
+def _is_everywhere(cache: CacheView) -> bool:
+    """On all nodes that it is for; others may have it still, which it was for before."""
+    return min(len(cache.nodes), cache.ready) >= cache.desired > 0
 
 
 def _waits(look: Look, *told: Told, at_most: float = AGAIN) -> tuple[Action, ...]:
@@ -170,7 +187,8 @@ def _bound(look: Look) -> tuple[Action, ...]:
         actions.append(Annotate(verdict.id))
     if verdict.outcome is Outcome.NOT_FOUND and look.unknown_for < GRACE and not look.leaving:
         return (*actions, Wait(GRACE - look.unknown_for))
-    actions.extend(Tell(each, _name(look, each)) for each in verdict.events)
+    if pod.bound_for(look.now) < AGAIN:  # else the event has expired: a restart would tell it again
+        actions.extend(Tell(each, _name(look, each)) for each in verdict.events)
     if verdict.create is not None:
         actions.append(CreateCache(verdict.create, verdict.ask.explicit))
     return tuple(actions)

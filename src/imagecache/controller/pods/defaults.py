@@ -15,7 +15,7 @@ import msgspec
 from imagecache.controller.pods.bare import BARE, Bare
 from imagecache.kube.api import ClusterKube
 from imagecache.kube.resources import CONFIG_MAPS, NAMESPACES
-from imagecache.kube.stream import Gone, ListBegun, ListEnded, News, Seen, Stream
+from imagecache.kube.stream import Gone, ListBegun, ListEnded, News, Seen, Stream, pages
 from imagecache.match import selectors
 from imagecache.match.keys import CREATE, KEYS
 from imagecache.match.pod import Metadata
@@ -50,6 +50,7 @@ class DefaultsWatcher:
         auto_create: bool,
         patience: float = _PATIENCE,
     ) -> None:
+        self._kube = kube
         self._patience = patience
         self._namespaces = Stream(kube, NAMESPACES, BARE)
         name = f"metadata.name={selectors.CONFIG_MAP}"
@@ -64,6 +65,14 @@ class DefaultsWatcher:
 
     def of(self, namespace: str) -> Defaults:
         return self._known.get(namespace) or Defaults(rules=self._rules, cluster=self._cluster)
+
+    async def read(self, namespace: str) -> Defaults:
+        """As the API server has them now: the watch may be behind. Raises KubernetesError."""
+        found = None
+        async for page in pages(self._kube, NAMESPACES, BARE, fields=f"metadata.name={namespace}"):
+            found = next((item.metadata for item in page.objects), found)
+        self._put(namespace, found)
+        return self.of(namespace)
 
     async def ready(self) -> None:
         """Returns when all Namespaces are known, and the ConfigMap is, or cannot be for now."""

@@ -39,7 +39,7 @@ class Hands:
         self._hostnames = hostnames
 
     async def carry_out(self, pod: Pod, actions: Sequence[Action], done: Done) -> None:
-        """All of them in order; one that fails keeps the others from nothing.
+        """All of them in order; one that fails keeps the others from nothing, but for the letting go of a pod.
 
         Raises ObjectNotFound when the pod is gone, else the KubernetesError of the first that failed.
         """
@@ -50,6 +50,8 @@ class Hands:
             except ObjectNotFound:
                 raise
             except KubernetesError as error:
+                if isinstance(action, LetGo):  # it goes on waiting, so what is told to a pod that goes is not true
+                    raise
                 problem = problem or error
         if problem is not None:
             raise problem

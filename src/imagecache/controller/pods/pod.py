@@ -70,6 +70,14 @@ class Pod(pod.Pod, frozen=True, gc=False):
     def created(self, otherwise: dt.datetime) -> dt.datetime:
         return times.read(self.metadata.creation_timestamp or "") or otherwise
 
+    def bound_for(self, now: dt.datetime) -> float:
+        """Seconds since it has a node; 0: not known."""
+        scheduled = next(
+            (each for each in self.status.conditions or () if each.type == "PodScheduled"), pod.Condition()
+        )
+        since = times.read(scheduled.last_transition_time or "")
+        return (now - since).total_seconds() if since is not None and scheduled.status == "True" else 0.0
+
     def node_affinity(self) -> Object:
         """Empty when it has none."""
         raw = self.spec.affinity.node_affinity if self.spec.affinity else b""

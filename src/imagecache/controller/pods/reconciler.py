@@ -15,8 +15,8 @@ from imagecache.backoff import Backoff, Retries
 from imagecache.clock import Clock
 from imagecache.controller.informer_cache import InformerCache
 from imagecache.controller.pods.autocaches import AutoCaches
-from imagecache.controller.pods.caches import Caches
-from imagecache.controller.pods.decide import Action, LetGo, Look, Wait, decide
+from imagecache.controller.pods.caches import Caches, Change
+from imagecache.controller.pods.decide import Action, LetGo, Look, Wait, decide, frees
 from imagecache.controller.pods.defaults import DefaultsWatcher
 from imagecache.controller.pods.failed_builds import FailedBuilds
 from imagecache.controller.pods.hands import Done, Hands
@@ -58,7 +58,7 @@ class PodDependencies:
     matched: Callable[[str, dt.datetime], None]
     """Told the name of a cache that a pod was matched with."""
     used: Callable[[str, dt.datetime], None]
-    """Told the name of a cache that a running pod uses."""
+    """Told the name of a cache that a running pod uses, or a held one waits for."""
     own_namespace: str = ""
     auto_create: bool = False
     """A miss has a cache made, unless something nearer to the pod says no."""
@@ -80,7 +80,7 @@ class _Memory:
     winner: str = ""
     """Name of the cache in the last verdict."""
     unknown_since: float | None = None
-    """Monotonic time since when its pin has been unknown, or it has had none."""
+    """Monotonic time since when its pin has been unknown."""
     done: Done = field(default_factory=Done)
     retries: Retries | None = None
     tries: int = 0
@@ -108,7 +108,7 @@ class PodReconciler:
         )
         self._failed = FailedBuilds(kube, dependencies.informers, self._teller)
         self._hands = Hands(kube, self._teller, self._auto, self._hostnames)
-        self._in_use = InUse(kube, self.caches, clock, dependencies.used)
+        self._in_use = InUse(kube, self.caches, clock, dependencies.used, self._waited_for)
         self._stream = Stream(kube, PODS, DECODER, fields=_STARTING, backoff=dependencies.backoff)
         self._queue = WorkQueue()
         self._memories: dict[str, _Memory] = {}
@@ -215,13 +215,20 @@ class PodReconciler:
         self._settle(uid)
         self._memories.pop(uid, None)
 
-    def _caches_changed(self, names: frozenset[str], appeared: bool) -> None:
-        self._failed.take(names)
-        self._auto.seen(names)
+    def _caches_changed(self, change: Change) -> None:
+        self._failed.take(change.caches)
+        self._auto.seen(change.caches)
+        now, index = self._clock.now(), self.caches.index
+        # thousands may wait for one cache, while a thousand nodes get it one after the other
+        names = change.caches | {name for name in change.spread if frees(index.caches.get(name), now)}
         for uid in self._held:
             winner = self._memories[uid].winner
-            if winner in names or (appeared and not winner):
+            if winner in names or (change.appeared and not winner):
                 self._queue.add(uid)
+
+    def _waited_for(self) -> set[str]:
+        """Names of the caches that held pods wait for."""
+        return {winner for uid in self._held if (winner := self._memories[uid].winner)}
 
     def _defaults_changed(self, namespace: str) -> None:
         for uid in self._held:
@@ -256,6 +263,8 @@ class PodReconciler:
             self._forget(uid)
             return
         verdict = match(view(pod), self._defaults.of(pod.namespace), self.caches.index)
+        if pod.is_gated and not verdict.ask.pin:  # the API server may hold it for its Namespace, whose watch is behind
+            verdict = match(view(pod), await self._defaults.read(pod.namespace), self.caches.index)
         memory.winner = verdict.winner
         actions = decide(self._look_at(pod, verdict, memory))
         await self._hands.carry_out(pod, actions, memory.done)
@@ -272,7 +281,7 @@ class PodReconciler:
 
     def _look_at(self, pod: Pod, verdict: Verdict, memory: _Memory) -> Look:
         now = self._clock.monotonic()
-        if verdict.ask.pin and verdict.outcome is not Outcome.NOT_FOUND:
+        if verdict.outcome is not Outcome.NOT_FOUND:
             memory.unknown_since = None
         elif memory.unknown_since is None:
             memory.unknown_since = now

@@ -159,7 +159,8 @@ class Bench:
         elif phase is Phase.CREATING:
             status = phases.advance(status, 1, 2, now)
         last = matched.strftime("%Y-%m-%dT%H:%M:%SZ") if matched else ""
-        status = replace(status, nodes=NodeCounts(desired=desired), last_matched_time=last)
+        counts = NodeCounts(desired=desired, ready=await self._ready(name, cache_id))
+        status = replace(status, nodes=counts, last_matched_time=last)
         await self.kube.patch(IMAGE_CACHES, name, {"status": msgspec.to_builtins(status)}, subresource="status")
         return cache_id
 
@@ -177,7 +178,15 @@ class Bench:
         entry: Object = {"name": cache, "id": cache_id, "state": "Ready"}
         caches: list[JSON] = [*(before if isinstance(before, list) else []), entry]
         await self.kube.patch(NODE_IMAGE_CACHES, node, {"status": {"caches": caches}}, subresource="status")
+        counts: Object = {"status": {"nodes": {"ready": await self._ready(cache, cache_id)}}}
+        await self.kube.patch(IMAGE_CACHES, cache, counts, subresource="status")
         await eventually(lambda: all(each.knows(cache, node) for each in self.controllers), f"{cache} on {node}")
+
+    async def _ready(self, cache: str, cache_id: str) -> int:
+        """Number of nodes that report this bundle."""
+        reports = [objects.at(item, "status", "caches") for item in (await self.kube.list(NODE_IMAGE_CACHES)).items]
+        entries = [each for caches in reports if isinstance(caches, list) for each in caches]
+        return sum((objects.text(each, "name"), objects.text(each, "id")) == (cache, cache_id) for each in entries)
 
     # pods
 

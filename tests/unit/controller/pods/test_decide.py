@@ -26,12 +26,13 @@ from imagecache.controller.pods.decide import (
     Wait,
     decide,
     event_name,
+    frees,
 )
 from imagecache.controller.pods.pod import DECODER, Pod
 from imagecache.match import events
 from imagecache.match.index import Index
 from imagecache.match.keys import AUTO, AUTO_OLD, CREATE, GATE, MATCHED, PIN, REQUIRE_NODE
-from imagecache.match.pod import view
+from imagecache.match.pod import Condition, Status, view
 from imagecache.match.verdict import match
 from imagecache.match.views import CacheView, Defaults
 
@@ -65,13 +66,15 @@ def cache(**changes: Any) -> CacheView:
         created=NOW,
         nodes=frozenset({"node-1"}),
         desired=1,
+        ready=1,
         ready_since=NOW - dt.timedelta(minutes=1),
     )
     return dataclasses.replace(made, **changes)
 
 
 def ready(seconds: float, *nodes: str, desired: int = 3) -> CacheView:
-    return cache(nodes=frozenset(nodes), desired=desired, ready_since=NOW - dt.timedelta(seconds=seconds))
+    since = NOW - dt.timedelta(seconds=seconds)
+    return cache(nodes=frozenset(nodes), desired=desired, ready=len(nodes), ready_since=since)
 
 
 def look(seen: Pod, *caches: CacheView, **changes: Any) -> tuple[Action, ...]:
@@ -93,57 +96,77 @@ def shown(actions: tuple[Action, ...]) -> list[object]:
     ("seen", "caches", "expected"),
     [
         # the pinned cache is on all nodes that it is for
-        (pod(gated=True, pin="app"), [cache()], [events.HIT, LetGo(ID)]),
-        (pod(gated=True, pin=ID), [cache()], [events.HIT, LetGo(ID)]),
-        (pod(gated=True, pin="app"), [ready(0, "a", "b", "c")], [events.HIT, LetGo(ID)]),
-        (pod(gated=True, pin="app", image="other:1"), [cache()], [events.HIT, LetGo(ID)]),
+        (pod(gated=True, pin="app"), [cache()], [LetGo(ID), events.HIT]),
+        (pod(gated=True, pin=ID), [cache()], [LetGo(ID), events.HIT]),
+        (pod(gated=True, pin="app"), [ready(0, "a", "b", "c")], [LetGo(ID), events.HIT]),
+        (pod(gated=True, pin="app", image="other:1"), [cache()], [LetGo(ID), events.HIT]),
         # on some: after ten seconds, and those are preferred
         (pod(gated=True, pin="app"), [ready(1, "b", "a")], [Wait(1.0)]),
         (pod(gated=True, pin="app"), [ready(4, "b", "a")], [events.NOT_COMPLETE, Wait(6.0)]),
-        (pod(gated=True, pin="app"), [ready(10, "b", "a")], [events.HIT, LetGo(ID, ("a", "b"))]),
+        (pod(gated=True, pin="app"), [ready(10, "b", "a")], [LetGo(ID, ("a", "b")), events.HIT]),
         (
             pod(gated=True, pin="app", require="true"),
             [ready(10, "b", "a")],
-            [events.HIT, LetGo(ID, ("a", "b"), required=True)],
+            [LetGo(ID, ("a", "b"), required=True), events.HIT],
         ),
         # content of before an update has been there for long enough
         (
             pod(gated=True, pin="app"),
             [cache(phase=Phase.UPDATING, nodes=frozenset({"a"}), desired=3, ready_since=None)],
-            [events.HIT, LetGo(ID, ("a",))],
+            [LetGo(ID, ("a",)), events.HIT],
         ),
         # a clock was set back
-        (pod(gated=True, pin="app"), [ready(-3600, "a")], [events.HIT, LetGo(ID, ("a",))]),
+        (pod(gated=True, pin="app"), [ready(-3600, "a")], [LetGo(ID, ("a",)), events.HIT]),
         # on none: it waits, however long
         (pod(gated=True, pin="app"), [ready(1)], [Wait(1.0)]),
         (pod(gated=True, pin="app"), [ready(600)], [events.NOT_COMPLETE, Wait(AGAIN)]),
         # there is no node that it is for: nobody is waited for, unless one is a must
         (pod(gated=True, pin="app"), [ready(4, desired=0)], [events.NOT_COMPLETE, Wait(6.0)]),
-        (pod(gated=True, pin="app"), [ready(10, desired=0)], [events.HIT, LetGo(ID)]),
+        (pod(gated=True, pin="app"), [ready(10, desired=0)], [LetGo(ID), events.HIT]),
         (pod(gated=True, pin="app", require="true"), [ready(10, desired=0)], [events.NOT_COMPLETE, Wait(AGAIN)]),
         # it is everywhere that it is for, but not on every node of the cluster
-        (pod(gated=True, pin="app", require="true"), [cache()], [events.HIT, LetGo(ID, ("node-1",), required=True)]),
-        (pod(gated=True, pin="app", require="true"), [ready(0, "a", "b", "c")], [events.HIT, LetGo(ID)]),
+        (pod(gated=True, pin="app", require="true"), [cache()], [LetGo(ID, ("node-1",), required=True), events.HIT]),
+        (pod(gated=True, pin="app", require="true"), [ready(0, "a", "b", "c")], [LetGo(ID), events.HIT]),
+        # on nodes that it is for no longer, and on one of those that it is for
+        (
+            pod(gated=True, pin="app"),
+            [dataclasses.replace(ready(0, "a", "b", "old"), ready=2)],
+            [Wait(2.0)],
+        ),
         # not yet, failed, going: held
         (pod(gated=True, pin="app"), [cache(phase=Phase.CREATING)], [events.NOT_COMPLETE, Wait(AGAIN)]),
         (pod(gated=True, pin="app"), [cache(phase=Phase.FAILED)], [events.NOT_COMPLETE, Wait(AGAIN)]),
         # unknown: for a moment nothing is said
         (pod(gated=True, pin="nope"), [cache()], [Wait(GRACE)]),
         (pod(gated=True, pin="app"), [cache(deleted=True)], [Wait(GRACE)]),
-        # there is no pin: its Namespace may be on the way
-        (pod(gated=True), [cache()], [Wait(GRACE)]),
-        (pod(gated=True, pin=" "), [cache()], [Wait(GRACE)]),
-        (pod(gated=True, matched="imc-copied"), [], [Wait(GRACE)]),
+        # there is no pin: it is matched when its node is known
+        (pod(gated=True), [cache()], [LetGo()]),
+        (pod(gated=True, pin=" "), [cache()], [LetGo()]),
+        (pod(gated=True, matched="imc-copied"), [], [LetGo()]),
     ],
 )
 def test_a_held_pod(seen: Pod, caches: list[CacheView], expected: list[object]) -> None:
     assert shown(look(seen, *caches)) == expected
 
 
+@pytest.mark.parametrize(
+    ("cache", "expected"),
+    [
+        (None, True),
+        (cache(phase=Phase.CREATING), True),
+        (ready(0, "a", "b"), False),
+        (ready(0, "a", "b", "c"), True),
+        (ready(CATCH_UP), False),
+        (ready(CATCH_UP, "a"), True),
+    ],
+)
+def test_whether_a_pod_may_go_that_pins_a_cache_which_has_spread(cache: CacheView | None, expected: bool) -> None:
+    assert frees(cache, NOW) is expected
+
+
 def test_an_unknown_cache_is_told_when_it_stays_unknown() -> None:
     seen = pod(gated=True, pin="nope")
 
-    assert shown(look(pod(gated=True), cache(), unknown_for=GRACE)) == [LetGo()], "it is matched when its node is known"
     assert shown(look(seen, unknown_for=GRACE / 2)) == [Wait(GRACE / 2)]
     assert shown(look(seen, unknown_for=GRACE)) == [events.NOT_FOUND, Wait(AGAIN)]
 
@@ -170,9 +193,9 @@ def test_of_many_nodes_each_pod_prefers_some() -> None:
     for uid in ("1", "2"):
         seen = pod(gated=True, pin="app")
         seen = msgspec.structs.replace(seen, metadata=msgspec.structs.replace(seen.metadata, uid=uid))
-        _, action = look(seen, found)
+        action, _ = look(seen, found)
         assert isinstance(action, LetGo)
-        assert action == look(seen, found)[1]
+        assert action == look(seen, found)[0]
         chosen.append(action.nodes)
 
     assert [len(each) for each in chosen] == [NODES, NODES]
@@ -212,6 +235,16 @@ def test_of_many_nodes_each_pod_prefers_some() -> None:
 )
 def test_a_bound_pod(seen: Pod, caches: list[CacheView], expected: list[object]) -> None:
     assert shown(look(seen, *caches)) == expected
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(AGAIN - 1, [events.HIT]), (AGAIN, [])])
+def test_who_has_a_node_for_long_was_told_before(seconds: float, told: list[str]) -> None:
+    """The API server has forgotten the event by then, so that a restart would tell it as something new."""
+    since = (NOW - dt.timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    scheduled = Condition(type="PodScheduled", status="True", last_transition_time=since)
+    seen = msgspec.structs.replace(pod(node="node-1", auto="true"), status=Status(conditions=(scheduled,)))
+
+    assert shown(look(seen, cache())) == [Annotate(ID), *told]
 
 
 def test_what_is_unknown_when_the_pod_starts_is_told_then() -> None:

@@ -13,12 +13,12 @@ from imagecache.backoff import Backoff
 from imagecache.controller.pods.autocaches import Made, victim
 from imagecache.controller.pods.pod import DECODER
 from imagecache.controller.quota import Limits, place_of, standing
-from imagecache.errors import KubernetesError, KubernetesUnavailable
+from imagecache.errors import KubernetesError, KubernetesUnavailable, ObjectRefused
 from imagecache.kube import objects
 from imagecache.kube.api import Object
 from imagecache.kube.resources import EVENTS, IMAGE_CACHES, NAMESPACES, PODS, Resource
 from imagecache.match.events import AUTO_CREATED, HIT, MISSED
-from imagecache.match.keys import AUTO, CREATE, GATE, PIN
+from imagecache.match.keys import AUTO, CREATE, GATE, PIN, REQUIRE_NODE
 from testkit.clock import FakeClock
 from testkit.kube import FakeKube
 
@@ -34,7 +34,7 @@ class LateNamespaces(FakeKube):
         found = super().lines(resource, resource_version=resource_version, namespace=namespace, fields=fields)
         async for line in found:
             if resource == NAMESPACES:
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(60)
             yield line
 
 
@@ -47,9 +47,25 @@ async def test_a_pod_that_its_namespace_pins_waits_for_the_namespace() -> None:
         await bench.namespace("team", {PIN: "app"})
         await bench.pod(namespace="team", gates=(GATE,))  # the API server's policy has read the Namespace
         await eventually(lambda: controller.metric("pods_held") == 1, "the pod to be seen")
-        await asyncio.sleep(0.4)
+        await bench.pass_time(60)
 
         assert await bench.gates(namespace="team") == [GATE]
+
+
+async def test_who_is_not_let_go_is_not_told_a_hit(bench: Bench) -> None:
+    def refusing(verb: str, resource: Resource, _name: str) -> KubernetesError | None:
+        return ObjectRefused("a webhook says no") if (verb, resource) == ("patch", PODS) else None
+
+    bench.start()
+    await bench.cache()
+    await bench.settled()
+    bench.kube.failure = refusing
+    await bench.pod(pin="app", annotations={REQUIRE_NODE: "true"})
+    await eventually(lambda: bench.count("patch", PODS) > 1, "tries")
+    assert await bench.told() == []
+
+    bench.kube.failure = lambda _verb, _resource, _name: None
+    await bench.until_told(HIT)
 
 
 async def test_a_cache_that_is_gone_again_is_made_again_and_counts_no_more(bench: Bench) -> None:

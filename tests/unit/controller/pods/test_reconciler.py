@@ -9,7 +9,6 @@ import pytest
 import pytest_asyncio
 
 from imagecache.api.types import Phase
-from imagecache.controller.pods.decide import GRACE
 from imagecache.errors import KubernetesDenied, KubernetesError, KubernetesUnavailable, ObjectRefused
 from imagecache.kube import objects
 from imagecache.kube.api import Object
@@ -125,7 +124,6 @@ async def test_a_pin_that_is_removed_frees_and_the_match_follows(bench: Bench) -
     await bench.pod(pin="app", annotations={AUTO: "true"})
     await bench.until_told(NOT_COMPLETE)
     await bench.annotate("web", PIN, None)
-    await bench.pass_time(GRACE)
     await bench.until_free("web")
     assert await bench.matched() == ""
     await bench.set_phase("app", Phase.READY)

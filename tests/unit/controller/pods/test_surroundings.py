@@ -9,17 +9,22 @@ from typing import Any
 
 import pytest_asyncio
 
+from imagecache.api.ids import derived_cache_id
 from imagecache.api.types import Phase
+from imagecache.api.yamltext import JSON
 from imagecache.controller.informer_cache import InformerCache
-from imagecache.controller.pods.caches import Caches
+from imagecache.controller.pods.caches import Caches, Change
 from imagecache.controller.pods.defaults import DefaultsWatcher
 from imagecache.errors import KubernetesDenied
+from imagecache.kube import objects
 from imagecache.kube.api import Object
 from imagecache.kube.resources import CONFIG_MAPS, IMAGE_CACHES, NAMESPACES, NODE_IMAGE_CACHES, NODES, PODS
-from imagecache.match.keys import AUTO, CREATE, MATCHED, PIN
+from imagecache.match.events import HIT, MISSED, NOT_COMPLETE
+from imagecache.match.keys import AUTO, CREATE, GATE, MATCHED, PIN
 from testkit.kube import FakeKube
+from tests.unit.match.documents import image_cache, report
 
-from .bench import Bench, Controller, eventually
+from .bench import DIGEST, IMAGE, Bench, Controller, eventually
 
 # caches
 
@@ -66,8 +71,8 @@ async def test_what_no_pod_sees_makes_no_index(bench: Bench) -> None:
 
 
 async def test_a_large_index_is_made_beside_the_event_loop() -> None:
-    informers, told = InformerCache(), list[tuple[frozenset[str], bool]]()
-    found = Caches(informers, lambda names, appeared: told.append((names, appeared)), large=1)
+    informers, told = InformerCache(), list[Change]()
+    found = Caches(informers, told.append, large=1)
     for name in ("a", "b"):
         item: Object = {"metadata": {"name": name, "uid": name}, "spec": {"images": ["nginx:1.25"]}}
         found.take(informers.take(IMAGE_CACHES, item, gone=False))
@@ -75,7 +80,79 @@ async def test_a_large_index_is_made_beside_the_event_loop() -> None:
     await found.refresh()
 
     assert set(found.index.caches) == {"a", "b"}
-    assert told == [(frozenset({"a", "b"}), True)]
+    assert told == [Change(frozenset({"a", "b"}), frozenset(), appeared=True)]
+
+
+async def test_at_an_updates_switch_nodes_still_have_the_earlier_content(bench: Bench) -> None:
+    """Until they have the new one: what is matched there is a hit, and nothing is pulled."""
+    controller = bench.start()
+    newer: Object = {"status": {"imageCacheId": await id_after(bench, await bench.cache())}}
+    await bench.settled()
+    await bench.kube.patch(IMAGE_CACHES, "app", newer, subresource="status")
+    await eventually(lambda: not controller.pods.caches.index.caches["app"].nodes, "the switch to be seen")
+
+    await bench.pod("on", node="node-1", annotations={AUTO: "true"})
+    await bench.pod("off", node="node-2", annotations={AUTO: "true"})
+    await bench.pod("pinned", pin="app")
+
+    await bench.until_told(HIT, name="on")
+    await bench.until_told(MISSED, name="off")
+    assert await bench.gates("pinned") == [GATE]
+
+
+async def id_after(bench: Bench, cache_id: str) -> str:
+    """Of the next bundle of the same cache."""
+    return derived_cache_id(objects.uid(await bench.kube.get(IMAGE_CACHES, "app")), cache_id)
+
+
+async def test_an_earlier_content_that_lacks_an_image_is_nobodys_hit(bench: Bench) -> None:
+    controller = bench.start()
+    newer = await id_after(bench, await bench.cache())
+    await bench.settled()
+    images: list[JSON] = [{"image": each, "platform": "linux/amd64", "digest": DIGEST} for each in (IMAGE, "redis:7")]
+    switched: Object = {"status": {"imageCacheId": newer, "images": images}}
+    await bench.kube.patch(IMAGE_CACHES, "app", switched, subresource="status")
+    await eventually(lambda: not controller.pods.caches.index.caches["app"].nodes, "the switch to be seen")
+
+    await bench.pod(node="node-1", annotations={AUTO: "true"})
+
+    await bench.until_told(MISSED)
+
+
+async def test_a_cache_that_held_pods_wait_for_counts_as_used(bench: Bench) -> None:
+    controller = bench.start()
+    await bench.cache(phase=Phase.CREATING)
+    await bench.cache("other", phase=Phase.CREATING)
+    await bench.pod(pin="app")
+    await bench.until_told(NOT_COMPLETE)
+
+    controller.pods._in_use.look_at_waiting()
+
+    assert controller.used == ["app"]
+
+
+async def test_what_has_spread_is_told_apart_from_what_has_changed() -> None:
+    """Thousands of held pods are not looked at for each node that gets their cache."""
+    informers, told = InformerCache(), list[Change]()
+    found = Caches(informers, told.append)
+
+    async def show(ready: int, desired: int) -> None:
+        item = image_cache("a", IMAGE, nodes=(ready, desired))
+        found.take(informers.take(IMAGE_CACHES, item, gone=False))
+        await found.refresh()
+
+    await show(1, 1)
+    informers.take(NODES, {"metadata": {"name": "node-1"}}, gone=False)
+    informers.take(NODE_IMAGE_CACHES, report("node-1", image_cache("a", IMAGE)), gone=False)
+    await found.refresh()
+    await show(1, 2)
+    await show(2, 2)
+
+    appeared, moved, wanted, counted = told
+    only = frozenset({"a"})
+    assert appeared == Change(only, frozenset(), appeared=True)
+    assert wanted == Change(only, frozenset(), appeared=False), "a node more that it is for"
+    assert moved == counted == Change(frozenset(), only, appeared=False)
 
 
 # defaults
