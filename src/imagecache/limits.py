@@ -42,7 +42,20 @@ class Limits:
     gigabyte of zeros, and rightly so (a lastlog), so no ratio tells a bomb; this does, before the disk is full."""
     zstd_window: int = 512 * MIB
     """Memory that a frame may ask for, as in containerd (klauspost/compress ``zstd``, MaxWindowSize)."""
-    layer_entries: int = 10_000_000
+    layer_entries: int = 4_000_000
+    """Names, implied directories too. Each takes some 900 bytes of a worker until the layer image is written."""
+    tree_bytes: int = 64 * MIB
+    """Memory that a layer's tree may take besides its plain entries, whatever their number: for names over 100 bytes,
+    targets of symlinks, xattrs, pieces of sparse files, implied directories."""
+    entry_bytes: int = 1 * KIB
+    """The same for each entry of the layer, in addition."""
+    tree_steps: int = 2_000_000
+    """Steps of work on a layer's tree besides its plain entries: a component of a path, an extended record, a piece of
+    a sparse file, a name that is removed. A step takes about a microsecond."""
+    entry_steps: int = 64
+    """The same for each entry of the layer, in addition."""
+    lower_lookups: int = 1_000_000
+    """Names that are looked up in the layers below for one layer's implied directories: some 10 microseconds each."""
     tar_header_records: int = 1 * MIB
     """One PAX header, or one GNU long name (Go's archive/tar: 1 MiB)."""
     path_length: int = 4096

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from imagecache.layer.assemble import assemble
 from imagecache.layer.compression import Compression, Decompressor
 from imagecache.layer.tar_numbers import numeric
+from imagecache.layer.budget import Budget
 from imagecache.layer.tar_reader import entries
 from imagecache.layer.tar_sources import ChunkSource
 from imagecache.limits import DEFAULT
@@ -65,7 +66,7 @@ def test_entries_are_what_tarfile_wrote(data: st.DataObject, form: str, size: in
     members = data.draw(_members(form))
     packed = _pack(members, form)
     chunks = [packed[start : start + size] for start in range(0, len(packed), size)]
-    read = list(entries(ChunkSource(chunks), DEFAULT))
+    read = list(entries(ChunkSource(chunks), DEFAULT, Budget(DEFAULT)))
     assert len(read) == len(members)
     for entry, member in zip(read, members, strict=True):
         info = member.info

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from imagecache.errors import LimitExceeded, UnsafeLayer
 from imagecache.layer import tar_entry as types
 from imagecache.layer.attributes import owner, time
-from imagecache.layer.partial_tree import ImpliedDirectory, PartialTree, directories
+from imagecache.layer.budget import Budget
+from imagecache.layer.partial_tree import ImpliedDirectory, LayerDirectory, PartialTree, directories
 from imagecache.layer.tar_entry import TarEntry, quoted
 from imagecache.layer.tar_reader import TarSource, entries
 from imagecache.layer.tar_xattrs import CAPABILITY, ORIGIN, check_total, settable
@@ -23,7 +24,6 @@ from imagecache.tree import Inode
 
 _FILE_TYPES = {
     types.FILE: stat.S_IFREG,
-    types.DIRECTORY: stat.S_IFDIR,
     types.SYMLINK: stat.S_IFLNK,
     types.CHARACTER_DEVICE: stat.S_IFCHR,
     types.BLOCK_DEVICE: stat.S_IFBLK,
@@ -50,9 +50,10 @@ def assemble(source: TarSource, *, bottom: bool, limits: Limits) -> LayerTree:
 
     Raises MalformedLayer, UnsafeLayer, LimitExceeded.
     """
-    assembler = Assembler(bottom=bottom, limits=limits)
+    budget = Budget(limits)
+    assembler = Assembler(bottom=bottom, limits=limits, budget=budget)
     add = assembler.add
-    for entry in entries(source, limits):
+    for entry in entries(source, limits, budget):
         add(entry)
     return assembler.finish()
 
@@ -60,14 +61,16 @@ def assemble(source: TarSource, *, bottom: bool, limits: Limits) -> LayerTree:
 class Assembler:
     """Applies the entries of one layer in order; ``finish`` returns the tree."""
 
-    def __init__(self, *, bottom: bool, limits: Limits) -> None:
+    def __init__(self, *, bottom: bool, limits: Limits, budget: Budget) -> None:
         self._limits = limits
-        self._tree = PartialTree(limits)
+        self._budget = budget
+        self._tree = PartialTree(limits, budget, remembers=bottom)
         self._whiteouts: Whiteouts = BottomWhiteouts(self._tree, limits) if bottom else UpperWhiteouts(limits)
         self._has_whiteouts = False
         self._hiding: list[tuple[Inode, bytes]] = []
         """Directory and name of every whiteout made so far; a later entry may have replaced it."""
-        self._directories: list[TarEntry] = []
+        self._times: list[tuple[bytes, tuple[int, int]]] = []
+        """Name and time of every directory's entry."""
         self._makers = {
             types.HARD_LINK: self._make_link,
             types.SYMLINK: self._make_symlink,
@@ -99,7 +102,7 @@ class Assembler:
         # first, so a hard link to itself finds no target, as in containerd.
         old = parent.children.get(base)
         if old is not None and not (entry.type == types.DIRECTORY and old.is_dir):
-            self._tree.remove(entry.name, parent, base, old)
+            self._tree.remove(parent, base, old)
         make(entry, parent, base)
 
     def _new(self, entry: TarEntry, parent: Inode) -> Inode:
@@ -116,25 +119,32 @@ class Assembler:
 
     def _add_xattrs(self, inode: Inode, entry: TarEntry) -> None:
         user = inode.is_file or inode.is_dir
+        self._budget.step(len(inode.xattrs))  # those of earlier entries are counted again below
         inode.xattrs |= settable(entry.name, entry.xattrs, user=user, limits=self._limits)
         check_total(entry.name, inode.xattrs, self._limits)
 
-    def _make_file(self, entry: TarEntry, parent: Inode, base: bytes) -> None:
+    def _make_file(self, entry: TarEntry, parent: LayerDirectory, base: bytes) -> None:
         inode = parent.children[base] = self._new(entry, parent)
         inode.size = entry.size
         inode.data = entry.data
         inode.sparse = entry.sparse
 
-    def _make_directory(self, entry: TarEntry, parent: Inode, base: bytes) -> None:
+    def _make_directory(self, entry: TarEntry, parent: LayerDirectory, base: bytes) -> None:
         """A new directory, or new attributes for an existing one (§8): its contents and other xattrs stay."""
-        self._directories.append(entry)
-        inode = parent.children.get(base)
-        if inode is None:
-            inode = parent.children[base] = self._new(entry, parent)
-            inode.nlink = 2
+        mtime = time(entry)
+        self._times.append((entry.name, mtime))
+        old = parent.children.get(base)
+        if isinstance(old, LayerDirectory):
+            if old.implied is not None:
+                old.implied.overridden = True
+            self._set(old, entry)
             return
-        self._tree.override(inode)
-        self._set(inode, entry)
+        uid, gid = owner(entry, 0, PartialTree.inherited_gid(parent))
+        mode = stat.S_IFDIR | (entry.mode & 0o7777)
+        inode = LayerDirectory(mode, uid, gid, *mtime, nlink=2, place=parent.place.below(base))
+        if entry.xattrs:
+            self._add_xattrs(inode, entry)
+        parent.children[base] = inode
 
     def _set(self, inode: Inode, entry: TarEntry) -> None:
         """The entry's attributes on an existing inode: the last entry wins (§5)."""
@@ -147,7 +157,7 @@ class Assembler:
             inode.mode = stat.S_IFMT(inode.mode) | (entry.mode & 0o7777)
         inode.mtime, inode.mtime_nsec = time(entry)
 
-    def _make_symlink(self, entry: TarEntry, parent: Inode, base: bytes) -> None:
+    def _make_symlink(self, entry: TarEntry, parent: LayerDirectory, base: bytes) -> None:
         if not entry.target:
             raise UnsafeLayer(f"symlink {quoted(entry.name)} has no target")
         if len(entry.target) > self._limits.link_target:
@@ -157,7 +167,7 @@ class Assembler:
         inode.target = entry.target
         inode.size = len(entry.target)
 
-    def _make_device(self, entry: TarEntry, parent: Inode, base: bytes) -> None:
+    def _make_device(self, entry: TarEntry, parent: LayerDirectory, base: bytes) -> None:
         """Devices and fifos (§16). mknod(2) takes a dev_t of 32 bits: 12 of the major, 20 of the minor."""
         if not (0 <= entry.major <= _UINT32_MAX and 0 <= entry.minor <= _UINT32_MAX):
             raise UnsafeLayer(f"device {quoted(entry.name)} has numbers out of range: {entry.major}:{entry.minor}")
@@ -167,7 +177,7 @@ class Assembler:
         if inode.is_whiteout:  # §12: a device 0:0 in the tar is overlayfs' own mark
             self._hiding.append((parent, base))
 
-    def _make_link(self, entry: TarEntry, parent: Inode, base: bytes) -> None:
+    def _make_link(self, entry: TarEntry, parent: LayerDirectory, base: bytes) -> None:
         """Another name (§4). The inode takes this entry's attributes (§5)."""
         inode = self._tree.link_target(entry.target)
         if inode is None:
@@ -181,9 +191,9 @@ class Assembler:
         if inode.is_whiteout:
             self._hiding.append((parent, base))
 
-    def _make_nothing(self, entry: TarEntry, _parent: Inode, base: bytes) -> None:
+    def _make_nothing(self, _entry: TarEntry, parent: LayerDirectory, base: bytes) -> None:
         """A global PAX header (§15): what had its name is removed, and the name counts as written (§11)."""
-        self._tree.note_written(entry.name, base)
+        self._tree.note_written(parent, base)
 
     def finish(self) -> LayerTree:
         """Complete the tree: times of directories, marks of overlayfs, link counts."""
@@ -210,11 +220,11 @@ class Assembler:
         Whatever has the name by then gets the time, also a directory that a later entry implied at the same path.
         """
         timed = set()
-        for entry in self._directories:
-            inode = self._tree.find(entry.name)
+        for name, mtime in self._times:
+            inode = self._tree.find(name)
             if inode is None:
-                raise UnsafeLayer(f"directory {quoted(entry.name)} was removed by a later entry of its own layer")
-            inode.mtime, inode.mtime_nsec = time(entry)
+                raise UnsafeLayer(f"directory {quoted(name)} was removed by a later entry of its own layer")
+            inode.mtime, inode.mtime_nsec = mtime
             timed.add(inode)
         return frozenset(timed)
 

@@ -11,13 +11,16 @@ directories' attributes. Source: ``docs/internals/unpack-rules.md`` §2 and §3;
 from __future__ import annotations
 
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from imagecache.errors import LimitExceeded, UnsafeLayer
 from imagecache.layer.assemble import LayerTree
 from imagecache.layer.partial_tree import ImpliedDirectory
 from imagecache.layer.path_resolver import PathResolver
+from imagecache.layer.place import Place
+from imagecache.layer.tar_entry import quoted
 from imagecache.limits import DEFAULT, Limits
 from imagecache.tree import Inode
 
@@ -64,21 +67,72 @@ def restore_implied(tree: LayerTree, itself: LowerTree, limits: Limits = DEFAULT
 
 
 def _fill(records: Sequence[ImpliedDirectory], lowers: Sequence[LowerTree], limits: Limits) -> bool:
-    resolvers = [PathResolver(lower.root(), lower.child, limits) for lower in lowers]
+    count = _Count(limits.lower_lookups)
+    below = [_Lower(lower, limits, count.add) for lower in lowers]
     made: dict[int, _Attributes] = {}
     changed = False
     for record in records:
         # Also for removed ones: a directory implied inside one may inherit its group, and the lookup can fail the pull.
-        made[id(record)] = attributes = _attributes(record, _find_below(record, resolvers), made)
+        made[id(record)] = attributes = _attributes(record, _find_below(record.inode.place, below), made)
         changed |= not record.gone and _apply(record, attributes)
     return changed
 
 
-def _find_below(record: ImpliedDirectory, resolvers: Sequence[PathResolver]) -> Inode | None:
+class _Count:
+    """Lookups in all layers below."""
+
+    def __init__(self, most: int) -> None:
+        self._most = self._left = most
+
+    def add(self, count: int) -> None:
+        self._left -= count
+        if self._left < 0:
+            raise LimitExceeded(
+                f"the layer's implied directories take more than lower_lookups, {self._most}, in the layers below",
+                hint="build the image with a tool that lists the directories of its layers",
+            )
+
+
+class _Lower:
+    """One layer below. Each path is looked up once, and in one step beside its parent where no symlink is."""
+
+    def __init__(self, tree: LowerTree, limits: Limits, count: Callable[[int], None]) -> None:
+        self._tree = tree
+        self._count = count
+        self._resolver = PathResolver(tree.root(), tree.child, limits, count)
+        self._found: dict[Place, Inode | None] = {}
+        self._crooked: set[Place] = set()
+        """Places behind a symlink of this layer: the path must be resolved as a whole."""
+
+    def find(self, place: Place) -> Inode | None:
+        """What this layer has at the path. Raises UnsafeLayer when a parent there is not a directory."""
+        missing = []
+        while place not in self._found and place.above is not None:
+            missing.append(place)
+            place = place.above
+        found = self._found.get(place) if place.above is not None else self._tree.root()
+        for each in reversed(missing):
+            found = self._found[each] = self._look(each, found)
+        return found
+
+    def _look(self, place: Place, above: Inode | None) -> Inode | None:
+        if place.above not in self._crooked:
+            if above is None:
+                return None
+            if not above.is_dir:
+                raise UnsafeLayer(f"not a directory: a parent of {quoted(b'/'.join(place.path()))}")
+            self._count(1)
+            found = self._tree.child(above, place.name)
+            if found is None or not found.is_symlink:
+                return found
+        self._crooked.add(place)
+        return self._resolver.find(self._resolver.resolve(b"/" + b"/".join(place.path())))
+
+
+def _find_below(place: Place, lowers: Sequence[_Lower]) -> Inode | None:
     """The directory of the topmost lower layer that has something at that path; None when that is another thing."""
-    path = b"/" + b"/".join(record.path)
-    for resolver in resolvers:
-        inode = resolver.find(resolver.resolve(path))
+    for lower in lowers:
+        inode = lower.find(place)
         if inode is not None:
             return inode if inode.is_dir else None
     return None

@@ -24,8 +24,8 @@ Lookup = Callable[[Inode, bytes], Inode | None]
 
 _KERNEL_HOPS = 40
 """MAXSYMLINKS of Linux: links that it follows within one lookup before it answers ELOOP."""
-_STEPS = 10_000_000
-"""Lookups in one tree for paths that have symlinks. Real layers need some thousand; an attacker gets seconds of CPU."""
+_WALK = 4
+"""Steps of the budget for one of a walk over symlinks, which also joins and cleans texts."""
 _DOTS = frozenset({b".", b".."})
 
 
@@ -52,11 +52,12 @@ def tree_lookup(directory: Inode, name: bytes) -> Inode | None:
 class PathResolver:
     """Resolves paths in one tree. ``lookup`` finds children: the tree is in memory, or in a layer image."""
 
-    def __init__(self, root: Inode, lookup: Lookup, limits: Limits) -> None:
+    def __init__(self, root: Inode, lookup: Lookup, limits: Limits, step: Callable[[int], None]) -> None:
+        """``step`` gets the number of lookups before they are made, and raises LimitExceeded when there are too many."""
         self._root = root
         self._lookup = lookup
         self._limits = limits
-        self._steps = 0
+        self._step_by = step
 
     def resolve(self, path: bytes) -> ResolvedPath:
         """Where ``path`` leads, with every symlink followed, the last one too. It need not exist.
@@ -64,6 +65,7 @@ class PathResolver:
         Raises UnsafeLayer when the path goes through something that is not a directory, LimitExceeded.
         """
         parts = tuple(part for part in path.split(b"/") if part and part != b".")
+        self._step_by(len(parts) + len(path) // 64)
         if b".." in parts or self._has_symlink(parts):  # nearly every path has neither, and is resolved as it stands
             parts = tuple(part for part in self._follow(path).split(b"/") if part)
         self._check(parts, path)
@@ -71,6 +73,7 @@ class PathResolver:
 
     def find(self, parts: ResolvedPath) -> Inode | None:
         """What exists at a resolved path. Raises UnsafeLayer when the path goes through a non-directory."""
+        self._step_by(len(parts))
         inode: Inode | None = self._root
         for part in parts:
             if inode is None:
@@ -166,9 +169,9 @@ class PathResolver:
 
     def _step(self, directory: Inode | None, name: bytes, path: bytes) -> Inode | None:
         """One lookup on the way along ``path``; every one is counted."""
-        self._steps += 1
+        self._step_by(_WALK + len(path) // 64)
         limits = self._limits
-        if self._steps > _STEPS or len(path) > limits.path_length or len(name) > limits.name_length:
+        if len(path) > limits.path_length or len(name) > limits.name_length:
             raise LimitExceeded(f"path {quoted(path)} is too long, or leads over too many symlinks")
         if directory is None:
             return None

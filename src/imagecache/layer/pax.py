@@ -6,6 +6,8 @@ Only local headers have an effect; a global one is checked for its syntax. It mu
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from imagecache.layer.tar_entry import TarEntry
 from imagecache.layer.tar_numbers import decimal, pax_time
 
@@ -38,12 +40,16 @@ def parse_records(body: bytes) -> Records:
     return records
 
 
+_length = lru_cache(maxsize=1 << 10)(decimal)
+"""Cached: most records of a layer have a length of two digits, and a hit costs a tenth of parsing."""
+
+
 def _record(body: bytes, start: int) -> tuple[bytes, bytes, int]:
     """Key, value and the position behind the record that starts at ``start``."""
     space = body.find(b" ", start)
     if space < 0:
         raise ValueError("a PAX record without a length")
-    end = start + decimal(body[start:space])
+    end = start + _length(body[start:space])
     # 5 is the shortest record, "5 a=" and a newline, as in Go.
     if end - start < 5 or end > len(body) or end <= space + 1 or body[end - 1] != 0x0A:
         raise ValueError("a PAX record with a wrong length")

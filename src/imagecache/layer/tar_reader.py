@@ -14,11 +14,18 @@ from typing import Protocol
 from imagecache.errors import LimitExceeded, MalformedLayer
 from imagecache.layer import pax, sparse
 from imagecache.layer import tar_entry as types
+from imagecache.layer.budget import Budget
 from imagecache.layer.tar_entry import HEADER_ONLY, TarEntry, quoted
 from imagecache.layer.tar_header import BLOCK, parse_header
 from imagecache.limits import Limits
 
 _ZEROS = bytes(BLOCK)
+_EXTENDED = 8
+"""Steps for an extended header as such."""
+_PIECE = 160
+"""Bytes of one piece of a sparse file."""
+_XATTR = 200
+"""Bytes of one extended attribute besides its name and value."""
 _META = frozenset({types.PAX_LOCAL, types.PAX_GLOBAL, types.GNU_LONG_NAME, types.GNU_LONG_LINK})
 
 
@@ -35,26 +42,28 @@ class TarSource(Protocol):
         """Position of the next byte."""
 
 
-def entries(source: TarSource, limits: Limits) -> Iterator[TarEntry]:
+def entries(source: TarSource, limits: Limits, budget: Budget) -> Iterator[TarEntry]:
     """Every entry in order. Stops behind the end blocks; what follows them stays in the source.
+
+    ``budget`` counts the entries, and what those with extended headers carry.
 
     Raises MalformedLayer and LimitExceeded. Global PAX headers are entries of type ``g``: containerd creates nothing
     for them, but their names have effects.
     """
-    reader = _Reader(source, limits)
+    reader = _Reader(source, limits, budget)
     while (entry := reader.next()) is not None:
         yield entry
 
 
 class _Reader:
-    def __init__(self, source: TarSource, limits: Limits) -> None:
+    def __init__(self, source: TarSource, limits: Limits, budget: Budget) -> None:
         self._source = source
         self._limits = limits
+        self._budget = budget
         self._pending = 0
         """Bytes of the last entry's content that are not read yet."""
         self._padding = 0
         """Bytes behind them up to the next block."""
-        self._count = 0
         self._expanded = 0
         """Sum of the sizes of sparse files: a few bytes of tar may expand to terabytes."""
 
@@ -123,6 +132,8 @@ class _Reader:
         body = self._source.read(entry.size)
         if len(body) < entry.size:
             raise MalformedLayer(f"the tar ends at byte {self._source.tell()}, in an extended header")
+        # A record ends with a newline, and takes as long as a component of a path.
+        self._budget.step(_EXTENDED + body.count(b"\n") + len(body) // 256)
         self._pending = 0
         return body
 
@@ -135,11 +146,11 @@ class _Reader:
 
     def _global(self, entry: TarEntry, records: pax.Records) -> TarEntry:
         """A global header as an entry: its name alone."""
-        self._count_entry()
+        self._budget.enter()
         return TarEntry(records.get(b"path") or entry.name, entry.type, 0, 0, 0, 0, 0, 0, entry.data)
 
     def _finish(self, entry: TarEntry, records: pax.Records | None, long_name: bytes, long_link: bytes) -> TarEntry:
-        self._count_entry()
+        self._budget.enter()
         try:
             if records:
                 pax.merge(entry, records)
@@ -152,6 +163,8 @@ class _Reader:
             if records:  # again: a PAX size replaces that of the header
                 self._set_content(entry)
                 self._set_sparse(entry, records)
+            if records or long_name or long_link:
+                self._budget.keep(_carried(entry))
         except ValueError as error:
             raise MalformedLayer(f"tar entry {quoted(entry.name)}: {error}") from error
         return entry
@@ -168,6 +181,8 @@ class _Reader:
             entry.data += taken
         else:
             numbers = sparse.map_from_records(records, self._limits)
+        self._budget.step(len(numbers))
+        self._budget.keep(len(numbers) // 2 * _PIECE)
         entry.sparse = sparse.segments(entry, numbers, self._pending)
         self._expanded += entry.size
         if self._expanded > self._limits.layer_uncompressed:
@@ -182,7 +197,10 @@ class _Reader:
         self._pending -= BLOCK
         return block
 
-    def _count_entry(self) -> None:
-        self._count += 1
-        if self._count > self._limits.layer_entries:
-            raise LimitExceeded(f"a layer has more than {self._limits.layer_entries} entries")
+
+def _carried(entry: TarEntry) -> int:
+    """Bytes of what an entry can have only by an extended header."""
+    size = len(entry.name) + len(entry.target)
+    for key, value in entry.xattrs.items():
+        size += _XATTR + len(key) + len(value)
+    return size

@@ -13,8 +13,7 @@ from typing import Protocol
 
 from imagecache.errors import LimitExceeded, UnsafeLayer
 from imagecache.layer.attributes import owner, time
-from imagecache.layer.partial_tree import PartialTree
-from imagecache.layer.path_resolver import ResolvedPath
+from imagecache.layer.partial_tree import LayerDirectory, PartialTree
 from imagecache.layer.tar_entry import TarEntry, quoted
 from imagecache.layer.tar_xattrs import OPAQUE
 from imagecache.limits import Limits
@@ -25,7 +24,7 @@ _OPAQUE_MARKER = b".wh..wh..opq"
 
 
 class Whiteouts(Protocol):
-    def apply(self, entry: TarEntry, parent: Inode, base: bytes) -> Inode | None:
+    def apply(self, entry: TarEntry, parent: LayerDirectory, base: bytes) -> Inode | None:
         """Apply the whiteout ``base`` in ``parent``; returns the device if it made one. Raises UnsafeLayer."""
 
 
@@ -45,7 +44,7 @@ class UpperWhiteouts:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
 
-    def apply(self, entry: TarEntry, parent: Inode, base: bytes) -> Inode | None:
+    def apply(self, entry: TarEntry, parent: LayerDirectory, base: bytes) -> Inode | None:
         if base == _OPAQUE_MARKER:
             parent.xattrs[OPAQUE] = b"y"
             return None
@@ -69,19 +68,17 @@ class BottomWhiteouts:
     def __init__(self, tree: PartialTree, limits: Limits) -> None:
         self._tree = tree
         self._limits = limits
-        self._opaque: set[ResolvedPath] = set()
 
-    def apply(self, entry: TarEntry, parent: Inode, base: bytes) -> Inode | None:
+    def apply(self, entry: TarEntry, parent: LayerDirectory, base: bytes) -> Inode | None:
         if base == _OPAQUE_MARKER:
-            self._clear(entry, parent)
+            self._clear(parent)
             return None
         hidden = _hidden_name(entry, base, self._limits)
         if (old := parent.children.get(hidden)) is not None:
-            self._tree.remove(entry.name, parent, hidden, old)
+            self._tree.remove(parent, hidden, old)
         return None
 
-    def _clear(self, entry: TarEntry, parent: Inode) -> None:
-        where = self._tree.directory_of(entry.name)
-        if where not in self._opaque:
-            self._opaque.add(where)
-            self._tree.remove_unwritten(entry.name, parent)
+    def _clear(self, parent: LayerDirectory) -> None:
+        if not parent.place.emptied:
+            parent.place.emptied = True
+            self._tree.remove_unwritten(parent)

@@ -7,6 +7,7 @@ import pytest
 
 from imagecache.errors import LimitExceeded
 from imagecache.layer.assemble import Assembler, assemble
+from imagecache.layer.budget import Budget
 from imagecache.layer.tar_entry import FILE, TarEntry
 from imagecache.layer.tar_sources import ChunkSource
 from imagecache.limits import DEFAULT
@@ -64,7 +65,7 @@ def test_what_is_remembered_of_parents_is_forgotten_when_they_go() -> None:
 
 
 def test_memory_for_parents_is_bounded() -> None:
-    assembler = Assembler(bottom=False, limits=DEFAULT)
+    assembler = Assembler(bottom=False, limits=DEFAULT, budget=Budget(DEFAULT))
     for number in range((1 << 15) + 5):
         assembler.add(TarEntry(b"d%d/f" % number, FILE, 0o644, 0, 0, 0, 0, 0, 0))
     assert len(assembler.finish().implied) == (1 << 15) + 5

@@ -1,5 +1,6 @@
 import pytest
 
+from imagecache.layer.budget import Budget
 from imagecache.layer.path_resolver import PathResolver, clean, tree_lookup
 from imagecache.limits import DEFAULT
 from testkit.tars import DIRECTORY, SYMLINK, Entry, grow
@@ -32,7 +33,7 @@ def _resolver(**links: str) -> PathResolver:
     for name, target in links.items():
         path = "a/b/" + name[3:] if name.startswith("in_") else name
         members.append(Entry(path.encode(), SYMLINK, target=target.encode()))
-    return PathResolver(grow(*members).root, tree_lookup, DEFAULT)
+    return PathResolver(grow(*members).root, tree_lookup, DEFAULT, Budget(DEFAULT).step)
 
 
 @pytest.mark.parametrize(

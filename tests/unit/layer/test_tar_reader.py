@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 
 from imagecache.layer.tar_entry import DIRECTORY, FILE, PAX_GLOBAL, TarEntry, quoted
+from imagecache.layer.budget import Budget
 from imagecache.layer.tar_reader import entries
 from imagecache.layer.tar_sources import ChunkSource
 from imagecache.limits import DEFAULT
@@ -12,7 +13,7 @@ from testkit.tars import GNU, V7, Entry, long_name, padded, pax_header, pax_reco
 
 
 def _read(*members: Entry | bytes) -> list[TarEntry]:
-    return list(entries(ChunkSource([tar(*members)]), DEFAULT))
+    return list(entries(ChunkSource([tar(*members)]), DEFAULT, Budget(DEFAULT)))
 
 
 def _one(*members: Entry | bytes) -> TarEntry:
@@ -130,12 +131,12 @@ def _ends() -> Iterator[bytes]:
 
 @pytest.mark.parametrize("data", list(_ends()))
 def test_ways_to_end(data: bytes) -> None:
-    assert [entry.name for entry in entries(ChunkSource([data]), DEFAULT)] == [b"f"]
+    assert [entry.name for entry in entries(ChunkSource([data]), DEFAULT, Budget(DEFAULT))] == [b"f"]
 
 
 def test_what_follows_the_end_blocks_stays_in_the_source() -> None:
     source = ChunkSource([tar(Entry(b"f")) + b"rest"])
-    assert len(list(entries(source, DEFAULT))) == 1
+    assert len(list(entries(source, DEFAULT, Budget(DEFAULT)))) == 1
     assert source.read(9) == b"rest"
 
 
