@@ -133,7 +133,7 @@ class _Reader:
         if len(body) < entry.size:
             raise MalformedLayer(f"the tar ends at byte {self._source.tell()}, in an extended header")
         # A record ends with a newline, and takes as long as a component of a path.
-        self._budget.step(_EXTENDED + body.count(b"\n") + len(body) // 256)
+        self._budget.step(_EXTENDED + 2 * body.count(b"\n") + len(body) // 256)
         self._pending = 0
         return body
 
