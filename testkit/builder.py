@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 
 import msgspec
@@ -83,6 +84,8 @@ class MemoryStore:
     deletion: StoreError | None = None
     """Raised by every deletion."""
     collections: int = 0
+    holds: list[str] = field(default_factory=list)
+    """Bundles whose builds wait to go on."""
 
     def ids(self, owner: str) -> Collection[str]:
         self._check()
@@ -114,6 +117,13 @@ class MemoryStore:
                 for layer in image.layers
             }.values()
         )
+
+    def hold(self, bundle_id: str) -> AbstractContextManager[object]:
+        self._check()
+        self.holds.append(bundle_id)
+        stack = ExitStack()
+        stack.callback(self.holds.remove, bundle_id)
+        return stack
 
     def collect(self) -> Collected:
         self._check()

@@ -29,6 +29,7 @@ functions (those are TypeError and ValueError, as everywhere in Python).
     │   └─ LimitExceeded        fix_input         exit 24
     ├─ BuildMismatch            a build made something else         fix_input        exit 30
     ├─ QuotaExceeded            no room for another cache           retry            exit 31
+    ├─ WorkerKilled             a layer ended its process, twice    fix_environment  exit 32
     ├─ StoreError
     │   ├─ BlobNotFound         fix_environment   exit 40
     │   ├─ StoreCorrupt         fix_environment   exit 41
@@ -274,6 +275,13 @@ class QuotaExceeded(ImageCacheError):
 
     next_step = NextStep.RETRY
     exit_code = 31
+
+
+class WorkerKilled(ImageCacheError):
+    """A process that reads a layer was killed or crashed, more than once; the message has the layer."""
+
+    next_step = NextStep.FIX_ENVIRONMENT
+    exit_code = 32
 
 
 class StoreError(ImageCacheError):

@@ -23,6 +23,7 @@ import msgspec
 from msgspec import inspect
 
 from imagecache.errors import MalformedDocument
+from imagecache.limits import DEFAULT
 
 _T = TypeVar("_T")
 Hook = Callable[[type, Any], Any]
@@ -30,6 +31,7 @@ Hook = Callable[[type, Any], Any]
 
 _KEY = re.compile(rb'"[ \t\r\n]*:')
 """Matches the end of every key, and sometimes the inside of a text: never fewer than there are keys."""
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _LONE = re.compile("[\ud800-\udfff]")
 _ODD = object()
 _ABSENT = object()
@@ -43,7 +45,14 @@ class _Object(tuple[tuple[str, Any], ...]):
     __slots__ = ()
 
 
-def decode(data: bytes, kind: type[_T], *, hook: Hook | None = None, conflicts: bool = True) -> _T:
+def decode(
+    data: bytes,
+    kind: type[_T],
+    *,
+    hook: Hook | None = None,
+    conflicts: bool = True,
+    values: int = DEFAULT.json_values,
+) -> _T:
     """The document ``data`` as a ``kind``, a type of msgspec's.
 
     Args:
@@ -52,11 +61,13 @@ def decode(data: bytes, kind: type[_T], *, hook: Hook | None = None, conflicts: 
             ``RawMessage`` is, ``null`` too.
         hook: for types that msgspec does not know.
         conflicts: refuse a field that occurs twice with different values.
+        values: that the document may have.
 
     Raises:
-        MalformedDocument: its message shows no text of the document but for the names of ``kind``'s fields.
+        MalformedDocument: also for a document with too many values; its message shows no text of the document but for the names of ``kind``'s fields.
         ImageCacheError: what ``hook`` raises.
     """
+    _check_values(data, values)
     value = _plain(data, kind)
     if value is _ODD:
         value = _parsed(data)
@@ -79,9 +90,24 @@ def read(value: object, kind: type[_T], *, hook: Hook | None = None, conflicts: 
 def is_object(data: bytes) -> bool:
     """Whether the text is JSON, and an object."""
     try:
+        _check_values(data, DEFAULT.json_values)
         return isinstance(_parsed(data), _Object)
     except MalformedDocument:
         return False
+
+
+def _check_values(data: bytes, most: int) -> None:
+    """By the text, before anything is made of it. Raises MalformedDocument."""
+    if _separators(data) > most and _separators(_STRING.sub(b"", data)) > most:
+        raise MalformedDocument(
+            f"the document has more than json_values, {most}, values",
+            hint="no document that a builder made has so many; check where it comes from",
+        )
+
+
+def _separators(data: bytes) -> int:
+    """At least as many as there are values behind the first: each follows a comma, or opens its array or object."""
+    return data.count(b",") + data.count(b"[") + data.count(b"{")
 
 
 def _plain(data: bytes, kind: type) -> Any:

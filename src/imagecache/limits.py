@@ -22,6 +22,9 @@ class Limits:
     """Index or manifest (containerd and docker-registry use 4 MiB too)."""
     config_size: int = 8 * MIB
     """Image config."""
+    json_values: int = 250_000
+    """Values of one JSON document, keys not counted. Each takes some 150 bytes and two microseconds, so that megabytes
+    of ``{},`` would take much more of both than they have; published configs have some hundreds."""
     index_entries: int = 1024
     """Manifests in an index."""
     index_depth: int = 4
@@ -37,9 +40,6 @@ class Limits:
     layer_compressed: int = 256 * GIB
     layer_uncompressed: int = 1 * TIB
     """Also the bound on the sum of the sizes of expanded sparse files."""
-    layer_room: int | None = None
-    """Bytes that the cache's own limit (``imageCacheSize``) leaves for a layer's tar. A few kilobytes of zstd may be a
-    gigabyte of zeros, and rightly so (a lastlog), so no ratio tells a bomb; this does, before the disk is full."""
     zstd_window: int = 512 * MIB
     """Memory that a frame may ask for, as in containerd (klauspost/compress ``zstd``, MaxWindowSize)."""
     layer_entries: int = 4_000_000
@@ -54,6 +54,10 @@ class Limits:
     a sparse file, a name that is removed. A step takes about a microsecond."""
     entry_steps: int = 64
     """The same for each entry of the layer, in addition."""
+    worker_time: float = 120.0
+    """Seconds of processor time (RLIMIT_CPU) that a worker may take for any layer, and..."""
+    worker_rate: int = 4 * MIB
+    """... bytes of the layer, compressed and not, for which it gets a second more. A slow core does ten times as many."""
     lower_lookups: int = 1_000_000
     """Names that are looked up in the layers below for one layer's implied directories: some 10 microseconds each."""
     tar_header_records: int = 1 * MIB

@@ -6,9 +6,11 @@ root: nothing here can be undone.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import resource
+from pathlib import Path
 
 _PR_SET_NO_NEW_PRIVS = 38
 """<linux/prctl.h>; the standard library has no prctl."""
@@ -20,7 +22,7 @@ def restrict_process(memory: int | None = None) -> None:
     """No new privileges through execve (setuid programs), no core dump, and a bound on memory.
 
     Args:
-        memory: bytes of data (RLIMIT_DATA) of this process and of each of its children; None: no bound.
+        memory: bytes of data (RLIMIT_DATA) of this process and of each of its children; None: no bound of its own.
 
     Raises OSError.
     """
@@ -29,7 +31,19 @@ def restrict_process(memory: int | None = None) -> None:
         raise OSError(ctypes.get_errno(), "prctl PR_SET_NO_NEW_PRIVS")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold a layer's content, and credentials
     if memory is not None:
+        _soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        memory = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
         resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+
+
+def die_first() -> None:
+    """When memory runs out, the kernel ends this process before all others, whatever it has inherited.
+
+    A child of a service with OOMScoreAdjust=-999 would be the last to end otherwise. Call it before ``become_nobody``:
+    afterwards the file is root's.
+    """
+    with contextlib.suppress(OSError):  # no /proc here, or it is read-only: then the kernel goes by size, as for all
+        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def become_nobody() -> None:

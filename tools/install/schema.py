@@ -74,6 +74,7 @@ TOLD: Mapping[str, Schema] = {
     "pullSecretNames": items(_NAME),
     "tls.certManagerIssuer": some("name", "kind", "group"),
     "controller.builds": {"type": "integer", "minimum": 1},
+    "controller.storeReserve": {"type": "number", "minimum": 0, "exclusiveMaximum": 1},
     **_component("controller"),
     "controller.topologySpreadConstraints": pods.TOPOLOGY_SPREAD,
     **_component("agent"),

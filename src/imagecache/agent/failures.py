@@ -19,12 +19,15 @@ from imagecache.errors import (
     NotFound,
     SnapshotNotFound,
     StoreRefused,
+    WorkerKilled,
 )
 
 _TEMPORARY = Backoff(1.0, 30.0)
 _CREDENTIALS = Backoff(2.0, 60.0)
 """A host's agent starts before its token exists, so a refusal is no reason to wait long."""
 _PERMANENT = Backoff(10.0, 600.0)
+_KILLED = Backoff(2 * 3600.0, 12 * 3600.0)
+"""A layer that ends processes of this node takes them from others, too."""
 _HEALS = (ContainerdUnavailable, NotFound, BlobNotFound, SnapshotNotFound)
 """Their next step is another one; on a node the runtime or controller is not ready yet, or a collection was faster."""
 REMOVALS = 3
@@ -49,6 +52,8 @@ class Failure:
 def _backoff(error: ImageCacheError) -> Backoff:
     if isinstance(error, StoreRefused):
         return _CREDENTIALS
+    if isinstance(error, WorkerKilled):
+        return _KILLED
     return _TEMPORARY if is_temporary(error) else _PERMANENT
 
 

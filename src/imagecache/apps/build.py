@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from imagecache import memory
 from imagecache.api.building import BuildRequest
 from imagecache.api.pull_secrets import PullSecret
 from imagecache.builder.build_events import BuildEvent
 from imagecache.builder.bundle_builder import BuildSettings, BundleBuilder
 from imagecache.builder.resolve_platforms import Platforms
 from imagecache.clock import Clock
+from imagecache.errors import InvalidSetting
 from imagecache.registry.client import RegistryClient
 from imagecache.registry.config import RegistryConfig
 from imagecache.registry.credentials import CredentialChain, Credentials
@@ -55,9 +57,11 @@ async def build_bundle(
     request: BuildRequest,
     credentials: Iterable[Credentials],
     emit: Callable[[BuildEvent], None],
+    *,
+    builds: int = 1,
 ) -> Bundle:
-    """One build into ``store``, with these credentials and none else."""
-    builder = BundleBuilder(store, clock, BuildSettings(jobs=settings.jobs))
+    """One build into ``store``, with these credentials and none else. ``builds``: that may run at the same time."""
+    builder = BundleBuilder(store, clock, build_settings(settings, builds))
     config = registry_config(settings, request.plain_http, request.insecure)
     async with RegistryClient(config, CredentialChain(credentials)) as source:
         return await builder.build(
@@ -69,6 +73,15 @@ async def build_bundle(
             source=source,
             emit=emit,
         )
+
+
+def build_settings(settings: Settings, builds: int) -> BuildSettings:
+    """Raises InvalidSetting."""
+    if not 0 <= settings.store_reserve < 1:
+        raise InvalidSetting(f"store_reserve: {settings.store_reserve} is not a share", hint="for example 0.02")
+    cores = len(os.sched_getaffinity(0))
+    workers = memory.share_out(memory.available(), builds=builds, jobs=settings.jobs, cores=cores)
+    return BuildSettings(jobs=workers.number, memory=workers.memory, reserve=settings.store_reserve)
 
 
 def registry_config(settings: Settings, plain_http: frozenset[str], insecure: frozenset[str]) -> RegistryConfig:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from imagecache import memory
 from imagecache.apps.build import build_bundle, host_credentials
 from imagecache.apps.child import until_stdin_ends
 from imagecache.builder.build_events import Advanced, BuildEvent, Planned
@@ -25,7 +26,7 @@ from imagecache.store.store import Store
 from imagecache.telemetry import log
 
 MEMORY = 2 << 30
-"""Bytes of data (RLIMIT_DATA) of this process and of each worker."""
+"""Bytes of data (RLIMIT_DATA) of this process at least. Workers have a bound of their own, which cannot be larger."""
 INTERVAL = 0.2
 """Seconds between two lines of progress."""
 
@@ -72,7 +73,8 @@ async def run(order: Order, send: Send) -> None:
             host_credentials(order.credentials, Path(order.docker_config) if order.docker_config else None)
         )
         store = await asyncio.to_thread(Store.open, settings.store, clock)
-        await build_bundle(store, settings, clock, order.request, credentials, sender.on)
+        builds = max(1, settings.controller_builds)
+        await build_bundle(store, settings, clock, order.request, credentials, sender.on, builds=builds)
     except ImageCacheError as error:
         send(Failed.of(error))
     else:
@@ -94,7 +96,7 @@ def write(line: Line) -> None:
 
 
 def main() -> None:
-    restrict_process(MEMORY)
+    restrict_process(max(MEMORY, memory.available() // 4 * 3))
     asyncio.run(supervise(build_messages.decode_order(sys.stdin.buffer.readline()), write))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
 
 from imagecache.api.ids import owner_of
 from imagecache.digest import Digest
@@ -66,6 +67,9 @@ class LocalBundles:
         except StoreError:
             return {}
         return {layer.name: layer.size for image in document.images for layer in image.layers}
+
+    def hold(self, bundle_id: str) -> AbstractContextManager[object]:
+        return self._store.leases.build_lease(self._store.leases.wanted_by(bundle_id))
 
     def collect(self) -> Collected:
         return self._store.collect()

@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from imagecache import memory
 from imagecache.agent.budget import Policy
 from imagecache.agent.daemonset import has_left, withdraw
 from imagecache.agent.dependencies import Attacher, Dependencies, LayerSource
@@ -142,7 +143,8 @@ class ClusterDuties:
         if not self._settings.store_url:
             return SharedLayerSource(self._store, self._platform)
         remote = await stack.enter_async_context(self._served())
-        pool = await stack.enter_async_context(WorkerPool())
+        workers = _workers()
+        pool = await stack.enter_async_context(WorkerPool(workers.number, memory=workers.memory))
         layers = LayerFetcher(self._store, remote, Verifier(pool), fetched=metrics.fetched_bytes.inc)
         stack.callback(layers.close)
         builds = await self._builds(stack, remote, metrics)
@@ -184,8 +186,10 @@ class ClusterDuties:
         )
 
     async def _builds(self, stack: AsyncExitStack, remote: RemoteStore, metrics: Metrics) -> BuildPrefetcher:
-        # Workers of its own: a partial layer occupies one as long as its build takes.
-        pool = await stack.enter_async_context(WorkerPool(PREFETCH.layers, seldom=True))
+        # Workers of its own: a partial layer occupies one as long as its build takes. Each may have as much memory as
+        # one of the others: they mostly wait, and when it runs out all the same, one of them ends and nothing else.
+        bounded = WorkerPool(PREFETCH.layers, memory=_workers().memory, seldom=True)
+        pool = await stack.enter_async_context(bounded)
         layers = LayerFetcher(self._store, remote, Verifier(pool), PREFETCH, fetched=metrics.fetched_bytes.inc)
         stack.callback(layers.close)
         return BuildPrefetcher(self._store, remote, layers, self._platform.architecture)
@@ -206,3 +210,8 @@ class ClusterDuties:
         """Lease the layers of native snapshots, before this agent or the controller of a shared store collects."""
         ours = holder(self._settings, holder_of(self._settings.address))
         await NativeUse(containerd, self._store.root / "layers").renew(self._store.leases, ours)
+
+
+def _workers() -> memory.Workers:
+    """That prove layers while they are fetched."""
+    return memory.share_out(memory.available(), builds=1, jobs=0, cores=len(os.sched_getaffinity(0)))

@@ -32,6 +32,7 @@ from imagecache.limits import DEFAULT, Limits
 from imagecache.oci.descriptor import Descriptor, Platform
 from imagecache.oci.reference import Reference, naming_image
 from imagecache.store.bundle_document import Bundle, ImageRecord, LayerRecord, build_name
+from imagecache.store.free_space import Reserve
 from imagecache.store.layer_name import LayerName, Space
 from imagecache.store.store import Store
 
@@ -42,8 +43,12 @@ Emit = Callable[[BuildEvent], None]
 class BuildSettings:
     jobs: int = 0
     """Worker processes; 0: one per core."""
+    memory: int = 0
+    """Bytes of data that each of them may have; 0: no bound."""
     downloads: int = 4
     """Layers downloaded at the same time (containerd and Docker: 3)."""
+    reserve: float = 0.0
+    """Share of the store's disk that builds leave free."""
     limits: Limits = DEFAULT
 
 
@@ -80,17 +85,25 @@ class BundleBuilder:
         Raises the first error of an image. When it is cancelled or fails, partial downloads and finished layer images
         stay, and the next call continues from them.
         """
-        async with WorkerPool(self._settings.jobs) as pool:
+        async with WorkerPool(self._settings.jobs, memory=self._settings.memory) as pool:
             images = await self._resolve(references, platforms, source)
             groups = plan(images)
             # Leased before the store is searched: what is found must not be collected until the bundle names it.
             with self._leased(bundle_id, images):
                 _announce(images, emit)
-                limit = SizeLimit(size_limit * len({image.platform for image in images}))
+                reserve = Reserve(self._store.root, self._settings.reserve).check
+                limit = SizeLimit(size_limit * len({image.platform for image in images}), reserve)
                 limit.precheck(groups)
                 progress = BuildProgress(emit)
                 layers = LayerBuilder(
-                    self._store, source, pool, progress, limit, self._known(), downloads=self._settings.downloads
+                    self._store,
+                    source,
+                    pool,
+                    progress,
+                    limit,
+                    self._known(),
+                    reserve,
+                    downloads=self._settings.downloads,
                 )
                 progress.plan(_layer_plan(layers, group) for group in groups)
                 await self._make(images, groups, layers, progress, emit)

@@ -12,7 +12,7 @@ import hashlib
 import os
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -27,11 +27,18 @@ from imagecache.layer.compression import Compression, Decompressor, sniff
 from imagecache.layer.tar_sources import ChunkSource
 from imagecache.limits import Limits
 
+Room = Callable[[int], None]
+"""Asked before the file gets so many bytes. Raises when it may not."""
 _QUEUED_PIECES = 4
 """Pieces of at most 4 MiB each between two threads: enough to even out their speeds, and little memory."""
 
 
-def convert(
+def any_room(size: int) -> None:
+    """Grants all that is asked for."""
+    del size
+
+
+def convert(  # noqa: PLR0913 - what is known of one layer
     chunks: Iterator[bytes],
     fd: int,
     *,
@@ -39,16 +46,16 @@ def convert(
     limits: Limits,
     blob: Digest | None = None,
     diff_id: DiffID | None = None,
+    room: Room = any_room,
 ) -> Converted:
     """Convert the compressed ``chunks`` of ``blob`` into the empty, writable file ``fd``.
 
-    ``blob`` and ``diff_id`` are the expected digests, where they are known. Raises DigestMismatch when one is wrong,
-    ImageTooLarge when the tar has more bytes than ``limits.layer_room``, and the ContentError family for the content of
-    the layer.
+    ``blob`` and ``diff_id`` are the expected digests, where they are known. Raises DigestMismatch when one is wrong, what
+    ``room`` raises, and the ContentError family for the content of the layer.
     """
     reader = _Reader(chunks, blob.algorithm if blob else "sha256")
     inflater = _Inflater(reader.out, limits)
-    writer = _TarWriter(fd)
+    writer = _TarWriter(fd, room)
     for thread in (reader, inflater, writer):
         thread.start()
     try:
@@ -70,7 +77,7 @@ def convert(
     found = DiffID(Digest(f"sha256:{writer.hash.hexdigest()}"))
     _check("uncompressed layer", found, diff_id)
     header = header_of(tree, writer.size, found, bottom=bottom)
-    converted = Converted(header=header) if tree.implied and not bottom else finish(fd, tree, header)
+    converted = Converted(header=header) if tree.implied and not bottom else finish(fd, tree, header, room)
     return msgspec.structs.replace(converted, compression=inflater.compression.value)
 
 
@@ -82,9 +89,9 @@ def header_of(tree: LayerTree, tar_size: int, diff_id: DiffID, *, bottom: bool) 
     return LayerHeader(tar_size=tar_size, diff_id=diff_id, entries=tree.entries, flags=flags)
 
 
-def finish(fd: int, tree: LayerTree, header: LayerHeader) -> Converted:
+def finish(fd: int, tree: LayerTree, header: LayerHeader, room: Room) -> Converted:
     """Write the filesystem behind the tar and sync the file."""
-    size = write_image(fd, tree.root, header)
+    size = write_image(fd, tree.root, header, room=room)
     hashing = _FileHash(fd, size)
     hashing.start()  # it reads from the page cache while the disk writes
     os.fdatasync(fd)
@@ -112,7 +119,7 @@ def _assemble(inflater: _Inflater, writer: _TarWriter, *, bottom: bool, limits: 
     def tee() -> Iterator[bytes]:
         for piece in inflater.out:
             if not writer.inbox.put(piece):
-                return
+                raise _WriterStopped  # at once: an end of the tar here would have the rest of the blob downloaded
             yield piece
 
     pieces = tee()
@@ -127,6 +134,10 @@ def _check(what: str, got: str, wanted: Digest | None) -> None:
         raise DigestMismatch(
             f"{what} {wanted} arrived as {got}", hint="the registry or the network altered it; try again"
         )
+
+
+class _WriterStopped(Exception):
+    """There is no room, or the disk has failed: ``_TarWriter.finish`` raises which."""
 
 
 class _Failed:
@@ -229,18 +240,20 @@ class _Inflater(threading.Thread):
 class _TarWriter(threading.Thread):
     """Hashes the pieces of the tar and writes them from ``DATA_START`` on."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, room: Room) -> None:
         super().__init__(name="write", daemon=True)
         self.inbox = _Channel()
         self.hash = hashlib.sha256()
         self.size = 0
         self._fd = fd
+        self._room = room
         self._failure: BaseException | None = None
 
     def run(self) -> None:
         try:
             behind = WriteBehind(self._fd)
             for piece in self.inbox:
+                self._room(DATA_START + self.size + len(piece))
                 self.hash.update(piece)
                 behind.write(DATA_START + self.size, piece)
                 self.size += len(piece)

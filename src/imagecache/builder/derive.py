@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from imagecache.builder.convert import finish, header_of
+from imagecache.builder.convert import Room, any_room, finish, header_of
 from imagecache.builder.converted import Converted
 from imagecache.digest import DiffID
 from imagecache.erofs.layer_header import DATA_START
@@ -21,7 +21,7 @@ from imagecache.layer.tar_sources import FileSource
 from imagecache.limits import Limits
 
 
-def derive(
+def derive(  # noqa: PLR0913 - what is known of one layer
     fd: int,
     *,
     tar_size: int,
@@ -29,14 +29,18 @@ def derive(
     lowers: Sequence[LayerImage],
     bottom: bool,
     limits: Limits,
+    room: Room = any_room,
 ) -> Converted:
-    """Write the filesystem behind a verified tar at ``DATA_START`` of the file; ``lowers`` are top to bottom."""
+    """Write the filesystem behind a verified tar at ``DATA_START`` of the file; ``lowers`` are top to bottom.
+
+    Raises what ``room`` raises, and the ContentError family.
+    """
     tree = assemble_tar(fd, tar_size, bottom=bottom, limits=limits)
     if tree.implied and not bottom:
         resolve_implied(tree, lowers, limits)
     header = header_of(tree, tar_size, diff_id, bottom=bottom)
     os.ftruncate(fd, DATA_START + tar_size)  # the filesystem of another position may lie behind the tar
-    return finish(fd, tree, header)
+    return finish(fd, tree, header, room)
 
 
 def assemble_tar(fd: int, tar_size: int, *, bottom: bool, limits: Limits) -> LayerTree:

@@ -27,14 +27,18 @@ async def fetch(
     blob: Descriptor,
     download: Download,
     advanced: Callable[[int], Awaitable[None]],
+    reserve: Callable[[int], None],
 ) -> None:
-    """Append the rest of ``blob`` to ``download``; ``advanced`` receives the size of the file after each write."""
+    """Append the rest of ``blob`` to ``download``; ``advanced`` receives the size of the file after each write.
+
+    ``reserve`` is asked for the room of each write, and raises NoSpace.
+    """
     if download.offset:
         await advanced(download.offset)
     if download.offset < blob.size:
         try:
             async with aclosing(source.stream(reference, blob, download.offset)) as chunks:
-                await _transfer(chunks, download, advanced)
+                await _transfer(chunks, download, advanced, reserve)
         except ImageNotFound as error:
             if not mediatypes.is_foreign(blob.media_type):
                 raise
@@ -53,7 +57,10 @@ async def fetch(
 
 
 async def _transfer(
-    chunks: AsyncIterator[bytes], download: Download, advanced: Callable[[int], Awaitable[None]]
+    chunks: AsyncIterator[bytes],
+    download: Download,
+    advanced: Callable[[int], Awaitable[None]],
+    reserve: Callable[[int], None],
 ) -> None:
     batch: list[bytes] = []
     gathered = 0
@@ -62,17 +69,23 @@ async def _transfer(
             batch.append(chunk)
             gathered += len(chunk)
             if gathered >= _BATCH:
-                await _append(download, batch, advanced)
+                await _append(download, batch, advanced, reserve)
                 gathered = 0
-        await _append(download, batch, advanced)
+        await _append(download, batch, advanced, reserve)
     except BaseException:
         download.write(b"".join(batch))  # what has arrived is kept, so that the next attempt continues behind it
         raise
 
 
-async def _append(download: Download, batch: list[bytes], advanced: Callable[[int], Awaitable[None]]) -> None:
+async def _append(
+    download: Download,
+    batch: list[bytes],
+    advanced: Callable[[int], Awaitable[None]],
+    reserve: Callable[[int], None],
+) -> None:
     if batch:
         data = b"".join(batch)
-        batch.clear()
+        batch.clear()  # first: without room it is not written by the caller either
+        reserve(len(data))
         await asyncio.to_thread(download.write, data)
         await advanced(download.offset)

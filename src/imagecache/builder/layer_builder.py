@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from imagecache.builder.build_plan import LayerGroup
@@ -26,14 +26,14 @@ from imagecache.builder.derive import copy_tar
 from imagecache.builder.download import fetch
 from imagecache.builder.image_source import ImageSource
 from imagecache.builder.resolve import LayerPosition
-from imagecache.builder.size_limit import SizeLimit
+from imagecache.builder.size_limit import Share, SizeLimit
 from imagecache.builder.worker_messages import Available, Convert, Derive
 from imagecache.builder.worker_pool import WorkerPool
 from imagecache.concurrency import run_all
 from imagecache.digest import ChainID, Digest
-from imagecache.erofs.layer_header import LayerFlags, LayerHeader
+from imagecache.erofs.layer_header import DATA_START, LayerFlags, LayerHeader
 from imagecache.erofs.reader import LayerImage
-from imagecache.errors import ContentError, DigestMismatch
+from imagecache.errors import ContentError, DigestMismatch, WorkerKilled
 from imagecache.oserrors import converting
 from imagecache.store.bundle_document import LayerRecord
 from imagecache.store.layer_name import LayerName, Space
@@ -64,6 +64,7 @@ class LayerBuilder:
         progress: BuildProgress,
         limit: SizeLimit,
         known: Mapping[ChainID, LayerRecord],
+        reserve: Callable[[int], None],
         *,
         downloads: int,
     ) -> None:
@@ -73,6 +74,7 @@ class LayerBuilder:
         self._progress = progress
         self._limit = limit
         self._known = known
+        self._reserve = reserve
         self._downloads = asyncio.Semaphore(downloads)
         self._records: dict[ChainID, asyncio.Future[LayerRecord]] = {}
         self.compressions: dict[Digest, str] = {}
@@ -155,23 +157,30 @@ class LayerBuilder:
         self, group: LayerGroup, position: LayerPosition, lock: FileLock, stack: contextlib.AsyncExitStack
     ) -> _Tar:
         """Fetch and convert the layer for one of its positions. Nodes may prefetch: the tar is final as written."""
-        staged = stack.enter_context(self._store.layers.stage())
+        staged, share = stack.enter_context(self._store.layers.stage()), stack.enter_context(self._limit.share())
         self._store.layers.announce(lock, staged)
+
+        async def once() -> Converted:
+            os.ftruncate(staged.fd, 0)
+            share.clear()
+            return await self._fetch_and_convert(group, position, staged, share)
+
         for attempt in range(_ATTEMPTS):
             try:
-                converted = await self._fetch_and_convert(group, position, staged)
+                converted = await _again_if_killed(group.diff_id, once)
                 break
             except DigestMismatch:
                 if attempt == _ATTEMPTS - 1:
                     raise
-                os.ftruncate(staged.fd, 0)
         tar = _Tar(staged.fd, converted.header.tar_size)
         if converted.sha256 is None:
-            converted = await self._derive(position, tar)
-        await self._commit(position, staged, converted)
+            converted = await self._derive(position, tar, share)
+        await self._commit(position, staged, share, converted)
         return tar
 
-    async def _fetch_and_convert(self, group: LayerGroup, position: LayerPosition, staged: StagedLayer) -> Converted:
+    async def _fetch_and_convert(
+        self, group: LayerGroup, position: LayerPosition, staged: StagedLayer, share: Share
+    ) -> Converted:
         """Download while a worker reads the growing file. The partial download survives anything but wrong bytes."""
         blob = group.blob
         async with self._downloads, self._pool.worker() as worker:
@@ -189,10 +198,10 @@ class LayerBuilder:
                     size=blob.size,
                     diff_id=group.diff_id,
                     bottom=position.bottom,
-                    room=self._limit.left,
+                    largest=self._limit.limit,
                 )
-                worker.start(job, [download.fd, staged.fd])
-                transfer = fetch(self._source, group.reference, blob, download, advanced)
+                worker.start(job, [download.fd, staged.fd], share.ask)
+                transfer = fetch(self._source, group.reference, blob, download, advanced, self._reserve)
                 try:
                     _, converted = await run_all(transfer, worker.result(Converted, consumed))
                 except ContentError:
@@ -206,24 +215,38 @@ class LayerBuilder:
         """Another position of a layer whose tar is in the store: the same bytes, perhaps another tree."""
         if tar is None or await self._reuse(position):
             return
-        staged = stack.enter_context(self._store.layers.stage())
+        staged, share = stack.enter_context(self._store.layers.stage()), stack.enter_context(self._limit.share())
+        share.ask(DATA_START + tar.size)
         # A copy, not a link: what follows the tar differs. Where the filesystem shares blocks, it costs nothing.
         await asyncio.to_thread(copy_tar, tar.fd, staged.fd, tar.size)
-        await self._commit(position, staged, await self._derive(position, _Tar(staged.fd, tar.size)))
+        converted = await self._derive(position, _Tar(staged.fd, tar.size), share)
+        await self._commit(position, staged, share, converted)
 
-    async def _derive(self, position: LayerPosition, tar: _Tar) -> Converted:
+    async def _derive(self, position: LayerPosition, tar: _Tar, share: Share) -> Converted:
         """Make the filesystem of a position behind its tar; waits for the layers below, whose attributes it needs."""
         # Shielded: cancelling this build of a layer must not cancel the future that others wait for.
         lowers = [await asyncio.shield(self.record(chain_id)) for chain_id in position.below]
         with contextlib.ExitStack() as stack:
             below = [stack.enter_context(self._open(lower.name)) for lower in lowers]
-            async with self._pool.worker() as worker:
-                job = Derive(tar_size=tar.size, diff_id=position.diff_id, bottom=position.bottom)
-                worker.start(job, [tar.fd, *below])
-                return await worker.result(Converted, lambda _consumed: None)
+            job = Derive(
+                tar_size=tar.size,
+                diff_id=position.diff_id,
+                bottom=position.bottom,
+                largest=self._limit.limit,
+            )
 
-    async def _commit(self, position: LayerPosition, staged: StagedLayer, converted: Converted) -> None:
+            async def once() -> Converted:
+                async with self._pool.worker() as worker:
+                    worker.start(job, [tar.fd, *below], share.ask)
+                    return await worker.result(Converted, lambda _consumed: None)
+
+            return await _again_if_killed(position.diff_id, once)
+
+    async def _commit(
+        self, position: LayerPosition, staged: StagedLayer, share: Share, converted: Converted
+    ) -> None:
         name = name_for(position, converted.header.flags)
+        share.clear()
         self._limit.take(str(name), converted.size)  # before the commit: a bundle that is too large leaves no file
         await asyncio.to_thread(staged.commit, name)
         assert converted.sha256 is not None  # noqa: S101 - a layer image that is complete has one
@@ -255,6 +278,16 @@ def _record(position: LayerPosition, name: LayerName, header: LayerHeader, size:
         tar_size=header.tar_size,
         entries=header.entries,
     )
+
+
+async def _again_if_killed(layer: Digest, work: Callable[[], Awaitable[Converted]]) -> Converted:
+    """Once more, for it may have been another one's memory that ran out; but not for ever."""
+    with contextlib.suppress(WorkerKilled):
+        return await work()
+    try:
+        return await work()
+    except WorkerKilled as error:
+        raise WorkerKilled(f"layer {layer.short}: {error.message}, for the second time", hint=error.hint) from error
 
 
 @contextlib.asynccontextmanager

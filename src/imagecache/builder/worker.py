@@ -1,7 +1,9 @@
 """The process that parses untrusted layers: no files by name, no privilege, no network.
 
-``WorkerPool`` starts it with one end of a socket pair. It becomes nobody before it reads the first byte of a layer,
-receives jobs with their file descriptors from the socket, and answers with sizes and digests. It must not open a path.
+``WorkerPool`` starts it with its ends of two socket pairs. It becomes nobody before it reads the first byte of a layer,
+receives jobs with their file descriptors from the first one, and answers with sizes and digests; over the second one it
+asks before it writes. What it takes of the machine is bounded, and it is the first to end when memory runs out. It must
+not open a path.
 """
 
 from __future__ import annotations
@@ -13,14 +15,14 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from imagecache.builder.convert import convert
 from imagecache.builder.derive import derive
 from imagecache.builder.malloc import keep_freed_memory
 from imagecache.builder.prove import prove
+from imagecache.builder.worker_bounds import OutOfTime, ParentGone, ProcessorTime, Room, bound_files
 from imagecache.builder.worker_messages import (
     MAX_MESSAGE,
     Arrived,
@@ -37,34 +39,39 @@ from imagecache.builder.worker_messages import (
     encode,
 )
 from imagecache.erofs.reader import LayerImage
-from imagecache.errors import ImageCacheError, InternalError, Interrupted
+from imagecache.errors import ImageCacheError, InternalError, Interrupted, LimitExceeded
 from imagecache.limits import DEFAULT
 from imagecache.oserrors import from_os_error
-from imagecache.privileges import become_nobody, restrict_process
+from imagecache.privileges import become_nobody, die_first, restrict_process
 
 _CHUNK = 1 << 20
 _MAX_FDS = 512
 _PROGRESS_INTERVAL = 0.05
 """Seconds between two messages: smooth for a person who watches, and few."""
+_MORE_MEMORY = (
+    "if the image is trusted, raise the memory limit of what reads it: controller.resources.limits.memory, or "
+    "agent.resources.limits.memory on nodes; fewer jobs get more each"
+)
 _M = TypeVar("_M", Available, Arrived)
 
 
 def main() -> None:
-    """Serve jobs until the other end closes."""
-    channel = socket.socket(fileno=int(sys.argv[1]))
+    """Serve jobs until the other end closes. Arguments: two sockets, bytes of memory (0: no bound)."""
+    channel, asking = (socket.socket(fileno=int(word)) for word in sys.argv[1:3])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    restrict_process()
+    die_first()
+    restrict_process(int(sys.argv[3]) or None)
     become_nobody()
     keep_freed_memory()
     with contextlib.suppress(ConnectionError):  # the parent has ended, and its job with it: no answer is needed
-        _serve(channel)
+        _serve(channel, asking)
 
 
-def _serve(channel: socket.socket) -> None:
+def _serve(channel: socket.socket, asking: socket.socket) -> None:
     while (received := _receive(channel)) is not None:
         message, fds = received
         try:
-            answer = _run(channel, message, fds)
+            answer = _run(channel, asking, message, fds)
         finally:
             for fd in fds:
                 os.close(fd)
@@ -78,30 +85,46 @@ def _receive(channel: socket.socket) -> tuple[ToWorker, list[int]] | None:
     return (decode_to_worker(data), fds) if data else None
 
 
-def _run(channel: socket.socket, message: ToWorker, fds: list[int]) -> FromWorker | None:
+def _run(channel: socket.socket, asking: socket.socket, message: ToWorker, fds: list[int]) -> FromWorker | None:
     """Do one job; None when the parent closed its end during it."""
     try:
-        return _result(channel, message, fds)
-    except _ParentGone:
+        return _result(channel, asking, message, fds)
+    except ParentGone:
         return None
+    except MemoryError:
+        words = "the layer takes more memory than the process that reads it may have"
+        return _failed(LimitExceeded(words, hint=_MORE_MEMORY))
+    except OutOfTime:
+        words = f"the layer takes more processor time than worker_time, {DEFAULT.worker_time:g} s, and its size allow"
+        return _failed(LimitExceeded(words, hint="no image that a builder made takes so long; check where it is from"))
     except ImageCacheError as error:
-        return Failed(error=error.reason, message=error.message, hint=error.hint)
+        return _failed(error)
     except OSError as error:
-        ours = from_os_error(error, "a staged layer image")
-        return Failed(error=ours.reason, message=ours.message, hint=ours.hint)
+        return _failed(from_os_error(error, "a staged layer image"))
 
 
-def _result(channel: socket.socket, message: ToWorker, fds: list[int]) -> FromWorker:
+def _failed(error: ImageCacheError) -> Failed:
+    return Failed(error=error.reason, message=error.message, hint=error.hint)
+
+
+def _result(channel: socket.socket, asking: socket.socket, message: ToWorker, fds: list[int]) -> FromWorker:
+    processor = ProcessorTime(DEFAULT)
     if isinstance(message, Convert):
+        size = message.size
+        processor.allow(size)
+        bound_files(message.largest)
         return convert(
             _chunks(channel, fds[0], message.size),
             fds[1],
             blob=message.blob,
             diff_id=message.diff_id,
             bottom=message.bottom,
-            limits=replace(DEFAULT, layer_room=message.room),
+            limits=DEFAULT,
+            room=Room(asking, lambda granted: processor.allow(size + granted)).ask,
         )
     if isinstance(message, Derive):
+        processor.allow(message.tar_size)
+        bound_files(message.largest)
         return derive(
             fds[0],
             tar_size=message.tar_size,
@@ -109,17 +132,15 @@ def _result(channel: socket.socket, message: ToWorker, fds: list[int]) -> FromWo
             lowers=[LayerImage.from_fd(fd) for fd in fds[1:]],
             bottom=message.bottom,
             limits=DEFAULT,
+            room=Room(asking, processor.allow).ask,
         )
     if isinstance(message, Prove):
+        processor.allow(0)
         memory = memoryview(mmap.mmap(fds[1], 0, prot=mmap.PROT_READ))
-        arriving = _arriving(channel, memory)
+        arriving = _arriving(channel, memory, processor.allow)
         prove(fds[0], arriving, diff_id=message.diff_id, tar_size=message.tar_size, limits=DEFAULT)
         return Proven()
     raise InternalError(f"a worker received {type(message).__name__} without a job")
-
-
-class _ParentGone(Exception):
-    """The build was cancelled: there is nobody to answer."""
 
 
 def _chunks(channel: socket.socket, fd: int, size: int) -> Iterator[bytes]:
@@ -143,19 +164,20 @@ def _chunks(channel: socket.socket, fd: int, size: int) -> Iterator[bytes]:
             channel.send(encode(Progress(offset)))
 
 
-def _arriving(channel: socket.socket, memory: memoryview) -> Iterator[memoryview]:
-    """The arriving pieces. Asking for the next one tells the parent that the memory of the previous one is free."""
+def _arriving(channel: socket.socket, memory: memoryview, came: Callable[[int], None]) -> Iterator[memoryview]:
+    """The arriving pieces; ``came`` gets the bytes so far. Asking for the next one tells the parent that the memory of the previous one is free."""
     consumed = 0
     while (arrived := _expect(channel, Arrived)).size:
         yield memory[arrived.offset : arrived.offset + arrived.size]
         consumed += arrived.size
+        came(consumed)
         channel.send(encode(Progress(consumed)))
 
 
 def _expect(channel: socket.socket, kind: type[_M]) -> _M:
     received = _receive(channel)
     if received is None:
-        raise _ParentGone
+        raise ParentGone
     message = received[0]
     if not isinstance(message, kind):
         raise InternalError(f"a worker received {type(message).__name__} during a job")

@@ -1,10 +1,13 @@
 """Messages between a build and its worker processes: JSON, one datagram each (SOCK_SEQPACKET).
 
-``Convert``, ``Derive`` and ``Prove`` carry file descriptors (SCM_RIGHTS): a worker opens nothing by name. It must not
-do I/O.
+``Convert``, ``Derive`` and ``Prove`` carry file descriptors (SCM_RIGHTS): a worker opens nothing by name. Over a second
+socket a worker asks for room before a file grows: it sends the size that the file shall have, and gets the size that it
+may have, as ``ROOM``. It must not do I/O.
 """
 
 from __future__ import annotations
+
+import struct
 
 import msgspec
 
@@ -13,6 +16,7 @@ from imagecache.digest import DiffID, Digest
 from imagecache.errors import ImageCacheError, by_name
 from imagecache.oci.descriptor import decode_hook, encode_hook
 
+ROOM = struct.Struct("<Q")
 MAX_MESSAGE = 64 << 10
 """The largest message is a ``Failed``, whose text is bounded by the names in it."""
 
@@ -25,8 +29,8 @@ class Convert(msgspec.Struct, tag=True, frozen=True):
     """Compressed bytes of the whole blob; the file may still be shorter."""
     diff_id: DiffID
     bottom: bool
-    room: int | None = None
-    """``Limits.layer_room``."""
+    largest: int = 0
+    """Bytes that the file may have at most (RLIMIT_FSIZE). 0: no bound."""
 
 
 class Derive(msgspec.Struct, tag=True, frozen=True):
@@ -38,6 +42,8 @@ class Derive(msgspec.Struct, tag=True, frozen=True):
     tar_size: int
     diff_id: DiffID
     bottom: bool
+    largest: int = 0
+    """As of ``Convert``."""
 
 
 class Prove(msgspec.Struct, tag=True, frozen=True):

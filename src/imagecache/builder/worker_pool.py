@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from typing import Self, TypeVar
 from imagecache.builder.converted import Converted
 from imagecache.builder.worker_messages import (
     MAX_MESSAGE,
+    ROOM,
     Failed,
     Progress,
     Proven,
@@ -26,34 +28,65 @@ from imagecache.builder.worker_messages import (
     decode_from_worker,
     encode,
 )
-from imagecache.errors import InternalError
+from imagecache.errors import ImageCacheError, InternalError, WorkerKilled
 
 _R = TypeVar("_R", Converted, Proven)
+Grant = Callable[[int], int]
+"""From the bytes that a file shall have to those that it may have, at least as many. Raises when there is no room."""
 
 
 class Worker:
-    """One process and our end of its socket."""
+    """One process and our ends of its sockets."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory: int = 0) -> None:
+        """``memory``: bytes of data that it may have; 0: no bound. Call it in an event loop."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        answering, asking = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
+        answering.setblocking(False)
         self._socket = ours
-        with theirs:
+        self._answering = answering
+        self._grant: Grant | None = None
+        self._refusal: ImageCacheError | None = None
+        self._loop = asyncio.get_running_loop()
+        with theirs, asking:
+            passed = [theirs.fileno(), asking.fileno()]
             # -I: no PYTHONPATH, no current directory. stderr is the parent's: a crash of the interpreter must be seen.
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-m", "imagecache.builder.worker", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
+                [sys.executable, "-I", "-m", "imagecache.builder.worker", *map(str, (*passed, memory))],
+                pass_fds=passed,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
             )
+        self._loop.add_reader(answering, self._answer)
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
-    def start(self, job: ToWorker, fds: Sequence[int]) -> None:
-        """Send a job. It cannot block: the worker is idle, so the socket has room."""
+    def start(self, job: ToWorker, fds: Sequence[int], grant: Grant | None = None) -> None:
+        """Send a job. It cannot block: the worker is idle, so the socket has room.
+
+        ``grant`` is asked before the job's file grows. None: the job writes nothing.
+        """
+        self._grant, self._refusal = grant, None
         socket.send_fds(self._socket, [encode(job)], list(fds))
+
+    def _answer(self) -> None:
+        """The worker asks for room, and waits. It cannot block: there is one question at a time."""
+        try:
+            question = self._answering.recv(ROOM.size)
+            if len(question) != ROOM.size:  # it has ended
+                self._loop.remove_reader(self._answering)
+                return
+            (wanted,) = ROOM.unpack(question)
+            try:
+                granted = self._grant(wanted) if self._grant is not None else 0
+            except ImageCacheError as error:
+                self._refusal, granted = error, 0
+            self._answering.send(ROOM.pack(granted))
+        except OSError:  # it has ended, and ``result`` says so
+            self._loop.remove_reader(self._answering)
 
     async def send(self, message: ToWorker) -> None:
         """More about the job that the worker has. ``result`` raises when the worker is gone, not this."""
@@ -62,7 +95,8 @@ class Worker:
             await loop.sock_sendall(self._socket, encode(message))
 
     async def result(self, kind: type[_R], progress: Callable[[int], None]) -> _R:
-        """Wait for the end of the job, which is a ``kind``. Raises the worker's error."""
+        """Wait for the end of the job, which is a ``kind``. Raises the worker's error, why there is no room, WorkerKilled.
+        """
         loop = asyncio.get_running_loop()
         while True:
             try:
@@ -70,15 +104,12 @@ class Worker:
             except ConnectionResetError:  # it ended with messages of ours unread
                 data = b""
             if not data:
-                raise InternalError(
-                    f"a worker process ended during a layer (exit status {self._process.wait()})",
-                    hint="it may have been killed for lack of memory (see dmesg); run the same command again",
-                )
+                raise _killed(self._process.wait())
             message = decode_from_worker(data)
             if isinstance(message, Progress):
                 progress(message.consumed)
             elif isinstance(message, Failed):
-                raise message.exception()
+                raise self._refusal or message.exception()
             elif isinstance(message, kind):
                 return message
             else:
@@ -88,20 +119,34 @@ class Worker:
 
     def kill(self) -> None:
         """End the process. Closing the socket alone ends it too, but only after its current step."""
+        self._loop.remove_reader(self._answering)
+        self._answering.close()
         self._socket.close()
         with contextlib.suppress(PermissionError):  # it became nobody, and root without CAP_KILL may not signal it
             self._process.kill()
         self._process.wait()
 
 
+def _killed(status: int) -> WorkerKilled:
+    how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+    return WorkerKilled(
+        f"the process that reads a layer {how}",
+        hint="SIGKILL means that memory ran out, as a rule (see dmesg): if the image is trusted, raise the memory limit "
+        "(controller.resources.limits.memory, or agent.resources.limits.memory on nodes)",
+    )
+
+
 class WorkerPool:
     """At most ``size`` workers, started when first needed; 0: one per core that this process may use.
+
+    ``memory``: bytes of data that each may have; 0: no bound.
 
     The first is started in advance, and workers stay until the end. A ``seldom`` used pool ends them whenever none has
     work: an idle one takes memory of a node.
     """
 
-    def __init__(self, size: int = 0, *, seldom: bool = False) -> None:
+    def __init__(self, size: int = 0, *, memory: int = 0, seldom: bool = False) -> None:
+        self._memory = memory
         self._seldom = seldom
         self._working = 0
         self.size = size or len(os.sched_getaffinity(0))
@@ -110,7 +155,7 @@ class WorkerPool:
 
     async def __aenter__(self) -> Self:
         if not self._seldom:  # the interpreter starts while the first manifest is downloaded
-            self._idle.append(Worker())
+            self._idle.append(Worker(self._memory))
         return self
 
     async def __aexit__(
@@ -126,7 +171,7 @@ class WorkerPool:
     async def worker(self) -> AsyncIterator[Worker]:
         """A worker for one job. It is kept when the job succeeds, and killed otherwise."""
         async with self._free:
-            worker = self._idle.pop() if self._idle else Worker()
+            worker = self._idle.pop() if self._idle else Worker(self._memory)
             self._working += 1
             try:
                 yield worker

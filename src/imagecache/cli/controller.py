@@ -33,6 +33,7 @@ from imagecache.errors import Interrupted
     "registry_connect_timeout",
     "registry_read_timeout",
     "jobs",
+    "store_reserve",
     service=True,
 )
 def controller(

@@ -37,6 +37,7 @@ SETTINGS = (
     "registry_connect_timeout",
     "registry_read_timeout",
     "jobs",
+    "store_reserve",
     "allow_private_names",
     "also_unpack",
 )

@@ -1,13 +1,15 @@
 """The builds that run, N at a time, by the object that they are for.
 
-Keeps the newest progress and the events of each until the reconciler asks; ``changed`` says that there are some. It
+A build that has had its turn while others wait is stopped and queues again, at the end: a slow registry takes time from
+its own caches, and not from all. It goes on with what it has fetched and made. Keeps the newest progress and the events of each until the reconciler asks; ``changed`` says that there are some. It
 must not decide what a failure means.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 
 from imagecache.api import building
@@ -23,6 +25,17 @@ from imagecache.errors import ImageCacheError, InternalError
 from imagecache.telemetry.log import get_logger
 
 _log = get_logger(__name__)
+TURN = 300.0
+"""Seconds of a build's first turn; each one after it is twice as long, so that every build comes to its end."""
+_LOOK = 1.0
+"""Seconds between two looks whether others wait, after the turn."""
+Hold = Callable[[str], AbstractContextManager[object]]
+"""Keeps what the running build of a bundle has made beyond the end of that build. It blocks."""
+
+
+def _nothing(bundle_id: str) -> AbstractContextManager[object]:
+    del bundle_id
+    return nullcontext()
 
 
 @dataclass
@@ -30,14 +43,31 @@ class _Entry:
     build: Build
     task: asyncio.Task[None] | None = None
     events: list[Event] = field(default_factory=list)
+    held: ExitStack = field(default_factory=ExitStack)
+    """What an earlier turn has made."""
 
 
 class BuildQueue:
     """``changed`` is called in the event loop with the key whose build has news, often."""
 
-    def __init__(self, builder: Builder, limit: int, clock: Clock, changed: Callable[[str], None]) -> None:
+    def __init__(  # noqa: PLR0913 - a queue and what it serves
+        self,
+        builder: Builder,
+        limit: int,
+        clock: Clock,
+        changed: Callable[[str], None],
+        *,
+        hold: Hold = _nothing,
+        turn: float = TURN,
+    ) -> None:
         self._builder = builder
+        self._hold = hold
+        self._turn = turn
         self._slots = asyncio.Semaphore(limit)
+        self._waiting = 0
+        """Builds without a slot."""
+        self._leaving = 0
+        """Builds that give theirs up just now: one for each that waits."""
         self._clock = clock
         self._changed = changed
         self._entries: dict[str, _Entry] = {}
@@ -96,10 +126,9 @@ class BuildQueue:
             self._changed(key)
 
         try:
-            async with self._slots:
-                if admit is not None:
-                    await admit()
-                await self._builder.build(request, credentials.secrets, emit)
+            turn = self._turn
+            while not await self._take_turn(entry, credentials, emit, turn, admit):
+                turn, admit = 2 * turn, None
         except ImageCacheError as error:
             entry.build = Broken(request, error, credentials.version)
         except Exception as error:  # noqa: BLE001 - a supervisor: one build must not end the others
@@ -107,4 +136,60 @@ class BuildQueue:
             entry.build = Broken(request, InternalError(f"the build failed: {type(error).__name__}"))
         else:
             entry.build = Ended(request)
+        finally:
+            entry.held.close()
         self._changed(key)
+
+    async def _take_turn(  # noqa: PLR0913 - one build
+        self,
+        entry: _Entry,
+        credentials: Credentials,
+        emit: Callable[[BuildEvent], None],
+        turn: float,
+        admit: Callable[[], Awaitable[None]] | None,
+    ) -> bool:
+        """Wait for a slot, and build in it. False: it was stopped after ``turn`` seconds, for others wait."""
+        async with self._slot():
+            if admit is not None:
+                await admit()
+            work = asyncio.ensure_future(self._builder.build(entry.build.request, credentials.secrets, emit))
+            try:
+                await asyncio.wait({work}, timeout=turn)
+                while not work.done() and self._waiting <= self._leaving:
+                    await asyncio.wait({work}, timeout=min(turn, _LOOK))
+                if not work.done():
+                    await self._leave(entry, work)
+                if work.cancelled():
+                    _log.info("a build goes on later, for others wait", bundle=entry.build.request.bundle_id, turn=turn)
+                    return False
+                work.result()
+            finally:
+                await cancel_all([work])
+        return True
+
+    async def _leave(self, entry: _Entry, work: asyncio.Future[None]) -> None:
+        """Stop the work. What it has made is held before, since its own leases end with it."""
+        self._leaving += 1
+        try:
+            holding = asyncio.ensure_future(asyncio.to_thread(self._hold, entry.build.request.bundle_id))
+            try:
+                await asyncio.shield(holding)
+            finally:  # also when this is stopped meanwhile: what is held must be let go of
+                earlier, entry.held = entry.held, ExitStack()
+                entry.held.enter_context(await holding)
+                earlier.close()
+            await cancel_all([work])
+        finally:
+            self._leaving -= 1
+
+    @asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        self._waiting += 1
+        try:
+            await self._slots.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            yield
+        finally:
+            self._slots.release()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from imagecache.api.building import BuildRequest
@@ -49,6 +50,12 @@ class BundleStore(Protocol):
 
     def size(self) -> int:
         """Bytes of the layer images that its bundles name, each counted once. Raises StoreError."""
+
+    def hold(self, bundle_id: str) -> AbstractContextManager[object]:
+        """Keep the layer images that the running build of a bundle has made, until the end of the context.
+
+        It keeps them from its call on. Raises StoreError.
+        """
 
     def collect(self) -> Collected:
         """Remove what no bundle, build or node holds. Raises StoreError."""

@@ -24,7 +24,7 @@ from imagecache.backoff import Backoff, Retries
 from imagecache.clock import Clock
 from imagecache.concurrency import finish_all
 from imagecache.controller import event_recorder, pull_secrets, watches
-from imagecache.controller.build_queue import BuildQueue
+from imagecache.controller.build_queue import TURN, BuildQueue
 from imagecache.controller.decide import SOON, decide
 from imagecache.controller.decision import (
     CONFIGURATION,
@@ -96,6 +96,8 @@ class Dependencies:
     """Called before an expired object is deleted; when it fails, the object stays."""
     builds: int = 1
     """At the same time."""
+    turn: float = TURN
+    """Seconds of a build's first turn, when others wait."""
     workers: int = 8
     """Objects looked at at the same time."""
     configuration: Callable[[], str] = str
@@ -139,7 +141,14 @@ class Reconciler:
         self.informers = InformerCache()
         self.queue = WorkQueue()
         self.watches = Watches(self._look, self.queue.add, dependencies.looks)
-        self.builds = BuildQueue(dependencies.builder, dependencies.builds, dependencies.clock, self._built)
+        self.builds = BuildQueue(
+            dependencies.builder,
+            dependencies.builds,
+            dependencies.clock,
+            self._built,
+            hold=dependencies.store.hold,
+            turn=dependencies.turn,
+        )
         self.places = Places(dependencies.limits, dependencies.store.size, dependencies.clock, self.queue.add)
         self._matches = MatchLog(dependencies.clock)
         self._memories: dict[str, _Memory] = {}

@@ -75,13 +75,24 @@ def _body(plan: Plan, read_tar: ReadTar) -> Iterator[tuple[int, bytes]]:
         position += len(data)
 
 
-def write_image(
-    fd: int, root: Inode, header: LayerHeader, *, read_tar: ReadTar | None = None, limits: Limits = DEFAULT
+def _any_room(size: int) -> None:
+    del size
+
+
+def write_image(  # noqa: PLR0913 - one file
+    fd: int,
+    root: Inode,
+    header: LayerHeader,
+    *,
+    read_tar: ReadTar | None = None,
+    limits: Limits = DEFAULT,
+    room: Callable[[int], None] = _any_room,
 ) -> int:
     """Complete a layer image whose tar is in the file from ``DATA_START`` on; returns the size of the file.
 
-    What lies behind the tar is replaced. Header and superblock are written last, so a file whose writing was
-    interrupted is not a layer image. Raises what ``plan`` does, and OSError: the owner of the file knows what it means.
+    ``room`` is asked with the size of the file before it grows. What lies behind the tar is replaced. Header and superblock are written last, so a file whose writing was
+    interrupted is not a layer image. Raises what ``plan`` and ``room`` do, and OSError: the owner of the file knows what
+    it means.
     """
     layer = plan(root, header.tar_size, limits=limits)
     if layer.entries != header.entries:
@@ -91,6 +102,7 @@ def write_image(
         raise ValueError(f"the file does not hold the tar of {header.tar_size} bytes")
     # In this order: nodes prefetch the tar while it is written, so the head must say where it ends before anything
     # that is not tar stands behind it. The first truncation drops what an earlier attempt left there.
+    room(layer.total)
     os.ftruncate(fd, end_of_tar)
     write_at(fd, 0, unfinished(header.tar_size))
     os.ftruncate(fd, layer.total)

@@ -27,7 +27,7 @@ from pathlib import Path
 from imagecache.concurrency import cancel_all
 from imagecache.digest import DiffID, Digest
 from imagecache.erofs.layer_header import DATA_START, tar_length
-from imagecache.errors import BlobNotFound, ContentError, DigestMismatch, NoSpace, StoreCorrupt
+from imagecache.errors import BlobNotFound, ContentError, DigestMismatch, NoSpace, StoreCorrupt, WorkerKilled
 from imagecache.fetch.allowance import Allowance
 from imagecache.fetch.buffers import SlotPool, Slots
 from imagecache.fetch.direct_io import DirectWriter
@@ -149,7 +149,7 @@ class LayerFetcher:
                     break
                 try:
                     await self._attempt(layer, advanced)
-                except (ContentError, StoreCorrupt) as error:
+                except (ContentError, StoreCorrupt, WorkerKilled) as error:
                     advanced(0)
                     _log.warning("layer image discarded", layer=str(layer.name), attempt=attempt, problem=str(error))
                     if attempt == self.settings.attempts:

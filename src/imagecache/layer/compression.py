@@ -15,7 +15,7 @@ from typing import Protocol, cast
 import zstandard
 from isal import igzip_lib
 
-from imagecache.errors import ImageTooLarge, LimitExceeded, MalformedLayer, UnsupportedMediaType
+from imagecache.errors import LimitExceeded, MalformedLayer, UnsupportedMediaType
 from imagecache.layer.zstd_frames import BLOCK_MAXIMUM, FrameWalker
 from imagecache.limits import MIB, Limits
 
@@ -145,7 +145,7 @@ class Decompressor:
     def feed(self, chunk: Bytes) -> Iterator[bytes]:
         """The output of a chunk in pieces of at most 4 MiB; take them all.
 
-        Raises MalformedLayer, LimitExceeded, ImageTooLarge.
+        Raises MalformedLayer, LimitExceeded.
         """
         self.consumed += len(chunk)
         if not chunk:
@@ -168,8 +168,3 @@ class Decompressor:
     def _check_growth(self) -> None:
         if self.produced > self._limits.layer_uncompressed:
             raise LimitExceeded(f"the layer has more than {self._limits.layer_uncompressed} bytes uncompressed")
-        if self._limits.layer_room is not None and self.produced > self._limits.layer_room:
-            raise ImageTooLarge(
-                f"a layer has more than the {self._limits.layer_room} bytes that imageCacheSize leaves for it",
-                hint="set spec.imageCacheSize higher, or list fewer images",
-            )

@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable
 
 from imagecache.errors import StoreError
-from imagecache.served.connection_limit import ConnectionLimit
+from imagecache.connection_limit import ConnectionLimit
 from imagecache.served.server_connection import ServerConnection
 from imagecache.telemetry.log import get_logger
 

@@ -19,7 +19,7 @@ import h11
 
 from imagecache.errors import ImageCacheError
 from imagecache.served import http_messages
-from imagecache.served.connection_limit import ConnectionLimit, OpenConnection
+from imagecache.connection_limit import ConnectionLimit, OpenConnection
 from imagecache.served.http_messages import Request, Response
 from imagecache.served.request_handler import RequestHandler
 from imagecache.served.server_settings import ServerSettings

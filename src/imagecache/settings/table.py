@@ -232,8 +232,19 @@ class Settings:
     ] = 60.0
     jobs: Annotated[
         int,
-        Meaning("count", "Layers downloaded and converted at the same time. 0: one per processor."),
+        Meaning(
+            "count",
+            "Layers downloaded and converted at the same time, each by a process that may take an equal part of three "
+            "quarters of the memory. 0: one per processor, as far as each gets 768 MiB.",
+        ),
     ] = 0
+    store_reserve: Annotated[
+        float,
+        Meaning(
+            "share, 0 to 1",
+            "Share of the store's disk that builds leave free; one that needs it waits until there is space again.",
+        ),
+    ] = 0.02
     trim_delay: Annotated[
         float,
         Meaning(
@@ -324,8 +335,12 @@ class Settings:
     ] = ""
     controller_builds: Annotated[
         int,
-        Meaning("count", "Image caches built at the same time; each build uses as many processes as the setting jobs."),
-    ] = 1
+        Meaning(
+            "count",
+            "Image caches built at the same time; each build uses as many processes as the setting jobs. One that takes "
+            "long gives its place to those that wait, and goes on later.",
+        ),
+    ] = 2
     pods: Annotated[
         bool,
         Meaning(

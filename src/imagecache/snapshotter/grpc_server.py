@@ -21,11 +21,14 @@ from grpclib.server import Server
 from imagecache.backoff import Backoff, Retries
 from imagecache.errors import ImageCacheError
 from imagecache.oserrors import converting
+from imagecache.snapshotter.grpc_connections import BoundedServer
 from imagecache.snapshotter.grpc_service import Answered, SnapshotsService, ignore
 from imagecache.snapshotter.snapshotter import Snapshotter
 
 _log = structlog.get_logger(__name__)
 _BACKLOG = 128
+_CONNECTIONS = 128
+"""At a time. containerd has one, and one more for each client of its own that looks at our health."""
 _CLEAN_AGAIN = 60.0
 """Longest pause, in seconds, before the next clean-up while something is left."""
 _CLOSING = 1.0
@@ -38,6 +41,7 @@ async def serve(
     *,
     ready: Callable[[], None] | None = None,
     answered: Answered = ignore,
+    connections: int = _CONNECTIONS,
 ) -> None:
     """Serve until cancelled; then calls in flight get ``stop_grace`` seconds.
 
@@ -46,6 +50,7 @@ async def serve(
         address: where to listen (with mode 0600), or a listening socket.
         ready: called when calls are answered.
         answered: called for every call.
+        connections: at a time; another one closes one without a call in flight.
 
     Raises:
         StoreDenied, StoreError: the socket cannot be made.
@@ -53,7 +58,8 @@ async def serve(
     service = SnapshotsService(snapshotter, answered)
     healthy = ServiceStatus()
     healthy.set(True)
-    server = Server([service, Health({OVERALL: [healthy], service: [healthy]})])
+    server = BoundedServer([service, Health({OVERALL: [healthy], service: [healthy]})])
+    server.bound(connections)
     listener = listen(address) if isinstance(address, Path) else address
     await server.start(sock=listener)
     cleaning = asyncio.create_task(_keep_clean(service, Backoff(snapshotter.settings.clean_again, _CLEAN_AGAIN)))

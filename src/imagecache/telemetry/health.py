@@ -1,6 +1,6 @@
 """A small HTTP server for /livez, /readyz and /metrics, and a client that asks one.
 
-GET only, one request per connection, bounded in size and time: it is for kubelet, systemd and Prometheus on the
+GET only, one request per connection, bounded in size, time and number: it is for kubelet, systemd and Prometheus on the
 loopback or behind a network policy. ``live`` and ``ready`` return the problem, or nothing. It must not know what they
 check.
 """
@@ -11,11 +11,14 @@ import asyncio
 from collections.abc import Callable
 from http import HTTPStatus
 
+from imagecache.connection_limit import LoopConnections, OpenConnection
 from imagecache.errors import HostError, InvalidSetting
 from imagecache.telemetry.metrics import CONTENT_TYPE, Metrics
 
 _REQUEST_SECONDS = 5.0
 _HEADER_BYTES = 8 * 1024
+_CONNECTIONS = 64
+"""At a time. An answer takes milliseconds, so the oldest of so many is not one that anybody waits for."""
 _TEXT = "text/plain; charset=utf-8"
 _ANY = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}  # noqa: S104 - an address to connect to instead
 
@@ -30,8 +33,11 @@ def _fine() -> str:
 class HealthServer:
     """Listens while its context is open."""
 
-    def __init__(self, metrics: Metrics, *, live: Problem = _fine, ready: Problem = _fine) -> None:
+    def __init__(
+        self, metrics: Metrics, *, live: Problem = _fine, ready: Problem = _fine, connections: int = _CONNECTIONS
+    ) -> None:
         self._metrics = metrics
+        self._connections = LoopConnections(connections)
         self._checks = {"/livez": live, "/readyz": ready}
         self._server: asyncio.Server | None = None
 
@@ -53,6 +59,9 @@ class HealthServer:
             self._server = None
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # Never busy: one that does not read its answer must not stay for longer than one that does not ask.
+        connection = OpenConnection(writer.transport.abort)
+        self._connections.add(connection)
         try:
             async with asyncio.timeout(_REQUEST_SECONDS):
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -61,6 +70,7 @@ class HealthServer:
         except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # a client that is slow, gone or sends too much gets no answer
         finally:
+            self._connections.remove(connection)
             writer.close()
 
     def _answer(self, head: bytes) -> bytes:

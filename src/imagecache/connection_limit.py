@@ -1,7 +1,9 @@
 """Which connections are open, and which one is closed when there are too many.
 
 A connection may be closed while it is idle, which is while its reader has asked for nothing: during the handshake or
-between two requests. Connecting again makes up for the loss. It must not know what a connection does.
+between two requests. Connecting again makes up for the loss. So whoever opens connections without end, and asks for
+nothing, takes neither descriptors nor the listener from others. ``ConnectionLimit`` is for servers with a thread for
+each connection, ``LoopConnections`` for those in an event loop. It must not know what a connection does.
 """
 
 from __future__ import annotations
@@ -11,12 +13,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 
+def _always() -> bool:
+    return True
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class OpenConnection:
     """One connection, as the limit knows it."""
 
     abort: Callable[[], None]
-    """Make it end soon, and ``remove`` itself. Called from other threads, never after ``remove``."""
+    """Make it end soon, and ``remove`` itself. Never called after ``remove``; by ``ConnectionLimit`` from other
+    threads."""
+    is_idle: Callable[[], bool] = _always
+    """Asked by ``LoopConnections``."""
 
 
 class ConnectionLimit:
@@ -78,3 +87,36 @@ class ConnectionLimit:
             for connection in self._open:
                 connection.abort()
             self._changed.notify_all()
+
+
+class LoopConnections:
+    """The same in an event loop, where nobody can wait: every connection is accepted by then."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._open: dict[OpenConnection, None] = {}
+        """The one that was used least recently first."""
+
+    def add(self, connection: OpenConnection) -> bool:
+        """Close the connection that has been idle for longest, if there are too many. False: none is, close this one.
+
+        One that was aborted does not count any longer: its descriptor is closed before the next one is accepted.
+        """
+        if len(self._open) >= self._limit:
+            oldest = next((each for each in self._open if each.is_idle()), None)
+            if oldest is None:
+                return False
+            del self._open[oldest]
+            oldest.abort()
+        self._open[connection] = None
+        return True
+
+    def used(self, connection: OpenConnection) -> None:
+        """Something has come over it."""
+        if connection in self._open:
+            del self._open[connection]
+            self._open[connection] = None
+
+    def remove(self, connection: OpenConnection) -> None:
+        """The connection has ended. Idempotent."""
+        self._open.pop(connection, None)
