@@ -19,6 +19,7 @@ from imagecache.errors import (
     SnapshotNotFound,
     StoreRefused,
     StoreUnreachable,
+    WorkerKilled,
 )
 
 ID = "imc-" + "a" * 20
@@ -58,6 +59,10 @@ def test_pauses_grow_to_a_bound() -> None:
     assert pauses(StoreUnreachable("x"), 7) == [1, 2, 4, 8, 16, 30, 30]
     assert pauses(MalformedLayer("x"), 8) == [10, 20, 40, 80, 160, 320, 600, 600]
     assert pauses(MalformedLayer("x"), 100)[-1] == 600
+
+
+def test_a_layer_that_killed_processes_of_the_node_waits_for_hours() -> None:
+    assert pauses(WorkerKilled("x"), 5) == [7200, 14400, 28800, 43200, 43200]
     assert pauses(StoreRefused("x"), 7) == [2, 4, 8, 16, 32, 60, 60]
 
 

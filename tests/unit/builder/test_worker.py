@@ -13,11 +13,13 @@ from imagecache.builder.worker_pool import Worker, WorkerPool
 
 def test_an_answer_that_nobody_waits_for_ends_the_worker_without_a_word() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    argv = [sys.executable, "-I", "-m", "imagecache.builder.worker", str(theirs.fileno())]
-    with ours, theirs:
+    answering, asking = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    passed = [theirs.fileno(), asking.fileno()]
+    argv = [sys.executable, "-I", "-m", "imagecache.builder.worker", *map(str, (*passed, 0))]
+    with ours, theirs, answering, asking:
         ours.send(encode(Available(1)))  # before it reads: it answers, and the parent has gone
         ours.shutdown(socket.SHUT_RD)
-        done = subprocess.run(argv, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE, check=False, timeout=30)
+        done = subprocess.run(argv, pass_fds=passed, stderr=subprocess.PIPE, check=False, timeout=30)
 
     assert (done.returncode, done.stderr) == (0, b"")
 

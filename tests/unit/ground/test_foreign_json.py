@@ -171,3 +171,30 @@ def test_the_fast_way_is_taken_only_where_it_means_the_same(data: bytes, *, plai
 )
 def test_is_object(data: bytes, *, is_object: bool) -> None:
     assert foreign_json.is_object(data) is is_object
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"history":[' + b"{}," * 300 + b"{}]}",
+        b"[" * 200 + b"]" * 200,
+        b'{"a":{' + b",".join(b'"%d":1' % number for number in range(300)) + b"}}",
+        b'{"a":[' + b'"x",' * 300 + b'"x"]}',
+    ],
+)
+def test_values_are_counted_before_any_is_made(data: bytes) -> None:
+    """8 MiB of ``history: [{},...]`` took five seconds and 366 MB."""
+    with pytest.raises(MalformedDocument, match="more than json_values, 100, values"):
+        foreign_json.decode(data, Document, values=100)
+
+
+def test_what_texts_hold_are_no_values() -> None:
+    script = '{"mediaType":"' + r"a,b,{[\"" * 200 + '"}'
+    assert foreign_json.decode(script.encode(), Document, values=10).media_type == 'a,b,{["' * 200
+
+
+def test_eight_mebibytes_of_empty_objects_are_refused_as_they_are() -> None:
+    data = b'{"history":[' + b"{}," * (2 << 20) + b"{}]}"
+    with pytest.raises(MalformedDocument, match="json_values"):
+        decode(data)
+    assert not foreign_json.is_object(data)

@@ -71,10 +71,15 @@ async def eventually(condition: Callable[[], bool]) -> bool:
 
 @contextlib.asynccontextmanager
 async def serving(
-    rig: SnapshotterRig, address: Path | socket.socket, path: Path, answered: Answered = ignore
+    rig: SnapshotterRig,
+    address: Path | socket.socket,
+    path: Path,
+    answered: Answered = ignore,
+    connections: int = 128,
 ) -> AsyncIterator[Client]:
     ready = asyncio.Event()
-    task = asyncio.create_task(serve(rig.snapshotter, address, ready=ready.set, answered=answered))
+    work = serve(rig.snapshotter, address, ready=ready.set, answered=answered, connections=connections)
+    task = asyncio.create_task(work)
     await asyncio.wait_for(ready.wait(), 10)
     client = Client(path)
     try:
@@ -263,6 +268,49 @@ async def test_health(client: Client) -> None:
         stub = UnaryUnaryMethod(client.channel, "/grpc.health.v1.Health/Check", HealthCheckRequest, HealthCheckResponse)
         answer = await stub(HealthCheckRequest(service=service))
         assert answer.status == HealthCheckResponse.SERVING
+
+
+async def test_connections_without_a_call_keep_nobody_out(rig: SnapshotterRig, tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    async with serving(rig, path, path, connections=4) as client:
+        silent = [await asyncio.open_unix_connection(str(path)) for _ in range(12)]
+        try:
+            assert await client.code("Stat", pb.StatSnapshotRequest(key="unknown")) is Status.NOT_FOUND
+            for reader, _writer in silent[:8]:
+                await asyncio.wait_for(_ended(reader), 10)
+            assert await client.code("Stat", pb.StatSnapshotRequest(key="unknown")) is Status.NOT_FOUND
+        finally:
+            for _reader, writer in silent:
+                writer.close()
+
+
+async def _ended(reader: asyncio.StreamReader) -> None:
+    with contextlib.suppress(ConnectionError):
+        while await reader.read(1 << 16):
+            pass
+
+
+async def test_a_connection_with_a_call_is_not_closed_for_another_one(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    rig = SnapshotterRig(tmp_path / "root", replace(SETTINGS, mounting_deadline=20))
+    (layer,) = rig.image("base")
+    request = pb.PrepareSnapshotRequest(
+        key=f"extract-1-a {layer.chain_id}", labels={REF_LABEL: str(layer.chain_id)}
+    )
+    async with serving(rig, path, path, connections=2) as busy:
+        rig.mounter.gate.clear()
+        call = asyncio.create_task(busy.code("Prepare", request))
+        silent = []
+        try:
+            assert await eventually(rig.mounter.entered.is_set)
+            silent = [await asyncio.open_unix_connection(str(path)) for _ in range(6)]
+            await asyncio.wait_for(_ended(silent[0][0]), 10)
+        finally:
+            rig.mounter.gate.set()
+        assert await call is Status.ALREADY_EXISTS
+        for _reader, writer in silent:
+            writer.close()
+    rig.snapshotter.close()
 
 
 async def test_our_own_socket_is_for_root_and_goes_with_us(rig: SnapshotterRig, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -127,3 +128,22 @@ async def test_a_server_that_says_nothing_is_not_waited_for() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # the kernel accepts for it
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         assert "TimeoutError" in await problem_at(address, "/readyz", seconds=0.05)
+
+
+async def test_connections_that_ask_nothing_keep_nobody_out() -> None:
+    """They took every file descriptor: nothing of the process could open a file."""
+    server = HealthServer(Metrics(), connections=4)
+    _host, port = await server.start("127.0.0.1:0")
+    silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(12)]
+    try:
+        assert await problem_at(f"127.0.0.1:{port}", "/livez", seconds=60) == ""
+        for reader, _writer in silent[:8]:
+            with suppress(ConnectionError):
+                assert await reader.read() == b""
+        reader, writer = silent[-1]
+        writer.write(b"GET /livez HTTP/1.1\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 200")
+    finally:
+        for _reader, writer in silent:
+            writer.close()
+        await server.stop()
