@@ -64,7 +64,8 @@ def decode(
         values: that the document may have.
 
     Raises:
-        MalformedDocument: also for a document with too many values; its message shows no text of the document but for the names of ``kind``'s fields.
+        MalformedDocument: also for a document with too many values. Its message shows no text of the document but for
+            the names of ``kind``'s fields.
         ImageCacheError: what ``hook`` raises.
     """
     _check_values(data, values)

@@ -16,7 +16,7 @@ TIB = 1024 * GIB
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Sizes in bytes, counts as numbers."""
+    """Sizes in bytes, times in seconds, counts as numbers."""
 
     manifest_size: int = 4 * MIB
     """Index or manifest (containerd and docker-registry use 4 MiB too)."""
@@ -57,7 +57,7 @@ class Limits:
     worker_time: float = 120.0
     """Seconds of processor time (RLIMIT_CPU) that a worker may take for any layer, and..."""
     worker_rate: int = 4 * MIB
-    """... bytes of the layer, compressed and not, for which it gets a second more. A slow core does ten times as many."""
+    """... bytes of the layer, compressed and not, for which it gets a second more: a tenth of what a slow core does."""
     lower_lookups: int = 1_000_000
     """Names that are looked up in the layers below for one layer's implied directories: some 10 microseconds each."""
     tar_header_records: int = 1 * MIB

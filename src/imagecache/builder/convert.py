@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import queue
+import signal
 import threading
 from collections.abc import Callable, Iterator
 
@@ -50,8 +51,8 @@ def convert(  # noqa: PLR0913 - what is known of one layer
 ) -> Converted:
     """Convert the compressed ``chunks`` of ``blob`` into the empty, writable file ``fd``.
 
-    ``blob`` and ``diff_id`` are the expected digests, where they are known. Raises DigestMismatch when one is wrong, what
-    ``room`` raises, and the ContentError family for the content of the layer.
+    ``blob`` and ``diff_id`` are the expected digests, where they are known. Raises DigestMismatch when one is wrong,
+    what ``room`` raises, and the ContentError family for the content of the layer.
     """
     reader = _Reader(chunks, blob.algorithm if blob else "sha256")
     inflater = _Inflater(reader.out, limits)
@@ -61,18 +62,19 @@ def convert(  # noqa: PLR0913 - what is known of one layer
     try:
         tree = _assemble(inflater, writer, bottom=bottom, limits=limits)
     except ContentError:
-        inflater.out.abandon()
+        inflater.out.abandoned = True
         reader.join()
         # Read to the end first: when the blob is not the promised one, that is the error, and a new download may help.
         _check("blob", reader.digest, blob)
         raise
     finally:
         # Every thread ends on every path: each is stopped or drained before it is joined.
-        reader.stop.set()
-        inflater.out.abandon()
-        writer.finish()
-        inflater.join()
-        reader.join()
+        reader.stop = inflater.out.abandoned = True
+        try:
+            writer.finish()
+        finally:
+            inflater.join()
+            reader.join()
     _check("blob", reader.digest, blob)
     found = DiffID(Digest(f"sha256:{writer.hash.hexdigest()}"))
     _check("uncompressed layer", found, diff_id)
@@ -150,16 +152,19 @@ _Piece = bytes | _Failed | None
 
 
 class _Channel:
-    """A bounded queue of pieces that either side can close."""
+    """A bounded queue of pieces that either side can close, also when there is no memory left to say so in it."""
 
     def __init__(self) -> None:
         self._queue: queue.Queue[_Piece] = queue.Queue(_QUEUED_PIECES)
-        self._abandoned = threading.Event()
+        self.abandoned = False
+        """Nobody reads from it any longer."""
+        self.broken = False
+        """Nobody writes to it any longer, and could not put the error into it."""
 
     def put(self, piece: _Piece) -> bool:
         """Wait for room. False when the reader has stopped reading."""
         # queue.Queue cannot be closed (shutdown() is of Python 3.13), so a full one is tried again.
-        while not self._abandoned.is_set():
+        while not self.abandoned:
             try:
                 self._queue.put(piece, timeout=0.2)
             except queue.Full:
@@ -167,23 +172,50 @@ class _Channel:
             return True
         return False
 
-    def abandon(self) -> None:
-        self._abandoned.set()
-
     def __iter__(self) -> Iterator[bytes]:
-        while (piece := self._queue.get()) is not None:
+        while (piece := self._get()) is not None:
             if isinstance(piece, _Failed):
                 raise piece.error
             yield piece
 
+    def _get(self) -> _Piece:
+        while True:
+            try:
+                return self._queue.get(timeout=1)
+            except queue.Empty:
+                if self.broken:
+                    raise MemoryError from None
 
-class _Reader(threading.Thread):
+
+class _Thread(threading.Thread):
+    """Its ``work`` runs without signals: those are for the main thread, which alone can act on them.
+
+    It tells its errors itself, but for the one for which it had no memory.
+    """
+
+    def __init__(self, name: str, channel: _Channel) -> None:
+        """``channel`` is what other threads wait at for this one."""
+        super().__init__(name=name, daemon=True)
+        self._channel = channel
+
+    def run(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGXCPU,))
+        try:
+            self.work()
+        except MemoryError:
+            self._channel.broken = self._channel.abandoned = True
+
+    def work(self) -> None:
+        raise NotImplementedError
+
+
+class _Reader(_Thread):
     """Reads and hashes the compressed chunks, to the end of the blob even when the reader of ``out`` stops."""
 
     def __init__(self, chunks: Iterator[bytes], algorithm: str) -> None:
-        super().__init__(name="read", daemon=True)
         self.out = _Channel()
-        self.stop = threading.Event()
+        super().__init__("read", self.out)
+        self.stop = False
         self._chunks = chunks
         self._hash = hashlib.new(algorithm)
 
@@ -191,11 +223,11 @@ class _Reader(threading.Thread):
     def digest(self) -> str:
         return f"{self._hash.name}:{self._hash.hexdigest()}"
 
-    def run(self) -> None:
+    def work(self) -> None:
         """A malformed layer is read to its end: its digest tells whether the blob was damaged on the way."""
         try:
             for chunk in self._chunks:
-                if self.stop.is_set():
+                if self.stop:
                     break
                 self._hash.update(chunk)
                 self.out.put(chunk)
@@ -204,25 +236,25 @@ class _Reader(threading.Thread):
             self.out.put(_Failed(error))
 
 
-class _Inflater(threading.Thread):
+class _Inflater(_Thread):
     """Decompresses chunks to pieces of the tar."""
 
     def __init__(self, chunks: _Channel, limits: Limits) -> None:
-        super().__init__(name="inflate", daemon=True)
         self.out = _Channel()
+        super().__init__("inflate", self.out)
         self.compression = Compression.NONE
         """Known once the first chunk was read."""
         self._chunks = chunks
         self._limits = limits
 
-    def run(self) -> None:
+    def work(self) -> None:
         try:
             self._inflate()
             self.out.put(None)
         except BaseException as error:  # noqa: BLE001 - raised in the thread that reads the channel
             self.out.put(_Failed(error))
         finally:
-            self._chunks.abandon()
+            self._chunks.abandoned = True
 
     def _inflate(self) -> None:
         decompressor: Decompressor | None = None
@@ -237,19 +269,19 @@ class _Inflater(threading.Thread):
             decompressor.finish()
 
 
-class _TarWriter(threading.Thread):
+class _TarWriter(_Thread):
     """Hashes the pieces of the tar and writes them from ``DATA_START`` on."""
 
     def __init__(self, fd: int, room: Room) -> None:
-        super().__init__(name="write", daemon=True)
         self.inbox = _Channel()
+        super().__init__("write", self.inbox)
         self.hash = hashlib.sha256()
         self.size = 0
         self._fd = fd
         self._room = room
         self._failure: BaseException | None = None
 
-    def run(self) -> None:
+    def work(self) -> None:
         try:
             behind = WriteBehind(self._fd)
             for piece in self.inbox:
@@ -259,7 +291,7 @@ class _TarWriter(threading.Thread):
                 self.size += len(piece)
         except BaseException as error:  # noqa: BLE001 - raised in finish()
             self._failure = error
-            self.inbox.abandon()
+            self.inbox.abandoned = True
 
     def finish(self) -> None:
         self.inbox.put(None)
@@ -268,18 +300,24 @@ class _TarWriter(threading.Thread):
             raise self._failure
 
 
-class _FileHash(threading.Thread):
+class _FileHash(_Thread):
     def __init__(self, fd: int, size: int) -> None:
-        super().__init__(name="file-hash", daemon=True)
+        super().__init__("file-hash", _Channel())
         self._fd = fd
         self._size = size
         self._digest: Digest | None = None
+        self._failure: BaseException | None = None
 
-    def run(self) -> None:
-        self._digest = hash_file(self._fd, self._size)
+    def work(self) -> None:
+        try:
+            self._digest = hash_file(self._fd, self._size)
+        except BaseException as error:  # noqa: BLE001 - raised in result()
+            self._failure = error
 
     def result(self) -> Digest:
         self.join()
+        if self._failure is not None:
+            raise self._failure
         if self._digest is None:
             raise StoreError("a staged layer image could not be read back", hint="check the disk")
         return self._digest

@@ -16,13 +16,13 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from imagecache.builder.convert import convert
 from imagecache.builder.derive import derive
 from imagecache.builder.malloc import keep_freed_memory
 from imagecache.builder.prove import prove
-from imagecache.builder.worker_bounds import OutOfTime, ParentGone, ProcessorTime, Room, bound_files
+from imagecache.builder.worker_bounds import ParentGone, ProcessorTime, Room, bound_files
 from imagecache.builder.worker_messages import (
     MAX_MESSAGE,
     Arrived,
@@ -52,6 +52,8 @@ _MORE_MEMORY = (
     "if the image is trusted, raise the memory limit of what reads it: controller.resources.limits.memory, or "
     "agent.resources.limits.memory on nodes; fewer jobs get more each"
 )
+_SPARE = mmap.mmap(-1, 16 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+"""Of the process's memory, never touched: given back when there is none left, to say so."""
 _M = TypeVar("_M", Available, Arrived)
 
 
@@ -92,15 +94,23 @@ def _run(channel: socket.socket, asking: socket.socket, message: ToWorker, fds: 
     except ParentGone:
         return None
     except MemoryError:
+        _SPARE.close()
         words = "the layer takes more memory than the process that reads it may have"
-        return _failed(LimitExceeded(words, hint=_MORE_MEMORY))
-    except OutOfTime:
-        words = f"the layer takes more processor time than worker_time, {DEFAULT.worker_time:g} s, and its size allow"
-        return _failed(LimitExceeded(words, hint="no image that a builder made takes so long; check where it is from"))
+        channel.send(encode(_failed(LimitExceeded(words, hint=_MORE_MEMORY))))
+        os._exit(0)  # threads that had no memory to end are still there
     except ImageCacheError as error:
         return _failed(error)
     except OSError as error:
         return _failed(from_os_error(error, "a staged layer image"))
+
+
+def _late(channel: socket.socket) -> NoReturn:
+    error = LimitExceeded(
+        f"the layer takes more processor time than worker_time, {DEFAULT.worker_time:g} s, and its size allow",
+        hint="no image that a builder made takes so long; check where it comes from",
+    )
+    channel.send(encode(_failed(error)))
+    os._exit(0)
 
 
 def _failed(error: ImageCacheError) -> Failed:
@@ -108,7 +118,7 @@ def _failed(error: ImageCacheError) -> Failed:
 
 
 def _result(channel: socket.socket, asking: socket.socket, message: ToWorker, fds: list[int]) -> FromWorker:
-    processor = ProcessorTime(DEFAULT)
+    processor = ProcessorTime(DEFAULT, lambda: _late(channel))
     if isinstance(message, Convert):
         size = message.size
         processor.allow(size)
@@ -165,7 +175,10 @@ def _chunks(channel: socket.socket, fd: int, size: int) -> Iterator[bytes]:
 
 
 def _arriving(channel: socket.socket, memory: memoryview, came: Callable[[int], None]) -> Iterator[memoryview]:
-    """The arriving pieces; ``came`` gets the bytes so far. Asking for the next one tells the parent that the memory of the previous one is free."""
+    """The arriving pieces; ``came`` gets the bytes so far.
+
+    Asking for the next one tells the parent that the memory of the previous one is free.
+    """
     consumed = 0
     while (arrived := _expect(channel, Arrived)).size:
         yield memory[arrived.offset : arrived.offset + arrived.size]

@@ -12,7 +12,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from types import FrameType
+from typing import NoReturn
 
 from imagecache.builder.worker_messages import ROOM
 from imagecache.errors import Interrupted
@@ -21,32 +21,26 @@ from imagecache.limits import Limits
 _INFINITY = resource.RLIM_INFINITY
 
 
-class OutOfTime(Exception):
-    """SIGXCPU, raised in the main thread."""
-
-
 class ParentGone(Exception):
     """The build was cancelled: there is nobody to answer."""
 
 
 class ProcessorTime:
-    """Of one job: more for more bytes of the layer, as they come."""
+    """Of one job: more for more bytes of the layer, as they come.
 
-    def __init__(self, limits: Limits) -> None:
+    ``late`` is called in the main thread when it is used up, and does not return: a thread that hangs in a library, or
+    waits for the parent, could not be joined. Threads must block SIGXCPU, or it may not come to the main thread.
+    """
+
+    def __init__(self, limits: Limits, late: Callable[[], NoReturn]) -> None:
         self._limits = limits
         self._start = time.process_time()
-        signal.signal(signal.SIGXCPU, _raise)
+        signal.signal(signal.SIGXCPU, lambda _number, _frame: late())
 
     def allow(self, size: int) -> None:
         """The job is about ``size`` bytes."""
         seconds = self._start + self._limits.worker_time + size / self._limits.worker_rate
         _set(resource.RLIMIT_CPU, math.ceil(seconds))
-
-
-def _raise(number: int, frame: FrameType | None) -> None:
-    del number, frame
-    _set(resource.RLIMIT_CPU, _INFINITY)  # the kernel sends it every second: threads are joined without another one
-    raise OutOfTime
 
 
 def bound_files(largest: int) -> None:

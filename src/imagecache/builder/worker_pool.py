@@ -95,7 +95,9 @@ class Worker:
             await loop.sock_sendall(self._socket, encode(message))
 
     async def result(self, kind: type[_R], progress: Callable[[int], None]) -> _R:
-        """Wait for the end of the job, which is a ``kind``. Raises the worker's error, why there is no room, WorkerKilled.
+        """Wait for the end of the job, which is a ``kind``.
+
+        Raises the worker's error, what ``grant`` raised, WorkerKilled.
         """
         loop = asyncio.get_running_loop()
         while True:
@@ -131,8 +133,8 @@ def _killed(status: int) -> WorkerKilled:
     how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
     return WorkerKilled(
         f"the process that reads a layer {how}",
-        hint="SIGKILL means that memory ran out, as a rule (see dmesg): if the image is trusted, raise the memory limit "
-        "(controller.resources.limits.memory, or agent.resources.limits.memory on nodes)",
+        hint="SIGKILL means that memory ran out, as a rule (see dmesg): if the image is trusted, raise the memory "
+        "limit (controller.resources.limits.memory, or agent.resources.limits.memory on nodes)",
     )
 
 

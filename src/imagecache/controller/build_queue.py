@@ -1,8 +1,8 @@
 """The builds that run, N at a time, by the object that they are for.
 
 A build that has had its turn while others wait is stopped and queues again, at the end: a slow registry takes time from
-its own caches, and not from all. It goes on with what it has fetched and made. Keeps the newest progress and the events of each until the reconciler asks; ``changed`` says that there are some. It
-must not decide what a failure means.
+its own caches, and not from all. It goes on with what it has fetched and made. Keeps the newest progress and the events
+of each until the reconciler asks; ``changed`` says that there are some. It must not decide what a failure means.
 """
 
 from __future__ import annotations
@@ -175,8 +175,9 @@ class BuildQueue:
             try:
                 await asyncio.shield(holding)
             finally:  # also when this is stopped meanwhile: what is held must be let go of
+                held = await holding
                 earlier, entry.held = entry.held, ExitStack()
-                entry.held.enter_context(await holding)
+                entry.held.enter_context(held)
                 earlier.close()
             await cancel_all([work])
         finally:

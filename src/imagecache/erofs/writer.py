@@ -91,8 +91,8 @@ def write_image(  # noqa: PLR0913 - one file
     """Complete a layer image whose tar is in the file from ``DATA_START`` on; returns the size of the file.
 
     ``room`` is asked with the size of the file before it grows. What lies behind the tar is replaced. Header and superblock are written last, so a file whose writing was
-    interrupted is not a layer image. Raises what ``plan`` and ``room`` do, and OSError: the owner of the file knows what
-    it means.
+    interrupted is not a layer image. Raises what ``plan`` and ``room`` do, and OSError: the owner of the file knows
+    what it means.
     """
     layer = plan(root, header.tar_size, limits=limits)
     if layer.entries != header.entries:

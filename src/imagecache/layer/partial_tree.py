@@ -1,8 +1,8 @@
 """The tree while entries arrive: where a name belongs, which parents it implies, what it removes.
 
-It is the directory that containerd unpacks one layer into, in memory: it has only what this layer wrote. Every directory
-knows its own place, so no path is resolved to find out where something is, and a parent beside known ones is one lookup.
-It must not know types, attributes or whiteouts; ``assemble`` does. Sections are those of
+It is the directory that containerd unpacks one layer into, in memory: it has only what this layer wrote. Every
+directory knows its own place, so no path is resolved to find out where something is, and a parent beside known ones is
+one lookup. It must not know types, attributes or whiteouts; ``assemble`` does. Sections are those of
 ``docs/internals/unpack-rules.md``.
 """
 

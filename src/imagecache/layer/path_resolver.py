@@ -53,7 +53,7 @@ class PathResolver:
     """Resolves paths in one tree. ``lookup`` finds children: the tree is in memory, or in a layer image."""
 
     def __init__(self, root: Inode, lookup: Lookup, limits: Limits, step: Callable[[int], None]) -> None:
-        """``step`` gets the number of lookups before they are made, and raises LimitExceeded when there are too many."""
+        """``step`` gets the number of lookups before they are made; it raises LimitExceeded when there are too many."""
         self._root = root
         self._lookup = lookup
         self._limits = limits

@@ -337,8 +337,8 @@ class Settings:
         int,
         Meaning(
             "count",
-            "Image caches built at the same time; each build uses as many processes as the setting jobs. One that takes "
-            "long gives its place to those that wait, and goes on later.",
+            "Image caches built at the same time; each build uses as many processes as the setting jobs. One that "
+            "takes long gives its place to those that wait, and goes on later.",
         ),
     ] = 2
     pods: Annotated[
