@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagecache.layer.assemble import assemble
+from imagecache.layer.budget import Budget
 from imagecache.layer.compression import Compression, Decompressor
 from imagecache.layer.tar_numbers import numeric
-from imagecache.layer.budget import Budget
 from imagecache.layer.tar_reader import entries
 from imagecache.layer.tar_sources import ChunkSource
 from imagecache.limits import DEFAULT

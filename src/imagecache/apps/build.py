@@ -50,7 +50,7 @@ def host_credentials(secrets: Sequence[PullSecret], docker_config: Path | None) 
         yield docker
 
 
-async def build_bundle(
+async def build_bundle(  # noqa: PLR0913 - one order, as of BundleBuilder
     store: Store,
     settings: Settings,
     clock: Clock,

@@ -102,7 +102,7 @@ class BundleBuilder:
                     progress,
                     limit,
                     self._known(),
-                    reserve,
+                    reserve=reserve,
                     downloads=self._settings.downloads,
                 )
                 progress.plan(_layer_plan(layers, group) for group in groups)

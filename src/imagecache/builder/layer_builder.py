@@ -64,8 +64,8 @@ class LayerBuilder:
         progress: BuildProgress,
         limit: SizeLimit,
         known: Mapping[ChainID, LayerRecord],
-        reserve: Callable[[int], None],
         *,
+        reserve: Callable[[int], None],
         downloads: int,
     ) -> None:
         self._store = store
@@ -242,9 +242,7 @@ class LayerBuilder:
 
             return await _again_if_killed(position.diff_id, once)
 
-    async def _commit(
-        self, position: LayerPosition, staged: StagedLayer, share: Share, converted: Converted
-    ) -> None:
+    async def _commit(self, position: LayerPosition, staged: StagedLayer, share: Share, converted: Converted) -> None:
         name = name_for(position, converted.header.flags)
         share.clear()
         self._limit.take(str(name), converted.size)  # before the commit: a bundle that is too large leaves no file

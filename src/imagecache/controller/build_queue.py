@@ -50,7 +50,7 @@ class _Entry:
 class BuildQueue:
     """``changed`` is called in the event loop with the key whose build has news, often."""
 
-    def __init__(  # noqa: PLR0913 - a queue and what it serves
+    def __init__(
         self,
         builder: Builder,
         limit: int,
@@ -140,7 +140,7 @@ class BuildQueue:
             entry.held.close()
         self._changed(key)
 
-    async def _take_turn(  # noqa: PLR0913 - one build
+    async def _take_turn(
         self,
         entry: _Entry,
         credentials: Credentials,

@@ -79,7 +79,7 @@ def _any_room(size: int) -> None:
     del size
 
 
-def write_image(  # noqa: PLR0913 - one file
+def write_image(
     fd: int,
     root: Inode,
     header: LayerHeader,
@@ -90,9 +90,9 @@ def write_image(  # noqa: PLR0913 - one file
 ) -> int:
     """Complete a layer image whose tar is in the file from ``DATA_START`` on; returns the size of the file.
 
-    ``room`` is asked with the size of the file before it grows. What lies behind the tar is replaced. Header and superblock are written last, so a file whose writing was
-    interrupted is not a layer image. Raises what ``plan`` and ``room`` do, and OSError: the owner of the file knows
-    what it means.
+    ``room`` is asked with the size of the file before it grows. What lies behind the tar is replaced. Header and
+    superblock are written last, so a file whose writing was interrupted is not a layer image. Raises what ``plan`` and
+    ``room`` do, and OSError: the owner of the file knows what it means.
     """
     layer = plan(root, header.tar_size, limits=limits)
     if layer.entries != header.entries:

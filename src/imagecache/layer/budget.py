@@ -59,4 +59,3 @@ class Budget:
                 f"the layer's tree takes more than tree_steps, {limits.tree_steps}, besides {self._entries} entries",
                 hint=_HINT,
             )
-

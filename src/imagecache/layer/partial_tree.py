@@ -121,7 +121,7 @@ class PartialTree:
         head, _, base = target.rpartition(b"/")
         if base == b"..":
             return self.root
-        parent = self._parents.get(head) if b".." not in head else None
+        parent: Inode | None = self._parents.get(head) if b".." not in head else None
         parent = parent or self._find_parent(head)
         if parent is None or base in _NO_NAME:
             return parent

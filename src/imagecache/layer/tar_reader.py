@@ -132,8 +132,8 @@ class _Reader:
         body = self._source.read(entry.size)
         if len(body) < entry.size:
             raise MalformedLayer(f"the tar ends at byte {self._source.tell()}, in an extended header")
-        # A record ends with a newline, and takes as long as a component of a path.
-        self._budget.step(_EXTENDED + 2 * body.count(b"\n") + len(body) // 256)
+        # A record ends with a newline, and takes as long as four components of a path.
+        self._budget.step(_EXTENDED + 4 * body.count(b"\n") + len(body) // 256)
         self._pending = 0
         return body
 

@@ -14,8 +14,8 @@ import time
 import weakref
 from collections.abc import Callable
 
-from imagecache.errors import StoreError
 from imagecache.connection_limit import ConnectionLimit
+from imagecache.errors import StoreError
 from imagecache.served.server_connection import ServerConnection
 from imagecache.telemetry.log import get_logger
 

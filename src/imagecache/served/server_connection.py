@@ -17,9 +17,9 @@ from typing import cast
 
 import h11
 
+from imagecache.connection_limit import ConnectionLimit, OpenConnection
 from imagecache.errors import ImageCacheError
 from imagecache.served import http_messages
-from imagecache.connection_limit import ConnectionLimit, OpenConnection
 from imagecache.served.http_messages import Request, Response
 from imagecache.served.request_handler import RequestHandler
 from imagecache.served.server_settings import ServerSettings

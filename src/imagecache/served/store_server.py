@@ -14,10 +14,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from imagecache.connection_limit import ConnectionLimit
 from imagecache.served.acceptor import Acceptor, listen
 from imagecache.served.authenticator import Authenticator, ThreadedAuthenticator
 from imagecache.served.bounded_queue import BoundedQueue
-from imagecache.connection_limit import ConnectionLimit
 from imagecache.served.request_handler import RequestHandler
 from imagecache.served.server_connection import ServerConnection
 from imagecache.served.server_settings import ServerSettings

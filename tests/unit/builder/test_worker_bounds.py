@@ -90,7 +90,7 @@ async def test_a_refusal_is_the_error_of_the_job(job: Job) -> None:
         return size
 
     async with WorkerPool(1) as pool:
-        with pytest.raises(ImageTooLarge, match="^no room$"):
+        with pytest.raises(ImageTooLarge, match=r"^no room$"):
             async with pool.worker() as worker:
                 await job.run(worker, grant)
     assert DATA_START < job.written <= 3 * MIB
@@ -150,14 +150,13 @@ async def test_processor_time_that_is_used_up_is_a_limit(job: Job) -> None:
         began.set()
         return size
 
-    async with WorkerPool(1) as pool:
+    async with WorkerPool(1) as pool, pool.worker() as worker:
+        job.start(worker, grant)
+        await worker.send(Available(2 * MIB))  # and then it waits for more
+        await began.wait()
+        os.kill(worker.pid, signal.SIGXCPU)
         with pytest.raises(LimitExceeded, match="more processor time than worker_time"):
-            async with pool.worker() as worker:
-                job.start(worker, grant)
-                await worker.send(Available(2 * MIB))  # and then it waits for more
-                await began.wait()
-                os.kill(worker.pid, signal.SIGXCPU)
-                await worker.result(Converted, lambda _consumed: None)
+            await worker.result(Converted, lambda _consumed: None)
 
 
 BURN = """
@@ -191,12 +190,11 @@ async def test_a_worker_is_the_first_to_end_when_memory_runs_out(job: Job) -> No
 
 
 async def test_a_worker_that_is_killed_names_the_signal(job: Job) -> None:
-    async with WorkerPool(1) as pool:
+    async with WorkerPool(1) as pool, pool.worker() as worker:
+        job.start(worker, lambda size: size)
+        os.kill(worker.pid, signal.SIGKILL)
         with pytest.raises(WorkerKilled, match="was ended by SIGKILL"):
-            async with pool.worker() as worker:
-                job.start(worker, lambda size: size)
-                os.kill(worker.pid, signal.SIGKILL)
-                await worker.result(Converted, lambda _consumed: None)
+            await worker.result(Converted, lambda _consumed: None)
 
 
 class Deadly(MemorySource):
@@ -243,7 +241,7 @@ async def test_a_layer_that_killed_a_worker_is_tried_once_more(tmp_path: Path) -
 async def test_a_layer_that_kills_every_worker_fails_its_build(tmp_path: Path) -> None:
     source = Deadly({"app:1": memory_image([tar(Entry(b"f", content=bytes(MIB)))])})
     source.times = 5
-    with pytest.raises(WorkerKilled, match="^app:1: layer [0-9a-f]+: .* SIGKILL, for the second time$") as caught:
+    with pytest.raises(WorkerKilled, match=r"^app:1: layer [0-9a-f]+: .* SIGKILL, for the second time$") as caught:
         await _build(tmp_path, source)
     assert source.killed == 2
     assert "controller.resources.limits.memory" in caught.value.hint

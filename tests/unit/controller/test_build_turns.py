@@ -72,9 +72,7 @@ class Bench:
     def __init__(self) -> None:
         self.builder = Dripping()
         self.store = MemoryStore()
-        self.queue = BuildQueue(
-            self.builder, 2, SystemClock(), lambda _key: None, hold=self.store.hold, turn=TURN
-        )
+        self.queue = BuildQueue(self.builder, 2, SystemClock(), lambda _key: None, hold=self.store.hold, turn=TURN)
 
     def start(self, *images: str) -> None:
         for image in images:

@@ -3,8 +3,8 @@ from dataclasses import replace
 
 import pytest
 
-from imagecache.layer.tar_entry import DIRECTORY, FILE, PAX_GLOBAL, TarEntry, quoted
 from imagecache.layer.budget import Budget
+from imagecache.layer.tar_entry import DIRECTORY, FILE, PAX_GLOBAL, TarEntry, quoted
 from imagecache.layer.tar_reader import entries
 from imagecache.layer.tar_sources import ChunkSource
 from imagecache.limits import DEFAULT

@@ -294,9 +294,7 @@ async def test_a_connection_with_a_call_is_not_closed_for_another_one(tmp_path: 
     path = tmp_path / "s"
     rig = SnapshotterRig(tmp_path / "root", replace(SETTINGS, mounting_deadline=20))
     (layer,) = rig.image("base")
-    request = pb.PrepareSnapshotRequest(
-        key=f"extract-1-a {layer.chain_id}", labels={REF_LABEL: str(layer.chain_id)}
-    )
+    request = pb.PrepareSnapshotRequest(key=f"extract-1-a {layer.chain_id}", labels={REF_LABEL: str(layer.chain_id)})
     async with serving(rig, path, path, connections=2) as busy:
         rig.mounter.gate.clear()
         call = asyncio.create_task(busy.code("Prepare", request))
