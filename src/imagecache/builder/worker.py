@@ -22,7 +22,7 @@ from imagecache.builder.convert import convert
 from imagecache.builder.derive import derive
 from imagecache.builder.malloc import keep_freed_memory
 from imagecache.builder.prove import prove
-from imagecache.builder.worker_bounds import ParentGone, ProcessorTime, Room, bound_files
+from imagecache.builder.worker_bounds import ParentGone, ProcessorTime, Room, bound_files, window_in
 from imagecache.builder.worker_messages import (
     MAX_MESSAGE,
     Arrived,
@@ -129,7 +129,7 @@ def _result(channel: socket.socket, asking: socket.socket, message: ToWorker, fd
             blob=message.blob,
             diff_id=message.diff_id,
             bottom=message.bottom,
-            limits=DEFAULT,
+            limits=window_in(int(sys.argv[3]), DEFAULT),
             room=Room(asking, lambda granted: processor.allow(size + granted)).ask,
         )
     if isinstance(message, Derive):

@@ -12,13 +12,18 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NoReturn
 
 from imagecache.builder.worker_messages import ROOM
 from imagecache.errors import Interrupted
-from imagecache.limits import Limits
+from imagecache.limits import MIB, Limits
 
 _INFINITY = resource.RLIM_INFINITY
+_LEAST_WINDOW = 8 * MIB
+"""Every decoder should take it (RFC 8878 section 3.1.1.1.2)."""
+_BESIDE = 192 * MIB
+"""Of the interpreter, its queues and an ordinary layer's tree."""
 
 
 class ParentGone(Exception):
@@ -41,6 +46,15 @@ class ProcessorTime:
         """The job is about ``size`` bytes."""
         seconds = self._start + self._limits.worker_time + size / self._limits.worker_rate
         _set(resource.RLIMIT_CPU, math.ceil(seconds))
+
+
+def window_in(memory: int, limits: Limits) -> Limits:
+    """With a bound on windows of zstd that fits this process's ``memory`` (0: no bound).
+
+    The library says only that it could not allocate one, which nobody can tell from a stream that is broken.
+    """
+    window = min(limits.zstd_window, max(_LEAST_WINDOW, memory - _BESIDE)) if memory else limits.zstd_window
+    return replace(limits, zstd_window=window)
 
 
 def bound_files(largest: int) -> None:

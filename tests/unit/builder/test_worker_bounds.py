@@ -16,13 +16,14 @@ import pytest
 from imagecache.builder.bundle_builder import BuildSettings, BundleBuilder
 from imagecache.builder.converted import Converted
 from imagecache.builder.resolve_platforms import Platforms
+from imagecache.builder.worker_bounds import window_in
 from imagecache.builder.worker_messages import Available, Convert
 from imagecache.builder.worker_pool import Grant, Worker, WorkerPool
 from imagecache.clock import SystemClock
 from imagecache.digest import DiffID, Digest
 from imagecache.erofs.layer_header import DATA_START
 from imagecache.errors import ImageTooLarge, LimitExceeded, NoSpace, WorkerKilled
-from imagecache.limits import GIB, MIB
+from imagecache.limits import DEFAULT, GIB, MIB
 from imagecache.oci.descriptor import Descriptor
 from imagecache.oci.reference import Reference
 from imagecache.store.store import Store
@@ -141,6 +142,23 @@ async def test_memory_that_is_not_there_is_a_limit(tmp_path: Path) -> None:
     finally:
         os.close(job.source)
         os.close(job.target)
+
+
+async def test_a_window_that_does_not_fit_the_memory_is_a_limit(tmp_path: Path) -> None:
+    frame = b"\x28\xb5\x2f\xfd\x00" + bytes([17 << 3]) + b"\x01\x00\x00"  # a window of 128 MiB, an empty block
+    job = _job(tmp_path, frame)
+    try:
+        async with WorkerPool(1, memory=256 * MIB) as pool, pool.worker() as worker:
+            with pytest.raises(LimitExceeded, match=f"window of {128 * MIB} bytes, over the limit of {64 * MIB}"):
+                await job.run(worker, lambda size: size)
+    finally:
+        os.close(job.source)
+        os.close(job.target)
+
+
+@pytest.mark.parametrize(("memory", "window"), [(0, 512), (768, 512), (384, 192), (100, 8)])
+def test_windows_fit_the_memory_of_a_worker(memory: int, window: int) -> None:
+    assert window_in(memory * MIB, DEFAULT).zstd_window == window * MIB
 
 
 async def test_processor_time_that_is_used_up_is_a_limit(job: Job) -> None:

@@ -33,3 +33,14 @@ def test_root_becomes_nobody_in_every_id_and_others_stay_who_they_are() -> None:
     expected = [*[65534] * 6, 0] if os.getuid() == 0 else report()[4:]
     assert report("become_nobody()")[4:] == expected
     assert report("become_nobody()", "become_nobody()")[4:] == expected, "not even for a second time"
+
+
+def test_a_bound_on_memory_never_raises_that_of_the_parent() -> None:
+    assert report("restrict_process(1 << 30)", "restrict_process(2 << 30)")[3] == 1 << 30
+    assert report("restrict_process(1 << 30)", "restrict_process(1 << 29)")[3] == 1 << 29
+
+
+def test_a_process_that_dies_first_says_so_to_the_kernel() -> None:
+    text = 'from imagecache.privileges import die_first; die_first(); print(open("/proc/self/oom_score_adj").read())'
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1000"
