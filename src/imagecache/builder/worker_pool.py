@@ -20,6 +20,7 @@ from imagecache.builder.converted import Converted
 from imagecache.builder.worker_messages import (
     MAX_MESSAGE,
     Failed,
+    More,
     Progress,
     Proven,
     ToWorker,
@@ -29,6 +30,8 @@ from imagecache.builder.worker_messages import (
 from imagecache.errors import InternalError
 
 _R = TypeVar("_R", Converted, Proven)
+_FDS = 250
+"""Descriptors in one message: Linux takes 253 (SCM_MAX_FD), and an image may have more layers."""
 
 
 class Worker:
@@ -53,7 +56,10 @@ class Worker:
 
     def start(self, job: ToWorker, fds: Sequence[int]) -> None:
         """Send a job. It cannot block: the worker is idle, so the socket has room."""
-        socket.send_fds(self._socket, [encode(job)], list(fds))
+        first, last = fds[: len(fds) // _FDS * _FDS], fds[len(fds) // _FDS * _FDS :]
+        for start in range(0, len(first), _FDS):
+            socket.send_fds(self._socket, [encode(More())], list(first[start : start + _FDS]))
+        socket.send_fds(self._socket, [encode(job)], list(last))
 
     async def send(self, message: ToWorker) -> None:
         """More about the job that the worker has. ``result`` raises when the worker is gone, not this."""

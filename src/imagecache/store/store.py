@@ -16,7 +16,7 @@ from imagecache.oserrors import converting
 from imagecache.store import oci_layout
 from imagecache.store.blobs import Blobs
 from imagecache.store.bundles import Bundles
-from imagecache.store.check import Checker, Report, Verify
+from imagecache.store.check import Checker, Proofs, Report
 from imagecache.store.collect import KEEP_DOWNLOADS, Collected, Collector, bytes_on_disk
 from imagecache.store.documents import BundleDocuments
 from imagecache.store.downloads import Downloads
@@ -77,9 +77,9 @@ class Store:
         """Remove what no bundle, live build or node needs. See ``Collector.collect``."""
         return self._collector.collect(keep_downloads=keep_downloads, dry_run=dry_run)
 
-    def check(self, *, deep: bool = False, verify: Verify | None = None, quarantine: bool = False) -> Report:
+    def check(self, *, deep: bool = False, proofs: Proofs | None = None, quarantine: bool = False) -> Report:
         """Verify everything in the store. See ``Checker.check``."""
-        return self._checker.check(deep=deep, verify=verify, quarantine=quarantine)
+        return self._checker.check(deep=deep, proofs=proofs, quarantine=quarantine)
 
     def usage(self) -> Usage:
         kinds = {each.name: bytes_on_disk(files_below(self.root / each.name)) for each in fields(Usage)}
