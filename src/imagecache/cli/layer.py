@@ -15,6 +15,7 @@ from imagecache.cli import files
 from imagecache.cli.options import settings_flags
 from imagecache.cli.session import say
 from imagecache.digest import DiffID, Digest
+from imagecache.errors import InvalidInput
 from imagecache.tree import Inode
 
 app = typer.Typer(help="Work on one layer image.", no_args_is_help=True, rich_markup_mode=None)
@@ -35,6 +36,7 @@ def build(
     from imagecache.builder import layer_file
     from imagecache.erofs.layer_header import LayerFlags
 
+    _check_position(lower, bottom=bottom)
     with files.reading(source) as stream:
         built = layer_file.build(stream, output, lower or [], bottom=bottom)
     header = built.header
@@ -71,6 +73,7 @@ def verify(
     """
     from imagecache.builder import layer_file
 
+    _check_position(lower, bottom=bottom)
     wanted = DiffID(Digest(diff_id)) if diff_id else None
     proved = layer_file.verify(file, wanted, bottom=bottom, lower=lower or [])
     say(
@@ -84,6 +87,11 @@ def verify(
             }
         )
     )
+
+
+def _check_position(lower: list[Path] | None, *, bottom: bool) -> None:
+    if lower and bottom:
+        raise InvalidInput("a bottom layer has no layers below", hint="leave out --bottom or --lower")
 
 
 @app.command()

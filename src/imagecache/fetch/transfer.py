@@ -52,6 +52,7 @@ from imagecache.telemetry.log import get_logger
 _log = get_logger(__name__)
 _LOCK_POLL = 0.05
 """Seconds between two tries to take the lock that another process holds, mostly for longer than that."""
+_HINT = "it is fetched again; if that fails too, run on the host of the store: imagecache check --deep"
 Advanced = Callable[[int], None]
 """Gets the bytes of the layer image that are on this node; fewer than before when wrong ones were removed."""
 
@@ -99,7 +100,7 @@ class _Arriving:
             raise DigestMismatch(
                 f"layer image {self.name} arrived damaged: its tar has sha256:{self._tar.hexdigest()}, "
                 f"not {self.diff_id.hex}",
-                hint="it is fetched again; if that fails too, run on the host of the store: imagecache check --deep",
+                hint=_HINT,
             )
 
 
@@ -153,6 +154,7 @@ class LayerFetcher:
                     advanced(0)
                     _log.warning("layer image discarded", layer=str(layer.name), attempt=attempt, problem=str(error))
                     if attempt == self.settings.attempts:
+                        _name(error, layer.name)
                         raise
                     await transfer.aclose()
                     await transfer.enter_async_context(self.limit)  # it may have been given back already
@@ -322,6 +324,13 @@ class LayerFetcher:
             await self._remote.layer(name, wanted.start, data)
         self._fetched(len(data))
         return Piece(wanted.start, data, slots.offset(wanted.slot), here=False, size=size)
+
+
+def _name(error: ContentError | StoreCorrupt, name: LayerName) -> None:
+    """What a proof finds, it finds in a file without a name."""
+    if str(name) not in error.message:
+        error.message = f"layer image {name}: {error.message}"
+    error.hint = error.hint or _HINT
 
 
 async def _allowed(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import replace
 
 import msgspec
 
 from imagecache.agent.dependencies import Inventory, Node
 from imagecache.agent.layer_source import FetchedLayerSource
 from imagecache.api import selector
+from imagecache.api.assignment import Cache
 from imagecache.api.nodes import CacheState
 from imagecache.digest import Digest
 from imagecache.errors import (
@@ -117,7 +119,7 @@ async def test_progress_is_reported_in_bytes(bench: Bench) -> None:
 async def test_one_cache_that_fails_stops_no_other(bench: Bench) -> None:
     document = await bench.origin.build(A, BASE, tar_of({"opt/app": b"app"}))
     await bench.origin.build(B, tar_of({"b": b"b"}), name="tool:2")
-    broken = document.images[0].layers[1].name  # its parent is implied, so the digest of its file is checked
+    broken = document.images[0].layers[1].name  # its parent is implied: proven when it is whole
     bench.remote.damage[broken] = 1_000
     bench.caches.put(cache("a", A), cache("b", B))
     bench.start()
@@ -127,8 +129,8 @@ async def test_one_cache_that_fails_stops_no_other(bench: Bench) -> None:
 
     entry = bench.entry()
     assert entry is not None
-    assert entry.reason == "DigestMismatch"
-    assert "arrived damaged" in entry.message
+    assert entry.reason == "StoreCorrupt"
+    assert f"layer image {broken}: " in entry.message
     tries = bench.remote.damage[broken]
     await bench.rounds()
     assert bench.remote.damage[broken] == tries  # not yet
@@ -410,7 +412,7 @@ class Surprising(FetchedLayerSource):
 
     broken = True
 
-    async def inventory(self, assigned: Iterable[str]) -> Inventory:
+    async def inventory(self, assigned: Mapping[str, Cache]) -> Inventory:
         if self.broken:
             raise RuntimeError("never thought of")
         return await super().inventory(assigned)
@@ -459,12 +461,13 @@ async def test_foreign_bundles_are_left_alone(bench: Bench) -> None:
 
 async def test_a_document_of_another_image_is_refused(bench: Bench) -> None:
     await bench.origin.build(A, BASE)
-    bench.caches.put(cache("a", A, digests={"app:1": Digest.sha256(b"what the API server says")}))
+    expected = replace(bench.remote.expected(A), digest=Digest.sha256(b"what the API server says"))
+    bench.caches.put(cache("a", A, expected=expected))
     bench.start()
 
     await bench.until(lambda: bench.state() is CacheState.FAILED)
 
-    assert bench.reason() == "StoreCorrupt"
+    assert bench.reason() == "DigestMismatch"
     assert not bench.remote.fetched
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 
-from imagecache.agent.layer_source import DescribedLayerSource, SharedLayerSource
+from imagecache.agent.layer_source import DescribedLayerSource, SharedLayerSource, expectation
 from imagecache.api.nodes import CacheState
 from imagecache.containerd.also_unpack import AlsoUnpacker
 from imagecache.containerd.attach import AttachSettings, NodeAttacher
 from imagecache.containerd.prepull import Prepuller
+from imagecache.digest import Digest
 from imagecache.fetch.bundle import describe
 from imagecache.fetch.tars import RemoteTars
 from imagecache.settings.table import Mode
@@ -61,7 +64,7 @@ async def test_a_shared_store_that_lost_a_layer(bench: Bench) -> None:
 
 
 def described(bench: Bench) -> DescribedLayerSource:
-    return DescribedLayerSource(lambda each: describe(bench.remote, each.id, each.digests, AMD64))
+    return DescribedLayerSource(lambda each: describe(bench.remote, expectation(each), AMD64))
 
 
 async def test_prepull_mode_needs_no_layer(bench: Bench) -> None:
@@ -106,12 +109,11 @@ async def test_prepull_mode_unpacks_what_the_store_has(bench: Bench) -> None:
 
 async def test_prepull_mode_takes_no_other_image_than_the_cache_has(bench: Bench) -> None:
     bench.source = described(bench)
-    document = await bench.origin.build(A, BASE)
+    await bench.origin.build(A, BASE)
     bench.runtime = Prepuller(FakeRuntime({APP: "sha256:app"}))
-    image = document.images[0]
-    bench.caches.put(cache("a", A, digests={image.reference: image.config.digest}))
+    bench.caches.put(cache("a", A, expected=replace(bench.remote.expected(A), digest=Digest.sha256(b"another"))))
     bench.start()
-    await bench.until(lambda: bench.reason() == "StoreCorrupt")
+    await bench.until(lambda: bench.reason() == "DigestMismatch")
 
 
 async def test_a_private_image_is_not_for_every_pod(bench: Bench) -> None:
