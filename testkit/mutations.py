@@ -53,6 +53,19 @@ def _types(optional: object) -> tuple[type, ...]:
 
 def _of_leaf(value: object, examples: tuple[object, ...]) -> Iterator[tuple[str, Any]]:
     match value:
+        case dict():
+            yield "{+}", {**value, "added": "added"}
+            yield from ((f"{{-{key}}}", {name: each for name, each in value.items() if name != key}) for key in value)
+        case tuple():
+            yield from _of_tuple(value, examples)
+        case frozenset():
+            yield from _of_set(value, examples)
+        case _:
+            yield from _of_scalar(value)
+
+
+def _of_scalar(value: object) -> Iterator[tuple[str, Any]]:
+    match value:
         case enum.Flag():
             for flag in type(value):
                 yield f"^{flag.name}", value ^ flag
@@ -61,24 +74,21 @@ def _of_leaf(value: object, examples: tuple[object, ...]) -> Iterator[tuple[str,
         case bool():
             yield "", not value
         case Digest():
-            yield "", type(value)(_OTHER)
+            yield "", _OTHER
         case str():
             yield "", f"{value}x"
         case int():
             yield "+1", value + 1
             yield "=0", 0 if value else -1
-        case dict():
-            yield "{+}", {**value, "added": "added"}
-            yield from ((f"{{-{key}}}", {name: each for name, each in value.items() if name != key}) for key in value)
-        case tuple():
-            yield from _of_tuple(value, examples)
-        case frozenset():
-            for element in value:
-                yield "{-}", value - {element}
-                for path, new in mutations(element, examples=examples):
-                    yield f"{{}}{path}", value - {element} | {new}
         case _:
             raise TypeError(f"{type(value)}: tell how such a field may lie")
+
+
+def _of_set(value: frozenset[Any], examples: tuple[object, ...]) -> Iterator[tuple[str, Any]]:
+    for number, element in enumerate(sorted(value, key=repr)):
+        yield f"{{-{number}}}", value - {element}
+        for path, new in mutations(element, examples=examples):
+            yield f"{{{number}}}{path}", value - {element} | {new}
 
 
 def _of_tuple(value: tuple[Any, ...], examples: tuple[object, ...]) -> Iterator[tuple[str, Any]]:

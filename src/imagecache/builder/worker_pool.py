@@ -56,10 +56,10 @@ class Worker:
 
     def start(self, job: ToWorker, fds: Sequence[int]) -> None:
         """Send a job. It cannot block: the worker is idle, so the socket has room."""
-        first, last = fds[: len(fds) // _FDS * _FDS], fds[len(fds) // _FDS * _FDS :]
-        for start in range(0, len(first), _FDS):
-            socket.send_fds(self._socket, [encode(More())], list(first[start : start + _FDS]))
-        socket.send_fds(self._socket, [encode(job)], list(last))
+        *parts, last = (list(fds[start : start + _FDS]) for start in range(0, len(fds), _FDS))
+        for part in parts:
+            socket.send_fds(self._socket, [encode(More())], part)
+        socket.send_fds(self._socket, [encode(job)], last)
 
     async def send(self, message: ToWorker) -> None:
         """More about the job that the worker has. ``result`` raises when the worker is gone, not this."""

@@ -21,6 +21,7 @@ from imagecache.errors import (
 )
 from imagecache.oci.descriptor import Platform
 from imagecache.store.layer_name import LayerName
+from imagecache.store.store import Store
 from testkit.images import tar_of
 from tests.unit.agent.bench import Bench, cache
 
@@ -405,6 +406,23 @@ async def test_rebuilt_under_the_same_id(bench: Bench) -> None:
     await bench.ready()
 
     assert bench.store.bundles.get(A) == second
+
+
+async def test_what_was_rebuilt_under_the_same_id_is_attached_anew(bench: Bench) -> None:
+    """Its names lead to the new image, and nothing leads to the old one any longer."""
+    await bench.origin.build(A, BASE)
+    bench.caches.put(cache("a", A))
+    bench.start()
+    await bench.ready()
+    Store(bench.origin.root).bundles.delete(A)
+    second = await bench.origin.build(A, tar_of({"etc": None, "etc/other": b"other"}))
+
+    bench.caches.show()
+
+    await bench.until(lambda: set(bench.attacher.records.values()) == {second.images[0].target.digest})
+    await bench.ready()
+    assert bench.store.bundles.get(A) == second
+    assert bench.attacher.attaches == [A, A]
 
 
 class Surprising(FetchedLayerSource):

@@ -60,6 +60,26 @@ async def test_a_shared_store_that_lost_a_layer(bench: Bench) -> None:
     assert not bench.attacher.records
 
 
+async def test_a_document_that_somebody_else_puts_into_a_shared_store(bench: Bench) -> None:
+    """The node keeps what it has attached, and makes nothing of the other one."""
+    shared = Store.open(bench.origin.root)
+    bench.source = SharedLayerSource(shared, AMD64)
+    await bench.origin.build(A, BASE)
+    told = bench.remote.expected(A)
+    bench.caches.put(cache("a", A, expected=told))
+    bench.start()
+    await bench.ready()
+    records = dict(bench.attacher.records)
+
+    shared.bundles.delete(A)
+    await bench.origin.build(A, tar_of({"evil": b"evil"}))
+    bench.loop.wake()
+
+    await bench.until(lambda: bench.reason() == "DigestMismatch")
+    assert bench.attacher.records == records
+    assert bench.attacher.attaches == [A]
+
+
 # prepull mode
 
 
