@@ -193,7 +193,7 @@ class SharedLayerSource:
     """``agent.dependencies.LayerSource``: a bundle is on the node as soon as the controller has built it.
 
     Its document is compared with what the API server says at every look: everybody who can write to the directory could
-    have put another one there.
+    have put another one there. Those that agree are served to containerd, and no others.
     """
 
     store: Store
@@ -213,6 +213,7 @@ class SharedLayerSource:
         expected = (each for name, each in found.items() if each is not None and _is(each, assigned[name].expected))
         own = (document.on(self.platform) for document in expected)
         documents = {document.id: document for document in own if document.images}
+        self.store.serve(documents.values())
         has = self.store.layers.has
         whole = (name for name, each in documents.items() if all(has(layer) for layer in each.layer_names()))
         return Inventory(documents, frozenset(whole))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from imagecache.apps.build import build_bundle, host_credentials
 from imagecache.apps.child import until_stdin_ends
+from imagecache.apps.store import open_store
 from imagecache.builder.build_events import Advanced, BuildEvent, Planned
 from imagecache.clock import SystemClock
 from imagecache.controller import build_messages
@@ -21,7 +22,6 @@ from imagecache.controller.build_messages import Ended, Failed, Line, Order
 from imagecache.errors import ImageCacheError, InternalError
 from imagecache.privileges import restrict_process
 from imagecache.settings.load import load
-from imagecache.store.store import Store
 from imagecache.telemetry import log
 
 MEMORY = 2 << 30
@@ -71,7 +71,7 @@ async def run(order: Order, send: Send) -> None:
         credentials = list(
             host_credentials(order.credentials, Path(order.docker_config) if order.docker_config else None)
         )
-        store = await asyncio.to_thread(Store.open, settings.store, clock)
+        store = await asyncio.to_thread(open_store, settings, clock)
         await build_bundle(store, settings, clock, order.request, credentials, sender.on)
     except ImageCacheError as error:
         send(Failed.of(error))

@@ -36,6 +36,8 @@ class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of the uncompressed tar."""
     entries: int
     """Names in the layer's tree, the root not counted."""
+    verity: Digest | None = None
+    """Of the file, by fs-verity (SHA-256, blocks of 4096 bytes, no salt), in a store that nodes share; None without."""
 
 
 class ImageRecord(msgspec.Struct, frozen=True, kw_only=True):
