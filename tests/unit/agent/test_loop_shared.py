@@ -61,23 +61,27 @@ async def test_a_shared_store_that_lost_a_layer(bench: Bench) -> None:
 
 
 async def test_a_document_that_somebody_else_puts_into_a_shared_store(bench: Bench) -> None:
-    """The node keeps what it has attached, and makes nothing of the other one."""
-    shared = Store.open(bench.origin.root)
+    """The node keeps what it has attached, and makes nothing of the other one; containerd gets no layer of it."""
+    shared = Store.open_shared(bench.origin.root)
     bench.source = SharedLayerSource(shared, AMD64)
-    await bench.origin.build(A, BASE)
+    document = await bench.origin.build(A, BASE)
     told = bench.remote.expected(A)
+    chain = document.images[0].layers[0].chain_id
+    assert shared.provider.lookup(chain) is None
     bench.caches.put(cache("a", A, expected=told))
     bench.start()
     await bench.ready()
     records = dict(bench.attacher.records)
+    assert shared.provider.lookup(chain) is not None
 
     shared.bundles.delete(A)
-    await bench.origin.build(A, tar_of({"evil": b"evil"}))
+    evil = await bench.origin.build(A, tar_of({"evil": b"evil"}))
     bench.loop.wake()
 
     await bench.until(lambda: bench.reason() == "DigestMismatch")
     assert bench.attacher.records == records
     assert bench.attacher.attaches == [A]
+    assert shared.provider.lookup(evil.images[0].layers[0].chain_id) is None
 
 
 # prepull mode

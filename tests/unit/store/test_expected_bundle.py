@@ -50,7 +50,7 @@ def document() -> Bundle:
 
 
 DOCUMENT = document()
-LIES = dict(mutations(DOCUMENT, examples=(EXAMPLE, AMD64)))
+LIES = dict(mutations(DOCUMENT, examples=(EXAMPLE, AMD64, Digest.sha256(b"sealed"))))
 
 
 def test_the_document_that_was_expected() -> None:
