@@ -20,7 +20,7 @@ from imagecache.store.layer_name import LayerName, Space
 BUNDLE_MEDIA_TYPE = "application/vnd.imagecache.bundle.v1+json"
 
 
-class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
+class LayerRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One layer of one image, and the layer image that serves it."""
 
     diff_id: DiffID
