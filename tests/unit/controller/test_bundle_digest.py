@@ -55,7 +55,7 @@ def test_a_store_with_another_document_under_the_id_that_serves() -> None:
     assert decision.status is not None
     assert (decision.status.phase, decision.status.bundle_digest) == (Phase.UPDATING, DIGEST)
     assert decision.status.image_cache_id == ONE
-    assert condition(decision.status, "Serving") == ("True", "BundleLost")
+    assert condition(decision.status, "Serving") == ("False", "BundleLost")
     (start,) = [action for action in decision.actions if isinstance(action, StartBuild)]
     assert start.request.bundle_id == TWO
     assert "another bundle of its id" in decision.status.events[-1].message

@@ -195,7 +195,8 @@ def test_a_sealed_layer_image_is_asked_for_its_digest(controller: Store, node: S
     assert provider.lookup(layers[0].chain_id) is not None
     assert provider.open_layer(NAME) == node.layers.path(NAME)
 
-    for answers[node.layers.path(NAME)] in (found, None):
+    for answer in (found, None):
+        answers[node.layers.path(NAME)] = answer
         assert provider.lookup(layers[0].chain_id) is None
         assert provider.open_layer(NAME) is None
     assert provider.lookup(layers[1].chain_id) is not None  # made before the filesystem had it: by its name alone
