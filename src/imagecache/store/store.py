@@ -54,7 +54,12 @@ class Store:
     """One directory. Use ``open``; the constructor is for a directory that is a store already."""
 
     def __init__(
-        self, root: Path, clock: Clock | None = None, *, leases: Path | None = None, checked: CheckedBundles | None = None
+        self,
+        root: Path,
+        clock: Clock | None = None,
+        *,
+        leases: Path | None = None,
+        checked: CheckedBundles | None = None,
     ) -> None:
         """``checked``: what is served of a store whose documents anybody may have written; None: all of it."""
         self.paths = StorePaths(root, leases)

@@ -62,9 +62,7 @@ class Made:
         honest = self.header
         with self._open() as fd:
             if self.position.needs_lowers:
-                image = prove_above(
-                    fd, self.lowers, diff_id=honest.diff_id, tar_size=honest.tar_size, limits=DEFAULT
-                )
+                image = prove_above(fd, self.lowers, diff_id=honest.diff_id, tar_size=honest.tar_size, limits=DEFAULT)
             else:
                 image = prove(
                     fd,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from typing import Any
 
 import msgspec
 import pytest
@@ -11,15 +12,28 @@ from imagecache.api.own_status import own
 from imagecache.api.types import Phase, Status
 from imagecache.controller.decision import DeleteBundle, Ended, StartBuild, StopBuild
 from imagecache.store.bundle_document import digest_of
-
-from tests.unit.controller.situations import A, HAS_ONE, NOW, ONE, TWO, UID, bundle, condition, creating, look, ready, request, settled
+from tests.unit.controller.situations import (
+    HAS_ONE,
+    NOW,
+    ONE,
+    TWO,
+    UID,
+    A,
+    bundle,
+    condition,
+    creating,
+    look,
+    ready,
+    request,
+    settled,
+)
 
 DIGEST = str(digest_of(bundle(ONE)))
 OTHER = bundle(ONE, created=NOW - dt.timedelta(hours=1))
 """The same images, built at another time: another document."""
 
 
-def decided(status: Status | None, **observed: object) -> Status:
+def decided(status: Status | None, **observed: Any) -> Status:
     found = look(A.with_status(status), **observed).status
     assert found is not None
     return found

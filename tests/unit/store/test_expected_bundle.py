@@ -132,7 +132,9 @@ FORMS: dict[str, bytes] = {
     ).encode(),
     "a-field-that-nobody-knows": changed(unknown="x"),
     "a-key-twice": bundle_document.encode(DOCUMENT)[:-1] + b',"revision":"1"}',
-    "a-default-that-is-written": bundle_document.encode(DOCUMENT).replace(b'"entries":1}', b'"entries":1,"verity":null}'),
+    "a-default-that-is-written": bundle_document.encode(DOCUMENT).replace(
+        b'"entries":1}', b'"entries":1,"verity":null}'
+    ),
     "a-line-behind-it": bundle_document.encode(DOCUMENT) + b"\n",
     "no-json": b"{",
     "no-text": b"\xff",
