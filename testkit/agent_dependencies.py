@@ -54,6 +54,8 @@ class FakeCaches:
     caches: dict[str, Cache] = field(default_factory=dict)
     silent: bool = False
     """As an API server that is away."""
+    as_shown: Callable[[Cache], Cache] = lambda cache: cache
+    """A cache as the API server has it when it is shown."""
     _watched: _Watched[list[Cache]] = field(default_factory=_Watched)
 
     def put(self, *caches: Cache) -> None:
@@ -66,7 +68,7 @@ class FakeCaches:
 
     def show(self) -> None:
         if not self.silent:
-            self._watched.set(list(self.caches.values()))
+            self._watched.set(list(map(self.as_shown, self.caches.values())))
 
     async def watch(self) -> AsyncIterator[Sequence[Cache]]:
         async for caches in self._watched.watch():

@@ -24,7 +24,8 @@ from imagecache.served.server_settings import ServerSettings
 from imagecache.served.store_client import ClientSettings, PartialRead, StoreClient
 from imagecache.served.store_reader import StoreReader
 from imagecache.served.store_server import StoreServer
-from imagecache.store.bundle_document import Bundle
+from imagecache.store.bundle_document import Bundle, encode
+from imagecache.store.expected_bundle import ExpectedBundle, expected_bundle
 from imagecache.store.layer_name import LayerName
 from testkit.clock import FakeClock
 
@@ -61,11 +62,15 @@ class MemoryRemoteStore:
             with open(fd, "rb") as file:  # noqa: PTH123 - a descriptor
                 self.layers[name] = file.read(size)
 
-    async def bundle(self, bundle_id: str) -> Bundle:
+    async def bundle(self, bundle_id: str) -> bytes:
         self._answer()
         if bundle_id not in self.bundles:
             raise NotFound(f"no bundle {bundle_id}")
-        return self.bundles[bundle_id]
+        return encode(self.bundles[bundle_id])
+
+    def expected(self, bundle_id: str) -> ExpectedBundle:
+        """As the API server has the bundle, when this store does not lie."""
+        return expected_bundle(self.bundles[bundle_id])
 
     async def document(self, digest: Digest) -> bytes:
         self._answer()

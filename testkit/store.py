@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from imagecache.digest import ChainID, DiffID, Digest, chain_id, chain_ids
+from imagecache.errors import DigestMismatch, MalformedLayer
 from imagecache.oci.descriptor import Descriptor, Platform
 from imagecache.oci.mediatypes import OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST
 from imagecache.oci.reference import Reference
 from imagecache.oserrors import converting
-from imagecache.store.bundle_document import Bundle, ImageRecord, LayerRecord
+from imagecache.store.bundle_document import Bundle, ImageRecord, LayerRecord, PlacedLayer
+from imagecache.store.check import Proofs
 from imagecache.store.durable_files import write_all
 from imagecache.store.layer_name import LayerName, Space
 from imagecache.store.layers import ServedLayer
@@ -70,6 +72,25 @@ class MemoryLayers:
 
     def open_layer(self, name: LayerName) -> Path | None:
         return self._files.get(name)
+
+
+NO_LAYER_IMAGE = b"not a layer image"
+
+
+def _proves(path: Path) -> DiffID:
+    content = path.read_bytes()
+    if content == NO_LAYER_IMAGE:
+        raise MalformedLayer("no layer image")
+    return DiffID(Digest.sha256(content))
+
+
+def _proves_placed(path: Path, placed: PlacedLayer, _lowers: Sequence[Path]) -> None:
+    if _proves(path) != placed.record.diff_id:
+        raise DigestMismatch("another layer")
+
+
+PROOFS = Proofs(_proves_placed, _proves)
+"""Stand-ins for the proofs of layer images, where a layer image is nothing but its tar."""
 
 
 def put_layer(store: Store, name: LayerName, content: bytes) -> bool:

@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from imagecache.api.nodes import CacheState, NodeStatus, parse_status
 from imagecache.errors import ObjectNotFound
 from imagecache.kube.api import Object
@@ -63,8 +65,10 @@ class Cluster:
         await self.kube.create(IMAGE_CACHES, {"metadata": {"name": name}, "spec": {"images": [image]}})
         own = ObjectFiles(StorePaths(self.origin.store)).cache(name)  # its bundles' ids are of its uid
         await self.kube.patch(IMAGE_CACHES, name, {"metadata": {"uid": own.metadata.uid}})
-        status: Object = {"status": {"phase": "Ready", "progress": "100%", "imageCacheId": bundle_id}}
-        await self.kube.patch(IMAGE_CACHES, name, status, subresource="status")
+        assert own.status is not None
+        written = msgspec.to_builtins(own.status)
+        status: Object = {key: written[key] for key in ("phase", "progress", "imageCacheId", "bundleDigest", "images")}
+        await self.kube.patch(IMAGE_CACHES, name, {"status": status}, subresource="status")
         return bundle_id
 
     async def reported(self) -> NodeStatus:

@@ -18,7 +18,7 @@ from imagecache.erofs.layer_header import DATA_START
 from imagecache.errors import BlobNotFound, NotFound, StoreCorrupt
 from imagecache.fetch.remote_store import RemoteStore
 from imagecache.served.store_client import PartialRead
-from imagecache.store.bundle_document import Bundle
+from imagecache.store.bundle_document import Bundle, decode
 from imagecache.store.layer_name import LayerName, Space
 
 BUNDLE = "imc-" + "0" * 20
@@ -43,6 +43,7 @@ class PartialLayer(Protocol):
 
 
 Read = Callable[[str], Awaitable[Bundle]]
+"""A bundle by its id, decoded."""
 
 
 class BundleOrigin(Protocol):
@@ -110,7 +111,10 @@ class RemoteStoreSuite(BundleSuite):
 
     @pytest.fixture
     def read(self, origin: Origin) -> Read:
-        return origin.remote.bundle
+        async def decoded(bundle_id: str) -> Bundle:
+            return decode(await origin.remote.bundle(bundle_id))
+
+        return decoded
 
     async def test_every_document_of_a_bundle(self, origin: Origin) -> None:
         document = origin.publish(BUNDLE, [b"one"])

@@ -17,7 +17,7 @@ from imagecache.errors import NotFound
 from imagecache.store.layer_name import LayerName, Space
 from imagecache.store.store import Store
 from testkit.faults import killed_at
-from testkit.store import put_bundle, put_layer
+from testkit.store import PROOFS, put_bundle, put_layer
 
 CONTENTS = [f"layer {number}".encode() * (number + 1) for number in range(8)]
 DIFF_IDS = [DiffID(Digest.sha256(content)) for content in CONTENTS]
@@ -107,7 +107,7 @@ class Worker:
         assert not set(collected.layers) & {NAMES[each] for each in self.needed()}
 
     def check(self, _step: int) -> None:
-        report = self.store.check(deep=True, verify=lambda path: DiffID(Digest.sha256(path.read_bytes())))
+        report = self.store.check(deep=True, proofs=PROOFS)
         assert report.corrupt == report.unexpected == []
         assert all("leased by" in finding.problem for finding in report.missing)  # between lease and look, of others
 

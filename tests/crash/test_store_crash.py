@@ -19,7 +19,7 @@ from imagecache.store.durable_files import StagedFile, write_all
 from imagecache.store.layer_name import LayerName, Space
 from imagecache.store.store import Store
 from testkit.faults import Loss, PowerLog, killed_at, write_out
-from testkit.store import bundle_document, put_bundle, put_layer
+from testkit.store import PROOFS, bundle_document, put_bundle, put_layer
 
 A, B = "imc-aaaaaaaaaaaaaaaaaaaa", "imc-bbbbbbbbbbbbbbbbbbbb"
 BASE, APP, OLD = (DiffID(Digest.sha256(text)) for text in (b"base", b"app", b"old"))
@@ -27,10 +27,6 @@ BASE, APP, OLD = (DiffID(Digest.sha256(text)) for text in (b"base", b"app", b"ol
 
 def name(diff_id: DiffID) -> LayerName:
     return LayerName(space=Space.LAYERS, digest=diff_id)
-
-
-def proves(path: Path) -> DiffID:
-    return DiffID(Digest.sha256(path.read_bytes()))
 
 
 def life(root: Path, done: list[str]) -> None:
@@ -68,7 +64,7 @@ def assert_sound(root: Path, done: list[str]) -> None:
     assert "put B" not in done or "begin to delete B" in done or B in ids
     assert "delete B" not in done or B not in ids
     assert "hold" not in done or {name(BASE), name(APP)} <= store.leases.of("node")
-    report = store.check(deep=True, verify=proves)
+    report = store.check(deep=True, proofs=PROOFS)
     assert (report.corrupt, report.missing, report.unexpected) == ([], [], [])
 
     store.collect()
@@ -81,7 +77,7 @@ def assert_sound(root: Path, done: list[str]) -> None:
     for directory in (store.paths.staging, store.paths.trash, store.paths.build_leases):
         assert list(directory.iterdir()) == []
     assert list(root.glob(".*")) == []
-    assert store.check(deep=True, verify=proves).healthy
+    assert store.check(deep=True, proofs=PROOFS).healthy
 
 
 def assert_recovers(root: Path, done: list[str]) -> None:

@@ -44,8 +44,8 @@ class TestMemoryLayers(LayerProviderSuite):
 
 
 class StoreShelf:
-    def __init__(self, root: Path) -> None:
-        self.store = Store.open(root)
+    def __init__(self, root: Path, leases: Path | None = None) -> None:
+        self.store = Store.open(root, leases=leases)
         self.provider = self.store.provider
 
     def publish(self, bundle: str, diff_ids: Sequence[DiffID]) -> None:
@@ -66,3 +66,26 @@ class TestStoreLayerProvider(LayerProviderSuite):
     @pytest.fixture
     def shelf(self, tmp_path: Path) -> StoreShelf:
         return StoreShelf(tmp_path / "store")
+
+
+class SharedShelf(StoreShelf):
+    """A node that shares the store, and serves what its agent has checked."""
+
+    def __init__(self, root: Path, leases: Path) -> None:
+        super().__init__(root, leases)
+        self.node = Store.open_shared(root, leases=leases)
+        self.provider = self.node.provider
+
+    def publish(self, bundle: str, diff_ids: Sequence[DiffID]) -> None:
+        super().publish(bundle, diff_ids)
+        self.node.serve(self.store.bundles.all())
+
+    def withdraw(self, bundle: str) -> None:
+        super().withdraw(bundle)
+        self.node.serve(self.store.bundles.all())
+
+
+class TestSharedStoreLayerProvider(LayerProviderSuite):
+    @pytest.fixture
+    def shelf(self, tmp_path: Path) -> SharedShelf:
+        return SharedShelf(tmp_path / "store", tmp_path / "leases")

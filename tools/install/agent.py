@@ -11,6 +11,7 @@ from imagecache.agent.daemonset import MODE_LABEL
 from imagecache.containerd.api import SNAPSHOTTERS
 from imagecache.kube.reviewer import AUDIENCE
 from tools.install.pods import (
+    LEASES_MOUNT,
     METRICS_PORT,
     POD_NAMESPACE,
     STORE,
@@ -34,6 +35,7 @@ from tools.install.template import Document, Node, When, given, join
 from tools.install.values import (
     NAMESPACE,
     NATIVE,
+    NODE_LEASES,
     NODE_STORE,
     POD_EVENTS,
     PREPULL,
@@ -102,6 +104,7 @@ def _pod_spec() -> dict[str, Node]:
             When(~PROXY, host_path("runtime", directory_of("containerd.socket"), "Directory")),
             When(NATIVE, host_path("containerd", value("containerd.root"), "Directory")),
             When(NATIVE | (PREPULL & ~SERVED), host_path("store", NODE_STORE, "DirectoryOrCreate")),
+            When(~PROXY & ~SERVED, host_path("leases", NODE_LEASES, "DirectoryOrCreate")),
             When(PREPULL & SERVED, {"name": "store", "emptyDir": {}}),
             When(SERVED, {"name": "store-token", "projected": {"sources": [_store_token()]}}),
             When(SERVED, {"name": "store-trust", "secret": {"secretName": TLS_SECRET, "items": [_TRUSTED]}}),
@@ -165,7 +168,8 @@ def _agent() -> dict[str, Node]:
         volumeMounts=[
             {"name": "runtime", "mountPath": directory_of("containerd.socket")},
             When(NATIVE, {"name": "containerd", "mountPath": value("containerd.root"), "readOnly": True}),
-            {"name": "store", "mountPath": NODE_STORE},
+            {"name": "store", "mountPath": NODE_STORE, "readOnly": When(~SERVED, then=True)},
+            When(~SERVED, {"name": "leases", "mountPath": LEASES_MOUNT}),
             *_credentials(),
             TMP_MOUNT,
             value("agent.extraVolumeMounts"),
@@ -197,6 +201,7 @@ def _settings() -> list[Node]:
         setting("also_unpack", listed("containerd.alsoUnpack", "off")),
         setting("repair", value("containerd.repair")),
         setting("store", NODE_STORE),
+        When(~SERVED, setting("leases", When(PROXY, NODE_LEASES, LEASES_MOUNT))),
         When(SERVED, setting("store_url", f"https://$(STORE_SERVICE).{POD_NAMESPACE}.svc:{STORE_PORT}")),
         When(SERVED, setting("store_token", f"{TOKENS}/token")),
         When(SERVED, setting("store_ca", f"{TRUST}/ca.crt")),

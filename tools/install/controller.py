@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tools.install.pods import (
+    LEASES_MOUNT,
     METRICS_PORT,
     POD_NAMESPACE,
     STORE,
@@ -24,7 +25,9 @@ from tools.install.pods import (
 from tools.install.rbac import AGENT, CONTROLLER
 from tools.install.template import Document, Expression, Node, When, given
 from tools.install.values import (
+    LEASES,
     NAMESPACE,
+    OWN_LEASES,
     PODS,
     SERVED,
     SHARED_VOLUME,
@@ -133,6 +136,7 @@ def _pod_spec() -> dict[str, Node]:
                 securityContext=value("controller.securityContext"),
                 volumeMounts=[
                     {"name": "store", "mountPath": STORE_MOUNT},
+                    When(OWN_LEASES, {"name": "leases", "mountPath": LEASES_MOUNT}),
                     When(SERVED, {"name": "tls", "mountPath": _TLS_MOUNT, "readOnly": True}),
                     When(_HOSTS, {"name": "hosts", "mountPath": _HOSTS_MOUNT, "readOnly": True}),
                     When(_AUTHORITIES, {"name": "registry-ca", "mountPath": _AUTHORITIES_MOUNT, "readOnly": True}),
@@ -143,6 +147,7 @@ def _pod_spec() -> dict[str, Node]:
         ],
         "volumes": [
             When(SERVED, _claimed(), host_path("store", value("store.sharedHostPath"), "Directory")),
+            When(OWN_LEASES, host_path("leases", value("store.sharedLeasesPath"), "Directory")),
             When(SERVED, {"name": "tls", "secret": {"secretName": TLS_SECRET}}),
             When(_HOSTS, {"name": "hosts", "configMap": {"name": value("controller.hosts.configMap")}}),
             When(_AUTHORITIES, {"name": "registry-ca", "configMap": _authorities()}),
@@ -170,6 +175,7 @@ def _settings() -> list[Node]:
         in_namespace(),
         variable("AGENT_ACCOUNT", AGENT),
         setting("store", STORE_MOUNT),
+        When(~SERVED, setting("leases", When(OWN_LEASES, LEASES_MOUNT, f"{STORE_MOUNT}/{LEASES}"))),
         setting("controller_builds", number_as_text("controller.builds")),
         setting("jobs", number_as_text("controller.jobs")),
         setting("store_reserve", decimal_as_text("controller.storeReserve")),

@@ -12,6 +12,8 @@ METRICS_PORT, STORE_PORT = 9464, 8443
 STORE = "imagecache-store"
 """Service and volume."""
 STORE_MOUNT = "/var/lib/imagecache"
+LEASES_MOUNT = "/var/lib/imagecache-leases"
+"""Not below the store's: a mountpoint cannot be made in what is mounted read-only."""
 TMP_MOUNT: dict[str, Node] = {"name": "tmp", "mountPath": "/tmp"}  # noqa: S108 - an emptyDir of the pod
 UNPRIVILEGED: dict[str, Node] = {
     "allowPrivilegeEscalation": False,

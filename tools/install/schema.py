@@ -70,6 +70,7 @@ TOLD: Mapping[str, Schema] = {
     "store.volume.size": _SIZE,
     "store.nodePath": _ABSOLUTE,
     "store.sharedHostPath": {"type": "string", "pattern": "^(/|$)"},
+    "store.sharedLeasesPath": {"type": "string", "pattern": "^(/|$)"},
     "pullSecretNamespaces": {**items(_NAMESPACE), "uniqueItems": True},
     "pullSecretNames": items(_NAME),
     "tls.certManagerIssuer": some("name", "kind", "group"),

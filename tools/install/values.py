@@ -80,6 +80,8 @@ def directory_of(path: str) -> Expression:
     return Expression(f"dir $.Values.{path}", lambda context: str(Path(str(context.at(path))).parent))
 
 
+LEASES = "agents"
+"""Directory in a shared store."""
 NAMESPACE = Expression("$.Release.Namespace", lambda _context: "imagecache-system")
 SERVED = ~given("store.sharedHostPath")
 """The controller serves the store; else controller and nodes share a directory."""
@@ -93,6 +95,13 @@ NODE_STORE = Expression(
     lambda context: context.at("store.sharedHostPath") or context.at("store.nodePath"),
 )
 """The store's directory on a node."""
+OWN_LEASES = given("store.sharedLeasesPath") & ~SERVED
+"""What nodes write is not below the store that they share."""
+NODE_LEASES = Expression(
+    f'$.Values.store.sharedLeasesPath | default (printf "%v/{LEASES}" $.Values.store.sharedHostPath)',
+    lambda context: context.at("store.sharedLeasesPath") or f"{context.at('store.sharedHostPath')}/{LEASES}",
+)
+"""The directory on a node that shares the store, in which it writes."""
 IMAGE = join(
     value("image.repository"),
     ":",

@@ -69,6 +69,10 @@ class Attachments:
         await asyncio.to_thread(self._state.unpacked, bundle.id, attached.unpacked)
         return attached
 
+    def document(self, bundle_id: str) -> Bundle | None:
+        """Of the bundle of this id that is attached, or was about to be."""
+        return self._state.documents.get(bundle_id)
+
     async def look(self, interval: float) -> None:
         """Find out how the runtime handlers are configured now, once per interval. Raises HostError."""
         now = self._clock.monotonic()

@@ -78,8 +78,11 @@ class LayerSource(Protocol):
     def bounded(self) -> bool:
         """Bundles take space of this node's own disk, so a budget decides which are fetched."""
 
-    async def inventory(self, assigned: Iterable[str]) -> Inventory:
-        """Everything on this node, and what is known of the ids in ``assigned``. Raises StoreError."""
+    async def inventory(self, assigned: Mapping[str, Cache]) -> Inventory:
+        """Everything on this node, and what is known of the bundles in ``assigned``, by id. Raises StoreError.
+
+        A bundle that is not what the API server says by now counts as one that is not here.
+        """
 
     async def describe(self, cache: Cache) -> None:
         """Read the cache's bundle document; afterwards the inventory has it.

@@ -125,6 +125,9 @@ class Jobs:
         _log.info("bundle fetched", cache=cache.name, bundle=cache.id, bytes=self.progress.get(cache.id, 0))
 
     async def _attach(self, bundle: Bundle, cache: Cache) -> None:
+        before = self._attachments.document(bundle.id)
+        if before is not None and before != bundle:  # the controller has made another one of its id
+            await self._attachments.detach(before, lambda: self._staying() - {bundle.id})
         attached = await self._attachments.attach(bundle, cache)
         self.failures.clear(bundle.id)
         self._reporter.settled()

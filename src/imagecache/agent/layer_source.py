@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from imagecache.agent.dependencies import Inventory
@@ -21,6 +21,7 @@ from imagecache.fetch.bundle import BundleFetcher, Described, own_part
 from imagecache.oci.descriptor import Platform
 from imagecache.store.bundle_document import Bundle
 from imagecache.store.documents import BundleDocuments
+from imagecache.store.expected_bundle import ExpectedBundle
 from imagecache.store.layer_name import LayerName
 from imagecache.store.store import Store
 from imagecache.telemetry.log import get_logger
@@ -39,6 +40,10 @@ class Documents:
         """Raises StoreError."""
         return self._documents.ids()
 
+    def is_expected(self, bundle_id: str, expected: ExpectedBundle | None) -> bool:
+        """Whether a bundle that was fetched is what the API server says, as far as it says something."""
+        return expected is None or self._documents.index().whole(bundle_id) == expected.digest
+
     def get(self, bundle_id: str) -> Bundle | None:
         """One of ``ids``; None when it is damaged. Raises StoreError."""
         try:
@@ -52,6 +57,31 @@ class Documents:
             return None
         self._damaged.discard(bundle_id)
         return document
+
+
+def expectation(cache: Cache) -> ExpectedBundle:
+    """Raises NotFound when the API server does not say which document the bundle has: then there is none to fetch."""
+    if cache.expected is None:
+        raise NotFound(f"ImageCache {cache.name} has no status.bundleDigest", hint="the controller writes it")
+    return cache.expected
+
+
+def still_expected(described: Mapping[str, Described], assigned: Mapping[str, Cache]) -> dict[str, Described]:
+    """Those of the bundles that are assigned to this node, and are still what the API server says."""
+    return {
+        name: each
+        for name, each in described.items()
+        if name in assigned and ((expected := assigned[name].expected) is None or expected.digest == each.whole)
+    }
+
+
+def _is(document: Bundle, expected: ExpectedBundle | None) -> bool:
+    try:
+        if expected is not None:
+            expected.check(document)
+    except (ContentError, StoreCorrupt):
+        return False
+    return expected is not None
 
 
 @dataclass
@@ -69,20 +99,20 @@ class FetchedLayerSource:
     def __post_init__(self) -> None:
         self._documents = Documents(self.store)
 
-    async def inventory(self, assigned: Iterable[str]) -> Inventory:
-        ids = frozenset(assigned)
-        self._described = {name: each for name, each in self._described.items() if name in ids}
+    async def inventory(self, assigned: Mapping[str, Cache]) -> Inventory:
+        self._described = still_expected(self._described, assigned)
         described = {name: each.document for name, each in self._described.items()}
         builds = self.fetcher.builds
         coming, kept = builds.partial, builds.kept
-        found = await asyncio.to_thread(self._inventory, ids, described)
+        expected = {name: cache.expected for name, cache in assigned.items()}
+        found = await asyncio.to_thread(self._inventory, expected, described)
         # A layer that became whole since then is present: its bytes count once.
         partial = {name: size for name, size in coming.items() if name not in found.present}
         kept |= builds.kept  # a build that began since then may have layers in ``found``, which nothing else leases
         prefetched = {**partial, **{name: size for name, size in found.present.items() if name in kept}}
         return replace(found, partial={**partial, **found.partial}, prefetched=prefetched, leased=found.leased | kept)
 
-    def _inventory(self, assigned: frozenset[str], described: Mapping[str, Bundle]) -> Inventory:
+    def _inventory(self, assigned: Mapping[str, ExpectedBundle | None], described: Mapping[str, Bundle]) -> Inventory:
         foreign = self.foreign()
         stored: dict[str, Bundle] = {}
         leased = set(self.store.leases.leased())
@@ -90,6 +120,8 @@ class FetchedLayerSource:
             document = self._documents.get(name)
             if name in foreign:  # counted as leased: they take space and are never evicted for our bundles
                 leased |= document.layer_names() if document else set()
+            elif document is not None and not self._documents.is_expected(name, assigned.get(name)):
+                leased |= document.layer_names()  # until the one that is expected has taken its place
             elif document is not None:
                 stored[name] = document
             elif name not in assigned:
@@ -123,7 +155,7 @@ class FetchedLayerSource:
         return layers and all(self.store.blobs.has(digest) for digest in document.document_digests())
 
     async def describe(self, cache: Cache) -> None:
-        self._described[cache.id] = await self.fetcher.describe(cache.id, cache.digests)
+        self._described[cache.id] = await self.fetcher.describe(expectation(cache))
 
     async def fetch(self, cache: Cache, progress: Callable[[int], None]) -> None:
         if cache.id not in self._described:
@@ -158,7 +190,11 @@ class FetchedLayerSource:
 
 @dataclass
 class SharedLayerSource:
-    """``agent.dependencies.LayerSource``: a bundle is on the node as soon as the controller has built it."""
+    """``agent.dependencies.LayerSource``: a bundle is on the node as soon as the controller has built it.
+
+    Its document is compared with what the API server says at every look: everybody who can write to the directory could
+    have put another one there. Those that agree are served to containerd, and no others.
+    """
 
     store: Store
     platform: Platform
@@ -169,23 +205,30 @@ class SharedLayerSource:
     def __post_init__(self) -> None:
         self._documents = Documents(self.store)
 
-    async def inventory(self, assigned: Iterable[str]) -> Inventory:
-        return await asyncio.to_thread(self._inventory, frozenset(assigned))
+    async def inventory(self, assigned: Mapping[str, Cache]) -> Inventory:
+        return await asyncio.to_thread(self._inventory, assigned)
 
-    def _inventory(self, assigned: frozenset[str]) -> Inventory:
-        found = (self._documents.get(name) for name in self._documents.ids() if name in assigned)
-        own = (document.on(self.platform) for document in found if document is not None)
+    def _inventory(self, assigned: Mapping[str, Cache]) -> Inventory:
+        found = {name: self._documents.get(name) for name in self._documents.ids() if name in assigned}
+        expected = (each for name, each in found.items() if each is not None and _is(each, assigned[name].expected))
+        own = (document.on(self.platform) for document in expected)
         documents = {document.id: document for document in own if document.images}
+        self.store.serve(documents.values())
         has = self.store.layers.has
         whole = (name for name, each in documents.items() if all(has(layer) for layer in each.layer_names()))
         return Inventory(documents, frozenset(whole))
 
     async def describe(self, cache: Cache) -> None:
-        own_part(await asyncio.to_thread(self.store.bundles.get, cache.id), self.platform)
+        await asyncio.to_thread(self._read, cache)
+
+    def _read(self, cache: Cache) -> Bundle:
+        document = self.store.bundles.get(cache.id)
+        expectation(cache).check(document)
+        return own_part(document, self.platform)
 
     async def fetch(self, cache: Cache, progress: Callable[[int], None]) -> None:
         del progress
-        document = own_part(await asyncio.to_thread(self.store.bundles.get, cache.id), self.platform)
+        document = await asyncio.to_thread(self._read, cache)
         missing = sorted(str(name) for name in document.layer_names() if not self.store.layers.has(name))
         if missing:
             raise BlobNotFound(f"the shared store lacks {missing[0]}", hint="run: imagecache check")
@@ -209,9 +252,8 @@ class DescribedLayerSource:
     bounded: bool = False
     _described: dict[str, Described] = field(default_factory=dict)
 
-    async def inventory(self, assigned: Iterable[str]) -> Inventory:
-        ids = frozenset(assigned)
-        self._described = {name: each for name, each in self._described.items() if name in ids}
+    async def inventory(self, assigned: Mapping[str, Cache]) -> Inventory:
+        self._described = still_expected(self._described, assigned)
         return Inventory({name: each.document for name, each in self._described.items()}, frozenset(self._described))
 
     def read(self, digest: Digest) -> bytes:

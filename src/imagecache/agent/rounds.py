@@ -99,6 +99,8 @@ class Rounds:
         assigned = assignment.assigned(caches, node.labels, known, node.platform)
         busy, attached = self._jobs.running, self._attachments.as_asked(assigned)
         inventory = await source.inventory(assigned)
+        # one whose document the controller has replaced is attached anew
+        attached = frozenset(name for name in attached if inventory.documents.get(name) in (None, documents.get(name)))
         begun = await self._attachments.begun(assigned, attached, inventory.documents) if source.bounded else {}
         return View(
             caches=caches,

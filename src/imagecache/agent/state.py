@@ -72,8 +72,7 @@ class NodeState:
         with converting(self._directory):
             make_directory(self._directory.parent)
             make_directory(self._directory)
-            files = sorted(self._directory.glob(f"*{_SUFFIX}"))
-        self._entries = {file.stem: entry for file in files if (entry := _read(file)) is not None}
+        self._entries = _entries(self._directory)
         self._direct = direct_layers.read(self._directory)
         self._save_direct()  # a killed agent may have written an entry alone
 
@@ -165,6 +164,17 @@ class NodeState:
 
     def _path(self, bundle_id: str) -> Path:
         return self._directory / f"{bundle_id}{_SUFFIX}"
+
+
+def remembered(directory: Path) -> list[Bundle]:
+    """The bundles of a ``NodeState``, for another process or an earlier moment. Raises StoreError, StoreDenied."""
+    return [entry.document for entry in _entries(directory).values()]
+
+
+def _entries(directory: Path) -> dict[str, _Entry]:
+    with converting(directory):
+        files = sorted(directory.glob(f"*{_SUFFIX}"))
+    return {file.stem: entry for file in files if (entry := _read(file)) is not None}
 
 
 def _state(entry: _Entry) -> CacheState:

@@ -8,16 +8,16 @@ holds the bundle once it can be fetched, and prefetches one that is being built.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from imagecache.api import annotations as known
 from imagecache.api import selector
 from imagecache.api.nodes import NODE_SELECTOR, CacheState, NodeView
 from imagecache.api.selector import Selector
 from imagecache.api.types import NodeCounts, Phase
-from imagecache.digest import Digest
 from imagecache.oci.descriptor import Platform
 from imagecache.oci.platform import same_machine
+from imagecache.store.expected_bundle import ExpectedBundle
 
 ARCHITECTURES = ("amd64", "arm64")
 """That a document may name (ECI's ``imc-cpu-arch``)."""
@@ -42,8 +42,8 @@ class Cache:
     """More is kept longer when space is short."""
     created: float = 0.0
     """Seconds since the epoch."""
-    digests: Mapping[str, Digest] = field(default_factory=dict)
-    """Index or manifest of each reference (as written), according to the API server."""
+    expected: ExpectedBundle | None = None
+    """The bundle ``id`` according to the API server, which is all that is believed of it. None: it does not say."""
     platforms: tuple[Platform, ...] = ()
     """That the bundle ``id`` has images for; empty: not known."""
     named: tuple[Platform, ...] = ()

@@ -18,7 +18,7 @@ from imagecache.api.types import Event, Status, StatusImage
 from imagecache.builder.build_events import BuildEvent, ImageReady, ImageResolved
 from imagecache.errors import ImageCacheError
 from imagecache.oci.descriptor import Platform
-from imagecache.store.bundle_document import Bundle, ImageRecord
+from imagecache.store.bundle_document import Bundle, ImageRecord, digest_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +117,9 @@ def _listed(images: Collection[str]) -> str:
 
 
 def ready(status: Status, generation: int, now: dt.datetime, document: Bundle, retention_days: int | None) -> Status:
-    """The status of a cache whose bundle is in the store."""
+    """The status of a cache whose bundle is in the store: its id and its digest are written together."""
     return phases.ready(
-        status,
+        msgspec.structs.replace(status, image_cache_id=document.id, bundle_digest=str(digest_of(document))),
         generation,
         now,
         images=tags.carried(status.images, [_status_image(image) for image in document.images]),
@@ -170,4 +170,10 @@ def status_event(event: BuildEvent, now: dt.datetime) -> Event | None:
 def _status_image(image: ImageRecord) -> StatusImage:
     size = sum(layer.blob.size for layer in image.layers)
     platform = str(image.platform)
-    return StatusImage(image=image.reference, platform=platform, digest=str(image.target.digest), size=size)
+    return StatusImage(
+        image=image.reference,
+        platform=platform,
+        digest=str(image.target.digest),
+        size=size,
+        private=image.private,
+    )

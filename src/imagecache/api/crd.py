@@ -129,6 +129,9 @@ def _status() -> Document:
             ),
             "progress": _text("Share of the bytes that are downloaded and converted, for example 42%."),
             "imageCacheId": _text("Id of the bundle: imc- and 20 lowercase letters and digits."),
+            "bundleDigest": _text(
+                "SHA-256 of the document of that bundle. Nodes read no other, so they need not trust the store."
+            ),
             "reason": _text("Why it failed or waits, and what to do."),
             "startTime": _text(
                 "When the first build started or was last retried. Updates do not change it.",
@@ -174,6 +177,7 @@ def _image() -> Document:
             "platform": _text("Of the nodes that it is for, for example linux/amd64."),
             "digest": _text("Digest of the index or manifest that the reference named when the cache was built."),
             "size": _whole("Bytes of its compressed layers."),
+            "private": _truth("A credential was needed to read it."),
             "lastCheckedTime": _text(
                 "When the tag was looked up last. While it names the same it is written once an hour at most."
             ),

@@ -13,6 +13,8 @@ import re
 from imagecache.api import ids, times
 from imagecache.api.phases import condition
 from imagecache.api.types import Attempt, ImageCache, Status
+from imagecache.digest import Digest
+from imagecache.errors import InvalidDigest
 
 _PROGRESS = re.compile(r"\d{1,3}%")
 _YEARS = range(1970, 3000)
@@ -30,6 +32,7 @@ def own(status: Status | None, uid: str) -> Status | None:
     moments += filter(None, (image.last_checked_time for image in status.images))
     counts = (status.retention_days, status.matches, attempt.failures, attempt.faults)
     ours = all(ids.is_of(uid, name) for name in named) and all(map(_is_time, moments))
+    ours = ours and (not status.bundle_digest or _is_digest(status.bundle_digest))
     return status if ours and min(counts) >= 0 else None
 
 
@@ -38,6 +41,14 @@ def with_own_status(cache: ImageCache) -> ImageCache:
     if cache.status is None or own(cache.status, cache.metadata.uid) is not None:
         return cache
     return cache.with_status(None)
+
+
+def _is_digest(text: str) -> bool:
+    try:
+        Digest(text)
+    except InvalidDigest:
+        return False
+    return True
 
 
 @functools.lru_cache(maxsize=4096)

@@ -117,6 +117,8 @@ class StatusImage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     """Of the index or manifest that the reference named at build time."""
     size: int = 0
     """Bytes of its compressed layers."""
+    private: bool = False
+    """A credential was needed to read it."""
     last_checked_time: str = ""
     """When its tag was looked up last; written once an hour at most while the tag names the same."""
     drifted: bool = False
@@ -170,6 +172,11 @@ class Status(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, rena
     observed_generation: int = 0
     """Generation of the spec that the whole status is about; 0: none yet."""
     image_cache_id: str = ""
+    bundle_digest: str = ""
+    """Of the document of the bundle ``image_cache_id`` (``bundle_document.digest_of``); empty before there is one.
+
+    Nodes read no other document, so that they need not believe a store anything.
+    """
     start_time: str = ""
     last_updated_time: str = ""
     expire_date_time: str = ""

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from imagecache.apps.host_containerd import open_guard
 from imagecache.apps.mount import mounter
 from imagecache.apps.snapshotter import open_snapshotter
+from imagecache.apps.store import open_node_store
 from imagecache.clock import Clock
 from imagecache.containerd.client import ContainerdClient
 from imagecache.containerd.native import NativeUse, holder_of
@@ -25,7 +26,7 @@ _NATIVE = frozenset({Mode.AUTO, Mode.NATIVE})
 
 async def run(settings: Settings, clock: Clock) -> None:
     """Until cancelled."""
-    store, metrics = Store.open(settings.store, clock), Metrics()
+    store, metrics = open_node_store(settings, clock), Metrics()
     containerd = ContainerdClient(settings.address, clock)
     duties = _duties(store, settings, clock)
     native = NativeLeases(NativeUse(containerd, store.root / "layers"), holder(settings, holder_of(settings.address)))

@@ -15,6 +15,7 @@ from pathlib import Path
 from imagecache import memory
 from imagecache.apps.build import build_bundle, host_credentials
 from imagecache.apps.child import until_stdin_ends
+from imagecache.apps.store import open_store
 from imagecache.builder.build_events import Advanced, BuildEvent, Planned
 from imagecache.clock import SystemClock
 from imagecache.controller import build_messages
@@ -22,7 +23,6 @@ from imagecache.controller.build_messages import Ended, Failed, Line, Order
 from imagecache.errors import ImageCacheError, InternalError
 from imagecache.privileges import restrict_process
 from imagecache.settings.load import load
-from imagecache.store.store import Store
 from imagecache.telemetry import log
 
 MEMORY = 2 << 30
@@ -72,7 +72,7 @@ async def run(order: Order, send: Send) -> None:
         credentials = list(
             host_credentials(order.credentials, Path(order.docker_config) if order.docker_config else None)
         )
-        store = await asyncio.to_thread(Store.open, settings.store, clock)
+        store = await asyncio.to_thread(open_store, settings, clock)
         builds = max(1, settings.controller_builds)
         await build_bundle(store, settings, clock, order.request, credentials, sender.on, builds=builds)
     except ImageCacheError as error:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from imagecache.apps.store import open_store
 from imagecache.builder import layer_file
 from imagecache.clock import Clock
 from imagecache.settings.table import Settings
-from imagecache.store.check import Report
-from imagecache.store.store import Store
+from imagecache.store.check import Proofs, Report
 
 
 def check(settings: Settings, clock: Clock, *, deep: bool, quarantine: bool) -> Report:
     """Verify what the store holds. Raises StoreError."""
-    store = Store.open(settings.store, clock)
-    return store.check(deep=deep, verify=lambda path: layer_file.verify(path).header.diff_id, quarantine=quarantine)
+    store = open_store(settings, clock)
+    proofs = Proofs(layer_file.verify_placed, lambda path: layer_file.verify(path).header.diff_id)
+    return store.check(deep=deep, proofs=proofs, quarantine=quarantine)

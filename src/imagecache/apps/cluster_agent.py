@@ -18,7 +18,7 @@ from imagecache.agent.budget import Policy
 from imagecache.agent.daemonset import has_left, withdraw
 from imagecache.agent.dependencies import Attacher, Dependencies, LayerSource
 from imagecache.agent.kubernetes import KubeCaches, KubeNodes, KubeReporter
-from imagecache.agent.layer_source import DescribedLayerSource, FetchedLayerSource, SharedLayerSource
+from imagecache.agent.layer_source import DescribedLayerSource, FetchedLayerSource, SharedLayerSource, expectation
 from imagecache.agent.loop import AgentLoop
 from imagecache.agent.pod_reporter import PodReporter, PodReporterSettings
 from imagecache.agent.restart import keep_running, until_replaced
@@ -161,11 +161,13 @@ class ClusterDuties:
 
             async def look_up(cache: Cache) -> Described:
                 document = await asyncio.to_thread(reader.bundle, cache.id)
-                return Described(own_part(document, self._platform), {})
+                expected = expectation(cache)
+                await asyncio.to_thread(expected.check, document)
+                return Described(own_part(document, self._platform), expected.digest, {})
 
             return DescribedLayerSource(look_up), local.attacher(containerd)
         remote = await stack.enter_async_context(self._served())
-        source = DescribedLayerSource(lambda cache: describe(remote, cache.id, cache.digests, self._platform))
+        source = DescribedLayerSource(lambda cache: describe(remote, expectation(cache), self._platform))
         tars = RemoteTars(remote, metrics.fetched_bytes.inc)
         return source, local.attacher(containerd, documents=source, tars=tars, room=self._room)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from imagecache.agent.direct_layers import DirectLayers
 from imagecache.api.nodes import HOST
 from imagecache.apps.platform import host_platform
+from imagecache.apps.store import open_node_store, store_paths
 from imagecache.clock import Clock
 from imagecache.erofs.realign import realign
 from imagecache.host.erofs_kernel import needs_loop
@@ -17,8 +18,6 @@ from imagecache.host.image_mounts import ImageMounts
 from imagecache.host.mounter import KernelMounter, OnLoop
 from imagecache.settings.table import InodeNumbers, Settings
 from imagecache.snapshotter.mounts import overlay_options
-from imagecache.store.paths import StorePaths
-from imagecache.store.store import Store
 
 if TYPE_CHECKING:
     from imagecache.telemetry.metrics import Metrics
@@ -39,7 +38,7 @@ def mounter(
         release: of the kernel; empty: the running one's.
     """
     always = needs_loop(settings.mount_from, release or platform.release())
-    paths = StorePaths(settings.store.absolute())  # as ``Store.open`` has them
+    paths = store_paths(settings)
     asked = DirectLayers(paths.nodes / (settings.node_name or HOST), paths.layer)
     return KernelMounter(
         realign=realign,
@@ -54,4 +53,4 @@ def image_mounts(settings: Settings, clock: Clock) -> ImageMounts:
     """Raises StoreError."""
     stable = settings.inode_numbers is InodeNumbers.STABLE
     overlays = overlay_options(layer_images=True, stable_inodes=stable)
-    return ImageMounts(Store.open(settings.store, clock), mounter(settings, overlays=overlays), host_platform())
+    return ImageMounts(open_node_store(settings, clock), mounter(settings, overlays=overlays), host_platform())

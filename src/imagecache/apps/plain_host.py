@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from imagecache.apps.bundle_store import LocalBundles
 from imagecache.apps.platform import host_platform
+from imagecache.apps.store import open_store
 from imagecache.clock import Clock
 from imagecache.controller.dependencies import Builder
 from imagecache.kube.files import FileKube
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 def open_plain_host(settings: Settings, clock: Clock) -> PlainHost:
     """The verbs on this machine's store and containerd. Raises StoreError."""
-    return PlainHost(host_dependencies(Store.open(settings.store, clock), settings, clock))
+    return PlainHost(host_dependencies(open_store(settings, clock), settings, clock))
 
 
 def host_dependencies(store: Store, settings: Settings, clock: Clock) -> HostDependencies:

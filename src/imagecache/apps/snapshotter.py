@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 
+from imagecache.agent.state import remembered
 from imagecache.apps.mount import mounter
+from imagecache.apps.store import open_node_store
 from imagecache.clock import Clock
-from imagecache.host.lease_holders import holder
+from imagecache.host.lease_holders import holder, is_shared
 from imagecache.host.mounter import KernelMounter
 from imagecache.host.systemd import inherited_socket, notify
 from imagecache.settings.table import InodeNumbers, Settings
@@ -19,7 +21,7 @@ from imagecache.store.store import Store
 
 async def run(settings: Settings, clock: Clock) -> None:
     """Serve until cancelled."""
-    snapshotter = open_snapshotter(settings, Store.open(settings.store, clock), mounter(settings), clock)
+    snapshotter = open_snapshotter(settings, open_node_store(settings, clock), mounter(settings), clock)
     try:
         address = inherited_socket(os.environ) or settings.agent_socket
         await serve(snapshotter, address, ready=lambda: notify(os.environ, "READY=1"))
@@ -31,6 +33,9 @@ def open_snapshotter(
     settings: Settings, store: Store, mounter: KernelMounter, clock: Clock, observer: Observer | None = None
 ) -> Snapshotter:
     """Raises StoreError, InvalidSetting."""
+    if is_shared(settings):
+        # Checked before they were attached: containers need not wait for an API server that is away.
+        store.serve(remembered(store.paths.nodes / settings.node_name))
     own = SnapshotterSettings(
         holder=holder(settings, DEFAULT.holder), stable_inodes=settings.inode_numbers is InodeNumbers.STABLE
     )

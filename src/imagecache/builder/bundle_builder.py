@@ -110,8 +110,7 @@ class BundleBuilder:
                 notes = await run_all(*(_layer_notes(image, layers, source) for image in images))
                 made = self._document(bundle_id, platforms.wanted, layers, zip(images, notes, strict=True))
                 document = msgspec.structs.replace(made, revision=revision)
-                await asyncio.to_thread(self._commit, document, images)
-                return document
+                return await asyncio.to_thread(self._commit, document, images)
 
     async def _resolve(
         self, references: Sequence[str], platforms: Platforms, source: ImageSource
@@ -178,12 +177,24 @@ class BundleBuilder:
             images=tuple(_image_record(image, notes, layers) for image, notes in images),
         )
 
-    def _commit(self, document: Bundle, images: Sequence[ResolvedImage]) -> None:
+    def _commit(self, document: Bundle, images: Sequence[ResolvedImage]) -> Bundle:
         """Documents first, the bundle last: once it is visible, everything that it names exists."""
+        document = self._sealed(document)
         for image in images:
             for descriptor, body in image.documents:
                 self._store.blobs.put_verified(body, descriptor.digest)
         self._store.bundles.put(document)
+        return document
+
+    def _sealed(self, document: Bundle) -> Bundle:
+        """With what fs-verity says of the layer images, now that nobody writes to them."""
+        found = {name: self._store.layers.seal(name) for name in document.layer_names()}
+
+        def sealed(image: ImageRecord) -> ImageRecord:
+            layers = (msgspec.structs.replace(layer, verity=found[layer.name]) for layer in image.layers)
+            return msgspec.structs.replace(image, layers=tuple(layers))
+
+        return msgspec.structs.replace(document, images=tuple(map(sealed, document.images)))
 
 
 def _possible_names(group: LayerGroup) -> list[LayerName]:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from imagecache.builder.converted import Converted
+from imagecache.builder.position import is_right_everywhere
 from imagecache.builder.writeback import WriteBehind
 from imagecache.digest import DiffID, Digest
 from imagecache.erofs.layer_header import DATA_START, LayerFlags, LayerHeader
@@ -84,10 +85,15 @@ def convert(  # noqa: PLR0913 - what is known of one layer
 
 
 def header_of(tree: LayerTree, tar_size: int, diff_id: DiffID, *, bottom: bool) -> LayerHeader:
+    """The header of a tree that was assembled for the bottom of an image, or for above it.
+
+    Where the tree is the same everywhere the header does not tell which, so that it follows from the tar alone.
+    """
     flags = LayerFlags(0)
-    flags |= LayerFlags.BOTTOM if bottom else LayerFlags(0)
     flags |= LayerFlags.IMPLIED if tree.implied else LayerFlags(0)
     flags |= LayerFlags.WHITEOUTS if tree.has_whiteouts else LayerFlags(0)
+    if bottom and not is_right_everywhere(flags, bottom=True):
+        flags |= LayerFlags.BOTTOM
     return LayerHeader(tar_size=tar_size, diff_id=diff_id, entries=tree.entries, flags=flags)
 
 

@@ -25,6 +25,7 @@ from imagecache.builder.converted import Converted
 from imagecache.builder.derive import copy_tar
 from imagecache.builder.download import fetch
 from imagecache.builder.image_source import ImageSource
+from imagecache.builder.position import is_right_everywhere
 from imagecache.builder.resolve import LayerPosition
 from imagecache.builder.size_limit import Share, SizeLimit
 from imagecache.builder.worker_messages import Available, Convert, Derive
@@ -98,7 +99,7 @@ class LayerBuilder:
         if name.space is Space.CHAINS or not position.bottom:
             return True
         with LayerImage.open(self._store.layers.path(name)) as image:
-            return not image.header.flags & LayerFlags.WHITEOUTS
+            return is_right_everywhere(image.header.flags, bottom=True)
 
     async def build(self, group: LayerGroup) -> None:
         """Resolve the record of every position of the group."""
@@ -259,8 +260,7 @@ class LayerBuilder:
 
 def name_for(position: LayerPosition, flags: LayerFlags) -> LayerName:
     """Where a layer image made for ``position`` belongs."""
-    everywhere = not flags & LayerFlags.IMPLIED and not (position.bottom and flags & LayerFlags.WHITEOUTS)
-    if everywhere:
+    if is_right_everywhere(flags, bottom=position.bottom):
         return LayerName(Space.LAYERS, position.diff_id)
     return LayerName(Space.CHAINS, position.chain_id)
 

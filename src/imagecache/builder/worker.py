@@ -21,7 +21,7 @@ from typing import NoReturn, TypeVar
 from imagecache.builder.convert import convert
 from imagecache.builder.derive import derive
 from imagecache.builder.malloc import keep_freed_memory
-from imagecache.builder.prove import prove
+from imagecache.builder.prove import prove, prove_above
 from imagecache.builder.worker_bounds import ParentGone, ProcessorTime, Room, bound_files, window_in
 from imagecache.builder.worker_messages import (
     MAX_MESSAGE,
@@ -31,8 +31,10 @@ from imagecache.builder.worker_messages import (
     Derive,
     Failed,
     FromWorker,
+    More,
     Progress,
     Prove,
+    ProveAbove,
     Proven,
     ToWorker,
     decode_to_worker,
@@ -83,8 +85,15 @@ def _serve(channel: socket.socket, asking: socket.socket) -> None:
 
 
 def _receive(channel: socket.socket) -> tuple[ToWorker, list[int]] | None:
-    data, fds, _flags, _address = socket.recv_fds(channel, MAX_MESSAGE, _MAX_FDS)
-    return (decode_to_worker(data), fds) if data else None
+    received: list[int] = []
+    while True:
+        data, fds, _flags, _address = socket.recv_fds(channel, MAX_MESSAGE, _MAX_FDS)
+        received += fds
+        if not data:
+            return None
+        message = decode_to_worker(data)
+        if not isinstance(message, More):
+            return message, received
 
 
 def _run(channel: socket.socket, asking: socket.socket, message: ToWorker, fds: list[int]) -> FromWorker | None:
@@ -148,7 +157,19 @@ def _result(channel: socket.socket, asking: socket.socket, message: ToWorker, fd
         processor.allow(0)
         memory = memoryview(mmap.mmap(fds[1], 0, prot=mmap.PROT_READ))
         arriving = _arriving(channel, memory, processor.allow)
-        prove(fds[0], arriving, diff_id=message.diff_id, tar_size=message.tar_size, limits=DEFAULT)
+        prove(
+            fds[0],
+            arriving,
+            diff_id=message.diff_id,
+            tar_size=message.tar_size,
+            position=message.position,
+            limits=DEFAULT,
+        )
+        return Proven()
+    if isinstance(message, ProveAbove):
+        processor.allow(os.fstat(fds[0]).st_size)
+        lowers = [LayerImage.from_fd(fd) for fd in fds[1:]]
+        prove_above(fds[0], lowers, diff_id=message.diff_id, tar_size=message.tar_size, limits=DEFAULT)
         return Proven()
     raise InternalError(f"a worker received {type(message).__name__} without a job")
 

@@ -1,8 +1,8 @@
 """Messages between a build and its worker processes: JSON, one datagram each (SOCK_SEQPACKET).
 
-``Convert``, ``Derive`` and ``Prove`` carry file descriptors (SCM_RIGHTS): a worker opens nothing by name. Over a second
-socket a worker asks for room before a file grows: it sends the size that the file shall have, and gets the size that it
-may have, as ``ROOM``. It must not do I/O.
+``Convert``, ``Derive``, ``Prove`` and ``ProveAbove`` carry file descriptors (SCM_RIGHTS): a worker opens nothing by
+name. Over a second socket a worker asks for room before a file grows: it sends the size that the file shall have, and
+gets the size that it may have, as ``ROOM``. It must not do I/O.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import struct
 import msgspec
 
 from imagecache.builder.converted import Converted
+from imagecache.builder.position import Position
 from imagecache.digest import DiffID, Digest
 from imagecache.errors import ImageCacheError, by_name
 from imagecache.oci.descriptor import decode_hook, encode_hook
@@ -54,8 +55,25 @@ class Prove(msgspec.Struct, tag=True, frozen=True):
     """
 
     diff_id: DiffID
+    position: Position
+    """One that needs no lower layers."""
     tar_size: int | None
     """None: not known yet. Then the arriving bytes begin with the tar, and the file gets its head at the end."""
+
+
+class ProveAbove(msgspec.Struct, tag=True, frozen=True):
+    """Prove a whole layer image that is right on top of certain layers alone.
+
+    Descriptors: the file, then the layer images below, top to bottom (all for reading). The sender has checked that the
+    tar has ``diff_id``, and has proven the layers below.
+    """
+
+    diff_id: DiffID
+    tar_size: int
+
+
+class More(msgspec.Struct, tag=True, frozen=True):
+    """The first descriptors of the job that follows: one message carries a bounded number."""
 
 
 class Available(msgspec.Struct, tag=True, frozen=True):
@@ -77,7 +95,7 @@ class Progress(msgspec.Struct, tag=True, frozen=True):
 
 
 class Proven(msgspec.Struct, tag=True, frozen=True):
-    """The end of a ``Prove`` that succeeds. ``Convert`` and ``Derive`` end with ``Converted``."""
+    """The end of a ``Prove`` or ``ProveAbove`` that succeeds. ``Convert`` and ``Derive`` end with ``Converted``."""
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True):
@@ -91,7 +109,7 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
         return by_name(self.error)(self.message, hint=self.hint)
 
 
-ToWorker = Convert | Derive | Prove | Available | Arrived
+ToWorker = Convert | Derive | Prove | ProveAbove | More | Available | Arrived
 FromWorker = Progress | Converted | Proven | Failed
 
 _encoder = msgspec.json.Encoder(enc_hook=encode_hook)

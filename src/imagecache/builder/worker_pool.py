@@ -22,6 +22,7 @@ from imagecache.builder.worker_messages import (
     MAX_MESSAGE,
     ROOM,
     Failed,
+    More,
     Progress,
     Proven,
     ToWorker,
@@ -33,6 +34,8 @@ from imagecache.errors import ImageCacheError, InternalError, WorkerKilled
 _R = TypeVar("_R", Converted, Proven)
 Grant = Callable[[int], int]
 """From the bytes that a file shall have to those that it may have, at least as many. Raises when there is no room."""
+_FDS = 250
+"""Descriptors in one message: Linux takes 253 (SCM_MAX_FD), and an image may have more layers."""
 
 
 class Worker:
@@ -70,7 +73,10 @@ class Worker:
         ``grant`` is asked before the job's file grows. None: the job writes nothing.
         """
         self._grant, self._refusal = grant, None
-        socket.send_fds(self._socket, [encode(job)], list(fds))
+        *parts, last = (list(fds[start : start + _FDS]) for start in range(0, len(fds), _FDS))
+        for part in parts:
+            socket.send_fds(self._socket, [encode(More())], part)
+        socket.send_fds(self._socket, [encode(job)], last)
 
     def _answer(self) -> None:
         """The worker asks for room, and waits. It cannot block: there is one question at a time."""

@@ -30,6 +30,7 @@ from imagecache.errors import Interrupted
     "store_name",
     "store_token",
     "store_ca",
+    "leases",
     "taint_timeout",
     "reserve",
     "secrets",

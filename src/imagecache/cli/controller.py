@@ -15,6 +15,7 @@ from imagecache.errors import Interrupted
 @settings_flags(
     "kubeconfig",
     "lease_namespace",
+    "leases",
     "controller_builds",
     "pods",
     "pods_auto_create",
@@ -56,8 +57,8 @@ def controller(
         say(f"{columns.count(run(release_pods(session.settings)), 'pod')} let go")
         return
     from imagecache.apps.controller import ClusterController
-    from imagecache.store.store import Store
+    from imagecache.apps.store import open_store
 
-    store = Store.open(session.settings.store, session.clock)
+    store = open_store(session.settings, session.clock)
     with suppress(Interrupted):
         run(ClusterController(store, session.settings, session.clock).run())

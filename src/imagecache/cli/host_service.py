@@ -44,6 +44,7 @@ _FLAGS = (
     "store_name",
     "store_token",
     "store_ca",
+    "leases",
     "taint_timeout",
     "reserve",
 )

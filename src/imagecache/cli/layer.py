@@ -15,6 +15,7 @@ from imagecache.cli import files
 from imagecache.cli.options import settings_flags
 from imagecache.cli.session import say
 from imagecache.digest import DiffID, Digest
+from imagecache.errors import InvalidInput
 from imagecache.tree import Inode
 
 app = typer.Typer(help="Work on one layer image.", no_args_is_help=True, rich_markup_mode=None)
@@ -29,13 +30,15 @@ def build(
     lower: Annotated[
         list[Path] | None, typer.Option("--lower", metavar="FILE", help="A layer image below, bottom first.")
     ] = None,
+    bottom: Annotated[bool, typer.Option("--bottom", help="It is the bottom layer of its image.")] = False,
 ) -> None:
     """Convert a layer to a layer image; prints diffID, SHA-256, size and entries as JSON."""
     from imagecache.builder import layer_file
     from imagecache.erofs.layer_header import LayerFlags
 
+    _check_position(lower, bottom=bottom)
     with files.reading(source) as stream:
-        built = layer_file.build(stream, output, lower or [])
+        built = layer_file.build(stream, output, lower or [], bottom=bottom)
     header = built.header
     say(
         json.dumps(
@@ -56,12 +59,23 @@ def build(
 def verify(
     file: _Image,
     diff_id: Annotated[str | None, typer.Option("--diff-id", metavar="DIGEST", help="The expected diffID.")] = None,
+    lower: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--lower", metavar="FILE", help="A layer image below, bottom first: prove it for on top of these."
+        ),
+    ] = None,
+    bottom: Annotated[bool, typer.Option("--bottom", help="Prove it for the bottom of an image.")] = False,
 ) -> None:
-    """Prove a layer image: its data hashes to its diffID, and its metadata can be derived from the data again."""
+    """Prove a layer image: its data hashes to its diffID, and its metadata can be derived from the data again.
+
+    Without --bottom and --lower it must be right at every position, as those below layers/ in a store are.
+    """
     from imagecache.builder import layer_file
 
+    _check_position(lower, bottom=bottom)
     wanted = DiffID(Digest(diff_id)) if diff_id else None
-    proved = layer_file.verify(file, wanted)
+    proved = layer_file.verify(file, wanted, bottom=bottom, lower=lower or [])
     say(
         json.dumps(
             {
@@ -73,6 +87,11 @@ def verify(
             }
         )
     )
+
+
+def _check_position(lower: list[Path] | None, *, bottom: bool) -> None:
+    if lower and bottom:
+        raise InvalidInput("a bottom layer has no layers below", hint="leave out --bottom or --lower")
 
 
 @app.command()

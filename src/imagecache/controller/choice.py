@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from imagecache.api import assignment, building, ids
 from imagecache.api.effective_spec import EffectiveSpec
 from imagecache.api.types import Attempt, Status
-from imagecache.store.bundle_document import Bundle
+from imagecache.store.bundle_document import Bundle, digest_of
 
 
 def find(status: Status, bundles: Mapping[str, Bundle], spec: EffectiveSpec) -> Bundle | None:
@@ -19,6 +19,16 @@ def find(status: Status, bundles: Mapping[str, Bundle], spec: EffectiveSpec) -> 
     serves = status.image_cache_id if status.phase in assignment.SERVING else ""
     fitting = (bundles[name] for name in names if not building.difference(bundles[name], spec))
     return next((each for each in fitting if each.id != serves or not building.overdue(each, spec)), None)
+
+
+def believed(status: Status, bundles: Mapping[str, Bundle]) -> dict[str, Bundle]:
+    """The bundles without one that has the id of the one that serves and another document: nodes refuse it."""
+    digest = status.bundle_digest
+    return {
+        name: each
+        for name, each in bundles.items()
+        if name != status.image_cache_id or not digest or digest_of(each) == digest
+    }
 
 
 def another(uid: str, attempt: Attempt, taken: Collection[str]) -> str:

@@ -15,7 +15,7 @@ from imagecache.api import assignment, building, columns, events, ids, nodes, ph
 from imagecache.api.building import BuildRequest
 from imagecache.api.effective_spec import EffectiveSpec, effective_spec
 from imagecache.api.types import Attempt, Display, Event, ImageCache, Phase, Status
-from imagecache.controller import attempts, choice, failures, summary, unused
+from imagecache.controller import attempts, choice, deletion, failures, summary, unused
 from imagecache.controller.decision import (
     CONFIGURATION,
     Action,
@@ -27,7 +27,6 @@ from imagecache.controller.decision import (
     DeleteObject,
     Ended,
     ObservedState,
-    RemoveFinalizer,
     Role,
     Running,
     StartBuild,
@@ -50,20 +49,8 @@ _NO_SECRET = PullSecretUnavailable.__name__
 def decide(cache: ImageCache, observed: ObservedState, now: dt.datetime) -> Decision:
     """The next step. See ``Decision`` for the order in which it is carried out."""
     if cache.metadata.deletion_timestamp:
-        return _delete(cache, observed)
+        return deletion.decide(cache, observed)
     return _Draft(cache, observed, now).decide()
-
-
-def _delete(cache: ImageCache, observed: ObservedState) -> Decision:
-    """Nothing here waits for a node, an agent or the store, so nothing can keep an object from being deleted."""
-    if nodes.FINALIZER not in cache.metadata.finalizers:
-        return Decision(cache.status, (StopBuild(),))
-    names = list(observed.bundles)
-    if cache.status is not None:  # when the store cannot be read, they are deleted once it can
-        names += [cache.status.image_cache_id]
-        names += [cache.status.attempt.image_cache_id] if cache.status.attempt else []
-    bundles = (DeleteBundle(name) for name in dict.fromkeys(names))
-    return Decision(cache.status, (StopBuild(), *bundles, RemoveFinalizer()))
 
 
 class _Draft:
@@ -85,6 +72,8 @@ class _Draft:
             if cache.status is not None
             else phases.begin(ids.derived_cache_id(cache.metadata.uid), self.generation, now)
         )
+        self.bundles = choice.believed(self.status, observed.bundles)
+        self.replaced = len(self.bundles) < len(observed.bundles)  # of the bundle that serves
 
     def decide(self) -> Decision:
         self.take_over()
@@ -161,7 +150,7 @@ class _Draft:
 
     def keep(self, spec: EffectiveSpec) -> None:
         """Ready: as it is, unless the spec asks for something else, the bundle is gone or overdue."""
-        document = self.observed.bundles.get(self.status.image_cache_id)
+        document = self.bundles.get(self.status.image_cache_id)
         differs = ""
         if document is not None:
             differs = building.difference(document, spec) or building.overdue(document, spec)
@@ -174,7 +163,8 @@ class _Draft:
             return
         since = phases.condition(self.status, "Building")
         self.status = phases.update(self.status, self.generation, self.now)
-        self.record("Updating", f"Image cache is built again: {differs or 'the store has lost it'}")
+        gone = "the store has another bundle of its id" if self.replaced else "the store has lost it"
+        self.record("Updating", f"Image cache is built again: {differs or gone}")
         if document is not None or self.attempt.wanted != building.wanted(spec):
             self.update(spec)
         else:
@@ -198,7 +188,7 @@ class _Draft:
         if found is not None:
             self.ready(found, spec)
             return
-        old = self.observed.bundles.get(self.status.image_cache_id)
+        old = self.bundles.get(self.status.image_cache_id)
         serving = old.id if old is not None else ""
         self.build(building.request(self.target(spec, serving), spec), spec, serving)
 
@@ -269,6 +259,8 @@ class _Draft:
             self.status = replace(self.status, progress="0%")
         self.delete_others(serving)
         attempt = replace(attempt, next_time="")
+        if request.bundle_id == self.status.image_cache_id:  # nothing serves: what is made is all that may have the id
+            self.status = replace(self.status, bundle_digest="")
         self.status = phases.started(self.status, self.generation, self.now, attempt=attempt, by_agent=agent)
         self.actions.append(StartBuild(request))
 
@@ -290,7 +282,7 @@ class _Draft:
                 else:
                     self.fail(error, attempt)
             case Ended(request=request):
-                made = self.observed.bundles.get(request.bundle_id)
+                made = self.bundles.get(request.bundle_id)
                 self.actions.append(StopBuild())
                 self.delete_others(serving)
                 self.fault(failures.mismatch(request.bundle_id, made, spec), attempt)
@@ -454,13 +446,14 @@ class _Draft:
 
     def target(self, spec: EffectiveSpec, serving: str) -> str:
         """The id of the bundle that an update makes."""
-        attempt = self.attempt
-        if attempt.wanted == building.wanted(spec) and attempt.image_cache_id != serving:
+        attempt, serves = self.attempt, self.status.image_cache_id
+        taken = {serving, serves if self.replaced else ""}
+        if attempt.wanted == building.wanted(spec) and attempt.image_cache_id not in taken:
             return attempt.image_cache_id
-        return choice.another(self.cache.metadata.uid, attempt, {*self.observed.bundles, self.status.image_cache_id})
+        return choice.another(self.cache.metadata.uid, attempt, {*self.observed.bundles, serves})
 
     def find(self, spec: EffectiveSpec) -> Bundle | None:
-        return choice.find(self.status, self.observed.bundles, spec)
+        return choice.find(self.status, self.bundles, spec)
 
     # events and the end
 

@@ -7,6 +7,7 @@ import datetime as dt
 from imagecache.api import assignment, building, columns, phases, tags
 from imagecache.api.effective_spec import EffectiveSpec
 from imagecache.api.types import ImageCache, Phase, Status
+from imagecache.controller import choice
 from imagecache.controller.decision import ObservedState, Role
 
 
@@ -29,7 +30,7 @@ def with_conditions(
 def _serving(status: Status, observed: ObservedState) -> dict[str, str]:
     if status.phase not in assignment.SERVING:
         return {"reason": "NotBuilt"}
-    if status.image_cache_id in observed.bundles:
+    if status.image_cache_id in choice.believed(status, observed.bundles):
         return {"reason": "Built" if status.phase is Phase.READY else status.phase.value}
     return {"reason": "BundleLost", "message": "the store has lost it; nodes that have it keep it meanwhile"}
 

@@ -9,7 +9,8 @@ offset bytes content (integers little-endian)
 ====== ===== ==========================================================================
 0      8     magic ``IMGCACHE``
 8      4     version, 1
-12     4     flags: 1 bottom-layer rules were used, 2 has implied directories, 4 has whiteouts, 8 was realigned
+12     4     flags: 1 another tree than elsewhere, by the bottom layer's rules, 2 has implied directories, 4 has
+             whiteouts, 8 was realigned
 16     8     length of the tar in bytes; it starts at 4096 of the file
 24     8     names in the tree, the root not counted
 32     32    SHA-256 of the tar (the diffID)
@@ -36,7 +37,7 @@ DATA_START = 4096
 
 class LayerFlags(enum.IntFlag):
     BOTTOM = 1
-    """Assembled by the rules of the bottom layer (unpack-rules §11)."""
+    """Assembled by the rules of the bottom layer (unpack-rules §11), which gave another tree than those above it."""
     IMPLIED = 2
     """A directory has no entry of its own; its attributes came from the layers below."""
     WHITEOUTS = 4

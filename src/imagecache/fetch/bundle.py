@@ -8,11 +8,14 @@ decide whether a bundle fits.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from imagecache.builder.position import is_right_everywhere
 from imagecache.concurrency import cancel_all, run_all
 from imagecache.digest import Digest
+from imagecache.erofs.reader import LayerImage
+from imagecache.errors import StoreCorrupt
 from imagecache.fetch import trust
 from imagecache.fetch.lease import leased
 from imagecache.fetch.prefetch import BuildPrefetcher
@@ -21,8 +24,9 @@ from imagecache.fetch.running import RunningTransfer
 from imagecache.fetch.transfer import Advanced, LayerFetcher
 from imagecache.oci.descriptor import Platform
 from imagecache.oci.platform import no_match
-from imagecache.store.bundle_document import Bundle, LayerRecord
-from imagecache.store.layer_name import LayerName
+from imagecache.store.bundle_document import Bundle, PlacedLayer
+from imagecache.store.expected_bundle import ExpectedBundle
+from imagecache.store.layer_name import LayerName, Space
 from imagecache.store.store import Store
 
 _DOCUMENTS = 8
@@ -34,17 +38,10 @@ class Described:
     """A bundle that may be fetched: its documents are here, and agree with each other."""
 
     document: Bundle
+    """What this node has of it."""
+    whole: Digest
+    """Of the whole document, as the ImageCache has it."""
     bodies: Mapping[Digest, bytes]
-
-    @property
-    def layers(self) -> dict[LayerName, LayerRecord]:
-        """Each layer image once."""
-        return {layer.name: layer for image in self.document.images for layer in image.layers}
-
-    @property
-    def size(self) -> int:
-        """Bytes of its layer images."""
-        return sum(layer.size for layer in self.layers.values())
 
 
 def own_part(document: Bundle, platform: Platform) -> Bundle:
@@ -55,14 +52,13 @@ def own_part(document: Bundle, platform: Platform) -> Bundle:
     return own
 
 
-async def describe(remote: RemoteStore, bundle_id: str, digests: Mapping[str, Digest], platform: Platform) -> Described:
+async def describe(remote: RemoteStore, expected: ExpectedBundle, platform: Platform) -> Described:
     """Fetch and check the documents of what a bundle has for a platform.
-
-    ``digests`` are those that the ImageCache has, by reference.
 
     Raises NotFound, NoMatchingPlatform, StoreUnreachable, StoreRefused, StoreCorrupt, StoreError, ContentError.
     """
-    document = own_part(await remote.bundle(bundle_id), platform)  # first: the rest is for other nodes
+    whole = await asyncio.to_thread(expected.read, await remote.bundle(expected.id))
+    document = own_part(whole, platform)  # the rest is for other nodes
     limit = asyncio.Semaphore(_DOCUMENTS)
 
     async def body(digest: Digest) -> bytes:
@@ -71,8 +67,8 @@ async def describe(remote: RemoteStore, bundle_id: str, digests: Mapping[str, Di
 
     wanted = sorted(document.document_digests())
     bodies = dict(zip(wanted, await run_all(*map(body, wanted)), strict=True))
-    await asyncio.to_thread(trust.check, document, bodies, digests)
-    return Described(document, bodies)
+    await asyncio.to_thread(trust.check, document, bodies)
+    return Described(document, expected.digest, bodies)
 
 
 class BundleFetcher:
@@ -87,16 +83,16 @@ class BundleFetcher:
         self._platform = platform
         self._running: dict[LayerName, RunningTransfer] = {}
 
-    async def describe(self, bundle_id: str, digests: Mapping[str, Digest]) -> Described:
+    async def describe(self, expected: ExpectedBundle) -> Described:
         """As the function of this name."""
-        return await describe(self._remote, bundle_id, digests, self._platform)
+        return await describe(self._remote, expected, self._platform)
 
     async def fetch(self, described: Described, progress: Callable[[int], None]) -> None:
         """Have the bundle in the store; ``progress`` gets the bytes of its layer images that are on this node.
 
         Raises as ``LayerFetcher.fetch``, AlreadyExists. When cancelled, what has arrived is kept for the next time.
         """
-        layers = described.layers
+        layers = described.document.placed_layers()
         done = dict.fromkeys(layers, 0)
 
         def listener(name: LayerName) -> Advanced:
@@ -106,38 +102,49 @@ class BundleFetcher:
 
             return advanced
 
-        digests = {*described.bodies, *(layer.sha256 for layer in layers.values())}
+        digests = {*described.bodies, *(layer.record.sha256 for layer in layers.values())}
         async with leased(self._store, layers, digests):
             # The largest first: begun last, it would still run when all others have ended.
-            largest_first = sorted(layers.values(), key=lambda layer: -layer.size)
-            await run_all(*(self._shared(layer, listener(layer.name)) for layer in largest_first))
-            await asyncio.to_thread(self._commit, described)
+            largest_first = sorted(layers.values(), key=lambda layer: -layer.record.size)
+            await run_all(*(self._shared(layer, listener(layer.record.name)) for layer in largest_first))
+            await asyncio.to_thread(self._commit, described, layers.values())
 
-    def _commit(self, described: Described) -> None:
+    def _commit(self, described: Described, layers: Iterable[PlacedLayer]) -> None:
+        for layer in layers:
+            self._check_bottom(layer)
         # The bundle last: one that the index names is complete, also after a crash in between.
         for digest, body in described.bodies.items():
             self._store.blobs.put_verified(body, digest)
-        self._store.bundles.put(described.document)
+        self._store.bundles.put(described.document, described.whole)
 
-    async def _shared(self, layer: LayerRecord, listener: Advanced) -> None:
+    def _check_bottom(self, layer: PlacedLayer) -> None:
+        """One that is right everywhere may have come for another image, in which it is not at the bottom.
+
+        Raises StoreCorrupt.
+        """
+        if layer.bottom and layer.record.name.space is Space.LAYERS:
+            with LayerImage.open(self._store.layers.path(layer.record.name)) as image:
+                if not is_right_everywhere(image.header.flags, bottom=True):
+                    raise StoreCorrupt(f"layer image {layer.record.name} is not right at the bottom of an image")
+
+    async def _shared(self, layer: PlacedLayer, listener: Advanced) -> None:
         """Have the layer, by a running fetch or a new one. It is cancelled with the last that waits for it."""
-        await self.builds.join(layer.name, listener)
-        running = self._running.get(layer.name) or self._start(layer)
+        name = layer.record.name
+        await self.builds.join(name, listener)
+        running = self._running.get(name) or self._start(layer)
         try:
             with running.listening(listener):
                 await asyncio.shield(running.task)
         finally:
             if not running.listeners and not running.task.done():
-                self._forget(
-                    layer.name, running
-                )  # before it has ended: a new waiter must not join one that is cancelled
+                self._forget(name, running)  # before it has ended: a new waiter must not join one that is cancelled
                 await cancel_all([running.task])
 
-    def _start(self, layer: LayerRecord) -> RunningTransfer:
+    def _start(self, layer: PlacedLayer) -> RunningTransfer:
         running = RunningTransfer()
         running.task = asyncio.create_task(self._layers.fetch(layer, running.advanced))
-        self._running[layer.name] = running
-        running.task.add_done_callback(lambda _task: self._forget(layer.name, running))
+        self._running[layer.record.name] = running
+        running.task.add_done_callback(lambda _task: self._forget(layer.record.name, running))
         return running
 
     def _forget(self, name: LayerName, running: RunningTransfer) -> None:

@@ -6,7 +6,6 @@ from typing import Protocol
 
 from imagecache.digest import Digest
 from imagecache.served.store_client import PartialRead
-from imagecache.store.bundle_document import Bundle
 from imagecache.store.layer_name import LayerName
 
 
@@ -16,8 +15,8 @@ class RemoteStore(Protocol):
     Every method raises StoreUnreachable when nothing answers (after its own retries), StoreRefused, and StoreError.
     """
 
-    async def bundle(self, bundle_id: str) -> Bundle:
-        """The bundle with this id. Raises NotFound, StoreCorrupt, MalformedDocument."""
+    async def bundle(self, bundle_id: str) -> bytes:
+        """The document of the bundle with this id: whole, bounded, and not verified. Raises NotFound, StoreCorrupt."""
 
     async def document(self, digest: Digest) -> bytes:
         """An original manifest, index or config: whole, bounded, verified. Raises BlobNotFound, DigestMismatch."""

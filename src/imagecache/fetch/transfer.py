@@ -6,8 +6,9 @@ layer, which a build is still writing, has no end yet: its ranges are requested 
 first byte on, and what precedes the tar comes when the build has finished it.
 
 Either way, each range is hashed, proven and written from the memory that it arrived in. The bytes are accepted when the
-tar in them has the diffID and the rest follows from the tar; where that cannot be proven, when the file has its digest
-too. It must not know which bundle a layer is for.
+tar in them has the diffID and the rest follows from the tar, and from the layers below where it depends on these: such
+a file is proven when it is whole and they are here, without holding up other transfers. It must not know which bundle a
+layer is for.
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ import hashlib
 import os
 import sys
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from imagecache.builder.position import ANYWHERE, Position, position_of
 from imagecache.concurrency import cancel_all
-from imagecache.digest import DiffID, Digest
+from imagecache.digest import DiffID
 from imagecache.erofs.layer_header import DATA_START, tar_length
 from imagecache.errors import BlobNotFound, ContentError, DigestMismatch, NoSpace, StoreCorrupt, WorkerKilled
 from imagecache.fetch.allowance import Allowance
@@ -34,10 +37,10 @@ from imagecache.fetch.direct_io import DirectWriter
 from imagecache.fetch.ranges import Piece, Range, Ranges
 from imagecache.fetch.remote_store import RemoteStore
 from imagecache.fetch.threads import in_threads
-from imagecache.fetch.verifier import Verifier
+from imagecache.fetch.verifier import Claim, NoProof, Proof, Verifier
 from imagecache.limits import MIB
 from imagecache.oserrors import converting
-from imagecache.store.bundle_document import LayerRecord
+from imagecache.store.bundle_document import LayerRecord, PlacedLayer
 from imagecache.store.downloads import Download
 from imagecache.store.durable_files import write_all
 from imagecache.store.layer_name import LayerName
@@ -49,6 +52,7 @@ from imagecache.telemetry.log import get_logger
 _log = get_logger(__name__)
 _LOCK_POLL = 0.05
 """Seconds between two tries to take the lock that another process holds, mostly for longer than that."""
+_HINT = "it is fetched again; if that fails too, run on the host of the store: imagecache check --deep"
 Advanced = Callable[[int], None]
 """Gets the bytes of the layer image that are on this node; fewer than before when wrong ones were removed."""
 
@@ -71,43 +75,33 @@ class FetchSettings:
     """Until a partial layer that has not grown is asked for again."""
 
 
-class _Digests:
-    """Digests of a layer image, while its bytes arrive in order, and what they must be."""
+class _Arriving:
+    """A layer image whose bytes arrive in order: the digest of its tar, and what it must be."""
 
-    def __init__(self, name: LayerName, diff_id: DiffID, tar_size: int | None, sha256: Digest | None = None) -> None:
-        """Without ``sha256`` the file itself is not hashed."""
+    def __init__(self, name: LayerName, diff_id: DiffID, tar_size: int | None, position: Position | None) -> None:
+        """Without a ``position`` nothing is proven yet."""
         self.name = name
         self.diff_id = diff_id
         self.tar_size = tar_size
-        self._sha256 = sha256
+        self.position = position
         self._tar = hashlib.sha256()
-        self._file = hashlib.sha256()
 
     @property
     def tar_end(self) -> int:
         """More than any file has, while the tar's size is not known."""
         return sys.maxsize if self.tar_size is None else DATA_START + self.tar_size
 
-    def works(self, piece: Piece) -> list[Callable[[], None]]:
-        """Hash a piece: calls that may run at the same time."""
-        tar = piece.data[max(DATA_START - piece.start, 0) : max(self.tar_end - piece.start, 0)]
-        works = [lambda: self._tar.update(tar)]
-        if self._sha256 is not None:
-            works.append(lambda: self._file.update(piece.data))
-        return works
+    def hash(self, piece: Piece) -> None:
+        self._tar.update(piece.data[max(DATA_START - piece.start, 0) : max(self.tar_end - piece.start, 0)])
 
     def check(self) -> None:
         """Raises DigestMismatch."""
-        found = [("its tar", self._tar.hexdigest(), self.diff_id.hex)]
-        if self._sha256 is not None:
-            found.append(("the file", self._file.hexdigest(), self._sha256.hex))
-        for what, digest, wanted in found:
-            if digest != wanted:
-                raise DigestMismatch(
-                    f"layer image {self.name} arrived damaged: {what} has sha256:{digest}, not {wanted}",
-                    hint="it is fetched again; if that fails too, run on the host of the store: "
-                    "imagecache check --deep",
-                )
+        if self._tar.hexdigest() != self.diff_id.hex:
+            raise DigestMismatch(
+                f"layer image {self.name} arrived damaged: its tar has sha256:{self._tar.hexdigest()}, "
+                f"not {self.diff_id.hex}",
+                hint=_HINT,
+            )
 
 
 class LayerFetcher:
@@ -132,28 +126,40 @@ class LayerFetcher:
         self._verifier = verifier
         self._threads = ThreadPoolExecutor(self.settings.threads, thread_name_prefix="fetch")
         self._memory = SlotPool(self.settings.ranges, self.settings.range_size)
+        self._arrived = asyncio.Event()
+        """Set, and replaced, whenever a layer image is here."""
 
     def close(self) -> None:
         self._threads.shutdown(wait=True, cancel_futures=True)
 
-    async def fetch(self, layer: LayerRecord, advanced: Advanced) -> None:
+    async def fetch(self, placed: PlacedLayer, advanced: Advanced) -> None:
         """Have the layer image in the store. The caller holds a lease on its name. Resumable when cancelled.
+
+        One that depends on the layers below waits for them: the caller fetches these, too.
 
         Raises StoreUnreachable, StoreRefused, BlobNotFound, DigestMismatch, StoreCorrupt, NoSpace, StoreError, and what
         a malformed layer image raises.
         """
-        # The lock comes last: a layer that waits for the limit must not keep it from another process.
-        async with self.limit, locked(self._store, layer.name):
+        layer = placed.record
+        async with contextlib.AsyncExitStack() as transfer, contextlib.AsyncExitStack() as stack:
+            # The lock comes last: a layer that waits for the limit must not keep it from another process.
+            await transfer.enter_async_context(self.limit)
+            await stack.enter_async_context(locked(self._store, layer.name))
             for attempt in range(1, self.settings.attempts + 1):
                 if self._present(layer):
                     break
                 try:
-                    await self._attempt(layer, advanced)
+                    await self._attempt(placed, advanced, transfer)
                 except (ContentError, StoreCorrupt, WorkerKilled) as error:
                     advanced(0)
                     _log.warning("layer image discarded", layer=str(layer.name), attempt=attempt, problem=str(error))
                     if attempt == self.settings.attempts:
+                        _name(error, layer.name)
                         raise
+                    await transfer.aclose()
+                    await transfer.enter_async_context(self.limit)  # it may have been given back already
+        arrived, self._arrived = self._arrived, asyncio.Event()
+        arrived.set()
         advanced(layer.size)
 
     def _present(self, layer: LayerRecord) -> bool:
@@ -167,20 +173,35 @@ class LayerFetcher:
         _log.warning("layer image set aside: wrong size", layer=str(layer.name), moved=str(moved))
         return False
 
-    async def _attempt(self, layer: LayerRecord, advanced: Advanced) -> None:
-        sha256 = None if self._verifier.proves(layer) else layer.sha256
-        digests = _Digests(layer.name, layer.diff_id, layer.tar_size, sha256)
+    async def _attempt(self, placed: PlacedLayer, advanced: Advanced, transfer: contextlib.AsyncExitStack) -> None:
+        """``transfer`` is closed when the bytes are here."""
+        layer, position = placed.record, position_of(placed)
+        arriving = _Arriving(layer.name, layer.diff_id, layer.tar_size, None if position.needs_lowers else position)
         with await asyncio.to_thread(self._store.downloads.open, layer.sha256, layer.size) as download:
             ranges = Ranges(self.settings.range_size, 0, layer.size, download.offset)
             try:
                 with self._memory.borrow() as slots:
                     async with contextlib.aclosing(self._pieces(layer.name, ranges, slots, download)) as pieces:
-                        await self._receive(digests, download, pieces, slots, advanced)
+                        await self._receive(arriving, download, pieces, slots, advanced)
+                if position.needs_lowers:
+                    await transfer.aclose()  # the layers below may be those that wait for it
+                    await self._have(placed.below)
+                    lowers = [self._store.layers.path(name) for name in placed.below]
+                    await self._verifier.prove_above(layer, download.path, lowers)
             except (ContentError, StoreCorrupt, NoSpace):  # after all else, what has arrived is resumed
                 download.discard()
                 raise
             with self._store.layers.adopt(download) as staged:
                 await in_threads(self._threads, lambda: staged.commit(layer.name))
+
+    async def _have(self, names: Sequence[LayerName]) -> None:
+        """Wait until the store has these. Their fetches run, by this object or another one that ends in this one's."""
+        for name in reversed(names):  # the bottom first, which waits for nothing itself
+            while True:
+                arrived = self._arrived
+                if self._store.layers.has(name):
+                    break
+                await arrived.wait()
 
     async def prefetch(self, name: LayerName, allowance: Allowance, advanced: Advanced) -> bool:
         """Have a partial layer in the store when its build has finished it; False when no build is writing it.
@@ -203,15 +224,15 @@ class LayerFetcher:
                     if self._store.layers.has(name):
                         return True
                     with self._store.layers.stage() as staged:
-                        digests = _Digests(name, DiffID(name.digest), None)
+                        arriving = _Arriving(name, DiffID(name.digest), None, ANYWHERE)
                         allowed = _allowed(first, pieces, allowance)
-                        await self._receive(digests, staged, allowed, slots, advanced)
+                        await self._receive(arriving, staged, allowed, slots, advanced)
                         await in_threads(self._threads, lambda: staged.commit(name))
         return True
 
     async def _receive(
         self,
-        digests: _Digests,
+        arriving: _Arriving,
         file: Download | StagedLayer,
         pieces: AsyncIterator[Piece],
         slots: Slots,
@@ -219,21 +240,26 @@ class LayerFetcher:
     ) -> None:
         """Hash, prove and write all pieces. A piece's memory is reused when the next one is asked for."""
         with converting(file.path):
-            writer = DirectWriter(file.path, file.fd, digests.tar_end)
-        proving = self._verifier.proof(digests.diff_id, digests.tar_size, file.path, slots)
+            writer = DirectWriter(file.path, file.fd, arriving.tar_end)
         with writer:
-            async with proving as proof:
+            async with self._proof(arriving, file.path, slots) as proof:
                 async for piece in pieces:
-                    if digests.tar_size is None and piece.size is not None:
-                        digests.tar_size = await self._write_head(digests.name, file)
-                        writer.end = digests.tar_end
+                    if arriving.tar_size is None and piece.size is not None:
+                        arriving.tar_size = await self._write_head(arriving.name, file)
+                        writer.end = arriving.tar_end
                     await proof.arrived(piece.memory_offset, len(piece.data))
-                    await in_threads(self._threads, *digests.works(piece), partial(_write, piece, writer, file.path))
+                    works = partial(arriving.hash, piece), partial(_write, piece, writer, file.path)
+                    await in_threads(self._threads, *works)
                     advanced(piece.end)
                     await proof.consumed()  # the worker reads from the memory that the next range will overwrite
                 # Before the proof's result: wrong bytes explain whatever the proof found in them.
-                digests.check()
+                arriving.check()
                 await proof.finish()
+
+    def _proof(self, arriving: _Arriving, path: Path, slots: Slots) -> AbstractAsyncContextManager[Proof | NoProof]:
+        if arriving.position is None:
+            return contextlib.nullcontext(NoProof())
+        return self._verifier.proof(Claim(arriving.diff_id, arriving.tar_size, arriving.position), path, slots)
 
     async def _write_head(self, name: LayerName, file: Download | StagedLayer) -> int:
         """Fetch what precedes the tar of a finished layer image; returns the tar's size."""
@@ -298,6 +324,13 @@ class LayerFetcher:
             await self._remote.layer(name, wanted.start, data)
         self._fetched(len(data))
         return Piece(wanted.start, data, slots.offset(wanted.slot), here=False, size=size)
+
+
+def _name(error: ContentError | StoreCorrupt | WorkerKilled, name: LayerName) -> None:
+    """What a proof finds, it finds in a file without a name."""
+    if str(name) not in error.message:
+        error.message = f"layer image {name}: {error.message}"
+    error.hint = error.hint or _HINT
 
 
 async def _allowed(

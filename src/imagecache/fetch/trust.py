@@ -1,9 +1,9 @@
-"""A bundle document against what it claims: from the image's digest to every layer's diffID. Pure.
+"""A bundle document against the documents that it names: from the image's digest to every layer's diffID. Pure.
 
-The ImageCache has the digest of each reference; that digest proves the manifest, or the indexes above it one after the
-other, the manifest its config, the config the diffIDs, and a diffID the tar in a layer image. So a wrong link is found
-before a byte of a layer is fetched. Only the attributes of implied directories are taken from the store as they are
-(``builder.prove``).
+The document itself is the controller's (``store.expected_bundle``). The digest of each reference proves the manifest,
+or the indexes above it one after the other, the manifest its config, the config the diffIDs, and a diffID the tar in a
+layer image, from which the rest of it follows (``builder.prove``). So a wrong link is found before a byte of a layer is
+fetched, also one that the controller has made.
 """
 
 from __future__ import annotations
@@ -20,24 +20,13 @@ from imagecache.store.bundle_document import Bundle, ImageRecord, LayerRecord
 from imagecache.store.layer_name import LayerName, Space
 
 
-def check(
-    document: Bundle,
-    bodies: Mapping[Digest, bytes],
-    digests: Mapping[str, Digest],
-    limits: Limits = DEFAULT,
-) -> None:
-    """Raises StoreCorrupt, and what malformed documents raise.
+def check(document: Bundle, bodies: Mapping[Digest, bytes], limits: Limits = DEFAULT) -> None:
+    """``bodies`` are the documents that it names, already verified by their digests.
 
-    Args:
-        document: from the remote store.
-        bodies: the documents that it names, already verified by their digests.
-        digests: of the images by reference, from the ImageCache; references that it lacks are not compared.
-        limits: for sizes.
+    Raises StoreCorrupt, LimitExceeded, and what malformed documents raise.
     """
     files: dict[LayerName, LayerRecord] = {}
     for image in document.images:
-        wanted = digests.get(image.reference)
-        _agree(wanted is None or wanted == image.target.digest, image, "another digest than the ImageCache has")
         _check_documents(image, bodies)
         for layer in image.layers:
             _check_layer(image, layer, limits)

@@ -1,4 +1,4 @@
-"""Proves a layer image from elsewhere, while it arrives.
+"""Proves a layer image from elsewhere: while it arrives, or when the layers that it depends on are here too.
 
 It parses foreign bytes, so it does that in the builder's unprivileged worker processes, where it also does not delay
 the snapshotter in this one. It must not decide what happens to a file that is wrong.
@@ -8,17 +8,29 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from imagecache.builder.worker_messages import Arrived, Prove, Proven
+from imagecache.builder.position import Position
+from imagecache.builder.worker_messages import Arrived, Prove, ProveAbove, Proven
 from imagecache.builder.worker_pool import Worker, WorkerPool
 from imagecache.concurrency import cancel_all
 from imagecache.digest import DiffID
 from imagecache.fetch.buffers import Slots
+from imagecache.oserrors import converting
 from imagecache.store.bundle_document import LayerRecord
-from imagecache.store.layer_name import Space
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What an arriving layer image has to be."""
+
+    diff_id: DiffID
+    tar_size: int | None
+    """None: not known yet."""
+    position: Position
 
 
 class Verifier:
@@ -26,25 +38,27 @@ class Verifier:
         """``pool`` is the caller's to close. Each proof occupies a worker until all of its layer image has arrived."""
         self._pool = pool
 
-    def proves(self, layer: LayerRecord) -> bool:
-        """Whether the proof covers every byte beside the tar, so that the digest of the whole file adds nothing.
+    async def prove_above(self, layer: LayerRecord, path: Path, lowers: Sequence[Path]) -> None:
+        """Prove a whole file whose tar has the diffID, and which is right on top of ``lowers`` (top to bottom) alone.
 
-        A layer image keyed by chainID has attributes from the layers below, and those are taken from the file itself.
-        """
-        return layer.name.space is Space.LAYERS
-
-    @asynccontextmanager
-    async def proof(self, diff_id: DiffID, tar_size: int | None, path: Path, slots: Slots) -> AsyncIterator[Proof]:
-        """Begin with a layer image that is written to ``path`` and arrives in ``slots``. Waits for a free worker.
-
-        Without ``tar_size`` the bytes begin with the tar; what precedes it is in the file when ``finish`` is called.
+        Raises of the ContentError family, StoreCorrupt, StoreError.
         """
         async with self._pool.worker() as worker:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            try:
-                worker.start(Prove(diff_id=diff_id, tar_size=tar_size), [fd, slots.fd])
-            finally:
-                os.close(fd)
+            with ExitStack() as stack:
+                fds = [stack.enter_context(_opened(each)) for each in (path, *lowers)]
+                worker.start(ProveAbove(diff_id=layer.diff_id, tar_size=layer.tar_size), fds)
+            await worker.result(Proven, lambda _consumed: None)
+
+    @asynccontextmanager
+    async def proof(self, claim: Claim, path: Path, slots: Slots) -> AsyncIterator[Proof]:
+        """Begin with a layer image that is written to ``path`` and arrives in ``slots``. Waits for a free worker.
+
+        Without a size of the tar the bytes begin with the tar; what precedes it is in the file when ``finish`` is
+        called.
+        """
+        async with self._pool.worker() as worker:
+            with _opened(path) as fd:
+                worker.start(Prove(claim.diff_id, claim.position, claim.tar_size), [fd, slots.fd])
             proof = Proof(worker)
             try:
                 yield proof
@@ -93,3 +107,26 @@ class Proof:
 
     async def close(self) -> None:
         await cancel_all([self._result])
+
+
+class NoProof:
+    """Of a layer image that is proven when it is whole."""
+
+    async def arrived(self, offset: int, size: int) -> None:
+        pass
+
+    async def consumed(self) -> None:
+        pass
+
+    async def finish(self) -> None:
+        pass
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    with converting(path):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        yield fd
+    finally:
+        os.close(fd)

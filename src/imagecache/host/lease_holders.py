@@ -9,6 +9,10 @@ from imagecache.api import nodes
 from imagecache.settings.table import Settings
 
 
+def is_shared(settings: Settings) -> bool:
+    """Whether this is a node of a cluster whose nodes share the controller's store."""
+    return bool(settings.node_name) and not settings.store_url
+
+
 def holder(settings: Settings, name: str) -> str:
-    shared = settings.node_name and not settings.store_url
-    return nodes.holder(settings.node_name, name) if shared else name
+    return nodes.holder(settings.node_name, name) if is_shared(settings) else name

@@ -55,23 +55,11 @@ def resolve_implied(tree: LayerTree, lowers: Sequence[LowerTree], limits: Limits
 
     Raises UnsafeLayer where containerd's lookup fails the pull: a parent of the directory is not a directory there.
     """
-    return _fill(tree.implied, lowers, limits)
-
-
-def restore_implied(tree: LayerTree, itself: LowerTree, limits: Limits = DEFAULT) -> None:
-    """Fill in the implied directories of ``tree`` from the layer image that was made of it, to compare the two.
-
-    Removed ones are left out: their path may lead to anything by now.
-    """
-    _fill([record for record in tree.implied if not record.gone], [itself], limits)
-
-
-def _fill(records: Sequence[ImpliedDirectory], lowers: Sequence[LowerTree], limits: Limits) -> bool:
     count = _Count(limits.lower_lookups)
     below = [_Lower(lower, limits, count.add) for lower in lowers]
     made: dict[int, _Attributes] = {}
     changed = False
-    for record in records:
+    for record in tree.implied:
         # Also for removed ones: a directory implied inside one may inherit its group, and the lookup can fail the pull.
         made[id(record)] = attributes = _attributes(record, _find_below(record.inode.place, below), made)
         changed |= not record.gone and _apply(record, attributes)

@@ -35,8 +35,6 @@ from imagecache.errors import (
     StoreError,
     StoreUnreachable,
 )
-from imagecache.oci.descriptor import decode_hook, encode_hook
-from imagecache.store.bundle_document import Bundle
 from imagecache.store.layer_name import LayerName
 
 BUNDLE_ID = re.compile(r"imc-[0-9a-z]{20}")
@@ -162,18 +160,3 @@ def check_architecture(text: str) -> str:
     if not _ARCHITECTURE.fullmatch(text):
         raise InvalidInput(f"not an architecture: {text[:80]!r}", hint="expected GOARCH, for example amd64")
     return text
-
-
-def encode_bundle(document: Bundle) -> bytes:
-    return msgspec.json.encode(document, enc_hook=encode_hook)
-
-
-def decode_bundle(body: bytes, bundle_id: str) -> Bundle:
-    """Raises MalformedDocument, also for the document of another bundle."""
-    try:
-        document = msgspec.json.decode(body, type=Bundle, dec_hook=decode_hook)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, InvalidDigest, InvalidInput) as error:
-        raise MalformedDocument(f"the document of bundle {bundle_id} is malformed: {str(error)[:200]}") from error
-    if document.id != bundle_id:
-        raise MalformedDocument(f"the store returned bundle {document.id[:80]!r} for {bundle_id}")
-    return document

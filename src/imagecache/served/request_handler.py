@@ -22,7 +22,7 @@ from imagecache.served.bounded_queue import BoundedQueue
 from imagecache.served.http_messages import Request, Response
 from imagecache.served.partial_layers import PartialLayers, PartialLayerSettings
 from imagecache.served.store_reader import StoreReader, read_into
-from imagecache.store.bundle_document import Bundle
+from imagecache.store.bundle_document import Bundle, encode
 from imagecache.store.layer_name import LayerName
 from imagecache.telemetry.log import get_logger
 
@@ -123,7 +123,7 @@ class RequestHandler:
     def _bundle(self, bundle_id: str) -> Response:
         document = self._reader.bundle(protocol.check_bundle_id(bundle_id))
         self._etags.remember(document)
-        return http_messages.whole(protocol.encode_bundle(document), "application/json")
+        return http_messages.whole(encode(document), "application/json")
 
     def _document(self, digest: str) -> Response:
         return http_messages.whole(self._reader.document(Digest(digest)), "application/octet-stream")

@@ -35,7 +35,6 @@ from imagecache.errors import (
 from imagecache.file_version import FileVersion, file_version
 from imagecache.served import protocol
 from imagecache.served.blocking_https import Endpoint, Exchange, Transport
-from imagecache.store.bundle_document import Bundle
 from imagecache.store.layer_name import LayerName
 
 _PROGRESS = 1 << 20
@@ -120,10 +119,9 @@ class StoreClient:
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._transport.close()
 
-    async def bundle(self, bundle_id: str) -> Bundle:
+    async def bundle(self, bundle_id: str) -> bytes:
         protocol.check_bundle_id(bundle_id)
-        body = await self._whole(protocol.bundle_path(bundle_id), protocol.BUNDLE_LIMIT, f"bundle {bundle_id}")
-        return await asyncio.to_thread(protocol.decode_bundle, body, bundle_id)
+        return await self._whole(protocol.bundle_path(bundle_id), protocol.BUNDLE_LIMIT, f"bundle {bundle_id}")
 
     async def document(self, digest: Digest) -> bytes:
         what = f"document {digest}"

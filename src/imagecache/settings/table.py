@@ -314,6 +314,15 @@ class Settings:
         Path,
         Meaning("file", "PEM certificates of the authorities that may sign the served store's certificate."),
     ] = Path("/etc/imagecache/store-ca/ca.crt")
+    leases: Annotated[
+        str,
+        Meaning(
+            "directory",
+            "Of nodes that share the directory store: all that they write, namely leases, what they have attached, and "
+            "the lock of collections. The same one for the controller, which collects by it. Agents then only read the "
+            "store. Empty: it is in the store, and nodes must be able to write there.",
+        ),
+    ] = ""
     taint_timeout: Annotated[
         float,
         Meaning(

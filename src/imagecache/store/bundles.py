@@ -17,10 +17,18 @@ from typing import TypeVar
 import msgspec
 
 from imagecache.digest import Digest
-from imagecache.errors import AlreadyExists, BlobNotFound, InvalidDigest, InvalidInput, NotFound, StoreCorrupt
+from imagecache.errors import (
+    AlreadyExists,
+    BlobNotFound,
+    InvalidDigest,
+    InvalidInput,
+    MalformedDocument,
+    NotFound,
+    StoreCorrupt,
+)
 from imagecache.oci.descriptor import Descriptor, decode_hook, encode_hook
 from imagecache.oserrors import converting
-from imagecache.store import oci_layout
+from imagecache.store import bundle_document, oci_layout
 from imagecache.store.blobs import Blobs
 from imagecache.store.bundle_document import BUNDLE_MEDIA_TYPE, Bundle
 from imagecache.store.durable_files import fsync_directory, write_atomic
@@ -49,16 +57,18 @@ class Bundles:
         """``index.json``: another file, with a later mtime, whenever a bundle was put or deleted."""
         return self._paths.index
 
-    def put(self, document: Bundle) -> None:
+    def put(self, document: Bundle, whole: Digest | None = None) -> None:
         """Commit a bundle, durably. Idempotent for the same document.
+
+        ``whole`` is the digest of the document that this one is a part of (``Bundle.on``); None: it is whole itself.
 
         Raises BlobNotFound when a layer image or document of it is not in the store, AlreadyExists when another bundle
         has its id, StoreCorrupt, NoSpace, StoreDenied, StoreError.
         """
-        body = _encode(document)
+        body = bundle_document.encode(document)
         descriptor = Descriptor(media_type=BUNDLE_MEDIA_TYPE, digest=Digest.sha256(body), size=len(body))
         manifest = _encode(oci_layout.artifact_manifest(document, descriptor))
-        entry = oci_layout.index_entry(document.id, manifest)
+        entry = oci_layout.index_entry(document.id, manifest, whole or descriptor.digest)
         with self._changing() as index:
             present = index.find(document.id)
             if present is not None and present.digest != entry.digest:
@@ -67,8 +77,8 @@ class Bundles:
             # Each before what names it, and the index last: a crash in between leaves garbage, never a broken bundle.
             for data in (oci_layout.EMPTY, body, manifest):
                 self._blobs.put(data)
-            if present is None:
-                self._write(index.with_entry(entry))
+            if present != entry:
+                self._write(index.without(document.id).with_entry(entry))
 
     def get(self, bundle_id: str) -> Bundle:
         """Raises NotFound, BlobNotFound, StoreCorrupt, StoreError."""
@@ -116,7 +126,10 @@ class Bundles:
         if manifest.artifact_type != BUNDLE_MEDIA_TYPE or not manifest.layers:
             raise StoreCorrupt(f"{self._paths.blob(entry.digest)} is not the manifest of a bundle", hint=_REBUILD)
         body = manifest.layers[0].digest
-        document = _decode(self._blobs.read(body), Bundle, self._paths.blob(body))
+        try:
+            document = bundle_document.decode(self._blobs.read(body))
+        except MalformedDocument as error:
+            raise StoreCorrupt(f"{self._paths.blob(body)} is malformed: {error.message}", hint=_REBUILD) from error
         own = {entry.digest, manifest.config.digest, *(layer.digest for layer in manifest.layers)}
         return Stored(document, document.document_digests() | own)
 

@@ -9,26 +9,37 @@ from __future__ import annotations
 
 import hashlib
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from imagecache.digest import DiffID, Digest
-from imagecache.errors import BlobNotFound, ContentError, StoreCorrupt
+from imagecache.errors import BlobNotFound, ContentError, NotFound, StoreCorrupt
 from imagecache.oci.descriptor import Descriptor
 from imagecache.oserrors import converting
 from imagecache.store import oci_layout
 from imagecache.store.blobs import Blobs
-from imagecache.store.bundle_document import Bundle, LayerRecord
+from imagecache.store.bundle_document import Bundle, PlacedLayer, placed_layers
 from imagecache.store.bundles import Bundles
 from imagecache.store.layer_name import LayerName, Space
 from imagecache.store.leases import Leases
 from imagecache.store.paths import StorePaths
 from imagecache.store.quarantine import set_aside
 
-Verify = Callable[[Path], DiffID]
-"""Prove that a file is a sound layer image, and return its diffID. Raises ContentError."""
+Verify = Callable[[Path, PlacedLayer, Sequence[Path]], object]
+"""Prove that a file is a layer image of a bundle, on top of these files. Raises ContentError, StoreError."""
+VerifyAlone = Callable[[Path], DiffID]
+"""Prove that a file is right at every position, and return its diffID. Raises ContentError, StoreError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proofs:
+    """How a deep check proves layer images: with the same parameters as a node."""
+
+    placed: Verify
+    alone: VerifyAlone
+    """Of one that no bundle names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +71,17 @@ class Checker:
         self._leases = leases
         self._bundles = Bundles(paths, Blobs(paths, quarantine=False))
 
-    def check(self, *, deep: bool = False, verify: Verify | None = None, quarantine: bool = False) -> Report:
+    def check(self, *, deep: bool = False, proofs: Proofs | None = None, quarantine: bool = False) -> Report:
         """Check everything.
 
         Blobs are hashed; of layer images the size is compared. ``deep`` also hashes those that a bundle has a digest
-        and calls ``verify`` for each. Raises StoreError when a file cannot be read.
+        of, and proves each, but for those that are right at one position which no bundle names: an interrupted build
+        has left them. Raises StoreError when a file cannot be read.
         """
         run = _Run(self._paths, quarantine=quarantine)
         self._examine_blobs(run)
         documents = self._documents(run.report)
-        records = {layer.name: layer for document in documents for image in document.images for layer in image.layers}
-        self._examine_layers(run, records, _Depth(deep, verify))
+        self._examine_layers(run, placed_layers(documents), _Depth(deep, proofs))
         self._missing(run.report, documents)
         return run.report
 
@@ -123,12 +134,36 @@ class Checker:
             else:
                 run.examine(path, partial(_blob_problem, path, digest))
 
-    def _examine_layers(self, run: _Run, records: dict[LayerName, LayerRecord], how: _Depth) -> None:
+    def _examine_layers(self, run: _Run, placed: Mapping[LayerName, PlacedLayer], how: _Depth) -> None:
         for path, name in self._paths.layer_files():
             if name is None or not _regular(path):
                 run.unexpected(path, "not a layer image")
             else:
-                run.examine(path, partial(_layer_problem, path, name, records.get(name), how))
+                run.examine(path, partial(self._layer_problem, path, name, placed.get(name), how))
+
+    def _layer_problem(self, path: Path, name: LayerName, placed: PlacedLayer | None, how: _Depth) -> str | None:
+        size, record = path.stat().st_size, placed.record if placed else None
+        if record and size != record.size:
+            return f"has {size} bytes; the bundle records {record.size}"
+        if how.deep and record and _hash(path, record.sha256.algorithm) != record.sha256:
+            return "does not have the digest that the bundle records"
+        if how.deep and how.proofs:
+            try:
+                return self._unproven(path, name, placed, how.proofs)
+            except (ContentError, StoreCorrupt) as error:
+                return error.message
+            except NotFound:  # it, or one below, has disappeared
+                return None
+        return None
+
+    def _unproven(self, path: Path, name: LayerName, placed: PlacedLayer | None, proofs: Proofs) -> str | None:
+        if placed is not None:
+            lowers = [self._paths.layer(lower) for lower in placed.below]
+            if all(lower.is_file() for lower in lowers):  # those that are missing are reported as such
+                proofs.placed(path, placed, lowers)
+        elif name.space is Space.LAYERS and (found := proofs.alone(path)) != name.digest:
+            return f"is the layer {found}, not {name.digest}"
+        return None
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -146,7 +181,7 @@ class _Need:
 @dataclass(frozen=True, slots=True)
 class _Depth:
     deep: bool
-    verify: Verify | None
+    proofs: Proofs | None
 
 
 class _Run:
@@ -184,23 +219,6 @@ def _regular(path: Path) -> bool:
 
 def _blob_problem(path: Path, digest: Digest) -> str | None:
     return None if _hash(path, digest.algorithm) == digest else "does not have the digest in its name"
-
-
-def _layer_problem(path: Path, name: LayerName, record: LayerRecord | None, how: _Depth) -> str | None:
-    size = path.stat().st_size
-    if record and size != record.size:
-        return f"has {size} bytes; the bundle records {record.size}"
-    if how.deep and record and _hash(path, record.sha256.algorithm) != record.sha256:
-        return "does not have the digest that the bundle records"
-    if how.deep and how.verify:
-        try:
-            found = how.verify(path)
-        except ContentError as error:
-            return error.message
-        expected = name.digest if name.space is Space.LAYERS else record and record.diff_id
-        if expected and found != expected:
-            return f"is the layer {found}, not {expected}"
-    return None
 
 
 def _hash(path: Path, algorithm: str) -> Digest:

@@ -12,9 +12,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagecache.digest import ChainID, DiffID
+from imagecache.digest import ChainID, DiffID, Digest
 from imagecache.errors import BlobNotFound
 from imagecache.oserrors import converting
+from imagecache.store import verity
 from imagecache.store.downloads import Download
 from imagecache.store.durable_files import StagedFile
 from imagecache.store.layer_name import LayerName
@@ -95,6 +96,13 @@ class Layers:
                 return path.stat().st_size
             except FileNotFoundError as error:
                 raise BlobNotFound(f"{path} is missing from the store", hint="create the image cache again") from error
+
+    def seal(self, name: LayerName) -> Digest | None:
+        """Of a store that nodes share: have the kernel refuse what is changed in the file from now on (``verity``).
+
+        None: its filesystem, or this kernel, cannot; or nobody shares the store. Raises StoreError, StoreDenied.
+        """
+        return verity.seal(self._paths.layer(name)) if self._paths.is_shared else None
 
     def names(self) -> Iterator[LayerName]:
         """Names of all layer images, in no particular order."""

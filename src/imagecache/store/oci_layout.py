@@ -16,6 +16,8 @@ from imagecache.oci.mediatypes import OCI_INDEX, OCI_MANIFEST
 from imagecache.store.bundle_document import BUNDLE_MEDIA_TYPE, Bundle
 
 REF_NAME = "org.opencontainers.image.ref.name"
+WHOLE = "dev.imagecache.bundle.digest"
+"""On an entry of ``index.json``: the digest of the bundle document, of which this store may have a part."""
 OCI_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 EMPTY = b"{}"
 EMPTY_CONFIG = Descriptor(media_type="application/vnd.oci.empty.v1+json", digest=Digest.sha256(EMPTY), size=len(EMPTY))
@@ -35,6 +37,11 @@ class LayoutIndex(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
     def find(self, bundle_id: str) -> Descriptor | None:
         return next((entry for entry in self.manifests if entry.annotations.get(REF_NAME) == bundle_id), None)
+
+    def whole(self, bundle_id: str) -> str:
+        """Digest of the bundle document that the bundle is, or is a part of; empty: not known, or no such bundle."""
+        entry = self.find(bundle_id)
+        return entry.annotations.get(WHOLE, "") if entry is not None else ""
 
     def without(self, bundle_id: str) -> LayoutIndex:
         kept = tuple(entry for entry in self.manifests if entry.annotations.get(REF_NAME) != bundle_id)
@@ -67,11 +74,11 @@ def artifact_manifest(document: Bundle, body: Descriptor) -> ArtifactManifest:
     )
 
 
-def index_entry(bundle_id: str, manifest: bytes) -> Descriptor:
+def index_entry(bundle_id: str, manifest: bytes, whole: Digest) -> Descriptor:
     return Descriptor(
         media_type=OCI_MANIFEST,
         digest=Digest.sha256(manifest),
         size=len(manifest),
-        annotations={REF_NAME: bundle_id},
+        annotations={REF_NAME: bundle_id, WHOLE: str(whole)},
         artifact_type=BUNDLE_MEDIA_TYPE,
     )

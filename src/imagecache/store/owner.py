@@ -11,14 +11,18 @@ import stat
 from pathlib import Path
 
 
-def make_directory(path: Path) -> None:
-    """Make a directory for its owner alone, unless it, or a link to one, exists. Raises OSError."""
+def make_directory(path: Path, like: Path | None = None) -> None:
+    """Make a directory for its owner alone, unless it, or a link to one, exists. Raises OSError.
+
+    The owner is that of the directory ``like``, of its parent without one.
+    """
+    like = like or path.parent
     path.mkdir(0o700, exist_ok=True)
-    if _owner(os.lstat(path), path.parent) is None:
+    if _owner(os.lstat(path), like) is None:
         return
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        hand_over(fd, path.parent)
+        hand_over(fd, like)
     finally:
         os.close(fd)
 

@@ -10,14 +10,17 @@
     ├─ chains/<algorithm>/<2>/<hex>.erofs   0400  layer images keyed by chainID
     ├─ caches/<name>.json             ImageCaches of this host (module kube.object_files)
     ├─ downloads/<algorithm>-<hex>.part     compressed layers, appended to, locked while in use
-    ├─ leases/nodes/<holder>/<space>-<algorithm>-<hex>   empty files: the holder needs that layer image
+    ├─ leases/nodes/<holder>/<space>-<algorithm>-<hex>   * empty files: the holder needs that layer image
     ├─ leases/builds/<build>-<hex>.lease   what a live build needs; locked as long as it lives
-    ├─ nodes/<node>/<id>.json         what that node's agent has attached (package cluster)
+    ├─ nodes/<node>/<id>.json         * what that node's agent has attached (package agent)
     ├─ staging/<id>.tmp               files being written; locked while their writer lives
     ├─ trash/<id>                     taken out by a collection, about to be unlinked
     ├─ quarantine/<kind>-...          corrupt files; only people delete here
-    └─ locks/                         collect, index, caches, and one for each object being worked on and each layer
-                                      being made, with its file in staging/
+    └─ locks/                         collect (*), index, caches, and one for each object being worked on and each
+                                      layer being made, with its file in staging/
+
+What has a * is all that a node writes of a store that it only reads: it may be below another directory (the setting
+``leases``), in the same places.
 
 Unfinished layer images and blobs are all in ``staging/`` and never beside their target, so that containerd, skopeo or a
 listing never find half a file under a valid name. It must not do I/O beyond listing.
@@ -47,21 +50,23 @@ _NAME_MAX = 255
 class StorePaths:
     """Paths below one root, and what a path found there stands for."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, leases: Path | None = None) -> None:
+        """``leases``: the directory in which nodes write, where that is not the root."""
         self.root = root
+        self.written_by_nodes = leases or root
         self.oci_layout = root / "oci-layout"
         self.index = root / "index.json"
         self.blobs = root / "blobs"
         self.caches = root / "caches"
         self.downloads = root / "downloads"
-        self.node_leases = root / "leases" / "nodes"
+        self.node_leases = self.written_by_nodes / "leases" / "nodes"
         self.build_leases = root / "leases" / "builds"
-        self.nodes = root / "nodes"
+        self.nodes = self.written_by_nodes / "nodes"
         self.staging = root / "staging"
         self.trash = root / "trash"
         self.quarantine = root / "quarantine"
         self.locks = root / "locks"
-        self.collect_lock = self.locks / "collect.lock"
+        self.collect_lock = self.written_by_nodes / "locks" / "collect.lock"
         self.index_lock = self.locks / "index.lock"
         self.caches_lock = self.locks / "caches.lock"
 
@@ -70,8 +75,19 @@ class StorePaths:
         """Directories that every store has, parents first."""
         kinds = [self.blobs, *(self.root / space.value for space in Space)]
         plain = [self.caches, self.downloads, self.staging, self.trash, self.quarantine, self.locks]
-        leases = [self.node_leases.parent, self.node_leases, self.build_leases]
-        return (self.root, *kinds, *(kind / name for kind in kinds for name in _ALGORITHMS), *plain, *leases)
+        plain += [self.build_leases.parent, self.build_leases]
+        files = (kind / name for kind in kinds for name in _ALGORITHMS)
+        return tuple(dict.fromkeys((self.root, *kinds, *files, *plain, *self.directories_of_nodes)))
+
+    @property
+    def directories_of_nodes(self) -> tuple[Path, ...]:
+        """Those in which nodes write, parents first."""
+        return (self.written_by_nodes, self.node_leases.parent, self.node_leases, self.collect_lock.parent)
+
+    @property
+    def is_shared(self) -> bool:
+        """Nodes only read the store: what they write is elsewhere."""
+        return self.written_by_nodes != self.root
 
     def layer(self, name: LayerName) -> Path:
         return self.root / name.path

@@ -1,46 +1,56 @@
 """The store as the snapshotter's ``LayerProvider``: chainIDs to layer images, from memory.
 
-A lookup takes one stat of ``index.json`` (``documents``) and one of the layer image. A bundle that cannot be read is
-left out and logged: a miss is an ordinary pull, an exception would be a node that starts nothing. It must
-not import the snapshotter.
+A lookup takes one stat of ``index.json`` (``served_bundles``) and one of the layer image; where the bundle has a digest
+of fs-verity, the kernel is asked for that of the file instead. It must not import the snapshotter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import structlog
-
-from imagecache.digest import ChainID
-from imagecache.errors import StoreError
+from imagecache.digest import ChainID, Digest
+from imagecache.store import verity
 from imagecache.store.bundle_document import Bundle
-from imagecache.store.documents import BundleDocuments
 from imagecache.store.layer_name import LayerName
 from imagecache.store.layers import ServedLayer
 from imagecache.store.leases import Leases
-from imagecache.store.oci_layout import LayoutIndex
 from imagecache.store.paths import StorePaths
+from imagecache.store.served_bundles import ServedBundles, Version
 
-_log = structlog.get_logger(__name__)
 
-_Layers = dict[ChainID, tuple[ServedLayer, ...]]
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A version of the bundles, and what they serve."""
+
+    version: Version = None
+    layers: Mapping[ChainID, tuple[ServedLayer, ...]] = field(default_factory=dict)
+    sealed: Mapping[LayerName, Digest] = field(default_factory=dict)
+    """What fs-verity must say of a layer image."""
 
 
 class StoreLayerProvider:
     """Thread-safe."""
 
-    def __init__(self, paths: StorePaths, documents: BundleDocuments, leases: Leases) -> None:
+    def __init__(
+        self,
+        paths: StorePaths,
+        bundles: ServedBundles,
+        leases: Leases,
+        measure: Callable[[Path], Digest | None] = verity.measure,
+    ) -> None:
         self._paths = paths
-        self._documents = documents
+        self._bundles = bundles
         self._leases = leases
-        self._known: tuple[LayoutIndex | None, _Layers] = (None, {})
-        """An index, and what its bundles serve. Replaced whole, so that no lookup needs a lock."""
-        self._problem = ""
+        self._measure = measure
+        self._known = _Known()
+        """Replaced whole, so that no lookup needs a lock."""
 
     def lookup(self, chain_id: ChainID) -> ServedLayer | None:
         """The layer image that serves this chainID, if it exists. Lease it, then check again, then rely on it."""
-        served = (layer for layer in self._current().get(chain_id, ()) if layer.path.is_file())
+        known = self._current()
+        served = (layer for layer in known.layers.get(chain_id, ()) if self._is_there(layer.path, layer.name, known))
         return next(served, None)
 
     def lease(self, holder: str, name: LayerName) -> None:
@@ -51,35 +61,29 @@ class StoreLayerProvider:
 
     def open_layer(self, name: LayerName) -> Path | None:
         path = self._paths.layer(name)
-        return path if path.is_file() else None
+        return path if self._is_there(path, name, self._current()) else None
 
-    def _current(self) -> _Layers:
-        try:
-            index = self._documents.index()
-        except StoreError as error:
-            if str(error) != self._problem:  # once, not for each layer of each container
-                self._problem = str(error)
-                _log.warning("index of the store is unreadable", problem=self._problem)
-            return self._known[1]
-        known, layers = self._known
-        if index is not known:
-            layers = self._layers(index)
-            self._known, self._problem = (index, layers), ""
-        return layers
+    def _is_there(self, path: Path, name: LayerName, known: _Known) -> bool:
+        sealed = known.sealed.get(name)
+        return path.is_file() if sealed is None else self._measure(path) == sealed
 
-    def _layers(self, index: LayoutIndex) -> _Layers:
-        found: _Layers = {}
-        for entry in index.manifests:
-            try:
-                document = self._documents.load(entry)
-            except StoreError as error:
-                _log.warning("bundle left out", manifest=entry.digest, problem=str(error))
-                continue
+    def _current(self) -> _Known:
+        version, bundles = self._bundles.current()
+        if version is not self._known.version:
+            self._known = self._read(version, bundles())
+        return self._known
+
+    def _read(self, version: Version, bundles: Iterable[Bundle]) -> _Known:
+        layers: dict[ChainID, tuple[ServedLayer, ...]] = {}
+        sealed: dict[LayerName, Digest] = {}
+        for document in bundles:
             for layer in self._served(document):
-                others = found.get(layer.chain_id, ())
+                others = layers.get(layer.chain_id, ())
                 if layer not in others:
-                    found[layer.chain_id] = (*others, layer)
-        return found
+                    layers[layer.chain_id] = (*others, layer)
+            records = (layer for image in document.images for layer in image.layers)
+            sealed |= {layer.name: layer.verity for layer in records if layer.verity is not None}
+        return _Known(version, layers, sealed)
 
     def _served(self, document: Bundle) -> Iterator[ServedLayer]:
         for image in document.images:

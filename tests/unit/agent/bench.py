@@ -46,6 +46,14 @@ class Bench:
     def remote(self) -> MemoryRemoteStore:
         return self.origin.remote
 
+    def __post_init__(self) -> None:
+        self.caches.as_shown = self._as_shown
+
+    def _as_shown(self, cache: Cache) -> Cache:
+        """With what the controller writes into the status of a cache whose bundle is in its store."""
+        known = cache.expected is None and cache.id in self.remote.bundles
+        return replace(cache, expected=self.remote.expected(cache.id)) if known else cache
+
     def start(self, settings: LoopSettings | None = None) -> None:
         dependencies = Dependencies(
             caches=self.caches,

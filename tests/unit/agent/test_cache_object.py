@@ -13,6 +13,7 @@ from imagecache.api.ids import derived_cache_id
 from imagecache.api.yamltext import JSON
 from imagecache.digest import Digest
 from imagecache.oci.descriptor import Platform
+from imagecache.store.expected_bundle import ExpectedBundle, ExpectedImage
 
 UID = "11111111-1111-4111-8111-111111111111"
 ID = derived_cache_id(UID)
@@ -20,6 +21,7 @@ NEXT = derived_cache_id(UID, ID)
 OTHER = derived_cache_id("22222222-2222-4222-8222-222222222222")
 """Of another object."""
 NOW = dt.datetime(2024, 5, 1, 12, tzinfo=dt.UTC)
+DIGEST = str(Digest.sha256(b"document"))
 AMD64, ARM64 = (Platform(os="linux", architecture=each) for each in ("amd64", "arm64"))
 
 
@@ -41,11 +43,11 @@ def test_an_object_as_the_api_has_it() -> None:
         "status": {
             "phase": "Updating",
             "imageCacheId": ID,
+            "bundleDigest": DIGEST,
             "images": [
                 {"image": "nginx", "digest": digest, "platform": "linux/amd64"},
-                {"image": "nginx", "digest": digest, "platform": "linux/arm64"},
-                {"image": "bad", "digest": "md5:1", "platform": "linux/amd64"},
-                {"image": "worse", "platform": "linux"},
+                {"image": "nginx", "digest": digest, "platform": "linux/arm64", "private": True},
+                {"image": "worse", "platform": "linux", "private": "perhaps"},
             ],
         },
     }
@@ -56,7 +58,17 @@ def test_an_object_as_the_api_has_it() -> None:
         selector=selector.parse("pool=gpu", ""),
         priority=-7,
         created=100.0,
-        digests={"nginx": Digest(digest)},
+        expected=ExpectedBundle(
+            ID,
+            Digest(DIGEST),
+            frozenset(
+                {
+                    ExpectedImage("nginx", "linux/amd64", digest),
+                    ExpectedImage("nginx", "linux/arm64", digest, private=True),
+                    ExpectedImage("worse", "linux", ""),
+                }
+            ),
+        ),
         platforms=(AMD64, ARM64),
         named=(AMD64, ARM64),
         also_unpack=("devmapper", "overlayfs"),
@@ -88,7 +100,8 @@ def test_the_bundle_that_is_being_built(phase: str, tried: str | None, found: st
 
 @pytest.mark.parametrize("phase", ["Ready", "Updating", "UpdateFailed"])
 def test_phases_that_serve(phase: str) -> None:
-    item: dict[str, JSON] = {"metadata": {"name": "a", "uid": UID}, "status": {"phase": phase, "imageCacheId": ID}}
+    status: JSON = {"phase": phase, "imageCacheId": ID, "bundleDigest": DIGEST}
+    item: dict[str, JSON] = {"metadata": {"name": "a", "uid": UID}, "status": status}
     assert cache_of(item).ready
     item["metadata"] = {"name": "a", "uid": "22222222-2222-4222-8222-222222222222"}
     assert (cache_of(item).ready, cache_of(item).id) == (False, ""), "restored from a backup: it is another cache's"
@@ -100,7 +113,9 @@ def test_phases_that_serve(phase: str) -> None:
         None,
         {},
         {"phase": "Ready"},
-        {"phase": "Ready", "imageCacheId": "../../etc"},
+        {"phase": "Ready", "imageCacheId": "../../etc", "bundleDigest": DIGEST},
+        {"phase": "Ready", "imageCacheId": ID},
+        {"phase": "Ready", "imageCacheId": ID, "bundleDigest": "md5:1"},
         {"phase": "Creating", "imageCacheId": ID},
         {"phase": "Failed", "imageCacheId": ID},
         {"phase": 7, "imageCacheId": [], "images": "nonsense"},
@@ -109,7 +124,7 @@ def test_phases_that_serve(phase: str) -> None:
 def test_statuses_of_which_nothing_can_be_fetched(status: JSON) -> None:
     metadata: JSON = {"name": "a", "uid": UID, "annotations": {"imagecache.dev/priority": "high"}}
     found = cache_of({"metadata": metadata, "status": status})
-    assert (found.ready, found.priority, found.created, found.digests) == (False, 0, 0.0, {})
+    assert (found.ready, found.priority, found.created, found.expected) == (False, 0, 0.0, None)
 
 
 def test_a_selector_that_cannot_be_parsed() -> None:

@@ -25,6 +25,7 @@ from testkit.kube import FakeKube
 from testkit.kube_server import KubeServer
 
 ID = derived_cache_id("of-the-test")
+DIGEST = "sha256:" + "0" * 64
 HOST = Platform(os="linux", architecture="amd64")
 _SECONDS = 10
 _T = TypeVar("_T")
@@ -49,7 +50,7 @@ async def following(watch: AsyncIterator[_T]) -> _T:
 async def put_cache(api: FakeKube, name: str) -> None:
     await api.create(IMAGE_CACHES, {"metadata": {"name": name}, "spec": {"images": ["x"]}})
     await api.patch(IMAGE_CACHES, name, {"metadata": {"uid": "of-the-test"}})
-    patch: Object = {"status": {"phase": "Ready", "imageCacheId": ID, "progress": "100%"}}
+    patch: Object = {"status": {"phase": "Ready", "imageCacheId": ID, "bundleDigest": DIGEST, "progress": "100%"}}
     await api.patch(IMAGE_CACHES, name, patch, subresource="status")
 
 

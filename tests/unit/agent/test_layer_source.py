@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from imagecache.agent.layer_source import FetchedLayerSource
+from imagecache.api.assignment import Cache
 from imagecache.store.store import Store
 from testkit.images import tar_of
 from testkit.served import MemoryRemoteStore
@@ -11,6 +12,8 @@ from tests.unit.fetch.origin import Fetchers, Origin, PartialLayer
 from tests.unit.fetch.test_bundle import BASE, ID, fetch
 from tests.unit.fetch.test_prefetch import prefetched, until
 
+ASSIGNED = {ID: Cache("a", ID, ready=True)}
+
 
 async def test_leased_layers(origin: Origin, node: Store, fetchers: Fetchers) -> None:
     document = await origin.build(ID, BASE)
@@ -18,11 +21,11 @@ async def test_leased_layers(origin: Origin, node: Store, fetchers: Fetchers) ->
     await fetch(fetcher)
     (name,) = document.layer_names()
     source = FetchedLayerSource(node, fetcher)
-    assert not (await source.inventory([ID])).leased
+    assert not (await source.inventory(ASSIGNED)).leased
 
     node.leases.lease("containerd", name)
 
-    found = await source.inventory([ID])
+    found = await source.inventory(ASSIGNED)
     assert found.leased == {name}
     assert found.whole == {ID}
     assert not found.prefetched
@@ -41,14 +44,14 @@ async def test_layers_of_a_build_that_is_prefetched(
     async with prefetched(fetcher):
         await until(lambda: fetcher.builds.partial.get(partial.name, 0) >= 300_000 and node.layers.has(finished.name))
 
-        found = await source.inventory([])
+        found = await source.inventory({})
 
         size = node.layers.size(finished.name)
         assert found.leased == {partial.name, finished.name}
         assert found.prefetched == {partial.name: 300_000, finished.name: size}
         assert (found.present, found.partial) == ({finished.name: size}, {partial.name: 300_000})
 
-    assert not (await source.inventory([])).prefetched
+    assert not (await source.inventory({})).prefetched
 
 
 async def test_a_layer_that_was_just_committed_is_counted_once(
@@ -63,7 +66,7 @@ async def test_a_layer_that_was_just_committed_is_counted_once(
         await until(lambda: fetcher.builds.partial.get(layer.name, 0) >= 300_000)
         put_layer(node, layer.name, layer.content)
 
-        found = await FetchedLayerSource(node, fetcher).inventory([])
+        found = await FetchedLayerSource(node, fetcher).inventory({})
 
         assert fetcher.builds.partial
         assert found.partial == {}

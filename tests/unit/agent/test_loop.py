@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import replace
 
 import msgspec
 
 from imagecache.agent.dependencies import Inventory, Node
 from imagecache.agent.layer_source import FetchedLayerSource
 from imagecache.api import selector
+from imagecache.api.assignment import Cache
 from imagecache.api.nodes import CacheState
 from imagecache.digest import Digest
 from imagecache.errors import (
@@ -19,6 +21,7 @@ from imagecache.errors import (
 )
 from imagecache.oci.descriptor import Platform
 from imagecache.store.layer_name import LayerName
+from imagecache.store.store import Store
 from testkit.images import tar_of
 from tests.unit.agent.bench import Bench, cache
 
@@ -117,7 +120,7 @@ async def test_progress_is_reported_in_bytes(bench: Bench) -> None:
 async def test_one_cache_that_fails_stops_no_other(bench: Bench) -> None:
     document = await bench.origin.build(A, BASE, tar_of({"opt/app": b"app"}))
     await bench.origin.build(B, tar_of({"b": b"b"}), name="tool:2")
-    broken = document.images[0].layers[1].name  # its parent is implied, so the digest of its file is checked
+    broken = document.images[0].layers[1].name  # its parent is implied: proven when it is whole
     bench.remote.damage[broken] = 1_000
     bench.caches.put(cache("a", A), cache("b", B))
     bench.start()
@@ -127,8 +130,8 @@ async def test_one_cache_that_fails_stops_no_other(bench: Bench) -> None:
 
     entry = bench.entry()
     assert entry is not None
-    assert entry.reason == "DigestMismatch"
-    assert "arrived damaged" in entry.message
+    assert entry.reason == "StoreCorrupt"
+    assert f"layer image {broken}: " in entry.message
     tries = bench.remote.damage[broken]
     await bench.rounds()
     assert bench.remote.damage[broken] == tries  # not yet
@@ -405,12 +408,29 @@ async def test_rebuilt_under_the_same_id(bench: Bench) -> None:
     assert bench.store.bundles.get(A) == second
 
 
+async def test_what_was_rebuilt_under_the_same_id_is_attached_anew(bench: Bench) -> None:
+    """Its names lead to the new image, and nothing leads to the old one any longer."""
+    await bench.origin.build(A, BASE)
+    bench.caches.put(cache("a", A))
+    bench.start()
+    await bench.ready()
+    Store(bench.origin.root).bundles.delete(A)
+    second = await bench.origin.build(A, tar_of({"etc": None, "etc/other": b"other"}))
+
+    bench.caches.show()
+
+    await bench.until(lambda: set(bench.attacher.records.values()) == {second.images[0].target.digest})
+    await bench.ready()
+    assert bench.store.bundles.get(A) == second
+    assert bench.attacher.attaches == [A, A]
+
+
 class Surprising(FetchedLayerSource):
     """Meets a bug as long as it is ``broken``."""
 
     broken = True
 
-    async def inventory(self, assigned: Iterable[str]) -> Inventory:
+    async def inventory(self, assigned: Mapping[str, Cache]) -> Inventory:
         if self.broken:
             raise RuntimeError("never thought of")
         return await super().inventory(assigned)
@@ -459,12 +479,13 @@ async def test_foreign_bundles_are_left_alone(bench: Bench) -> None:
 
 async def test_a_document_of_another_image_is_refused(bench: Bench) -> None:
     await bench.origin.build(A, BASE)
-    bench.caches.put(cache("a", A, digests={"app:1": Digest.sha256(b"what the API server says")}))
+    expected = replace(bench.remote.expected(A), digest=Digest.sha256(b"what the API server says"))
+    bench.caches.put(cache("a", A, expected=expected))
     bench.start()
 
     await bench.until(lambda: bench.state() is CacheState.FAILED)
 
-    assert bench.reason() == "StoreCorrupt"
+    assert bench.reason() == "DigestMismatch"
     assert not bench.remote.fetched
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 
-from imagecache.agent.layer_source import DescribedLayerSource, SharedLayerSource
+from imagecache.agent.layer_source import DescribedLayerSource, SharedLayerSource, expectation
 from imagecache.api.nodes import CacheState
 from imagecache.containerd.also_unpack import AlsoUnpacker
 from imagecache.containerd.attach import AttachSettings, NodeAttacher
 from imagecache.containerd.prepull import Prepuller
+from imagecache.digest import Digest
 from imagecache.fetch.bundle import describe
 from imagecache.fetch.tars import RemoteTars
 from imagecache.settings.table import Mode
@@ -57,11 +60,35 @@ async def test_a_shared_store_that_lost_a_layer(bench: Bench) -> None:
     assert not bench.attacher.records
 
 
+async def test_a_document_that_somebody_else_puts_into_a_shared_store(bench: Bench) -> None:
+    """The node keeps what it has attached, and makes nothing of the other one; containerd gets no layer of it."""
+    shared = Store.open_shared(bench.origin.root)
+    bench.source = SharedLayerSource(shared, AMD64)
+    document = await bench.origin.build(A, BASE)
+    told = bench.remote.expected(A)
+    chain = document.images[0].layers[0].chain_id
+    assert shared.provider.lookup(chain) is None
+    bench.caches.put(cache("a", A, expected=told))
+    bench.start()
+    await bench.ready()
+    records = dict(bench.attacher.records)
+    assert shared.provider.lookup(chain) is not None
+
+    shared.bundles.delete(A)
+    evil = await bench.origin.build(A, tar_of({"evil": b"evil"}))
+    bench.loop.wake()
+
+    await bench.until(lambda: bench.reason() == "DigestMismatch")
+    assert bench.attacher.records == records
+    assert bench.attacher.attaches == [A]
+    assert shared.provider.lookup(evil.images[0].layers[0].chain_id) is None
+
+
 # prepull mode
 
 
 def described(bench: Bench) -> DescribedLayerSource:
-    return DescribedLayerSource(lambda each: describe(bench.remote, each.id, each.digests, AMD64))
+    return DescribedLayerSource(lambda each: describe(bench.remote, expectation(each), AMD64))
 
 
 async def test_prepull_mode_needs_no_layer(bench: Bench) -> None:
@@ -106,12 +133,11 @@ async def test_prepull_mode_unpacks_what_the_store_has(bench: Bench) -> None:
 
 async def test_prepull_mode_takes_no_other_image_than_the_cache_has(bench: Bench) -> None:
     bench.source = described(bench)
-    document = await bench.origin.build(A, BASE)
+    await bench.origin.build(A, BASE)
     bench.runtime = Prepuller(FakeRuntime({APP: "sha256:app"}))
-    image = document.images[0]
-    bench.caches.put(cache("a", A, digests={image.reference: image.config.digest}))
+    bench.caches.put(cache("a", A, expected=replace(bench.remote.expected(A), digest=Digest.sha256(b"another"))))
     bench.start()
-    await bench.until(lambda: bench.reason() == "StoreCorrupt")
+    await bench.until(lambda: bench.reason() == "DigestMismatch")
 
 
 async def test_a_private_image_is_not_for_every_pod(bench: Bench) -> None:

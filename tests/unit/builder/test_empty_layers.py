@@ -15,6 +15,7 @@ import zstandard
 from imagecache.builder import layer_file
 from imagecache.builder.convert import hash_file
 from imagecache.builder.derive import copy_tar, derive
+from imagecache.builder.position import ANYWHERE
 from imagecache.builder.prove import prove
 from imagecache.digest import DiffID, Digest
 from imagecache.erofs.layer_header import DATA_START
@@ -80,6 +81,7 @@ def test_proven_while_it_arrives(image: Path, tar_size: int | None) -> None:
             [data[0 if tar_size is not None else DATA_START :]],
             diff_id=NOTHING,
             tar_size=tar_size,
+            position=ANYWHERE,
             limits=DEFAULT,
         )
         assert proven.header.tar_size == 0

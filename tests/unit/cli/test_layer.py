@@ -10,7 +10,7 @@ import pytest
 import zstandard
 
 from imagecache.digest import Digest
-from imagecache.errors import MalformedLayer
+from imagecache.errors import MalformedLayer, StoreCorrupt
 from testkit.tars import DIRECTORY, SYMLINK, Entry, tar
 
 from .conftest import Shell
@@ -68,6 +68,36 @@ def test_a_layer_on_top_of_another_from_stdin(imagecache: Shell, tmp_path: Path)
     built = json.loads(imagecache("layer", "build", "-", "-o", str(image), "--lower", str(below), stdin=IMPLIED).stdout)
 
     assert (built["diffID"], built["contextDependent"]) == (Digest.sha256(IMPLIED), True)
+
+
+def test_a_layer_is_proven_for_the_position_that_is_asked_for(imagecache: Shell, tmp_path: Path) -> None:
+    source, below, other, image = (tmp_path / name for name in ("in.tar", "below", "other", "x.erofs"))
+    source.write_bytes(TAR)
+    imagecache("layer", "build", str(source), "-o", str(below))
+    source.write_bytes(tar(Entry(b"etc/", DIRECTORY, mode=0o777)))
+    imagecache("layer", "build", str(source), "-o", str(other))
+    imagecache("layer", "build", "-", "-o", str(image), "--lower", str(below), stdin=IMPLIED)
+
+    assert json.loads(imagecache("layer", "verify", str(image), "--lower", str(below)).stdout)["verified"]
+    wrong = StoreCorrupt.exit_code
+    assert "not right for every position" in imagecache("layer", "verify", str(image), code=wrong).stderr
+    imagecache("layer", "verify", str(image), "--lower", str(other), code=wrong)
+    imagecache("layer", "verify", str(image), "--bottom", code=wrong)
+    # a layer that is right everywhere is right there too
+    imagecache("layer", "verify", str(below), "--lower", str(other))
+    imagecache("layer", "verify", str(other), "--bottom")
+
+
+def test_a_layer_for_the_bottom(imagecache: Shell, tmp_path: Path) -> None:
+    source, image = tmp_path / "in.tar", tmp_path / "x.erofs"
+    source.write_bytes(TAR)
+    imagecache("layer", "build", str(source), "-o", str(image), "--bottom")
+
+    imagecache("layer", "verify", str(image), "--bottom")
+    imagecache("layer", "verify", str(image), code=StoreCorrupt.exit_code)
+    for command in (["build", str(source), "-o", str(tmp_path / "y")], ["verify", str(image)]):
+        result = imagecache("layer", *command, "--bottom", "--lower", str(image), code=2)
+        assert "no layers below" in result.stderr
 
 
 def test_layer_ls_shows_hostile_names_harmlessly(imagecache: Shell, tmp_path: Path) -> None:

@@ -114,8 +114,14 @@ def creating(generation: int = 1, of: ImageCache = A, **attempt: Any) -> Status:
 
 
 def ready(generation: int = 1, bundle_id: str = ONE, *images: str, retention_days: int | None = None) -> Status:
-    begun = pending(generation, bundle_id, cache(*images))
-    return building.ready(begun, generation, NOW, bundle(bundle_id, *images), retention_days)
+    return ready_with(bundle(bundle_id, *images), generation, cache(*images), retention_days=retention_days)
+
+
+def ready_with(
+    document: Bundle, generation: int = 1, of: ImageCache = A, *, retention_days: int | None = None
+) -> Status:
+    """Of a cache that has this very bundle."""
+    return building.ready(pending(generation, document.id, of), generation, NOW, document, retention_days)
 
 
 def waiting(error: ImageCacheError, of: ImageCache = A, **attempt: Any) -> Status:

@@ -49,6 +49,7 @@ from tests.unit.controller.situations import (
     node,
     pending,
     ready,
+    ready_with,
     request,
     settled,
     update_failed,
@@ -57,6 +58,7 @@ from tests.unit.controller.situations import (
 
 ARM: dict[str, str] = {"k8s.aliyun.com/imc-cpu-arch": "arm64"}
 BOTH = {"k8s.aliyun.com/imc-cpu-arch": "arm64,amd64"}
+FOR_BOTH = bundle(ONE, architectures=("amd64", "arm64"))
 FOR_ARM = request(TWO, cache(annotations=ARM))
 
 CASES: dict[str, Case] = {
@@ -222,13 +224,13 @@ CASES: dict[str, Case] = {
         events=("Updating",),
     ),
     "an-architecture-of-nodes-that-are-gone-does-not": Case(
-        cache(generation=2, status=settled(ready())),
-        {"bundles": {ONE: bundle(ONE, architectures=("amd64", "arm64"))}},
+        cache(generation=2, status=settled(ready_with(FOR_BOTH), bundles={ONE: FOR_BOTH})),
+        {"bundles": {ONE: FOR_BOTH}},
         phase=Phase.READY,
     ),
     "images-for-several-platforms-are-what-is-asked-for": Case(
-        cache(generation=2, status=settled(ready()), annotations=BOTH),
-        {"bundles": {ONE: bundle(ONE, architectures=("amd64", "arm64"))}},
+        cache(generation=2, status=settled(ready_with(FOR_BOTH), bundles={ONE: FOR_BOTH}), annotations=BOTH),
+        {"bundles": {ONE: FOR_BOTH}},
         phase=Phase.READY,
     ),
     # updates

@@ -22,10 +22,11 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
-@pytest.fixture
-def store(tmp_path: Path, clock: FakeClock) -> Store:
-    """Of nodes ``a``, ``a-b`` and one with a long name."""
-    found = Store.open(tmp_path / "store", clock)
+@pytest.fixture(params=["in-the-store", "elsewhere"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> Store:
+    """Of nodes ``a``, ``a-b`` and one with a long name, which write into the store or elsewhere."""
+    leases = tmp_path / "leases" if request.param == "elsewhere" else None
+    found = Store.open(tmp_path / "store", clock, leases=leases)
     for node in ("a", "a-b", LONG):
         (found.paths.nodes / node).mkdir(parents=True)
         (found.paths.nodes / node / "imc-1.json").touch()

@@ -13,6 +13,7 @@ from imagecache.api.nodes import REFRESH, REFRESH_SCHEDULE
 from imagecache.api.types import ImageCache, Phase, Status
 from imagecache.controller.decision import Broken, DeleteBundle, Ended, Role, Running, StartBuild, StopBuild
 from imagecache.kube.resources import IMAGE_CACHES
+from imagecache.store.bundle_document import Bundle
 from tests.unit.controller.situations import (
     DAY,
     HAS_ONE,
@@ -30,6 +31,7 @@ from tests.unit.controller.situations import (
     failed,
     look,
     ready,
+    ready_with,
     request,
     settled,
     tried,
@@ -41,7 +43,8 @@ from .test_reconciler import conditions, reasons
 NIGHTLY = "0 3 * * *"
 HOUR = dt.timedelta(hours=1)
 AT_THREE = NOW + 15 * HOUR
-IS_OLD: dict[str, Any] = {"bundles": {ONE: bundle(ONE, created=NOW - DAY)}}
+OLD = bundle(ONE, created=NOW - DAY)
+IS_OLD: dict[str, Any] = {"bundles": {ONE: OLD}}
 """From before the last time of the schedule."""
 
 
@@ -58,18 +61,21 @@ def revision(value: str) -> str:
 
 
 ASKED = refreshed("1")
+ONE_BUNDLE = bundle(ONE)
 OF_ASKED = bundle(TWO, revision=revision("1"))
 BUILD_ASKED = StartBuild(request(TWO, ASKED))
 
 
-def updating(of: ImageCache, bundle_id: str = TWO) -> Status:
+def updating(of: ImageCache, bundle_id: str = TWO, before: Bundle = ONE_BUNDLE) -> Status:
     """The same images are being built anew."""
-    begun = phases.update(ready(), 1, NOW)
+    begun = phases.update(ready_with(before), 1, NOW)
     return phases.started(begun, 1, NOW, attempt=tried(of, bundle_id))
 
 
-def update_failed(of: ImageCache) -> Status:
-    return phases.failed(updating(of), 1, NOW, reason=NOT_FOUND.reason, message=f"{NOT_FOUND}; {NOT_FOUND.hint}")
+def update_failed(of: ImageCache, before: Bundle = ONE_BUNDLE) -> Status:
+    return phases.failed(
+        updating(of, before=before), 1, NOW, reason=NOT_FOUND.reason, message=f"{NOT_FOUND}; {NOT_FOUND.hint}"
+    )
 
 
 CASES: dict[str, Case] = {
@@ -112,12 +118,12 @@ CASES: dict[str, Case] = {
         events=("Ready",),
     ),
     "the-same-value-builds-nothing": Case(
-        ASKED.with_status(settled(ready(1, TWO), of=ASKED, bundles={TWO: OF_ASKED})),
+        ASKED.with_status(settled(ready_with(OF_ASKED), of=ASKED, bundles={TWO: OF_ASKED})),
         {"bundles": {TWO: OF_ASKED}},
         id=TWO,
     ),
     "a-value-that-is-removed-builds-nothing": Case(
-        A.with_status(settled(ready(1, TWO), bundles={TWO: OF_ASKED})), {"bundles": {TWO: OF_ASKED}}, id=TWO
+        A.with_status(settled(ready_with(OF_ASKED), bundles={TWO: OF_ASKED})), {"bundles": {TWO: OF_ASKED}}, id=TWO
     ),
     "a-blank-one-is-none": Case(refreshed("  ").with_status(settled(ready())), HAS_ONE),
     "another-value-while-it-is-built-is-what-is-built": Case(
@@ -219,7 +225,7 @@ CASES: dict[str, Case] = {
         at=NOW + HOUR,
     ),
     "what-failed-is-tried-at-the-next-time": Case(
-        scheduled().with_status(settled(update_failed(scheduled()), of=scheduled(), **IS_OLD)),
+        scheduled().with_status(settled(update_failed(scheduled(), OLD), of=scheduled(), **IS_OLD)),
         IS_OLD,
         actions=(StartBuild(request(TWO, scheduled())),),
         phase=Phase.UPDATING,
@@ -227,7 +233,7 @@ CASES: dict[str, Case] = {
         at=AT_THREE,
     ),
     "and-not-before": Case(
-        scheduled().with_status(settled(update_failed(scheduled()), of=scheduled(), **IS_OLD)),
+        scheduled().with_status(settled(update_failed(scheduled(), OLD), of=scheduled(), **IS_OLD)),
         IS_OLD,
         watches=("configuration",),
         again=15 * 3600 - 1,

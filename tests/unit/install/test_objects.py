@@ -143,6 +143,41 @@ def test_a_store_that_prepull_mode_shares_is_mounted() -> None:
     assert "IMAGECACHE_STORE_URL" not in environment(pod["containers"][0])
 
 
+@pytest.mark.parametrize("own", ["", "/mnt/leases"])
+@pytest.mark.parametrize("mode", ["native", "prepull"])
+def test_agents_only_read_a_store_that_they_share(mode: str, own: str) -> None:
+    """They write in another directory, which the controller sees too: it collects by what is there."""
+    store = {"sharedHostPath": "/mnt/store", "sharedLeasesPath": own}
+    agent = pod_of("DaemonSet", "imagecache-agent", mode=mode, store=store)
+    controller = pod_of("Deployment", CONTROLLER, store=store)
+
+    mounts = {mount["name"]: mount for mount in agent["containers"][-1]["volumeMounts"]}
+    places = {volume["name"]: volume["hostPath"]["path"] for volume in agent["volumes"] if "hostPath" in volume}
+    assert mounts["store"]["readOnly"] is True
+    assert "readOnly" not in mounts["leases"]
+    assert places["leases"] == (own or "/mnt/store/agents")
+    assert environment(agent["containers"][-1])["IMAGECACHE_LEASES"] == mounts["leases"]["mountPath"]
+    theirs = {mount["name"]: mount["mountPath"] for mount in controller["containers"][0]["volumeMounts"]}
+    leases = environment(controller["containers"][0])["IMAGECACHE_LEASES"]
+    assert leases == (theirs["leases"] if own else f"{theirs['store']}/agents")
+
+
+def test_agents_write_to_a_store_of_their_own() -> None:
+    agent = pod_of("DaemonSet", "imagecache-agent", mode="native")
+
+    (store,) = [mount for mount in agent["containers"][-1]["volumeMounts"] if mount["name"] == "store"]
+    assert "readOnly" not in store
+    assert "IMAGECACHE_LEASES" not in environment(agent["containers"][-1])
+
+
+def test_the_host_service_has_the_places_of_the_host() -> None:
+    """Of a directory that it shares: it is no Pod, so that nothing is mounted for it."""
+    agent = pod_of("DaemonSet", "imagecache-agent", mode="proxy", **IN_A_DIRECTORY)
+
+    found = environment(agent["containers"][0])
+    assert (found["IMAGECACHE_STORE"], found["IMAGECACHE_LEASES"]) == ("/mnt/imagecache", "/mnt/imagecache/agents")
+
+
 def test_agents_show_the_store_a_token_of_their_own_audience() -> None:
     pod = pod_of("DaemonSet", "imagecache-agent", mode="native")
     (token,) = [volume["projected"]["sources"][0] for volume in pod["volumes"] if "projected" in volume]

@@ -6,7 +6,7 @@ import pytest
 
 from imagecache.errors import MalformedLayer, UnsafeLayer
 from imagecache.layer.assemble import LayerTree, assemble
-from imagecache.layer.implied_directories import resolve_implied, restore_implied
+from imagecache.layer.implied_directories import resolve_implied
 from imagecache.layer.tar_sources import ChunkSource
 from imagecache.limits import DEFAULT
 from testkit.tars import (
@@ -412,13 +412,3 @@ def test_rule_18_the_root_of_every_layer_is_0755_of_root() -> None:
     tree = grow(Entry(b"./", DIRECTORY, mode=0o711, uid=9), Entry(b"f", mtime=4))
     assert not _on(tree, grow(Entry(b"./", DIRECTORY, mode=0o700), bottom=True))
     assert (tree.root.mode, tree.root.uid, tree.root.mtime, tree.root.nlink) == (0o40755, 0, 4, 2)
-
-
-def test_attributes_are_restored_from_the_layers_own_tree() -> None:
-    """To compare a layer image with its tar. What a later entry removed is not looked for there."""
-    members = (Entry(b"b/a/x"), Entry(b"b"), Entry(b"tmp/x"))
-    made = grow(*members)
-    assert _on(made, grow(Entry(b"tmp/", DIRECTORY, mode=0o1777, uid=3), bottom=True))
-    again = grow(*members)
-    restore_implied(again, MemoryTree(made.root))
-    assert repr(again.root) == repr(made.root)

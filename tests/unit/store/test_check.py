@@ -1,16 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from imagecache.digest import DiffID, Digest
-from imagecache.errors import MalformedLayer
-from imagecache.store.check import Verify
+from imagecache.store.bundle_document import PlacedLayer
+from imagecache.store.check import Proofs
 from imagecache.store.layer_name import LayerName, Space
 from imagecache.store.paths import StorePaths
 from imagecache.store.store import Store
-from testkit.store import put_bundle, put_layer
+from testkit.store import NO_LAYER_IMAGE, PROOFS, put_bundle, put_layer
 
 A = "imc-aaaaaaaaaaaaaaaaaaaa"
 BASE, APP = (DiffID(Digest.sha256(text)) for text in (b"base", b"app"))
@@ -18,14 +19,6 @@ BASE, APP = (DiffID(Digest.sha256(text)) for text in (b"base", b"app"))
 
 def name(diff_id: DiffID) -> LayerName:
     return LayerName(space=Space.LAYERS, digest=diff_id)
-
-
-def proves(path: Path) -> DiffID:
-    """A stand-in for the EROFS reader: these layer images are the tar itself."""
-    content = path.read_bytes()
-    if content == b"not a layer image":
-        raise MalformedLayer("no layer image")
-    return DiffID(Digest.sha256(content))
 
 
 def spoil(path: Path, content: bytes) -> None:
@@ -40,7 +33,7 @@ def full(store: Store) -> Store:
 
 
 def test_a_sound_store_is_healthy(full: Store) -> None:
-    for report in (full.check(), full.check(deep=True, verify=proves)):
+    for report in (full.check(), full.check(deep=True, proofs=PROOFS)):
         assert report.healthy
         assert report.checked == 7
         assert report.corrupt == report.missing == report.unexpected == []
@@ -71,20 +64,20 @@ def test_a_layer_of_other_content_is_found_by_a_deep_check(full: Store) -> None:
     assert "digest" in finding.problem
 
 
-@pytest.mark.parametrize(("content", "problem"), [(b"not a layer image", "no layer image"), (b"other", f"not {APP}")])
+@pytest.mark.parametrize(("content", "problem"), [(NO_LAYER_IMAGE, "no layer image"), (b"other", f"not {APP}")])
 def test_a_layer_that_no_bundle_records_proves_itself(store: Store, content: bytes, problem: str) -> None:
     put_layer(store, name(APP), content)
 
     assert store.check(deep=True).healthy
-    assert store.check(verify=proves).healthy
-    (finding,) = store.check(deep=True, verify=proves).corrupt
+    assert store.check(proofs=PROOFS).healthy
+    (finding,) = store.check(deep=True, proofs=PROOFS).corrupt
     assert problem in finding.problem
 
 
 def test_a_layer_keyed_by_chain_proves_nothing_by_its_name(store: Store) -> None:
     put_layer(store, LayerName(space=Space.CHAINS, digest=APP), b"other")
 
-    assert store.check(deep=True, verify=proves).healthy
+    assert store.check(deep=True, proofs=PROOFS).healthy
 
 
 def test_missing_files_are_reported_with_who_needs_them(full: Store) -> None:
@@ -129,7 +122,7 @@ def test_strangers_are_reported_and_left_alone(full: Store, tmp_path: Path) -> N
     for path in strangers[:2]:
         path.touch()
 
-    report = full.check(deep=True, verify=proves, quarantine=True)
+    report = full.check(deep=True, proofs=PROOFS, quarantine=True)
 
     assert sorted(finding.path for finding in report.unexpected) == sorted(strangers)
     assert report.healthy
@@ -150,19 +143,19 @@ def test_the_quarantine_takes_what_is_corrupt_and_only_that(full: Store) -> None
     assert [each.path for each in full.check().missing] == [path]
 
 
-def vanishing(store: Store) -> Verify:
-    """A verifier that is beaten by a deletion and a collection."""
+def vanishing(store: Store) -> Proofs:
+    """Proofs that are beaten by a deletion and a collection."""
 
-    def verify(path: Path) -> DiffID:
+    def prove(path: Path, placed: PlacedLayer, lowers: Sequence[Path]) -> object:
         store.bundles.delete(A)
         store.collect()
-        return proves(path)
+        return PROOFS.placed(path, placed, lowers)
 
-    return verify
+    return Proofs(prove, PROOFS.alone)
 
 
 def test_what_vanishes_under_the_check_is_no_error(full: Store) -> None:
-    report = full.check(deep=True, verify=vanishing(full), quarantine=True)
+    report = full.check(deep=True, proofs=vanishing(full), quarantine=True)
 
     assert report.healthy
     assert report.checked == 5  # the blobs
