@@ -1,9 +1,7 @@
 """Every error of ours, drawn as one tree.
 
-An error is named for what happened and says who has to act. It is on the ground floor, so that every package can
-raise one, and every edge (CLI, gRPC, status conditions) can translate it from its class attributes and one table. It
-must not import anything, must not hold a secret or a raw response body, and must not be raised for misuse of our own
-functions (those are TypeError and ValueError, as everywhere in Python).
+An error is named for what happened and says who has to act. Every package can raise one; every edge can translate it.
+It must not import anything, hold a secret or a raw response body, or be raised for misuse of our own functions.
 
 ::
 
