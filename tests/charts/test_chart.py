@@ -96,7 +96,8 @@ VALUES = [
     *({"mode": mode} for mode in MODES),
     {"mode": "native", "containerd": {"configure": False}},
     {"mode": "native", "containerd": {"alsoUnpack": ["devmapper", "overlayfs"]}},
-    {"store": {"sharedHostPath": "/mnt/imagecache"}},
+    *({"mode": mode, "store": {"sharedHostPath": "/mnt/imagecache"}} for mode in MODES),
+    {"mode": "native", "store": {"sharedHostPath": "/mnt/imagecache", "sharedLeasesPath": "/mnt/leases"}},
     {"store": {"volume": {"existingClaim": "claim"}}},
     *({**EVERYTHING_SET, "mode": mode} for mode in MODES),
 ]

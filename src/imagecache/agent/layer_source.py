@@ -19,6 +19,7 @@ from imagecache.errors import AlreadyExists, BlobNotFound, ContentError, NotFoun
 from imagecache.fetch.allowance import Allowance
 from imagecache.fetch.bundle import BundleFetcher, Described, own_part
 from imagecache.oci.descriptor import Platform
+from imagecache.store import verity
 from imagecache.store.bundle_document import Bundle
 from imagecache.store.documents import BundleDocuments
 from imagecache.store.expected_bundle import ExpectedBundle
@@ -214,9 +215,12 @@ class SharedLayerSource:
         own = (document.on(self.platform) for document in expected)
         documents = {document.id: document for document in own if document.images}
         self.store.serve(documents.values())
-        has = self.store.layers.has
-        whole = (name for name, each in documents.items() if all(has(layer) for layer in each.layer_names()))
-        return Inventory(documents, frozenset(whole))
+        return Inventory(documents, frozenset(name for name, each in documents.items() if not self._missing(each)))
+
+    def _missing(self, document: Bundle) -> list[LayerName]:
+        sealed = {layer.name: layer.verity for image in document.images for layer in image.layers}
+        path = self.store.layers.path
+        return sorted(name for name, digest in sealed.items() if not verity.is_there(path(name), digest))
 
     async def describe(self, cache: Cache) -> None:
         await asyncio.to_thread(self._read, cache)
@@ -229,9 +233,9 @@ class SharedLayerSource:
     async def fetch(self, cache: Cache, progress: Callable[[int], None]) -> None:
         del progress
         document = await asyncio.to_thread(self._read, cache)
-        missing = sorted(str(name) for name in document.layer_names() if not self.store.layers.has(name))
+        missing = await asyncio.to_thread(self._missing, document)
         if missing:
-            raise BlobNotFound(f"the shared store lacks {missing[0]}", hint="run: imagecache check")
+            raise BlobNotFound(f"the shared store lacks {missing[0]}, as it was built", hint="run: imagecache check")
 
     async def prefetch(self, bundle_id: str, allowance: Allowance) -> None:
         """Nothing: the build writes into this very store."""

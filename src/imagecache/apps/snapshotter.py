@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 
-from imagecache.agent.state import remembered
 from imagecache.apps.mount import mounter
-from imagecache.apps.store import open_node_store
+from imagecache.apps.store import open_node_store, serve_remembered
 from imagecache.clock import Clock
-from imagecache.host.lease_holders import holder, is_shared
+from imagecache.host.lease_holders import holder
 from imagecache.host.mounter import KernelMounter
 from imagecache.host.systemd import inherited_socket, notify
 from imagecache.settings.table import InodeNumbers, Settings
@@ -33,9 +32,7 @@ def open_snapshotter(
     settings: Settings, store: Store, mounter: KernelMounter, clock: Clock, observer: Observer | None = None
 ) -> Snapshotter:
     """Raises StoreError, InvalidSetting."""
-    if is_shared(settings):
-        # Checked before they were attached: containers need not wait for an API server that is away.
-        store.serve(remembered(store.paths.nodes / settings.node_name))
+    serve_remembered(settings, store)
     own = SnapshotterSettings(
         holder=holder(settings, DEFAULT.holder), stable_inodes=settings.inode_numbers is InodeNumbers.STABLE
     )

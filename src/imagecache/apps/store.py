@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from imagecache.agent.state import remembered
 from imagecache.clock import Clock
 from imagecache.host.lease_holders import is_shared
 from imagecache.settings.table import Settings
@@ -24,6 +25,15 @@ def open_node_store(settings: Settings, clock: Clock) -> Store:
     if is_shared(settings):
         return Store.open_shared(settings.store, clock, leases=_leases(settings))
     return open_store(settings, clock)
+
+
+def serve_remembered(settings: Settings, store: Store) -> None:
+    """Of a shared store, serve what this node had attached: its documents were checked before that.
+
+    So containers need not wait for an API server that is away. Raises StoreError, StoreDenied.
+    """
+    if is_shared(settings):
+        store.serve(remembered(store.paths.nodes / settings.node_name))
 
 
 def store_paths(settings: Settings) -> StorePaths:

@@ -33,6 +33,8 @@ class ProbeSettings:
     socket: Path
     """Where our snapshotter listens in proxy mode."""
     mount_from: MountFrom = MountFrom.AUTO
+    writes: Path | None = None
+    """Where this node writes, when it only reads the store."""
 
 
 async def diagnose(
@@ -46,22 +48,27 @@ async def diagnose(
         unsuitable: the store's own objections to its directory.
         realign: as for ``KernelMounter``.
     """
-    store = settings.store if settings.store.is_dir() else nearest(settings.store)
-    kernel = await asyncio.to_thread(check_kernel, store, realign, settings.mount_from)
+    tried = settings.writes or settings.store
+    directory = tried if tried.is_dir() else nearest(tried)
+    kernel = await asyncio.to_thread(check_kernel, directory, realign, settings.mount_from)
     found, mode = await check_containerd(containerd, settings.containerd)
     agent = [] if mode is Mode.NATIVE else [await asyncio.to_thread(check_socket, settings.socket)]
     if mode is Mode.NATIVE and (zeros := check_native(platform.release())) is not None:
         kernel.append(zeros)
-    return [*kernel, *check_store(settings.store, unsuitable), *found, *agent, check_open_files()]
+    return [*kernel, *check_store(settings.store, unsuitable, settings.writes), *found, *agent, check_open_files()]
 
 
-def check_store(root: Path, unsuitable: Sequence[str]) -> list[Check]:
-    """The store's directory: it exists, on a suitable filesystem, writable, with space."""
+def check_store(root: Path, unsuitable: Sequence[str], writes: Path | None = None) -> list[Check]:
+    """The store's directory: it exists, on a suitable filesystem, writable, with space.
+
+    ``writes``: where this node writes, when it only reads the store.
+    """
+    writes = writes or root
     if not root.is_dir():
         return [warning("store", "directory", f"{root} does not exist yet", "the first imagecache create creates it")]
     checks = [problem("store", "directory", reason, "use another directory with --store") for reason in unsuitable]
-    if not os.access(root, os.W_OK):
-        checks.append(problem("store", "directory", f"{root} cannot be written", "run as root"))
+    if not os.access(writes, os.W_OK):
+        checks.append(problem("store", "directory", f"{writes} cannot be written", "run as root"))
     if not checks:
         checks.append(ok("store", "directory", str(root)))
     usage = shutil.disk_usage(root)

@@ -6,7 +6,7 @@ of fs-verity, the kernel is asked for that of the file instead. It must not impo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,7 +38,7 @@ class StoreLayerProvider:
         paths: StorePaths,
         bundles: ServedBundles,
         leases: Leases,
-        measure: Callable[[Path], Digest | None] = verity.measure,
+        measure: verity.Measure = verity.measure,
     ) -> None:
         self._paths = paths
         self._bundles = bundles
@@ -64,8 +64,7 @@ class StoreLayerProvider:
         return path if self._is_there(path, name, self._current()) else None
 
     def _is_there(self, path: Path, name: LayerName, known: _Known) -> bool:
-        sealed = known.sealed.get(name)
-        return path.is_file() if sealed is None else self._measure(path) == sealed
+        return verity.is_there(path, known.sealed.get(name), self._measure)
 
     def _current(self) -> _Known:
         version, bundles = self._bundles.current()

@@ -30,7 +30,7 @@ from imagecache.store.owner import make_directory
 from imagecache.store.paths import StorePaths, files_below
 from imagecache.store.provider import StoreLayerProvider
 from imagecache.store.served_bundles import CheckedBundles, IndexedBundles
-from imagecache.store.suitability import unsuitable
+from imagecache.store.suitability import unsuitable, unsuitable_for_nodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +122,10 @@ class Store:
     def unsuitable(self) -> tuple[str, ...]:
         """Reasons why the directory or its filesystem is a bad store; empty: it is a good one. For ``doctor``."""
         return unsuitable(self.paths)
+
+    def unsuitable_for_nodes(self) -> tuple[str, ...]:
+        """As ``unsuitable``, for a node that only reads the store and writes elsewhere."""
+        return unsuitable_for_nodes(self.paths)
 
     def _create(self) -> None:
         """Make what is missing. All is fsynced each time: the process that made it may have been killed before that."""

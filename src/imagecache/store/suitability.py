@@ -24,6 +24,14 @@ def unsuitable(paths: StorePaths) -> tuple[str, ...]:
     return tuple(_reasons(paths))
 
 
+def unsuitable_for_nodes(paths: StorePaths) -> tuple[str, ...]:
+    """The same of the directory in which a node writes that shares the store, and only reads that. Raises as above."""
+    with StagedFile(paths.collect_lock.parent) as probe:
+        if _locks_exclude(probe.path):
+            return ()
+    return (f"flock does not work below {paths.written_by_nodes}, so a collection could remove what this node uses",)
+
+
 def _reasons(paths: StorePaths) -> Iterator[str]:
     mode = paths.root.stat().st_mode & 0o777
     if mode & 0o077:

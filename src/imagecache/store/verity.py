@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 from imagecache.digest import Digest
@@ -25,6 +26,8 @@ _ARGUMENT = struct.Struct("<IIIIQIIQ88x")
 _DIGEST = struct.Struct("<HH64s")
 """algorithm, size, digest: more room than SHA-256 needs, so that another one is recognised"""
 _SHA256, _BLOCK = 1, 4096
+Measure = Callable[[Path], Digest | None]
+"""``measure``, or what answers in its place."""
 
 
 def seal(path: Path) -> Digest | None:
@@ -51,6 +54,11 @@ def measure(path: Path) -> Digest | None:
         return _measured(fd)
     finally:
         os.close(fd)
+
+
+def is_there(path: Path, sealed: Digest | None, ask: Measure = measure) -> bool:
+    """Whether the file exists, and is the one that was sealed with this digest; None: it was not sealed."""
+    return path.is_file() if sealed is None else ask(path) == sealed
 
 
 def _sealed(fd: int) -> Digest | None:

@@ -60,6 +60,25 @@ async def test_a_shared_store_that_lost_a_layer(bench: Bench) -> None:
     assert not bench.attacher.records
 
 
+async def test_a_sealed_layer_image_of_a_shared_store_that_was_replaced(bench: Bench) -> None:
+    """Here no file is sealed, so that none has the digest that the document wants of the kernel."""
+    shared = Store.open_shared(bench.origin.root)
+    bench.source = SharedLayerSource(shared, AMD64)
+    document = await bench.origin.build(A, BASE)
+    image = document.images[0]
+    layers = tuple(msgspec.structs.replace(layer, verity=Digest.sha256(b"sealed")) for layer in image.layers)
+    sealed = msgspec.structs.replace(document, images=(msgspec.structs.replace(image, layers=layers),))
+    shared.bundles.delete(A)
+    shared.bundles.put(sealed)
+    bench.remote.bundles[A] = sealed
+    bench.caches.put(cache("a", A))
+    bench.start()
+
+    await bench.until(lambda: bench.reason() == "BlobNotFound")
+
+    assert not bench.attacher.records
+
+
 async def test_a_document_that_somebody_else_puts_into_a_shared_store(bench: Bench) -> None:
     """The node keeps what it has attached, and makes nothing of the other one; containerd gets no layer of it."""
     shared = Store.open_shared(bench.origin.root)

@@ -223,6 +223,8 @@ async def test_native_mode_needs_a_program_for_what_is_not_cached(monkeypatch: p
 def test_the_store(tmp_path: Path) -> None:
     assert next(check.status for check in check_store(tmp_path, ())) is Status.OK
     assert next(check.detail for check in check_store(tmp_path, ("on overlayfs",))) == "on overlayfs"
+    apart, _space = check_store(tmp_path, (), tmp_path / "leases")
+    assert (apart.status, apart.detail) == (Status.PROBLEM, f"{tmp_path / 'leases'} cannot be written")
     (missing,) = check_store(tmp_path / "none", ())
     assert missing.status is Status.WARNING
 

@@ -79,6 +79,7 @@ def test_all_that_a_node_does_works_where_it_may_not_write(place: Path) -> None:
         assert node.provider.open_layer(NAME) == node.layers.path(NAME)
         assert node.blobs.read(document.images[0].config.digest)
         assert node.usage().layers
+        assert node.unsuitable_for_nodes() == ()
         node.leases.release("node_snapshotter", NAME)
     assert files(place / "store") == before
 
