@@ -116,7 +116,8 @@ class Ask:
     count: int | None = None
     require_node: bool = False
     explicit: bool = False
-    """Somebody wrote one of the keys for this pod, its Namespace or a selector: a miss is worth an event."""
+    """One of the keys that can be read was written for this pod, its Namespace or a selector: a miss is worth an event.
+    """
     sources: tuple[Said, ...] = ()
     notes: tuple[str, ...] = ()
     """Values that are ignored, and why."""
