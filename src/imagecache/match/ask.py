@@ -17,7 +17,6 @@ from imagecache.match.views import Ask, Defaults, PodView, Said
 from imagecache.written import refusal, trimmed
 
 _T = TypeVar("_T")
-_CLUSTER = "cluster"
 _SHOWN = 80
 """Characters of a value that a note repeats."""
 _COUNT = re.compile(r"0*([1-9][0-9]{0,8})")
@@ -63,7 +62,8 @@ class _Reader:
 
 def ask(pod: PodView, defaults: Defaults) -> Ask:
     """An empty pin says that there is none, and so wins over the pins of sources farther away."""
-    reader = _Reader([*_sources(pod, defaults), _Source(_CLUSTER, defaults.cluster)])
+    near = _sources(pod, defaults)
+    reader = _Reader([*near, _Source("cluster", defaults.cluster)])
     pin = reader.first(_TEXT, keys.PIN, keys.PIN_OLD)
     auto = reader.first(_FLAG, keys.AUTO, keys.AUTO_OLD)
     create = reader.first(_FLAG, keys.CREATE)
@@ -77,7 +77,7 @@ def ask(pod: PodView, defaults: Defaults) -> Ask:
         perfect=perfect is True,
         count=count,
         require_node=require_node is True,
-        explicit=any(each.where.partition(":")[0] != _CLUSTER for each in reader.said),
+        explicit=any(key in source.values for source in near for key in keys.KEYS),
         sources=tuple(reader.said),
         notes=tuple(reader.notes),
     )

@@ -116,8 +116,7 @@ class Ask:
     count: int | None = None
     require_node: bool = False
     explicit: bool = False
-    """One of the keys that can be read was written for this pod, its Namespace or a selector: a miss is worth an event.
-    """
+    """Somebody wrote one of the keys for this pod, its Namespace or a selector: a miss is worth an event."""
     sources: tuple[Said, ...] = ()
     notes: tuple[str, ...] = ()
     """Values that are ignored, and why."""
