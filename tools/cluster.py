@@ -101,9 +101,9 @@ def up(nodes: int) -> int:
 def main(words: list[str]) -> int:
     if words[:1] == ["kubectl"]:  # everything that follows is kubectl's, also what looks like ours
         return kubectl(*words[1:])
-    parser = argparse.ArgumentParser(prog="./dev cluster")
+    parser = argparse.ArgumentParser(prog="./dev cluster", allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("up", help="start it").add_argument(
+    commands.add_parser("up", help="start it", allow_abbrev=False).add_argument(
         "--nodes", type=count, default=2, help="how many (default 2)"
     )
     commands.add_parser("down", help="end it and remove all that it has")

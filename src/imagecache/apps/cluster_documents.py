@@ -75,7 +75,13 @@ async def around(kube: Kube, namespaces: Iterable[str]) -> Read:
 
 async def pod(kube: Kube, namespace: str, name: str) -> Object:
     """Raises KubernetesError."""
-    return await kube.get(PODS, name, namespace=namespace)
+    try:
+        return await kube.get(PODS, name, namespace=namespace)
+    except ObjectNotFound as error:
+        raise ObjectNotFound(
+            f"there is no pod {name} in the namespace {namespace}",
+            hint="name another namespace with -n NAMESPACE; `kubectl get pods --all-namespaces` has all pods",
+        ) from error
 
 
 async def events(kube: Kube, item: Object) -> Read:

@@ -119,7 +119,7 @@ def _node(found: Explanation) -> list[str]:
         for each in found.on_node
     ]
     mode = found.report.mode or "no mode"
-    return section(f"On {found.pod.node} ({mode}) now", ("NAME", "ID", "STATE", "BYTES", "REASON"), rows)
+    return section(f"Of these on {found.pod.node} ({mode}) now", ("NAME", "ID", "STATE", "BYTES", "REASON"), rows)
 
 
 def _reason(each: NodeCache) -> str:

@@ -51,7 +51,7 @@ def test_a_pod_that_runs(imagecache: Shell) -> None:
     assert lines[5] == "Asked:        <none>"
     assert [line.split()[-1] for line in lines if line.startswith(f"  {NGINX}")] == ["a"]
     assert [line.split()[-1] for line in lines if line.startswith(f"  {BUSYBOX}")] == ["<none>"]
-    on_node = lines.index("On node-1 (proxy) now:")
+    on_node = lines.index("Of these on node-1 (proxy) now:")
     assert lines[on_node + 2].split() == ["a", cache_id, "Ready", "2.0KiB", "of", "2.0KiB"]
     assert lines[-1].split() == ["Normal", "ImageCacheServed", "2m", "(x2)", *SERVED.split()]
     assert any(line.split()[:1] == ["b"] and line.endswith("not on node-1") for line in lines)
@@ -119,7 +119,9 @@ def test_only_pods_are_explained(imagecache: Shell, name: str) -> None:
 
 
 def test_a_pod_that_does_not_exist(imagecache: Shell) -> None:
-    assert imagecache("explain", "pod/web", code=72).stderr.startswith('error: pods "web" not found')
+    said = imagecache("explain", "pod/web", code=72).stderr
+    assert said.startswith("error: there is no pod web in the namespace ")
+    assert "-n NAMESPACE" in said
 
 
 def test_what_may_not_be_read_is_noted(imagecache: Shell) -> None:

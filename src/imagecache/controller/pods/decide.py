@@ -153,10 +153,18 @@ def _is_everywhere(cache: CacheView) -> bool:
 
 def _waits(look: Look, *told: Told, at_most: float = AGAIN) -> tuple[Action, ...]:
     """Why it waits, again every hour."""
-    waited = max(0.0, (look.now - look.pod.created(look.now)).total_seconds())
-    hour = int(waited // AGAIN)
-    again = min(at_most, (hour + 1) * AGAIN - waited)
+    hour = _hour(look)
+    again = min(at_most, (hour + 1) * AGAIN - _waited(look))
     return (*(Tell(each, _name(look, each, hour)) for each in told), Wait(again))
+
+
+def _waited(look: Look) -> float:
+    """Seconds since the pod was made."""
+    return max(0.0, (look.now - look.pod.created(look.now)).total_seconds())
+
+
+def _hour(look: Look) -> int:
+    return int(_waited(look) // AGAIN)
 
 
 def _age(cache: CacheView, now: dt.datetime) -> float:
@@ -188,7 +196,9 @@ def _bound(look: Look) -> tuple[Action, ...]:
     if verdict.outcome is Outcome.NOT_FOUND and look.unknown_for < GRACE and not look.leaving:
         return (*actions, Wait(GRACE - look.unknown_for))
     if pod.bound_for(look.now) < AGAIN:  # else the event has expired: a restart would tell it again
-        actions.extend(Tell(each, _name(look, each)) for each in verdict.events)
+        # a pin that is not met may have been told already, while the pod was held
+        hour = _hour(look) if verdict.hold else None
+        actions.extend(Tell(each, _name(look, each, hour)) for each in verdict.events)
     if verdict.create is not None:
         actions.append(CreateCache(verdict.create, verdict.ask.explicit))
     return tuple(actions)

@@ -237,6 +237,13 @@ def test_a_bound_pod(seen: Pod, caches: list[CacheView], expected: list[object])
     assert shown(look(seen, *caches)) == expected
 
 
+def test_what_it_was_told_while_it_was_held_it_is_not_told_again_when_it_is_let_go_by_others() -> None:
+    (held, _) = look(pod(gated=True, pin="nope"), unknown_for=GRACE)
+    (bound,) = look(pod(node="node-1", pin="nope"), unknown_for=GRACE)
+
+    assert held == bound
+
+
 @pytest.mark.parametrize(("seconds", "told"), [(AGAIN - 1, [events.HIT]), (AGAIN, [])])
 def test_who_has_a_node_for_long_was_told_before(seconds: float, told: list[str]) -> None:
     """The API server has forgotten the event by then, so that a restart would tell it as something new."""
