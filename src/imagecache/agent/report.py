@@ -147,6 +147,10 @@ def not_attached(attached: Attached) -> str:
     notes = []
     if attached.withheld:
         notes.append(f"private, so pods pull manifest and config with their own secret: {', '.join(attached.withheld)}")
+    if attached.unverified:
+        notes.append(
+            f"from a registry that nobody has verified, so pods pull the names: {', '.join(attached.unverified)}"
+        )
     if attached.missed:
         notes.append(f"native mode cannot serve every layer, pods pull the rest: {', '.join(attached.missed)}")
     return "; ".join(notes)

@@ -170,4 +170,10 @@ def status_event(event: BuildEvent, now: dt.datetime) -> Event | None:
 def _status_image(image: ImageRecord) -> StatusImage:
     size = sum(layer.blob.size for layer in image.layers)
     platform = str(image.platform)
-    return StatusImage(image=image.reference, platform=platform, digest=str(image.target.digest), size=size)
+    return StatusImage(
+        image=image.reference,
+        platform=platform,
+        digest=str(image.target.digest),
+        size=size,
+        verified=image.verified,
+    )

@@ -24,5 +24,7 @@ def attach(
         say(f"{image} attached")
     for image in attached.withheld:
         say(f"{image} layers attached, name withheld (private: containers need their own credential)")
+    for image in attached.unverified:
+        say(f"{image} layers attached, name withheld (its registry is not verified: see insecure_registries)")
     for line in (*not_attached(attached), *other_snapshotters(attached)):
         say(line)

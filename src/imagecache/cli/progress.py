@@ -74,6 +74,7 @@ def outcome(event: Accepted | Built | Attached) -> list[str]:
         case Attached():
             lines = [f"{image} attached" for image in event.images]
             lines += [f"{image} layers attached, name withheld (private)" for image in event.withheld]
+            lines += [f"{image} layers attached, name withheld (unverified registry)" for image in event.unverified]
             return lines + not_attached(event) + other_snapshotters(event)
 
 
@@ -181,6 +182,7 @@ class JsonDisplay:
                     "attached",
                     images=list(event.images),
                     withheld=list(event.withheld),
+                    unverified=list(event.unverified),
                     missed=list(event.missed),
                     foreign=list(event.foreign),
                     unpackedInto=sorted(event.unpacked),

@@ -50,6 +50,8 @@ class Attached:
     """Runtime handlers whose pods cannot start the images: their snapshotters do not have them."""
     handlers: Handlers = field(default_factory=Handlers)
     """Of the runtime, as they were then."""
+    unverified: tuple[str, ...] = ()
+    """Images from a registry that nobody has verified, as the user wrote them: withheld as private ones are."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,6 +88,7 @@ class NodeAttacher:
         choice, handlers = await self._configured()
         recorded: dict[str, None] = {}
         withheld: list[str] = []
+        unverified: list[str] = []
         missed: list[str] = []
         listing: dict[str, Descriptor] = {}
         usable: dict[str, str] = {}
@@ -102,7 +103,7 @@ class NodeAttacher:
                 wanted = _wanted(handlers, image, asked)
                 if self._is_withheld(image):
                     await self._hold(session, image, wanted, handlers)
-                    withheld.append(image.reference)
+                    (withheld if image.verified else unverified).append(image.reference)
                 elif await self._present(session, choice, image):
                     # before the record: it says "present" to pods of every runtime handler
                     await self._unpack(session, choice, image, wanted)
@@ -124,6 +125,7 @@ class NodeAttacher:
             unpacked=handlers.unpacked(also),
             left_out=handlers.left_out(also),
             handlers=handlers,
+            unverified=tuple(unverified),
         )
 
     async def detach(self, bundle: Bundle, keep: Sequence[Bundle] = ()) -> tuple[str, ...]:
@@ -207,8 +209,12 @@ class NodeAttacher:
         return self._settings.namespace == image_records.CRI_NAMESPACE
 
     def _is_withheld(self, image: ImageRecord) -> bool:
-        """In CRI's namespace a record means "present" to every pod, with or without credentials."""
-        return image.private and self._in_cri and self._settings.namespace not in self._settings.allow_private_names
+        """In CRI's namespace a record means "present" to every pod, with or without credentials.
+
+        And it says what an image's name means: nobody who was on the way to its registry may say that.
+        """
+        allowed = self._settings.namespace in self._settings.allow_private_names
+        return self._in_cri and not image.for_every_pod and not (image.verified and allowed)
 
     async def _present(self, session: Session, choice: Choice, image: ImageRecord) -> bool:
         """Documents and snapshots, concurrently: neither needs the other. False when a layer cannot be served."""
@@ -231,7 +237,7 @@ class NodeAttacher:
             await session.content.write(self._documents.read(config), changes)
 
     async def _hold(self, session: Session, image: ImageRecord, wanted: frozenset[str], handlers: Handlers) -> None:
-        """For a private image: the pull that a pod makes fetches no layer, so other snapshotters need theirs too."""
+        """Of one that is withheld: the pull that a pod makes fetches no layer, so other snapshotters need it too."""
         if self._unpacker is not None:
             await self._unpacker.hold(session, image, wanted)
             await self._unpacker.release(session, image, handlers.loaded - wanted)
@@ -243,7 +249,7 @@ class NodeAttacher:
             image
             for image in bundle.images
             # whatever is allowed by now: it may have been withheld when it was attached
-            if image.private and image.layers and image.layers[-1].chain_id not in kept
+            if not image.for_every_pod and image.layers and image.layers[-1].chain_id not in kept
         ]
         if self._unpacker is None or not held:
             return

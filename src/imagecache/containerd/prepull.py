@@ -62,11 +62,11 @@ class Prepuller:
     async def attach(self, bundle: Bundle, also: Collection[str] = (), others: Sequence[Asked] = ()) -> Attached:
         """Unpack the images, or pull those that are missing.
 
-        Raises ImageWithheld when one of them is private; PullFailed, ImageNotListed, or what ``NodeAttacher.attach``
-        raises.
+        Raises ImageWithheld when one of them is private, or from a registry that nobody has verified; PullFailed,
+        ImageNotListed, or what ``NodeAttacher.attach`` raises.
         """
         # it comes before the error: the other images of the cache are useful
-        withheld = [image for image in bundle.images if image.private and not self._private]
+        withheld = [image for image in bundle.images if not image.verified or (image.private and not self._private)]
         public = tuple(image for image in bundle.images if image not in withheld)
         names = tuple(dict.fromkeys(map(name_of, public)))
         attached = Attached(names)
@@ -82,11 +82,7 @@ class Prepuller:
                             f"the runtime has pulled {name} and does not have it", hint="its log says why"
                         )
         if withheld:
-            private = ", ".join(image.reference for image in withheld)
-            raise ImageWithheld(
-                f"{private}: private, and every pod could use it once it is on the node",
-                hint=f"remove it from the cache, or set allow_private_names to {CRI_NAMESPACE} for nodes of one tenant",
-            )
+            raise _withheld(withheld)
         return attached
 
     async def handlers(self) -> Handlers:
@@ -116,6 +112,20 @@ class Prepuller:
     async def _containerd(self) -> NodeAttacher | None:
         """None: the runtime is another one, and pulls."""
         return self._attacher if self._attacher is not None and await self._attacher.answers() else None
+
+
+def _withheld(images: Sequence[ImageRecord]) -> ImageWithheld:
+    """About those that nobody has verified, if there is one."""
+    unverified = ", ".join(image.reference for image in images if not image.verified)
+    if unverified:
+        return ImageWithheld(
+            f"{unverified}: from a registry that nobody has verified, and every pod would use it by its name",
+            hint="give the registry a certificate, or an administrator adds it to the setting insecure_registries",
+        )
+    return ImageWithheld(
+        f"{', '.join(image.reference for image in images)}: private, and every pod could use it once it is on the node",
+        hint=f"remove it from the cache, or set allow_private_names to {CRI_NAMESPACE} for nodes of one tenant",
+    )
 
 
 def name_of(image: ImageRecord) -> str:

@@ -51,7 +51,10 @@ class ImageRecord(msgspec.Struct, frozen=True, kw_only=True):
     layers: tuple[LayerRecord, ...] = ()
     """Bottom first; repeated layers are repeated here."""
     private: bool = False
-    """A credential was needed to read it."""
+    """A credential was needed to read something of it."""
+    verified: bool = False
+    """It is what its name means: the reference has a digest, or the registry's certificate was verified, or an
+    administrator lists the registry."""
     notes: tuple[str, ...] = ()
     """What is unusual about it, for people: a sentence each, without a full stop."""
 
@@ -59,6 +62,11 @@ class ImageRecord(msgspec.Struct, frozen=True, kw_only=True):
     def target(self) -> Descriptor:
         """What the reference resolves to in the registry: the index if there is one, else the manifest."""
         return (*self.indexes, self.manifest)[0]
+
+    @property
+    def for_every_pod(self) -> bool:
+        """A record of it may say to every pod of a node that the image of this name is there."""
+        return self.verified and not self.private
 
     @property
     def documents(self) -> tuple[Descriptor, ...]:

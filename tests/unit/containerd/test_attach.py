@@ -1,5 +1,6 @@
 """Attach and detach on a containerd in memory, whose collector takes whatever is not held by the right labels."""
 
+import msgspec
 import pytest
 
 from imagecache.containerd.attach import AttachSettings, NodeAttacher
@@ -155,6 +156,19 @@ async def test_a_private_image_is_withheld_from_cri() -> None:
     assert result.withheld == ("team/secret:1",)
     assert not any("secret" in name for name in node.images)
     assert secret.config.digest not in node.containerd.spaces["k8s.io"].content
+
+
+async def test_an_unverified_image_is_withheld_from_cri() -> None:
+    """Its name would mean on every node what somebody on the way to its registry says."""
+    for allowed in (frozenset[str](), frozenset({"k8s.io"})):
+        node = Node(settings=AttachSettings(allow_private_names=allowed))
+        poisoned = msgspec.structs.replace(node.documents.image("registry.k8s.io/pause:3.9", ["base"]), verified=False)
+        public = node.documents.image("nginx:1.25", ["base"])
+        node.serve(poisoned, public)
+        result = await node.attacher.attach(bundle(poisoned, public))
+        assert (result.unverified, result.withheld) == (("registry.k8s.io/pause:3.9",), ())
+        assert not any("pause" in name for name in node.images)
+        assert "docker.io/library/nginx:1.25" in node.images
 
 
 async def test_an_administrator_may_allow_private_names() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from imagecache.containerd.also_unpack import AlsoUnpacker
@@ -61,6 +62,15 @@ async def test_a_private_image_is_pulled_where_that_is_allowed(runtime: FakeRunt
         await Prepuller(runtime, ["moby"]).attach(bundle(PRIVATE))
     attached = await Prepuller(runtime, ["k8s.io"]).attach(bundle(PRIVATE))
     assert attached == Attached(("docker.io/corp/secret:1",))
+
+
+async def test_an_unverified_image_is_left_out_and_said_so(runtime: FakeRuntime) -> None:
+    unverified = msgspec.structs.replace(APP, verified=False)
+    for allowed in ([], ["k8s.io"]):
+        with pytest.raises(ImageWithheld, match=r"^app:1: from a registry that nobody has verified") as caught:
+            await Prepuller(runtime, allowed).attach(bundle(unverified, TOOL))
+        assert "insecure_registries" in caught.value.hint
+    assert runtime.pulls == ["docker.io/library/tool:latest"]
 
 
 async def test_a_pull_that_fails(runtime: FakeRuntime) -> None:
