@@ -25,6 +25,16 @@ _NAME: Schema = {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 _NAMESPACE: Schema = {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"}
 _SIZE: Schema = {"type": "string", "pattern": "^[0-9]+([.][0-9]+)?([KMGTPE]i|[kMGTPE])$"}
 """With a unit: ``100`` would be a hundred bytes."""
+_REGISTRY: Schema = {
+    "anyOf": [
+        {
+            "type": "string",
+            "pattern": r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)(:[0-9]{1,5})?$",
+        },
+        {"type": "string", "pattern": "^[0-9a-fA-F:.]+/[0-9]{1,3}$"},
+    ]
+}
+"""``host[:port]``, or a network in CIDR form."""
 _PULL_SECRET: Schema = {"anyOf": [_NAME, needs(some(name=_NAME), "name")]}
 
 
@@ -72,6 +82,7 @@ TOLD: Mapping[str, Schema] = {
     "store.sharedHostPath": {"type": "string", "pattern": "^(/|$)"},
     "pullSecretNamespaces": {**items(_NAMESPACE), "uniqueItems": True},
     "pullSecretNames": items(_NAME),
+    "insecureRegistries": items(_REGISTRY),
     "tls.certManagerIssuer": some("name", "kind", "group"),
     "controller.builds": {"type": "integer", "minimum": 1},
     **_component("controller"),

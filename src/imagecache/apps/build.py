@@ -19,6 +19,7 @@ from imagecache.registry.credentials import CredentialChain, Credentials
 from imagecache.registry.docker_config import config_path, load_docker_config, parse_docker_config_json
 from imagecache.registry.http_proxy import parse_proxies
 from imagecache.registry.keyring import Keyring
+from imagecache.registry.listed_hosts import ListedHosts
 from imagecache.settings.table import Settings
 from imagecache.store.bundle_document import Bundle
 from imagecache.store.store import Store
@@ -48,17 +49,19 @@ def host_credentials(secrets: Sequence[PullSecret], docker_config: Path | None) 
         yield docker
 
 
-async def build_bundle(
+async def build_bundle(  # noqa: PLR0913 - one order, as of BundleBuilder
     store: Store,
     settings: Settings,
     clock: Clock,
     request: BuildRequest,
     credentials: Iterable[Credentials],
     emit: Callable[[BuildEvent], None],
+    *,
+    discreet: bool = False,
 ) -> Bundle:
-    """One build into ``store``, with these credentials and none else."""
+    """One build into ``store``, with these credentials and none else; ``discreet``: ``RegistryConfig.discreet``."""
     builder = BundleBuilder(store, clock, BuildSettings(jobs=settings.jobs))
-    config = registry_config(settings, request.plain_http, request.insecure)
+    config = registry_config(settings, request.plain_http, request.insecure, discreet=discreet)
     async with RegistryClient(config, CredentialChain(credentials)) as source:
         return await builder.build(
             request.bundle_id,
@@ -71,10 +74,14 @@ async def build_bundle(
         )
 
 
-def registry_config(settings: Settings, plain_http: frozenset[str], insecure: frozenset[str]) -> RegistryConfig:
-    """``plain_http`` and ``insecure`` are those of an ImageCache."""
+def registry_config(
+    settings: Settings, plain_http: frozenset[str], insecure: frozenset[str], *, discreet: bool = False
+) -> RegistryConfig:
+    """``plain_http`` and ``insecure`` are those of an ImageCache. Raises InvalidSetting, RegistryUntrusted."""
     return RegistryConfig(
         hosts_dir=settings.hosts,
+        listed=ListedHosts.parse(settings.insecure_registries),
+        discreet=discreet,
         plain_http=plain_http,
         insecure=insecure,
         authorities=(Path(settings.registry_ca),) if settings.registry_ca else (),

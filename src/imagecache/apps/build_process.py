@@ -72,7 +72,7 @@ async def run(order: Order, send: Send) -> None:
             host_credentials(order.credentials, Path(order.docker_config) if order.docker_config else None)
         )
         store = await asyncio.to_thread(Store.open, settings.store, clock)
-        await build_bundle(store, settings, clock, order.request, credentials, sender.on)
+        await build_bundle(store, settings, clock, order.request, credentials, sender.on, discreet=order.discreet)
     except ImageCacheError as error:
         send(Failed.of(error))
     else:

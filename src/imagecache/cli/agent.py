@@ -36,6 +36,7 @@ from imagecache.errors import Interrupted
     "docker_config",
     "hosts",
     "registry_ca",
+    "insecure_registries",
     "registry_retries",
     "registry_connect_timeout",
     "registry_read_timeout",

@@ -33,6 +33,7 @@ SETTINGS = (
     "docker_config",
     "hosts",
     "registry_ca",
+    "insecure_registries",
     "registry_retries",
     "registry_connect_timeout",
     "registry_read_timeout",

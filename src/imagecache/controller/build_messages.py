@@ -24,6 +24,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     credentials: tuple[PullSecret, ...] = ()
     docker_config: str = ""
     """Path of a docker ``config.json`` whose credentials come after these; empty: none."""
+    discreet: bool = False
+    """Errors tell nothing of servers that are no registries (``registry.config.RegistryConfig.discreet``)."""
 
 
 class Ended(msgspec.Struct, tag=True, frozen=True):

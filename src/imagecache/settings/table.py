@@ -218,6 +218,16 @@ class Settings:
             "Empty: the system's alone.",
         ),
     ] = ""
+    insecure_registries: Annotated[
+        tuple[str, ...],
+        Meaning(
+            "auto | host[:port] | network, comma-separated",
+            "Registries that may be reached over transport without verification (plain HTTP, or a certificate that "
+            "nobody verifies), where an ImageCache or hosts.toml asks for it, and that get credentials then: hosts as "
+            "in references, or networks (10.0.0.0/8) for those written as an address. Whoever is on the way to them "
+            "decides what their images are. auto: this machine itself, but nothing in a cluster.",
+        ),
+    ] = ("auto",)
     registry_retries: Annotated[
         int,
         Meaning("count", "Retries of a registry request after an error that may be temporary."),
