@@ -121,7 +121,7 @@ def _event(value: JSON) -> PodEvent:
 def _held(pod: Pod, verdict: Verdict, around: Surroundings, told: Sequence[PodEvent]) -> Held:
     if pod.is_gated:
         return Held(now=True, before=True, why=f"its scheduling gate {GATE} is there: {_waits_for(verdict, around)}")
-    scheduled = _scheduled(pod)
+    scheduled = pod.scheduled
     # a pod without the gate is told the same, but once it has a node
     before = [event for event in told if event.reason in _WAITING and event.first < scheduled]
     if before:
@@ -141,11 +141,3 @@ def _waits_for(verdict: Verdict, around: Surroundings) -> str:
         cache = around.index.caches[verdict.winner]
         return f"{cache.name} serves, and is usable on {len(cache.nodes)} of {cache.desired} nodes"
     return "nothing is pinned, so the controller lets it go as soon as it sees it"
-
-
-def _scheduled(pod: Pod) -> str:
-    """When it got its node, as text; empty: it has none."""
-    for condition in pod.status.conditions or ():
-        if (condition.type, condition.status) == ("PodScheduled", "True"):
-            return condition.last_transition_time or ""
-    return ""

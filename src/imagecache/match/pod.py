@@ -97,6 +97,14 @@ class Pod(msgspec.Struct, frozen=True, gc=False):
         """Whether our gate holds it."""
         return any(gate.name == GATE for gate in self.spec.scheduling_gates or ())
 
+    @property
+    def scheduled(self) -> str:
+        """When it got its node, as text; empty: it has none, or that is not known."""
+        for condition in self.status.conditions or ():
+            if (condition.type, condition.status) == ("PodScheduled", "True"):
+                return condition.last_transition_time or ""
+        return ""
+
     def _images(self) -> Iterator[str]:
         for container in (*(self.spec.init_containers or ()), *(self.spec.containers or ())):
             yield container.image

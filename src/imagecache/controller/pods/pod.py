@@ -72,11 +72,8 @@ class Pod(pod.Pod, frozen=True, gc=False):
 
     def bound_for(self, now: dt.datetime) -> float:
         """Seconds since it has a node; 0: not known."""
-        scheduled = next(
-            (each for each in self.status.conditions or () if each.type == "PodScheduled"), pod.Condition()
-        )
-        since = times.read(scheduled.last_transition_time or "")
-        return (now - since).total_seconds() if since is not None and scheduled.status == "True" else 0.0
+        since = times.read(self.scheduled)
+        return (now - since).total_seconds() if since is not None else 0.0
 
     def node_affinity(self) -> Object:
         """Empty when it has none."""
