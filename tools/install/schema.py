@@ -91,6 +91,7 @@ TOLD: Mapping[str, Schema] = {
     "agent.hostDirectory": {"type": "string", "pattern": "^(/[.]?[A-Za-z0-9_-][A-Za-z0-9._-]*)+$"},
     "agent.reserve": {"type": "number", "minimum": 0, "exclusiveMaximum": 1},
     "agent.allowPrivateNames": TEXTS,
+    "agent.reservedNames": TEXTS,
     "metrics.serviceMonitor.labels": mapping(TEXT, without=[*labels("")]),
     "metrics.serviceMonitor.interval": {"type": "string", "pattern": "^([0-9]+(ms|s|m|h))*$"},
     "metrics.hostAddress": {"type": "string", "pattern": "^(.*:[0-9]+)?$"},

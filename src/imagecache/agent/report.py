@@ -152,6 +152,8 @@ def not_attached(attached: Attached) -> str:
         notes.append(
             f"from a registry that nobody has verified, so pods pull the names: {', '.join(attached.unverified)}"
         )
+    if attached.reserved:
+        notes.append(f"names that no cache may record, so pods pull them: {', '.join(attached.reserved)}")
     if attached.missed:
         notes.append(f"native mode cannot serve every layer, pods pull the rest: {', '.join(attached.missed)}")
     return "; ".join(notes)

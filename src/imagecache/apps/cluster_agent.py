@@ -195,7 +195,8 @@ class ClusterDuties:
         if settings.mode is Mode.PREPULL:
             cri = CriClient(settings.address)
             stack.callback(cri.close)
-            return Prepuller(cri, settings.allow_private_names, attacher)
+            reserved = ReservedNames.parse(settings.reserved_names)
+            return Prepuller(cri, settings.allow_private_names, attacher, reserved=reserved)
         return ContainerdRecords(containerd, attacher, settings.namespace, lambda: self._lease_native(containerd))
 
     def _foreign(self) -> frozenset[str]:

@@ -23,6 +23,7 @@ from imagecache.errors import Interrupted
     "trim_delay",
     "metrics_address",
     "allow_private_names",
+    "reserved_names",
     "also_unpack",
     "kubeconfig",
     "node_name",

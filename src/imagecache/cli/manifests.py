@@ -39,6 +39,7 @@ SETTINGS = (
     "registry_read_timeout",
     "jobs",
     "allow_private_names",
+    "reserved_names",
     "also_unpack",
 )
 """Those of a command that builds and attaches."""

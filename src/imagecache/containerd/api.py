@@ -52,6 +52,8 @@ class Attached:
     """Of the runtime, as they were then."""
     unverified: tuple[str, ...] = ()
     """Images from a registry that nobody has verified, as the user wrote them: withheld as private ones are."""
+    reserved: tuple[str, ...] = ()
+    """Images whose names no cache may record (``reserved.ReservedNames``), as the user wrote them: withheld, too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -262,6 +262,15 @@ class Settings:
             "Namespaces in which private images are recorded too: every pod there may use them without credentials.",
         ),
     ] = ()
+    reserved_names: Annotated[
+        tuple[str, ...],
+        Meaning(
+            "repositories and prefixes, comma-separated",
+            "Images that no cache may name in containerd's namespace k8s.io, where every pod would use them: a "
+            "repository (registry.example.com/team/app) with all its tags, or what is below a prefix that ends in a "
+            "slash (registry.k8s.io/). Their layers are served when a pod pulls them.",
+        ),
+    ] = ("registry.k8s.io/",)
     also_unpack: Annotated[
         tuple[str, ...],
         Meaning(

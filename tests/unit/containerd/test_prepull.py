@@ -10,6 +10,7 @@ from imagecache.containerd.api import Attached, UnpackedChain
 from imagecache.containerd.attach import AttachSettings, NodeAttacher
 from imagecache.containerd.handlers import Handlers
 from imagecache.containerd.prepull import Prepuller
+from imagecache.containerd.reserved import ReservedNames
 from imagecache.errors import BlobNotFound, ContainerdUnavailable, ImageNotListed, ImageWithheld, NoSpace, PullFailed
 from imagecache.settings.table import Mode
 from testkit.agent_dependencies import FakeRuntime
@@ -71,6 +72,25 @@ async def test_an_unverified_image_is_left_out_and_said_so(runtime: FakeRuntime)
             await Prepuller(runtime, allowed).attach(bundle(unverified, TOOL))
         assert "insecure_registries" in caught.value.hint
     assert runtime.pulls == ["docker.io/library/tool:latest"]
+
+
+async def test_a_reserved_name_is_left_out_and_said_so(runtime: FakeRuntime) -> None:
+    prepuller = Prepuller(runtime, reserved=ReservedNames.parse(["docker.io/library/app"]))
+
+    with pytest.raises(ImageWithheld, match=r"^app:1: a name that no cache may record") as caught:
+        await prepuller.attach(bundle(APP, TOOL))
+
+    assert "reserved_names" in caught.value.hint
+    assert runtime.pulls == ["docker.io/library/tool:latest"]
+
+
+async def test_a_reserved_name_that_the_node_has_is_not_removed(runtime: FakeRuntime) -> None:
+    runtime.images["docker.io/library/app:1"] = "sha256:app"
+    prepuller = Prepuller(runtime, reserved=ReservedNames.parse(["docker.io/library/app"]))
+
+    await prepuller.detach(bundle(APP), [])
+
+    assert list(runtime.images) == ["docker.io/library/app:1"]
 
 
 async def test_a_pull_that_fails(runtime: FakeRuntime) -> None:
