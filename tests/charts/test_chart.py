@@ -48,6 +48,7 @@ EVERYTHING_SET = {
     "taint": {"enabled": True, "timeoutSeconds": 1000000},
     "pullSecretNamespaces": ["a", "1"],
     "pullSecretNames": ["x"],
+    "insecureRegistries": ["registry.example.com:5000", "10.0.0.0/8", "[::1]:5000"],
     "metrics": {
         "serviceMonitor": {"enabled": True, "labels": {"release": "kube-prometheus-stack"}, "interval": "30s"},
         "hostAddress": ":9999",
@@ -65,6 +66,7 @@ EVERYTHING_SET = {
         "affinity": NOT_ON_FARGATE,
         "reserve": 0.2,
         "allowPrivateNames": ["k8s.io", "other"],
+        "reservedNames": ["registry.k8s.io/", "registry.example.com/pause"],
         "hostDirectory": "/home/kubernetes/bin/imagecache",
         "podLabels": {"team": "a", "number": "1"},
         "podAnnotations": {"cluster-autoscaler.kubernetes.io/safe-to-evict": "true"},
