@@ -64,11 +64,6 @@ class ImageRecord(msgspec.Struct, frozen=True, kw_only=True):
         return (*self.indexes, self.manifest)[0]
 
     @property
-    def for_every_pod(self) -> bool:
-        """A record of it may say to every pod of a node that the image of this name is there."""
-        return self.verified and not self.private
-
-    @property
     def documents(self) -> tuple[Descriptor, ...]:
         """Indexes, manifest and config."""
         return (*self.indexes, self.manifest, self.config)
