@@ -239,7 +239,7 @@ class FakeAttacher:
             raise self.failure
         for image in bundle.images:
             self.attached[image.name] = bundle.id
-        names = tuple(image.name for image in bundle.images if image.for_every_pod)
+        names = tuple(image.name for image in bundle.images if image.verified and not image.private)
         withheld = tuple(image.name for image in bundle.images if image.private and image.verified)
         unverified = tuple(image.name for image in bundle.images if not image.verified)
         return Attached(names, withheld, unpacked=frozenset(also), unverified=unverified)
