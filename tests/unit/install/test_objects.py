@@ -286,7 +286,8 @@ def test_no_search_domain_completes_the_name_of_a_registry() -> None:
 
 def test_registries_without_verification_are_listed_by_the_release() -> None:
     def listed(**values: object) -> str:
-        return environment(pod_of("Deployment", CONTROLLER, **values)["containers"][0])["IMAGECACHE_INSECURE_REGISTRIES"]
+        (controller,) = pod_of("Deployment", CONTROLLER, **values)["containers"]
+        return environment(controller)["IMAGECACHE_INSECURE_REGISTRIES"]
 
     assert listed() == "auto", "nothing, in a cluster"
     assert listed(insecureRegistries=["registry.example:5000", "10.0.0.0/8"]) == "registry.example:5000,10.0.0.0/8"
