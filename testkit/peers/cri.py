@@ -5,7 +5,9 @@ Speaks ``runtime.v1`` to containerd over its unix socket. Pods use the node's ne
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +16,16 @@ from uuid import uuid4
 
 from google.protobuf.message import Message
 from grpclib.client import Channel, UnaryUnaryMethod
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
 
 from imagecache._proto.cri import runtime_pb2 as pb
 
 _Reply = TypeVar("_Reply", bound=Message)
 _IMAGES = "/runtime.v1.ImageService/"
 _RUNTIME = "/runtime.v1.RuntimeService/"
+_AGAIN = 20.0
+"""Seconds for which the start of a pod is tried again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +107,9 @@ class Cri:
     ) -> Pod:
         """A pod sandbox in the node's network. ``handler`` is what a RuntimeClass names; empty: the default.
 
+        Tried again, as kubelet does, while containerd has no connection to a snapshotter: it gives one that was away a
+        second or three for the handshake, and finds it at the next try.
+
         ``privileged``: its containers may be.
         """
         metadata = pb.PodSandboxMetadata(name=name, uid=str(uuid4()), namespace=namespace)
@@ -115,8 +124,15 @@ class Cri:
             ),
         )
         request = pb.RunPodSandboxRequest(config=config, runtime_handler=handler)
-        reply = await self._call(_RUNTIME + "RunPodSandbox", request, pb.RunPodSandboxResponse)
-        return Pod(reply.pod_sandbox_id, config)
+        deadline = time.monotonic() + _AGAIN
+        while True:
+            try:
+                reply = await self._call(_RUNTIME + "RunPodSandbox", request, pb.RunPodSandboxResponse)
+                return Pod(reply.pod_sandbox_id, config)
+            except GRPCError as error:
+                if error.status is not Status.UNAVAILABLE or time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(0.1)
 
     async def create_container(  # noqa: PLR0913 - what differs between containers
         self,

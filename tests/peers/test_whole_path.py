@@ -7,13 +7,10 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from grpclib.const import Status
-from grpclib.exceptions import GRPCError
 
 from imagecache.errors import ImageNotFound, StoreCorrupt
 from testkit.images import busybox_image, make_image, tar_of
@@ -163,21 +160,6 @@ async def test_implied_parents_in_proxy_mode(proxy: CachingNode, registry_off: R
         assert await cri.run(app, ["sh", "-c", "stat -c %a /tmp && cat /tmp/left"]) == "1777\nthird layer\n"
 
 
-async def run_as_kubelet(cri: Cri, image: str, argv: list[str]) -> str:
-    """Like a kubelet, which tries again.
-
-    containerd gives a connection one to three seconds for its handshake; an agent that was away for longer is found
-    again at the next try.
-    """
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            return await cri.run(image, argv)
-        except GRPCError as error:
-            if error.status is not Status.UNAVAILABLE or time.monotonic() > deadline:
-                raise
-
-
 async def test_the_agent_may_stop_while_containers_run(proxy: CachingNode, app: str) -> None:
     proxy.create("cache", [app])
     async with Cri(proxy.address) as cri, cri.running(app) as container:
@@ -185,7 +167,7 @@ async def test_the_agent_may_stop_while_containers_run(proxy: CachingNode, app: 
         assert (await cri.exec_sync(container, READ)).code == 0
         proxy.start_agent()
         assert (await cri.exec_sync(container, ["cat", "/srv/new"])).stdout == "new\n"
-        assert await run_as_kubelet(cri, app, READ) == "second layer\nnew\n"
+        assert await cri.run(app, READ) == "second layer\nnew\n"
 
 
 async def test_the_agent_may_be_killed_while_containers_run(proxy: CachingNode, app: str) -> None:
@@ -194,7 +176,7 @@ async def test_the_agent_may_be_killed_while_containers_run(proxy: CachingNode, 
         proxy.agent.kill()
         proxy.start_agent()
         assert (await cri.exec_sync(container, READ)).code == 0
-        assert await run_as_kubelet(cri, app, READ) == "second layer\nnew\n"
+        assert await cri.run(app, READ) == "second layer\nnew\n"
 
 
 async def test_all_mounts_gone_as_after_a_reboot(proxy: CachingNode, registry_off: Registry, app: str) -> None:
