@@ -46,7 +46,7 @@ def test_nothing_is_reserved_by_itself() -> None:
     assert "registry.k8s.io/pause:3.9" in ReservedNames.parse(Settings().reserved_names)
 
 
-@pytest.mark.parametrize("entry", ["/", "https://registry.k8s.io/", "a b", "A/b", "registry.k8s.io//", "*"])
+@pytest.mark.parametrize("entry", ["/", "https://registry.k8s.io/", "a b", "a/B", "registry.k8s.io//", "*"])
 def test_what_is_neither_repository_nor_prefix(entry: str) -> None:
     with pytest.raises(InvalidSetting, match="reserved_names"):
         ReservedNames.parse([entry])

@@ -63,10 +63,10 @@ def test_the_test_of_a_row_exists(row: Row) -> None:
     assert named, f"{row.test} is not `path::name`"
     path, name = ROOT / named[1], named[2]
     assert path.is_file(), named[1]
-    assert name in tests_of(path)
+    assert name in names_in(path)
 
 
-def tests_of(path: Path) -> set[str]:
+def names_in(path: Path) -> set[str]:
     """Names as pytest has them: those of a class with the class before."""
     found = set()
     for node in ast.parse(path.read_text()).body:

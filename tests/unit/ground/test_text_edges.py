@@ -16,7 +16,7 @@ from imagecache.agent.failures import Failures
 from imagecache.agent.report import Facts
 from imagecache.api import building, dump, events, phases
 from imagecache.api.nodes import NodeStatus
-from imagecache.api.types import ImageCache, Metadata
+from imagecache.api.types import API_VERSION, KIND, ImageCache, Metadata, Spec
 from imagecache.api.yamltext import JSON
 from imagecache.builder import notes, worker_messages
 from imagecache.builder.build_events import ImageResolved
@@ -50,7 +50,7 @@ HOSTILE = CONTROL + "x" * 100_000
 ERROR = RegistryUnavailable(HOSTILE, hint=HOSTILE, image=HOSTILE)
 NOW = FakeClock().now()
 STATUS = phases.begin("imc-" + "a" * 20, 1, NOW)
-CACHE = ImageCache(metadata=Metadata(name="a", uid="u"))
+CACHE = ImageCache(api_version=API_VERSION, kind=KIND, metadata=Metadata(name="a", uid="u"), spec=Spec(images=("a:1",)))
 DIGEST = Digest.sha256(b"")
 ATTACHED = Attached((HOSTILE,), withheld=(HOSTILE,), missed=(HOSTILE,), foreign=(HOSTILE,), unverified=(HOSTILE,))
 
