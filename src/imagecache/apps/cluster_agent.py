@@ -36,6 +36,7 @@ from imagecache.containerd.cri import CriClient
 from imagecache.containerd.image_records import CRI_NAMESPACE
 from imagecache.containerd.native import NativeUse, holder_of
 from imagecache.containerd.prepull import Prepuller
+from imagecache.containerd.reserved import ReservedNames
 from imagecache.errors import InvalidSetting
 from imagecache.fetch.bundle import BundleFetcher, Described, describe, own_part
 from imagecache.fetch.prefetch import PREFETCH, BuildPrefetcher

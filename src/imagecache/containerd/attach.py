@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from imagecache.clock import Clock
 from imagecache.concurrency import finish_all, run_all
@@ -48,7 +48,7 @@ class AttachSettings:
     """PROXY, NATIVE or PREPULL; AUTO: the first or the second, as this containerd is configured."""
     allow_private_names: frozenset[str] = frozenset()
     """Namespaces in which private images are recorded although every pod there may then use them."""
-    reserved: ReservedNames = ReservedNames()
+    reserved: ReservedNames = field(default_factory=ReservedNames)
     """Images that get no record in CRI's namespace."""
     lease: int = 600
     """Seconds after which containerd drops what a killed attach has written."""

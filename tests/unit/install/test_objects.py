@@ -296,8 +296,10 @@ def test_registries_without_verification_are_listed_by_the_release() -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_our_own_image_is_named_by_no_cache(mode: str) -> None:
     def reserved(**values: object) -> list[str]:
-        (agent,) = pod_of("DaemonSet", "imagecache-agent", mode=mode, **values)["containers"]
-        return environment(agent)["IMAGECACHE_RESERVED_NAMES"].split(",")
+        """Of the agent, and in native mode of the installer beside it."""
+        containers = pod_of("DaemonSet", "imagecache-agent", mode=mode, **values)["containers"]
+        (found,) = {environment(each)["IMAGECACHE_RESERVED_NAMES"] for each in containers}
+        return found.split(",")
 
     assert reserved() == ["ghcr.io/imagecache/imagecache", "registry.k8s.io/"]
     own = reserved(image={"repository": "registry.example/own"}, agent={"reservedNames": ["pause.example/pause"]})
