@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
-from dataclasses import replace
 from typing import Self, TypeVar
 
 from imagecache.digest import Digest
@@ -243,9 +242,7 @@ class RegistryClient:
 
     def _allowed(self, endpoint: Endpoint) -> Endpoint:
         """With what the image cache asks for. Raises InvalidSetting when a secret would be sent to anybody."""
-        listed = endpoint.host in self._config.listed
         found = with_user_lists(endpoint, self._config.plain_http, self._config.insecure)
-        found = replace(found, plain_fallback=found.plain_fallback and listed)
         if found.headers and not is_trusted(found, self._config):
             raise InvalidSetting(
                 f"hosts.toml has headers for {found.host}, which would be sent over transport without verification",

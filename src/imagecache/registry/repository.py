@@ -110,7 +110,7 @@ class Repository:
                     self.asked_blobs |= "/blobs/" in path
                     yield response
                     return
-                body = await read_start(response, self._config.limits)
+                body = await read_start(response, self._config.limits.error_body)
             code = error_code(body)
             self._is_registry |= own and bool(code)
             challenges = parse_challenges(response.headers.getall("WWW-Authenticate", ()))

@@ -114,8 +114,6 @@ class TokenServer:
         try:
             realm = URL(challenge.parameters.get("realm", ""))
             usable = realm.scheme in safe and bool(realm.host) and not (realm.raw_user or realm.raw_password)
-            if realm.scheme == "http" and host_of(realm) != self.endpoint.host:
-                usable = usable and host_of(realm) in self.config.listed
         except ValueError:
             usable = False
         if not usable:
