@@ -74,6 +74,7 @@ def number_of(tool: Tool) -> int:
     return found
 
 
+@pytest.mark.timeout(300)
 def test_up_kubectl_and_down_that_leaves_nothing(tool: Tool) -> None:
     up = tool.run("up", "--nodes", "1")
     assert up.returncode == 0, up.stderr
