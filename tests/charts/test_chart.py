@@ -454,6 +454,7 @@ def notes(folder: Path, *flags: str) -> str:
         (["--set=agent.hostDirectory=/opt/../etc"], "at '/agent/hostDirectory': '/opt/../etc' does not match pattern"),
         (["--set=pullSecretNamespaces={a,a}"], "at '/pullSecretNamespaces': items at 0 and 1 are equal"),
         (["--set=pullSecretNamespaces={a.b}"], "at '/pullSecretNamespaces/0': 'a.b' does not match pattern"),
+        (["--set=insecureRegistries={https://a.example}"], "at '/insecureRegistries/0': 'https://a.example' does not"),
         (["--set=mode=null"], "missing property 'mode'"),
         (
             ["--set=agent.tolerations[0].operater=Exists"],
