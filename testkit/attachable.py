@@ -77,6 +77,7 @@ class MemoryDocuments:
             config=config,
             layers=tuple(records),
             private=private,
+            verified=True,
         )
 
     def _add(self, media_type: str, document: object) -> Descriptor:

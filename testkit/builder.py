@@ -70,6 +70,7 @@ def image_record(image: str, layers: Sequence[str]) -> ImageRecord:
             size=300,
         ),
         layers=tuple(layer_record(name, layers) for name in layers),
+        verified=True,
     )
 
 
@@ -147,6 +148,8 @@ class FakeBuilder:
     images: Mapping[str, Sequence[str]] = field(default_factory=lambda: IMAGES)
     private: frozenset[str] = frozenset()
     """Those of them that needed a credential."""
+    unverified: frozenset[str] = frozenset()
+    """Those of them whose registry nobody has verified."""
     lacking: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Those of them that an architecture does not have."""
     guarded: frozenset[str] = frozenset()
@@ -184,6 +187,7 @@ class FakeBuilder:
                 image_record(image, self._layers(image, credentials)),
                 platform=platform,
                 private=image in self.private | self.guarded,
+                verified=image not in self.unverified,
             )
             for image in request.images
             for platform in request.platforms
@@ -245,9 +249,10 @@ class FakeAttacher:
             raise self.failure
         for image in bundle.images:
             self.attached[image.name] = bundle.id
-        names = tuple(image.name for image in bundle.images if not image.private)
-        withheld = tuple(image.name for image in bundle.images if image.private)
-        return Attached(names, withheld, unpacked=frozenset(also))
+        names = tuple(image.name for image in bundle.images if image.verified and not image.private)
+        withheld = tuple(image.name for image in bundle.images if image.private and image.verified)
+        unverified = tuple(image.name for image in bundle.images if not image.verified)
+        return Attached(names, withheld, unpacked=frozenset(also), unverified=unverified)
 
     async def detach(self, bundle: Bundle, keep: Sequence[Bundle] = ()) -> tuple[str, ...]:
         if self.failure is not None:

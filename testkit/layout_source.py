@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 
 from imagecache.errors import ImageNotFound
 from imagecache.oci.descriptor import Descriptor
 from imagecache.oci.reference import Reference
-from imagecache.oci.resolved import Resolved
+from imagecache.oci.resolved import Access, Resolved
 from testkit.oci_layout import Image
 
 _CHUNK = 1 << 20
@@ -21,7 +21,11 @@ class LayoutSource:
 
     async def resolve(self, reference: Reference) -> Resolved:
         image = self._image(reference)
-        return Resolved(image.descriptor, image.blob(image.descriptor.digest).read_bytes(), private=False)
+        return Resolved(image.descriptor, image.blob(image.descriptor.digest).read_bytes(), verified=True)
+
+    async def access(self, reference: Reference, layers: Sequence[Descriptor]) -> Access:
+        del reference, layers
+        return Access(private=False)
 
     async def document(self, reference: Reference, descriptor: Descriptor) -> bytes:
         return self._image(reference).blob(descriptor.digest).read_bytes()

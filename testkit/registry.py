@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import ssl
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from imagecache.errors import DigestMismatch, ImageCacheError, ImageNotFound, Li
 from imagecache.limits import DEFAULT
 from imagecache.oci.descriptor import Descriptor
 from imagecache.oci.reference import Reference, naming_image
-from imagecache.oci.resolved import Resolved
+from imagecache.oci.resolved import Access, Resolved
 from imagecache.registry.credentials import Credential
 from testkit.clock import FakeClock
 from testkit.images_oci import MemoryImage
@@ -37,6 +38,8 @@ class MemorySource:
     def __init__(self, images: Mapping[str, MemoryImage] | None = None, private: frozenset[str] = frozenset()) -> None:
         self._images: dict[str, dict[str, MemoryImage]] = {}
         self._private = private
+        self.unverified: set[str] = set()
+        """Repositories whose registry nobody has verified."""
         self.asked: list[str] = []
         """Digests of documents and layers, in the order of the requests."""
         self._failures: dict[Digest, deque[tuple[ImageCacheError, int]]] = {}
@@ -59,7 +62,12 @@ class MemorySource:
             descriptor = tags[reference.tag].descriptor
         else:
             descriptor = self._descriptor(reference, reference.digest)
-        return Resolved(descriptor, self._blob(reference, descriptor.digest), reference.repository in self._private)
+        verified = reference.digest is not None or reference.repository not in self.unverified
+        return Resolved(descriptor, self._blob(reference, descriptor.digest), verified)
+
+    async def access(self, reference: Reference, layers: Sequence[Descriptor]) -> Access:
+        del layers
+        return Access(private=reference.repository in self._private)
 
     async def document(self, reference: Reference, descriptor: Descriptor) -> bytes:
         if descriptor.size > DEFAULT.config_size:
@@ -173,8 +181,16 @@ class Faults:
 class FakeRegistry:
     """An asynchronous context manager; listens on a free port of loopback while inside."""
 
-    def __init__(self, *, auth: str = "", users: Mapping[str, str] | None = None, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self,
+        *,
+        auth: str = "",
+        users: Mapping[str, str] | None = None,
+        host: str = "127.0.0.1",
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._host = host
+        self._tls = tls
         self.auth = auth
         """Empty, ``basic`` or ``bearer``."""
         self.users = dict(users or {})
@@ -207,7 +223,7 @@ class FakeRegistry:
         app.router.add_get("/away/{repository:.+}/blobs/{digest}", self._blob_without_auth)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, self._host, 0)
+        site = web.TCPSite(self._runner, self._host, 0, ssl_context=self._tls)
         await site.start()
         name = f"[{self._host}]" if ":" in self._host else self._host
         self.address = f"{name}:{self._runner.addresses[0][1]}"
@@ -219,7 +235,7 @@ class FakeRegistry:
 
     @property
     def url(self) -> str:
-        return f"http://{self.address}"
+        return f"{'https' if self._tls else 'http'}://{self.address}"
 
     def push(self, name: str, image: MemoryImage) -> str:
         """Store an image under ``repository:tag``; returns the full reference."""
@@ -284,6 +300,8 @@ class FakeRegistry:
         else:
             response.content_length = len(body)
         await response.prepare(request)
+        if request.method == "HEAD":
+            return response
         limit = self.faults.truncate.popleft() if self.faults.truncate else None
         await response.write(body[:limit])
         if limit is not None and request.transport is not None:

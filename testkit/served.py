@@ -148,12 +148,13 @@ class TableReviewer:
         return self.users.get(token)
 
 
-def make_certificate(directory: Path, name: str = "server") -> tuple[Path, Path]:
-    """A self-signed certificate for loopback and its key; the certificate is its own authority."""
+def make_certificate(directory: Path, name: str = "server", *more: str) -> tuple[Path, Path]:
+    """A self-signed certificate for loopback, and more as ``DNS:host``, with its key; it is its own authority."""
     directory.mkdir(parents=True, exist_ok=True)
     certificate, key = directory / f"{name}.crt", directory / f"{name}.key"
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    names = ["-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-days", "30"]
+    for_names = ("IP:127.0.0.1", "DNS:localhost", *more)
+    names = ["-subj", f"/CN={name}", "-addext", f"subjectAltName={','.join(for_names)}", "-days", "30"]
     files = ["-keyout", str(key), "-out", str(certificate)]
     subprocess.run([*command, *names, *files], check=True, capture_output=True)
     return certificate, key

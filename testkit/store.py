@@ -148,6 +148,7 @@ def bundle_document(
         manifest=_described(OCI_MANIFEST, manifest),
         config=_described(OCI_CONFIG, config),
         layers=layers,
+        verified=True,
     )
     return Bundle(id=bundle_id, created="2025-01-01T00:00:00Z", platforms=(image.platform,), images=(image,))
 

@@ -25,7 +25,8 @@ The cluster is in {directory}. Ready in {seconds:.0f} s.
   ./dev cluster down
 With helm and kubectl of the cluster:
   export KUBECONFIG={kubeconfig} PATH={programs}:$PATH
-  helm install imagecache charts/imagecache --namespace imagecache-system --create-namespace
+  helm install imagecache charts/imagecache --namespace imagecache-system --create-namespace \\
+    --set 'insecureRegistries={{{registries}}}'
   kubectl -n imagecache-system rollout status deployment/imagecache-controller daemonset/imagecache-agent
   kubectl create -f {manifest}
   kubectl get imagecache -o wide -w
@@ -92,6 +93,7 @@ def up(nodes: int) -> int:
         kubeconfig=cluster.kubeconfig,
         programs=kubernetes("helm").parent,
         manifest=manifest,
+        registries=cluster.registries,
         busybox=busybox,
     )
     say(help_text)

@@ -63,10 +63,11 @@ JSON_EVENTS = (
     ("ready", "`name`, `cacheId`", "the cache is Ready"),
     (
         "attached",
-        "`images`, `withheld`, `missed`, `foreign`, `unpackedInto`, `leftOut`",
+        "`images`, `withheld`, `unverified`, `reserved`, `missed`, `foreign`, `unpackedInto`, `leftOut`",
         (
-            "names in containerd, private images, those that native mode cannot serve, those for other platforms; "
-            "other snapshotters that have them, handlers that cannot start them"
+            "names in containerd, private images, those of a registry that nobody has verified, those whose names no "
+            "cache may record, those that native mode cannot serve, those for other platforms; other snapshotters that "
+            "have them, handlers that cannot start them"
         ),
     ),
     ("error", "`reason`, `message`, `hint`, `image`, `nextStep`, `exitCode`", "why it failed; always the last"),

@@ -33,7 +33,10 @@ ECI_ANNOTATIONS = {
     "for each, with an event). Without it: the architectures of the cluster's nodes that an image has; on a plain host "
     "the host's. A node takes what is for its own.",
     known.OS_TYPE: "`linux`. `windows` is refused.",
-    known.PLAIN_HTTP: "Registries reached over plain HTTP: `host[:port]`, comma-separated; not needed on loopback.",
+    known.PLAIN_HTTP: (
+        "Registries reached over plain HTTP: `host[:port]`, comma-separated, of those that an administrator lists "
+        "(`insecure_registries`); not needed on loopback of a plain host."
+    ),
     known.INSECURE: "Registries whose certificate is not verified, in the same form.",
     known.REUSE: "Accepted without effect: caches always share layers.",
     known.REUSE_LEGACY: "The older name of `imc-enable-reuse`.",

@@ -37,6 +37,17 @@ class Limits:
     """Bytes of an error answer that are read; the rest is dropped."""
     redirects: int = 5
     """Registries redirect blobs to a storage service once or twice (Go's http.Client: 10)."""
+    answer_time: float = 120.0
+    """Seconds until an answer of a registry or token server begins, redirects and connections included."""
+    transfer_rate: int = 8 * KIB
+    """Bytes per second of waiting that a registry has to send of an answer, and..."""
+    transfer_window: float = 60.0
+    """... the seconds over which that is measured. So an answer of known size has a longest time as well."""
+    build_time: float = 3600.0
+    """Seconds that any build may take, and..."""
+    build_rate: int = 512 * KIB
+    """... bytes per second of its compressed layers, for which it gets as much time in addition. A build that passes
+    its time goes on later with what it has, so a slow network ends no build for good."""
     layer_compressed: int = 256 * GIB
     layer_uncompressed: int = 1 * TIB
     """Also the bound on the sum of the sizes of expanded sparse files."""

@@ -65,9 +65,10 @@ class ChartSite:
         return done.stdout
 
     def deploy(self, verb: str, *values: str) -> None:
-        """``helm install`` or ``upgrade`` with these values of the chart."""
+        """``helm install`` or ``upgrade`` with these values of the chart; registries here speak plain HTTP."""
         create = ["--create-namespace"] if verb == "install" else []
-        self.helm(verb, "imagecache", str(CHART), *create, *(f"--set={each}" for each in values))
+        given = (f"insecureRegistries={{{self.cluster.registries}}}", *values)
+        self.helm(verb, "imagecache", str(CHART), *create, *(f"--set={each}" for each in given))
 
     def rolled_out(self, what: str, seconds: int = 180) -> None:
         """Raises PeerFailed."""

@@ -85,6 +85,11 @@ class Cluster:
         return _started(self._network).address
 
     @property
+    def registries(self) -> str:
+        """The network of all registries on ``address``, which speak plain HTTP: for imagecache's settings."""
+        return f"{self.address}/32"
+
+    @property
     def control(self) -> ControlPlane:
         return _started(self._control)
 

@@ -59,6 +59,7 @@ class ControllerHost:
             "IMAGECACHE_SERVE_CERTIFICATE": str(self._pair.certificate),
             "IMAGECACHE_SERVE_KEY": str(self._pair.key),
             "IMAGECACHE_METRICS_ADDRESS": self._metrics,
+            "IMAGECACHE_INSECURE_REGISTRIES": self._cluster.registries,
         }
         return {**environment(), **own, **self.settings}
 

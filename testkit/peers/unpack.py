@@ -27,6 +27,7 @@ from imagecache.limits import TIB
 from imagecache.oci.descriptor import Platform
 from imagecache.registry.client import RegistryClient
 from imagecache.registry.config import RegistryConfig
+from imagecache.registry.listed_hosts import ListedHosts
 from imagecache.store.bundle_document import ImageRecord
 from imagecache.store.store import Store
 from testkit.layout_source import LayoutSource
@@ -92,7 +93,8 @@ async def build(store: Store, image: Image, registry: StaticRegistry | None = No
         reference = f"localhost/differential:{uuid4().hex}"
         return await _build(store, reference, LayoutSource({reference: image}))
     reference = registry.push(f"differential/{uuid4().hex}:1", image)
-    async with RegistryClient(RegistryConfig(plain_http=frozenset({registry.address}))) as source:
+    config = RegistryConfig(listed=ListedHosts(loopback=True), plain_http=frozenset({registry.address}))
+    async with RegistryClient(config) as source:
         return await _build(store, reference, source)
 
 

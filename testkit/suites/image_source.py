@@ -59,7 +59,8 @@ class ImageSourceSuite:
 
         assert resolved.descriptor == image.descriptor
         assert resolved.body == image.body
-        assert resolved.private is self.private
+        assert resolved.verified
+        assert (await origin.source.access(reference, image.layers)).private is self.private
 
     async def test_a_digest(self, origin: Origin, image: MemoryImage, reference: Reference) -> None:
         by_digest = Reference.parse(f"{reference.repository}@{image.descriptor.digest}")

@@ -48,6 +48,7 @@ EVERYTHING_SET = {
     "taint": {"enabled": True, "timeoutSeconds": 1000000},
     "pullSecretNamespaces": ["a", "1"],
     "pullSecretNames": ["x"],
+    "insecureRegistries": ["registry.example.com:5000", "10.0.0.0/8", "[::1]:5000"],
     "metrics": {
         "serviceMonitor": {"enabled": True, "labels": {"release": "kube-prometheus-stack"}, "interval": "30s"},
         "hostAddress": ":9999",
@@ -65,6 +66,7 @@ EVERYTHING_SET = {
         "affinity": NOT_ON_FARGATE,
         "reserve": 0.2,
         "allowPrivateNames": ["k8s.io", "other"],
+        "reservedNames": ["registry.k8s.io/", "registry.example.com/pause"],
         "hostDirectory": "/home/kubernetes/bin/imagecache",
         "podLabels": {"team": "a", "number": "1"},
         "podAnnotations": {"cluster-autoscaler.kubernetes.io/safe-to-evict": "true"},
@@ -453,6 +455,7 @@ def notes(folder: Path, *flags: str) -> str:
         (["--set=agent.hostDirectory=/opt/../etc"], "at '/agent/hostDirectory': '/opt/../etc' does not match pattern"),
         (["--set=pullSecretNamespaces={a,a}"], "at '/pullSecretNamespaces': items at 0 and 1 are equal"),
         (["--set=pullSecretNamespaces={a.b}"], "at '/pullSecretNamespaces/0': 'a.b' does not match pattern"),
+        (["--set=insecureRegistries={https://a.example}"], "at '/insecureRegistries/0': 'https://a.example' does not"),
         (["--set=mode=null"], "missing property 'mode'"),
         (
             ["--set=agent.tolerations[0].operater=Exists"],

@@ -20,6 +20,7 @@ from imagecache.registry.client import RegistryClient
 from imagecache.registry.config import RegistryConfig
 from imagecache.registry.credentials import Credential
 from imagecache.registry.http_proxy import Proxies, parse_proxies
+from imagecache.registry.listed_hosts import ListedHosts
 from testkit.images import pause_image
 from testkit.images_oci import MemoryImage, memory_image
 from testkit.oci_layout import Image, Layout
@@ -32,6 +33,8 @@ from testkit.suites.image_source import CONTENT, ImageSourceSuite, Origin
 
 pytestmark = pytest.mark.peers
 
+LISTED = ListedHosts(loopback=True)
+"""As on a plain host."""
 USER = Credential(username="alice", password="s3cr3t-word", source="test")  # noqa: S106
 
 
@@ -70,7 +73,7 @@ class TestDockerRegistry(ImageSourceSuite):
 
     @pytest.fixture
     async def origin(self, registry: Registry, directory: Path) -> AsyncIterator[Origin]:
-        async with RegistryClient() as client:
+        async with RegistryClient(RegistryConfig(listed=LISTED)) as client:
             yield RealOrigin(client, registry, directory)
 
 
@@ -79,7 +82,7 @@ class TestDockerRegistryWithUsers(ImageSourceSuite):
 
     @pytest.fixture
     async def origin(self, guarded: Registry, directory: Path) -> AsyncIterator[Origin]:
-        config = RegistryConfig(plain_http=frozenset({guarded.address}))
+        config = RegistryConfig(listed=LISTED, plain_http=frozenset({guarded.address}))
         async with RegistryClient(config, FixedCredentials({guarded.address: USER})) as client:
             yield RealOrigin(client, guarded, directory)
 
@@ -87,13 +90,14 @@ class TestDockerRegistryWithUsers(ImageSourceSuite):
 class TestDockerRegistryWithTls(ImageSourceSuite):
     @pytest.fixture
     async def origin(self, encrypted: Registry, directory: Path) -> AsyncIterator[Origin]:
-        config = RegistryConfig(insecure=frozenset({encrypted.address}))
+        config = RegistryConfig(listed=LISTED, insecure=frozenset({encrypted.address}))
         async with RegistryClient(config) as client:
             yield RealOrigin(client, encrypted, directory)
 
 
 NAME = "registry.example"
 """A host that only a proxy finds."""
+LISTED_NAME = ListedHosts(frozenset({NAME}))
 
 
 @dataclass
@@ -106,7 +110,8 @@ class TestDockerRegistryThroughATunnel(ImageSourceSuite):
     @pytest.fixture
     async def origin(self, encrypted: Registry, directory: Path) -> AsyncIterator[Origin]:
         async with ForwardProxy(encrypted.port) as proxy:
-            config = RegistryConfig(proxies=Proxies(https=URL(f"http://{proxy.address}")), insecure=frozenset({NAME}))
+            proxies = Proxies(https=URL(f"http://{proxy.address}"))
+            config = RegistryConfig(proxies=proxies, listed=LISTED_NAME, insecure=frozenset({NAME}))
             async with RegistryClient(config) as client:
                 yield RealOriginElsewhere(client, encrypted, directory)
             assert set(proxy.asked) <= {f"CONNECT {NAME}:443"}
@@ -121,7 +126,7 @@ class TestDockerRegistryForwarded(ImageSourceSuite):
     async def origin(self, guarded: Registry, directory: Path) -> AsyncIterator[Origin]:
         async with ForwardProxy(guarded.port, credential="joe:pr0xy-word") as proxy:
             proxies = Proxies(http=URL(f"http://joe:pr0xy-word@{proxy.address}"))
-            config = RegistryConfig(proxies=proxies, plain_http=frozenset({NAME}))
+            config = RegistryConfig(proxies=proxies, listed=LISTED_NAME, plain_http=frozenset({NAME}))
             async with RegistryClient(config, FixedCredentials({NAME: USER})) as client:
                 yield RealOriginElsewhere(client, guarded, directory)
             assert all(target.startswith(f"GET http://{NAME}/v2/") for target in proxy.asked)
@@ -144,6 +149,7 @@ async def test_a_proxy_that_refuses(
         time = FakeTime()
         config = RegistryConfig(
             proxies=parse_proxies({f"{scheme.upper()}_PROXY": f"http://{address}"}),
+            listed=LISTED_NAME,
             plain_http=frozenset(plain_http),
             sleep=time.sleep,
             clock=time.clock,
@@ -164,7 +170,8 @@ async def test_a_build_takes_the_proxy_of_its_environment(registry: Registry, di
     manifest = directory / "imagecache.yaml"
     manifest.write_text(json.dumps({**head, "metadata": {"name": "app", "annotations": annotations}, "spec": spec}))
     async with ForwardProxy(registry.port) as proxy:
-        environ = {**environment(), "IMAGECACHE_STORE": str(directory / "store"), "HTTP_PROXY": proxy.address}
+        own = {"IMAGECACHE_STORE": str(directory / "store"), "IMAGECACHE_INSECURE_REGISTRIES": NAME}
+        environ = {**environment(), **own, "HTTP_PROXY": proxy.address}
         words = [str(COMMAND), "create", "-f", str(manifest), "--no-attach"]
         running = await asyncio.create_subprocess_exec(*words, env=environ, stderr=asyncio.subprocess.PIPE)
         _, said = await running.communicate()
@@ -180,7 +187,7 @@ def image() -> MemoryImage:
 
 @asynccontextmanager
 async def client_of(**config: object) -> AsyncIterator[RegistryClient]:
-    async with RegistryClient(RegistryConfig(**config)) as client:  # type: ignore[arg-type]
+    async with RegistryClient(RegistryConfig(listed=LISTED, **config)) as client:  # type: ignore[arg-type]
         yield client
 
 
@@ -236,7 +243,7 @@ async def test_plain_http_where_tls_is_wanted(registry: Registry, directory: Pat
 async def test_a_wrong_password(guarded: Registry, directory: Path, image: MemoryImage) -> None:
     reference = Reference.parse(push(guarded, "team/app:1", image, directory))
     wrong = FixedCredentials({guarded.address: Credential(username="alice", password="wr0ng-word", source="test")})  # noqa: S106
-    async with RegistryClient(RegistryConfig(), wrong) as client:
+    async with RegistryClient(RegistryConfig(listed=LISTED), wrong) as client:
         with pytest.raises(Unauthenticated) as caught:
             await client.resolve(reference)
 
@@ -247,8 +254,10 @@ async def test_a_wrong_password(guarded: Registry, directory: Path, image: Memor
 async def test_the_second_of_two_pull_secrets(guarded: Registry, directory: Path, image: MemoryImage) -> None:
     reference = Reference.parse(push(guarded, "team/app:1", image, directory))
     wrong = Credential(username="alice", password="wr0ng-word", source="secret default:old")  # noqa: S106
-    async with RegistryClient(RegistryConfig(), FixedCredentials({guarded.address: (wrong, USER)})) as client:
-        assert (await client.resolve(reference)).private
+    credentials = FixedCredentials({guarded.address: (wrong, USER)})
+    async with RegistryClient(RegistryConfig(listed=LISTED), credentials) as client:
+        assert (await client.resolve(reference)).verified
+        assert (await client.access(reference, image.layers)).private
 
 
 async def test_a_registry_that_is_restarted_in_the_middle_of_a_layer(directory: Path) -> None:

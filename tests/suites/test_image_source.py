@@ -10,6 +10,7 @@ import pytest
 from imagecache.builder.image_source import ImageSource
 from imagecache.registry.client import RegistryClient
 from imagecache.registry.config import RegistryConfig
+from imagecache.registry.listed_hosts import ListedHosts
 from testkit.images_oci import MemoryImage
 from testkit.registry import FakeRegistry, MemorySource
 from testkit.suites.image_source import ImageSourceSuite, Origin
@@ -47,7 +48,7 @@ class TestRegistryClient(ImageSourceSuite):
     async def origin(self) -> AsyncIterator[Origin]:
         async with FakeRegistry(auth=self.auth) as registry:
             registry.public.add("team/nothing")
-            config = RegistryConfig(plain_http=frozenset({registry.address}))
+            config = RegistryConfig(listed=ListedHosts(loopback=True), plain_http=frozenset({registry.address}))
             async with RegistryClient(config) as client:
                 yield HttpOrigin(client, registry)
 

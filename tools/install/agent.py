@@ -208,6 +208,8 @@ def _settings() -> list[Node]:
         setting("reserve", decimal_as_text("agent.reserve")),
         setting("trim_delay", number_as_text("agent.trimDelaySeconds")),
         setting("allow_private_names", listed("agent.allowPrivateNames", "")),
+        # whoever names our own image on nodes has root there
+        setting("reserved_names", join(value("image.repository"), ",", listed("agent.reservedNames", ""))),
         setting("taint_timeout", number_as_text("taint.timeoutSeconds")),
         setting("pod_events", When(POD_EVENTS, "true", "false")),
         *logs(),

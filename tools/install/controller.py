@@ -34,6 +34,7 @@ from tools.install.values import (
     TLS_SECRET,
     decimal_as_text,
     flag_as_text,
+    listed,
     number_as_text,
     value,
 )
@@ -107,6 +108,9 @@ def _deployment() -> Document:
 def _pod_spec() -> dict[str, Node]:
     return {
         "terminationGracePeriodSeconds": 30,
+        # a registry's name is looked up as it is, before any search domain: the author of an image cache may have made
+        # a Service that ends like it
+        "dnsConfig": {"options": [{"name": "ndots", "value": "1"}]},
         "topologySpreadConstraints": When(
             given("controller.topologySpreadConstraints"),
             value("controller.topologySpreadConstraints"),
@@ -182,6 +186,7 @@ def _settings() -> list[Node]:
         setting("max_caches", number_as_text("controller.maxCaches")),
         setting("max_store_size", number_as_text("controller.maxStoreSizeGiB")),
         setting("tag_check_interval", number_as_text("controller.tagCheckIntervalSeconds")),
+        setting("insecure_registries", listed("insecureRegistries", "auto")),
         setting("registry_retries", number_as_text("controller.registry.retries")),
         setting("registry_connect_timeout", number_as_text("controller.registry.connectTimeoutSeconds")),
         setting("registry_read_timeout", number_as_text("controller.registry.readTimeoutSeconds")),

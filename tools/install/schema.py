@@ -25,6 +25,16 @@ _NAME: Schema = {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 _NAMESPACE: Schema = {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"}
 _SIZE: Schema = {"type": "string", "pattern": "^[0-9]+([.][0-9]+)?([KMGTPE]i|[kMGTPE])$"}
 """With a unit: ``100`` would be a hundred bytes."""
+_REGISTRY: Schema = {
+    "anyOf": [
+        {
+            "type": "string",
+            "pattern": r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)(:[0-9]{1,5})?$",
+        },
+        {"type": "string", "pattern": "^[0-9a-fA-F:.]+/[0-9]{1,3}$"},
+    ]
+}
+"""``host[:port]``, or a network in CIDR form."""
 _PULL_SECRET: Schema = {"anyOf": [_NAME, needs(some(name=_NAME), "name")]}
 
 
@@ -73,6 +83,7 @@ TOLD: Mapping[str, Schema] = {
     "store.sharedLeasesPath": {"type": "string", "pattern": "^(/|$)"},
     "pullSecretNamespaces": {**items(_NAMESPACE), "uniqueItems": True},
     "pullSecretNames": items(_NAME),
+    "insecureRegistries": items(_REGISTRY),
     "tls.certManagerIssuer": some("name", "kind", "group"),
     "controller.builds": {"type": "integer", "minimum": 1},
     "controller.storeReserve": {"type": "number", "minimum": 0, "exclusiveMaximum": 1},
@@ -82,6 +93,7 @@ TOLD: Mapping[str, Schema] = {
     "agent.hostDirectory": {"type": "string", "pattern": "^(/[.]?[A-Za-z0-9_-][A-Za-z0-9._-]*)+$"},
     "agent.reserve": {"type": "number", "minimum": 0, "exclusiveMaximum": 1},
     "agent.allowPrivateNames": TEXTS,
+    "agent.reservedNames": TEXTS,
     "metrics.serviceMonitor.labels": mapping(TEXT, without=[*labels("")]),
     "metrics.serviceMonitor.interval": {"type": "string", "pattern": "^([0-9]+(ms|s|m|h))*$"},
     "metrics.hostAddress": {"type": "string", "pattern": "^(.*:[0-9]+)?$"},

@@ -181,6 +181,10 @@ def _image() -> Document:
             "lastCheckedTime": _text(
                 "When the tag was looked up last. While it names the same it is written once an hour at most."
             ),
+            "verified": _truth(
+                "It is what its name means: the reference has a digest, or the registry's certificate was verified, or "
+                "an administrator lists the registry (insecureRegistries). One that is not gets no name in k8s.io."
+            ),
             "drifted": _truth("The tag names something else by now."),
             "currentDigest": _text("What the tag names, when it has drifted."),
         },

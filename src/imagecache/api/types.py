@@ -119,6 +119,9 @@ class StatusImage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     """Bytes of its compressed layers."""
     private: bool = False
     """A credential was needed to read it."""
+    verified: bool = False
+    """It is what its name means: the reference has a digest, or the registry's certificate was verified, or an
+    administrator lists the registry (setting insecure_registries). One that is not gets no name in k8s.io."""
     last_checked_time: str = ""
     """When its tag was looked up last; written once an hour at most while the tag names the same."""
     drifted: bool = False

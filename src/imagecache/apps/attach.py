@@ -12,6 +12,7 @@ from imagecache.containerd.attach import AttachSettings, NodeAttacher
 from imagecache.containerd.client import ContainerdClient
 from imagecache.containerd.layer_tars import LayerTars
 from imagecache.containerd.native import NativeUse, holder_of
+from imagecache.containerd.reserved import ReservedNames
 from imagecache.settings.table import Settings
 from imagecache.store.bundle_document import Bundle
 from imagecache.store.store import Store
@@ -51,6 +52,7 @@ class LocalAttacher:
             snapshotter=self.settings.snapshotter,
             mode=self.settings.mode,
             allow_private_names=frozenset(self.settings.allow_private_names),
+            reserved=ReservedNames.parse(self.settings.reserved_names),
             also_unpack=self.settings.also_unpack,
         )
         unpacker = AlsoUnpacker(tars or LayerTars(self.store.layers), self.clock, room)

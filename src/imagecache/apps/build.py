@@ -21,6 +21,7 @@ from imagecache.registry.credentials import CredentialChain, Credentials
 from imagecache.registry.docker_config import config_path, load_docker_config, parse_docker_config_json
 from imagecache.registry.http_proxy import parse_proxies
 from imagecache.registry.keyring import Keyring
+from imagecache.registry.listed_hosts import ListedHosts
 from imagecache.settings.table import Settings
 from imagecache.store.bundle_document import Bundle
 from imagecache.store.store import Store
@@ -59,10 +60,14 @@ async def build_bundle(  # noqa: PLR0913 - one order, as of BundleBuilder
     emit: Callable[[BuildEvent], None],
     *,
     builds: int = 1,
+    discreet: bool = False,
 ) -> Bundle:
-    """One build into ``store``, with these credentials and none else. ``builds``: that may run at the same time."""
+    """One build into ``store``, with these credentials and none else.
+
+    ``builds``: that may run at the same time; ``discreet``: ``RegistryConfig.discreet``.
+    """
     builder = BundleBuilder(store, clock, build_settings(settings, builds))
-    config = registry_config(settings, request.plain_http, request.insecure)
+    config = registry_config(settings, request.plain_http, request.insecure, discreet=discreet)
     async with RegistryClient(config, CredentialChain(credentials)) as source:
         return await builder.build(
             request.bundle_id,
@@ -84,10 +89,14 @@ def build_settings(settings: Settings, builds: int) -> BuildSettings:
     return BuildSettings(jobs=workers.number, memory=workers.memory, reserve=settings.store_reserve)
 
 
-def registry_config(settings: Settings, plain_http: frozenset[str], insecure: frozenset[str]) -> RegistryConfig:
-    """``plain_http`` and ``insecure`` are those of an ImageCache."""
+def registry_config(
+    settings: Settings, plain_http: frozenset[str], insecure: frozenset[str], *, discreet: bool = False
+) -> RegistryConfig:
+    """``plain_http`` and ``insecure`` are those of an ImageCache. Raises InvalidSetting, RegistryUntrusted."""
     return RegistryConfig(
         hosts_dir=settings.hosts,
+        listed=ListedHosts.parse(settings.insecure_registries),
+        discreet=discreet,
         plain_http=plain_http,
         insecure=insecure,
         authorities=(Path(settings.registry_ca),) if settings.registry_ca else (),

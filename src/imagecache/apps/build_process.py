@@ -74,7 +74,9 @@ async def run(order: Order, send: Send) -> None:
         )
         store = await asyncio.to_thread(open_store, settings, clock)
         builds = max(1, settings.controller_builds)
-        await build_bundle(store, settings, clock, order.request, credentials, sender.on, builds=builds)
+        await build_bundle(
+            store, settings, clock, order.request, credentials, sender.on, builds=builds, discreet=order.discreet
+        )
     except ImageCacheError as error:
         send(Failed.of(error))
     else:

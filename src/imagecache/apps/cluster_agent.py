@@ -37,6 +37,7 @@ from imagecache.containerd.cri import CriClient
 from imagecache.containerd.image_records import CRI_NAMESPACE
 from imagecache.containerd.native import NativeUse, holder_of
 from imagecache.containerd.prepull import Prepuller
+from imagecache.containerd.reserved import ReservedNames
 from imagecache.errors import InvalidSetting
 from imagecache.fetch.bundle import BundleFetcher, Described, describe, own_part
 from imagecache.fetch.prefetch import PREFETCH, BuildPrefetcher
@@ -201,7 +202,8 @@ class ClusterDuties:
         if settings.mode is Mode.PREPULL:
             cri = CriClient(settings.address)
             stack.callback(cri.close)
-            return Prepuller(cri, settings.allow_private_names, attacher)
+            reserved = ReservedNames.parse(settings.reserved_names)
+            return Prepuller(cri, settings.allow_private_names, attacher, reserved=reserved)
         return ContainerdRecords(containerd, attacher, settings.namespace, lambda: self._lease_native(containerd))
 
     def _foreign(self) -> frozenset[str]:

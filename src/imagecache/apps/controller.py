@@ -12,7 +12,7 @@ import socket
 import uuid
 from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from imagecache.apps import pods, registry_configuration
@@ -36,6 +36,7 @@ from imagecache.kube.informer import Informer
 from imagecache.kube.resources import IMAGE_CACHES, NODE_IMAGE_CACHES, NODES
 from imagecache.kube.reviewer import KubeTokenReviewer
 from imagecache.limits import GIB
+from imagecache.registry.listed_hosts import AUTO, ListedHosts
 from imagecache.served.authenticator import Authenticator, AuthenticatorSettings
 from imagecache.served.server_certificate import ServerCertificate
 from imagecache.served.server_settings import ServerSettings
@@ -63,6 +64,7 @@ class ClusterController:
 
     async def run(self) -> None:
         """Until cancelled. Raises LeadershipLost, InvalidSetting, HostError."""
+        ListedHosts.parse(self.settings.insecure_registries)  # an error in it ends us, and not each build
         access, metrics = connection.find(self.settings.kubeconfig, os.environ, Path.home()), Metrics()
         async with AsyncExitStack() as stack:
             if self.settings.metrics_address:
@@ -80,7 +82,7 @@ class ClusterController:
         reconciler = Reconciler(
             Dependencies(
                 kube=kube,
-                builder=ProcessBuilder(as_flags(self.settings), metrics, self.clock),
+                builder=ProcessBuilder(self._flags, metrics, self.clock, discreet=True),
                 store=LocalBundles(self.store),
                 clock=self.clock,
                 architecture=host_platform().architecture,
@@ -107,6 +109,12 @@ class ClusterController:
         raise InternalError("a part of the controller ended without a reason")
 
     @property
+    def _flags(self) -> dict[str, str]:
+        """For a process that speaks to registries. A Pod's loopback is its own: nothing there is a registry."""
+        listed = tuple(each for each in self.settings.insecure_registries if each != AUTO)
+        return as_flags(replace(self.settings, insecure_registries=listed))
+
+    @property
     def _limits(self) -> Limits:
         automatic = self.settings.auto_caches if self.settings.pods else 0
         return Limits(self.settings.max_caches, self.settings.max_store_size * GIB, automatic)
@@ -116,7 +124,7 @@ class ClusterController:
             return []
         checks = TagChecks(
             kube=kube,
-            reader=ProcessTagReader(as_flags(self.settings)),
+            reader=ProcessTagReader(self._flags),
             caches=lambda: reconciler.informers.caches,
             report=reconciler.checked,
             clock=self.clock,

@@ -1,7 +1,8 @@
 """The version of what this host has configured about registries: hosts.toml trees, certificates, Docker's credentials.
 
-A failure that a registry has answered is tried again when it changes, as a ConfigMap does that is mounted there. By
-times and sizes, not by content: it is stored where many may read it, and a short password could be guessed.
+A failure that a registry has answered is tried again when it changes, as a ConfigMap does that is mounted there, or
+the list of registries that need no verification. Files by times and sizes, not by content: it is stored where many may
+read it, and a short password could be guessed.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def configuration(settings: Settings, environment: Mapping[str, str], home: Path
     places = (settings.hosts, docker, *(Path(each) for each in certificates if each))
 
     def version() -> str:
-        found = hashlib.sha256()
+        found = hashlib.sha256("\n".join(settings.insecure_registries).encode())
         for path in itertools.islice(itertools.chain.from_iterable(map(_files, places)), _FILES):
             found.update(f"{path}={file_version(path)}\n".encode())
         return found.hexdigest()[:16]

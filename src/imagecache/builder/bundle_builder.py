@@ -16,6 +16,7 @@ import msgspec
 from imagecache.builder.build_events import BuildEvent, ImageReady, ImageResolved, LayerPlan
 from imagecache.builder.build_plan import LayerGroup, plan
 from imagecache.builder.build_progress import BuildProgress
+from imagecache.builder.build_time import build_time
 from imagecache.builder.image_source import ImageSource
 from imagecache.builder.layer_builder import LayerBuilder
 from imagecache.builder.notes import of_layer, says_uncompressed
@@ -31,6 +32,7 @@ from imagecache.layer.compression import Compression, sniff
 from imagecache.limits import DEFAULT, Limits
 from imagecache.oci.descriptor import Descriptor, Platform
 from imagecache.oci.reference import Reference, naming_image
+from imagecache.oci.resolved import Access
 from imagecache.store.bundle_document import Bundle, ImageRecord, LayerRecord, build_name
 from imagecache.store.free_space import Reserve
 from imagecache.store.layer_name import LayerName, Space
@@ -82,10 +84,11 @@ class BundleBuilder:
             source: of the images.
             emit: gets the events.
 
-        Raises the first error of an image. When it is cancelled or fails, partial downloads and finished layer images
-        stay, and the next call continues from them.
+        Raises the first error of an image, RegistryUnavailable when it takes too long. When it is cancelled or fails,
+        partial downloads and finished layer images stay, and the next call continues from them.
         """
-        async with WorkerPool(self._settings.jobs, memory=self._settings.memory) as pool:
+        workers = WorkerPool(self._settings.jobs, memory=self._settings.memory)
+        async with build_time(self._settings.limits) as allow, workers as pool:
             images = await self._resolve(references, platforms, source)
             groups = plan(images)
             # Leased before the store is searched: what is found must not be collected until the bundle names it.
@@ -94,6 +97,7 @@ class BundleBuilder:
                 reserve = Reserve(self._store.root, self._settings.reserve).check
                 limit = SizeLimit(size_limit * len({image.platform for image in images}), reserve)
                 limit.precheck(groups)
+                allow(sum(group.blob.size for group in groups))
                 progress = BuildProgress(emit)
                 layers = LayerBuilder(
                     self._store,
@@ -108,7 +112,8 @@ class BundleBuilder:
                 progress.plan(_layer_plan(layers, group) for group in groups)
                 await self._make(images, groups, layers, progress, emit)
                 notes = await run_all(*(_layer_notes(image, layers, source) for image in images))
-                made = self._document(bundle_id, platforms.wanted, layers, zip(images, notes, strict=True))
+                records = await self._records(images, notes, layers, source)
+                made = self._document(bundle_id, platforms.wanted, records)
                 document = msgspec.structs.replace(made, revision=revision)
                 return await asyncio.to_thread(self._commit, document, images)
 
@@ -163,18 +168,33 @@ class BundleBuilder:
 
         await run_all(*map(one, groups), *(watch(*each) for each in _by_reference(images).items()))
 
+    async def _records(
+        self,
+        images: Sequence[ResolvedImage],
+        notes: Sequence[tuple[str, ...]],
+        layers: LayerBuilder,
+        source: ImageSource,
+    ) -> list[ImageRecord]:
+        """At the end of the build: only then is known what of an image needed a credential."""
+        known: dict[Reference, Access] = {}
+        for reference in dict.fromkeys(image.reference for image in images):
+            own = [layer.blob for image in images if image.reference == reference for layer in image.layers]
+            known[reference] = await source.access(reference, own)
+        return [
+            _image_record(image, own, layers, known[image.reference]) for image, own in zip(images, notes, strict=True)
+        ]
+
     def _document(
         self,
         bundle_id: str,
         platforms: Sequence[Platform],
-        layers: LayerBuilder,
-        images: Iterable[tuple[ResolvedImage, tuple[str, ...]]],
+        records: Iterable[ImageRecord],
     ) -> Bundle:
         return Bundle(
             id=bundle_id,
             created=self._clock.now().strftime("%Y-%m-%dT%H:%M:%SZ"),
             platforms=tuple(platforms),
-            images=tuple(_image_record(image, notes, layers) for image, notes in images),
+            images=tuple(records),
         )
 
     def _commit(self, document: Bundle, images: Sequence[ResolvedImage]) -> Bundle:
@@ -235,7 +255,7 @@ def _layer_plan(layers: LayerBuilder, group: LayerGroup) -> LayerPlan:
     )
 
 
-def _image_record(image: ResolvedImage, notes: tuple[str, ...], layers: LayerBuilder) -> ImageRecord:
+def _image_record(image: ResolvedImage, notes: tuple[str, ...], layers: LayerBuilder, access: Access) -> ImageRecord:
     return ImageRecord(
         reference=image.reference.original,
         name=image.reference.name,
@@ -248,8 +268,9 @@ def _image_record(image: ResolvedImage, notes: tuple[str, ...], layers: LayerBui
         layers=tuple(
             msgspec.structs.replace(layers.record(layer.chain_id).result(), blob=layer.blob) for layer in image.layers
         ),
-        private=image.private,
-        notes=(*image.notes, *notes),
+        private=access.private,
+        verified=image.verified,
+        notes=(*image.notes, *notes, *([access.note] if access.note else [])),
     )
 
 

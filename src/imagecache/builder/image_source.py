@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 from imagecache.oci.descriptor import Descriptor
 from imagecache.oci.reference import Reference
-from imagecache.oci.resolved import Resolved
+from imagecache.oci.resolved import Access, Resolved
 
 
 class ImageSource(Protocol):
@@ -24,4 +24,10 @@ class ImageSource(Protocol):
 
         Close it when you stop early. It retries and resumes as long as there is progress, then raises. The bytes are
         not verified: the caller hashes them while it writes.
+        """
+
+    async def access(self, reference: Reference, layers: Sequence[Descriptor]) -> Access:
+        """Who may read the image, by everything that this source was asked of its repository.
+
+        Called when all was read. ``layers`` are those of the image, of which the build may have read none.
         """

@@ -10,7 +10,7 @@ from imagecache.layer.compression import Compression
 from imagecache.oci import mediatypes
 from imagecache.oci.descriptor import Descriptor, Platform
 from imagecache.oci.manifest import Manifest
-from imagecache.oci.platform import matches, normalise
+from imagecache.oci.platform import matches, normalise, shown
 from imagecache.oci.resolved import Resolved
 
 _WITHOUT = "will not pull without the cache"
@@ -30,7 +30,8 @@ def of_documents(top: Resolved, manifest: Manifest, stated: Platform, wanted: Pl
         found.append(f"{_WITHOUT}: the registry's Content-Type is not the type of the manifest")
     if stated.architecture and not matches(wanted, stated):  # a pull unpacks it (plugins/transfer/plugin.go, OnlyOS)
         found.append(
-            f"its config says {stated}, and nodes of {normalise(wanted)} take it: its programs may not start there"
+            f"its config says {shown(stated)}, and nodes of {normalise(wanted)} take it: "
+            "its programs may not start there"
         )
     types = {layer.media_type for layer in manifest.layers}
     if mediatypes.DOCKER_LAYER_ZSTD in types:

@@ -51,7 +51,8 @@ class ResolvedImage:
     config: Descriptor
     layers: tuple[LayerPosition, ...]
     """Bottom first."""
-    private: bool
+    verified: bool
+    """``Resolved.verified``, of what the reference names."""
     documents: tuple[_Document, ...]
     """Indexes, manifest and config, verified."""
     notes: tuple[str, ...] = ()
@@ -81,7 +82,7 @@ async def resolve(source: ImageSource, reference: Reference, platform: Platform,
         manifest=descriptor,
         config=manifest.config,
         layers=_layers(manifest, config.diff_ids),
-        private=top.private,
+        verified=top.verified,
         documents=(*walked, (manifest.config, config_body)),
         notes=notes.of_documents(top, manifest, config.platform, platform),
     )

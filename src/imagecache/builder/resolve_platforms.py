@@ -6,7 +6,7 @@ It must not know what the platforms are for.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 from imagecache import foreign_json
@@ -17,7 +17,7 @@ from imagecache.limits import Limits
 from imagecache.oci.descriptor import Descriptor, Platform
 from imagecache.oci.platform import matches
 from imagecache.oci.reference import Reference
-from imagecache.oci.resolved import Resolved
+from imagecache.oci.resolved import Access, Resolved
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,3 +83,6 @@ class _LookedUpOnce:
 
     def stream(self, reference: Reference, descriptor: Descriptor, offset: int = 0) -> AsyncGenerator[bytes]:
         return self._source.stream(reference, descriptor, offset)
+
+    async def access(self, reference: Reference, layers: Sequence[Descriptor]) -> Access:
+        return await self._source.access(reference, layers)

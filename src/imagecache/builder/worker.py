@@ -105,12 +105,12 @@ def _run(channel: socket.socket, asking: socket.socket, message: ToWorker, fds: 
     except MemoryError:
         _SPARE.close()
         words = "the layer takes more memory than the process that reads it may have"
-        channel.send(encode(_failed(LimitExceeded(words, hint=_MORE_MEMORY))))
+        channel.send(encode(Failed.of(LimitExceeded(words, hint=_MORE_MEMORY))))
         os._exit(0)  # threads that had no memory to end are still there
     except ImageCacheError as error:
-        return _failed(error)
+        return Failed.of(error)
     except OSError as error:
-        return _failed(from_os_error(error, "a staged layer image"))
+        return Failed.of(from_os_error(error, "a staged layer image"))
 
 
 def _late(channel: socket.socket) -> NoReturn:
@@ -118,12 +118,8 @@ def _late(channel: socket.socket) -> NoReturn:
         f"the layer takes more processor time than worker_time, {DEFAULT.worker_time:g} s, and its size allow",
         hint="no image that a builder made takes so long; check where it comes from",
     )
-    channel.send(encode(_failed(error)))
+    channel.send(encode(Failed.of(error)))
     os._exit(0)
-
-
-def _failed(error: ImageCacheError) -> Failed:
-    return Failed(error=error.reason, message=error.message, hint=error.hint)
 
 
 def _result(channel: socket.socket, asking: socket.socket, message: ToWorker, fds: list[int]) -> FromWorker:

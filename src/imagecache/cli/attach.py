@@ -11,7 +11,7 @@ from imagecache.cli.options import settings_flags
 from imagecache.cli.session import Session, run, say
 
 
-@settings_flags("address", "namespace", "mode", "snapshotter", "allow_private_names", "also_unpack")
+@settings_flags("address", "namespace", "mode", "snapshotter", "allow_private_names", "reserved_names", "also_unpack")
 def attach(
     session: Session,
     name: Annotated[str, typer.Argument(metavar="NAME", help="A Ready ImageCache.", autocompletion=complete)],
@@ -24,5 +24,9 @@ def attach(
         say(f"{image} attached")
     for image in attached.withheld:
         say(f"{image} layers attached, name withheld (private: containers need their own credential)")
+    for image in attached.unverified:
+        say(f"{image} layers attached, name withheld (its registry is not verified: see insecure_registries)")
+    for image in attached.reserved:
+        say(f"{image} layers attached, name withheld (no cache may record it: see reserved_names)")
     for line in (*not_attached(attached), *other_snapshotters(attached)):
         say(line)

@@ -30,6 +30,7 @@ from imagecache.errors import Interrupted
     "metrics_address",
     "hosts",
     "registry_ca",
+    "insecure_registries",
     "registry_retries",
     "registry_connect_timeout",
     "registry_read_timeout",

@@ -115,7 +115,7 @@ def _images(description: Description) -> list[str]:
     from imagecache.api import columns
 
     if description.bundle is None:
-        rows = [(image, "", "", "", "", "") for image in description.cache.spec.images]
+        rows = [(image, "", "", "", "", "", "") for image in description.cache.spec.images]
     else:
         rows = [
             (
@@ -125,10 +125,11 @@ def _images(description: Description) -> list[str]:
                 str(len(image.layers)),
                 columns.size(sum(layer.blob.size for layer in image.layers)),
                 "yes" if image.private else "no",
+                "yes" if image.verified else "no",
             )
             for image in description.bundle.images
         ]
-    return section("Images", ("IMAGE", "PLATFORM", "DIGEST", "LAYERS", "COMPRESSED", "PRIVATE"), rows)
+    return section("Images", ("IMAGE", "PLATFORM", "DIGEST", "LAYERS", "COMPRESSED", "PRIVATE", "VERIFIED"), rows)
 
 
 def _notes(description: Description) -> list[str]:

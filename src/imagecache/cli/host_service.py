@@ -37,6 +37,7 @@ _FLAGS = (
     "trim_delay",
     "metrics_address",
     "allow_private_names",
+    "reserved_names",
     "also_unpack",
     "kubeconfig",
     "node_name",

@@ -33,12 +33,14 @@ SETTINGS = (
     "docker_config",
     "hosts",
     "registry_ca",
+    "insecure_registries",
     "registry_retries",
     "registry_connect_timeout",
     "registry_read_timeout",
     "jobs",
     "store_reserve",
     "allow_private_names",
+    "reserved_names",
     "also_unpack",
 )
 """Those of a command that builds and attaches."""

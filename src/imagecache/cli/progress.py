@@ -74,6 +74,8 @@ def outcome(event: Accepted | Built | Attached) -> list[str]:
         case Attached():
             lines = [f"{image} attached" for image in event.images]
             lines += [f"{image} layers attached, name withheld (private)" for image in event.withheld]
+            lines += [f"{image} layers attached, name withheld (unverified registry)" for image in event.unverified]
+            lines += [f"{image} layers attached, name withheld (reserved)" for image in event.reserved]
             return lines + not_attached(event) + other_snapshotters(event)
 
 
@@ -181,6 +183,8 @@ class JsonDisplay:
                     "attached",
                     images=list(event.images),
                     withheld=list(event.withheld),
+                    unverified=list(event.unverified),
+                    reserved=list(event.reserved),
                     missed=list(event.missed),
                     foreign=list(event.foreign),
                     unpackedInto=sorted(event.unpacked),

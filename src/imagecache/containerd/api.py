@@ -50,6 +50,10 @@ class Attached:
     """Runtime handlers whose pods cannot start the images: their snapshotters do not have them."""
     handlers: Handlers = field(default_factory=Handlers)
     """Of the runtime, as they were then."""
+    unverified: tuple[str, ...] = ()
+    """Images from a registry that nobody has verified, as the user wrote them: withheld as private ones are."""
+    reserved: tuple[str, ...] = ()
+    """Images whose names no cache may record (``reserved.ReservedNames``), as the user wrote them: withheld, too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,9 @@ served: images are unpacked into the snapshotter of containerd's own pulls. See
 from __future__ import annotations
 
 import asyncio
+import enum
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from imagecache.clock import Clock
 from imagecache.concurrency import finish_all, run_all
@@ -21,6 +22,7 @@ from imagecache.containerd.also_unpack import AlsoUnpacker
 from imagecache.containerd.api import Asked, Attached, Containerd, Documents, Plugin, Session, UnpackedChain
 from imagecache.containerd.handlers import AUTO, Handlers, handlers_of
 from imagecache.containerd.modes import Choice, choose, default_snapshotter
+from imagecache.containerd.reserved import ReservedNames
 from imagecache.containerd.snapshot_chain import ChainPreparer
 from imagecache.digest import Digest
 from imagecache.errors import ContainerdMisconfigured, ImageNotListed
@@ -46,12 +48,22 @@ class AttachSettings:
     """PROXY, NATIVE or PREPULL; AUTO: the first or the second, as this containerd is configured."""
     allow_private_names: frozenset[str] = frozenset()
     """Namespaces in which private images are recorded although every pod there may then use them."""
+    reserved: ReservedNames = field(default_factory=ReservedNames)
+    """Images that get no record in CRI's namespace."""
     lease: int = 600
     """Seconds after which containerd drops what a killed attach has written."""
     visible: float = 2.0
     """Seconds to wait until CRI lists a new record."""
     also_unpack: tuple[str, ...] = (AUTO,)
     """Snapshotters that get the images too: AUTO, OFF or names (``handlers.Handlers``)."""
+
+
+class _Withheld(enum.Enum):
+    """Why an image gets no record."""
+
+    PRIVATE = enum.auto()
+    UNVERIFIED = enum.auto()
+    RESERVED = enum.auto()
 
 
 class NodeAttacher:
@@ -87,7 +99,7 @@ class NodeAttacher:
         """
         choice, handlers = await self._configured()
         recorded: dict[str, None] = {}
-        withheld: list[str] = []
+        withheld: dict[_Withheld, list[str]] = {why: [] for why in _Withheld}
         missed: list[str] = []
         listing: dict[str, Descriptor] = {}
         usable: dict[str, str] = {}
@@ -100,9 +112,9 @@ class NodeAttacher:
         async with lease as session:
             for image in bundle.images:
                 wanted = _wanted(handlers, image, asked)
-                if self._is_withheld(image):
+                if why := self._withheld(image):
                     await self._hold(session, image, wanted, handlers)
-                    withheld.append(image.reference)
+                    withheld[why].append(image.reference)
                 elif await self._present(session, choice, image):
                     # before the record: it says "present" to pods of every runtime handler
                     await self._unpack(session, choice, image, wanted)
@@ -119,11 +131,13 @@ class NodeAttacher:
             await self._confirm(usable, bundle)
         return Attached(
             tuple(recorded),
-            tuple(withheld),
+            tuple(withheld[_Withheld.PRIVATE]),
             tuple(missed),
             unpacked=handlers.unpacked(also),
             left_out=handlers.left_out(also),
             handlers=handlers,
+            unverified=tuple(withheld[_Withheld.UNVERIFIED]),
+            reserved=tuple(withheld[_Withheld.RESERVED]),
         )
 
     async def detach(self, bundle: Bundle, keep: Sequence[Bundle] = ()) -> tuple[str, ...]:
@@ -206,9 +220,23 @@ class NodeAttacher:
     def _in_cri(self) -> bool:
         return self._settings.namespace == image_records.CRI_NAMESPACE
 
-    def _is_withheld(self, image: ImageRecord) -> bool:
-        """In CRI's namespace a record means "present" to every pod, with or without credentials."""
-        return image.private and self._in_cri and self._settings.namespace not in self._settings.allow_private_names
+    def _withheld(self, image: ImageRecord) -> _Withheld | None:
+        """In CRI's namespace a record means "present" to every pod, with or without credentials.
+
+        And it says what an image's name means: nobody who was on the way to its registry may say that, and of some
+        names nobody but the registry.
+        """
+        if not self._in_cri:
+            return None
+        if self._is_reserved(image):
+            return _Withheld.RESERVED
+        if not image.verified:
+            return _Withheld.UNVERIFIED
+        allowed = self._settings.namespace in self._settings.allow_private_names
+        return _Withheld.PRIVATE if image.private and not allowed else None
+
+    def _is_reserved(self, image: ImageRecord) -> bool:
+        return self._in_cri and image.name in self._settings.reserved
 
     async def _present(self, session: Session, choice: Choice, image: ImageRecord) -> bool:
         """Documents and snapshots, concurrently: neither needs the other. False when a layer cannot be served."""
@@ -231,7 +259,7 @@ class NodeAttacher:
             await session.content.write(self._documents.read(config), changes)
 
     async def _hold(self, session: Session, image: ImageRecord, wanted: frozenset[str], handlers: Handlers) -> None:
-        """For a private image: the pull that a pod makes fetches no layer, so other snapshotters need theirs too."""
+        """Of one that is withheld: the pull that a pod makes fetches no layer, so other snapshotters need it too."""
         if self._unpacker is not None:
             await self._unpacker.hold(session, image, wanted)
             await self._unpacker.release(session, image, handlers.loaded - wanted)
@@ -243,7 +271,7 @@ class NodeAttacher:
             image
             for image in bundle.images
             # whatever is allowed by now: it may have been withheld when it was attached
-            if image.private and image.layers and image.layers[-1].chain_id not in kept
+            if image.layers and image.layers[-1].chain_id not in kept
         ]
         if self._unpacker is None or not held:
             return
@@ -310,11 +338,17 @@ class NodeAttacher:
             await asyncio.sleep(_CONFIRM_POLL)
 
     async def _removable(self, session: Session, image: ImageRecord, kept: set[str]) -> list[str]:
-        """Names of ours that point at the image; the id too, unless a name that is not ours still points there."""
-        present = {record.name for record in await session.images.with_target(image.target.digest)}
-        ours = [name for name in image_records.names(image) if name in present and name not in kept]
+        """Names of ours that point at the image; the id too, unless a name that is not ours still points there.
+
+        A record of a reserved name is the node's own, unless it was made when the name was not reserved.
+        """
+        found = await session.images.with_target(image.target.digest)
+        present, served = {record.name for record in found}, image_records.SERVED.items()
+        reserved = self._is_reserved(image)
+        removable = {record.name for record in found if not reserved or served <= record.labels.items()}
+        ours = [name for name in image_records.names(image) if name in removable - kept]
         image_id = image_records.image_id(image)
-        if image_id in present - kept and present == {*ours, image_id}:
+        if image_id in removable - kept and present == {*ours, image_id}:
             ours.append(image_id)
         return ours
 

@@ -2,8 +2,8 @@
 
 containerd unpacks them from the store's layer images, without a registry; any other runtime pulls them. Either way they
 are the runtime's own then, and pods skip the pull, once. Every pod may use what the runtime has, so images are pulled
-without credentials, and private ones are left out unless the administrator allows them. It must not touch what
-containers use.
+without credentials, and private ones are left out unless the administrator allows them, as are those whose names no
+cache may record. It must not touch what containers use.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from imagecache.containerd.api import Asked, Attached, UnpackedChain
 from imagecache.containerd.attach import NodeAttacher
 from imagecache.containerd.handlers import Handlers
 from imagecache.containerd.image_records import CRI_NAMESPACE
+from imagecache.containerd.reserved import ReservedNames
 from imagecache.errors import ImageNotListed, ImageWithheld
 from imagecache.oci.reference import Reference
 from imagecache.store.bundle_document import Bundle, ImageRecord
@@ -52,21 +53,27 @@ class Prepuller:
     mode = "prepull"
 
     def __init__(
-        self, runtime: Runtime, allow_private_names: Collection[str] = (), attacher: NodeAttacher | None = None
+        self,
+        runtime: Runtime,
+        allow_private_names: Collection[str] = (),
+        attacher: NodeAttacher | None = None,
+        *,
+        reserved: ReservedNames | None = None,
     ) -> None:
-        """``attacher``: of the same runtime, for prepull mode, with the same private names; without it, it pulls."""
+        """``attacher``: of the same runtime, for prepull mode, with the same names; without it, it pulls."""
         self._runtime = runtime
         self._attacher = attacher
         self._private = CRI_NAMESPACE in allow_private_names
+        self._reserved = reserved or ReservedNames()
 
     async def attach(self, bundle: Bundle, also: Collection[str] = (), others: Sequence[Asked] = ()) -> Attached:
         """Unpack the images, or pull those that are missing.
 
-        Raises ImageWithheld when one of them is private; PullFailed, ImageNotListed, or what ``NodeAttacher.attach``
-        raises.
+        Raises ImageWithheld when one of them is private, from a registry that nobody has verified, or of a reserved
+        name; PullFailed, ImageNotListed, or what ``NodeAttacher.attach`` raises.
         """
         # it comes before the error: the other images of the cache are useful
-        withheld = [image for image in bundle.images if image.private and not self._private]
+        withheld = [image for image in bundle.images if self._is_withheld(image)]
         public = tuple(image for image in bundle.images if image not in withheld)
         names = tuple(dict.fromkeys(map(name_of, public)))
         attached = Attached(names)
@@ -82,12 +89,31 @@ class Prepuller:
                             f"the runtime has pulled {name} and does not have it", hint="its log says why"
                         )
         if withheld:
-            private = ", ".join(image.reference for image in withheld)
-            raise ImageWithheld(
-                f"{private}: private, and every pod could use it once it is on the node",
-                hint=f"remove it from the cache, or set allow_private_names to {CRI_NAMESPACE} for nodes of one tenant",
-            )
+            raise self._withheld(withheld)
         return attached
+
+    def _is_withheld(self, image: ImageRecord) -> bool:
+        return not image.verified or (image.private and not self._private) or image.name in self._reserved
+
+    def _withheld(self, images: Sequence[ImageRecord]) -> ImageWithheld:
+        """About those of one kind; what is wrong with the others shows when these are gone."""
+        reserved = ", ".join(image.reference for image in images if image.name in self._reserved)
+        if reserved:
+            return ImageWithheld(
+                f"{reserved}: a name that no cache may record, since pods that every node needs use it",
+                hint="remove it from the cache, or an administrator changes the setting reserved_names",
+            )
+        unverified = ", ".join(image.reference for image in images if not image.verified)
+        if unverified:
+            return ImageWithheld(
+                f"{unverified}: from a registry that nobody has verified, and every pod would use it by its name",
+                hint="give the registry a certificate, or an administrator adds it to the setting insecure_registries",
+            )
+        private = ", ".join(image.reference for image in images)
+        return ImageWithheld(
+            f"{private}: private, and every pod could use it once it is on the node",
+            hint=f"remove it from the cache, or set allow_private_names to {CRI_NAMESPACE} for nodes of one tenant",
+        )
 
     async def handlers(self) -> Handlers:
         containerd = await self._containerd()
@@ -98,13 +124,14 @@ class Prepuller:
         return await containerd.lost(chains) if containerd else frozenset()
 
     async def detach(self, bundle: Bundle, keep: Sequence[Bundle]) -> None:
-        """Remove the images that no container uses and no bundle in ``keep`` has."""
+        """Remove the images that no container uses and no bundle in ``keep`` has, but none of a reserved name."""
         if containerd := await self._containerd():
             await containerd.give_up(bundle)
         kept = {name_of(image) for other in keep for image in other.images}
         kept_ids = {found.id for name in sorted(kept) if (found := await self._runtime.image(name)) is not None}
         used = await self._runtime.in_use()
-        for name in {name_of(image) for image in bundle.images} - kept:
+        ours = {name_of(image) for image in bundle.images if image.name not in self._reserved}
+        for name in ours - kept:
             found = await self._runtime.image(name)
             # CRI removes an image with all its names, also those of another cache
             if found is not None and found.id not in kept_ids and not used & {found.id, *found.names}:

@@ -30,6 +30,7 @@ class ProcessBuilder:
         metrics: count the builds and measure those that end Ready.
         clock: measures.
         docker_config: path of a docker ``config.json`` with more credentials; empty: none.
+        discreet: whoever reads a status may not learn from it what answers at an address that he has named.
         command: starts the process.
     """
 
@@ -40,12 +41,14 @@ class ProcessBuilder:
         clock: Clock,
         *,
         docker_config: str = "",
+        discreet: bool = False,
         command: Sequence[str] = COMMAND,
     ) -> None:
         self._settings = settings
         self._metrics = metrics
         self._clock = clock
         self._docker_config = docker_config
+        self._discreet = discreet
         self._command = command
 
     async def build(
@@ -56,6 +59,7 @@ class ProcessBuilder:
             request=request,
             credentials=tuple(credentials),
             docker_config=self._docker_config,
+            discreet=self._discreet,
         )
         start = self._clock.monotonic()
         try:

@@ -15,6 +15,7 @@ from imagecache.errors import NoMatchingPlatform
 from imagecache.oci.descriptor import Platform
 from imagecache.oci.manifest import Index
 from imagecache.oci.shapes import AnyDescriptor
+from imagecache.written import printable
 
 # normalizeArch of containerd's platforms module.
 _ARCHITECTURES: dict[str, tuple[str, str | None]] = {
@@ -42,6 +43,8 @@ _ARM64_V9_IS = 5
 """v9.n runs everything up to v8.(n+5)."""
 _UNKNOWN = "unknown"
 """BuildKit gives attestation manifests the platform unknown/unknown, which no machine is."""
+_SHOWN = 60
+"""Characters of a platform in a message: a registry may call it anything."""
 
 
 def normalise(platform: Platform) -> Platform:
@@ -112,12 +115,17 @@ def select(index: Index, wanted: Platform) -> AnyDescriptor:
 
 def no_match(wanted: Platform, offered: Iterable[Platform]) -> NoMatchingPlatform:
     """The error that names the wanted platform and the available ones."""
-    there = sorted({str(platform) for platform in offered if _UNKNOWN not in {platform.os, platform.architecture}})
+    there = sorted({shown(platform) for platform in offered if _UNKNOWN not in {platform.os, platform.architecture}})
     listed = ", ".join(there[:20]) + (f" and {len(there) - 20} more" if len(there) > 20 else "")
     return NoMatchingPlatform(
         f"the image is not available for {normalise(wanted)}, only for {listed or 'no platform at all'}",
         hint="name an image for this platform, or set the annotation k8s.aliyun.com/imc-cpu-arch",
     )
+
+
+def shown(platform: Platform) -> str:
+    """For messages: a foreign text, printable and of bounded length."""
+    return printable(str(platform), _SHOWN)
 
 
 def _rank(able: tuple[Platform, ...], offered: Platform) -> tuple[int, int] | None:

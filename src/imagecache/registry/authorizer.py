@@ -2,7 +2,8 @@
 
 Whether an image is private is found out by trying: first without a credential, and with one only after the registry
 has refused; then with every one that is for the repository until the registry accepts one, as kubelet does. The outcome
-is kept for the next requests, and concurrent requests share one token. It must not show a token or a credential.
+is kept for the next requests, and concurrent requests share one token. What was given for a credential is private only
+if strangers were refused: a limit for them says nothing of who may read. It must not show a token or a credential.
 """
 
 from __future__ import annotations
@@ -29,9 +30,11 @@ class _Mode(enum.Enum):
 class Authorizer:
     """The state of one endpoint and repository. Call ``authorization`` before a request, ``refused`` after an error."""
 
-    def __init__(self, tokens: TokenServer, credentials: Credentials) -> None:
+    def __init__(self, tokens: TokenServer, credentials: Credentials, *, safe: bool = True) -> None:
+        """``safe``: a credential may be sent to this server; else there is none for it."""
         self._tokens = tokens
         self._credentials = credentials
+        self._safe = safe
         self._lock = asyncio.Lock()
         self._mode = _Mode.OPEN
         self._challenge: Challenge | None = None
@@ -41,11 +44,17 @@ class Authorizer:
         """Every credential for the repository, in the order in which they are tried; None until one is needed."""
         self._proven: str | None = None
         """The last header that the registry accepted."""
+        self._uncertain = False
+        """A credential is used although strangers were not refused: what they asked for was absent, or they are too
+        many (404, 429)."""
+        self.private = False
+        """The registry has given something for the user's credential that it had refused without."""
+        self.unproven: dict[str, None] = {}
+        """Paths that were read with a credential while nobody knows whether it was needed."""
 
     @property
-    def private(self) -> bool:
-        """Whether the repository needs the user's credential."""
-        return self._mode is _Mode.CREDENTIAL
+    def repository(self) -> str:
+        return self._tokens.repository
 
     @property
     def known(self) -> int:
@@ -59,9 +68,14 @@ class Authorizer:
                 await self._renew()
             return self._header()
 
-    def accepted(self, sent: str | None) -> None:
-        """Note that the registry accepted this header."""
+    def accepted(self, sent: str | None, path: str) -> None:
+        """Note that the registry accepted this header for ``path``."""
         self._proven = sent
+        if self._mode is _Mode.CREDENTIAL and sent is not None:
+            if self._uncertain:
+                self.unproven[path] = None
+            else:
+                self.private = True
 
     async def refused(
         self, status: int, challenges: Iterable[Challenge], sent: str | None, tried: list[Credential]
@@ -86,6 +100,11 @@ class Authorizer:
     def hint(self, tried: Sequence[Credential]) -> str:
         """What to do about a 401 or 403: there is no credential, or none of them was accepted."""
         host = credential_host(self._tokens.endpoint.host)
+        if not self._safe:
+            return (
+                f"no credential is sent to {host} over transport without verification, unless an administrator adds it "
+                "to the setting insecure_registries (in a cluster: the chart's insecureRegistries)"
+            )
         names = sources(tried)
         if not names:
             remedy = f"name one in spec.imagePullSecrets (on a plain host also: docker login {host})"
@@ -123,13 +142,14 @@ class Authorizer:
             if status == 429:  # it is the user's limit by now: another user is no remedy, time is
                 return False
             tried.append(self._credential)
-        return await self._use_next(self._challenge, tried, certain=status in {401, 403})
+        return await self._use_next(self._challenge, tried, status)
 
-    async def _use_next(self, challenge: Challenge, tried: list[Credential], *, certain: bool) -> bool:
+    async def _use_next(self, challenge: Challenge, tried: list[Credential], status: int) -> bool:
         """Switch to the first credential that was not tried yet and that the token server accepts.
 
         After a 404 or a 429 it is not certain that a credential is the remedy: then a failure changes nothing.
         """
+        certain = status in {401, 403}
         try:
             known = await self._credentials_known()
         except ImageCacheError:  # a helper program that fails
@@ -148,6 +168,7 @@ class Authorizer:
                 # any other code is about this user: token servers refuse one with 404, 422 and others
             # Basic needs a user; an identity token is for token servers only.
             if token is not None or (challenge.scheme == "basic" and credential.username):
+                self._uncertain = not certain and (self._mode is not _Mode.CREDENTIAL or self._uncertain)
                 self._mode, self._credential, self._token = _Mode.CREDENTIAL, credential, token
                 return True
             tried.append(credential)
@@ -156,6 +177,8 @@ class Authorizer:
         return False
 
     async def _credentials_known(self) -> Sequence[Credential]:
+        if self._known is None and not self._safe:
+            self._known = ()
         if self._known is None:
             host = credential_host(self._tokens.endpoint.host)
             self._known = await self._credentials.credentials_for(host, self._tokens.repository)

@@ -20,6 +20,7 @@ from imagecache.oci.descriptor import Descriptor
 from imagecache.registry.config import RegistryConfig
 from imagecache.registry.content_encoding import Decoder, is_encoded
 from imagecache.registry.endpoint import host_of
+from imagecache.registry.pace import TooSlow, pieces
 from imagecache.registry.repository import Repository
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
@@ -50,7 +51,7 @@ class BlobStream:
                         position += len(chunk)
                         yield chunk
             except Retryable as again:
-                if position - mark >= _PROGRESS:
+                if position - mark >= _PROGRESS and not isinstance(again, TooSlow):
                     mark = position
                     attempts.progress()
                 attempts = await self._recover(attempts, again)
@@ -91,8 +92,8 @@ class BlobStream:
             if decoder is None:
                 self._check_length(response, position - discard, host)
             left = self._blob.size - position
-            async with contextlib.aclosing(_pieces(response, decoder)) as pieces:
-                async for received in pieces:
+            async with contextlib.aclosing(self._pieces(response, decoder)) as chunks:
+                async for received in chunks:
                     chunk = received
                     if discard:
                         dropped = min(discard, len(chunk))
@@ -143,12 +144,13 @@ class BlobStream:
                 hint="the registry holds a damaged image; push it again",
             )
 
-
-async def _pieces(response: aiohttp.ClientResponse, decoder: Decoder | None) -> AsyncGenerator[bytes, None]:
-    """What arrives, decoded where that is needed."""
-    async for received in response.content.iter_any():
-        if decoder is None:
-            yield received
-        else:
-            for piece in decoder.feed(received):
-                yield piece
+    async def _pieces(self, response: aiohttp.ClientResponse, decoder: Decoder | None) -> AsyncGenerator[bytes, None]:
+        """What arrives, decoded where that is needed."""
+        arriving = pieces(response, host_of(response.url), self._what, self._config.limits)
+        async with contextlib.aclosing(arriving) as chunks:
+            async for received in chunks:
+                if decoder is None:
+                    yield received
+                else:
+                    for piece in decoder.feed(received):
+                        yield piece

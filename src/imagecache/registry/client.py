@@ -1,8 +1,9 @@
 """The registry client: ``builder.image_source.ImageSource`` over HTTP.
 
-One client per build. The servers of a host are tried in the order of its configuration, the registry itself last, and
-the user sees the error of the last one. Documents are verified here; layers are not (the caller hashes them while it
-writes). Every error names the image as written. See ``docs/adr/0003-registry-client.md``.
+One client per build, so that at its end is known what of an image needed a credential. The servers of a host are tried
+in the order of its configuration, the registry itself last, and the user sees the error of the last one. Documents are
+verified here; layers are not (the caller hashes them while it writes). Every error names the image as written. See
+``docs/adr/0003-registry-client.md``.
 """
 
 from __future__ import annotations
@@ -14,28 +15,36 @@ from typing import Self, TypeVar
 
 from imagecache.digest import Digest
 from imagecache.errors import (
+    AccessDenied,
     DigestMismatch,
     ImageCacheError,
+    ImageNotFound,
     InvalidSetting,
     LimitExceeded,
     ProtocolViolation,
+    RateLimited,
+    RegistryError,
+    RegistryUnavailable,
+    Unauthenticated,
 )
 from imagecache.oci import mediatypes
 from imagecache.oci.descriptor import Descriptor
 from imagecache.oci.manifest import detect_media_type
 from imagecache.oci.reference import Reference, naming_image
-from imagecache.oci.resolved import Resolved
+from imagecache.oci.resolved import Access, Resolved
 from imagecache.registry.authorizer import Authorizer
 from imagecache.registry.blob_stream import BlobStream
 from imagecache.registry.config import RegistryConfig
 from imagecache.registry.credentials import Credentials, NoCredentials
 from imagecache.registry.endpoint import Capability, Endpoint, default_endpoint, host_of, with_user_lists
 from imagecache.registry.hosts_toml import configured_endpoints
-from imagecache.registry.repository import Repository
+from imagecache.registry.repository import Repository, is_trusted
 from imagecache.registry.token_server import TokenServer
 from imagecache.registry.transport import Transport, read_body
 
 _T = TypeVar("_T")
+_DENIED = (Unauthenticated, AccessDenied, ImageNotFound)
+"""Answers to strangers who may not read something; some registries hide it as absent."""
 _ACCEPT = {"Accept": ", ".join(mediatypes.RESOLVABLE)}
 
 
@@ -91,7 +100,68 @@ class RegistryClient:
                 async for chunk in chunks:
                     yield chunk
 
+    async def access(self, reference: Reference, layers: Sequence[Descriptor]) -> Access:
+        """Who may read the image, by all that was asked of its repository; called when everything was read.
+
+        A layer that was in the store already is asked for, without its bytes, if nothing else of a layer was.
+        """
+        with naming_image(reference.original):
+            servers = [
+                self._server(endpoint, reference.path)
+                for endpoint in self._endpoints_of(reference.host)
+                if (endpoint, reference.path) in self._servers
+            ]
+            denied = await self._is_denied(reference, servers, layers)
+            if denied or any(server.authorizer.private for server in servers):
+                return Access(private=True)
+            for server in servers:
+                known = await self._open_to_strangers(server)
+                if known is None:
+                    note = "counts as private: the registry limits strangers, so nobody knows whether they may read it"
+                    return Access(private=True, note=note)
+                if not known:
+                    return Access(private=True)
+            return Access(private=False)
+
+    async def _is_denied(
+        self, reference: Reference, servers: Sequence[Repository], layers: Sequence[Descriptor]
+    ) -> bool:
+        """Whether a layer is refused with every credential; what is given notes itself what was needed for it."""
+        own = [layer for layer in layers if not mediatypes.is_foreign(layer.media_type)]
+        able = [server for server in servers if Capability.PULL in server.endpoint.capabilities]
+        if not own or not able or any(server.asked_blobs for server in servers):
+            return False
+        path, what = f"{reference.path}/blobs/{own[-1].digest}", f"blob {own[-1].digest}"
+        try:
+            await self._first(able, lambda server: server.probe(path, what))
+        except (RegistryUnavailable, RateLimited):
+            raise
+        except RegistryError as error:
+            # one that answers no HEAD, or has lost it, says nothing of who may read
+            return isinstance(error, Unauthenticated | AccessDenied)
+        return False
+
+    async def _open_to_strangers(self, server: Repository) -> bool | None:
+        """Whether what was read with a credential can be read without; None when that cannot be found out."""
+        stranger = self._repository(server.endpoint, server.authorizer.repository, NoCredentials())
+        stranger.showed()
+        for path in server.authorizer.unproven:
+            what = f"{path.rpartition('/')[2]} without a credential"
+            try:
+                await self._config.new_attempts().run(functools.partial(stranger.probe, path, what))
+            except _DENIED:
+                return False
+            except RegistryError:
+                return None
+        return True
+
     async def _resolve(self, server: Repository, reference: Reference) -> Resolved:
+        with server.telling():
+            resolved = await self._read_resolved(server, reference)
+            server.showed()
+            return resolved
+
+    async def _read_resolved(self, server: Repository, reference: Reference) -> Resolved:
         wanted = reference.digest or reference.tag
         what = f"manifest {wanted}"
         async with server.get(f"{reference.path}/manifests/{wanted}", what, _ACCEPT) as response:
@@ -105,7 +175,8 @@ class RegistryClient:
             host = server.endpoint.host
             # By digest, the header cannot matter; by tag, it is checked: a proxy that rewrites a manifest shows here.
             promised = reference.digest or _promised(response.headers.get("Docker-Content-Digest", ""), host)
-            body = await read_body(response, self._config.limits.manifest_size, what, promised)
+            limits = self._config.limits
+            body = await read_body(response, limits, limits.manifest_size, what, promised)
         digest = promised or Digest.sha256(body)
         _verify(body, digest, what, host)
         media_type = detect_media_type(body, content_type, self._config.limits)
@@ -113,7 +184,7 @@ class RegistryClient:
         return Resolved(
             descriptor=Descriptor(media_type=media_type, digest=digest, size=len(body)),
             body=body,
-            private=server.authorizer.private,
+            verified=server.trusted or reference.digest is not None,
             typed=media_type == content_type.partition(";")[0],
         )
 
@@ -131,7 +202,7 @@ class RegistryClient:
         what = f"{kind} {descriptor.digest}"
         headers = {"Accept": descriptor.media_type} if is_manifest else {}
         async with server.get(f"{reference.path}/{kind}s/{descriptor.digest}", what, headers) as response:
-            body = await read_body(response, bound, what, descriptor.digest)
+            body = await read_body(response, self._config.limits, bound, what, descriptor.digest)
         if len(body) != descriptor.size:
             raise DigestMismatch(
                 f"{what} has {len(body)} bytes at {server.endpoint.host}; its descriptor says {descriptor.size}",
@@ -150,11 +221,9 @@ class RegistryClient:
     def _serving(self, reference: Reference, able: Capability) -> Sequence[Repository]:
         """The servers for a reference that have the capability, in order. Raises InvalidSetting when none has."""
         host = reference.host
-        if host not in self._endpoints:  # hosts.toml is read once for each host and build
-            self._endpoints[host] = self._configured(host)
         servers = [
             self._server(endpoint, reference.path)
-            for endpoint in self._endpoints[host]
+            for endpoint in self._endpoints_of(host)
             if able in endpoint.capabilities
         ]
         if not servers:
@@ -164,19 +233,33 @@ class RegistryClient:
             )
         return servers
 
-    def _configured(self, host: str) -> tuple[Endpoint, ...]:
-        directory = self._config.hosts_dir
-        endpoints = configured_endpoints(directory, host) if directory else (default_endpoint(host),)
-        return tuple(with_user_lists(one, self._config.plain_http, self._config.insecure) for one in endpoints)
+    def _endpoints_of(self, host: str) -> tuple[Endpoint, ...]:
+        if host not in self._endpoints:  # hosts.toml is read once for each host and build
+            directory = self._config.hosts_dir
+            found = configured_endpoints(directory, host) if directory else (default_endpoint(host),)
+            self._endpoints[host] = tuple(map(self._allowed, found))
+        return self._endpoints[host]
+
+    def _allowed(self, endpoint: Endpoint) -> Endpoint:
+        """With what the image cache asks for. Raises InvalidSetting when a secret would be sent to anybody."""
+        found = with_user_lists(endpoint, self._config.plain_http, self._config.insecure)
+        if found.headers and not is_trusted(found, self._config):
+            raise InvalidSetting(
+                f"hosts.toml has headers for {found.host}, which would be sent over transport without verification",
+                hint=f"remove them, or add {found.host} to the setting insecure_registries",
+            )
+        return found
 
     def _server(self, endpoint: Endpoint, repository: str) -> Repository:
         key = (endpoint, repository)  # tokens have a repository as their scope
         if key not in self._servers:
-            tokens = TokenServer(self._transport, self._config, endpoint, repository)
-            self._servers[key] = Repository(
-                self._transport, self._config, endpoint, Authorizer(tokens, self._credentials)
-            )
+            self._servers[key] = self._repository(endpoint, repository, self._credentials)
         return self._servers[key]
+
+    def _repository(self, endpoint: Endpoint, repository: str, credentials: Credentials) -> Repository:
+        tokens = TokenServer(self._transport, self._config, endpoint, repository)
+        authorizer = Authorizer(tokens, credentials, safe=is_trusted(endpoint, self._config))
+        return Repository(self._transport, self._config, endpoint, authorizer)
 
 
 def _promised(header: str, host: str) -> Digest | None:

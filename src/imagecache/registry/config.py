@@ -1,7 +1,7 @@
 """Everything that changes how we talk to registries, as one value.
 
-The caller fills it from flags, files and annotations. Clock, sleep and chance (in the back-off) are in it, so that
-tests own them. It must not read the environment.
+The caller fills it from flags, files and annotations. Clock, sleep, chance (in the back-off), names and places are in
+it, so that tests own them. It must not read the environment.
 """
 
 from __future__ import annotations
@@ -11,11 +11,17 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from aiohttp import ThreadedResolver
+from aiohttp.abc import AbstractResolver
+
 from imagecache import __version__
 from imagecache.backoff import Attempts, Backoff
 from imagecache.clock import Clock, SystemClock
+from imagecache.errors import RegistryUntrusted
 from imagecache.limits import DEFAULT, MIB, Limits
+from imagecache.registry.address import PlaceOf, place_of
 from imagecache.registry.http_proxy import Proxies
+from imagecache.registry.listed_hosts import ListedHosts
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +30,8 @@ class RegistryConfig:
 
     hosts_dir: Path | None = None
     """Directory of containerd's ``hosts.toml`` files, usually ``/etc/containerd/certs.d``."""
+    listed: ListedHosts = field(default_factory=ListedHosts)
+    """The only ones that may be in the next two, and that get a credential over transport without verification."""
     plain_http: frozenset[str] = frozenset()
     """``host[:port]`` exactly as in references (annotation k8s.aliyun.com/plain-http-registry)."""
     insecure: frozenset[str] = frozenset()
@@ -33,7 +41,7 @@ class RegistryConfig:
     proxies: Proxies = field(default_factory=Proxies)
     connect_timeout: float = 30.0  # containerd's, too
     read_timeout: float = 60.0
-    """Longest pause within an answer. There is no limit for a whole download: layers have gigabytes."""
+    """Longest pause within an answer; ``limits`` has how much of it must come in which time."""
     attempts: int = 5
     """Attempts of one request, or of one blob without progress."""
     backoff: Backoff = Backoff(0.5, 20.0, jitter=0.5)
@@ -45,9 +53,27 @@ class RegistryConfig:
     read_buffer: int = 4 * MIB
     """Per blob: reading from the socket pauses above twice this."""
     limits: Limits = DEFAULT
+    discreet: bool = False
+    """Errors say nothing of a server that has not shown to be a registry: they are read by who may name any address,
+    and not reach it. What is known of it is logged."""
     user_agent: str = f"imagecache/{__version__}"
+    names: Callable[[], AbstractResolver] = ThreadedResolver
+    """Looks up the addresses of a host: getaddrinfo(3)."""
+    place_of: PlaceOf = place_of
+    """Where an address is."""
     clock: Clock = field(default_factory=SystemClock)
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+    def __post_init__(self) -> None:
+        """Raises RegistryUntrusted when a host is to be reached without verification that is not listed."""
+        for host in sorted(self.plain_http | self.insecure):
+            if host not in self.listed:
+                raise RegistryUntrusted(
+                    f"{host} may not be reached without verification (plain HTTP, or any certificate)",
+                    hint=f"an administrator adds {host} to the setting insecure_registries (in a cluster: the chart's "
+                    "insecureRegistries), or remove it from the annotations k8s.aliyun.com/plain-http-registry and "
+                    "k8s.aliyun.com/insecure-registry",
+                )
 
     def new_attempts(self, limit: int | None = None) -> Attempts:
         """The attempts of one request; ``limit`` overrides ``attempts``."""

@@ -58,6 +58,11 @@ class Endpoint:
     dial_timeout: float | None = None
     """Seconds; None for the configured one."""
 
+    @property
+    def verified(self) -> bool:
+        """Whoever answers has a certificate for it that was verified."""
+        return self.scheme == "https" and self.trust.verify and not self.plain_fallback
+
     def url(self, rest: str) -> URL:
         """URL below the API's root, ``library/nginx/manifests/latest``."""
         url = URL(f"{self.scheme}://{self.host}{self.path}/{rest}", encoded=True)
@@ -88,10 +93,17 @@ def with_user_lists(endpoint: Endpoint, plain_http: frozenset[str], insecure: fr
 
 def is_loopback(host: str) -> bool:
     """Whether ``host[:port]`` is this machine: localhost, 127.0.0.0/8 or ::1."""
-    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-    if name.lower() == "localhost":
-        return True
+    address = literal(host)
+    return _name(host).lower() == "localhost" or (address is not None and address.is_loopback)
+
+
+def literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address that ``host[:port]`` is written as; None for a name."""
     try:
-        return ipaddress.ip_address(name).is_loopback
+        return ipaddress.ip_address(_name(host))
     except ValueError:
-        return False
+        return None
+
+
+def _name(host: str) -> str:
+    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]

@@ -62,9 +62,13 @@ _NOT_TLS = (
 _ABSENT_NAME = frozenset({socket.EAI_NONAME, socket.EAI_NODATA})
 """DNS answered that the name does not exist: no retry. Every other failure of DNS (EAI_AGAIN) may be temporary."""
 _PLAIN_HINT = (
-    "if it speaks plain HTTP, add {host} to the annotation k8s.aliyun.com/plain-http-registry; "
-    "if its certificate is self-signed, to k8s.aliyun.com/insecure-registry, or trust its authority in hosts.toml "
-    "(in a cluster: the chart's controller.caBundle or controller.hosts)"
+    "trust its authority in hosts.toml (in a cluster: the chart's controller.caBundle or controller.hosts); or, where "
+    "the setting insecure_registries has {host}, add it to the annotation k8s.aliyun.com/plain-http-registry if it "
+    "speaks plain HTTP, to k8s.aliyun.com/insecure-registry if its certificate is self-signed"
+)
+_NO_REGISTRY_HINT = (
+    "check the host in the reference; a private authority, or plain HTTP, is the administrator's to allow (the chart's "
+    "controller.caBundle, controller.hosts and insecureRegistries); the controller's log says what has happened"
 )
 _PROXY_HINT = (
     "check the variables HTTP_PROXY and HTTPS_PROXY (http://user:password@host:port) and what the proxy allows, "
@@ -115,6 +119,14 @@ def status_error(status: int, host: str, what: str, code: str = "", after: float
     if status in _SERVER_SIDE or status > 504:
         return RegistryUnavailable(said, hint="try again later; the registry's own log says why")
     return ProtocolViolation(said, hint=f"is {host} a registry, and is plain HTTP or HTTPS right?")
+
+
+def no_registry(host: str) -> RegistryUnavailable:
+    """The one answer about all that is no registry: a name that does not exist, a port that is closed, a web page.
+
+    Else whoever may name any address, and not reach it, would learn what is there.
+    """
+    return RegistryUnavailable(f"{host} did not answer as a registry", hint=_NO_REGISTRY_HINT)
 
 
 def retry_after(field: str | None, now: dt.datetime) -> float | None:

@@ -70,7 +70,9 @@ class TokenServer:
                 after = retry_after(response.headers.get("Retry-After"), self.config.clock.now())
                 error = status_error(response.status, host, "a token", after=after)
                 raise Retryable(error, after) if may_try_again(response.status) else error
-            body = await read_body(response, self.config.limits.token_size, f"the token from {host}")
+            body = await read_body(
+                response, self.config.limits, self.config.limits.token_size, f"the token from {host}"
+            )
         return self._parse(body, host)
 
     def _parse(self, body: bytes, host: str) -> Token:
@@ -117,6 +119,6 @@ class TokenServer:
         if not usable:
             raise ProtocolViolation(
                 f"{self.endpoint.host} names a token server that cannot be trusted",
-                hint="the realm of its Bearer challenge must be an https address",
+                hint="the realm of its Bearer challenge must be an https address, or a host of insecure_registries",
             )
         return realm

@@ -218,6 +218,16 @@ class Settings:
             "Empty: the system's alone.",
         ),
     ] = ""
+    insecure_registries: Annotated[
+        tuple[str, ...],
+        Meaning(
+            "auto | host[:port] | network, comma-separated",
+            "Registries that may be reached over transport without verification (plain HTTP, or a certificate that "
+            "nobody verifies), where an ImageCache or hosts.toml asks for it, and that get credentials then: hosts as "
+            "in references, or networks (10.0.0.0/8) for those written as an address. Whoever is on the way to them "
+            "decides what their images are. auto: this machine itself, but nothing in a cluster.",
+        ),
+    ] = ("auto",)
     registry_retries: Annotated[
         int,
         Meaning("count", "Retries of a registry request after an error that may be temporary."),
@@ -263,6 +273,15 @@ class Settings:
             "Namespaces in which private images are recorded too: every pod there may use them without credentials.",
         ),
     ] = ()
+    reserved_names: Annotated[
+        tuple[str, ...],
+        Meaning(
+            "repositories and prefixes, comma-separated",
+            "Images that no cache may name in containerd's namespace k8s.io, where every pod would use them: a "
+            "repository (registry.example.com/team/app) with all its tags, or what is below a prefix that ends in a "
+            "slash (registry.k8s.io/). Their layers are served when a pod pulls them.",
+        ),
+    ] = ("registry.k8s.io/",)
     also_unpack: Annotated[
         tuple[str, ...],
         Meaning(

@@ -57,7 +57,10 @@ class ImageRecord(msgspec.Struct, frozen=True, kw_only=True):
     layers: tuple[LayerRecord, ...] = ()
     """Bottom first; repeated layers are repeated here."""
     private: bool = False
-    """A credential was needed to read it."""
+    """A credential was needed to read something of it."""
+    verified: bool = False
+    """It is what its name means: the reference has a digest, or the registry's certificate was verified, or an
+    administrator lists the registry."""
     notes: tuple[str, ...] = ()
     """What is unusual about it, for people: a sentence each, without a full stop."""
 

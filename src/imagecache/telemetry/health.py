@@ -14,6 +14,7 @@ from http import HTTPStatus
 from imagecache.connection_limit import LoopConnections, OpenConnection
 from imagecache.errors import HostError, InvalidSetting
 from imagecache.telemetry.metrics import CONTENT_TYPE, Metrics
+from imagecache.written import printable
 
 _REQUEST_SECONDS = 5.0
 _HEADER_BYTES = 8 * 1024
@@ -85,7 +86,7 @@ class HealthServer:
             return _response(HTTPStatus.NOT_FOUND, _TEXT, b"/livez, /readyz, /metrics\n")
         problem = check()
         if problem:
-            return _response(HTTPStatus.SERVICE_UNAVAILABLE, _TEXT, f"{problem}\n".encode())
+            return _response(HTTPStatus.SERVICE_UNAVAILABLE, _TEXT, f"{printable(problem)}\n".encode())
         return _response(HTTPStatus.OK, _TEXT, b"ok\n")
 
 

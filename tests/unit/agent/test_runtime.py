@@ -9,7 +9,7 @@ import pytest
 from imagecache.agent.report import not_attached
 from imagecache.agent.runtime import ContainerdRecords, LocalMachine
 from imagecache.containerd.also_unpack import AlsoUnpacker
-from imagecache.containerd.api import SnapshotKey, UnpackedChain
+from imagecache.containerd.api import Attached, SnapshotKey, UnpackedChain
 from imagecache.containerd.attach import NodeAttacher
 from imagecache.errors import ContainerdUnavailable, StoreError
 from testkit.attachable import MemoryDocuments, bundle
@@ -64,6 +64,13 @@ async def test_a_private_image_is_explained(records: ContainerdRecords) -> None:
     attached = await records.attach(bundle(PUBLIC, PRIVATE))
     assert not_attached(attached) == "private, so pods pull manifest and config with their own secret: corp/secret:1"
     assert not any("secret" in name for name in attached.images)
+
+
+async def test_names_that_are_left_to_a_pull_are_explained() -> None:
+    assert not_attached(Attached((), unverified=("a:1", "b:1"))) == (
+        "from a registry that nobody has verified, so pods pull the names: a:1, b:1"
+    )
+    assert not_attached(Attached((), reserved=("a:1",))) == "names that no cache may record, so pods pull them: a:1"
 
 
 async def test_a_layer_that_native_mode_cannot_serve_is_explained(

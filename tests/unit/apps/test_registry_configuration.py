@@ -35,6 +35,16 @@ def test_every_change_is_another_version(tmp_path: Path) -> None:
     assert version() == seen[-1]
 
 
+def test_another_list_of_registries_is_another_version(tmp_path: Path) -> None:
+    """A cache that failed for a host that was not listed is tried again when it is."""
+    versions = {
+        configuration(Settings(hosts=tmp_path, insecure_registries=listed), {}, tmp_path)()
+        for listed in ((), ("auto",), ("registry.example:5000",), ("a", "b"), ("a,b",))
+    }
+
+    assert len(versions) == 5
+
+
 def test_a_config_map_that_is_mounted_is_followed(tmp_path: Path) -> None:
     """As kubelet mounts one: its keys are links through ``..data``, which alone is replaced."""
     hosts = tmp_path / "certs.d"

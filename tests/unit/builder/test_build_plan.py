@@ -29,7 +29,7 @@ def image(text: str, *diff_ids: DiffID) -> ResolvedImage:
         LayerPosition(diff_id, chain[depth], blob(diff_id, int(diff_id.hex, 16)), tuple(reversed(chain[:depth])))
         for depth, diff_id in enumerate(diff_ids)
     )
-    return ResolvedImage(Reference.parse(text), Platform(os="linux"), (), document, document, layers, False, ())
+    return ResolvedImage(Reference.parse(text), Platform(os="linux"), (), document, document, layers, True, ())
 
 
 def test_shared_layers_are_one_group_with_all_their_images() -> None:

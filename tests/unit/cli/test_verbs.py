@@ -215,7 +215,7 @@ def test_describe(imagecache: Shell) -> None:
     assert "Size:         3.9KiB\n" in text
     assert "Expires:      2024-05-08T12:00:00Z\n" in text
     assert "Attached:     yes\n" in text
-    assert re.search(r"nginx:1\.25 +linux/amd64 +sha256:[0-9a-f]{64} +2 +2\.0KiB +no\n", text)
+    assert re.search(r"nginx:1\.25 +linux/amd64 +sha256:[0-9a-f]{64} +2 +2\.0KiB +no +yes\n", text)
     assert re.search(r"[0-9a-f]{12} +2\.0KiB +1 +b\n", text)
     assert re.search(r"[0-9a-f]{12} +2\.0KiB +1 +<none>\n", text)
     assert re.search(r"Normal +Pulled +90s +Successfully pulled image nginx:1\.25\n", text)
@@ -293,6 +293,18 @@ def test_the_name_of_a_private_image_is_withheld(imagecache: Shell) -> None:
     assert imagecache("attach", "a").stdout == (
         "docker.io/library/nginx:1.25 layers attached, name withheld (private: containers need their own credential)\n"
     )
+
+
+def test_the_name_of_an_unverified_image_is_withheld(imagecache: Shell) -> None:
+    imagecache.host.builder.unverified = frozenset({"nginx:1.25"})
+
+    created = imagecache("create", "-f", imagecache.manifest()).stdout.splitlines()[-1]
+
+    assert created == "docker.io/library/nginx:1.25 layers attached, name withheld (unverified registry)"
+    assert "insecure_registries" in imagecache("attach", "a").stdout
+    described = imagecache("describe", "a").stdout
+    assert described[described.index("Images:") :].splitlines()[1].split()[-1] == "VERIFIED"
+    assert described[described.index("Images:") :].splitlines()[2].split()[-1] == "no"
 
 
 def test_what_has_expired_is_deleted_by_the_next_create(imagecache: Shell) -> None:

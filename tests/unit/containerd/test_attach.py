@@ -1,9 +1,13 @@
 """Attach and detach on a containerd in memory, whose collector takes whatever is not held by the right labels."""
 
+from dataclasses import replace
+
+import msgspec
 import pytest
 
 from imagecache.containerd.attach import AttachSettings, NodeAttacher
 from imagecache.containerd.image_records import SERVED
+from imagecache.containerd.reserved import ReservedNames
 from imagecache.errors import BlobNotFound, ContainerdMisconfigured, ContainerdUnavailable, ImageNotListed
 from imagecache.oci.descriptor import Descriptor, Platform
 from imagecache.store.bundle_document import ImageRecord
@@ -155,6 +159,62 @@ async def test_a_private_image_is_withheld_from_cri() -> None:
     assert result.withheld == ("team/secret:1",)
     assert not any("secret" in name for name in node.images)
     assert secret.config.digest not in node.containerd.spaces["k8s.io"].content
+
+
+async def test_an_unverified_image_is_withheld_from_cri() -> None:
+    """Its name would mean on every node what somebody on the way to its registry says."""
+    for allowed in (frozenset[str](), frozenset({"k8s.io"})):
+        node = Node(settings=AttachSettings(allow_private_names=allowed))
+        poisoned = msgspec.structs.replace(node.documents.image("registry.k8s.io/pause:3.9", ["base"]), verified=False)
+        public = node.documents.image("nginx:1.25", ["base"])
+        node.serve(poisoned, public)
+        result = await node.attacher.attach(bundle(poisoned, public))
+        assert (result.unverified, result.withheld) == (("registry.k8s.io/pause:3.9",), ())
+        assert not any("pause" in name for name in node.images)
+        assert "docker.io/library/nginx:1.25" in node.images
+
+
+async def test_a_reserved_name_is_withheld_from_cri() -> None:
+    """Verified and public, and all the same nobody's to say who may create ImageCaches: it is every pod's sandbox."""
+    node = Node(settings=AttachSettings(reserved=ReservedNames.parse(["registry.k8s.io/"])))
+    pause = node.documents.image("registry.k8s.io/pause:3.9", ["base"])
+    nginx = node.documents.image("nginx:1.25", ["base"])
+    node.serve(pause, nginx)
+
+    result = await node.attacher.attach(bundle(pause, nginx))
+
+    assert (result.reserved, result.withheld, result.unverified) == (("registry.k8s.io/pause:3.9",), (), ())
+    assert not any("pause" in name for name in (*node.images, *result.images))
+    assert "docker.io/library/nginx:1.25" in node.images
+
+
+async def test_a_reserved_name_that_the_node_has_stays() -> None:
+    """kubelet has pulled it; the end of a cache that has it too is no reason to take it away."""
+    node = Node()
+    pause = node.documents.image("registry.k8s.io/pause:3.9", ["base"])
+    node.serve(pause)
+    settings = AttachSettings(reserved=ReservedNames.parse(["registry.k8s.io/pause"]))
+    attacher = NodeAttacher(node.containerd, node.documents, FakeClock(), settings)
+    names = (await node.attacher.attach(bundle(pause))).images
+
+    assert set(await attacher.detach(bundle(pause))) == set(names), "ours, from before it was reserved"
+
+    await node.attacher.attach(bundle(pause))
+    records = node.containerd.spaces["k8s.io"].images
+    for name in names:  # as a pull leaves them
+        records[name] = replace(records[name], labels=MANAGED)
+
+    assert await attacher.detach(bundle(pause)) == ()
+    assert node.images == set(names)
+
+
+async def test_names_are_reserved_for_cri_alone() -> None:
+    node = Node(settings=AttachSettings(namespace="default", reserved=ReservedNames.parse(["registry.k8s.io/"])))
+    pause = node.documents.image("registry.k8s.io/pause:3.9", ["base"])
+    node.serve(pause)
+
+    assert (await node.attacher.attach(bundle(pause))).reserved == ()
+    assert "registry.k8s.io/pause:3.9" in node.images
 
 
 async def test_an_administrator_may_allow_private_names() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from imagecache.containerd.also_unpack import AlsoUnpacker
@@ -9,6 +10,7 @@ from imagecache.containerd.api import Attached, UnpackedChain
 from imagecache.containerd.attach import AttachSettings, NodeAttacher
 from imagecache.containerd.handlers import Handlers
 from imagecache.containerd.prepull import Prepuller
+from imagecache.containerd.reserved import ReservedNames
 from imagecache.errors import BlobNotFound, ContainerdUnavailable, ImageNotListed, ImageWithheld, NoSpace, PullFailed
 from imagecache.settings.table import Mode
 from testkit.agent_dependencies import FakeRuntime
@@ -61,6 +63,34 @@ async def test_a_private_image_is_pulled_where_that_is_allowed(runtime: FakeRunt
         await Prepuller(runtime, ["moby"]).attach(bundle(PRIVATE))
     attached = await Prepuller(runtime, ["k8s.io"]).attach(bundle(PRIVATE))
     assert attached == Attached(("docker.io/corp/secret:1",))
+
+
+async def test_an_unverified_image_is_left_out_and_said_so(runtime: FakeRuntime) -> None:
+    unverified = msgspec.structs.replace(APP, verified=False)
+    for allowed in ([], ["k8s.io"]):
+        with pytest.raises(ImageWithheld, match=r"^app:1: from a registry that nobody has verified") as caught:
+            await Prepuller(runtime, allowed).attach(bundle(unverified, TOOL))
+        assert "insecure_registries" in caught.value.hint
+    assert runtime.pulls == ["docker.io/library/tool:latest"]
+
+
+async def test_a_reserved_name_is_left_out_and_said_so(runtime: FakeRuntime) -> None:
+    prepuller = Prepuller(runtime, reserved=ReservedNames.parse(["docker.io/library/app"]))
+
+    with pytest.raises(ImageWithheld, match=r"^app:1: a name that no cache may record") as caught:
+        await prepuller.attach(bundle(APP, TOOL))
+
+    assert "reserved_names" in caught.value.hint
+    assert runtime.pulls == ["docker.io/library/tool:latest"]
+
+
+async def test_a_reserved_name_that_the_node_has_is_not_removed(runtime: FakeRuntime) -> None:
+    runtime.images["docker.io/library/app:1"] = "sha256:app"
+    prepuller = Prepuller(runtime, reserved=ReservedNames.parse(["docker.io/library/app"]))
+
+    await prepuller.detach(bundle(APP), [])
+
+    assert list(runtime.images) == ["docker.io/library/app:1"]
 
 
 async def test_a_pull_that_fails(runtime: FakeRuntime) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sys
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,16 @@ from imagecache.controller import build_messages
 from imagecache.controller.build_messages import Order
 from imagecache.controller.build_process import ProcessBuilder
 from imagecache.digest import Digest
-from imagecache.errors import ImageNotFound, InternalError, NotFound, RateLimited, Unauthenticated
+from imagecache.errors import (
+    ImageNotFound,
+    InternalError,
+    InvalidSetting,
+    NotFound,
+    RateLimited,
+    RegistryUnavailable,
+    RegistryUntrusted,
+    Unauthenticated,
+)
 from imagecache.kube import objects
 from imagecache.kube.api import Object
 from imagecache.kube.resources import IMAGE_CACHES, LEASES, NODE_IMAGE_CACHES, NODES, PODS
@@ -41,6 +51,7 @@ from testkit.images import tar_of
 from testkit.images_oci import memory_image
 from testkit.kube import FakeKube
 from testkit.kube_server import KubeServer
+from testkit.peers.registry import free_port
 from testkit.registry import FakeRegistry
 
 from .conftest import eventually, manifest
@@ -92,6 +103,41 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
             store=tmp_path / "store", hosts=tmp_path / "hosts", jobs=1, registry_retries=0, metrics_address=""
         )
         yield Site(registry, settings, registry.push("team/app:1", image))
+
+
+async def test_a_host_that_nobody_lists_is_not_reached_without_verification(site: Site) -> None:
+    """An annotation for registry.k8s.io, and a controller for which loopback is nothing special."""
+    for settings, host in (({}, "registry.k8s.io"), ({"insecure_registries": ""}, site.registry.address)):
+        builder = ProcessBuilder(as_flags(site.settings) | settings, site.metrics, SystemClock())
+        none, one = frozenset[str](), frozenset({host})
+        for plain_http, insecure in ((one, none), (none, one)):
+            order = replace(site.request(), plain_http=plain_http, insecure=insecure)
+
+            with pytest.raises(RegistryUntrusted, match=re.escape(host)) as caught:
+                await builder.build(order, site.credentials(), lambda _event: None)
+
+            assert "insecure_registries" in caught.value.hint
+    assert site.registry.seen == []
+
+
+async def test_a_controller_tells_nothing_of_what_is_no_registry(site: Site) -> None:
+    builder = ProcessBuilder(as_flags(site.settings), site.metrics, SystemClock(), discreet=True)
+    closed = f"127.0.0.1:{free_port()}/team/app:1"
+
+    with pytest.raises(RegistryUnavailable, match="did not answer as a registry"):
+        await builder.build(site.request(closed), site.credentials(), lambda _event: None)
+    with pytest.raises(RegistryUnavailable, match="cannot connect"):
+        await site.builder.build(site.request(closed), site.credentials(), lambda _event: None)
+
+
+async def test_the_clusters_controller_lists_nothing_by_itself_and_is_discreet(tmp_path: Path) -> None:
+    controller = ClusterController(Store.open(tmp_path), Settings(), SystemClock())
+
+    assert Settings().insecure_registries == ("auto",)
+    assert controller._flags["insecure_registries"] == ""
+    assert load(controller._flags, {}).insecure_registries == ()
+    with pytest.raises(InvalidSetting, match="insecure_registries"):
+        await ClusterController(Store.open(tmp_path), Settings(insecure_registries=("http://x",)), SystemClock()).run()
 
 
 async def test_a_build_reports_and_leaves_a_bundle(site: Site) -> None:
@@ -216,7 +262,8 @@ async def test_the_whole_controller_on_an_api_over_http(site: Site, tmp_path: Pa
             "users": [{"name": "u", "user": {}}],
         }
         (tmp_path / "kubeconfig").write_text(json.dumps(text))
-        settings = load(as_flags(site.settings) | {"kubeconfig": str(tmp_path / "kubeconfig")}, {})
+        more = {"kubeconfig": str(tmp_path / "kubeconfig"), "insecure_registries": site.registry.address}
+        settings = load(as_flags(site.settings) | more, {})
         controller = ClusterController(Store.open(settings.store), settings, SystemClock())
         task = asyncio.create_task(controller.run())
         try:
@@ -242,6 +289,7 @@ async def test_the_whole_controller_on_an_api_over_http(site: Site, tmp_path: Pa
             await eventually(ready, lambda: task)
             made = await status()
             assert made is not None
+            assert [image.verified for image in made.images] == [True], "its host is listed"
             entry: Object = {"name": "a", "id": made.image_cache_id, "state": "Ready"}
             await kube.patch(NODE_IMAGE_CACHES, "n", {"status": {"caches": [entry]}}, subresource="status")
 

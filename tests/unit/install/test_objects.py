@@ -311,6 +311,36 @@ def test_registries_are_configured_by_configmaps() -> None:
     assert not {"hosts", "registry-ca"} & {volume["name"] for volume in pod_of("Deployment", CONTROLLER)["volumes"]}
 
 
+def test_no_search_domain_completes_the_name_of_a_registry() -> None:
+    """The Pod's search domains are not left out: the API server's name may need one."""
+    pod = pod_of("Deployment", CONTROLLER)
+
+    assert pod["dnsConfig"] == {"options": [{"name": "ndots", "value": "1"}]}
+    assert "dnsPolicy" not in pod
+
+
+def test_registries_without_verification_are_listed_by_the_release() -> None:
+    def listed(**values: object) -> str:
+        (controller,) = pod_of("Deployment", CONTROLLER, **values)["containers"]
+        return environment(controller)["IMAGECACHE_INSECURE_REGISTRIES"]
+
+    assert listed() == "auto", "nothing, in a cluster"
+    assert listed(insecureRegistries=["registry.example:5000", "10.0.0.0/8"]) == "registry.example:5000,10.0.0.0/8"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_our_own_image_is_named_by_no_cache(mode: str) -> None:
+    def reserved(**values: object) -> list[str]:
+        """Of the agent, and in native mode of the installer beside it."""
+        containers = pod_of("DaemonSet", "imagecache-agent", mode=mode, **values)["containers"]
+        (found,) = {environment(each)["IMAGECACHE_RESERVED_NAMES"] for each in containers}
+        return found.split(",")
+
+    assert reserved() == ["ghcr.io/imagecache/imagecache", "registry.k8s.io/"]
+    own = reserved(image={"repository": "registry.example/own"}, agent={"reservedNames": ["pause.example/pause"]})
+    assert own == ["registry.example/own", "pause.example/pause"]
+
+
 def test_pull_secrets_in_both_spellings() -> None:
     pod = pod_of("Deployment", CONTROLLER, imagePullSecrets=["one", {"name": "two"}])
 

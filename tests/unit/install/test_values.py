@@ -28,6 +28,7 @@ OTHER_DEFAULTS = {
     "mode": "auto asks a containerd that is configured already",
     "metrics_address": "a pod has an address of its own",
     "serve_address": "in a cluster the store is served",
+    "reserved_names": "the release's own image is one of them",
 }
 """Settings that the chart sets to another default than the program's."""
 SITUATIONS: list[dict[str, JSON]] = [

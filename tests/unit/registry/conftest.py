@@ -15,6 +15,7 @@ from imagecache.oci.reference import Reference
 from imagecache.registry.client import RegistryClient
 from imagecache.registry.config import RegistryConfig
 from imagecache.registry.credentials import Credentials
+from imagecache.registry.listed_hosts import ListedHosts
 from testkit.images_oci import MemoryImage, memory_image
 from testkit.registry import FakeRegistry, FakeTime
 
@@ -40,6 +41,7 @@ async def other() -> AsyncIterator[FakeRegistry]:
 @pytest.fixture
 def config(registry: FakeRegistry, time: FakeTime) -> RegistryConfig:
     return RegistryConfig(
+        listed=ListedHosts(loopback=True),
         plain_http=frozenset({registry.address}),
         clock=time.clock,
         sleep=time.sleep,
@@ -64,6 +66,12 @@ def reference(registry: FakeRegistry, image: MemoryImage) -> Reference:
 
 async def read(client: RegistryClient, reference: Reference, layer: Descriptor, offset: int = 0) -> bytes:
     return b"".join([chunk async for chunk in client.stream(reference, layer, offset)])
+
+
+async def is_private(client: RegistryClient, reference: Reference) -> bool:
+    """Resolve the image, and say whether it is for some alone."""
+    await client.resolve(reference)
+    return (await client.access(reference, ())).private
 
 
 @pytest.fixture

@@ -17,12 +17,13 @@ from imagecache.errors import (
     Unauthenticated,
 )
 from imagecache.oci.reference import Reference
+from imagecache.oci.resolved import Access
 from imagecache.registry.client import RegistryClient
 from imagecache.registry.credentials import Credential
 from testkit.images_oci import MemoryImage, memory_image
 from testkit.registry import FakeRegistry, FakeTime, FixedCredentials
 
-from .conftest import Connect
+from .conftest import Connect, is_private
 
 SECRET = "s3cr3t-word"  # noqa: S105 - the password of the fake, and what must not be seen elsewhere
 ALICE = Credential(username="alice", password=SECRET, source="secret default/pull")
@@ -47,10 +48,10 @@ async def test_an_open_registry_is_not_shown_a_credential(
     credentials = known(registry)
     client = await connect(credentials)
 
-    resolved = await client.resolve(reference)
+    await client.resolve(reference)
     await read(client, reference, image)
 
-    assert not resolved.private
+    assert not (await client.access(reference, image.layers)).private
     assert credentials.asked == []
     assert {seen.authorization for seen in registry.seen} == {""}
 
@@ -59,11 +60,11 @@ async def test_basic(connect: Connect, registry: FakeRegistry, reference: Refere
     registry.auth = "basic"
     client = await connect(known(registry))
 
-    resolved = await client.resolve(reference)
+    await client.resolve(reference)
 
-    assert resolved.private
     assert [seen.authorization for seen in registry.seen] == ["", ALICE.basic()]
     assert await read(client, reference, image) == image.blobs[image.layers[0].digest]
+    assert (await client.access(reference, image.layers)).private
     assert len(registry.seen) == 3, "the outcome is kept"
 
 
@@ -75,10 +76,10 @@ async def test_an_anonymous_token_leaves_the_image_public(
     credentials = known(registry)
     client = await connect(credentials)
 
-    resolved = await client.resolve(reference)
+    await client.resolve(reference)
     await read(client, reference, image)
 
-    assert not resolved.private
+    assert not (await client.access(reference, image.layers)).private
     assert credentials.asked == []
     assert registry.paths("/token") == ["/token"]
     token = registry.seen[1]
@@ -93,10 +94,10 @@ async def test_a_private_image_needs_the_credential(
     credentials = known(registry)
     client = await connect(credentials)
 
-    resolved = await client.resolve(reference)
+    await client.resolve(reference)
     await read(client, reference, image)
 
-    assert resolved.private
+    assert (await client.access(reference, image.layers)).private
     assert credentials.asked == [(registry.address, "team/app")]
     assert [seen.authorization for seen in registry.seen if seen.path == "/token"] == ["", ALICE.basic()]
     assert {seen.authorization[:7] for seen in registry.seen if seen.path != "/token"} == {"", "Bearer "}
@@ -109,7 +110,7 @@ async def test_a_token_server_that_refuses_strangers(
     registry.faults.token_statuses.append((403, {}))
     client = await connect(known(registry))
 
-    assert (await client.resolve(reference)).private
+    assert await is_private(client, reference)
 
 
 async def test_an_identity_token(connect: Connect, registry: FakeRegistry, reference: Reference) -> None:
@@ -117,7 +118,7 @@ async def test_an_identity_token(connect: Connect, registry: FakeRegistry, refer
     registry.identity_tokens.add("identity-word")
     client = await connect(known(registry, Credential(identity_token="identity-word", source="helper")))  # noqa: S106
 
-    assert (await client.resolve(reference)).private
+    assert await is_private(client, reference)
 
     (post,) = [seen for seen in registry.seen if seen.method == "POST"]
     assert post.form == {
@@ -186,8 +187,120 @@ async def test_a_private_image_that_is_hidden_as_absent(
     client = await connect(known(registry))
     await client.resolve(reference)
     registry.faults.statuses.append((404, {}))
+    await client.resolve(reference)
+    registry.faults.statuses.append((404, {}))  # whoever asks at the end, without a credential
 
-    assert (await client.resolve(reference)).private
+    assert (await client.access(reference, ())).private
+
+
+async def test_an_image_that_was_absent_for_a_moment_is_not_private(
+    connect: Connect, registry: FakeRegistry, reference: Reference, image: MemoryImage
+) -> None:
+    registry.auth = "bearer"
+    registry.public.add("team/app")
+    client = await connect(known(registry))
+    await client.resolve(reference)
+    registry.faults.statuses.append((404, {}))
+    await client.resolve(reference)
+
+    assert not (await client.access(reference, image.layers)).private
+
+
+async def test_a_limit_for_strangers_makes_no_image_private(
+    connect: Connect, registry: FakeRegistry, reference: Reference, image: MemoryImage
+) -> None:
+    """Docker Hub: a public image, read with a credential since too many strangers ask."""
+    registry.auth = "bearer"
+    registry.public.add("team/app")
+    client = await connect(known(registry))
+    await client.document(reference, image.descriptor)
+    registry.faults.statuses.append((429, {}))
+    await client.resolve(reference)
+    await read(client, reference, image)
+
+    assert ALICE.basic() in {seen.authorization for seen in registry.seen}
+    assert await client.access(reference, image.layers) == Access(private=False)
+    last = [seen for seen in registry.seen if seen.method == "HEAD"]
+    assert len(last) >= 2, "the manifest and the layer were asked for without the credential"
+
+
+async def test_a_private_image_behind_a_limit_for_strangers_is_private(
+    connect: Connect, registry: FakeRegistry, reference: Reference, image: MemoryImage
+) -> None:
+    registry.auth = "bearer"
+    registry.public.add("team/app")
+    client = await connect(known(registry))
+    await client.document(reference, image.descriptor)
+    registry.faults.statuses.append((429, {}))
+    registry.public.clear()
+    await client.resolve(reference)
+
+    assert (await client.access(reference, image.layers)).private
+
+
+async def test_an_image_of_which_nobody_knows_is_private(
+    connect: Connect, registry: FakeRegistry, reference: Reference, image: MemoryImage
+) -> None:
+    """The limit for strangers lasts to the end of the build."""
+    registry.auth = "bearer"
+    registry.public.add("team/app")
+    client = await connect(known(registry))
+    await client.document(reference, image.descriptor)
+    registry.faults.statuses.append((429, {}))
+    await client.resolve(reference)
+    await read(client, reference, image)
+    registry.faults.statuses.extend([(429, {})] * 10)
+
+    access = await client.access(reference, image.layers)
+
+    assert access.private
+    assert "limits strangers" in access.note
+
+
+async def test_layers_that_need_a_credential_make_an_image_private(
+    connect: Connect, registry: FakeRegistry, reference: Reference, image: MemoryImage
+) -> None:
+    """The tag is open to everybody."""
+    client = await connect(known(registry))
+    await client.resolve(reference)
+    registry.auth = "basic"
+    await read(client, reference, image)
+
+    assert (await client.access(reference, image.layers)).private
+
+
+async def test_layers_in_the_store_are_asked_for_all_the_same(
+    connect: Connect, registry: FakeRegistry, reference: Reference, image: MemoryImage
+) -> None:
+    """A build that has found them there has read nothing but open documents."""
+    client = await connect(known(registry))
+    await client.resolve(reference)
+    registry.auth = "basic"
+
+    assert (await client.access(reference, image.layers)).private
+    assert [seen.method for seen in registry.seen if "/blobs/" in seen.path] == ["HEAD", "HEAD"]
+
+
+async def test_layers_that_nobody_may_read_make_an_image_private(
+    connect: Connect, registry: FakeRegistry, reference: Reference, image: MemoryImage
+) -> None:
+    client = await connect()
+    await client.resolve(reference)
+    registry.auth = "basic"
+
+    assert (await client.access(reference, image.layers)).private
+
+
+async def test_a_layer_that_the_registry_has_elsewhere_is_not_followed_there(
+    connect: Connect, registry: FakeRegistry, other: FakeRegistry, reference: Reference, image: MemoryImage
+) -> None:
+    """Its address is signed for GET alone."""
+    client = await connect()
+    await client.resolve(reference)
+    registry.faults.redirect_blobs = other.url
+
+    assert not (await client.access(reference, image.layers)).private
+    assert other.seen == []
 
 
 async def test_an_absent_image_stays_absent_when_the_credential_is_refused(
@@ -283,7 +396,7 @@ async def test_a_token_that_is_revoked_is_replaced(
     await client.resolve(reference)
     registry.tokens.clear()
 
-    assert (await client.resolve(reference)).private
+    assert await is_private(client, reference)
     assert len(registry.paths("/token")) == 3
 
 
@@ -307,7 +420,8 @@ async def test_concurrent_requests_share_one_token(
 
     answers = await asyncio.gather(*(client.resolve(reference) for _ in range(20)))
 
-    assert all(answer.private for answer in answers)
+    assert len(set(map(repr, answers))) == 1
+    assert (await client.access(reference, ())).private
     assert len(registry.paths("/token")) == 2, "one anonymous, one with the credential"
 
 
@@ -333,8 +447,8 @@ async def test_repositories_have_their_own_tokens(
     hidden = Reference.parse(registry.push("team/hidden:1", image))
     client = await connect(known(registry))
 
-    assert not (await client.resolve(reference)).private
-    assert (await client.resolve(hidden)).private
+    assert not await is_private(client, reference)
+    assert await is_private(client, hidden)
 
 
 async def test_patience_with_the_token_server(

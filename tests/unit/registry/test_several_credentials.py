@@ -21,7 +21,7 @@ from imagecache.registry.credentials import Credential
 from testkit.images_oci import MemoryImage, memory_image
 from testkit.registry import FakeRegistry, FakeTime, FixedCredentials
 
-from .conftest import Connect
+from .conftest import Connect, is_private
 
 ALICE = Credential(username="alice", password="s3cr3t-word", source="secret default/pull")  # noqa: S106
 
@@ -60,7 +60,7 @@ async def test_every_credential_is_tried_in_order(
     credentials = known(rights, WRONG, BOB, STRANGER, ALICE)
     client = await connect(credentials)
 
-    assert (await client.resolve(reference)).private
+    assert await is_private(client, reference)
     asked = len(rights.seen)
     assert await read(client, reference, image) == image.blobs[image.layers[0].digest]
 
@@ -106,7 +106,7 @@ async def test_a_token_server_that_says_no_in_another_way_is_asked_with_the_next
     rights.auth = "bearer"
     rights.faults.token_statuses.extend([(403, {}), (status, {})])
 
-    assert (await (await connect(known(rights, BOB, ALICE))).resolve(reference)).private
+    assert await is_private(await connect(known(rights, BOB, ALICE)), reference)
 
 
 async def test_a_public_image_needs_none_of_them(
@@ -115,7 +115,7 @@ async def test_a_public_image_needs_none_of_them(
     registry.auth = "bearer"
     registry.public.add("team/app")
 
-    assert not (await (await connect(known(registry, WRONG))).resolve(reference)).private
+    assert not await is_private(await connect(known(registry, WRONG)), reference)
 
 
 async def test_another_credential_when_one_is_revoked_meanwhile(
@@ -129,7 +129,7 @@ async def test_another_credential_when_one_is_revoked_meanwhile(
         rights.users["alice"] = "another"
         rights.tokens.clear()
 
-        assert (await client.resolve(reference)).private
+        assert await is_private(client, reference)
 
 
 async def test_an_absent_image_is_looked_for_with_every_credential_once(
@@ -146,7 +146,7 @@ async def test_an_absent_image_is_looked_for_with_every_credential_once(
 
     assert len(registry.seen) == before + 2
     assert "tried: secret default/pull, secret default:bob" in caught.value.hint
-    assert (await client.resolve(reference)).private, "and what is there is still there"
+    assert await is_private(client, reference), "and what is there is still there"
 
 
 class Broken:
@@ -188,7 +188,7 @@ async def test_more_credentials_than_rounds(connect: Connect, registry: FakeRegi
     registry.auth = "basic"
     many = [Credential(username="alice", password=f"n{number}", source=f"secret a:s{number}") for number in range(20)]
 
-    assert (await (await connect(known(registry, *many, ALICE))).resolve(reference)).private
+    assert await is_private(await connect(known(registry, *many, ALICE)), reference)
 
 
 async def test_concurrent_requests_share_the_credential_that_is_accepted(
@@ -199,5 +199,6 @@ async def test_concurrent_requests_share_the_credential_that_is_accepted(
 
     answers = await asyncio.gather(*(client.resolve(reference) for _ in range(20)))
 
-    assert all(answer.private for answer in answers)
+    assert len(set(map(repr, answers))) == 1
+    assert (await client.access(reference, ())).private
     assert len(rights.paths("/token")) == 4, "one anonymous, one for each credential"
