@@ -28,7 +28,7 @@ from testkit.peers.registry import Registry
 from testkit.real_images import debian_image
 from testkit.tars import CAPABILITY, DIRECTORY, LINK, SYMLINK, Entry, padded, tar
 
-VARIANTS: tuple[tuple[Version, Mode], ...] = (("system", "proxy"), ("2.4", "proxy"), ("2.4", "native"))
+VARIANTS: tuple[tuple[Version, Mode], ...] = (("2.4", "proxy"), ("2.4", "native"), ("system", "proxy"))
 FEW, MANY = 5, MOST_LAYERS
 """Layers of the images."""
 USER = 1234
