@@ -135,6 +135,11 @@ class Sides:
         return f"{self.registry.address}/field/{kind}:{layers}"
 
     @property
+    def most(self) -> int:
+        """Layers of an image that one test makes for itself: as many as can be in one variant, as 127 take seconds."""
+        return MANY if (self.version, self.mode) == VARIANTS[0] else FEW
+
+    @property
     def each(self) -> tuple[Side, Side]:
         return self.ours, self.theirs
 
