@@ -37,8 +37,7 @@ _SIZE: Schema = {
 _SECONDS: Schema = {"type": "integer", "minimum": 1}
 """Of a limit that must be one."""
 _ISSUER: Schema = {
-    "type": "object",
-    "anyOf": [{"maxProperties": 0}, needs(some("kind", "group", name={**TEXT, "minLength": 1}), "name")],
+    "anyOf": [{**some(), "maxProperties": 0}, needs(some("kind", "group", name={**TEXT, "minLength": 1}), "name")]
 }
 _PULL_SECRET: Schema = {"anyOf": [_NAME, needs(some(name=_NAME), "name")]}
 

@@ -49,6 +49,10 @@ class RegistryConfig:
     clock: Clock = field(default_factory=SystemClock)
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
+    def __post_init__(self) -> None:
+        if self.connect_timeout <= 0 or self.read_timeout <= 0:
+            raise ValueError("time limits must be greater than 0: aiohttp takes 0 for no limit")
+
     def new_attempts(self, limit: int | None = None) -> Attempts:
         """The attempts of one request; ``limit`` overrides ``attempts``."""
         return Attempts(limit or self.attempts, self.backoff, self.sleep, self.retry_after_limit)

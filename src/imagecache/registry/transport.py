@@ -17,7 +17,7 @@ import aiohttp
 from yarl import URL
 
 from imagecache.digest import Digest
-from imagecache.errors import LimitExceeded, ProtocolViolation
+from imagecache.errors import LimitExceeded, ProtocolViolation, RegistryUnavailable
 from imagecache.registry import content_encoding
 from imagecache.registry.config import RegistryConfig
 from imagecache.registry.endpoint import Endpoint, Trust, host_of, with_user_lists
@@ -95,7 +95,7 @@ class Transport:
                     raise
                 self._plain.add(request.endpoint.host)
                 url = self._scheme(request.url)
-                continue
+                response = await self._once(request, url, at_home=at_home)
             if response.status == _PROXY_REFUSES:
                 response.close()
                 raise proxy_error(response.status, host_of(url))
@@ -147,6 +147,11 @@ class Transport:
 
     def _timeout(self, endpoint: Endpoint) -> aiohttp.ClientTimeout:
         dial = self._config.connect_timeout if endpoint.dial_timeout is None else endpoint.dial_timeout
+        if dial < 0:
+            raise RegistryUnavailable(  # of this server: the next one may have time
+                f"no connection to {endpoint.host} can be made: its dial_timeout in hosts.toml is less than 0",
+                hint="remove the dial_timeout, or make it a time like 5s",
+            )
         # No total: a layer may take hours. A server that stalls is caught by sock_read.
         return aiohttp.ClientTimeout(total=None, sock_connect=dial, sock_read=self._config.read_timeout)
 

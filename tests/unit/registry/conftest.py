@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from imagecache.registry.config import RegistryConfig
 from imagecache.registry.credentials import Credentials
 from testkit.images_oci import MemoryImage, memory_image
 from testkit.registry import FakeRegistry, FakeTime
+from testkit.served import make_certificate
 
 
 @pytest.fixture
@@ -64,6 +67,29 @@ def reference(registry: FakeRegistry, image: MemoryImage) -> Reference:
 
 async def read(client: RegistryClient, reference: Reference, layer: Descriptor, offset: int = 0) -> bytes:
     return b"".join([chunk async for chunk in client.stream(reference, layer, offset)])
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """PEM files: a certificate that is its own authority, its key, and one file with both."""
+
+    authority: Path
+    key: Path
+    both: Path
+
+    def copy(self, folder: Path) -> None:
+        """As ``c.pem``, ``k.pem`` and ``both.pem``."""
+        for name, file in {"c.pem": self.authority, "k.pem": self.key, "both.pem": self.both}.items():
+            shutil.copy(file, folder / name)
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    directory = tmp_path_factory.mktemp("certificate")
+    authority, key = make_certificate(directory)
+    both = directory / "both.pem"
+    both.write_text(authority.read_text() + key.read_text())
+    return Certificate(authority, key, both)
 
 
 @pytest.fixture
