@@ -466,6 +466,18 @@ async def test_helpers_of_other_types_concern_docker_alone(fields: dict[str, obj
         parse_docker_config(data, "config.json")
 
 
+async def test_auths_twice_are_one() -> None:
+    """Go reads the second object into the map that it has made for the first."""
+    first, second = (json.dumps({"a.example": auth(name)}) for name in ("bob", "eve"))
+    other = json.dumps({"b.example": auth("eve")})
+
+    keyring = parse_docker_config_json(f'{{"auths": {first}, "auths": {other}}}'.encode(), "secret a/b")
+    assert await users(keyring, "a.example", "x") == ["bob"]
+    assert await users(keyring, "b.example", "x") == ["eve"]
+    keyring = parse_docker_config_json(f'{{"auths": {first}, "auths": {second}}}'.encode(), "secret a/b")
+    assert await users(keyring, "a.example", "x") == ["eve"]
+
+
 @pytest.mark.parametrize("name", ["../../bin/sh", "a b", "", "-x"])
 def test_names_of_helpers(name: str) -> None:
     if not name:
