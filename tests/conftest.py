@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,11 @@ def _children() -> list[str]:
         if entry.name.isdigit() and int(parent) == own and state != "Z" and not any(h in line for h in _PYTHON_HELPERS):
             found.append(f"{entry.name} {line}")
     return found
+
+
+def pytest_configure() -> None:
+    """SIGTERM ends a run as Ctrl-C does, with everything cleaned up; a job in the background ignores SIGINT."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -100,6 +100,15 @@ def up(nodes: int) -> int:
     return kubectl("get", "nodes", "--output=wide")
 
 
+def down() -> None:
+    """A node with many mounts takes seconds, and whoever waits in silence presses Ctrl-C."""
+    if not DIRECTORY.exists():
+        say(f"there is no cluster in {DIRECTORY}\n")
+    else:
+        say(f"ending the cluster in {DIRECTORY}: up to a minute\n")
+    clean(DIRECTORY)
+
+
 def main(words: list[str]) -> int:
     if words[:1] == ["kubectl"]:  # everything that follows is kubectl's, also what looks like ours
         return kubectl(*words[1:])
@@ -114,7 +123,7 @@ def main(words: list[str]) -> int:
     try:
         if chosen.command == "up":
             return up(chosen.nodes)
-        clean(DIRECTORY)
+        down()
     except (PeerFailed, MissingPeer) as error:
         say(f"{error}\n")
         return 1

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -32,7 +33,13 @@ Hook = Callable[[type, Any], Any]
 _KEY = re.compile(rb'"[ \t\r\n]*:')
 """Matches the end of every key, and sometimes the inside of a text: never fewer than there are keys."""
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
-_LONE = re.compile("[\ud800-\udfff]")
+_HALF = re.compile("[\ud800-\udfff]")
+_MARK = re.compile(r'"(?:[^"\\]++|\\.)*+"|[\[\]{}]', re.DOTALL)
+"""A whole text, or a bracket outside of one."""
+_DEEPEST = 10_000
+"""Levels of arrays and objects that Go reads (scanner.go, maxNestingDepth)."""
+_PIECE = 200
+"""Levels that are read in one go: no type of ours has as many, and Python's parser stops at some 1,000."""
 _ODD = object()
 _ABSENT = object()
 _INT64 = 19
@@ -86,6 +93,17 @@ def read(value: object, kind: type[_T], *, hook: Hook | None = None, conflicts: 
         return msgspec.convert(known, kind, dec_hook=hook)
     except msgspec.ValidationError as error:
         raise MalformedDocument(str(error)) from error
+
+
+def whole(value: Any) -> Any:
+    """A tree of JSON values with U+FFFD for halves of surrogate pairs, so that it can be written as UTF-8."""
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, dict):
+        return {whole(key): whole(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [whole(item) for item in value]
+    return value
 
 
 def is_object(data: bytes) -> bool:
@@ -148,10 +166,48 @@ def _parsed(data: bytes) -> object:
     """Any JSON, with ``_Object`` for its objects. Raises MalformedDocument."""
     text = data.decode(errors="replace")
     try:
-        return json.loads(text, object_pairs_hook=_Object, parse_int=_number, parse_constant=_refuse_constant)
+        try:
+            return _loaded(text)
+        except RecursionError:
+            return _loaded(_shallow(text))
     except (ValueError, RecursionError) as error:
         problem = str(error)[:160]
     raise MalformedDocument(f"not JSON: {problem}")  # not chained: json's error holds the whole text, secrets too
+
+
+def _loaded(text: str) -> object:
+    return json.loads(text, object_pairs_hook=_Object, parse_int=_number, parse_constant=_refuse_constant)
+
+
+def _shallow(text: str) -> str:
+    """The JSON text with numbers for what is so deep in it that nobody looks there. Raises ValueError.
+
+    Each part that is taken away has been parsed, with such numbers for those within, and another part has another
+    number. It has neither quotes nor backslashes, so it cannot end a text that is open, and blanks around it, so it
+    cannot become a part of its neighbour.
+    """
+    parts: list[list[str]] = [[]]
+    depth = begin = 0
+    for mark in _MARK.finditer(text):
+        at, sign = mark.start(), text[mark.start()]
+        if sign in "[{":
+            depth += 1
+            if depth > _DEEPEST:
+                raise ValueError(f"nested deeper than {_DEEPEST} levels")
+            if depth % _PIECE == 0:
+                parts[-1].append(text[begin:at])
+                parts.append([])
+                begin = at
+        elif sign in "]}":
+            if depth % _PIECE == 0 and len(parts) > 1:
+                part = "".join([*parts.pop(), text[begin : at + 1]])
+                _loaded(part)
+                parts[-1].append(f" {int(hashlib.sha256(part.encode(errors='replace')).hexdigest()[:15], 16)} ")
+                begin = at + 1
+            depth -= 1
+    if len(parts) > 1:
+        raise ValueError("it ends in the middle")
+    return "".join([*parts[0], text[begin:]])
 
 
 def _number(text: str) -> int | float:
@@ -164,7 +220,7 @@ def _refuse_constant(text: str) -> object:
 
 def _as_go(value: object, kind: inspect.Type, *, conflicts: bool) -> object:
     """What of the value Go would keep for this type; what does not fit is left for msgspec to refuse."""
-    kind = _present(kind)
+    kind = _present(kind, value)
     if isinstance(kind, inspect.AnyType):
         return value
     if value is None:
@@ -190,10 +246,20 @@ def _fields(pairs: Iterable[tuple[str, Any]], cls: type, *, conflicts: bool) -> 
             continue
         absent = item is None and not isinstance(field.type, inspect.AnyType)
         value = _ABSENT if absent else _as_go(item, field.type, conflicts=conflicts)
-        if conflicts and found.setdefault(field.encode_name, value) != value:
+        if conflicts and not _same(found.setdefault(field.encode_name, value), value):
             raise MalformedDocument(f"{field.encode_name} occurs twice, with two values: readers would disagree")
+        before = found.get(field.encode_name)
+        if isinstance(field.type, inspect.DictType) and isinstance(before, dict) and isinstance(value, dict):
+            value = {**before, **value}  # Go reads the second into the map that it has made for the first
         found[field.encode_name] = value
     return {name: value for name, value in found.items() if value is not _ABSENT}
+
+
+def _same(one: object, other: object) -> bool:
+    try:
+        return one == other
+    except RecursionError:  # some 500 levels; a parser that gets as far may see less
+        return False
 
 
 def _pairs(value: object) -> Iterable[tuple[str, Any]] | None:
@@ -203,11 +269,13 @@ def _pairs(value: object) -> Iterable[tuple[str, Any]] | None:
     return value.items() if isinstance(value, dict) else None
 
 
-def _present(kind: inspect.Type) -> inspect.Type:
-    """``X`` of ``X | None``."""
+def _present(kind: inspect.Type, value: object) -> inspect.Type:
+    """``X`` of ``X | None``. Of several forms that a field may have, the one for lists when it is a list."""
     if not isinstance(kind, inspect.UnionType):
         return kind
-    return next(each for each in kind.types if not isinstance(each, inspect.NoneType))
+    forms = [each for each in kind.types if not isinstance(each, inspect.NoneType)]
+    lists = [each for each in forms if isinstance(each, inspect.CollectionType)]
+    return lists[0] if lists and isinstance(value, list) else forms[0]
 
 
 def _zero(kind: inspect.Type) -> object:
@@ -222,7 +290,10 @@ def _zero(kind: inspect.Type) -> object:
 
 
 def _text(text: str) -> str:
-    return _LONE.sub("\ufffd", text)
+    """Whole pairs, which YAML leaves in two halves, become their character."""
+    if _HALF.search(text) is None:
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _folded(key: str) -> str:

@@ -18,25 +18,33 @@ TIB = 1024 * GIB
 class Limits:
     """Sizes in bytes, times in seconds, counts as numbers."""
 
-    manifest_size: int = 4 * MIB
-    """Index or manifest (containerd and docker-registry use 4 MiB too)."""
-    config_size: int = 8 * MIB
-    """Image config."""
+    resolved_size: int = 4 * 1048 * 1048
+    """Index or manifest that a reference names (containerd ``core/remotes/docker/resolver.go``, MaxManifestSize)."""
+    manifest_size: int = 14 * MIB
+    """Any index or manifest. containerd bounds none that an index lists, but one is attached as one message, of at most
+    16 MiB, in which an index has a label of up to 200 bytes for each of its entries."""
+    config_size: int = 14 * MIB
+    """Image config: attached as one message too."""
+    documents_size: int = 32 * MIB
+    """Indexes, manifest and config of an image together: a build has those of all its images (20) in memory at once,
+    and a controller 2 GiB."""
     json_values: int = 250_000
     """Values of one JSON document, keys not counted. Each takes some 150 bytes and two microseconds, so that megabytes
     of ``{},`` would take much more of both than they have; published configs have some hundreds."""
-    index_entries: int = 1024
-    """Manifests in an index."""
-    index_depth: int = 4
-    """Indexes of which each is inside the one before. Published images have two."""
+    index_entries: int = 10_000
+    """Manifests in an index (containerd ``core/images/handlers.go``: the references that it follows in an image)."""
+    index_depth: int = 32
+    """Indexes of which each is inside the one before: published images have two. containerd follows any number, until
+    they are 10,000 references; each takes a request, and of each one entry is followed, so an image has at most two
+    documents more than this."""
     layers: int = 500
     """Layers of an image: overlayfs stacks at most 500 (OVL_MAX_STACK)."""
     token_size: int = 1 * MIB
     """Answer of a token server."""
     error_body: int = 64 * KIB
     """Bytes of an error answer that are read; the rest is dropped."""
-    redirects: int = 5
-    """Registries redirect blobs to a storage service once or twice (Go's http.Client: 10)."""
+    redirects: int = 9
+    """Of one request. Go's http.Client, and containerd, make ten requests for one, and call that ten redirects."""
     answer_time: float = 120.0
     """Seconds until an answer of a registry or token server begins, redirects and connections included."""
     transfer_rate: int = 8 * KIB

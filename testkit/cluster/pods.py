@@ -110,21 +110,28 @@ def service(name: str, port: int, *, namespace: str = "default") -> dict[str, ob
 def run_pods(cluster: Cluster, *pods: PodSpec, seconds: float = 60) -> None:
     """Create them and wait until all are Ready. Raises PeerFailed."""
     cluster.apply(*(pod.document() for pod in pods))
-    for pod in pods:
-        wait_ready(cluster, pod, seconds=seconds)
+    wait_ready(cluster, *pods, seconds=seconds)
 
 
-def wait_ready(cluster: Cluster, pod: PodSpec, *, seconds: float = 60) -> None:
+def wait_ready(cluster: Cluster, *pods: PodSpec, seconds: float = 60) -> None:
     """Raises PeerFailed."""
-    cluster.kubectl(
-        "wait", "--for=condition=Ready", f"pod/{pod.name}", f"--namespace={pod.namespace}", f"--timeout={seconds}s"
-    )
+    for namespace, names in _by_namespace(pods):
+        words = ("wait", "--for=condition=Ready", f"--namespace={namespace}", f"--timeout={seconds}s")
+        cluster.kubectl(*words, *(f"pod/{name}" for name in names))
 
 
 def delete_pods(cluster: Cluster, *pods: PodSpec) -> None:
     """Returns when they are gone; those that are not there are."""
-    for pod in pods:
-        cluster.kubectl("delete", "pod", pod.name, f"--namespace={pod.namespace}", "--ignore-not-found")
+    for namespace, names in _by_namespace(pods):
+        cluster.kubectl("delete", "pods", *names, f"--namespace={namespace}", "--ignore-not-found")
+
+
+def _by_namespace(pods: Sequence[PodSpec]) -> list[tuple[str, list[str]]]:
+    """A kubectl for each pod would take more from the processors than its wait."""
+    return [
+        (namespace, [pod.name for pod in pods if pod.namespace == namespace])
+        for namespace in {pod.namespace: None for pod in pods}
+    ]
 
 
 def messages(cluster: Cluster, pod: PodSpec) -> list[str]:

@@ -69,6 +69,8 @@ class SeenPods:
     def told(self, *names: str) -> list[Told]:
         """Of pods with these names, whenever they were; without names of all."""
         about_pods = f"{self._path('events')}?fieldSelector=involvedObject.kind%3DPod"
+        if len(names) == 1:  # a busy cluster has thousands of Events
+            about_pods += f",involvedObject.name%3D{names[0]}"
         listed = at(self.system.read(about_pods), "items")
         found = [_told(item) for item in (listed if isinstance(listed, list) else []) if isinstance(item, dict)]
         return [each for each in found if each.uid not in self.earlier and (not names or each.pod in names)]

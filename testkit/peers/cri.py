@@ -24,8 +24,6 @@ from imagecache._proto.cri import runtime_pb2 as pb
 _Reply = TypeVar("_Reply", bound=Message)
 _IMAGES = "/runtime.v1.ImageService/"
 _RUNTIME = "/runtime.v1.RuntimeService/"
-_AGAIN = 20.0
-"""Seconds for which the start of a pod is tried again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +40,16 @@ class Executed:
 
 
 class Cri:
-    """A client. An asynchronous context manager; errors are grpclib's GRPCError."""
+    """A client. An asynchronous context manager; errors are grpclib's GRPCError.
 
-    def __init__(self, address: Path, *, seconds: float = 120) -> None:
+    ``again``: seconds for which the start of a pod is tried again, as kubelet does, while containerd has no connection
+    to a snapshotter. It gives one that was away a second or three for the handshake, and finds it at the next try.
+    """
+
+    def __init__(self, address: Path, *, seconds: float = 120, again: float = 0) -> None:
         self._channel = Channel(path=str(address))
         self._seconds = seconds
+        self._again = again
 
     async def __aenter__(self) -> Self:
         return self
@@ -107,9 +110,6 @@ class Cri:
     ) -> Pod:
         """A pod sandbox in the node's network. ``handler`` is what a RuntimeClass names; empty: the default.
 
-        Tried again, as kubelet does, while containerd has no connection to a snapshotter: it gives one that was away a
-        second or three for the handshake, and finds it at the next try.
-
         ``privileged``: its containers may be.
         """
         metadata = pb.PodSandboxMetadata(name=name, uid=str(uuid4()), namespace=namespace)
@@ -124,7 +124,7 @@ class Cri:
             ),
         )
         request = pb.RunPodSandboxRequest(config=config, runtime_handler=handler)
-        deadline = time.monotonic() + _AGAIN
+        deadline = time.monotonic() + self._again
         while True:
             try:
                 reply = await self._call(_RUNTIME + "RunPodSandbox", request, pb.RunPodSandboxResponse)

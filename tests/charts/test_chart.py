@@ -10,7 +10,6 @@ import re
 import shutil
 import ssl
 import subprocess
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,11 @@ import pytest
 import yaml
 
 from testkit.peers.programs import cache, environment, find
+from tests.charts.rendering import CHART, KUBERNETES, Name, by_name, helm, hooked, rendered, whole
 from tools.install.release import HOOK
 from tools.install.render import MODES, hooks, objects
 
-CHART = Path(__file__).resolve().parents[2] / "charts" / "imagecache"
 INSTALL = CHART.parents[1] / "docs" / "install.md"
-KUBERNETES = "1.37.2"
-Name = tuple[str, str | None, str]
-"""Kind, namespace, name."""
 FENCES = {"imagecache-agent", "imagecache-controller"}
 GATES = {"imagecache-pinned-pods", "imagecache-pinned-namespaces"}
 UNHELD = "imagecache-unheld-pods"
@@ -103,36 +99,6 @@ VALUES = [
     {"store": {"volume": {"existingClaim": "claim"}}},
     *({**EVERYTHING_SET, "mode": mode} for mode in MODES),
 ]
-
-
-def helm(*args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    program = find("helm", before=[cache() / "kubernetes" / "bin"])
-    return subprocess.run(
-        [program, *args], env=environment(), input=stdin, capture_output=True, text=True, timeout=60, check=False
-    )
-
-
-def rendered(values: object, *flags: str) -> dict[Name, Any]:
-    """What is installed, by kind, namespace and name."""
-    return by_name(item for item in whole(values, *flags) if not hooked(item))
-
-
-def hooked(item: Any) -> bool:
-    return HOOK in item["metadata"].get("annotations", {})
-
-
-def whole(values: object, *flags: str) -> list[Any]:
-    done = helm(
-        *("template", "imagecache", str(CHART), "--namespace=imagecache-system", "--values=-"),
-        *(flags or (f"--kube-version={KUBERNETES}",)),
-        stdin=json.dumps(values),
-    )
-    assert done.returncode == 0, done.stderr
-    return [item for item in yaml.safe_load_all(done.stdout) if item]
-
-
-def by_name(items: Iterable[Any]) -> dict[Name, Any]:
-    return {(item["kind"], item["metadata"].get("namespace"), item["metadata"]["name"]): item for item in items}
 
 
 def test_helm_finds_nothing_to_complain_about() -> None:
@@ -430,64 +396,6 @@ def notes(folder: Path, *flags: str) -> str:
     assert done.returncode == 0, done.stderr
     found: str = yaml.safe_load(done.stdout)["data"]["notes"]
     return found
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--set=agent.tolerationz=1"], "at '/agent': additional properties 'tolerationz' not allowed"),
-        (["--set=modes=native"], "at '': additional properties 'modes' not allowed"),
-        (["--set=mode=nativ"], "at '/mode': value must be one of 'proxy', 'native', 'prepull'"),
-        (["--set=taint.timeoutSeconds=5m"], "at '/taint/timeoutSeconds': got string, want integer"),
-        (["--set-string=taint.enabled=false"], "at '/taint/enabled': got string, want boolean"),
-        (["--set-string=networkPolicy.enabled=false"], "at '/networkPolicy/enabled': got string, want boolean"),
-        (["--set=networkPolicy=false"], "at '/networkPolicy': got boolean, want object"),
-        (["--set-string=pods.enabled=false"], "at '/pods/enabled': got string, want boolean"),
-        (["--set=pods.autoCaches=many"], "at '/pods/autoCaches': got string, want integer"),
-        (["--set=pods.autoCaches=-1"], "at '/pods/autoCaches': minimum: got -1, want 0"),
-        (["--set=pods.pin=true"], "at '/pods': additional properties 'pin' not allowed"),
-        (["--set=agent.nodeSelector.gpu=true"], "at '/agent/nodeSelector/gpu': got boolean, want string"),
-        (["--set=agent.reserve=15"], "at '/agent/reserve': exclusiveMaximum: got 15, want 1"),
-        (["--set=image.digest=abc"], "at '/image/digest': 'abc' does not match pattern"),
-        (["--set=containerd.socket=run/x.sock"], "at '/containerd/socket': 'run/x.sock' does not match pattern"),
-        (["--set=store.volume.size=100"], "at '/store/volume/size': got number, want string"),
-        (["--set-string=store.volume.size=100"], "at '/store/volume/size': '100' does not match pattern"),
-        (["--set=agent.hostDirectory=/opt/../etc"], "at '/agent/hostDirectory': '/opt/../etc' does not match pattern"),
-        (["--set=pullSecretNamespaces={a,a}"], "at '/pullSecretNamespaces': items at 0 and 1 are equal"),
-        (["--set=pullSecretNamespaces={a.b}"], "at '/pullSecretNamespaces/0': 'a.b' does not match pattern"),
-        (["--set=insecureRegistries={https://a.example}"], "at '/insecureRegistries/0': 'https://a.example' does not"),
-        (["--set=mode=null"], "missing property 'mode'"),
-        (
-            ["--set=agent.tolerations[0].operater=Exists"],
-            "at '/agent/tolerations/0': additional properties 'operater' not allowed",
-        ),
-        (
-            ["--set=controller.resources.limit.memory=1Gi"],
-            "at '/controller/resources': additional properties 'limit' not allowed",
-        ),
-        (["--set=controller.podLabels.app\\.kubernetes\\.io/name=x"], "app.kubernetes.io/name"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else None,
-)
-def test_what_is_misspelled_is_refused(flags: list[str], message: str) -> None:
-    done = helm("template", "x", str(CHART), f"--kube-version={KUBERNETES}", *flags)
-
-    assert done.returncode == 1
-    assert message in done.stderr
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"global": {"imageRegistry": "x"}, "enabled": True},
-        {"agent": {"tolerations": None, "resources": None}, "controller": {"affinity": None}},
-        {"controller": {"resources": {"limits": {"cpu": 2, "memory": "1Gi"}}}, "store": {"volume": {"size": "1.5Ti"}}},
-        {"containerd": {"alsoUnpack": False}},
-    ],
-    ids=["a parent chart's", "taken away", "numbers", "off"],
-)
-def test_what_others_write_is_taken(values: dict[str, object]) -> None:
-    assert rendered(values)
 
 
 def test_another_namespace_is_everywhere() -> None:

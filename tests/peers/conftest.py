@@ -83,11 +83,11 @@ def field_registry(peers_directory: Path, registry: Registry) -> Registry:
     return registry
 
 
-@pytest.fixture(scope="module", params=SIDES, ids=["-".join(variant) for variant in SIDES])
+@pytest.fixture(scope="session", params=SIDES, ids=["-".join(variant) for variant in SIDES])
 def both(
     request: pytest.FixtureRequest, peers_directory: Path, field_registry: Registry, pause: str
 ) -> Iterator[Sides]:
-    """Ours beside overlayfs, in each mode and version. Tests of a module share them and leave them as they were."""
+    """Ours beside overlayfs, in each mode and version. All tests share them and leave them as they were."""
     place = peers_directory / f"field-{uuid.uuid4().hex[:8]}"
     try:
         with sides(place, request.param, pause, field_registry) as running:

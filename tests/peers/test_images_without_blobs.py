@@ -47,10 +47,9 @@ Member: TypeAlias = tuple[str, bytes, int, int, int, int, str, bytes]
 
 
 @pytest.fixture
-def image(directory: Path) -> Image:
-    """Of 127 layers."""
+def image(both: Sides, directory: Path) -> Image:
     own = tar_of({"srv": None, "srv/own": directory.name.encode()})
-    return busybox_image(directory / "image", own, *thin_layers(MANY - 2))
+    return busybox_image(directory / "image", own, *thin_layers(both.most - 2))
 
 
 @pytest.fixture

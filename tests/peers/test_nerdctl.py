@@ -17,7 +17,7 @@ from testkit.peers import programs
 from testkit.peers.cri import Cri
 from testkit.peers.programs import PeerFailed, environment, run
 from testkit.peers.registry import Registry
-from tests.peers.sides import MANY, Side, Sides
+from tests.peers.sides import Side, Sides
 
 pytestmark = [pytest.mark.peers, pytest.mark.slow, pytest.mark.timeout(300)]
 NO_MANAGER = "format/mkdir/overlay.* no such device"
@@ -44,10 +44,9 @@ class Nerdctl:
 
 
 @pytest.fixture
-def image(directory: Path) -> Image:
-    """Of 127 layers."""
+def image(both: Sides, directory: Path) -> Image:
     own = tar_of({"srv": None, "srv/own": directory.name.encode(), "srv/removed": b""})
-    return busybox_image(directory / "image", own, *thin_layers(MANY - 2))
+    return busybox_image(directory / "image", own, *thin_layers(both.most - 2))
 
 
 @pytest.fixture

@@ -225,17 +225,19 @@ async def test_crictl_rmi(both: Sides, layers: int, directory: Path, registry: R
     await asyncio.to_thread(both.node.command, "delete", directory.name)
 
 
-async def test_a_restart_of_containerd_and_agent_with_40_containers(both: Sides) -> None:
+async def test_a_restart_of_containerd_and_agent_with_many_containers(both: Sides) -> None:
     # containerd 2.4 may collect the mounts of its erofs snapshotter while it fills a volume: no lease keeps them
     kinds = ("plain",) if both.mode == "native" else ("plain", "declared")
     images = [both.image(kind, layers) for kind in kinds for layers in (FEW, MANY)]
+    # and it takes seconds to unmount the 127 layers of one of them
+    count = 8 if both.mode == "native" else 40
 
     async def started(stack: AsyncExitStack, which: Sequence[str]) -> list[str]:
         running = [await stack.enter_async_context(both.ours.running(image)) for image in which]
         return [inside.container for inside in running]
 
     async with AsyncExitStack() as stack:
-        before = await started(stack, images * (40 // len(images)))
+        before = await started(stack, images * (count // len(images)))
         await asyncio.to_thread(both.node.stop_agent)
         await asyncio.to_thread(both.node.start_agent)
         await asyncio.to_thread(both.node.containerd.restart)
@@ -243,4 +245,4 @@ async def test_a_restart_of_containerd_and_agent_with_40_containers(both: Sides)
             for container in before:
                 assert "inside" in await Running(cri, container).sh("cat /srv/folder/inside")
         after = await started(stack, images)
-        assert len({*before, *after}) == 40 + len(images)
+        assert len({*before, *after}) == count + len(images)

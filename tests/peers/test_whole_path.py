@@ -162,7 +162,7 @@ async def test_implied_parents_in_proxy_mode(proxy: CachingNode, registry_off: R
 
 async def test_the_agent_may_stop_while_containers_run(proxy: CachingNode, app: str) -> None:
     proxy.create("cache", [app])
-    async with Cri(proxy.address) as cri, cri.running(app) as container:
+    async with Cri(proxy.address, again=20) as cri, cri.running(app) as container:
         proxy.stop_agent()
         assert (await cri.exec_sync(container, READ)).code == 0
         proxy.start_agent()
@@ -172,7 +172,7 @@ async def test_the_agent_may_stop_while_containers_run(proxy: CachingNode, app: 
 
 async def test_the_agent_may_be_killed_while_containers_run(proxy: CachingNode, app: str) -> None:
     proxy.create("cache", [app])
-    async with Cri(proxy.address) as cri, cri.running(app) as container:
+    async with Cri(proxy.address, again=20) as cri, cri.running(app) as container:
         proxy.agent.kill()
         proxy.start_agent()
         assert (await cri.exec_sync(container, READ)).code == 0

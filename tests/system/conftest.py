@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.link import Link
 from testkit.cluster.installed import THREE_NODES, Installed
 from testkit.cluster.seen_pods import SeenPods
 from testkit.images import busybox_image, tar_of, thin_layers
@@ -21,6 +22,8 @@ from testkit.peers.workspace import workspace
 
 USER, PASSWORD = "user", "correct horse"
 WORKLOADS = ("deployments", "statefulsets", "daemonsets", "jobs", "pods")
+_SLOW = 40_000_000
+"""Bits a second of ``Site.slowly``."""
 _STORED = 0
 """gzip's level for random bytes: nothing makes them smaller, and to try takes half a minute of a busy machine."""
 
@@ -33,13 +36,20 @@ class Site:
     registry: Registry
     guarded: Registry
     """Asks for USER and PASSWORD."""
+    slow: str
+    """Address of ``registry`` on a slow link."""
     directory: Path
     _random: random.Random = field(default_factory=lambda: random.Random(7))
 
     @property
     def plain(self) -> Mapping[str, str]:
-        """Annotations with which the controller speaks HTTP to both."""
-        return {"k8s.aliyun.com/plain-http-registry": f"{self.registry.address},{self.guarded.address}"}
+        """Annotations with which the controller speaks HTTP to them."""
+        addresses = (self.registry.address, self.guarded.address, self.slow)
+        return {"k8s.aliyun.com/plain-http-registry": ",".join(addresses)}
+
+    def slowly(self, reference: str) -> str:
+        """The same image of ``registry``, 5 MB a second: its build takes a time, and no processor for it."""
+        return reference.replace(self.registry.address, self.slow, 1)
 
     def image(self, *sizes: int, layers: int = 0) -> Image:
         """An image that nobody has seen: busybox, and a layer of random bytes for each size; ``layers`` at least."""
@@ -80,7 +90,8 @@ def whole_site() -> Iterator[Site]:
             ):
                 cluster.trust(public)
                 cluster.trust(guarded)
-                yield Site(system, public, guarded, directory)
+                with Link((public.host, public.port), _SLOW, 0, host=cluster.address) as link:
+                    yield Site(system, public, guarded, link.address, directory)
         assert not processes_of(directory), "processes left behind"
         assert not mounts_below(directory), "mounts left behind"
 

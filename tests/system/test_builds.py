@@ -14,7 +14,7 @@ from .conftest import Site
 
 MB = 1_000_000
 _LONGEST = 120
-"""Seconds: 600 MB are written once and read three times meanwhile, on a machine that may do much else."""
+"""Seconds, on a machine that may do much else."""
 
 
 def layers(node: Node) -> int:
@@ -33,7 +33,7 @@ def coming(node: Node) -> int:
 
 
 def test_a_cache_reaches_its_nodes_while_it_is_built(site: Site, system: Installed) -> None:
-    image = site.registry.push("builds/early:1", site.image(*[150 * MB] * 4))
+    image = site.slowly(site.registry.push("builds/early:1", site.image(*[10 * MB] * 4)))
     site.create("early", image)
 
     assert wait_until(lambda: any(map(coming, system.cluster.nodes)), seconds=_LONGEST, every=0.01)
@@ -50,7 +50,7 @@ def test_a_cache_reaches_its_nodes_while_it_is_built(site: Site, system: Install
 def test_an_agent_is_killed_while_it_follows_a_build(site: Site, system: Installed) -> None:
     node = system.cluster.nodes[0]
     agent = system.agent(node)
-    site.create("killed", site.registry.push("builds/killed:1", site.image(*[150 * MB] * 4)))
+    site.create("killed", site.slowly(site.registry.push("builds/killed:1", site.image(*[10 * MB] * 4))))
     assert wait_until(lambda: coming(node) > 0, seconds=_LONGEST, every=0.01)
 
     with site.registry.frozen():
@@ -63,10 +63,10 @@ def test_an_agent_is_killed_while_it_follows_a_build(site: Site, system: Install
 
 def test_what_nodes_have_of_a_build_goes_when_it_fails(site: Site, system: Installed) -> None:
     """The smallest layer is made last, and is not what the image's config says."""
-    made = site.image(*[150 * MB] * 5, 1000)
+    made = site.image(*[10 * MB] * 4, 1000)
     document = json.loads(made.blob(made.descriptor.digest).read_bytes())
     document["layers"][-1] = document["layers"][0]
-    image = site.registry.push_manifest("builds/wrong:1", made, json.dumps(document).encode())
+    image = site.slowly(site.registry.push_manifest("builds/wrong:1", made, json.dumps(document).encode()))
     site.create("wrong", image)
     assert wait_until(lambda: all(map(coming, system.cluster.nodes)), seconds=_LONGEST, every=0.01)
 

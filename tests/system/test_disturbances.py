@@ -6,11 +6,11 @@ from collections import Counter
 
 import pytest
 
+from bench.link import Link
 from imagecache.kube.objects import at, text
 from testkit.cluster.installed import Installed
 from testkit.cluster.pods import PodSpec, run_pods
 from testkit.peers.processes import wait_until
-from testkit.real_images import big_image
 
 from .conftest import Site
 
@@ -32,7 +32,7 @@ def layer_downloads(site: Site, repository: str) -> Counter[str]:
 
 
 def test_the_controller_is_killed_in_the_middle_of_a_build(site: Site, system: Installed) -> None:
-    image = site.registry.push("disturbances/build:1", site.image(*[60 * MB] * 5))
+    image = site.slowly(site.registry.push("disturbances/build:1", site.image(*[5 * MB] * 5)))
     site.registry.clear_requests()
     site.create("build", image)
     assert wait_until(lambda: percent(system, "build") > 5, seconds=30, every=0.02)
@@ -50,15 +50,20 @@ def test_an_agent_is_killed_in_the_middle_of_a_fetch(site: Site, system: Install
     node = system.cluster.nodes[0]
     agent = system.agent(node)
     agent.stop()
-    site.create("fetch", site.registry.push("disturbances/fetch:1", big_image()))
+    site.create("fetch", site.registry.push("disturbances/fetch:1", site.image(*[10 * MB] * 4)))
     system.wait_phase("fetch", "Ready")
-    agent.start()
-    system.wait_state(node, "fetch", "Fetching")
+    direct = agent.settings["IMAGECACHE_STORE_URL"]
+    host, _, port = direct.removeprefix("https://").partition(":")
+    with Link((host, int(port)), 40_000_000, 0, host=host) as link:
+        agent.settings["IMAGECACHE_STORE_URL"] = f"https://{link.address}"
+        agent.start()
+        system.wait_state(node, "fetch", "Fetching")
 
-    agent.kill()
-    agent.start()
+        agent.kill()
+        agent.settings["IMAGECACHE_STORE_URL"] = direct
+        agent.start()
 
-    system.wait_nodes("fetch")
+        system.wait_nodes("fetch")
 
 
 def test_the_api_server_is_away_and_comes_back(site: Site, system: Installed) -> None:

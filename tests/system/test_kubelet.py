@@ -17,7 +17,6 @@ from .conftest import Site
 
 MB = 1_000_000
 PODS = 100
-depths = pytest.mark.parametrize("layers", [0, MOST_LAYERS], ids=["few", "many"])
 
 
 def document(pod: PodSpec, container: Mapping[str, object], **spec: object) -> dict[str, object]:
@@ -56,9 +55,8 @@ def sums(system: Installed, pod: str, *, at_least: int) -> set[str]:
 # debuggers
 
 
-@depths
-def test_an_ephemeral_container_reads_the_root_of_its_target(site: Site, system: Installed, layers: int) -> None:
-    image = cached(site, "debug", 2 * MB, layers=layers)
+def test_an_ephemeral_container_reads_the_root_of_its_target(site: Site, system: Installed) -> None:
+    image = cached(site, "debug", 2 * MB, layers=MOST_LAYERS)
     pods = [PodSpec(f"debug-{node.name}", image, node=node.name) for node in system.cluster.nodes]
     flags = (f"--image={image}", "--target=main", "--container=debugger", "--profile=general")
     with site.registry_off():
@@ -68,10 +66,9 @@ def test_an_ephemeral_container_reads_the_root_of_its_target(site: Site, system:
             assert sums(system, pod.name, at_least=1) == {digest(system, pod)}
 
 
-@depths
-def test_a_copy_of_a_pod_that_shares_its_process_namespace(site: Site, system: Installed, layers: int) -> None:
+def test_a_copy_of_a_pod_that_shares_its_process_namespace(site: Site, system: Installed) -> None:
     """Process 1 is the pause container's there; those of the other container are beside it."""
-    image = cached(site, "copied", 2 * MB, layers=layers)
+    image = cached(site, "copied", 2 * MB, layers=MOST_LAYERS)
     flags = ("--share-processes", "--same-node", f"--image={image}", "--container=debugger")
     script = "sha256sum /proc/1/root/bin/busybox && sha256sum /proc/[0-9]*/root/srv/0; sleep 3600"
     for node in system.cluster.nodes:
@@ -86,10 +83,9 @@ def test_a_copy_of_a_pod_that_shares_its_process_namespace(site: Site, system: I
 # image volumes
 
 
-@depths
-def test_an_image_volume_with_a_sub_path(site: Site, system: Installed, layers: int) -> None:
+def test_an_image_volume_with_a_sub_path(site: Site, system: Installed) -> None:
     """On containerd 2.4; 1.6 has none."""
-    image = cached(site, "volume", 2 * MB, MB, layers=layers)
+    image = cached(site, "volume", 2 * MB, MB, layers=MOST_LAYERS)
     for node in system.cluster.nodes[1:]:
         pod = PodSpec(f"volume-{node.name}", image, node=node.name)
         source = {"name": "data", "image": {"reference": image, "pullPolicy": "IfNotPresent"}}
@@ -116,7 +112,7 @@ def test_a_pod_that_writes_more_than_its_limit_is_evicted(site: Site, system: In
     """Layers count for nobody: the other pod's image is larger than its limit."""
     agent = system.add_node(kubelet={"localStorageCapacityIsolation": True})
     try:
-        image = cached(site, "limit", 60 * MB, layers=MOST_LAYERS)
+        image = cached(site, "limit", 30 * MB, layers=MOST_LAYERS)
         limit = {"resources": {"limits": {"ephemeral-storage": "20Mi"}}}
         pods = [PodSpec(name, image, node=agent.node.name, restart_policy="Never") for name in ("modest", "greedy")]
         with site.registry_off():

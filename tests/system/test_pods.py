@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import json
 
-import pytest
-
 from imagecache.store.store import Store
 from testkit.cluster.installed import Installed
 from testkit.cluster.pods import PodSpec, messages, run_pods
@@ -118,15 +116,3 @@ def test_layers_stay_for_a_container_and_go_with_it(site: Site, system: Installe
 
     gone = wait_until(lambda: not set(node.store.rglob("*.erofs")) & own, seconds=60, every=0.5)
     assert gone, Store.open(node.store).collect(dry_run=True).kept
-
-
-@pytest.mark.timeout(600)
-def test_100_pods_at_once_on_one_node(site: Site, system: Installed) -> None:
-    image = site.registry.push("pods/hundred:1", site.image(1_000_000))
-    site.create("hundred", image)
-    system.wait_ready("hundred")
-    node = system.cluster.nodes[1]
-    pods = [PodSpec(f"hundred-{number}", image, node=node.name) for number in range(100)]
-
-    with site.registry_off():
-        run_pods(system.cluster, *pods, seconds=400)

@@ -136,7 +136,7 @@ def _installer() -> dict[str, Node]:
         ],
         "agent",
         env=[
-            *_settings(),
+            *settings(),
             setting("host_directory", value("agent.hostDirectory")),
             When(PROXY, setting("metrics_address", value("metrics.hostAddress"))),
             value("agent.extraEnv"),
@@ -160,7 +160,7 @@ def _agent() -> dict[str, Node]:
         "agent",
         ["agent"],
         "agent",
-        env=[*_settings(), setting("metrics_address", f":{METRICS_PORT}"), value("agent.extraEnv")],
+        env=[*settings(), setting("metrics_address", f":{METRICS_PORT}"), value("agent.extraEnv")],
         ports=[{"name": "metrics", "containerPort": METRICS_PORT}],
         livenessProbe=probe("/livez", "metrics"),
         readinessProbe=probe("/readyz", "metrics"),
@@ -184,7 +184,8 @@ def _credentials() -> list[Node]:
     ]
 
 
-def _settings() -> list[Node]:
+def settings() -> list[Node]:
+    """Variables of the program that the chart sets."""
     return [
         in_namespace(),
         variable("AGENT_DAEMONSET", AGENT),

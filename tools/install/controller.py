@@ -129,7 +129,7 @@ def _pod_spec() -> dict[str, Node]:
                 "controller",
                 ["controller"],
                 "controller",
-                env=[*_settings(), value("controller.extraEnv")],
+                env=[*settings(), value("controller.extraEnv")],
                 envFrom=When(_PROXY_SECRET, [{"secretRef": {"name": value("controller.proxySecret")}}]),
                 ports=[
                     {"name": "metrics", "containerPort": METRICS_PORT},
@@ -174,7 +174,8 @@ def _claimed() -> dict[str, Node]:
     return {"name": "store", "persistentVolumeClaim": {"claimName": claim}}
 
 
-def _settings() -> list[Node]:
+def settings() -> list[Node]:
+    """Variables of the program that the chart sets."""
     return [
         in_namespace(),
         variable("AGENT_ACCOUNT", AGENT),

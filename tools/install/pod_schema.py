@@ -14,7 +14,11 @@ Schema = dict[str, JSON]
 TEXT: Schema = {"type": "string"}
 WHOLE: Schema = {"type": "integer"}
 FLAG: Schema = {"type": "boolean"}
-QUANTITY: Schema = {"type": ["string", "number"]}
+QUANTITY: Schema = {
+    "type": ["string", "number"],
+    "pattern": "^[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$",
+}
+"""As ``resource.ParseQuantity`` of Kubernetes reads it: ``2GB`` is none."""
 
 
 def some(*keys: str, **of: Schema) -> Schema:
@@ -135,16 +139,14 @@ CONTAINER_SECURITY = _secured(
 _KEY_OF = needs(some("name", "key", optional=FLAG), "key")
 _FIELD = needs(some("apiVersion", "fieldPath"), "fieldPath")
 _RESOURCE = needs(some("containerName", "resource", divisor=QUANTITY), "resource")
-ENVIRONMENT = items(
-    needs(
-        some(
-            "name",
-            "value",
-            valueFrom=some(configMapKeyRef=_KEY_OF, secretKeyRef=_KEY_OF, fieldRef=_FIELD, resourceFieldRef=_RESOURCE),
-        ),
-        "name",
-    )
-)
+_FROM = some(configMapKeyRef=_KEY_OF, secretKeyRef=_KEY_OF, fieldRef=_FIELD, resourceFieldRef=_RESOURCE)
+
+
+def environment(without: Sequence[str]) -> Schema:
+    """Variables of a container, but for those that the chart sets: an API server refuses a name that is there twice."""
+    taken: list[JSON] = list(without)
+    return items(needs(some("value", name={**TEXT, "not": {"enum": taken}}, valueFrom=_FROM), "name"))
+
 
 _PATHS = items(needs(some("key", "path", mode=WHOLE), "key", "path"))
 _DOWNWARD = items(needs(some("path", fieldRef=_FIELD, resourceFieldRef=_RESOURCE, mode=WHOLE), "path"))

@@ -13,18 +13,32 @@ from collections.abc import Mapping
 
 from imagecache.api.yamltext import JSON
 from imagecache.settings.table import InodeNumbers, LogFormat, LogLevel, Mode, MountFrom, Repair
+from tools.install import agent, controller
 from tools.install import pod_schema as pods
 from tools.install.pod_schema import FLAG, TEXT, TEXTS, Schema, items, mapping, needs, some, words
 from tools.install.pods import labels
+from tools.install.template import Node
 
 _DRAFT = "http://json-schema.org/draft-07/schema#"
 """The one that editors and older versions of Helm know too."""
 _BY_TYPE: Mapping[type, Schema] = {bool: FLAG, int: {"type": "integer", "minimum": 0}, str: TEXT}
 _ABSOLUTE: Schema = {"type": "string", "pattern": "^/"}
+_DIRECTORY = "(/[.]?[A-Za-z0-9_-][A-Za-z0-9._-]*)+"
+"""Neither the root nor a way up."""
+_KERNELS: Schema = {"not": {"pattern": "^/(dev|proc|sys)(/|$)"}}
 _NAME: Schema = {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"}
 _NAMESPACE: Schema = {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"}
-_SIZE: Schema = {"type": "string", "pattern": "^[0-9]+([.][0-9]+)?([KMGTPE]i|[kMGTPE])$"}
-"""With a unit: ``100`` would be a hundred bytes."""
+_NAME_OR_NONE: Schema = {"type": "string", "pattern": "^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$"}
+_SIZE: Schema = {
+    "type": "string",
+    "pattern": "^([0-9]*[1-9][0-9]*([.][0-9]+)?|0+[.][0-9]*[1-9][0-9]*)([KMGTPE]i|[kMGTPE])$",
+}
+"""More than nothing, with a unit: ``100`` would be a hundred bytes."""
+_SECONDS: Schema = {"type": "integer", "minimum": 1}
+"""Of a limit that must be one."""
+_ISSUER: Schema = {
+    "anyOf": [{**some(), "maxProperties": 0}, needs(some("kind", "group", name={**TEXT, "minLength": 1}), "name")]
+}
 _REGISTRY: Schema = {
     "anyOf": [
         {
@@ -42,8 +56,9 @@ def _listed(values: type[enum.Enum], *without: enum.Enum) -> Schema:
     return words(*(str(member.value) for member in values if member not in without))
 
 
-def _component(name: str) -> dict[str, Schema]:
-    """What controller and agent have both, by path."""
+def _component(name: str, settings: list[Node]) -> dict[str, Schema]:
+    """What controller and agent have both, by path. ``settings``: what the chart sets of the program's own."""
+    always = [str(each["name"]) for each in settings if isinstance(each, dict)]
     found = {
         "resources": pods.RESOURCES,
         "nodeSelector": pods.NODE_SELECTOR,
@@ -53,7 +68,7 @@ def _component(name: str) -> dict[str, Schema]:
         "podAnnotations": mapping(TEXT),
         "podSecurityContext": pods.POD_SECURITY,
         "securityContext": pods.CONTAINER_SECURITY,
-        "extraEnv": pods.ENVIRONMENT,
+        "extraEnv": pods.environment(always),
         "extraVolumes": pods.VOLUMES,
         "extraVolumeMounts": pods.MOUNTS,
     }
@@ -61,6 +76,8 @@ def _component(name: str) -> dict[str, Schema]:
 
 
 TOLD: Mapping[str, Schema] = {
+    "image.repository": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._:/-]*$"},
+    "image.tag": {"type": "string", "pattern": "^([A-Za-z0-9_][A-Za-z0-9._-]{0,127})?$"},
     "image.digest": {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"},
     "image.pullPolicy": words("Always", "IfNotPresent", "Never"),
     "imagePullSecrets": items(_PULL_SECRET),
@@ -71,26 +88,35 @@ TOLD: Mapping[str, Schema] = {
     "logFormat": _listed(LogFormat),
     "containerd.socket": _ABSOLUTE,
     "containerd.config": _ABSOLUTE,
-    "containerd.root": _ABSOLUTE,
+    "containerd.root": {"type": "string", "pattern": f"^{_DIRECTORY}/?$", **_KERNELS},
     "containerd.snapshotter": _NAME,
     # off is false in YAML
     "containerd.alsoUnpack": {"anyOf": [TEXT, TEXTS, {"const": False}]},
     "containerd.repair": _listed(Repair),
     "store.volume.accessMode": words("ReadWriteOnce", "ReadWriteOncePod", "ReadWriteMany"),
     "store.volume.size": _SIZE,
-    "store.nodePath": _ABSOLUTE,
-    "store.sharedHostPath": {"type": "string", "pattern": "^(/|$)"},
-    "store.sharedLeasesPath": {"type": "string", "pattern": "^(/|$)"},
+    "store.volume.existingClaim": _NAME_OR_NONE,
+    "store.volume.storageClassName": _NAME_OR_NONE,
+    "store.nodePath": {"type": "string", "pattern": f"^{_DIRECTORY}/?$", **_KERNELS},
+    "store.sharedHostPath": {"type": "string", "pattern": f"^({_DIRECTORY}/?)?$", **_KERNELS},
+    "store.sharedLeasesPath": {"type": "string", "pattern": f"^({_DIRECTORY}/?)?$", **_KERNELS},
     "pullSecretNamespaces": {**items(_NAMESPACE), "uniqueItems": True},
     "pullSecretNames": items(_NAME),
     "insecureRegistries": items(_REGISTRY),
-    "tls.certManagerIssuer": some("name", "kind", "group"),
+    "tls.existingSecret": _NAME_OR_NONE,
+    "tls.certManagerIssuer": _ISSUER,
     "controller.builds": {"type": "integer", "minimum": 1},
+    "controller.proxySecret": _NAME_OR_NONE,
+    "controller.hosts.configMap": _NAME_OR_NONE,
+    "controller.caBundle.configMap": _NAME_OR_NONE,
+    "controller.caBundle.key": {"type": "string", "pattern": "^[.]?[A-Za-z0-9_-][A-Za-z0-9._-]*$"},
+    "controller.registry.connectTimeoutSeconds": _SECONDS,
+    "controller.registry.readTimeoutSeconds": _SECONDS,
     "controller.storeReserve": {"type": "number", "minimum": 0, "exclusiveMaximum": 1},
-    **_component("controller"),
+    **_component("controller", controller.settings()),
     "controller.topologySpreadConstraints": pods.TOPOLOGY_SPREAD,
-    **_component("agent"),
-    "agent.hostDirectory": {"type": "string", "pattern": "^(/[.]?[A-Za-z0-9_-][A-Za-z0-9._-]*)+$"},
+    **_component("agent", agent.settings()),
+    "agent.hostDirectory": {"type": "string", "pattern": f"^{_DIRECTORY}$"},
     "agent.reserve": {"type": "number", "minimum": 0, "exclusiveMaximum": 1},
     "agent.allowPrivateNames": TEXTS,
     "agent.reservedNames": TEXTS,

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 import yaml
 
+from imagecache import foreign_json
 from imagecache.errors import InvalidManifest
 
 TEXT_SIZE = 1024 * 1024
@@ -154,7 +155,7 @@ class _Reader:
     def _key(self, node: yaml.Node, path: Path) -> str:
         if not isinstance(node, yaml.ScalarNode):
             self._fail(node, f"{render_path(path)}: a key must be text")
-        return str(node.value)
+        return str(foreign_json.whole(node.value))
 
     def _scalar(self, node: yaml.Node, path: Path) -> JSON:
         if node.tag == _TIMESTAMP:
@@ -166,7 +167,8 @@ class _Reader:
             value = self._constructor.construct_object(node)
         if value is None and node.tag != _NULL:
             self._fail(node, f"{render_path(path)}: value does not match its tag")
-        return value
+        scalar: JSON = foreign_json.whole(value)  # an escape may be half a surrogate pair: as Go reads it
+        return scalar
 
     def _fail(self, node: yaml.Node, message: str) -> NoReturn:
         raise InvalidManifest(f"{place(self._source, node.start_mark.line + 1)}{message.removeprefix(': ')}")

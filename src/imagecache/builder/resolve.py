@@ -67,9 +67,12 @@ class ResolvedImage:
 async def resolve(source: ImageSource, reference: Reference, platform: Platform, limits: Limits) -> ResolvedImage:
     """Read everything about an image except for its layers."""
     top = await source.resolve(reference)
+    if len(top.body) > limits.resolved_size:
+        raise LimitExceeded(f"{len(top.body)} bytes in the manifest; the limit is {limits.resolved_size}")
     walked = await _walk(source, reference, top, platform, limits)
     *indexes, (descriptor, body) = walked
     manifest = parse_manifest(body, descriptor.media_type, limits)
+    _check_together([*(document for document, _ in walked), manifest.config], limits)
     config_body = await source.document(reference, manifest.config)
     config = parse_config(config_body, manifest, limits)
     listed = not indexes or descriptor.platform is not None  # then the config need not fit, but for its os
@@ -84,7 +87,9 @@ async def resolve(source: ImageSource, reference: Reference, platform: Platform,
         layers=_layers(manifest, config.diff_ids),
         verified=top.verified,
         documents=(*walked, (manifest.config, config_body)),
-        notes=notes.of_documents(top, manifest, config.platform, platform),
+        notes=notes.of_documents(
+            top, manifest, config.platform, platform, [document.platform for document, _ in walked]
+        ),
     )
 
 
@@ -98,8 +103,16 @@ async def _walk(
             raise LimitExceeded(f"more than {limits.index_depth} indexes, each inside the one before")
         index, body = found[-1]
         entry = chosen(select(parse_index(body, index.media_type, limits), platform), limits)
+        _check_together([*(document for document, _ in found), entry], limits)
         found.append((entry, await source.document(reference, entry)))
     return found
+
+
+def _check_together(documents: list[Descriptor], limits: Limits) -> None:
+    """Before the last one of them is read. Raises LimitExceeded."""
+    size = sum(document.size for document in documents)
+    if size > limits.documents_size:
+        raise LimitExceeded(f"{size} bytes in all documents of the image; the limit is {limits.documents_size}")
 
 
 def _used_for(listed: Platform | None, stated: Platform, wanted: Platform) -> Platform:

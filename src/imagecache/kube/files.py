@@ -18,6 +18,7 @@ from typing import TypeVar, TypeVarTuple
 
 import msgspec
 
+from imagecache import foreign_json
 from imagecache.api import times
 from imagecache.api.parse import is_name
 from imagecache.clock import Clock
@@ -218,8 +219,11 @@ def _check(resource: Resource) -> None:
 
 
 def _as_sent(item: Object) -> Object:
-    """As JSON has it: a tuple that a caller gives is a list in a file, and is compared with one."""
-    sent: Object = msgspec.json.decode(msgspec.json.encode(item))
+    """As JSON has it: a tuple that a caller gives is a list in a file, and is compared with one.
+
+    A manifest or the name of a file may have brought half a surrogate pair, which no JSON of ours can have.
+    """
+    sent: Object = msgspec.json.decode(msgspec.json.encode(foreign_json.whole(item)))
     return sent
 
 
@@ -230,7 +234,7 @@ def _asked(item: Object) -> tuple[object, object]:
 
 def _version(item: Object) -> int:
     text = objects.resource_version(item)
-    return int(text) if text.isdigit() else 0
+    return int(text) if text.isdecimal() else 0  # not isdigit: int takes no superscripts
 
 
 def _changes(before: _Seen, after: _Seen) -> Iterator[Change]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from imagecache import foreign_json
 from imagecache.api import yamltext
 from imagecache.errors import ObjectNotFound
 from imagecache.file_version import file_version
@@ -45,7 +46,7 @@ class SecretDirectory:
                 # before the text: one that is changed in between has another version the next time
                 version, text = file_version(path), path.read_text(encoding="utf-8", errors="replace")
             for document in yamltext.load(text, str(path)):
-                secret = document.value
+                secret = foreign_json.whole(document.value)
                 if (
                     isinstance(secret, dict)
                     and secret.get("kind") == "Secret"

@@ -69,7 +69,7 @@ def detect_media_type(data: bytes, content_type: str, limits: Limits = DEFAULT) 
     named = content_type.partition(";")[0].strip().lower()
     if named.startswith("application/vnd."):
         return named
-    shape = _decode(data, Shape, "manifest", limits.manifest_size)
+    shape = _decode(data, Shape, "manifest", limits)
     if shape.media_type:
         return shape.media_type
     # Schema 1 has no mediaType of its own; naming it gives the user the reason instead of "malformed".
@@ -96,8 +96,9 @@ def parse_index(data: bytes, media_type: str, limits: Limits = DEFAULT) -> Index
     mixed = shape.config is not msgspec.UNSET or shape.layers is not msgspec.UNSET
     if mixed or mediatypes.is_manifest(shape.media_type):
         raise MalformedDocument("the index has fields of a manifest", hint=_PUSH_AGAIN)
-    manifests = _decode(data, IndexShape, "index", limits.manifest_size).manifests
-    _bounded(len(manifests), limits.index_entries, "manifests in the index")
+    listed = len(shape.manifests) if isinstance(shape.manifests, list) else 0
+    _bounded(listed, limits.index_entries, "manifests in the index")  # before there is an object for each
+    manifests = _decode(data, IndexShape, "index", limits).manifests
     return Index(media_type=media_type, manifests=manifests)
 
 
@@ -115,7 +116,7 @@ def parse_manifest(data: bytes, media_type: str, limits: Limits = DEFAULT) -> Ma
     shape = _shape(data, "manifest", limits)
     if shape.manifests is not msgspec.UNSET or mediatypes.is_index(shape.media_type):
         raise MalformedDocument("the manifest has fields of an index", hint=_PUSH_AGAIN)
-    document = _decode(data, ManifestShape, "manifest", limits.manifest_size)
+    document = _decode(data, ManifestShape, "manifest", limits)
     if document.config is None:
         raise MalformedDocument("the manifest has no config", hint=_PUSH_AGAIN)
     mediatypes.check_config(document.config.media_type)
@@ -125,7 +126,7 @@ def parse_manifest(data: bytes, media_type: str, limits: Limits = DEFAULT) -> Ma
 
 def parse_config(data: bytes, manifest: Manifest, limits: Limits = DEFAULT) -> ImageConfig:
     """Parse the config of ``manifest``. Raises MalformedDocument, LimitExceeded."""
-    config = _decode(data, ConfigShape, "config", limits.config_size)
+    config = _decode(data, ConfigShape, "config", limits)
     if config.rootfs.type not in {"", "layers"}:  # containerd 2.4 does not unpack others (core/unpack/unpacker.go)
         raise MalformedDocument(f"rootfs.type of the config is {config.rootfs.type[:40]!r}, not 'layers'")
     diff_ids = config.rootfs.diff_ids
@@ -145,7 +146,7 @@ def parse_config(data: bytes, manifest: Manifest, limits: Limits = DEFAULT) -> I
 
 
 def _shape(data: bytes, what: str, limits: Limits) -> Shape:
-    shape = _decode(data, Shape, what, limits.manifest_size)
+    shape = _decode(data, Shape, what, limits)
     if shape.fs_layers is not msgspec.UNSET:
         mediatypes.check_resolved(_SCHEMA_1)
     return shape
@@ -187,9 +188,10 @@ def _bounded(count: int, bound: int, what: str) -> None:
         raise LimitExceeded(f"{count} {what}; the limit is {bound}")
 
 
-def _decode(data: bytes, kind: type[_T], what: str, bound: int) -> _T:
-    _bounded(len(data), bound, f"bytes in the {what}")  # before the parser sees them
+def _decode(data: bytes, kind: type[_T], what: str, limits: Limits) -> _T:
+    """What the parser will need is bounded before it sees anything."""
+    _bounded(len(data), limits.config_size if kind is ConfigShape else limits.manifest_size, f"bytes in the {what}")
     try:
-        return foreign_json.decode(data, kind, hook=decode_hook)
+        return foreign_json.decode(data, kind, hook=decode_hook, values=limits.json_values)
     except (MalformedDocument, InvalidDigest) as error:
         raise MalformedDocument(f"the {what} is malformed: {error.message[:300]}", hint=_PUSH_AGAIN) from error

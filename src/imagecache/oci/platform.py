@@ -41,10 +41,10 @@ _ARM64_MINORS = {"v8": 9, "v9": 7}
 """Highest known minor version of each arm64 architecture."""
 _ARM64_V9_IS = 5
 """v9.n runs everything up to v8.(n+5)."""
+_LONGEST = 160
+"""Characters of a platform in a message: a registry may call it anything."""
 _UNKNOWN = "unknown"
 """BuildKit gives attestation manifests the platform unknown/unknown, which no machine is."""
-_SHOWN = 60
-"""Characters of a platform in a message: a registry may call it anything."""
 
 
 def normalise(platform: Platform) -> Platform:
@@ -118,14 +118,19 @@ def no_match(wanted: Platform, offered: Iterable[Platform]) -> NoMatchingPlatfor
     there = sorted({shown(platform) for platform in offered if _UNKNOWN not in {platform.os, platform.architecture}})
     listed = ", ".join(there[:20]) + (f" and {len(there) - 20} more" if len(there) > 20 else "")
     return NoMatchingPlatform(
-        f"the image is not available for {normalise(wanted)}, only for {listed or 'no platform at all'}",
+        f"the image is not available for {shown(normalise(wanted))}, only for {listed or 'no platform at all'}",
         hint="name an image for this platform, or set the annotation k8s.aliyun.com/imc-cpu-arch",
     )
 
 
 def shown(platform: Platform) -> str:
-    """For messages: a foreign text, printable and of bounded length."""
-    return printable(str(platform), _SHOWN)
+    """For messages: with its os.features, as containerd writes them (``platforms``, FormatAll), and of bounded length.
+
+    An ``os.version`` is not in it, since none decides anything here.
+    """
+    features = "".join(f"+{feature}" for feature in sorted(platform.os_features))
+    system = f"{platform.os}({features})" if features else platform.os
+    return printable(str(msgspec.structs.replace(platform, os=system)), _LONGEST)
 
 
 def _rank(able: tuple[Platform, ...], offered: Platform) -> tuple[int, int] | None:

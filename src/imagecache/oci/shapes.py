@@ -18,12 +18,13 @@ from imagecache.digest import DiffID, Digest
 from imagecache.errors import InvalidDigest, MalformedDocument
 from imagecache.oci.descriptor import Descriptor, Platform
 
-_Time = Annotated[
-    str, msgspec.Meta(pattern=r"^\d{4}-\d\d-\d\dT\d{1,2}:\d\d:\d\d([.,]\d+)?(Z|[+-]\d\d:\d\d)$", max_length=64)
-]
-"""RFC 3339, a little more freely, as older versions of Go read it."""
+_CLOCK = r"([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{1,2}):([0-9]{2}):([0-9]{2})"
+_ZONE = r"(Z|[+-]([01][0-9]|2[0-4]):([0-5][0-9]|60))"
+_Time = Annotated[str, msgspec.Meta(pattern=rf"\A{_CLOCK}([.,][0-9]+)?{_ZONE}\Z")]
+"""RFC 3339, a little more freely, as Go's ``time.Parse`` reads it: an hour of one digit, a comma, any number of digits
+after it, a zone of 24 hours. Python's ``\\d`` would take the digits of every script, and its ``$`` a line break."""
 
-_DATE = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d{1,2}):(\d\d):(\d\d)")
+_MOMENT = re.compile(_CLOCK)
 _LINE_BREAKS = {ord("\n"): None, ord("\r"): None}
 _Byte = Annotated[int, msgspec.Meta(ge=0, le=255)]
 
@@ -33,7 +34,7 @@ _Integer = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 
 def _check_moment(text: str) -> None:
     """Raises ValueError for a day or an hour that does not exist, as Go's ``time.Parse``."""
-    if found := _DATE.match(text):
+    if found := _MOMENT.match(text):
         year, month, day, hour, minute, second = map(int, found.groups())
         dt.datetime(year or 2000, month, day, hour, minute, second, tzinfo=dt.UTC)  # Go knows the year 0, a leap year
 

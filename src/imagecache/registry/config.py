@@ -66,6 +66,8 @@ class RegistryConfig:
 
     def __post_init__(self) -> None:
         """Raises RegistryUntrusted when a host is to be reached without verification that is not listed."""
+        if self.connect_timeout <= 0 or self.read_timeout <= 0:
+            raise ValueError("time limits must be greater than 0: aiohttp takes 0 for no limit")
         for host in sorted(self.plain_http | self.insecure):
             if host not in self.listed:
                 raise RegistryUntrusted(

@@ -12,7 +12,7 @@ import base64
 import binascii
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -24,6 +24,7 @@ from imagecache.registry.credential_helper import HELPER_TIMEOUT, CredentialHelp
 from imagecache.registry.credentials import Credential, CredentialChain, Credentials
 from imagecache.registry.keyring import BrokenEntry, Keyring
 
+_T = TypeVar("_T")
 _LONGEST = 4 * MIB
 """Bytes of a configuration: a Secret has at most 1 MiB."""
 _FORM = 'expected JSON: {"auths": {"HOST": {"auth": "..."}}}'
@@ -34,11 +35,16 @@ class _Entry(msgspec.Struct):
     username: str = ""
     password: str = ""
     auth: str = ""
-    identitytoken: str = ""
+    identitytoken: Any = None
 
 
-class _File(msgspec.Struct, rename={"cred_helpers": "credHelpers", "creds_store": "credsStore"}):
+class _Secret(msgspec.Struct):
+    """What kubelet reads of a pull secret. Whatever the fields for helpers hold, it has not looked at them."""
+
     auths: dict[str, Any] = {}
+
+
+class _File(_Secret, rename={"cred_helpers": "credHelpers", "creds_store": "credsStore"}):
     cred_helpers: dict[str, Any] = {}
     creds_store: str = ""
 
@@ -87,7 +93,7 @@ def load_docker_config(path: Path, helper_timeout: float = HELPER_TIMEOUT) -> Do
 
 def parse_docker_config(data: bytes, source: str, helper_timeout: float = HELPER_TIMEOUT) -> DockerConfig:
     """Parse ``config.json``. ``source`` names it in messages. Raises InvalidSetting, without quoting the text."""
-    file = _decode(data, source)
+    file = _decode(data, _File, source)
     store = CredentialHelper(file.creds_store, helper_timeout) if file.creds_store else None
     helpers = {key: _helper(key, name, source, helper_timeout) for key, name in file.cred_helpers.items() if name}
     return DockerConfig(_keyring(file.auths, source), helpers, store)
@@ -98,14 +104,14 @@ def parse_docker_config_json(data: bytes, source: str) -> Keyring:
 
     A Secret must not start programs: helpers that it names are ignored, as kubelet does. Raises InvalidSetting.
     """
-    return _keyring(_decode(data, source).auths, source)
+    return _keyring(_decode(data, _Secret, source).auths, source)
 
 
-def _decode(data: bytes, source: str) -> _File:
+def _decode(data: bytes, kind: type[_T], source: str) -> _T:
     if len(data) > _LONGEST:
         raise InvalidSetting(f"{source} is no Docker configuration: it has more than {_LONGEST} bytes", hint=_FORM)
     try:
-        return foreign_json.decode(data, _File, conflicts=False)
+        return foreign_json.decode(data, kind, conflicts=False)
     except MalformedDocument:
         raise InvalidSetting(f"{source} is not a Docker configuration", hint=_FORM) from None
 
@@ -136,10 +142,17 @@ def _credentials(key: str, value: object, source: str) -> Iterator[Credential | 
         except ValueError as problem:  # our own words: see there
             yield BrokenEntry(f"{source}: 'auth' of {key[:160]!r} {problem}", _AUTH_FORM)
             return
-    if password or (username and not entry.identitytoken):
+    try:
+        token = foreign_json.read(entry.identitytoken, str)
+    except MalformedDocument:
+        if not password:
+            yield BrokenEntry(f"{source}: 'identitytoken' of {key[:160]!r} is not text", _FORM)
+            return
+        token = ""  # kubelet does not look at it
+    if password or (username and not token):
         yield Credential(username=username, password=password, source=source)
-    if entry.identitytoken:
-        yield Credential(username=username, identity_token=entry.identitytoken, source=source)
+    if token:
+        yield Credential(username=username, identity_token=token, source=source)
 
 
 def _split_auth(auth: str) -> tuple[str, str]:

@@ -56,7 +56,8 @@ class Endpoint:
     plain_fallback: bool = False
     """Fall back to plain HTTP when the server does not speak TLS."""
     dial_timeout: float | None = None
-    """Seconds; None for the configured one."""
+    """Seconds; None for the configured one. As in Go's net.Dialer, 0 is no limit but the kernel's own, and with less
+    than 0 no connection is ever made."""
 
     @property
     def verified(self) -> bool:

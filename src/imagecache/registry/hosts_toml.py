@@ -1,8 +1,9 @@
 """containerd's registry host configuration: mirrors and their settings, from ``hosts.toml``.
 
 Source: containerd's docs/hosts.md and ``core/remotes/docker/config/hosts.go``: which directory is for a host, the order
-of the servers, Docker's certificate files where ``hosts.toml`` does not exist. In contrast to containerd, a file that
-cannot be read is an error, not a silent fallback to the registry itself. It must not connect to anything.
+of the servers, the type of each value, Docker's certificate files where ``hosts.toml`` does not exist or is empty. In
+contrast to containerd, a file that cannot be read is an error, not a silent fallback to the registry itself. It must
+not connect to anything.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ import dataclasses
 import posixpath
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from yarl import URL
 
 from imagecache.errors import InvalidSetting
 from imagecache.registry.endpoint import ALL, Capability, Endpoint, Trust, default_endpoint, host_of
+from imagecache.registry.go_duration import parse_duration
+from imagecache.registry.tls_context import check_files
 
 _CAPABILITIES = {
     "pull": Capability.PULL,
@@ -25,9 +28,6 @@ _CAPABILITIES = {
     "push": Capability(0),
     "referrers": Capability(0),
 }
-# The part of Go's time.ParseDuration that makes sense for dialling.
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m)")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0}
 _Table = Mapping[str, object]
 
 
@@ -43,9 +43,11 @@ def configured_endpoints(directory: Path, host: str) -> tuple[Endpoint, ...]:
     try:
         text = file.read_text()
     except FileNotFoundError:
-        return (dataclasses.replace(default_endpoint(host), trust=_certificate_files(found)),)
+        text = ""
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidSetting(f"cannot read {file}: {error}") from error
+    if not text:
+        return (dataclasses.replace(default_endpoint(host), trust=_certificate_files(found)),)
     return _parse(text, file, host)
 
 
@@ -65,15 +67,24 @@ def _parse(text: str, file: Path, host: str) -> tuple[Endpoint, ...]:
     try:
         document: _Table = tomllib.loads(text)
         mirrors = _table(document.get("host", {}), "host")
-        endpoints = [_server(url, _table(table, url), file.parent, host) for url, table in mirrors.items()]
-        own = document.get("server")
-        if own is None:  # the root of the file then configures the registry itself
-            last = _settings(default_endpoint(host), document, file.parent)
-        else:
-            last = _server(_text(own, "server"), document, file.parent, host)
+        endpoints = [_mirror(url, table, file.parent, host) for url, table in mirrors.items()]
+        own = _text(document.get("server", ""), "server")
+        last = _server(own, document, file.parent, host) if own else _registry(document, file.parent, host)
+    except InvalidSetting as error:
+        raise InvalidSetting(f"{file}: {error}", hint=error.hint) from error
     except (tomllib.TOMLDecodeError, ValueError) as error:
         raise InvalidSetting(f"{file} is malformed: {error}", hint="see docs/hosts.md of containerd") from error
     return (*endpoints, last)
+
+
+def _mirror(url: str, table: object, base: Path, host: str) -> Endpoint:
+    where = f'[host."{url[:160]}"]'
+    try:
+        return _server(url, _table(table, "it"), base, host)
+    except InvalidSetting as error:
+        raise InvalidSetting(f"{where}: {error}", hint=error.hint) from error
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def _server(address: str, table: _Table, base: Path, host: str) -> Endpoint:
@@ -82,7 +93,7 @@ def _server(address: str, table: _Table, base: Path, host: str) -> Endpoint:
         raise ValueError(f"no host in {address[:160]!r}")
     path = posixpath.normpath(url.raw_path).rstrip("/")
     # Without override_path, "/v2" is appended unless the address has it, as in containerd.
-    if table.get("override_path") is not True and not path.endswith("/v2"):
+    if not _truth(table, "override_path") and not path.endswith("/v2"):
         path += "/v2"
     authority = host_of(url)
     same = authority in {host.lower(), default_endpoint(host).host}
@@ -90,23 +101,39 @@ def _server(address: str, table: _Table, base: Path, host: str) -> Endpoint:
     return _settings(endpoint, table, base)
 
 
+def _registry(table: _Table, base: Path, host: str) -> Endpoint:
+    """The registry itself, where the file names no server: containerd reads path and capabilities, and uses neither."""
+    _truth(table, "override_path")
+    return dataclasses.replace(_settings(default_endpoint(host), table, base), capabilities=ALL)
+
+
 def _settings(endpoint: Endpoint, table: _Table, base: Path) -> Endpoint:
-    trust = Trust(
-        verify=table.get("skip_verify") is not True,
-        authorities=tuple(base / name for name in _texts(table.get("ca", []), "ca")),
-        clients=tuple(_client(pair, base) for pair in _list(table.get("client", []))),
-    )
+    dial_timeout = _text(table.get("dial_timeout", ""), "dial_timeout")
     return dataclasses.replace(
         endpoint,
-        capabilities=_capabilities(_texts(table.get("capabilities", []), "capabilities")),
-        trust=trust,
+        capabilities=_capabilities(table.get("capabilities", [])),
+        trust=_trust(table, base),
         headers=tuple(_headers(_table(table.get("header", {}), "header"))),
-        dial_timeout=_seconds(table.get("dial_timeout")),
+        dial_timeout=_seconds(dial_timeout) if dial_timeout else None,
     )
 
 
-def _capabilities(names: Iterable[str]) -> Capability:
-    listed = [name.lower() for name in names]
+def _trust(table: _Table, base: Path) -> Trust:
+    """Also where no TLS is spoken: containerd loads the files of every server, and then asks none if one is missing."""
+    authorities = tuple(_file(name, "ca", base) for name in _list(table.get("ca", [])))
+    clients = tuple(_client(entry, base) for entry in _list(table.get("client", [])))
+    for key, files in ("ca", Trust(authorities=authorities)), ("client", Trust(clients=clients)):
+        try:
+            check_files(files)
+        except InvalidSetting as error:
+            raise InvalidSetting(f"{key}: {error}", hint=error.hint) from error
+    return Trust(verify=not _truth(table, "skip_verify"), authorities=authorities, clients=clients)
+
+
+def _capabilities(names: object) -> Capability:
+    if not isinstance(names, list):
+        raise ValueError('capabilities is not a list: write it like ["pull", "resolve"]')  # noqa: TRY004 - see _table
+    listed = [name.lower() for name in _texts(names, "capabilities")]
     unknown = [name for name in listed if name not in _CAPABILITIES]
     if unknown:
         raise ValueError(f"unknown capability {unknown[0][:80]!r}")
@@ -116,14 +143,16 @@ def _capabilities(names: Iterable[str]) -> Capability:
     return able if listed else ALL  # no list, or an empty one, means everything
 
 
-def _client(pair: object, base: Path) -> tuple[Path, Path | None]:
-    names = _texts(pair, "client")
-    if len(names) not in {1, 2}:
-        raise ValueError("an entry of client is a file, or a certificate and a key")
-    return base / names[0], base / names[1] if names[1:] and names[1] else None
+def _client(entry: object, base: Path) -> tuple[Path, Path | None]:
+    if not isinstance(entry, list):
+        return _file(entry, "client", base), None
+    if len(entry) != 2 or "" in entry:  # containerd's document leaves the key's name empty, and its code reads it
+        raise ValueError('client: a pair is [["CERTIFICATE", "KEY"]], and one file with both is "FILE"')
+    certificate, key = (_file(name, "client", base) for name in entry)
+    return certificate, key
 
 
-def _headers(table: _Table) -> Iterable[tuple[str, str]]:
+def _headers(table: _Table) -> Iterator[tuple[str, str]]:
     for name, values in table.items():
         for value in _texts(values, "header"):
             if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or re.search(r"[\0\r\n]", value):
@@ -131,23 +160,27 @@ def _headers(table: _Table) -> Iterable[tuple[str, str]]:
             yield name, value
 
 
-def _seconds(value: object) -> float | None:
-    if value is None:
-        return None
-    match = _DURATION.fullmatch(_text(value, "dial_timeout"))
-    if match is None:
-        raise ValueError("dial_timeout is a number with ms, s or m")
-    return float(match[1]) * _SECONDS[match[2]]
+def _seconds(duration: str) -> float:
+    try:
+        return parse_duration(duration)
+    except ValueError as error:
+        raise ValueError(f"dial_timeout: {error}") from error
 
 
 def _certificate_files(directory: Path) -> Trust:
     """Docker's pattern: ``*.crt`` are authorities, ``*.cert`` client certificates with ``*.key``."""
-    certificates = sorted(directory.glob("*.cert"))
+    certificates = _files(directory.glob("*.cert"))
     keys = {path: path.with_suffix(".key") for path in certificates}
-    return Trust(
-        authorities=tuple(sorted(directory.glob("*.crt"))),
+    trust = Trust(
+        authorities=_files(directory.glob("*.crt")),
         clients=tuple((path, key if key.exists() else None) for path, key in keys.items()),
     )
+    check_files(trust)
+    return trust
+
+
+def _files(paths: Iterable[Path]) -> tuple[Path, ...]:
+    return tuple(sorted(path for path in paths if not path.is_dir()))
 
 
 def _table(value: object, name: str) -> _Table:
@@ -156,10 +189,24 @@ def _table(value: object, name: str) -> _Table:
     return value
 
 
+def _truth(table: _Table, key: str) -> bool:
+    value = table.get(key, False)
+    if not isinstance(value, bool):
+        raise ValueError(f"{key} is neither true nor false: write one of them, without quotes")  # noqa: TRY004
+    return value
+
+
 def _text(value: object, name: str) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{name} is not text")  # noqa: TRY004 - the file is wrong, not our call
+        raise ValueError(f"{name} is not text: write it in quotes")  # noqa: TRY004 - the file is wrong, not our call
     return value
+
+
+def _file(value: object, key: str, base: Path) -> Path:
+    name = _text(value, key)
+    if not name:
+        raise ValueError(f"{key} names a file without a name: name one, or remove it")
+    return base / name
 
 
 def _texts(value: object, name: str) -> list[str]:

@@ -1,7 +1,7 @@
 """Entries of Docker's ``auths`` from one or several configurations, as kubelet's keyring has them.
 
 Source: kubelet's ``pkg/credentialprovider/keyring.go``: of all pull secrets together, every entry that covers the
-repository is tried, the most specific first; equally specific ones in the order of the secrets. One that is broken is
+repository is tried, the most specific first; those of equal keys in the order of the secrets. One that is broken is
 passed over, and is an error for its own registry alone, when nothing else is left. It must not read files.
 """
 

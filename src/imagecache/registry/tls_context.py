@@ -17,6 +17,16 @@ def tls_context(trust: Trust) -> ssl.SSLContext:
     if not trust.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
+    _load(context, trust)
+    return context
+
+
+def check_files(trust: Trust) -> None:
+    """Raises InvalidSetting, as ``tls_context`` does, when a file cannot be used."""
+    _load(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), trust)  # without the system's authorities, which take time
+
+
+def _load(context: ssl.SSLContext, trust: Trust) -> None:
     for authority in trust.authorities:
         try:
             context.load_verify_locations(cafile=authority)
@@ -29,8 +39,8 @@ def tls_context(trust: Trust) -> ssl.SSLContext:
             # Without a password OpenSSL would ask for one on the terminal.
             context.load_cert_chain(certificate, key, password="")
         except (OSError, ValueError) as error:
+            with_key = f" with the key {key}" if key else ""
             raise InvalidSetting(
-                f"cannot use the client certificate {certificate}: {error}",
-                hint="it must be PEM, with an unencrypted key",
+                f"cannot use the client certificate {certificate}{with_key}: {error}",
+                hint="it must be PEM, with an unencrypted key, in the same file or in one that is named with it",
             ) from error
-    return context

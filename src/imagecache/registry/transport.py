@@ -20,7 +20,7 @@ from yarl import URL
 
 from imagecache.backoff import Retryable
 from imagecache.digest import Digest
-from imagecache.errors import ImageCacheError, InvalidSetting, LimitExceeded, ProtocolViolation
+from imagecache.errors import ImageCacheError, InvalidSetting, LimitExceeded, ProtocolViolation, RegistryUnavailable
 from imagecache.limits import Limits
 from imagecache.registry import content_encoding
 from imagecache.registry.address import Place, Reach
@@ -134,9 +134,7 @@ class Transport:
             with self._telling(request.endpoint, host_of(url)):
                 async with asyncio.timeout_at(deadline):
                     response = await self._answer(request, url, at_home=at_home)
-                if response is None:
-                    url = self._scheme(request.url)
-                    continue
+                url = self._scheme(url) if at_home else url
                 if response.status == _PROXY_REFUSES:
                     response.close()
                     raise proxy_error(response.status, host_of(url))
@@ -148,15 +146,15 @@ class Transport:
                 url = _target(url, location)
         raise ProtocolViolation(f"{host_of(request.url)} redirects more than {self._config.limits.redirects} times")
 
-    async def _answer(self, request: Request, url: URL, *, at_home: bool) -> aiohttp.ClientResponse | None:
-        """None: it has to be asked again, in plain HTTP."""
+    async def _answer(self, request: Request, url: URL, *, at_home: bool) -> aiohttp.ClientResponse:
+        """Asked again in plain HTTP where the registry speaks nothing else."""
         try:
             return await self._once(request, url, at_home=at_home)
         except aiohttp.ClientError as error:
             if not (at_home and request.endpoint.plain_fallback and speaks_plain_http(error)):
                 raise
-            self._plain.add(request.endpoint.host)
-            return None
+        self._plain.add(request.endpoint.host)
+        return await self._once(request, self._scheme(request.url), at_home=at_home)
 
     def _scheme(self, url: URL) -> URL:
         if url.scheme == "https" and host_of(url) in self._plain:
@@ -219,6 +217,11 @@ class Transport:
 
     def _timeout(self, endpoint: Endpoint) -> aiohttp.ClientTimeout:
         dial = self._config.connect_timeout if endpoint.dial_timeout is None else endpoint.dial_timeout
+        if dial < 0:
+            raise RegistryUnavailable(  # of this server: the next one may have time
+                f"no connection to {endpoint.host} can be made: its dial_timeout in hosts.toml is less than 0",
+                hint="remove the dial_timeout, or make it a time like 5s",
+            )
         # No total: a layer may take hours. A server that stalls is caught by sock_read, one that drips by ``pieces``.
         return aiohttp.ClientTimeout(total=None, sock_connect=dial, sock_read=self._config.read_timeout)
 

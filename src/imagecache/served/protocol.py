@@ -21,6 +21,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from imagecache import limits
 from imagecache.digest import Digest
 from imagecache.errors import (
     BlobNotFound,
@@ -43,8 +44,8 @@ _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)
 _NO_RANGE = re.compile(r"bytes \*/([0-9]{1,18})")
 BUNDLE_LIMIT = 64 << 20
 """Bytes of a bundle document: 20 images of 500 layers are about 10 MB."""
-DOCUMENT_LIMIT = 8 << 20
-"""Bytes of a manifest, index or config (``limits.config_size``)."""
+DOCUMENT_LIMIT = max(limits.DEFAULT.manifest_size, limits.DEFAULT.config_size)
+"""Bytes of a manifest, index or config: what a build takes, a node can fetch."""
 RETRY_AFTER = "1"
 """Seconds, with 503."""
 

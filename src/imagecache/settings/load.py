@@ -53,6 +53,11 @@ def check(setting: Setting, value: object, origin: str) -> object:
     checked = _converted(setting.kind, value)
     if checked is None:
         raise InvalidSetting(f"{origin}: {value!r} is not valid", hint=f"expected {setting.unit}: {setting.help}")
+    if setting.positive and not checked:
+        raise InvalidSetting(
+            f"{origin}: {value!r} is not valid: it must be more than 0",
+            hint=f"expected {setting.unit}: {setting.help}",
+        )
     return checked
 
 

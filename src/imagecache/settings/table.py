@@ -80,6 +80,7 @@ class Setting:
     default: object
     unit: str
     help: str
+    positive: bool = False
 
     @property
     def flag(self) -> str:
@@ -96,6 +97,8 @@ class Meaning:
 
     unit: str
     help: str
+    positive: bool = False
+    """0 is refused: a time limit of 0 would be none, and a registry that is silent would be waited for without end."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,11 +237,11 @@ class Settings:
     ] = 5
     registry_connect_timeout: Annotated[
         float,
-        Meaning("seconds", "Limit for connecting to a registry, TLS included."),
+        Meaning("seconds", "Limit for connecting to a registry, TLS included.", positive=True),
     ] = 10.0
     registry_read_timeout: Annotated[
         float,
-        Meaning("seconds", "A registry request is retried when no byte arrives for this long."),
+        Meaning("seconds", "A registry request is retried when no byte arrives for this long.", positive=True),
     ] = 60.0
     jobs: Annotated[
         int,
@@ -460,7 +463,9 @@ def _table() -> dict[str, Setting]:
     table = {}
     for field in dataclasses.fields(Settings):
         kind, meaning = get_args(hints[field.name])
-        table[field.name] = Setting(field.name, kind, field.default, meaning.unit, meaning.help)
+        table[field.name] = Setting(
+            field.name, kind, field.default, meaning.unit, meaning.help, positive=meaning.positive
+        )
     return table
 
 

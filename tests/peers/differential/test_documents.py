@@ -17,6 +17,7 @@ from uuid import uuid4
 import pytest
 
 from imagecache.digest import DiffID, Digest
+from imagecache.limits import MIB
 from imagecache.oci import mediatypes
 from imagecache.oci.descriptor import Descriptor
 from testkit.oci_layout import Image, LayerSpec, Layout, host_architecture
@@ -194,6 +195,43 @@ def beside_layers(make: Maker) -> Published:
 
 
 Case = Callable[[Maker], Image]
+
+
+def deep(make: Maker) -> Published:
+    """A field of the config that nobody knows, in 1500 levels."""
+    layers = [make.layer(make.base), make.layer(make.app)]
+    rootfs = {"type": "layers", "diff_ids": [each for _, each in layers]}
+    config = json.dumps({"os": "linux", "architecture": host_architecture(), "rootfs": rootfs}).encode()
+    stored = make.blob(mediatypes.OCI_CONFIG, config[:-1] + b', "new": ' + b"[" * 1500 + b"]" * 1500 + b"}")
+    return make.image(layers, manifest={"config": stored})
+
+
+def large_manifest(make: Maker) -> Published:
+    image = make.image(manifest={"padding": "x" * (5 * MIB)})
+    return make.index(entry(image, host_architecture()), of=image)
+
+
+def wide(make: Maker) -> Published:
+    image = make.image()
+    return make.index(*[entry(image, OTHER)] * 1100, entry(image, host_architecture()), of=image)
+
+
+def five(make: Maker) -> Published:
+    image = make.listed()
+    for _ in range(4):
+        image = make.index(entry(image), of=image)
+    return image
+
+
+def numbers(make: Maker) -> Published:
+    layer, diff_id = make.layer(make.base)
+    return make.image([({**layer, "data": [1, None]}, diff_id), make.layer(make.app)])
+
+
+def created(moment: str) -> Case:
+    return lambda make: make.image(config={"created": moment})
+
+
 ALIKE: dict[str, Case] = {
     "an index in an index": nested,
     "an index around an index": wrapped,
@@ -201,6 +239,14 @@ ALIKE: dict[str, Case] = {
     "an artifactType at the entry": lambda make: make.listed(artifactType="application/vnd.example"),
     "null for everything optional": nulls,
     "keys in another case": capitals,
+    "a time of seventy digits after the second": created(f"2024-01-01T00:00:00.{'7' * 70}Z"),
+    "a zone of 24 hours": created("2024-01-01T1:00:00,5+24:60"),
+    "a config of 9 MiB": lambda make: make.image(config={"padding": "x" * (9 * MIB)}),
+    "a manifest of 5 MiB in an index": large_manifest,
+    "an index of 1101 entries": wide,
+    "five indexes inside each other": five,
+    "what nobody knows in 1500 levels": deep,
+    "data of a descriptor as numbers": numbers,
     "half a surrogate pair in a label": lambda make: make.image(config={"config": {"Labels": {"a": "\ud83d"}}}),
     "no rootfs.type": lambda make: without_type(make, ABSENT),
     "an empty rootfs.type": lambda make: without_type(make, ""),
@@ -267,7 +313,10 @@ REFUSED: dict[str, Case] = {
     "schema 1": lambda make: make.image(manifest={"fsLayers": []}),
     "annotations that are a list": lambda make: make.image(manifest={"annotations": []}),
     "a text for a list in the config": lambda make: make.image(config={"config": {"Env": "A=b"}}),
-    "a time that is none": lambda make: make.image(config={"created": "yesterday"}),
+    "a time that is none": created("yesterday"),
+    "a line break after a time": created("2024-01-01T00:00:00Z\n"),
+    "a year in Arabic digits": created("\u0662\u0660\u0662\u0664-01-01T00:00:00Z"),
+    "a manifest of 5 MiB alone": lambda make: make.image(manifest={"padding": "x" * (5 * MIB)}),
     "a text for a number": lambda make: make.image(descriptor={"size": "5"}),
     "no entry for this machine": lambda make: make.listed(OTHER),
     "an entry that is no image": lambda make: make.listed(mediaType="application/json"),
@@ -321,6 +370,32 @@ async def test_what_we_alone_take_is_noted(anything: Judge, maker: Maker, case: 
     assert len(verdict.differences) == len(anything.nodes)
     (found,) = (await anything.build(image)).notes
     assert found.startswith(note)
+
+
+ALSO = {"amd64": "i386", "arm64": "arm"}
+"""Of each machine one more that it can be, in 1.6's eyes."""
+
+ONLY_1_6: dict[str, tuple[Case, str]] = {
+    "an entry for a machine that this one can be": (
+        lambda make: make.listed(ALSO[host_architecture()]),
+        "its index has it for linux/",
+    ),
+    "os.features in the config": (
+        lambda make: make.image(config={"os.features": ["f"]}),
+        "its config says linux(+f)/",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ONLY_1_6)
+async def test_what_2_4_does_not_pull_is_noted(anything: Judge, maker: Maker, case: str) -> None:
+    make, why = ONLY_1_6[case]
+    image = make(maker)
+    (difference,) = (await anything.compare(image)).differences
+    assert difference.startswith(f"only containerd {anything.nodes[-1].version} refuses")
+    assert (
+        (await anything.build(image)).notes[-1].startswith(f"will not pull without the cache by containerd 2.4: {why}")
+    )
 
 
 async def test_a_type_that_1_6_does_not_know_is_noted(anything: Judge, maker: Maker) -> None:

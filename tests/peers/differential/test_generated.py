@@ -1,7 +1,8 @@
-"""Random images: containerd's unpack and ours agree on every path, or both refuse."""
+"""Random images: containerd's unpack and ours agree on every path, or both refuse. The versions take turns."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ async def test_no_difference(judge: Judge, directory: Path, first: int) -> None:
         layers = random_layers(seed)
         docker = seed % 3 == 0 and all(layer.compression != "zstd" for layer in layers)  # 1.6 knows zstd from OCI only
         image = make_image(directory / f"image-{seed}", layers, docker=docker)
-        verdict = await judge.compare(image)
+        verdict = await replace(judge, nodes=judge.nodes[seed % 2 :][:1]).compare(image)
         accepted += not verdict.refused
         found += [f"seed {seed}: {line}" for line in verdict.differences]
     assert not found, "\n".join(found[:40])

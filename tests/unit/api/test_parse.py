@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from imagecache.api import yamltext
 from imagecache.api.parse import parse
 from imagecache.errors import InvalidManifest
 
@@ -205,3 +206,9 @@ def test_what_is_around_a_name_in_a_list_is_not_part_of_it(around: str) -> None:
     text = text.replace("- default:secret1", f'- "{around}default:secret1{around}"')
 
     assert parse(text)[0].cache == parse(SAMPLE)[0].cache
+
+
+def test_halves_of_surrogate_pairs_are_read_as_go_reads_them() -> None:
+    (document,) = yamltext.load('{"a\\ud83d": "\\ud83d\\ude00", "b": ["x\\ude00"]}')
+
+    assert document.value == {"a\ufffd": "\U0001f600", "b": ["x\ufffd"]}

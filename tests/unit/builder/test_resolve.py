@@ -16,7 +16,7 @@ from imagecache.errors import (
     NoMatchingPlatform,
     UnsupportedMediaType,
 )
-from imagecache.limits import DEFAULT
+from imagecache.limits import DEFAULT, MIB
 from imagecache.oci import mediatypes
 from imagecache.oci.descriptor import Descriptor, Platform
 from imagecache.oci.reference import Reference
@@ -26,6 +26,8 @@ from testkit.registry import MemorySource
 
 REFERENCE = Reference.parse("app:1")
 WINDOWS = Platform(os="windows", architecture="amd64")
+ARM = Platform(os="linux", architecture="arm", variant="v7")
+AMD64_V3 = Platform(os="linux", architecture="amd64", variant="v3")
 AMD_IMAGE, ARM_IMAGE = memory_image([b"amd"]), memory_image([b"arm"], platform=ARM64)
 
 
@@ -55,8 +57,36 @@ async def test_indexes_inside_indexes(depth: int) -> None:
 
 
 async def test_more_indexes_than_anybody_publishes() -> None:
-    with pytest.raises(LimitExceeded, match="more than 4 indexes"):
+    with pytest.raises(LimitExceeded, match=f"more than {DEFAULT.index_depth} indexes"):
         await of(nested(AMD_IMAGE, DEFAULT.index_depth + 1))
+
+
+async def test_five_indexes_as_containerd_pulls_them() -> None:
+    assert len((await of(nested(AMD_IMAGE, 5))).indexes) == 5
+
+
+def large(image: MemoryImage, size: int) -> MemoryImage:
+    """With a manifest of so many bytes and some."""
+    body = image.body[:-1] + b',"padding":"%s"}' % (b"x" * size)
+    descriptor = Descriptor(media_type=image.descriptor.media_type, digest=Digest.sha256(body), size=len(body))
+    return replace(image, descriptor=descriptor, blobs={**image.blobs, descriptor.digest: body})
+
+
+async def test_a_large_manifest_in_an_index_alone() -> None:
+    """What the reference names has a smaller bound, in containerd too."""
+    big = large(AMD_IMAGE, 5 * MIB)
+    assert (await of(memory_index([big]))).manifest.size > 5 * MIB
+    with pytest.raises(LimitExceeded, match=f"bytes in the manifest; the limit is {4 * 1048 * 1048}"):
+        await of(big)
+
+
+async def test_all_documents_together_are_bounded_before_they_are_read() -> None:
+    limits = replace(DEFAULT, documents_size=2 * MIB)
+    for image in (memory_index([large(AMD_IMAGE, 2 * MIB)]), large(AMD_IMAGE, 2 * MIB - len(AMD_IMAGE.body) - 20)):
+        source = MemorySource({"app:1": image})
+        with pytest.raises(LimitExceeded, match="bytes in all documents of the image; the limit is 2097152"):
+            await resolve(source, REFERENCE, AMD64, limits)
+        assert source.asked == []
 
 
 async def test_the_outer_index_may_have_the_platforms() -> None:
@@ -134,6 +164,55 @@ async def test_what_only_the_cache_makes_usable_is_noted() -> None:
     assert note.startswith("will not pull without the cache: the registry's Content-Type")
     (note,) = zstd.notes
     assert note.startswith("will not pull without the cache by containerd 1.6")
+
+
+def listed(image: MemoryImage, **platform: object) -> MemoryImage:
+    descriptor = {"mediaType": image.descriptor.media_type, "digest": image.descriptor.digest}
+    entry = {**descriptor, "size": image.descriptor.size, "platform": {"os": "linux", **platform}}
+    index = memory_document(mediatypes.OCI_INDEX, {"schemaVersion": 2, "manifests": [entry]})
+    return replace(index, blobs={**image.blobs, **index.blobs}, media_types={**image.media_types, **index.media_types})
+
+
+@pytest.mark.parametrize(
+    ("entry", "node", "said"),
+    [
+        ({"architecture": "386"}, AMD64, "linux/386 and not linux/amd64"),
+        ({"architecture": "i386"}, AMD64, "linux/386 and not linux/amd64"),
+        ({"architecture": "arm", "variant": "v7"}, ARM64, "linux/arm/v7 and not linux/arm64"),
+        ({"architecture": "arm", "variant": "v6"}, ARM, "linux/arm/v6 and not linux/arm/v7"),
+        ({"architecture": "amd64", "variant": "v2"}, AMD64_V3, "linux/amd64/v2 and not linux/amd64/v3"),
+        ({"architecture": "x86_64"}, AMD64, ""),
+        ({"architecture": "arm64", "variant": "v8"}, ARM64, ""),
+        ({"architecture": "arm"}, ARM, ""),
+    ],
+)
+async def test_an_entry_that_2_4_does_not_take_is_noted(entry: dict[str, object], node: Platform, said: str) -> None:
+    """``Ordered`` with the node's platform alone, where 1.6 has ``Only``."""
+    note = f"will not pull without the cache by containerd 2.4: its index has it for {said}"
+    plain = memory_image([b"x"], platform=node)
+
+    unlisted = memory_index([replace(plain, platform=None)])
+    for image in (listed(plain, **entry), listed(unlisted, **entry), listed(listed(plain, **entry), **entry)):
+        assert [each.partition(", and")[0] for each in (await of(image, node)).notes] == ([note] if said else [])
+
+
+async def test_os_features_in_a_config_are_noted() -> None:
+    """2.4 fetches such an image and does not unpack it; 1.6 does not look at them."""
+    image = memory_image([b"x"])
+    assert image.config is not None
+    config = image.blobs[image.config.digest][:-1] + b',"os.features":["f"]}'
+    digest = Digest.sha256(config)
+    body = json.loads(image.body)
+    body["config"] |= {"digest": digest, "size": len(config)}
+    featured = memory_document(mediatypes.OCI_MANIFEST, body)
+    featured = replace(featured, blobs={**image.blobs, **featured.blobs, digest: config})
+
+    for each in (featured, listed(featured, architecture="amd64")):
+        stated, unpacked = (await of(each)).notes
+        assert stated.startswith("its config says linux(+f)/amd64, and nodes of linux/amd64 take it")
+        assert unpacked.startswith("will not pull without the cache by containerd 2.4: its config says linux(+f)/amd64")
+    with pytest.raises(NoMatchingPlatform, match=r"for linux/amd64, only for linux\(\+f\)/amd64"):
+        await of(memory_index([replace(featured, platform=None)]))
 
 
 async def test_other_addresses_of_a_layer_are_noted() -> None:

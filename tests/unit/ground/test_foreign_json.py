@@ -16,6 +16,10 @@ class Inner(msgspec.Struct, rename="camel"):
     count: int = 0
 
 
+class Part(msgspec.Struct):
+    b: int = 0
+
+
 class Document(msgspec.Struct, rename="camel"):
     media_type: str = ""
     size: int = 0
@@ -25,6 +29,7 @@ class Document(msgspec.Struct, rename="camel"):
     several: tuple[Inner, ...] = ()
     labels: dict[str, str] = {}
     raw: Any = msgspec.UNSET
+    octets: str | tuple[int, ...] = ""
 
 
 def decode(data: bytes, *, conflicts: bool = True) -> Document:
@@ -44,6 +49,9 @@ READ: dict[str, tuple[bytes, Document]] = {
         b'{"tags":["a",null],"labels":{"a":null},"several":[null,{"count":null}]}',
         Document(tags=("a", ""), labels={"a": ""}, several=(Inner(), Inner())),
     ),
+    "null in either form of a field": (b'{"octets":[1,null]}', Document(octets=(1, 0))),
+    "null for a field of two forms": (b'{"octets":null}', Document()),
+    "half a surrogate pair in a field of two forms": (b'{"octets":"\\ud800"}', Document(octets="\ufffd")),
     "null for the document": (b"null", Document()),
     "null that is kept": (b'{"raw":null}', Document(raw=None)),
     "capitals": (b'{"MediaType":"a","SIZE":3,"Inner":{"OS.Version":"1"}}', Document("a", 3, inner=Inner("1"))),
@@ -77,6 +85,33 @@ def test_what_go_reads(case: str) -> None:
     assert decode(data) == expected
 
 
+def deep(levels: int, inside: bytes = b"", opening: bytes = b"[", closing: bytes = b"]") -> bytes:
+    return opening * levels + inside + closing * levels
+
+
+NOT_JSON = [
+    deep(10_000),  # with the object around it one more than Go takes
+    deep(1500, b"nonsense"),
+    deep(1500, b"1,"),
+    deep(1500, b'"'),
+    deep(1500, b'"a\\"'),
+    deep(1500, b"]"),
+    deep(1500, b"}"),
+    deep(1500, b"["),
+    deep(1500, b"{1:2}"),
+    deep(1500) + b"[",
+    deep(1500) + b"]",
+    deep(1500) + deep(1500),
+    deep(198, deep(1500) + deep(1500)),
+    deep(198, b"-" + deep(1500)),
+    deep(198, b"1" + deep(1500)),
+    deep(1500, opening=b"[{"),
+    b"[" * 1500 + b"]" * 1400,
+    b"[" * 1500 + b'"' + b"]" * 1500 + b'\\"',
+]
+"""Some 1500 levels, of which the mistake is at the bottom, or behind them."""
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -102,11 +137,40 @@ def test_what_go_reads(case: str) -> None:
         b'{"inner":{"count":"\xff"}}',
         b"[" * 100_000,
         b'{"new":' + b"[" * 100_000,
+        *(b'{"size":3,"new":' + deep + b"}" for deep in NOT_JSON),
     ],
 )
 def test_what_go_refuses(data: bytes) -> None:
     with pytest.raises(MalformedDocument):
         decode(data)
+
+
+DEEP = [
+    deep(1500),
+    deep(9_998),  # with the objects around it as many as Go takes
+    deep(1500, b'"]", "[{", "a\\"]", [], {}, {"a": [1]}, null'),
+    deep(1500, b"1", b'{"new": ', b"}"),
+    deep(1500, b"1", b'[{"size": 5, "size": 6, "new": ', b"}]"),
+    deep(1500, b"1", b'["]]]]\\\\", ', b', "[[[["]'),
+    b"[" + b",".join([deep(1500)] * 5) + b"]",
+]
+
+
+@pytest.mark.parametrize("value", DEEP)
+def test_what_go_passes_over_however_deep(value: bytes) -> None:
+    data = b'{"new":' + value + b',"size":3,"raw":{"a":' + value + b',"b":5},"tags":["a",null]}'
+
+    found = decode(data)
+    assert (found.size, found.tags) == (3, ("a", ""))
+    assert foreign_json.read(found.raw, Part) == Part(5)
+    assert foreign_json.is_object(data)
+    with pytest.raises(MalformedDocument, match="Expected `str`"):
+        decode(b'{"tags":[' + value + b"]}")
+
+
+def test_an_escape_in_a_long_text_above_what_is_deep() -> None:
+    text = b"a\\n" * 1_000_000
+    assert decode(b'{"new":["' + text + b'",' + deep(1500) + b'],"size":3}').size == 3
 
 
 CONFLICTS = [
@@ -129,12 +193,27 @@ def test_two_values_of_one_field(data: bytes, last: Document) -> None:
         decode(data)
 
 
+@pytest.mark.parametrize("levels", [100, 600, 900, 1500])
+def test_two_deep_values_of_one_field(levels: int) -> None:
+    data = b'{"size":3,"raw":%s,"raw":%s}' % (deep(levels, b"1"), deep(levels + 1, b"1"))
+
+    assert decode(data, conflicts=False).size == 3
+    with pytest.raises(MalformedDocument, match="raw occurs twice, with two values"):
+        decode(data)
+
+
 def test_parts_that_are_read_later() -> None:
     for data in (b'{"raw":{"a":{"COUNT":null}}}', b'{"raw":{"a":{"count":1},"a":{"Count":2,"os.version":"\\ud800"}}}'):
         parts = foreign_json.read(decode(data).raw, dict[str, Inner], conflicts=False)
         assert parts["a"] in (Inner(), Inner("\ufffd", 2))
     with pytest.raises(MalformedDocument):
         foreign_json.read(decode(b'{"raw":{"a":5}}').raw, dict[str, Inner])
+
+
+def test_halves_of_surrogate_pairs() -> None:
+    value = {"a\ud83d": ["\ud83d\ude00", ("\ude00\ud83d", 1, None)], "b": {"c": "\u00e4"}}
+
+    assert foreign_json.whole(value) == {"a\ufffd": ["\U0001f600", ["\ufffd\ufffd", 1, None]], "b": {"c": "\u00e4"}}
 
 
 def test_a_message_shows_nothing_of_the_document() -> None:

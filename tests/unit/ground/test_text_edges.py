@@ -207,7 +207,7 @@ def test_words_of_documents() -> None:
     wanted = Platform(os="linux", architecture="amd64")
     descriptor = Descriptor(media_type=mediatypes.OCI_MANIFEST, digest=DIGEST, size=1)
     manifest = Manifest(media_type=mediatypes.OCI_MANIFEST, config=descriptor, layers=())
-    (note_,) = notes.of_documents(Resolved(descriptor, b"", verified=True), manifest, foreign, wanted)
+    (note_,) = notes.of_documents(Resolved(descriptor, b"", verified=True), manifest, foreign, wanted, [])
 
     assert_harmless(note_, 300)
     assert_harmless(mediatypes.shown(HOSTILE), 127)

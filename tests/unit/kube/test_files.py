@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+from imagecache.api import parse, yamltext
 from imagecache.errors import ObjectNotFound, ObjectRefused, WatchExpired
 from imagecache.kube import objects
 from imagecache.kube.api import Object
@@ -100,6 +101,38 @@ async def test_an_object_created_again_is_another_one(kube: FileKube) -> None:
     seen = [await anext(changes), await anext(changes)]
     assert [change.kind.value for change in seen] == ["DELETED", "ADDED"]
     assert objects.uid(seen[1].object) == objects.uid(again)
+
+
+async def test_halves_of_surrogate_pairs_are_read_as_go_reads_them(kube: FileKube) -> None:
+    """A manifest may have them as escapes, and a status as names of files that are no UTF-8."""
+    text = '{"metadata": {"name": "a", "annotations": {"a": "\\ud83d", "b": "\\ud83d\\ude00"}}}'
+    (document,) = yamltext.load(text)
+    assert isinstance(document.value, dict)
+
+    made = await kube.create(IMAGE_CACHES, document.value)
+    assert objects.texts(made, "metadata", "annotations") == {"a": "\ufffd", "b": "\U0001f600"}
+    changed = await kube.patch(IMAGE_CACHES, "a", {"status": {"message": "x\udcff"}}, subresource="status")
+    assert objects.text(changed, "status", "message") == "x\ufffd"
+    assert parse.stored(await kube.get(IMAGE_CACHES, "a")).cache.metadata.annotations["a"] == "\ufffd"
+
+
+async def test_halves_of_surrogate_pairs_in_a_secret(kube: FileKube, tmp_path: Path) -> None:
+    (tmp_path / "secrets").mkdir()
+    text = '{"kind": "Secret", "metadata": {"name": "s"}, "stringData": {"a": "\\ude00\\ud83d\\ude00"}}'
+    (tmp_path / "secrets" / "s.json").write_text(text)
+
+    found = await kube.get(SECRETS, "s", namespace="default")
+    assert objects.texts(found, "stringData") == {"a": "\ufffd\U0001f600"}
+
+
+async def test_a_version_that_is_no_number(kube: FileKube, tmp_path: Path) -> None:
+    await kube.create(IMAGE_CACHES, STORED)
+    file = tmp_path / "store" / "caches" / "a.json"
+    version = objects.resource_version(await kube.get(IMAGE_CACHES, "a"))
+    file.write_text(file.read_text().replace(version, "\u00b2"))
+
+    patched = await kube.patch(IMAGE_CACHES, "a", {"metadata": {"labels": {"x": "1"}}})
+    assert objects.resource_version(patched).isdecimal()
 
 
 async def test_what_a_host_does_not_have(kube: FileKube) -> None:

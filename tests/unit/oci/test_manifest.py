@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from imagecache.errors import ImageCacheError, LimitExceeded, MalformedDocument, UnsupportedMediaType
-from imagecache.limits import Limits
+from imagecache.limits import MIB, Limits
 from imagecache.oci import mediatypes
 from imagecache.oci.manifest import (
     Index,
@@ -320,6 +321,39 @@ def test_a_long_config() -> None:
         parse_config(config(A, history="x" * 3000), manifest_of(1), SMALL)
 
 
+def padded(document: bytes, size: int) -> bytes:
+    """With a field that nobody knows, of so many bytes."""
+    return document[:-1] + b', "padding": "%s"}' % (b"x" * size)
+
+
+def test_large_documents_that_containerd_pulls() -> None:
+    manifest = parse_manifest(padded(body(MANIFEST), 5 * MIB), mediatypes.OCI_MANIFEST)
+    assert parse_config(padded(config(A), 9 * MIB), manifest).diff_ids == (A,)
+    large = changed(MANIFEST, config={**CONFIG, "size": 9 * MIB})
+    assert parse_manifest(body(large), mediatypes.OCI_MANIFEST).config.size == 9 * MIB
+    entries = [{**ENTRY, "size": 5 * MIB}, *[ENTRY] * 1100]
+    listed = parse_index(body(changed(INDEX, manifests=entries)), mediatypes.OCI_INDEX)
+    assert chosen(listed.manifests[0]).size == 5 * MIB
+
+
+def test_a_document_that_would_take_much_memory() -> None:
+    """Two bytes of text are two hundred of memory."""
+    with pytest.raises(MalformedDocument, match="more than json_values, 250000, values"):
+        parse_config(config(A)[:-1] + b', "new": [%s{}]}' % (b"{}," * 250_000), manifest_of(1))
+    with pytest.raises(MalformedDocument, match="more than json_values, 20, values"):
+        detect_media_type(body(INDEX)[:-1] + b', "new": [%s{}]}' % (b"{}," * 20), "", replace(SMALL, json_values=20))
+
+
+DEEP = b"[" * 1500 + b'{"a": [null, "]["]}' + b"]" * 1500
+
+
+def test_what_nobody_knows_may_be_deep() -> None:
+    manifest = parse_manifest(body(MANIFEST)[:-1] + b', "new": ' + DEEP + b"}", mediatypes.OCI_MANIFEST)
+    assert manifest.config.digest == A
+    assert parse_config(config(A)[:-1] + b', "new": ' + DEEP + b"}", manifest).diff_ids == (A,)
+    assert parse_index(body(INDEX)[:-1] + b', "new": ' + DEEP + b"}", mediatypes.OCI_INDEX).digests == (A,)
+
+
 @pytest.mark.parametrize(
     ("document", "content_type", "media_type"),
     [
@@ -336,6 +370,22 @@ def test_detection(document: dict[str, Any], content_type: str, media_type: str)
     assert detect_media_type(body(document), content_type) == media_type
 
 
+NO_MOMENTS = [
+    "2024-13-01T00:00:00Z",
+    "2023-02-29T12:00:00Z",
+    "2024-05-01T24:00:00Z",
+    "2024-01-01T00:00:00Z\n",
+    "\n2024-01-01T00:00:00Z",
+    "\u0662\u0660\u0662\u0664-01-01T00:00:00Z",
+    "2024-01-01T00:00:00.\u0665Z",
+    "2024-01-01T00:00:00+0\u0661:00",
+    "2024-01-01T00:00:00.Z",
+    "2024-01-01T00:00:00+25:00",
+    "2024-01-01T00:00:00-00:61",
+]
+"""Some in Arabic digits."""
+
+
 def of_type(field: str) -> list[object]:
     """Values that Go refuses for a field, whether we need it or not."""
     wrong: dict[str, list[object]] = {
@@ -343,9 +393,9 @@ def of_type(field: str) -> list[object]:
         "artifactType": [5, {}],
         "subject": [5, [], {"size": "5"}],
         "urls": ["x", [5]],
-        "data": [5, "?", "eA=", [256], ["x"], {}],
+        "data": [5, "?", "eA=", [256], [-1], ["x"], [[]], {}],
         "platform": ["linux/amd64", {"os": 5}],
-        "created": [5, {}, "yesterday", "", "2024-13-01T00:00:00Z", "2023-02-29T12:00:00Z", "2024-05-01T24:00:00Z"],
+        "created": [5, {}, "yesterday", "", *NO_MOMENTS],
         "author": [5],
         "config": ["x", {"Env": "A=b"}, {"Labels": {"a": 5}}, {"ExposedPorts": {"80/tcp": []}}, {"ArgsEscaped": "yes"}],
         "history": [{}, [5], [{"created_by": []}], [{"empty_layer": 1}], [{"created": "x"}]],
@@ -376,13 +426,22 @@ def test_types_of_fields_of_descriptors(field: str) -> None:
             parse_index(body(changed(INDEX, manifests=[{**ENTRY, field: value}])), mediatypes.OCI_INDEX)
 
 
-@pytest.mark.parametrize("data", ["", "eA==", "e\nA=\r\n=", [], [0, 255], None])
+@pytest.mark.parametrize("data", ["", "eA==", "e\nA=\r\n=", [], [0, 255], [1, None], None])
 def test_data_of_a_descriptor_is_read_as_by_go(data: object) -> None:
     document = changed(MANIFEST, layers=[{**LAYER, "data": data}])
     assert parse_manifest(body(document), mediatypes.OCI_MANIFEST).layers
 
 
-@pytest.mark.parametrize("created", ["0000-02-29T12:00:00Z", "2024-02-29T1:00:00,5Z", "2024-05-01T12:00:00+23:59"])
+MOMENTS = [
+    "0000-02-29T12:00:00Z",
+    "2024-02-29T1:00:00,5Z",
+    "2024-05-01T12:00:00+23:59",
+    "2024-05-01T12:00:00-24:60",
+    f"2024-05-01T12:00:00.{'7' * 70}Z",
+]
+
+
+@pytest.mark.parametrize("created", MOMENTS)
 def test_moments_that_go_reads(created: str) -> None:
     parse_config(config(A, created=created, history=[{"created": created}]), manifest_of(1))
 

@@ -11,7 +11,7 @@ from imagecache.errors import NoMatchingPlatform
 from imagecache.oci import mediatypes
 from imagecache.oci.descriptor import Platform
 from imagecache.oci.manifest import Index
-from imagecache.oci.platform import matches, normalise, runs_on, select
+from imagecache.oci.platform import matches, normalise, runs_on, select, shown
 from imagecache.oci.shapes import AnyDescriptor
 
 
@@ -151,6 +151,23 @@ def test_os_features_must_be_there() -> None:
 
     assert choose([special, plain], parsed("linux/amd64")) is plain
     assert choose([plain, special], wanted) is special
+
+
+def with_features(*features: str) -> Platform:
+    return Platform(os="linux", architecture="amd64", os_features=features)
+
+
+def test_os_features_are_named_where_they_are_the_reason() -> None:
+    entries = [AnyDescriptor(platform=with_features("gpu", "a")), AnyDescriptor(platform=with_features("gpu", "a", ""))]
+
+    with pytest.raises(NoMatchingPlatform, match=r"for linux/amd64, only for linux\(\+\+a\+gpu\)/amd64, linux\(\+a"):
+        choose(entries, parsed("linux/amd64"))
+    with pytest.raises(NoMatchingPlatform, match=r"for linux\(\+b\)/amd64, only for"):
+        choose(entries, with_features("b"))
+
+
+def test_a_long_platform_is_cut_in_messages() -> None:
+    assert len(shown(Platform(os="linux", architecture="amd64", os_features=("x" * 5000,)))) < 200
 
 
 def test_matches() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from imagecache.registry.credentials import Credentials
 from imagecache.registry.listed_hosts import ListedHosts
 from testkit.images_oci import MemoryImage, memory_image
 from testkit.registry import FakeRegistry, FakeTime
+from testkit.served import make_certificate
 
 
 @pytest.fixture
@@ -72,6 +75,29 @@ async def is_private(client: RegistryClient, reference: Reference) -> bool:
     """Resolve the image, and say whether it is for some alone."""
     await client.resolve(reference)
     return (await client.access(reference, ())).private
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """PEM files: a certificate that is its own authority, its key, and one file with both."""
+
+    authority: Path
+    key: Path
+    both: Path
+
+    def copy(self, folder: Path) -> None:
+        """As ``c.pem``, ``k.pem`` and ``both.pem``."""
+        for name, file in {"c.pem": self.authority, "k.pem": self.key, "both.pem": self.both}.items():
+            shutil.copy(file, folder / name)
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    directory = tmp_path_factory.mktemp("certificate")
+    authority, key = make_certificate(directory)
+    both = directory / "both.pem"
+    both.write_text(authority.read_text() + key.read_text())
+    return Certificate(authority, key, both)
 
 
 @pytest.fixture

@@ -53,8 +53,11 @@ def config_of(auths: dict[str, object], source: str = "secret default/pull") -> 
         ("*", "example.com", "a", False),
         ("*.example.com", "registry.example.com.evil.com", "a", False),
         ("registry.example.com/team", "registry.example.com", "team/app", True),
-        ("registry.example.com/team/", "registry.example.com", "team", True),
-        ("registry.example.com/team", "registry.example.com", "team-b/app", False),
+        ("registry.example.com/team", "registry.example.com", "team", True),
+        ("registry.example.com/team/", "registry.example.com", "team/app", True),
+        ("registry.example.com/team/", "registry.example.com", "team", False),
+        ("registry.example.com/team", "registry.example.com", "team-b/app", True),
+        ("registry.example.com/team/", "registry.example.com", "team-b/app", False),
         ("registry.example.com/team", "registry.example.com", "other/team", False),
         ("r.example.com:8083/repository/internal", "r.example.com:8083", "repository/internal/app", True),
         ("r.example.com:8083/repository/internal", "r.example.com:8083", "repository/app", False),
@@ -165,6 +168,15 @@ BROKEN: list[object] = [
     {"auth": base64.b64encode(b"no colon " + SECRET[:6].encode()).decode()},
     {"auth": base64.b64encode(b"\xff:" + SECRET.encode()).decode()},
 ]
+
+
+async def test_an_identity_token_that_is_none_takes_no_password_away() -> None:
+    """kubelet does not read this field."""
+    config = config_of({"a.example": {**auth("bob"), "identitytoken": 5}, "b.example": {"identitytoken": 5}})
+
+    assert await users(config, "a.example", "x") == ["bob"]
+    with pytest.raises(InvalidSetting, match=r"'identitytoken' of 'b\.example' is not text"):
+        await config.credentials_for("b.example", "x")
 
 
 async def test_an_identity_token_takes_no_password_away() -> None:
@@ -434,6 +446,36 @@ async def test_a_failing_helper_is_named_and_not_quoted(helpers: Helpers, script
 async def test_an_absent_helper() -> None:
     with pytest.raises(InvalidSetting, match="cannot be started"):
         await with_helpers({"credsStore": "nowhere"}).credentials_for("a", "x")
+
+
+HELPERS_OF_OTHER_TYPES: list[dict[str, object]] = [
+    {"credsStore": 5},
+    {"credsStore": {}},
+    {"credHelpers": []},
+    {"credHelpers": "one"},
+]
+
+
+@pytest.mark.parametrize("fields", HELPERS_OF_OTHER_TYPES)
+async def test_helpers_of_other_types_concern_docker_alone(fields: dict[str, object]) -> None:
+    """kubelet reads neither field of a pull secret."""
+    data = json.dumps({"auths": {"a.example": auth("bob")}, **fields}).encode()
+
+    assert await users(parse_docker_config_json(data, "secret a/b"), "a.example", "x") == ["bob"]
+    with pytest.raises(InvalidSetting, match="is not a Docker configuration"):
+        parse_docker_config(data, "config.json")
+
+
+async def test_auths_twice_are_one() -> None:
+    """Go reads the second object into the map that it has made for the first."""
+    first, second = (json.dumps({"a.example": auth(name)}) for name in ("bob", "eve"))
+    other = json.dumps({"b.example": auth("eve")})
+
+    keyring = parse_docker_config_json(f'{{"auths": {first}, "auths": {other}}}'.encode(), "secret a/b")
+    assert await users(keyring, "a.example", "x") == ["bob"]
+    assert await users(keyring, "b.example", "x") == ["eve"]
+    keyring = parse_docker_config_json(f'{{"auths": {first}, "auths": {second}}}'.encode(), "secret a/b")
+    assert await users(keyring, "a.example", "x") == ["eve"]
 
 
 @pytest.mark.parametrize("name", ["../../bin/sh", "a b", "", "-x"])

@@ -232,6 +232,35 @@ async def test_redirects_without_end(
     assert len(registry.seen) == 3
 
 
+@pytest.mark.parametrize("requests", [10, 11])
+async def test_as_many_redirects_as_go_follows(
+    connect: Connect, registry: FakeRegistry, reference: Reference, image: MemoryImage, requests: int
+) -> None:
+    """Go's client makes ten requests for one, and says "stopped after 10 redirects" where the tenth is answered so."""
+    path = f"/v2/{reference.path}/blobs/{image.layers[0].digest}"
+    registry.faults.statuses.extend([(307, {"Location": path})] * (requests - 1))
+    client = await connect()
+
+    if requests == 10:
+        assert await read(client, reference, image.layers[0]) == CONTENT
+    else:
+        with pytest.raises(ProtocolViolation, match="redirects more than 9 times"):
+            await read(client, reference, image.layers[0])
+
+    assert len(registry.seen) == 10
+
+
+async def test_falling_back_to_plain_http_is_no_redirect(
+    connect: Connect, registry: FakeRegistry, reference: Reference, image: MemoryImage
+) -> None:
+    registry.faults.redirect_forever = True
+
+    with pytest.raises(ProtocolViolation, match="more than 2 times"):
+        await read(await connect(limits=Limits(redirects=2), plain_http=frozenset()), reference, image.layers[0])
+
+    assert len(registry.seen) == 3
+
+
 @pytest.mark.parametrize(
     "target", ["ftp://x", "http://user:word@", "file:///etc/passwd?", "//[bad", "http://b\u00fccher.example"]
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from imagecache.registry.endpoint import (
     with_user_lists,
 )
 from imagecache.registry.hosts_toml import configured_endpoints
+
+from .conftest import Certificate
 
 ALL = Capability.PULL | Capability.RESOLVE
 
@@ -111,27 +114,46 @@ def test_without_a_server_the_registry_is_last(tmp_path: Path) -> None:
     assert own == default_endpoint("quay.io")
 
 
-def test_settings_of_the_registry_itself(tmp_path: Path) -> None:
-    folder = write(tmp_path, "r.example", 'ca = "ca.pem"\nclient = ["both.pem", ["c.pem", "k.pem"], ["d.pem", ""]]\n')
+def test_settings_of_the_registry_itself(tmp_path: Path, certificate: Certificate) -> None:
+    folder = write(tmp_path, "r.example", 'ca = "c.pem"\nclient = ["both.pem", ["c.pem", "k.pem"]]\n')
+    certificate.copy(folder)
 
     (own,) = configured_endpoints(tmp_path, "r.example")
 
     assert own.host == "r.example"
-    assert own.trust.authorities == (folder / "ca.pem",)
-    assert own.trust.clients == (
-        (folder / "both.pem", None),
-        (folder / "c.pem", folder / "k.pem"),
-        (folder / "d.pem", None),
-    )
+    assert own.trust.authorities == (folder / "c.pem",)
+    assert own.trust.clients == ((folder / "both.pem", None), (folder / "c.pem", folder / "k.pem"))
 
 
-def test_a_server_without_a_scheme_and_with_its_own_path(tmp_path: Path) -> None:
-    write(tmp_path, "a.example", 'server = "b.example/v2/upstream"\noverride_path = true\nca = ["/x.pem"]\n')
+def test_a_server_without_a_scheme_and_with_its_own_path(tmp_path: Path, certificate: Certificate) -> None:
+    ca = certificate.authority
+    write(tmp_path, "a.example", f'server = "b.example/v2/upstream"\noverride_path = true\nca = ["{ca}"]\n')
 
     (own,) = configured_endpoints(tmp_path, "a.example")
 
     assert str(own.url("r")) == "https://b.example/v2/upstream/r?ns=a.example"
-    assert own.trust.authorities == (Path("/x.pem"),)
+    assert own.trust.authorities == (ca,)
+
+
+@pytest.mark.parametrize("server", ["", 'server = ""\n'])
+def test_a_server_that_is_absent_has_neither_path_nor_capabilities(tmp_path: Path, server: str) -> None:
+    """To containerd an empty one is absent, and it then uses the registry for everything."""
+    more = 'capabilities = ["pull"]\noverride_path = true\nskip_verify = true\n[host."https://m.example"]\n'
+    write(tmp_path, "r.example", server + more)
+
+    mirror, own = configured_endpoints(tmp_path, "r.example")
+
+    assert mirror.host == "m.example"
+    assert (str(own.url("a")), own.capabilities, own.trust.verify) == ("https://r.example/v2/a", ALL, False)
+
+
+@pytest.mark.parametrize(("written", "seconds"), [("1m30s", 90.0), ("50000us", 0.05), ("0s", 0.0), ("", None)])
+def test_how_long_a_mirror_is_dialled(tmp_path: Path, written: str, seconds: float | None) -> None:
+    write(tmp_path, "r.example", f'[host."https://m.example"]\ndial_timeout = "{written}"\n')
+
+    mirror, _ = configured_endpoints(tmp_path, "r.example")
+
+    assert mirror.dial_timeout == seconds
 
 
 @pytest.mark.parametrize(
@@ -154,8 +176,9 @@ def test_directories_for_a_host_with_a_port(tmp_path: Path, folders: list[str], 
 @pytest.mark.parametrize(
     ("host", "key"), [("docker.io", "docker.io"), ("r.example:5000", "r.example_5000_"), ("quay.io", "_default")]
 )
-def test_a_volume_of_a_configmap(tmp_path: Path, host: str, key: str) -> None:
+def test_a_volume_of_a_configmap(tmp_path: Path, certificate: Certificate, host: str, key: str) -> None:
     """Its keys are files, which kubelet links to another directory."""
+    shutil.copy(certificate.authority, tmp_path / "ca.crt")
     (tmp_path / "..data").mkdir()
     (tmp_path / "..data" / key).write_text('server = "https://m.example"\nca = "ca.crt"\n')
     (tmp_path / key).symlink_to(tmp_path / "..data" / key)
@@ -165,11 +188,17 @@ def test_a_volume_of_a_configmap(tmp_path: Path, host: str, key: str) -> None:
     assert (own.host, own.trust.authorities) == ("m.example", (tmp_path / "ca.crt",))
 
 
-def test_certificate_files_of_docker(tmp_path: Path) -> None:
+@pytest.mark.parametrize("empty", [True, False])
+def test_certificate_files_of_docker(tmp_path: Path, certificate: Certificate, *, empty: bool) -> None:
+    """They count where hosts.toml does not exist, or is empty."""
     folder = tmp_path / "r.example"
-    folder.mkdir()
-    for name in ("a.crt", "b.crt", "c.cert", "c.key", "d.cert", "readme"):
-        (folder / name).touch()
+    (folder / "dir.crt").mkdir(parents=True)
+    files = {"a.crt": certificate.authority, "c.cert": certificate.authority, "c.key": certificate.key}
+    for name, file in {**files, "b.crt": certificate.authority, "d.cert": certificate.both}.items():
+        shutil.copy(file, folder / name)
+    (folder / "readme").touch()
+    if empty:
+        (folder / "hosts.toml").touch()
 
     (own,) = configured_endpoints(tmp_path, "r.example")
 
@@ -201,6 +230,64 @@ def test_malformed_files(tmp_path: Path, text: str) -> None:
     folder = write(tmp_path, "r.example", text)
 
     with pytest.raises(InvalidSetting, match=str(folder / "hosts.toml")):
+        configured_endpoints(tmp_path, "r.example")
+
+
+MIRROR = '[host."http://m.example:5000"]\n'
+WRONG_VALUES = {
+    'skip_verify = "true"': "skip_verify is neither true nor false",
+    "skip_verify = 1": "skip_verify is neither true nor false",
+    'override_path = "true"': "override_path is neither true nor false",
+    "override_path = 1": "override_path is neither true nor false",
+    "dial_timeout = 5": "dial_timeout is not text",
+    'dial_timeout = "1d"': "dial_timeout: '1d' is not a duration",
+    'capabilities = "pull"': "capabilities is not a list",
+    'capabilities = ["pull", 3]': "capabilities is not text",
+    "header = 3": "header is not a table",
+    "ca = true": "ca is not text",
+    'ca = ""': "ca names a file without a name",
+    'ca = [""]': "ca names a file without a name",
+    'ca = "missing.crt"': "ca: cannot use the authorities in .*/missing.crt: .*No such file",
+    'ca = ["c.pem", "empty.pem"]': "ca: cannot use the authorities in .*/empty.pem",
+    'ca = "k.pem"': "ca: cannot use the authorities in .*/k.pem",
+    "client = true": "client is not text",
+    'client = ""': "client names a file without a name",
+    'client = ["c.pem", "k.pem"]': "client: cannot use the client certificate .*/c.pem",
+    'client = ["missing.crt", "missing.key"]': "client: cannot use the client certificate .*/missing.crt: .*No such",
+    'client = [["c.pem", "missing.key"]]': "client: cannot use .*/c.pem with the key .*/missing.key: .*No such file",
+    'client = [["both.pem"]]': "client: a pair is",
+    'client = [["both.pem", ""]]': "client: a pair is",
+}
+"""What containerd 2.4 refuses, or fails with, at whichever server it stands."""
+
+
+@pytest.mark.parametrize("root", [False, True])
+@pytest.mark.parametrize("line", WRONG_VALUES)
+def test_values_that_containerd_refuses(tmp_path: Path, certificate: Certificate, line: str, *, root: bool) -> None:
+    folder = write(tmp_path, "r.example", f"{line}\n{MIRROR}" if root else f"{MIRROR}{line}\n")
+    certificate.copy(folder)
+    (folder / "empty.pem").touch()
+
+    with pytest.raises(InvalidSetting, match=WRONG_VALUES[line]) as caught:
+        configured_endpoints(tmp_path, "r.example")
+
+    assert str(folder / "hosts.toml") in str(caught.value)
+    assert ('[host."http://m.example:5000"]: ' in str(caught.value)) is not root
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.crt", ""), ("a.cert", "the certificate alone"), ("a.cert", "nothing")]
+)
+def test_certificate_files_of_docker_that_cannot_be_used(
+    tmp_path: Path, certificate: Certificate, name: str, content: str
+) -> None:
+    folder = tmp_path / "r.example"
+    folder.mkdir()
+    alone = certificate.authority.read_text()
+    (folder / name).write_text(alone if content == "the certificate alone" else content)
+
+    with pytest.raises(InvalidSetting, match=str(folder / name)):
         configured_endpoints(tmp_path, "r.example")
 
 

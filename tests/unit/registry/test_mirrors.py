@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from imagecache.errors import ImageNotFound, InvalidSetting
+from imagecache.errors import ImageNotFound, InvalidSetting, RegistryUnavailable
 from imagecache.oci.reference import Reference
 from imagecache.registry.client import RegistryClient
 from imagecache.registry.credentials import Credential
@@ -85,6 +85,32 @@ async def test_a_mirror_with_wrong_bytes_is_left(
     other.faults.replace[image.config.digest] = b"x" * image.config.size
 
     assert await mirrored.document(reference, image.config) == image.blobs[image.config.digest]
+
+
+async def test_a_mirror_that_has_no_time_to_answer_is_left(
+    connect: Connect,
+    registry: FakeRegistry,
+    other: FakeRegistry,
+    reference: Reference,
+    image: MemoryImage,
+    tmp_path: Path,
+) -> None:
+    """To Go a time limit of less than 0 has passed before the dialling begins."""
+    registry.push("team/app:1", image)
+    other.push("team/app:1", image)
+    folder = tmp_path / "docker.io"
+    folder.mkdir()
+    file, mirror = folder / "hosts.toml", f'server = "{registry.url}"\n[host."{other.url}"]\ndial_timeout = "-1s"\n'
+    file.write_text(mirror)
+    client = await connect(hosts_dir=tmp_path)
+
+    assert (await client.resolve(reference)).descriptor == image.descriptor
+    assert await read(client, reference, image) == image.blobs[image.layers[0].digest]
+    assert other.seen == []
+
+    file.write_text(f'dial_timeout = "-1s"\n{mirror}')
+    with pytest.raises(RegistryUnavailable, match=r"dial_timeout in hosts\.toml is less than 0"):
+        await (await connect(hosts_dir=tmp_path)).resolve(reference)
 
 
 async def test_a_blob_goes_on_at_the_next_server(

@@ -28,6 +28,7 @@ from imagecache.errors import (
     StoreRefused,
     StoreUnreachable,
 )
+from imagecache.served import protocol
 from imagecache.served.store_client import ClientSettings, PartialRead, StoreClient
 from imagecache.store.bundle_document import encode
 from imagecache.store.layer_name import LayerName, Space
@@ -179,7 +180,7 @@ async def test_lies_about_layers(liar: Liar, to_liar: StoreClient, lie: str) -> 
 DOCUMENT = Digest.sha256(b"document")
 DOCUMENT_LIES: dict[str, tuple[bytes, type[ImageCacheError]]] = {
     "altered": (b"documenT", DigestMismatch),
-    "endless": (bytes((8 << 20) + 1), LimitExceeded),
+    "endless": (bytes(protocol.DOCUMENT_LIMIT + 1), LimitExceeded),
 }
 
 

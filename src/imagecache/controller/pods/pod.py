@@ -84,11 +84,11 @@ class Pod(pod.Pod, frozen=True, gc=False):
     def kept(self) -> Pod:
         """The same, with the annotations that matter, and without a hold on the page or line that it was read from."""
         annotations = {key: text for key, text in (self.metadata.annotations or {}).items() if key in _READ}
-        pod = replace(self, metadata=replace(self.metadata, annotations=annotations))
+        kept = replace(self, metadata=replace(self.metadata, annotations=annotations))
         if self.spec.affinity is None:
-            return pod
+            return kept
         affinity = Affinity(self.spec.affinity.node_affinity.copy()) if self.is_gated else None
-        return replace(pod, spec=replace(self.spec, affinity=affinity))
+        return replace(kept, spec=replace(self.spec, affinity=affinity))
 
 
 DECODER = msgspec.json.Decoder(Pod)
