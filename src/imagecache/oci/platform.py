@@ -41,7 +41,7 @@ _ARM64_MINORS = {"v8": 9, "v9": 7}
 """Highest known minor version of each arm64 architecture."""
 _ARM64_V9_IS = 5
 """v9.n runs everything up to v8.(n+5)."""
-_LONGEST = 160
+_LONGEST = 60
 """Characters of a platform in a message: a registry may call it anything."""
 _UNKNOWN = "unknown"
 """BuildKit gives attestation manifests the platform unknown/unknown, which no machine is."""
