@@ -249,20 +249,23 @@ def test_bundles_follow_the_index(tmp_path: Path) -> None:
     assert bundles.collect().freed == 0
 
 
+def kubeconfig(directory: Path, url: str) -> str:
+    """Its path."""
+    text = {
+        "clusters": [{"name": "c", "cluster": {"server": url}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u", "namespace": "imagecache-system"}}],
+        "current-context": "x",
+        "users": [{"name": "u", "user": {}}],
+    }
+    (directory / "kubeconfig").write_text(json.dumps(text))
+    return str(directory / "kubeconfig")
+
+
 async def test_the_whole_controller_on_an_api_over_http(site: Site, tmp_path: Path) -> None:
     """Informers, leader election, a build process and the store, with nothing faked but the two servers."""
     kube = FakeKube(SystemClock())
     async with KubeServer(kube) as server:
-        clusters = [{"name": "c", "cluster": {"server": server.url}}]
-        contexts = [{"name": "x", "context": {"cluster": "c", "user": "u", "namespace": "imagecache-system"}}]
-        text = {
-            "clusters": clusters,
-            "contexts": contexts,
-            "current-context": "x",
-            "users": [{"name": "u", "user": {}}],
-        }
-        (tmp_path / "kubeconfig").write_text(json.dumps(text))
-        more = {"kubeconfig": str(tmp_path / "kubeconfig"), "insecure_registries": site.registry.address}
+        more = {"kubeconfig": kubeconfig(tmp_path, server.url), "insecure_registries": site.registry.address}
         settings = load(as_flags(site.settings) | more, {})
         controller = ClusterController(Store.open(settings.store), settings, SystemClock())
         task = asyncio.create_task(controller.run())

@@ -16,10 +16,10 @@ from imagecache.oci.descriptor import Descriptor
 from imagecache.oci.reference import Reference
 from imagecache.registry.client import RegistryClient
 from imagecache.registry.config import RegistryConfig
-from imagecache.registry.credentials import Credentials
+from imagecache.registry.credentials import Credential, Credentials
 from imagecache.registry.listed_hosts import ListedHosts
 from testkit.images_oci import MemoryImage, memory_image
-from testkit.registry import FakeRegistry, FakeTime
+from testkit.registry import FakeRegistry, FakeTime, FixedCredentials
 from testkit.served import make_certificate
 
 
@@ -53,6 +53,8 @@ def config(registry: FakeRegistry, time: FakeTime) -> RegistryConfig:
 
 
 Connect = Callable[..., Awaitable[RegistryClient]]
+SECRET = "s3cr3t-word"  # noqa: S105 - the password of the fake, and what must not be seen elsewhere
+ALICE = Credential(username="alice", password=SECRET, source="secret default/pull")
 CONTENT = random.Random(7).randbytes(5_000_000)
 """Of the layer of ``image``, which is stored as it is."""
 
@@ -69,6 +71,14 @@ def reference(registry: FakeRegistry, image: MemoryImage) -> Reference:
 
 async def read(client: RegistryClient, reference: Reference, layer: Descriptor, offset: int = 0) -> bytes:
     return b"".join([chunk async for chunk in client.stream(reference, layer, offset)])
+
+
+def known(registry: FakeRegistry, *credentials: Credential) -> FixedCredentials:
+    return FixedCredentials({registry.address: credentials or (ALICE,)})
+
+
+async def read(client: RegistryClient, reference: Reference, image: MemoryImage) -> bytes:
+    return b"".join([chunk async for chunk in client.stream(reference, image.layers[0])])
 
 
 async def is_private(client: RegistryClient, reference: Reference) -> bool:
