@@ -162,7 +162,7 @@ async def test_implied_parents_in_proxy_mode(proxy: CachingNode, registry_off: R
 
 async def test_the_agent_may_stop_while_containers_run(proxy: CachingNode, app: str) -> None:
     proxy.create("cache", [app])
-    async with Cri(proxy.address, again=20) as cri, cri.running(app) as container:
+    async with Cri(proxy.address) as cri, cri.running(app) as container:
         proxy.stop_agent()
         assert (await cri.exec_sync(container, READ)).code == 0
         proxy.start_agent()
@@ -172,7 +172,7 @@ async def test_the_agent_may_stop_while_containers_run(proxy: CachingNode, app: 
 
 async def test_the_agent_may_be_killed_while_containers_run(proxy: CachingNode, app: str) -> None:
     proxy.create("cache", [app])
-    async with Cri(proxy.address, again=20) as cri, cri.running(app) as container:
+    async with Cri(proxy.address) as cri, cri.running(app) as container:
         proxy.agent.kill()
         proxy.start_agent()
         assert (await cri.exec_sync(container, READ)).code == 0
@@ -211,7 +211,7 @@ async def test_delete_disturbs_nothing_and_layers_go_with_their_last_container(p
             assert 'imagecache.eci.alibabacloud.com "cache" deleted' in answer
             assert (await cri.exec_sync(container, READ)).code == 0
             assert list(proxy.store.rglob("*.erofs"))
-        assert await cri.image_status(app) is None
+        await cri.until_absent(app)
     assert wait_until(lambda: not list(proxy.store.rglob("*.erofs")), seconds=30, every=0.1)
     assert proxy.command("get", "-o", "name") == ""
 
@@ -227,7 +227,7 @@ async def test_detach_and_attach_again(node: CachingNode, plain_app: str) -> Non
     node.create("cache", [plain_app])
     async with Cri(node.address) as cri:
         node.command("detach", "cache")
-        assert await cri.image_status(plain_app) is None
+        await cri.until_absent(plain_app)
         node.command("attach", "cache")
         assert await cri.run(plain_app, READ) == "second layer\nnew\n"
 
@@ -247,7 +247,7 @@ async def test_an_update_serves_the_old_content_until_the_new_is_attached(
         assert "imagecache.eci.alibabacloud.com/cache configured" in answer
         registry_off.stop()
         assert await cri.run(update, ["cat", "/srv/data"]) == "newer\n"
-        assert await cri.image_status(plain_app) is None
+        await cri.until_absent(plain_app)
     assert "Ready" in node.command("get", "cache")
     node.command("delete", "cache")
 
