@@ -194,6 +194,20 @@ async def test_all_mounts_gone_as_after_a_reboot(proxy: CachingNode, registry_of
         assert await cri.run(app, READ) == "second layer\nnew\n"
 
 
+async def test_containerd_starts_while_the_agent_is_away(proxy: CachingNode, registry_off: Registry, app: str) -> None:
+    """CRI leaves out the images whose snapshots it cannot ask for then, and does not look at them again by itself."""
+    proxy.create("cache", [app])
+    async with Cri(proxy.address) as cri:
+        await cri.run(app, READ)
+    registry_off.stop()
+    proxy.stop_agent()
+    proxy.containerd.restart()
+    proxy.start_agent()
+    async with Cri(proxy.address) as cri:
+        await cri.until_present(app)
+        assert await cri.run(app, READ) == "second layer\nnew\n"
+
+
 async def test_one_mount_for_all_containers(proxy: CachingNode, app: str) -> None:
     proxy.create("cache", [app])
     async with Cri(proxy.address) as cri, cri.running(app):
