@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from imagecache.digest import ChainID, DiffID, Digest, chain_id, chain_ids
+from imagecache.errors import MalformedLayer
 from imagecache.oci.descriptor import Descriptor, Platform
 from imagecache.oci.mediatypes import OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST
 from imagecache.oci.reference import Reference
@@ -112,7 +113,7 @@ def bundle_document(
             name=LayerName(space=Space.LAYERS, digest=diff_id),
             blob=_described(OCI_LAYER_GZIP, b"compressed " + content),
             size=len(content),
-            sha256=Digest.sha256(content),
+            digest=Digest.sha256(content),
             tar_size=len(content),
             entries=1,
         )
@@ -139,3 +140,11 @@ def leased(store: Path) -> set[Path]:
     """Layer images that any node has leased."""
     paths = StorePaths(store)
     return {paths.layer(name) for _, name in paths.node_lease_files()}
+
+
+def proves(path: Path) -> tuple[DiffID, Digest]:
+    """``store.check.Verify`` without EROFS: these layer images are the tar itself."""
+    content = path.read_bytes()
+    if content == b"not a layer image":
+        raise MalformedLayer("no layer image")
+    return DiffID(Digest.sha256(content)), Digest.sha256(content)

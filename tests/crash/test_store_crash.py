@@ -29,10 +29,6 @@ def name(diff_id: DiffID) -> LayerName:
     return LayerName(space=Space.LAYERS, digest=diff_id)
 
 
-def proves(path: Path) -> DiffID:
-    return DiffID(Digest.sha256(path.read_bytes()))
-
-
 def life(root: Path, done: list[str]) -> None:
     """Everything that a store is for, once. ``done`` gets what has been promised."""
     store = Store.open(root)
@@ -68,7 +64,7 @@ def assert_sound(root: Path, done: list[str]) -> None:
     assert "put B" not in done or "begin to delete B" in done or B in ids
     assert "delete B" not in done or B not in ids
     assert "hold" not in done or {name(BASE), name(APP)} <= store.leases.of("node")
-    report = store.check(deep=True, verify=proves)
+    report = store.check(verify=proves)
     assert (report.corrupt, report.missing, report.unexpected) == ([], [], [])
 
     store.collect()
@@ -81,7 +77,7 @@ def assert_sound(root: Path, done: list[str]) -> None:
     for directory in (store.paths.staging, store.paths.trash, store.paths.build_leases):
         assert list(directory.iterdir()) == []
     assert list(root.glob(".*")) == []
-    assert store.check(deep=True, verify=proves).healthy
+    assert store.check(verify=proves).healthy
 
 
 def assert_recovers(root: Path, done: list[str]) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from imagecache.builder import layer_file
 from imagecache.clock import Clock
+from imagecache.digest import DiffID, Digest
 from imagecache.settings.table import Settings
 from imagecache.store.check import Report
 from imagecache.store.store import Store
@@ -12,4 +15,9 @@ from imagecache.store.store import Store
 def check(settings: Settings, clock: Clock, *, deep: bool, quarantine: bool) -> Report:
     """Verify what the store holds. Raises StoreError."""
     store = Store.open(settings.store, clock)
-    return store.check(deep=deep, verify=lambda path: layer_file.verify(path).header.diff_id, quarantine=quarantine)
+    return store.check(verify=_verify if deep else None, quarantine=quarantine)
+
+
+def _verify(path: Path) -> tuple[DiffID, Digest]:
+    proven = layer_file.verify(path)
+    return proven.header.diff_id, proven.digest

@@ -1,7 +1,8 @@
 """One layer from compressed bytes to a layer image, in one pass.
 
 Four threads work at once, and their heavy parts release the interpreter lock: one reads and hashes the compressed
-bytes, one decompresses, one (the caller's) parses the tar and assembles the tree, one hashes and writes the tar.
+bytes, one decompresses, one (the caller's) parses the tar and assembles the tree, one hashes and writes the tar. With
+``Parallel`` the second is rapidgzip's, which uses more cores.
 Nothing is extracted, and the queues between the threads bound the memory. It works on file descriptors alone, so that a
 process without privileges can run it. It must not know names, stores or registries.
 """
@@ -12,21 +13,28 @@ import hashlib
 import os
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 import msgspec
 
 from imagecache.builder.converted import Converted
+from imagecache.builder.image_digest import Hash, continued, image_digest
 from imagecache.builder.writeback import WriteBehind
 from imagecache.digest import DiffID, Digest
 from imagecache.erofs.layer_header import DATA_START, LayerFlags, LayerHeader
 from imagecache.erofs.writer import write_image
-from imagecache.errors import ContentError, DigestMismatch, StoreError
+from imagecache.errors import ContentError, DigestMismatch
+from imagecache.layer import parallel_gzip
 from imagecache.layer.assemble import LayerTree, assemble
-from imagecache.layer.compression import Compression, Decompressor, sniff
+from imagecache.layer.compression import Compression, Decompressor, check_growth, sniff
+from imagecache.layer.parallel_gzip import Compressed
 from imagecache.layer.tar_sources import ChunkSource
 from imagecache.limits import Limits
 
+_HEAD = 10
+"""Bytes that tell the compression."""
+_CHUNK = 1 << 20
 _QUEUED_PIECES = 4
 """Pieces of at most 4 MiB each between two threads: enough to even out their speeds, and little memory."""
 
@@ -39,15 +47,18 @@ def convert(
     limits: Limits,
     blob: Digest | None = None,
     diff_id: DiffID | None = None,
+    parallel: Parallel | None = None,
 ) -> Converted:
     """Convert the compressed ``chunks`` of ``blob`` into the empty, writable file ``fd``.
 
-    ``blob`` and ``diff_id`` are the expected digests, where they are known. Raises DigestMismatch when one is wrong,
+    ``blob`` and ``diff_id`` are the expected digests, where they are known; ``parallel`` needs the second. Raises DigestMismatch when one is wrong,
     ImageTooLarge when the tar has more bytes than ``limits.layer_room``, and the ContentError family for the content of
     the layer.
     """
-    reader = _Reader(chunks, blob.algorithm if blob else "sha256")
-    inflater = _Inflater(reader.out, limits)
+    reader = _Reader(chunks, blob)
+    inflater = _Inflater(reader.out, limits, parallel)
+    if parallel is not None:
+        reader.out.abandon()  # it only hashes: the other reads the file itself
     writer = _TarWriter(fd)
     for thread in (reader, inflater, writer):
         thread.start()
@@ -57,21 +68,23 @@ def convert(
         inflater.out.abandon()
         reader.join()
         # Read to the end first: when the blob is not the promised one, that is the error, and a new download may help.
-        _check("blob", reader.digest, blob)
+        reader.check(blob)
         raise
     finally:
         # Every thread ends on every path: each is stopped or drained before it is joined.
         reader.stop.set()
         inflater.out.abandon()
+        if parallel is not None:
+            parallel.end()
         writer.finish()
         inflater.join()
         reader.join()
-    _check("blob", reader.digest, blob)
+    reader.check(blob)
     found = DiffID(Digest(f"sha256:{writer.hash.hexdigest()}"))
     _check("uncompressed layer", found, diff_id)
     header = header_of(tree, writer.size, found, bottom=bottom)
-    converted = Converted(header=header) if tree.implied and not bottom else finish(fd, tree, header)
-    return msgspec.structs.replace(converted, compression=inflater.compression.value)
+    converted = Converted(header=header) if tree.implied and not bottom else finish(fd, tree, header, writer.hash)
+    return msgspec.structs.replace(converted, compression=inflater.compression.value, threads=inflater.threads)
 
 
 def header_of(tree: LayerTree, tar_size: int, diff_id: DiffID, *, bottom: bool) -> LayerHeader:
@@ -82,28 +95,23 @@ def header_of(tree: LayerTree, tar_size: int, diff_id: DiffID, *, bottom: bool) 
     return LayerHeader(tar_size=tar_size, diff_id=diff_id, entries=tree.entries, flags=flags)
 
 
-def finish(fd: int, tree: LayerTree, header: LayerHeader) -> Converted:
-    """Write the filesystem behind the tar and sync the file."""
+def finish(fd: int, tree: LayerTree, header: LayerHeader, tar: Hash | None = None) -> Converted:
+    """Write the filesystem behind the tar and sync the file. ``tar``: the hash of the tar, where it is known."""
     size = write_image(fd, tree.root, header)
-    hashing = _FileHash(fd, size)
-    hashing.start()  # it reads from the page cache while the disk writes
+    end = DATA_START + header.tar_size
+    digest = image_digest(fd, size) if tar is None else continued(tar, fd, end, size)
     os.fdatasync(fd)
-    return Converted(header=header, size=size, sha256=hashing.result())
+    return Converted(header=header, size=size, digest=digest)
 
 
-def hash_file(fd: int, size: int) -> Digest:
-    """SHA-256 of the first ``size`` bytes of a file."""
-    digest = hashlib.sha256()
-    buffer = bytearray(4 << 20)
-    view = memoryview(buffer)
-    offset = 0
-    while offset < size:
-        count = os.preadv(fd, [view[: min(len(buffer), size - offset)]], offset)
-        if count == 0:
-            raise StoreError("a staged layer image is shorter than what was written", hint="check the disk")
-        digest.update(view[:count])
-        offset += count
-    return Digest("sha256:" + digest.hexdigest())
+@dataclass(frozen=True, slots=True)
+class Parallel:
+    """Several cores for a gzip stream. What comes of it counts only under the expected diffID."""
+
+    compressed: Compressed
+    threads: int
+    end: Callable[[], None]
+    """Nobody waits for more of ``compressed``."""
 
 
 def _assemble(inflater: _Inflater, writer: _TarWriter, *, bottom: bool, limits: Limits) -> LayerTree:
@@ -169,16 +177,18 @@ class _Channel:
 class _Reader(threading.Thread):
     """Reads and hashes the compressed chunks, to the end of the blob even when the reader of ``out`` stops."""
 
-    def __init__(self, chunks: Iterator[bytes], algorithm: str) -> None:
+    def __init__(self, chunks: Iterator[bytes], blob: Digest | None) -> None:
+        """Without ``blob`` nothing is hashed."""
         super().__init__(name="read", daemon=True)
         self.out = _Channel()
         self.stop = threading.Event()
         self._chunks = chunks
-        self._hash = hashlib.new(algorithm)
+        self._hash = hashlib.new(blob.algorithm) if blob is not None else None
 
-    @property
-    def digest(self) -> str:
-        return f"{self._hash.name}:{self._hash.hexdigest()}"
+    def check(self, blob: Digest | None) -> None:
+        """Raises DigestMismatch. Called when the thread has ended."""
+        if self._hash is not None:
+            _check("blob", f"{self._hash.name}:{self._hash.hexdigest()}", blob)
 
     def run(self) -> None:
         """A malformed layer is read to its end: its digest tells whether the blob was damaged on the way."""
@@ -186,7 +196,8 @@ class _Reader(threading.Thread):
             for chunk in self._chunks:
                 if self.stop.is_set():
                     break
-                self._hash.update(chunk)
+                if self._hash is not None:
+                    self._hash.update(chunk)
                 self.out.put(chunk)
             self.out.put(None)
         except BaseException as error:  # noqa: BLE001 - raised in the thread that reads the channel
@@ -196,34 +207,54 @@ class _Reader(threading.Thread):
 class _Inflater(threading.Thread):
     """Decompresses chunks to pieces of the tar."""
 
-    def __init__(self, chunks: _Channel, limits: Limits) -> None:
+    def __init__(self, chunks: _Channel, limits: Limits, parallel: Parallel | None) -> None:
         super().__init__(name="inflate", daemon=True)
         self.out = _Channel()
         self.compression = Compression.NONE
         """Known once the first chunk was read."""
+        self.threads = 1
         self._chunks = chunks
         self._limits = limits
+        self._parallel = parallel
 
     def run(self) -> None:
         try:
-            self._inflate()
+            for piece in self._pieces():
+                if not self.out.put(piece):
+                    break
             self.out.put(None)
         except BaseException as error:  # noqa: BLE001 - raised in the thread that reads the channel
             self.out.put(_Failed(error))
         finally:
             self._chunks.abandon()
 
-    def _inflate(self) -> None:
+    def _pieces(self) -> Iterator[bytes]:
+        if self._parallel is None:
+            return self._plain(self._chunks)
+        compressed = self._parallel.compressed
+        self.compression = sniff(compressed.read(_HEAD))
+        compressed.seek(0)
+        if self.compression is not Compression.GZIP:  # its media type says something else
+            return self._plain(iter(lambda: compressed.read(_CHUNK), b""))
+        self.threads = self._parallel.threads
+        return self._counted(parallel_gzip.inflate(compressed, self._parallel.threads))
+
+    def _plain(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         decompressor: Decompressor | None = None
-        for chunk in self._chunks:
+        for chunk in chunks:
             if decompressor is None:
                 self.compression = sniff(chunk)
                 decompressor = Decompressor(self.compression, self._limits)
-            for piece in decompressor.feed(chunk):
-                if not self.out.put(piece):
-                    return
+            yield from decompressor.feed(chunk)
         if decompressor is not None:
             decompressor.finish()
+
+    def _counted(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        produced = 0
+        for piece in pieces:
+            produced += len(piece)
+            check_growth(produced, self._limits)
+            yield piece
 
 
 class _TarWriter(threading.Thread):
@@ -253,20 +284,3 @@ class _TarWriter(threading.Thread):
         self.join()
         if self._failure is not None:
             raise self._failure
-
-
-class _FileHash(threading.Thread):
-    def __init__(self, fd: int, size: int) -> None:
-        super().__init__(name="file-hash", daemon=True)
-        self._fd = fd
-        self._size = size
-        self._digest: Digest | None = None
-
-    def run(self) -> None:
-        self._digest = hash_file(self._fd, self._size)
-
-    def result(self) -> Digest:
-        self.join()
-        if self._digest is None:
-            raise StoreError("a staged layer image could not be read back", hint="check the disk")
-        return self._digest

@@ -20,11 +20,12 @@ from dataclasses import dataclass
 
 from imagecache.builder.build_plan import LayerGroup
 from imagecache.builder.build_progress import BuildProgress
-from imagecache.builder.convert import hash_file
 from imagecache.builder.converted import Converted
 from imagecache.builder.derive import copy_tar
 from imagecache.builder.download import fetch
+from imagecache.builder.image_digest import image_digest
 from imagecache.builder.image_source import ImageSource
+from imagecache.builder.inflate_threads import has_memory, threads_for
 from imagecache.builder.resolve import LayerPosition
 from imagecache.builder.size_limit import SizeLimit
 from imagecache.builder.worker_messages import Available, Convert, Derive
@@ -33,7 +34,8 @@ from imagecache.concurrency import run_all
 from imagecache.digest import ChainID, Digest
 from imagecache.erofs.layer_header import LayerFlags, LayerHeader
 from imagecache.erofs.reader import LayerImage
-from imagecache.errors import ContentError, DigestMismatch
+from imagecache.errors import ContentError, DigestMismatch, InternalError
+from imagecache.layer import parallel_gzip
 from imagecache.oserrors import converting
 from imagecache.store.bundle_document import LayerRecord
 from imagecache.store.layer_name import LayerName, Space
@@ -133,7 +135,7 @@ class LayerBuilder:
         """The record of a file that no bundle names: an interrupted build left it."""
         with self._open(name) as fd:
             size = os.fstat(fd).st_size
-            return _record(position, name, LayerImage.from_fd(fd).header, size, hash_file(fd, size))
+            return _record(position, name, LayerImage.from_fd(fd).header, size, image_digest(fd, size))
 
     @contextlib.contextmanager
     def _open(self, name: LayerName) -> Iterator[int]:
@@ -157,24 +159,35 @@ class LayerBuilder:
         """Fetch and convert the layer for one of its positions. Nodes may prefetch: the tar is final as written."""
         staged = stack.enter_context(self._store.layers.stage())
         self._store.layers.announce(lock, staged)
-        for attempt in range(_ATTEMPTS):
-            try:
-                converted = await self._fetch_and_convert(group, position, staged)
-                break
-            except DigestMismatch:
-                if attempt == _ATTEMPTS - 1:
-                    raise
-                os.ftruncate(staged.fd, 0)
+        converted = await self._attempts(group, position, staged)
         tar = _Tar(staged.fd, converted.header.tar_size)
-        if converted.sha256 is None:
+        if converted.digest is None:
             converted = await self._derive(position, tar)
         await self._commit(position, staged, converted)
         return tar
 
-    async def _fetch_and_convert(self, group: LayerGroup, position: LayerPosition, staged: StagedLayer) -> Converted:
+    async def _attempts(self, group: LayerGroup, position: LayerPosition, staged: StagedLayer) -> Converted:
+        threads = threads_for(group.blob.size, self._progress.left, self._pool.size)
+        if threads and parallel_gzip.available() and has_memory():
+            # whatever it says: the plain decoder's word counts, of what is wrong too
+            with contextlib.suppress(ContentError, InternalError):
+                return await self._fetch_and_convert(group, position, staged, threads)
+            os.ftruncate(staged.fd, 0)
+        for attempt in range(_ATTEMPTS):
+            try:
+                return await self._fetch_and_convert(group, position, staged)
+            except DigestMismatch:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+                os.ftruncate(staged.fd, 0)
+        raise AssertionError  # the last attempt returns or raises
+
+    async def _fetch_and_convert(
+        self, group: LayerGroup, position: LayerPosition, staged: StagedLayer, threads: int = 0
+    ) -> Converted:
         """Download while a worker reads the growing file. The partial download survives anything but wrong bytes."""
         blob = group.blob
-        async with self._downloads, self._pool.worker() as worker:
+        async with self._downloads, self._pool.worker(parallel=threads > 0) as worker:
             with await asyncio.to_thread(self._store.downloads.open, blob.digest, blob.size) as download:
 
                 async def advanced(size: int) -> None:
@@ -190,13 +203,15 @@ class LayerBuilder:
                     diff_id=group.diff_id,
                     bottom=position.bottom,
                     room=self._limit.left,
+                    threads=threads,
                 )
                 worker.start(job, [download.fd, staged.fd])
                 transfer = fetch(self._source, group.reference, blob, download, advanced)
                 try:
                     _, converted = await run_all(transfer, worker.result(Converted, consumed))
                 except ContentError:
-                    download.discard()  # wrong bytes, or right ones that cannot be used
+                    if not threads:
+                        download.discard()  # wrong bytes, or right ones that cannot be used
                     raise
                 download.discard()
                 self.compressions[blob.digest] = converted.compression
@@ -226,8 +241,8 @@ class LayerBuilder:
         name = name_for(position, converted.header.flags)
         self._limit.take(str(name), converted.size)  # before the commit: a bundle that is too large leaves no file
         await asyncio.to_thread(staged.commit, name)
-        assert converted.sha256 is not None  # noqa: S101 - a layer image that is complete has one
-        self._settle(_record(position, name, converted.header, converted.size, converted.sha256))
+        assert converted.digest is not None  # noqa: S101 - a layer image that is complete has one
+        self._settle(_record(position, name, converted.header, converted.size, converted.digest))
 
     def _settle(self, record: LayerRecord) -> None:
         self._limit.take(str(record.name), record.size)
@@ -244,14 +259,14 @@ def name_for(position: LayerPosition, flags: LayerFlags) -> LayerName:
     return LayerName(Space.CHAINS, position.chain_id)
 
 
-def _record(position: LayerPosition, name: LayerName, header: LayerHeader, size: int, sha256: Digest) -> LayerRecord:
+def _record(position: LayerPosition, name: LayerName, header: LayerHeader, size: int, digest: Digest) -> LayerRecord:
     return LayerRecord(
         diff_id=position.diff_id,
         chain_id=position.chain_id,
         name=name,
         blob=position.blob,
         size=size,
-        sha256=sha256,
+        digest=digest,
         tar_size=header.tar_size,
         entries=header.entries,
     )

@@ -17,12 +17,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TypeVar
 
-from imagecache.builder.convert import convert
+from imagecache.builder.convert import Parallel, convert
 from imagecache.builder.derive import derive
+from imagecache.builder.growing_file import GrowingFile
+from imagecache.builder.inflate_threads import MEMORY
 from imagecache.builder.malloc import keep_freed_memory
 from imagecache.builder.prove import prove
 from imagecache.builder.worker_messages import (
     MAX_MESSAGE,
+    PARALLEL,
     Arrived,
     Available,
     Convert,
@@ -38,6 +41,7 @@ from imagecache.builder.worker_messages import (
 )
 from imagecache.erofs.reader import LayerImage
 from imagecache.errors import ImageCacheError, InternalError, Interrupted
+from imagecache.layer import parallel_gzip
 from imagecache.limits import DEFAULT
 from imagecache.oserrors import from_os_error
 from imagecache.privileges import become_nobody, restrict_process
@@ -50,10 +54,13 @@ _M = TypeVar("_M", Available, Arrived)
 
 
 def main() -> None:
-    """Serve jobs until the other end closes."""
+    """Serve jobs until the other end closes; started with ``PARALLEL``, also those that use several cores."""
     channel = socket.socket(fileno=int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    restrict_process()
+    parallel = PARALLEL in sys.argv[2:]
+    restrict_process(MEMORY if parallel else None)
+    if parallel:
+        parallel_gzip.load()
     become_nobody()
     keep_freed_memory()
     with contextlib.suppress(ConnectionError):  # the parent has ended, and its job with it: no answer is needed
@@ -93,13 +100,15 @@ def _run(channel: socket.socket, message: ToWorker, fds: list[int]) -> FromWorke
 
 def _result(channel: socket.socket, message: ToWorker, fds: list[int]) -> FromWorker:
     if isinstance(message, Convert):
+        growing = GrowingFile(fds[0], message.size)
         return convert(
-            _chunks(channel, fds[0], message.size),
+            _chunks(channel, fds[0], growing),
             fds[1],
             blob=message.blob,
             diff_id=message.diff_id,
             bottom=message.bottom,
             limits=replace(DEFAULT, layer_room=message.room),
+            parallel=Parallel(growing, message.threads, growing.end) if message.threads else None,
         )
     if isinstance(message, Derive):
         return derive(
@@ -122,11 +131,11 @@ class _ParentGone(Exception):
     """The build was cancelled: there is nobody to answer."""
 
 
-def _chunks(channel: socket.socket, fd: int, size: int) -> Iterator[bytes]:
+def _chunks(channel: socket.socket, fd: int, growing: GrowingFile) -> Iterator[bytes]:
     """Chunks of a file that the parent is still writing; ``Available`` says how far it is."""
     offset = available = 0
     reported = time.monotonic()
-    while offset < size:
+    while offset < growing.size:
         if offset == available:
             available = _expect(channel, Available).size
             if available < 0:
@@ -135,6 +144,7 @@ def _chunks(channel: socket.socket, fd: int, size: int) -> Iterator[bytes]:
         chunk = os.pread(fd, min(_CHUNK, available - offset), offset)
         if not chunk:
             raise InternalError("a download is shorter than announced")
+        growing.grow(offset + len(chunk))
         yield chunk
         offset += len(chunk)
         now = time.monotonic()

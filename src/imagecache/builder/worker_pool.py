@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 import subprocess
 import sys
@@ -17,8 +16,10 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from imagecache.builder.converted import Converted
+from imagecache.builder.inflate_threads import cores
 from imagecache.builder.worker_messages import (
     MAX_MESSAGE,
+    PARALLEL,
     Failed,
     Progress,
     Proven,
@@ -32,16 +33,17 @@ _R = TypeVar("_R", Converted, Proven)
 
 
 class Worker:
-    """One process and our end of its socket."""
+    """One process and our end of its socket. ``parallel``: for a job with ``threads``, and for that alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, parallel: bool = False) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         self._socket = ours
+        mode = [PARALLEL] if parallel else []
         with theirs:
             # -I: no PYTHONPATH, no current directory. stderr is the parent's: a crash of the interpreter must be seen.
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-m", "imagecache.builder.worker", str(theirs.fileno())],
+                [sys.executable, "-I", "-m", "imagecache.builder.worker", str(theirs.fileno()), *mode],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -104,7 +106,7 @@ class WorkerPool:
     def __init__(self, size: int = 0, *, seldom: bool = False) -> None:
         self._seldom = seldom
         self._working = 0
-        self.size = size or len(os.sched_getaffinity(0))
+        self.size = size or cores()
         self._free = asyncio.Semaphore(self.size)
         self._idle: list[Worker] = []
 
@@ -123,10 +125,10 @@ class WorkerPool:
             self._idle.pop().kill()
 
     @contextlib.asynccontextmanager
-    async def worker(self) -> AsyncIterator[Worker]:
-        """A worker for one job. It is kept when the job succeeds, and killed otherwise."""
+    async def worker(self, *, parallel: bool = False) -> AsyncIterator[Worker]:
+        """A worker for one job. It is kept when the job succeeds, and killed otherwise, and when it is ``parallel``."""
         async with self._free:
-            worker = self._idle.pop() if self._idle else Worker()
+            worker = self._idle.pop() if self._idle and not parallel else Worker(parallel=parallel)
             self._working += 1
             try:
                 yield worker
@@ -134,7 +136,10 @@ class WorkerPool:
                 worker.kill()  # it may be in the middle of the job, or its last answer unread: not usable again
                 raise
             else:
-                self._idle.append(worker)
+                if parallel:
+                    worker.kill()
+                else:
+                    self._idle.append(worker)
             finally:
                 self._working -= 1
                 if self._seldom and not self._working:

@@ -29,23 +29,33 @@ def build(
     lower: Annotated[
         list[Path] | None, typer.Option("--lower", metavar="FILE", help="A layer image below, bottom first.")
     ] = None,
+    diff_id: Annotated[
+        str | None,
+        typer.Option(
+            "--diff-id",
+            metavar="DIGEST",
+            help="The expected diffID. With it a large gzip file is inflated on several cores, if rapidgzip is installed.",
+        ),
+    ] = None,
 ) -> None:
-    """Convert a layer to a layer image; prints diffID, SHA-256, size and entries as JSON."""
+    """Convert a layer to a layer image; prints diffID, digest, size and entries as JSON."""
     from imagecache.builder import layer_file
     from imagecache.erofs.layer_header import LayerFlags
 
     with files.reading(source) as stream:
-        built = layer_file.build(stream, output, lower or [])
+        wanted = DiffID(Digest(diff_id)) if diff_id else None
+        built = layer_file.build(stream, output, lower or [], wanted)
     header = built.header
     say(
         json.dumps(
             {
                 "diffID": header.diff_id,
-                "sha256": built.sha256,
+                "digest": built.digest,
                 "size": built.size,
                 "tarSize": header.tar_size,
                 "entries": header.entries,
                 "contextDependent": LayerFlags.IMPLIED in header.flags,
+                "threads": built.threads,
             }
         )
     )
@@ -66,7 +76,7 @@ def verify(
         json.dumps(
             {
                 "diffID": proved.header.diff_id,
-                "sha256": proved.sha256,
+                "digest": proved.digest,
                 "size": proved.size,
                 "entries": proved.header.entries,
                 "verified": True,

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import os
 import sys
 from collections import deque
@@ -74,33 +73,28 @@ class FetchSettings:
 class _Digests:
     """Digests of a layer image, while its bytes arrive in order, and what they must be."""
 
-    def __init__(self, name: LayerName, diff_id: DiffID, tar_size: int | None, sha256: Digest | None = None) -> None:
-        """Without ``sha256`` the file itself is not hashed."""
+    def __init__(self, name: LayerName, diff_id: DiffID, tar_size: int | None, image: Digest | None = None) -> None:
+        """Without ``image`` the tar alone is hashed."""
         self.name = name
         self.diff_id = diff_id
         self.tar_size = tar_size
-        self._sha256 = sha256
-        self._tar = hashlib.sha256()
-        self._file = hashlib.sha256()
+        self._image = image
+        self._hash = ArrivingDigest()
 
     @property
     def tar_end(self) -> int:
         """More than any file has, while the tar's size is not known."""
         return sys.maxsize if self.tar_size is None else DATA_START + self.tar_size
 
-    def works(self, piece: Piece) -> list[Callable[[], None]]:
-        """Hash a piece: calls that may run at the same time."""
-        tar = piece.data[max(DATA_START - piece.start, 0) : max(self.tar_end - piece.start, 0)]
-        works = [lambda: self._tar.update(tar)]
-        if self._sha256 is not None:
-            works.append(lambda: self._file.update(piece.data))
-        return works
+    def update(self, piece: Piece) -> None:
+        add = self._hash.tar if self._image is None else self._hash.all
+        add(piece.start, piece.data, self.tar_end)
 
     def check(self) -> None:
         """Raises DigestMismatch."""
-        found = [("its tar", self._tar.hexdigest(), self.diff_id.hex)]
-        if self._sha256 is not None:
-            found.append(("the file", self._file.hexdigest(), self._sha256.hex))
+        found = [("its tar", self._hash.tar_hex, self.diff_id.hex)]
+        if self._image is not None:
+            found.append(("the whole image", self._hash.image_hex, self._image.hex))
         for what, digest, wanted in found:
             if digest != wanted:
                 raise DigestMismatch(
@@ -168,9 +162,9 @@ class LayerFetcher:
         return False
 
     async def _attempt(self, layer: LayerRecord, advanced: Advanced) -> None:
-        sha256 = None if self._verifier.proves(layer) else layer.sha256
-        digests = _Digests(layer.name, layer.diff_id, layer.tar_size, sha256)
-        with await asyncio.to_thread(self._store.downloads.open, layer.sha256, layer.size) as download:
+        image = None if self._verifier.proves(layer) else layer.digest
+        digests = _Digests(layer.name, layer.diff_id, layer.tar_size, image)
+        with await asyncio.to_thread(self._store.downloads.open, layer.digest, layer.size) as download:
             ranges = Ranges(self.settings.range_size, 0, layer.size, download.offset)
             try:
                 with self._memory.borrow() as slots:
@@ -228,7 +222,7 @@ class LayerFetcher:
                         digests.tar_size = await self._write_head(digests.name, file)
                         writer.end = digests.tar_end
                     await proof.arrived(piece.memory_offset, len(piece.data))
-                    await in_threads(self._threads, *digests.works(piece), partial(_write, piece, writer, file.path))
+                    await in_threads(self._threads, partial(digests.update, piece), partial(_write, piece, writer, file.path))
                     advanced(piece.end)
                     await proof.consumed()  # the worker reads from the memory that the next range will overwrite
                 # Before the proof's result: wrong bytes explain whatever the proof found in them.

@@ -27,8 +27,8 @@ from imagecache.store.leases import Leases
 from imagecache.store.paths import StorePaths
 from imagecache.store.quarantine import set_aside
 
-Verify = Callable[[Path], DiffID]
-"""Prove that a file is a sound layer image, and return its diffID. Raises ContentError."""
+Verify = Callable[[Path], tuple[DiffID, Digest]]
+"""Prove that a file is a sound layer image; returns its diffID and its digest. Raises ContentError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Finding:
 @dataclass(slots=True)
 class Report:
     checked: int = 0
-    """Files whose content (or only size, when not ``deep``) was compared with the store's records."""
+    """Files whose content (or only size, when not proven) was compared with the store's records."""
     corrupt: list[Finding] = field(default_factory=list)
     missing: list[Finding] = field(default_factory=list)
     """Needed by a bundle or leased by a node, and do not exist."""
@@ -60,17 +60,17 @@ class Checker:
         self._leases = leases
         self._bundles = Bundles(paths, Blobs(paths, quarantine=False))
 
-    def check(self, *, deep: bool = False, verify: Verify | None = None, quarantine: bool = False) -> Report:
+    def check(self, *, verify: Verify | None = None, quarantine: bool = False) -> Report:
         """Check everything.
 
-        Blobs are hashed; of layer images the size is compared. ``deep`` also hashes those that a bundle has a digest
-        and calls ``verify`` for each. Raises StoreError when a file cannot be read.
+        Blobs are hashed; of layer images the size is compared. With ``verify`` each is proven too, and compared with
+        what a bundle says. Raises StoreError when a file cannot be read.
         """
         run = _Run(self._paths, quarantine=quarantine)
         self._examine_blobs(run)
         documents = self._documents(run.report)
         records = {layer.name: layer for document in documents for image in document.images for layer in image.layers}
-        self._examine_layers(run, records, _Depth(deep, verify))
+        self._examine_layers(run, records, verify)
         self._missing(run.report, documents)
         return run.report
 
@@ -123,12 +123,12 @@ class Checker:
             else:
                 run.examine(path, partial(_blob_problem, path, digest))
 
-    def _examine_layers(self, run: _Run, records: dict[LayerName, LayerRecord], how: _Depth) -> None:
+    def _examine_layers(self, run: _Run, records: dict[LayerName, LayerRecord], verify: Verify | None) -> None:
         for path, name in self._paths.layer_files():
             if name is None or not _regular(path):
                 run.unexpected(path, "not a layer image")
             else:
-                run.examine(path, partial(_layer_problem, path, name, records.get(name), how))
+                run.examine(path, partial(_layer_problem, path, name, records.get(name), verify))
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -141,12 +141,6 @@ class _Need:
 
     def __str__(self) -> str:
         return f"bundle {self.bundle}" if self.bundle else f"leased by {self.holder}"
-
-
-@dataclass(frozen=True, slots=True)
-class _Depth:
-    deep: bool
-    verify: Verify | None
 
 
 class _Run:
@@ -186,20 +180,21 @@ def _blob_problem(path: Path, digest: Digest) -> str | None:
     return None if _hash(path, digest.algorithm) == digest else "does not have the digest in its name"
 
 
-def _layer_problem(path: Path, name: LayerName, record: LayerRecord | None, how: _Depth) -> str | None:
+def _layer_problem(path: Path, name: LayerName, record: LayerRecord | None, verify: Verify | None) -> str | None:
     size = path.stat().st_size
     if record and size != record.size:
         return f"has {size} bytes; the bundle records {record.size}"
-    if how.deep and record and _hash(path, record.sha256.algorithm) != record.sha256:
+    if verify is None:
+        return None
+    try:
+        diff_id, digest = verify(path)
+    except ContentError as error:
+        return error.message
+    expected = name.digest if name.space is Space.LAYERS else record and record.diff_id
+    if expected and diff_id != expected:
+        return f"is the layer {diff_id}, not {expected}"
+    if record and digest != record.digest:
         return "does not have the digest that the bundle records"
-    if how.deep and how.verify:
-        try:
-            found = how.verify(path)
-        except ContentError as error:
-            return error.message
-        expected = name.digest if name.space is Space.LAYERS else record and record.diff_id
-        if expected and found != expected:
-            return f"is the layer {found}, not {expected}"
     return None
 
 

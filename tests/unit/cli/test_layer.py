@@ -38,7 +38,7 @@ def test_layer_commands(imagecache: Shell, tmp_path: Path) -> None:
         "contextDependent": False,
     }
     proved = json.loads(imagecache("layer", "verify", str(image), "--diff-id", built["diffID"]).stdout)
-    assert proved == {key: built[key] for key in ("diffID", "sha256", "size", "entries")} | {"verified": True}
+    assert proved == {key: built[key] for key in ("diffID", "digest", "size", "entries")} | {"verified": True}
     exported = imagecache("layer", "export", str(image), "-o", str(back))
     assert json.loads(exported.stdout) == {"diffID": built["diffID"], "size": len(TAR)}
     assert back.read_bytes() == TAR

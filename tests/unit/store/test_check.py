@@ -20,14 +20,6 @@ def name(diff_id: DiffID) -> LayerName:
     return LayerName(space=Space.LAYERS, digest=diff_id)
 
 
-def proves(path: Path) -> DiffID:
-    """A stand-in for the EROFS reader: these layer images are the tar itself."""
-    content = path.read_bytes()
-    if content == b"not a layer image":
-        raise MalformedLayer("no layer image")
-    return DiffID(Digest.sha256(content))
-
-
 def spoil(path: Path, content: bytes) -> None:
     path.unlink()
     path.write_bytes(content)
@@ -40,7 +32,7 @@ def full(store: Store) -> Store:
 
 
 def test_a_sound_store_is_healthy(full: Store) -> None:
-    for report in (full.check(), full.check(deep=True, verify=proves)):
+    for report in (full.check(), full.check(verify=proves)):
         assert report.healthy
         assert report.checked == 7
         assert report.corrupt == report.missing == report.unexpected == []
@@ -67,24 +59,23 @@ def test_a_layer_of_other_content_is_found_by_a_deep_check(full: Store) -> None:
     spoil(full.layers.path(name(APP)), b"apq")
 
     assert full.check().healthy
-    (finding,) = full.check(deep=True).corrupt
-    assert "digest" in finding.problem
+    (finding,) = full.check(verify=proves).corrupt
+    assert f"not {APP}" in finding.problem
 
 
 @pytest.mark.parametrize(("content", "problem"), [(b"not a layer image", "no layer image"), (b"other", f"not {APP}")])
 def test_a_layer_that_no_bundle_records_proves_itself(store: Store, content: bytes, problem: str) -> None:
     put_layer(store, name(APP), content)
 
-    assert store.check(deep=True).healthy
-    assert store.check(verify=proves).healthy
-    (finding,) = store.check(deep=True, verify=proves).corrupt
+    assert store.check().healthy
+    (finding,) = store.check(verify=proves).corrupt
     assert problem in finding.problem
 
 
 def test_a_layer_keyed_by_chain_proves_nothing_by_its_name(store: Store) -> None:
     put_layer(store, LayerName(space=Space.CHAINS, digest=APP), b"other")
 
-    assert store.check(deep=True, verify=proves).healthy
+    assert store.check(verify=proves).healthy
 
 
 def test_missing_files_are_reported_with_who_needs_them(full: Store) -> None:
@@ -129,7 +120,7 @@ def test_strangers_are_reported_and_left_alone(full: Store, tmp_path: Path) -> N
     for path in strangers[:2]:
         path.touch()
 
-    report = full.check(deep=True, verify=proves, quarantine=True)
+    report = full.check(verify=proves, quarantine=True)
 
     assert sorted(finding.path for finding in report.unexpected) == sorted(strangers)
     assert report.healthy
@@ -140,7 +131,7 @@ def test_the_quarantine_takes_what_is_corrupt_and_only_that(full: Store) -> None
     path = full.layers.path(name(APP))
     spoil(path, b"apq")
 
-    (finding,) = full.check(deep=True, quarantine=True).corrupt
+    (finding,) = full.check(verify=proves, quarantine=True).corrupt
 
     assert not path.exists()
     assert finding.moved_to is not None
@@ -153,7 +144,7 @@ def test_the_quarantine_takes_what_is_corrupt_and_only_that(full: Store) -> None
 def vanishing(store: Store) -> Verify:
     """A verifier that is beaten by a deletion and a collection."""
 
-    def verify(path: Path) -> DiffID:
+    def verify(path: Path) -> tuple[DiffID, Digest]:
         store.bundles.delete(A)
         store.collect()
         return proves(path)
@@ -162,7 +153,7 @@ def vanishing(store: Store) -> Verify:
 
 
 def test_what_vanishes_under_the_check_is_no_error(full: Store) -> None:
-    report = full.check(deep=True, verify=vanishing(full), quarantine=True)
+    report = full.check(verify=vanishing(full), quarantine=True)
 
     assert report.healthy
     assert report.checked == 5  # the blobs
@@ -180,4 +171,4 @@ def test_a_bundle_deleted_under_the_check_misses_nothing(full: Store, monkeypatc
 
     monkeypatch.setattr(StorePaths, "layer_files", delete_first)
 
-    assert full.check(deep=True).healthy
+    assert full.check(verify=proves).healthy
