@@ -16,11 +16,12 @@ _NOBODY = 65534
 """The kernel's overflow uid and gid: owns nothing on any distribution."""
 
 
-def restrict_process(memory: int | None = None) -> None:
+def restrict_process(memory: int | None = None, *, most: int | None = None) -> None:
     """No new privileges through execve (setuid programs), no core dump, and a bound on memory.
 
     Args:
         memory: bytes of data (RLIMIT_DATA) of this process and of each of its children; None: no bound.
+        most: to which they may raise that; None: not at all.
 
     Raises OSError.
     """
@@ -29,7 +30,7 @@ def restrict_process(memory: int | None = None) -> None:
         raise OSError(ctypes.get_errno(), "prctl PR_SET_NO_NEW_PRIVS")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold a layer's content, and credentials
     if memory is not None:
-        resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+        resource.setrlimit(resource.RLIMIT_DATA, (memory, max(memory, most or 0)))
 
 
 def become_nobody() -> None:

@@ -17,7 +17,7 @@ from imagecache.errors import NotFound
 from imagecache.store.layer_name import LayerName, Space
 from imagecache.store.store import Store
 from testkit.faults import killed_at
-from testkit.store import put_bundle, put_layer
+from testkit.store import proves, put_bundle, put_layer
 
 CONTENTS = [f"layer {number}".encode() * (number + 1) for number in range(8)]
 DIFF_IDS = [DiffID(Digest.sha256(content)) for content in CONTENTS]

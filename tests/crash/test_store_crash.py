@@ -19,7 +19,7 @@ from imagecache.store.durable_files import StagedFile, write_all
 from imagecache.store.layer_name import LayerName, Space
 from imagecache.store.store import Store
 from testkit.faults import Loss, PowerLog, killed_at, write_out
-from testkit.store import bundle_document, put_bundle, put_layer
+from testkit.store import bundle_document, proves, put_bundle, put_layer
 
 A, B = "imc-aaaaaaaaaaaaaaaaaaaa", "imc-bbbbbbbbbbbbbbbbbbbb"
 BASE, APP, OLD = (DiffID(Digest.sha256(text)) for text in (b"base", b"app", b"old"))

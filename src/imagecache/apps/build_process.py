@@ -15,6 +15,7 @@ from pathlib import Path
 from imagecache.apps.build import build_bundle, host_credentials
 from imagecache.apps.child import until_stdin_ends
 from imagecache.builder.build_events import Advanced, BuildEvent, Planned
+from imagecache.builder.inflate_threads import RESERVED
 from imagecache.clock import SystemClock
 from imagecache.controller import build_messages
 from imagecache.controller.build_messages import Ended, Failed, Line, Order
@@ -94,7 +95,7 @@ def write(line: Line) -> None:
 
 
 def main() -> None:
-    restrict_process(MEMORY)
+    restrict_process(MEMORY, most=RESERVED)
     asyncio.run(supervise(build_messages.decode_order(sys.stdin.buffer.readline()), write))
 
 

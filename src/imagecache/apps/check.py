@@ -20,4 +20,5 @@ def check(settings: Settings, clock: Clock, *, deep: bool, quarantine: bool) -> 
 
 def _verify(path: Path) -> tuple[DiffID, Digest]:
     proven = layer_file.verify(path)
+    assert proven.digest is not None  # noqa: S101 - a layer image that is complete has one
     return proven.header.diff_id, proven.digest

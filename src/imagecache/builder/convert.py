@@ -39,7 +39,7 @@ _QUEUED_PIECES = 4
 """Pieces of at most 4 MiB each between two threads: enough to even out their speeds, and little memory."""
 
 
-def convert(
+def convert(  # noqa: PLR0913 - what is known of a layer beforehand
     chunks: Iterator[bytes],
     fd: int,
     *,
@@ -51,9 +51,9 @@ def convert(
 ) -> Converted:
     """Convert the compressed ``chunks`` of ``blob`` into the empty, writable file ``fd``.
 
-    ``blob`` and ``diff_id`` are the expected digests, where they are known; ``parallel`` needs the second. Raises DigestMismatch when one is wrong,
-    ImageTooLarge when the tar has more bytes than ``limits.layer_room``, and the ContentError family for the content of
-    the layer.
+    ``blob`` and ``diff_id`` are the expected digests, where they are known; ``parallel`` needs the second. Raises
+    DigestMismatch when one is wrong, ImageTooLarge when the tar has more bytes than ``limits.layer_room``, and the
+    ContentError family for the content of the layer.
     """
     reader = _Reader(chunks, blob)
     inflater = _Inflater(reader.out, limits, parallel)

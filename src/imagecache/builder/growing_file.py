@@ -5,6 +5,7 @@ Thread-safe. It works on a file descriptor alone.
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 
@@ -61,6 +62,10 @@ class GrowingFile:
 
     def readable(self) -> bool:
         return True
+
+    def write(self, _data: bytes, /) -> int:
+        """Rapidgzip asks for the attribute, and never calls it."""
+        raise io.UnsupportedOperation("write")
 
     def close(self) -> None:
         """The descriptor stays open: it is the caller's."""

@@ -1,8 +1,8 @@
 """The digest of a layer image: SHA-256 of its bytes from the tar on, then of the head that precedes the tar.
 
-In this order the hash of the tar, which gives the diffID, simply goes on behind the tar: no byte is hashed twice, though
-the head is known only when the tar is. Head and tar have known sizes, so two files of one size cannot have the same
-bytes in this order and differ. It works on file descriptors alone.
+In this order the hash of the tar, which gives the diffID, simply goes on behind the tar, and no byte is hashed twice,
+though the head is known only when the tar is. Head and tar have known sizes, so two files of one size cannot have the
+same bytes in this order and differ. It works on file descriptors alone.
 """
 
 from __future__ import annotations

@@ -22,6 +22,8 @@ _OTHERS = 1
 """Cores for the parts of a conversion that run beside it."""
 MEMORY = 3 * GIB // 2
 """Bytes that its process may take: 0.7 GiB with eight cores, and more for long runs of zeros, which fail early."""
+RESERVED = 64 * GIB
+"""Bytes of address space that it may reserve: its allocator takes four at once, and more with more cores."""
 _CGROUP = Path("/sys/fs/cgroup")
 
 

@@ -36,13 +36,11 @@ from imagecache.oserrors import converting
 _CHUNK = 1 << 20
 
 
-def build(
-    source: BinaryIO, output: Path, lower: Sequence[Path] = (), diff_id: DiffID | None = None
-) -> Converted:
+def build(source: BinaryIO, output: Path, lower: Sequence[Path] = (), diff_id: DiffID | None = None) -> Converted:
     """Convert a tar (plain, gzip or zstd, detected by its first bytes) to a layer image at ``output``.
 
     ``lower`` are the layer images below, bottom first. ``diff_id`` is what is expected; knowing it, a large gzip file
-    is inflated on several cores. ``output`` appears whole or not at all. Raises DigestMismatch, the ContentError family.
+    is inflated on several cores. ``output`` appears whole or not at all. Raises the ContentError family.
     """
     keep_freed_memory()
     with converting(output), _staged(output) as fd:

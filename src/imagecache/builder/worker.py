@@ -20,8 +20,9 @@ from typing import TypeVar
 from imagecache.builder.convert import Parallel, convert
 from imagecache.builder.derive import derive
 from imagecache.builder.growing_file import GrowingFile
-from imagecache.builder.inflate_threads import MEMORY
+from imagecache.builder.inflate_threads import MEMORY, RESERVED
 from imagecache.builder.malloc import keep_freed_memory
+from imagecache.builder.memory_watch import watch
 from imagecache.builder.prove import prove
 from imagecache.builder.worker_messages import (
     MAX_MESSAGE,
@@ -58,9 +59,10 @@ def main() -> None:
     channel = socket.socket(fileno=int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     parallel = PARALLEL in sys.argv[2:]
-    restrict_process(MEMORY if parallel else None)
+    restrict_process(RESERVED if parallel else None)
     if parallel:
         parallel_gzip.load()
+        watch(MEMORY)
     become_nobody()
     keep_freed_memory()
     with contextlib.suppress(ConnectionError):  # the parent has ended, and its job with it: no answer is needed

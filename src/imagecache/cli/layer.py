@@ -34,7 +34,7 @@ def build(
         typer.Option(
             "--diff-id",
             metavar="DIGEST",
-            help="The expected diffID. With it a large gzip file is inflated on several cores, if rapidgzip is installed.",
+            help="The expected diffID. With it several cores inflate a large gzip file, if rapidgzip is installed.",
         ),
     ] = None,
 ) -> None:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from imagecache.builder.image_digest import ArrivingDigest
 from imagecache.concurrency import cancel_all
 from imagecache.digest import DiffID, Digest
 from imagecache.erofs.layer_header import DATA_START, tar_length
@@ -222,7 +223,8 @@ class LayerFetcher:
                         digests.tar_size = await self._write_head(digests.name, file)
                         writer.end = digests.tar_end
                     await proof.arrived(piece.memory_offset, len(piece.data))
-                    await in_threads(self._threads, partial(digests.update, piece), partial(_write, piece, writer, file.path))
+                    hashed, written = partial(digests.update, piece), partial(_write, piece, writer, file.path)
+                    await in_threads(self._threads, hashed, written)
                     advanced(piece.end)
                     await proof.consumed()  # the worker reads from the memory that the next range will overwrite
                 # Before the proof's result: wrong bytes explain whatever the proof found in them.

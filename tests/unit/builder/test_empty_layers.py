@@ -13,8 +13,8 @@ import pytest
 import zstandard
 
 from imagecache.builder import layer_file
-from imagecache.builder.image_digest import image_digest
 from imagecache.builder.derive import copy_tar, derive
+from imagecache.builder.image_digest import image_digest
 from imagecache.builder.prove import prove
 from imagecache.digest import DiffID, Digest
 from imagecache.erofs.layer_header import DATA_START

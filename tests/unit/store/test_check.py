@@ -5,12 +5,11 @@ from pathlib import Path
 import pytest
 
 from imagecache.digest import DiffID, Digest
-from imagecache.errors import MalformedLayer
 from imagecache.store.check import Verify
 from imagecache.store.layer_name import LayerName, Space
 from imagecache.store.paths import StorePaths
 from imagecache.store.store import Store
-from testkit.store import put_bundle, put_layer
+from testkit.store import proves, put_bundle, put_layer
 
 A = "imc-aaaaaaaaaaaaaaaaaaaa"
 BASE, APP = (DiffID(Digest.sha256(text)) for text in (b"base", b"app"))

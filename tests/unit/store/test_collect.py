@@ -10,7 +10,7 @@ from imagecache.errors import BlobNotFound, StoreCorrupt
 from imagecache.store.layer_name import LayerName, Space
 from imagecache.store.store import Store
 from testkit.clock import FakeClock
-from testkit.store import put_bundle, put_layer
+from testkit.store import proves, put_bundle, put_layer
 
 A, B = "imc-aaaaaaaaaaaaaaaaaaaa", "imc-bbbbbbbbbbbbbbbbbbbb"
 BASE, APP = (DiffID(Digest.sha256(text)) for text in (b"base", b"app"))
