@@ -29,7 +29,7 @@ from imagecache.controller.reconciler import Dependencies, Reconciler
 from imagecache.controller.tag_checks import TagChecks
 from imagecache.controller.tag_process import ProcessTagReader
 from imagecache.errors import ImageCacheError, InternalError, InvalidSetting
-from imagecache.kube import connection, objects
+from imagecache.kube import connection
 from imagecache.kube.api import ChangeKind, ClusterKube, Kube
 from imagecache.kube.client import KubeClient
 from imagecache.kube.informer import Informer
@@ -194,9 +194,9 @@ async def _flush(reconciler: Reconciler) -> None:
 
 async def _inform(informer: Informer, reconciler: Reconciler, matching: PodReconciler | None) -> None:
     async for change in informer.changes():
-        reconciler.take(informer.resource, change.object, gone=change.kind is ChangeKind.DELETED)
+        concerned = reconciler.take(informer.resource, change.object, gone=change.kind is ChangeKind.DELETED)
         if matching is not None:
-            matching.caches.take([objects.name(change.object)] if informer.resource == IMAGE_CACHES else ())
+            matching.caches.take(informer.resource, concerned)
 
 
 def _identity() -> str:

@@ -417,9 +417,9 @@ class _Draft:
 
     def summarise(self, spec: EffectiveSpec | None) -> None:
         """Counts, columns, conditions and the generation, whatever the phase."""
-        status, before, views = self.status, self.status.nodes, self.observed.nodes
-        if spec is not None and views is not None:
-            counts = assignment.counts(self.cache.name, status.image_cache_id, spec.target(status), views)
+        status, before, nodes = self.status, self.status.nodes, self.observed.nodes
+        if spec is not None and nodes is not None:
+            counts = nodes.counts(self.cache.name, status.image_cache_id, spec.target(status))
             complete = status.phase is Phase.READY and 0 < counts.desired == counts.ready
             if complete and not (before and before.desired == before.ready > 0):
                 self.record("NodesReady", f"Usable on {columns.count(counts.ready, 'node')}")

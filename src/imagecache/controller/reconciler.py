@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
 from imagecache.api import assignment, building, ids, nodes, parse, usage
+from imagecache.api.assignment import NodeCounter
 from imagecache.api.effective_spec import effective_spec
 from imagecache.api.nodes import NodeView
 from imagecache.api.tags import TagCheck
@@ -44,6 +45,7 @@ from imagecache.controller.dependencies import Builder, BundleStore, Claims, Unc
 from imagecache.controller.informer_cache import InformerCache
 from imagecache.controller.match_log import MatchLog
 from imagecache.controller.needs import needs_configuration, needs_secrets
+from imagecache.controller.node_index import FewNodes
 from imagecache.controller.places import Places
 from imagecache.controller.quota import Limits
 from imagecache.controller.watches import Seen, Watches
@@ -152,12 +154,14 @@ class Reconciler:
         """Bundles that could not be deleted when their object was."""
         self._freed = asyncio.Event()
 
-    def take(self, resource: Resource, item: Object, *, gone: bool) -> None:
-        """A change that a watch has reported."""
+    def take(self, resource: Resource, item: Object, *, gone: bool) -> Collection[str]:
+        """A change that a watch has reported; returns the names of the ImageCaches that it may concern."""
         if resource == IMAGE_CACHES:
             self.places.take(item, gone=gone)
-        for name in self.informers.take(resource, item, gone=gone):
+        concerned = self.informers.take(resource, item, gone=gone)
+        for name in concerned:
             self.queue.add(name)
+        return concerned
 
     def report(self, name: str, *events: Event) -> None:
         """Events of a node about an object, or only that what it has of the object has changed."""
@@ -294,7 +298,6 @@ class Reconciler:
             secrets, problem = await self._secrets(cache, memory)
         if needs_configuration(cache, build):
             memory.seen[CONFIGURATION] = await self.watches.seen(CONFIGURATION)
-        count = self._dependencies.nodes
         return ObservedState(
             architectures=self._architectures(cache),
             role=self._dependencies.role,
@@ -302,7 +305,7 @@ class Reconciler:
             bundles=bundles,
             build=build,
             events=tuple(memory.events),
-            nodes=self.informers.nodes if count is None else await asyncio.to_thread(count, cache),
+            nodes=await self._nodes(cache),
             malformed=stored.problem,
             notes=stored.notes,
             secrets_problem=problem,
@@ -315,6 +318,12 @@ class Reconciler:
             refusal=refusal or self.places.refusal(cache.name),
             eviction=self.places.eviction(cache.name),
         )
+
+    async def _nodes(self, cache: ImageCache) -> NodeCounter | None:
+        if self._dependencies.nodes is None:
+            return self.informers.nodes
+        views = await asyncio.to_thread(self._dependencies.nodes, cache)
+        return None if views is None else FewNodes(views)
 
     def _architectures(self, cache: ImageCache) -> Sequence[str]:
         """Those that it is built for when it names none."""
