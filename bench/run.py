@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import datetime as dt
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -189,6 +190,7 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, help="raw data (bench/results/DATE.json)")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends as Ctrl-C ends it, with everything cleaned up
     now = dt.datetime.now(dt.UTC)
     output = arguments.output or Path(__file__).parent / "results" / f"{now:%Y-%m-%d-%H%M}.json"
     output.parent.mkdir(parents=True, exist_ok=True)
