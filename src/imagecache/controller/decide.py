@@ -81,7 +81,7 @@ class _Draft:
         self.decided = cache.status is None
         """The status is about this generation from now on."""
         self.status = (
-            phases.not_later(cache.status, now)
+            phases.not_later(cache.status, now, created=cache.metadata.creation_timestamp)
             if cache.status is not None
             else phases.begin(ids.derived_cache_id(cache.metadata.uid), self.generation, now)
         )

@@ -111,6 +111,20 @@ CASES: dict[str, Case] = {
         again=A_DAY,
         check=lambda s: s.expire_date_time == "2024-05-02T12:00:00Z",
     ),
+    "nor-for-more-than-a-day": Case(
+        cache(status=set_back(failed(TOO_LARGE), expire_date_time="2999-01-01T00:00:00Z")),
+        phase=Phase.FAILED,
+        again=A_DAY,
+        check=lambda s: s.expire_date_time == "2024-05-02T12:00:00Z",
+    ),
+    "an-expiry-later-than-the-retention-is-mended": Case(
+        cache(days=2, status=set_back(ready(retention_days=2), expire_date_time="2999-01-01T00:00:00Z")),
+        HAS_ONE,
+        phase=Phase.READY,
+        events=("WillExpire",),
+        again=2 * A_DAY,
+        check=lambda s: s.expire_date_time == "2024-05-03T12:00:00Z",
+    ),
     "what-is-not-built-yet-does-not-expire": Case(
         cache(status=set_back(creating(), expire_date_time="2020-01-01T00:00:00Z")),
         actions=(BUILD_ONE,),
