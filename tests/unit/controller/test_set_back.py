@@ -14,6 +14,7 @@ from imagecache.api.types import Phase, Status, StatusImage
 from imagecache.controller.decision import DeleteBundle, Running, StopBuild
 from tests.unit.controller.situations import (
     BUILD_ONE,
+    BUILD_TWO,
     DAY,
     EDITED,
     HAS_ONE,
@@ -124,6 +125,20 @@ CASES: dict[str, Case] = {
         events=("WillExpire",),
         again=2 * A_DAY,
         check=lambda s: s.expire_date_time == "2024-05-03T12:00:00Z",
+    ),
+    "another-id-while-it-is-updated-deletes-nothing-that-serves": Case(
+        EDITED.with_status(set_back(updating(), image_cache_id=TWO)),
+        HAS_ONE,
+        actions=(BUILD_TWO,),
+        phase=Phase.UPDATING,
+        check=lambda s: (s.image_cache_id, condition(s, "Serving")) == (ONE, ("True", "Updating")),
+    ),
+    "nor-does-what-failed-serve-another-one": Case(
+        EDITED.with_status(set_back(update_failed(NOT_FOUND), image_cache_id=TWO)),
+        HAS_ONE,
+        phase=Phase.UPDATE_FAILED,
+        watches=("configuration",),
+        check=lambda s: (s.image_cache_id, condition(s, "Serving")) == (ONE, ("True", "UpdateFailed")),
     ),
     "what-is-not-built-yet-does-not-expire": Case(
         cache(status=set_back(creating(), expire_date_time="2020-01-01T00:00:00Z")),
