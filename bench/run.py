@@ -210,7 +210,7 @@ def main() -> None:
         _write(output, bench)
     _REMOVED.touch()
     sys.stdout.write(f"\nraw data: {output}\nto the documents: .venv/bin/python bench/report.py {output}\n")
-    if bench.drift is not None and bench.drift.fails:
+    if bench.drift.fails:
         sys.exit(f"the machine changed during the run, so do not use its figures: {bench.drift.text}")
 
 

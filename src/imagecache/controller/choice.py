@@ -13,7 +13,7 @@ from imagecache.api.types import Attempt, ImageCache, Phase, Status
 from imagecache.store.bundle_document import Bundle
 
 
-def begin(cache: ImageCache, bundles: Mapping[str, Bundle], now: dt.datetime) -> Status:
+def believed(cache: ImageCache, bundles: Mapping[str, Bundle], now: dt.datetime) -> Status:
     """The status as far as it can be believed, or that of a new object.
 
     While it is updated, and after an update that failed, an object serves a bundle that the store has: somebody else

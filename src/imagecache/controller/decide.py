@@ -80,7 +80,7 @@ class _Draft:
         self.problem: ImageCacheError | None = None
         self.decided = cache.status is None
         """The status is about this generation from now on."""
-        self.status = choice.begin(cache, observed.bundles, now)
+        self.status = choice.believed(cache, observed.bundles, now)
 
     def decide(self) -> Decision:
         self.take_over()

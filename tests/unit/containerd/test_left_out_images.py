@@ -19,7 +19,7 @@ MANY = [DOCUMENTS.image(f"app:{number}", ["base", f"app-{number}"]) for number i
 
 
 async def attached() -> MemoryContainerd:
-    """The images, and a record that CRI never had: of another platform, or made by hand."""
+    """The images, with the records that a pull would have made."""
     containerd = MemoryContainerd()
     chains = {str(layer.chain_id) for image in MANY for layer in image.layers}
     containerd.snapshotters["imagecache"] = FakeSnapshotter(chains=chains)
@@ -51,9 +51,9 @@ async def test_what_cri_has_is_left_alone() -> None:
 async def test_a_record_that_cri_never_handled_is_not_shown_to_it() -> None:
     containerd = await attached()
     images = containerd.spaces[CRI_NAMESPACE].images
-    foreign = images["docker.io/library/app:7"]
-    images["by-hand:1"] = type(foreign)("by-hand:1", foreign.target)
-    containerd.left_out = {"by-hand:1"}
+    name = "docker.io/library/by-hand:1"
+    images[name] = replace(images["docker.io/library/app:7"], name=name, labels={})
+    containerd.left_out = {name}
     assert await restore(containerd) == ()
 
 
