@@ -10,7 +10,7 @@ accident. Source: Good, "Permutation, Parametric, and Bootstrap Tests of Hypothe
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -48,9 +48,8 @@ class Drift:
         listed = f" ({'; '.join(self.trending)})" if self.trending else ""
         found = f"{len(self.trending)} of {self.figures} figures trend from the first turn to the last{listed}"
         usual = f"the same values in any order have {self.usual}, and in 95 of 100 orders at most {self.most}"
-        if self.certain:
-            return f"{found}; {usual}, and no order has {'; '.join(self.certain)}."
-        return f"{found}; {usual}."
+        certain = f", and no order has {'; '.join(self.certain)}" if self.certain else ""
+        return f"{found}; {usual}{certain}."
 
     def data(self) -> dict[str, Any]:
         return asdict(self)
@@ -62,12 +61,12 @@ class Drift:
         return cls(**read)
 
 
-def drift(found: Iterable[Measured], *, seed: int = 1) -> Drift:
+def drift(found: Iterable[Measured]) -> Drift:
     """Of all parts of a run. The same values have the same result."""
     parts = list(found)
     trends = [each for one in parts for each in one.trends()]
     few = [_of_few(one) for one in parts]
-    source = random.Random(seed)  # noqa: S311 - shuffles, not secrets
+    source = random.Random(1)  # noqa: S311 - shuffles, not secrets
     counts = sorted(sum(_count(_shuffled(one, source)) for one in few) for _ in range(_SHUFFLES))
     certain = _ACCIDENT / max(1, len(trends))
     return Drift(
@@ -89,25 +88,19 @@ def _count(found: Measured) -> int:
 
 def _of_few(found: Measured) -> Measured:
     """Without the rows of many values, whose pairs take long to compare."""
-    rows = [row for row in found.rows if max(len(side.values) for side in _sides(row)) <= _MANY]
+    rows = [row for row in found.rows if max(len(samples.values) for samples in _sides(row)) <= _MANY]
     return Measured(rows, found.tables)
 
 
-def _sides(row: Row) -> Iterator[Samples]:
-    yield row.ours
-    if row.peer is not None:
-        yield row.peer
+def _sides(row: Row) -> list[Samples]:
+    return [row.ours] if row.peer is None else [row.ours, row.peer]
 
 
 def _shuffled(found: Measured, source: random.Random) -> Measured:
-    rows = [
-        replace(
-            row,
-            ours=_in_order(row.ours, _order(row.ours, source)),
-            peer=None if row.peer is None else _in_order(row.peer, _order(row.peer, source)),
-        )
-        for row in found.rows
-    ]
+    rows = []
+    for row in found.rows:
+        ours, *peer = (_in_order(samples, _order(samples, source)) for samples in _sides(row))
+        rows.append(replace(row, ours=ours, peer=peer[0] if peer else None))
     tables = [replace(table, lines=[_line(line, source) for line in table.lines]) for table in found.tables]
     return Measured(rows, tables)
 

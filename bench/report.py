@@ -86,6 +86,8 @@ def _versions(facts: Mapping[str, Any]) -> str:
 
 def _drift(document: Document) -> list[str]:
     """Whether the machine was the same from the first turn to the last."""
+    if document["drift"] is None:
+        return ["**This run was cut short.**"]
     drift = Drift.of(document["drift"])
     return [f"**This run fails its own test: the machine changed.** {drift.text}" if drift.fails else drift.text]
 

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import datetime as dt
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -189,6 +190,7 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, help="raw data (bench/results/DATE.json)")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends as Ctrl-C ends it, with everything cleaned up
     now = dt.datetime.now(dt.UTC)
     output = arguments.output or Path(__file__).parent / "results" / f"{now:%Y-%m-%d-%H%M}.json"
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -208,7 +210,7 @@ def main() -> None:
         _write(output, bench)
     _REMOVED.touch()
     sys.stdout.write(f"\nraw data: {output}\nto the documents: .venv/bin/python bench/report.py {output}\n")
-    if bench.drift is not None and bench.drift.fails:
+    if bench.drift.fails:
         sys.exit(f"the machine changed during the run, so do not use its figures: {bench.drift.text}")
 
 

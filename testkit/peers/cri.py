@@ -44,8 +44,8 @@ class Executed:
 class Cri:
     """A client. An asynchronous context manager; errors are grpclib's GRPCError.
 
-    The start of a pod is tried again, as kubelet does, while containerd has no connection to a snapshotter: it gives
-    one that was away a second or three for the handshake, and finds it at the next try.
+    What containerd refuses while it has no connection to a snapshotter is tried again, as kubelet does: it gives one
+    that was away a second or three for the handshake, and finds it at the next try.
     """
 
     def __init__(self, address: Path, *, seconds: float = 120) -> None:
@@ -60,7 +60,14 @@ class Cri:
 
     async def _call(self, path: str, request: Message, reply: type[_Reply]) -> _Reply:
         method: UnaryUnaryMethod[Message, _Reply] = UnaryUnaryMethod(self._channel, path, type(request), reply)
-        return await method(request, timeout=self._seconds)
+        deadline = time.monotonic() + _AGAIN
+        while True:
+            try:
+                return await method(request, timeout=self._seconds)
+            except GRPCError as error:
+                if error.status is not Status.UNAVAILABLE or time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(0.1)
 
     # images
 
@@ -139,15 +146,8 @@ class Cri:
             ),
         )
         request = pb.RunPodSandboxRequest(config=config, runtime_handler=handler)
-        deadline = time.monotonic() + _AGAIN
-        while True:
-            try:
-                reply = await self._call(_RUNTIME + "RunPodSandbox", request, pb.RunPodSandboxResponse)
-                return Pod(reply.pod_sandbox_id, config)
-            except GRPCError as error:
-                if error.status is not Status.UNAVAILABLE or time.monotonic() > deadline:
-                    raise
-            await asyncio.sleep(0.1)
+        reply = await self._call(_RUNTIME + "RunPodSandbox", request, pb.RunPodSandboxResponse)
+        return Pod(reply.pod_sandbox_id, config)
 
     async def create_container(  # noqa: PLR0913 - what differs between containers
         self,

@@ -8,8 +8,10 @@ have the image until something happens to its record: kubelet pulls it again. So
 
 from __future__ import annotations
 
-from imagecache.containerd.api import Containerd
+from imagecache.containerd.api import Containerd, StoredImage
 from imagecache.containerd.image_records import CRI_LABELS, CRI_NAMESPACE
+from imagecache.errors import InvalidReference
+from imagecache.oci.reference import Reference
 
 _AT_ONCE = 64
 """Images that CRI is asked for at a time."""
@@ -20,15 +22,29 @@ async def restore(containerd: Containerd) -> tuple[str, ...]:
 
     Raises ContainerdUnavailable, also while CRI starts.
     """
-    images = containerd.session(CRI_NAMESPACE).images
-    handled = [image.name for image in await images.all() if CRI_LABELS.items() <= image.labels.items()]
-    left_out: list[str] = []
+    session = containerd.session(CRI_NAMESPACE)
+    handled = [image for image in await session.images.all() if _can_be_asked_for(image)]
+    left_out: list[StoredImage] = []
     for start in range(0, len(handled), _AT_ONCE):
-        names = handled[start : start + _AT_ONCE]
-        known = await containerd.cri_images(names)
+        images = handled[start : start + _AT_ONCE]
+        known = await containerd.cri_images([image.name for image in images])
         if known is None:
             return ()
-        left_out += (name for name in names if name not in known)
-    for name in left_out:
-        await images.touch(name)
-    return tuple(left_out)
+        left_out += (image for image in images if image.name not in known)
+    # one whose document is gone is rightly left out, and CRI would try again without end
+    found = [image for image in left_out if await session.content.labels(image.target) is not None]
+    for image in found:
+        await session.images.touch(image.name)
+    return tuple(image.name for image in found)
+
+
+def _can_be_asked_for(image: StoredImage) -> bool:
+    """CRI has handled it, under the name that it looks up when it is asked for that: ``ctr`` makes others too.
+
+    The record of an image's id comes and goes with those of its names.
+    """
+    try:
+        normal = Reference.parse(image.name).cri_name
+    except InvalidReference:
+        return False
+    return normal == image.name and CRI_LABELS.items() <= image.labels.items()

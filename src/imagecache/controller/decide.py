@@ -11,7 +11,7 @@ import datetime as dt
 
 from msgspec.structs import replace
 
-from imagecache.api import assignment, building, columns, events, ids, nodes, phases, tags, times, usage
+from imagecache.api import assignment, building, columns, events, nodes, phases, tags, times, usage
 from imagecache.api.building import BuildRequest
 from imagecache.api.effective_spec import EffectiveSpec, effective_spec
 from imagecache.api.types import Attempt, Display, Event, ImageCache, Phase, Status
@@ -80,11 +80,7 @@ class _Draft:
         self.problem: ImageCacheError | None = None
         self.decided = cache.status is None
         """The status is about this generation from now on."""
-        self.status = (
-            phases.not_later(cache.status, now)
-            if cache.status is not None
-            else phases.begin(ids.derived_cache_id(cache.metadata.uid), self.generation, now)
-        )
+        self.status = choice.believed(cache, observed.bundles, now)
 
     def decide(self) -> Decision:
         self.take_over()

@@ -60,7 +60,21 @@ def _place_for(directory: Path, host: str) -> Path | None:
     name, colon, port = host.rpartition(":")
     candidates = [f"{name}_{port}_"] if colon and port.isdigit() else []
     existing = (directory / candidate for candidate in [*candidates, host, "_default"])
-    return next((path for path in existing if path.exists()), None)
+    return next((path for path in existing if _exists(path)), None)
+
+
+def _exists(path: Path) -> bool:
+    """Anything but "not there" is an error, as in containerd (``core/remotes/docker/config``, HostDirFromRoot)."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise InvalidSetting(
+            f"cannot look for the registry's configuration at {str(path)[:320]}: {error.strerror}",
+            hint="containerd refuses to pull then too: mend the directory, or the name of the registry's host",
+        ) from error
+    return True
 
 
 def _parse(text: str, file: Path, host: str) -> tuple[Endpoint, ...]:
