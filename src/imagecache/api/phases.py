@@ -227,10 +227,12 @@ def tag_drifted(status: Status, generation: int, now: dt.datetime, *, message: s
 
 
 def observed(status: Status, generation: int, now: dt.datetime) -> Status:
-    """The whole status is about this generation of the spec; conditions that somebody else has set are mended."""
+    """The whole status is about this generation of the spec; what somebody else has set is that of the build again."""
     building = condition(status, "Building")
     if building is not None:
         status = _conditions(status, generation, now, (building.status, building.reason, building.message))
+        why = f"{building.reason}: {building.message}" if building.status == "False" and building.message else ""
+        status = msgspec.structs.replace(status, reason="" if building.reason == INTERRUPTED else why)
     conditions = status.conditions
     if any(each.observed_generation != generation for each in conditions):
         conditions = tuple(msgspec.structs.replace(each, observed_generation=generation) for each in conditions)

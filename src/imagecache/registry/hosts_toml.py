@@ -28,6 +28,8 @@ _CAPABILITIES = {
     "push": Capability(0),
     "referrers": Capability(0),
 }
+_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+"""What Go's ``url.Parse`` refuses before the query."""
 _Table = Mapping[str, object]
 
 
@@ -102,6 +104,8 @@ def _mirror(url: str, table: object, base: Path, host: str) -> Endpoint:
 
 
 def _server(address: str, table: _Table, base: Path, host: str) -> Endpoint:
+    if _ESCAPE.search(address.partition("?")[0]):
+        raise ValueError(f"a percent sign in {address[:160]!r} is followed by no two hexadecimal digits")
     url = URL(address if address.startswith(("http://", "https://")) else f"https://{address}")
     if not url.host:
         raise ValueError(f"no host in {address[:160]!r}")

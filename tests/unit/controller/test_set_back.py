@@ -94,6 +94,12 @@ CASES: dict[str, Case] = {
         again=A_DAY,
         check=lambda s: condition(s, "Ready") == ("False", "ImageTooLarge"),
     ),
+    "the-reason-is-that-of-the-build": Case(
+        cache(status=set_back(settled(failed(TOO_LARGE), bundles={}), reason="All is well")),
+        phase=Phase.FAILED,
+        again=A_DAY,
+        check=lambda s: s.reason.startswith("ImageTooLarge: "),
+    ),
     "also-of-ready": Case(
         cache(status=saying(settled(ready()), "Stalled", "True")),
         HAS_ONE,

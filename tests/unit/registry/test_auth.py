@@ -243,6 +243,8 @@ async def test_an_answer_without_a_token(
     [
         '{"token": "abc", "access_token": null, "expires_in": null, "issued_at": null}',
         '{"Token": null, "Access_Token": "abc", "refresh_token": "\\ud800"}',
+        '{"token": "other", "access_token": "abc"}',
+        '\n{"token": "abc"} {"token": "other"} and more',
     ],
 )
 async def test_answers_that_containerd_reads(

@@ -214,6 +214,8 @@ def test_certificate_files_of_docker(tmp_path: Path, certificate: Certificate, *
         "server = ",
         "server = 5",
         'server = "https://"',
+        'server = "https://r.example/%zz"',
+        '[host."https://r%example"]',
         'capabilities = ["fly"]',
         "capabilities = 3",
         "ca = [1]",
