@@ -13,7 +13,7 @@ import hashlib
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -23,20 +23,52 @@ from imagecache.builder.image_digest import Hash, continued, image_digest
 from imagecache.builder.writeback import WriteBehind
 from imagecache.digest import DiffID, Digest
 from imagecache.erofs.layer_header import DATA_START, LayerFlags, LayerHeader
+from imagecache.erofs.reader import LayerImage
 from imagecache.erofs.writer import write_image
 from imagecache.errors import ContentError, DigestMismatch
 from imagecache.layer import parallel_gzip
 from imagecache.layer.assemble import LayerTree, assemble
 from imagecache.layer.compression import Compression, Decompressor, check_growth, sniff
+from imagecache.layer.implied_directories import resolve_implied
 from imagecache.layer.parallel_gzip import Compressed
 from imagecache.layer.tar_sources import ChunkSource
-from imagecache.limits import Limits
+from imagecache.limits import DEFAULT, Limits
 
 _HEAD = 10
 """Bytes that tell the compression."""
 _CHUNK = 1 << 20
 _QUEUED_PIECES = 4
 """Pieces of at most 4 MiB each between two threads: enough to even out their speeds, and little memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedLayer:
+    """A tar that is written to the file, and what was found in it."""
+
+    tree: LayerTree
+    header: LayerHeader
+    tar: Hash | None
+    """The hash of the tar, which that of the layer image continues; None: the tar has to be read for that."""
+    threads: int = 1
+    compression: str = ""
+
+    @property
+    def waits(self) -> bool:
+        """For the layers below: they have the attributes of directories that this one implies."""
+        return bool(self.tree.implied) and LayerFlags.BOTTOM not in self.header.flags
+
+    def unfinished(self) -> Converted:
+        return Converted(header=self.header, threads=self.threads, compression=self.compression)
+
+    def finish(self, fd: int, lowers: Sequence[LayerImage] = (), limits: Limits = DEFAULT) -> Converted:
+        """Write the filesystem behind the tar and sync the file; ``lowers`` are top to bottom."""
+        if self.waits:
+            resolve_implied(self.tree, lowers, limits)
+        size = write_image(fd, self.tree.root, self.header)
+        end = DATA_START + self.header.tar_size
+        digest = image_digest(fd, size) if self.tar is None else continued(self.tar, fd, end, size)
+        os.fdatasync(fd)
+        return msgspec.structs.replace(self.unfinished(), size=size, digest=digest)
 
 
 def convert(  # noqa: PLR0913 - what is known of a layer beforehand
@@ -48,12 +80,12 @@ def convert(  # noqa: PLR0913 - what is known of a layer beforehand
     blob: Digest | None = None,
     diff_id: DiffID | None = None,
     parallel: Parallel | None = None,
-) -> Converted:
-    """Convert the compressed ``chunks`` of ``blob`` into the empty, writable file ``fd``.
+) -> ParsedLayer:
+    """Convert the compressed ``chunks`` of ``blob`` to the tar of a layer image, in the empty, writable file ``fd``.
 
-    ``blob`` and ``diff_id`` are the expected digests, where they are known; ``parallel`` needs the second. Raises
-    DigestMismatch when one is wrong, ImageTooLarge when the tar has more bytes than ``limits.layer_room``, and the
-    ContentError family for the content of the layer.
+    ``blob`` and ``diff_id`` are the expected digests, where they are known; ``parallel`` needs the second. ``finish``
+    completes the layer image. Raises DigestMismatch when a digest is wrong, ImageTooLarge when the tar has more bytes
+    than ``limits.layer_room``, and the ContentError family for the content of the layer.
     """
     reader = _Reader(chunks, blob)
     inflater = _Inflater(reader.out, limits, parallel)
@@ -83,8 +115,7 @@ def convert(  # noqa: PLR0913 - what is known of a layer beforehand
     found = DiffID(Digest(f"sha256:{writer.hash.hexdigest()}"))
     _check("uncompressed layer", found, diff_id)
     header = header_of(tree, writer.size, found, bottom=bottom)
-    converted = Converted(header=header) if tree.implied and not bottom else finish(fd, tree, header, writer.hash)
-    return msgspec.structs.replace(converted, compression=inflater.compression.value, threads=inflater.threads)
+    return ParsedLayer(tree, header, writer.hash, inflater.threads, inflater.compression.value)
 
 
 def header_of(tree: LayerTree, tar_size: int, diff_id: DiffID, *, bottom: bool) -> LayerHeader:
@@ -93,15 +124,6 @@ def header_of(tree: LayerTree, tar_size: int, diff_id: DiffID, *, bottom: bool) 
     flags |= LayerFlags.IMPLIED if tree.implied else LayerFlags(0)
     flags |= LayerFlags.WHITEOUTS if tree.has_whiteouts else LayerFlags(0)
     return LayerHeader(tar_size=tar_size, diff_id=diff_id, entries=tree.entries, flags=flags)
-
-
-def finish(fd: int, tree: LayerTree, header: LayerHeader, tar: Hash | None = None) -> Converted:
-    """Write the filesystem behind the tar and sync the file. ``tar``: the hash of the tar, where it is known."""
-    size = write_image(fd, tree.root, header)
-    end = DATA_START + header.tar_size
-    digest = image_digest(fd, size) if tar is None else continued(tar, fd, end, size)
-    os.fdatasync(fd)
-    return Converted(header=header, size=size, digest=digest)
 
 
 @dataclass(frozen=True, slots=True)

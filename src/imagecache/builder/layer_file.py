@@ -19,6 +19,7 @@ import msgspec
 from imagecache.builder.convert import convert
 from imagecache.builder.converted import Converted
 from imagecache.builder.derive import derive
+from imagecache.builder.garbage import uncollected
 from imagecache.builder.image_digest import image_digest
 from imagecache.builder.inflate_threads import cores, has_memory, threads_for
 from imagecache.builder.malloc import keep_freed_memory
@@ -43,20 +44,19 @@ def build(source: BinaryIO, output: Path, lower: Sequence[Path] = (), diff_id: D
     is inflated on several cores. ``output`` appears whole or not at all. Raises the ContentError family.
     """
     keep_freed_memory()
-    with converting(output), _staged(output) as fd:
+    with converting(output), _staged(output) as fd, uncollected(), ExitStack() as stack:
+        lowers = [stack.enter_context(LayerImage.open(path)) for path in reversed(lower)]
         converted = _on_many_cores(source, fd, diff_id) if diff_id is not None else None
         if converted is None:
             chunks = iter(lambda: source.read(_CHUNK), b"")
-            converted = convert(chunks, fd, bottom=False, limits=DEFAULT, diff_id=diff_id)
+            return convert(chunks, fd, bottom=False, limits=DEFAULT, diff_id=diff_id).finish(fd, lowers)
         if converted.digest is not None:
             return converted
         header = converted.header
-        with ExitStack() as stack:
-            lowers = [stack.enter_context(LayerImage.open(path)) for path in reversed(lower)]
-            derived = derive(
-                fd, tar_size=header.tar_size, diff_id=header.diff_id, lowers=lowers, bottom=False, limits=DEFAULT
-            )
-            return msgspec.structs.replace(derived, threads=converted.threads)
+        derived = derive(
+            fd, tar_size=header.tar_size, diff_id=header.diff_id, lowers=lowers, bottom=False, limits=DEFAULT
+        )
+        return msgspec.structs.replace(derived, threads=converted.threads)
 
 
 def _on_many_cores(source: BinaryIO, fd: int, diff_id: DiffID) -> Converted | None:
@@ -95,7 +95,7 @@ def verify(file: Path, diff_id: DiffID | None = None) -> Converted:
         NotFound: the file does not exist.
         ContentError: the file is not a sound layer image, or not that of ``diff_id``.
     """
-    with _reading(file) as fd:
+    with _reading(file) as fd, uncollected():
         image = verify_image(fd, limits=DEFAULT)
         header = image.header
         if diff_id is not None and diff_id != header.diff_id:

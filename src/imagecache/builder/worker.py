@@ -17,8 +17,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TypeVar
 
-from imagecache.builder.convert import Parallel, convert
+from imagecache.builder.convert import Parallel, ParsedLayer, convert
+from imagecache.builder.converted import Converted
 from imagecache.builder.derive import derive
+from imagecache.builder.garbage import uncollected
 from imagecache.builder.growing_file import GrowingFile
 from imagecache.builder.inflate_threads import MEMORY, RESERVED
 from imagecache.builder.malloc import keep_freed_memory
@@ -40,6 +42,7 @@ from imagecache.builder.worker_messages import (
     decode_to_worker,
     encode,
 )
+from imagecache.digest import DiffID
 from imagecache.erofs.reader import LayerImage
 from imagecache.errors import ImageCacheError, InternalError, Interrupted
 from imagecache.layer import parallel_gzip
@@ -70,10 +73,12 @@ def main() -> None:
 
 
 def _serve(channel: socket.socket) -> None:
+    jobs = _Jobs(channel)
     while (received := _receive(channel)) is not None:
         message, fds = received
         try:
-            answer = _run(channel, message, fds)
+            with uncollected():
+                answer = _run(jobs, message, fds)
         finally:
             for fd in fds:
                 os.close(fd)
@@ -87,10 +92,10 @@ def _receive(channel: socket.socket) -> tuple[ToWorker, list[int]] | None:
     return (decode_to_worker(data), fds) if data else None
 
 
-def _run(channel: socket.socket, message: ToWorker, fds: list[int]) -> FromWorker | None:
+def _run(jobs: _Jobs, message: ToWorker, fds: list[int]) -> FromWorker | None:
     """Do one job; None when the parent closed its end during it."""
     try:
-        return _result(channel, message, fds)
+        return jobs.run(message, fds)
     except _ParentGone:
         return None
     except ImageCacheError as error:
@@ -100,11 +105,31 @@ def _run(channel: socket.socket, message: ToWorker, fds: list[int]) -> FromWorke
         return Failed(error=ours.reason, message=ours.message, hint=ours.hint)
 
 
-def _result(channel: socket.socket, message: ToWorker, fds: list[int]) -> FromWorker:
-    if isinstance(message, Convert):
+class _Jobs:
+    """One job at a time. A layer that waits for those below stays parsed until the next one, which may complete it."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._parsed: tuple[_File, ParsedLayer] | None = None
+
+    def run(self, message: ToWorker, fds: list[int]) -> FromWorker:
+        parsed, self._parsed = self._parsed, None
+        match message:
+            case Convert():
+                return self._convert(message, fds)
+            case Derive():
+                return self._derive(message, fds, parsed)
+            case Prove():
+                memory = memoryview(mmap.mmap(fds[1], 0, prot=mmap.PROT_READ))
+                arriving = _arriving(self._channel, memory)
+                prove(fds[0], arriving, diff_id=message.diff_id, tar_size=message.tar_size, limits=DEFAULT)
+                return Proven()
+        raise InternalError(f"a worker received {type(message).__name__} without a job")
+
+    def _convert(self, message: Convert, fds: list[int]) -> Converted:
         growing = GrowingFile(fds[0], message.size)
-        return convert(
-            _chunks(channel, fds[0], growing),
+        parsed = convert(
+            _chunks(self._channel, fds[0], growing),
             fds[1],
             blob=message.blob,
             diff_id=message.diff_id,
@@ -112,21 +137,33 @@ def _result(channel: socket.socket, message: ToWorker, fds: list[int]) -> FromWo
             limits=replace(DEFAULT, layer_room=message.room),
             parallel=Parallel(growing, message.threads, growing.end) if message.threads else None,
         )
-    if isinstance(message, Derive):
+        if not parsed.waits:
+            return parsed.finish(fds[1])
+        self._parsed = _file(fds[1], message.diff_id), parsed
+        return parsed.unfinished()
+
+    @staticmethod
+    def _derive(message: Derive, fds: list[int], parsed: tuple[_File, ParsedLayer] | None) -> Converted:
+        lowers = [LayerImage.from_fd(fd) for fd in fds[1:]]
+        if parsed is not None and parsed[0] == _file(fds[0], message.diff_id) and not message.bottom:
+            return parsed[1].finish(fds[0], lowers)
         return derive(
             fds[0],
             tar_size=message.tar_size,
             diff_id=message.diff_id,
-            lowers=[LayerImage.from_fd(fd) for fd in fds[1:]],
+            lowers=lowers,
             bottom=message.bottom,
             limits=DEFAULT,
         )
-    if isinstance(message, Prove):
-        memory = memoryview(mmap.mmap(fds[1], 0, prot=mmap.PROT_READ))
-        arriving = _arriving(channel, memory)
-        prove(fds[0], arriving, diff_id=message.diff_id, tar_size=message.tar_size, limits=DEFAULT)
-        return Proven()
-    raise InternalError(f"a worker received {type(message).__name__} without a job")
+
+
+_File = tuple[int, int, DiffID]
+"""Device and inode, and the layer, since the inode may be another file's by now."""
+
+
+def _file(fd: int, diff_id: DiffID) -> _File:
+    found = os.fstat(fd)
+    return found.st_dev, found.st_ino, diff_id
 
 
 class _ParentGone(Exception):

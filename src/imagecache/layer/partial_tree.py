@@ -69,6 +69,11 @@ class PartialTree:
         parent = self._parents.get(head)
         return (parent or self._make_parent(head)), base
 
+    def known(self, name: bytes) -> tuple[Inode | None, bytes]:
+        """As ``locate`` for a name in a directory that earlier entries have led to; None where it has to look."""
+        head, _, base = name.rpartition(b"/")
+        return (None if base in _NO_NAME else self._parents.get(head)), base
+
     def directory_of(self, name: bytes) -> ResolvedPath:
         """Where the directory part of an entry's name leads."""
         return self._resolver.resolve(clean(name).rpartition(b"/")[0])
@@ -182,4 +187,5 @@ def directories(root: Inode) -> Iterator[Inode]:
     while pending:
         inode = pending.pop()
         yield inode
-        pending.extend(child for child in inode.children.values() if child.is_dir)
+        # without a call of the property: once for each file of a layer
+        pending += [child for child in inode.children.values() if child.mode & 0o170000 == stat.S_IFDIR]

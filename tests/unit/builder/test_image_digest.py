@@ -38,7 +38,7 @@ def file(tmp_path: Path) -> Iterator[int]:
 
 @pytest.fixture
 def made(file: int) -> Converted:
-    return convert(iter([tar()]), file, bottom=False, limits=DEFAULT)
+    return convert(iter([tar()]), file, bottom=False, limits=DEFAULT).finish(file)
 
 
 def test_of_a_conversion_it_is_that_of_the_file(file: int, made: Converted) -> None:
