@@ -28,6 +28,7 @@ from bench import (
     courses,
     direct,
     handlers,
+    known,
     machine,
     namespaces,
     prepare,
@@ -169,9 +170,24 @@ class Bench:
     def controller(self) -> Measured:
         return controller.measure(self.directory, 1)
 
+    def known(self) -> Measured:
+        return known.measure(self.directory)
 
-PARTS = ("cold", "warm", "prepare", "pull", "convert", "namespaces", "handlers", "direct", "pods", "controller")
-QUICK_PARTS = ("cold", "warm", "pull", "convert", "pods")
+
+PARTS = (
+    "cold",
+    "warm",
+    "prepare",
+    "pull",
+    "convert",
+    "namespaces",
+    "handlers",
+    "direct",
+    "pods",
+    "controller",
+    "known",
+)
+QUICK_PARTS = ("cold", "warm", "pull", "convert", "pods", "known")
 
 
 def _write(output: Path, bench: Bench) -> None:

@@ -48,16 +48,18 @@ def host_credentials(secrets: Sequence[PullSecret], docker_config: Path | None) 
         yield docker
 
 
-async def build_bundle(
+async def build_bundle(  # noqa: PLR0913 - one build, wired
     store: Store,
     settings: Settings,
     clock: Clock,
     request: BuildRequest,
     credentials: Iterable[Credentials],
     emit: Callable[[BuildEvent], None],
+    *,
+    early: bool = True,
 ) -> Bundle:
-    """One build into ``store``, with these credentials and none else."""
-    builder = BundleBuilder(store, clock, BuildSettings(jobs=settings.jobs))
+    """One build into ``store``, with these credentials and none else; ``early`` as in ``BuildSettings``."""
+    builder = BundleBuilder(store, clock, BuildSettings(jobs=settings.jobs, early=early))
     config = registry_config(settings, request.plain_http, request.insecure)
     async with RegistryClient(config, CredentialChain(credentials)) as source:
         return await builder.build(

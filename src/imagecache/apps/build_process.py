@@ -73,7 +73,8 @@ async def run(order: Order, send: Send) -> None:
             host_credentials(order.credentials, Path(order.docker_config) if order.docker_config else None)
         )
         store = await asyncio.to_thread(Store.open, settings.store, clock)
-        await build_bundle(store, settings, clock, order.request, credentials, sender.on)
+        # many caches may be of images that the store has, and then a worker would be for nothing
+        await build_bundle(store, settings, clock, order.request, credentials, sender.on, early=False)
     except ImageCacheError as error:
         send(Failed.of(error))
     else:

@@ -42,6 +42,8 @@ Emit = Callable[[BuildEvent], None]
 class BuildSettings:
     jobs: int = 0
     """Worker processes; 0: one per core."""
+    early: bool = True
+    """A worker is started before it is known whether a layer is new: that overlaps with the registry's time."""
     downloads: int = 4
     """Layers downloaded at the same time (containerd and Docker: 3)."""
     limits: Limits = DEFAULT
@@ -81,6 +83,8 @@ class BundleBuilder:
         stay, and the next call continues from them.
         """
         async with WorkerPool(self._settings.jobs) as pool:
+            if self._settings.early:
+                pool.prepare()
             images = await self._resolve(references, platforms, source)
             groups = plan(images)
             # Leased before the store is searched: what is found must not be collected until the bundle names it.
@@ -92,7 +96,10 @@ class BundleBuilder:
                 layers = LayerBuilder(
                     self._store, source, pool, progress, limit, self._known(), downloads=self._settings.downloads
                 )
-                progress.plan(_layer_plan(layers, group) for group in groups)
+                planned = [_layer_plan(layers, group) for group in groups]
+                if not all(each.cached for each in planned):
+                    pool.prepare()
+                progress.plan(planned)
                 await self._make(images, groups, layers, progress, emit)
                 notes = await run_all(*(_layer_notes(image, layers, source) for image in images))
                 made = self._document(bundle_id, platforms.wanted, layers, zip(images, notes, strict=True))

@@ -99,8 +99,8 @@ class Worker:
 class WorkerPool:
     """At most ``size`` workers, started when first needed; 0: one per core that this process may use.
 
-    The first is started in advance, and workers stay until the end. A ``seldom`` used pool ends them whenever none has
-    work: an idle one takes memory of a node.
+    Workers stay until the end. A ``seldom`` used pool ends them whenever none has work: an idle one takes memory of a
+    node.
     """
 
     def __init__(self, size: int = 0, *, seldom: bool = False) -> None:
@@ -111,9 +111,12 @@ class WorkerPool:
         self._idle: list[Worker] = []
 
     async def __aenter__(self) -> Self:
-        if not self._seldom:  # the interpreter starts while the first manifest is downloaded
-            self._idle.append(Worker())
         return self
+
+    def prepare(self) -> None:
+        """Start the first worker now: it will be needed, and an interpreter takes a moment."""
+        if not (self._idle or self._working):
+            self._idle.append(Worker())
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

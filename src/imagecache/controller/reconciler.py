@@ -272,11 +272,12 @@ class Reconciler:
             del self._memories[other]
 
     def _built(self, uid: str) -> None:
-        """A build has news: look, but not more often than a status should be written."""
+        """A build has news. Its end is looked at at once, a progress as often as a status should be written."""
         memory = self._memories.get(uid)
         if memory is not None:
             wait = memory.written + self._dependencies.interval - self._dependencies.clock.monotonic()
-            self.queue.add(memory.name, max(0.0, wait))
+            running = isinstance(self.builds.state(uid), Running)
+            self.queue.add(memory.name, max(0.0, wait) if running else 0.0)
 
     # observe
 

@@ -131,7 +131,8 @@ class _Planner:
         subdirectories: list[tuple[PlacedInode, PlacedInode]] = []
         for name in names:
             inode = children[name]
-            child = self._placed.get(inode)
+            # with one name it is not met again: most files of a layer are so
+            child = self._placed.get(inode) if inode.nlink != 1 else None
             if child is None:
                 child = self._place(inode, name)
                 if child.file_type == _DIRECTORY:
@@ -173,22 +174,40 @@ class _Planner:
         file_type = FILE_TYPES.get(kind)
         if file_type is None:
             raise MalformedLayer(f"{name!r} is of no file type: mode {inode.mode:o}")
-        _check_numbers(inode, name)
-        placed = PlacedInode(inode, self._next, len(self._layout.inodes) + 1, file_type)
-        if inode.xattrs:
-            placed.xattrs = xattr.encode(inode.xattrs, self._limits)
+        if not (
+            0 <= inode.uid <= _MAX_ID
+            and 0 <= inode.gid <= _MAX_ID
+            and 0 <= inode.mtime <= _MAX_TIME
+            and 0 <= inode.mtime_nsec < 10**9
+            and 0 <= inode.mode <= 0xFFFF
+            and inode.size >= 0
+        ):
+            raise _impossible(inode, name)
+        inodes = self._layout.inodes
+        placed = PlacedInode(inode, self._next, len(inodes) + 1, file_type)
+        inodes.append(placed)
         if kind == stat.S_IFREG:
             placed.size = inode.size
             if inode.size:
                 placed.address = self._content.locate(inode) >> self._bits
-        elif kind == stat.S_IFLNK:
-            self._place_target(placed, name)
         elif kind in {stat.S_IFCHR, stat.S_IFBLK}:
             placed.address = encode_device(inode.major, inode.minor)
-        self._next = align(placed.offset + _UNIT + len(placed.xattrs) + len(placed.target), _UNIT)
-        self._placed[inode] = placed
-        self._layout.inodes.append(placed)
+        if inode.xattrs or kind == stat.S_IFLNK:
+            self._place_tail(placed, name)
+        else:
+            self._next += _UNIT
+        if inode.nlink != 1:
+            self._placed[inode] = placed
         return placed
+
+    def _place_tail(self, placed: PlacedInode, name: bytes) -> None:
+        """What lies behind an inode."""
+        inode = placed.inode
+        if inode.xattrs:
+            placed.xattrs = xattr.encode(inode.xattrs, self._limits)
+        if inode.is_symlink:
+            self._place_target(placed, name)
+        self._next = align(placed.offset + _UNIT + len(placed.xattrs) + len(placed.target), _UNIT)
 
     def _place_target(self, placed: PlacedInode, name: bytes) -> None:
         """Put the target beside the inode, at the next block if this one is too full, or in blocks of its own.
@@ -226,11 +245,10 @@ class _Planner:
             raise LimitExceeded(f"layer image of {layout.total} bytes; EROFS can address {MAX_BLOCKS << self._bits}")
 
 
-def _check_numbers(inode: Inode, name: bytes) -> None:
-    """Raise LimitExceeded unless EROFS has room for every number of the inode."""
+def _impossible(inode: Inode, name: bytes) -> LimitExceeded:
+    """EROFS has no room for a number of the inode."""
     if not (0 <= inode.uid <= _MAX_ID and 0 <= inode.gid <= _MAX_ID):
-        raise LimitExceeded(f"owner {inode.uid}:{inode.gid} of {name!r} is not below {_MAX_ID + 1}")
+        return LimitExceeded(f"owner {inode.uid}:{inode.gid} of {name!r} is not below {_MAX_ID + 1}")
     if not (0 <= inode.mtime <= _MAX_TIME and 0 <= inode.mtime_nsec < 10**9):
-        raise LimitExceeded(f"time {inode.mtime}.{inode.mtime_nsec} of {name!r} cannot be stored")
-    if not (0 <= inode.mode <= 0xFFFF and inode.size >= 0):
-        raise LimitExceeded(f"mode {inode.mode:o} or size {inode.size} of {name!r} cannot be stored")
+        return LimitExceeded(f"time {inode.mtime}.{inode.mtime_nsec} of {name!r} cannot be stored")
+    return LimitExceeded(f"mode {inode.mode:o} or size {inode.size} of {name!r} cannot be stored")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from imagecache.erofs import dirent, xattr
-from imagecache.erofs.format import INODE, SLOT, SUPERBLOCK_OFFSET, Superblock, align, encode_format
+from imagecache.erofs.format import FLAT_PLAIN, INODE, SLOT, SUPERBLOCK_OFFSET, Superblock, align, encode_format
 from imagecache.erofs.layer_header import DATA_START, HEADER_OFFSET, LayerHeader
 from imagecache.erofs.layout import Directory, Layout
 
@@ -81,11 +81,12 @@ def _inodes(layout: Layout) -> Iterator[bytes]:
     """Every inode with what belongs to it, padded to where the next one starts."""
     ends = [placed.offset for placed in layout.inodes[1:]]
     ends.append(layout.inodes_size)
+    plain = encode_format(FLAT_PLAIN)
     pack = INODE.pack  # once for each file of a layer, so that what can be spared is
     for placed, end in zip(layout.inodes, ends, strict=True):
         inode, xattrs = placed.inode, placed.xattrs
         data = pack(
-            encode_format(placed.layout),
+            plain if placed.layout == FLAT_PLAIN else encode_format(placed.layout),
             xattr.count(len(xattrs)) if xattrs else 0,
             inode.mode,
             0,
