@@ -2,7 +2,8 @@
 
 A name that is copied out of a page or a chat brings blanks, no-break spaces and marks of no width with it. They are not
 part of it: what is read is trimmed once, where it is read, so that nothing later compares two spellings. Inside of a
-name they are an error, and ``strange`` says what it is. It must not know what the text is for.
+name they are an error, and ``strange`` says what it is. And text that anybody may have written goes through
+``printable`` where it leaves us. It must not know what the text is for.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ import unicodedata
 
 _SHOWN = 40
 """Characters before a strange one that a message repeats."""
+LONGEST = 2048
+"""Characters of a message in a status, a log or on a terminal."""
+_CUT = "…"
 
 
 def trimmed(text: str) -> str:
@@ -45,6 +49,20 @@ def refusal(message: str, text: str, *, blanks: bool = False) -> str:
     """The message that refuses ``text``, with its strange character if it has one."""
     found = strange(text, blanks=blanks)
     return f"{message}: {found}" if found else message
+
+
+def printable(text: str, longest: int = LONGEST) -> str:
+    """One line that shows as what it is, of at most ``longest`` characters.
+
+    Terminals obey control characters, line breaks make lines that nobody has written, and marks of direction change
+    the order of what is read: each is replaced by its escape, as is a character that no font has. What is too long
+    ends in an ellipsis. The result of a result is the same text.
+    """
+    if len(text) <= longest and text.isprintable():
+        return text
+    # not all of it: a text may be as large as the document that it was in
+    escaped = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text[: longest + 1])
+    return escaped if len(escaped) <= longest else escaped[: longest - len(_CUT)] + _CUT
 
 
 def _is_blank(character: str) -> bool:

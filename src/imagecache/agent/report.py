@@ -21,6 +21,7 @@ from imagecache.containerd.api import Attached
 from imagecache.errors import ContainerdUnavailable, ImageCacheError, StoreRefused, StoreUnreachable
 from imagecache.store.bundle_document import Bundle
 from imagecache.store.layer_name import LayerName
+from imagecache.written import printable
 
 NO_SPACE = "InsufficientSpace"
 RECORDS_REMOVED = "RecordsRemoved"
@@ -100,7 +101,7 @@ def _entry(facts: Facts, name: str, cache: Cache) -> NodeCache:
         unpacked_into=tuple(sorted(attached.unpacked)) if attached else (),
         unpacked_bytes=sum(_unpacked(facts, name).values()),
         reason=reason,
-        message=message,
+        message=printable(message),
     )
 
 
@@ -213,7 +214,7 @@ def _condition(kind: str, value: str, reason: str, message: str, now: dt.datetim
         type=kind,
         status=value,
         reason=reason,
-        message=message,
+        message=printable(message),
         last_transition_time=times.render(now),
         observed_generation=0,
     )

@@ -24,6 +24,7 @@ from imagecache.store.durable_files import fsync_directory, write_atomic
 from imagecache.store.layer_name import LayerName
 from imagecache.store.owner import make_directory
 from imagecache.telemetry.log import get_logger
+from imagecache.written import printable
 
 _log = get_logger(__name__)
 _SUFFIX = ".json"
@@ -121,7 +122,7 @@ class NodeState:
     def report(self, cache: str) -> tuple[NodeCache, ...]:
         """The bundles of a cache as a NodeImageCache has them, by what ``settle`` has remembered."""
         return tuple(
-            NodeCache(name=cache, id=bundle_id, state=_state(entry), message=entry.problem)
+            NodeCache(name=cache, id=bundle_id, state=_state(entry), message=printable(entry.problem))
             for bundle_id, entry in self._entries.items()
             if cache in entry.caches
         )

@@ -19,6 +19,7 @@ from imagecache.builder.build_events import BuildEvent, ImageReady, ImageResolve
 from imagecache.errors import ImageCacheError
 from imagecache.oci.descriptor import Platform
 from imagecache.store.bundle_document import Bundle, ImageRecord
+from imagecache.written import printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +153,8 @@ def notes(document: Bundle) -> tuple[str, ...]:
 
 
 def explain(error: ImageCacheError) -> str:
-    """An error with its hint: what happened, and what to do."""
-    return f"{error}; {error.hint}" if error.hint else str(error)
+    """An error with its hint: what happened, and what to do; as a status has it, so that the two compare."""
+    return printable(f"{error}; {error.hint}" if error.hint else str(error))
 
 
 def status_event(event: BuildEvent, now: dt.datetime) -> Event | None:

@@ -6,7 +6,7 @@ Keys sorted, lists not indented, double quotes where quotes are needed. It must 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 import yaml
@@ -44,9 +44,21 @@ def listing(caches: Sequence[ImageCache]) -> dict[str, JSON]:
 
 
 def to_yaml(value: JSON) -> str:
-    text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=True, allow_unicode=True, width=_WIDTH)
-    return text
+    def written(*, unicode: bool) -> str:
+        text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=True, allow_unicode=unicode, width=_WIDTH)
+        return text
+
+    return _escaped(written)
 
 
 def to_json(value: JSON) -> str:
-    return json.dumps(value, indent=4, sort_keys=True, ensure_ascii=False) + "\n"
+    def written(*, unicode: bool) -> str:
+        return json.dumps(value, indent=4, sort_keys=True, ensure_ascii=not unicode) + "\n"
+
+    return _escaped(written)
+
+
+def _escaped(written: Callable[..., str]) -> str:
+    """In ASCII when it has characters that a terminal would obey, which both formats leave as they are else."""
+    text = written(unicode=True)
+    return text if all(line.isprintable() for line in text.split("\n")) else written(unicode=False)

@@ -11,7 +11,12 @@ import msgspec
 
 from imagecache.api import times
 from imagecache.api.types import Event, EventMetadata, EventSource
+from imagecache.written import printable
 
+MESSAGE = 1024
+"""Characters of a message; the API server refuses longer ones (core/v1 validation)."""
+_ABOUT = 512
+"""Characters of a reference that are repeated."""
 KEPT = 50
 """As upstream (eci-api §5.5)."""
 NORMAL = "Normal"
@@ -20,8 +25,8 @@ COMPONENT = "imagecache"
 
 
 def event(reason: str, message: str, *, about: str, now: dt.datetime, kind: str = NORMAL) -> Event:
-    """A new event about an image reference or a cache's name."""
-    stamp = times.render(now)
+    """A new event about an image reference or a cache's name. Both texts may be anyone's."""
+    stamp, message, about = times.render(now), printable(message, MESSAGE), printable(about, _ABOUT)
     return Event(
         type=kind,
         reason=reason,
@@ -50,4 +55,5 @@ def _same(one: Event, other: Event) -> bool:
 
 def has(events: tuple[Event, ...], reason: str, message: str) -> bool:
     """Whether one of them says so."""
-    return any((event.reason, event.message) == (reason, message) for event in events)
+    said = printable(message, MESSAGE)
+    return any((event.reason, event.message) == (reason, said) for event in events)

@@ -2,7 +2,8 @@
 
 Pure: status in, status out; ``TRANSITIONS`` is the drawing of docs/internals/status.md. What became of the last build
 is state, kept in the condition Building; Ready, Reconciling and Stalled follow from it and the phase, so that they can
-never contradict each other. It must not do I/O and must not know why something failed.
+never contradict each other. Messages may be anyone's text, so each becomes one printable line of bounded length. It
+must not do I/O and must not know why something failed.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import msgspec
 
 from imagecache.api import times
 from imagecache.api.types import Attempt, Condition, Phase, Status, StatusImage
+from imagecache.written import printable
 
 FAILED_KEPT = dt.timedelta(hours=24)
 """How long a failed cache is kept, whatever its retention (eci-api §5.4)."""
@@ -75,7 +77,7 @@ def waiting(status: Status, generation: int, now: dt.datetime, *, reason: str, m
     status = msgspec.structs.replace(
         status,
         phase=Phase.UPDATING if status.phase is Phase.UPDATING else Phase.PENDING,
-        reason=f"{reason}: {message}",
+        reason=printable(f"{reason}: {message}"),
         last_updated_time=times.render(now),
     )
     return _conditions(status, generation, now, ("False", reason, message))
@@ -173,7 +175,7 @@ def failed(status: Status, generation: int, now: dt.datetime, *, reason: str, me
     phase = Phase.UPDATE_FAILED if updating else Phase.FAILED
     _check(status, phase)
     status = msgspec.structs.replace(
-        status, phase=phase, reason=f"{reason}: {message}", last_updated_time=times.render(now)
+        status, phase=phase, reason=printable(f"{reason}: {message}"), last_updated_time=times.render(now)
     )
     if not updating:  # a failed update keeps the expiry of the bundle that still serves
         status = msgspec.structs.replace(status, expire_date_time=times.render(now + FAILED_KEPT), retention_days=0)
@@ -315,7 +317,7 @@ def _with(status: Status, found: Iterable[tuple[str, _Outcome]], generation: int
             type=kind,
             status=value,
             reason=reason,
-            message=message,
+            message=printable(message),
             last_transition_time=stamp,
             observed_generation=generation,
         )

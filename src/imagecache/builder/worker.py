@@ -99,10 +99,9 @@ def _run(jobs: _Jobs, message: ToWorker, fds: list[int]) -> FromWorker | None:
     except _ParentGone:
         return None
     except ImageCacheError as error:
-        return Failed(error=error.reason, message=error.message, hint=error.hint)
+        return Failed.of(error)
     except OSError as error:
-        ours = from_os_error(error, "a staged layer image")
-        return Failed(error=ours.reason, message=ours.message, hint=ours.hint)
+        return Failed.of(from_os_error(error, "a staged layer image"))
 
 
 class _Jobs:

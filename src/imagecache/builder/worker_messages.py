@@ -12,9 +12,10 @@ from imagecache.builder.converted import Converted
 from imagecache.digest import DiffID, Digest
 from imagecache.errors import ImageCacheError, by_name
 from imagecache.oci.descriptor import decode_hook, encode_hook
+from imagecache.written import printable
 
 MAX_MESSAGE = 64 << 10
-"""The largest message is a ``Failed``, whose text is bounded by the names in it."""
+"""More than the largest message, which is a ``Failed``."""
 
 
 PARALLEL = "parallel"
@@ -87,9 +88,13 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
     message: str
     hint: str
 
+    @classmethod
+    def of(cls, error: ImageCacheError) -> Failed:
+        return cls(error.reason, printable(error.message), printable(error.hint))
+
     def exception(self) -> ImageCacheError:
-        """The error that the worker met, as an instance of its own class."""
-        return by_name(self.error)(self.message, hint=self.hint)
+        """The error that the worker met, as an instance of its own class. Its texts may be those of a layer."""
+        return by_name(self.error)(printable(self.message), hint=printable(self.hint))
 
 
 ToWorker = Convert | Derive | Prove | Available | Arrived

@@ -43,14 +43,18 @@ def doctor(
 def show(checks: Sequence[Check], *, as_json: bool = False) -> None:
     """Print the checks, then exit with the code of the worst."""
     for check in checks:
-        say(_as_json(check) if as_json else _as_text(check))
+        if as_json:
+            say(_as_json(check))
+        else:
+            _say(check)
     raise typer.Exit(EXIT_CODES[max((check.status for check in checks), default=Status.OK)])
 
 
-def _as_text(check: Check) -> str:
+def _say(check: Check) -> None:
     word = paint(f"{check.status.name.lower():<8}", _COLOURS[check.status], sys.stdout)
-    remedy = f"\n{'':<8} {'':<12}-> {check.remedy}" if check.remedy else ""
-    return f"{word} {check.area:<11} {check.name}: {check.detail}{remedy}"
+    say(f" {check.area:<11} {check.name}: {check.detail}", mark=word)
+    if check.remedy:
+        say(f"{'':<8} {'':<12}-> {check.remedy}")
 
 
 def _as_json(check: Check) -> str:

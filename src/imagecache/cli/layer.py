@@ -118,19 +118,14 @@ def list_(
 
 
 def _as_text(name: str, target: str, inode: Inode) -> str:
-    """As ``tar -tv`` shows it."""
+    """As ``tar -tv`` shows it; ``say`` escapes what is hostile, and bytes that no character is."""
     size = f"{inode.major},{inode.minor}" if _is_device(inode) else str(inode.size)
-    arrow = f" -> {_printable(target)}" if target else ""
-    return f"{stat.filemode(inode.mode)} {inode.uid}/{inode.gid} {size:>10} {_printable(name)}{arrow}"
+    arrow = f" -> {target}" if target else ""
+    return f"{stat.filemode(inode.mode)} {inode.uid}/{inode.gid} {size:>10} {name}{arrow}"
 
 
 def _is_device(inode: Inode) -> bool:
     return stat.S_ISCHR(inode.mode) or stat.S_ISBLK(inode.mode)
-
-
-def _printable(name: str) -> str:
-    """Escape control characters and undecodable bytes: names may be hostile, and terminals obey them."""
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in name)
 
 
 def _as_json(name: str, target: str, inode: Inode) -> str:

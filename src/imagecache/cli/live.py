@@ -23,6 +23,7 @@ from imagecache.clock import Clock
 from imagecache.containerd.api import Attached
 from imagecache.errors import ImageCacheError
 from imagecache.plain_host.verbs import Accepted, Built, ShownEvent
+from imagecache.written import printable
 
 _LAYERS_SHOWN = 12
 """A terminal of 24 lines still shows the images and the bar."""
@@ -58,7 +59,7 @@ class LiveDisplay:
         if isinstance(event, Accepted):
             self._tally = Tally()
         for line in outcome(event):
-            self._console.print(line, markup=False, soft_wrap=True)
+            self._console.print(printable(line), markup=False, soft_wrap=True)
         for text in event.notes if isinstance(event, Accepted) else ():
             note(text)
 
@@ -80,7 +81,7 @@ class LiveDisplay:
 
 def _image_row(image: ImageTally) -> tuple[Text, Text, Text]:
     state = Text("ready", style="green") if image.ready else Text("pulling", style="yellow")
-    return Text(image.image), state, Text(f"{columns.count(image.layers, 'layer')}, {columns.size(image.size)}")
+    return Text(printable(image.image)), state, Text(f"{columns.count(image.layers, 'layer')}, {columns.size(image.size)}")
 
 
 def _layer_row(layer: LayerTally) -> tuple[Text, ProgressBar, Text]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from imagecache.written import printable
+
 _LABEL = 13
 
 
@@ -18,8 +20,3 @@ def section(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]
 
 def line(label: str, value: str) -> str:
     return f"{label + ':' if label else '':<{_LABEL}} {printable(value)}".rstrip()
-
-
-def printable(text: str) -> str:
-    """Control characters escaped: texts may be anyone's, and terminals obey them."""
-    return text if text.isprintable() else "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)

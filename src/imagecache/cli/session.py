@@ -1,6 +1,7 @@
 """One run of the command line: its settings, its environment, its output.
 
-Tests construct an ``Environment`` of their own. It must not know any command.
+Tests construct an ``Environment`` of their own. What is printed may be anyone's text, and terminals obey control
+characters: none is printed. It must not know any command.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from imagecache.clock import Clock, SystemClock
 from imagecache.errors import ImageCacheError, Interrupted
 from imagecache.settings.load import load
 from imagecache.settings.table import LogLevel, Settings
+from imagecache.written import printable
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -98,22 +100,22 @@ def run(work: Coroutine[object, object, T]) -> T:
         raise Interrupted("stopped") from error
 
 
-def say(text: str) -> None:
-    """Print one line of the result on stdout."""
-    sys.stdout.write(f"{text}\n")
+def say(text: str, *, mark: str = "") -> None:
+    """Print one line of the result on stdout, whole: programs read it. ``mark`` comes before it, with its colour."""
+    sys.stdout.write(f"{mark}{printable(text, sys.maxsize)}\n")
     sys.stdout.flush()  # a pipe would buffer the lines of a running build
 
 
 def note(text: str) -> None:
     """Print a remark that is not part of the result, on stderr."""
-    sys.stderr.write(f"{paint('note:', '33', sys.stderr)} {text}\n")
+    sys.stderr.write(f"{paint('note:', '33', sys.stderr)} {printable(text)}\n")
 
 
 def report(error: ImageCacheError) -> None:
     """Print an error and its hint on stderr."""
-    sys.stderr.write(f"{paint('error:', '31', sys.stderr)} {error}\n")
+    sys.stderr.write(f"{paint('error:', '31', sys.stderr)} {printable(str(error))}\n")
     if error.hint:
-        sys.stderr.write(f"{paint('hint:', '36', sys.stderr)} {error.hint}\n")
+        sys.stderr.write(f"{paint('hint:', '36', sys.stderr)} {printable(error.hint)}\n")
 
 
 def paint(text: str, colour: str, stream: TextIO) -> str:

@@ -13,6 +13,7 @@ from imagecache.api.pull_secrets import PullSecret
 from imagecache.builder.build_events import BuildEvent
 from imagecache.errors import ImageCacheError, RateLimited, by_name
 from imagecache.oci.descriptor import decode_hook, encode_hook
+from imagecache.written import printable
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,7 +43,8 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
     @classmethod
     def of(cls, error: ImageCacheError) -> Failed:
         asked = error.retry_after if isinstance(error, RateLimited) else None
-        return cls(type(error).__name__, error.message, error.hint, error.image, asked)
+        message, hint, image = map(printable, (error.message, error.hint, error.image))
+        return cls(type(error).__name__, message, hint, image, asked)
 
     def exception(self) -> ImageCacheError:
         """The error that the process met, of its own class again."""

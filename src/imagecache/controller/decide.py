@@ -473,9 +473,8 @@ class _Draft:
     def record_notes(self, spec: EffectiveSpec) -> None:
         """What is ignored of the document, once: also of an annotation that comes later."""
         notes = (*self.observed.notes, *spec.notes)[:_NOTES]
-        told = {each.message for each in self.status.events if each.reason == "Noted"} if notes else set()
         for note in notes:
-            if note not in told:
+            if not events.has(self.status.events, "Noted", note):
                 self.record("Noted", note)
 
     def changed_status(self) -> Status:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import secrets
 
+from imagecache.api.events import MESSAGE
 from imagecache.api.types import API_VERSION, KIND, Event, ImageCache
 from imagecache.errors import KubernetesError
 from imagecache.kube.api import Kube, Object
 from imagecache.kube.resources import EVENTS
 from imagecache.telemetry.log import get_logger
+from imagecache.written import printable
 
 NAMESPACE = "default"
 COMPONENT = "imagecache-controller"
-MESSAGE = 1024
-"""Characters; the API server refuses longer messages (core/v1 validation)."""
 _log = get_logger(__name__)
 
 
@@ -37,7 +37,7 @@ def _object(cache: ImageCache, event: Event) -> Object:
         "involvedObject": {"apiVersion": API_VERSION, "kind": KIND, "name": cache.name, "uid": cache.metadata.uid},
         "type": event.type,
         "reason": event.reason,
-        "message": event.message[:MESSAGE],
+        "message": printable(event.message, MESSAGE),
         "count": 1,
         "firstTimestamp": event.first_timestamp,
         "lastTimestamp": event.last_timestamp,

@@ -8,6 +8,7 @@ content.
 from __future__ import annotations
 
 from imagecache.errors import UnsupportedMediaType
+from imagecache.written import printable
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -32,6 +33,8 @@ _SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1"
 _LEGACY_CONFIG = "application/octet-stream"
 """Of configs that Docker's registry of 2016 gave the wrong type (distribution 1622; containerd
 ``core/remotes/docker/converter.go``, LegacyConfigMediaType)."""
+_SHOWN = 127
+"""Characters of a type in a message, as many as a part of a registered one may have (RFC 6838 §4.2)."""
 _OCI_LAYERS = "application/vnd.oci.image.layer."
 _OCI_FOREIGN = "application/vnd.oci.image.layer.nondistributable.v1.tar"
 _DOCKER_FOREIGN = "application/vnd.docker.image.rootfs.foreign.diff.tar"
@@ -114,5 +117,5 @@ def check_resolved(media_type: str) -> None:
 
 
 def shown(media_type: str) -> str:
-    """For messages: a foreign text of bounded length."""
-    return media_type[:127] or "no type"
+    """For messages: a foreign text, printable and of bounded length."""
+    return printable(media_type, _SHOWN) or "no type"

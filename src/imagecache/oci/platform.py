@@ -15,6 +15,7 @@ from imagecache.errors import NoMatchingPlatform
 from imagecache.oci.descriptor import Platform
 from imagecache.oci.manifest import Index
 from imagecache.oci.shapes import AnyDescriptor
+from imagecache.written import printable
 
 # normalizeArch of containerd's platforms module.
 _ARCHITECTURES: dict[str, tuple[str, str | None]] = {
@@ -40,8 +41,8 @@ _ARM64_MINORS = {"v8": 9, "v9": 7}
 """Highest known minor version of each arm64 architecture."""
 _ARM64_V9_IS = 5
 """v9.n runs everything up to v8.(n+5)."""
-_LONGEST = 160
-"""Characters of a platform in a message."""
+_LONGEST = 60
+"""Characters of a platform in a message: a registry may call it anything."""
 _UNKNOWN = "unknown"
 """BuildKit gives attestation manifests the platform unknown/unknown, which no machine is."""
 
@@ -129,7 +130,7 @@ def shown(platform: Platform) -> str:
     """
     features = "".join(f"+{feature}" for feature in sorted(platform.os_features))
     system = f"{platform.os}({features})" if features else platform.os
-    return str(msgspec.structs.replace(platform, os=system))[:_LONGEST]
+    return printable(str(msgspec.structs.replace(platform, os=system)), _LONGEST)
 
 
 def _rank(able: tuple[Platform, ...], offered: Platform) -> tuple[int, int] | None:

@@ -1,7 +1,7 @@
 """Structured logs on stderr: constant messages with key/values, as JSON or as text.
 
-Values under a key that looks like a credential are replaced before anything is written, in every logger. It must not
-decide what is logged.
+Values under a key that looks like a credential are replaced before anything is written, in every logger, and texts
+become printable lines of bounded length: they may be a registry's. It must not decide what is logged.
 """
 
 from __future__ import annotations
@@ -14,10 +14,16 @@ from typing import TextIO
 
 import structlog
 
+from imagecache.written import printable
+
 _SECRET = re.compile(r"authorization|password|passwd|secret|token|credential|api_?key|cookie", re.IGNORECASE)
 _HEADER = re.compile(r"\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
 _USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
 REDACTED = "[redacted]"
+_TRACE = "exception"
+"""The key of structlog's ``format_exc_info``."""
+_TRACE_LINES = 200
+"""The last ones: what was raised is at the end."""
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 Event = MutableMapping[str, object]
@@ -35,7 +41,10 @@ def configure(*, log_format: str = "auto", level: str = "info", stream: TextIO |
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             redact,
-            structlog.dev.ConsoleRenderer(colors=False) if people else structlog.processors.JSONRenderer(),
+            # plain: a traceback is a text by then, which is redacted as every other one
+            structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+            if people
+            else structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=lambda *names: _Logger(target, str(names[0]) if names else ""),
@@ -64,15 +73,27 @@ def _named(logger: _Logger, _method: str, event: Event) -> Event:
 
 
 def redact(_logger: object, _method: str, event: Event) -> Event:
-    """Replace what looks like a credential, by key and inside texts, at any depth; the last processor before output."""
-    return {key: REDACTED if _SECRET.search(key) else _clean(value) for key, value in event.items()}
+    """The last processor before output: replaces what looks like a credential, and what a terminal would obey.
+
+    By key and inside texts, at any depth.
+    """
+    return {key: _lines(value) if key == _TRACE else _item(key, value) for key, value in event.items()}
+
+
+def _item(key: str, value: object) -> object:
+    return REDACTED if _SECRET.search(key) else _clean(value)
+
+
+def _lines(trace: object) -> str:
+    """The lines of a stack trace are Python's, their text is not."""
+    return "\n".join(str(_clean(line)) for line in str(trace).split("\n")[-_TRACE_LINES:])
 
 
 def _clean(value: object) -> object:
     if isinstance(value, str):
-        return _USERINFO.sub(f"{REDACTED}@", _HEADER.sub(rf"\1 {REDACTED}", value))
+        return printable(_USERINFO.sub(f"{REDACTED}@", _HEADER.sub(rf"\1 {REDACTED}", value)))
     if isinstance(value, dict):
-        return {key: REDACTED if _SECRET.search(str(key)) else _clean(item) for key, item in value.items()}
+        return {printable(str(key)): _item(str(key), item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_clean(item) for item in value]
-    return value
+    return value if value is None or isinstance(value, bool | int | float) else _clean(str(value))

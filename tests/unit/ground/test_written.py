@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from imagecache.written import listed, refusal, strange, trimmed
+from imagecache.written import listed, printable, refusal, strange, trimmed
 
 AROUND = ["", " ", "\t", "\r\n", "\x0b", "\x1f", "\x85", "\u00a0", "\u1680", "\u2009", "\u2028", "\u202f", "\u3000"]
 UNSEEN = ["\u00ad", "\u200b", "\u200c", "\u200e", "\u2060", "\ufeff"]
@@ -45,3 +45,34 @@ def test_a_character_that_nobody_sees_is_named(text: str, message: str) -> None:
 def test_blanks_may_be_allowed() -> None:
     assert strange("a in (b, c)", blanks=True) == ""
     assert strange("a in\t(b)", blanks=True) == "it contains U+0009 (a character without a name) after 'a in'"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("", ""),
+        ("café, 图像, \U0001f600", "café, 图像, \U0001f600"),
+        ("\x1b[2J", "\\x1b[2J"),
+        ("\x9b2J", "\\x9b2J"),
+        ("a\r\nb\tc", "a\\r\\nb\\tc"),
+        ("user\u202etxt.exe", "user\\u202etxt.exe"),
+        ("a\u2066b\u2069", "a\\u2066b\\u2069"),
+        ("a\u200bb\ufeff", "a\\u200bb\\ufeff"),
+        ("a\u2028b", "a\\u2028b"),
+        ("\ud800", "\\ud800"),
+        ("\U000e0041", "\\U000e0041"),
+    ],
+)
+def test_what_a_terminal_would_obey_is_escaped(text: str, shown: str) -> None:
+    assert printable(text) == shown
+    assert printable(shown) == shown
+
+
+@pytest.mark.parametrize("text", ["x" * 41, "\x1b" * 30, "x" * 39 + "\x1b", "\U000e0041" * 10**6])
+def test_what_is_too_long_is_cut(text: str) -> None:
+    shown = printable(text, 40)
+
+    assert len(shown) == 40
+    assert shown.endswith("…")
+    assert printable(shown, 40) == shown
+    assert printable("x" * 40, 40) == "x" * 40

@@ -12,15 +12,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from imagecache.api import times
+from imagecache.api.events import MESSAGE
 from imagecache.backoff import Backoff, Retries
 from imagecache.clock import Clock
-from imagecache.controller.event_recorder import COMPONENT, MESSAGE
+from imagecache.controller.event_recorder import COMPONENT
 from imagecache.controller.pods.decide import Tell
 from imagecache.controller.pods.pod import Pod
 from imagecache.errors import KubernetesError, KubernetesUnavailable, ObjectExists
 from imagecache.kube.api import Kube, Object
 from imagecache.kube.resources import EVENTS, PODS
 from imagecache.telemetry.log import get_logger
+from imagecache.written import printable
 
 _RATE = 20.0
 """Events a second, for as long as it takes."""
@@ -131,7 +133,7 @@ class Teller:
             "involvedObject": {**about, "name": subject.name, "namespace": subject.namespace},
             "type": tell.told.type,
             "reason": tell.told.reason,
-            "message": tell.told.message[:MESSAGE],
+            "message": printable(tell.told.message, MESSAGE),
             "count": 1,
             "firstTimestamp": now,
             "lastTimestamp": now,
