@@ -13,6 +13,7 @@ from http import HTTPStatus
 
 from imagecache.errors import HostError, InvalidSetting
 from imagecache.telemetry.metrics import CONTENT_TYPE, Metrics
+from imagecache.written import printable
 
 _REQUEST_SECONDS = 5.0
 _HEADER_BYTES = 8 * 1024
