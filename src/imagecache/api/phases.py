@@ -234,7 +234,7 @@ def observed(status: Status, generation: int, now: dt.datetime) -> Status:
     if building is not None:
         status = _conditions(status, generation, now, (building.status, building.reason, building.message))
         why = f"{building.reason}: {building.message}" if building.status == "False" and building.message else ""
-        status = msgspec.structs.replace(status, reason="" if building.reason == INTERRUPTED else why)
+        status = msgspec.structs.replace(status, reason="" if building.reason == INTERRUPTED else printable(why))
     conditions = status.conditions
     if any(each.observed_generation != generation for each in conditions):
         conditions = tuple(msgspec.structs.replace(each, observed_generation=generation) for each in conditions)

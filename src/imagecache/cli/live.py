@@ -81,7 +81,8 @@ class LiveDisplay:
 
 def _image_row(image: ImageTally) -> tuple[Text, Text, Text]:
     state = Text("ready", style="green") if image.ready else Text("pulling", style="yellow")
-    return Text(printable(image.image)), state, Text(f"{columns.count(image.layers, 'layer')}, {columns.size(image.size)}")
+    amount = f"{columns.count(image.layers, 'layer')}, {columns.size(image.size)}"
+    return Text(printable(image.image)), state, Text(amount)
 
 
 def _layer_row(layer: LayerTally) -> tuple[Text, ProgressBar, Text]:

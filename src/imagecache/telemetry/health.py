@@ -76,7 +76,7 @@ class HealthServer:
             return _response(HTTPStatus.NOT_FOUND, _TEXT, b"/livez, /readyz, /metrics\n")
         problem = check()
         if problem:
-            return _response(HTTPStatus.SERVICE_UNAVAILABLE, _TEXT, f"{problem}\n".encode())
+            return _response(HTTPStatus.SERVICE_UNAVAILABLE, _TEXT, f"{printable(problem)}\n".encode())
         return _response(HTTPStatus.OK, _TEXT, b"ok\n")
 
 
