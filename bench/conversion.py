@@ -1,8 +1,15 @@
-"""Conversion of one layer, against the least that anybody can do with it: decompress and hash."""
+"""Conversion of one layer.
+
+A large one against the least that anybody can do with it, decompress and hash; one of many small files against GNU tar,
+which makes the files.
+"""
 
 from __future__ import annotations
 
+import io
+import random
 import subprocess
+import tarfile
 import time
 import zlib
 from collections.abc import Callable
@@ -17,6 +24,8 @@ from testkit.peers.agent import COMMAND
 from testkit.peers.programs import cache
 
 _BLOCK = 512
+_ROUNDS_OF_FILES = 2
+"""At most: each leaves 300,000 inodes to the removal after the run."""
 
 
 def one_layer(image: Image) -> Path:
@@ -54,7 +63,38 @@ def measure(image: Image, rounds: int, roots: Roots) -> Measured:
     size = output.stat().st_size
     roots.spend(directory)
     note = f"{size / 1e6:,.0f} MB, whole command, on disk"
-    return Measured([Row("convert a layer", ours, peer, "igzip, openssl sha256", Goal(1.15), note=note)])
+    large = Row("convert a layer", ours, peer, "igzip, openssl sha256", Goal(1.15), note=note)
+    return Measured([large, _many_files(min(rounds, _ROUNDS_OF_FILES), roots)])
+
+
+def many_files() -> Path:
+    """A tar of 300,000 files of 200 bytes in 3,000 directories, without entries for these; made once."""
+    path = cache() / "bench" / "many-files.tar"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise = random.Random(1)  # noqa: S311 - the same bytes each time
+        with tarfile.open(path.with_suffix(".partial"), "w", format=tarfile.GNU_FORMAT) as archive:
+            for number in range(300_000):
+                member = tarfile.TarInfo(f"app/node_modules/package-{number // 100:04}/lib/file-{number % 100:02}.js")
+                member.size, member.mtime = 200, 1_700_000_000 + noise.randrange(10_000)
+                archive.addfile(member, io.BytesIO(noise.randbytes(member.size)))
+        path.with_suffix(".partial").rename(path)
+    return path
+
+
+def _many_files(rounds: int, roots: Roots) -> Row:
+    layer = many_files()
+    ours, peer = Samples(), Samples()
+    directory = roots.fresh("files")
+    directory.mkdir()
+    for number, samples in drawn(rounds, (ours, peer)):
+        output = directory / f"{number}{'' if samples is ours else '-unpacked'}"
+        forget_pages()
+        read_all([layer])
+        samples.add(timed(partial(_build if samples is ours else _unpack, layer, output)))
+    roots.spend(directory)
+    note = "300,000 files of 200 bytes, whole command, synced"
+    return Row("convert a layer of small files", ours, peer, "GNU tar x, sync", Goal(5, unit="s"), note=note)
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -67,6 +107,11 @@ def _decompress_and_hash(layer: Path) -> None:
     """The least that anybody must do with a layer, by the fastest programs that Debian has for it."""
     line = f'{IGZIP / "igzip"} -dc "$1" | openssl dgst -sha256'
     subprocess.run(["sh", "-c", line, "sh", layer], stdout=subprocess.DEVNULL, check=True)
+
+
+def _unpack(layer: Path, output: Path) -> None:
+    output.mkdir()
+    subprocess.run(["sh", "-c", 'tar xf "$1" -C "$2" && sync -f "$2"', "sh", layer, output], check=True)
 
 
 def _build(layer: Path, output: Path) -> None:

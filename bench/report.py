@@ -19,7 +19,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench import plot
-from bench.figures import Measured, Row, Table, amount, render_rows, render_table, times
+from bench.drift import Drift
+from bench.figures import Row, Table, amount, render_rows, render_table, times
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
@@ -84,12 +85,11 @@ def _versions(facts: Mapping[str, Any]) -> str:
 
 
 def _drift(document: Document) -> list[str]:
-    """What must stand beside the figures of a run that failed."""
-    every = Measured([*map(Row.of, document["rows"])], [*map(Table.of, document["tables"])])
-    found = [f"{name} {trend.change:+.0%}" for name, trend in every.trends() if trend.drifts]
-    if not found:
-        return []
-    return [f"**This run fails its own test: values drift from the first turn to the last** ({'; '.join(found)})."]
+    """Whether the machine was the same from the first turn to the last."""
+    if document["drift"] is None:
+        return ["**This run was cut short.**"]
+    drift = Drift.of(document["drift"])
+    return [f"**This run fails its own test: the machine changed.** {drift.text}" if drift.fails else drift.text]
 
 
 def eight(rows: Sequence[Row]) -> str:

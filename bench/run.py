@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import datetime as dt
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,7 @@ from bench import (
     courses,
     direct,
     handlers,
+    known,
     machine,
     namespaces,
     prepare,
@@ -37,6 +39,7 @@ from bench.cold import Course
 from bench.contender import Contender
 from bench.contenders.node import EROFS_UTILS, IGZIP
 from bench.courses import Plan
+from bench.drift import Drift, drift
 from bench.figures import Measured, Table, render_rows, render_table
 from bench.fresh import Roots, pause, wait_after
 from bench.images import Sizes
@@ -69,6 +72,10 @@ class Bench:
     """What each table's link has carried, and the processor seconds that it took for that."""
     facts: Mapping[str, object] = field(default_factory=dict)
     began: float = field(default_factory=time.time)
+    ended: float = 0.0
+    """When the last part was measured."""
+    drift: Drift | None = None
+    """Known when everything is measured."""
 
     def __post_init__(self) -> None:
         self.facts = machine.facts(self.directory, _PROGRAMS)
@@ -79,7 +86,8 @@ class Bench:
             "quick": self.quick,
             "parts": list(self.parts),
             "began": self.began,
-            "ended": time.time(),
+            "ended": self.ended,
+            "drift": self.drift.data() if self.drift is not None else None,
             "networks": self.networks,
             "images": {key: asdict(sizes) for key, sizes in self._sizes().items()},
             "tables": [table.data() for one in self.found for table in one.tables],
@@ -162,9 +170,28 @@ class Bench:
     def controller(self) -> Measured:
         return controller.measure(self.directory, 1)
 
+    def known(self) -> Measured:
+        return known.measure(self.directory)
 
-PARTS = ("cold", "warm", "prepare", "pull", "convert", "namespaces", "handlers", "direct", "pods", "controller")
-QUICK_PARTS = ("cold", "warm", "pull", "convert", "pods")
+
+PARTS = (
+    "cold",
+    "warm",
+    "prepare",
+    "pull",
+    "convert",
+    "namespaces",
+    "handlers",
+    "direct",
+    "pods",
+    "controller",
+    "known",
+)
+QUICK_PARTS = ("cold", "warm", "pull", "convert", "pods", "known")
+
+
+def _write(output: Path, bench: Bench) -> None:
+    output.write_text(json.dumps(bench.data(), indent=1) + "\n")
 
 
 def note(text: str) -> None:
@@ -179,6 +206,7 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, help="raw data (bench/results/DATE.json)")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends as Ctrl-C ends it, with everything cleaned up
     now = dt.datetime.now(dt.UTC)
     output = arguments.output or Path(__file__).parent / "results" / f"{now:%Y-%m-%d-%H%M}.json"
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -191,18 +219,15 @@ def main() -> None:
         for name in arguments.parts or (QUICK_PARTS if arguments.quick else PARTS):
             note(name)
             bench.found.append(bench.part(name))
-            output.write_text(json.dumps(bench.data(), indent=1) + "\n")  # now: a later part may fail
+            bench.ended = time.time()
+            _write(output, bench)  # now: a later part may fail
             sys.stdout.write(f"\n{render_rows(bench.found[-1].rows)}\n" if bench.found[-1].rows else "")
+        bench.drift = drift(bench.found)
+        _write(output, bench)
     _REMOVED.touch()
     sys.stdout.write(f"\nraw data: {output}\nto the documents: .venv/bin/python bench/report.py {output}\n")
-    drifting = [
-        f"- {name}: {found.change:+.0%} from the first turn to the last (chance {found.chance:.3f})"
-        for one in bench.found
-        for name, found in one.trends()
-        if found.drifts
-    ]
-    if drifting:
-        sys.exit("the machine changed during the run, so do not use its figures:\n" + "\n".join(drifting))
+    if bench.drift.fails:
+        sys.exit(f"the machine changed during the run, so do not use its figures: {bench.drift.text}")
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def _layers(names: Sequence[str], chains: Sequence[str]) -> list[LayerRecord]:
             else LayerName(space=Space.LAYERS, digest=diff_id),
             blob=Descriptor(media_type=_LAYER, digest=Digest.sha256(b"gzip " + name.encode()), size=100),
             size=4096,
-            sha256=Digest.sha256(b"erofs " + name.encode()),
+            digest=Digest.sha256(b"erofs " + name.encode()),
             tar_size=1024 if name else 0,
             entries=1 if name else 0,
         )

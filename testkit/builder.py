@@ -48,7 +48,7 @@ def layer_record(name: str, chain: Sequence[str]) -> LayerRecord:
             size=LAYER_SIZE,
         ),
         size=2 * LAYER_SIZE,
-        sha256=Digest.sha256(b"erofs " + name.encode()),
+        digest=Digest.sha256(b"erofs " + name.encode()),
         tar_size=2 * LAYER_SIZE - 500,
         entries=3,
     )

@@ -72,6 +72,8 @@ class MemoryContainerd:
         self.platform = Platform(os="linux", architecture="amd64")
         self.answers: deque[Mapping[str, str]] = deque()
         """What CRI answers about images before it says what is true."""
+        self.left_out: set[str] = set()
+        """Names that CRI has left out when it started."""
         self.spaces: dict[str, _Namespace] = {}
         self.extra_plugins: list[Plugin] = []
         self.starts: asyncio.Queue[TaskStarted | None] = asyncio.Queue()
@@ -107,6 +109,7 @@ class MemoryContainerd:
             return self.answers.popleft()
         space = self.spaces.get("k8s.io", _Namespace())
         ids = {name: self._image_id(space, space.images[name]) for name in names if name in space.images}
+        ids = {name: image_id for name, image_id in ids.items() if name not in self.left_out}
         return {name: image_id for name, image_id in ids.items() if image_id}
 
     async def image_filesystem(self) -> str:
@@ -130,6 +133,7 @@ class MemoryContainerd:
 
     def handle_image_event(self, space: _Namespace, name: str) -> None:
         """CRI marks a record that is not marked, after making one named by the image's id."""
+        self.left_out.discard(name)
         image = space.images.get(name)
         if (
             image is None
@@ -279,6 +283,11 @@ class _Images:
         if self._cri:
             self._containerd.handle_image_event(self._space, name)
         return True
+
+    async def touch(self, name: str) -> None:
+        self._containerd.check()
+        if self._cri:
+            self._containerd.handle_image_event(self._space, name)
 
     async def delete(self, name: str, target: Digest, *, sync: bool = False) -> bool:
         found = await self.get(name)

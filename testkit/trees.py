@@ -173,7 +173,7 @@ def describe(root: Inode, content: Callable[[Inode], bytes]) -> dict[tuple[bytes
             size=0 if inode.is_dir else inode.size,
             target=inode.target,
             device=(inode.major, inode.minor),
-            xattrs=inode.xattrs,
+            xattrs=dict(inode.xattrs),
             content=content(inode) if inode.is_file else b"",
         )
         for path, inode in paths(root)

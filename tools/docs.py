@@ -47,9 +47,9 @@ PRECEDENCE = "\n\n".join(textwrap.fill(each, 120, break_on_hyphens=False) for ea
 EXIT_CODES_TEXT = """\
 Every error has a code of its own: see [reference.md](reference.md#errors-and-exit-codes)."""
 LAYER_BUILD = """\
-One JSON object: `diffID`; `sha256` and `size` of the layer image; `tarSize`, bytes of the layer's tar; `entries`;
-`contextDependent`, whether the layer has implied directories, so that the layer image is right only above the layers
-that `--lower` named."""
+One JSON object: `diffID`; `digest` and `size` of the layer image; `tarSize`, bytes of the layer's tar; `entries`;
+`threads`, the cores that have inflated it; `contextDependent`, whether the layer has implied directories, so that the
+layer image is right only above the layers that `--lower` named."""
 JSON_EVENTS = (
     ("accepted", "`name`, `cacheId`, `resumed`, `notes`", "the object exists, its build begins"),
     (

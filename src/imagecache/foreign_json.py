@@ -30,6 +30,7 @@ _T = TypeVar("_T")
 Hook = Callable[[type, Any], Any]
 """``dec_hook`` of msgspec."""
 
+_SPACE = " \t\r\n"
 _KEY = re.compile(rb'"[ \t\r\n]*:')
 """Matches the end of every key, and sometimes the inside of a text: never fewer than there are keys."""
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
@@ -104,6 +105,16 @@ def whole(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [whole(item) for item in value]
     return value
+
+
+def first(data: bytes) -> bytes:
+    """The first value of a stream of them, as Go's ``json.Decoder`` reads it; the same bytes when there is none."""
+    text = data.decode(errors="surrogateescape").lstrip(_SPACE)
+    try:
+        _value, end = json.JSONDecoder().raw_decode(text)
+    except (ValueError, RecursionError):
+        return data
+    return text[:end].encode(errors="surrogateescape")
 
 
 def is_object(data: bytes) -> bool:

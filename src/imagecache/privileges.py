@@ -18,11 +18,12 @@ _NOBODY = 65534
 """The kernel's overflow uid and gid: owns nothing on any distribution."""
 
 
-def restrict_process(memory: int | None = None) -> None:
+def restrict_process(memory: int | None = None, *, most: int | None = None) -> None:
     """No new privileges through execve (setuid programs), no core dump, and a bound on memory.
 
     Args:
         memory: bytes of data (RLIMIT_DATA) of this process and of each of its children; None: no bound of its own.
+        most: to which they may raise that; None: not at all.
 
     Raises OSError.
     """
@@ -32,8 +33,10 @@ def restrict_process(memory: int | None = None) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold a layer's content, and credentials
     if memory is not None:
         _soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        memory = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
-        resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+        most = max(memory, most or 0)
+        if hard != resource.RLIM_INFINITY:
+            memory, most = min(memory, hard), min(most, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (memory, most))
 
 
 def die_first() -> None:

@@ -9,7 +9,9 @@ already in overlayfs form (character device 0:0, ``trusted.overlay.*`` xattrs). 
 from __future__ import annotations
 
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,16 @@ class Segment:
     offset: int
     source: int
     length: int
+
+
+class _NoChildren(dict[bytes, "Inode"]):
+    def __setitem__(self, name: bytes, inode: Inode) -> None:
+        raise TypeError("only a directory has children")
+
+
+# One for all: a layer may have a million files, and two empty dicts of each would take 128 MB.
+_NO_XATTRS: Mapping[bytes, bytes] = MappingProxyType({})
+_NO_CHILDREN = _NoChildren()
 
 
 @dataclass(slots=True, eq=False)
@@ -46,10 +58,10 @@ class Inode:
     major: int = 0
     """Devices only."""
     minor: int = 0
-    xattrs: dict[bytes, bytes] = field(default_factory=dict)
+    xattrs: Mapping[bytes, bytes] = field(default_factory=lambda: _NO_XATTRS)
     """Full names (``security.capability``, ``user.x``, ``trusted.overlay.opaque``) to values."""
-    children: dict[bytes, Inode] = field(default_factory=dict)
-    """Directories only: name to inode, any order; no ``.`` and ``..``."""
+    children: dict[bytes, Inode] = field(default_factory=lambda: _NO_CHILDREN)
+    """Directories only, each its own: name to inode, any order; no ``.`` and ``..``."""
     nlink: int = 1
     """Names that refer to this inode; directories: 2 + subdirectories. Set when the tree is complete."""
 
@@ -77,4 +89,4 @@ class Inode:
 
 def directory(mode: int = 0o755) -> Inode:
     """A new directory, 0:0, at the epoch."""
-    return Inode(mode=stat.S_IFDIR | mode, nlink=2)
+    return Inode(mode=stat.S_IFDIR | mode, nlink=2, children={})

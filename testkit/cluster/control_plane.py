@@ -5,9 +5,13 @@ The API server listens on the bridge only, so its port is the usual one however 
 
 from __future__ import annotations
 
+import base64
+import json
 import ssl
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from testkit.cluster.component import Component
 from testkit.cluster.credentials import Credentials
@@ -65,6 +69,23 @@ class ControlPlane:
         """Let go of what has ended. Idempotent."""
         for component in self._components:
             component.kill()
+
+    def backdate(self, key: str, moment: str) -> None:
+        """Let the custom resource at ``key`` have been created at ``moment``, RFC 3339.
+
+        The API takes no creation time from anybody. So it is written where the API server keeps it, as the JSON of a
+        custom resource (https://etcd.io/docs/latest/dev-guide/api_grpc_gateway/).
+        """
+        at = base64.b64encode(f"/registry/{key}".encode()).decode()
+        found = self._ask_etcd("range", {"key": at})["kvs"][0]
+        stored = json.loads(base64.b64decode(found["value"]))
+        stored["metadata"]["creationTimestamp"] = moment
+        self._ask_etcd("put", {"key": at, "value": base64.b64encode(json.dumps(stored).encode()).decode()})
+
+    def _ask_etcd(self, verb: str, body: dict[str, str]) -> Any:
+        url = f"{self._etcd_url}/v3/kv/{verb}"
+        with urllib.request.urlopen(url, json.dumps(body).encode(), timeout=10) as answer:  # noqa: S310 - our own
+            return json.load(answer)
 
     def _etcd_flags(self) -> dict[str, object]:
         peer = f"http://127.0.0.1:{free_port()}"

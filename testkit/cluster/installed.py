@@ -274,7 +274,9 @@ class Installed:
 
     def delete_all(self) -> None:
         """Returns when they are gone. Raises PeerFailed."""
-        self.ask("DELETE", CACHES)
+        status, answer = self.ask("DELETE", CACHES)
+        if status != HTTPStatus.OK:
+            raise PeerFailed(f"the API server answers {status} to the removal of all ImageCaches: {answer}")
         if not wait_until(lambda: not at(self.read(CACHES), "items"), seconds=120, every=0.1):
             raise PeerFailed(f"ImageCaches stay: {json.dumps(at(self.read(CACHES), 'items'), indent=1)}")
 

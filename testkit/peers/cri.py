@@ -24,6 +24,8 @@ from imagecache._proto.cri import runtime_pb2 as pb
 _Reply = TypeVar("_Reply", bound=Message)
 _IMAGES = "/runtime.v1.ImageService/"
 _RUNTIME = "/runtime.v1.RuntimeService/"
+_AGAIN = 20  # seconds
+_SEEN = 30  # seconds that CRI has for containerd's events
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +44,13 @@ class Executed:
 class Cri:
     """A client. An asynchronous context manager; errors are grpclib's GRPCError.
 
-    ``again``: seconds for which the start of a pod is tried again, as kubelet does, while containerd has no connection
-    to a snapshotter. It gives one that was away a second or three for the handshake, and finds it at the next try.
+    What containerd refuses while it has no connection to a snapshotter is tried again, as kubelet does: it gives one
+    that was away a second or three for the handshake, and finds it at the next try.
     """
 
-    def __init__(self, address: Path, *, seconds: float = 120, again: float = 0) -> None:
+    def __init__(self, address: Path, *, seconds: float = 120) -> None:
         self._channel = Channel(path=str(address))
         self._seconds = seconds
-        self._again = again
 
     async def __aenter__(self) -> Self:
         return self
@@ -59,7 +60,14 @@ class Cri:
 
     async def _call(self, path: str, request: Message, reply: type[_Reply]) -> _Reply:
         method: UnaryUnaryMethod[Message, _Reply] = UnaryUnaryMethod(self._channel, path, type(request), reply)
-        return await method(request, timeout=self._seconds)
+        deadline = time.monotonic() + _AGAIN
+        while True:
+            try:
+                return await method(request, timeout=self._seconds)
+            except GRPCError as error:
+                if error.status is not Status.UNAVAILABLE or time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(0.1)
 
     # images
 
@@ -79,6 +87,20 @@ class Cri:
         request = pb.ImageStatusRequest(image=pb.ImageSpec(image=image))
         reply = await self._call(_IMAGES + "ImageStatus", request, pb.ImageStatusResponse)
         return reply.image if reply.HasField("image") else None
+
+    async def until_present(self, image: str) -> None:
+        """CRI follows containerd's events: what was attached or pulled elsewhere is there some moments later."""
+        await self._until(image, present=True)
+
+    async def until_absent(self, image: str) -> None:
+        """As ``until_present``, of what was detached or deleted elsewhere."""
+        await self._until(image, present=False)
+
+    async def _until(self, image: str, *, present: bool) -> None:
+        deadline = time.monotonic() + _SEEN
+        while (await self.image_status(image) is not None) != present:
+            assert time.monotonic() < deadline, f"{image} is not {'present' if present else 'absent'}"
+            await asyncio.sleep(0.05)
 
     async def remove_image(self, image: str) -> None:
         request = pb.RemoveImageRequest(image=pb.ImageSpec(image=image))
@@ -124,15 +146,8 @@ class Cri:
             ),
         )
         request = pb.RunPodSandboxRequest(config=config, runtime_handler=handler)
-        deadline = time.monotonic() + self._again
-        while True:
-            try:
-                reply = await self._call(_RUNTIME + "RunPodSandbox", request, pb.RunPodSandboxResponse)
-                return Pod(reply.pod_sandbox_id, config)
-            except GRPCError as error:
-                if error.status is not Status.UNAVAILABLE or time.monotonic() > deadline:
-                    raise
-            await asyncio.sleep(0.1)
+        reply = await self._call(_RUNTIME + "RunPodSandbox", request, pb.RunPodSandboxResponse)
+        return Pod(reply.pod_sandbox_id, config)
 
     async def create_container(  # noqa: PLR0913 - what differs between containers
         self,

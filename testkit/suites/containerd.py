@@ -171,6 +171,14 @@ class ContainerdSuite:
         assert found is not None
         assert (found.target, found.labels) == (Digest.sha256(b"y"), {"a": "1"})
 
+    async def test_a_touched_record_stays_as_it_is(self, session: Session) -> None:
+        await session.images.put("x:1", _descriptor(b"x"), {"a": "1"})
+        before = await session.images.get("x:1")
+        await session.images.touch("x:1")
+        assert await session.images.get("x:1") == before
+        await session.images.touch("y:1")
+        assert await session.images.get("y:1") is None
+
     async def test_records_by_target(self, session: Session) -> None:
         for name, data in (("b:1", b"x"), ("a:1", b"x"), ("c:1", b"y")):
             await session.images.put(name, _descriptor(data), {})

@@ -107,7 +107,7 @@ class Worker:
         assert not set(collected.layers) & {NAMES[each] for each in self.needed()}
 
     def check(self, _step: int) -> None:
-        report = self.store.check(deep=True, proofs=PROOFS)
+        report = self.store.check(proofs=PROOFS)
         assert report.corrupt == report.unexpected == []
         assert all("leased by" in finding.problem for finding in report.missing)  # between lease and look, of others
 
@@ -141,7 +141,7 @@ def assert_collectable(root: Path) -> None:
     store.collect()
     needed = {name for document in store.bundles.all() for name in document.layer_names()}
     assert set(store.layers.names()) - set(store.leases.leased()) == needed - set(store.leases.leased())
-    report = store.check(deep=True)
+    report = store.check(proofs=PROOFS)
     assert report.corrupt == report.unexpected == []
     for bundle in store.bundles.ids():
         store.bundles.delete(bundle)

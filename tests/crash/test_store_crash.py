@@ -64,7 +64,7 @@ def assert_sound(root: Path, done: list[str]) -> None:
     assert "put B" not in done or "begin to delete B" in done or B in ids
     assert "delete B" not in done or B not in ids
     assert "hold" not in done or {name(BASE), name(APP)} <= store.leases.of("node")
-    report = store.check(deep=True, proofs=PROOFS)
+    report = store.check(proofs=PROOFS)
     assert (report.corrupt, report.missing, report.unexpected) == ([], [], [])
 
     store.collect()
@@ -77,7 +77,7 @@ def assert_sound(root: Path, done: list[str]) -> None:
     for directory in (store.paths.staging, store.paths.trash, store.paths.build_leases):
         assert list(directory.iterdir()) == []
     assert list(root.glob(".*")) == []
-    assert store.check(deep=True, proofs=PROOFS).healthy
+    assert store.check(proofs=PROOFS).healthy
 
 
 def assert_recovers(root: Path, done: list[str]) -> None:

@@ -8,18 +8,20 @@ import io
 import os
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import zstandard
 
 from imagecache.errors import ImageCacheError
-from imagecache.layer.assemble import assemble
+from imagecache.layer.assemble import Assembler, LayerTree, assemble
+from imagecache.layer.budget import Budget
 from imagecache.layer.compression import Compression, Decompressor
 from imagecache.layer.implied_directories import resolve_implied
-from imagecache.layer.tar_reader import TarSource
+from imagecache.layer.tar_reader import TarSource, entries
 from imagecache.layer.tar_sources import ChunkSource, FileSource
-from imagecache.limits import DEFAULT
+from imagecache.limits import DEFAULT, Limits
 from testkit.hostile_tars import CONTAINED, REFUSED, Contained, Refused
 from testkit.tars import BLOCK, random_image
 from testkit.trees import MemoryTree
@@ -63,11 +65,20 @@ def _sum_up(data: bytearray, start: int) -> None:
     data[start + 148 : start + 156] = b"%06o\0 " % sum(data[start : start + BLOCK])
 
 
-def _outcome(source: TarSource, *, bottom: bool) -> str:
+def _in_full(source: TarSource, *, bottom: bool, limits: Limits) -> LayerTree:
+    """``assemble`` without the shorter way for plain files."""
+    budget = Budget(limits)
+    assembler = Assembler(bottom=bottom, limits=limits, budget=budget)
+    for entry in entries(source, limits, budget):
+        assembler.add(entry)
+    return assembler.finish()
+
+
+def _outcome(source: TarSource, *, bottom: bool, make: Callable[..., LayerTree] = assemble) -> str:
     """The tree as text, resolved on top of itself; or the error."""
     started = time.process_time()
     try:
-        tree = assemble(source, bottom=bottom, limits=DEFAULT)
+        tree = make(source, bottom=bottom, limits=DEFAULT)
         outcome = repr(tree)
         resolve_implied(tree, [MemoryTree(tree.root)])
     except ImageCacheError as error:
@@ -78,7 +89,7 @@ def _outcome(source: TarSource, *, bottom: bool) -> str:
 
 @pytest.mark.parametrize("batch", range(4))
 def test_damaged_tars(batch: int, tmp_path: Path) -> None:
-    """Streamed or out of a file, the end is the same."""
+    """Streamed or out of a file, with the shorter way for plain files or without, the end is the same."""
     path = tmp_path / "tar"
     for seed in range(batch * _ROUNDS, (batch + 1) * _ROUNDS):
         data = _damaged(seed)
@@ -87,6 +98,7 @@ def test_damaged_tars(batch: int, tmp_path: Path) -> None:
         path.write_bytes(data)
         with path.open("rb") as file:
             assert _outcome(FileSource(file, 0, len(data)), bottom=seed % 2 == 0) == streamed
+        assert _outcome(ChunkSource(chunks), bottom=seed % 2 == 0, make=_in_full) == streamed
 
 
 @pytest.mark.parametrize("kind", [Compression.GZIP, Compression.ZSTD])

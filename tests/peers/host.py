@@ -24,7 +24,6 @@ from imagecache.snapshotter.grpc_server import listen
 from testkit.host_service import FakeProgram
 from testkit.peers.agent import COMMAND
 from testkit.peers.containerd import Containerd
-from testkit.peers.cri import Cri
 from testkit.peers.processes import Daemon
 from testkit.peers.programs import environment
 from testkit.peers.readiness import Notifications
@@ -159,19 +158,3 @@ class Host:
         self.containerd.close()
         for unit in (SERVICE, SOCKET):
             self.manager.stop(unit)
-
-
-async def until_present(cri: Cri, image: str) -> None:
-    await _until(cri, image, present=True)
-
-
-async def until_absent(cri: Cri, image: str) -> None:
-    """CRI follows containerd's events."""
-    await _until(cri, image, present=False)
-
-
-async def _until(cri: Cri, image: str, *, present: bool) -> None:
-    deadline = asyncio.get_running_loop().time() + 30
-    while (await cri.image_status(image) is not None) != present:
-        assert asyncio.get_running_loop().time() < deadline, f"{image} is not {'present' if present else 'absent'}"
-        await asyncio.sleep(0.05)

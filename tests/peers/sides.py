@@ -34,6 +34,9 @@ FEW, MANY = 5, MOST_LAYERS
 USER = 1234
 LOOK = "find /srv /etc/passwd -exec stat -c '%n %F %u %g %a %h' {} \\; ; cat /srv/folder/* /etc/group"
 """A script: the images' files, in any order (``listed``)."""
+# from the first on: pytest shares a fixture among tests with the same number of its parameter
+on_2_4 = pytest.mark.parametrize("both", VARIANTS[:2], indirect=True, ids=["-".join(each) for each in VARIANTS[:2]])
+"""Both modes of containerd 2.4."""
 depths = pytest.mark.parametrize("layers", [FEW, MANY])
 DEVICE = "imagecache.dev/thing=one"
 SLEEP = ("/bin/sleep", "1000000")

@@ -136,7 +136,7 @@ async def test_a_second_handler_starts_without_blobs_or_registry(
 
         async with cri.running(app, handler="two") as container:
             node.command("detach", "a")
-            assert await cri.image_status(app) is None
+            await cri.until_absent(app)
             assert (await cri.exec_sync(container, ["cat", "/srv/data"])).stdout == "second layer\n"
             assert len(chain(node, "overlayfs")) == len(ABOVE)
         assert wait_until(lambda: not chain(node, "blockfile"), seconds=30, every=0.2)

@@ -190,7 +190,7 @@ async def test_layers_of_nothing_are_attached_like_others(node: Node, directory:
     await node.attacher().attach(attached)
     assert await node.cri.run(reference, ["/bin/sh", "-c", "cat /srv/between; echo x > /srv/new"]) == "between"
     await node.attacher().detach(attached)
-    assert await node.cri.image_status(reference) is None
+    await node.cri.until_absent(reference)
 
 
 async def test_an_image_whose_config_is_for_another_machine_starts(node: Node, directory: Path) -> None:
@@ -256,7 +256,7 @@ async def test_a_pull_of_the_tag_keeps_it_pinned(node: Node, directory: Path, re
     assert status is not None
     assert status.pinned is (node.containerd.version == "2.4")
     await node.attacher().detach(attached)
-    assert await node.cri.image_status(reference) is None
+    await node.cri.until_absent(reference)
 
 
 async def test_an_image_that_was_pulled_before_is_not_pinned(node: Node, directory: Path, registry: Registry) -> None:

@@ -16,16 +16,10 @@ from imagecache._proto.cri import runtime_pb2 as pb
 from testkit.peers.cri import Cri
 from testkit.peers.registry import Registry
 from testkit.real_images import builders_image
-from tests.peers.sides import MANY, VARIANTS, Running, Side, Sides, deepened
+from tests.peers.sides import MANY, Running, Side, Sides, deepened, on_2_4
 
-MODES = VARIANTS[:2]
-"""To what runs in a container 1.6 is as 2.4 in the same mode."""
-pytestmark = [
-    pytest.mark.peers,
-    pytest.mark.slow,
-    pytest.mark.timeout(300),
-    pytest.mark.parametrize("both", MODES, indirect=True, ids=["-".join(variant) for variant in MODES]),
-]
+# not on 1.6 as well: it takes minutes, and such a program sees the same mounts in proxy mode
+pytestmark = [pytest.mark.peers, pytest.mark.slow, pytest.mark.timeout(300), on_2_4]
 PRIVILEGED = pb.LinuxContainerSecurityContext(privileged=True)
 VOLUME, ROOT = "/mnt", "/srv"
 """Where they keep what they build: a tmpfs, and the container's own root, on which no overlay can stand."""

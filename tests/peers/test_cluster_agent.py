@@ -61,7 +61,7 @@ async def test_a_cache_comes_runs_and_goes(cluster: Cluster, node: CachingNode, 
             async with cri.running(app) as container:
                 await cluster.kube.delete(IMAGE_CACHES, "a")
                 await cluster.until_states()
-                assert await cri.image_status(app) is None
+                await cri.until_absent(app)
                 done = await cri.exec_sync(container, ["cat", "/srv/data"])
                 assert done.stdout == "from the cache\n"
                 store = Store(node.store)
@@ -90,7 +90,7 @@ async def test_killed_and_started_again(cluster: Cluster, node: CachingNode, app
     await cluster.until_states()
 
     async with Cri(node.address) as cri:
-        assert await cri.image_status(app) is None
+        await cri.until_absent(app)
 
 
 async def test_a_store_and_an_api_that_come_later(cluster: Cluster, node: CachingNode, app: str) -> None:
@@ -129,7 +129,7 @@ async def test_a_directory_that_both_share(cluster: Cluster, directory: Path, ap
             assert {is_holder_of("worker", holder) for holder in holders} == {True}
             await cluster.kube.delete(IMAGE_CACHES, "a")
             await cluster.until_states()
-            assert await cri.image_status(app) is None
+            await cri.until_absent(app)
             assert store.bundles.ids() == [bundle_id]
             assert list(store.layers.names())
     finally:

@@ -25,7 +25,7 @@ from testkit.peers.containerd import VERSIONS, Containerd
 from testkit.peers.cri import Cri
 from testkit.peers.programs import containerd_24, find
 from testkit.peers.registry import Registry
-from tests.peers.host import Host, until_absent
+from tests.peers.host import Host
 
 pytestmark = pytest.mark.peers
 DATA = tar_of({"srv": None, "srv/data": b"from the cache\n"})
@@ -112,7 +112,7 @@ async def test_a_rewritten_file_costs_no_pod(host: Host, cri: Cri, bare: str, ap
 
     with pytest.raises(ContainerdMisconfigured, match="repair is report"):
         await asyncio.to_thread(host.guard(Later(), repair=False).check)
-    await until_absent(cri, app)
+    await cri.until_absent(app)
     await cri.pull(app)
     assert await cri.run(app, READ) == "from the cache\n", "by containerd's own snapshotter"
     assert not await is_ours(host)
@@ -142,7 +142,7 @@ async def test_what_was_pulled_meanwhile_starts_whoever_restarts_containerd(
     before = list(host.manager.calls)
     await asyncio.to_thread(host.guard(Later()).check)
     assert host.manager.calls == before
-    await until_absent(cri, app)
+    await cri.until_absent(app)
     await cri.pull(app)
     assert await runs_at_last(cri, app) == "from the cache\n"
 

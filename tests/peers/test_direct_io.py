@@ -279,7 +279,7 @@ async def test_a_cache_that_asks_for_direct_io(
     with CachingNode(directory / "node", version, sandbox_image=pause) as node:
         node.create("cache", [reference])
         bundle = node.command("get", "cache", "-o", "json")
-        async with Cri(node.address, seconds=300, again=20) as cri, AsyncExitStack() as stack:
+        async with Cri(node.address, seconds=300) as cri, AsyncExitStack() as stack:
             await cri.pull(pause)
             first = await stack.enter_async_context(cri.running(reference))
             assert await answers(cri, first) == ["EINVAL", "EINVAL"]

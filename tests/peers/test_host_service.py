@@ -27,7 +27,7 @@ from testkit.peers.processes import Daemon, mounts_below, wait_until
 from testkit.peers.programs import environment, find, run
 from testkit.peers.readiness import listens
 from testkit.peers.registry import Registry
-from tests.peers.host import Host, until_present
+from tests.peers.host import Host
 
 pytestmark = pytest.mark.peers
 DATA = tar_of({"srv": None, "srv/data": b"from the cache\n"})
@@ -222,7 +222,7 @@ async def test_it_comes_and_goes_and_containers_do_not_notice(
         assert f"k8s.io/{app}" in left.forgotten
         assert host.manager.timer
         assert (await cri.exec_sync(container, READ)).stdout == "from the cache\n"
-        assert await cri.image_status(app) is None, "its layers are not in containerd: kubelet must pull it"
+        await cri.until_absent(app)  # its layers are not in containerd: kubelet must pull it
         await cri.pull(app)
         async with cri.running(app):
             assert (await host.uninstall()).in_use == left.in_use, "a new container stands on our snapshots"
@@ -254,8 +254,8 @@ async def test_a_departure_is_taken_back(host: Host, cri: Cri, app: str) -> None
     host.cache(app)
     async with cri.running(app):
         await host.uninstall()
-        assert await cri.image_status(app) is None
+        await cri.until_absent(app)
         await host.install()
     assert not host.manager.timer
-    await until_present(cri, app)  # the agent is one again, and attaches
+    await cri.until_present(app)  # the agent is one again, and attaches
     assert await cri.run(app, READ) == "from the cache\n"

@@ -8,16 +8,9 @@ from grpclib.exceptions import GRPCError
 from imagecache._proto.cri import runtime_pb2 as pb
 from testkit.peers.cri import Cri
 from testkit.peers.processes import mounts_below
-from tests.peers.sides import DEVICE, LOOK, SLEEP, USER, VARIANTS, Running, Side, Sides, depths, listed
+from tests.peers.sides import DEVICE, LOOK, SLEEP, USER, Running, Side, Sides, depths, listed, on_2_4
 
-NEW = VARIANTS[:2]
-"""1.6 has neither. From the first on: pytest shares a fixture among tests with the same number of its parameter."""
-pytestmark = [
-    pytest.mark.peers,
-    pytest.mark.slow,
-    pytest.mark.timeout(300),
-    pytest.mark.parametrize("both", NEW, indirect=True, ids=["-".join(variant) for variant in NEW]),
-]
+pytestmark = [pytest.mark.peers, pytest.mark.slow, pytest.mark.timeout(300), on_2_4]  # 1.6 has neither
 
 
 def image_volume(image: str, sub_path: str = "", host_id: int = 0) -> pb.Mount:

@@ -36,7 +36,7 @@ def place(draw: st.DrawFn, name: str) -> Place:
 
 
 PLACES = st.integers(0, 12).flatmap(lambda count: st.tuples(*(place(f"c{number}") for number in range(count))))
-LIMITS = st.builds(Limits, caches=st.integers(0, 8), store=st.sampled_from([0, 1, 100]))
+LIMITS = st.builds(Limits, caches=st.integers(0, 8), store=st.sampled_from([0, 1, 100]), automatic=st.integers(0, 3))
 STORED = st.sampled_from([0, 99, 100, 101])
 
 
@@ -54,7 +54,8 @@ def test_the_answers_fit_each_other(places: tuple[Place, ...], limits: Limits, s
         assert gone.idle
         assert not gone.leaves
         assert NOW - gone.used >= RECENT
-    counted = [each for each in places if not each.automatic and not each.leaves]
+    counted = [each for each in places if each.name not in found.free and not each.leaves]
+    assert len(found.free) <= limits.automatic
     begin = [each for each in counted if each.waits and found.refusal(each) is None]
     staying = [each for each in counted if each.holds and each.name not in found.going]
     if limits.caches and begin:

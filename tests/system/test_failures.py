@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 
+from imagecache.api.types import GROUP
 from imagecache.api.yamltext import JSON
 from imagecache.kube.objects import at, text
 from testkit.cluster.installed import KIND, Installed
@@ -90,9 +91,10 @@ def test_a_cache_goes_when_its_time_has_come(site: Site, system: Installed) -> N
 
 
 def expire(system: Installed, name: str) -> None:
-    """Let its time have come: as if the controller started again that much later."""
+    """Let its time have come: as if it were older, and the controller started again that much later."""
     system.controller.stop()
     old = "2019-01-01T00:00:00Z"
+    system.cluster.control.backdate(f"{GROUP}/imagecaches/{name}", old)
     conditions = at(system.get(name), "status", "conditions")
     assert isinstance(conditions, list)
     changed: list[JSON] = [each | {"lastTransitionTime": old} for each in conditions if isinstance(each, dict)]

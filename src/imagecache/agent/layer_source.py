@@ -147,7 +147,7 @@ class FetchedLayerSource:
         found = {}
         for layer in (layer for image in document.images for layer in image.layers if layer.name not in present):
             with contextlib.suppress(FileNotFoundError):
-                found[layer.name] = self.store.paths.download(layer.sha256).stat().st_size
+                found[layer.name] = self.store.paths.download(layer.digest).stat().st_size
         return found
 
     def _is_whole(self, document: Bundle, present: Mapping[LayerName, int]) -> bool:

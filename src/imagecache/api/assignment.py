@@ -7,12 +7,13 @@ holds the bundle once it can be fetched, and prefetches one that is being built.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from imagecache.api import annotations as known
 from imagecache.api import selector
-from imagecache.api.nodes import NODE_SELECTOR, CacheState, NodeView
+from imagecache.api.nodes import NODE_SELECTOR
 from imagecache.api.selector import Selector
 from imagecache.api.types import NodeCounts, Phase
 from imagecache.oci.descriptor import Platform
@@ -62,6 +63,13 @@ class Target:
     selector: Selector
     platforms: tuple[Platform, ...] = ()
     """Empty: any."""
+
+
+class NodeCounter(Protocol):
+    """``controller.node_index``: of the cluster, or of a host."""
+
+    def counts(self, cache: str, bundle_id: str, target: Target) -> NodeCounts:
+        """Of the nodes that have an agent: how many the cache is assigned to, is usable on, and failed on."""
 
 
 def node_selector(keys: Mapping[str, str]) -> Selector:
@@ -126,19 +134,3 @@ def prefetchable(
         and cache.selector is not None
         and cache.selector.matches(labels)
     }
-
-
-def counts(cache: str, bundle_id: str, target: Target, nodes: Iterable[NodeView]) -> NodeCounts:
-    """Of the nodes that have an agent: how many the cache is assigned to, is usable on, and failed on."""
-    desired = ready = failed = 0
-    for node in nodes:
-        if node.labels is not None and not target.selector.matches(node.labels):
-            continue
-        if not takes(target.platforms, node.platform):
-            continue
-        desired += 1
-        # a report about an earlier bundle of the same cache says nothing about this one
-        state = next((each.state for each in node.status.caches if (each.name, each.id) == (cache, bundle_id)), None)
-        ready += state is CacheState.READY
-        failed += state is CacheState.FAILED
-    return NodeCounts(desired=desired, ready=ready, failed=failed)

@@ -16,7 +16,9 @@ from imagecache.api.types import Attempt, ImageCache, Status
 from imagecache.digest import Digest
 from imagecache.errors import InvalidDigest
 
-_PROGRESS = re.compile(r"\d{1,3}%")
+_PROGRESS = re.compile(r"(100|[0-9]{1,2})%")
+_LARGEST = 2**53
+"""Every number of ours is smaller: what JSON holds exactly."""
 _YEARS = range(1970, 3000)
 """Others are not ours: days added to later ones could be more than a date can be."""
 
@@ -33,7 +35,8 @@ def own(status: Status | None, uid: str) -> Status | None:
     counts = (status.retention_days, status.matches, attempt.failures, attempt.faults)
     ours = all(ids.is_of(uid, name) for name in named) and all(map(_is_time, moments))
     ours = ours and (not status.bundle_digest or _is_digest(status.bundle_digest))
-    return status if ours and min(counts) >= 0 else None
+    ours = ours and 0 <= min(counts) <= max(counts) < _LARGEST
+    return status if ours and len({each.type for each in status.conditions}) == len(status.conditions) else None
 
 
 def with_own_status(cache: ImageCache) -> ImageCache:

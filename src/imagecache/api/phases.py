@@ -132,17 +132,18 @@ def retained(status: Status, now: dt.datetime, *, retention_days: int | None) ->
     """
     days = retention_days or 0
     if days == status.retention_days and bool(days) == bool(status.expire_date_time):
-        # an expiry before the retention has passed is not ours: somebody else has set it
+        # an expiry before the retention has passed, or later than from now on, is not ours: somebody else has set it
         kept = dt.timedelta(days=days)
-        if not days or times.parse(status.expire_date_time) - times.parse(status.start_time) >= kept:
+        if not days or times.parse(status.start_time) + kept <= times.parse(status.expire_date_time) <= now + kept:
             return status
     return _expiring(status, days, now)
 
 
-def not_later(status: Status, now: dt.datetime) -> Status:
+def not_later(status: Status, now: dt.datetime, *, created: str = "") -> Status:
     """Its past is not later than now: a clock was set back, or somebody else has written it. As a rule the same object.
 
-    Otherwise what counts from such a moment would be wrong at every look, and be written anew each time.
+    Otherwise what counts from such a moment would be wrong at every look, and be written anew each time. Nor did
+    anything start before the object was ``created``, unless that is later than now: then only the clocks differ.
     """
     stamp = times.render(now)  # moments of one form have the order of time as texts
     conditions = status.conditions
@@ -151,11 +152,13 @@ def not_later(status: Status, now: dt.datetime) -> Status:
             msgspec.structs.replace(each, last_transition_time=min(each.last_transition_time, stamp))
             for each in conditions
         )
-    if conditions is status.conditions and max(status.start_time, status.last_matched_time) <= stamp:
+    earliest = created if status.start_time and created <= stamp else ""
+    moments = (status.start_time, status.last_matched_time)
+    if conditions is status.conditions and max(moments) <= stamp and status.start_time >= earliest:
         return status
     return msgspec.structs.replace(
         status,
-        start_time=min(status.start_time, stamp),
+        start_time=max(earliest, min(status.start_time, stamp)),
         last_matched_time=min(status.last_matched_time, stamp),
         conditions=conditions,
     )
@@ -180,10 +183,10 @@ def failed(status: Status, generation: int, now: dt.datetime, *, reason: str, me
 
 
 def failed_until(status: Status, now: dt.datetime) -> Status:
-    """A failed cache with its expiry; one that is missing, or earlier than a day after the failure, is not ours."""
+    """A failed cache with its expiry; one that is missing, or not of a day after the failure, is not ours."""
     since = condition(status, "Building")
     kept = times.parse(since.last_transition_time) + FAILED_KEPT if since is not None else now
-    if status.expire_date_time and times.parse(status.expire_date_time) >= kept:
+    if status.expire_date_time and kept <= times.parse(status.expire_date_time) <= now + FAILED_KEPT:
         return status
     return msgspec.structs.replace(status, expire_date_time=times.render(now + FAILED_KEPT))
 
@@ -226,10 +229,12 @@ def tag_drifted(status: Status, generation: int, now: dt.datetime, *, message: s
 
 
 def observed(status: Status, generation: int, now: dt.datetime) -> Status:
-    """The whole status is about this generation of the spec; conditions that somebody else has set are mended."""
+    """The whole status is about this generation of the spec; what somebody else has set is that of the build again."""
     building = condition(status, "Building")
     if building is not None:
         status = _conditions(status, generation, now, (building.status, building.reason, building.message))
+        why = f"{building.reason}: {building.message}" if building.status == "False" and building.message else ""
+        status = msgspec.structs.replace(status, reason="" if building.reason == INTERRUPTED else printable(why))
     conditions = status.conditions
     if any(each.observed_generation != generation for each in conditions):
         conditions = tuple(msgspec.structs.replace(each, observed_generation=generation) for each in conditions)

@@ -107,7 +107,8 @@ def parse(text: str) -> Schedule:
 
 
 def _numbers(field: _Field, text: str) -> frozenset[int]:
-    return frozenset(number for part in text.split(",") for number in _range(field, part))
+    parts = [part for part in text.split(",") if part] or [text]  # empty ones are passed over, as in robfig/cron
+    return frozenset(number for part in parts for number in _range(field, part))
 
 
 def _range(field: _Field, text: str) -> range:

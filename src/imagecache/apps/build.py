@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from imagecache import memory
@@ -51,7 +51,7 @@ def host_credentials(secrets: Sequence[PullSecret], docker_config: Path | None) 
         yield docker
 
 
-async def build_bundle(  # noqa: PLR0913 - one order, as of BundleBuilder
+async def build_bundle(  # noqa: PLR0913 - one build, wired
     store: Store,
     settings: Settings,
     clock: Clock,
@@ -61,12 +61,14 @@ async def build_bundle(  # noqa: PLR0913 - one order, as of BundleBuilder
     *,
     builds: int = 1,
     discreet: bool = False,
+    early: bool = True,
 ) -> Bundle:
     """One build into ``store``, with these credentials and none else.
 
-    ``builds``: that may run at the same time; ``discreet``: ``RegistryConfig.discreet``.
+    ``builds``: that may run at the same time; ``discreet``: ``RegistryConfig.discreet``; ``early`` as in
+    ``BuildSettings``.
     """
-    builder = BundleBuilder(store, clock, build_settings(settings, builds))
+    builder = BundleBuilder(store, clock, replace(build_settings(settings, builds), early=early))
     config = registry_config(settings, request.plain_http, request.insecure, discreet=discreet)
     async with RegistryClient(config, CredentialChain(credentials)) as source:
         return await builder.build(

@@ -17,6 +17,7 @@ from imagecache.apps.build import build_bundle, host_credentials
 from imagecache.apps.child import until_stdin_ends
 from imagecache.apps.store import open_store
 from imagecache.builder.build_events import Advanced, BuildEvent, Planned
+from imagecache.builder.inflate_threads import RESERVED
 from imagecache.clock import SystemClock
 from imagecache.controller import build_messages
 from imagecache.controller.build_messages import Ended, Failed, Line, Order
@@ -74,8 +75,17 @@ async def run(order: Order, send: Send) -> None:
         )
         store = await asyncio.to_thread(open_store, settings, clock)
         builds = max(1, settings.controller_builds)
+        # many caches may be of images that the store has, and then a worker would be for nothing
         await build_bundle(
-            store, settings, clock, order.request, credentials, sender.on, builds=builds, discreet=order.discreet
+            store,
+            settings,
+            clock,
+            order.request,
+            credentials,
+            sender.on,
+            builds=builds,
+            discreet=order.discreet,
+            early=False,
         )
     except ImageCacheError as error:
         send(Failed.of(error))
@@ -98,7 +108,7 @@ def write(line: Line) -> None:
 
 
 def main() -> None:
-    restrict_process(max(MEMORY, memory.available() // 4 * 3))
+    restrict_process(max(MEMORY, memory.available() // 4 * 3), most=RESERVED)
     asyncio.run(supervise(build_messages.decode_order(sys.stdin.buffer.readline()), write))
 
 

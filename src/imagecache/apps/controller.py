@@ -21,6 +21,7 @@ from imagecache.apps.platform import host_platform
 from imagecache.clock import Clock
 from imagecache.concurrency import cancel_all, first_to_end
 from imagecache.controller.build_process import ProcessBuilder
+from imagecache.controller.fork_server import ForkServer
 from imagecache.controller.leader import Leader
 from imagecache.controller.node_gc import NodeGarbageCollector
 from imagecache.controller.pods.reconciler import PodReconciler
@@ -29,7 +30,7 @@ from imagecache.controller.reconciler import Dependencies, Reconciler
 from imagecache.controller.tag_checks import TagChecks
 from imagecache.controller.tag_process import ProcessTagReader
 from imagecache.errors import ImageCacheError, InternalError, InvalidSetting
-from imagecache.kube import connection, objects
+from imagecache.kube import connection
 from imagecache.kube.api import ChangeKind, ClusterKube, Kube
 from imagecache.kube.client import KubeClient
 from imagecache.kube.informer import Informer
@@ -76,13 +77,17 @@ class ClusterController:
             leader = Leader(kube, self.clock, self.settings.lease_namespace or access.namespace, _identity())
             await leader.acquire()
             stack.push_async_callback(leader.release)
-            await self._lead(leader, kube, metrics)
+            processes = ForkServer()
+            stack.push_async_callback(processes.close)
+            await self._lead(leader, kube, metrics, processes)
 
-    async def _lead(self, leader: Leader, kube: ClusterKube, metrics: Metrics) -> None:
+    async def _lead(self, leader: Leader, kube: ClusterKube, metrics: Metrics, processes: ForkServer) -> None:
         reconciler = Reconciler(
             Dependencies(
                 kube=kube,
-                builder=ProcessBuilder(self._flags, metrics, self.clock, discreet=True),
+                builder=ProcessBuilder(
+                    self._flags, metrics, self.clock, discreet=True, starter=processes.starter("build")
+                ),
                 store=LocalBundles(self.store),
                 clock=self.clock,
                 architecture=host_platform().architecture,
@@ -103,7 +108,7 @@ class ClusterController:
             _run_when([nodes.synced, caches.synced], reconciler),
             *(_inform(each, reconciler, matching) for each in (caches, nodes, reports)),
             self._collect(nodes),
-            *self._tag_checks(kube, reconciler),
+            *self._tag_checks(kube, reconciler, processes),
             *([pods.run_when(synced, matching)] if matching is not None else []),
         )
         raise InternalError("a part of the controller ended without a reason")
@@ -119,12 +124,14 @@ class ClusterController:
         automatic = self.settings.auto_caches if self.settings.pods else 0
         return Limits(self.settings.max_caches, self.settings.max_store_size * GIB, automatic)
 
-    def _tag_checks(self, kube: Kube, reconciler: Reconciler) -> list[Coroutine[object, object, None]]:
+    def _tag_checks(
+        self, kube: Kube, reconciler: Reconciler, processes: ForkServer
+    ) -> list[Coroutine[object, object, None]]:
         if self.settings.tag_check_interval <= 0:
             return []
         checks = TagChecks(
             kube=kube,
-            reader=ProcessTagReader(self._flags),
+            reader=ProcessTagReader(self._flags, starter=processes.starter("tags")),
             caches=lambda: reconciler.informers.caches,
             report=reconciler.checked,
             clock=self.clock,
@@ -202,9 +209,9 @@ async def _flush(reconciler: Reconciler) -> None:
 
 async def _inform(informer: Informer, reconciler: Reconciler, matching: PodReconciler | None) -> None:
     async for change in informer.changes():
-        reconciler.take(informer.resource, change.object, gone=change.kind is ChangeKind.DELETED)
+        concerned = reconciler.take(informer.resource, change.object, gone=change.kind is ChangeKind.DELETED)
         if matching is not None:
-            matching.caches.take([objects.name(change.object)] if informer.resource == IMAGE_CACHES else ())
+            matching.caches.take(informer.resource, concerned)
 
 
 def _identity() -> str:

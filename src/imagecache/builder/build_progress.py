@@ -31,6 +31,11 @@ class BuildProgress:
         self.done = sum(self._downloaded.values()) + sum(self._converted.values())
         self._emit(Planned(layers=plans, done=self.done, total=self.total))
 
+    @property
+    def left(self) -> int:
+        """Compressed bytes that are still to convert."""
+        return sum(self._sizes.values()) - sum(self._converted.values())
+
     def downloaded(self, layer: Digest, size: int) -> None:
         """The layer's download has ``size`` bytes. The counter stays when a download starts again."""
         self._advance(self._downloaded, layer, size)

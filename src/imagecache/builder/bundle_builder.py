@@ -45,6 +45,8 @@ Emit = Callable[[BuildEvent], None]
 class BuildSettings:
     jobs: int = 0
     """Worker processes; 0: one per core."""
+    early: bool = True
+    """A worker is started before it is known whether a layer is new: that overlaps with the registry's time."""
     memory: int = 0
     """Bytes of data that each of them may have; 0: no bound."""
     downloads: int = 4
@@ -89,6 +91,8 @@ class BundleBuilder:
         """
         workers = WorkerPool(self._settings.jobs, memory=self._settings.memory)
         async with build_time(self._settings.limits) as allow, workers as pool:
+            if self._settings.early:
+                pool.prepare()
             images = await self._resolve(references, platforms, source)
             groups = plan(images)
             # Leased before the store is searched: what is found must not be collected until the bundle names it.
@@ -109,7 +113,10 @@ class BundleBuilder:
                     reserve=reserve,
                     downloads=self._settings.downloads,
                 )
-                progress.plan(_layer_plan(layers, group) for group in groups)
+                planned = [_layer_plan(layers, group) for group in groups]
+                if not all(each.cached for each in planned):
+                    pool.prepare()
+                progress.plan(planned)
                 await self._make(images, groups, layers, progress, emit)
                 notes = await run_all(*(_layer_notes(image, layers, source) for image in images))
                 records = await self._records(images, notes, layers, source)

@@ -1,7 +1,8 @@
 """One layer from compressed bytes to a layer image, in one pass.
 
 Four threads work at once, and their heavy parts release the interpreter lock: one reads and hashes the compressed
-bytes, one decompresses, one (the caller's) parses the tar and assembles the tree, one hashes and writes the tar.
+bytes, one decompresses, one (the caller's) parses the tar and assembles the tree, one hashes and writes the tar. With
+``Parallel`` the second is rapidgzip's, which uses more cores.
 Nothing is extracted, and the queues between the threads bound the memory. It works on file descriptors alone, so that a
 process without privileges can run it. It must not know names, stores or registries.
 """
@@ -13,24 +14,33 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import msgspec
 
 from imagecache.builder.converted import Converted
+from imagecache.builder.image_digest import Hash, continued, image_digest
 from imagecache.builder.position import is_right_everywhere
 from imagecache.builder.writeback import WriteBehind
 from imagecache.digest import DiffID, Digest
 from imagecache.erofs.layer_header import DATA_START, LayerFlags, LayerHeader
+from imagecache.erofs.reader import LayerImage
 from imagecache.erofs.writer import write_image
-from imagecache.errors import ContentError, DigestMismatch, StoreError
+from imagecache.errors import ContentError, DigestMismatch
+from imagecache.layer import parallel_gzip
 from imagecache.layer.assemble import LayerTree, assemble
-from imagecache.layer.compression import Compression, Decompressor, sniff
+from imagecache.layer.compression import Compression, Decompressor, check_growth, sniff
+from imagecache.layer.implied_directories import resolve_implied
+from imagecache.layer.parallel_gzip import Compressed
 from imagecache.layer.tar_sources import ChunkSource
-from imagecache.limits import Limits
+from imagecache.limits import DEFAULT, Limits
 
 Room = Callable[[int], None]
 """Asked before the file gets so many bytes. Raises when it may not."""
+_HEAD = 10
+"""Bytes that tell the compression."""
+_CHUNK = 1 << 20
 _QUEUED_PIECES = 4
 """Pieces of at most 4 MiB each between two threads: enough to even out their speeds, and little memory."""
 
@@ -40,7 +50,41 @@ def any_room(size: int) -> None:
     del size
 
 
-def convert(  # noqa: PLR0913 - what is known of one layer
+@dataclass(frozen=True, slots=True)
+class ParsedLayer:
+    """A tar that is written to the file, and what was found in it."""
+
+    tree: LayerTree
+    header: LayerHeader
+    tar: Hash | None
+    """The hash of the tar, which that of the layer image continues; None: the tar has to be read for that."""
+    threads: int = 1
+    compression: str = ""
+    bottom: bool = False
+    """It was assembled by the rules of the bottom layer."""
+
+    @property
+    def waits(self) -> bool:
+        """For the layers below: they have the attributes of directories that this one implies."""
+        return bool(self.tree.implied) and not self.bottom
+
+    def unfinished(self) -> Converted:
+        return Converted(header=self.header, threads=self.threads, compression=self.compression)
+
+    def finish(
+        self, fd: int, lowers: Sequence[LayerImage] = (), *, limits: Limits = DEFAULT, room: Room = any_room
+    ) -> Converted:
+        """Write the filesystem behind the tar and sync the file; ``lowers`` are top to bottom. Raises as ``room``."""
+        if self.waits:
+            resolve_implied(self.tree, lowers, limits)
+        size = write_image(fd, self.tree.root, self.header, room=room)
+        end = DATA_START + self.header.tar_size
+        digest = image_digest(fd, size) if self.tar is None else continued(self.tar, fd, end, size)
+        os.fdatasync(fd)
+        return msgspec.structs.replace(self.unfinished(), size=size, digest=digest)
+
+
+def convert(  # noqa: PLR0913 - what is known of a layer beforehand
     chunks: Iterator[bytes],
     fd: int,
     *,
@@ -48,15 +92,19 @@ def convert(  # noqa: PLR0913 - what is known of one layer
     limits: Limits,
     blob: Digest | None = None,
     diff_id: DiffID | None = None,
+    parallel: Parallel | None = None,
     room: Room = any_room,
-) -> Converted:
-    """Convert the compressed ``chunks`` of ``blob`` into the empty, writable file ``fd``.
+) -> ParsedLayer:
+    """Convert the compressed ``chunks`` of ``blob`` to the tar of a layer image, in the empty, writable file ``fd``.
 
-    ``blob`` and ``diff_id`` are the expected digests, where they are known. Raises DigestMismatch when one is wrong,
-    what ``room`` raises, and the ContentError family for the content of the layer.
+    ``blob`` and ``diff_id`` are the expected digests, where they are known; ``parallel`` needs the second. ``finish``
+    completes the layer image. Raises DigestMismatch when a digest is wrong, what ``room`` raises, and the ContentError
+    family for the content of the layer.
     """
-    reader = _Reader(chunks, blob.algorithm if blob else "sha256")
-    inflater = _Inflater(reader.out, limits)
+    reader = _Reader(chunks, blob)
+    inflater = _Inflater(reader.out, limits, parallel)
+    if parallel is not None:
+        reader.out.abandoned = True  # it only hashes: the other reads the file itself
     writer = _TarWriter(fd, room)
     for thread in (reader, inflater, writer):
         thread.start()
@@ -66,22 +114,23 @@ def convert(  # noqa: PLR0913 - what is known of one layer
         inflater.out.abandoned = True
         reader.join()
         # Read to the end first: when the blob is not the promised one, that is the error, and a new download may help.
-        _check("blob", reader.digest, blob)
+        reader.check(blob)
         raise
     finally:
         # Every thread ends on every path: each is stopped or drained before it is joined.
         reader.stop = inflater.out.abandoned = True
+        if parallel is not None:
+            parallel.end()
         try:
             writer.finish()
         finally:
             inflater.join()
             reader.join()
-    _check("blob", reader.digest, blob)
+    reader.check(blob)
     found = DiffID(Digest(f"sha256:{writer.hash.hexdigest()}"))
     _check("uncompressed layer", found, diff_id)
     header = header_of(tree, writer.size, found, bottom=bottom)
-    converted = Converted(header=header) if tree.implied and not bottom else finish(fd, tree, header, room)
-    return msgspec.structs.replace(converted, compression=inflater.compression.value)
+    return ParsedLayer(tree, header, writer.hash, inflater.threads, inflater.compression.value, bottom)
 
 
 def header_of(tree: LayerTree, tar_size: int, diff_id: DiffID, *, bottom: bool) -> LayerHeader:
@@ -97,28 +146,14 @@ def header_of(tree: LayerTree, tar_size: int, diff_id: DiffID, *, bottom: bool) 
     return LayerHeader(tar_size=tar_size, diff_id=diff_id, entries=tree.entries, flags=flags)
 
 
-def finish(fd: int, tree: LayerTree, header: LayerHeader, room: Room) -> Converted:
-    """Write the filesystem behind the tar and sync the file."""
-    size = write_image(fd, tree.root, header, room=room)
-    hashing = _FileHash(fd, size)
-    hashing.start()  # it reads from the page cache while the disk writes
-    os.fdatasync(fd)
-    return Converted(header=header, size=size, sha256=hashing.result())
+@dataclass(frozen=True, slots=True)
+class Parallel:
+    """Several cores for a gzip stream. What comes of it counts only under the expected diffID."""
 
-
-def hash_file(fd: int, size: int) -> Digest:
-    """SHA-256 of the first ``size`` bytes of a file."""
-    digest = hashlib.sha256()
-    buffer = bytearray(4 << 20)
-    view = memoryview(buffer)
-    offset = 0
-    while offset < size:
-        count = os.preadv(fd, [view[: min(len(buffer), size - offset)]], offset)
-        if count == 0:
-            raise StoreError("a staged layer image is shorter than what was written", hint="check the disk")
-        digest.update(view[:count])
-        offset += count
-    return Digest("sha256:" + digest.hexdigest())
+    compressed: Compressed
+    threads: int
+    end: Callable[[], None]
+    """Nobody waits for more of ``compressed``."""
 
 
 def _assemble(inflater: _Inflater, writer: _TarWriter, *, bottom: bool, limits: Limits) -> LayerTree:
@@ -218,16 +253,18 @@ class _Thread(threading.Thread):
 class _Reader(_Thread):
     """Reads and hashes the compressed chunks, to the end of the blob even when the reader of ``out`` stops."""
 
-    def __init__(self, chunks: Iterator[bytes], algorithm: str) -> None:
+    def __init__(self, chunks: Iterator[bytes], blob: Digest | None) -> None:
+        """Without ``blob`` nothing is hashed."""
         self.out = _Channel()
         super().__init__("read", self.out)
         self.stop = False
         self._chunks = chunks
-        self._hash = hashlib.new(algorithm)
+        self._hash = hashlib.new(blob.algorithm) if blob is not None else None
 
-    @property
-    def digest(self) -> str:
-        return f"{self._hash.name}:{self._hash.hexdigest()}"
+    def check(self, blob: Digest | None) -> None:
+        """Raises DigestMismatch. Called when the thread has ended."""
+        if self._hash is not None:
+            _check("blob", f"{self._hash.name}:{self._hash.hexdigest()}", blob)
 
     def work(self) -> None:
         """A malformed layer is read to its end: its digest tells whether the blob was damaged on the way."""
@@ -235,7 +272,8 @@ class _Reader(_Thread):
             for chunk in self._chunks:
                 if self.stop:
                     break
-                self._hash.update(chunk)
+                if self._hash is not None:
+                    self._hash.update(chunk)
                 self.out.put(chunk)
             self.out.put(None)
         except BaseException as error:  # noqa: BLE001 - raised in the thread that reads the channel
@@ -245,34 +283,54 @@ class _Reader(_Thread):
 class _Inflater(_Thread):
     """Decompresses chunks to pieces of the tar."""
 
-    def __init__(self, chunks: _Channel, limits: Limits) -> None:
+    def __init__(self, chunks: _Channel, limits: Limits, parallel: Parallel | None) -> None:
         self.out = _Channel()
         super().__init__("inflate", self.out)
         self.compression = Compression.NONE
         """Known once the first chunk was read."""
+        self.threads = 1
         self._chunks = chunks
         self._limits = limits
+        self._parallel = parallel
 
     def work(self) -> None:
         try:
-            self._inflate()
+            for piece in self._pieces():
+                if not self.out.put(piece):
+                    break
             self.out.put(None)
         except BaseException as error:  # noqa: BLE001 - raised in the thread that reads the channel
             self.out.put(_Failed(error))
         finally:
             self._chunks.abandoned = True
 
-    def _inflate(self) -> None:
+    def _pieces(self) -> Iterator[bytes]:
+        if self._parallel is None:
+            return self._plain(self._chunks)
+        compressed = self._parallel.compressed
+        self.compression = sniff(compressed.read(_HEAD))
+        compressed.seek(0)
+        if self.compression is not Compression.GZIP:  # its media type says something else
+            return self._plain(iter(lambda: compressed.read(_CHUNK), b""))
+        self.threads = self._parallel.threads
+        return self._counted(parallel_gzip.inflate(compressed, self._parallel.threads))
+
+    def _plain(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         decompressor: Decompressor | None = None
-        for chunk in self._chunks:
+        for chunk in chunks:
             if decompressor is None:
                 self.compression = sniff(chunk)
                 decompressor = Decompressor(self.compression, self._limits)
-            for piece in decompressor.feed(chunk):
-                if not self.out.put(piece):
-                    return
+            yield from decompressor.feed(chunk)
         if decompressor is not None:
             decompressor.finish()
+
+    def _counted(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        produced = 0
+        for piece in pieces:
+            produced += len(piece)
+            check_growth(produced, self._limits)
+            yield piece
 
 
 class _TarWriter(_Thread):
@@ -304,26 +362,3 @@ class _TarWriter(_Thread):
         self.join()
         if self._failure is not None:
             raise self._failure
-
-
-class _FileHash(_Thread):
-    def __init__(self, fd: int, size: int) -> None:
-        super().__init__("file-hash", _Channel())
-        self._fd = fd
-        self._size = size
-        self._digest: Digest | None = None
-        self._failure: BaseException | None = None
-
-    def work(self) -> None:
-        try:
-            self._digest = hash_file(self._fd, self._size)
-        except BaseException as error:  # noqa: BLE001 - raised in result()
-            self._failure = error
-
-    def result(self) -> Digest:
-        self.join()
-        if self._failure is not None:
-            raise self._failure
-        if self._digest is None:
-            raise StoreError("a staged layer image could not be read back", hint="check the disk")
-        return self._digest

@@ -17,7 +17,9 @@ class Converted(msgspec.Struct, tag=True, frozen=True, kw_only=True):
     header: LayerHeader
     size: int = 0
     """Bytes of the layer image file."""
-    sha256: Digest | None = None
-    """Digest of the layer image file. None: only the tar is written, and ``derive`` completes the file."""
+    digest: Digest | None = None
+    """``image_digest`` of the layer image. None: only the tar is written, and ``derive`` completes the file."""
+    threads: int = 1
+    """Cores that have inflated the blob."""
     compression: str = ""
     """Of the blob, as ``layer.compression`` found it. Empty: there was no blob."""

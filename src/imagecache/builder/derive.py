@@ -10,13 +10,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from imagecache.builder.convert import Room, any_room, finish, header_of
+from imagecache.builder.convert import ParsedLayer, Room, any_room, header_of
 from imagecache.builder.converted import Converted
 from imagecache.digest import DiffID
 from imagecache.erofs.layer_header import DATA_START
 from imagecache.erofs.reader import LayerImage
 from imagecache.layer.assemble import LayerTree, assemble
-from imagecache.layer.implied_directories import resolve_implied
 from imagecache.layer.tar_sources import FileSource
 from imagecache.limits import Limits
 
@@ -36,11 +35,9 @@ def derive(  # noqa: PLR0913 - what is known of one layer
     Raises what ``room`` raises, and the ContentError family.
     """
     tree = assemble_tar(fd, tar_size, bottom=bottom, limits=limits)
-    if tree.implied and not bottom:
-        resolve_implied(tree, lowers, limits)
-    header = header_of(tree, tar_size, diff_id, bottom=bottom)
     os.ftruncate(fd, DATA_START + tar_size)  # the filesystem of another position may lie behind the tar
-    return finish(fd, tree, header, room)
+    header = header_of(tree, tar_size, diff_id, bottom=bottom)
+    return ParsedLayer(tree, header, tar=None, bottom=bottom).finish(fd, lowers, limits=limits, room=room)
 
 
 def assemble_tar(fd: int, tar_size: int, *, bottom: bool, limits: Limits) -> LayerTree:

@@ -20,11 +20,12 @@ from dataclasses import dataclass
 
 from imagecache.builder.build_plan import LayerGroup
 from imagecache.builder.build_progress import BuildProgress
-from imagecache.builder.convert import hash_file
 from imagecache.builder.converted import Converted
 from imagecache.builder.derive import copy_tar
 from imagecache.builder.download import fetch
+from imagecache.builder.image_digest import image_digest
 from imagecache.builder.image_source import ImageSource
+from imagecache.builder.inflate_threads import has_memory, threads_for
 from imagecache.builder.position import is_right_everywhere
 from imagecache.builder.resolve import LayerPosition
 from imagecache.builder.size_limit import Share, SizeLimit
@@ -34,7 +35,8 @@ from imagecache.concurrency import run_all
 from imagecache.digest import ChainID, Digest
 from imagecache.erofs.layer_header import DATA_START, LayerFlags, LayerHeader
 from imagecache.erofs.reader import LayerImage
-from imagecache.errors import ContentError, DigestMismatch, WorkerKilled
+from imagecache.errors import ContentError, DigestMismatch, InternalError, WorkerKilled
+from imagecache.layer import parallel_gzip
 from imagecache.oserrors import converting
 from imagecache.store.bundle_document import LayerRecord
 from imagecache.store.layer_name import LayerName, Space
@@ -136,7 +138,7 @@ class LayerBuilder:
         """The record of a file that no bundle names: an interrupted build left it."""
         with self._open(name) as fd:
             size = os.fstat(fd).st_size
-            return _record(position, name, LayerImage.from_fd(fd).header, size, hash_file(fd, size))
+            return _record(position, name, LayerImage.from_fd(fd).header, size, image_digest(fd, size))
 
     @contextlib.contextmanager
     def _open(self, name: LayerName) -> Iterator[int]:
@@ -160,31 +162,40 @@ class LayerBuilder:
         """Fetch and convert the layer for one of its positions. Nodes may prefetch: the tar is final as written."""
         staged, share = stack.enter_context(self._store.layers.stage()), stack.enter_context(self._limit.share())
         self._store.layers.announce(lock, staged)
-
-        async def once() -> Converted:
-            os.ftruncate(staged.fd, 0)
-            share.clear()
-            return await self._fetch_and_convert(group, position, staged, share)
-
-        for attempt in range(_ATTEMPTS):
-            try:
-                converted = await _again_if_killed(group.diff_id, once)
-                break
-            except DigestMismatch:
-                if attempt == _ATTEMPTS - 1:
-                    raise
+        converted = await self._attempts(group, position, staged, share)
         tar = _Tar(staged.fd, converted.header.tar_size)
-        if converted.sha256 is None:
+        if converted.digest is None:
             converted = await self._derive(position, tar, share)
         await self._commit(position, staged, share, converted)
         return tar
 
-    async def _fetch_and_convert(
+    async def _attempts(
         self, group: LayerGroup, position: LayerPosition, staged: StagedLayer, share: Share
+    ) -> Converted:
+        async def once(threads: int = 0) -> Converted:
+            os.ftruncate(staged.fd, 0)
+            share.clear()
+            return await self._fetch_and_convert(group, position, staged, share, threads)
+
+        threads = threads_for(group.blob.size, self._progress.left, self._pool.size)
+        if threads and parallel_gzip.available() and has_memory():
+            # whatever it says: the plain decoder's word counts, of what is wrong too
+            with contextlib.suppress(ContentError, InternalError, WorkerKilled):
+                return await once(threads)
+        for attempt in range(_ATTEMPTS):
+            try:
+                return await _again_if_killed(group.diff_id, once)
+            except DigestMismatch:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+        raise AssertionError  # the last attempt returns or raises
+
+    async def _fetch_and_convert(
+        self, group: LayerGroup, position: LayerPosition, staged: StagedLayer, share: Share, threads: int
     ) -> Converted:
         """Download while a worker reads the growing file. The partial download survives anything but wrong bytes."""
         blob = group.blob
-        async with self._downloads, self._pool.worker() as worker:
+        async with self._downloads, self._pool.worker(parallel=threads > 0) as worker:
             with await asyncio.to_thread(self._store.downloads.open, blob.digest, blob.size) as download:
 
                 async def advanced(size: int) -> None:
@@ -200,13 +211,15 @@ class LayerBuilder:
                     diff_id=group.diff_id,
                     bottom=position.bottom,
                     largest=self._limit.limit,
+                    threads=threads,
                 )
                 worker.start(job, [download.fd, staged.fd], share.ask)
                 transfer = fetch(self._source, group.reference, blob, download, advanced, self._reserve)
                 try:
                     _, converted = await run_all(transfer, worker.result(Converted, consumed))
                 except ContentError:
-                    download.discard()  # wrong bytes, or right ones that cannot be used
+                    if not threads:
+                        download.discard()  # wrong bytes, or right ones that cannot be used
                     raise
                 download.discard()
                 self.compressions[blob.digest] = converted.compression
@@ -248,8 +261,8 @@ class LayerBuilder:
         share.clear()
         self._limit.take(str(name), converted.size)  # before the commit: a bundle that is too large leaves no file
         await asyncio.to_thread(staged.commit, name)
-        assert converted.sha256 is not None  # noqa: S101 - a layer image that is complete has one
-        self._settle(_record(position, name, converted.header, converted.size, converted.sha256))
+        assert converted.digest is not None  # noqa: S101 - a layer image that is complete has one
+        self._settle(_record(position, name, converted.header, converted.size, converted.digest))
 
     def _settle(self, record: LayerRecord) -> None:
         self._limit.take(str(record.name), record.size)
@@ -265,14 +278,14 @@ def name_for(position: LayerPosition, flags: LayerFlags) -> LayerName:
     return LayerName(Space.CHAINS, position.chain_id)
 
 
-def _record(position: LayerPosition, name: LayerName, header: LayerHeader, size: int, sha256: Digest) -> LayerRecord:
+def _record(position: LayerPosition, name: LayerName, header: LayerHeader, size: int, digest: Digest) -> LayerRecord:
     return LayerRecord(
         diff_id=position.diff_id,
         chain_id=position.chain_id,
         name=name,
         blob=position.blob,
         size=size,
-        sha256=sha256,
+        digest=digest,
         tar_size=header.tar_size,
         entries=header.entries,
     )

@@ -18,13 +18,19 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NoReturn, TypeVar
 
-from imagecache.builder.convert import convert
+from imagecache.builder.convert import Parallel, ParsedLayer, convert
+from imagecache.builder.converted import Converted
 from imagecache.builder.derive import derive
+from imagecache.builder.garbage import uncollected
+from imagecache.builder.growing_file import GrowingFile
+from imagecache.builder.inflate_threads import MEMORY, RESERVED
 from imagecache.builder.malloc import keep_freed_memory
+from imagecache.builder.memory_watch import watch
 from imagecache.builder.prove import prove, prove_above
 from imagecache.builder.worker_bounds import ParentGone, ProcessorTime, Room, bound_files, window_in
 from imagecache.builder.worker_messages import (
     MAX_MESSAGE,
+    PARALLEL,
     Arrived,
     Available,
     Convert,
@@ -40,8 +46,10 @@ from imagecache.builder.worker_messages import (
     decode_to_worker,
     encode,
 )
+from imagecache.digest import DiffID
 from imagecache.erofs.reader import LayerImage
 from imagecache.errors import ImageCacheError, InternalError, Interrupted, LimitExceeded
+from imagecache.layer import parallel_gzip
 from imagecache.limits import DEFAULT
 from imagecache.oserrors import from_os_error
 from imagecache.privileges import become_nobody, die_first, restrict_process
@@ -60,22 +68,31 @@ _M = TypeVar("_M", Available, Arrived)
 
 
 def main() -> None:
-    """Serve jobs until the other end closes. Arguments: two sockets, bytes of memory (0: no bound)."""
+    """Serve jobs until the other end closes.
+
+    Arguments: two sockets, bytes of memory (0: no bound), and ``PARALLEL`` for a job that uses several cores.
+    """
     channel, asking = (socket.socket(fileno=int(word)) for word in sys.argv[1:3])
+    memory, parallel = int(sys.argv[3]), PARALLEL in sys.argv[4:]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     die_first()
-    restrict_process(int(sys.argv[3]) or None)
+    restrict_process(RESERVED if parallel else memory or None)
+    if parallel:  # its allocator reserves more than it uses: what it uses is watched
+        parallel_gzip.load()
+        watch(min(MEMORY, memory or MEMORY))
     become_nobody()
     keep_freed_memory()
     with contextlib.suppress(ConnectionError):  # the parent has ended, and its job with it: no answer is needed
-        _serve(channel, asking)
+        _serve(channel, asking, memory)
 
 
-def _serve(channel: socket.socket, asking: socket.socket) -> None:
+def _serve(channel: socket.socket, asking: socket.socket, memory: int) -> None:
+    jobs = _Jobs(channel, asking, memory)
     while (received := _receive(channel)) is not None:
         message, fds = received
         try:
-            answer = _run(channel, asking, message, fds)
+            with uncollected():
+                answer = _run(jobs, message, fds)
         finally:
             for fd in fds:
                 os.close(fd)
@@ -96,16 +113,16 @@ def _receive(channel: socket.socket) -> tuple[ToWorker, list[int]] | None:
             return message, received
 
 
-def _run(channel: socket.socket, asking: socket.socket, message: ToWorker, fds: list[int]) -> FromWorker | None:
+def _run(jobs: _Jobs, message: ToWorker, fds: list[int]) -> FromWorker | None:
     """Do one job; None when the parent closed its end during it."""
     try:
-        return _result(channel, asking, message, fds)
+        return jobs.run(message, fds)
     except ParentGone:
         return None
     except MemoryError:
         _SPARE.close()
         words = "the layer takes more memory than the process that reads it may have"
-        channel.send(encode(Failed.of(LimitExceeded(words, hint=_MORE_MEMORY))))
+        jobs.channel.send(encode(Failed.of(LimitExceeded(words, hint=_MORE_MEMORY))))
         os._exit(0)  # threads that had no memory to end are still there
     except ImageCacheError as error:
         return Failed.of(error)
@@ -122,59 +139,97 @@ def _late(channel: socket.socket) -> NoReturn:
     os._exit(0)
 
 
-def _result(channel: socket.socket, asking: socket.socket, message: ToWorker, fds: list[int]) -> FromWorker:
-    processor = ProcessorTime(DEFAULT, lambda: _late(channel))
-    if isinstance(message, Convert):
+class _Jobs:
+    """One job at a time. A layer that waits for those below stays parsed until the next one, which may complete it."""
+
+    def __init__(self, channel: socket.socket, asking: socket.socket, memory: int) -> None:
+        self.channel = channel
+        self._asking = asking
+        self._memory = memory
+        self._parsed: tuple[_File, ParsedLayer] | None = None
+
+    def run(self, message: ToWorker, fds: list[int]) -> FromWorker:
+        parsed, self._parsed = self._parsed, None
+        processor = ProcessorTime(DEFAULT, lambda: _late(self.channel))
+        match message:
+            case Convert():
+                return self._convert(message, fds, processor)
+            case Derive():
+                return self._derive(message, fds, processor, parsed)
+            case Prove():
+                processor.allow(0)
+                memory = memoryview(mmap.mmap(fds[1], 0, prot=mmap.PROT_READ))
+                prove(
+                    fds[0],
+                    _arriving(self.channel, memory, processor.allow),
+                    diff_id=message.diff_id,
+                    tar_size=message.tar_size,
+                    position=message.position,
+                    limits=DEFAULT,
+                )
+                return Proven()
+            case ProveAbove():
+                processor.allow(os.fstat(fds[0]).st_size)
+                lowers = [LayerImage.from_fd(fd) for fd in fds[1:]]
+                prove_above(fds[0], lowers, diff_id=message.diff_id, tar_size=message.tar_size, limits=DEFAULT)
+                return Proven()
+        raise InternalError(f"a worker received {type(message).__name__} without a job")
+
+    def _convert(self, message: Convert, fds: list[int], processor: ProcessorTime) -> Converted:
         size = message.size
         processor.allow(size)
         bound_files(message.largest)
-        return convert(
-            _chunks(channel, fds[0], message.size),
+        growing = GrowingFile(fds[0], size)
+        room = Room(self._asking, lambda granted: processor.allow(size + granted)).ask
+        parsed = convert(
+            _chunks(self.channel, fds[0], growing),
             fds[1],
             blob=message.blob,
             diff_id=message.diff_id,
             bottom=message.bottom,
-            limits=window_in(int(sys.argv[3]), DEFAULT),
-            room=Room(asking, lambda granted: processor.allow(size + granted)).ask,
+            limits=window_in(self._memory, DEFAULT),
+            parallel=Parallel(growing, message.threads, growing.end) if message.threads else None,
+            room=room,
         )
-    if isinstance(message, Derive):
+        if not parsed.waits:
+            return parsed.finish(fds[1], room=room)
+        self._parsed = _file(fds[1], message.diff_id), parsed
+        return parsed.unfinished()
+
+    def _derive(
+        self, message: Derive, fds: list[int], processor: ProcessorTime, parsed: tuple[_File, ParsedLayer] | None
+    ) -> Converted:
         processor.allow(message.tar_size)
         bound_files(message.largest)
+        room = Room(self._asking, processor.allow).ask
+        lowers = [LayerImage.from_fd(fd) for fd in fds[1:]]
+        if parsed is not None and parsed[0] == _file(fds[0], message.diff_id) and not message.bottom:
+            return parsed[1].finish(fds[0], lowers, room=room)
         return derive(
             fds[0],
             tar_size=message.tar_size,
             diff_id=message.diff_id,
-            lowers=[LayerImage.from_fd(fd) for fd in fds[1:]],
+            lowers=lowers,
             bottom=message.bottom,
             limits=DEFAULT,
-            room=Room(asking, processor.allow).ask,
+            room=room,
         )
-    if isinstance(message, Prove):
-        processor.allow(0)
-        memory = memoryview(mmap.mmap(fds[1], 0, prot=mmap.PROT_READ))
-        arriving = _arriving(channel, memory, processor.allow)
-        prove(
-            fds[0],
-            arriving,
-            diff_id=message.diff_id,
-            tar_size=message.tar_size,
-            position=message.position,
-            limits=DEFAULT,
-        )
-        return Proven()
-    if isinstance(message, ProveAbove):
-        processor.allow(os.fstat(fds[0]).st_size)
-        lowers = [LayerImage.from_fd(fd) for fd in fds[1:]]
-        prove_above(fds[0], lowers, diff_id=message.diff_id, tar_size=message.tar_size, limits=DEFAULT)
-        return Proven()
-    raise InternalError(f"a worker received {type(message).__name__} without a job")
 
 
-def _chunks(channel: socket.socket, fd: int, size: int) -> Iterator[bytes]:
+_File = tuple[int, int, DiffID]
+"""Device and inode, and the layer, since the inode may be another file's by now."""
+
+
+def _file(fd: int, diff_id: DiffID) -> _File:
+    found = os.fstat(fd)
+    return found.st_dev, found.st_ino, diff_id
+
+
+def _chunks(channel: socket.socket, fd: int, growing: GrowingFile) -> Iterator[bytes]:
     """Chunks of a file that the parent is still writing; ``Available`` says how far it is."""
     offset = available = 0
     reported = time.monotonic()
-    while offset < size:
+    while offset < growing.size:
         if offset == available:
             available = _expect(channel, Available).size
             if available < 0:
@@ -183,6 +238,7 @@ def _chunks(channel: socket.socket, fd: int, size: int) -> Iterator[bytes]:
         chunk = os.pread(fd, min(_CHUNK, available - offset), offset)
         if not chunk:
             raise InternalError("a download is shorter than announced")
+        growing.grow(offset + len(chunk))
         yield chunk
         offset += len(chunk)
         now = time.monotonic()

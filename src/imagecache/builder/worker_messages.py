@@ -23,16 +23,23 @@ MAX_MESSAGE = 64 << 10
 """More than the largest message, which is a ``Failed``."""
 
 
+PARALLEL = "parallel"
+"""Argument of a worker that may inflate on several cores: it ends after its job, and has a bound on its memory."""
+
+
 class Convert(msgspec.Struct, tag=True, frozen=True):
     """Convert a layer. Descriptors: the growing compressed file (read), the empty layer image (read and write)."""
 
-    blob: Digest
+    blob: Digest | None
+    """None: not known, as of a file that a person gave."""
     size: int
     """Compressed bytes of the whole blob; the file may still be shorter."""
     diff_id: DiffID
     bottom: bool
     largest: int = 0
     """Bytes that the file may have at most (RLIMIT_FSIZE). 0: no bound."""
+    threads: int = 0
+    """Cores for a gzip stream: more than one needs a worker that was started for that. 0: the plain decoder."""
 
 
 class Derive(msgspec.Struct, tag=True, frozen=True):

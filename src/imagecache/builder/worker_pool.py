@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import socket
 import subprocess
@@ -18,8 +17,10 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from imagecache.builder.converted import Converted
+from imagecache.builder.inflate_threads import cores
 from imagecache.builder.worker_messages import (
     MAX_MESSAGE,
+    PARALLEL,
     ROOM,
     Failed,
     More,
@@ -39,9 +40,9 @@ _FDS = 250
 
 
 class Worker:
-    """One process and our ends of its sockets."""
+    """One process and our ends of its sockets. ``parallel``: for a job with ``threads``, and for that alone."""
 
-    def __init__(self, memory: int = 0) -> None:
+    def __init__(self, memory: int = 0, *, parallel: bool = False) -> None:
         """``memory``: bytes of data that it may have; 0: no bound. Call it in an event loop."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         answering, asking = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -52,11 +53,12 @@ class Worker:
         self._grant: Grant | None = None
         self._refusal: ImageCacheError | None = None
         self._loop = asyncio.get_running_loop()
+        mode = [PARALLEL] if parallel else []
         with theirs, asking:
             passed = [theirs.fileno(), asking.fileno()]
             # -I: no PYTHONPATH, no current directory. stderr is the parent's: a crash of the interpreter must be seen.
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-m", "imagecache.builder.worker", *map(str, (*passed, memory))],
+                [sys.executable, "-I", "-m", "imagecache.builder.worker", *map(str, (*passed, memory)), *mode],
                 pass_fds=passed,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -149,22 +151,25 @@ class WorkerPool:
 
     ``memory``: bytes of data that each may have; 0: no bound.
 
-    The first is started in advance, and workers stay until the end. A ``seldom`` used pool ends them whenever none has
-    work: an idle one takes memory of a node.
+    Workers stay until the end. A ``seldom`` used pool ends them whenever none has work: an idle one takes memory of a
+    node.
     """
 
     def __init__(self, size: int = 0, *, memory: int = 0, seldom: bool = False) -> None:
         self._memory = memory
         self._seldom = seldom
         self._working = 0
-        self.size = size or len(os.sched_getaffinity(0))
+        self.size = size or cores()
         self._free = asyncio.Semaphore(self.size)
         self._idle: list[Worker] = []
 
     async def __aenter__(self) -> Self:
-        if not self._seldom:  # the interpreter starts while the first manifest is downloaded
-            self._idle.append(Worker(self._memory))
         return self
+
+    def prepare(self) -> None:
+        """Start the first worker now: it will be needed, and an interpreter takes a moment."""
+        if not (self._idle or self._working):
+            self._idle.append(Worker(self._memory))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -176,10 +181,10 @@ class WorkerPool:
             self._idle.pop().kill()
 
     @contextlib.asynccontextmanager
-    async def worker(self) -> AsyncIterator[Worker]:
-        """A worker for one job. It is kept when the job succeeds, and killed otherwise."""
+    async def worker(self, *, parallel: bool = False) -> AsyncIterator[Worker]:
+        """A worker for one job. It is kept when the job succeeds, and killed otherwise, and when it is ``parallel``."""
         async with self._free:
-            worker = self._idle.pop() if self._idle else Worker(self._memory)
+            worker = self._idle.pop() if self._idle and not parallel else Worker(self._memory, parallel=parallel)
             self._working += 1
             try:
                 yield worker
@@ -187,7 +192,10 @@ class WorkerPool:
                 worker.kill()  # it may be in the middle of the job, or its last answer unread: not usable again
                 raise
             else:
-                self._idle.append(worker)
+                if parallel:
+                    worker.kill()
+                else:
+                    self._idle.append(worker)
             finally:
                 self._working -= 1
                 if self._seldom and not self._working:

@@ -30,25 +30,35 @@ def build(
     lower: Annotated[
         list[Path] | None, typer.Option("--lower", metavar="FILE", help="A layer image below, bottom first.")
     ] = None,
+    diff_id: Annotated[
+        str | None,
+        typer.Option(
+            "--diff-id",
+            metavar="DIGEST",
+            help="The expected diffID. With it several cores inflate a large gzip file, if rapidgzip is installed.",
+        ),
+    ] = None,
     bottom: Annotated[bool, typer.Option("--bottom", help="It is the bottom layer of its image.")] = False,
 ) -> None:
-    """Convert a layer to a layer image; prints diffID, SHA-256, size and entries as JSON."""
+    """Convert a layer to a layer image; prints diffID, digest, size and entries as JSON."""
     from imagecache.builder import layer_file
     from imagecache.erofs.layer_header import LayerFlags
 
     _check_position(lower, bottom=bottom)
     with files.reading(source) as stream:
-        built = layer_file.build(stream, output, lower or [], bottom=bottom)
+        wanted = DiffID(Digest(diff_id)) if diff_id else None
+        built = layer_file.build(stream, output, lower or [], wanted, bottom=bottom)
     header = built.header
     say(
         json.dumps(
             {
                 "diffID": header.diff_id,
-                "sha256": built.sha256,
+                "digest": built.digest,
                 "size": built.size,
                 "tarSize": header.tar_size,
                 "entries": header.entries,
                 "contextDependent": LayerFlags.IMPLIED in header.flags,
+                "threads": built.threads,
             }
         )
     )
@@ -80,7 +90,7 @@ def verify(
         json.dumps(
             {
                 "diffID": proved.header.diff_id,
-                "sha256": proved.sha256,
+                "digest": proved.digest,
                 "size": proved.size,
                 "entries": proved.header.entries,
                 "verified": True,

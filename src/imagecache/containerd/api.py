@@ -162,6 +162,9 @@ class ImageStore(Protocol):
         Only a record that did not exist gets the labels in ``created``. Returns whether anything changed.
         """
 
+    async def touch(self, name: str) -> None:
+        """Write the record as it is, so that those who follow containerd's events look at it again. Idempotent."""
+
     async def delete(self, name: str, target: Digest, *, sync: bool = False) -> bool:
         """Delete the record if it points at ``target``; ``sync`` waits for the collection. Returns whether it did."""
 

@@ -176,6 +176,16 @@ class ImageService:
             await self._connection.call(f"{_IMAGES}/Update", update, images_pb2.UpdateImageResponse, self._metadata)
         return True
 
+    async def touch(self, name: str) -> None:
+        # an empty target, which the mask leaves out: containerd 2.4 panics without one (plugins/services/images)
+        image = images_pb2.Image(name=name, target=descriptor_pb2.Descriptor())
+        # the mask names a label that is not there, and stays so without a value
+        update = images_pb2.UpdateImageRequest(
+            image=image, update_mask=FieldMask(paths=["labels.imagecache.dev/touched"])
+        )
+        with contextlib.suppress(NotFound):
+            await self._connection.call(f"{_IMAGES}/Update", update, images_pb2.UpdateImageResponse, self._metadata)
+
     async def delete(self, name: str, target: Digest, *, sync: bool = False) -> bool:
         found = await self.get(name)
         if found is None or found.target != target:  # a pull has moved the name to a newer image

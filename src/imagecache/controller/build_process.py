@@ -5,7 +5,6 @@ The process is ours (``apps.build_process``). It limits its own memory. It must 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -19,7 +18,7 @@ from imagecache.controller.build_messages import Ended, Failed, Order
 from imagecache.errors import ImageCacheError, InternalError, InvalidDigest
 from imagecache.telemetry.metrics import Metrics
 
-COMMAND = (sys.executable, "-I", "-m", "imagecache.apps.build_process")
+PROGRAM = child.Command.of_module("imagecache.apps.build_process")
 
 
 class ProcessBuilder:
@@ -31,7 +30,7 @@ class ProcessBuilder:
         clock: measures.
         docker_config: path of a docker ``config.json`` with more credentials; empty: none.
         discreet: whoever reads a status may not learn from it what answers at an address that he has named.
-        command: starts the process.
+        starter: of the processes.
     """
 
     def __init__(
@@ -42,14 +41,14 @@ class ProcessBuilder:
         *,
         docker_config: str = "",
         discreet: bool = False,
-        command: Sequence[str] = COMMAND,
+        starter: child.Starter = PROGRAM,
     ) -> None:
         self._settings = settings
         self._metrics = metrics
         self._clock = clock
         self._docker_config = docker_config
         self._discreet = discreet
-        self._command = command
+        self._starter = starter
 
     async def build(
         self, request: BuildRequest, credentials: Sequence[PullSecret], emit: Callable[[BuildEvent], None]
@@ -71,7 +70,7 @@ class ProcessBuilder:
         self._metrics.build_seconds.observe(self._clock.monotonic() - start)
 
     async def _run(self, order: bytes, emit: Callable[[BuildEvent], None]) -> None:
-        async with child.ordered(self._command, order, "build") as lines:
+        async with child.ordered(self._starter, order, "build") as lines:
             async for line in lines:
                 match _decode(line):
                     case Failed() as failed:

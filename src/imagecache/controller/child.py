@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from asyncio.subprocess import PIPE, Process
+import socket
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Self
+from dataclasses import dataclass
+from typing import Protocol, Self
 
 from imagecache.errors import InternalError
 
@@ -20,26 +22,76 @@ _STOP_SECONDS = 5.0
 """Until a process that should stop is killed; nothing is lost by that, because downloads resume by range."""
 
 
+class Process(Protocol):
+    """One that was started."""
+
+    async def wait(self) -> int:
+        """Its exit status once it has ended, or the negative number of the signal that has ended it."""
+
+    def kill(self) -> None:
+        """With SIGKILL. Nothing happens when it has ended."""
+
+
+class Starter(Protocol):
+    """Starts processes of one kind."""
+
+    async def start(self, stdio: socket.socket) -> Process:
+        """One whose stdin and stdout are ``stdio``. Raises OSError, InternalError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """Starts a program."""
+
+    argv: Sequence[str]
+
+    @classmethod
+    def of_module(cls, module: str) -> Self:
+        return cls((sys.executable, "-I", "-m", module))
+
+    async def start(self, stdio: socket.socket) -> Process:
+        return _Program(await asyncio.create_subprocess_exec(*self.argv, stdin=stdio.fileno(), stdout=stdio.fileno()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Program:
+    process: asyncio.subprocess.Process
+
+    async def wait(self) -> int:
+        return await self.process.wait()
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            self.process.kill()
+
+
 @asynccontextmanager
-async def ordered(command: Sequence[str], order: bytes, name: str) -> AsyncIterator[Lines]:
+async def ordered(starter: Starter, order: bytes, name: str) -> AsyncIterator[Lines]:
     """The lines that the process answers; it has ended when the block is left. ``name`` is for messages."""
-    # asyncio (3.11) leaves process and pipes behind when it is cancelled in the middle of a start: that ends first
-    start = asyncio.ensure_future(asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, limit=_LINE))
+    ours, theirs = socket.socketpair()
+    # asyncio (3.11) leaves a process behind when it is cancelled in the middle of a start: that ends first
+    start = asyncio.ensure_future(starter.start(theirs))
+    start.add_done_callback(lambda _: theirs.close())
+    writer: asyncio.StreamWriter | None = None
     try:
         process = await asyncio.shield(start)
-        assert process.stdin is not None  # noqa: S101 - it is a pipe
-        process.stdin.write(order)
+        reader, writer = await asyncio.open_connection(sock=ours, limit=_LINE)
+        writer.write(order)
         with suppress(ConnectionError):  # it has ended already, and the lines that it wrote say why
-            await process.stdin.drain()
-        yield Lines(process, name)
+            await writer.drain()
+        yield Lines(reader, process, name)
     finally:
+        if writer is not None:
+            writer.close()
+        ours.close()
         await _end(await start)
 
 
 class Lines:
     """Iterate over them. At their end it raises InternalError: a process says itself when it is done."""
 
-    def __init__(self, process: Process, name: str) -> None:
+    def __init__(self, reader: asyncio.StreamReader, process: Process, name: str) -> None:
+        self._reader = reader
         self._process = process
         self._name = name
 
@@ -47,17 +99,16 @@ class Lines:
         return self
 
     async def __anext__(self) -> bytes:
-        assert self._process.stdout is not None  # noqa: S101 - it is a pipe
-        line = await self._process.stdout.readline()
+        line = b""
+        with suppress(ConnectionError):  # it has ended without reading all of its order
+            line = await self._reader.readline()
         if not line:
             raise _vanished(await self._process.wait(), self._name)
         return line
 
 
 async def _end(process: Process) -> None:
-    """Closing stdin asks it to stop; it has ended when this returns."""
-    if process.stdin is not None:
-        process.stdin.close()
+    """Its stdin is closed, which asks it to stop; it has ended when this returns."""
     ended = asyncio.ensure_future(process.wait())
     # not asyncio.timeout: in a task that is being cancelled, as here, it does not time out (Python 3.11.2)
     await asyncio.wait({ended}, timeout=_STOP_SECONDS)

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Collection, Mapping
 
-from imagecache.api import assignment, building, ids
+from msgspec.structs import replace
+
+from imagecache.api import assignment, building, ids, phases
 from imagecache.api.effective_spec import EffectiveSpec
-from imagecache.api.types import Attempt, Status
+from imagecache.api.types import Attempt, ImageCache, Phase, Status
 from imagecache.store.bundle_document import Bundle, digest_of
+
+
+def believed(cache: ImageCache, bundles: Mapping[str, Bundle], now: dt.datetime) -> Status:
+    """The status as far as it can be believed, or that of a new object.
+
+    While it is updated, and after an update that failed, an object serves a bundle that the store has: somebody else
+    may have written the id of another one. What the update itself has made is not that.
+    """
+    if cache.status is None:
+        return phases.begin(ids.derived_cache_id(cache.metadata.uid), cache.metadata.generation, now)
+    status = phases.not_later(cache.status, now, created=cache.metadata.creation_timestamp)
+    if status.phase not in {Phase.UPDATING, Phase.UPDATE_FAILED} or status.image_cache_id in bundles:
+        return status
+    made = status.attempt.image_cache_id if status.attempt is not None else ""
+    others = [each for each in bundles.values() if each.id != made]
+    newest = max(others, key=lambda each: (each.created, each.id), default=None)
+    return status if newest is None else replace(status, image_cache_id=newest.id)
 
 
 def find(status: Status, bundles: Mapping[str, Bundle], spec: EffectiveSpec) -> Bundle | None:
@@ -21,7 +41,7 @@ def find(status: Status, bundles: Mapping[str, Bundle], spec: EffectiveSpec) -> 
     return next((each for each in fitting if each.id != serves or not building.overdue(each, spec)), None)
 
 
-def believed(status: Status, bundles: Mapping[str, Bundle]) -> dict[str, Bundle]:
+def genuine(status: Status, bundles: Mapping[str, Bundle]) -> dict[str, Bundle]:
     """The bundles without one that has the id of the one that serves and another document: nodes refuse it."""
     digest = status.bundle_digest
     return {

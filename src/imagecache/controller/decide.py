@@ -11,7 +11,7 @@ import datetime as dt
 
 from msgspec.structs import replace
 
-from imagecache.api import assignment, building, columns, events, ids, nodes, phases, tags, times, usage
+from imagecache.api import assignment, building, columns, events, nodes, phases, tags, times, usage
 from imagecache.api.building import BuildRequest
 from imagecache.api.effective_spec import EffectiveSpec, effective_spec
 from imagecache.api.types import Attempt, Display, Event, ImageCache, Phase, Status
@@ -67,12 +67,8 @@ class _Draft:
         self.problem: ImageCacheError | None = None
         self.decided = cache.status is None
         """The status is about this generation from now on."""
-        self.status = (
-            phases.not_later(cache.status, now)
-            if cache.status is not None
-            else phases.begin(ids.derived_cache_id(cache.metadata.uid), self.generation, now)
-        )
-        self.bundles = choice.believed(self.status, observed.bundles)
+        self.status = choice.believed(cache, observed.bundles, now)
+        self.bundles = choice.genuine(self.status, observed.bundles)
         self.replaced = len(self.bundles) < len(observed.bundles)  # of the bundle that serves
 
     def decide(self) -> Decision:
@@ -409,9 +405,9 @@ class _Draft:
 
     def summarise(self, spec: EffectiveSpec | None) -> None:
         """Counts, columns, conditions and the generation, whatever the phase."""
-        status, before, views = self.status, self.status.nodes, self.observed.nodes
-        if spec is not None and views is not None:
-            counts = assignment.counts(self.cache.name, status.image_cache_id, spec.target(status), views)
+        status, before, nodes = self.status, self.status.nodes, self.observed.nodes
+        if spec is not None and nodes is not None:
+            counts = nodes.counts(self.cache.name, status.image_cache_id, spec.target(status))
             complete = status.phase is Phase.READY and 0 < counts.desired == counts.ready
             if complete and not (before and before.desired == before.ready > 0):
                 self.record("NodesReady", f"Usable on {columns.count(counts.ready, 'node')}")

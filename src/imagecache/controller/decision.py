@@ -6,11 +6,12 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from imagecache.api.assignment import NodeCounter
 from imagecache.api.building import BuildRequest
-from imagecache.api.nodes import NodeView
 from imagecache.api.tags import TagCheck
 from imagecache.api.types import Event, Status
 from imagecache.api.usage import Matches
+from imagecache.controller.node_index import NodeIndex
 from imagecache.errors import ImageCacheError, InvalidManifest
 from imagecache.store.bundle_document import Bundle
 
@@ -75,8 +76,8 @@ class ObservedState:
     build: Build | None = None
     events: Sequence[Event] = ()
     """Events of the build and of nodes since the last decision."""
-    nodes: Sequence[NodeView] | None = ()
-    """Every node that has an agent. None: the cache was never assigned to a node, so it has no counts."""
+    nodes: NodeCounter | None = field(default_factory=NodeIndex)
+    """None: the cache was never assigned to a node, so it has no counts."""
     malformed: InvalidManifest | None = None
     """The object's spec is not an ImageCache's."""
     notes: Sequence[str] = ()

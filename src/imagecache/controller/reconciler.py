@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
 from imagecache.api import assignment, building, ids, nodes, parse, usage
+from imagecache.api.assignment import NodeCounter
 from imagecache.api.effective_spec import effective_spec
 from imagecache.api.nodes import NodeView
 from imagecache.api.tags import TagCheck
@@ -44,6 +45,8 @@ from imagecache.controller.dependencies import Builder, BundleStore, Claims, Unc
 from imagecache.controller.informer_cache import InformerCache
 from imagecache.controller.match_log import MatchLog
 from imagecache.controller.needs import needs_configuration, needs_secrets
+from imagecache.controller.node_index import FewNodes
+from imagecache.controller.object_memory import BACKOFF, ObjectMemory
 from imagecache.controller.places import Places
 from imagecache.controller.quota import Limits
 from imagecache.controller.watches import Seen, Watches
@@ -66,7 +69,6 @@ from imagecache.telemetry.log import get_logger
 
 _LONGEST = 3600.0
 """Seconds; nothing is planned further ahead, so that a clock that was set is noticed."""
-_BACKOFF = Backoff(0.25, 30.0)
 _LAG = 60.0
 """Seconds that an informer lags behind at most; after that it is believed, as in a cluster whose etcd was restored."""
 _COLLECT_PAUSE = 2.0
@@ -109,31 +111,6 @@ class Dependencies:
     limits: Limits = field(default_factory=Limits)
 
 
-@dataclass
-class _Memory:
-    """What is known about one object besides the object."""
-
-    name: str
-    status: Status | None = None
-    """As written last, in a cluster: the informer may lag behind it."""
-    version: str = ""
-    """The resourceVersion that it has since then."""
-    written: float = -1e9
-    """Monotonic time of that."""
-    events: list[Event] = field(default_factory=list)
-    """Of the build and of nodes, not in the status yet."""
-    seen: dict[str, Seen] = field(default_factory=dict)
-    """What the last decision was made by, besides the object and the store."""
-    matches: Matches | None = None
-    """That the last decision has put into the status."""
-    tags: dict[str, TagCheck] = field(default_factory=dict)
-    """Look-ups that the status may not have yet."""
-    retries: Retries = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.retries = Retries(_BACKOFF, _log, name=self.name)
-
-
 class Reconciler:
     def __init__(self, dependencies: Dependencies) -> None:
         self._dependencies = dependencies
@@ -151,7 +128,7 @@ class Reconciler:
         )
         self.places = Places(dependencies.limits, dependencies.store.size, dependencies.clock, self.queue.add)
         self._matches = MatchLog(dependencies.clock)
-        self._memories: dict[str, _Memory] = {}
+        self._memories: dict[str, ObjectMemory] = {}
         """By uid."""
         self._reported: dict[str, list[Event]] = {}
         """By name, not taken over by a decision yet."""
@@ -161,12 +138,14 @@ class Reconciler:
         """Bundles that could not be deleted when their object was."""
         self._freed = asyncio.Event()
 
-    def take(self, resource: Resource, item: Object, *, gone: bool) -> None:
-        """A change that a watch has reported."""
+    def take(self, resource: Resource, item: Object, *, gone: bool) -> Collection[str]:
+        """A change that a watch has reported; returns the names of the ImageCaches that it may concern."""
         if resource == IMAGE_CACHES:
             self.places.take(item, gone=gone)
-        for name in self.informers.take(resource, item, gone=gone):
+        concerned = self.informers.take(resource, item, gone=gone)
+        for name in concerned:
             self.queue.add(name)
+        return concerned
 
     def report(self, name: str, *events: Event) -> None:
         """Events of a node about an object, or only that what it has of the object has changed."""
@@ -212,13 +191,13 @@ class Reconciler:
                 self._try_again(name, error)
             except Exception:  # noqa: BLE001 - a supervisor: one object must not end the others
                 _log.exception("reconciling failed for a reason that is ours", name=name)
-                self.queue.add(name, _BACKOFF.longest)
+                self.queue.add(name, BACKOFF.longest)
             finally:
                 self.queue.done(name)
 
     def _try_again(self, name: str, error: ImageCacheError) -> None:
         memory = self._memories.get(objects.uid(self.informers.caches.get(name, {})))
-        retries = memory.retries if memory else Retries(_BACKOFF, _log, name=name)
+        retries = memory.retries if memory else Retries(BACKOFF, _log, name=name)
         # a conflict means that the watch lags behind a write of ours or of a user: nothing to report
         self.queue.add(name, retries.failed(None if isinstance(error, ObjectConflict) else error))
 
@@ -239,7 +218,7 @@ class Reconciler:
             self._dependencies.claims.release(name)
             return None
         stored = parse.stored(item)
-        memory = self._memories.setdefault(stored.cache.metadata.uid, _Memory(name))
+        memory = self._memories.setdefault(stored.cache.metadata.uid, ObjectMemory(name))
         cache = self._as_written(stored.cache, memory)
         observed = await self._observe(cache, stored, memory, requested=requested)
         decision = decide(cache, observed, self._dependencies.clock.now())
@@ -256,7 +235,7 @@ class Reconciler:
             self.queue.add(name, min(min(waits) + 0.01, _LONGEST))
         return decision
 
-    def _as_written(self, cache: ImageCache, memory: _Memory) -> ImageCache:
+    def _as_written(self, cache: ImageCache, memory: ObjectMemory) -> ImageCache:
         """The object with the status that we wrote last, as long as the informer may lag behind that write.
 
         From then on what the API server says is so, also when somebody else has set the status back: to go by what we
@@ -277,16 +256,17 @@ class Reconciler:
             del self._memories[other]
 
     def _built(self, uid: str) -> None:
-        """A build has news: look, but not more often than a status should be written."""
+        """A build has news. Its end is looked at at once, a progress as often as a status should be written."""
         memory = self._memories.get(uid)
         if memory is not None:
             wait = memory.written + self._dependencies.interval - self._dependencies.clock.monotonic()
-            self.queue.add(memory.name, max(0.0, wait))
+            running = isinstance(self.builds.state(uid), Running)
+            self.queue.add(memory.name, max(0.0, wait) if running else 0.0)
 
     # observe
 
     async def _observe(
-        self, cache: ImageCache, stored: parse.Stored, memory: _Memory, *, requested: bool
+        self, cache: ImageCache, stored: parse.Stored, memory: ObjectMemory, *, requested: bool
     ) -> ObservedState:
         # the build first: one that ends between the two looks has its bundle in the second; its events last, so that
         # those of a finished build are all there before the cache is Ready
@@ -303,7 +283,6 @@ class Reconciler:
             secrets, problem = await self._secrets(cache, memory)
         if needs_configuration(cache, build):
             memory.seen[CONFIGURATION] = await self.watches.seen(CONFIGURATION)
-        count = self._dependencies.nodes
         return ObservedState(
             architectures=self._architectures(cache),
             role=self._dependencies.role,
@@ -311,7 +290,7 @@ class Reconciler:
             bundles=bundles,
             build=build,
             events=tuple(memory.events),
-            nodes=self.informers.nodes if count is None else await asyncio.to_thread(count, cache),
+            nodes=await self._nodes(cache),
             malformed=stored.problem,
             notes=stored.notes,
             secrets_problem=problem,
@@ -324,6 +303,12 @@ class Reconciler:
             refusal=refusal or self.places.refusal(cache.name),
             eviction=self.places.eviction(cache.name),
         )
+
+    async def _nodes(self, cache: ImageCache) -> NodeCounter | None:
+        if self._dependencies.nodes is None:
+            return self.informers.nodes
+        views = await asyncio.to_thread(self._dependencies.nodes, cache)
+        return None if views is None else FewNodes(views)
 
     def _architectures(self, cache: ImageCache) -> Sequence[str]:
         """Those that it is built for when it names none."""
@@ -349,7 +334,7 @@ class Reconciler:
         except StoreError as error:
             return {}, error
 
-    async def _secrets(self, cache: ImageCache, memory: _Memory) -> tuple[str, ImageCacheError | None]:
+    async def _secrets(self, cache: ImageCache, memory: ObjectMemory) -> tuple[str, ImageCacheError | None]:
         """Their version, or why they cannot be read."""
         try:
             names = effective_spec(cache, architectures=self._architectures(cache)).pull_secrets
@@ -370,7 +355,7 @@ class Reconciler:
 
     # carry out
 
-    async def _carry_out(self, cache: ImageCache, item: Object, decision: Decision, memory: _Memory) -> None:
+    async def _carry_out(self, cache: ImageCache, item: Object, decision: Decision, memory: ObjectMemory) -> None:
         try:
             for action in decision.actions:
                 if isinstance(action, AddFinalizer):
@@ -423,7 +408,7 @@ class Reconciler:
 
     async def write_status(self, cache: ImageCache, item: Object, status: Status) -> None:
         """Replace the status of an object as it was read."""
-        memory = self._memories.setdefault(cache.metadata.uid, _Memory(cache.name))
+        memory = self._memories.setdefault(cache.metadata.uid, ObjectMemory(cache.name))
         fresh: dict[str, JSON] = msgspec.to_builtins(status)
         stale = objects.at(item, "status")
         known = (stale if isinstance(stale, dict) else {}, msgspec.to_builtins(memory.status) if memory.status else {})

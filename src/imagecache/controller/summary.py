@@ -30,7 +30,7 @@ def with_conditions(
 def _serving(status: Status, observed: ObservedState) -> dict[str, str]:
     if status.phase not in assignment.SERVING:
         return {"reason": "NotBuilt"}
-    if status.image_cache_id in choice.believed(status, observed.bundles):
+    if status.image_cache_id in choice.genuine(status, observed.bundles):
         return {"reason": "Built" if status.phase is Phase.READY else status.phase.value}
     return {"reason": "BundleLost", "message": "the store has lost it; nodes that have it keep it meanwhile"}
 

@@ -6,7 +6,6 @@ The process is ours (``apps.tag_process``), and lives for one batch of questions
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
@@ -18,7 +17,7 @@ from imagecache.controller import child, tag_messages
 from imagecache.controller.tag_messages import Answer, Order
 from imagecache.errors import ImageCacheError, InternalError, RegistryUnavailable
 
-COMMAND = (sys.executable, "-I", "-m", "imagecache.apps.tag_process")
+PROGRAM = child.Command.of_module("imagecache.apps.tag_process")
 LONGEST = 300.0
 """Seconds for a batch; what is not answered by then was not looked up."""
 
@@ -28,13 +27,13 @@ class ProcessTagReader:
 
     Args:
         settings: those of the program, as flags would give them.
-        command: starts the process.
+        starter: of the processes.
         longest: seconds until it is stopped.
     """
 
-    def __init__(self, settings: dict[str, str], *, command: Sequence[str] = COMMAND, longest: float = LONGEST) -> None:
+    def __init__(self, settings: dict[str, str], *, starter: child.Starter = PROGRAM, longest: float = LONGEST) -> None:
         self._settings = settings
-        self._command = command
+        self._starter = starter
         self._longest = longest
 
     async def read(
@@ -52,7 +51,7 @@ class ProcessTagReader:
 
     async def _run(self, order: Order, found: dict[TagQuestion, str | ImageCacheError]) -> None:
         left = len(order.questions)
-        async with child.ordered(self._command, tag_messages.encode(order), "tag") as lines:
+        async with child.ordered(self._starter, tag_messages.encode(order), "tag") as lines:
             while left:
                 answer = _decode(await anext(lines), len(order.questions))
                 error = answer.error.exception() if answer.error is not None else None

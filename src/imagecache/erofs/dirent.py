@@ -51,8 +51,8 @@ def _entries(count: int) -> struct.Struct:
     return struct.Struct("<" + "QHBB" * count)
 
 
-def pack(entries: Sequence[Entry]) -> bytes:
-    """One block, not padded."""
+def pack(entries: Sequence[tuple[bytes, int, int]]) -> bytes:
+    """One block, not padded. An entry is the tuple that ``Entry`` is."""
     fields: list[int] = []
     offset = DIRENT.size * len(entries)
     for name, nid, file_type in entries:

@@ -10,10 +10,9 @@ equal layouts. It must not do I/O and must not use recursion: trees may be deep.
 from __future__ import annotations
 
 import stat
-from bisect import insort
+from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
 
 from imagecache.erofs import dirent, xattr
 from imagecache.erofs.content import HOST_BLOCK, Content
@@ -31,6 +30,8 @@ from imagecache.errors import LimitExceeded, MalformedLayer
 from imagecache.limits import Limits
 from imagecache.tree import Inode
 
+_DIRECTORY = FILE_TYPES[stat.S_IFDIR]
+_NO_NAME = frozenset({b"", b".", b".."})
 _UNIT = INODE.size
 """Inodes start at multiples of this."""
 _MAX_ID = 2**32 - 2
@@ -65,10 +66,12 @@ class PlacedInode:
 
 @dataclass(slots=True)
 class Directory:
-    """A directory's sorted entries, ``.`` and ``..`` included, and the indices at which blocks start."""
+    """A directory's sorted names, ``.`` and ``..`` included, and the indices at which blocks start."""
 
     placed: PlacedInode
-    entries: list[tuple[bytes, PlacedInode]]
+    names: list[bytes]
+    inodes: list[PlacedInode]
+    """What the names name."""
     starts: Sequence[int]
 
 
@@ -122,44 +125,48 @@ class _Planner:
     def _enter(self, placed: PlacedInode, parent: PlacedInode) -> list[tuple[PlacedInode, PlacedInode]]:
         """Place the children of one directory; returns those that are directories, with their parent."""
         children = placed.inode.children
-        entries: list[tuple[bytes, PlacedInode]] = []
+        names = sorted(children)
+        self._check_names(names)
+        inodes: list[PlacedInode] = []
         subdirectories: list[tuple[PlacedInode, PlacedInode]] = []
-        for name in sorted(children):
-            self._check_name(name)
-            child = self._placed.get(children[name])
+        for name in names:
+            inode = children[name]
+            # with one name it is not met again: most files of a layer are so
+            child = self._placed.get(inode) if inode.nlink != 1 else None
             if child is None:
-                child = self._place(children[name], name)
-                if child.inode.is_dir:
+                child = self._place(inode, name)
+                if child.file_type == _DIRECTORY:
                     subdirectories.append((child, placed))
-            elif child.inode.is_dir:
+            elif child.file_type == _DIRECTORY:
                 raise MalformedLayer(f"directory {name!r} has two names")
             child.nlink += 1
-            entries.append((name, child))
+            inodes.append(child)
         placed.nlink = 2 + len(subdirectories)
-        self._layout.entries += len(children)
-        self._add_directory(placed, parent, entries)
-        return subdirectories
-
-    def _check_name(self, name: bytes) -> None:
-        if len(name) > self._limits.name_length:
-            raise LimitExceeded(f"name of {len(name)} bytes, name_length is {self._limits.name_length}")
-        if name in {b"", b".", b".."} or b"/" in name or b"\0" in name:
-            raise MalformedLayer(f"{name!r} cannot be the name of a file")
-
-    def _add_directory(
-        self, placed: PlacedInode, parent: PlacedInode, entries: list[tuple[bytes, PlacedInode]]
-    ) -> None:
+        self._layout.entries += len(names)
         if self._layout.entries > self._limits.layer_entries:
             raise LimitExceeded(f"more names than layer_entries, {self._limits.layer_entries}")
-        # Not first: the order is bytewise, and "!" or "-" sort before the dots.
-        insort(entries, (b".", placed), key=itemgetter(0))
-        insort(entries, (b"..", parent), key=itemgetter(0))
-        names = [name for name, _ in entries]
+        self._add_directory(placed, parent, names, inodes)
+        return subdirectories
+
+    def _check_names(self, names: list[bytes]) -> None:
+        for name in names:
+            if len(name) > self._limits.name_length:
+                raise LimitExceeded(f"name of {len(name)} bytes, name_length is {self._limits.name_length}")
+            if name in _NO_NAME or b"/" in name or b"\0" in name:
+                raise MalformedLayer(f"{name!r} cannot be the name of a file")
+
+    def _add_directory(
+        self, placed: PlacedInode, parent: PlacedInode, names: list[bytes], inodes: list[PlacedInode]
+    ) -> None:
+        for name, inode in ((b".", placed), (b"..", parent)):
+            at = bisect(names, name)  # not first: the order is bytewise, and "!" or "-" sort before the dots
+            names.insert(at, name)
+            inodes.insert(at, inode)
         starts = dirent.split(names, self._block)
         # i_size ends with the last name; the blocks before the last count whole.
         last = names[starts[-1] :]
         placed.size = (len(starts) - 1) * self._block + dirent.used(last)
-        self._layout.directories.append(Directory(placed, entries, starts))
+        self._layout.directories.append(Directory(placed, names, inodes, starts))
 
     def _place(self, inode: Inode, name: bytes) -> PlacedInode:
         """Give an inode its number and its bytes; the next one starts behind it."""
@@ -167,22 +174,40 @@ class _Planner:
         file_type = FILE_TYPES.get(kind)
         if file_type is None:
             raise MalformedLayer(f"{name!r} is of no file type: mode {inode.mode:o}")
-        _check_numbers(inode, name)
-        placed = PlacedInode(inode, self._next, len(self._layout.inodes) + 1, file_type)
-        if inode.xattrs:
-            placed.xattrs = xattr.encode(inode.xattrs, self._limits)
+        if not (
+            0 <= inode.uid <= _MAX_ID
+            and 0 <= inode.gid <= _MAX_ID
+            and 0 <= inode.mtime <= _MAX_TIME
+            and 0 <= inode.mtime_nsec < 10**9
+            and 0 <= inode.mode <= 0xFFFF
+            and inode.size >= 0
+        ):
+            raise _impossible(inode, name)
+        inodes = self._layout.inodes
+        placed = PlacedInode(inode, self._next, len(inodes) + 1, file_type)
+        inodes.append(placed)
         if kind == stat.S_IFREG:
             placed.size = inode.size
             if inode.size:
                 placed.address = self._content.locate(inode) >> self._bits
-        elif kind == stat.S_IFLNK:
-            self._place_target(placed, name)
         elif kind in {stat.S_IFCHR, stat.S_IFBLK}:
             placed.address = encode_device(inode.major, inode.minor)
-        self._next = align(placed.offset + _UNIT + len(placed.xattrs) + len(placed.target), _UNIT)
-        self._placed[inode] = placed
-        self._layout.inodes.append(placed)
+        if inode.xattrs or kind == stat.S_IFLNK:
+            self._place_tail(placed, name)
+        else:
+            self._next += _UNIT
+        if inode.nlink != 1:
+            self._placed[inode] = placed
         return placed
+
+    def _place_tail(self, placed: PlacedInode, name: bytes) -> None:
+        """What lies behind an inode."""
+        inode = placed.inode
+        if inode.xattrs:
+            placed.xattrs = xattr.encode(inode.xattrs, self._limits)
+        if inode.is_symlink:
+            self._place_target(placed, name)
+        self._next = align(placed.offset + _UNIT + len(placed.xattrs) + len(placed.target), _UNIT)
 
     def _place_target(self, placed: PlacedInode, name: bytes) -> None:
         """Put the target beside the inode, at the next block if this one is too full, or in blocks of its own.
@@ -220,11 +245,10 @@ class _Planner:
             raise LimitExceeded(f"layer image of {layout.total} bytes; EROFS can address {MAX_BLOCKS << self._bits}")
 
 
-def _check_numbers(inode: Inode, name: bytes) -> None:
-    """Raise LimitExceeded unless EROFS has room for every number of the inode."""
+def _impossible(inode: Inode, name: bytes) -> LimitExceeded:
+    """EROFS has no room for a number of the inode."""
     if not (0 <= inode.uid <= _MAX_ID and 0 <= inode.gid <= _MAX_ID):
-        raise LimitExceeded(f"owner {inode.uid}:{inode.gid} of {name!r} is not below {_MAX_ID + 1}")
+        return LimitExceeded(f"owner {inode.uid}:{inode.gid} of {name!r} is not below {_MAX_ID + 1}")
     if not (0 <= inode.mtime <= _MAX_TIME and 0 <= inode.mtime_nsec < 10**9):
-        raise LimitExceeded(f"time {inode.mtime}.{inode.mtime_nsec} of {name!r} cannot be stored")
-    if not (0 <= inode.mode <= 0xFFFF and inode.size >= 0):
-        raise LimitExceeded(f"mode {inode.mode:o} or size {inode.size} of {name!r} cannot be stored")
+        return LimitExceeded(f"time {inode.mtime}.{inode.mtime_nsec} of {name!r} cannot be stored")
+    return LimitExceeded(f"mode {inode.mode:o} or size {inode.size} of {name!r} cannot be stored")

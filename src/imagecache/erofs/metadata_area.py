@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from imagecache.erofs import dirent, xattr
-from imagecache.erofs.format import INODE, SLOT, SUPERBLOCK_OFFSET, Superblock, align, encode_format
+from imagecache.erofs.format import FLAT_PLAIN, INODE, SLOT, SUPERBLOCK_OFFSET, Superblock, align, encode_format
 from imagecache.erofs.layer_header import DATA_START, HEADER_OFFSET, LayerHeader
 from imagecache.erofs.layout import Directory, Layout
 
@@ -81,20 +81,33 @@ def _inodes(layout: Layout) -> Iterator[bytes]:
     """Every inode with what belongs to it, padded to where the next one starts."""
     ends = [placed.offset for placed in layout.inodes[1:]]
     ends.append(layout.inodes_size)
+    plain = encode_format(FLAT_PLAIN)
+    pack = INODE.pack  # once for each file of a layer, so that what can be spared is
     for placed, end in zip(layout.inodes, ends, strict=True):
-        inode = placed.inode
-        fixed = INODE.pack(
-            *(encode_format(placed.layout), xattr.count(len(placed.xattrs)), inode.mode, 0, placed.size),
-            *(placed.address, placed.number, inode.uid, inode.gid),
-            *(inode.mtime, inode.mtime_nsec, placed.nlink, _RESERVED),
+        inode, xattrs = placed.inode, placed.xattrs
+        data = pack(
+            plain if placed.layout == FLAT_PLAIN else encode_format(placed.layout),
+            xattr.count(len(xattrs)) if xattrs else 0,
+            inode.mode,
+            0,
+            placed.size,
+            placed.address,
+            placed.number,
+            inode.uid,
+            inode.gid,
+            inode.mtime,
+            inode.mtime_nsec,
+            placed.nlink,
+            _RESERVED,
         )
-        yield (fixed + placed.xattrs + placed.target).ljust(end - placed.offset, b"\0")
+        size = end - placed.offset
+        yield data if size == INODE.size else (data + xattrs + placed.target).ljust(size, b"\0")
 
 
 def _blocks(directory: Directory, block: int) -> Iterator[bytes]:
-    bounds = [*directory.starts, len(directory.entries)]
-    for start, end in pairwise(bounds):
-        entries = [
-            dirent.Entry(name, placed.offset // SLOT, placed.file_type) for name, placed in directory.entries[start:end]
-        ]
-        yield dirent.pack(entries).ljust(block, b"\0")
+    entries = [
+        (name, placed.offset // SLOT, placed.file_type)
+        for name, placed in zip(directory.names, directory.inodes, strict=True)
+    ]
+    for start, end in pairwise([*directory.starts, len(entries)]):
+        yield dirent.pack(entries[start:end]).ljust(block, b"\0")

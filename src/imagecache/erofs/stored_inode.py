@@ -81,6 +81,7 @@ def read_inode(file: ImageFile, area: Area, nid: int) -> StoredInode:
         mtime_nsec=raw.mtime_nsec,
         nlink=raw.nlink,
         nid=nid,
+        children={},
     )
     behind = offset + INODE.size  # the xattrs, then an inline target
     if raw.xattr_count:

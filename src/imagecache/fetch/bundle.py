@@ -102,7 +102,7 @@ class BundleFetcher:
 
             return advanced
 
-        digests = {*described.bodies, *(layer.record.sha256 for layer in layers.values())}
+        digests = {*described.bodies, *(layer.record.digest for layer in layers.values())}
         async with leased(self._store, layers, digests):
             # The largest first: begun last, it would still run when all others have ended.
             largest_first = sorted(layers.values(), key=lambda layer: -layer.record.size)

@@ -177,7 +177,7 @@ class LayerFetcher:
         """``transfer`` is closed when the bytes are here."""
         layer, position = placed.record, position_of(placed)
         arriving = _Arriving(layer.name, layer.diff_id, layer.tar_size, None if position.needs_lowers else position)
-        with await asyncio.to_thread(self._store.downloads.open, layer.sha256, layer.size) as download:
+        with await asyncio.to_thread(self._store.downloads.open, layer.digest, layer.size) as download:
             ranges = Ranges(self.settings.range_size, 0, layer.size, download.offset)
             try:
                 with self._memory.borrow() as slots:

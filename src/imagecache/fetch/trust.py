@@ -32,7 +32,7 @@ def check(document: Bundle, bodies: Mapping[Digest, bytes], limits: Limits = DEF
             _check_layer(image, layer, limits)
             same = files.setdefault(layer.name, layer)
             # A layer is fetched once, by the first record: the others must mean the same file.
-            _agree((same.sha256, same.size) == (layer.sha256, layer.size), image, f"two files for {layer.name}")
+            _agree((same.digest, same.size) == (layer.digest, layer.size), image, f"two files for {layer.name}")
 
 
 def _check_documents(image: ImageRecord, bodies: Mapping[Digest, bytes]) -> None:
@@ -58,7 +58,7 @@ def _check_layer(image: ImageRecord, layer: LayerRecord, limits: Limits) -> None
         image,
         "a layer image that is too small for its tar",
     )
-    _agree({layer.sha256.algorithm, layer.diff_id.algorithm} == {"sha256"}, image, "another algorithm than sha256")
+    _agree({layer.digest.algorithm, layer.diff_id.algorithm} == {"sha256"}, image, "another algorithm than sha256")
     most = limits.layer_uncompressed  # before it is fetched: the proof would find it too, but with the disk full
     if layer.size > most:
         raise LimitExceeded(f"layer image {layer.name} has {layer.size} bytes; the limit is {most}")

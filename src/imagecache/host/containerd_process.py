@@ -43,6 +43,14 @@ def listening_at(address: Path) -> Daemon | None:
     return None
 
 
+def identity(address: Path) -> str:
+    """Of the containerd that has made the socket, as every start does. Empty without one."""
+    with contextlib.suppress(OSError):
+        found = address.stat()
+        return f"{found.st_ino}-{found.st_ctime_ns}"
+    return ""
+
+
 def unit_at(address: Path) -> str:
     """The unit of the process that listens at the socket. Empty when none does, or it is in no unit of the system."""
     daemon = listening_at(address)

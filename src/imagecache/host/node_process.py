@@ -19,9 +19,11 @@ from imagecache.backoff import Backoff, Retries
 from imagecache.clock import Clock
 from imagecache.concurrency import run_all
 from imagecache.containerd.client import ContainerdClient
+from imagecache.containerd.left_out_images import restore
 from imagecache.containerd.native import NativeUse
 from imagecache.errors import ImageCacheError
 from imagecache.host.config_guard import ConfigGuard
+from imagecache.host.containerd_process import identity
 from imagecache.host.mountinfo import MOUNTINFO, parse
 from imagecache.host.page_cache_trim import Trimmer, drop_second_copy, follow_starts
 from imagecache.oserrors import converting
@@ -36,6 +38,8 @@ from imagecache.telemetry.metrics import Metrics
 _log = get_logger(__name__)
 _NATIVE_INTERVAL = 10.0
 """Seconds between two looks at what containerd's erofs snapshotter uses: it sends no events about that."""
+_CRI_INTERVAL = 1.0
+"""Seconds between two looks whether containerd was started."""
 _COLLECT_DELAY = 2.0
 """Seconds from a release to the collection: containerd removes the snapshots of an image in one burst."""
 _MEASURE_INTERVAL = 60.0
@@ -105,6 +109,8 @@ class NodeProcess:
     _loop: asyncio.AbstractEventLoop | None = None
     _starts: ContainerStarts | None = None
     _serving: bool = False
+    _restored: str = ""
+    """The containerd whose CRI was shown what it had left out."""
 
     def __post_init__(self) -> None:
         self._trimmer = Trimmer(self.trim_delay, self.clock, self._trim)
@@ -130,6 +136,7 @@ class NodeProcess:
             works.append(follow_starts(self.containerd, self.used))
             works.append(every(_NATIVE_INTERVAL, lambda: self._renew(native)))
         if snapshotter is not None:
+            works.append(every(_CRI_INTERVAL, self._restore))
             works.append(self._serve(snapshotter, address, ready))
         else:
             self._is_ready(ready)
@@ -184,6 +191,16 @@ class NodeProcess:
                 _log.warning("collection failed", reason=error.reason, problem=str(error))
                 continue
             self.metrics.collected_bytes.inc(collected.freed)
+
+    async def _restore(self) -> None:
+        """Once for each start of containerd, which may have found no snapshotter that answers."""
+        started = await asyncio.to_thread(identity, self.containerd.address)
+        if started in {"", self._restored}:
+            return
+        names = await restore(self.containerd)
+        self._restored = started
+        if names:
+            _log.warning("CRI had left out images when containerd started", names=names)
 
     async def _renew(self, native: NativeLeases) -> None:
         """Lease what native containers use; a release starts a collection."""

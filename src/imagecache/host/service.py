@@ -28,6 +28,7 @@ from imagecache.errors import (
 from imagecache.host import systemd_units
 from imagecache.host.config_changes import ConfigChanges, ContainerdFiles
 from imagecache.host.containerd_config import Action, Change, ConfigState, Found
+from imagecache.host.containerd_process import identity
 from imagecache.host.service_files import CREDENTIALS, STATE, HostFiles, Program
 from imagecache.settings.table import Mode
 
@@ -241,12 +242,8 @@ class HostService:
         self._files.write(CONTAINERD_STALE, self.containerd_now(), 0o600)
 
     def containerd_now(self) -> str:
-        """Identity of the running containerd: of its socket, which every start creates anew. Empty without one."""
-        try:
-            found = self._files.at(self._settings.address).stat()
-        except OSError:
-            return ""
-        return f"{found.st_ino}-{found.st_ctime_ns}"
+        """Identity of the running containerd. Empty without one."""
+        return identity(self._files.at(self._settings.address))
 
     def is_containerd_stale(self) -> bool:
         """Whether its configuration has changed since it started."""

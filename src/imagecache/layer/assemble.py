@@ -8,14 +8,16 @@ Source: containerd ``pkg/archive/tar.go`` (applyNaive, createTarFile).
 from __future__ import annotations
 
 import stat
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from imagecache.errors import LimitExceeded, UnsafeLayer
 from imagecache.layer import tar_entry as types
-from imagecache.layer.attributes import owner, time
+from imagecache.layer.attributes import UNCHANGED, is_plain, owner, time
 from imagecache.layer.budget import Budget
 from imagecache.layer.partial_tree import ImpliedDirectory, LayerDirectory, PartialTree, directories
 from imagecache.layer.tar_entry import TarEntry, quoted
+from imagecache.layer.tar_header import PlainFile
 from imagecache.layer.tar_reader import TarSource, entries
 from imagecache.layer.tar_xattrs import CAPABILITY, ORIGIN, check_total, settable
 from imagecache.layer.whiteout import PREFIX, BottomWhiteouts, UpperWhiteouts, Whiteouts
@@ -53,7 +55,7 @@ def assemble(source: TarSource, *, bottom: bool, limits: Limits) -> LayerTree:
     budget = Budget(limits)
     assembler = Assembler(bottom=bottom, limits=limits, budget=budget)
     add = assembler.add
-    for entry in entries(source, limits, budget):
+    for entry in entries(source, limits, budget, assembler.take):
         add(entry)
     return assembler.finish()
 
@@ -69,6 +71,7 @@ class Assembler:
         self._has_whiteouts = False
         self._hiding: list[tuple[Inode, bytes]] = []
         """Directory and name of every whiteout made so far; a later entry may have replaced it."""
+        self._linked: set[Inode] = set()
         self._times: list[tuple[bytes, tuple[int, int]]] = []
         """Name and time of every directory's entry."""
         self._makers = {
@@ -105,23 +108,37 @@ class Assembler:
             self._tree.remove(parent, base, old)
         make(entry, parent, base)
 
+    def take(self, file: PlainFile, data: int) -> bool:
+        """What ``add`` does with nearly every file: a new name in a directory that is known, and nothing besides.
+
+        False, with nothing done, when ``add`` has to look at it.
+        """
+        name, mode, uid, gid, size, mtime = file
+        parent, base = self._tree.known(name)
+        if parent is None or base in parent.children or base.startswith(PREFIX) or not is_plain(mtime):
+            return False
+        parent.children[base] = Inode(stat.S_IFREG | mode & 0o7777, uid, gid, mtime, 0, size, data)
+        return True
+
     def _new(self, entry: TarEntry, parent: Inode) -> Inode:
         """A new inode of the entry's type with the entry's attributes.
 
         Order of the effects (§14): create, owner, xattrs, mode, times. So setuid survives the change of owner.
         """
-        uid, gid = owner(entry, 0, PartialTree.inherited_gid(parent))
+        uid, gid = entry.uid, entry.gid
+        if not (0 <= uid < UNCHANGED and 0 <= gid < UNCHANGED):
+            uid, gid = owner(entry, 0, PartialTree.inherited_gid(parent))
         mtime, nanoseconds = time(entry)
-        inode = Inode(_FILE_TYPES[entry.type] | (entry.mode & 0o7777), uid, gid, mtime, nanoseconds)
+        inode = Inode(_FILE_TYPES[entry.type] | entry.mode & 0o7777, uid, gid, mtime, nanoseconds)
         if entry.xattrs:
-            self._add_xattrs(inode, entry)
+            self._add_xattrs(inode, entry.name, entry.xattrs)
         return inode
 
-    def _add_xattrs(self, inode: Inode, entry: TarEntry) -> None:
+    def _add_xattrs(self, inode: Inode, name: bytes, xattrs: Mapping[bytes, bytes]) -> None:
         user = inode.is_file or inode.is_dir
         self._budget.step(len(inode.xattrs))  # those of earlier entries are counted again below
-        inode.xattrs |= settable(entry.name, entry.xattrs, user=user, limits=self._limits)
-        check_total(entry.name, inode.xattrs, self._limits)
+        inode.xattrs = {**inode.xattrs, **settable(name, xattrs, user=user, limits=self._limits)}
+        check_total(name, inode.xattrs, self._limits)
 
     def _make_file(self, entry: TarEntry, parent: LayerDirectory, base: bytes) -> None:
         inode = parent.children[base] = self._new(entry, parent)
@@ -141,18 +158,19 @@ class Assembler:
             return
         uid, gid = owner(entry, 0, PartialTree.inherited_gid(parent))
         mode = stat.S_IFDIR | (entry.mode & 0o7777)
-        inode = LayerDirectory(mode, uid, gid, *mtime, nlink=2, place=parent.place.below(base))
+        inode = LayerDirectory(mode, uid, gid, *mtime, place=parent.place.below(base))
         if entry.xattrs:
-            self._add_xattrs(inode, entry)
+            self._add_xattrs(inode, entry.name, entry.xattrs)
         parent.children[base] = inode
 
     def _set(self, inode: Inode, entry: TarEntry) -> None:
         """The entry's attributes on an existing inode: the last entry wins (§5)."""
         inode.uid, inode.gid = owner(entry, inode.uid, inode.gid)
-        if not inode.is_dir:
-            inode.xattrs.pop(CAPABILITY, None)  # chown(2) drops file capabilities; the entry may set them again below
+        if CAPABILITY in inode.xattrs and not inode.is_dir:
+            # chown(2) drops file capabilities; the entry may set them again below
+            inode.xattrs = {key: value for key, value in inode.xattrs.items() if key != CAPABILITY}
         if entry.xattrs:
-            self._add_xattrs(inode, entry)
+            self._add_xattrs(inode, entry.name, entry.xattrs)
         if not inode.is_symlink:  # Linux has no lchmod(2): a symlink is always 0777
             inode.mode = stat.S_IFMT(inode.mode) | (entry.mode & 0o7777)
         inode.mtime, inode.mtime_nsec = time(entry)
@@ -187,6 +205,7 @@ class Assembler:
         if inode.is_dir:
             raise UnsafeLayer(f"hard link {quoted(entry.name)} points to the directory {quoted(entry.target)}")
         parent.children[base] = inode
+        self._linked.add(inode)
         self._set(inode, entry)
         if inode.is_whiteout:
             self._hiding.append((parent, base))
@@ -203,7 +222,7 @@ class Assembler:
             child = parent.children.get(name)
             if child is not None and child.is_whiteout:
                 # Without this mark the kernel lists the whiteouts of a directory that only one layer has (ADR 5).
-                parent.xattrs[ORIGIN] = b""
+                parent.xattrs = {**parent.xattrs, ORIGIN: b""}
         implied = self._tree.implied()
         # Children before parents: a directory's newest child may be an implied directory itself.
         for record in reversed(implied):
@@ -211,7 +230,7 @@ class Assembler:
             if not (record.overridden or record.timed):
                 _take_newest_time(record.inode)
         _take_newest_time(self._tree.root)
-        names = _count_links(self._tree.root)
+        names = _count_links(self._tree.root, self._linked)
         return LayerTree(self._tree.root, names, implied, self._has_whiteouts)
 
     def _repeat_directory_times(self) -> frozenset[Inode]:
@@ -235,20 +254,16 @@ def _take_newest_time(inode: Inode) -> None:
     inode.mtime, inode.mtime_nsec = newest
 
 
-def _count_links(root: Inode) -> int:
-    """Set every link count; returns the number of names.
-
-    Two passes, since a hard link may be counted by several directories: first reset, then count.
-    """
+def _count_links(root: Inode, linked: Collection[Inode]) -> int:
+    """Set the link counts of directories and of ``linked``, the files that got another name; returns how many names."""
     names = 0
-    for inode in directories(root):
-        for child in inode.children.values():
-            child.nlink = 2 if child.is_dir else 0
-    for inode in directories(root):
-        names += len(inode.children)
-        for child in inode.children.values():
-            if child.is_dir:
-                inode.nlink += 1
-            else:
-                child.nlink += 1
+    for inode in linked:
+        inode.nlink = 0
+    for directory in directories(root):
+        children = directory.children.values()
+        names += len(children)
+        directory.nlink = 2 + sum(child.mode & 0o170000 == stat.S_IFDIR for child in children)
+        if linked:
+            for child in children:
+                child.nlink += child in linked
     return names

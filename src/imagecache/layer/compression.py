@@ -152,7 +152,7 @@ class Decompressor:
             return
         for piece in self._codec.feed(memoryview(chunk)):
             self.produced += len(piece)
-            self._check_growth()
+            check_growth(self.produced, self._limits)
             if piece:
                 yield piece
 
@@ -165,6 +165,8 @@ class Decompressor:
         if not self._codec.finished():
             raise MalformedLayer(f"the layer's {self._compression.value} stream is cut off after {self.consumed} bytes")
 
-    def _check_growth(self) -> None:
-        if self.produced > self._limits.layer_uncompressed:
-            raise LimitExceeded(f"the layer has more than {self._limits.layer_uncompressed} bytes uncompressed")
+
+def check_growth(produced: int, limits: Limits) -> None:
+    """Raises LimitExceeded when a layer has so many bytes uncompressed."""
+    if produced > limits.layer_uncompressed:
+        raise LimitExceeded(f"the layer has more than {limits.layer_uncompressed} bytes uncompressed")

@@ -142,7 +142,7 @@ def _apply(record: ImpliedDirectory, attributes: _Attributes) -> bool:
     """Set what the inode's own entry has not set; returns whether that changed it."""
     inode = record.inode
     before = (inode.mode, inode.uid, inode.gid, inode.mtime, inode.mtime_nsec, inode.xattrs)
-    inode.xattrs = attributes.xattrs | inode.xattrs  # the entry's own win
+    inode.xattrs = {**attributes.xattrs, **inode.xattrs}  # the entry's own win
     if not record.overridden:
         inode.mode = stat.S_IFDIR | attributes.mode
         inode.uid, inode.gid = attributes.uid, attributes.gid

@@ -33,6 +33,7 @@ _REMEMBERED_PLACE = 256
 class LayerDirectory(Inode):
     """A directory of the layer."""
 
+    children: dict[bytes, Inode] = field(default_factory=dict)
     place: Place = field(kw_only=True)
     implied: ImpliedDirectory | None = None
     """Set when it was made for something in it."""
@@ -98,6 +99,11 @@ class PartialTree:
                 return None
         parent = self._parents.get(head)
         return (parent or self._make_parent(head)), base
+
+    def known(self, name: bytes) -> tuple[LayerDirectory | None, bytes]:
+        """As ``locate`` for a name in a directory that earlier entries have led to; None where it has to look."""
+        head, _, base = name.rpartition(b"/")
+        return (None if base in _NO_NAME else self._parents.get(head)), base
 
     def find(self, path: bytes) -> Inode | None:
         """What ``path`` leads to; the last component is followed too."""
@@ -280,4 +286,5 @@ def directories(root: Inode) -> Iterator[Inode]:
     while pending:
         inode = pending.pop()
         yield inode
-        pending.extend(child for child in inode.children.values() if child.is_dir)
+        # without a call of the property: once for each file of a layer
+        pending += [child for child in inode.children.values() if child.mode & 0o170000 == stat.S_IFDIR]

@@ -6,7 +6,7 @@ an entry does to a tree. Source: POSIX pax, "ustar Interchange Format" (typeflag
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from imagecache.tree import Segment
@@ -52,8 +52,8 @@ class TarEntry:
     major: int = 0
     minor: int = 0
     sparse: tuple[Segment, ...] | None = None
-    xattrs: dict[bytes, bytes] = field(default_factory=dict)
-    """``SCHILY.xattr.`` records, without the prefix."""
+    xattrs: dict[bytes, bytes] | None = None
+    """``SCHILY.xattr.`` records, without the prefix; None without one."""
 
 
 def quoted(name: bytes) -> str:

@@ -8,7 +8,7 @@ for the map of a sparse file of format 1.0. It must not judge what a name or a t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from imagecache.errors import LimitExceeded, MalformedLayer
@@ -16,7 +16,7 @@ from imagecache.layer import pax, sparse
 from imagecache.layer import tar_entry as types
 from imagecache.layer.budget import Budget
 from imagecache.layer.tar_entry import HEADER_ONLY, TarEntry, quoted
-from imagecache.layer.tar_header import BLOCK, parse_header
+from imagecache.layer.tar_header import BLOCK, PlainFile, parse_header, plain_file
 from imagecache.limits import Limits
 
 _ZEROS = bytes(BLOCK)
@@ -27,6 +27,8 @@ _PIECE = 160
 _XATTR = 200
 """Bytes of one extended attribute besides its name and value."""
 _META = frozenset({types.PAX_LOCAL, types.PAX_GLOBAL, types.GNU_LONG_NAME, types.GNU_LONG_LINK})
+_SPECIAL = _META | {types.GNU_SPARSE, types.V7_FILE}
+"""What is not yet an entry when its header is read."""
 
 
 class TarSource(Protocol):
@@ -42,17 +44,20 @@ class TarSource(Protocol):
         """Position of the next byte."""
 
 
-def entries(source: TarSource, limits: Limits, budget: Budget) -> Iterator[TarEntry]:
+TakePlain = Callable[[PlainFile, int], bool]
+"""Gets a regular file and where its content lies; False when it wants the entry instead."""
+
+
+def entries(source: TarSource, limits: Limits, budget: Budget, take: TakePlain | None = None) -> Iterator[TarEntry]:
     """Every entry in order. Stops behind the end blocks; what follows them stays in the source.
 
-    ``budget`` counts the entries, and what those with extended headers carry.
+    ``budget`` counts the entries, and what those with extended headers carry. ``take`` is asked first for files that
+    are no more than their header: an entry costs as much as all else of them.
 
     Raises MalformedLayer and LimitExceeded. Global PAX headers are entries of type ``g``: containerd creates nothing
     for them, but their names have effects.
     """
-    reader = _Reader(source, limits, budget)
-    while (entry := reader.next()) is not None:
-        yield entry
+    return _Reader(source, limits, budget).entries(take)
 
 
 class _Reader:
@@ -60,6 +65,8 @@ class _Reader:
         self._source = source
         self._limits = limits
         self._budget = budget
+        self._position = 0
+        """Of the last header."""
         self._pending = 0
         """Bytes of the last entry's content that are not read yet."""
         self._padding = 0
@@ -67,16 +74,27 @@ class _Reader:
         self._expanded = 0
         """Sum of the sizes of sparse files: a few bytes of tar may expand to terabytes."""
 
-    def next(self) -> TarEntry | None:
+    def entries(self, take: TakePlain | None) -> Iterator[TarEntry]:
+        """As ``entries``."""
+        while (block := self._block()) is not None:
+            self._budget.enter()
+            plain = None if take is None else plain_file(block)
+            if plain is not None and take is not None and take(plain, self._position + BLOCK):
+                self._pending = size = plain[4]
+                self._padding = -size % BLOCK
+            else:
+                entry: TarEntry | None = self._parse(block)
+                if entry is not None and entry.type in _SPECIAL:
+                    entry = self._finish(entry)
+                if entry is None:
+                    return
+                yield entry
+
+    def _finish(self, entry: TarEntry) -> TarEntry | None:
+        """The entry that headers before its own say more about; None when the archive ends before it."""
         records: pax.Records | None = None
         long_name = long_link = b""
-        while (entry := self._header()) is not None:
-            if entry.type not in _META:
-                if entry.type == types.GNU_SPARSE:
-                    raise MalformedLayer(
-                        f"tar entry {quoted(entry.name)} is an old GNU sparse file, which containerd refuses too"
-                    )
-                return self._finish(entry, records, long_name, long_link)
+        while entry.type in _META:
             body = self._body(entry)
             if entry.type == types.GNU_LONG_NAME:
                 long_name = body.partition(b"\0")[0]
@@ -84,26 +102,37 @@ class _Reader:
                 long_link = body.partition(b"\0")[0]
             else:
                 records = self._records(entry, body)
-                if entry.type == types.PAX_GLOBAL:
-                    return self._global(entry, records)
-        return None
+                if entry.type == types.PAX_GLOBAL:  # an entry by its name alone
+                    return TarEntry(records.get(b"path") or entry.name, entry.type, 0, 0, 0, 0, 0, 0, entry.data)
+            block = self._block()
+            if block is None:
+                return None
+            entry = self._parse(block)
+        if entry.type == types.GNU_SPARSE:
+            raise MalformedLayer(
+                f"tar entry {quoted(entry.name)} is an old GNU sparse file, which containerd refuses too"
+            )
+        return self._merge(entry, records, long_name, long_link)
 
-    def _header(self) -> TarEntry | None:
-        """The next raw header, or None at the end of the archive."""
-        if self._pending or self._padding:
-            wanted = self._pending + self._padding
+    def _block(self) -> bytes | None:
+        """The next header, or None at the end of the archive."""
+        wanted = self._pending + self._padding
+        if wanted:
             skipped = self._source.skip(wanted)  # one call for both: once for each file of a layer
             if skipped < self._pending:
                 raise MalformedLayer(f"the tar ends at byte {self._source.tell()}, in the content of an entry")
             if skipped < wanted:  # the last padding may be missing: Go takes that for the end, too
                 return None
             self._pending = self._padding = 0
-        position = self._source.tell()
+        self._position = self._source.tell()
         block = self._source.read(BLOCK)
         if len(block) < BLOCK or block == _ZEROS:
             self._check_end(block)
             return None
-        entry = parse_header(block, position)
+        return block
+
+    def _parse(self, block: bytes) -> TarEntry:
+        entry = parse_header(block, self._position)
         self._set_content(entry)
         return entry
 
@@ -144,13 +173,7 @@ class _Reader:
         except ValueError as error:
             raise MalformedLayer(f"PAX header {quoted(entry.name)} at byte {entry.data}: {error}") from error
 
-    def _global(self, entry: TarEntry, records: pax.Records) -> TarEntry:
-        """A global header as an entry: its name alone."""
-        self._budget.enter()
-        return TarEntry(records.get(b"path") or entry.name, entry.type, 0, 0, 0, 0, 0, 0, entry.data)
-
-    def _finish(self, entry: TarEntry, records: pax.Records | None, long_name: bytes, long_link: bytes) -> TarEntry:
-        self._budget.enter()
+    def _merge(self, entry: TarEntry, records: pax.Records | None, long_name: bytes, long_link: bytes) -> TarEntry:
         try:
             if records:
                 pax.merge(entry, records)
@@ -201,6 +224,6 @@ class _Reader:
 def _carried(entry: TarEntry) -> int:
     """Bytes of what an entry can have only by an extended header."""
     size = len(entry.name) + len(entry.target)
-    for key, value in entry.xattrs.items():
+    for key, value in (entry.xattrs or {}).items():
         size += _XATTR + len(key) + len(value)
     return size

@@ -27,17 +27,20 @@ class ChunkSource:
     def __init__(self, chunks: Iterable[bytes | memoryview]) -> None:
         self._chunks = iter(chunks)
         self._chunk: bytes | memoryview = b""
+        self._length = 0
+        """Of the chunk."""
         self._at = 0
         self._base = 0
         """Position of the chunk's first byte."""
 
     def read(self, size: int) -> bytes:
-        start, end = self._at, self._at + size
-        if end <= len(self._chunk):
+        start = self._at
+        end = start + size
+        if end <= self._length:
             self._at = end
             return bytes(self._chunk[start:end])
         pieces = [bytes(self._chunk[start:])]
-        missing = end - len(self._chunk)
+        missing = end - self._length
         while missing > 0 and self._advance():
             pieces.append(bytes(self._chunk[:missing]))
             missing -= len(pieces[-1])
@@ -46,12 +49,12 @@ class ChunkSource:
 
     def skip(self, size: int) -> int:
         end = self._at + size
-        missing = end - len(self._chunk)
+        missing = end - self._length
         while missing > 0:
             if not self._advance():
                 return size - missing
             end = missing
-            missing -= len(self._chunk)
+            missing -= self._length
         self._at = end
         return size
 
@@ -60,22 +63,18 @@ class ChunkSource:
 
     def drain(self) -> int:
         """Take all remaining chunks, and return how many bytes were not read."""
-        left = len(self._chunk) - self._at
+        left = self._length - self._at
         while self._advance():
-            left += len(self._chunk)
+            left += self._length
         return left
 
     def _advance(self) -> bool:
         """Move to the next chunk that is not empty; False at the end of the stream."""
-        self._base += len(self._chunk)
+        self._base += self._length
         self._at = 0
-        self._chunk = next(self._chunks, b"")
-        while not self._chunk:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                return False
-            self._chunk = chunk
-        return True
+        self._chunk = next((chunk for chunk in self._chunks if chunk), b"")
+        self._length = len(self._chunk)
+        return self._length > 0
 
 
 class BoundedSource:

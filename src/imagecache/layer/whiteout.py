@@ -46,7 +46,7 @@ class UpperWhiteouts:
 
     def apply(self, entry: TarEntry, parent: LayerDirectory, base: bytes) -> Inode | None:
         if base == _OPAQUE_MARKER:
-            parent.xattrs[OPAQUE] = b"y"
+            parent.xattrs = {**parent.xattrs, OPAQUE: b"y"}
             return None
         hidden = _hidden_name(entry, base, self._limits)
         if hidden in parent.children:  # mknod(2) answers EEXIST, which fails the pull

@@ -1,8 +1,8 @@
 """``WWW-Authenticate``: the credentials that a registry accepts.
 
 Source: RFC 9110 §11.6.1 (several challenges in one field, token68, quoted strings), RFC 6750 and distribution's token
-specification for ``realm``, ``service`` and ``scope``. Values that lack their quotes are accepted, as in Docker. It
-only parses.
+specification for ``realm``, ``service`` and ``scope``. Values that lack their quotes are accepted, as in Docker, and
+what follows a parameter without a comma is not read, as in containerd. It only parses.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from dataclasses import dataclass
 _WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # token, RFC 9110 §5.6.2
 _SCHEME = re.compile(rf"[\s,]*({_WORD})(?:[ \t]+|(?=,)|$)")
 _TOKEN68 = re.compile(r"[A-Za-z0-9._~+/-]+=*[ \t]*(?=,|$)")
-_PARAMETER = re.compile(rf'[\s,]*({_WORD})[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))[ \t]*(?=,|$)')
+_PARAMETER = re.compile(rf'[\s,]*({_WORD})[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^\s,;"]+))[ \t]*')
+_END = re.compile(r",|$")
 _ESCAPE = re.compile(r"\\(.)")
 
 
@@ -48,5 +49,7 @@ def _parse(text: str) -> list[Challenge]:
                 position = parameter.end()
                 value = parameter[3] if parameter[2] is None else _ESCAPE.sub(r"\1", parameter[2])
                 parameters.setdefault(parameter[1].lower(), value)
+                if not _END.match(text, position):
+                    position = len(text)
         challenges.append(Challenge(scheme=match[1].lower(), parameters=parameters))
     return challenges

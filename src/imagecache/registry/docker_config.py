@@ -35,6 +35,7 @@ class _Entry(msgspec.Struct):
     username: str = ""
     password: str = ""
     auth: str = ""
+    email: str = ""  # nobody reads it, and an entry where it is no text is none
     identitytoken: Any = None
 
 
@@ -156,10 +157,15 @@ def _credentials(key: str, value: object, source: str) -> Iterator[Credential | 
 
 
 def _split_auth(auth: str) -> tuple[str, str]:
-    """User and password. Line breaks are passed over, as by Go's ``encoding/base64``. Raises ValueError."""
-    packed = "".join(auth.split())
+    """User and password, as kubelet's ``decodeDockerConfigFieldAuth`` reads them. Raises ValueError.
+
+    Line breaks are passed over, as by Go's ``encoding/base64``, and nothing else. Padding is there whole or not at all.
+    """
+    packed = auth.replace("\r", "").replace("\n", "")
+    if not packed.endswith("="):
+        packed += "=" * (-len(packed) % 4)
     try:
-        decoded = base64.b64decode(packed + "=" * (-len(packed) % 4), validate=True)
+        decoded = base64.b64decode(packed, validate=True)
     except (binascii.Error, ValueError):
         raise ValueError("is not base64") from None  # the cause would hold the text
     try:

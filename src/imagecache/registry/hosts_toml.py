@@ -28,6 +28,8 @@ _CAPABILITIES = {
     "push": Capability(0),
     "referrers": Capability(0),
 }
+_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+"""What Go's ``url.Parse`` refuses before the query."""
 _Table = Mapping[str, object]
 
 
@@ -60,7 +62,21 @@ def _place_for(directory: Path, host: str) -> Path | None:
     name, colon, port = host.rpartition(":")
     candidates = [f"{name}_{port}_"] if colon and port.isdigit() else []
     existing = (directory / candidate for candidate in [*candidates, host, "_default"])
-    return next((path for path in existing if path.exists()), None)
+    return next((path for path in existing if _exists(path)), None)
+
+
+def _exists(path: Path) -> bool:
+    """Anything but "not there" is an error, as in containerd (``core/remotes/docker/config``, HostDirFromRoot)."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise InvalidSetting(
+            f"cannot look for the registry's configuration at {str(path)[:320]}: {error.strerror}",
+            hint="containerd refuses to pull then too: mend the directory, or the name of the registry's host",
+        ) from error
+    return True
 
 
 def _parse(text: str, file: Path, host: str) -> tuple[Endpoint, ...]:
@@ -88,6 +104,8 @@ def _mirror(url: str, table: object, base: Path, host: str) -> Endpoint:
 
 
 def _server(address: str, table: _Table, base: Path, host: str) -> Endpoint:
+    if _ESCAPE.search(address.partition("?")[0]):
+        raise ValueError(f"a percent sign in {address[:160]!r} is followed by no two hexadecimal digits")
     url = URL(address if address.startswith(("http://", "https://")) else f"https://{address}")
     if not url.host:
         raise ValueError(f"no host in {address[:160]!r}")

@@ -66,7 +66,7 @@ class TokenServer:
         async with self.transport.open(request) as response:
             if response.status in _REFUSED:
                 return None
-            if response.status != 200:
+            if not 200 <= response.status < 300:
                 after = retry_after(response.headers.get("Retry-After"), self.config.clock.now())
                 error = status_error(response.status, host, "a token", after=after)
                 raise Retryable(error, after) if may_try_again(response.status) else error
@@ -77,10 +77,10 @@ class TokenServer:
 
     def _parse(self, body: bytes, host: str) -> Token:
         try:
-            answer = foreign_json.decode(body, _Answer, conflicts=False)
+            answer = foreign_json.decode(foreign_json.first(body), _Answer, conflicts=False)
         except MalformedDocument:
             answer = _Answer()
-        value = answer.token or answer.access_token or ""
+        value = answer.access_token or answer.token or ""  # of both, containerd takes this one
         if not _VALUE.fullmatch(value):
             raise ProtocolViolation(f"the answer of {host} to a token request has no usable token")
         lifetime = max(answer.expires_in or _LIFETIME, _LIFETIME)

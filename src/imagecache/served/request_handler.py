@@ -188,7 +188,7 @@ class _Etags:
     def remember(self, document: Bundle) -> None:
         with self._lock:
             for layer in (layer for image in document.images for layer in image.layers):
-                self._digests[layer.name] = layer.sha256
+                self._digests[layer.name] = layer.digest
                 self._digests.move_to_end(layer.name)
             while len(self._digests) > _ETAGS:
                 self._digests.popitem(last=False)

@@ -30,8 +30,8 @@ class LayerRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """The layer as the registry has it (compressed)."""
     size: int
     """Bytes of the layer image file."""
-    sha256: Digest
-    """Digest of the layer image file."""
+    digest: Digest
+    """Of the layer image: ``builder.image_digest``."""
     tar_size: int
     """Bytes of the uncompressed tar."""
     entries: int

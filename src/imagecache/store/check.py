@@ -27,10 +27,13 @@ from imagecache.store.leases import Leases
 from imagecache.store.paths import StorePaths
 from imagecache.store.quarantine import set_aside
 
-Verify = Callable[[Path, PlacedLayer, Sequence[Path]], object]
-"""Prove that a file is a layer image of a bundle, on top of these files. Raises ContentError, StoreError."""
-VerifyAlone = Callable[[Path], DiffID]
-"""Prove that a file is right at every position, and return its diffID. Raises ContentError, StoreError."""
+Verify = Callable[[Path, PlacedLayer, Sequence[Path]], Digest]
+"""Prove that a file is a layer image of a bundle, on top of these files; returns its digest.
+
+Raises ContentError, StoreError.
+"""
+VerifyAlone = Callable[[Path], tuple[DiffID, Digest]]
+"""Prove that a file is right at every position; returns its diffID and its digest. Raises ContentError, StoreError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ class Finding:
 @dataclass(slots=True)
 class Report:
     checked: int = 0
-    """Files whose content (or only size, when not ``deep``) was compared with the store's records."""
+    """Files whose content (or only size, when not proven) was compared with the store's records."""
     corrupt: list[Finding] = field(default_factory=list)
     missing: list[Finding] = field(default_factory=list)
     """Needed by a bundle or leased by a node, and do not exist."""
@@ -71,17 +74,17 @@ class Checker:
         self._leases = leases
         self._bundles = Bundles(paths, Blobs(paths, quarantine=False))
 
-    def check(self, *, deep: bool = False, proofs: Proofs | None = None, quarantine: bool = False) -> Report:
+    def check(self, *, proofs: Proofs | None = None, quarantine: bool = False) -> Report:
         """Check everything.
 
-        Blobs are hashed; of layer images the size is compared. ``deep`` also hashes those that a bundle has a digest
-        of, and proves each, but for those that are right at one position which no bundle names: an interrupted build
-        has left them. Raises StoreError when a file cannot be read.
+        Blobs are hashed; of layer images the size is compared. With ``proofs`` each is proven too and compared with
+        what a bundle says, but for those that are right at one position which no bundle names: an interrupted build has
+        left them. Raises StoreError when a file cannot be read.
         """
         run = _Run(self._paths, quarantine=quarantine)
         self._examine_blobs(run)
         documents = self._documents(run.report)
-        self._examine_layers(run, placed_layers(documents), _Depth(deep, proofs))
+        self._examine_layers(run, placed_layers(documents), proofs)
         self._missing(run.report, documents)
         return run.report
 
@@ -134,34 +137,36 @@ class Checker:
             else:
                 run.examine(path, partial(_blob_problem, path, digest))
 
-    def _examine_layers(self, run: _Run, placed: Mapping[LayerName, PlacedLayer], how: _Depth) -> None:
+    def _examine_layers(self, run: _Run, placed: Mapping[LayerName, PlacedLayer], proofs: Proofs | None) -> None:
         for path, name in self._paths.layer_files():
             if name is None or not _regular(path):
                 run.unexpected(path, "not a layer image")
             else:
-                run.examine(path, partial(self._layer_problem, path, name, placed.get(name), how))
+                run.examine(path, partial(self._layer_problem, path, name, placed.get(name), proofs))
 
-    def _layer_problem(self, path: Path, name: LayerName, placed: PlacedLayer | None, how: _Depth) -> str | None:
+    def _layer_problem(
+        self, path: Path, name: LayerName, placed: PlacedLayer | None, proofs: Proofs | None
+    ) -> str | None:
         size, record = path.stat().st_size, placed.record if placed else None
         if record and size != record.size:
             return f"has {size} bytes; the bundle records {record.size}"
-        if how.deep and record and _hash(path, record.sha256.algorithm) != record.sha256:
-            return "does not have the digest that the bundle records"
-        if how.deep and how.proofs:
-            try:
-                return self._unproven(path, name, placed, how.proofs)
-            except (ContentError, StoreCorrupt) as error:
-                return error.message
-            except NotFound:  # it, or one below, has disappeared
-                return None
-        return None
+        if proofs is None:
+            return None
+        try:
+            return self._unproven(path, name, placed, proofs)
+        except (ContentError, StoreCorrupt) as error:
+            return error.message
+        except NotFound:  # it, or one below, has disappeared
+            return None
 
     def _unproven(self, path: Path, name: LayerName, placed: PlacedLayer | None, proofs: Proofs) -> str | None:
         if placed is not None:
             lowers = [self._paths.layer(lower) for lower in placed.below]
-            if all(lower.is_file() for lower in lowers):  # those that are missing are reported as such
-                proofs.placed(path, placed, lowers)
-        elif name.space is Space.LAYERS and (found := proofs.alone(path)) != name.digest:
+            if not all(lower.is_file() for lower in lowers):  # those that are missing are reported as such
+                return None
+            if proofs.placed(path, placed, lowers) != placed.record.digest:
+                return "does not have the digest that the bundle records"
+        elif name.space is Space.LAYERS and (found := proofs.alone(path)[0]) != name.digest:
             return f"is the layer {found}, not {name.digest}"
         return None
 
@@ -176,12 +181,6 @@ class _Need:
 
     def __str__(self) -> str:
         return f"bundle {self.bundle}" if self.bundle else f"leased by {self.holder}"
-
-
-@dataclass(frozen=True, slots=True)
-class _Depth:
-    deep: bool
-    proofs: Proofs | None
 
 
 class _Run:

@@ -111,9 +111,9 @@ class Store:
         """Remove what no bundle, live build or node needs. See ``Collector.collect``."""
         return self._collector.collect(keep_downloads=keep_downloads, dry_run=dry_run)
 
-    def check(self, *, deep: bool = False, proofs: Proofs | None = None, quarantine: bool = False) -> Report:
+    def check(self, *, proofs: Proofs | None = None, quarantine: bool = False) -> Report:
         """Verify everything in the store. See ``Checker.check``."""
-        return self._checker.check(deep=deep, proofs=proofs, quarantine=quarantine)
+        return self._checker.check(proofs=proofs, quarantine=quarantine)
 
     def usage(self) -> Usage:
         kinds = {each.name: bytes_on_disk(files_below(self.root / each.name)) for each in fields(Usage)}

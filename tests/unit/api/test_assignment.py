@@ -13,13 +13,13 @@ from imagecache.api.assignment import (
     Target,
     architectures,
     assigned,
-    counts,
     named_platforms,
     node_selector,
     prefetchable,
 )
 from imagecache.api.nodes import CacheState, NodeCache, NodeStatus, NodeView, platform_of
 from imagecache.api.types import NodeCounts
+from imagecache.controller.node_index import FewNodes
 from imagecache.errors import InvalidManifest
 from imagecache.oci.descriptor import Platform
 
@@ -81,7 +81,7 @@ def test_a_node_that_holds_a_cache_is_a_node_that_is_counted() -> None:
     """The two sides never disagree: what is counted as desired is what the node's agent goes for."""
     for chosen in (selector.EVERYTHING, GPU, CPU, selector.parse("!pool", "")):
         for labels in (LABELS, {"pool": "cpu"}, {}):
-            desired = counts("a", "imc-1", Target(chosen), [NodeView("one", labels, NodeStatus())]).desired
+            desired = FewNodes([NodeView("one", labels, NodeStatus())]).counts("a", "imc-1", Target(chosen)).desired
             assert desired == len(assigned([replace(READY, selector=chosen)], labels, ()))
 
 
@@ -101,9 +101,11 @@ def test_nodes_are_counted_by_what_they_report_of_this_bundle() -> None:
         node("elsewhere", ready, pool="cpu"),
     ]
 
-    everywhere = counts("a", "imc-1", Target(selector.EVERYTHING), nodes)
+    everywhere = FewNodes(nodes).counts("a", "imc-1", Target(selector.EVERYTHING))
     assert everywhere == NodeCounts(desired=7, ready=2, failed=1)
-    assert counts("a", "imc-1", Target(selector.parse("pool=cpu", "")), nodes) == NodeCounts(desired=1, ready=1)
+    assert FewNodes(nodes).counts("a", "imc-1", Target(selector.parse("pool=cpu", ""))) == NodeCounts(
+        desired=1, ready=1
+    )
 
 
 @pytest.mark.parametrize(
@@ -128,7 +130,7 @@ def test_a_node_takes_caches_of_its_own_platform(
     assert bool(assigned([cache], LABELS, ("imc-1",), node)) is expected, "also what it has already"
     assert bool(prefetchable([replace(BUILDING, named=platforms)], LABELS, node)) is expected
     views = [NodeView("one", LABELS, NodeStatus(), node)]
-    assert counts("a", "imc-1", Target(selector.EVERYTHING, platforms), views).desired == int(expected)
+    assert FewNodes(views).counts("a", "imc-1", Target(selector.EVERYTHING, platforms)).desired == int(expected)
 
 
 def test_a_build_that_names_no_platform_is_prefetched_by_all() -> None:

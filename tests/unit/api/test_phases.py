@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 
+import msgspec
 import pytest
 
 from imagecache.api import events, ids, phases, times
@@ -235,6 +236,18 @@ def test_a_retention_counts_from_the_build_or_from_its_change() -> None:
     assert phases.retained(kept, old, retention_days=None).expire_date_time == ""
     status = ready(building())
     assert phases.retained(status, old, retention_days=None) is status
+
+
+def test_nothing_started_before_the_object_was_made() -> None:
+    """With an earlier start an expiry that somebody has written would have passed the retention."""
+    status = msgspec.structs.replace(ready(building(), days=7), start_time="1970-01-01T00:00:00Z")
+    created = "2019-10-24T13:40:00Z"
+
+    mended = phases.not_later(status, LATER, created=created)
+
+    assert mended.start_time == created
+    assert phases.not_later(mended, LATER, created=created) is mended
+    assert phases.not_later(status, LATER, created="2999-01-01T00:00:00Z") is status, "then only the clocks differ"
 
 
 def test_a_past_that_is_later_than_now_is_now() -> None:

@@ -71,8 +71,9 @@ APP = tar("usr/", "usr/app")
 class Builds:
     """Builds into one store, and what they told."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, jobs: int = 2) -> None:
         self.store = Store.open(root)
+        self.jobs = jobs
         self.events: list[BuildEvent] = []
 
     async def build(
@@ -84,7 +85,7 @@ class Builds:
         platforms: tuple[Platform, ...] = (AMD64,),
         complete: bool = True,
     ) -> Bundle:
-        builder = BundleBuilder(self.store, SystemClock(), BuildSettings(jobs=2))
+        builder = BundleBuilder(self.store, SystemClock(), BuildSettings(jobs=self.jobs))
         return await builder.build(
             bundle_id,
             references,
@@ -334,7 +335,7 @@ async def test_the_same_tar_gives_the_same_file(builds: Builds, tmp_path: Path) 
     image = memory_image([BASE])
     first = await builds.build(source(app=image), "app:1")
     second = await Builds(tmp_path / "other").build(source(app=image), "app:1")
-    assert first.images[0].layers[0].sha256 == second.images[0].layers[0].sha256
+    assert first.images[0].layers[0].digest == second.images[0].layers[0].digest
 
 
 async def test_layers_of_nothing(builds: Builds) -> None:

@@ -13,8 +13,8 @@ import pytest
 import zstandard
 
 from imagecache.builder import layer_file
-from imagecache.builder.convert import hash_file
 from imagecache.builder.derive import copy_tar, derive
+from imagecache.builder.image_digest import image_digest
 from imagecache.builder.position import ANYWHERE
 from imagecache.builder.prove import prove
 from imagecache.digest import DiffID, Digest
@@ -51,7 +51,7 @@ def test_built_verified_and_exported(tmp_path: Path, image: Path, form: str) -> 
 
     assert (built.header.tar_size, built.header.diff_id, built.header.entries) == (0, NOTHING, 0)
     assert path.read_bytes() == image.read_bytes()
-    assert layer_file.verify(path, NOTHING).sha256 == built.sha256
+    assert layer_file.verify(path, NOTHING).digest == built.digest
     assert (layer_file.export(path, exported), exported.getvalue()) == (built.header, b"")
     with LayerImage.open(path) as opened:
         assert [names for names, _ in opened.walk()] == [()]
@@ -64,7 +64,7 @@ def test_derived_for_another_position(tmp_path: Path, image: Path, *, bottom: bo
     try:
         copy_tar(source, target, 0)
         derived = derive(target, tar_size=0, diff_id=NOTHING, lowers=[], bottom=bottom, limits=DEFAULT)
-        assert derived.sha256 == hash_file(target, derived.size)
+        assert derived.digest == image_digest(target, derived.size)
     finally:
         os.close(source)
         os.close(target)

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import socket
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
-from imagecache.builder.worker_messages import Available, encode
+import pytest
+
+from imagecache.builder import layer_file
+from imagecache.builder.converted import Converted
+from imagecache.builder.worker_messages import Available, Convert, Derive, encode
 from imagecache.builder.worker_pool import Worker, WorkerPool
+from imagecache.digest import DiffID, Digest
+from imagecache.erofs.reader import LayerImage
+from testkit.tars import DIRECTORY, Entry, tar
 
 
 def test_an_answer_that_nobody_waits_for_ends_the_worker_without_a_word() -> None:
@@ -39,3 +48,30 @@ async def test_a_pool_that_is_seldom_used_keeps_workers_as_long_as_there_is_work
 
         assert not alive(first)
         assert not alive(second)
+
+
+@pytest.mark.parametrize("other", [False, True])
+async def test_a_layer_that_waits_for_those_below_is_completed_in_the_same_worker_or_in_another(
+    tmp_path: Path, *, other: bool
+) -> None:
+    """The same one has parsed it already; the file is the same."""
+    data = tar(Entry(b"etc/hosts", content=b"x"))  # without an entry for ``etc``
+    diff_id = DiffID(Digest.sha256(data))
+    below, blob, image = (tmp_path / name for name in ("below", "blob", "image"))
+    layer_file.build(io.BytesIO(tar(Entry(b"etc/", DIRECTORY, mode=0o711))), below)
+    blob.write_bytes(data)
+    with blob.open("rb") as source, image.open("w+b") as target, below.open("rb") as lower:
+        async with WorkerPool(2) as pool, pool.worker() as first, pool.worker() as second:
+            convert = Convert(blob=None, size=len(data), diff_id=diff_id, bottom=False)
+            first.start(convert, [source.fileno(), target.fileno()])
+            await first.send(Available(len(data)))
+            unfinished = await first.result(Converted, lambda _consumed: None)
+            last = second if other else first
+            derive = Derive(tar_size=len(data), diff_id=diff_id, bottom=False)
+            last.start(derive, [target.fileno(), lower.fileno()])
+            made = await last.result(Converted, lambda _consumed: None)
+
+    assert unfinished.digest is None
+    with LayerImage.open(image) as found:
+        assert stat.S_IMODE(found.tree().children[b"etc"].mode) == 0o711
+    assert made.digest == layer_file.verify(image, diff_id).digest

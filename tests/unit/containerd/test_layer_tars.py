@@ -36,7 +36,7 @@ def layer(store: Store, tar: bytes, *, stored: bytes | None = None) -> LayerReco
         name=name,
         blob=Descriptor(media_type="application/test", digest=digest, size=len(tar)),
         size=path.stat().st_size,
-        sha256=digest,
+        digest=digest,
         tar_size=len(tar),
         entries=1,
     )

@@ -49,6 +49,8 @@ class Bench:
     builder: FakeBuilder
     controller: Reconciler
     tasks: list[asyncio.Task[None]]
+    interval: float = 0.0
+    """Between two writes of a progress."""
     configuration: str = ""
     """Version of what is configured about registries."""
     limits: Limits = field(default_factory=Limits)
@@ -62,7 +64,7 @@ class Bench:
             clock=self.clock,
             architecture="amd64",
             builds=2,
-            interval=0.0,
+            interval=self.interval,
             configuration=lambda: self.configuration,
             looks=PAUSE,
             limits=self.limits,

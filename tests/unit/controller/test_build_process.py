@@ -25,6 +25,7 @@ from imagecache.clock import SystemClock
 from imagecache.controller import build_messages
 from imagecache.controller.build_messages import Order
 from imagecache.controller.build_process import ProcessBuilder
+from imagecache.controller.child import Command
 from imagecache.digest import Digest
 from imagecache.errors import (
     ImageNotFound,
@@ -191,7 +192,7 @@ async def test_a_stopped_build_ends_its_process_and_goes_on_next_time(site: Site
     ],
 )
 async def test_a_process_that_breaks_is_our_error(site: Site, program: str, message: str) -> None:
-    builder = ProcessBuilder({}, Metrics(), SystemClock(), command=(sys.executable, "-c", program))
+    builder = ProcessBuilder({}, Metrics(), SystemClock(), starter=Command((sys.executable, "-c", program)))
 
     with pytest.raises(InternalError, match=message):
         await builder.build(site.request(), (), lambda _: None)
@@ -200,7 +201,7 @@ async def test_a_process_that_breaks_is_our_error(site: Site, program: str, mess
 async def test_a_process_that_does_not_stop_is_killed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imagecache.controller.child._STOP_SECONDS", 0.1)
     command = (sys.executable, "-c", "import time; time.sleep(1000)")
-    builder = ProcessBuilder({}, Metrics(), SystemClock(), command=command)
+    builder = ProcessBuilder({}, Metrics(), SystemClock(), starter=Command(command))
     task = asyncio.create_task(builder.build(site.request(), (), lambda _: None))
     await asyncio.sleep(0)
     task.cancel()

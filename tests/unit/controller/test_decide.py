@@ -22,6 +22,7 @@ from imagecache.controller.decision import (
     StartBuild,
     StopBuild,
 )
+from imagecache.controller.node_index import FewNodes
 from tests.unit.controller.situations import (
     BUILD_ONE,
     BUILD_TWO,
@@ -341,10 +342,12 @@ CASES: dict[str, Case] = {
         cache(status=settled(ready()), annotations={"imagecache.dev/node-selector": "pool=gpu"}),
         HAS_ONE
         | {
-            "nodes": (
-                node("one", CacheState.READY, {"pool": "gpu"}),
-                node("two", CacheState.FAILED, {"pool": "gpu"}),
-                node("three", CacheState.READY, {"pool": "cpu"}),
+            "nodes": FewNodes(
+                (
+                    node("one", CacheState.READY, {"pool": "gpu"}),
+                    node("two", CacheState.FAILED, {"pool": "gpu"}),
+                    node("three", CacheState.READY, {"pool": "cpu"}),
+                )
             )
         },
         phase=Phase.READY,
@@ -354,19 +357,19 @@ CASES: dict[str, Case] = {
     ),
     "the-last-node-is-an-event": Case(
         cache(status=settled(ready())),
-        HAS_ONE | {"nodes": (node("one", CacheState.READY, {}),)},
+        HAS_ONE | {"nodes": FewNodes((node("one", CacheState.READY, {}),))},
         phase=Phase.READY,
         events=("NodesReady",),
     ),
     "an-earlier-bundle-does-not-count": Case(
         cache(status=settled(ready())),
-        HAS_ONE | {"nodes": (node("one", CacheState.READY, {}, TWO),)},
+        HAS_ONE | {"nodes": FewNodes((node("one", CacheState.READY, {}, TWO),))},
         phase=Phase.READY,
         check=lambda s: s.nodes == NodeCounts(desired=1),
     ),
     "a-host-has-what-it-was-told-to": Case(
         cache(status=settled(ready()), annotations={"imagecache.dev/node-selector": "pool=gpu"}),
-        HAS_ONE | {"nodes": (node("_host", CacheState.READY, None),)},
+        HAS_ONE | {"nodes": FewNodes((node("_host", CacheState.READY, None),))},
         phase=Phase.READY,
         events=("NodesReady",),
         check=lambda s: s.nodes == NodeCounts(desired=1, ready=1),
@@ -418,7 +421,7 @@ CASES: dict[str, Case] = {
     ),
     "nor-for-a-lost-bundle": Case(
         cache(status=ready()),
-        {"role": Role.NODE, "nodes": (node("_host", CacheState.FAILED, None),)},
+        {"role": Role.NODE, "nodes": FewNodes((node("_host", CacheState.FAILED, None),))},
         phase=Phase.READY,
         check=lambda s: s.nodes == NodeCounts(desired=1, failed=1),
     ),

@@ -30,7 +30,7 @@ async def mixed(bench: Bench) -> None:
         "four": machine("amd64", "windows", pool="win"),
     }.items():
         await bench.node(name, labels=labels)
-    await eventually(lambda: len(bench.controller.informers.nodes) == 4, lambda: bench.controller.informers.nodes)
+    await eventually(lambda: len(bench.controller.informers.nodes.views) == 4, lambda: "nodes")
 
 
 async def built(bench: Bench, *images: str, **annotations: JSON) -> list[tuple[str, str]]:
@@ -94,7 +94,7 @@ async def test_the_annotation_takes_a_list(bench: Bench) -> None:
 async def test_an_architecture_that_no_node_has_is_desired_nowhere(bench: Bench) -> None:
     bench.start()
     await bench.node("one", labels=machine("amd64"))
-    await eventually(lambda: bench.controller.informers.nodes, lambda: "nodes")
+    await eventually(lambda: bench.controller.informers.nodes.views, lambda: "nodes")
 
     assert await built(bench, **{CPU_ARCH: "arm64"}) == [("nginx:1.25", "linux/arm64")]
 
@@ -131,7 +131,7 @@ async def test_a_pool_that_scales_to_zero_and_back_builds_nothing(bench: Bench) 
 async def test_a_node_of_a_new_architecture_is_a_reason_to_build_again(bench: Bench) -> None:
     bench.start()
     await bench.node("one", labels=machine("amd64"))
-    await eventually(lambda: bench.controller.informers.nodes, lambda: "nodes")
+    await eventually(lambda: bench.controller.informers.nodes.views, lambda: "nodes")
     assert await built(bench) == [("nginx:1.25", "linux/amd64")]
 
     await bench.node("two", labels=machine("arm64"))
@@ -145,7 +145,7 @@ async def test_an_image_without_the_new_architecture_is_looked_at_once(bench: Be
     bench.builder.lacking = {"arm64": frozenset({"nginx:1.25"})}
     bench.start()
     await bench.node("one", labels=machine("amd64"))
-    await eventually(lambda: bench.controller.informers.nodes, lambda: "nodes")
+    await eventually(lambda: bench.controller.informers.nodes.views, lambda: "nodes")
     await built(bench)
 
     await bench.node("two", labels=machine("arm64"))

@@ -34,6 +34,17 @@ def reasons(events: tuple[Event, ...]) -> list[str]:
     return [event.reason for event in events]
 
 
+async def test_the_end_of_a_build_is_not_held_back_as_its_progress_is(bench: Bench) -> None:
+    bench.interval, bench.builder.pause = 1000.0, asyncio.Event()
+    bench.start()
+    await bench.create(manifest("a", "nginx:1.25"))
+    await bench.phase(Phase.PENDING)
+    await asyncio.sleep(0.1)  # its own write has come back: nothing but the build's end makes the controller look
+    bench.builder.pause.set()
+
+    assert (await bench.phase(Phase.READY)).progress == "100%"
+
+
 async def test_a_cache_becomes_ready_and_tells_how(bench: Bench) -> None:
     bench.start()
     await bench.create(manifest("a", "nginx:1.25", "redis:7", retentionDays=7))

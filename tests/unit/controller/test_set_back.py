@@ -14,6 +14,7 @@ from imagecache.api.types import Phase, Status, StatusImage
 from imagecache.controller.decision import DeleteBundle, Running, StopBuild
 from tests.unit.controller.situations import (
     BUILD_ONE,
+    BUILD_TWO,
     DAY,
     EDITED,
     HAS_ONE,
@@ -93,6 +94,12 @@ CASES: dict[str, Case] = {
         again=A_DAY,
         check=lambda s: condition(s, "Ready") == ("False", "ImageTooLarge"),
     ),
+    "the-reason-is-that-of-the-build": Case(
+        cache(status=set_back(settled(failed(TOO_LARGE), bundles={}), reason="All is well")),
+        phase=Phase.FAILED,
+        again=A_DAY,
+        check=lambda s: s.reason.startswith("ImageTooLarge: "),
+    ),
     "also-of-ready": Case(
         cache(status=saying(settled(ready()), "Stalled", "True")),
         HAS_ONE,
@@ -110,6 +117,34 @@ CASES: dict[str, Case] = {
         phase=Phase.FAILED,
         again=A_DAY,
         check=lambda s: s.expire_date_time == "2024-05-02T12:00:00Z",
+    ),
+    "nor-for-more-than-a-day": Case(
+        cache(status=set_back(failed(TOO_LARGE), expire_date_time="2999-01-01T00:00:00Z")),
+        phase=Phase.FAILED,
+        again=A_DAY,
+        check=lambda s: s.expire_date_time == "2024-05-02T12:00:00Z",
+    ),
+    "an-expiry-later-than-the-retention-is-mended": Case(
+        cache(days=2, status=set_back(ready(retention_days=2), expire_date_time="2999-01-01T00:00:00Z")),
+        HAS_ONE,
+        phase=Phase.READY,
+        events=("WillExpire",),
+        again=2 * A_DAY,
+        check=lambda s: s.expire_date_time == "2024-05-03T12:00:00Z",
+    ),
+    "another-id-while-it-is-updated-deletes-nothing-that-serves": Case(
+        EDITED.with_status(set_back(updating(), image_cache_id=TWO)),
+        HAS_ONE,
+        actions=(BUILD_TWO,),
+        phase=Phase.UPDATING,
+        check=lambda s: (s.image_cache_id, condition(s, "Serving")) == (ONE, ("True", "Updating")),
+    ),
+    "nor-does-what-failed-serve-another-one": Case(
+        EDITED.with_status(set_back(update_failed(NOT_FOUND), image_cache_id=TWO)),
+        HAS_ONE,
+        phase=Phase.UPDATE_FAILED,
+        watches=("configuration",),
+        check=lambda s: (s.image_cache_id, condition(s, "Serving")) == (ONE, ("True", "UpdateFailed")),
     ),
     "what-is-not-built-yet-does-not-expire": Case(
         cache(status=set_back(creating(), expire_date_time="2020-01-01T00:00:00Z")),
@@ -236,6 +271,10 @@ FOREIGN = derived_cache_id("22222222-2222-4222-8222-222222222222")
         {"last_matched_time": "yesterday"},
         {"images": (StatusImage(image="nginx:1.25", digest="sha256:a", last_checked_time="soon"),)},
         {"progress": "all"},
+        {"progress": "999%"},
+        {"progress": "\u0663%"},
+        {"matches": 2**63 - 1},
+        {"conditions": (*ready().conditions, ready().conditions[0])},
         {"conditions": ()},
         {"conditions": (msgspec.structs.replace(ready().conditions[1], last_transition_time="now"),)},
     ],

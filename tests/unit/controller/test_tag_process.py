@@ -16,6 +16,7 @@ from imagecache.api.pull_secrets import PullSecret
 from imagecache.api.tags import TagQuestion
 from imagecache.controller import tag_messages
 from imagecache.controller.build_messages import Failed
+from imagecache.controller.child import Command
 from imagecache.controller.tag_messages import Answer, Order
 from imagecache.controller.tag_process import ProcessTagReader
 from imagecache.errors import (
@@ -131,7 +132,7 @@ async def test_one_that_is_away_is_asked_once_and_holds_up_no_other(site: Site) 
     ],
 )
 async def test_a_process_that_breaks_is_our_error(program: str, message: str) -> None:
-    reader = ProcessTagReader({}, command=(sys.executable, "-c", program))
+    reader = ProcessTagReader({}, starter=Command((sys.executable, "-c", program)))
 
     with pytest.raises(InternalError, match=message):
         await reader.read([TagQuestion("nginx")], [])
@@ -139,7 +140,7 @@ async def test_a_process_that_breaks_is_our_error(program: str, message: str) ->
 
 async def test_what_is_not_answered_in_time_is_not_known() -> None:
     program = """import sys; print('{"number": 0, "digest": "sha256:a"}', flush=True); sys.stdin.read()"""
-    reader = ProcessTagReader({}, command=(sys.executable, "-c", program), longest=2.0)
+    reader = ProcessTagReader({}, starter=Command((sys.executable, "-c", program)), longest=2.0)
     first, second = TagQuestion("nginx"), TagQuestion("redis")
 
     found = await reader.read([first, second], [])
@@ -149,7 +150,7 @@ async def test_what_is_not_answered_in_time_is_not_known() -> None:
 
 async def test_it_ends_with_whoever_asked() -> None:
     program = "import sys; sys.stdin.read()"
-    reader = ProcessTagReader({}, command=(sys.executable, "-c", program))
+    reader = ProcessTagReader({}, starter=Command((sys.executable, "-c", program)))
     task = asyncio.create_task(reader.read([TagQuestion("nginx")], []))
     await asyncio.sleep(0)
     task.cancel()

@@ -210,7 +210,7 @@ async def test_a_layer_that_stays_damaged_fails(
 async def test_a_partial_download_that_rotted_is_fetched_again(origin: Origin, node: Store, fetchers: Fetchers) -> None:
     document = await origin.build(ID, BASE)
     layer = document.images[0].layers[0]
-    with node.downloads.open(layer.sha256, layer.size) as download:
+    with node.downloads.open(layer.digest, layer.size) as download:
         download.write(bytes(70_000))
 
     await fetch(fetchers())
@@ -235,7 +235,7 @@ async def test_a_layer_image_that_was_cut_short_on_disk_is_set_aside(
 
 
 def forged(layer: LayerRecord, content: bytes) -> LayerRecord:
-    return msgspec.structs.replace(layer, sha256=Digest.sha256(content), size=len(content))
+    return msgspec.structs.replace(layer, digest=Digest.sha256(content), size=len(content))
 
 
 async def test_metadata_that_does_not_follow_from_the_tar_is_refused(
@@ -332,7 +332,7 @@ async def test_the_rest_of_a_layer_is_proven_with_what_was_there(
 ) -> None:
     document = await origin.build(ID, BASE)
     (layer,) = document.images[0].layers
-    with node.downloads.open(layer.sha256, layer.size) as download:
+    with node.downloads.open(layer.digest, layer.size) as download:
         download.write(remote.layers[layer.name][:70_001])
 
     await fetch(fetchers())
@@ -430,7 +430,7 @@ async def test_a_download_left_from_this_fetch_is_kept_by_collections(
 ) -> None:
     document = await origin.build(ID, BASE)
     layer = document.images[0].layers[0]
-    with node.downloads.open(layer.sha256, layer.size) as download:
+    with node.downloads.open(layer.digest, layer.size) as download:
         write_all(download.fd, remote.layers[layer.name][:100_000], 0)
 
     node.collect()

@@ -77,10 +77,6 @@ def known(registry: FakeRegistry, *credentials: Credential) -> FixedCredentials:
     return FixedCredentials({registry.address: credentials or (ALICE,)})
 
 
-async def read(client: RegistryClient, reference: Reference, image: MemoryImage) -> bytes:
-    return b"".join([chunk async for chunk in client.stream(reference, image.layers[0])])
-
-
 async def is_private(client: RegistryClient, reference: Reference) -> bool:
     """Resolve the image, and say whether it is for some alone."""
     await client.resolve(reference)

@@ -17,13 +17,12 @@ from imagecache.errors import (
     Unauthenticated,
 )
 from imagecache.oci.reference import Reference
-from imagecache.oci.resolved import Access
-from imagecache.registry.client import RegistryClient
 from imagecache.registry.credentials import Credential
 from testkit.images_oci import MemoryImage, memory_image
-from testkit.registry import FakeRegistry, FakeTime, FixedCredentials
+from testkit.registry import FakeRegistry, FakeTime
 
 from .conftest import ALICE, SECRET, Connect, is_private, known, read
+
 
 @pytest.fixture
 def image() -> MemoryImage:
@@ -37,7 +36,7 @@ async def test_an_open_registry_is_not_shown_a_credential(
     client = await connect(credentials)
 
     await client.resolve(reference)
-    await read(client, reference, image)
+    await read(client, reference, image.layers[0])
 
     assert not (await client.access(reference, image.layers)).private
     assert credentials.asked == []
@@ -51,7 +50,7 @@ async def test_basic(connect: Connect, registry: FakeRegistry, reference: Refere
     await client.resolve(reference)
 
     assert [seen.authorization for seen in registry.seen] == ["", ALICE.basic()]
-    assert await read(client, reference, image) == image.blobs[image.layers[0].digest]
+    assert await read(client, reference, image.layers[0]) == image.blobs[image.layers[0].digest]
     assert (await client.access(reference, image.layers)).private
     assert len(registry.seen) == 3, "the outcome is kept"
 
@@ -65,7 +64,7 @@ async def test_an_anonymous_token_leaves_the_image_public(
     client = await connect(credentials)
 
     await client.resolve(reference)
-    await read(client, reference, image)
+    await read(client, reference, image.layers[0])
 
     assert not (await client.access(reference, image.layers)).private
     assert credentials.asked == []
@@ -83,7 +82,7 @@ async def test_a_private_image_needs_the_credential(
     client = await connect(credentials)
 
     await client.resolve(reference)
-    await read(client, reference, image)
+    await read(client, reference, image.layers[0])
 
     assert (await client.access(reference, image.layers)).private
     assert credentials.asked == [(registry.address, "team/app")]
@@ -220,6 +219,8 @@ async def test_an_answer_without_a_token(
     [
         '{"token": "abc", "access_token": null, "expires_in": null, "issued_at": null}',
         '{"Token": null, "Access_Token": "abc", "refresh_token": "\\ud800"}',
+        '{"token": "other", "access_token": "abc"}',
+        '\n{"token": "abc"} {"token": "other"} and more',
     ],
 )
 async def test_answers_that_containerd_reads(
@@ -360,7 +361,7 @@ async def test_a_redirect_to_another_host_leaves_the_credential_behind(
         registry.faults.redirect_blobs = other.url
         client = await connect(known(registry))
 
-        assert await read(client, reference, image) == image.blobs[image.layers[0].digest]
+        assert await read(client, reference, image.layers[0]) == image.blobs[image.layers[0].digest]
 
     assert len(other.seen) == 2
     for seen in other.seen:
@@ -397,7 +398,7 @@ async def test_headers_of_hosts_toml_go_to_their_host_only(
     (folder / "hosts.toml").write_text('[header]\nx-meta = "header-word"\n')
     client = await connect(hosts_dir=tmp_path)
 
-    await read(client, reference, image)
+    await read(client, reference, image.layers[0])
 
     assert [seen.headers.get("x-meta") for seen in registry.seen] == ["header-word"]
     assert [seen.headers.get("x-meta") for seen in other.seen] == [None]

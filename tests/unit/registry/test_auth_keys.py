@@ -82,3 +82,58 @@ def test_equal_keys_stay_in_order() -> None:
     keys = ["https://r.io/team", "r.io/team", "http://r.io/v1/team", "R.io/team"]
 
     assert found(keys, "r.io", "team/x") == keys
+
+
+@pytest.mark.parametrize(
+    ("key", "host", "repository", "matches"),
+    [
+        ("registry.example.com", "registry.example.com", "a/b", True),
+        ("https://registry.example.com", "registry.example.com", "a", True),
+        ("https://registry.example.com/v1/", "registry.example.com", "a", True),
+        ("http://registry.example.com/v2", "registry.example.com", "a", True),
+        ("Registry.Example.COM", "registry.example.com", "a", True),
+        ("registry.example.com", "registry.example.com:5000", "a", False),
+        ("registry.example.com:5000", "registry.example.com", "a", False),
+        ("registry.example.com:5000", "registry.example.com:5000", "a", True),
+        ("example.com", "registry.example.com", "a", False),
+        ("*.example.com", "registry.example.com", "a", True),
+        ("*.example.com", "example.com", "a", False),
+        ("*.example.com", "a.b.example.com", "a", False),
+        ("*.*.example.com", "a.b.example.com", "a", True),
+        ("reg*.example.com:5000", "registry.example.com:5000", "a", True),
+        ("*", "example.com", "a", False),
+        ("*.example.com", "registry.example.com.evil.com", "a", False),
+        ("registry.example.com/team", "registry.example.com", "team/app", True),
+        ("registry.example.com/team", "registry.example.com", "team", True),
+        ("registry.example.com/team/", "registry.example.com", "team/app", True),
+        ("registry.example.com/team/", "registry.example.com", "team", False),
+        ("registry.example.com/team", "registry.example.com", "team-b/app", True),
+        ("registry.example.com/team/", "registry.example.com", "team-b/app", False),
+        ("registry.example.com/team", "registry.example.com", "other/team", False),
+        ("r.example.com:8083/repository/internal", "r.example.com:8083", "repository/internal/app", True),
+        ("r.example.com:8083/repository/internal", "r.example.com:8083", "repository/app", False),
+        ("https://index.docker.io/v1/", "docker.io", "library/nginx", True),
+        ("docker.io", "docker.io", "library/nginx", True),
+        ("registry-1.docker.io", "docker.io", "library/nginx", True),
+        ("docker.io/team", "docker.io", "library/nginx", False),
+        ("[::1]:5000", "[::1]:5000", "a", True),
+        ("[::1]:5000", "[::1]:5001", "a", False),
+        ("[::1]", "[::1]", "a", True),
+        ("127.0.0.1:5000", "127.0.0.1:5000", "a", True),
+        ("", "docker.io", "a", False),
+    ],
+)
+def test_keys(key: str, host: str, repository: str, matches: bool) -> None:
+    assert most_specific_first([(key, "found")], host, repository) == (["found"] if matches else [])
+
+
+def test_the_most_specific_key_comes_first() -> None:
+    keys = ["*.example.com", "*.example.com/team", "r.example.com", "r.example.com/team", "r.example.com/team/app"]
+
+    def order(host: str, repository: str) -> list[str]:
+        return most_specific_first([(key, key) for key in keys], host, repository)
+
+    assert order("r.example.com", "team/app") == keys[4:1:-1] + keys[1::-1]
+    assert order("r.example.com", "team/other") == [keys[3], keys[2], keys[1], keys[0]]
+    assert order("r.example.com", "x") == ["r.example.com", "*.example.com"]
+    assert order("q.example.com", "team/x") == ["*.example.com/team", "*.example.com"]

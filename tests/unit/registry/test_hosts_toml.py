@@ -214,6 +214,8 @@ def test_certificate_files_of_docker(tmp_path: Path, certificate: Certificate, *
         "server = ",
         "server = 5",
         'server = "https://"',
+        'server = "https://r.example/%zz"',
+        '[host."https://r%example"]',
         'capabilities = ["fly"]',
         "capabilities = 3",
         "ca = [1]",
@@ -289,6 +291,23 @@ def test_certificate_files_of_docker_that_cannot_be_used(
 
     with pytest.raises(InvalidSetting, match=str(folder / name)):
         configured_endpoints(tmp_path, "r.example")
+
+
+@pytest.mark.parametrize("case", ["a name that is too long", "a loop", "a file instead of the directory"])
+def test_a_place_that_cannot_be_looked_at_is_not_passed_over(tmp_path: Path, case: str) -> None:
+    directory, host = tmp_path / "certs.d", "registry.example.com"
+    directory.mkdir()
+    (directory / "_default").mkdir()
+    (directory / "_default" / "hosts.toml").write_text('[host."https://mirror.example.com"]\n')
+    if case == "a loop":
+        (directory / host).symlink_to(host)
+    elif case == "a name that is too long":
+        host = ".".join(["a" * 63] * 4) + ".example.com"
+    else:
+        directory = directory / "_default" / "hosts.toml"
+
+    with pytest.raises(InvalidSetting, match="cannot look for the registry's configuration"):
+        configured_endpoints(directory, host)
 
 
 def test_an_unreadable_file(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ async def test_a_limit_for_strangers_makes_no_image_private(
     await client.document(reference, image.descriptor)
     registry.faults.statuses.append((429, {}))
     await client.resolve(reference)
-    await read(client, reference, image)
+    await read(client, reference, image.layers[0])
 
     assert ALICE.basic() in {seen.authorization for seen in registry.seen}
     assert await client.access(reference, image.layers) == Access(private=False)
@@ -79,7 +79,7 @@ async def test_an_image_of_which_nobody_knows_is_private(
     await client.document(reference, image.descriptor)
     registry.faults.statuses.append((429, {}))
     await client.resolve(reference)
-    await read(client, reference, image)
+    await read(client, reference, image.layers[0])
     registry.faults.statuses.extend([(429, {})] * 10)
 
     access = await client.access(reference, image.layers)
@@ -95,7 +95,7 @@ async def test_layers_that_need_a_credential_make_an_image_private(
     client = await connect(known(registry))
     await client.resolve(reference)
     registry.auth = "basic"
-    await read(client, reference, image)
+    await read(client, reference, image.layers[0])
 
     assert (await client.access(reference, image.layers)).private
 

@@ -33,7 +33,7 @@ def full(store: Store) -> Store:
 
 
 def test_a_sound_store_is_healthy(full: Store) -> None:
-    for report in (full.check(), full.check(deep=True, proofs=PROOFS)):
+    for report in (full.check(), full.check(proofs=PROOFS)):
         assert report.healthy
         assert report.checked == 7
         assert report.corrupt == report.missing == report.unexpected == []
@@ -60,24 +60,23 @@ def test_a_layer_of_other_content_is_found_by_a_deep_check(full: Store) -> None:
     spoil(full.layers.path(name(APP)), b"apq")
 
     assert full.check().healthy
-    (finding,) = full.check(deep=True).corrupt
-    assert "digest" in finding.problem
+    (finding,) = full.check(proofs=PROOFS).corrupt
+    assert f"not {APP}" in finding.problem
 
 
 @pytest.mark.parametrize(("content", "problem"), [(NO_LAYER_IMAGE, "no layer image"), (b"other", f"not {APP}")])
 def test_a_layer_that_no_bundle_records_proves_itself(store: Store, content: bytes, problem: str) -> None:
     put_layer(store, name(APP), content)
 
-    assert store.check(deep=True).healthy
-    assert store.check(proofs=PROOFS).healthy
-    (finding,) = store.check(deep=True, proofs=PROOFS).corrupt
+    assert store.check().healthy
+    (finding,) = store.check(proofs=PROOFS).corrupt
     assert problem in finding.problem
 
 
 def test_a_layer_keyed_by_chain_proves_nothing_by_its_name(store: Store) -> None:
     put_layer(store, LayerName(space=Space.CHAINS, digest=APP), b"other")
 
-    assert store.check(deep=True, proofs=PROOFS).healthy
+    assert store.check(proofs=PROOFS).healthy
 
 
 def test_missing_files_are_reported_with_who_needs_them(full: Store) -> None:
@@ -122,7 +121,7 @@ def test_strangers_are_reported_and_left_alone(full: Store, tmp_path: Path) -> N
     for path in strangers[:2]:
         path.touch()
 
-    report = full.check(deep=True, proofs=PROOFS, quarantine=True)
+    report = full.check(proofs=PROOFS, quarantine=True)
 
     assert sorted(finding.path for finding in report.unexpected) == sorted(strangers)
     assert report.healthy
@@ -133,7 +132,7 @@ def test_the_quarantine_takes_what_is_corrupt_and_only_that(full: Store) -> None
     path = full.layers.path(name(APP))
     spoil(path, b"apq")
 
-    (finding,) = full.check(deep=True, quarantine=True).corrupt
+    (finding,) = full.check(proofs=PROOFS, quarantine=True).corrupt
 
     assert not path.exists()
     assert finding.moved_to is not None
@@ -146,7 +145,7 @@ def test_the_quarantine_takes_what_is_corrupt_and_only_that(full: Store) -> None
 def vanishing(store: Store) -> Proofs:
     """Proofs that are beaten by a deletion and a collection."""
 
-    def prove(path: Path, placed: PlacedLayer, lowers: Sequence[Path]) -> object:
+    def prove(path: Path, placed: PlacedLayer, lowers: Sequence[Path]) -> Digest:
         store.bundles.delete(A)
         store.collect()
         return PROOFS.placed(path, placed, lowers)
@@ -155,7 +154,7 @@ def vanishing(store: Store) -> Proofs:
 
 
 def test_what_vanishes_under_the_check_is_no_error(full: Store) -> None:
-    report = full.check(deep=True, proofs=vanishing(full), quarantine=True)
+    report = full.check(proofs=vanishing(full), quarantine=True)
 
     assert report.healthy
     assert report.checked == 5  # the blobs
@@ -173,4 +172,4 @@ def test_a_bundle_deleted_under_the_check_misses_nothing(full: Store, monkeypatc
 
     monkeypatch.setattr(StorePaths, "layer_files", delete_first)
 
-    assert full.check(deep=True).healthy
+    assert full.check(proofs=PROOFS).healthy

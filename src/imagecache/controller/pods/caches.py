@@ -6,14 +6,13 @@ At most ten times a second, and of what has changed alone: a thousand nodes repo
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from imagecache.api import parse
-from imagecache.api.nodes import CacheState, NodeStatus
 from imagecache.controller.informer_cache import InformerCache
 from imagecache.errors import InvalidManifest
+from imagecache.kube.resources import IMAGE_CACHES, Resource
 from imagecache.match.index import Index, view
 from imagecache.match.views import CacheView
 
@@ -48,19 +47,17 @@ class Caches:
         self._informers = informers
         self._changed = changed
         self._views: dict[str, CacheView] = {}
-        self._reports: dict[str, NodeStatus] = {}
-        """By node, as taken over last."""
-        self._usable: defaultdict[_Key, set[str]] = defaultdict(set)
-        """Nodes that report it Ready."""
         self._earlier: dict[str, str] = {}
         """By name, the id of the content that a cache served before, if that had all of its images too."""
         self._dirty: set[str] = set()
+        self._moved: set[str] = set()
         self._news = asyncio.Event()
 
-    def take(self, names: Iterable[str] = ()) -> None:
-        """These caches, or reports of nodes, have changed."""
-        self._dirty.update(names)
-        self._news.set()
+    def take(self, resource: Resource, concerned: Iterable[str]) -> None:
+        """A change of such an object concerns these caches: of a node, only which nodes have them."""
+        (self._dirty if resource == IMAGE_CACHES else self._moved).update(concerned)
+        if self._dirty or self._moved:
+            self._news.set()
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -73,7 +70,7 @@ class Caches:
         """Take over what has changed since the last call."""
         self._news.clear()
         dirty, self._dirty = self._dirty, set()
-        moved = self._take_reports()
+        moved, self._moved = self._moved, set()
         changed, spread = set[str](), set[str]()
         appeared = False
         for name in dirty | moved:
@@ -123,34 +120,10 @@ class Caches:
         return self._nodes((name, self._earlier[name])) if name in self._earlier else frozenset()
 
     def _nodes(self, key: _Key) -> frozenset[str]:
-        return frozenset(self._usable.get(key, ()))
-
-    def _take_reports(self) -> set[str]:
-        """Names of the caches that are usable on other nodes than before."""
-        reports = {node.name: node.status for node in self._informers.nodes}
-        moved: set[str] = set()
-        for node in self._reports.keys() | reports.keys():
-            before, after = self._reports.get(node), reports.get(node)
-            if before is after:
-                continue
-            had, has = _ready(before), _ready(after)
-            for key in had - has:
-                self._usable[key].discard(node)
-                if not self._usable[key]:
-                    del self._usable[key]
-            for key in has - had:
-                self._usable[key].add(node)
-            moved |= {name for name, _ in had ^ has}
-        self._reports = reports
-        return moved
+        return self._informers.nodes.usable(*key)
 
 
 def _has_only_spread(before: CacheView | None, after: CacheView | None) -> bool:
     if before is None or after is None:
         return False
     return replace(before, nodes=after.nodes, still=after.still, ready=after.ready) == after
-
-
-def _ready(report: NodeStatus | None) -> frozenset[_Key]:
-    caches = report.caches if report is not None else ()
-    return frozenset((each.name, each.id) for each in caches if each.state is CacheState.READY)

@@ -27,7 +27,7 @@ from imagecache.controller.work_queue import WorkQueue
 from imagecache.errors import ImageCacheError, ObjectNotFound
 from imagecache.kube.api import ClusterKube
 from imagecache.kube.node_affinity import HOSTNAME
-from imagecache.kube.resources import PODS
+from imagecache.kube.resources import IMAGE_CACHES, PODS
 from imagecache.kube.resuming import BACKOFF
 from imagecache.kube.stream import Gone, ListBegun, ListEnded, News, Seen, Stream
 from imagecache.match.pod import view
@@ -124,7 +124,7 @@ class PodReconciler:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._defaults.run())
-                self.caches.take(self._informers.caches)
+                self.caches.take(IMAGE_CACHES, self._informers.caches)
                 await self.caches.refresh()
                 await self._defaults.ready()
                 group.create_task(self.caches.run())
@@ -330,5 +330,6 @@ class PodReconciler:
 
     def _hostnames(self, names: Sequence[str]) -> list[str]:
         """Values of the label, which is nearly always the Node's name."""
-        labels = {node.name: node.labels or {} for node in self._informers.nodes if node.name in names}
+        found = [node for name in names if (node := self._informers.nodes.view(name)) is not None]
+        labels = {node.name: node.labels or {} for node in found}
         return [labels.get(name, {}).get(HOSTNAME, name) for name in names]

@@ -89,8 +89,9 @@ class Controller:
 
     async def _inform(self, informer: Informer) -> None:
         async for change in informer.changes():
-            self.informers.take(informer.resource, change.object, gone=change.kind is ChangeKind.DELETED)
-            self.pods.caches.take([objects.name(change.object)] if informer.resource == IMAGE_CACHES else ())
+            gone = change.kind is ChangeKind.DELETED
+            concerned = self.informers.take(informer.resource, change.object, gone=gone)
+            self.pods.caches.take(informer.resource, concerned)
 
 
 @dataclass

@@ -75,7 +75,7 @@ async def test_a_large_index_is_made_beside_the_event_loop() -> None:
     found = Caches(informers, told.append, large=1)
     for name in ("a", "b"):
         item: Object = {"metadata": {"name": name, "uid": name}, "spec": {"images": ["nginx:1.25"]}}
-        found.take(informers.take(IMAGE_CACHES, item, gone=False))
+        found.take(IMAGE_CACHES, informers.take(IMAGE_CACHES, item, gone=False))
     await found.refresh()
     await found.refresh()
 
@@ -138,12 +138,13 @@ async def test_what_has_spread_is_told_apart_from_what_has_changed() -> None:
 
     async def show(ready: int, desired: int) -> None:
         item = image_cache("a", IMAGE, nodes=(ready, desired))
-        found.take(informers.take(IMAGE_CACHES, item, gone=False))
+        found.take(IMAGE_CACHES, informers.take(IMAGE_CACHES, item, gone=False))
         await found.refresh()
 
     await show(1, 1)
     informers.take(NODES, {"metadata": {"name": "node-1"}}, gone=False)
-    informers.take(NODE_IMAGE_CACHES, report("node-1", image_cache("a", IMAGE)), gone=False)
+    reported = report("node-1", image_cache("a", IMAGE))
+    found.take(NODE_IMAGE_CACHES, informers.take(NODE_IMAGE_CACHES, reported, gone=False))
     await found.refresh()
     await show(1, 2)
     await show(2, 2)
