@@ -233,6 +233,8 @@ def _fields(pairs: Iterable[tuple[str, Any]], cls: type, *, conflicts: bool) -> 
         if conflicts and not _same(found.setdefault(field.encode_name, value), value):
             raise MalformedDocument(f"{field.encode_name} occurs twice, with two values: readers would disagree")
         before = found.get(field.encode_name)
+        if absent and before is not None and not isinstance(field.type, inspect.DictType | inspect.CollectionType):
+            continue  # null changes nothing that is no map and no list
         if isinstance(field.type, inspect.DictType) and isinstance(before, dict) and isinstance(value, dict):
             value = {**before, **value}  # Go reads the second into the map that it has made for the first
         found[field.encode_name] = value

@@ -21,6 +21,7 @@ from imagecache.registry.challenge import Challenge
 from imagecache.registry.config import RegistryConfig
 from imagecache.registry.credentials import Credential
 from imagecache.registry.endpoint import Endpoint, host_of
+from imagecache.registry.go_url import parse_url
 from imagecache.registry.http_errors import may_try_again, retry_after, status_error
 from imagecache.registry.transport import Request, Transport, read_body
 
@@ -87,7 +88,10 @@ class TokenServer:
     def _request(self, challenge: Challenge, credential: Credential | None) -> Request:
         realm = self._realm(challenge)
         service = challenge.parameters.get("service", "")
-        scopes = challenge.parameters.get("scope", "").split() or [f"repository:{self.repository}:pull"]
+        # its own beside those of the challenge, as containerd (core/remotes/docker/scope.go)
+        own = f"repository:{self.repository}:pull"
+        scopes = challenge.parameters.get("scope", "").split()
+        scopes += [] if any(scope == own or scope.startswith(f"{own},") for scope in scopes) else [own]
         if credential is not None and credential.identity_token:
             form: Mapping[str, str] = {
                 "grant_type": "refresh_token",
@@ -110,7 +114,7 @@ class TokenServer:
         """
         safe = {"https"} if self.endpoint.scheme == "https" and not self.endpoint.plain_fallback else {"http", "https"}
         try:
-            realm = URL(challenge.parameters.get("realm", ""))
+            realm = parse_url(challenge.parameters.get("realm", ""))
             usable = realm.scheme in safe and bool(realm.host) and not (realm.raw_user or realm.raw_password)
         except ValueError:
             usable = False

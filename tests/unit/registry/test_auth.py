@@ -360,7 +360,15 @@ async def test_a_token_server_that_is_broken(connect: Connect, registry: FakeReg
 
 
 @pytest.mark.parametrize(
-    "realm", ["ftp://auth.example/token", "not an address", "http://user:word@auth.example/token", "http://[bad"]
+    "realm",
+    [
+        "ftp://auth.example/token",
+        "not an address",
+        "http://user:word@auth.example/token",
+        "http://[bad",
+        "https://auth.example/%zz",
+        "https://auth example/token",
+    ],
 )
 async def test_realms_that_are_refused(
     connect: Connect, registry: FakeRegistry, reference: Reference, realm: str

@@ -216,6 +216,12 @@ def test_certificate_files_of_docker(tmp_path: Path, certificate: Certificate, *
         'server = "https://"',
         'server = "https://r.example/%zz"',
         '[host."https://r%example"]',
+        '[host."https://r.example "]',
+        '[host."https://r.example:+5/v2"]',
+        '[host."https://r.example/v2?a#%zz"]',
+        'server = "https://r.example/\\u0001"',
+        'server = "https://r.example/a%25zz"',
+        'server = "httpbin.org"',
         'capabilities = ["fly"]',
         "capabilities = 3",
         "ca = [1]",
@@ -345,3 +351,21 @@ def test_hosts_have_no_case() -> None:
     assert endpoint.host == "registry.example:5000"
     assert with_user_lists(endpoint, frozenset({"Registry.Example:5000"}), frozenset()).scheme == "http"
     assert not with_user_lists(endpoint, frozenset(), frozenset({"Registry.Example:5000"})).trust.verify
+
+
+@pytest.mark.parametrize(
+    ("address", "path"),
+    [
+        ("https://r.example//v2/proxy", "/v2/proxy"),
+        ("https://r.example/a%2Fb", "/a/b"),
+        ("https://r.example/a b/../c/", "/c"),
+        ("https://r.example/a b", "/a%20b"),
+        ("https://r.example", ""),
+    ],
+)
+def test_a_path_is_read_as_by_go(tmp_path: Path, address: str, path: str) -> None:
+    write(tmp_path, "r.example", f'server = "{address}"\noverride_path = true\n')
+
+    (own,) = configured_endpoints(tmp_path, "r.example")
+
+    assert own.path == path
