@@ -112,12 +112,13 @@ class _Jobs:
         self._parsed: tuple[_File, ParsedLayer] | None = None
 
     def run(self, message: ToWorker, fds: list[int]) -> FromWorker:
-        parsed, self._parsed = self._parsed, None
+        if not isinstance(message, Derive):
+            self._parsed = None  # first: two trees at once may be more than a process may have
         match message:
             case Convert():
                 return self._convert(message, fds)
             case Derive():
-                return self._derive(message, fds, parsed)
+                return self._derive(message, fds)
             case Prove():
                 memory = memoryview(mmap.mmap(fds[1], 0, prot=mmap.PROT_READ))
                 arriving = _arriving(self._channel, memory)
@@ -141,11 +142,12 @@ class _Jobs:
         self._parsed = _file(fds[1], message.diff_id), parsed
         return parsed.unfinished()
 
-    @staticmethod
-    def _derive(message: Derive, fds: list[int], parsed: tuple[_File, ParsedLayer] | None) -> Converted:
+    def _derive(self, message: Derive, fds: list[int]) -> Converted:
         lowers = [LayerImage.from_fd(fd) for fd in fds[1:]]
+        parsed, self._parsed = self._parsed, None
         if parsed is not None and parsed[0] == _file(fds[0], message.diff_id) and not message.bottom:
             return parsed[1].finish(fds[0], lowers)
+        del parsed
         return derive(
             fds[0],
             tar_size=message.tar_size,

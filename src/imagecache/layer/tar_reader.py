@@ -69,19 +69,28 @@ class _Reader:
         """As ``entries``."""
         while (block := self._block()) is not None:
             plain = None if take is None else plain_file(block)
-            if plain is not None and take is not None and take(plain, self._position + BLOCK):
-                self._pending = size = plain[4]
-                self._padding = -size % BLOCK
-            else:
-                entry: TarEntry | None = self._parse(block)
-                if entry is not None and entry.type in _SPECIAL:
-                    entry = self._finish(entry)
-                if entry is None:
-                    return
+            if plain is not None and take is not None:
+                self._count_entry()
+                if take(plain, self._position + BLOCK):
+                    self._pending = size = plain[4]
+                    self._padding = -size % BLOCK
+                else:
+                    yield self._parse(block)
+                continue
+            entry = self._parse(block)
+            if entry.type not in _SPECIAL:
+                self._count_entry()
                 yield entry
-            self._count += 1
-            if self._count > self._limits.layer_entries:
-                raise LimitExceeded(f"a layer has more than {self._limits.layer_entries} entries")
+            elif (finished := self._finish(entry)) is not None:
+                yield finished
+            else:
+                return
+
+    def _count_entry(self) -> None:
+        """Before anything is made of it."""
+        self._count += 1
+        if self._count > self._limits.layer_entries:
+            raise LimitExceeded(f"a layer has more than {self._limits.layer_entries} entries")
 
     def _finish(self, entry: TarEntry) -> TarEntry | None:
         """The entry that headers before its own say more about; None when the archive ends before it."""
@@ -96,6 +105,7 @@ class _Reader:
             else:
                 records = self._records(entry, body)
                 if entry.type == types.PAX_GLOBAL:  # an entry by its name alone
+                    self._count_entry()
                     return TarEntry(records.get(b"path") or entry.name, entry.type, 0, 0, 0, 0, 0, 0, entry.data)
             block = self._block()
             if block is None:
@@ -165,6 +175,7 @@ class _Reader:
             raise MalformedLayer(f"PAX header {quoted(entry.name)} at byte {entry.data}: {error}") from error
 
     def _merge(self, entry: TarEntry, records: pax.Records | None, long_name: bytes, long_link: bytes) -> TarEntry:
+        self._count_entry()
         try:
             if records:
                 pax.merge(entry, records)
