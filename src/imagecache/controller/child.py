@@ -18,8 +18,8 @@ from imagecache.errors import InternalError
 
 _LINE = 1 << 20
 """Bytes of one line at most; asyncio's own bound is 64 KiB, which an error about a long path can pass."""
-_STOP_SECONDS = 5.0
-"""Until a process that should stop is killed; nothing is lost by that, because downloads resume by range."""
+PATIENCE = 5.0
+"""Seconds until a process that should stop is killed; nothing is lost by that, because downloads resume by range."""
 
 
 class Process(Protocol):
@@ -73,7 +73,7 @@ class StarterLost(InternalError):
 
 
 @asynccontextmanager
-async def ordered(starter: Starter, order: bytes, name: str) -> AsyncIterator[Lines]:
+async def ordered(starter: Starter, order: bytes, name: str, *, patience: float = PATIENCE) -> AsyncIterator[Lines]:
     """The lines that the process answers; it has ended when the block is left. ``name`` is for messages."""
     process, ours = await _started(starter)
     writer: asyncio.StreamWriter | None = None
@@ -86,7 +86,7 @@ async def ordered(starter: Starter, order: bytes, name: str) -> AsyncIterator[Li
     finally:
         # one of the two: a transport that has something to write still watches the socket
         ours.close() if writer is None else writer.transport.abort()
-        await _end(process)
+        await _end(process, patience)
 
 
 async def _started(starter: Starter) -> tuple[Process, socket.socket]:
@@ -142,11 +142,11 @@ class Lines:
         return line
 
 
-async def _end(process: Process) -> None:
+async def _end(process: Process, patience: float = PATIENCE) -> None:
     """Its stdin is closed, which asks it to stop; it has ended when this returns."""
     ended = asyncio.ensure_future(process.wait())
     # not asyncio.timeout: in a task that is being cancelled, as here, it does not time out (Python 3.11.2)
-    await asyncio.wait({ended}, timeout=_STOP_SECONDS)
+    await asyncio.wait({ended}, timeout=patience)
     if not ended.done():
         process.kill()
     await ended

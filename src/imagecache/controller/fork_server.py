@@ -66,7 +66,7 @@ class ForkServer:
         if self._server is not None and self._server.busy:
             self._stay()
         elif self._server is not None:
-            self._server.dismiss()
+            self._server.lose()  # it ends by itself when it is told no more
 
     async def close(self) -> None:
         async with self._lock:
@@ -172,10 +172,6 @@ class _Server:
             self.pending.popleft().set_exception(child.StarterLost())
         while self.children:
             self.children.popitem()[1].watch()
-
-    def dismiss(self) -> None:
-        """It ends by itself when it is told no more."""
-        self.lose()
 
     async def end(self) -> None:
         self.lose()

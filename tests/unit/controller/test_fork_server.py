@@ -127,9 +127,8 @@ async def test_one_that_breaks_is_our_error(server: ForkServer, program: str, me
     assert (await parts(server))[0] == b"ORDER\n"
 
 
-async def test_one_that_does_not_stop_is_killed(server: ForkServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(child, "_STOP_SECONDS", 0.1)
-    async with child.ordered(server.starter("stays"), b"", "test") as lines:
+async def test_one_that_does_not_stop_is_killed(server: ForkServer) -> None:
+    async with child.ordered(server.starter("stays"), b"", "test", patience=0.1) as lines:
         assert await anext(lines) == b"here\n"
 
 
@@ -175,12 +174,9 @@ async def test_a_server_that_is_killed_is_replaced(server: ForkServer) -> None:
     assert not alive(pid), "the block has waited for it"
 
 
-async def test_without_its_server_one_that_does_not_stop_is_killed(
-    server: ForkServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_without_its_server_one_that_does_not_stop_is_killed(server: ForkServer) -> None:
     parent = (await parts(server))[2]
-    monkeypatch.setattr(child, "_STOP_SECONDS", 0.1)
-    async with child.ordered(server.starter("stays"), b"", "test") as lines:
+    async with child.ordered(server.starter("stays"), b"", "test", patience=0.1) as lines:
         assert await anext(lines) == b"here\n"
         os.kill(parent, signal.SIGKILL)
 
