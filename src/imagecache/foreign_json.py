@@ -29,7 +29,6 @@ _T = TypeVar("_T")
 Hook = Callable[[type, Any], Any]
 """``dec_hook`` of msgspec."""
 
-_SPACE = " \t\r\n"
 _KEY = re.compile(rb'"[ \t\r\n]*:')
 """Matches the end of every key, and sometimes the inside of a text: never fewer than there are keys."""
 _HALF = re.compile("[\ud800-\udfff]")
@@ -96,13 +95,15 @@ def whole(value: Any) -> Any:
 
 
 def first(data: bytes) -> bytes:
-    """The first value of a stream of them, as Go's ``json.Decoder`` reads it; the same bytes when there is none."""
-    text = data.decode(errors="surrogateescape").lstrip(_SPACE)
-    try:
-        _value, end = json.JSONDecoder().raw_decode(text)
-    except (ValueError, RecursionError):
-        return data
-    return text[:end].encode(errors="surrogateescape")
+    """Of a stream of objects and arrays the first, as Go's ``json.Decoder`` reads it; all bytes when it has no end."""
+    text = data.decode(errors="surrogateescape")
+    depth = 0
+    for mark in _MARK.finditer(text):
+        sign = mark[0]
+        depth += (sign in "[{") - (sign in "]}")
+        if depth <= 0 and sign in "]}":
+            return text[: mark.end()].encode(errors="surrogateescape")
+    return data
 
 
 def is_object(data: bytes) -> bool:

@@ -1,8 +1,9 @@
 """``WWW-Authenticate``: the credentials that a registry accepts.
 
 Source: RFC 9110 §11.6.1 (several challenges in one field, token68, quoted strings), RFC 6750 and distribution's token
-specification for ``realm``, ``service`` and ``scope``. Values that lack their quotes are accepted, as in Docker, and
-what follows a parameter without a comma is not read, as in containerd. It only parses.
+specification for ``realm``, ``service`` and ``scope``. As in containerd (``core/remotes/docker/auth/parse.go``) a value
+without quotes is a token, so it ends at a colon or a slash, there are no blanks around ``=``, and what follows a
+parameter without a comma is not read. It only parses.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 _WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # token, RFC 9110 §5.6.2
 _SCHEME = re.compile(rf"[\s,]*({_WORD})(?:[ \t]+|(?=,)|$)")
 _TOKEN68 = re.compile(r"[A-Za-z0-9._~+/-]+=*[ \t]*(?=,|$)")
-_PARAMETER = re.compile(rf'[\s,]*({_WORD})[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^\s,;"]*))[ \t]*')
+_PARAMETER = re.compile(rf'[\s,]*({_WORD})=(?:"((?:[^"\\]|\\.)*)"|((?:{_WORD})?))[ \t]*')
 _END = re.compile(r",|$")
 _ESCAPE = re.compile(r"\\(.)")
 

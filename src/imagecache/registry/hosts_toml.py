@@ -81,7 +81,7 @@ def _exists(path: Path) -> bool:
 
 def _parse(text: str, file: Path, host: str) -> tuple[Endpoint, ...]:
     try:
-        document: _Table = tomllib.loads(text)
+        document = _lower(tomllib.loads(text))
         mirrors = _table(document.get("host", {}), "host")
         endpoints = [_mirror(url, table, file.parent, host) for url, table in mirrors.items()]
         own = _text(document.get("server", ""), "server")
@@ -93,10 +93,15 @@ def _parse(text: str, file: Path, host: str) -> tuple[Endpoint, ...]:
     return (*endpoints, last)
 
 
+def _lower(table: _Table) -> _Table:
+    """Settings in any case, as go-toml reads them; ``host`` alone is looked for as it is (getSortedHosts)."""
+    return {key.lower(): value for key, value in table.items() if key == "host" or key.lower() != "host"}
+
+
 def _mirror(url: str, table: object, base: Path, host: str) -> Endpoint:
     where = f'[host."{url[:160]}"]'
     try:
-        return _server(url, _table(table, "it"), base, host)
+        return _server(url, _lower(_table(table, "it")), base, host)
     except InvalidSetting as error:
         raise InvalidSetting(f"{where}: {error}", hint=error.hint) from error
     except ValueError as error:

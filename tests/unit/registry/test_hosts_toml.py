@@ -135,6 +135,17 @@ def test_a_server_without_a_scheme_and_with_its_own_path(tmp_path: Path, certifi
     assert own.trust.authorities == (ca,)
 
 
+def test_settings_have_no_case_but_host_has(tmp_path: Path) -> None:
+    """As go-toml reads them; containerd itself looks for ``host``."""
+    mirror = '[host."https://m.example"]\nCAPABILITIES = ["resolve"]\n[HOST."https://never.example"]\n'
+    write(tmp_path, "r.example", f'SERVER = "https://own.example"\nSkip_Verify = true\n{mirror}')
+
+    mirrored, own = configured_endpoints(tmp_path, "r.example")
+
+    assert (mirrored.host, mirrored.capabilities) == ("m.example", Capability.RESOLVE)
+    assert (own.host, own.trust.verify) == ("own.example", False)
+
+
 @pytest.mark.parametrize("server", ["", 'server = ""\n'])
 def test_a_server_that_is_absent_has_neither_path_nor_capabilities(tmp_path: Path, server: str) -> None:
     """To containerd an empty one is absent, and it then uses the registry for everything."""
