@@ -203,6 +203,7 @@ class FakeRegistry:
         self.identity_tokens: set[str] = set()
         self.realm = ""
         """Empty: our own token endpoint."""
+        self.challenge = 'Bearer realm="{realm}",service="fake",scope="{scope}"'
         self.echo_authorization = False
         """Hostile: error bodies repeat the Authorization header."""
         self.faults = Faults()
@@ -353,7 +354,7 @@ class FakeRegistry:
             return self._error(self.denial, "DENIED", request)
         if self.auth == "bearer" and self.tokens.get(sent.removeprefix("Bearer ")) != repository:
             realm = self.realm or f"{self.url}/token"
-            challenge = f'Bearer realm="{realm}",service="fake",scope="repository:{repository}:pull"'
+            challenge = self.challenge.format(realm=realm, scope=f"repository:{repository}:pull")
             return self._error(401, "UNAUTHORIZED", request, {"WWW-Authenticate": challenge})
         return None
 
@@ -393,7 +394,8 @@ class FakeRegistry:
         token = f"fake-token-{len(self.paths('/token'))}"
         if opens:
             self.tokens[token] = repository
-        return web.json_response({"token": token, "expires_in": self.token_lifetime})
+        name = "access_token" if request.method == "POST" else "token"  # oauth.md has the one, token.md the other
+        return web.json_response({name: token, "expires_in": self.token_lifetime})
 
     def _error(
         self, status: int, code: str, request: web.Request, headers: Mapping[str, str] | None = None

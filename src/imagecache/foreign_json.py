@@ -30,7 +30,6 @@ _T = TypeVar("_T")
 Hook = Callable[[type, Any], Any]
 """``dec_hook`` of msgspec."""
 
-_SPACE = " \t\r\n"
 _KEY = re.compile(rb'"[ \t\r\n]*:')
 """Matches the end of every key, and sometimes the inside of a text: never fewer than there are keys."""
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
@@ -108,13 +107,15 @@ def whole(value: Any) -> Any:
 
 
 def first(data: bytes) -> bytes:
-    """The first value of a stream of them, as Go's ``json.Decoder`` reads it; the same bytes when there is none."""
-    text = data.decode(errors="surrogateescape").lstrip(_SPACE)
-    try:
-        _value, end = json.JSONDecoder().raw_decode(text)
-    except (ValueError, RecursionError):
-        return data
-    return text[:end].encode(errors="surrogateescape")
+    """Of a stream of objects and arrays the first, as Go's ``json.Decoder`` reads it; all bytes when it has no end."""
+    text = data.decode(errors="surrogateescape")
+    depth = 0
+    for mark in _MARK.finditer(text):
+        sign = mark[0]
+        depth += (sign in "[{") - (sign in "]}")
+        if depth <= 0 and sign in "]}":
+            return text[: mark.end()].encode(errors="surrogateescape")
+    return data
 
 
 def is_object(data: bytes) -> bool:
@@ -260,6 +261,8 @@ def _fields(pairs: Iterable[tuple[str, Any]], cls: type, *, conflicts: bool) -> 
         if conflicts and not _same(found.setdefault(field.encode_name, value), value):
             raise MalformedDocument(f"{field.encode_name} occurs twice, with two values: readers would disagree")
         before = found.get(field.encode_name)
+        if absent and before is not None and not isinstance(field.type, inspect.DictType | inspect.CollectionType):
+            continue  # null changes nothing that is no map and no list
         if isinstance(field.type, inspect.DictType) and isinstance(before, dict) and isinstance(value, dict):
             value = {**before, **value}  # Go reads the second into the map that it has made for the first
         found[field.encode_name] = value

@@ -65,6 +65,12 @@ def printable(text: str, longest: int = LONGEST) -> str:
     return escaped if len(escaped) <= longest else escaped[: longest - len(_CUT)] + _CUT
 
 
+def explained(message: str, hint: str) -> str:
+    """An error and what to do next, printable; the message is cut before the hint is."""
+    end = f"; {printable(hint, LONGEST // 2)}" if hint else ""
+    return printable(message, LONGEST - len(end)) + end
+
+
 def _is_blank(character: str) -> bool:
     # Cf: ZERO WIDTH SPACE, the byte order mark, marks of direction, the soft hyphen
     return character.isspace() or unicodedata.category(character) == "Cf"

@@ -13,6 +13,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
+from uuid import uuid4
 
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 
@@ -161,6 +162,27 @@ class Containerd:
 
     def ctr(self, *args: str | Path, seconds: float = 120) -> str:
         """Run containerd's own client of the same version; give ``-n k8s.io`` for CRI's images."""
+        for word in ("run", "exec"):
+            if word in args and "-d" not in args:
+                return self._printed(args, args.index(word) + 1, seconds)
+        return self._client(args, seconds)
+
+    def _printed(self, args: Sequence[str | Path], at: int, seconds: float) -> str:
+        """What a container prints, both streams, as its shim writes it.
+
+        The client itself loses it now and then: when a container ends it closes the FIFOs, also those that its
+        goroutines are still opening (containerd client/task.go, ``Delete``).
+        """
+        written = self.directory / f"printed-{uuid4().hex}"
+        try:
+            self._client((*args[:at], "--log-uri", f"file://{written}", *args[at:]), seconds)
+            return written.read_text()
+        except PeerFailed as error:
+            raise PeerFailed(f"{error}{written.read_text() if written.exists() else ''}") from error
+        finally:
+            written.unlink(missing_ok=True)
+
+    def _client(self, args: Sequence[str | Path], seconds: float) -> str:
         argv: list[str | Path] = [self._find("ctr"), "--address", self.address, *args]
         return run(argv, env=self._environ, seconds=seconds)
 

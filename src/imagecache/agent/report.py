@@ -21,7 +21,7 @@ from imagecache.containerd.api import Attached
 from imagecache.errors import ContainerdUnavailable, ImageCacheError, StoreRefused, StoreUnreachable
 from imagecache.store.bundle_document import Bundle
 from imagecache.store.layer_name import LayerName
-from imagecache.written import printable
+from imagecache.written import explained, printable
 
 NO_SPACE = "InsufficientSpace"
 RECORDS_REMOVED = "RecordsRemoved"
@@ -133,7 +133,7 @@ def _state(facts: Facts, name: str) -> tuple[CacheState, str, str]:
     # a failure is shown until its retry has come further, so that the state does not flicker with each retry
     if failure is not None and facts.progress.get(name, 0) <= failure.done:
         state = CacheState.PENDING if failure.temporary else CacheState.FAILED
-        return state, failure.reason, f"{failure.message}; {failure.hint}" if failure.hint else failure.message
+        return state, failure.reason, explained(failure.message, failure.hint)
     if name in facts.removed:
         return CacheState.PENDING, RECORDS_REMOVED, _REMOVED_TEXT
     if facts.running.get(name) in {JobKind.FETCH, JobKind.ATTACH}:

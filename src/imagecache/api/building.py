@@ -19,7 +19,7 @@ from imagecache.builder.build_events import BuildEvent, ImageReady, ImageResolve
 from imagecache.errors import ImageCacheError
 from imagecache.oci.descriptor import Platform
 from imagecache.store.bundle_document import Bundle, ImageRecord, digest_of
-from imagecache.written import printable
+from imagecache.written import explained
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ def notes(document: Bundle) -> tuple[str, ...]:
 
 def explain(error: ImageCacheError) -> str:
     """An error with its hint: what happened, and what to do; as a status has it, so that the two compare."""
-    return printable(f"{error}; {error.hint}" if error.hint else str(error))
+    return explained(str(error), error.hint)
 
 
 def status_event(event: BuildEvent, now: dt.datetime) -> Event | None:

@@ -14,7 +14,7 @@ from imagecache.api.types import Event, EventMetadata, EventSource
 from imagecache.written import printable
 
 MESSAGE = 1024
-"""Characters of a message; the API server refuses longer ones (core/v1 validation)."""
+"""Characters of a message; the API server bounds those of events with an ``eventTime``, which ours do not have."""
 _ABOUT = 512
 """Characters of a reference that are repeated."""
 KEPT = 50

@@ -107,7 +107,8 @@ def parse(text: str) -> Schedule:
 
 
 def _numbers(field: _Field, text: str) -> frozenset[int]:
-    parts = [part for part in text.split(",") if part] or [text]  # empty ones are passed over, as in robfig/cron
+    # empty ones are passed over, as in robfig/cron; a field of none is refused, which there never comes
+    parts = [part for part in text.split(",") if part] or [text]
     return frozenset(number for part in parts for number in _range(field, part))
 
 
@@ -139,7 +140,8 @@ def _number(field: _Field, text: str) -> int:
 
 def _is_any(text: str) -> bool:
     """Whether a field is not restricted, so that the other field of days decides alone."""
-    return any(part in {"*", "?", "*/1", "?/1"} for part in text.split(","))
+    matches = filter(None, map(_PART.fullmatch, text.split(",")))
+    return any(match["first"] in {"*", "?"} and int(match["step"] or 1) == 1 for match in matches)
 
 
 def _wrong(field: _Field, text: str) -> InvalidInput:

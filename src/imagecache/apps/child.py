@@ -13,7 +13,11 @@ async def until_stdin_ends(work: Coroutine[object, object, None]) -> BaseExcepti
     loop = asyncio.get_running_loop()
 
     def readable() -> None:
-        if not os.read(0, 4096):
+        try:
+            data = os.read(0, 4096)
+        except ConnectionError:  # it has ended with answers unread
+            data = b""
+        if not data:
             task.cancel()
             loop.remove_reader(0)
 

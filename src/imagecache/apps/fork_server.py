@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 from imagecache.apps import build_process, tag_process
@@ -21,10 +21,9 @@ from imagecache.controller.fork_messages import (
     MAX_MESSAGE,
     Ended,
     FromServer,
-    Kill,
-    Start,
+    Refused,
     Started,
-    decode_to_server,
+    decode_start,
     encode,
 )
 
@@ -43,26 +42,26 @@ class Server:
         gc.freeze()  # else the collector of each child would write to, and so copy, what they share
         signal.signal(signal.SIGCHLD, lambda *_: self._reap())
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the controller's to handle
-        while received := socket.recv_fds(self._channel, MAX_MESSAGE, 1):
-            data, fds, _flags, _address = received
+        while True:
+            data, fds, _flags, _address = socket.recv_fds(self._channel, MAX_MESSAGE, 1)
             if not data:
                 return
-            match decode_to_server(data):
-                case Start(program):
-                    self._start(program, fds[0])
-                case Kill(pid):
-                    with _unreaped():
-                        if pid in self._children:
-                            os.kill(pid, signal.SIGKILL)
+            self._start(decode_start(data).program, fds[0])
 
     def _start(self, program: str, stdio: int) -> None:
         with _unreaped():  # its end must not be told before its beginning
-            pid = os.fork()
-            if pid == 0:
-                self._become(program, stdio)
-            os.close(stdio)
-            self._children.add(pid)
-            self._send(Started(pid))
+            try:
+                pid = os.fork()
+            except OSError as error:
+                self._send(Refused(error.errno or 0))
+            else:
+                if pid == 0:
+                    self._become(program, stdio)
+                self._children.add(pid)
+                pidfd = os.pidfd_open(pid)
+                self._send(Started(pid), [pidfd])
+                os.close(pidfd)
+        os.close(stdio)
 
     def _become(self, program: str, stdio: int) -> None:
         """The rest of the new process's life."""
@@ -77,6 +76,8 @@ class Server:
             os.close(stdio)
             self._programs[program]()
             status = 0
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 1
         except BaseException:  # noqa: BLE001 - a process of its own: nothing of it may go on in the server's name
             traceback.print_exc()
         finally:
@@ -92,14 +93,14 @@ class Server:
             self._children.discard(pid)
             self._send(Ended(pid, os.waitstatus_to_exitcode(status)))
 
-    def _send(self, message: FromServer) -> None:
-        with suppress(OSError):  # the controller has ended, and the next receive says so
-            self._channel.send(encode(message))
+    def _send(self, message: FromServer, fds: Sequence[int] = ()) -> None:
+        with suppress(ConnectionError):  # the controller has ended, and the next receive says so
+            socket.send_fds(self._channel, [encode(message)], list(fds))
 
 
 @contextmanager
 def _unreaped() -> Iterator[None]:
-    """Processes that end meanwhile keep their numbers: no other process can have one of them."""
+    """Processes that end meanwhile are reaped afterwards."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     try:
         yield

@@ -101,10 +101,8 @@ def convert(  # noqa: PLR0913 - what is known of a layer beforehand
     completes the layer image. Raises DigestMismatch when a digest is wrong, what ``room`` raises, and the ContentError
     family for the content of the layer.
     """
-    reader = _Reader(chunks, blob)
+    reader = _Reader(chunks, blob, parallel)
     inflater = _Inflater(reader.out, limits, parallel)
-    if parallel is not None:
-        reader.out.abandoned = True  # it only hashes: the other reads the file itself
     writer = _TarWriter(fd, room)
     for thread in (reader, inflater, writer):
         thread.start()
@@ -116,6 +114,8 @@ def convert(  # noqa: PLR0913 - what is known of a layer beforehand
         # Read to the end first: when the blob is not the promised one, that is the error, and a new download may help.
         reader.check(blob)
         raise
+    else:
+        reader.join()  # rapidgzip may have the last bytes before they are hashed
     finally:
         # Every thread ends on every path: each is stopped or drained before it is joined.
         reader.stop = inflater.out.abandoned = True
@@ -253,16 +253,21 @@ class _Thread(threading.Thread):
 class _Reader(_Thread):
     """Reads and hashes the compressed chunks, to the end of the blob even when the reader of ``out`` stops."""
 
-    def __init__(self, chunks: Iterator[bytes], blob: Digest | None) -> None:
-        """Without ``blob`` nothing is hashed."""
+    def __init__(self, chunks: Iterator[bytes], blob: Digest | None, parallel: Parallel | None) -> None:
+        """Without ``blob`` nothing is hashed. With ``parallel`` it only hashes: that one reads the file itself."""
         self.out = _Channel()
         super().__init__("read", self.out)
+        self.out.abandoned = parallel is not None
+        self._parallel = parallel
+        self._failure: BaseException | None = None
         self.stop = False
         self._chunks = chunks
         self._hash = hashlib.new(blob.algorithm) if blob is not None else None
 
     def check(self, blob: Digest | None) -> None:
-        """Raises DigestMismatch. Called when the thread has ended."""
+        """Raises DigestMismatch, and why it could not read to the end. Called when the thread has ended."""
+        if self._failure is not None:
+            raise self._failure
         if self._hash is not None:
             _check("blob", f"{self._hash.name}:{self._hash.hexdigest()}", blob)
 
@@ -276,7 +281,10 @@ class _Reader(_Thread):
                     self._hash.update(chunk)
                 self.out.put(chunk)
             self.out.put(None)
-        except BaseException as error:  # noqa: BLE001 - raised in the thread that reads the channel
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that reads the channel, and by ``check``
+            self._failure = error
+            if self._parallel is not None:
+                self._parallel.end()  # it waits for bytes that never come
             self.out.put(_Failed(error))
 
 

@@ -149,13 +149,14 @@ class _Jobs:
         self._parsed: tuple[_File, ParsedLayer] | None = None
 
     def run(self, message: ToWorker, fds: list[int]) -> FromWorker:
-        parsed, self._parsed = self._parsed, None
+        if not isinstance(message, Derive):
+            self._parsed = None  # first: two trees at once may be more than a process may have
         processor = ProcessorTime(DEFAULT, lambda: _late(self.channel))
         match message:
             case Convert():
                 return self._convert(message, fds, processor)
             case Derive():
-                return self._derive(message, fds, processor, parsed)
+                return self._derive(message, fds, processor)
             case Prove():
                 processor.allow(0)
                 memory = memoryview(mmap.mmap(fds[1], 0, prot=mmap.PROT_READ))
@@ -196,15 +197,15 @@ class _Jobs:
         self._parsed = _file(fds[1], message.diff_id), parsed
         return parsed.unfinished()
 
-    def _derive(
-        self, message: Derive, fds: list[int], processor: ProcessorTime, parsed: tuple[_File, ParsedLayer] | None
-    ) -> Converted:
+    def _derive(self, message: Derive, fds: list[int], processor: ProcessorTime) -> Converted:
         processor.allow(message.tar_size)
         bound_files(message.largest)
         room = Room(self._asking, processor.allow).ask
         lowers = [LayerImage.from_fd(fd) for fd in fds[1:]]
+        parsed, self._parsed = self._parsed, None
         if parsed is not None and parsed[0] == _file(fds[0], message.diff_id) and not message.bottom:
             return parsed[1].finish(fds[0], lowers, room=room)
+        del parsed
         return derive(
             fds[0],
             tar_size=message.tar_size,

@@ -5,6 +5,7 @@ It must not do what a command does.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -14,6 +15,8 @@ from imagecache.settings.table import DEBUG_ENVIRONMENT
 
 def main() -> None:
     """Run the command line and exit. ``--version`` alone does not import typer, which takes 0.1 s."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # in an encoding that lacks a character: its escape, as on stderr
+        sys.stdout.reconfigure(errors="backslashreplace")
     if sys.argv[1:] == ["--version"]:
         sys.stdout.write(f"imagecache {__version__}\n")
         return

@@ -18,8 +18,8 @@ from imagecache.errors import InternalError
 
 _LINE = 1 << 20
 """Bytes of one line at most; asyncio's own bound is 64 KiB, which an error about a long path can pass."""
-_STOP_SECONDS = 5.0
-"""Until a process that should stop is killed; nothing is lost by that, because downloads resume by range."""
+PATIENCE = 5.0
+"""Seconds until a process that should stop is killed; nothing is lost by that, because downloads resume by range."""
 
 
 class Process(Protocol):
@@ -65,26 +65,61 @@ class _Program:
             self.process.kill()
 
 
+class StarterLost(InternalError):
+    """What starts processes has ended just now; another socket may be given to its successor."""
+
+    def __init__(self) -> None:
+        super().__init__("the process that starts others has ended", hint="another one is started when needed")
+
+
 @asynccontextmanager
-async def ordered(starter: Starter, order: bytes, name: str) -> AsyncIterator[Lines]:
+async def ordered(starter: Starter, order: bytes, name: str, *, patience: float = PATIENCE) -> AsyncIterator[Lines]:
     """The lines that the process answers; it has ended when the block is left. ``name`` is for messages."""
-    ours, theirs = socket.socketpair()
-    # asyncio (3.11) leaves a process behind when it is cancelled in the middle of a start: that ends first
-    start = asyncio.ensure_future(starter.start(theirs))
-    start.add_done_callback(lambda _: theirs.close())
+    process, ours = await _started(starter)
     writer: asyncio.StreamWriter | None = None
     try:
-        process = await asyncio.shield(start)
         reader, writer = await asyncio.open_connection(sock=ours, limit=_LINE)
         writer.write(order)
         with suppress(ConnectionError):  # it has ended already, and the lines that it wrote say why
             await writer.drain()
         yield Lines(reader, process, name)
     finally:
-        if writer is not None:
-            writer.close()
-        ours.close()
-        await _end(await start)
+        # one of the two: a transport that has something to write still watches the socket
+        ours.close() if writer is None else writer.transport.abort()
+        await _end(process, patience)
+
+
+async def _started(starter: Starter) -> tuple[Process, socket.socket]:
+    """A process, and our end of its stdin and stdout."""
+    for last in (False, True):
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        start = asyncio.ensure_future(starter.start(theirs))
+        try:
+            await _finished(start)
+            return start.result(), ours
+        except BaseException as error:
+            ours.close()  # with it ends what has read nothing yet
+            if not start.cancelled() and start.exception() is None:
+                await _end(start.result())
+            # a second socket for the second try: two processes must not read one order
+            if last or not isinstance(error, StarterLost):
+                raise
+        finally:
+            theirs.close()
+    raise AssertionError  # the last try returns or raises
+
+
+async def _finished(task: asyncio.Future[Process]) -> None:
+    """Wait until it has ended, also when cancelled: a start in its middle leaves a process behind (Python 3.11)."""
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
 
 
 class Lines:
@@ -107,11 +142,11 @@ class Lines:
         return line
 
 
-async def _end(process: Process) -> None:
+async def _end(process: Process, patience: float = PATIENCE) -> None:
     """Its stdin is closed, which asks it to stop; it has ended when this returns."""
     ended = asyncio.ensure_future(process.wait())
     # not asyncio.timeout: in a task that is being cancelled, as here, it does not time out (Python 3.11.2)
-    await asyncio.wait({ended}, timeout=_STOP_SECONDS)
+    await asyncio.wait({ended}, timeout=patience)
     if not ended.done():
         process.kill()
     await ended

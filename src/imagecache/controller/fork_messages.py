@@ -1,6 +1,8 @@
 """What a controller and its fork server say to each other: JSON, one datagram each (SOCK_SEQPACKET).
 
-``Start`` carries a file descriptor (SCM_RIGHTS), which becomes stdin and stdout of the new process. It must not do I/O.
+A file descriptor goes with two of them (SCM_RIGHTS): with ``Start`` the socket that becomes stdin and stdout of the new
+process, with ``Started`` its pidfd, by which it is waited for and killed whatever becomes of the server. It must not do
+I/O.
 """
 
 from __future__ import annotations
@@ -15,14 +17,16 @@ class Start(msgspec.Struct, tag=True, frozen=True):
     """A name in the server's table."""
 
 
-class Kill(msgspec.Struct, tag=True, frozen=True):
-    pid: int
-
-
 class Started(msgspec.Struct, tag=True, frozen=True):
     """The answer to a ``Start``, in their order."""
 
     pid: int
+
+
+class Refused(msgspec.Struct, tag=True, frozen=True):
+    """The other answer: the machine has no process more."""
+
+    errno: int
 
 
 class Ended(msgspec.Struct, tag=True, frozen=True):
@@ -33,17 +37,16 @@ class Ended(msgspec.Struct, tag=True, frozen=True):
     """The exit status, or the negative number of a signal."""
 
 
-ToServer = Start | Kill
-FromServer = Started | Ended
+FromServer = Started | Refused | Ended
 
 
-def encode(message: ToServer | FromServer) -> bytes:
+def encode(message: Start | FromServer) -> bytes:
     return msgspec.json.encode(message)
 
 
-def decode_to_server(data: bytes) -> ToServer:
-    return msgspec.json.decode(data, type=Start | Kill)
+def decode_start(data: bytes) -> Start:
+    return msgspec.json.decode(data, type=Start)
 
 
 def decode_from_server(data: bytes) -> FromServer:
-    return msgspec.json.decode(data, type=Started | Ended)
+    return msgspec.json.decode(data, type=Started | Refused | Ended)

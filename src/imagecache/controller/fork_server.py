@@ -9,37 +9,36 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 import socket
 import sys
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from imagecache.concurrency import cancel_all
 from imagecache.controller import child
-from imagecache.controller.fork_messages import (
-    MAX_MESSAGE,
-    Ended,
-    Kill,
-    Start,
-    Started,
-    decode_from_server,
-    encode,
-)
+from imagecache.controller.fork_messages import MAX_MESSAGE, Ended, Refused, Start, Started, decode_from_server, encode
 from imagecache.errors import InternalError
 
 COMMAND = (sys.executable, "-I", "-m", "imagecache.apps.fork_server")
 IDLE = 60.0
 """Seconds until a server that starts nothing is ended: it holds some 60 MB."""
+ANSWER = 30.0
+"""Seconds for an answer of the server, and for its end; it is killed then."""
+_UNKNOWN = 1
+"""Exit status of a process whose server was gone when it ended."""
 
 
 class ForkServer:
     """Starts the server when it is needed. ``close`` ends it; what it has started is to have ended by then."""
 
-    def __init__(self, *, idle: float = IDLE, command: Sequence[str] = COMMAND) -> None:
+    def __init__(self, *, idle: float = IDLE, answer: float = ANSWER, command: Sequence[str] = COMMAND) -> None:
         self._idle = idle
+        self._answer = answer
         self._command = command
-        self._starting = asyncio.Lock()
+        self._lock = asyncio.Lock()
+        self._closed = False
         self._server: _Server | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -48,14 +47,14 @@ class ForkServer:
         return _Starter(self, program)
 
     async def start(self, program: str, stdio: socket.socket) -> child.Process:
-        """Raises OSError, InternalError."""
-        self._stay()
-        async with self._starting:
-            if self._server is not None and not self._server.gone:
-                with contextlib.suppress(InternalError):  # it was killed just now
-                    return await self._server.start(program, stdio)
-            await self._end()
-            self._server = await _Server.begin(self._command)
+        """Raises StarterLost, InternalError, OSError. Not to be cancelled: it ends by itself, in bounded time."""
+        async with self._lock:
+            if self._closed:
+                raise InternalError("the controller ends")
+            if self._server is None or self._server.gone:
+                await self._end()
+                self._server = await _Server.begin(self._command, self._answer)
+            self._stay()
             return await self._server.start(program, stdio)
 
     def _stay(self) -> None:
@@ -67,12 +66,14 @@ class ForkServer:
         if self._server is not None and self._server.busy:
             self._stay()
         elif self._server is not None:
-            self._server.dismiss()
+            self._server.lose()  # it ends by itself when it is told no more
 
     async def close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        await self._end()
+        async with self._lock:
+            self._closed = True
+            if self._timer is not None:
+                self._timer.cancel()
+            await self._end()
 
     async def _end(self) -> None:
         if self._server is not None:
@@ -95,16 +96,16 @@ class _Server:
 
     process: asyncio.subprocess.Process
     channel: socket.socket
+    answer: float
     pending: deque[asyncio.Future[_Forked]] = field(default_factory=deque)
     children: dict[int, _Forked] = field(default_factory=dict)
-    reading: asyncio.Task[None] | None = None
     gone: bool = False
 
     @classmethod
-    async def begin(cls, command: Sequence[str]) -> _Server:
+    async def begin(cls, command: Sequence[str], answer: float) -> _Server:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
-        with theirs:
+        try:
             process = await asyncio.create_subprocess_exec(
                 *command,
                 str(theirs.fileno()),
@@ -112,8 +113,13 @@ class _Server:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
             )
-        server = cls(process, ours)
-        server.reading = asyncio.create_task(server._read())
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        server = cls(process, ours, answer)
+        asyncio.get_running_loop().add_reader(ours, server.read)
         return server
 
     @property
@@ -122,62 +128,86 @@ class _Server:
 
     async def start(self, program: str, stdio: socket.socket) -> _Forked:
         started: asyncio.Future[_Forked] = asyncio.get_running_loop().create_future()
-        self.pending.append(started)
         try:
             socket.send_fds(self.channel, [encode(Start(program))], [stdio.fileno()])
-        except OSError:  # it has ended, and the reader says so
-            self._lose()
-        return await started
+        except (BrokenPipeError, ConnectionResetError):
+            self.lose()
+            raise child.StarterLost from None
+        self.pending.append(started)
+        await asyncio.wait({started}, timeout=self.answer)
+        if not started.done():  # it is stopped, or the machine stands still
+            self.process.kill()
+            self.lose()
+        return started.result()
 
-    def kill(self, pid: int) -> None:
-        with contextlib.suppress(OSError):
-            self.channel.send(encode(Kill(pid)))
+    def read(self) -> None:
+        """Something has come from the server, or its end."""
+        fds: list[int] = []
+        try:
+            data, fds, _flags, _address = socket.recv_fds(self.channel, MAX_MESSAGE, 1)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.lose()
+            return
+        match decode_from_server(data):
+            case Started(pid):
+                self.children[pid] = forked = _Forked(fds[0])
+                self.pending.popleft().set_result(forked)
+            case Refused(number):
+                words = f"no process can be started: {os.strerror(number)}"
+                self.pending.popleft().set_exception(InternalError(words, hint="is the limit of processes reached?"))
+            case Ended(pid, status):
+                self.children.pop(pid).finish(status)
 
-    async def _read(self) -> None:
-        loop = asyncio.get_running_loop()
-        with contextlib.suppress(ConnectionError):
-            while data := await loop.sock_recv(self.channel, MAX_MESSAGE):
-                match decode_from_server(data):
-                    case Started(pid):
-                        self.children[pid] = forked = _Forked(self, pid, loop.create_future())
-                        self.pending.popleft().set_result(forked)
-                    case Ended(pid, status):
-                        self.children.pop(pid).ended.set_result(status)
-        self._lose()
-
-    def _lose(self) -> None:
-        """The server has ended. What it has started ends when its stdin does, but nobody learns how."""
-        self.gone = True
+    def lose(self) -> None:
+        """The server ends, or has ended. Its processes go on; their pidfds tell when they end, and nobody how."""
+        if not self.gone:
+            self.gone = True
+            asyncio.get_running_loop().remove_reader(self.channel)
+            self.channel.close()
         while self.pending:
-            self.pending.popleft().set_exception(
-                InternalError("the process that starts others has ended", hint="another one is started when needed")
-            )
+            self.pending.popleft().set_exception(child.StarterLost())
         while self.children:
-            self.children.popitem()[1].ended.set_result(1)
-
-    def dismiss(self) -> None:
-        """It ends by itself when it is told no more."""
-        self.gone = True
-        self.channel.shutdown(socket.SHUT_WR)
+            self.children.popitem()[1].watch()
 
     async def end(self) -> None:
-        self.gone = True
-        if self.reading is not None:
-            await cancel_all([self.reading])
-        self.channel.close()
-        self._lose()
-        await self.process.wait()
+        self.lose()
+        ended = asyncio.ensure_future(self.process.wait())
+        await asyncio.wait({ended}, timeout=self.answer)
+        if not ended.done():
+            with contextlib.suppress(ProcessLookupError):
+                self.process.kill()
+        await ended
 
 
-@dataclass(frozen=True, slots=True)
 class _Forked:
-    server: _Server
-    pid: int
-    ended: asyncio.Future[int]
+    """``child.Process``."""
+
+    def __init__(self, pidfd: int) -> None:
+        self._pidfd = pidfd
+        self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     async def wait(self) -> int:
-        return await asyncio.shield(self.ended)
+        return await asyncio.shield(self._ended)
 
     def kill(self) -> None:
-        if not self.ended.done():
-            self.server.kill(self.pid)
+        if not self._ended.done():
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def finish(self, status: int) -> None:
+        os.close(self._pidfd)
+        self._ended.set_result(status)
+
+    def watch(self) -> None:
+        """Nobody else tells when it ends."""
+        loop = asyncio.get_running_loop()
+
+        def ended() -> None:
+            loop.remove_reader(self._pidfd)
+            self.finish(_UNKNOWN)
+
+        loop.add_reader(self._pidfd, ended)

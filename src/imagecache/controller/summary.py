@@ -40,7 +40,7 @@ def _degraded(status: Status, cache: ImageCache, spec: EffectiveSpec | None, obs
         problem = observed.store_problem
         return {"reason": problem.reason, "message": building.explain(problem)}
     if status.phase is Phase.UPDATE_FAILED:
-        return {"reason": "UpdateFailed", "message": status.reason}
+        return {"reason": "UpdateFailed", "message": ": ".join(phases.outcome(status))}
     if status.nodes and status.nodes.failed and status.phase in assignment.SERVING:
         in_cluster = observed.role is Role.CLUSTER
         where = "kubectl get nodeimagecaches -o yaml" if in_cluster else f"imagecache describe {cache.name}"

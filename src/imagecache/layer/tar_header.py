@@ -24,6 +24,7 @@ _GNU = b"ustar  \0"
 _STAR_TRAILER = b"tar\0"
 _HEADER = Struct("100s 24s 12s 12s 8s B 100x 88s 167x")
 """Name; mode, uid, gid; size; time; checksum; type; magic, names of the owner, device."""
+_SUM = 148
 _TARGET = 157
 _BEHIND = 345
 """A prefix, or GNU's times."""
@@ -80,8 +81,8 @@ def _is_sum(block: bytes, stored: int) -> bool:
     # in C it is some ten times faster than sum().
     if block.isascii():
         return stored == (adler32(block) & 0xFFFF) - 1
-    unsigned = sum(block)
-    return stored in {unsigned, unsigned - 256 * sum(byte >= 0x80 for byte in block)}
+    unsigned, high = sum(block), sum(byte >= 0x80 for byte in block[:_SUM] + block[_SUM + 8 :])
+    return stored in {unsigned, unsigned - 256 * high}
 
 
 @lru_cache(maxsize=1 << 12)

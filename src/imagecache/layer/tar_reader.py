@@ -77,18 +77,23 @@ class _Reader:
     def entries(self, take: TakePlain | None) -> Iterator[TarEntry]:
         """As ``entries``."""
         while (block := self._block()) is not None:
-            self._budget.enter()
             plain = None if take is None else plain_file(block)
-            if plain is not None and take is not None and take(plain, self._position + BLOCK):
-                self._pending = size = plain[4]
-                self._padding = -size % BLOCK
-            else:
-                entry: TarEntry | None = self._parse(block)
-                if entry is not None and entry.type in _SPECIAL:
-                    entry = self._finish(entry)
-                if entry is None:
-                    return
+            if plain is not None and take is not None:
+                self._budget.enter()
+                if take(plain, self._position + BLOCK):
+                    self._pending = size = plain[4]
+                    self._padding = -size % BLOCK
+                else:
+                    yield self._parse(block)
+                continue
+            entry = self._parse(block)
+            if entry.type not in _SPECIAL:
+                self._budget.enter()
                 yield entry
+            elif (finished := self._finish(entry)) is not None:
+                yield finished
+            else:
+                return
 
     def _finish(self, entry: TarEntry) -> TarEntry | None:
         """The entry that headers before its own say more about; None when the archive ends before it."""
@@ -103,6 +108,7 @@ class _Reader:
             else:
                 records = self._records(entry, body)
                 if entry.type == types.PAX_GLOBAL:  # an entry by its name alone
+                    self._budget.enter()
                     return TarEntry(records.get(b"path") or entry.name, entry.type, 0, 0, 0, 0, 0, 0, entry.data)
             block = self._block()
             if block is None:
@@ -174,6 +180,7 @@ class _Reader:
             raise MalformedLayer(f"PAX header {quoted(entry.name)} at byte {entry.data}: {error}") from error
 
     def _merge(self, entry: TarEntry, records: pax.Records | None, long_name: bytes, long_link: bytes) -> TarEntry:
+        self._budget.enter()
         try:
             if records:
                 pax.merge(entry, records)

@@ -8,35 +8,17 @@ values.
 from __future__ import annotations
 
 import base64
-import datetime as dt
-import re
 from typing import Annotated, Any
 
 import msgspec
 
 from imagecache.digest import DiffID, Digest
 from imagecache.errors import InvalidDigest, MalformedDocument
+from imagecache.go_values import Integer, Time, check_moment
 from imagecache.oci.descriptor import Descriptor, Platform
 
-_CLOCK = r"([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{1,2}):([0-9]{2}):([0-9]{2})"
-_ZONE = r"(Z|[+-]([01][0-9]|2[0-4]):([0-5][0-9]|60))"
-_Time = Annotated[str, msgspec.Meta(pattern=rf"\A{_CLOCK}([.,][0-9]+)?{_ZONE}\Z")]
-"""RFC 3339, a little more freely, as Go's ``time.Parse`` reads it: an hour of one digit, a comma, any number of digits
-after it, a zone of 24 hours. Python's ``\\d`` would take the digits of every script, and its ``$`` a line break."""
-
-_MOMENT = re.compile(_CLOCK)
 _LINE_BREAKS = {ord("\n"): None, ord("\r"): None}
 _Byte = Annotated[int, msgspec.Meta(ge=0, le=255)]
-
-_Integer = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
-"""Go's int64, and its int on the machines that we know."""
-
-
-def _check_moment(text: str) -> None:
-    """Raises ValueError for a day or an hour that does not exist, as Go's ``time.Parse``."""
-    if found := _MOMENT.match(text):
-        year, month, day, hour, minute, second = map(int, found.groups())
-        dt.datetime(year or 2000, month, day, hour, minute, second, tzinfo=dt.UTC)  # Go knows the year 0, a leap year
 
 
 class AnyDescriptor(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -44,7 +26,7 @@ class AnyDescriptor(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
     media_type: str = ""
     digest: str = ""
-    size: _Integer = 0
+    size: Integer = 0
     annotations: dict[str, str] = {}
     urls: tuple[str, ...] = ()
     data: str | tuple[_Byte, ...] = ""
@@ -85,7 +67,7 @@ class Shape(msgspec.Struct, rename="camel"):
     """What a document has, whatever it is; ``null`` counts as something, as for Go's RawMessage."""
 
     media_type: str = ""
-    schema_version: _Integer = 0
+    schema_version: Integer = 0
     config: Any = msgspec.UNSET
     layers: Any = msgspec.UNSET
     manifests: Any = msgspec.UNSET
@@ -132,18 +114,18 @@ class RootFS(msgspec.Struct, frozen=True):
 
 
 class History(msgspec.Struct, frozen=True):
-    created: _Time = ""
+    created: Time = ""
     created_by: str = ""
     author: str = ""
     comment: str = ""
     empty_layer: bool = False
 
     def __post_init__(self) -> None:
-        _check_moment(self.created)
+        check_moment(self.created)
 
 
 class ConfigShape(msgspec.Struct):
-    created: _Time = ""
+    created: Time = ""
     author: str = ""
     os: str = ""
     architecture: str = ""
@@ -155,4 +137,4 @@ class ConfigShape(msgspec.Struct):
     history: tuple[History, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_moment(self.created)
+        check_moment(self.created)

@@ -1,8 +1,9 @@
 """``WWW-Authenticate``: the credentials that a registry accepts.
 
 Source: RFC 9110 §11.6.1 (several challenges in one field, token68, quoted strings), RFC 6750 and distribution's token
-specification for ``realm``, ``service`` and ``scope``. Values that lack their quotes are accepted, as in Docker, and
-what follows a parameter without a comma is not read, as in containerd. It only parses.
+specification for ``realm``, ``service`` and ``scope``. As in containerd (``core/remotes/docker/auth/parse.go``) a value
+without quotes is a token, so it ends at a colon or a slash, there are no blanks around ``=``, and what follows a
+parameter without a comma is not read. It only parses.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from dataclasses import dataclass
 _WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # token, RFC 9110 §5.6.2
 _SCHEME = re.compile(rf"[\s,]*({_WORD})(?:[ \t]+|(?=,)|$)")
 _TOKEN68 = re.compile(r"[A-Za-z0-9._~+/-]+=*[ \t]*(?=,|$)")
-_PARAMETER = re.compile(rf'[\s,]*({_WORD})[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^\s,;"]+))[ \t]*')
+_PARAMETER = re.compile(rf'[\s,]*({_WORD})=(?:"((?:[^"\\]|\\.)*)"|((?:{_WORD})?))[ \t]*')
 _END = re.compile(r",|$")
 _ESCAPE = re.compile(r"\\(.)")
 
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """One scheme that the server accepts. Names are lower case; a repeated parameter keeps its first value."""
+    """One scheme that the server accepts. Names are lower case; of a repeated parameter the last value counts."""
 
     scheme: str
     parameters: Mapping[str, str]
@@ -42,14 +43,17 @@ def _parse(text: str) -> list[Challenge]:
     while match := _SCHEME.match(text, position):
         position = match.end()
         parameters: dict[str, str] = {}
-        if token68 := _TOKEN68.match(text, position):
+        scheme = match[1].lower()
+        # these two have parameters alone, whose last one may be empty: then it looks like a token68
+        token68 = None if scheme in {"basic", "bearer"} else _TOKEN68.match(text, position)
+        if token68:
             position = token68.end()
         else:
             while parameter := _PARAMETER.match(text, position):
                 position = parameter.end()
                 value = parameter[3] if parameter[2] is None else _ESCAPE.sub(r"\1", parameter[2])
-                parameters.setdefault(parameter[1].lower(), value)
+                parameters[parameter[1].lower()] = value
                 if not _END.match(text, position):
                     position = len(text)
-        challenges.append(Challenge(scheme=match[1].lower(), parameters=parameters))
+        challenges.append(Challenge(scheme=scheme, parameters=parameters))
     return challenges

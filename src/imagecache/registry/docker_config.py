@@ -43,6 +43,8 @@ class _Secret(msgspec.Struct):
     """What kubelet reads of a pull secret. Whatever the fields for helpers hold, it has not looked at them."""
 
     auths: dict[str, Any] = {}
+    http_headers: dict[str, str] = msgspec.field(default_factory=dict, name="HttpHeaders")
+    """Not used; a Secret where it is anything else is none."""
 
 
 class _File(_Secret, rename={"cred_helpers": "credHelpers", "creds_store": "credsStore"}):
@@ -97,7 +99,7 @@ def parse_docker_config(data: bytes, source: str, helper_timeout: float = HELPER
     file = _decode(data, _File, source)
     store = CredentialHelper(file.creds_store, helper_timeout) if file.creds_store else None
     helpers = {key: _helper(key, name, source, helper_timeout) for key, name in file.cred_helpers.items() if name}
-    return DockerConfig(_keyring(file.auths, source), helpers, store)
+    return DockerConfig(_keyring(file.auths, source, ends="\0"), helpers, store)
 
 
 def parse_docker_config_json(data: bytes, source: str) -> Keyring:
@@ -124,12 +126,17 @@ def _helper(key: str, name: object, source: str, timeout: float) -> Credentials:
         return BrokenEntry(f"{source}: credHelpers of {key[:160]!r} names no helper", "NAME of docker-credential-NAME")
 
 
-def _keyring(entries: Mapping[str, Any], source: str) -> Keyring:
-    """Entries that hold a secret. Empty ones only note that a credential store has it."""
-    return Keyring(tuple((key, each) for key, value in entries.items() for each in _credentials(key, value, source)))
+def _keyring(entries: Mapping[str, Any], source: str, *, ends: str = "") -> Keyring:
+    """Entries that hold a secret. Empty ones only note that a credential store has it.
+
+    ``ends``: what is no part of a password at its ends (docker/cli, decodeAuth; kubelet has nothing of the kind).
+    """
+    return Keyring(
+        tuple((key, each) for key, value in entries.items() for each in _credentials(key, value, source, ends))
+    )
 
 
-def _credentials(key: str, value: object, source: str) -> Iterator[Credential | BrokenEntry]:
+def _credentials(key: str, value: object, source: str, ends: str) -> Iterator[Credential | BrokenEntry]:
     """Both of an entry that has a password, which kubelet takes, and an identity token, which Docker takes."""
     try:
         entry = foreign_json.read(value, _Entry, conflicts=False)
@@ -140,6 +147,7 @@ def _credentials(key: str, value: object, source: str) -> Iterator[Credential | 
     if entry.auth:
         try:
             username, password = _split_auth(entry.auth)
+            password = password.strip(ends) if ends else password
         except ValueError as problem:  # our own words: see there
             yield BrokenEntry(f"{source}: 'auth' of {key[:160]!r} {problem}", _AUTH_FORM)
             return
@@ -162,10 +170,10 @@ def _split_auth(auth: str) -> tuple[str, str]:
     Line breaks are passed over, as by Go's ``encoding/base64``, and nothing else. Padding is there whole or not at all.
     """
     packed = auth.replace("\r", "").replace("\n", "")
-    if not packed.endswith("="):
-        packed += "=" * (-len(packed) % 4)
+    packed += "" if packed.endswith("=") else "=" * (-len(packed) % 4)
     try:
-        decoded = base64.b64decode(packed, validate=True)
+        # Python passes over a part of the padding, so the length is compared
+        decoded = base64.b64decode(packed if len(packed) % 4 == 0 else "!", validate=True)
     except (binascii.Error, ValueError):
         raise ValueError("is not base64") from None  # the cause would hold the text
     try:
@@ -175,4 +183,4 @@ def _split_auth(auth: str) -> tuple[str, str]:
     username, colon, password = text.partition(":")
     if not colon:
         raise ValueError("has no colon")
-    return username, password.rstrip("\0")  # as docker/cli does (decodeAuth)
+    return username, password

@@ -14,12 +14,14 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 from yarl import URL
 
 from imagecache.errors import InvalidSetting
 from imagecache.registry.endpoint import ALL, Capability, Endpoint, Trust, default_endpoint, host_of
 from imagecache.registry.go_duration import parse_duration
+from imagecache.registry.go_url import has_broken_escape, parse_url
 from imagecache.registry.tls_context import check_files
 
 _CAPABILITIES = {
@@ -28,8 +30,6 @@ _CAPABILITIES = {
     "push": Capability(0),
     "referrers": Capability(0),
 }
-_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
-"""What Go's ``url.Parse`` refuses before the query."""
 _Table = Mapping[str, object]
 
 
@@ -81,7 +81,7 @@ def _exists(path: Path) -> bool:
 
 def _parse(text: str, file: Path, host: str) -> tuple[Endpoint, ...]:
     try:
-        document: _Table = tomllib.loads(text)
+        document = _lower(tomllib.loads(text))
         mirrors = _table(document.get("host", {}), "host")
         endpoints = [_mirror(url, table, file.parent, host) for url, table in mirrors.items()]
         own = _text(document.get("server", ""), "server")
@@ -93,10 +93,15 @@ def _parse(text: str, file: Path, host: str) -> tuple[Endpoint, ...]:
     return (*endpoints, last)
 
 
+def _lower(table: _Table) -> _Table:
+    """Settings in any case, as go-toml reads them; ``host`` alone is looked for as it is (getSortedHosts)."""
+    return {key.lower(): value for key, value in table.items() if key == "host" or key.lower() != "host"}
+
+
 def _mirror(url: str, table: object, base: Path, host: str) -> Endpoint:
     where = f'[host."{url[:160]}"]'
     try:
-        return _server(url, _table(table, "it"), base, host)
+        return _server(url, _lower(_table(table, "it")), base, host)
     except InvalidSetting as error:
         raise InvalidSetting(f"{where}: {error}", hint=error.hint) from error
     except ValueError as error:
@@ -104,12 +109,12 @@ def _mirror(url: str, table: object, base: Path, host: str) -> Endpoint:
 
 
 def _server(address: str, table: _Table, base: Path, host: str) -> Endpoint:
-    if _ESCAPE.search(address.partition("?")[0]):
-        raise ValueError(f"a percent sign in {address[:160]!r} is followed by no two hexadecimal digits")
-    url = URL(address if address.startswith(("http://", "https://")) else f"https://{address}")
+    if address.startswith("http") and not address.startswith(("http://", "https://")):
+        raise ValueError(f"{address[:160]!r} has no scheme, and containerd adds none to what begins with http")
+    url = parse_url(address if address.startswith("http") else f"https://{address}")
     if not url.host:
         raise ValueError(f"no host in {address[:160]!r}")
-    path = posixpath.normpath(url.raw_path).rstrip("/")
+    path = _path(url)
     # Without override_path, "/v2" is appended unless the address has it, as in containerd.
     if not _truth(table, "override_path") and not path.endswith("/v2"):
         path += "/v2"
@@ -117,6 +122,14 @@ def _server(address: str, table: _Table, base: Path, host: str) -> Endpoint:
     same = authority in {host.lower(), default_endpoint(host).host}
     endpoint = Endpoint(scheme=url.scheme, host=authority, path=path, namespace="" if same else host)
     return _settings(endpoint, table, base)
+
+
+def _path(url: URL) -> str:
+    """As containerd has it: decoded, cleaned, and parsed once more in each request."""
+    decoded = unquote(url.raw_path)
+    if has_broken_escape(decoded):
+        raise ValueError(f"the path of {str(url)[:160]!r} is no path when it is decoded")
+    return quote(posixpath.normpath("/" + decoded.lstrip("/")).rstrip("/"), safe="/%:@!$&'()*+,;=~")
 
 
 def _registry(table: _Table, base: Path, host: str) -> Endpoint:

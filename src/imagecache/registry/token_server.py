@@ -17,10 +17,12 @@ from yarl import URL
 from imagecache import foreign_json
 from imagecache.backoff import Retryable
 from imagecache.errors import MalformedDocument, ProtocolViolation
+from imagecache.go_values import Integer, Time, check_moment
 from imagecache.registry.challenge import Challenge
 from imagecache.registry.config import RegistryConfig
 from imagecache.registry.credentials import Credential
 from imagecache.registry.endpoint import Endpoint, host_of
+from imagecache.registry.go_url import parse_url
 from imagecache.registry.http_errors import may_try_again, retry_after, status_error
 from imagecache.registry.transport import Request, Transport, read_body
 
@@ -42,9 +44,29 @@ class Token:
 
 
 class _Answer(msgspec.Struct):
-    token: str | None = None
-    access_token: str | None = None
-    expires_in: float | None = None
+    """All fields that containerd declares (``core/remotes/docker/auth/fetch.go``): one of another type is an error."""
+
+    token: str = ""
+    access_token: str = ""
+    expires_in: Integer = 0
+    issued_at: Time = ""
+    refresh_token: str = ""
+
+    def __post_init__(self) -> None:
+        check_moment(self.issued_at)
+
+
+class _OAuthAnswer(msgspec.Struct):
+    """To a POST."""
+
+    access_token: str = ""
+    refresh_token: str = ""
+    expires_in: Integer = 0
+    issued_at: Time = ""
+    scope: str = ""
+
+    def __post_init__(self) -> None:
+        check_moment(self.issued_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,23 +95,18 @@ class TokenServer:
             body = await read_body(
                 response, self.config.limits, self.config.limits.token_size, f"the token from {host}"
             )
-        return self._parse(body, host)
-
-    def _parse(self, body: bytes, host: str) -> Token:
-        try:
-            answer = foreign_json.decode(foreign_json.first(body), _Answer, conflicts=False)
-        except MalformedDocument:
-            answer = _Answer()
-        value = answer.access_token or answer.token or ""  # of both, containerd takes this one
+        value, lifetime = _parse(body, _OAuthAnswer if request.form is not None else _Answer)
         if not _VALUE.fullmatch(value):
             raise ProtocolViolation(f"the answer of {host} to a token request has no usable token")
-        lifetime = max(answer.expires_in or _LIFETIME, _LIFETIME)
-        return Token(value=value, expires=self.config.clock.monotonic() + lifetime - _MARGIN)
+        return Token(value=value, expires=self.config.clock.monotonic() + max(lifetime, _LIFETIME) - _MARGIN)
 
     def _request(self, challenge: Challenge, credential: Credential | None) -> Request:
         realm = self._realm(challenge)
         service = challenge.parameters.get("service", "")
-        scopes = challenge.parameters.get("scope", "").split() or [f"repository:{self.repository}:pull"]
+        # its own beside those of the challenge, as containerd (core/remotes/docker/scope.go)
+        own = f"repository:{self.repository}:pull"
+        scopes = challenge.parameters.get("scope", "").split()
+        scopes += [] if any(scope == own or scope.startswith(f"{own},") for scope in scopes) else [own]
         if credential is not None and credential.identity_token:
             form: Mapping[str, str] = {
                 "grant_type": "refresh_token",
@@ -112,7 +129,7 @@ class TokenServer:
         """
         safe = {"https"} if self.endpoint.scheme == "https" and not self.endpoint.plain_fallback else {"http", "https"}
         try:
-            realm = URL(challenge.parameters.get("realm", ""))
+            realm = parse_url(challenge.parameters.get("realm", ""))
             usable = realm.scheme in safe and bool(realm.host) and not (realm.raw_user or realm.raw_password)
         except ValueError:
             usable = False
@@ -122,3 +139,13 @@ class TokenServer:
                 hint="the realm of its Bearer challenge must be an https address, or a host of insecure_registries",
             )
         return realm
+
+
+def _parse(body: bytes, kind: type[_Answer | _OAuthAnswer]) -> tuple[str, int]:
+    """The token, and for how many seconds it is good; empty and 0 when they are not said."""
+    try:
+        answer = foreign_json.decode(foreign_json.first(body), kind, conflicts=False)
+    except MalformedDocument:
+        return "", 0
+    given = answer.token if isinstance(answer, _Answer) else ""
+    return answer.access_token or given, answer.expires_in  # of both, containerd takes the first

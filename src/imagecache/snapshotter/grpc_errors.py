@@ -23,7 +23,7 @@ from imagecache.errors import (
     StoreDenied,
     WrongKind,
 )
-from imagecache.written import printable
+from imagecache.written import explained
 
 _TABLE: tuple[tuple[type[ImageCacheError], Status], ...] = (
     (SnapshotNotFound, Status.NOT_FOUND),
@@ -49,4 +49,4 @@ def status_of(error: ImageCacheError) -> Status:
 
 def message_of(error: ImageCacheError) -> str:
     """What happened and what to do, in one line: kubelet puts it into an event."""
-    return printable(f"{error}; {error.hint}" if error.hint else str(error))
+    return explained(str(error), error.hint)

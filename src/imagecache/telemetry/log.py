@@ -85,8 +85,12 @@ def _item(key: str, value: object) -> object:
 
 
 def _lines(trace: object) -> str:
-    """The lines of a stack trace are Python's, their text is not."""
-    return "\n".join(str(_clean(line)) for line in str(trace).split("\n")[-_TRACE_LINES:])
+    """The lines of a stack trace, indented: what was raised may have line breaks, and behind one a line like ours.
+
+    Cleaned as a whole too: a credential may begin at the end of one line.
+    """
+    text = _USERINFO.sub(f"{REDACTED}@", _HEADER.sub(rf"\1 {REDACTED}", str(trace)))
+    return "\n".join(f"  {_clean(line)}" for line in text.split("\n")[-_TRACE_LINES:])
 
 
 def _clean(value: object) -> object:

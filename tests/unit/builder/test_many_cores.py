@@ -20,7 +20,7 @@ from imagecache.builder.layer_file import build
 from imagecache.builder.worker_messages import Available, Convert, ToWorker
 from imagecache.builder.worker_pool import Worker, WorkerPool
 from imagecache.digest import DiffID, Digest
-from imagecache.errors import ContentError, DigestMismatch, InternalError
+from imagecache.errors import ContentError, DigestMismatch, InternalError, Interrupted
 from imagecache.limits import MIB
 from testkit.images_oci import memory_image
 from testkit.registry import MemorySource
@@ -92,6 +92,36 @@ async def test_the_same_layer_image_as_on_one_core(tmp_path: Path, blob: bytes, 
     assert (found.threads, plain.threads) == (THREADS, 1)
     assert (found.digest, found.header, found.size) == (plain.digest, plain.header, plain.size)
     assert (tmp_path / "layer.erofs").read_bytes() == (tmp_path / "plain.erofs").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("announced", "problem"),
+    [(-1, Interrupted), (2 * len(LITTLE), InternalError), (None, None)],
+    ids=["stopped", "shorter than announced", "the build is gone"],
+)
+async def test_a_download_that_does_not_come_ends_the_work(
+    tmp_path: Path, announced: int | None, problem: type[Exception] | None
+) -> None:
+    """Rapidgzip waits for bytes, and the worker has the download's lock until it ends."""
+    blob = packed(LITTLE)
+    (tmp_path / "blob").write_bytes(blob[: MIB // 2])
+    with (tmp_path / "blob").open("rb") as source, (tmp_path / "layer.erofs").open("w+b") as target:
+        worker = Worker(parallel=True)
+        size = announced if announced is not None and announced > 0 else len(blob)
+        worker.start(
+            Convert(Digest.sha256(blob), size, SMALL, bottom=False, threads=THREADS),
+            [source.fileno(), target.fileno()],
+        )
+        await worker.send(Available(MIB // 4))
+        if announced is None or problem is None:
+            await asyncio.sleep(1)
+            worker._socket.close()
+            assert await asyncio.to_thread(worker._process.wait, 20) == 0
+            return
+        await worker.send(Available(announced))
+        with pytest.raises(problem):
+            await asyncio.wait_for(worker.result(Converted, lambda _consumed: None), 20)
+        worker.kill()
 
 
 async def test_what_is_no_gzip_is_read_as_it_is(tmp_path: Path) -> None:

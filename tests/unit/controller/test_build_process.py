@@ -198,8 +198,7 @@ async def test_a_process_that_breaks_is_our_error(site: Site, program: str, mess
         await builder.build(site.request(), (), lambda _: None)
 
 
-async def test_a_process_that_does_not_stop_is_killed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imagecache.controller.child._STOP_SECONDS", 0.1)
+async def test_a_process_that_does_not_stop_is_killed(site: Site) -> None:
     command = (sys.executable, "-c", "import time; time.sleep(1000)")
     builder = ProcessBuilder({}, Metrics(), SystemClock(), starter=Command(command))
     task = asyncio.create_task(builder.build(site.request(), (), lambda _: None))

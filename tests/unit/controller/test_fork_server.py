@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,15 @@ fork_server.main({
     "answers": answers, "stays": stays, "sends": sends, "breaks": lambda: 1 / 0, "dies": lambda: os.kill(os.getpid(), 9)
 })
 """
+SECOND_FORK_FAILS = """
+import errno, os
+fork, turns = os.fork, [True, False, True]
+def one():
+    if turns.pop(0):
+        return fork()
+    raise OSError(errno.EAGAIN, "no")
+os.fork = one
+"""
 
 
 def alive(pid: int) -> bool:
@@ -48,11 +58,26 @@ def alive(pid: int) -> bool:
         return False
 
 
+Make = Callable[..., ForkServer]
+
+
 @pytest_asyncio.fixture
-async def server() -> AsyncIterator[ForkServer]:
-    server = ForkServer(command=(sys.executable, "-c", SERVER))
-    yield server
-    await server.close()
+async def make() -> AsyncIterator[Make]:
+    """Servers with these arguments, and a program before their own; closed at the end."""
+    made: list[ForkServer] = []
+
+    def one(program: str = "", **arguments: float) -> ForkServer:
+        made.append(ForkServer(command=(sys.executable, "-c", program + SERVER), **arguments))
+        return made[-1]
+
+    yield one
+    for server in made:
+        await server.close()
+
+
+@pytest.fixture
+def server(make: Make) -> ForkServer:
+    return make()
 
 
 async def parts(server: ForkServer, order: bytes = b"order\n") -> tuple[bytes, int, int, list[bytes]]:
@@ -102,20 +127,39 @@ async def test_one_that_breaks_is_our_error(server: ForkServer, program: str, me
     assert (await parts(server))[0] == b"ORDER\n"
 
 
-async def test_one_that_does_not_stop_is_killed(server: ForkServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(child, "_STOP_SECONDS", 0.1)
-    async with child.ordered(server.starter("stays"), b"", "test") as lines:
+async def test_one_that_does_not_stop_is_killed(server: ForkServer) -> None:
+    async with child.ordered(server.starter("stays"), b"", "test", patience=0.1) as lines:
         assert await anext(lines) == b"here\n"
 
 
-async def test_cancelled_while_it_starts(server: ForkServer) -> None:
+@pytest.mark.parametrize("times", [1, 2])
+async def test_cancelled_while_it_starts(server: ForkServer, times: int) -> None:
     task = asyncio.create_task(parts(server))
     await asyncio.sleep(0)
-    task.cancel()
+    for _ in range(times):
+        task.cancel()
+        await asyncio.sleep(0)
     with pytest.raises(asyncio.CancelledError):
         await task
 
     assert (await parts(server))[0] == b"ORDER\n"
+
+
+async def test_cancelled_while_it_is_told_its_order(server: ForkServer) -> None:
+    """No descriptor stays in the event loop: a later one of the same number would be taken for it."""
+    task = asyncio.create_task(parts(server, b"x" * (4 << 20)))
+    await asyncio.sleep(1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    for _ in range(5):
+        ours, theirs = socket.socketpair()
+        reader, writer = await asyncio.open_connection(sock=ours)
+        theirs.send(b"hi\n")
+        assert await asyncio.wait_for(reader.readline(), 5) == b"hi\n"
+        writer.close()
+        theirs.close()
 
 
 async def test_a_server_that_is_killed_is_replaced(server: ForkServer) -> None:
@@ -127,12 +171,46 @@ async def test_a_server_that_is_killed_is_replaced(server: ForkServer) -> None:
         assert alive(pid)
 
     assert again != parent
+    assert not alive(pid), "the block has waited for it"
 
-    await eventually(lambda: not alive(pid), lambda: pid)
+
+async def test_without_its_server_one_that_does_not_stop_is_killed(server: ForkServer) -> None:
+    parent = (await parts(server))[2]
+    async with child.ordered(server.starter("stays"), b"", "test", patience=0.1) as lines:
+        assert await anext(lines) == b"here\n"
+        os.kill(parent, signal.SIGKILL)
 
 
-async def test_a_server_that_starts_nothing_ends_and_another_one_is_started() -> None:
-    server = ForkServer(command=(sys.executable, "-c", SERVER), idle=0.2)
+async def test_a_server_that_is_stopped_is_replaced(make: Make) -> None:
+    server = make(answer=15)
+    parent = (await parts(server))[2]
+    os.kill(parent, signal.SIGSTOP)
+
+    assert (await parts(server))[2] != parent
+    assert not alive(parent)
+
+
+async def test_a_machine_without_processes_is_an_error_of_one_order(make: Make) -> None:
+    server = make(SECOND_FORK_FAILS)
+    async with child.ordered(server.starter("answers"), b"order\n", "test") as lines:
+        await anext(lines)
+        parent = int((await anext(lines)).split()[1])
+        with pytest.raises(InternalError, match="no process can be started"):
+            await parts(server)
+        assert (await parts(server))[2] == parent
+
+
+async def test_nothing_is_started_once_it_is_closed(server: ForkServer) -> None:
+    task = asyncio.create_task(parts(server))
+    await asyncio.sleep(0)
+    await server.close()
+    with pytest.raises(InternalError, match="the controller ends"):
+        await parts(server)
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_server_that_starts_nothing_ends_and_another_one_is_started(make: Make) -> None:
+    server = make(idle=0.2)
     first = (await parts(server))[2]
 
     await eventually(lambda: not alive(first), lambda: first)
@@ -140,12 +218,10 @@ async def test_a_server_that_starts_nothing_ends_and_another_one_is_started() ->
     async with child.ordered(server.starter("answers"), b"order\n", "test") as lines:
         await asyncio.sleep(0.5)  # busy: it stays
         assert await anext(lines) == b"ORDER\n"
-    await server.close()
 
 
-async def test_a_server_that_cannot_be_started_is_our_error() -> None:
-    server = ForkServer(command=(sys.executable, "-c", "import sys; sys.exit(3)"))
+async def test_a_server_that_cannot_be_started_is_our_error(make: Make) -> None:
+    server = make("raise SystemExit(3)")
 
     with pytest.raises(InternalError, match="the process that starts others has ended"):
         await parts(server)
-    await server.close()

@@ -135,8 +135,9 @@ def test_log_of_an_exception(stream: io.StringIO) -> None:
         log.get_logger("registry").exception("unexpected")
 
     written = stream.getvalue().split("\n")
-    assert all(each.isprintable() and len(each) <= LONGEST for each in written)
-    assert any(each.startswith("Traceback") for each in written)
+    assert all(each.isprintable() and len(each) <= LONGEST + 2 for each in written)
+    assert [each for each in written if each and not each.startswith("  ")] == written[:1], "no line looks like ours"
+    assert any(each.startswith("  Traceback") for each in written)
 
 
 def test_status() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from imagecache.written import listed, printable, refusal, strange, trimmed
+from imagecache.written import LONGEST, explained, listed, printable, refusal, strange, trimmed
 
 AROUND = ["", " ", "\t", "\r\n", "\x0b", "\x1f", "\x85", "\u00a0", "\u1680", "\u2009", "\u2028", "\u202f", "\u3000"]
 UNSEEN = ["\u00ad", "\u200b", "\u200c", "\u200e", "\u2060", "\ufeff"]
@@ -76,3 +76,11 @@ def test_what_is_too_long_is_cut(text: str) -> None:
     assert shown.endswith("…")
     assert printable(shown, 40) == shown
     assert printable("x" * 40, 40) == "x" * 40
+
+
+def test_a_long_message_leaves_the_hint() -> None:
+    assert explained("no room", "free some") == "no room; free some"
+    assert explained("no room", "") == "no room"
+    shown = explained("x" * 10_000, "free some")
+    assert shown.endswith("…; free some")
+    assert len(shown) == len(explained("x" * 10_000, "y" * 10_000)) == LONGEST

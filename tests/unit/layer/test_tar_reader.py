@@ -3,6 +3,8 @@ from dataclasses import replace
 
 import pytest
 
+from imagecache.errors import LimitExceeded, MalformedLayer
+from imagecache.layer.assemble import assemble
 from imagecache.layer.budget import Budget
 from imagecache.layer.tar_entry import DIRECTORY, FILE, PAX_GLOBAL, TarEntry, quoted
 from imagecache.layer.tar_reader import entries
@@ -72,6 +74,16 @@ def test_signed_checksum_of_old_sun_tars() -> None:
     unsigned = int(entry.header()[148:154], 8)
     assert _one(replace(entry, checksum=b"%06o\0 " % (unsigned - 512))).name == b"\xe9t\xe9"
     assert _one(entry).name == b"\xe9t\xe9"
+    # the field counts as blanks, whatever is behind its NUL
+    assert _one(replace(entry, checksum=b"%06o\0\xff" % (unsigned - 512))).name == b"\xe9t\xe9"
+    with pytest.raises(MalformedLayer, match="checksum"):
+        _one(replace(entry, checksum=b"%06o\0\xff" % (unsigned - 768)))
+
+
+def test_one_entry_too_many_is_that_whatever_it_is() -> None:
+    bad = Entry(b"b", pax={b"SCHILY.xattr.security.capability": b"x"})
+    with pytest.raises(LimitExceeded, match="more than 1 entries"):
+        assemble(ChunkSource([tar(Entry(b"a"), bad)]), bottom=False, limits=replace(DEFAULT, layer_entries=1))
 
 
 def test_gnu_long_name_and_link() -> None:

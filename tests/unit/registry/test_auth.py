@@ -202,40 +202,6 @@ async def test_a_credential_is_needed_and_the_token_server_fails(
     assert caught.value.image == reference.original
 
 
-@pytest.mark.parametrize("answer", ["", "{}", '{"token": ""}', '{"token": 5}', '{"token": "a\\r\\nb"}', "<html>"])
-async def test_an_answer_without_a_token(
-    connect: Connect, registry: FakeRegistry, reference: Reference, answer: str
-) -> None:
-    registry.auth = "bearer"
-    registry.faults.token_answer = answer
-
-    with pytest.raises(ProtocolViolation, match="no usable token"):
-        await (await connect()).resolve(reference)
-
-
-@pytest.mark.parametrize("encoding", ["", "gzip"])
-@pytest.mark.parametrize(
-    "answer",
-    [
-        '{"token": "abc", "access_token": null, "expires_in": null, "issued_at": null}',
-        '{"Token": null, "Access_Token": "abc", "refresh_token": "\\ud800"}',
-        '{"token": "other", "access_token": "abc"}',
-        '\n{"token": "abc"} {"token": "other"} and more',
-    ],
-)
-async def test_answers_that_containerd_reads(
-    connect: Connect, registry: FakeRegistry, reference: Reference, answer: str, encoding: str
-) -> None:
-    registry.auth = "bearer"
-    registry.tokens["abc"] = "team/app"
-    registry.faults.token_answer = answer
-    registry.faults.encoding, registry.faults.encode = encoding, bool(encoding)
-
-    await (await connect()).resolve(reference)
-
-    assert registry.seen[-1].authorization == "Bearer abc"
-
-
 async def test_a_token_is_replaced_before_it_ends(
     connect: Connect, registry: FakeRegistry, reference: Reference, time: FakeTime
 ) -> None:
@@ -337,7 +303,15 @@ async def test_a_token_server_that_is_broken(connect: Connect, registry: FakeReg
 
 
 @pytest.mark.parametrize(
-    "realm", ["ftp://auth.example/token", "not an address", "http://user:word@auth.example/token", "http://[bad"]
+    "realm",
+    [
+        "ftp://auth.example/token",
+        "not an address",
+        "http://user:word@auth.example/token",
+        "http://[bad",
+        "https://auth.example/%zz",
+        "https://auth example/token",
+    ],
 )
 async def test_realms_that_are_refused(
     connect: Connect, registry: FakeRegistry, reference: Reference, realm: str

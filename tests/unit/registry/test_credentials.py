@@ -116,6 +116,7 @@ BROKEN: list[object] = [
     {"auth": f" {auth('bob')['auth']}"},
     {"auth": f"{auth('bob')['auth']}\u00a0"},
     {"auth": auth("bob")["auth"].rstrip("=") + "==="},
+    {"auth": base64.b64encode(b"bob:secret12").decode() + "="},
 ]
 
 
@@ -183,6 +184,20 @@ async def test_what_kubelet_and_docker_read(case: str) -> None:
 
     assert await one(config, "a.example") == Credential(username="alice", password=SECRET, source="config.json")
     assert await one(config, "b.example") is None
+
+
+async def test_null_behind_a_text_and_a_nul_in_a_password() -> None:
+    """As Go's null changes no text, and docker alone takes NULs off a password."""
+    entry = b'{"username":"alice","password":"%s","password":null}' % SECRET.encode()
+    config = parse_docker_config_json(b'{"auths":{"a.example":%s}}' % entry, "secret")
+    assert await one(config, "a.example") == Credential(username="alice", password=SECRET, source="secret")
+
+    coded = json.dumps({"auths": {"a.example": auth("alice", "pass\0")}}).encode()
+    secret, file = parse_docker_config_json(coded, "s"), parse_docker_config(coded, "s")
+    for parsed, password in ((secret, "pass\0"), (file, "pass")):
+        found = await one(parsed, "a.example")
+        assert found is not None
+        assert found.password == password
 
 
 async def test_line_breaks_in_an_auth() -> None:

@@ -135,6 +135,17 @@ def test_a_server_without_a_scheme_and_with_its_own_path(tmp_path: Path, certifi
     assert own.trust.authorities == (ca,)
 
 
+def test_settings_have_no_case_but_host_has(tmp_path: Path) -> None:
+    """As go-toml reads them; containerd itself looks for ``host``."""
+    mirror = '[host."https://m.example"]\nCAPABILITIES = ["resolve"]\n[HOST."https://never.example"]\n'
+    write(tmp_path, "r.example", f'SERVER = "https://own.example"\nSkip_Verify = true\n{mirror}')
+
+    mirrored, own = configured_endpoints(tmp_path, "r.example")
+
+    assert (mirrored.host, mirrored.capabilities) == ("m.example", Capability.RESOLVE)
+    assert (own.host, own.trust.verify) == ("own.example", False)
+
+
 @pytest.mark.parametrize("server", ["", 'server = ""\n'])
 def test_a_server_that_is_absent_has_neither_path_nor_capabilities(tmp_path: Path, server: str) -> None:
     """To containerd an empty one is absent, and it then uses the registry for everything."""
@@ -216,6 +227,12 @@ def test_certificate_files_of_docker(tmp_path: Path, certificate: Certificate, *
         'server = "https://"',
         'server = "https://r.example/%zz"',
         '[host."https://r%example"]',
+        '[host."https://r.example "]',
+        '[host."https://r.example:+5/v2"]',
+        '[host."https://r.example/v2?a#%zz"]',
+        'server = "https://r.example/\\u0001"',
+        'server = "https://r.example/a%25zz"',
+        'server = "httpbin.org"',
         'capabilities = ["fly"]',
         "capabilities = 3",
         "ca = [1]",
@@ -345,3 +362,21 @@ def test_hosts_have_no_case() -> None:
     assert endpoint.host == "registry.example:5000"
     assert with_user_lists(endpoint, frozenset({"Registry.Example:5000"}), frozenset()).scheme == "http"
     assert not with_user_lists(endpoint, frozenset(), frozenset({"Registry.Example:5000"})).trust.verify
+
+
+@pytest.mark.parametrize(
+    ("address", "path"),
+    [
+        ("https://r.example//v2/proxy", "/v2/proxy"),
+        ("https://r.example/a%2Fb", "/a/b"),
+        ("https://r.example/a b/../c/", "/c"),
+        ("https://r.example/a b", "/a%20b"),
+        ("https://r.example", ""),
+    ],
+)
+def test_a_path_is_read_as_by_go(tmp_path: Path, address: str, path: str) -> None:
+    write(tmp_path, "r.example", f'server = "{address}"\noverride_path = true\n')
+
+    (own,) = configured_endpoints(tmp_path, "r.example")
+
+    assert own.path == path
