@@ -10,6 +10,7 @@ import pytest
 
 from imagecache.apps.check import check
 from imagecache.digest import Digest
+from imagecache.erofs.layer_header import DATA_START
 from imagecache.settings.table import Settings
 from imagecache.store.layer_name import LayerName, Space
 from imagecache.store.store import Store
@@ -52,7 +53,7 @@ async def test_a_layer_image_that_is_sound_elsewhere(
     store.bundles.delete(ID)
     store.layers.path(layer.name).unlink()
     put_layer(store, layer.name, evil)
-    lie = msgspec.structs.replace(layer, size=len(evil), sha256=Digest.sha256(evil))
+    lie = msgspec.structs.replace(layer, size=len(evil), digest=Digest.sha256(evil[DATA_START:] + evil[:DATA_START]))
     image = msgspec.structs.replace(document.images[0], layers=(document.images[0].layers[0], lie))
     store.bundles.put(msgspec.structs.replace(document, images=(image,)))
 

@@ -63,15 +63,15 @@ async def test_a_layer_that_waits_for_those_below_is_completed_in_the_same_worke
     with blob.open("rb") as source, image.open("w+b") as target, below.open("rb") as lower:
         async with WorkerPool(2) as pool, pool.worker() as first, pool.worker() as second:
             convert = Convert(blob=None, size=len(data), diff_id=diff_id, bottom=False)
-            first.start(convert, [source.fileno(), target.fileno()])
+            first.start(convert, [source.fileno(), target.fileno()], lambda size: size)
             await first.send(Available(len(data)))
             unfinished = await first.result(Converted, lambda _consumed: None)
             last = second if other else first
             derive = Derive(tar_size=len(data), diff_id=diff_id, bottom=False)
-            last.start(derive, [target.fileno(), lower.fileno()])
+            last.start(derive, [target.fileno(), lower.fileno()], lambda size: size)
             made = await last.result(Converted, lambda _consumed: None)
 
     assert unfinished.digest is None
     with LayerImage.open(image) as found:
         assert stat.S_IMODE(found.tree().children[b"etc"].mode) == 0o711
-    assert made.digest == layer_file.verify(image, diff_id).digest
+    assert made.digest == layer_file.verify(image, diff_id, lower=[below]).digest

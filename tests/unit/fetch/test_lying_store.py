@@ -19,6 +19,7 @@ import pytest
 from imagecache.builder import layer_file
 from imagecache.builder.derive import derive
 from imagecache.digest import Digest
+from imagecache.erofs.layer_header import DATA_START
 from imagecache.erofs.reader import LayerImage
 from imagecache.errors import ContentError, DigestMismatch, StoreCorrupt
 from imagecache.fetch.verifier import Verifier
@@ -143,7 +144,8 @@ def swapped(remote: MemoryRemoteStore, document: Bundle, number: int, content: b
     """The document with another file for this layer, which the store has too."""
     (image,) = document.images
     remote.layers[name] = content
-    lie = msgspec.structs.replace(image.layers[number], name=name, size=len(content), sha256=Digest.sha256(content))
+    digest = Digest.sha256(content[DATA_START:] + content[:DATA_START])
+    lie = msgspec.structs.replace(image.layers[number], name=name, size=len(content), digest=digest)
     layers = (*image.layers[:number], lie, *image.layers[number + 1 :])
     return msgspec.structs.replace(document, images=(msgspec.structs.replace(image, layers=layers),))
 
