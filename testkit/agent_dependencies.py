@@ -7,7 +7,7 @@ records belong to names, and a runtime or an API server may be away.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
@@ -134,7 +134,13 @@ class FakeAttacher:
     """Runtime handlers with snapshotters of their own."""
     unpacked: set[UnpackedChain] = field(default_factory=set)
 
-    async def attach(self, bundle: Bundle, also: Collection[str] = (), others: Sequence[Asked] = ()) -> Attached:
+    async def attach(
+        self,
+        bundle: Bundle,
+        also: Collection[str] = (),
+        others: Sequence[Asked] = (),
+        taken: Mapping[str, str] = {},
+    ) -> Attached:
         del others
         self._check()
         if bundle.id in self.failures:
@@ -143,16 +149,18 @@ class FakeAttacher:
         made: dict[str, Digest] = {}
         for image in bundle.images:
             made |= {} if image.private else _records(image)
+        made = {name: target for name, target in made.items() if name not in taken}
         self.records |= made
         snapshotters = self.found.unpacked(also)
         layers = [layer.chain_id for image in bundle.images for layer in image.layers]
         self.unpacked |= {UnpackedChain(name, chain) for name in snapshotters for chain in layers}
         return Attached(
-            tuple(made),
+            {name: str(target) for name, target in made.items()},
             tuple(image.reference for image in bundle.images if image.private),
             unpacked=snapshotters,
             left_out=self.found.left_out(also),
             handlers=self.found,
+            taken={name: taken[name] for name in map(image_records.tag_name, bundle.images) if name in taken},
         )
 
     async def handlers(self) -> Handlers:
@@ -165,15 +173,22 @@ class FakeAttacher:
 
     async def detach(self, bundle: Bundle, keep: Sequence[Bundle]) -> None:
         self._check()
-        kept = {name for other in keep for image in other.images for name in _records(image)}
+        heirs: dict[str, Digest] = {}
+        for other in keep:
+            for image in other.images:
+                heirs = _records(image) | heirs
         for image in bundle.images:
             for name, target in _records(image).items():
-                if name not in kept and self.records.get(name) == target:
+                if self.records.get(name) != target:
+                    continue
+                if name in heirs:
+                    self.records[name] = heirs[name]
+                else:
                     del self.records[name]
 
-    async def missing(self, names: Iterable[str]) -> frozenset[str]:
+    async def missing(self, names: Mapping[str, str]) -> frozenset[str]:
         self._check()
-        return frozenset(names) - self.records.keys()
+        return frozenset(name for name, target in names.items() if self.records.get(name) != target)
 
     def _check(self) -> None:
         if not self.running:

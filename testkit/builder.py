@@ -243,13 +243,20 @@ class FakeAttacher:
     attached: dict[str, str] = field(default_factory=dict)
     failure: ImageCacheError | None = None
 
-    async def attach(self, bundle: Bundle, also: Collection[str] = (), others: Sequence[Asked] = ()) -> Attached:
+    async def attach(
+        self,
+        bundle: Bundle,
+        also: Collection[str] = (),
+        others: Sequence[Asked] = (),
+        taken: Mapping[str, str] = {},
+    ) -> Attached:
         del others
         if self.failure is not None:
             raise self.failure
         for image in bundle.images:
             self.attached[image.name] = bundle.id
-        names = tuple(image.name for image in bundle.images if image.verified and not image.private)
+        public = [image for image in bundle.images if image.verified and not image.private]
+        names = {image.name: str(image.target.digest) for image in public if image.name not in taken}
         withheld = tuple(image.name for image in bundle.images if image.private and image.verified)
         unverified = tuple(image.name for image in bundle.images if not image.verified)
         return Attached(names, withheld, unpacked=frozenset(also), unverified=unverified)

@@ -276,7 +276,8 @@ class _Images:
         self._containerd.check()
         found = self._space.images.get(name)
         merged = {**(found.labels if found else created), **labels}
-        image = StoredImage(name, target.digest, {key: value for key, value in merged.items() if value})
+        kept = {key: value for key, value in merged.items() if value}
+        image = StoredImage(name, target.digest, kept, target.media_type, target.size)
         if image == found:
             return False
         self._space.images[name] = image

@@ -151,6 +151,15 @@ CACHE_CONDITIONS: Sequence[tuple[str, str, str]] = (
     ("`Degraded`", "`UpdateFailed`", "True: the old content serves, the new one could not be built."),
     ("`Degraded`", "`InvalidSchedule`", "True: `imagecache.dev/refresh-schedule` cannot be read; all else goes on."),
     ("`Degraded`", "an [error](#errors-and-exit-codes)", "True: the store cannot be read."),
+    (
+        "`NameTaken`",
+        "`NameOwned`",
+        (
+            "True: on nodes another ImageCache owns a name of its images, which means that one's image there. The "
+            "message has names, owner and node; by digest its own images are there."
+        ),
+    ),
+    ("`NameTaken`", "`AsExpected`", "False: it has its names. It is there once another one owned any."),
     ("`TagDrifted`", "`TagMoved`", "True: a tag names something else by now than when the cache was built."),
     ("`TagDrifted`", "`AsExpected`", "False: none does. It is there once a tag was looked up."),
 )
@@ -163,6 +172,8 @@ NODE_CONDITIONS: Sequence[tuple[str, str, str]] = (
     ("`RecordsRemoved`", "`ImageCollection`", "True: image records were deleted three times within an hour."),
     ("the last two", "`AsExpected`", "False."),
     ("`HandlersServed`", "`AsExpected`", "True: pods of every runtime class can start the cached images."),
+    ("`NameTaken`", "`NameOwned`", "True: other ImageCaches own names of the caches that the message names."),
+    ("`NameTaken`", "`AsExpected`", "False."),
     (
         "`HandlersServed`",
         "`AlsoUnpackOff`",
@@ -239,7 +250,7 @@ def reference(exit_codes: str) -> str:
         "States of a cache on a node": f"In `status.caches[]` of a NodeImageCache.\n\n{_enumerated(STATES)}",
         "Conditions of an ImageCache": table(("condition", "reason", "status and meaning"), CACHE_CONDITIONS),
         "Conditions of a NodeImageCache": table(("condition", "reason", "status and meaning"), NODE_CONDITIONS),
-        "Reasons of a cache on a node": "`InsufficientSpace` and `RecordsRemoved` as above; everything else is an "
+        "Reasons of a cache on a node": "`InsufficientSpace`, `RecordsRemoved` and (of one that is Ready) `NameTaken` as above; everything else is an "
         "[error](#errors-and-exit-codes).",
         "Events": "In `status.events` (the newest 50), and as Events of the object in namespace `default`, from "
         f"`imagecache-controller`.\n\n{table(('reason', 'type', 'when'), EVENTS)}",

@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Collection, Container, Mapping
 from weakref import WeakValueDictionary
 
+from imagecache.agent import names
 from imagecache.agent.budget import Part, unpacked_sizes
 from imagecache.agent.dependencies import Attacher
 from imagecache.agent.failures import Removals
@@ -39,6 +40,8 @@ class Attachments:
         """
         self.attached: dict[str, Attached] = {}
         """By bundle id. Empty after a start: attaching again is how an agent finds out what is missing."""
+        self._assigned: frozenset[str] = frozenset()
+        """Ids of the bundles that belong on this node."""
         self.handlers = Handlers()
         """As they were configured when somebody looked last."""
         self.removals = Removals()
@@ -58,16 +61,28 @@ class Attachments:
         async with self._turn(bundle, slots):
             # before the records: one that no state remembers would never be removed
             await asyncio.to_thread(
-                self._state.write, bundle, [cache.name], cache.also_unpack, direct_io=cache.direct_io
+                self._state.write,
+                bundle,
+                [cache.name],
+                cache.also_unpack,
+                direct_io=cache.direct_io,
+                rank=_rank(cache),
             )
             start = self._clock.monotonic()
-            attached = await self._attacher.attach(bundle, cache.also_unpack, self._state.asked(without=bundle.id))
+            others, taken = self._state.asked(without=bundle.id), self._taken(bundle.id)
+            attached = await self._attacher.attach(bundle, cache.also_unpack, others, taken)
             self._metrics.attach_seconds.observe(self._clock.monotonic() - start)
-        self.attached[bundle.id] = attached
+            self.attached[bundle.id] = attached
+            # with its names locked: who shares one must see what this one claims
+            await asyncio.to_thread(self._state.made, bundle.id, attached.unpacked, attached.names)
         self.handlers = attached.handlers
         self._count()
-        await asyncio.to_thread(self._state.unpacked, bundle.id, attached.unpacked)
         return attached
+
+    def _taken(self, bundle_id: str) -> dict[str, str]:
+        """By the bundles that are assigned to this node: others go, and own nothing any more."""
+        staying = self._assigned | {bundle_id}
+        return names.taken(bundle_id, [claim for claim in self._state.claims() if claim.document.id in staying])
 
     def document(self, bundle_id: str) -> Bundle | None:
         """Of the bundle of this id that is attached, or was about to be."""
@@ -82,15 +97,18 @@ class Attachments:
 
     def as_asked(self, caches: Mapping[str, Cache]) -> frozenset[str]:
         """Ids of attached bundles, without those whose cache, by id, asks for something else by now."""
-        known = self._state.known()
+        known, self._assigned = self._state.known(), frozenset(caches)
         return frozenset(
             name
             for name, attached in self.attached.items()
-            if name not in caches
-            or (
-                attached.unpacked == self.handlers.unpacked(caches[name].also_unpack)
-                and known.get(name, Known()).direct_io == caches[name].direct_io
-            )
+            if name not in caches or name not in known or self._is_as_asked(attached, known[name], caches[name])
+        )
+
+    def _is_as_asked(self, attached: Attached, known: Known, cache: Cache) -> bool:
+        return (
+            attached.unpacked == self.handlers.unpacked(cache.also_unpack)
+            and (known.direct_io, known.rank) == (cache.direct_io, _rank(cache))
+            and attached.taken == self._taken(cache.id)
         )
 
     async def begun(
@@ -119,8 +137,8 @@ class Attachments:
         """Take the records back, except those that a bundle in ``staying`` (asked when it is our turn) has too."""
         async with self._turn(bundle, self._detaching):
             self.attached.pop(bundle.id, None)  # before the runtime is asked: half removed is not attached
-            documents, ids = self._state.documents, staying()
-            await self._attacher.detach(bundle, [documents[name] for name in documents if name in ids])
+            claims, ids = names.by_rank(self._state.claims()), staying()
+            await self._attacher.detach(bundle, [each.document for each in claims if each.document.id in ids])
         self._count()
 
     @contextlib.asynccontextmanager
@@ -156,25 +174,34 @@ class Attachments:
         self._checked = now  # also after a failure: a snapshotter that hangs must not hold up every round
         documents = self._state.documents
         chains = {name: _tops(documents[name], attached) for name, attached in self.attached.items()}
-        missing = await self._attacher.missing({name for each in self.attached.values() for name in each.images})
+        wanted = {name: self._owned(name, attached) for name, attached in self.attached.items()}
+        missing = await self._attacher.missing(dict(item for each in wanted.values() for item in each.items()))
         lost = await self._lost({chain for each in chains.values() for chain in each})
-        for bundle_id, attached in list(self.attached.items()):
-            names = sorted(missing.intersection(attached.images))
+        for bundle_id in self.attached.keys() & wanted.keys():
+            gone = sorted(missing.intersection(wanted[bundle_id]))
             snapshotters = sorted({chain.snapshotter for chain in lost & chains.get(bundle_id, frozenset())})
-            if (names or snapshotters) and bundle_id not in busy():  # a job that runs changes them itself
+            if (gone or snapshotters) and bundle_id not in busy():  # a job that runs changes them itself
                 del self.attached[bundle_id]
                 self.removals.note(bundle_id, now)
                 _log.warning(
                     "what was attached was removed from the runtime",
                     bundle=bundle_id,
-                    names=names,
+                    names=gone,
                     snapshotters=snapshotters,
                 )
         self._count()
 
+    def _owned(self, bundle_id: str, attached: Attached) -> dict[str, str]:
+        """Names that are to mean the bundle's images."""
+        taken = self._taken(bundle_id)
+        return {name: target for name, target in attached.images.items() if name not in taken}
+
     def _count(self) -> None:
-        names = {name for attached in self.attached.values() for name in attached.images}
-        self._metrics.attached_images.set(len(names))
+        self._metrics.attached_images.set(len({name for each in self.attached.values() for name in each.images}))
+
+
+def _rank(cache: Cache) -> names.Rank:
+    return -cache.priority, cache.created, cache.name
 
 
 def _tops(bundle: Bundle, attached: Attached) -> frozenset[UnpackedChain]:

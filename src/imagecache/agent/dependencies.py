@@ -130,10 +130,17 @@ class Attacher(Protocol):
     def mode(self) -> str:
         """``proxy``, ``native`` or ``prepull``; empty until the runtime has answered once."""
 
-    async def attach(self, bundle: Bundle, also: Collection[str] = (), others: Sequence[Asked] = ()) -> Attached:
+    async def attach(
+        self,
+        bundle: Bundle,
+        also: Collection[str] = (),
+        others: Sequence[Asked] = (),
+        taken: Mapping[str, str] = {},
+    ) -> Attached:
         """Make the images usable, also for the runtime handlers that use the snapshotters ``also``. Idempotent.
 
-        ``others`` are the other bundles of this node, with what they ask for.
+        ``others`` are the other bundles of this node, with what they ask for; ``taken`` are names that another
+        ImageCache owns here, and its name.
         """
 
     async def handlers(self) -> Handlers:
@@ -143,10 +150,16 @@ class Attacher(Protocol):
         """Those of the chains that their snapshotter does not have: someone has removed them."""
 
     async def detach(self, bundle: Bundle, keep: Sequence[Bundle]) -> None:
-        """Remove the records, except those that a bundle in ``keep`` has too. Containers keep running."""
+        """Remove our records. A name that a bundle in ``keep`` has too, of several the first, means its image then.
 
-    async def missing(self, names: Iterable[str]) -> frozenset[str]:
-        """Those of the names that the runtime does not have: kubelet's image collection removes records."""
+        Containers keep running.
+        """
+
+    async def missing(self, names: Mapping[str, str]) -> frozenset[str]:
+        """Those of the names that the runtime does not have, or has for something else (``Attached.images``).
+
+        kubelet's image collection removes records, and a pull moves them.
+        """
 
 
 class Reporter(Protocol):

@@ -11,10 +11,11 @@ import msgspec
 from imagecache.agent.budget import Disk, Part, Policy, Refused, unpacked_sizes
 from imagecache.agent.dependencies import Inventory
 from imagecache.agent.failures import Failure
+from imagecache.agent.names import names_taken
 from imagecache.agent.plan import JobKind
 from imagecache.api import columns, times
 from imagecache.api.assignment import Cache
-from imagecache.api.nodes import CacheState, NodeCache, NodeStatus
+from imagecache.api.nodes import NAME_TAKEN, CacheState, NodeCache, NodeStatus
 from imagecache.api.phases import set_condition
 from imagecache.api.types import Condition
 from imagecache.containerd.api import Attached
@@ -129,7 +130,8 @@ def _state(facts: Facts, name: str) -> tuple[CacheState, str, str]:
     """State, reason and message."""
     failure, refused = facts.failures.get(name), facts.refused.get(name)
     if name in facts.attached and name in facts.inventory.whole:
-        return CacheState.READY, "", not_attached(facts.attached[name])
+        attached = facts.attached[name]
+        return CacheState.READY, NAME_TAKEN if attached.taken else "", not_attached(attached)
     # a failure is shown until its retry has come further, so that the state does not flicker with each retry
     if failure is not None and facts.progress.get(name, 0) <= failure.done:
         state = CacheState.PENDING if failure.temporary else CacheState.FAILED
@@ -146,6 +148,10 @@ def _state(facts: Facts, name: str) -> tuple[CacheState, str, str]:
 def not_attached(attached: Attached) -> str:
     """Which images have no record and why that is right, for people; empty when all have one."""
     notes = []
+    if attached.taken:
+        notes.append(names_taken(attached.taken))
+    if attached.pinned:
+        notes.append(f"names that the node has pinned, so they stay what they are: {', '.join(attached.pinned)}")
     if attached.withheld:
         notes.append(f"private, so pods pull manifest and config with their own secret: {', '.join(attached.withheld)}")
     if attached.unverified:
@@ -185,6 +191,7 @@ def _conditions(facts: Facts, before: tuple[Condition, ...], now: dt.datetime) -
         if removed
         else ("False", "AsExpected", ""),
         HANDLERS_SERVED: _handlers(facts),
+        NAME_TAKEN: _names(facts),
     }
     if runtime is not None:
         outcomes["RuntimeReachable"] = ("False", runtime.reason, runtime.message)
@@ -213,6 +220,16 @@ def _handlers(facts: Facts) -> tuple[str, str, str]:
         "AlsoUnpackOff",
         f"{words}; set also_unpack to auto, or correct the annotation imagecache.dev/also-unpack of these caches",
     )
+
+
+def _names(facts: Facts) -> tuple[str, str, str]:
+    """Status, reason and message: which caches have lost names to others."""
+    losing = sorted(
+        facts.assigned[name].name for name, each in facts.attached.items() if each.taken and name in facts.assigned
+    )
+    if not losing:
+        return "False", "AsExpected", ""
+    return "True", "NameOwned", f"another ImageCache owns names of {', '.join(losing)}; see their message"
 
 
 def _condition(kind: str, value: str, reason: str, message: str, now: dt.datetime) -> Condition:

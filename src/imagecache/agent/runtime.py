@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,10 +51,16 @@ class ContainerdRecords:
     _changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """One call of ``changed`` at a time: an older look must not release what a newer one has leased."""
 
-    async def attach(self, bundle: Bundle, also: Collection[str] = (), others: Sequence[Asked] = ()) -> Attached:
+    async def attach(
+        self,
+        bundle: Bundle,
+        also: Collection[str] = (),
+        others: Sequence[Asked] = (),
+        taken: Mapping[str, str] = {},
+    ) -> Attached:
         # asked each time: an administrator may change containerd's configuration while we run
         self.mode = (await self.attacher.choice()).mode.value
-        attached = await self.attacher.attach(bundle, also, others)
+        attached = await self.attacher.attach(bundle, also, others, taken)
         await self._changed()
         return attached
 
@@ -72,13 +78,14 @@ class ContainerdRecords:
         async with self._changing:
             await self.changed()
 
-    async def missing(self, names: Iterable[str]) -> frozenset[str]:
+    async def missing(self, names: Mapping[str, str]) -> frozenset[str]:
         images = self.containerd.session(self.namespace).images
         slots = asyncio.Semaphore(_AT_ONCE)
 
         async def is_missing(name: str) -> bool:
             async with slots:
-                return await images.get(name) is None
+                found = await images.get(name)
+                return found is None or found.target != names[name]
 
         wanted = sorted(names)
         gone = await run_all(*map(is_missing, wanted))

@@ -7,15 +7,16 @@ read counts as absent: kubelet's image collection removes such records in the en
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from imagecache.agent import direct_layers
+from imagecache.agent.names import NO_RANK, Claim, Rank, names_taken, taken
 from imagecache.api.ids import is_cache_id
-from imagecache.api.nodes import CacheState, NodeCache
+from imagecache.api.nodes import NAME_TAKEN, CacheState, NodeCache
 from imagecache.errors import InvalidDigest, InvalidInput
 from imagecache.oci.descriptor import decode_hook, encode_hook
 from imagecache.oserrors import converting
@@ -42,6 +43,7 @@ class Known:
     """Snapshotters of other runtime handlers that have its images too."""
     direct_io: bool = False
     """Its layers are mounted for reads with O_DIRECT, when they are mounted next."""
+    rank: Rank = NO_RANK
 
 
 class _Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +55,9 @@ class _Entry(msgspec.Struct, frozen=True, kw_only=True):
     unpacked: tuple[str, ...] = ()
     """What was done of it, so that a restarted agent knows which space is taken already."""
     direct_io: bool = False
+    rank: Rank = NO_RANK
+    names: tuple[str, ...] = ()
+    """Of ``Attached.names``: what the last attach has shown that it claims."""
     attached: bool = False
     problem: str = ""
     """Why the last attach failed. Both are kept on a host without Kubernetes alone: a Node's agent reports its own."""
@@ -83,7 +88,9 @@ class NodeState:
 
     def known(self) -> dict[str, Known]:
         return {
-            name: Known(frozenset(entry.caches), entry.last_used, frozenset(entry.unpacked), entry.direct_io)
+            name: Known(
+                frozenset(entry.caches), entry.last_used, frozenset(entry.unpacked), entry.direct_io, entry.rank
+            )
             for name, entry in list(self._entries.items())
         }
 
@@ -91,8 +98,21 @@ class NodeState:
         """Every other bundle, and the snapshotters that its cache asks for (``Cache.also_unpack``)."""
         return [(entry.document, entry.also_unpack) for name, entry in self._entries.items() if name != without]
 
+    def claims(self) -> list[Claim]:
+        """Of every bundle, with what was shown when it was attached last."""
+        return [
+            Claim(entry.document, next(iter(entry.caches), ""), entry.rank, entry.names)
+            for entry in list(self._entries.values())
+        ]
+
     def write(
-        self, document: Bundle, caches: Iterable[str], also: Iterable[str] = (), *, direct_io: bool = False
+        self,
+        document: Bundle,
+        caches: Iterable[str],
+        also: Iterable[str] = (),
+        *,
+        direct_io: bool = False,
+        rank: Rank = NO_RANK,
     ) -> None:
         """Remember the bundle, durably. Raises StoreError, NoSpace, StoreDenied."""
         before = self._entries.get(document.id)
@@ -102,13 +122,19 @@ class NodeState:
             caches=tuple(sorted(caches)),
             also_unpack=tuple(also),
             direct_io=direct_io,
+            rank=rank,
         )
         if entry != before:
             self._save(document.id, entry)
 
-    def unpacked(self, bundle_id: str, snapshotters: Iterable[str]) -> None:
-        """Remember the other snapshotters that have its images. Raises StoreError, NoSpace, StoreDenied."""
-        entry = msgspec.structs.replace(self._entries[bundle_id], unpacked=tuple(sorted(snapshotters)))
+    def made(self, bundle_id: str, snapshotters: Iterable[str], names: Iterable[str] = ()) -> None:
+        """Remember the other snapshotters that have its images, and the names that it claims.
+
+        Raises StoreError, NoSpace, StoreDenied.
+        """
+        entry = msgspec.structs.replace(
+            self._entries[bundle_id], unpacked=tuple(sorted(snapshotters)), names=tuple(sorted(names))
+        )
         if entry != self._entries[bundle_id]:
             self._save(bundle_id, entry)
 
@@ -120,8 +146,9 @@ class NodeState:
 
     def report(self, cache: str) -> tuple[NodeCache, ...]:
         """The bundles of a cache as a NodeImageCache has them, by what ``settle`` has remembered."""
+        claims = self.claims()
         return tuple(
-            NodeCache(name=cache, id=bundle_id, state=_state(entry), message=printable(entry.problem))
+            _report(cache, bundle_id, entry, taken(bundle_id, claims))
             for bundle_id, entry in self._entries.items()
             if cache in entry.caches
         )
@@ -176,6 +203,13 @@ def _entries(directory: Path) -> dict[str, _Entry]:
     with converting(directory):
         files = sorted(directory.glob(f"*{_SUFFIX}"))
     return {file.stem: entry for file in files if (entry := _read(file)) is not None}
+
+
+def _report(cache: str, bundle_id: str, entry: _Entry, owners: Mapping[str, str]) -> NodeCache:
+    state = _state(entry)
+    reason = NAME_TAKEN if owners and state is CacheState.READY else ""
+    message = names_taken(owners) if reason else printable(entry.problem)
+    return NodeCache(name=cache, id=bundle_id, state=state, reason=reason, message=message)
 
 
 def _state(entry: _Entry) -> CacheState:

@@ -71,6 +71,9 @@ class NodeCounter(Protocol):
     def counts(self, cache: str, bundle_id: str, target: Target) -> NodeCounts:
         """Of the nodes that have an agent: how many the cache is assigned to, is usable on, and failed on."""
 
+    def taken(self, cache: str, bundle_id: str, target: Target) -> str:
+        """What nodes say of names of its images that another ImageCache owns there, for people; empty: nothing."""
+
 
 def node_selector(keys: Mapping[str, str]) -> Selector:
     """The selector for nodes among an ImageCache's annotations. Raises InvalidManifest."""

@@ -149,8 +149,8 @@ def _status() -> Document:
             "attempt": _attempt(),
             "events": _list(_event(), "The newest 50 events of the build, oldest first.", nullable=True),
             "conditions": _conditions(
-                "The conditions Ready, Building, Reconciling, Stalled, Serving, Degraded and, once a tag was checked, "
-                "TagDrifted."
+                "The conditions Ready, Building, Reconciling, Stalled, Serving, Degraded; TagDrifted, once a tag was "
+                "checked; NameTaken, once another ImageCache owned a name of its images on a node."
             ),
             "images": _list(_image(), "The images of the bundle."),
             "nodes": _open(

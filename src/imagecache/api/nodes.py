@@ -69,6 +69,9 @@ class CacheState(enum.Enum):
     FAILED = "Failed"
 
 
+NAME_TAKEN = "NameTaken"
+
+
 class NodeCache(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, rename="camel"):
     """One cache on the node."""
 
@@ -86,7 +89,7 @@ class NodeCache(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, r
     unpacked_bytes: int = 0
     """What they take there, each layer counted once for each of them."""
     reason: str = ""
-    """CamelCase, when Pending or Failed."""
+    """CamelCase, when Pending or Failed; NameTaken when Ready and another ImageCache owns a name of its images."""
     message: str = ""
 
 

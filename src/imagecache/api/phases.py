@@ -228,6 +228,14 @@ def tag_drifted(status: Status, generation: int, now: dt.datetime, *, message: s
     return _with(status, [("TagDrifted", (value, reason, message))], generation, now)
 
 
+def name_taken(status: Status, generation: int, now: dt.datetime, *, message: str) -> Status:
+    """The condition NameTaken: whether another ImageCache owns names of its images on nodes. Once it was, it stays."""
+    if not message and condition(status, "NameTaken") is None:
+        return status
+    value, reason = ("True", "NameOwned") if message else ("False", "AsExpected")
+    return _with(status, [("NameTaken", (value, reason, message))], generation, now)
+
+
 def observed(status: Status, generation: int, now: dt.datetime) -> Status:
     """The whole status is about this generation of the spec; what somebody else has set is that of the build again."""
     building = condition(status, "Building")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from imagecache.clock import Clock
@@ -26,9 +26,15 @@ class LocalAttacher:
     settings: Settings
     clock: Clock
 
-    async def attach(self, bundle: Bundle, also: Collection[str] = (), others: Sequence[Asked] = ()) -> Attached:
+    async def attach(
+        self,
+        bundle: Bundle,
+        also: Collection[str] = (),
+        others: Sequence[Asked] = (),
+        taken: Mapping[str, str] = {},
+    ) -> Attached:
         async with ContainerdClient(self.settings.address, self.clock) as containerd:
-            return await self.attacher(containerd).attach(bundle, also, others)
+            return await self.attacher(containerd).attach(bundle, also, others, taken)
 
     async def detach(self, bundle: Bundle, keep: Sequence[Bundle] = ()) -> tuple[str, ...]:
         async with ContainerdClient(self.settings.address, self.clock) as containerd:

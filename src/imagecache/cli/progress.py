@@ -81,7 +81,9 @@ def outcome(event: Accepted | Built | Attached) -> list[str]:
 
 def not_attached(attached: Attached) -> list[str]:
     """The lines about images that are as if they were not in the cache."""
-    lines = [f"{image} not attached: it is for other platforms than this host's" for image in attached.foreign]
+    lines = [f"{name} means another image here: ImageCache {owner} owns it" for name, owner in attached.taken.items()]
+    lines += [f"{name} means another image here: the node has pinned it" for name in attached.pinned]
+    lines += [f"{image} not attached: it is for other platforms than this host's" for image in attached.foreign]
     return lines + [f"{image} not attached: native mode cannot serve every layer" for image in attached.missed]
 
 
@@ -185,6 +187,8 @@ class JsonDisplay:
                     withheld=list(event.withheld),
                     unverified=list(event.unverified),
                     reserved=list(event.reserved),
+                    taken=dict(event.taken),
+                    pinned=list(event.pinned),
                     missed=list(event.missed),
                     foreign=list(event.foreign),
                     unpackedInto=sorted(event.unpacked),

@@ -36,8 +36,9 @@ Asked = tuple[Bundle, Collection[str]]
 class Attached:
     """What attach did, in every mode."""
 
-    images: tuple[str, ...]
-    """Names that the runtime has because of it: image records of containerd, or pulled by it."""
+    images: Mapping[str, str] = field(default_factory=dict)
+    """Names that the runtime has because of it, and what they name: the digest of a record of containerd, the id of an
+    image that was pulled."""
     withheld: tuple[str, ...] = ()
     """Private images, as the user wrote them: layers are served when a pod pulls them, no record was made."""
     missed: tuple[str, ...] = ()
@@ -54,6 +55,15 @@ class Attached:
     """Images from a registry that nobody has verified, as the user wrote them: withheld as private ones are."""
     reserved: tuple[str, ...] = ()
     """Images whose names no cache may record (``reserved.ReservedNames``), as the user wrote them: withheld, too."""
+    taken: Mapping[str, str] = field(default_factory=dict)
+    """Names by tag that another ImageCache owns on this node, and its name: these images are recorded by digest."""
+    pinned: tuple[str, ...] = ()
+    """Names by tag of images that the node itself has pinned, so that they stay what they are."""
+
+    @property
+    def names(self) -> frozenset[str]:
+        """That its images have, or would have if no other ImageCache owned them."""
+        return frozenset((*self.images, *self.taken))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +81,13 @@ class StoredImage:
     name: str
     target: Digest
     labels: Mapping[str, str] = field(default_factory=dict)
+    media_type: str = ""
+    """Of the target, as its size."""
+    size: int = 0
+
+    @property
+    def descriptor(self) -> Descriptor:
+        return Descriptor(media_type=self.media_type, digest=self.target, size=self.size)
 
 
 @dataclass(frozen=True, slots=True)

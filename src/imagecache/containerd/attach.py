@@ -22,13 +22,12 @@ from imagecache.containerd.also_unpack import AlsoUnpacker
 from imagecache.containerd.api import Asked, Attached, Containerd, Documents, Plugin, Session, UnpackedChain
 from imagecache.containerd.handlers import AUTO, Handlers, handlers_of
 from imagecache.containerd.modes import Choice, choose, default_snapshotter
+from imagecache.containerd.record_removal import RecordRemoval
 from imagecache.containerd.reserved import ReservedNames
 from imagecache.containerd.snapshot_chain import ChainPreparer
-from imagecache.digest import Digest
 from imagecache.errors import ContainerdMisconfigured, ImageNotListed
 from imagecache.oci.descriptor import Descriptor
 from imagecache.oci.manifest import parse_index
-from imagecache.oci.reference import Reference
 from imagecache.settings.table import Mode
 from imagecache.store.bundle_document import Bundle, ImageRecord
 
@@ -66,6 +65,23 @@ class _Withheld(enum.Enum):
     RESERVED = enum.auto()
 
 
+@dataclass
+class _Done:
+    """What one attach has done so far."""
+
+    taken: Mapping[str, str]
+    """Names that stay what they are, as the caller says."""
+    recorded: dict[str, str] = field(default_factory=dict)
+    withheld: dict[_Withheld, list[str]] = field(default_factory=lambda: {why: [] for why in _Withheld})
+    missed: list[str] = field(default_factory=list)
+    pinned: list[str] = field(default_factory=list)
+    """Names that stay what they are, since the node has pinned them."""
+    listing: dict[str, Descriptor] = field(default_factory=dict)
+    """Image ids that CRI has yet to handle."""
+    usable: dict[str, ImageRecord] = field(default_factory=dict)
+    """By a name of each image that CRI has to know."""
+
+
 class NodeAttacher:
     """Attach and detach on one containerd. Both are idempotent; several may run at once, for different bundles."""
 
@@ -85,24 +101,27 @@ class NodeAttacher:
         self._clock = clock
         self._settings = settings or AttachSettings()
 
-    async def attach(self, bundle: Bundle, also: Collection[str] = (), others: Sequence[Asked] = ()) -> Attached:
+    async def attach(
+        self,
+        bundle: Bundle,
+        also: Collection[str] = (),
+        others: Sequence[Asked] = (),
+        taken: Mapping[str, str] = {},
+    ) -> Attached:
         """Make the images usable.
 
         Args:
             bundle: whose images.
             also: the snapshotters that its cache asks for instead of the setting.
             others: bundles that are attached too; what they share with this one is also unpacked as they ask.
+            taken: names by tag that another cache owns, and its name: they stay what they are.
 
         Raises:
             ContainerdUnavailable, ContainerdMisconfigured, BlobNotFound, ImageNotListed; when something is unpacked:
             StoreError.
         """
         choice, handlers = await self._configured()
-        recorded: dict[str, None] = {}
-        withheld: dict[_Withheld, list[str]] = {why: [] for why in _Withheld}
-        missed: list[str] = []
-        listing: dict[str, Descriptor] = {}
-        usable: dict[str, str] = {}
+        done = _Done(taken)
         asked = [(bundle, also), *others]
         if self._prepulls or any(handlers.unpacked(each) for _, each in asked):
             lease = self._session().leased(also_unpack.LEASE, owner=bundle.id)  # what was unpacked outlives a failure
@@ -114,56 +133,44 @@ class NodeAttacher:
                 wanted = _wanted(handlers, image, asked)
                 if why := self._withheld(image):
                     await self._hold(session, image, wanted, handlers)
-                    withheld[why].append(image.reference)
+                    done.withheld[why].append(image.reference)
                 elif await self._present(session, choice, image):
                     # before the record: it says "present" to pods of every runtime handler
                     await self._unpack(session, choice, image, wanted)
-                    recorded.update(dict.fromkeys(await self._record(session, image, listing)))
-                    usable[Reference.parse(image.name).cri_name] = image_records.image_id(image)
+                    await self._record(session, image, done)
                 else:
-                    missed.append(image.reference)
+                    done.missed.append(image.reference)
         await run_all(
             self.give_up(bundle),  # an earlier try may have unpacked what is not asked for any more
             # records keep what they name, so the lease is not needed while CRI handles them
-            *(self._until_listed(self._session(), *item) for item in listing.items()),
+            *(self._until_listed(self._session(), *item) for item in done.listing.items()),
         )
-        if self._in_cri and usable:
-            await self._confirm(usable, bundle)
+        if self._in_cri and done.usable:
+            await self._confirm(done.usable)
         return Attached(
-            tuple(recorded),
-            tuple(withheld[_Withheld.PRIVATE]),
-            tuple(missed),
+            done.recorded,
+            tuple(done.withheld[_Withheld.PRIVATE]),
+            tuple(done.missed),
             unpacked=handlers.unpacked(also),
             left_out=handlers.left_out(also),
             handlers=handlers,
-            unverified=tuple(withheld[_Withheld.UNVERIFIED]),
-            reserved=tuple(withheld[_Withheld.RESERVED]),
+            unverified=tuple(done.withheld[_Withheld.UNVERIFIED]),
+            reserved=tuple(done.withheld[_Withheld.RESERVED]),
+            taken={name: taken[name] for name in map(image_records.tag_name, bundle.images) if name in taken},
+            pinned=tuple(done.pinned),
         )
 
     async def detach(self, bundle: Bundle, keep: Sequence[Bundle] = ()) -> tuple[str, ...]:
-        """Delete the records that still point at the bundle's images; returns their names.
+        """Delete the records of ours that point at the bundle's images; returns their names.
 
-        Names that a bundle in ``keep`` has too stay, and so does everything that a container runs on. The last
-        deletion waits until containerd has released the snapshots.
+        A name that a bundle in ``keep`` (of several the first) has too stays, or comes to mean its image; one that the
+        node had before means again what it meant then. Everything that a container runs on stays. The last deletion
+        waits until containerd has released the snapshots.
         """
         await self._release(bundle, keep)
         session = self._session()
         await self.give_up(bundle)
-        kept = {
-            name
-            for other in keep
-            for image in other.images
-            for name in (*image_records.names(image), image_records.image_id(image))
-        }
-        # ordered, so that names go before the id: CRI would otherwise report an image without a name
-        targets: dict[str, Digest] = {}
-        for image in bundle.images:
-            targets |= dict.fromkeys(await self._removable(session, image, kept), image.target.digest)
-        removed = []
-        for number, (name, target) in enumerate(targets.items(), start=1):
-            if await session.images.delete(name, target, sync=number == len(targets)):
-                removed.append(name)
-        return tuple(removed)
+        return await RecordRemoval(session, keep).remove(bundle)
 
     async def give_up(self, bundle: Bundle) -> None:
         """What attaches of the bundle have unpacked before they failed is containerd's to collect. Idempotent."""
@@ -291,30 +298,45 @@ class NodeAttacher:
             documents.append((body, image_records.index_labels(image, parse_index(body, index.media_type))))
         return documents
 
-    async def _record(self, session: Session, image: ImageRecord, listing: dict[str, Descriptor]) -> tuple[str, ...]:
-        """Make the records; an image id that CRI has yet to handle is added to ``listing``.
+    async def _record(self, session: Session, image: ImageRecord, done: _Done) -> None:
+        """Make the records.
 
         CRI handles records one event after the other, and labels those that lack its label. So the record of the id
         is written last and without the label: once it has it, CRI knows the names before it too.
         """
-        names = image_records.names(image)
-        if not self._in_cri:
+        names = [name for name in image_records.names(image) if name not in done.taken]
+        if self._in_cri:
+            names = await self._record_for_cri(session, image, names, done)
+        else:
             served = image_records.SERVED
             await run_all(*(session.images.put(name, image.target, {}, created=served) for name in names))
-            return names
+        done.recorded |= dict.fromkeys(names, str(image.target.digest))
+        done.usable[names[0]] = image
+
+    async def _record_for_cri(
+        self, session: Session, image: ImageRecord, wanted: Sequence[str], done: _Done
+    ) -> list[str]:
         image_id = image_records.image_id(image)
-        known, labels = await session.images.get(image_id), image_records.CRI_LABELS
+        known, *found = await run_all(*map(session.images.get, (image_id, *wanted)))
+        names = {}
+        for name, record in zip(wanted, found, strict=True):
+            if record is not None and record.target != image.target.digest and image_records.is_pinned(record):
+                done.pinned.append(name)
+            else:
+                names[name] = image_records.labels_of(record, image)
         # in prepull mode its disk is kubelet's to free
-        pinned = {} if self._prepulls else image_records.PINNED
+        pin = {} if self._prepulls else image_records.PINNED
         # one pinned record pins all names of an image, and one that the node had before is kubelet's to collect
-        is_new = known is None or pinned.items() <= known.labels.items()
-        created = pinned | image_records.SERVED if is_new else {}
-        changed = await run_all(*(session.images.put(name, image.target, labels, created=created) for name in names))
+        created = (pin if known is None or pin.items() <= known.labels.items() else {}) | image_records.SERVED
+        changed = await run_all(
+            *(session.images.put(name, image.target, labels, created=created) for name, labels in names.items())
+        )
         # an id that CRI knows already would not be labelled again, and need not be waited for
         if any(changed) or known is None:
-            await session.images.put(image_id, image.target, dict.fromkeys(labels, ""), created=created)
-            listing[image_id] = image.target
-        return (*names, image_id)
+            unlabelled = dict.fromkeys(image_records.CRI_LABELS, "")
+            await session.images.put(image_id, image.target, unlabelled, created=created)
+            done.listing[image_id] = image.target
+        return [*names, image_id]
 
     async def _until_listed(self, session: Session, name: str, target: Descriptor) -> None:
         """Wait until CRI has labelled the record, and so knows those before it. Without CRI we label it ourselves."""
@@ -326,31 +348,16 @@ class NodeAttacher:
             await asyncio.sleep(_VISIBLE_POLL)
         await session.images.put(name, target, image_records.CRI_LABELS)
 
-    async def _confirm(self, usable: Mapping[str, str], bundle: Bundle) -> None:
+    async def _confirm(self, usable: Mapping[str, ImageRecord]) -> None:
         """What CRI answers counts, not what was written: it has images of its own platform alone, and its own view."""
         deadline = self._clock.monotonic() + self._settings.visible
         while (found := await self._containerd.cri_images(usable)) is not None:
-            wrong = {name for name, image_id in usable.items() if found.get(name) != image_id}
+            wrong = [name for name, image in usable.items() if found.get(name) != image_records.image_id(image)]
             if not wrong:
                 return
             if self._clock.monotonic() >= deadline:
-                raise _not_listed(bundle, wrong, found)
+                raise _not_listed(usable[wrong[0]], found.get(wrong[0]))
             await asyncio.sleep(_CONFIRM_POLL)
-
-    async def _removable(self, session: Session, image: ImageRecord, kept: set[str]) -> list[str]:
-        """Names of ours that point at the image; the id too, unless a name that is not ours still points there.
-
-        A record of a reserved name is the node's own, unless it was made when the name was not reserved.
-        """
-        found = await session.images.with_target(image.target.digest)
-        present, served = {record.name for record in found}, image_records.SERVED.items()
-        reserved = self._is_reserved(image)
-        removable = {record.name for record in found if not reserved or served <= record.labels.items()}
-        ours = [name for name in image_records.names(image) if name in removable - kept]
-        image_id = image_records.image_id(image)
-        if image_id in removable - kept and present == {*ours, image_id}:
-            ours.append(image_id)
-        return ours
 
 
 def _wanted(handlers: Handlers, image: ImageRecord, asked: Sequence[Asked]) -> frozenset[str]:
@@ -360,10 +367,7 @@ def _wanted(handlers: Handlers, image: ImageRecord, asked: Sequence[Asked]) -> f
     return frozenset(name for also in having for name in handlers.unpacked(also))
 
 
-def _not_listed(bundle: Bundle, wrong: Collection[str], found: Mapping[str, str]) -> ImageNotListed:
-    """Of several images the first."""
-    image = next(each for each in bundle.images if Reference.parse(each.name).cri_name in wrong)
-    other = found.get(Reference.parse(image.name).cri_name)
+def _not_listed(image: ImageRecord, other: str | None) -> ImageNotListed:
     said = f"CRI has the image {other} under this name" if other else "CRI does not have it"
     return ImageNotListed(
         f"{said} after {image_records.image_id(image)} for {image.platform} was attached",

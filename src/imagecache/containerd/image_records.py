@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 
+from imagecache.containerd.api import StoredImage
 from imagecache.oci.manifest import Index
 from imagecache.oci.mediatypes import is_manifest
 from imagecache.oci.reference import Reference
@@ -26,6 +27,8 @@ SERVED = {"imagecache.dev/layers": "layer images; before export, push or save: c
 What exports or pushes an image fails with the digest alone (containerd, core/metadata/content.go, ``checkAccess``). A
 pull or fetch replaces all labels of the record, so this one goes when it is no longer true.
 """
+BEFORE = "imagecache.dev/before"
+"""On a record that the node had before, and that points at an image of ours since: the digest of its own image."""
 SNAPSHOT_REF = "containerd.io/snapshot.ref"
 SNAPSHOT_DIFF_ID = "containerd.io/snapshot/diff-id"
 _CONTENT_REF = "containerd.io/gc.ref.content."
@@ -37,9 +40,37 @@ _SOURCE = "containerd.io/distribution.source."
 
 def names(image: ImageRecord) -> tuple[str, ...]:
     """The names that a pull through CRI creates: by tag (unless the reference has a digest), and by digest."""
-    by_digest = f"{image.repository}@{image.target.digest}"
+    digest = f"{image.repository}@{image.target.digest}"
+    tag = tag_name(image)
+    return (tag, digest) if tag else (digest,)
+
+
+def by_digest(image: ImageRecord) -> str:
+    """The name that means this image and no other."""
+    return names(image)[-1]
+
+
+def tag_name(image: ImageRecord) -> str:
+    """The name that may come to mean another image; empty for a reference with a digest."""
     reference = Reference.parse(image.name)
-    return (by_digest,) if reference.digest else (reference.cri_name, by_digest)
+    return "" if reference.digest else reference.cri_name
+
+
+def is_ours(record: StoredImage) -> bool:
+    """Whether we have made the record, or point it at an image of ours."""
+    return SERVED.items() <= record.labels.items()
+
+
+def is_pinned(record: StoredImage) -> bool:
+    """By the node, such as the sandbox image."""
+    return PINNED.items() <= record.labels.items() and not is_ours(record)
+
+
+def labels_of(record: StoredImage | None, image: ImageRecord) -> dict[str, str]:
+    """For a name of CRI's that is to mean this image; ``record`` is what it is by now."""
+    if record is None or record.target == image.target.digest or is_ours(record):
+        return dict(CRI_LABELS)
+    return {**CRI_LABELS, **SERVED, BEFORE: record.target}
 
 
 def image_id(image: ImageRecord) -> str:

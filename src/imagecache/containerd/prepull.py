@@ -8,12 +8,13 @@ cache may record. It must not touch what containers use.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import msgspec
 
+from imagecache.containerd import image_records
 from imagecache.containerd.api import Asked, Attached, UnpackedChain
 from imagecache.containerd.attach import NodeAttacher
 from imagecache.containerd.handlers import Handlers
@@ -29,6 +30,8 @@ class RuntimeImage:
     id: str
     names: frozenset[str]
     """References by tag and by digest."""
+    pinned: bool = False
+    """By the node, such as the sandbox image."""
 
 
 class Runtime(Protocol):
@@ -66,7 +69,13 @@ class Prepuller:
         self._private = CRI_NAMESPACE in allow_private_names
         self._reserved = reserved or ReservedNames()
 
-    async def attach(self, bundle: Bundle, also: Collection[str] = (), others: Sequence[Asked] = ()) -> Attached:
+    async def attach(
+        self,
+        bundle: Bundle,
+        also: Collection[str] = (),
+        others: Sequence[Asked] = (),
+        taken: Mapping[str, str] = {},
+    ) -> Attached:
         """Unpack the images, or pull those that are missing.
 
         Raises ImageWithheld when one of them is private, from a registry that nobody has verified, or of a reserved
@@ -75,22 +84,25 @@ class Prepuller:
         # it comes before the error: the other images of the cache are useful
         withheld = [image for image in bundle.images if self._is_withheld(image)]
         public = tuple(image for image in bundle.images if image not in withheld)
-        names = tuple(dict.fromkeys(map(name_of, public)))
-        attached = Attached(names)
+        own = {name: image for image in public if (name := name_of(image)) not in taken}
         if containerd := await self._containerd():
-            unpacked = await containerd.attach(msgspec.structs.replace(bundle, images=public), also, others)
-            attached = replace(unpacked, images=names)
+            unpacked = await containerd.attach(msgspec.structs.replace(bundle, images=public), also, others, taken)
+            attached = replace(unpacked, images={name: image_records.image_id(image) for name, image in own.items()})
         else:
-            for name in names:
-                if await self._runtime.image(name) is None:
-                    await self._runtime.pull(name)
-                    if await self._runtime.image(name) is None:
-                        raise ImageNotListed(
-                            f"the runtime has pulled {name} and does not have it", hint="its log says why"
-                        )
+            pulled = {name: (await self._pulled(name)).id for name in own}
+            attached = Attached(pulled, taken={name: taken[name] for name in map(name_of, public) if name in taken})
         if withheld:
             raise self._withheld(withheld)
         return attached
+
+    async def _pulled(self, name: str) -> RuntimeImage:
+        found = await self._runtime.image(name)
+        if found is None:
+            await self._runtime.pull(name)
+            found = await self._runtime.image(name)
+        if found is None:
+            raise ImageNotListed(f"the runtime has pulled {name} and does not have it", hint="its log says why")
+        return found
 
     def _is_withheld(self, image: ImageRecord) -> bool:
         return not image.verified or (image.private and not self._private) or image.name in self._reserved
@@ -137,8 +149,9 @@ class Prepuller:
             if found is not None and found.id not in kept_ids and not used & {found.id, *found.names}:
                 await self._runtime.remove(name)
 
-    async def missing(self, names: Iterable[str]) -> frozenset[str]:
-        return frozenset([name for name in names if await self._runtime.image(name) is None])
+    async def missing(self, names: Mapping[str, str]) -> frozenset[str]:
+        found = {name: await self._runtime.image(name) for name in names}
+        return frozenset(name for name, image in found.items() if image is None or image.id != names[name])
 
     async def _containerd(self) -> NodeAttacher | None:
         """None: the runtime is another one, and pulls."""

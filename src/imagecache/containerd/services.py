@@ -202,7 +202,8 @@ def _has(labels: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
 
 
 def _stored(image: images_pb2.Image) -> StoredImage:
-    return StoredImage(image.name, Digest(image.target.digest), dict(image.labels))
+    target = image.target
+    return StoredImage(image.name, Digest(target.digest), dict(image.labels), target.media_type, target.size)
 
 
 def _target(target: Descriptor) -> descriptor_pb2.Descriptor:

@@ -8,14 +8,20 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 
+from imagecache.api import columns
 from imagecache.api.assignment import Target, takes
-from imagecache.api.nodes import CacheState, NodeView
+from imagecache.api.nodes import NAME_TAKEN, CacheState, NodeView
 from imagecache.api.types import NodeCounts
 
 _TARGETS = 1000
 """Of which the nodes are remembered: caches have few different ones."""
 Key = tuple[str, str]
 """Name of a cache and id of its bundle: a report about an earlier bundle says nothing about this one."""
+
+
+_Said = tuple[CacheState | None, str]
+"""State of a cache on a node, and its words about names that another one owns there; empty: it has its names."""
+_NOTHING: _Said = (None, "")
 
 
 class NodeIndex:
@@ -26,6 +32,8 @@ class NodeIndex:
         self._having: dict[CacheState, defaultdict[Key, set[str]]] = {
             state: defaultdict(set) for state in (CacheState.READY, CacheState.FAILED)
         }
+        self._taken: defaultdict[Key, dict[str, str]] = defaultdict(dict)
+        """What each node says of names that another ImageCache owns there."""
         self._matching: dict[Target, set[str]] = {}
 
     @property
@@ -46,6 +54,15 @@ class NodeIndex:
             for state in (CacheState.READY, CacheState.FAILED)
         )
         return NodeCounts(desired=len(nodes), ready=ready, failed=failed)
+
+    def taken(self, cache: str, bundle_id: str, target: Target) -> str:
+        nodes = self._nodes_of(target)
+        said = {node: words for node, words in self._taken.get((cache, bundle_id), {}).items() if node in nodes}
+        if not said:
+            return ""
+        first = min(said)
+        more = f", and on {columns.count(len(said) - 1, 'other node')}" if len(said) > 1 else ""
+        return f"{said[first]} (on {first}{more})"
 
     def put(self, node: str, after: NodeView | None) -> frozenset[str] | None:
         """Take a node's new view, None when it has gone or has no agent any more.
@@ -68,13 +85,16 @@ class NodeIndex:
                 nodes.add(node)
         return None
 
-    def _move(self, node: str, before: Mapping[Key, CacheState], after: Mapping[Key, CacheState]) -> set[str]:
+    def _move(self, node: str, before: Mapping[Key, _Said], after: Mapping[Key, _Said]) -> set[str]:
         moved = set()
         for key in before.keys() | after.keys():
-            had, has = before.get(key), after.get(key)
-            if had is has:
+            (had, lost), (has, loses) = before.get(key, _NOTHING), after.get(key, _NOTHING)
+            if (had, lost) == (has, loses):
                 continue
             moved.add(key[0])
+            self._take(node, key, loses)
+            if had is has:
+                continue
             if had in self._having:
                 nodes = self._having[had][key]
                 nodes.discard(node)
@@ -83,6 +103,14 @@ class NodeIndex:
             if has in self._having:
                 self._having[has][key].add(node)
         return moved
+
+    def _take(self, node: str, key: Key, words: str) -> None:
+        if words:
+            self._taken[key][node] = words
+        elif key in self._taken:
+            self._taken[key].pop(node, None)
+            if not self._taken[key]:
+                del self._taken[key]
 
     def _nodes_of(self, target: Target) -> set[str]:
         if target not in self._matching:
@@ -103,11 +131,17 @@ class FewNodes:
     def counts(self, cache: str, bundle_id: str, target: Target) -> NodeCounts:
         return self._index.counts(cache, bundle_id, target)
 
+    def taken(self, cache: str, bundle_id: str, target: Target) -> str:
+        return self._index.taken(cache, bundle_id, target)
 
-def _states(view: NodeView | None) -> Mapping[Key, CacheState]:
+
+def _states(view: NodeView | None) -> Mapping[Key, _Said]:
     """Of two entries about the same the first counts."""
     entries = view.status.caches if view is not None else ()
-    return {(entry.name, entry.id): entry.state for entry in reversed(entries)}
+    return {
+        (entry.name, entry.id): (entry.state, entry.message if entry.reason == NAME_TAKEN else "")
+        for entry in reversed(entries)
+    }
 
 
 def _is_for(target: Target, node: NodeView) -> bool:

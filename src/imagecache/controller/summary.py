@@ -1,4 +1,4 @@
-"""What follows from a status whatever its phase: the conditions Serving, Degraded and TagDrifted. Pure."""
+"""What follows from a status whatever its phase: the conditions Serving, Degraded, NameTaken and TagDrifted. Pure."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ def with_conditions(
     if observed.store_problem is None:
         status = phases.serving(status, generation, now, **_serving(status, observed))
     status = phases.degraded(status, generation, now, **_degraded(status, cache, spec, observed))
+    if spec is not None and observed.nodes is not None:
+        words = observed.nodes.taken(cache.name, status.image_cache_id, spec.target(status))
+        status = phases.name_taken(status, generation, now, message=words)
     return tags.drifted(status, generation, now)
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from imagecache.agent import names
 from imagecache.agent.state import NodeState
 from imagecache.api import building
 from imagecache.api.nodes import HOST, NodeStatus, NodeView, also_unpack, direct_io
@@ -25,14 +26,24 @@ from imagecache.store.bundle_document import Bundle
 class Attacher(Protocol):
     """``apps.attach.LocalAttacher``; the fake is in ``testkit.builder``."""
 
-    async def attach(self, bundle: Bundle, also: Collection[str] = (), others: Sequence[Asked] = ()) -> Attached:
+    async def attach(
+        self,
+        bundle: Bundle,
+        also: Collection[str] = (),
+        others: Sequence[Asked] = (),
+        taken: Mapping[str, str] = {},
+    ) -> Attached:
         """Make the images usable in containerd. Idempotent. Raises HostError, StoreError.
 
-        ``also`` are the snapshotters that its cache asks for, ``others`` the other attached bundles with theirs.
+        ``also`` are the snapshotters that its cache asks for, ``others`` the other attached bundles with theirs;
+        ``taken`` are names that another cache owns, and its name.
         """
 
     async def detach(self, bundle: Bundle, keep: Sequence[Bundle] = ()) -> tuple[str, ...]:
-        """Remove the records, except those that a bundle in ``keep`` has too; returns the removed names."""
+        """Remove our records, and return the names that are gone.
+
+        A name that a bundle in ``keep`` has too, of several the first, means its image then.
+        """
 
 
 class HostNode:
@@ -57,24 +68,27 @@ class HostNode:
         own = bundle.on(self._platform)
         here = {image.reference for image in own.images}
         foreign = tuple(dict.fromkeys(image.reference for image in bundle.images if image.reference not in here))
-        annotations, state = cache.metadata.annotations, await asyncio.to_thread(self._load)
-        attached = Attached(())
+        state = await asyncio.to_thread(self._load)
+        attached = Attached()
         if own.images:
-            attached = await self._attach(own, cache.name, annotations, state)
+            attached = await self._attach(own, cache, state)
         for earlier in _of(state, cache.name):  # last, so that a name which both have is never missing
             if earlier.id != bundle.id or not own.images:
                 await self._detach(state, earlier)
         return replace(attached, foreign=foreign)
 
-    async def _attach(self, own: Bundle, cache: str, annotations: Mapping[str, str], state: NodeState) -> Attached:
-        also = also_unpack(annotations)
+    async def _attach(self, own: Bundle, cache: ImageCache, state: NodeState) -> Attached:
+        annotations = cache.metadata.annotations
+        also, rank = also_unpack(annotations), names.rank(cache.name, annotations, cache.metadata.creation_timestamp)
         # before the records are made: whatever is half made then, detach finds it, and the agent completes it
-        await asyncio.to_thread(state.write, own, [cache], also, direct_io=direct_io(annotations))
+        await asyncio.to_thread(state.write, own, [cache.name], also, direct_io=direct_io(annotations), rank=rank)
         try:
-            attached = await self._attacher().attach(own, also, state.asked(without=own.id))
+            taken = names.taken(own.id, state.claims())
+            attached = await self._attacher().attach(own, also, state.asked(without=own.id), taken)
         except ImageCacheError as error:
             await asyncio.to_thread(state.settle, own.id, building.explain(error))
             raise
+        await asyncio.to_thread(state.made, own.id, attached.unpacked, attached.names)
         await asyncio.to_thread(state.settle, own.id)
         return attached
 
@@ -106,7 +120,7 @@ class HostNode:
 
     async def _detach(self, state: NodeState, bundle: Bundle) -> tuple[str, ...]:
         # the others keep the names that they share with it, such as a tag that two caches have
-        others = [other for other in state.documents.values() if other.id != bundle.id]
+        others = [claim.document for claim in names.by_rank(state.claims()) if claim.document.id != bundle.id]
         removed = await self._attacher().detach(bundle, others)
         await asyncio.to_thread(state.erase, bundle.id)
         return removed

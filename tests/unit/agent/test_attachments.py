@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,11 +33,17 @@ class Hanging(FakeAttacher):
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     begun: list[str] = field(default_factory=list)
 
-    async def attach(self, bundle: Bundle, also: Collection[str] = (), others: Sequence[Asked] = ()) -> Attached:
+    async def attach(
+        self,
+        bundle: Bundle,
+        also: Collection[str] = (),
+        others: Sequence[Asked] = (),
+        taken: Mapping[str, str] = {},
+    ) -> Attached:
         self.begun.append(bundle.id)
         if bundle.id in self.hangs:
             await self.gate.wait()
-        return await super().attach(bundle, also, others)
+        return await super().attach(bundle, also, others, taken)
 
 
 @pytest.fixture

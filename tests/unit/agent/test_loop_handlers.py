@@ -98,7 +98,7 @@ async def test_what_a_killed_agent_has_unpacked_needs_no_space_again(bench: Benc
     await bench.kill()
     state = NodeState(bench.store.paths.nodes / "worker")
     state.load()
-    state.unpacked(A, ())
+    state.made(A, ())
     full = bench.machine.size.capacity
     bench.machine.size = Disk(full, int(full * 0.17) + bench.machine.stored())
     bench.start()

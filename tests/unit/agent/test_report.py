@@ -66,8 +66,8 @@ STATES = {
         8192,
         8192,
     ),
-    "usable": (replace(FACTS, inventory=WHOLE, attached={DOCUMENT.id: Attached(())}), CacheState.READY, "", 8192, 8192),
-    "lost-a-layer": (replace(FACTS, attached={DOCUMENT.id: Attached(())}), CacheState.PENDING, "", 8192, 0),
+    "usable": (replace(FACTS, inventory=WHOLE, attached={DOCUMENT.id: Attached()}), CacheState.READY, "", 8192, 8192),
+    "lost-a-layer": (replace(FACTS, attached={DOCUMENT.id: Attached()}), CacheState.PENDING, "", 8192, 0),
     "failed-for-now": (
         replace(FACTS, failures=failed(StoreUnreachable("x")).all()),
         CacheState.PENDING,
@@ -145,11 +145,12 @@ def test_a_status_survives_the_api() -> None:
         "InsufficientSpace": "True",
         "RecordsRemoved": "False",
         "HandlersServed": "True",
+        "NameTaken": "False",
     }
 
 
 def test_what_other_snapshotters_have_is_counted_and_named() -> None:
-    attached = {DOCUMENT.id: Attached((), unpacked=frozenset({"devmapper", "overlayfs"}))}
+    attached = {DOCUMENT.id: Attached({}, unpacked=frozenset({"devmapper", "overlayfs"}))}
     status = report.status(replace(FACTS, inventory=WHOLE, attached=attached), NodeStatus(), NOW)
     (entry,) = status.caches
     assert (entry.unpacked_into, entry.unpacked_bytes) == (("devmapper", "overlayfs"), 4 * 1024)
@@ -158,7 +159,7 @@ def test_what_other_snapshotters_have_is_counted_and_named() -> None:
 
 
 def test_handlers_that_are_left_out_are_named_with_the_caches() -> None:
-    attached = {DOCUMENT.id: Attached((), left_out=("kata", "two"))}
+    attached = {DOCUMENT.id: Attached({}, left_out=("kata", "two"))}
     status = report.status(replace(FACTS, inventory=WHOLE, attached=attached), NodeStatus(), NOW)
     (condition,) = (each for each in status.conditions if each.type == "HandlersServed")
     assert (condition.status, condition.reason) == ("False", "AlsoUnpackOff")

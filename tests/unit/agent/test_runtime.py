@@ -67,10 +67,10 @@ async def test_a_private_image_is_explained(records: ContainerdRecords) -> None:
 
 
 async def test_names_that_are_left_to_a_pull_are_explained() -> None:
-    assert not_attached(Attached((), unverified=("a:1", "b:1"))) == (
+    assert not_attached(Attached({}, unverified=("a:1", "b:1"))) == (
         "from a registry that nobody has verified, so pods pull the names: a:1, b:1"
     )
-    assert not_attached(Attached((), reserved=("a:1",))) == "names that no cache may record, so pods pull them: a:1"
+    assert not_attached(Attached({}, reserved=("a:1",))) == "names that no cache may record, so pods pull them: a:1"
 
 
 async def test_a_layer_that_native_mode_cannot_serve_is_explained(

@@ -48,7 +48,7 @@ def test_what_was_asked_and_unpacked_is_remembered(state: NodeState, tmp_path: P
     first, second = bundle(PUBLIC, number=1), bundle(ODD, number=2)
     state.write(first, ["a"], ["overlayfs"])
     state.write(second, ["b"])
-    state.unpacked(first.id, {"overlayfs"})
+    state.made(first.id, {"overlayfs"})
     for each in (state, reloaded(tmp_path)):
         assert each.known()[first.id].unpacked == {"overlayfs"}
         assert each.known()[second.id].unpacked == frozenset()

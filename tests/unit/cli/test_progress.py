@@ -93,7 +93,7 @@ def test_the_live_display_shows_images_layers_bytes_rate_and_time_left() -> None
         display.on(Advanced(A, 10 * MIB, 10 * MIB, 80 * MIB, 80 * MIB))
         display.on(ImageReady("x:1", 80 * MIB, 80 * MIB))
         end = rendered(display)
-        display.on(Attached(("y" * 200,), ("private:1",), reserved=("reserved:1",)))
+        display.on(Attached({"y" * 200: ""}, ("private:1",), reserved=("reserved:1",)))
         display.failed(RegistryUnavailable("no answer"))
 
     assert "x:1" in picture

@@ -128,7 +128,9 @@ async def test_an_image_that_the_node_had_stays_as_collectable_as_it_was() -> No
     await node.attacher.attach(bundle(image))
     records = node.containerd.spaces["k8s.io"].images
     assert len(records) == 3
-    assert all(record.labels == MANAGED for record in records.values())
+    assert not any(PINNED.items() <= record.labels.items() for record in records.values())
+    ours = {name for name, record in records.items() if record.labels == MANAGED | SERVED}
+    assert ours == {f"docker.io/library/nginx@{image.target.digest}"}
 
 
 async def test_another_name_of_an_attached_image_is_pinned_too() -> None:

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from imagecache.containerd.also_unpack import AlsoUnpacker
-from imagecache.containerd.api import Attached, UnpackedChain
+from imagecache.containerd.api import UnpackedChain
 from imagecache.containerd.attach import AttachSettings, NodeAttacher
 from imagecache.containerd.handlers import Handlers
 from imagecache.containerd.prepull import Prepuller
@@ -38,7 +38,7 @@ def runtime() -> FakeRuntime:
 async def test_what_is_missing_is_pulled_once(runtime: FakeRuntime) -> None:
     runtime.images["docker.io/library/app:1"] = "sha256:app"
     names = (await Prepuller(runtime).attach(bundle(APP, TOOL, TOOL))).images
-    assert names == ("docker.io/library/app:1", "docker.io/library/tool:latest")
+    assert list(names) == ["docker.io/library/app:1", "docker.io/library/tool:latest"]
     assert runtime.pulls == ["docker.io/library/tool:latest"]
     assert await Prepuller(runtime).missing(names) == frozenset()
     await runtime.remove("docker.io/library/app:1")
@@ -62,7 +62,7 @@ async def test_a_private_image_is_pulled_where_that_is_allowed(runtime: FakeRunt
     with pytest.raises(ImageWithheld):
         await Prepuller(runtime, ["moby"]).attach(bundle(PRIVATE))
     attached = await Prepuller(runtime, ["k8s.io"]).attach(bundle(PRIVATE))
-    assert attached == Attached(("docker.io/corp/secret:1",))
+    assert list(attached.images) == ["docker.io/corp/secret:1"]
 
 
 async def test_an_unverified_image_is_left_out_and_said_so(runtime: FakeRuntime) -> None:
@@ -165,7 +165,7 @@ async def test_containerd_unpacks_what_the_store_has(
 ) -> None:
     attached = await local.attach(bundle(APP, TOOL))
     assert runtime.pulls == []
-    assert attached.images == ("docker.io/library/app:1", "docker.io/library/tool:latest")
+    assert list(attached.images) == ["docker.io/library/app:1", "docker.io/library/tool:latest"]
     records = containerd.spaces["k8s.io"].images
     assert {*attached.images, str(APP.config.digest), str(TOOL.config.digest)} <= records.keys()
     assert chains(containerd, "overlayfs") == {layer.chain_id for image in (APP, TOOL) for layer in image.layers}
@@ -233,7 +233,7 @@ async def test_no_layer_of_a_private_image_is_unpacked(
 
 async def test_another_runtime_pulls(runtime: FakeRuntime, containerd: MemoryContainerd, local: Prepuller) -> None:
     containerd.other = True
-    assert await local.attach(bundle(APP)) == Attached(("docker.io/library/app:1",))
+    assert list((await local.attach(bundle(APP))).images) == ["docker.io/library/app:1"]
     assert runtime.pulls == ["docker.io/library/app:1"]
     assert await local.handlers() == Handlers()
     assert await local.lost(()) == frozenset()

@@ -43,6 +43,22 @@ def drawn(source: random.Random, name: str) -> NodeView | None:
     return view(name, *caches, platform=source.choice([AMD64, ARM64, None]), **labels)
 
 
+def test_names_that_another_cache_owns() -> None:
+    index, everywhere = NodeIndex(), TARGETS[0]
+    lost = NodeCache(name="a", id="imc-1", state=CacheState.READY, reason="NameTaken", message="app:1 is of b")
+    assert index.taken("a", "imc-1", everywhere) == ""
+    index.put("node-2", view("node-2", lost))
+    assert index.taken("a", "imc-1", everywhere) == "app:1 is of b (on node-2)"
+    index.put("node-1", view("node-1", lost))
+    assert index.taken("a", "imc-1", everywhere) == "app:1 is of b (on node-1, and on 1 other node)"
+    assert index.taken("a", "imc-1", TARGETS[1]) == index.taken("a", "imc-2", everywhere) == ""
+
+    assert index.put("node-1", view("node-1", entry("a", "imc-1", CacheState.READY))) == frozenset({"a"})
+    assert index.counts("a", "imc-1", everywhere).ready == 2
+    index.put("node-2", None)
+    assert index.taken("a", "imc-1", everywhere) == ""
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_it_counts_as_if_it_counted_anew(seed: int) -> None:
     source, index = random.Random(seed), NodeIndex()

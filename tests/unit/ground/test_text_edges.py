@@ -52,7 +52,7 @@ NOW = FakeClock().now()
 STATUS = phases.begin("imc-" + "a" * 20, 1, NOW)
 CACHE = ImageCache(api_version=API_VERSION, kind=KIND, metadata=Metadata(name="a", uid="u"), spec=Spec(images=("a:1",)))
 DIGEST = Digest.sha256(b"")
-ATTACHED = Attached((HOSTILE,), withheld=(HOSTILE,), missed=(HOSTILE,), foreign=(HOSTILE,), unverified=(HOSTILE,))
+ATTACHED = Attached({HOSTILE: ""}, withheld=(HOSTILE,), missed=(HOSTILE,), foreign=(HOSTILE,), unverified=(HOSTILE,))
 
 
 def assert_harmless(text: str, longest: int = LONGEST) -> None:
@@ -68,7 +68,7 @@ def assert_harmless(text: str, longest: int = LONGEST) -> None:
         lambda: report(ERROR),
         lambda: say(line("Reason", HOSTILE)),
         lambda: say(section("Events", ("REASON", "MESSAGE"), [("A", HOSTILE)])[-1]),
-        lambda: LineDisplay(FakeClock()).on(Attached((CONTROL,), withheld=(CONTROL,))),
+        lambda: LineDisplay(FakeClock()).on(Attached({CONTROL: ""}, withheld=(CONTROL,))),
     ],
     ids=["say", "note", "report", "line", "section", "display"],
 )

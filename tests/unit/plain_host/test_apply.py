@@ -68,7 +68,7 @@ async def test_a_failed_update_keeps_the_old_content(bench: Bench) -> None:
     assert bench.status().image_cache_id == status_of(before).image_cache_id
     assert bench.status().nodes == NodeCounts(desired=1, ready=1)
     assert set(bench.attacher.attached) == {"docker.io/library/nginx:1.25"}
-    assert (await bench.host.attach("a")).images == ("docker.io/library/nginx:1.25",)
+    assert list((await bench.host.attach("a")).images) == ["docker.io/library/nginx:1.25"]
     with pytest.raises(ImageNotFound):  # the same again is tried again
         await bench.host.apply(manifest("a", "nginx:9"))
     after = await bench.host.apply(manifest("a"))

@@ -208,7 +208,7 @@ async def test_when_only_attaching_fails_the_cache_is_ready(bench: Bench) -> Non
 
     bench.attacher.failure = None
     attached = await bench.host.attach("a")
-    assert attached.images == ("docker.io/library/nginx:1.25",)
+    assert list(attached.images) == ["docker.io/library/nginx:1.25"]
     assert bench.status().nodes == NodeCounts(desired=1, ready=1)
 
 
