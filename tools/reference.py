@@ -250,8 +250,8 @@ def reference(exit_codes: str) -> str:
         "States of a cache on a node": f"In `status.caches[]` of a NodeImageCache.\n\n{_enumerated(STATES)}",
         "Conditions of an ImageCache": table(("condition", "reason", "status and meaning"), CACHE_CONDITIONS),
         "Conditions of a NodeImageCache": table(("condition", "reason", "status and meaning"), NODE_CONDITIONS),
-        "Reasons of a cache on a node": "`InsufficientSpace`, `RecordsRemoved` and (of one that is Ready) `NameTaken` as above; everything else is an "
-        "[error](#errors-and-exit-codes).",
+        "Reasons of a cache on a node": "`InsufficientSpace`, `RecordsRemoved` and (of one that is Ready) `NameTaken` "
+        "as above; everything else is an [error](#errors-and-exit-codes).",
         "Events": "In `status.events` (the newest 50), and as Events of the object in namespace `default`, from "
         f"`imagecache-controller`.\n\n{table(('reason', 'type', 'when'), EVENTS)}",
         "Events of a Pod": "On the pod, in its namespace.\n\n" + table(("reason", "type", "when"), POD_EVENTS),

@@ -60,13 +60,13 @@ async def test_of_two_caches_the_older_one_owns_a_name(node: CachingNode, pushed
     image = pushed.tag("first")
     node.create("one", [image])
     pushed.tag("second")
-    assert "NameTaken" not in node.command("describe", "one")
+    assert "Name taken:" not in node.command("describe", "one")
     shown = node.create("two", [image])
 
     assert await told(node, image) == "first"
     assert "means another image here: ImageCache one owns it" in shown
-    assert "NameTaken" in node.command("describe", "two")
-    assert "NameTaken" not in node.command("describe", "one")
+    assert "Name taken:" in node.command("describe", "two")
+    assert "Name taken:" not in node.command("describe", "one")
 
     pushed.registry.stop()
     try:

@@ -85,6 +85,9 @@ def _state(status: Status, *, busy: bool) -> list[str]:
         lines.append(line("Matches", f"{status.matches}, the last at {status.last_matched_time}"))
     if status.nodes is not None:
         lines.append(line("Attached", "yes" if status.nodes.ready else "no"))
+    taken = phases.condition(status, "NameTaken")
+    if taken is not None and taken.status == "True":
+        lines.append(line("Name taken", taken.message))
     if status.reason:
         lines += [line("Reason", status.reason), line("Next step", _next_step(status))]
     if status.attempt is not None and status.attempt.next_time:
