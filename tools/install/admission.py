@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from imagecache.api import nodes, types
 from imagecache.match import events, keys
 from tools.install.rbac import AGENT, CONTROLLER, LABELS
-from tools.install.template import Condition, Document, Node, When, given
+from tools.install.template import Condition, Document, Expression, Node, When, given
 from tools.install.values import FENCED, PODS
 
 _NODE = "request.userInfo.?extra[?'authentication.kubernetes.io/node-name'][0].orValue('')"
@@ -180,5 +180,5 @@ def matched(group: str, version: str, operations: Sequence[str], *resources: str
     }
 
 
-def validation(expression: str, message: str) -> dict[str, Node]:
+def validation(expression: str | Expression, message: str) -> dict[str, Node]:
     return {"expression": expression, "message": message, "reason": "Forbidden"}

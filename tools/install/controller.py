@@ -23,7 +23,7 @@ from tools.install.pods import (
     variable,
 )
 from tools.install.rbac import AGENT, CONTROLLER
-from tools.install.template import Document, Expression, Node, When, given
+from tools.install.template import Document, Expression, Node, When, equals, given
 from tools.install.values import (
     LEASES,
     NAMESPACE,
@@ -187,6 +187,7 @@ def settings() -> list[Node]:
         setting("max_caches", number_as_text("controller.maxCaches")),
         setting("max_store_size", number_as_text("controller.maxStoreSizeGiB")),
         setting("tag_check_interval", number_as_text("controller.tagCheckIntervalSeconds")),
+        setting("labelled_secrets", When(equals("authors.pullSecrets", "labelled"), "true", "false")),
         setting("insecure_registries", listed("insecureRegistries", "auto")),
         setting("registry_retries", number_as_text("controller.registry.retries")),
         setting("registry_connect_timeout", number_as_text("controller.registry.connectTimeoutSeconds")),

@@ -12,6 +12,7 @@ from imagecache.host.systemd_units import agent_units
 from tools.install import schema
 from tools.install.admission import admission
 from tools.install.agent import agent
+from tools.install.authors import authors
 from tools.install.controller import controller
 from tools.install.network import network
 from tools.install.pins import pins
@@ -33,6 +34,7 @@ def parts() -> dict[str, list[Document]]:
     return {
         "rbac": rbac(),
         "admission": admission(),
+        "authors": authors(),
         "pins": pins(),
         "controller": controller(),
         "network": network(),

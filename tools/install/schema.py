@@ -103,6 +103,7 @@ TOLD: Mapping[str, Schema] = {
     "pullSecretNamespaces": {**items(_NAMESPACE), "uniqueItems": True},
     "pullSecretNames": items(_NAME),
     "insecureRegistries": items(_REGISTRY),
+    "authors.pullSecrets": words("readable", "labelled", "any"),
     "tls.existingSecret": _NAME_OR_NONE,
     "tls.certManagerIssuer": _ISSUER,
     "controller.builds": {"type": "integer", "minimum": 1},

@@ -34,6 +34,7 @@ from imagecache.kube import connection
 from imagecache.kube.api import ChangeKind, ClusterKube, Kube
 from imagecache.kube.client import KubeClient
 from imagecache.kube.informer import Informer
+from imagecache.kube.labelled_secrets import LabelledSecretsClient
 from imagecache.kube.resources import IMAGE_CACHES, NODE_IMAGE_CACHES, NODES
 from imagecache.kube.reviewer import KubeTokenReviewer
 from imagecache.limits import GIB
@@ -72,7 +73,8 @@ class ClusterController:
                 health = HealthServer(metrics)
                 stack.push_async_callback(health.stop)
                 await health.start(self.settings.metrics_address)
-            kube = await stack.enter_async_context(KubeClient(access))
+            client = LabelledSecretsClient if self.settings.labelled_secrets else KubeClient
+            kube = await stack.enter_async_context(client(access))
             await stack.enter_async_context(self._served(kube))
             leader = Leader(kube, self.clock, self.settings.lease_namespace or access.namespace, _identity())
             await leader.acquire()

@@ -31,6 +31,7 @@ from imagecache.errors import Interrupted
     "hosts",
     "registry_ca",
     "insecure_registries",
+    "labelled_secrets",
     "registry_retries",
     "registry_connect_timeout",
     "registry_read_timeout",

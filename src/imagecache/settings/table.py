@@ -231,6 +231,13 @@ class Settings:
             "decides what their images are. auto: this machine itself, but nothing in a cluster.",
         ),
     ] = ("auto",)
+    labelled_secrets: Annotated[
+        bool,
+        Meaning(
+            "true | false",
+            'Pull secrets of a cluster are used only with the label imagecache.dev/pull-secret: "true".',
+        ),
+    ] = False
     registry_retries: Annotated[
         int,
         Meaning("count", "Retries of a registry request after an error that may be temporary."),

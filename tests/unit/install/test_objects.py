@@ -260,7 +260,7 @@ def test_who_is_meant_follows_from_its_role(account: str, asked: list[tuple[str,
 def test_policies_name_no_account() -> None:
     found = [item for (kind, _), item in rendered(pods={"refuse": True}).items() if kind.endswith("AdmissionPolicy")]
 
-    assert len(found) == 5
+    assert len(found) == 6
     for policy in found:
         assert policy["spec"]["failurePolicy"] == "Fail"
         assert "paramKind" not in policy["spec"], "a parameter that is not there yet would refuse every pod"
@@ -268,8 +268,9 @@ def test_policies_name_no_account() -> None:
 
 
 def test_nothing_of_ours_waits_for_us() -> None:
+    of_no_namespace = {"imagecache-agent", CONTROLLER, "imagecache-authors"}
     for (kind, name), item in rendered().items():
-        if kind.endswith("AdmissionPolicyBinding") and name not in {"imagecache-agent", CONTROLLER}:
+        if kind.endswith("AdmissionPolicyBinding") and name not in of_no_namespace:
             selector = item["spec"]["matchResources"]["namespaceSelector"]
             (expression,) = selector["matchExpressions"]
             assert expression["key"] == "kubernetes.io/metadata.name"
