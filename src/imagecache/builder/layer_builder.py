@@ -121,7 +121,7 @@ class LayerBuilder:
                     tar = await self._convert(group, missing.pop(0), lock, stack)
             # Not under the lock: the layers below may be another process's to make, and that one may wait for ours.
             for position in missing:
-                await self._make_variant(position, tar or self._stored_tar(name, stack), stack)
+                await self._make_variant(position, group, tar or self._stored_tar(name, stack), stack)
 
     async def _reuse(self, position: LayerPosition) -> bool:
         """Whether the position has its record, or a file in the store gives it one."""
@@ -165,7 +165,7 @@ class LayerBuilder:
         converted = await self._attempts(group, position, staged, share)
         tar = _Tar(staged.fd, converted.header.tar_size)
         if converted.digest is None:
-            converted = await self._derive(position, tar, share)
+            converted = await self._derive(position, group, tar, share)
         await self._commit(position, staged, share, converted)
         return tar
 
@@ -195,7 +195,7 @@ class LayerBuilder:
     ) -> Converted:
         """Download while a worker reads the growing file. The partial download survives anything but wrong bytes."""
         blob = group.blob
-        async with self._downloads, self._pool.worker(parallel=threads > 0) as worker:
+        async with self._downloads, self._pool.worker(group.reference.original, parallel=threads > 0) as worker:
             with await asyncio.to_thread(self._store.downloads.open, blob.digest, blob.size) as download:
 
                 async def advanced(size: int) -> None:
@@ -225,7 +225,9 @@ class LayerBuilder:
                 self.compressions[blob.digest] = converted.compression
                 return converted
 
-    async def _make_variant(self, position: LayerPosition, tar: _Tar | None, stack: contextlib.AsyncExitStack) -> None:
+    async def _make_variant(
+        self, position: LayerPosition, group: LayerGroup, tar: _Tar | None, stack: contextlib.AsyncExitStack
+    ) -> None:
         """Another position of a layer whose tar is in the store: the same bytes, perhaps another tree."""
         if tar is None or await self._reuse(position):
             return
@@ -233,10 +235,10 @@ class LayerBuilder:
         share.ask(DATA_START + tar.size)
         # A copy, not a link: what follows the tar differs. Where the filesystem shares blocks, it costs nothing.
         await asyncio.to_thread(copy_tar, tar.fd, staged.fd, tar.size)
-        converted = await self._derive(position, _Tar(staged.fd, tar.size), share)
+        converted = await self._derive(position, group, _Tar(staged.fd, tar.size), share)
         await self._commit(position, staged, share, converted)
 
-    async def _derive(self, position: LayerPosition, tar: _Tar, share: Share) -> Converted:
+    async def _derive(self, position: LayerPosition, group: LayerGroup, tar: _Tar, share: Share) -> Converted:
         """Make the filesystem of a position behind its tar; waits for the layers below, whose attributes it needs."""
         # Shielded: cancelling this build of a layer must not cancel the future that others wait for.
         lowers = [await asyncio.shield(self.record(chain_id)) for chain_id in position.below]
@@ -250,7 +252,7 @@ class LayerBuilder:
             )
 
             async def once() -> Converted:
-                async with self._pool.worker() as worker:
+                async with self._pool.worker(group.reference.original) as worker:
                     worker.start(job, [tar.fd, *below], share.ask)
                     return await worker.result(Converted, lambda _consumed: None)
 

@@ -92,7 +92,7 @@ def _size_from_start(source: BinaryIO) -> int:
 
 
 async def _in_worker(fds: Sequence[int], size: int, diff_id: DiffID, threads: int, *, bottom: bool) -> Converted:
-    async with WorkerPool(1, seldom=True) as pool, pool.worker(parallel=True) as worker:
+    async with WorkerPool(1, seldom=True) as pool, pool.worker("", parallel=True) as worker:
         job = Convert(blob=None, size=size, diff_id=diff_id, bottom=bottom, threads=threads)
         worker.start(job, fds, lambda wanted: wanted)
         await worker.send(Available(size))

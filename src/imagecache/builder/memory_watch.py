@@ -15,9 +15,13 @@ _PAUSE = 0.02
 EXIT_STATUS = 70
 
 
-def watch(most: int) -> None:
+def open_watch() -> int:
+    """The file that ``watch`` looks at; to be opened while this process may still open files."""
+    return os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def watch(fd: int, most: int) -> None:
     """From now on: at most ``most`` bytes that are this process' own."""
-    fd = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
     threading.Thread(target=_look, args=(fd, most), name="memory", daemon=True).start()
 
 

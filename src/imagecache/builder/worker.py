@@ -1,4 +1,4 @@
-"""The process that parses untrusted layers: no files by name, no privilege, no network.
+"""The process that parses untrusted layers: no files by name, no privilege, no network, and no way to get any.
 
 ``WorkerPool`` starts it with its ends of two socket pairs. It becomes nobody before it reads the first byte of a layer,
 receives jobs with their file descriptors from the first one, and answers with sizes and digests; over the second one it
@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NoReturn, TypeVar
 
+from imagecache import sandbox
 from imagecache.builder.convert import Parallel, ParsedLayer, convert
 from imagecache.builder.converted import Converted
 from imagecache.builder.derive import derive
@@ -25,7 +26,7 @@ from imagecache.builder.garbage import uncollected
 from imagecache.builder.growing_file import GrowingFile
 from imagecache.builder.inflate_threads import MEMORY, RESERVED
 from imagecache.builder.malloc import keep_freed_memory
-from imagecache.builder.memory_watch import watch
+from imagecache.builder.memory_watch import open_watch, watch
 from imagecache.builder.prove import prove, prove_above
 from imagecache.builder.worker_bounds import ParentGone, ProcessorTime, Room, bound_files, window_in
 from imagecache.builder.worker_messages import (
@@ -77,11 +78,14 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     die_first()
     restrict_process(RESERVED if parallel else memory or None)
-    if parallel:  # its allocator reserves more than it uses: what it uses is watched
+    if parallel:
         parallel_gzip.load()
-        watch(min(MEMORY, memory or MEMORY))
+    watched = open_watch()
     become_nobody()
     keep_freed_memory()
+    sandbox.enter()
+    if parallel:  # its allocator reserves more than it uses: what it uses is watched
+        watch(watched, min(MEMORY, memory or MEMORY))
     with contextlib.suppress(ConnectionError):  # the parent has ended, and its job with it: no answer is needed
         _serve(channel, asking, memory)
 

@@ -1,7 +1,8 @@
 """The parent's side of the worker processes: one per core, one layer each at a time.
 
-Workers are kept between layers (starting an interpreter costs more than a small layer) and killed when a build is
-cancelled or a job gets no answer. It must not know what a layer is.
+Workers are kept between the layers of one image (starting an interpreter costs more than a small layer), so that what a
+layer has made of its worker ends with its image; and they are killed when a build is cancelled or a job gets no answer.
+It must not know what a layer is.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ class Worker:
                 pass_fds=passed,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
+                env={},  # nothing of the parent's: an environment may hold a proxy's password
             )
         self._loop.add_reader(answering, self._answer)
 
@@ -161,7 +163,8 @@ class WorkerPool:
         self._working = 0
         self.size = size or cores()
         self._free = asyncio.Semaphore(self.size)
-        self._idle: list[Worker] = []
+        self._idle: list[tuple[str, Worker]] = []
+        """With the image that each has read layers of; empty: it has read nothing."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -169,7 +172,7 @@ class WorkerPool:
     def prepare(self) -> None:
         """Start the first worker now: it will be needed, and an interpreter takes a moment."""
         if not (self._idle or self._working):
-            self._idle.append(Worker(self._memory))
+            self._idle.append(("", Worker(self._memory)))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -178,13 +181,16 @@ class WorkerPool:
 
     def _end_idle(self) -> None:
         while self._idle:
-            self._idle.pop().kill()
+            self._idle.pop()[1].kill()
 
     @contextlib.asynccontextmanager
-    async def worker(self, *, parallel: bool = False) -> AsyncIterator[Worker]:
-        """A worker for one job. It is kept when the job succeeds, and killed otherwise, and when it is ``parallel``."""
+    async def worker(self, image: str, *, parallel: bool = False) -> AsyncIterator[Worker]:
+        """A worker for one job, that has read layers of this image at most.
+
+        It is kept when the job succeeds, and killed otherwise, and when it is ``parallel``.
+        """
         async with self._free:
-            worker = self._idle.pop() if self._idle and not parallel else Worker(self._memory, parallel=parallel)
+            worker = Worker(self._memory, parallel=True) if parallel else self._take(image)
             self._working += 1
             try:
                 yield worker
@@ -195,8 +201,17 @@ class WorkerPool:
                 if parallel:
                     worker.kill()
                 else:
-                    self._idle.append(worker)
+                    self._idle.append((image, worker))
             finally:
                 self._working -= 1
                 if self._seldom and not self._working:
                     self._end_idle()
+
+    def _take(self, image: str) -> Worker:
+        fit = [each for each in self._idle if each[0] == image] or [each for each in self._idle if not each[0]]
+        if fit:
+            self._idle.remove(fit[-1])
+            return fit[-1][1]
+        if self._idle and self._working + len(self._idle) >= self.size:
+            self._idle.pop(0)[1].kill()  # of another image
+        return Worker(self._memory)

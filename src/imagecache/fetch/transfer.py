@@ -78,8 +78,11 @@ class FetchSettings:
 class _Arriving:
     """A layer image whose bytes arrive in order: the digest of its tar, and what it must be."""
 
-    def __init__(self, name: LayerName, diff_id: DiffID, tar_size: int | None, position: Position | None) -> None:
+    def __init__(
+        self, name: LayerName, diff_id: DiffID, tar_size: int | None, position: Position | None, image: str
+    ) -> None:
         """Without a ``position`` nothing is proven yet."""
+        self.image = image
         self.name = name
         self.diff_id = diff_id
         self.tar_size = tar_size
@@ -176,7 +179,9 @@ class LayerFetcher:
     async def _attempt(self, placed: PlacedLayer, advanced: Advanced, transfer: contextlib.AsyncExitStack) -> None:
         """``transfer`` is closed when the bytes are here."""
         layer, position = placed.record, position_of(placed)
-        arriving = _Arriving(layer.name, layer.diff_id, layer.tar_size, None if position.needs_lowers else position)
+        arriving = _Arriving(
+            layer.name, layer.diff_id, layer.tar_size, None if position.needs_lowers else position, placed.image
+        )
         with await asyncio.to_thread(self._store.downloads.open, layer.digest, layer.size) as download:
             ranges = Ranges(self.settings.range_size, 0, layer.size, download.offset)
             try:
@@ -187,7 +192,7 @@ class LayerFetcher:
                     await transfer.aclose()  # the layers below may be those that wait for it
                     await self._have(placed.below)
                     lowers = [self._store.layers.path(name) for name in placed.below]
-                    await self._verifier.prove_above(layer, download.path, lowers)
+                    await self._verifier.prove_above(placed, download.path, lowers)
             except (ContentError, StoreCorrupt, NoSpace):  # after all else, what has arrived is resumed
                 download.discard()
                 raise
@@ -224,7 +229,7 @@ class LayerFetcher:
                     if self._store.layers.has(name):
                         return True
                     with self._store.layers.stage() as staged:
-                        arriving = _Arriving(name, DiffID(name.digest), None, ANYWHERE)
+                        arriving = _Arriving(name, DiffID(name.digest), None, ANYWHERE, str(name))
                         allowed = _allowed(first, pieces, allowance)
                         await self._receive(arriving, staged, allowed, slots, advanced)
                         await in_threads(self._threads, lambda: staged.commit(name))
@@ -259,7 +264,9 @@ class LayerFetcher:
     def _proof(self, arriving: _Arriving, path: Path, slots: Slots) -> AbstractAsyncContextManager[Proof | NoProof]:
         if arriving.position is None:
             return contextlib.nullcontext(NoProof())
-        return self._verifier.proof(Claim(arriving.diff_id, arriving.tar_size, arriving.position), path, slots)
+        return self._verifier.proof(
+            Claim(arriving.diff_id, arriving.tar_size, arriving.position, arriving.image), path, slots
+        )
 
     async def _write_head(self, name: LayerName, file: Download | StagedLayer) -> int:
         """Fetch what precedes the tar of a finished layer image; returns the tar's size."""

@@ -20,7 +20,7 @@ from imagecache.concurrency import cancel_all
 from imagecache.digest import DiffID
 from imagecache.fetch.buffers import Slots
 from imagecache.oserrors import converting
-from imagecache.store.bundle_document import LayerRecord
+from imagecache.store.bundle_document import PlacedLayer
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,8 @@ class Claim:
     tar_size: int | None
     """None: not known yet."""
     position: Position
+    image: str
+    """That it belongs to: a worker that has read it reads no layer of another one."""
 
 
 class Verifier:
@@ -38,12 +40,13 @@ class Verifier:
         """``pool`` is the caller's to close. Each proof occupies a worker until all of its layer image has arrived."""
         self._pool = pool
 
-    async def prove_above(self, layer: LayerRecord, path: Path, lowers: Sequence[Path]) -> None:
+    async def prove_above(self, placed: PlacedLayer, path: Path, lowers: Sequence[Path]) -> None:
         """Prove a whole file whose tar has the diffID, and which is right on top of ``lowers`` (top to bottom) alone.
 
         Raises of the ContentError family, StoreCorrupt, StoreError.
         """
-        async with self._pool.worker() as worker:
+        layer = placed.record
+        async with self._pool.worker(placed.image) as worker:
             with ExitStack() as stack:
                 fds = [stack.enter_context(_opened(each)) for each in (path, *lowers)]
                 worker.start(ProveAbove(diff_id=layer.diff_id, tar_size=layer.tar_size), fds)
@@ -56,7 +59,7 @@ class Verifier:
         Without a size of the tar the bytes begin with the tar; what precedes it is in the file when ``finish`` is
         called.
         """
-        async with self._pool.worker() as worker:
+        async with self._pool.worker(claim.image) as worker:
             with _opened(path) as fd:
                 worker.start(Prove(claim.diff_id, claim.position, claim.tar_size), [fd, slots.fd])
             proof = Proof(worker)

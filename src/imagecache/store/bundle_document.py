@@ -83,6 +83,8 @@ class PlacedLayer(msgspec.Struct, frozen=True, kw_only=True):
     """It stands at the bottom of an image."""
     below: tuple[LayerName, ...] = ()
     """The layer images below, top to bottom, for one that is right on top of these alone; else empty."""
+    image: str = ""
+    """Reference of an image that has it."""
 
 
 class Bundle(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,6 +130,7 @@ def placed_layers(documents: Iterable[Bundle]) -> dict[LayerName, PlacedLayer]:
                 record=same.record if same else layer,
                 bottom=depth == 0 or (same is not None and same.bottom),
                 below=tuple(reversed(names[:depth])) if upper else (),
+                image=same.image if same else image.reference,
             )
     return found
 

@@ -64,7 +64,7 @@ async def converted(directory: Path, blob: bytes, diff_id: DiffID = DIFF_ID, *, 
     source = os.open(directory / "blob", os.O_RDONLY)
     target = os.open(directory / "layer.erofs", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     try:
-        async with WorkerPool(1) as pool, pool.worker(parallel=True) as worker:
+        async with WorkerPool(1) as pool, pool.worker("app:1", parallel=True) as worker:
             job = Convert(Digest.sha256(blob), len(blob), diff_id, bottom=False, threads=THREADS)
             worker.start(job, [source, target], all_of_it)
             result = asyncio.ensure_future(worker.result(Converted, lambda _consumed: None))

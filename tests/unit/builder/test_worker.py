@@ -33,21 +33,40 @@ def test_an_answer_that_nobody_waits_for_ends_the_worker_without_a_word() -> Non
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+def is_there(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
 def alive(worker: Worker) -> bool:
-    return Path(f"/proc/{worker.pid}").exists()
+    return is_there(worker.pid)
 
 
 async def test_a_pool_that_is_seldom_used_keeps_workers_as_long_as_there_is_work() -> None:
     async with WorkerPool(2, seldom=True) as pool:
-        async with pool.worker() as first:
-            async with pool.worker() as second:
+        async with pool.worker("app:1") as first:
+            async with pool.worker("app:1") as second:
                 pass
-            async with pool.worker() as again:
+            async with pool.worker("app:1") as again:
                 assert again is second
             assert alive(second)
 
         assert not alive(first)
         assert not alive(second)
+
+
+async def test_a_worker_reads_layers_of_one_image() -> None:
+    """And with those that wait there are never more of them than the pool has room for."""
+    seen: dict[str, list[int]] = {"one:1": [], "other:1": []}
+    async with WorkerPool(2) as pool:
+        pool.prepare()
+        for image in ("one:1", "one:1", "other:1", "one:1", "other:1", "other:1"):
+            async with pool.worker(image) as worker:
+                seen[image].append(worker.pid)
+        assert len(set(seen["one:1"])) == len(set(seen["other:1"])) == 1
+        assert not set(seen["one:1"]) & set(seen["other:1"])
+        async with pool.worker("third:1") as worker:
+            assert {pid for pid in (*seen["one:1"], *seen["other:1"]) if is_there(pid)} == set(seen["other:1"])
+            assert worker.pid not in {*seen["one:1"], *seen["other:1"]}
 
 
 @pytest.mark.parametrize("other", [False, True])
@@ -61,7 +80,7 @@ async def test_a_layer_that_waits_for_those_below_is_completed_in_the_same_worke
     layer_file.build(io.BytesIO(tar(Entry(b"etc/", DIRECTORY, mode=0o711))), below)
     blob.write_bytes(data)
     with blob.open("rb") as source, image.open("w+b") as target, below.open("rb") as lower:
-        async with WorkerPool(2) as pool, pool.worker() as first, pool.worker() as second:
+        async with WorkerPool(2) as pool, pool.worker("app:1") as first, pool.worker("app:1") as second:
             convert = Convert(blob=None, size=len(data), diff_id=diff_id, bottom=False)
             first.start(convert, [source.fileno(), target.fileno()], lambda size: size)
             await first.send(Available(len(data)))

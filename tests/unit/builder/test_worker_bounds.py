@@ -77,7 +77,7 @@ async def test_nothing_is_written_that_was_not_granted(job: Job) -> None:
         asked.append(size)
         return size
 
-    async with WorkerPool(1) as pool, pool.worker() as worker:
+    async with WorkerPool(1) as pool, pool.worker("app:1") as worker:
         converted = await job.run(worker, grant)
     assert job.written == converted.size == max(asked)
     assert asked == sorted(asked)
@@ -92,7 +92,7 @@ async def test_a_refusal_is_the_error_of_the_job(job: Job) -> None:
 
     async with WorkerPool(1) as pool:
         with pytest.raises(ImageTooLarge, match=r"^no room$"):
-            async with pool.worker() as worker:
+            async with pool.worker("app:1") as worker:
                 await job.run(worker, grant)
     assert DATA_START < job.written <= 3 * MIB
 
@@ -107,7 +107,7 @@ async def test_the_filesystem_behind_the_tar_is_asked_for_too(job: Job) -> None:
 
     async with WorkerPool(1) as pool:
         with pytest.raises(ImageTooLarge):
-            async with pool.worker() as worker:
+            async with pool.worker("app:1") as worker:
                 await job.run(worker, grant)
     assert job.written == sizes[0]
 
@@ -115,13 +115,13 @@ async def test_the_filesystem_behind_the_tar_is_asked_for_too(job: Job) -> None:
 async def test_the_kernel_bounds_the_file_whatever_was_granted(job: Job) -> None:
     async with WorkerPool(1) as pool:
         with pytest.raises(NoSpace):
-            async with pool.worker() as worker:
+            async with pool.worker("app:1") as worker:
                 await job.run(worker, lambda size: size, largest=2 * MIB)
     assert job.written <= 2 * MIB
 
 
 async def test_a_worker_serves_again_after_a_bound_was_reached(job: Job) -> None:
-    async with WorkerPool(1) as pool, pool.worker() as worker:
+    async with WorkerPool(1) as pool, pool.worker("app:1") as worker:
         with pytest.raises(NoSpace):
             await job.run(worker, lambda size: size, largest=2 * MIB)
         os.ftruncate(job.target, 0)
@@ -133,10 +133,10 @@ async def test_memory_that_is_not_there_is_a_limit(tmp_path: Path) -> None:
     try:
         async with WorkerPool(1, memory=64 * MIB) as pool:
             with pytest.raises(LimitExceeded, match="more memory") as caught:
-                async with pool.worker() as worker:
+                async with pool.worker("app:1") as worker:
                     await job.run(worker, lambda size: size)
         assert "controller.resources.limits.memory" in caught.value.hint
-        async with WorkerPool(1, memory=512 * MIB) as pool, pool.worker() as worker:
+        async with WorkerPool(1, memory=512 * MIB) as pool, pool.worker("app:1") as worker:
             os.ftruncate(job.target, 0)
             await job.run(worker, lambda size: size)
     finally:
@@ -148,7 +148,7 @@ async def test_a_window_that_does_not_fit_the_memory_is_a_limit(tmp_path: Path) 
     frame = b"\x28\xb5\x2f\xfd\x00" + bytes([17 << 3]) + b"\x01\x00\x00"  # a window of 128 MiB, an empty block
     job = _job(tmp_path, frame)
     try:
-        async with WorkerPool(1, memory=256 * MIB) as pool, pool.worker() as worker:
+        async with WorkerPool(1, memory=256 * MIB) as pool, pool.worker("app:1") as worker:
             with pytest.raises(LimitExceeded, match=f"window of {128 * MIB} bytes, over the limit of {64 * MIB}"):
                 await job.run(worker, lambda size: size)
     finally:
@@ -168,7 +168,7 @@ async def test_processor_time_that_is_used_up_is_a_limit(job: Job) -> None:
         began.set()
         return size
 
-    async with WorkerPool(1) as pool, pool.worker() as worker:
+    async with WorkerPool(1) as pool, pool.worker("app:1") as worker:
         job.start(worker, grant)
         await worker.send(Available(2 * MIB))  # and then it waits for more
         await began.wait()
@@ -199,7 +199,7 @@ def test_the_kernel_says_when_the_processor_time_is_used_up() -> None:
 
 
 async def test_a_worker_is_the_first_to_end_when_memory_runs_out(job: Job) -> None:
-    async with WorkerPool(1, memory=300 * MIB) as pool, pool.worker() as worker:
+    async with WorkerPool(1, memory=300 * MIB) as pool, pool.worker("app:1") as worker:
         await job.run(worker, lambda size: size)
         process = Path(f"/proc/{worker.pid}")
         assert (process / "oom_score_adj").read_text() == "1000\n"
@@ -208,7 +208,7 @@ async def test_a_worker_is_the_first_to_end_when_memory_runs_out(job: Job) -> No
 
 
 async def test_a_worker_that_is_killed_names_the_signal(job: Job) -> None:
-    async with WorkerPool(1) as pool, pool.worker() as worker:
+    async with WorkerPool(1) as pool, pool.worker("app:1") as worker:
         job.start(worker, lambda size: size)
         os.kill(worker.pid, signal.SIGKILL)
         with pytest.raises(WorkerKilled, match="was ended by SIGKILL"):

@@ -25,7 +25,7 @@ from imagecache.errors import ContentError, DigestMismatch, StoreCorrupt
 from imagecache.fetch.verifier import Verifier
 from imagecache.limits import DEFAULT
 from imagecache.oci.descriptor import Platform
-from imagecache.store.bundle_document import Bundle, ImageRecord, LayerRecord
+from imagecache.store.bundle_document import Bundle, ImageRecord, LayerRecord, PlacedLayer
 from imagecache.store.layer_name import LayerName, Space
 from imagecache.store.store import Store
 from testkit.attachable import MemoryDocuments
@@ -248,7 +248,8 @@ async def test_more_layers_below_than_one_message_takes(verifier: Verifier, tmp_
         tar_size=built.header.tar_size,
     )
 
-    await verifier.prove_above(record, file, lower[::-1])
+    placed = PlacedLayer(record=record, bottom=False)
+    await verifier.prove_above(placed, file, lower[::-1])
 
     with pytest.raises(StoreCorrupt, match="differs at byte"):
-        await verifier.prove_above(record, file, lower[:0:-1])
+        await verifier.prove_above(placed, file, lower[:0:-1])
