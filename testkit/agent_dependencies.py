@@ -16,7 +16,8 @@ from imagecache.agent.dependencies import Node
 from imagecache.api.assignment import Cache
 from imagecache.api.nodes import NodeStatus
 from imagecache.containerd import image_records
-from imagecache.containerd.api import Asked, Attached, UnpackedChain
+from imagecache.containerd.api import ALONE, Attached, Beside, UnpackedChain
+from imagecache.containerd.attach import taken_of
 from imagecache.containerd.handlers import Handlers
 from imagecache.containerd.prepull import RuntimeImage
 from imagecache.digest import Digest
@@ -134,14 +135,7 @@ class FakeAttacher:
     """Runtime handlers with snapshotters of their own."""
     unpacked: set[UnpackedChain] = field(default_factory=set)
 
-    async def attach(
-        self,
-        bundle: Bundle,
-        also: Collection[str] = (),
-        others: Sequence[Asked] = (),
-        taken: Mapping[str, str] = {},
-    ) -> Attached:
-        del others
+    async def attach(self, bundle: Bundle, also: Collection[str] = (), beside: Beside = ALONE) -> Attached:
         self._check()
         if bundle.id in self.failures:
             raise self.failures[bundle.id]
@@ -149,7 +143,7 @@ class FakeAttacher:
         made: dict[str, Digest] = {}
         for image in bundle.images:
             made |= {} if image.private else _records(image)
-        made = {name: target for name, target in made.items() if name not in taken}
+        made = {name: target for name, target in made.items() if name not in beside.taken}
         self.records |= made
         snapshotters = self.found.unpacked(also)
         layers = [layer.chain_id for image in bundle.images for layer in image.layers]
@@ -160,7 +154,7 @@ class FakeAttacher:
             unpacked=snapshotters,
             left_out=self.found.left_out(also),
             handlers=self.found,
-            taken={name: taken[name] for name in map(image_records.tag_name, bundle.images) if name in taken},
+            taken=taken_of(bundle, beside),
         )
 
     async def handlers(self) -> Handlers:
@@ -171,7 +165,7 @@ class FakeAttacher:
         self._check()
         return frozenset(chains) - self.unpacked
 
-    async def detach(self, bundle: Bundle, keep: Sequence[Bundle]) -> None:
+    async def detach(self, bundle: Bundle, keep: Sequence[Bundle], had: Collection[str] = ()) -> None:
         self._check()
         heirs: dict[str, Digest] = {}
         for other in keep:
@@ -179,7 +173,7 @@ class FakeAttacher:
                 heirs = _records(image) | heirs
         for image in bundle.images:
             for name, target in _records(image).items():
-                if self.records.get(name) != target:
+                if self.records.get(name) != target or name in had:
                     continue
                 if name in heirs:
                     self.records[name] = heirs[name]

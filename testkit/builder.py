@@ -18,7 +18,7 @@ from imagecache.api.building import BuildRequest
 from imagecache.api.pull_secrets import PullSecret
 from imagecache.builder.build_events import Advanced, BuildEvent, ImageReady, ImageResolved, LayerPlan, Planned
 from imagecache.clock import Clock
-from imagecache.containerd.api import Asked, Attached
+from imagecache.containerd.api import ALONE, Attached, Beside
 from imagecache.digest import DiffID, Digest, chain_ids
 from imagecache.errors import ImageCacheError, ImageNotFound, NotFound, StoreError, Unauthenticated
 from imagecache.oci.descriptor import Descriptor, Platform
@@ -243,25 +243,19 @@ class FakeAttacher:
     attached: dict[str, str] = field(default_factory=dict)
     failure: ImageCacheError | None = None
 
-    async def attach(
-        self,
-        bundle: Bundle,
-        also: Collection[str] = (),
-        others: Sequence[Asked] = (),
-        taken: Mapping[str, str] = {},
-    ) -> Attached:
-        del others
+    async def attach(self, bundle: Bundle, also: Collection[str] = (), beside: Beside = ALONE) -> Attached:
         if self.failure is not None:
             raise self.failure
         for image in bundle.images:
             self.attached[image.name] = bundle.id
         public = [image for image in bundle.images if image.verified and not image.private]
-        names = {image.name: str(image.target.digest) for image in public if image.name not in taken}
+        names = {image.name: str(image.target.digest) for image in public if image.name not in beside.taken}
         withheld = tuple(image.name for image in bundle.images if image.private and image.verified)
         unverified = tuple(image.name for image in bundle.images if not image.verified)
         return Attached(names, withheld, unpacked=frozenset(also), unverified=unverified)
 
-    async def detach(self, bundle: Bundle, keep: Sequence[Bundle] = ()) -> tuple[str, ...]:
+    async def detach(self, bundle: Bundle, keep: Sequence[Bundle] = (), had: Collection[str] = ()) -> tuple[str, ...]:
+        del had
         if self.failure is not None:
             raise self.failure
         kept = {image.name for other in keep for image in other.images}

@@ -35,7 +35,8 @@ class Tool:
 
     def told(self, text: str, last: str) -> str:
         """Output of the commands that ``up`` tells people, as far as they end, and of one more."""
-        lines = [line.strip() for line in text.splitlines() if line.startswith("  ") and "./dev" not in line]
+        whole = text.replace("\\\n", "").splitlines()  # a command may go on in the next line
+        lines = [line.strip() for line in whole if line.startswith("  ") and "./dev" not in line]
         script = [line for line in lines if line.startswith(("export", "helm", "kubectl -n", "kubectl create"))]
         assert len(script) == 4, text
         words = ["sh", "-euc", "\n".join([*script, last])]

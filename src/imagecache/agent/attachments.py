@@ -18,7 +18,7 @@ from imagecache.agent.failures import Removals
 from imagecache.agent.state import Known, NodeState
 from imagecache.api.assignment import Cache
 from imagecache.clock import Clock
-from imagecache.containerd.api import Attached, UnpackedChain
+from imagecache.containerd.api import Attached, Beside, UnpackedChain
 from imagecache.containerd.handlers import Handlers
 from imagecache.errors import HostError
 from imagecache.store.bundle_document import Bundle
@@ -70,11 +70,12 @@ class Attachments:
             )
             start = self._clock.monotonic()
             others, taken = self._state.asked(without=bundle.id), self._taken(bundle.id)
-            attached = await self._attacher.attach(bundle, cache.also_unpack, others, taken)
+            beside = Beside(others, taken, self._state.all_made())
+            attached = await self._attacher.attach(bundle, cache.also_unpack, beside)
             self._metrics.attach_seconds.observe(self._clock.monotonic() - start)
             self.attached[bundle.id] = attached
             # with its names locked: who shares one must see what this one claims
-            await asyncio.to_thread(self._state.made, bundle.id, attached.unpacked, attached.names)
+            await asyncio.to_thread(self._state.made, bundle.id, attached)
         self.handlers = attached.handlers
         self._count()
         return attached
@@ -138,7 +139,8 @@ class Attachments:
         async with self._turn(bundle, self._detaching):
             self.attached.pop(bundle.id, None)  # before the runtime is asked: half removed is not attached
             claims, ids = names.by_rank(self._state.claims()), staying()
-            await self._attacher.detach(bundle, [each.document for each in claims if each.document.id in ids])
+            keep = [each.document for each in claims if each.document.id in ids]
+            await self._attacher.detach(bundle, keep, self._state.had(bundle.id))
         self._count()
 
     @contextlib.asynccontextmanager

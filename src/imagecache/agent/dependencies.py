@@ -14,7 +14,7 @@ from imagecache.agent.state import NodeState
 from imagecache.api.assignment import Cache
 from imagecache.api.nodes import NodeStatus
 from imagecache.clock import Clock
-from imagecache.containerd.api import Asked, Attached, UnpackedChain
+from imagecache.containerd.api import ALONE, Attached, Beside, UnpackedChain
 from imagecache.containerd.handlers import Handlers
 from imagecache.fetch.allowance import Allowance
 from imagecache.oci.descriptor import Platform
@@ -130,17 +130,10 @@ class Attacher(Protocol):
     def mode(self) -> str:
         """``proxy``, ``native`` or ``prepull``; empty until the runtime has answered once."""
 
-    async def attach(
-        self,
-        bundle: Bundle,
-        also: Collection[str] = (),
-        others: Sequence[Asked] = (),
-        taken: Mapping[str, str] = {},
-    ) -> Attached:
+    async def attach(self, bundle: Bundle, also: Collection[str] = (), beside: Beside = ALONE) -> Attached:
         """Make the images usable, also for the runtime handlers that use the snapshotters ``also``. Idempotent.
 
-        ``others`` are the other bundles of this node, with what they ask for; ``taken`` are names that another
-        ImageCache owns here, and its name.
+        ``beside`` is what else is on the node.
         """
 
     async def handlers(self) -> Handlers:
@@ -149,10 +142,10 @@ class Attacher(Protocol):
     async def lost(self, chains: Collection[UnpackedChain]) -> frozenset[UnpackedChain]:
         """Those of the chains that their snapshotter does not have: someone has removed them."""
 
-    async def detach(self, bundle: Bundle, keep: Sequence[Bundle]) -> None:
-        """Remove our records. A name that a bundle in ``keep`` has too, of several the first, means its image then.
+    async def detach(self, bundle: Bundle, keep: Sequence[Bundle], had: Collection[str] = ()) -> None:
+        """Remove the records, but for those that the node ``had`` before.
 
-        Containers keep running.
+        A name that a bundle in ``keep`` has too, of several the first, means its image then. Containers keep running.
         """
 
     async def missing(self, names: Mapping[str, str]) -> frozenset[str]:

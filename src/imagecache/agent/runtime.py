@@ -11,7 +11,7 @@ from pathlib import Path
 
 from imagecache.agent.budget import Disk, Part
 from imagecache.concurrency import run_all
-from imagecache.containerd.api import Asked, Attached, Containerd, UnpackedChain
+from imagecache.containerd.api import ALONE, Attached, Beside, Containerd, UnpackedChain
 from imagecache.containerd.attach import NodeAttacher
 from imagecache.containerd.chains_in_use import chains_in_use
 from imagecache.containerd.handlers import Handlers
@@ -51,16 +51,10 @@ class ContainerdRecords:
     _changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """One call of ``changed`` at a time: an older look must not release what a newer one has leased."""
 
-    async def attach(
-        self,
-        bundle: Bundle,
-        also: Collection[str] = (),
-        others: Sequence[Asked] = (),
-        taken: Mapping[str, str] = {},
-    ) -> Attached:
+    async def attach(self, bundle: Bundle, also: Collection[str] = (), beside: Beside = ALONE) -> Attached:
         # asked each time: an administrator may change containerd's configuration while we run
         self.mode = (await self.attacher.choice()).mode.value
-        attached = await self.attacher.attach(bundle, also, others, taken)
+        attached = await self.attacher.attach(bundle, also, beside)
         await self._changed()
         return attached
 
@@ -70,8 +64,8 @@ class ContainerdRecords:
     async def lost(self, chains: Collection[UnpackedChain]) -> frozenset[UnpackedChain]:
         return await self.attacher.lost(chains)
 
-    async def detach(self, bundle: Bundle, keep: Sequence[Bundle]) -> None:
-        await self.attacher.detach(bundle, keep)
+    async def detach(self, bundle: Bundle, keep: Sequence[Bundle], had: Collection[str] = ()) -> None:
+        await self.attacher.detach(bundle, keep, had)
         await self._changed()
 
     async def _changed(self) -> None:

@@ -17,6 +17,7 @@ from imagecache.agent import direct_layers
 from imagecache.agent.names import NO_RANK, Claim, Rank, names_taken, taken
 from imagecache.api.ids import is_cache_id
 from imagecache.api.nodes import NAME_TAKEN, CacheState, NodeCache
+from imagecache.containerd.api import Attached
 from imagecache.errors import InvalidDigest, InvalidInput
 from imagecache.oci.descriptor import decode_hook, encode_hook
 from imagecache.oserrors import converting
@@ -58,6 +59,10 @@ class _Entry(msgspec.Struct, frozen=True, kw_only=True):
     rank: Rank = NO_RANK
     names: tuple[str, ...] = ()
     """Of ``Attached.names``: what the last attach has shown that it claims."""
+    records: tuple[str, ...] = ()
+    """Names of records that attaches have made, also earlier ones."""
+    had: tuple[str, ...] = ()
+    """Of ``Attached.had``: what the node had before the first attach."""
     attached: bool = False
     problem: str = ""
     """Why the last attach failed. Both are kept on a host without Kubernetes alone: a Node's agent reports its own."""
@@ -127,13 +132,28 @@ class NodeState:
         if entry != before:
             self._save(document.id, entry)
 
-    def made(self, bundle_id: str, snapshotters: Iterable[str], names: Iterable[str] = ()) -> None:
-        """Remember the other snapshotters that have its images, and the names that it claims.
+    def all_made(self) -> frozenset[str]:
+        """Names of all records that are ours."""
+        return frozenset(name for entry in list(self._entries.values()) for name in entry.records)
+
+    def had(self, bundle_id: str) -> frozenset[str]:
+        """Names that the node had before any bundle had them, as far as this one's images have them."""
+        entry = self._entries.get(bundle_id)
+        return frozenset(entry.had if entry else ())
+
+    def made(self, bundle_id: str, attached: Attached) -> None:
+        """Remember what an attach has made: snapshots in other snapshotters, names, and what the node had before.
 
         Raises StoreError, NoSpace, StoreDenied.
         """
+        before = self._entries[bundle_id]
+        had = {*before.had, *attached.had}
         entry = msgspec.structs.replace(
-            self._entries[bundle_id], unpacked=tuple(sorted(snapshotters)), names=tuple(sorted(names))
+            before,
+            unpacked=tuple(sorted(attached.unpacked)),
+            names=tuple(sorted(attached.names)),
+            records=tuple(sorted({*before.records, *attached.images} - had)),
+            had=tuple(sorted(had)),
         )
         if entry != self._entries[bundle_id]:
             self._save(bundle_id, entry)

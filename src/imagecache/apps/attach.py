@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from imagecache.clock import Clock
 from imagecache.containerd.also_unpack import AlsoUnpacker, Tars
-from imagecache.containerd.api import Asked, Attached, Documents
+from imagecache.containerd.api import ALONE, Attached, Beside, Documents
 from imagecache.containerd.attach import AttachSettings, NodeAttacher
 from imagecache.containerd.client import ContainerdClient
 from imagecache.containerd.layer_tars import LayerTars
@@ -26,19 +26,13 @@ class LocalAttacher:
     settings: Settings
     clock: Clock
 
-    async def attach(
-        self,
-        bundle: Bundle,
-        also: Collection[str] = (),
-        others: Sequence[Asked] = (),
-        taken: Mapping[str, str] = {},
-    ) -> Attached:
+    async def attach(self, bundle: Bundle, also: Collection[str] = (), beside: Beside = ALONE) -> Attached:
         async with ContainerdClient(self.settings.address, self.clock) as containerd:
-            return await self.attacher(containerd).attach(bundle, also, others, taken)
+            return await self.attacher(containerd).attach(bundle, also, beside)
 
-    async def detach(self, bundle: Bundle, keep: Sequence[Bundle] = ()) -> tuple[str, ...]:
+    async def detach(self, bundle: Bundle, keep: Sequence[Bundle] = (), had: Collection[str] = ()) -> tuple[str, ...]:
         async with ContainerdClient(self.settings.address, self.clock) as containerd:
-            removed = await self.attacher(containerd).detach(bundle, keep)
+            removed = await self.attacher(containerd).detach(bundle, keep, had)
             # what native containers stand on is held before anybody collects
             await NativeUse(containerd, self.store.root / "layers").renew(
                 self.store.leases, holder_of(self.settings.address)

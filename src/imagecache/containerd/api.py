@@ -33,6 +33,21 @@ Asked = tuple[Bundle, Collection[str]]
 
 
 @dataclass(frozen=True, slots=True)
+class Beside:
+    """What an attach has to know of other bundles of the node, and of earlier attaches."""
+
+    others: Sequence[Asked] = ()
+    """Attached bundles, with what they ask for: what they share with this one is also unpacked as they ask."""
+    taken: Mapping[str, str] = field(default_factory=dict)
+    """Names by tag that another ImageCache owns, and its name: they stay what they are."""
+    made: Collection[str] = ()
+    """Names of records that are ours, whatever a pull has made of their labels since."""
+
+
+ALONE = Beside()
+
+
+@dataclass(frozen=True, slots=True)
 class Attached:
     """What attach did, in every mode."""
 
@@ -59,6 +74,9 @@ class Attached:
     """Names by tag that another ImageCache owns on this node, and its name: these images are recorded by digest."""
     pinned: tuple[str, ...] = ()
     """Names by tag of images that the node itself has pinned, so that they stay what they are."""
+
+    had: tuple[str, ...] = ()
+    """Names that the node had before, for the same image or another one."""
 
     @property
     def names(self) -> frozenset[str]:

@@ -19,7 +19,17 @@ from imagecache.clock import Clock
 from imagecache.concurrency import finish_all, run_all
 from imagecache.containerd import also_unpack, image_records
 from imagecache.containerd.also_unpack import AlsoUnpacker
-from imagecache.containerd.api import Asked, Attached, Containerd, Documents, Plugin, Session, UnpackedChain
+from imagecache.containerd.api import (
+    ALONE,
+    Asked,
+    Attached,
+    Beside,
+    Containerd,
+    Documents,
+    Plugin,
+    Session,
+    UnpackedChain,
+)
 from imagecache.containerd.handlers import AUTO, Handlers, handlers_of
 from imagecache.containerd.modes import Choice, choose, default_snapshotter
 from imagecache.containerd.record_removal import RecordRemoval
@@ -69,13 +79,14 @@ class _Withheld(enum.Enum):
 class _Done:
     """What one attach has done so far."""
 
-    taken: Mapping[str, str]
-    """Names that stay what they are, as the caller says."""
+    beside: Beside
     recorded: dict[str, str] = field(default_factory=dict)
     withheld: dict[_Withheld, list[str]] = field(default_factory=lambda: {why: [] for why in _Withheld})
     missed: list[str] = field(default_factory=list)
     pinned: list[str] = field(default_factory=list)
     """Names that stay what they are, since the node has pinned them."""
+    had: list[str] = field(default_factory=list)
+    """Names that the node had before."""
     listing: dict[str, Descriptor] = field(default_factory=dict)
     """Image ids that CRI has yet to handle."""
     usable: dict[str, ImageRecord] = field(default_factory=dict)
@@ -101,28 +112,21 @@ class NodeAttacher:
         self._clock = clock
         self._settings = settings or AttachSettings()
 
-    async def attach(
-        self,
-        bundle: Bundle,
-        also: Collection[str] = (),
-        others: Sequence[Asked] = (),
-        taken: Mapping[str, str] = {},
-    ) -> Attached:
+    async def attach(self, bundle: Bundle, also: Collection[str] = (), beside: Beside = ALONE) -> Attached:
         """Make the images usable.
 
         Args:
             bundle: whose images.
             also: the snapshotters that its cache asks for instead of the setting.
-            others: bundles that are attached too; what they share with this one is also unpacked as they ask.
-            taken: names by tag that another cache owns, and its name: they stay what they are.
+            beside: what else is on the node.
 
         Raises:
             ContainerdUnavailable, ContainerdMisconfigured, BlobNotFound, ImageNotListed; when something is unpacked:
             StoreError.
         """
         choice, handlers = await self._configured()
-        done = _Done(taken)
-        asked = [(bundle, also), *others]
+        done = _Done(beside)
+        asked = [(bundle, also), *beside.others]
         if self._prepulls or any(handlers.unpacked(each) for _, each in asked):
             lease = self._session().leased(also_unpack.LEASE, owner=bundle.id)  # what was unpacked outlives a failure
         else:
@@ -156,12 +160,13 @@ class NodeAttacher:
             handlers=handlers,
             unverified=tuple(done.withheld[_Withheld.UNVERIFIED]),
             reserved=tuple(done.withheld[_Withheld.RESERVED]),
-            taken={name: taken[name] for name in map(image_records.tag_name, bundle.images) if name in taken},
+            taken=taken_of(bundle, beside),
+            had=tuple(done.had),
             pinned=tuple(done.pinned),
         )
 
-    async def detach(self, bundle: Bundle, keep: Sequence[Bundle] = ()) -> tuple[str, ...]:
-        """Delete the records of ours that point at the bundle's images; returns their names.
+    async def detach(self, bundle: Bundle, keep: Sequence[Bundle] = (), had: Collection[str] = ()) -> tuple[str, ...]:
+        """Delete the records that point at the bundle's images, but for those that the node ``had``; returns the names.
 
         A name that a bundle in ``keep`` (of several the first) has too stays, or comes to mean its image; one that the
         node had before means again what it meant then. Everything that a container runs on stays. The last deletion
@@ -170,7 +175,7 @@ class NodeAttacher:
         await self._release(bundle, keep)
         session = self._session()
         await self.give_up(bundle)
-        return await RecordRemoval(session, keep).remove(bundle)
+        return await RecordRemoval(session, keep, had, self._is_reserved).remove(bundle)
 
     async def give_up(self, bundle: Bundle) -> None:
         """What attaches of the bundle have unpacked before they failed is containerd's to collect. Idempotent."""
@@ -304,7 +309,7 @@ class NodeAttacher:
         CRI handles records one event after the other, and labels those that lack its label. So the record of the id
         is written last and without the label: once it has it, CRI knows the names before it too.
         """
-        names = [name for name in image_records.names(image) if name not in done.taken]
+        names = [name for name in image_records.names(image) if name not in done.beside.taken]
         if self._in_cri:
             names = await self._record_for_cri(session, image, names, done)
         else:
@@ -319,6 +324,9 @@ class NodeAttacher:
         image_id = image_records.image_id(image)
         known, *found = await run_all(*map(session.images.get, (image_id, *wanted)))
         names = {}
+        for name, record in zip((image_id, *wanted), (known, *found), strict=True):
+            if record is not None and not image_records.is_ours(record) and name not in done.beside.made:
+                done.had.append(name)
         for name, record in zip(wanted, found, strict=True):
             if record is not None and record.target != image.target.digest and image_records.is_pinned(record):
                 done.pinned.append(name)
@@ -374,3 +382,9 @@ def _not_listed(image: ImageRecord, other: str | None) -> ImageNotListed:
         hint="containerd's log says why; is this the platform of its default?" if not other else "attach it again",
         image=image.reference,
     )
+
+
+def taken_of(bundle: Bundle, beside: Beside) -> dict[str, str]:
+    """Names of its images that another ImageCache owns, and its name."""
+    names = (image_records.tag_name(image) for image in bundle.images)
+    return {name: beside.taken[name] for name in names if name in beside.taken}

@@ -15,8 +15,8 @@ from typing import Protocol
 import msgspec
 
 from imagecache.containerd import image_records
-from imagecache.containerd.api import Asked, Attached, UnpackedChain
-from imagecache.containerd.attach import NodeAttacher
+from imagecache.containerd.api import ALONE, Attached, Beside, UnpackedChain
+from imagecache.containerd.attach import NodeAttacher, taken_of
 from imagecache.containerd.handlers import Handlers
 from imagecache.containerd.image_records import CRI_NAMESPACE
 from imagecache.containerd.reserved import ReservedNames
@@ -69,13 +69,7 @@ class Prepuller:
         self._private = CRI_NAMESPACE in allow_private_names
         self._reserved = reserved or ReservedNames()
 
-    async def attach(
-        self,
-        bundle: Bundle,
-        also: Collection[str] = (),
-        others: Sequence[Asked] = (),
-        taken: Mapping[str, str] = {},
-    ) -> Attached:
+    async def attach(self, bundle: Bundle, also: Collection[str] = (), beside: Beside = ALONE) -> Attached:
         """Unpack the images, or pull those that are missing.
 
         Raises ImageWithheld when one of them is private, from a registry that nobody has verified, or of a reserved
@@ -84,13 +78,15 @@ class Prepuller:
         # it comes before the error: the other images of the cache are useful
         withheld = [image for image in bundle.images if self._is_withheld(image)]
         public = tuple(image for image in bundle.images if image not in withheld)
-        own = {name: image for image in public if (name := name_of(image)) not in taken}
+        own = {name: image for image in public if (name := name_of(image)) not in beside.taken}
         if containerd := await self._containerd():
-            unpacked = await containerd.attach(msgspec.structs.replace(bundle, images=public), also, others, taken)
+            unpacked = await containerd.attach(msgspec.structs.replace(bundle, images=public), also, beside)
             attached = replace(unpacked, images={name: image_records.image_id(image) for name, image in own.items()})
         else:
+            found = {name: await self._runtime.image(name) for name in own}
+            had = [name for name, image in found.items() if image is not None and name not in beside.made]
             pulled = {name: (await self._pulled(name)).id for name in own}
-            attached = Attached(pulled, taken={name: taken[name] for name in map(name_of, public) if name in taken})
+            attached = Attached(pulled, taken=taken_of(bundle, beside), had=tuple(had))
         if withheld:
             raise self._withheld(withheld)
         return attached
@@ -135,18 +131,23 @@ class Prepuller:
         containerd = await self._containerd()
         return await containerd.lost(chains) if containerd else frozenset()
 
-    async def detach(self, bundle: Bundle, keep: Sequence[Bundle]) -> None:
-        """Remove the images that no container uses and no bundle in ``keep`` has, but none of a reserved name."""
+    async def detach(self, bundle: Bundle, keep: Sequence[Bundle], had: Collection[str] = ()) -> None:
+        """Remove the images that no container uses and no bundle in ``keep`` has.
+
+        But none of a reserved name, none that the node ``had`` before, and none that it has pinned.
+        """
         if containerd := await self._containerd():
             await containerd.give_up(bundle)
         kept = {name_of(image) for other in keep for image in other.images}
         kept_ids = {found.id for name in sorted(kept) if (found := await self._runtime.image(name)) is not None}
         used = await self._runtime.in_use()
         ours = {name_of(image) for image in bundle.images if image.name not in self._reserved}
-        for name in ours - kept:
+        for name in ours - kept - set(had):
             found = await self._runtime.image(name)
             # CRI removes an image with all its names, also those of another cache
-            if found is not None and found.id not in kept_ids and not used & {found.id, *found.names}:
+            if found is None or found.pinned or found.id in kept_ids or found.id in had:
+                continue
+            if not used & {found.id, *found.names}:
                 await self._runtime.remove(name)
 
     async def missing(self, names: Mapping[str, str]) -> frozenset[str]:

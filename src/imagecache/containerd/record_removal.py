@@ -1,12 +1,13 @@
 """Take back the image records that attach has made, and leave the node as it would be without them.
 
-A record is ours by its label (``image_records.SERVED``), which a pull removes: an image that the node had before, or
-has pulled since, is the node's own and stays. It must not look at snapshots; those go with the records.
+What the node had before is its own and stays, and so does what it has pinned. A record of ours goes even when a pull
+has replaced its labels since: what holds its layers would never be free otherwise. It must not look at snapshots; those
+go with the records.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from imagecache.containerd import image_records
 from imagecache.containerd.api import Session, StoredImage
@@ -21,7 +22,16 @@ _NO_LONGER_OURS = dict.fromkeys((*image_records.SERVED, *image_records.PINNED, i
 class RecordRemoval:
     """Of one bundle, while those in ``keep`` stay: of several that have a name, the first."""
 
-    def __init__(self, session: Session, keep: Sequence[Bundle]) -> None:
+    def __init__(
+        self,
+        session: Session,
+        keep: Sequence[Bundle],
+        had: Collection[str],
+        is_reserved: Callable[[ImageRecord], bool],
+    ) -> None:
+        """``had``: names that the node had before. Of a reserved image it has every record that we have not made."""
+        self._had = frozenset(had)
+        self._is_reserved = is_reserved
         self._images = session.images
         self._heirs: dict[str, ImageRecord] = {}
         for image in [image for other in keep for image in other.images]:
@@ -48,18 +58,27 @@ class RecordRemoval:
     async def _leaving(self, image: ImageRecord) -> list[StoredImage]:
         """Records of ours that point at the image and have no reason to; names first, then the id."""
         found = {record.name: record for record in await self._images.with_target(image.target.digest)}
-        ours = [found[name] for name in image_records.names(image) if name in found and self._is_to_go(found[name])]
+        ours = [
+            found[name] for name in image_records.names(image) if name in found and self._is_to_go(image, found[name])
+        ]
         own = found.get(image_records.image_id(image))
-        if own is None or own.name in self._heirs or not image_records.is_ours(own):
+        if own is None or own.name in self._heirs or self._is_the_nodes(image, own):
             return ours
         if found.keys() == {own.name, *(record.name for record in ours)}:
             return [*ours, own]
         await self._images.put(own.name, image.target, _NO_LONGER_OURS)  # another name keeps it: it is kubelet's now
         return ours
 
-    def _is_to_go(self, record: StoredImage) -> bool:
+    def _is_to_go(self, image: ImageRecord, record: StoredImage) -> bool:
         heir = self._heirs.get(record.name)
-        return image_records.is_ours(record) and (heir is None or heir.target.digest != record.target)
+        # one that meant something else before, which ``_after`` brings back, is not the node's while it means ours
+        own = self._is_the_nodes(image, record) and image_records.BEFORE not in record.labels
+        return not own and (heir is None or heir.target.digest != record.target)
+
+    def _is_the_nodes(self, image: ImageRecord, record: StoredImage) -> bool:
+        if self._is_reserved(image) and not image_records.is_ours(record):
+            return True
+        return record.name in self._had or image_records.is_pinned(record)
 
     async def _after(self, record: StoredImage) -> tuple[Descriptor, dict[str, str]] | None:
         """What the name means from now on, and changes of its labels; None: nothing."""

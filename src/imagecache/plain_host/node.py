@@ -7,7 +7,7 @@ why something is attached.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -17,7 +17,7 @@ from imagecache.agent.state import NodeState
 from imagecache.api import building
 from imagecache.api.nodes import HOST, NodeStatus, NodeView, also_unpack, direct_io
 from imagecache.api.types import ImageCache
-from imagecache.containerd.api import Asked, Attached
+from imagecache.containerd.api import ALONE, Attached, Beside
 from imagecache.errors import ImageCacheError
 from imagecache.oci.descriptor import Platform
 from imagecache.store.bundle_document import Bundle
@@ -26,21 +26,14 @@ from imagecache.store.bundle_document import Bundle
 class Attacher(Protocol):
     """``apps.attach.LocalAttacher``; the fake is in ``testkit.builder``."""
 
-    async def attach(
-        self,
-        bundle: Bundle,
-        also: Collection[str] = (),
-        others: Sequence[Asked] = (),
-        taken: Mapping[str, str] = {},
-    ) -> Attached:
+    async def attach(self, bundle: Bundle, also: Collection[str] = (), beside: Beside = ALONE) -> Attached:
         """Make the images usable in containerd. Idempotent. Raises HostError, StoreError.
 
-        ``also`` are the snapshotters that its cache asks for, ``others`` the other attached bundles with theirs;
-        ``taken`` are names that another cache owns, and its name.
+        ``also`` are the snapshotters that its cache asks for, ``beside`` is what else is on the host.
         """
 
-    async def detach(self, bundle: Bundle, keep: Sequence[Bundle] = ()) -> tuple[str, ...]:
-        """Remove our records, and return the names that are gone.
+    async def detach(self, bundle: Bundle, keep: Sequence[Bundle] = (), had: Collection[str] = ()) -> tuple[str, ...]:
+        """Remove the records, but for those that the host ``had`` before, and return the names that are gone.
 
         A name that a bundle in ``keep`` has too, of several the first, means its image then.
         """
@@ -83,12 +76,12 @@ class HostNode:
         # before the records are made: whatever is half made then, detach finds it, and the agent completes it
         await asyncio.to_thread(state.write, own, [cache.name], also, direct_io=direct_io(annotations), rank=rank)
         try:
-            taken = names.taken(own.id, state.claims())
-            attached = await self._attacher().attach(own, also, state.asked(without=own.id), taken)
+            beside = Beside(state.asked(without=own.id), names.taken(own.id, state.claims()), state.all_made())
+            attached = await self._attacher().attach(own, also, beside)
         except ImageCacheError as error:
             await asyncio.to_thread(state.settle, own.id, building.explain(error))
             raise
-        await asyncio.to_thread(state.made, own.id, attached.unpacked, attached.names)
+        await asyncio.to_thread(state.made, own.id, attached)
         await asyncio.to_thread(state.settle, own.id)
         return attached
 
@@ -121,7 +114,7 @@ class HostNode:
     async def _detach(self, state: NodeState, bundle: Bundle) -> tuple[str, ...]:
         # the others keep the names that they share with it, such as a tag that two caches have
         others = [claim.document for claim in names.by_rank(state.claims()) if claim.document.id != bundle.id]
-        removed = await self._attacher().detach(bundle, others)
+        removed = await self._attacher().detach(bundle, others, state.had(bundle.id))
         await asyncio.to_thread(state.erase, bundle.id)
         return removed
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import pytest
 from imagecache.agent.attachments import Attachments
 from imagecache.agent.state import NodeState
 from imagecache.api.assignment import Cache
-from imagecache.containerd.api import Asked, Attached
+from imagecache.containerd.api import ALONE, Attached, Beside
 from imagecache.containerd.handlers import Handlers
 from imagecache.store.bundle_document import Bundle
 from imagecache.telemetry.metrics import Metrics
@@ -33,17 +33,11 @@ class Hanging(FakeAttacher):
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     begun: list[str] = field(default_factory=list)
 
-    async def attach(
-        self,
-        bundle: Bundle,
-        also: Collection[str] = (),
-        others: Sequence[Asked] = (),
-        taken: Mapping[str, str] = {},
-    ) -> Attached:
+    async def attach(self, bundle: Bundle, also: Collection[str] = (), beside: Beside = ALONE) -> Attached:
         self.begun.append(bundle.id)
         if bundle.id in self.hangs:
             await self.gate.wait()
-        return await super().attach(bundle, also, others, taken)
+        return await super().attach(bundle, also, beside)
 
 
 @pytest.fixture

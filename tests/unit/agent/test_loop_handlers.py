@@ -5,6 +5,7 @@ from __future__ import annotations
 from imagecache.agent.budget import Disk
 from imagecache.agent.direct_layers import DirectLayers
 from imagecache.agent.state import NodeState
+from imagecache.containerd.api import Attached
 from imagecache.containerd.handlers import Handlers
 from testkit.images import tar_of
 from tests.unit.agent.bench import Bench, cache
@@ -98,7 +99,7 @@ async def test_what_a_killed_agent_has_unpacked_needs_no_space_again(bench: Benc
     await bench.kill()
     state = NodeState(bench.store.paths.nodes / "worker")
     state.load()
-    state.made(A, ())
+    state.made(A, Attached())
     full = bench.machine.size.capacity
     bench.machine.size = Disk(full, int(full * 0.17) + bench.machine.stored())
     bench.start()

@@ -8,6 +8,7 @@ import pytest
 
 from imagecache.agent.direct_layers import DirectLayers
 from imagecache.agent.state import Known, NodeState
+from imagecache.containerd.api import Attached
 from testkit.attachable import MemoryDocuments, bundle
 
 DOCUMENTS = MemoryDocuments()
@@ -48,7 +49,7 @@ def test_what_was_asked_and_unpacked_is_remembered(state: NodeState, tmp_path: P
     first, second = bundle(PUBLIC, number=1), bundle(ODD, number=2)
     state.write(first, ["a"], ["overlayfs"])
     state.write(second, ["b"])
-    state.made(first.id, {"overlayfs"})
+    state.made(first.id, Attached(unpacked=frozenset({"overlayfs"})))
     for each in (state, reloaded(tmp_path)):
         assert each.known()[first.id].unpacked == {"overlayfs"}
         assert each.known()[second.id].unpacked == frozenset()

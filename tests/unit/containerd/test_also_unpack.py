@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 import pytest
 
 from imagecache.containerd.also_unpack import AlsoUnpacker, Tars
-from imagecache.containerd.api import Attached, SnapshotKey
+from imagecache.containerd.api import Attached, Beside, SnapshotKey
 from imagecache.containerd.attach import AttachSettings, NodeAttacher
 from imagecache.errors import BlobNotFound, ContainerdMisconfigured, StoreCorrupt
 from imagecache.store.bundle_document import Bundle, ImageRecord, LayerRecord
@@ -44,7 +44,7 @@ class Node:
     async def attach(
         self, made: Bundle, also: Collection[str] = (), others: tuple[tuple[Bundle, Collection[str]], ...] = ()
     ) -> Attached:
-        attached = await self.attacher.attach(made, also, others)
+        attached = await self.attacher.attach(made, also, Beside(others))
         self.containerd.collect()
         return attached
 

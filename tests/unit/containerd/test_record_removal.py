@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from imagecache.containerd import image_records
+from imagecache.containerd.api import Beside
 from testkit.attachable import bundle
 from tests.unit.containerd.test_attach import MANAGED, PINNED, Node
 
@@ -18,27 +19,42 @@ async def test_an_image_that_the_node_had_before_stays() -> None:
         await images.put(name, image.target, MANAGED)
     before = dict(node.containerd.spaces["k8s.io"].images)
 
-    await node.attacher.attach(bundle(image))
-    assert await node.attacher.detach(bundle(image)) == (image_records.by_digest(image),)
+    attached = await node.attacher.attach(bundle(image))
+    assert set(attached.had) == before.keys()
+    assert await node.attacher.detach(bundle(image), had=attached.had) == (image_records.by_digest(image),)
 
     assert node.containerd.spaces["k8s.io"].images == before
 
 
-async def test_an_image_that_was_pulled_since_stays_and_can_be_collected() -> None:
-    """A pull replaces the labels of the name that it is asked for."""
+async def test_an_image_that_was_pulled_since_goes() -> None:
+    """A pull replaces the labels of the name that it is asked for; what holds its layers would never be free."""
     node = Node()
     image = node.documents.image("nginx:1.25", ["base"])
     node.serve(image)
-    await node.attacher.attach(bundle(image))
+    first = await node.attacher.attach(bundle(image))
     images = node.containerd.session("k8s.io").images
     await images.delete(NAME, image.target.digest)
     await images.put(NAME, image.target, MANAGED)
 
+    again = await node.attacher.attach(bundle(image), beside=Beside(made=first.images))
+    assert again.had == first.had == ()
+    await node.attacher.detach(bundle(image), had=again.had)
+
+    assert node.images == set()
+
+
+async def test_a_name_of_the_nodes_own_keeps_the_image_and_nothing_is_pinned() -> None:
+    node = Node()
+    image = node.documents.image("nginx:1.25", ["base"])
+    node.serve(image)
+    await node.attacher.attach(bundle(image))
+    await node.containerd.session("k8s.io").images.put("example.com/copy:1", image.target, MANAGED)
+
     await node.attacher.detach(bundle(image))
 
     records = node.containerd.spaces["k8s.io"].images
-    assert records.keys() == {NAME, image_records.image_id(image)}
-    assert all(record.labels == MANAGED for record in records.values()), "not pinned any more"
+    assert records.keys() == {"example.com/copy:1", image_records.image_id(image)}
+    assert all(record.labels == MANAGED for record in records.values()), "kubelet can collect it"
 
 
 async def test_a_name_that_the_node_had_for_another_image_means_that_again() -> None:
@@ -50,10 +66,11 @@ async def test_a_name_that_the_node_had_for_another_image_means_that_again() -> 
         await images.put(name, old.target, MANAGED)
     before = dict(node.containerd.spaces["k8s.io"].images)
 
-    await node.attacher.attach(bundle(new))
+    attached = await node.attacher.attach(bundle(new))
+    assert attached.had == (NAME,)
     assert node.containerd.spaces["k8s.io"].images[NAME].target == new.target.digest
     await node.attacher.attach(bundle(new))
-    await node.attacher.detach(bundle(new))
+    await node.attacher.detach(bundle(new), had=attached.had)
 
     assert node.containerd.spaces["k8s.io"].images == before
 
@@ -64,8 +81,8 @@ async def test_a_name_whose_earlier_image_is_gone_goes() -> None:
     node.serve(new)
     await node.containerd.session("k8s.io").images.put(NAME, old.target, MANAGED)
 
-    await node.attacher.attach(bundle(new))
-    await node.attacher.detach(bundle(new))
+    attached = await node.attacher.attach(bundle(new))
+    await node.attacher.detach(bundle(new), had=attached.had)
 
     assert node.images == set()
 
@@ -94,7 +111,9 @@ async def test_a_name_that_another_cache_owns_stays_and_the_image_is_there_by_di
     node.serve(first, second)
     await node.attacher.attach(bundle(first))
 
-    attached = await node.attacher.attach(bundle(second, number=1), taken={NAME: "a", "docker.io/library/x:1": "a"})
+    attached = await node.attacher.attach(
+        bundle(second, number=1), beside=Beside(taken={NAME: "a", "docker.io/library/x:1": "a"})
+    )
 
     assert attached.taken == {NAME: "a"}
     assert attached.images.keys() == {image_records.by_digest(second), image_records.image_id(second)}
@@ -108,7 +127,7 @@ async def test_the_next_owner_has_the_name_at_once() -> None:
     first, second = (node.documents.image("nginx:1.25", [layer]) for layer in ("first", "second"))
     node.serve(first, second)
     await node.attacher.attach(bundle(first))
-    await node.attacher.attach(bundle(second, number=1), taken={NAME: "a"})
+    await node.attacher.attach(bundle(second, number=1), beside=Beside(taken={NAME: "a"}))
 
     removed = await node.attacher.detach(bundle(first), keep=[bundle(second, number=1)])
 
