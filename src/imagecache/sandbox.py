@@ -179,6 +179,8 @@ _AARCH64 = _Machine(
 )
 # fmt: on
 _MACHINES = {"x86_64": _X86_64, "aarch64": _AARCH64}
+LOCKS = {"no_new_privs": "NoNewPrivs:\t1", "seccomp": "Seccomp:\t2"}
+"""With their lines in /proc/PID/status."""
 _CLONE_THREAD, _PROT_EXEC = 0x10000, 4
 _FCNTL = (0, 1, 2, 3, 4, 1030)
 """F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC: with F_SETOWN a process signals others."""
@@ -207,12 +209,12 @@ def landlock_abi() -> int:
 
 
 def in_force(pid: int) -> tuple[str, ...]:
-    """What the kernel says of a process, for ``doctor``. Raises OSError."""
-    status = dict(
-        line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line
-    )
-    found = {"no_new_privs": status.get("NoNewPrivs") == "1", "seccomp": status.get("Seccomp") == "2"}
-    return tuple(name for name, is_there in found.items() if is_there)
+    """Those of ``LOCKS`` that the kernel says are on a process; Landlock it does not say. Empty when it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return ()
+    return tuple(name for name, line in LOCKS.items() if line in lines)
 
 
 def _landlock(libc: ctypes.CDLL) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from imagecache import sandbox
 from imagecache.apps.containerd_config import containerd_config
 from imagecache.apps.store import store_paths
+from imagecache.builder.worker_pool import WorkerPool
 from imagecache.clock import Clock
 from imagecache.containerd.client import ContainerdClient
 from imagecache.erofs.realign import realign
 from imagecache.errors import ContainerdUnavailable, ImageCacheError
-from imagecache.host.checks import Check, failed
+from imagecache.host.checks import Check, failed, ok, problem
 from imagecache.host.lease_holders import is_shared
 from imagecache.host.probe import ProbeSettings, diagnose
 from imagecache.host.probe_config import check_files
@@ -19,6 +21,9 @@ from imagecache.host.probe_containerd import ContainerdExpectations
 from imagecache.settings.table import Mode, Settings
 from imagecache.store.paths import StorePaths
 from imagecache.store.store import Store
+
+_START_SECONDS, _LOOK_SECONDS = 30.0, 0.01
+"""A worker is an interpreter that starts: some tenths of a second."""
 
 
 async def checks(settings: Settings, clock: Clock) -> Sequence[Check]:
@@ -48,7 +53,26 @@ async def checks(settings: Settings, clock: Clock) -> Sequence[Check]:
             unsuitable=unsuitable,
             realign=realign,
         )
-    return [*found, *await asyncio.to_thread(_files, settings, clock)]
+    return [*found, await _isolation(), *await asyncio.to_thread(_files, settings, clock)]
+
+
+async def _isolation() -> Check:
+    """What the kernel says of a process that is about to read layers, by starting one."""
+    area, name = "host", "isolation of workers"
+    async with WorkerPool(1) as pool, pool.worker("") as worker:
+        async with asyncio.timeout(_START_SECONDS):
+            while not worker.ended:
+                if len(locks := sandbox.in_force(worker.pid)) == len(sandbox.LOCKS):
+                    abi = sandbox.landlock_abi()
+                    landlock = f"landlock (ABI {abi})" if abi else "this kernel has no Landlock"
+                    return ok(area, name, f"{', '.join(locks)}, {landlock}")
+                await asyncio.sleep(_LOOK_SECONDS)
+    return problem(
+        area,
+        name,
+        "a process that reads layers cannot give up its rights, so no layer is read here",
+        "its message above says why; a container runtime's seccomp profile must allow seccomp and landlock_*",
+    )
 
 
 def _files(settings: Settings, clock: Clock) -> Sequence[Check]:

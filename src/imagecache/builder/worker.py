@@ -31,6 +31,7 @@ from imagecache.builder.prove import prove, prove_above
 from imagecache.builder.worker_bounds import ParentGone, ProcessorTime, Room, bound_files, window_in
 from imagecache.builder.worker_messages import (
     MAX_MESSAGE,
+    NO_SANDBOX,
     PARALLEL,
     Arrived,
     Available,
@@ -83,7 +84,11 @@ def main() -> None:
     watched = open_watch()
     become_nobody()
     keep_freed_memory()
-    sandbox.enter()
+    try:
+        sandbox.enter()
+    except OSError as error:
+        sys.stderr.write(f"imagecache: no layer is read here, since {error.strerror}: {error}\n")
+        sys.exit(NO_SANDBOX)
     if parallel:  # its allocator reserves more than it uses: what it uses is watched
         watch(watched, min(MEMORY, memory or MEMORY))
     with contextlib.suppress(ConnectionError):  # the parent has ended, and its job with it: no answer is needed

@@ -23,6 +23,8 @@ MAX_MESSAGE = 64 << 10
 """More than the largest message, which is a ``Failed``."""
 
 
+NO_SANDBOX = 77
+"""Status with which a worker ends that could not give up its rights (EX_NOPERM of sysexits.h)."""
 PARALLEL = "parallel"
 """Argument of a worker that may inflate on several cores: it ends after its job, and has a bound on its memory."""
 

@@ -21,6 +21,7 @@ from imagecache.builder.converted import Converted
 from imagecache.builder.inflate_threads import cores
 from imagecache.builder.worker_messages import (
     MAX_MESSAGE,
+    NO_SANDBOX,
     PARALLEL,
     ROOM,
     Failed,
@@ -70,6 +71,10 @@ class Worker:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def ended(self) -> bool:
+        return self._process.poll() is not None
 
     def start(self, job: ToWorker, fds: Sequence[int], grant: Grant | None = None) -> None:
         """Send a job. It cannot block: the worker is idle, so the socket has room.
@@ -140,6 +145,11 @@ class Worker:
 
 
 def _killed(status: int) -> WorkerKilled:
+    if status == NO_SANDBOX:
+        return WorkerKilled(
+            "the process that reads layers could not give up its rights, so it reads none",
+            hint="its log says why; 'imagecache doctor' shows what this host offers (isolation of workers)",
+        )
     how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
     return WorkerKilled(
         f"the process that reads a layer {how}",
