@@ -160,7 +160,7 @@ def _described(media_type: str, content: bytes) -> Descriptor:
     return Descriptor(media_type=media_type, digest=Digest.sha256(content), size=len(content))
 
 
-def leased(store: Path) -> set[Path]:
-    """Layer images that any node has leased."""
-    paths = StorePaths(store)
+def leased(store: Path, leases: Path | None = None) -> set[Path]:
+    """Layer images that any node has leased. ``leases``: the directory in which nodes write that share the store."""
+    paths = StorePaths(store, leases)
     return {paths.layer(name) for _, name in paths.node_lease_files()}

@@ -28,6 +28,7 @@ from testkit.peers.programs import environment, find, run
 from testkit.peers.registry import Registry
 from testkit.peers.workspace import workspace
 from testkit.store import leased
+from tools.install.values import LEASES
 
 CONTROLLER_USER = 65532
 INSTALL = Path(__file__).resolve().parents[2] / "docs" / "install.md"
@@ -135,9 +136,9 @@ def test_a_shared_directory_of_a_controller_that_is_nobody(place: Place, tmp_pat
     run_pods(cluster, PodSpec("app", image, node=node.name))
     cluster.kubectl("delete", f"{CACHE}/app", "--timeout=60s")
     assert cluster.kubectl("exec", "app", "--", "cat", "/srv/0") == "app\n"
-    assert layer in leased(node.store)
+    assert layer in leased(node.store, node.store / LEASES)
     cluster.kubectl("delete", "pod", "app", "--now")
-    assert wait_until(lambda: layer not in leased(node.store), seconds=60, every=0.5)
+    assert wait_until(lambda: layer not in leased(node.store, node.store / LEASES), seconds=60, every=0.5)
     cluster.kubectl("delete", f"{CACHE}/other", "--timeout=60s")  # after which the controller collects
     assert wait_until(lambda: not layer.exists(), seconds=60, every=0.5)
 
