@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from imagecache.digest import ChainID, DiffID, Digest, chain_id, chain_ids
 from imagecache.errors import DigestMismatch, MalformedLayer
 from imagecache.oci.descriptor import Descriptor, Platform
@@ -31,6 +33,8 @@ class MemoryLayers:
     def __init__(self, root: Path = Path("/memory")) -> None:
         self.root = root
         self.leases: dict[str, set[LayerName]] = {}
+        self.private: dict[ChainID, set[str]] = {}
+        """Repositories that alone may have a chain."""
         self._served: list[ServedLayer] = []
         self._files: dict[LayerName, Path] = {}
 
@@ -60,7 +64,9 @@ class MemoryLayers:
         """The file is deleted, whether or not it is needed."""
         del self._files[name]
 
-    def lookup(self, chain_id: ChainID) -> ServedLayer | None:
+    def lookup(self, chain_id: ChainID, repository: str = "") -> ServedLayer | None:
+        if repository and repository not in self.private.get(chain_id, {repository}):
+            return None
         served = (layer for layer in self._served if layer.chain_id == chain_id and layer.name in self._files)
         return next(served, None)
 
@@ -105,11 +111,19 @@ def put_layer(store: Store, name: LayerName, content: bytes) -> bool:
 
 
 def put_bundle(
-    store: Store, bundle_id: str, diff_ids: Sequence[DiffID], contents: Sequence[bytes], *, reference: str = "busybox"
+    store: Store,
+    bundle_id: str,
+    diff_ids: Sequence[DiffID],
+    contents: Sequence[bytes],
+    *,
+    reference: str = "busybox",
+    private: bool = False,
 ) -> Bundle:
     """Store a bundle of one image with these layers, bottom first, under a build lease as a build does it."""
     config, manifest = f'{{"config of":"{bundle_id}"}}'.encode(), f'{{"manifest of":"{bundle_id}"}}'.encode()
     document = bundle_document(bundle_id, diff_ids, contents, config=config, manifest=manifest, reference=reference)
+    images = tuple(msgspec.structs.replace(image, private=private) for image in document.images)
+    document = msgspec.structs.replace(document, images=images)
     with store.leases.build_lease(document.layer_names(), document.document_digests()):
         for layer, content in zip(document.images[0].layers, contents, strict=True):
             put_layer(store, layer.name, content)

@@ -16,8 +16,11 @@ __all__ = ["LayerProvider", "Mounter", "Observer", "ServedLayer"]
 class LayerProvider(Protocol):
     """Answers from memory or with one indexed read, never from the network: containerd is waiting."""
 
-    def lookup(self, chain_id: ChainID) -> ServedLayer | None:
-        """The layer image that serves this chainID, if the store has it at this moment."""
+    def lookup(self, chain_id: ChainID, repository: str = "") -> ServedLayer | None:
+        """The layer image that serves this chainID, if the store has it at this moment.
+
+        ``repository``: what is pulled; a chain that private images alone have is for pulls of theirs. Empty: not known.
+        """
 
     def lease(self, holder: str, name: LayerName) -> None:
         """Keep the file until ``release``, also when this process dies. Idempotent.

@@ -26,6 +26,7 @@ from imagecache.snapshotter.snapshot import (
     Row,
     Usage,
     chain_of,
+    repository_of,
     served_name,
     target_of,
 )
@@ -62,7 +63,7 @@ class ServedSnapshots:
         return None if name is None else LayerExists(target, name)
 
     def _register(self, target: ChainID, key: str, parent: str, labels: Mapping[str, str]) -> str | None:
-        layer = self._lookup(target)
+        layer = self._lookup(target, repository_of(labels))
         if layer is None:
             return None
         below = self._below(parent)
@@ -74,8 +75,8 @@ class ServedSnapshots:
             layer, below, served_name(key, target, parent), labels
         )
 
-    def _lookup(self, chain: ChainID) -> ServedLayer | None:
-        layer = self._provider.lookup(chain)
+    def _lookup(self, chain: ChainID, repository: str = "") -> ServedLayer | None:
+        layer = self._provider.lookup(chain, repository)
         self._observer.looked_up(found=layer is not None)
         return layer
 

@@ -14,11 +14,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from imagecache.digest import ChainID, Digest
-from imagecache.errors import InvalidDigest
+from imagecache.errors import InvalidDigest, InvalidReference
+from imagecache.oci.reference import Reference
 from imagecache.store.layer_name import LayerName
 
 REF_LABEL = "containerd.io/snapshot.ref"
 """The chainID that containerd is about to unpack (core/snapshots/snapshotter.go, LabelSnapshotRef)."""
+IMAGE_LABEL = "containerd.io/snapshot/cri.image-ref"
+"""The reference that CRI pulls, where ``disable_snapshot_annotations`` is false (pkg/snapshotters/annotations.go)."""
 _UNPACK_PREFIX = "extract-"
 """How every key that containerd unpacks into begins: ``extract-<time>-<random> <chainID>``."""
 
@@ -116,6 +119,15 @@ def is_unpack(key: str) -> bool:
 def target_of(key: str, labels: Mapping[str, str]) -> ChainID | None:
     """The layer that containerd wants to unpack into ``key``; None when it is no unpack or has no digest."""
     return _chain(labels.get(REF_LABEL, "")) if is_unpack(key) else None
+
+
+def repository_of(labels: Mapping[str, str]) -> str:
+    """Of the image that containerd pulls, as references name it; empty when it does not say."""
+    text = labels.get(IMAGE_LABEL, "")
+    try:
+        return Reference.parse(text).repository if text else ""
+    except InvalidReference:
+        return text  # no image of ours has it
 
 
 def chain_of(name: str) -> ChainID | None:

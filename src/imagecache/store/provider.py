@@ -28,6 +28,8 @@ class _Known:
     layers: Mapping[ChainID, tuple[ServedLayer, ...]] = field(default_factory=dict)
     sealed: Mapping[LayerName, Digest] = field(default_factory=dict)
     """What fs-verity must say of a layer image."""
+    private: Mapping[ChainID, frozenset[str]] = field(default_factory=dict)
+    """Repositories of the private images that have this chain, where no public one has it."""
 
 
 class StoreLayerProvider:
@@ -47,9 +49,15 @@ class StoreLayerProvider:
         self._known = _Known()
         """Replaced whole, so that no lookup needs a lock."""
 
-    def lookup(self, chain_id: ChainID) -> ServedLayer | None:
-        """The layer image that serves this chainID, if it exists. Lease it, then check again, then rely on it."""
+    def lookup(self, chain_id: ChainID, repository: str = "") -> ServedLayer | None:
+        """The layer image that serves this chainID, if it exists. Lease it, then check again, then rely on it.
+
+        None for a pull of a repository that has nothing to do with the private images that alone have the chain: who
+        knows nothing but digests of a private image is not to run it. Empty: nobody says what is pulled.
+        """
         known = self._current()
+        if repository and repository not in known.private.get(chain_id, {repository}):
+            return None
         served = (layer for layer in known.layers.get(chain_id, ()) if self._is_there(layer.path, layer.name, known))
         return next(served, None)
 
@@ -75,14 +83,23 @@ class StoreLayerProvider:
     def _read(self, version: Version, bundles: Iterable[Bundle]) -> _Known:
         layers: dict[ChainID, tuple[ServedLayer, ...]] = {}
         sealed: dict[LayerName, Digest] = {}
+        private: dict[ChainID, set[str]] = {}
+        public: set[ChainID] = set()
         for document in bundles:
+            for image in document.images:
+                chains = [layer.chain_id for layer in image.layers]
+                if not image.private:
+                    public.update(chains)
+                for chain in chains if image.private else ():
+                    private.setdefault(chain, set()).add(image.repository)
             for layer in self._served(document):
                 others = layers.get(layer.chain_id, ())
                 if layer not in others:
                     layers[layer.chain_id] = (*others, layer)
             records = (layer for image in document.images for layer in image.layers)
             sealed |= {layer.name: layer.verity for layer in records if layer.verity is not None}
-        return _Known(version, layers, sealed)
+        hidden = {chain: frozenset(having) for chain, having in private.items() if chain not in public}
+        return _Known(version, layers, sealed, hidden)
 
     def _served(self, document: Bundle) -> Iterator[ServedLayer]:
         for image in document.images:

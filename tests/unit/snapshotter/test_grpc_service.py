@@ -249,7 +249,7 @@ async def test_a_hanging_mount_hangs_nobody_else(tmp_path: Path) -> None:
 
 
 class _Broken(MemoryLayers):
-    def lookup(self, chain_id: ChainID) -> ServedLayer | None:
+    def lookup(self, chain_id: ChainID, repository: str = "") -> ServedLayer | None:
         raise RuntimeError(f"no idea about {chain_id}")
 
 

@@ -12,7 +12,7 @@ import pytest
 from imagecache.digest import ChainID, Digest
 from imagecache.errors import BlobNotFound, SnapshotExists, SnapshotNotFound, StoreBusy
 from imagecache.snapshotter.mounts import SHORT_INODES, STABLE_INODES
-from imagecache.snapshotter.snapshot import REF_LABEL, Kind, Usage
+from imagecache.snapshotter.snapshot import IMAGE_LABEL, REF_LABEL, Kind, Usage
 from imagecache.store.layer_name import LayerName
 from testkit.snapshotter import SETTINGS, SnapshotterRig, mounts_for
 from testkit.store import MemoryLayers
@@ -73,6 +73,28 @@ def test_the_same_question_has_the_same_answer(rig: SnapshotterRig) -> None:
 
     assert rig.pull(image) == rig.pull(image)
     assert len(rig.infos) == 2
+
+
+@pytest.mark.parametrize(
+    ("label", "is_served"),
+    [
+        ({}, True),
+        ({IMAGE_LABEL: "registry.example.com/team/app:1"}, True),
+        ({IMAGE_LABEL: "registry.example.com/team/app@sha256:" + "a" * 64}, True),
+        ({IMAGE_LABEL: "registry.example.com/evil/app:1"}, False),
+        ({IMAGE_LABEL: "registry.example.com/team/app2:1"}, False),
+        ({IMAGE_LABEL: "no reference at all"}, False),
+    ],
+)
+def test_a_private_chain_is_for_pulls_of_its_repository(
+    rig: SnapshotterRig, label: dict[str, str], *, is_served: bool
+) -> None:
+    (layer,) = rig.image("secret")
+    rig.layers.private[layer.chain_id] = {"registry.example.com/team/app"}
+
+    answer = rig.snapshotter.prepare(rig.key(f"extract-1 {layer.chain_id}"), "", {REF_LABEL: layer.chain_id, **label})
+
+    assert (len(rig.infos) == 1 and rig.infos[0].kind is Kind.COMMITTED) is is_served, answer
 
 
 def test_two_namespaces_share_a_snapshot(rig: SnapshotterRig) -> None:

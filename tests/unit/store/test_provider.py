@@ -78,3 +78,27 @@ def test_another_file_for_the_same_place_serves_when_the_first_is_lost(store: St
     served.append(store.provider.lookup(ChainID(BASE)))
 
     assert [each and each.name for each in served] == [layer.name, chain]
+
+
+TEAM, OTHER = "registry.example.com/team/app", "docker.io/library/busybox"
+
+
+def served(store: Store, layer: DiffID) -> dict[str, bool]:
+    """For a pull of each repository, and for one that nobody says."""
+    return {name: store.provider.lookup(ChainID(layer), name) is not None for name in (TEAM, OTHER, "")}
+
+
+def test_a_chain_of_private_images_is_for_pulls_of_their_repositories(store: Store) -> None:
+    """Who knows nothing but the diffIDs must not run it."""
+    put_bundle(store, A, [BASE, APP], [b"base", b"app"], reference=f"{TEAM}:1", private=True)
+
+    assert served(store, BASE) == {TEAM: True, OTHER: False, "": True}
+
+
+def test_a_chain_that_a_public_image_has_too_is_for_everybody(store: Store) -> None:
+    put_bundle(store, A, [BASE, APP], [b"base", b"app"], reference=f"{TEAM}:1", private=True)
+    put_bundle(store, B, [BASE], [b"base"])
+
+    assert served(store, BASE) == {TEAM: True, OTHER: True, "": True}
+    store.bundles.delete(B)
+    assert served(store, BASE) == {TEAM: True, OTHER: False, "": True}
