@@ -250,7 +250,7 @@ async def test_a_hanging_mount_hangs_nobody_else(tmp_path: Path) -> None:
 
 class _Broken(MemoryLayers):
     def lookup(self, chain_id: ChainID, repository: str = "") -> ServedLayer | None:
-        raise RuntimeError(f"no idea about {chain_id}")
+        raise RuntimeError(f"no idea about {chain_id} {repository}".rstrip())
 
 
 async def test_a_bug_of_ours_is_internal_and_the_next_call_works(tmp_path: Path) -> None:
