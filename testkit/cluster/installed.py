@@ -39,7 +39,7 @@ CACHES = "/apis/eci.alibabacloud.com/v1/imagecaches"
 REPORTS = "nodeimagecaches.imagecache.dev"
 THREE_NODES: Sequence[tuple[Version, Mode]] = (("system", "proxy"), ("2.4", "proxy"), ("2.4", "native"))
 TWO_NODES = THREE_NODES[:2]
-_PARTS = ("crd", *(f"base/{part}.yaml" for part in ("namespace", "rbac", "admission", "pins")))
+_PARTS = ("crd", *(f"base/{part}.yaml" for part in ("namespace", "rbac", "admission", "authors", "pins")))
 FINAL = ("Ready", "Failed", "UpdateFailed")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -129,7 +130,7 @@ class TestDockerRegistryForwarded(ImageSourceSuite):
             config = RegistryConfig(proxies=proxies, listed=LISTED_NAME, plain_http=frozenset({NAME}))
             async with RegistryClient(config, FixedCredentials({NAME: USER})) as client:
                 yield RealOriginElsewhere(client, guarded, directory)
-            assert all(target.startswith(f"GET http://{NAME}/v2/") for target in proxy.asked)
+            assert all(re.match(f"(GET|HEAD) http://{re.escape(NAME)}/v2/", target) for target in proxy.asked)
 
 
 @pytest.mark.parametrize(("scheme", "plain_http"), [("http", {NAME}), ("https", set())])

@@ -11,6 +11,7 @@ from imagecache.errors import ImageCacheError
 from imagecache.oci.reference import Reference
 from imagecache.registry.client import RegistryClient
 from imagecache.registry.config import RegistryConfig
+from imagecache.registry.listed_hosts import ListedHosts
 from testkit.images_oci import memory_image
 from testkit.peers.cri import Cri
 from testkit.registry import FakeRegistry
@@ -36,7 +37,7 @@ async def theirs(cri: Cri, image: str) -> bool:
 
 
 async def ours(tokens: FakeRegistry, image: str) -> bool:
-    config = RegistryConfig(plain_http=frozenset({tokens.address}))
+    config = RegistryConfig(listed=ListedHosts(loopback=True), plain_http=frozenset({tokens.address}))
     async with RegistryClient(config) as client:
         try:
             await client.resolve(Reference.parse(image))
