@@ -134,6 +134,11 @@ CACHE_CONDITIONS: Sequence[tuple[str, str, str]] = (
         "False, True: why it failed. Someone has to change something.",
     ),
     ("`Ready`, `Stalled`", "`Interrupted`", "False, True: stopped by Ctrl-C; run the same command to resume."),
+    (
+        "`Reconciling`, `Stalled`",
+        "the reason of `Building`, or `Building`, `Updating`",
+        "False: not so. Every cache has both, so that they can be waited for.",
+    ),
     ("`Serving`", "`Built`", "True: nodes can have the content that is wanted."),
     ("`Serving`", "`Updating`, `UpdateFailed`", "True: nodes can have the content of before."),
     ("`Serving`", "`NotBuilt`", "False: nothing was built yet."),

@@ -41,8 +41,9 @@ def pull_secret(name: str, document: JSON, source: str = "") -> PullSecret:
     key = _KEYS.get(kind) if isinstance(kind, str) else None
     if key is None:
         raise InvalidInput(
-            f"{source}imagePullSecret {name} is no pull secret: its type is not {CONFIG_KIND}",
-            hint="a type cannot be changed: delete it, and create it with kubectl create secret docker-registry",
+            f"{source}imagePullSecret {name} is no pull secret: its type is none of {', '.join(_KEYS)}",
+            hint="write the right type into its file; in a cluster a type cannot be changed: delete it, and create it "
+            "with kubectl create secret docker-registry",
         )
     config = _decoded(secret, key)
     if config is None:

@@ -23,6 +23,10 @@ _NEXT_STEPS = {
     "fix_environment": "repair the host as the reason says, then run {verb} again; 'imagecache doctor' helps",
     "report_bug": "report it, it is a fault of imagecache",
 }
+_BY_THE_AGENT = (
+    "correct the Secret, or the configuration of the registry (hosts.toml, docker's config.json): this host's agent "
+    "builds it again then; or run {verb} again"
+)
 _RESUME = "nothing is lost; run the same create again"
 
 
@@ -108,10 +112,15 @@ def _next_step(status: Status) -> str:
     """From the class of the error that the build ended with."""
     from imagecache.api import phases
     from imagecache.api.types import Phase
-    from imagecache.errors import by_name
+    from imagecache.controller import failures
+    from imagecache.errors import PullSecretUnavailable, by_name
 
     verb = "apply" if status.phase in {Phase.UPDATING, Phase.UPDATE_FAILED} else "create"
-    return _NEXT_STEPS[by_name(phases.outcome(status)[0]).next_step.value].format(verb=verb)
+    reason = phases.outcome(status)[0]
+    of_access = failures.is_of_access(reason) and status.phase in phases.FAILED
+    heals = of_access or reason == PullSecretUnavailable.__name__
+    step = _BY_THE_AGENT if heals else _NEXT_STEPS[by_name(reason).next_step.value]
+    return step.format(verb=verb)
 
 
 def _images(description: Description) -> list[str]:

@@ -20,7 +20,10 @@ from imagecache.api.types import ImageCache
 from imagecache.containerd.api import ALONE, Attached, Beside
 from imagecache.errors import ImageCacheError
 from imagecache.oci.descriptor import Platform
+from imagecache.oserrors import converting
 from imagecache.store.bundle_document import Bundle
+from imagecache.store.durable_files import fsync_directory
+from imagecache.store.owner import make_directory
 
 
 class Attacher(Protocol):
@@ -50,6 +53,8 @@ class HostNode:
 
     def __init__(self, nodes: Path, attacher: Callable[[], Attacher], platform: Platform) -> None:
         self._directory = nodes / HOST
+        self._meant = self._directory / "meant"
+        """A file for each cache that a command wants attached here, by name: its first build may be the agent's."""
         self._attacher = attacher
         self._platform = platform
 
@@ -85,9 +90,18 @@ class HostNode:
         await asyncio.to_thread(state.settle, own.id)
         return attached
 
+    def mean(self, cache: str) -> None:
+        """The cache is to be attached here as soon as it serves, whoever builds it. Blocks. Raises StoreError."""
+        self._load()
+        with converting(self._meant):
+            make_directory(self._meant)
+            (self._meant / cache).touch()
+            fsync_directory(self._meant)
+
     async def detach(self, cache: str) -> tuple[str, ...]:
         """Remove the records of a cache's bundles, unless another attached cache has them too; returns their names."""
         state = await asyncio.to_thread(self._load)
+        (self._meant / cache).unlink(missing_ok=True)
         return tuple([name for bundle in _of(state, cache) for name in await self._detach(state, bundle)])
 
     async def detach_others(self, caches: Callable[[], Collection[str]]) -> None:
@@ -99,10 +113,16 @@ class HostNode:
         for bundle in list(state.documents.values()):
             if not known[bundle.id].caches & names:
                 await self._detach(state, bundle)
+        await asyncio.to_thread(self._forget, names)
+
+    def _forget(self, names: Collection[str]) -> None:
+        for path in self._meant.glob("*"):
+            if path.name not in names:
+                path.unlink(missing_ok=True)
 
     def is_meant(self, cache: str) -> bool:
-        """Whether the cache was attached here and not detached, whichever bundle it has now. Blocks."""
-        return bool(self._load().report(cache))
+        """Whether the cache is wanted here, or was attached and not detached, whichever bundle it has now. Blocks."""
+        return (self._meant / cache).exists() or bool(self._load().report(cache))
 
     def views(self, cache: ImageCache) -> tuple[NodeView, ...] | None:
         """This node for the cache's counts, or no node when it is detached; None when it never was attached. Blocks."""

@@ -290,6 +290,8 @@ class PlainHost:
         """Write the object, settle it, attach it."""
         spec = effective_spec(cache, architectures=(self._dependencies.architecture,))
         item = await self._write(cache, existing)
+        if attach:  # before the build: when it fails, the agent may finish it, and then attaches it
+            await asyncio.to_thread(self._node.mean, cache.name)
         # what the first decision will put into the status
         first = ids.derived_cache_id(objects.uid(item))
         known = existing.status.image_cache_id if existing and existing.status else first

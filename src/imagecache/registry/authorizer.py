@@ -107,7 +107,8 @@ class Authorizer:
             )
         names = sources(tried)
         if not names:
-            remedy = f"name one in spec.imagePullSecrets (on a plain host also: docker login {host})"
+            remedy = f"name a Secret whose auths have {host} in spec.imagePullSecrets"
+            remedy = f"{remedy} (on a plain host also: docker login {host})"
             return f"no credential for {host} was found; {remedy}"
         if len(names) == 1:
             return f"the credential for {host} from {names[0]} was not accepted; renew it"

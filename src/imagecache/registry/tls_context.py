@@ -32,7 +32,7 @@ def _load(context: ssl.SSLContext, trust: Trust) -> None:
             context.load_verify_locations(cafile=authority)
         except OSError as error:  # ssl.SSLError is one
             raise InvalidSetting(
-                f"cannot use the authorities in {authority}: {error}", hint="it must be PEM"
+                f"cannot use the authorities in {authority}: {error}", hint="it must be a file of certificates in PEM"
             ) from error
     for certificate, key in trust.clients:
         try:

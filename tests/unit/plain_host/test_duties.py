@@ -211,6 +211,34 @@ async def test_what_passes_is_tried_again_by_the_agent(bench: Agent) -> None:
     await eventually(lambda: bench.phase() is Phase.READY)
 
 
+@pytest.mark.parametrize("attach", [True, False])
+async def test_what_the_agent_builds_for_a_command_is_attached_if_that_was_meant(bench: Agent, *, attach: bool) -> None:
+    bench.builder.failure = RegistryUnavailable("no answer")
+    with pytest.raises(RegistryUnavailable):
+        await bench.host.create(manifest("a"), attach=attach)
+    bench.builder.failure = None
+    bench.clock.advance(seconds=60)
+    bench.start()
+    await eventually(lambda: bench.phase() is Phase.READY)
+    await seen(bench)
+
+    assert set(bench.attacher.attached) == ({"docker.io/library/nginx:1.25"} if attach else set())
+
+
+async def test_what_was_meant_goes_with_its_object(bench: Agent) -> None:
+    """Another object of the same name is not attached because of it."""
+    bench.builder.failure = RegistryUnavailable("no answer")
+    with pytest.raises(RegistryUnavailable):
+        await bench.host.create(manifest("a"))
+    await bench.host.delete("a")
+    bench.builder.failure = None
+    await bench.host.create(manifest("a"), attach=False)
+    bench.start()
+    await seen(bench)
+
+    assert set(bench.attacher.attached) == set()
+
+
 async def test_a_secret_that_was_missing_begins_the_build(bench: Agent) -> None:
     with pytest.raises(Exception, match="is not in"):
         await bench.host.create(manifest("a", imagePullSecrets='["default:cred"]'))
