@@ -108,12 +108,12 @@ class HostNode:
         """Detach what is attached for caches that do not exist: they were deleted while containerd was away."""
         state = await asyncio.to_thread(self._load)
         # after the state, so that a cache that is created and attached just now is among them
-        names = frozenset(await asyncio.to_thread(caches))
+        existing = frozenset(await asyncio.to_thread(caches))
         known = state.known()
         for bundle in list(state.documents.values()):
-            if not known[bundle.id].caches & names:
+            if not known[bundle.id].caches & existing:
                 await self._detach(state, bundle)
-        await asyncio.to_thread(self._forget, names)
+        await asyncio.to_thread(self._forget, existing)
 
     def _forget(self, names: Collection[str]) -> None:
         for path in self._meant.glob("*"):
