@@ -62,7 +62,7 @@ class _Entry(msgspec.Struct, frozen=True, kw_only=True):
     records: tuple[str, ...] = ()
     """Names of records that attaches have made, also earlier ones."""
     had: tuple[str, ...] = ()
-    """Of ``Attached.had``: what the node had before the first attach."""
+    """Of ``Attached.had``, of the last attach."""
     attached: bool = False
     problem: str = ""
     """Why the last attach failed. Both are kept on a host without Kubernetes alone: a Node's agent reports its own."""
@@ -147,7 +147,7 @@ class NodeState:
         Raises StoreError, NoSpace, StoreDenied.
         """
         before = self._entries[bundle_id]
-        had = {*before.had, *attached.had}
+        had = set(attached.had)  # anew each time: what was collected since, and made again, is ours
         entry = msgspec.structs.replace(
             before,
             unpacked=tuple(sorted(attached.unpacked)),

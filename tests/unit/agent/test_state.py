@@ -30,6 +30,20 @@ def reloaded(tmp_path: Path) -> NodeState:
     return made
 
 
+def test_what_the_node_had_is_what_the_last_attach_has_found(tmp_path: Path) -> None:
+    """A record of the node's own that was collected, and made again by us, is ours."""
+    state = reloaded(tmp_path)
+    document = bundle(PUBLIC)
+    state.write(document, ["a"])
+    state.made(document.id, Attached({"app:1": "sha256:a", "own:1": "sha256:a"}, had=("own:1",)))
+    for each in (state, reloaded(tmp_path)):
+        assert (each.had(document.id), each.all_made()) == ({"own:1"}, {"app:1"})
+    state.made(document.id, Attached({"app:1": "sha256:a", "own:1": "sha256:a"}))
+    for each in (state, reloaded(tmp_path)):
+        assert (each.had(document.id), each.all_made()) == (frozenset(), {"app:1", "own:1"})
+    assert state.had("imc-none") == frozenset()
+
+
 def test_the_state_remembers(state: NodeState, tmp_path: Path) -> None:
     first, second = bundle(PUBLIC, number=1), bundle(PRIVATE, number=2)
     state.write(first, ["b", "a"])
