@@ -77,6 +77,8 @@ MAY: list[tuple[str, dict[str, object]]] = [
     (READER, document(imagePullSecrets=["default:a"])),
     (READER, document(imagePullSecrets=[f" default:a{number} " for number in range(SECRETS)])),
     (CHIEF, document({nodes.PRIORITY: "5"}, imageCacheSize=5000)),
+    # no names: the controller refuses them, and says so in the status
+    *((AUTHOR, document(imagePullSecrets=[name])) for name in ("default:a:b", "default:*", "a", "", ":a", "default:")),
     ("", document({nodes.PRIORITY: "-1"}, imagePullSecrets=["kube-system:any"], imageCacheSize=5000)),
 ]
 MAY_NOT: list[tuple[str, dict[str, object], str]] = [
@@ -86,10 +88,8 @@ MAY_NOT: list[tuple[str, dict[str, object], str]] = [
     (READER, document(imagePullSecrets=["default:a", "kube-system:a"]), UNREADABLE),
     (READER, document(imagePullSecrets=[*(f"default:a{n}" for n in range(SECRETS - 1)), "kube-system:a"]), UNREADABLE),
     (READER, document(imagePullSecrets=[f"default:a{number}" for number in range(SECRETS + 1)]), f"at most {SECRETS}"),
-    (READER, document(imagePullSecrets=["default:a:b"]), UNNAMED),
-    (READER, document(imagePullSecrets=["default:*"]), UNNAMED),
-    (READER, document(imagePullSecrets=["a"]), UNNAMED),
     (READER, document(imagePullSecrets=["default:a\x1f"]), UNNAMED),
+    (READER, document(imagePullSecrets=["a", "kube-system:a"]), UNREADABLE),
     (AUTHOR, document({nodes.PRIORITY: "1"}), PRIORITY),
     (AUTHOR, document({nodes.PRIORITY: " 5"}), PRIORITY),
     (AUTHOR, document(imageCacheSize=1001), TOO_LARGE),

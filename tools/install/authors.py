@@ -21,6 +21,8 @@ PRIORITIZE, EXCEED = "prioritize", "exceed"
 _READABLE = equals("authors.pullSecrets", "readable")
 _LIMITED = given("authors.maxSizeGiB")
 _SECRET = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?:[a-z0-9]([-.a-z0-9]*[a-z0-9])?$"  # noqa: S105 - how one is named
+_PLAIN = "^[!-~]*$"
+"""What is plain and no name is the controller's to refuse, in the status; what is not, it may read in another way."""
 _ALLOWED = f"authorizer.group('{types.GROUP}').resource('imagecaches').check('{{}}').allowed()"
 
 
@@ -46,8 +48,8 @@ def _spec() -> dict[str, Node]:
             When(
                 _READABLE,
                 validation(
-                    f"variables.secrets.all(each, each.matches('{_SECRET}'))",
-                    "spec.imagePullSecrets: write each one as namespace:name",
+                    f"variables.secrets.all(each, each.matches('{_PLAIN}'))",
+                    "spec.imagePullSecrets: write each one as namespace:name, without blanks and other characters",
                 ),
             ),
             When(
@@ -113,8 +115,11 @@ def _readable(first: int) -> Node:
 
 
 def _may_get(index: int) -> str:
-    parts = f"variables.secrets[{index}].split(':')"
-    return f"authorizer.group('').resource('secrets').namespace({parts}[0]).name({parts}[1]).check('get').allowed()"
+    secret = f"variables.secrets[{index}]"
+    place = f"namespace({secret}.split(':')[0]).name({secret}.split(':')[1])"
+    return (
+        f"(!{secret}.matches('{_SECRET}') || authorizer.group('').resource('secrets').{place}.check('get').allowed())"
+    )
 
 
 def _within_limit() -> Expression:
