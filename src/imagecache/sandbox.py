@@ -242,7 +242,8 @@ def _seccomp(libc: ctypes.CDLL) -> None:
     program = list(_program(machine))
     filters = ctypes.create_string_buffer(b"".join(_INSTRUCTION.pack(*each) for each in program))
     head = struct.pack("<H6xQ", len(program), ctypes.addressof(filters))  # struct sock_fprog
-    _checked(libc.syscall(machine.seccomp, _SET_MODE_FILTER, _TSYNC, head), "seccomp")
+    if libc.syscall(machine.seccomp, _SET_MODE_FILTER, _TSYNC, head) != 0:  # -1, or a thread that cannot follow
+        raise OSError(ctypes.get_errno() or errno.ESRCH, "seccomp")
 
 
 _Step = tuple[int, int, int, int]
@@ -290,6 +291,6 @@ def _refused(number: int) -> int:
 
 
 def _checked(result: int, what: str) -> int:
-    if result != 0 and (result < 0 or what == "seccomp"):  # seccomp gives the thread that cannot be synchronised
-        raise OSError(ctypes.get_errno() or errno.ESRCH, what)
+    if result < 0:
+        raise OSError(ctypes.get_errno(), what)
     return result

@@ -40,7 +40,7 @@ def cache_of(item: Object) -> Cache:
         building="" if phase in _SERVING and building == bundle_id else building,
         selector=_selector(annotations),
         priority=priority(annotations),
-        created=_seconds(objects.text(item, "metadata", "creationTimestamp")),
+        created=times.seconds(objects.text(item, "metadata", "creationTimestamp")),
         expected=expected,
         platforms=_platforms(item),
         named=_named(annotations),
@@ -61,13 +61,6 @@ def _selector(keys: Mapping[str, str]) -> Selector | None:
         return assignment.node_selector(keys)
     except InvalidManifest:  # the controller reports it on the ImageCache
         return None
-
-
-def _seconds(text: str) -> float:
-    try:
-        return times.parse(text).timestamp()
-    except ValueError:
-        return 0.0
 
 
 def _expected(item: Object, bundle_id: str) -> ExpectedBundle | None:

@@ -34,8 +34,7 @@ class Claim:
 
 
 def rank(cache: str, annotations: Mapping[str, str], created: str) -> Rank:
-    moment = times.read(created)
-    return -priority(annotations), moment.timestamp() if moment else 0.0, cache
+    return -priority(annotations), times.seconds(created), cache
 
 
 def by_rank(claims: Iterable[Claim]) -> list[Claim]:

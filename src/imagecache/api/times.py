@@ -23,3 +23,9 @@ def read(text: str) -> dt.datetime | None:
         return parse(text)
     except ValueError:
         return None
+
+
+def seconds(text: str) -> float:
+    """Since the epoch, of what anybody may have written; 0 for what is no such time."""
+    moment = read(text)
+    return moment.timestamp() if moment is not None else 0.0

@@ -46,27 +46,21 @@ class Token:
 class _Answer(msgspec.Struct):
     """All fields that containerd declares (``core/remotes/docker/auth/fetch.go``): one of another type is an error."""
 
+    access_token: str = ""
+    refresh_token: str = ""
+    expires_in: Integer = 0
+    issued_at: Time = ""
+
+    def __post_init__(self) -> None:
+        check_moment(self.issued_at)
+
+
+class _ToGet(_Answer):
     token: str = ""
-    access_token: str = ""
-    expires_in: Integer = 0
-    issued_at: Time = ""
-    refresh_token: str = ""
-
-    def __post_init__(self) -> None:
-        check_moment(self.issued_at)
 
 
-class _OAuthAnswer(msgspec.Struct):
-    """To a POST."""
-
-    access_token: str = ""
-    refresh_token: str = ""
-    expires_in: Integer = 0
-    issued_at: Time = ""
+class _ToPost(_Answer):
     scope: str = ""
-
-    def __post_init__(self) -> None:
-        check_moment(self.issued_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +89,7 @@ class TokenServer:
             body = await read_body(
                 response, self.config.limits, self.config.limits.token_size, f"the token from {host}"
             )
-        value, lifetime = _parse(body, _OAuthAnswer if request.form is not None else _Answer)
+        value, lifetime = _parse(body, _ToPost if request.form is not None else _ToGet)
         if not _VALUE.fullmatch(value):
             raise ProtocolViolation(f"the answer of {host} to a token request has no usable token")
         return Token(value=value, expires=self.config.clock.monotonic() + max(lifetime, _LIFETIME) - _MARGIN)
@@ -141,11 +135,11 @@ class TokenServer:
         return realm
 
 
-def _parse(body: bytes, kind: type[_Answer | _OAuthAnswer]) -> tuple[str, int]:
+def _parse(body: bytes, kind: type[_Answer]) -> tuple[str, int]:
     """The token, and for how many seconds it is good; empty and 0 when they are not said."""
     try:
         answer = foreign_json.decode(foreign_json.first(body), kind, conflicts=False)
     except MalformedDocument:
         return "", 0
-    given = answer.token if isinstance(answer, _Answer) else ""
+    given = answer.token if isinstance(answer, _ToGet) else ""
     return answer.access_token or given, answer.expires_in  # of both, containerd takes the first

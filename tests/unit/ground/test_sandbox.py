@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import socket
 import subprocess
@@ -177,15 +178,16 @@ except OSError as error:
     assert "are not known here" in done.stdout
 
 
-HEADERS = {"_X86_64": "x86_64-linux-gnu/asm/unistd_64.h", "_AARCH64": "asm-generic/unistd.h"}
+HEADERS = {"_AARCH64": "asm-generic/unistd.h"}
+"""Of Debian's linux-libc-dev; each machine has its own numbers, and those that newer machines share."""
+if platform.machine() == "x86_64":
+    HEADERS["_X86_64"] = "x86_64-linux-gnu/asm/unistd_64.h"
 
 
 @pytest.mark.parametrize("name", HEADERS)
 def test_numbers_are_those_of_the_kernels_headers(name: str) -> None:
-    path = Path("/usr/include") / HEADERS[name]
-    if not path.exists():
-        pytest.skip(f"{path} is not here: linux-libc-dev has it")
-    defined = re.findall(r"^#define __NR(?:3264)?_(\w+)\s+(\d+)$", path.read_text(), re.MULTILINE)
+    text = (Path("/usr/include") / HEADERS[name]).read_text()
+    defined = re.findall(r"^#define __NR(?:3264)?_(\w+)\s+(\d+)$", text, re.MULTILINE)
     known = {{"fstatat": "newfstatat"}.get(each, each): int(number) for each, number in defined}
     numbers = getattr(sandbox, name).numbers
     assert {each: known.get(each) for each in numbers} == dict(numbers)
