@@ -206,6 +206,8 @@ class FakeRuntime:
     lost: frozenset[str] = frozenset()
     """Names that it does not have after a pull."""
     pulls: list[str] = field(default_factory=list)
+    pinned: set[str] = field(default_factory=set)
+    """Ids of images."""
     running: bool = True
 
     async def pull(self, name: str) -> None:
@@ -221,7 +223,8 @@ class FakeRuntime:
         found = self.images.get(name)
         if found is None:
             return None
-        return RuntimeImage(found, frozenset(name for name, each in self.images.items() if each == found))
+        names = frozenset(name for name, each in self.images.items() if each == found)
+        return RuntimeImage(found, names, found in self.pinned)
 
     async def remove(self, name: str) -> None:
         self._check()

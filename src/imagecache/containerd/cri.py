@@ -49,7 +49,8 @@ class CriClient:
         reply = await self._call(f"{_IMAGES}/ImageStatus", request, pb.ImageStatusResponse)
         if not reply.HasField("image"):
             return None
-        return RuntimeImage(reply.image.id, frozenset((*reply.image.repo_tags, *reply.image.repo_digests)))
+        image = reply.image
+        return RuntimeImage(image.id, frozenset((*image.repo_tags, *image.repo_digests)), image.pinned)
 
     async def remove(self, name: str) -> None:
         request = pb.RemoveImageRequest(image=pb.ImageSpec(image=name))

@@ -83,19 +83,20 @@ class Prepuller:
             unpacked = await containerd.attach(msgspec.structs.replace(bundle, images=public), also, beside)
             attached = replace(unpacked, images={name: image_records.image_id(image) for name, image in own.items()})
         else:
-            found = {name: await self._runtime.image(name) for name in own}
-            had = [name for name, image in found.items() if image is not None and name not in beside.made]
-            pulled = {name: (await self._pulled(name)).id for name in own}
+            pulled, had = dict[str, str](), []
+            for name in own:
+                found = await self._runtime.image(name)
+                if found is not None and name not in beside.made:
+                    had.append(name)
+                pulled[name] = (found or await self._pull(name)).id
             attached = Attached(pulled, taken=taken_of(bundle, beside), had=tuple(had))
         if withheld:
             raise self._withheld(withheld)
         return attached
 
-    async def _pulled(self, name: str) -> RuntimeImage:
+    async def _pull(self, name: str) -> RuntimeImage:
+        await self._runtime.pull(name)
         found = await self._runtime.image(name)
-        if found is None:
-            await self._runtime.pull(name)
-            found = await self._runtime.image(name)
         if found is None:
             raise ImageNotListed(f"the runtime has pulled {name} and does not have it", hint="its log says why")
         return found

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from imagecache.containerd.also_unpack import AlsoUnpacker
-from imagecache.containerd.api import UnpackedChain
+from imagecache.containerd.api import Beside, UnpackedChain
 from imagecache.containerd.attach import AttachSettings, NodeAttacher
 from imagecache.containerd.handlers import Handlers
 from imagecache.containerd.prepull import Prepuller
@@ -246,3 +246,20 @@ async def test_a_containerd_that_is_away_is_not_another_runtime(
     with pytest.raises(ContainerdUnavailable):
         await local.attach(bundle(APP))
     assert runtime.pulls == []
+
+
+async def test_what_the_runtime_had_before_or_has_pinned_stays(runtime: FakeRuntime) -> None:
+    runtime.images["docker.io/library/app:1"] = "sha256:app"
+    prepuller = Prepuller(runtime)
+    attached = await prepuller.attach(bundle(APP, TOOL))
+    assert attached.had == ("docker.io/library/app:1",)
+    runtime.pinned.add("sha256:tool")
+
+    await prepuller.detach(bundle(APP, TOOL), [], attached.had)
+    assert runtime.images.keys() == {"docker.io/library/app:1", "docker.io/library/tool:latest"}
+
+    runtime.pinned.clear()
+    again = await prepuller.attach(bundle(APP, TOOL), beside=Beside(made=("docker.io/library/tool:latest",)))
+    assert again.had == attached.had
+    await prepuller.detach(bundle(APP, TOOL), [], again.had)
+    assert runtime.images.keys() == {"docker.io/library/app:1"}
