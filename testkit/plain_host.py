@@ -42,5 +42,6 @@ class FakeHost:
             clock=clock,
             architecture="amd64",
             interval=0.0,
+            claim=1.0,
             looks=Backoff(0.01, 0.02),
         )

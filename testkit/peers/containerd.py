@@ -28,6 +28,15 @@ if TYPE_CHECKING:
 
 Version = Literal["system", "2.4"]
 VERSIONS: tuple[Version, ...] = ("system", "2.4")
+_LOGGER = """\
+#!/bin/sh
+# the shim asks for the end as soon as the container has ended, and waits: everything is written before
+trap '' TERM
+cat <&3 >>"$1" 5>&- & cat <&4 >>"$1" 5>&- &
+exec 5>&-
+wait
+"""
+"""A logging binary (containerd core/runtime/v2/README.md): it reads descriptors 3 and 4, and closes 5 when ready."""
 
 
 class Containerd:
@@ -168,14 +177,19 @@ class Containerd:
         return self._client(args, seconds)
 
     def _printed(self, args: Sequence[str | Path], at: int, seconds: float) -> str:
-        """What a container prints, both streams, as its shim writes it.
+        """What a container prints, both streams, as a logger of its shim writes it.
 
         The client itself loses it now and then: when a container ends it closes the FIFOs, also those that its
-        goroutines are still opening (containerd client/task.go, ``Delete``).
+        goroutines are still opening (containerd client/task.go, ``Delete``). And with ``file://`` the shim closes the
+        file of both streams when the first has ended (cmd/containerd-shim-runc-v2/process/io.go, ``copyPipes``).
         """
         written = self.directory / f"printed-{uuid4().hex}"
+        logger = self.directory / "logger"
+        if not logger.exists():
+            logger.write_text(_LOGGER)
+            logger.chmod(0o755)
         try:
-            self._client((*args[:at], "--log-uri", f"file://{written}", *args[at:]), seconds)
+            self._client((*args[:at], "--log-uri", f"binary://{logger}?{written}", *args[at:]), seconds)
             return written.read_text()
         except PeerFailed as error:
             raise PeerFailed(f"{error}{written.read_text() if written.exists() else ''}") from error

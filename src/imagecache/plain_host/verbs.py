@@ -57,9 +57,8 @@ from imagecache.store.collect import Collected
 INTERVAL = 0.2
 """Seconds between two writes of a progress: ``get -w`` looks every 0.3."""
 
-
-_CLAIM = 0.5
-"""Seconds to wait for a claim: the agent, or a describe, has one for some milliseconds only to look."""
+CLAIM = 5.0
+"""Seconds to wait for a claim: a describe has one for milliseconds, the agent while it attaches, a build for longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +124,7 @@ class HostDependencies:
     architecture: str
     """GOARCH of this host, for caches that name none."""
     interval: float = INTERVAL
+    claim: float = CLAIM
     configuration: Callable[[], str] = str
     """As ``controller.reconciler.Dependencies.configuration``."""
     looks: Backoff = watches.BACKOFF
@@ -194,12 +194,12 @@ class PlainHost:
 
     async def attach(self, name: str) -> Attached:
         """Make the images usable in containerd. Raises NotFound, InvalidInput without a bundle, HostError."""
-        with self._files.claimed(name, wait=_CLAIM):
+        with self._files.claimed(name, wait=self._dependencies.claim):
             return await self._attach(self._files.cache(name))
 
     async def detach(self, name: str) -> tuple[str, ...]:
         """Remove the records, unless another attached cache has them too; returns the names removed."""
-        with self._files.claimed(name, wait=_CLAIM):
+        with self._files.claimed(name, wait=self._dependencies.claim):
             self._files.cache(name)
             removed = await self._node.detach(name)
             await self._count(name)
@@ -212,7 +212,7 @@ class PlainHost:
         StoreBusy, HostError.
         """
         self._files.cache(name)
-        with self._files.claimed(name, wait=_CLAIM):
+        with self._files.claimed(name, wait=self._dependencies.claim):
             taken = await self._take_away(self._files.cache(name), force=force)
         return await self._collect(*taken)
 
@@ -222,14 +222,14 @@ class PlainHost:
         deleted, failed = [], []
         for name in [cache.name for cache in self._files.caches() if _is_expired(cache, now)]:
             try:
-                with self._files.claimed(name, wait=_CLAIM):
+                with self._files.claimed(name):
                     cache = self._files.cache(name)
                     if not _is_expired(cache, now):  # another process has created it anew since it was listed
                         continue
                     taken = await self._take_away(cache, force=False)
                 deleted.append(await self._collect(*taken))
             except (NotFound, StoreBusy):
-                continue  # another process deletes it
+                continue  # another process deletes it, or it is looked at again next time
             except ImageCacheError as error:
                 failed.append((name, error))
         return Expired(tuple(deleted), tuple(failed))
@@ -258,7 +258,7 @@ class PlainHost:
     def _claimed_for(self, cache: ImageCache) -> Iterator[None]:
         """Claimed, once it is clear that the document can be built. Raises InvalidManifest, StoreBusy."""
         effective_spec(cache, architectures=(self._dependencies.architecture,))
-        with self._files.claimed(cache.name, wait=_CLAIM):
+        with self._files.claimed(cache.name, wait=self._dependencies.claim):
             yield
 
     async def _existing(self, name: str) -> ImageCache | None:
