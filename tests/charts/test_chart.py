@@ -179,6 +179,43 @@ def test_kustomize_with_another_namespace_and_a_prefix(mode: str, tmp_path: Path
         assert expression["values"] == ["kube-system", "other"]
 
 
+IMAGE = re.compile(r"^ +(?:- )?image: \"?([^\"\n]+)\"?$", re.MULTILINE)
+DIGEST = f"sha256:{64 * 'b'}"
+BY_DIGEST = """\
+apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+resources:
+- {base}
+images:
+- name: ghcr.io/imagecache/imagecache
+  newName: registry.example.com/team/imagecache
+  digest: {digest}
+"""
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_container_has_the_image_by_its_digest(mode: str) -> None:
+    """The Job of ``helm uninstall`` too. Runtimes read the digest and pass the tag over."""
+    flags = (f"--set=mode={mode}", "--set=image.tag=1.2.3", f"--set=image.digest={DIGEST}")
+    done = helm("template", "imagecache", str(CHART), f"--kube-version={KUBERNETES}", *flags)
+    images = IMAGE.findall(done.stdout)
+
+    assert len(images) == done.stdout.count("imagePullPolicy:") > 2, done.stderr
+    assert set(images) == {f"ghcr.io/imagecache/imagecache:1.2.3@{DIGEST}"}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_kustomize_with_the_image_by_its_digest(mode: str, tmp_path: Path) -> None:
+    base = os.path.relpath(CHART.parents[1] / "config" / mode, tmp_path)
+    (tmp_path / "kustomization.yaml").write_text(BY_DIGEST.format(base=base, digest=DIGEST))
+    found = [item for item in kustomized(tmp_path) if item["kind"] != "CustomResourceDefinition"]
+    text = yaml.safe_dump_all(found)
+    images = IMAGE.findall(text)
+
+    assert len(images) == text.count("imagePullPolicy:") > 1
+    assert set(images) == {f"registry.example.com/team/imagecache@{DIGEST}"}
+
+
 def variables(workload: Any) -> dict[str, str]:
     containers = workload["spec"]["template"]["spec"]["containers"]
     return {entry["name"]: entry.get("value", "") for container in containers for entry in container["env"]}

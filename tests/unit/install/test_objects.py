@@ -13,7 +13,7 @@ import yaml
 
 from imagecache.kube.reviewer import AUDIENCE
 from imagecache.settings.table import SETTINGS
-from tools.install.render import MODES, files, objects
+from tools.install.render import MODES, files, hooks, objects
 
 ROOT = Path(__file__).resolve().parents[3]
 CONTROLLER = "imagecache-controller"
@@ -356,8 +356,24 @@ def test_pull_secrets_in_both_spellings() -> None:
         ({"tag": "1.2", "digest": DIGEST}, f"ghcr.io/imagecache/imagecache:1.2@{DIGEST}"),
     ],
 )
-def test_an_image_by_its_digest(image: dict[str, str], reference: str) -> None:
-    assert pod_of("Deployment", CONTROLLER, image=image)["containers"][0]["image"] == reference
+@pytest.mark.parametrize("mode", MODES)
+def test_an_image_by_its_digest(image: dict[str, str], reference: str, mode: str) -> None:
+    """Of every container, the Job of ``helm uninstall`` included. Runtimes read the digest and pass the tag over."""
+    values = json.loads(json.dumps({"mode": mode, "image": image}))
+    images = images_of(json.loads(json.dumps([*objects(values), *hooks(values)])))
+
+    assert len(images) > 2
+    assert set(images) == {reference}
+
+
+def images_of(found: Any) -> list[str]:
+    """Whatever is called an image in it, but for what the schema of a resource says of one."""
+    if isinstance(found, list):
+        return [image for each in found for image in images_of(each)]
+    if not isinstance(found, dict) or found.get("kind") == "CustomResourceDefinition":
+        return []
+    own = [found["image"]] if isinstance(found.get("image"), str) else []
+    return own + [image for each in found.values() for image in images_of(each)]
 
 
 def test_no_variable_names_what_kustomize_changes() -> None:
