@@ -1,4 +1,4 @@
-"""What Helm makes of the chart."""
+"""What Helm makes of the chart, and kustomize of the bases."""
 
 from __future__ import annotations
 
@@ -47,3 +47,12 @@ def whole(values: object, *flags: str) -> list[Any]:
 
 def by_name(items: Iterable[Any]) -> dict[Name, Any]:
     return {(item["kind"], item["metadata"].get("namespace"), item["metadata"]["name"]): item for item in items}
+
+
+def kustomized(folder: Path) -> list[Any]:
+    kubectl = find("kubectl", before=[cache() / "kubernetes" / "bin"])
+    done = subprocess.run(
+        [kubectl, "kustomize", folder], env=environment(), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return list(yaml.safe_load_all(done.stdout))

@@ -9,15 +9,13 @@ import os
 import re
 import shutil
 import ssl
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from testkit.peers.programs import cache, environment, find
-from tests.charts.rendering import CHART, KUBERNETES, Name, by_name, helm, hooked, rendered, whole
+from tests.charts.rendering import CHART, KUBERNETES, Name, by_name, helm, hooked, kustomized, rendered, whole
 from tools.install.release import HOOK
 from tools.install.render import MODES, hooks, objects
 
@@ -179,55 +177,9 @@ def test_kustomize_with_another_namespace_and_a_prefix(mode: str, tmp_path: Path
         assert expression["values"] == ["kube-system", "other"]
 
 
-IMAGE = re.compile(r"^ +(?:- )?image: \"?([^\"\n]+)\"?$", re.MULTILINE)
-DIGEST = f"sha256:{64 * 'b'}"
-BY_DIGEST = """\
-apiVersion: kustomize.config.k8s.io/v1beta1
-kind: Kustomization
-resources:
-- {base}
-images:
-- name: ghcr.io/imagecache/imagecache
-  newName: registry.example.com/team/imagecache
-  digest: {digest}
-"""
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_every_container_has_the_image_by_its_digest(mode: str) -> None:
-    """The Job of ``helm uninstall`` too. Runtimes read the digest and pass the tag over."""
-    flags = (f"--set=mode={mode}", "--set=image.tag=1.2.3", f"--set=image.digest={DIGEST}")
-    done = helm("template", "imagecache", str(CHART), f"--kube-version={KUBERNETES}", *flags)
-    images = IMAGE.findall(done.stdout)
-
-    assert len(images) == done.stdout.count("imagePullPolicy:") > 2, done.stderr
-    assert set(images) == {f"ghcr.io/imagecache/imagecache:1.2.3@{DIGEST}"}
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_kustomize_with_the_image_by_its_digest(mode: str, tmp_path: Path) -> None:
-    base = os.path.relpath(CHART.parents[1] / "config" / mode, tmp_path)
-    (tmp_path / "kustomization.yaml").write_text(BY_DIGEST.format(base=base, digest=DIGEST))
-    found = [item for item in kustomized(tmp_path) if item["kind"] != "CustomResourceDefinition"]
-    text = yaml.safe_dump_all(found)
-    images = IMAGE.findall(text)
-
-    assert len(images) == text.count("imagePullPolicy:") > 1
-    assert set(images) == {f"registry.example.com/team/imagecache@{DIGEST}"}
-
-
 def variables(workload: Any) -> dict[str, str]:
     containers = workload["spec"]["template"]["spec"]["containers"]
     return {entry["name"]: entry.get("value", "") for container in containers for entry in container["env"]}
-
-
-def kustomized(folder: Path) -> list[Any]:
-    kubectl = find("kubectl", before=[cache() / "kubernetes" / "bin"])
-    done = subprocess.run(
-        [kubectl, "kustomize", folder], env=environment(), capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return list(yaml.safe_load_all(done.stdout))
 
 
 def test_what_kustomize_builds_is_what_helm_renders() -> None:
