@@ -18,7 +18,8 @@ from typing import Self
 from imagecache.clock import Clock
 from imagecache.digest import Digest
 from imagecache.errors import BlobNotFound, ImageCacheError, NotFound, StoreCorrupt, StoreUnreachable
-from imagecache.served.authenticator import Authenticator, AuthenticatorSettings
+from imagecache.served.access import NodeCaches
+from imagecache.served.authenticator import Authenticator, AuthenticatorSettings, Caller
 from imagecache.served.server_certificate import ServerCertificate
 from imagecache.served.server_settings import ServerSettings
 from imagecache.served.store_client import ClientSettings, PartialRead, StoreClient
@@ -128,9 +129,9 @@ class MemoryRemoteStore:
 
 @dataclass
 class TableReviewer:
-    """Usernames by token; records the tokens it was asked about."""
+    """Users by token; records the tokens it was asked about."""
 
-    users: dict[str, str] = field(default_factory=dict)
+    users: dict[str, Caller] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     problem: ImageCacheError | None = None
     asks: asyncio.Event = field(default_factory=asyncio.Event)
@@ -138,7 +139,7 @@ class TableReviewer:
     silent: asyncio.Event | None = None
     """Reviews wait until it is set."""
 
-    async def review(self, token: str) -> str | None:
+    async def review(self, token: str) -> Caller | None:
         self.asked.append(token)
         self.asks.set()
         if self.silent is not None:
@@ -170,8 +171,9 @@ class Served:
         *,
         clock: Clock | None = None,
         server: ServerSettings = ServerSettings(),  # noqa: B008 - immutable
+        caches: NodeCaches | None = None,
     ) -> None:
-        self.reviewer = TableReviewer({"agent-token": AGENT})
+        self.reviewer = TableReviewer({"agent-token": Caller(AGENT)})
         self.certificate, self.key = make_certificate(workspace)
         self.token_file = workspace / "token"
         self.token_file.write_text("agent-token\n")
@@ -180,6 +182,7 @@ class Served:
             self.reviewer, clock or FakeClock(), AuthenticatorSettings(frozenset({AGENT}))
         )
         self._settings = server
+        self._caches = caches
         self._server: StoreServer | None = None
         self.port = 0
 
@@ -187,7 +190,7 @@ class Served:
         """Serve. After a ``stop``, on the same port as before."""
         settings = replace(self._settings, host="127.0.0.1", port=self.port)
         tls = ServerCertificate(self.certificate, self.key).context
-        self._server = StoreServer(StoreReader(self._root), self._authenticator, settings, tls=tls)
+        self._server = StoreServer(StoreReader(self._root), self._authenticator, settings, tls=tls, caches=self._caches)
         self.port = await self._server.start()
 
     async def stop(self) -> None:

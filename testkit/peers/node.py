@@ -128,6 +128,20 @@ class CachingNode:
         path.write_text(json.dumps(document, indent=2))
         return path
 
+    def secret(self, logins: Mapping[str, tuple[str, str]]) -> None:
+        """Write the Secret ``default:secret1``: user and password for each registry's host."""
+        folder = Path(self.environ["IMAGECACHE_SECRETS"])
+        folder.mkdir(exist_ok=True)
+        auths = {host: {"username": user, "password": password} for host, (user, password) in logins.items()}
+        document = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "secret1", "namespace": "default"},
+            "type": "kubernetes.io/dockerconfigjson",
+            "stringData": {".dockerconfigjson": json.dumps({"auths": auths})},
+        }
+        (folder / "secret1.json").write_text(json.dumps(document))
+
     def __enter__(self) -> Self:
         self.start()
         return self

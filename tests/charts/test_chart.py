@@ -49,7 +49,7 @@ EVERYTHING_SET = {
     },
     "networkPolicy": {"enabled": False},
     "rbac": {"aggregateClusterRoles": False},
-    "pods": {"autoCreate": True, "autoCaches": 1000000, "refuse": True, "events": False},
+    "pods": {"autoCreate": True, "autoCaches": 1000000, "autoCachesPerNamespace": 7, "refuse": True, "events": False},
     "imagePullSecrets": [{"name": "r"}, "s"],
     "image": {"tag": "1.2.3", "digest": f"sha256:{64 * 'a'}", "repository": "registry.example.com/imagecache"},
     "tls": {"existingSecret": "mine"},

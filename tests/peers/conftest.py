@@ -20,6 +20,9 @@ from testkit.peers.workspace import clean, workspace
 from tests.peers.sides import VARIANTS as SIDES
 from tests.peers.sides import Sides, push_images, sides
 
+USER = ("user", "correct horse")
+"""Name and password."""
+
 
 @pytest.fixture(scope="session")
 def peers_directory() -> Iterator[Path]:
@@ -43,6 +46,13 @@ def directory(peers_directory: Path) -> Iterator[Path]:
 def registry(peers_directory: Path) -> Iterator[Registry]:
     """Without users and TLS. Tests use repositories of their own; who stops it starts it again."""
     with Registry(peers_directory / "registry") as running:
+        yield running
+
+
+@pytest.fixture
+def guarded(directory: Path) -> Iterator[Registry]:
+    """One that knows ``USER`` alone."""
+    with Registry(directory / "guarded", users=dict([USER])) as running:
         yield running
 
 

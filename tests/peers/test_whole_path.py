@@ -266,47 +266,6 @@ async def test_an_update_serves_the_old_content_until_the_new_is_attached(
     node.command("delete", "cache")
 
 
-# private images
-
-
-@pytest.fixture
-def guarded(directory: Path) -> Iterator[Registry]:
-    with Registry(directory / "guarded", users={"user": "correct horse"}) as running:
-        yield running
-
-
-def secret(node: CachingNode, registry: Registry, password: str) -> None:
-    folder = node.directory / "secrets"
-    folder.mkdir(exist_ok=True)
-    config = {"auths": {registry.address: {"username": "user", "password": password}}}
-    document = {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {"name": "secret1", "namespace": "default"},
-        "type": "kubernetes.io/dockerconfigjson",
-        "stringData": {".dockerconfigjson": json.dumps(config)},
-    }
-    (folder / "secret1.json").write_text(json.dumps(document))
-
-
-async def test_a_private_image_is_pulled_with_the_pods_own_credential(
-    proxy: CachingNode, guarded: Registry, busybox: Image
-) -> None:
-    reference = guarded.push("team/private:1", busybox)
-    secret(proxy, guarded, "correct horse")
-    proxy.command("create", "-f", proxy.manifest("cache", [reference], imagePullSecrets=["default:secret1"]))
-    async with Cri(proxy.address) as cri:
-        assert await cri.image_status(reference) is None
-        with pytest.raises(Exception, match=r"(?i)authoriz|basic auth"):
-            await cri.pull(reference)
-        guarded.clear_requests()
-        await cri.pull(reference, auth=("user", "correct horse"))
-        fetched = {
-            request.path for request in guarded.requests() if "/blobs/" in request.path and request.status == 200
-        }
-        assert len(fetched) <= 1, f"only the config: {fetched}"
-
-
 # one layer at a time, mounts
 
 
@@ -427,7 +386,7 @@ def test_missing_credentials(refused: Refused, guarded: Registry, busybox: Image
 
 def test_wrong_credentials(refused: Refused, guarded: Registry, busybox: Image) -> None:
     reference = guarded.push("team/private:1", busybox)
-    secret(refused.node, guarded, "wrong battery")
+    refused.node.secret({guarded.address: ("user", "wrong battery")})
     errors = refused(12, reference, images=[reference], imagePullSecrets=["default:secret1"])
     assert "battery" not in errors
 

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,8 @@ INSTALL = Path(__file__).resolve().parents[2] / "docs" / "install.md"
 DROP_IN = "/etc/containerd/conf.d/imagecache.toml"
 PROGRAM = "/opt/imagecache/current/bin/imagecache"
 CACHE = "imagecaches.eci.alibabacloud.com"
+AUTHENTICATED = 11.0
+"""Seconds: an API server knows a token for ten (kube-apiserver, TokenSuccessCacheTTL)."""
 pytestmark = pytest.mark.timeout(600)
 
 
@@ -114,6 +117,26 @@ def test_native_installed_upgraded_and_removed_with_pods_running(place: Place, t
     assert wait_until(lambda: reads(cluster), seconds=30, every=0.5)
     place.registry.start()
     run_pods(cluster, PodSpec("after", image, node=node.name, pull_policy="Always"))
+
+
+def test_an_account_that_is_refused_is_no_removal(place: Place) -> None:
+    """403, then 401, to a pod that is being ended: containerd keeps its drop-in and is not restarted."""
+    cluster, node = place.cluster, place.node
+    place.deploy("install", "mode=native")
+    place.rolled_out("daemonset/imagecache-agent")
+    started = ("systemctl", "show", "containerd", "--property=ExecMainStartTimestampMonotonic")
+    before = node.run(*started)
+
+    for refused in ("rolebinding", "serviceaccount"):
+        cluster.kubectl("delete", f"{refused}/imagecache-agent", f"--namespace={NAMESPACE}")
+        time.sleep(AUTHENTICATED)
+        agents = ("pods", "--selector=app.kubernetes.io/component=agent", f"--namespace={NAMESPACE}")
+        cluster.kubectl("delete", *agents, "--timeout=150s")
+        assert drop_ins(node)
+        place.deploy("upgrade", "mode=native")
+        place.rolled_out("daemonset/imagecache-agent")
+
+    assert node.run(*started) == before
 
 
 def test_a_shared_directory_of_a_controller_that_is_nobody(place: Place, tmp_path: Path) -> None:

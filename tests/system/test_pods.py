@@ -5,11 +5,15 @@ from __future__ import annotations
 import base64
 import json
 
+from imagecache.kube.objects import text
 from imagecache.store.store import Store
+from testkit.cluster.accounts import identity
 from testkit.cluster.installed import Installed
 from testkit.cluster.pods import PodSpec, messages, run_pods
+from testkit.images import busybox_image, tar_of
 from testkit.peers.processes import wait_until
 from testkit.real_images import big_image
+from tools.install.rbac import AGENT
 
 from .conftest import PASSWORD, USER, Site
 
@@ -116,3 +120,24 @@ def test_layers_stay_for_a_container_and_go_with_it(site: Site, system: Installe
 
     gone = wait_until(lambda: not set(node.store.rglob("*.erofs")) & own, seconds=60, every=0.5)
     assert gone, Store.open(node.store).collect(dry_run=True).kept
+
+
+def test_other_nodes_read_nothing_of_a_private_image(site: Site, system: Installed) -> None:
+    """The agents of nodes that the cache does not select: the served store asks whose token it is."""
+    chosen, other = system.cluster.nodes[:2]
+    system.cluster.kubectl("label", "node", chosen.name, "imagecache-test=secret")
+    made = busybox_image(site.directory / "for-some", tar_of({"srv": None, "srv/secret": b"for some nodes"}))
+    image = site.guarded.push("pods/for-some:1", made)
+    system.cluster.apply(pull_secret(site.guarded.address, "allowed", "default"))
+    selector = {**site.plain, "imagecache.dev/node-selector": "imagecache-test=secret"}
+    system.create("for-some", [image], selector, imagePullSecrets=["default:allowed"])
+    system.wait_phase("for-some", "Ready")
+    system.wait_nodes("for-some", 1)
+
+    bundle = text(system.get("for-some"), "status", "imageCacheId")
+    secret = Store.open(system.controller.store).bundles.get(bundle).images[0].layers[-1].name
+    wanted = (f"bundles/{bundle}", f"layers/{secret}", f"blobs/{made.config.digest}")
+    for node, status in ((chosen, 200), (other, 403)):
+        token = identity(system.cluster, AGENT, node=node).store_token.read_text()
+        assert [system.ask_store(f"/v1/{path}", token) for path in wanted] == [status] * 3
+    system.cluster.kubectl("label", "node", chosen.name, "imagecache-test-")

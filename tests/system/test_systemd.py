@@ -30,6 +30,9 @@ AGENT, CONTAINERD = "imagecache-agent.service", "containerd.service"
 CONFIG = "/etc/imagecache/config.toml"
 PROGRAM = "/opt/imagecache/current/bin/imagecache"
 CACHE = f"{KIND}/app"
+STATUS = f"cat /proc/$(systemctl show --property=MainPID --value {AGENT})/status"
+CAPABILITIES = (0, 1, 3, 4, 5, 6, 7, 21)
+"""CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SYS_ADMIN (<linux/capability.h>)."""
 pytestmark = pytest.mark.timeout(900)
 
 
@@ -98,10 +101,12 @@ def site() -> Iterator[Site]:
 
 def test_nodes_that_systemd_runs(site: Site) -> None:
     install(site)
+    confined(site)
     crashes(site)
     power_cut(site)
     rewritten(site)
     upgrade(site)
+    looped(site)
     selected_no_more(site)
     uninstall(site)
 
@@ -118,6 +123,31 @@ def install(site: Site) -> None:
     site.run("app")
     for node in site.nodes:
         assert any("already present" in line for line in messages(site.cluster, PodSpec(f"app-{node.name}", "")))
+
+
+def confined(site: Site) -> None:
+    """The kernel says so of the process. docs/security.md has what the unit leaves to it."""
+    for node in site.nodes:
+        status = dict(line.split(":\t", 1) for line in node.run("sh", "-c", STATUS).splitlines() if ":\t" in line)
+        assert int(status["CapBnd"], 16) == sum(1 << number for number in CAPABILITIES)
+        assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+
+
+def looped(site: Site) -> None:
+    """Also where the kernel needs loop devices, the only disks that the unit allows."""
+    site.registry.start()
+    made = busybox_image(site.cluster.directory / "looped", tar_of({"srv": None, "srv/0": b"looped\n"}))
+    image = site.registry.push("team/looped:1", made)
+    site.cluster.kubectl("create", "--filename=-", stdin=manifest(image, site.registry, "looped"))
+    site.counts("looped", len(site.nodes))
+    site.registry.stop()
+    pods = [PodSpec(f"looped-{node.name}", image, node=node.name) for node in site.nodes]
+    run_pods(site.cluster, *pods)
+    for pod, node in zip(pods, site.nodes, strict=True):
+        assert site.cluster.kubectl("exec", pod.name, "--", "cat", "/srv/0") == "looped\n"
+        assert "/dev/loop" in node.run("grep", "erofs", "/proc/mounts")
+        site.cluster.kubectl("delete", "pod", pod.name, "--now")
+    site.cluster.kubectl("delete", f"{KIND}/looped", "--timeout=60s")
 
 
 def crashes(site: Site) -> None:
@@ -173,7 +203,7 @@ def rewritten(site: Site) -> None:
 def upgrade(site: Site) -> None:
     """containerd goes on."""
     agents, containerds = site.started(AGENT), site.started(CONTAINERD)
-    site.deploy("upgrade", "taint.timeoutSeconds=120", "agent.nodeSelector.pool=caches")
+    site.deploy("upgrade", "taint.timeoutSeconds=120", "agent.nodeSelector.pool=caches", "mountFrom=loop")
     site.wait_agents()
     assert all(new > old for new, old in zip(site.started(AGENT), agents, strict=True))
     assert site.started(CONTAINERD) == containerds
@@ -225,11 +255,11 @@ true"""
     return [line for node in site.nodes for line in node.run("sh", "-c", script).splitlines()]
 
 
-def manifest(image: str, registry: Registry) -> str:
+def manifest(image: str, registry: Registry, name: str = "app") -> str:
     document = {
         "apiVersion": "eci.alibabacloud.com/v1",
         "kind": "ImageCache",
-        "metadata": {"name": "app", "annotations": {"k8s.aliyun.com/plain-http-registry": registry.address}},
+        "metadata": {"name": name, "annotations": {"k8s.aliyun.com/plain-http-registry": registry.address}},
         "spec": {"images": [image]},
     }
     return json.dumps(document)

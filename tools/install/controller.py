@@ -195,6 +195,7 @@ def settings() -> list[Node]:
         setting("pods", When(PODS, "true", "false")),
         setting("pods_auto_create", flag_as_text("pods.autoCreate")),
         setting("auto_caches", number_as_text("pods.autoCaches")),
+        setting("auto_caches_per_namespace", number_as_text("pods.autoCachesPerNamespace")),
         When(_HOSTS, setting("hosts", _HOSTS_MOUNT)),
         When(_AUTHORITIES, setting("registry_ca", f"{_AUTHORITIES_MOUNT}/{_AUTHORITIES_FILE}")),
         setting("metrics_address", f":{METRICS_PORT}"),

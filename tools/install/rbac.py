@@ -56,7 +56,10 @@ POD_RULES = [
 ]
 POD_EVENT_RULES = [rule("", ["events"], ["create"])]
 TAINT_RULES = [rule("", ["nodes"], ["patch"])]
-OWN_DAEMONSET_RULES = [rule("apps", ["daemonsets"], ["get"], [AGENT])]
+OWN_DAEMONSET_RULES = [
+    rule("apps", ["daemonsets"], ["get", "list", "watch"], [AGENT]),
+    rule("", ["namespaces"], ["get"]),  # in a Role: its own namespace
+]
 PEOPLE_RULES = {
     "view": [
         rule(types.GROUP, ["imagecaches"], ["get", "list", "watch"]),

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from imagecache import memory
 from imagecache.agent.budget import Policy
-from imagecache.agent.daemonset import has_left, withdraw
+from imagecache.agent.daemonset import OwnDaemonSet, withdraw
 from imagecache.agent.dependencies import Attacher, Dependencies, LayerSource
 from imagecache.agent.kubernetes import KubeCaches, KubeNodes, KubeReporter
 from imagecache.agent.layer_source import DescribedLayerSource, FetchedLayerSource, SharedLayerSource, expectation
@@ -119,14 +119,17 @@ class ClusterDuties:
                     policy=Policy(reserve=settings.reserve),
                 ),
             )
+            daemonset = OwnDaemonSet(settings)
             _log.info("agent of a cluster's node starts", node=settings.node_name, server=access.server)
             try:
                 works = [self._loop.run(), until_replaced(settings.kubeconfig, version)]
                 if settings.mode is not Mode.PREPULL:  # there containers start from nothing of ours
                     works.append(self._pods(containerd, kube, metrics).run())
+                if settings.daemonset:
+                    works.append(daemonset.follow(kube))
                 await first_to_end(*works)
             except asyncio.CancelledError:
-                if settings.daemonset and await has_left(kube, settings):
+                if settings.daemonset and await daemonset.has_left(kube):
                     await withdraw(kube, settings.node_name)
                 raise
 

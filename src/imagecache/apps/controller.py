@@ -19,10 +19,11 @@ from imagecache.apps import pods, registry_configuration
 from imagecache.apps.bundle_store import LocalBundles
 from imagecache.apps.platform import host_platform
 from imagecache.clock import Clock
-from imagecache.concurrency import cancel_all, first_to_end
+from imagecache.concurrency import cancel_all, first_to_end, run_all
 from imagecache.controller.build_process import ProcessBuilder
 from imagecache.controller.fork_server import ForkServer
 from imagecache.controller.leader import Leader
+from imagecache.controller.node_caches import NodeCaches
 from imagecache.controller.node_gc import NodeGarbageCollector
 from imagecache.controller.pods.reconciler import PodReconciler
 from imagecache.controller.quota import Limits
@@ -75,15 +76,19 @@ class ClusterController:
                 await health.start(self.settings.metrics_address)
             client = LabelledSecretsClient if self.settings.labelled_secrets else KubeClient
             kube = await stack.enter_async_context(client(access))
-            await stack.enter_async_context(self._served(kube))
+            allowed = NodeCaches()
+            await stack.enter_async_context(self._served(kube, allowed))
             leader = Leader(kube, self.clock, self.settings.lease_namespace or access.namespace, _identity())
-            await leader.acquire()
+            await first_to_end(leader.acquire(), _allow(kube, allowed))
+            allowed.forget()  # from now on the reconciler's informers say it
             stack.push_async_callback(leader.release)
             processes = ForkServer()
             stack.push_async_callback(processes.close)
-            await self._lead(leader, kube, metrics, processes)
+            await self._lead(leader, kube, metrics, processes, allowed)
 
-    async def _lead(self, leader: Leader, kube: ClusterKube, metrics: Metrics, processes: ForkServer) -> None:
+    async def _lead(
+        self, leader: Leader, kube: ClusterKube, metrics: Metrics, processes: ForkServer, allowed: NodeCaches
+    ) -> None:
         reconciler = Reconciler(
             Dependencies(
                 kube=kube,
@@ -107,8 +112,8 @@ class ClusterController:
         await work(
             reconciler,
             leader.keep(),
-            _run_when([nodes.synced, caches.synced], reconciler),
-            *(_inform(each, reconciler, matching) for each in (caches, nodes, reports)),
+            _run_when([nodes.synced, caches.synced], reconciler, allowed),
+            *(_inform(each, reconciler, matching, allowed) for each in (caches, nodes, reports)),
             self._collect(nodes),
             *self._tag_checks(kube, reconciler, processes),
             *([pods.run_when(synced, matching)] if matching is not None else []),
@@ -142,7 +147,7 @@ class ClusterController:
         return [checks.run()]
 
     @asynccontextmanager
-    async def _served(self, kube: Kube) -> AsyncIterator[None]:
+    async def _served(self, kube: Kube, allowed: NodeCaches) -> AsyncIterator[None]:
         """The store over HTTPS, when the settings say so; also by those who wait to lead, who read the same volume."""
         settings = self.settings
         if not settings.serve_address:
@@ -159,6 +164,7 @@ class ClusterController:
             authenticator,
             ServerSettings(host=host.strip("[]"), port=int(port)),
             tls=ServerCertificate(settings.serve_certificate, settings.serve_key).context,
+            caches=allowed,
         )
         await server.start()
         try:
@@ -179,13 +185,30 @@ class ClusterController:
             await asyncio.sleep(_COLLECT)
 
 
-async def _run_when(synced: Iterable[asyncio.Event], reconciler: Reconciler) -> None:
+async def _allow(kube: Kube, allowed: NodeCaches) -> None:
+    """Tell the served store of a controller that waits to lead which node may read what, without end."""
+    caches, nodes = Informer(kube, IMAGE_CACHES), Informer(kube, NODES)
+
+    async def follow(informer: Informer) -> None:
+        async for change in informer.changes():
+            allowed.take(informer.resource, change)
+
+    async def know() -> None:
+        await caches.synced.wait()
+        await nodes.synced.wait()
+        allowed.known = True
+
+    await run_all(follow(caches), follow(nodes), know())
+
+
+async def _run_when(synced: Iterable[asyncio.Event], reconciler: Reconciler, allowed: NodeCaches) -> None:
     """Before the nodes are known, caches would be built for the controller's architecture, which no node may have.
 
     And before all caches are, there would be room for too many.
     """
     for each in synced:
         await each.wait()
+    allowed.known = True
     await reconciler.run()
 
 
@@ -209,8 +232,11 @@ async def _flush(reconciler: Reconciler) -> None:
         await cancel_all([writing])
 
 
-async def _inform(informer: Informer, reconciler: Reconciler, matching: PodReconciler | None) -> None:
+async def _inform(
+    informer: Informer, reconciler: Reconciler, matching: PodReconciler | None, allowed: NodeCaches
+) -> None:
     async for change in informer.changes():
+        allowed.take(informer.resource, change)
         concerned = reconciler.take(informer.resource, change.object, gone=change.kind is ChangeKind.DELETED)
         if matching is not None:
             matching.caches.take(informer.resource, concerned)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 
-from imagecache.agent.daemonset import has_left, withdraw
+from imagecache.agent.daemonset import OwnDaemonSet, withdraw
 from imagecache.agent.installation import AgentInstallation, HostOptions
 from imagecache.agent.pod_credentials import PodCredentials
 from imagecache.apps.containerd_config import HostContainerdFiles, containerd_version
@@ -49,13 +49,21 @@ def open_installation(
     )
 
 
-async def is_removed(settings: Settings) -> bool:
+async def follow(daemonset: OwnDaemonSet) -> None:
+    """Without end; ends at once where we run in no Pod of a DaemonSet."""
+    connection = pod_connection() if daemonset.settings.daemonset else None
+    if connection is not None:
+        async with connection as kube:
+            await daemonset.follow(kube)
+
+
+async def is_removed(daemonset: OwnDaemonSet) -> bool:
     """Whether the Pod that we run in ends for good. False when that cannot be known."""
-    connection = pod_connection() if settings.daemonset else None
+    connection = pod_connection() if daemonset.settings.daemonset else None
     if connection is None:
         return False
     async with connection as kube:
-        return await has_left(kube, settings)
+        return await daemonset.has_left(kube)
 
 
 async def withdraw_report(settings: Settings) -> None:

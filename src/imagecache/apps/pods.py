@@ -35,6 +35,7 @@ def pod_reconciler(
             own_namespace=settings.lease_namespace or (inside.namespace if inside else ""),
             auto_create=settings.pods_auto_create,
             auto_caches=settings.auto_caches,
+            auto_caches_per_namespace=settings.auto_caches_per_namespace,
         )
     )
 

@@ -20,6 +20,7 @@ from imagecache.errors import Interrupted
     "pods",
     "pods_auto_create",
     "auto_caches",
+    "auto_caches_per_namespace",
     "max_caches",
     "max_store_size",
     "tag_check_interval",

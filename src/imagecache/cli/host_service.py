@@ -13,6 +13,7 @@ import typer
 from imagecache.cli.doctor import show
 from imagecache.cli.options import settings_flags
 from imagecache.cli.session import Session, note, report, run, say
+from imagecache.concurrency import run_all
 from imagecache.errors import Interrupted, ServiceManagerMissing
 from imagecache.host.systemd_units import CONTAINERD
 
@@ -126,16 +127,18 @@ def keep(
     SIGTERM the host service is uninstalled if the DaemonSet was deleted, has another mode or no longer selects this
     Node; in an upgrade, a drain or a restart it stays.
     """
-    from imagecache.apps.host_service import is_removed, withdraw_report
+    from imagecache.agent.daemonset import OwnDaemonSet
+    from imagecache.apps.host_service import follow, is_removed, withdraw_report
 
+    daemonset = OwnDaemonSet(session.settings)
     host = _host(session, root, configure=not leave_containerd)
     try:
         _say(host.install(again=False))
     except ServiceManagerMissing as missing:  # the agent is started by other means, and needs credentials too
         report(missing)
     with suppress(Interrupted):
-        run(host.keep(health))
-    if asyncio.run(is_removed(session.settings)):
+        run(run_all(host.keep(health), follow(daemonset)))
+    if asyncio.run(is_removed(daemonset)):
         try:
             _say_uninstalled(host.uninstall())
         finally:  # without us the agent's credentials expire, so it could not delete its report itself

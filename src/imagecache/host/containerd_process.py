@@ -31,16 +31,24 @@ class Daemon:
 
 
 def listening_at(address: Path) -> Daemon | None:
-    """The process that listens at the socket; None when none does, or it is in a PID namespace that we cannot see."""
+    """The process that listens at the socket; None when none does, or we may not look at it."""
+    pid = _process_at(address)
+    with contextlib.suppress(OSError):
+        if pid:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+            return Daemon(pid, Path(f"/proc/{pid}/cwd").readlink() / config_argument(words))
+    return None
+
+
+def _process_at(address: Path) -> int:
+    """The id of the process that listens; 0 when none does, or it is in a PID namespace that we cannot see."""
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(_SECONDS)  # one that hangs accepts nobody, and its queue fills
         probe.connect(str(address))
         credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         pid, _, _ = struct.unpack("3i", credentials)
-        if pid > 0:  # 0 stands for a process of another PID namespace
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-            return Daemon(pid, Path(f"/proc/{pid}/cwd").readlink() / config_argument(words))
-    return None
+        return int(pid)
+    return 0
 
 
 def identity(address: Path) -> str:
@@ -52,10 +60,13 @@ def identity(address: Path) -> str:
 
 
 def unit_at(address: Path) -> str:
-    """The unit of the process that listens at the socket. Empty when none does, or it is in no unit of the system."""
-    daemon = listening_at(address)
+    """The unit of the process that listens at the socket. Empty when none does, or it is in no unit of the system.
+
+    The host service asks this. It may not trace processes, so nothing of /proc/PID is read that takes that right.
+    """
+    pid = _process_at(address)
     with contextlib.suppress(OSError):
-        return unit_of(Path(f"/proc/{daemon.pid}/cgroup").read_text(errors="replace")) if daemon is not None else ""
+        return unit_of(Path(f"/proc/{pid}/cgroup").read_text(errors="replace")) if pid else ""
     return ""
 
 

@@ -105,14 +105,17 @@ def leave_user_namespace() -> None:
     """unshare(2): this process, of one thread, is in a new user namespace. Its root becomes that of its mounts.
 
     The kernel refuses it below another root (user_namespaces(7)). To enter the mount namespace that one is in leaves
-    that root (setns(2)).
+    that root (setns(2)); the host service, which is below no other, may not.
     """
-    mounts = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        _check(_libc.setns(ctypes.c_int(mounts), ctypes.c_int(_CLONE_NEWNS)), "mount namespace")
-    finally:
-        os.close(mounts)
-    _check(_libc.unshare(ctypes.c_int(_CLONE_NEWUSER)), "user namespace")
+        _check(_libc.unshare(ctypes.c_int(_CLONE_NEWUSER)), "user namespace")
+    except OSError:
+        mounts = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _check(_libc.setns(ctypes.c_int(mounts), ctypes.c_int(_CLONE_NEWNS)), "mount namespace")
+        finally:
+            os.close(mounts)
+        _check(_libc.unshare(ctypes.c_int(_CLONE_NEWUSER)), "user namespace")
 
 
 def _attach(detached: int, target: str) -> None:

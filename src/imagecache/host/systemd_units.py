@@ -24,8 +24,10 @@ Description=ImageCache agent: container layers without pulling
 Documentation=man:systemd.service(5)
 # An order only: containerd starts without us too, and waits at our socket for what it needs from us.
 Before={containerd}
-After=local-fs.target imagecache-agent.socket
+After=local-fs.target imagecache-agent.socket modprobe@loop.service
 Requires=imagecache-agent.socket
+# systemd allows loop devices (DeviceAllow below) by the number that the kernel has given them.
+Wants=modprobe@loop.service
 # Restarts never stop, however long an error such as a full disk lasts: systemd would close the socket too, and no
 # container could start.
 StartLimitIntervalSec=0
@@ -52,7 +54,23 @@ StateDirectoryMode=0700
 NoNewPrivileges=yes
 RestrictRealtime=yes
 LockPersonality=yes
-RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
+ProtectClock=yes
+ProtectHostname=yes
+MemoryDenyWriteExecute=yes
+RestrictSUIDSGID=yes
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
+# To try whether this kernel maps ids, as containerd's user namespaces need it.
+RestrictNamespaces=user
+# For mounts; for files of containers, which have any owner; for workers, which become nobody and may be killed.
+CapabilityBoundingSet=CAP_SYS_ADMIN CAP_DAC_OVERRIDE CAP_FOWNER CAP_CHOWN CAP_FSETID CAP_SETUID CAP_SETGID CAP_KILL
+# A list of what is refused: an older systemd does not know all that mounts and the workers' sandbox need.
+SystemCallFilter=~@clock @cpu-emulation @debug @module @obsolete @raw-io @reboot @resources @swap
+SystemCallErrorNumber=EPERM
+SystemCallArchitectures=native
+# No disk but those that we make of layer images, where the kernel does not mount files.
+DevicePolicy=closed
+DeviceAllow=/dev/loop-control rw
+DeviceAllow=block-loop rw
 
 [Install]
 WantedBy=multi-user.target

@@ -11,8 +11,13 @@ from dataclasses import dataclass
 from imagecache.kube.api import Kube
 from imagecache.kube.objects import at, text
 from imagecache.kube.resources import TOKEN_REVIEWS
+from imagecache.served.authenticator import Caller
 
 AUDIENCE = "imagecache"
+
+
+_NODE = "authentication.kubernetes.io/node-name"
+"""Of the Pod that a token is bound to, from Kubernetes 1.30 on (KEP 4193)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +27,15 @@ class KubeTokenReviewer:
     kube: Kube
     audience: str = AUDIENCE
 
-    async def review(self, token: str) -> str | None:
-        """The username behind a token; None when it is not valid for our audience. Raises KubernetesError."""
+    async def review(self, token: str) -> Caller | None:
+        """None when the token is not valid for our audience. Raises KubernetesError."""
         answer = await self.kube.create(TOKEN_REVIEWS, {"spec": {"token": token, "audiences": [self.audience]}})
         audiences = at(answer, "status", "audiences")
         if at(answer, "status", "authenticated") is not True or not isinstance(audiences, list):
             return None
         # one that knows no audiences returns none, and the token may be the API server's own (TokenReviewStatus)
-        return text(answer, "status", "user", "username") if self.audience in audiences else None
+        if self.audience not in audiences:
+            return None
+        nodes = at(answer, "status", "user", "extra", _NODE)
+        node = nodes[0] if isinstance(nodes, list) and len(nodes) == 1 else ""
+        return Caller(text(answer, "status", "user", "username"), node if isinstance(node, str) else "")

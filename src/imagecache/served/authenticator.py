@@ -21,11 +21,21 @@ from imagecache.errors import KubernetesUnavailable, StoreBusy
 _SCHEME = "bearer "
 
 
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whoever sends a request."""
+
+    username: str
+    """Such as ``system:serviceaccount:imagecache:imagecache-agent``."""
+    node: str = ""
+    """The Node that its token is bound to; empty where the API server does not say."""
+
+
 class TokenReviewer(Protocol):
     """Who a bearer token stands for: Kubernetes' TokenReview with our own audience."""
 
-    async def review(self, token: str) -> str | None:
-        """The username, such as ``system:serviceaccount:imagecache:imagecache-agent``; None for an invalid token.
+    async def review(self, token: str) -> Caller | None:
+        """None for an invalid token.
 
         Raises an ImageCacheError when the review itself fails. The token must not be in it.
         """
@@ -59,7 +69,7 @@ class AuthenticatorSettings:
 
 @dataclass(frozen=True, slots=True)
 class _Reviewed:
-    username: str | None
+    caller: Caller | None
     until: float
 
 
@@ -71,44 +81,44 @@ class Authenticator:
         self._clock = clock
         self._settings = settings
         self._reviewed: OrderedDict[bytes, _Reviewed] = OrderedDict()
-        self._running: dict[bytes, asyncio.Task[str | None]] = {}
+        self._running: dict[bytes, asyncio.Task[Caller | None]] = {}
         self._slots = asyncio.Semaphore(settings.reviews)
 
-    async def authenticate(self, authorization: str) -> str:
-        """The username behind an Authorization field. Raises Refused, and what the reviewer raises."""
+    async def authenticate(self, authorization: str) -> Caller:
+        """Who is behind an Authorization field. Raises Refused, and what the reviewer raises."""
         token = authorization[len(_SCHEME) :].strip() if authorization[: len(_SCHEME)].lower() == _SCHEME else ""
         if not token:
             raise Refused(401, "Unauthenticated", "a bearer token is needed")
-        username = await self._username(token)
-        if username is None:
+        caller = await self._caller(token)
+        if caller is None:
             raise Refused(401, "Unauthenticated", "the token is not valid, or not for this audience")
-        if username not in self._settings.allowed:
-            raise Refused(403, "AccessDenied", f"{username} is not an agent of this cluster's image caches")
-        return username
+        if caller.username not in self._settings.allowed:
+            raise Refused(403, "AccessDenied", f"{caller.username} is not an agent of this cluster's image caches")
+        return caller
 
-    async def _username(self, token: str) -> str | None:
+    async def _caller(self, token: str) -> Caller | None:
         key = hashlib.sha256(token.encode()).digest()
         reviewed = self._reviewed.get(key)
         if reviewed is not None and self._clock.monotonic() < reviewed.until:
             self._reviewed.move_to_end(key)
-            return reviewed.username
+            return reviewed.caller
         review = self._running.get(key)
         if review is None:
             review = self._running[key] = asyncio.create_task(self._review(token))
             review.add_done_callback(lambda task: self._remember(key, task))
         return await asyncio.shield(review)  # several requests may wait for it: one that is cancelled must not end it
 
-    async def _review(self, token: str) -> str | None:
+    async def _review(self, token: str) -> Caller | None:
         async with self._slots:
             return await self._reviewer.review(token)
 
-    def _remember(self, key: bytes, task: asyncio.Task[str | None]) -> None:
+    def _remember(self, key: bytes, task: asyncio.Task[Caller | None]) -> None:
         self._running.pop(key, None)
         if task.cancelled() or task.exception() is not None:
             return  # no answer is not a refusal: the next request starts another review
-        username = task.result()
-        seconds = self._settings.keep_invalid if username is None else self._settings.keep
-        self._reviewed[key] = _Reviewed(username, self._clock.monotonic() + seconds)
+        caller = task.result()
+        seconds = self._settings.keep_invalid if caller is None else self._settings.keep
+        self._reviewed[key] = _Reviewed(caller, self._clock.monotonic() + seconds)
         self._reviewed.move_to_end(key)
         while len(self._reviewed) > self._settings.tokens:
             self._reviewed.popitem(last=False)
@@ -122,19 +132,22 @@ class ThreadedAuthenticator:
         self._authenticator = authenticator
         self._loop = loop
         self._timeout = timeout
-        self._pending: set[Future[str]] = set()
+        self._pending: set[Future[Caller]] = set()
         self._closed = False
         self._lock = threading.Lock()
 
-    def authenticate(self, authorization: str) -> None:
-        """Blocks. Raises Refused, StoreBusy, KubernetesUnavailable, and what the reviewer raises."""
+    def authenticate(self, authorization: str) -> Caller:
+        """Who is behind an Authorization field. Blocks.
+
+        Raises Refused, StoreBusy, KubernetesUnavailable, and what the reviewer raises.
+        """
         with self._lock:
             if self._closed:
                 raise StoreBusy("the server is stopping")
             answer = asyncio.run_coroutine_threadsafe(self._authenticator.authenticate(authorization), self._loop)
             self._pending.add(answer)
         try:
-            answer.result(self._timeout)
+            return answer.result(self._timeout)
         except TimeoutError:
             raise KubernetesUnavailable(f"token review timed out after {self._timeout:g} s") from None
         except CancelledError:

@@ -46,6 +46,8 @@ BUNDLE_LIMIT = 64 << 20
 """Bytes of a bundle document: 20 images of 500 layers are about 10 MB."""
 DOCUMENT_LIMIT = max(limits.DEFAULT.manifest_size, limits.DEFAULT.config_size)
 """Bytes of a manifest, index or config: what a build takes, a node can fetch."""
+NOT_SELECTED = "NotSelected"
+"""Reason, with 403: nothing that has it is for the node that asks."""
 RETRY_AFTER = "1"
 """Seconds, with 503."""
 

@@ -17,7 +17,8 @@ from http import HTTPStatus
 from imagecache.digest import Digest
 from imagecache.errors import ImageCacheError, InternalError, InvalidInput, StoreBusy, StoreCorrupt, StoreError
 from imagecache.served import http_messages, protocol
-from imagecache.served.authenticator import Refused, ThreadedAuthenticator
+from imagecache.served.access import Access, EveryNode, NodeCaches
+from imagecache.served.authenticator import Caller, Refused, ThreadedAuthenticator
 from imagecache.served.bounded_queue import BoundedQueue
 from imagecache.served.http_messages import Request, Response
 from imagecache.served.partial_layers import PartialLayers, PartialLayerSettings
@@ -35,7 +36,7 @@ Endpoint = Callable[[], Response]
 class RequestHandler:
     """Thread-safe."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of a server
         self,
         reader: StoreReader,
         authenticator: ThreadedAuthenticator,
@@ -44,6 +45,7 @@ class RequestHandler:
         sent: Callable[[int], None],
         *,
         waits: PartialLayerSettings | None = None,
+        caches: NodeCaches | None = None,
     ) -> None:
         """Make the handler.
 
@@ -54,9 +56,11 @@ class RequestHandler:
             partial_streams: slots for sending partial ones; fewer, since their build needs the processor too.
             sent: called with the number of bytes of layers that were sent, from the threads that sent them.
             waits: bounds of the waits for more of a partial layer.
+            caches: which node may read what; None: every node everything.
         """
         self._reader = reader
         self._authenticator = authenticator
+        self._access = Access(reader, caches or EveryNode())
         self._streams = streams
         self._partial_streams = partial_streams
         self._partial_layers = PartialLayers(reader, waits)
@@ -85,16 +89,17 @@ class RequestHandler:
             return http_messages.failure(InternalError("the request failed; the server's log has the cause"))
 
     def _respond(self, request: Request, held: ExitStack) -> Response:
-        if not request.open:
-            self._authenticator.authenticate(request.headers.get("authorization", ""))
-        endpoint = self._endpoint(request, held)
+        words = request.headers.get("authorization", "")
+        # probes are open to everybody, and have no endpoint that asks who calls
+        caller = Caller("") if request.open else self._authenticator.authenticate(words)
+        endpoint = self._endpoint(request, caller, held)
         if endpoint is None:
             return http_messages.unknown(HTTPStatus.NOT_FOUND)
         if request.method not in http_messages.METHODS:
             return http_messages.unknown(HTTPStatus.METHOD_NOT_ALLOWED)
         return endpoint()
 
-    def _endpoint(self, request: Request, held: ExitStack) -> Endpoint | None:
+    def _endpoint(self, request: Request, caller: Caller, held: ExitStack) -> Endpoint | None:
         endpoint: Endpoint | None = None
         match request.segments:
             case ["livez"]:
@@ -102,15 +107,15 @@ class RequestHandler:
             case ["readyz"]:
                 endpoint = self._ready
             case ["v1", "bundles", bundle_id]:
-                endpoint = partial(self._bundle, bundle_id)
+                endpoint = partial(self._bundle, caller, bundle_id)
             case ["v1", "blobs", digest]:
-                endpoint = partial(self._document, digest)
+                endpoint = partial(self._document, caller, digest)
             case ["v1", "builds", bundle_id, architecture]:
-                endpoint = partial(self._build, bundle_id, architecture)
+                endpoint = partial(self._build, caller, bundle_id, architecture)
             case ["v1", "layers", space, digest]:
-                endpoint = partial(self._layer, request, f"{space}/{digest}", held)
+                endpoint = partial(self._layer, request, caller, f"{space}/{digest}", held)
             case ["v1", "partial", space, digest]:
-                endpoint = partial(self._partial, request, f"{space}/{digest}", held)
+                endpoint = partial(self._partial, request, caller, f"{space}/{digest}", held)
         return endpoint
 
     def _ready(self) -> Response:
@@ -120,21 +125,26 @@ class RequestHandler:
             return http_messages.problem(503, error.reason, str(error))
         return _ok()
 
-    def _bundle(self, bundle_id: str) -> Response:
+    def _bundle(self, caller: Caller, bundle_id: str) -> Response:
         document = self._reader.bundle(protocol.check_bundle_id(bundle_id))
+        self._access.bundle(caller, document)
         self._etags.remember(document)
         return http_messages.whole(encode(document), "application/json")
 
-    def _document(self, digest: str) -> Response:
-        return http_messages.whole(self._reader.document(Digest(digest)), "application/octet-stream")
+    def _document(self, caller: Caller, text: str) -> Response:
+        digest = Digest(text)
+        self._access.document(caller, digest)
+        return http_messages.whole(self._reader.document(digest), "application/octet-stream")
 
-    def _build(self, bundle_id: str, architecture: str) -> Response:
+    def _build(self, caller: Caller, bundle_id: str, architecture: str) -> Response:
         build = protocol.check_bundle_id(bundle_id), protocol.check_architecture(architecture)
+        self._access.build(caller, bundle_id)
         names = self._reader.building(*build)
         return http_messages.whole(protocol.encode_names(names), "application/json")
 
-    def _layer(self, request: Request, text: str, held: ExitStack) -> Response:
+    def _layer(self, request: Request, caller: Caller, text: str, held: ExitStack) -> Response:
         name = LayerName.parse(text)
+        self._access.layer(caller, name)
         buffer = held.enter_context(self._streams.slot())  # before the file: descriptors are bounded by slots, too
         fd, size = self._reader.open_layer(name)
         held.callback(os.close, fd)
@@ -147,8 +157,9 @@ class RequestHandler:
         fields = http_messages.layer_fields(self._etags.get(name), content_range)
         return Response(206 if content_range else 200, end - start, self._pieces(name, fd, span, buffer), fields)
 
-    def _partial(self, request: Request, text: str, held: ExitStack) -> Response:
+    def _partial(self, request: Request, caller: Caller, text: str, held: ExitStack) -> Response:
         name, span = LayerName.parse(text), http_messages.from_to(request.headers.get("range"))
+        self._access.layer(caller, name)
         if span is None:
             raise InvalidInput("a partial layer is requested by range", hint="Range: bytes=4096-8191")
         start, limit = span

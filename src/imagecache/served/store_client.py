@@ -278,6 +278,11 @@ class StoreClient:
 
     def _refusal(self, status: int, body: bytes, what: str) -> ImageCacheError | Retryable:
         reason = protocol.problem_of(body).reason
+        if status == 403 and reason == protocol.NOT_SELECTED:
+            return StoreRefused(
+                f"the store at {self._authority} does not give this node {what}: it is of a private image",
+                hint="an ImageCache with that image has to select this node (imagecache.dev/node-selector)",
+            )
         if status in {401, 403}:
             return StoreRefused(
                 f"the store at {self._authority} refused this node's token ({status})",

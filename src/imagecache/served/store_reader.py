@@ -14,7 +14,7 @@ from imagecache.erofs.layer_header import DATA_START, tar_length
 from imagecache.errors import BlobNotFound
 from imagecache.oserrors import converting
 from imagecache.store.blobs import Blobs
-from imagecache.store.bundle_document import Bundle, build_name
+from imagecache.store.bundle_document import Bundle, build_name, bundle_of
 from imagecache.store.bundles import Bundles
 from imagecache.store.layer_name import LayerName, Space
 from imagecache.store.layers import Layers
@@ -35,6 +35,16 @@ class StoreReader:
     def bundle(self, bundle_id: str) -> Bundle:
         """Raises NotFound, BlobNotFound, StoreCorrupt, StoreError."""
         return self._bundles.get(bundle_id)
+
+    def bundles(self) -> list[Bundle]:
+        """All. Raises BlobNotFound, StoreCorrupt, StoreError."""
+        return self._bundles.all()
+
+    def version(self) -> tuple[int, int]:
+        """Of the set of bundles: another one after each change. Raises StoreError."""
+        with converting(self._bundles.index_path):
+            found = self._bundles.index_path.stat()
+        return found.st_ino, found.st_mtime_ns
 
     def document(self, digest: Digest) -> bytes:
         """Raises BlobNotFound, StoreCorrupt, StoreError."""
@@ -59,6 +69,10 @@ class StoreReader:
         """
         wanted = self._leases.wanted_by(build_name(bundle_id, architecture))
         return tuple(name for name in wanted if name.space is Space.LAYERS)
+
+    def builds_with(self, name: LayerName) -> list[str]:
+        """Ids of the bundles whose running builds may make or use a layer image. Raises StoreError."""
+        return [bundle_of(build) for build in self._leases.builds_with(name)]
 
     def open_partial(self, name: LayerName) -> int | None:
         """The file of a partial layer, which the caller closes; None: finished, or not made. Raises StoreError."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from imagecache.connection_limit import ConnectionLimit
 from imagecache.served.acceptor import Acceptor, listen
+from imagecache.served.access import NodeCaches
 from imagecache.served.authenticator import Authenticator, ThreadedAuthenticator
 from imagecache.served.bounded_queue import BoundedQueue
 from imagecache.served.request_handler import RequestHandler
@@ -30,7 +31,10 @@ _STOP = 1.5
 
 
 class StoreServer:
-    """One listening socket. ``sent`` is called with the bytes of layers that were sent, from many threads."""
+    """One listening socket. ``sent`` is called with the bytes of layers that were sent, from many threads.
+
+    ``caches`` decides which node may read what; None: every node everything.
+    """
 
     def __init__(
         self,
@@ -39,12 +43,14 @@ class StoreServer:
         settings: ServerSettings,
         *,
         tls: ssl.SSLContext,
+        caches: NodeCaches | None = None,
         sent: Callable[[int], None] = lambda _count: None,
     ) -> None:
         self._reader = reader
         self._authenticator = authenticator
         self._settings = settings
         self._tls = tls
+        self._caches = caches
         self._sent = sent
         self._running: _Running | None = None
 
@@ -66,7 +72,7 @@ class StoreServer:
             for slots in (settings.streams, settings.partial_streams)
         )
         limit = ConnectionLimit(_most_connections(settings.connections))
-        handler = RequestHandler(self._reader, authenticator, streams, partial_streams, self._sent)
+        handler = RequestHandler(self._reader, authenticator, streams, partial_streams, self._sent, caches=self._caches)
         acceptor = Acceptor(listener, self._tls, limit, lambda sock: ServerConnection(sock, limit, handler, settings))
         self._running = _Running(acceptor, limit, handler, (streams, partial_streams), authenticator)
         port = acceptor.port

@@ -402,6 +402,14 @@ class Settings:
             "Caches that pods had made for them, at most: at the limit the least recently matched one goes. 0: none.",
         ),
     ] = 25
+    auto_caches_per_namespace: Annotated[
+        int,
+        Meaning(
+            "count",
+            "Of these, those that the pods of one namespace had made, at most: at the limit the least recently matched "
+            "one of that namespace goes. 0: as many as of all.",
+        ),
+    ] = 10
     pod_events: Annotated[
         bool,
         Meaning(

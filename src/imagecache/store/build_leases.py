@@ -79,6 +79,12 @@ def layers_of(paths: StorePaths, build: str) -> tuple[LayerName, ...]:
     return tuple(found)
 
 
+def builds_with(paths: StorePaths, name: LayerName) -> tuple[str, ...]:
+    """The builds, as they are named, that may need a layer image; perhaps killed ones too. Raises StoreError."""
+    builds = {path.stem.rpartition("-")[0] for path in paths.build_leases.glob("*.lease")}
+    return tuple(build for build in sorted(builds) if name in layers_of(paths, build))
+
+
 def live_builds(paths: StorePaths) -> Iterator[tuple[str, frozenset[LayerName], frozenset[Digest]]]:
     """Every live build with what it needs. Removes leases of dead ones. Only with the collect lock held."""
     for path in sorted(paths.build_leases.glob("*.lease")):

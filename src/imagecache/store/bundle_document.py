@@ -140,6 +140,11 @@ def build_name(bundle_id: str, architecture: str) -> str:
     return f"{bundle_id}-{architecture}"
 
 
+def bundle_of(build: str) -> str:
+    """The id of the bundle, of a ``build_name``."""
+    return build.rpartition("-")[0]
+
+
 def encode(document: Bundle) -> bytes:
     """The document as bytes: JSON without blanks, the fields in their order here."""
     return _encoder.encode(document)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from imagecache.digest import Digest
 from imagecache.oserrors import converting
-from imagecache.store.build_leases import BuildLease, layers_of
+from imagecache.store.build_leases import BuildLease, builds_with, layers_of
 from imagecache.store.durable_files import fsync_directory
 from imagecache.store.layer_name import LayerName
 from imagecache.store.locks import locked
@@ -45,6 +45,10 @@ class Leases:
     def wanted_by(self, build: str) -> tuple[LayerName, ...]:
         """Layer images that a running build of this bundle may need, in its order. Raises StoreError, StoreDenied."""
         return layers_of(self._paths, build)
+
+    def builds_with(self, name: LayerName) -> tuple[str, ...]:
+        """The builds that may need a layer image, as they were named. Raises StoreError, StoreDenied."""
+        return builds_with(self._paths, name)
 
     def lease(self, holder: str, name: LayerName, *, durable: bool = True) -> None:
         """Keep a layer image until ``release``. Check that it exists after this call, not before."""

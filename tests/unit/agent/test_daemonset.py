@@ -7,20 +7,22 @@ import json
 
 import pytest
 
-from imagecache.agent import daemonset as asked
-from imagecache.agent.daemonset import MODE_LABEL, has_left, withdraw
+from imagecache.agent.daemonset import MODE_LABEL, OwnDaemonSet, withdraw
 from imagecache.api.yamltext import JSON
+from imagecache.concurrency import cancel_all
 from imagecache.errors import KubernetesDenied, KubernetesError, KubernetesUnavailable, ObjectNotFound
 from imagecache.kube.api import Object
-from imagecache.kube.resources import DAEMON_SETS, NODE_IMAGE_CACHES, NODES, Resource
+from imagecache.kube.resources import DAEMON_SETS, NAMESPACES, NODE_IMAGE_CACHES, NODES, Resource
 from imagecache.settings.table import Mode, Settings
 from testkit.kube import FakeKube
+from tests.unit.plain_host.bench import eventually
 
 SETTINGS = Settings(mode=Mode.PROXY, node_name="worker", daemonset="imagecache-system/imagecache-agent")
 
 
 async def daemonset(selector: dict[str, str] | None = None, **metadata: object) -> FakeKube:
     kube = FakeKube()
+    await kube.create(NAMESPACES, {"metadata": {"name": "imagecache-system"}})
     pod = {"spec": {"nodeSelector": selector} if selector else {}}
     document = {"metadata": {"name": "imagecache-agent", **metadata}, "spec": {"template": pod}}
     item: Object = json.loads(json.dumps(document))
@@ -32,16 +34,16 @@ async def daemonset(selector: dict[str, str] | None = None, **metadata: object) 
 
 
 async def test_a_daemonset_that_exists_brings_its_pod_back() -> None:
-    assert not await has_left(await daemonset(), SETTINGS)
-    assert not await has_left(await daemonset(labels={MODE_LABEL: "proxy"}), SETTINGS)
+    assert not await OwnDaemonSet(SETTINGS).has_left(await daemonset())
+    assert not await OwnDaemonSet(SETTINGS).has_left(await daemonset(labels={MODE_LABEL: "proxy"}))
 
 
 async def test_a_daemonset_of_another_mode_does_not() -> None:
-    assert await has_left(await daemonset(labels={MODE_LABEL: "native"}), SETTINGS)
+    assert await OwnDaemonSet(SETTINGS).has_left(await daemonset(labels={MODE_LABEL: "native"}))
 
 
 async def test_a_daemonset_that_was_deleted() -> None:
-    assert await has_left(FakeKube(), SETTINGS)
+    assert await OwnDaemonSet(SETTINGS).has_left(FakeKube())
 
 
 @pytest.mark.parametrize(
@@ -54,27 +56,51 @@ async def test_a_daemonset_that_was_deleted() -> None:
     ],
 )
 async def test_a_node_that_is_no_longer_selected(selector: dict[str, str], *, left: bool) -> None:
-    assert await has_left(await daemonset(selector), SETTINGS) is left
+    assert await OwnDaemonSet(SETTINGS).has_left(await daemonset(selector)) is left
 
 
 async def test_a_node_that_was_deleted_may_come_back() -> None:
     kube = await daemonset({"pool": "cpu"})
     await kube.delete(NODES, "worker")
 
-    assert not await has_left(kube, SETTINGS)
+    assert not await OwnDaemonSet(SETTINGS).has_left(kube)
 
 
-@pytest.mark.parametrize(("error", "left"), [(KubernetesUnavailable("down"), False), (KubernetesDenied("no"), True)])
-@pytest.mark.parametrize("asked", [DAEMON_SETS, NODES])
-async def test_in_doubt_the_node_stays_as_it_is(asked: Resource, error: KubernetesError, *, left: bool) -> None:
-    def failure(verb: str, resource: Resource, name: str) -> KubernetesError | None:
-        del verb, name
-        return error if resource == asked else None
+async def test_of_a_namespace_that_is_being_deleted_the_pods_go_first() -> None:
+    kube = await daemonset()
+    now = {"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["kubernetes"]}}
+    await kube.patch(NAMESPACES, "imagecache-system", json.loads(json.dumps(now)))
 
+    assert await OwnDaemonSet(SETTINGS).has_left(kube)
+
+
+@pytest.mark.parametrize("error", [KubernetesUnavailable("down"), KubernetesDenied("no such account")])
+@pytest.mark.parametrize("asked", [DAEMON_SETS, NAMESPACES, NODES])
+async def test_in_doubt_the_node_stays_as_it_is(asked: Resource, error: KubernetesError) -> None:
     kube = await daemonset({"pool": "gpu"})
-    kube.failure = failure
+    kube.failure = lambda _verb, resource, _name: error if resource == asked else None
 
-    assert await has_left(kube, SETTINGS) is left
+    assert not await OwnDaemonSet(SETTINGS).has_left(kube)
+
+
+@pytest.mark.parametrize("error", [KubernetesUnavailable("down"), KubernetesDenied("no such account")])
+async def test_what_the_watch_has_seen_decides_when_our_account_went_first(error: KubernetesError) -> None:
+    kube = await daemonset()
+    own = OwnDaemonSet(SETTINGS)
+    follows = asyncio.create_task(own.follow(kube))
+    await asyncio.sleep(0.01)
+    kube.failure = lambda verb, _resource, _name: error if verb == "get" else None
+    assert not await own.has_left(kube)
+
+    await kube.delete(DAEMON_SETS, "imagecache-agent", namespace="imagecache-system")
+    await eventually(lambda: own.was_deleted)
+    assert await own.has_left(kube)
+
+    again: Object = {"metadata": {"name": "imagecache-agent"}}
+    await kube.create(DAEMON_SETS, again, namespace="imagecache-system")
+    await eventually(lambda: not own.was_deleted)
+    assert not await own.has_left(kube)
+    await cancel_all([follows])
 
 
 async def test_the_report_of_this_node_is_deleted_and_no_other() -> None:
@@ -106,17 +132,14 @@ class Silent(FakeKube):
         return {}
 
 
-async def test_a_pod_that_is_ended_does_not_wait_for_an_api_server_that_is_silent(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(asked, "_ASK_SECONDS", 0.01)
+async def test_a_pod_that_is_ended_does_not_wait_for_an_api_server_that_is_silent() -> None:
     found: list[bool] = []
 
     async def run() -> None:
         try:
             await asyncio.Event().wait()
         finally:  # as the agent asks: in a task that is being cancelled
-            found.append(await has_left(Silent(), SETTINGS))
+            found.append(await OwnDaemonSet(SETTINGS).has_left(Silent(), seconds=0.01))
 
     task = asyncio.create_task(run())
     await asyncio.sleep(0)

@@ -15,7 +15,7 @@ from imagecache.agent.pod_credentials import PodCredentials
 from imagecache.clock import Clock
 from imagecache.errors import ObjectNotFound
 from imagecache.host.service_files import CONFIG, UNITS, HostFiles
-from imagecache.kube.resources import DAEMON_SETS, NODE_IMAGE_CACHES
+from imagecache.kube.resources import DAEMON_SETS, NAMESPACES, NODE_IMAGE_CACHES
 from imagecache.settings.table import Settings
 from testkit.host_service import (
     ADDRESS,
@@ -47,6 +47,7 @@ class Host:
     def __post_init__(self) -> None:
         self.records = FakeRecords(self.services)
         asyncio.run(self.kube.create(NODE_IMAGE_CACHES, {"metadata": {"name": "worker"}}))
+        asyncio.run(self.kube.create(NAMESPACES, {"metadata": {"name": "imagecache-system"}}))
         asyncio.run(self.kube.create(DAEMON_SETS, {"metadata": {"name": "agent"}}, namespace="imagecache-system"))
 
     def __call__(self, settings: Settings, clock: Clock, options: HostOptions) -> AgentInstallation:

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 TABLE = ROOT / "docs" / "attacks.md"
-PREFIXES = ("reg", "bud", "ver", "own", "ask", "iso", "sup")
+PREFIXES = ("reg", "bud", "ver", "own", "ask", "iso", "nod", "pod", "sup")
 ID = re.compile(rf"\b(?:{'|'.join(PREFIXES)})-[0-9]{{2}}\b")
 TEST = re.compile(r"(tests/[\w/]+\.py)::((?:\w+::)*test_\w+)")
 COLUMNS = ["id", "actor", "what is tried", "what happens", "test"]

@@ -25,6 +25,7 @@ from imagecache.kube.client import KubeClient
 from imagecache.kube.connection import Connection
 from imagecache.kube.resources import IMAGE_CACHES, LEASES, NODES, SECRETS, Resource
 from imagecache.kube.reviewer import KubeTokenReviewer
+from imagecache.served.authenticator import Caller
 from testkit.kube import FakeKube
 from testkit.kube_server import KubeServer
 
@@ -178,17 +179,21 @@ def test_paths_are_kubernetes_own(resource: Resource, path: str) -> None:
     assert resource.path(namespace="ns", name="a", subresource="status") == f"{path}/status"
 
 
+USER: Object = {"username": "agent", "extra": {"authentication.kubernetes.io/node-name": ["worker"]}}
+
+
 @pytest.mark.parametrize(
-    ("status", "username"),
+    ("status", "caller"),
     [
-        ({"authenticated": True, "audiences": ["imagecache"], "user": {"username": "agent"}}, "agent"),
-        ({"authenticated": True, "audiences": ["other"], "user": {"username": "agent"}}, None),
-        ({"authenticated": True, "user": {"username": "agent"}}, None),
+        ({"authenticated": True, "audiences": ["imagecache"], "user": USER}, Caller("agent", "worker")),
+        ({"authenticated": True, "audiences": ["imagecache"], "user": {"username": "agent"}}, Caller("agent")),
+        ({"authenticated": True, "audiences": ["other"], "user": USER}, None),
+        ({"authenticated": True, "user": USER}, None),
         ({"authenticated": False}, None),
         ({}, None),
     ],
 )
-async def test_a_token_is_believed_for_our_audience_only(status: Object, username: str | None) -> None:
+async def test_a_token_is_believed_for_our_audience_only(status: Object, caller: Caller | None) -> None:
     asked: list[Object] = []
 
     def review(request: Object) -> Object:
@@ -196,5 +201,5 @@ async def test_a_token_is_believed_for_our_audience_only(status: Object, usernam
         return {"status": status}
 
     reviewer = KubeTokenReviewer(FakeKube(review=review))
-    assert await reviewer.review("word") == username
+    assert await reviewer.review("word") == caller
     assert asked == [{"spec": {"token": "word", "audiences": ["imagecache"]}}]

@@ -5,14 +5,14 @@ import asyncio
 import pytest
 
 from imagecache.errors import KubernetesUnavailable
-from imagecache.served.authenticator import Authenticator, AuthenticatorSettings, Refused
+from imagecache.served.authenticator import Authenticator, AuthenticatorSettings, Caller, Refused
 from testkit.clock import FakeClock
 from testkit.served import AGENT, TableReviewer
 
 
 @pytest.fixture
 def reviewer() -> TableReviewer:
-    return TableReviewer({"good": AGENT})
+    return TableReviewer({"good": Caller(AGENT)})
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ async def test_a_token_that_becomes_valid_is_soon_admitted(
     assert [await status(authenticator, "new") for _ in range(3)] == [401] * 3
     assert reviewer.asked == ["new"]
 
-    reviewer.users["new"] = AGENT
+    reviewer.users["new"] = Caller(AGENT)
     clock.advance(5.1)
     assert await status(authenticator, "new") == 200
 

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from imagecache.digest import Digest
 from imagecache.errors import StoreBusy
-from imagecache.served.authenticator import Authenticator, AuthenticatorSettings, ThreadedAuthenticator
+from imagecache.served.authenticator import Authenticator, AuthenticatorSettings, Caller, ThreadedAuthenticator
 from imagecache.served.bounded_queue import BoundedQueue
 from imagecache.served.http_messages import Request, Response
 from imagecache.served.partial_layers import PartialLayerSettings
@@ -38,7 +38,9 @@ class Broken(StoreReader):
 
 
 def authenticator() -> ThreadedAuthenticator:
-    authenticator = Authenticator(TableReviewer({WORDS: AGENT}), FakeClock(), AuthenticatorSettings(frozenset({AGENT})))
+    authenticator = Authenticator(
+        TableReviewer({WORDS: Caller(AGENT)}), FakeClock(), AuthenticatorSettings(frozenset({AGENT}))
+    )
     return ThreadedAuthenticator(authenticator, asyncio.get_running_loop(), 60)
 
 

@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 
 from imagecache.digest import DiffID, Digest
 from imagecache.errors import KubernetesUnavailable, StoreError
-from imagecache.served.authenticator import Authenticator, AuthenticatorSettings
+from imagecache.served.authenticator import Authenticator, AuthenticatorSettings, Caller
 from imagecache.served.server_certificate import ServerCertificate
 from imagecache.served.server_settings import ServerSettings
 from imagecache.served.store_reader import StoreReader
@@ -179,7 +179,7 @@ async def test_a_corrupt_document_is_not_sent(browser: Browser, store: Store, bu
 async def test_only_agents_get_anything(
     browser: Browser, served: Served, layer: str, headers: dict[str, str], status: int
 ) -> None:
-    served.reviewer.users["pod-token"] = "system:serviceaccount:default:default"
+    served.reviewer.users["pod-token"] = Caller("system:serviceaccount:default:default")
 
     growing = f"/v1/partial/{layer.removeprefix('/v1/layers/')}"
 

@@ -1,7 +1,8 @@
 """Caches that pods had made for them: a few a minute, a limited number, the least recently used one out first.
 
 A wish is named by what it asks for, so that any number of pods is one wish, and one object: who comes second is told
-that it exists. What nobody could grant, the next pod with these images wishes for again. It must not know pods but for
+that it exists. What nobody could grant, the next pod with these images wishes for again. Namespaces take turns, and
+each has a number of its own, so that none takes all from the others. It must not know pods but for
 the one that an event is about, and never touches a cache that a person has made.
 """
 
@@ -44,6 +45,8 @@ _A_MINUTE = 6
 """Caches made in a minute, at most: a build for an image that never comes again costs the cluster much."""
 _WISHES = 100
 """That wait for their turn; more are dropped."""
+_WISHES_EACH = 25
+"""The same of one namespace."""
 _TRIES = 5
 _BACKOFF = Backoff(0.25, 4.0)
 _BUILDING = frozenset({"", Phase.PENDING.value, Phase.CREATING.value, Phase.UPDATING.value})
@@ -60,11 +63,23 @@ class Made:
     used: dt.datetime
     """As ``quota.used`` says."""
     building: bool
+    namespace: str = ""
+    """Of that pod."""
 
     @classmethod
     def of(cls, item: Object) -> Made:
         building = objects.text(item, "status", "phase") in _BUILDING
-        return cls(objects.name(item), objects.uid(item), used(item), building)
+        namespace, _, _ = objects.texts(item, "metadata", "annotations").get(CREATED_FOR, "").partition("/")
+        return cls(objects.name(item), objects.uid(item), used(item), building, namespace)
+
+
+@dataclass(frozen=True, slots=True)
+class AutoLimits:
+    """How many caches pods may have had made for them."""
+
+    all: int
+    each: int
+    """Those of one namespace."""
 
 
 def is_auto(item: Object) -> bool:
@@ -104,20 +119,22 @@ class AutoCaches:
         clock: Clock,
         teller: Teller,
         *,
-        limit: int,
+        limits: AutoLimits,
         count: Callable[[str], None],
     ) -> None:
         self._kube = kube
         self._informers = informers
         self._clock = clock
         self._teller = teller
-        self._limit = limit
+        self._limits = limits
         self._count = count
         self._bucket = Bucket(clock, _A_MINUTE / 60, _A_MINUTE)
         self._wishes: dict[str, _Wish] = {}
         """By name of the cache."""
-        self._fresh: set[str] = set()
-        """Names of those that we have made; the informer may not show them yet."""
+        self._turns: dict[str, int] = {}
+        """When each namespace that waits had its last turn, as a number that grows."""
+        self._fresh: dict[str, str] = {}
+        """Namespaces by names of those that we have made; the informer may not show them yet."""
         self._evicted: set[str] = set()
         """Uids of those that we have deleted; the informer may still show them."""
         self._filled = asyncio.Event()
@@ -126,7 +143,7 @@ class AutoCaches:
         name = action.cache.name
         if name in self._wishes or self._exists(name):
             self._count("exists")
-        elif len(self._wishes) >= _WISHES:
+        elif len(self._wishes) >= _WISHES or self._waiting(subject.namespace) >= _WISHES_EACH:
             self._count("dropped")
         else:
             self._wishes[name] = _Wish(subject, action)
@@ -134,17 +151,28 @@ class AutoCaches:
 
     def seen(self, names: Iterable[str]) -> None:
         """The informer has shown these, or that they are gone."""
-        self._fresh.difference_update(names)
+        for name in names:
+            self._fresh.pop(name, None)
 
     async def run(self) -> None:
         """Grant wishes until cancelled, one after another."""
         while True:
             await self._filled.wait()
+            turn = 0
             while self._wishes:
-                name, wish = next(iter(self._wishes.items()))
+                name = min(self._wishes, key=self._last_turn)  # of those with the same, the oldest
+                wish, turn = self._wishes[name], turn + 1
+                self._turns[wish.subject.namespace] = turn
                 self._count(await self._insist(wish))
                 del self._wishes[name]
+            self._turns.clear()
             self._filled.clear()
+
+    def _last_turn(self, name: str) -> int:
+        return self._turns.get(self._wishes[name].subject.namespace, 0)
+
+    def _waiting(self, namespace: str) -> int:
+        return sum(wish.subject.namespace == namespace for wish in self._wishes.values())
 
     async def _insist(self, wish: _Wish) -> str:
         """What became of it."""
@@ -168,10 +196,12 @@ class AutoCaches:
                 await pull_secrets.read_version(self._kube, name)
             except PullSecretUnavailable:
                 return await self._refuse(wish, f"pull secret {name.replace(':', '/')} cannot be read")
-        if not await self._make_room():
-            return await self._refuse(
-                wish, f"the limit of {self._limit} automatic image caches is reached, and all are in use or new"
-            )
+        for limit, namespace in ((self._limits.each, wish.subject.namespace), (self._limits.all, "")):
+            if not await self._make_room(limit, namespace):
+                whose = f" of namespace {namespace}" if namespace else ""
+                return await self._refuse(
+                    wish, f"the limit of {limit} automatic image caches{whose} is reached, and all are in use or new"
+                )
         if wait := self._bucket.take():  # not before: what is refused must not take the turns of others
             await asyncio.sleep(wait)
             return await self._grant(wish)
@@ -179,7 +209,7 @@ class AutoCaches:
             made = await self._kube.create(IMAGE_CACHES, document(wanted, wish.subject))
         except ObjectExists:
             return "exists"
-        self._fresh.add(wanted.name)
+        self._fresh[wanted.name] = wish.subject.namespace
         _log.info("cache made for a pod", name=wanted.name, namespace=wish.subject.namespace)
         await self._tell(wish.subject, events.auto_created(ids.derived_cache_id(objects.uid(made))))
         return "created"
@@ -196,11 +226,11 @@ class AutoCaches:
         except KubernetesError as error:
             _log.warning("event not posted", namespace=subject.namespace, problem=str(error))
 
-    async def _make_room(self) -> bool:
-        """Whether there is room for one more, also when others had to go for it."""
+    async def _make_room(self, limit: int, namespace: str) -> bool:
+        """Whether there is room for one more of this namespace ("": of all), also when others had to go for it."""
         while True:
             shown = self._informers.caches
-            self._fresh -= shown.keys()
+            self.seen(shown)
             self._evicted &= {objects.uid(item) for item in shown.values()}
             made = [
                 Made.of(item)
@@ -209,10 +239,12 @@ class AutoCaches:
                 and not objects.text(item, "metadata", "deletionTimestamp")
                 and objects.uid(item) not in self._evicted
             ]
-            if len(made) + len(self._fresh) < self._limit:
+            made = [each for each in made if namespace in {"", each.namespace}]
+            fresh = sum(namespace in {"", each} for each in self._fresh.values())
+            if len(made) + fresh < limit:
                 return True
             old = victim(made, self._clock.now())
-            if old is None or not self._limit:
+            if old is None or not limit:
                 return False
             _log.info("cache makes room for another", name=old.name)
             with suppress(ObjectNotFound, ObjectConflict):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from imagecache.backoff import Backoff, Retries
 from imagecache.clock import Clock
 from imagecache.controller.informer_cache import InformerCache
-from imagecache.controller.pods.autocaches import AutoCaches
+from imagecache.controller.pods.autocaches import AutoCaches, AutoLimits
 from imagecache.controller.pods.caches import Caches, Change
 from imagecache.controller.pods.decide import Action, LetGo, Look, Wait, decide, frees
 from imagecache.controller.pods.defaults import DefaultsWatcher
@@ -63,6 +63,7 @@ class PodDependencies:
     auto_create: bool = False
     """A miss has a cache made, unless something nearer to the pod says no."""
     auto_caches: int = 25
+    auto_caches_per_namespace: int = 10
     backoff: Backoff = BACKOFF
     """While the API server does not answer."""
     retries: Backoff = _BACKOFF
@@ -103,7 +104,9 @@ class PodReconciler:
             dependencies.informers,
             clock,
             self._teller,
-            limit=dependencies.auto_caches,
+            limits=AutoLimits(
+                dependencies.auto_caches, dependencies.auto_caches_per_namespace or dependencies.auto_caches
+            ),
             count=lambda outcome: metrics.auto_caches.labels(outcome).inc(),
         )
         self._failed = FailedBuilds(kube, dependencies.informers, self._teller)

@@ -134,9 +134,10 @@ class Bench:
         on: Collection[str] = ("node-1",),
         desired: int = 1,
         labels: Mapping[str, JSON] | None = None,
+        annotations: Mapping[str, JSON] | None = None,
     ) -> str:
         """An ImageCache in that phase, usable on these nodes; its id."""
-        metadata: Object = {"name": name, "labels": dict(labels or {})}
+        metadata: Object = {"name": name, "labels": dict(labels or {}), "annotations": dict(annotations or {})}
         spec: Object = {"images": list(images or (IMAGE,))}
         await self.kube.create(IMAGE_CACHES, {"metadata": metadata, "spec": spec})
         cache_id = await self.set_phase(name, phase, desired=desired)

@@ -121,6 +121,39 @@ async def test_a_secret_that_cannot_be_read_is_told_and_nothing_is_made(bench: B
     assert controller.metric("auto_caches_total", outcome="refused") == 1
 
 
+async def test_a_namespace_drives_out_its_own_alone(bench: Bench) -> None:
+    bench.start(auto_caches=10, auto_caches_per_namespace=1)
+    for name, namespace in (("mine", "default"), ("theirs", "other")):
+        keys: dict[str, JSON] = {CREATED_FOR: f"{namespace}/1"}
+        await bench.cache(name, f"registry.example/{name}:1", labels={LABEL: "true"}, annotations=keys)
+    bench.clock.advance(hours=1)
+    await bench.settled()
+    await bench.pod("a", node="node-1", annotations=MINE, containers=image(1))
+    await bench.until_told(MISSED, AUTO_CREATED, name="a")
+    assert "mine" not in await names(bench)
+    assert "theirs" in await names(bench)
+
+    await bench.pod("b", node="node-1", annotations=MINE, containers=image(2))
+    await bench.until_told(MISSED, AUTO_CREATE_FAILED, name="b")
+    said = "the limit of 1 automatic image caches of namespace default is reached, and all are in use or new"
+    assert any(said in message for message in await bench.messages("b"))
+
+
+async def test_namespaces_take_turns(bench: Bench) -> None:
+    """Whoever asks for many waits for the others: six are asked for at once, and the first is refused here."""
+    left: list[KubernetesError] = [KubernetesUnavailable("until all have asked")]
+    bench.kube.failure = lambda verb, resource, _name: (
+        left.pop() if left and (verb, resource) == ("create", IMAGE_CACHES) else None
+    )
+    for number in range(20):
+        await bench.pod(f"a-{number}", namespace="greedy", node="node-1", annotations=MINE, containers=image(number))
+    await bench.pod("z", namespace="other", node="node-1", annotations=MINE, containers=image(99))
+    controller = bench.start()
+    await eventually(lambda: controller.metric("auto_caches_total", outcome="created") == 5, "five")
+
+    assert "registry.example/app:99" in str((await bench.kube.list(IMAGE_CACHES)).items)
+
+
 async def test_at_the_limit_the_least_recently_used_one_makes_room(bench: Bench) -> None:
     bench.start(auto_caches=2)
     auto = {LABEL: "true"}
