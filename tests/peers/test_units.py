@@ -113,16 +113,19 @@ def test_what_is_left_to_the_agent() -> None:
     match = re.search(r"Overall exposure level for \S+: ([0-9.]+)", found)
 
     assert match is not None
-    assert float(match[1]) <= 5.0, found
+    assert float(match[1]) <= 5.2, found
 
 
 def test_no_mount_namespace_of_its_own() -> None:
-    """Each of these gives a service its own mount namespace, in which its mounts would stay (systemd.exec(5))."""
-    without = {"ProtectClock", "ProtectHostname"}
+    """Each of these gives a service its own mount namespace, in which its mounts would stay (systemd.exec(5)).
+
+    But for those of devices: with cgroup v1 they have systemd move processes of other units.
+    """
+    without = {"ProtectHostname"}
     sandboxing = ("Private", "Protect", "ReadOnly", "ReadWrite", "Inaccessible", "BindPaths", "TemporaryFileSystem")
 
     assert [
         key
         for key in read(SERVICE)["Service"]
-        if key.startswith((*sandboxing, "MountFlags", "RootDirectory")) and key not in without
+        if key.startswith((*sandboxing, "MountFlags", "RootDirectory", "Device")) and key not in without
     ] == []

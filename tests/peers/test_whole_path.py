@@ -194,7 +194,9 @@ async def test_all_mounts_gone_as_after_a_reboot(proxy: CachingNode, registry_of
         assert await cri.run(app, READ) == "second layer\nnew\n"
 
 
-async def test_containerd_starts_while_the_agent_is_away(proxy: CachingNode, registry_off: Registry, app: str) -> None:
+async def test_containerd_starts_while_the_agent_is_away(
+    proxy: CachingNode, registry_off: Registry, app: str, pause: str
+) -> None:
     """CRI leaves out the images whose snapshots it cannot ask for then, and does not look at them again by itself."""
     proxy.create("cache", [app])
     async with Cri(proxy.address) as cri:
@@ -204,7 +206,8 @@ async def test_containerd_starts_while_the_agent_is_away(proxy: CachingNode, reg
     proxy.containerd.restart()
     proxy.start_agent()
     async with Cri(proxy.address) as cri:
-        await cri.until_present(app)
+        for image in (app, pause):  # one after the other
+            await cri.until_present(image)
         assert await cri.run(app, READ) == "second layer\nnew\n"
 
 

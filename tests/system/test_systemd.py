@@ -134,7 +134,7 @@ def confined(site: Site) -> None:
 
 
 def looped(site: Site) -> None:
-    """Also where the kernel needs loop devices, the only disks that the unit allows."""
+    """Also where the kernel needs loop devices, which the unit must not keep from it."""
     site.registry.start()
     made = busybox_image(site.cluster.directory / "looped", tar_of({"srv": None, "srv/0": b"looped\n"}))
     image = site.registry.push("team/looped:1", made)

@@ -24,10 +24,8 @@ Description=ImageCache agent: container layers without pulling
 Documentation=man:systemd.service(5)
 # An order only: containerd starts without us too, and waits at our socket for what it needs from us.
 Before={containerd}
-After=local-fs.target imagecache-agent.socket modprobe@loop.service
+After=local-fs.target imagecache-agent.socket
 Requires=imagecache-agent.socket
-# systemd allows loop devices (DeviceAllow below) by the number that the kernel has given them.
-Wants=modprobe@loop.service
 # Restarts never stop, however long an error such as a full disk lasts: systemd would close the socket too, and no
 # container could start.
 StartLimitIntervalSec=0
@@ -50,11 +48,11 @@ OOMScoreAdjust=-999
 StateDirectory=imagecache
 StateDirectoryMode=0700
 # Nothing here may give the process a mount namespace of its own (PrivateTmp, ProtectSystem, PrivateMounts, ...):
-# containers would not see its mounts. These do not:
+# containers would not see its mounts. Nor anything that has devices controlled (DevicePolicy, ProtectClock): with cgroup
+# v1 systemd then moves processes of other units between cgroups, and containerd has been seen to lose its containers.
 NoNewPrivileges=yes
 RestrictRealtime=yes
 LockPersonality=yes
-ProtectClock=yes
 ProtectHostname=yes
 MemoryDenyWriteExecute=yes
 RestrictSUIDSGID=yes
@@ -67,10 +65,6 @@ CapabilityBoundingSet=CAP_SYS_ADMIN CAP_DAC_OVERRIDE CAP_FOWNER CAP_CHOWN CAP_FS
 SystemCallFilter=~@clock @cpu-emulation @debug @module @obsolete @raw-io @reboot @resources @swap
 SystemCallErrorNumber=EPERM
 SystemCallArchitectures=native
-# No disk but those that we make of layer images, where the kernel does not mount files.
-DevicePolicy=closed
-DeviceAllow=/dev/loop-control rw
-DeviceAllow=block-loop rw
 
 [Install]
 WantedBy=multi-user.target
