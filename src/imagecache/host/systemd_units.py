@@ -48,8 +48,8 @@ OOMScoreAdjust=-999
 StateDirectory=imagecache
 StateDirectoryMode=0700
 # Nothing here may give the process a mount namespace of its own (PrivateTmp, ProtectSystem, PrivateMounts, ...):
-# containers would not see its mounts. Nor anything that has devices controlled (DevicePolicy, ProtectClock): with cgroup
-# v1 systemd then moves processes of other units between cgroups, and containerd has been seen to lose its containers.
+# containers would not see its mounts. Nor anything that has devices controlled (DevicePolicy, ProtectClock): with
+# cgroup v1 systemd then moves processes of other units between cgroups, and containerd was seen to lose its containers.
 NoNewPrivileges=yes
 RestrictRealtime=yes
 LockPersonality=yes
