@@ -19,6 +19,7 @@ from imagecache.telemetry.metrics import Metrics
 from testkit.agent_dependencies import FakeAttacher
 from testkit.attachable import MemoryDocuments, bundle
 from testkit.clock import FakeClock
+from tests.unit.plain_host.bench import eventually
 
 _DOCUMENTS = MemoryDocuments()
 ONE, TWO = (_DOCUMENTS.image(name, ["base", name]) for name in ("one:1", "two:1"))
@@ -77,7 +78,8 @@ async def test_bundles_with_the_same_image_wait_for_each_other(attacher: Hanging
         asyncio.create_task(attachments.attach(second, _cache("b", second))),
         asyncio.create_task(attachments.detach(first, lambda: {second.id})),
     ]
-    for _ in range(20):
+    await eventually(lambda: attacher.begun)
+    for _ in range(20):  # in which the others would begin, too
         await asyncio.sleep(0.001)
     assert attacher.begun == [first.id]
     attacher.gate.set()
