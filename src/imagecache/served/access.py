@@ -11,14 +11,19 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol, TypeAlias
 
 from imagecache.digest import Digest
-from imagecache.errors import BlobNotFound
+from imagecache.errors import BlobNotFound, StoreError
+from imagecache.oci.descriptor import Descriptor
 from imagecache.served.authenticator import Caller, Refused
 from imagecache.served.protocol import NOT_SELECTED
 from imagecache.served.store_reader import StoreReader
 from imagecache.store.bundle_document import Bundle
 from imagecache.store.layer_name import LayerName
+from imagecache.telemetry.log import get_logger
 
+_log = get_logger(__name__)
 _Thing: TypeAlias = LayerName | Digest
+_Part: TypeAlias = tuple[str | None, tuple[_Thing, ...]]
+"""What an image has, and the id of its bundle if it is private; None: it is public."""
 
 
 class NodeCaches(Protocol):
@@ -80,26 +85,29 @@ class Access:
         return any(self._caches.has(caller.node, bundle) for bundle in bundles)
 
 
+def _parts(bundle: Bundle) -> tuple[_Part, ...]:
+    return tuple(
+        (
+            bundle.id if image.private else None,
+            (*(layer.name for layer in image.layers), *(document.digest for document in image.documents)),
+        )
+        for image in bundle.images
+    )
+
+
 class _Contents:
     """Of one version of the store's index: the bundles that have each thing, None for a thing of a public image."""
 
-    def __init__(self, documents: Iterable[Bundle]) -> None:
+    def __init__(self, parts: Iterable[_Part]) -> None:
         self._owners: dict[_Thing, tuple[str, ...] | None] = {}
-        for bundle in documents:
-            for image in bundle.images:
-                owner = bundle.id if image.private else None
-                for layer in image.layers:
-                    self._add(layer.name, owner)
-                for document in image.documents:
-                    self._add(document.digest, owner)
+        for owner, things in parts:
+            for thing in things:
+                before = self.owners(thing)
+                self._owners[thing] = None if owner is None or before is None else (*before, owner)
 
     def owners(self, thing: _Thing) -> tuple[str, ...] | None:
         """Empty when no bundle has it."""
         return self._owners.get(thing, ())
-
-    def _add(self, thing: _Thing, owner: str | None) -> None:
-        before = self.owners(thing)
-        self._owners[thing] = None if owner is None or before is None else (*before, owner)
 
 
 class _Owners:
@@ -109,12 +117,28 @@ class _Owners:
         self._store = store
         self._lock = threading.Lock()
         self._version: object = None
+        self._bundles: dict[Digest, tuple[_Part, ...]] = {}
+        """By digest of their entries in the index: a bundle never changes, so each is read once."""
         self._contents = _Contents(())
 
     def current(self) -> _Contents:
-        """Raises StoreError, StoreCorrupt."""
+        """Raises StoreError, StoreCorrupt for the index."""
         with self._lock:
             version = self._store.version()
             if version != self._version:
-                self._contents, self._version = _Contents(self._store.bundles()), version
+                read = ((entry.digest, self._read(entry)) for entry in self._store.entries())
+                self._bundles = {digest: parts for digest, parts in read if parts is not None}
+                self._contents = _Contents(part for parts in self._bundles.values() for part in parts)
+                self._version = version
             return self._contents
+
+    def _read(self, entry: Descriptor) -> tuple[_Part, ...] | None:
+        """None: it is damaged, or was deleted just now. It keeps nobody from the others."""
+        known = self._bundles.get(entry.digest)
+        if known is not None:
+            return known
+        try:
+            return _parts(self._store.load(entry))
+        except StoreError as error:
+            _log.warning("bundle cannot be read, so nodes get nothing that it alone has", problem=str(error))
+            return None

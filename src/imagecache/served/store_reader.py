@@ -12,6 +12,7 @@ from pathlib import Path
 from imagecache.digest import Digest
 from imagecache.erofs.layer_header import DATA_START, tar_length
 from imagecache.errors import BlobNotFound
+from imagecache.oci.descriptor import Descriptor
 from imagecache.oserrors import converting
 from imagecache.store.blobs import Blobs
 from imagecache.store.bundle_document import Bundle, build_name, bundle_of
@@ -36,9 +37,13 @@ class StoreReader:
         """Raises NotFound, BlobNotFound, StoreCorrupt, StoreError."""
         return self._bundles.get(bundle_id)
 
-    def bundles(self) -> list[Bundle]:
-        """All. Raises BlobNotFound, StoreCorrupt, StoreError."""
-        return self._bundles.all()
+    def entries(self) -> tuple[Descriptor, ...]:
+        """Of all bundles, for ``load``. Raises StoreCorrupt, StoreError."""
+        return self._bundles.index().manifests
+
+    def load(self, entry: Descriptor) -> Bundle:
+        """Raises BlobNotFound, StoreCorrupt, StoreError."""
+        return self._bundles.load(entry)
 
     def version(self) -> tuple[int, int]:
         """Of the set of bundles: another one after each change. Raises StoreError."""

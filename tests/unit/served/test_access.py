@@ -10,8 +10,11 @@ import pytest
 
 from imagecache.digest import DiffID, Digest
 from imagecache.errors import BlobNotFound, StoreBusy, StoreRefused, StoreUnreachable
+from imagecache.oci.descriptor import Descriptor
+from imagecache.served.access import Access
 from imagecache.served.authenticator import Caller
 from imagecache.served.store_client import StoreClient
+from imagecache.served.store_reader import StoreReader
 from imagecache.store.bundle_document import Bundle, build_name
 from imagecache.store.layer_name import LayerName, Space
 from imagecache.store.store import Store
@@ -34,6 +37,17 @@ class Selected:
         if not self.known:
             raise StoreBusy("not known yet")
         return (node, bundle_id) in self.pairs
+
+
+class CountingReader(StoreReader):
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.loaded: list[str] = []
+
+    def load(self, entry: Descriptor) -> Bundle:
+        document = super().load(entry)
+        self.loaded.append(document.id)
+        return document
 
 
 def put(store: Store, bundle_id: str, contents: Sequence[bytes], *, private: bool = False) -> Bundle:
@@ -147,3 +161,23 @@ async def test_while_nobody_knows_the_nodes_they_wait(served: Served, selected: 
         await mine.bundle(PUBLIC)
         with pytest.raises(StoreUnreachable):
             await mine.bundle(PRIVATE)
+
+
+async def test_a_damaged_bundle_keeps_nobody_from_the_others(served: Served, store: Store) -> None:
+    for entry in store.bundles.index().manifests:
+        if PUBLIC in entry.annotations.values():
+            (store.root / "blobs/sha256" / entry.digest.hex).write_bytes(b"damaged")
+
+    async with client(served, "mine") as mine:
+        assert await read(mine, SECRET) == SECRET
+
+
+async def test_each_bundle_is_read_once(store: Store) -> None:
+    put(store, PRIVATE, [SECRET], private=True)
+    reader = CountingReader(store.root)
+    access = Access(reader, Selected())
+    for bundle_id in (PUBLIC, BUILT):
+        put(store, bundle_id, [SHARED])
+        access.layer(Caller(AGENT, "mine"), named(SHARED))
+
+    assert reader.loaded == [PRIVATE, PUBLIC, BUILT]
