@@ -33,6 +33,13 @@ CACHE = f"{KIND}/app"
 STATUS = f"cat /proc/$(systemctl show --property=MainPID --value {AGENT})/status"
 CAPABILITIES = (0, 1, 3, 4, 5, 6, 7, 21)
 """CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SYS_ADMIN (<linux/capability.h>)."""
+_HOG = """\
+group=/sys/fs/cgroup$(systemctl show --property=ControlGroup --value "$1")
+test ! -d /sys/fs/cgroup/memory || group=/sys/fs/cgroup/memory${group#/sys/fs/cgroup}
+sh -c 'echo 1000 >/proc/self/oom_score_adj; echo $$ >"$1/cgroup.procs"; exec tail /dev/zero' sh "$group" 2>&1
+kill -l $?
+"""
+"""What reads a layer, as far as the kernel can tell: of the unit's cgroup, with the score of a worker."""
 pytestmark = pytest.mark.timeout(900)
 
 
@@ -102,6 +109,7 @@ def site() -> Iterator[Site]:
 def test_nodes_that_systemd_runs(site: Site) -> None:
     install(site)
     confined(site)
+    out_of_memory(site)
     crashes(site)
     power_cut(site)
     rewritten(site)
@@ -131,6 +139,19 @@ def confined(site: Site) -> None:
         status = dict(line.split(":\t", 1) for line in node.run("sh", "-c", STATUS).splitlines() if ":\t" in line)
         assert int(status["CapBnd"], 16) == sum(1 << number for number in CAPABILITIES)
         assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+
+
+def out_of_memory(site: Site) -> None:
+    """What a worker takes, a worker's end gives back: nobody else of the unit ends, nor anything beside it."""
+    for node in site.nodes:
+        before = node.systemctl("show", "--property=MainPID,NRestarts", AGENT)
+        assert node.systemctl("show", "--property=MemoryMax", "--value", AGENT).strip().isdigit()
+        assert node.systemctl("show", "--property=OOMPolicy", "--value", AGENT) == "continue\n"
+        node.systemctl("set-property", "--runtime", AGENT, "MemoryMax=400M")
+        assert node.run("sh", "-c", _HOG, "sh", AGENT).endswith("KILL\n")
+        assert node.systemctl("show", "--property=MainPID,NRestarts", AGENT) == before
+        node.systemctl("revert", AGENT)
+    assert site.reads()
 
 
 def looped(site: Site) -> None:

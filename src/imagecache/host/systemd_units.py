@@ -45,6 +45,10 @@ LimitNOFILE=1048576
 LimitNPROC=infinity
 TasksMax=infinity
 OOMScoreAdjust=-999
+# For the workers that read layers: they share three quarters of it, and are what the kernel ends first (score 1000).
+# systemd must not end the agent for that.
+MemoryMax=50%
+OOMPolicy=continue
 StateDirectory=imagecache
 StateDirectoryMode=0700
 # Nothing here may give the process a mount namespace of its own (PrivateTmp, ProtectSystem, PrivateMounts, ...):
