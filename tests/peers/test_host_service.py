@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import shutil
@@ -159,6 +160,33 @@ def test_whether_ids_are_mapped_does_not_depend_on_who_asks(directory: Path) -> 
     run([find("mount"), "-t", "proc", "proc", directory / "proc"])
 
     assert in_root(directory, lambda: why_ids_are_not_mapped(Path("/"))) == why_ids_are_not_mapped(directory) == ""
+
+
+def test_ids_are_mapped_by_a_namespace_that_is_there(directory: Path) -> None:
+    """The unit makes one for a service that may make none. What is no namespace is passed over."""
+    namespace = directory / "user-namespace"
+    assert why_ids_are_not_mapped(directory, namespace) == ""
+    namespace.touch()
+    assert why_ids_are_not_mapped(directory, namespace) == ""
+    for owner, found in ((666, ""), (667, "a mapped file of user 666 belongs to user")):
+        with user_namespace(namespace, owner):
+            assert why_ids_are_not_mapped(directory, namespace).startswith(found)
+
+
+@contextlib.contextmanager
+def user_namespace(path: Path, owner: int) -> Iterator[None]:
+    """One in which root is ``owner``, at a path."""
+    words = f"{find('unshare')} --user --map-user={owner} --map-group={owner} sleep 60".split()
+    holder = Daemon("namespace", words, path.parent, environment())
+    holder.start(lambda: Path(f"/proc/{holder.pid}/uid_map").read_text() != "")
+    try:
+        run([find("mount"), "--bind", f"/proc/{holder.pid}/ns/user", path])
+    finally:
+        holder.stop()
+    try:
+        yield
+    finally:
+        run([find("umount"), path])
 
 
 def test_an_error_of_the_work_comes_back_whole(directory: Path) -> None:

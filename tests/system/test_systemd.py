@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from imagecache.host.systemd_units import USER_NAMESPACE
 from testkit.cluster.accounts import NAMESPACE
 from testkit.cluster.chart import ChartSite
 from testkit.cluster.cluster import Cluster
@@ -139,6 +140,8 @@ def confined(site: Site) -> None:
         status = dict(line.split(":\t", 1) for line in node.run("sh", "-c", STATUS).splitlines() if ":\t" in line)
         assert int(status["CapBnd"], 16) == sum(1 << number for number in CAPABILITIES)
         assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+        node.run("mountpoint", "--quiet", USER_NAMESPACE)
+        node.run("systemd-analyze", "security", "--offline=true", "--threshold=50", f"/etc/systemd/system/{AGENT}")
 
 
 def out_of_memory(site: Site) -> None:

@@ -21,17 +21,21 @@ from imagecache.errors import ImageCacheError
 from imagecache.host import syscalls
 from imagecache.host.mounter import KernelMounter
 from imagecache.host.probe_kernel import PROBE_NAME, nearest, write_probe_image
+from imagecache.host.systemd_units import USER_NAMESPACE
 
 _OWNER = 666
 """Of the file in the image. A process without rights in the namespace above may map one id, its own, to any."""
 
 
-def why_ids_are_not_mapped(root: Path) -> str:
-    """One clause; empty when it works on the filesystem of ``root``, which need not exist. Blocking, some 20 ms."""
+def why_ids_are_not_mapped(root: Path, namespace: Path = USER_NAMESPACE) -> str:
+    """One clause; empty when it works on the filesystem of ``root``, which need not exist. Blocking, some 20 ms.
+
+    ``namespace`` is a user namespace for this, when it is there: the host service may make none.
+    """
     beside = nearest(root)
     try:
         with tempfile.TemporaryDirectory(dir=beside, prefix=".probe-", ignore_cleanup_errors=True) as name:
-            owner = _seen_owner(Path(name))
+            owner = _seen_owner(Path(name), namespace)
     except ImageCacheError as error:
         return str(error)
     except OSError as error:
@@ -39,7 +43,7 @@ def why_ids_are_not_mapped(root: Path) -> str:
     return "" if owner == os.geteuid() else f"a mapped file of user {_OWNER} belongs to user {owner}"
 
 
-def _seen_owner(work: Path) -> int:
+def _seen_owner(work: Path, pinned: Path) -> int:
     """Of the image's file, through an overlay over a mapped clone."""
     mounter = KernelMounter()
     layers, mapped, upper, merged = (work / name for name in ("layers", "mapped", "upper", "merged"))
@@ -50,7 +54,7 @@ def _seen_owner(work: Path) -> int:
     with contextlib.ExitStack() as undo:
         mounter.mount(image, layers / "1")
         undo.callback(mounter.unmount, layers / "1")
-        with _user_namespace() as namespace:
+        with _user_namespace(pinned) as namespace:
             syscalls.mount_mapped_clone(str(layers), str(mapped), namespace)
         undo.callback(mounter.unmount, mapped)
         undo.callback(mounter.unmount, mapped / "1")
@@ -60,8 +64,31 @@ def _seen_owner(work: Path) -> int:
 
 
 @contextlib.contextmanager
-def _user_namespace() -> Iterator[int]:
-    """A descriptor of a user namespace in which this user is ``_OWNER``. Raises OSError.
+def _user_namespace(pinned: Path) -> Iterator[int]:
+    """A descriptor of one in which this user is ``_OWNER``: the pinned one, or a new one. Raises OSError."""
+    descriptor = _open_namespace(pinned)
+    if descriptor is None:
+        descriptor = _new_namespace()
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _open_namespace(path: Path) -> int | None:
+    """None where there is no user namespace."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    if syscalls.is_user_namespace(descriptor):
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def _new_namespace() -> int:
+    """Raises OSError.
 
     Only a process that leaves its namespace can make one, so a child does, and sends it here: below another root, /proc
     may number processes differently.
@@ -78,10 +105,7 @@ def _user_namespace() -> Iterator[int]:
         os.waitpid(child, 0)
     if not descriptors:
         raise OSError(errno.EPERM, "no user namespace can be made here")
-    try:
-        yield descriptors[0]
-    finally:
-        os.close(descriptors[0])
+    return descriptors[0]
 
 
 def _send_namespace(to: socket.socket) -> None:

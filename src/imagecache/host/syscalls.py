@@ -8,6 +8,7 @@ state.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import struct
 
@@ -28,6 +29,7 @@ _ATTR_RDONLY = 1
 _OPEN_TREE_CLONE, _AT_RECURSIVE, _AT_EMPTY_PATH = 1, 0x8000, 0x1000
 _ATTR_IDMAP = 0x100000
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x20000, 0x10000000
+_NS_GET_NSTYPE = 0xB703
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -116,6 +118,14 @@ def leave_user_namespace() -> None:
         finally:
             os.close(mounts)
         _check(_libc.unshare(ctypes.c_int(_CLONE_NEWUSER)), "user namespace")
+
+
+def is_user_namespace(descriptor: int) -> bool:
+    """ioctl_ns(2)."""
+    try:
+        return fcntl.ioctl(descriptor, _NS_GET_NSTYPE) == _CLONE_NEWUSER
+    except OSError:  # it is no namespace
+        return False
 
 
 def _attach(detached: int, target: str) -> None:

@@ -13,6 +13,8 @@ WANTED = {SERVICE: "multi-user.target", SOCKET: "sockets.target"}
 UNINSTALL_WANTED = {TIMER: "timers.target"}
 PARENTS = ("k3s.service", "k3s-agent.service", "rke2-server.service", "rke2-agent.service")
 """Units that write containerd's configuration, then start it as their child: nothing of ours can run in between."""
+USER_NAMESPACE = Path("/run/imagecache/user-namespace")
+"""Where the service finds a user namespace, while it runs."""
 GUARD = "50-imagecache-repair.conf"
 """Name of our drop-in for containerd's unit. An uninstall deletes it wherever it is, so nobody else may have it."""
 
@@ -32,6 +34,11 @@ StartLimitIntervalSec=0
 
 [Service]
 Type=notify
+# The agent may make no namespaces. To try whether this kernel maps ids, as containerd's user namespaces need it, it has
+# this one, in which it is user 666: of a process that says its number, and is ended when the namespace has a name.
+ExecStartPre=-+/bin/sh -c ': >{namespace}; unshare --user --map-user=666 --map-group=666 sh -c "$$1" | \\
+    (read -r pid; mount --bind "/proc/$$pid/ns/user" {namespace}; kill "$$pid")' sh 'echo $$$$; exec sleep 9'
+ExecStopPost=-+/bin/umount --lazy {namespace}
 ExecStart={program} {command}
 # At once after a crash: containerd waits one second for a new connection. After an error of our own 3 s later, since it
 # is likely to happen again.
@@ -61,8 +68,7 @@ ProtectHostname=yes
 MemoryDenyWriteExecute=yes
 RestrictSUIDSGID=yes
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
-# To try whether this kernel maps ids, as containerd's user namespaces need it.
-RestrictNamespaces=user
+RestrictNamespaces=yes
 # For mounts; for files of containers, which have any owner; for workers, which become nobody and may be killed.
 CapabilityBoundingSet=CAP_SYS_ADMIN CAP_DAC_OVERRIDE CAP_FOWNER CAP_CHOWN CAP_FSETID CAP_SETUID CAP_SETGID CAP_KILL
 # A list of what is refused: an older systemd does not know all that mounts and the workers' sandbox need.
@@ -127,7 +133,7 @@ def agent_units(program: Path, command: str = "agent", *, containerd: str = CONT
     ``containerd`` is the unit that runs containerd: k3s and others have their own.
     """
     return {
-        SERVICE: _SERVICE.format(program=program, command=command, containerd=containerd),
+        SERVICE: _SERVICE.format(program=program, command=command, containerd=containerd, namespace=USER_NAMESPACE),
         SOCKET: _SOCKET.format(containerd=containerd),
     }
 
