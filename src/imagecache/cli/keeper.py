@@ -14,9 +14,7 @@ from imagecache.concurrency import run_all
 from imagecache.errors import Interrupted
 
 
-@settings_flags(
-    "mode", "metrics_address", "node_name", "store_url", "store_token", "store_ca", service=True
-)
+@settings_flags("mode", "metrics_address", "node_name", "store_url", "store_token", "store_ca", service=True)
 def keeper(
     session: Session,
     health: Annotated[

@@ -17,7 +17,6 @@ from imagecache.host.containerd_config import Change, ConfigState, Found
 from imagecache.host.service_files import UNITS, HostFiles
 from imagecache.host.systemd_units import TIMER
 
-
 _REPAIR_SECONDS = 30.0
 """systemd gives containerd 90 s to start (TimeoutStartSec), and an install copies its program in some ten."""
 

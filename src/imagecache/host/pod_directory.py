@@ -47,22 +47,23 @@ class PodDirectory:
         return self.root / POD.relative_to("/")
 
     def make(self) -> None:
-        """For its owner alone, whoever has made it; what asks us to leave is removed."""
+        """For its owner alone, whoever has made it, and empty: what asks us to leave was asked before."""
         with self._converted():
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.path.parent.chmod(0o700)  # kubelet makes what it is to mount, and all above, for everybody
             with self._opened() as directory:
-                os.fchown(directory, self.owner, self.owner)
+                os.fchown(directory, 0, 0)  # nothing can be put beside what is being removed
                 os.fchmod(directory, 0o700)
-        self.forget_request()
+                with os.scandir(directory) as entries:
+                    names = [entry.name for entry in entries]
+                for name in names:
+                    _remove(name, directory)
+                os.fchown(directory, self.owner, self.owner)
 
     def forget_request(self) -> None:
         """Remove what asks us to leave. What cannot be removed goes on asking, and the keeper could do that anyway."""
         with contextlib.suppress(OSError), self._opened() as directory:
-            try:
-                os.unlink(LEAVE, dir_fd=directory)
-            except IsADirectoryError:
-                shutil.rmtree(LEAVE, ignore_errors=True, dir_fd=directory)
+            _remove(LEAVE, directory)
 
     def read(self, name: str) -> str | None:
         """Text of a file; None when it does not exist. Raises PodFileRefused for what is no such file.
@@ -99,7 +100,7 @@ class PodDirectory:
         """Take it from its owner, then remove it, as far as that is possible: it is in memory."""
         with contextlib.suppress(OSError):
             with self._opened() as directory:
-                os.fchown(directory, 0, 0)  # nothing can be put beside what is being removed
+                os.fchown(directory, 0, 0)
             shutil.rmtree(self.path, ignore_errors=True)
 
     @contextlib.contextmanager
@@ -118,3 +119,11 @@ class PodDirectory:
             raise PrivilegeMissing(f"no permission to use {error.filename}", hint="run as root") from error
         except OSError as error:
             raise from_os_error(error, error.filename or self.path) from error
+
+
+def _remove(name: str, directory: int) -> None:
+    """As far as that is possible: a link, and not what it leads to. ``directory`` is a descriptor."""
+    try:
+        os.unlink(name, dir_fd=directory)
+    except IsADirectoryError:
+        shutil.rmtree(name, ignore_errors=True, dir_fd=directory)

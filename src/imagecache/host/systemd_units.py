@@ -104,7 +104,7 @@ ExecStart={program} host uninstall{flags}
 ExecStopPost=/bin/sh -c 'test "$SERVICE_RESULT" = success || sleep 10'
 """
 _ASKED = """\
-# The DaemonSet's Pod has seen that no other follows it on this node, and may only ask. It is believed: docs/security.md.
+# The DaemonSet's Pod has seen that no other follows it on this node. It may only ask, and is believed (security.md).
 [Unit]
 Description=ImageCache agent: uninstall when the Pod asks for it
 

@@ -73,6 +73,7 @@ class Host:
 
     def open_keeper(self, settings: Settings) -> Keeper:
         """Its ``run`` gets SIGTERM while it waits, and then the host hears it, or does nothing."""
+
         async def sleep(seconds: float) -> None:
             if not self.files.at(POD / LEAVE).exists():
                 await self._sleep(seconds)
@@ -294,7 +295,7 @@ def test_a_pod_does_not_try_again_what_containerd_has_refused(imagecache: Shell,
     imagecache("host", "install", code=66)
     before = host.services.calls.count("restart containerd.service")
 
-    assert "did not run with our configuration before" in imagecache("host", "install", "--unattended", code=65).output
+    assert "did not run with our configuration before" in imagecache("host", "install", "--unattended", code=64).output
     assert host.services.calls.count("restart containerd.service") == before
 
 

@@ -132,6 +132,18 @@ def test_a_request_of_any_kind_is_forgotten(pod: PodDirectory, tmp_path: Path, k
     assert (kept / "below").is_dir()
 
 
+def test_an_install_takes_away_whatever_was_planted(pod: PodDirectory, tmp_path: Path) -> None:
+    (tmp_path / "kept" / "below").mkdir(parents=True)
+    (pod.path / "token").symlink_to("/etc/passwd")
+    (pod.path / "deep").mkdir()
+    (pod.path / "deep" / "link").symlink_to(tmp_path / "kept")
+    pod.make()
+
+    assert list(pod.path.iterdir()) == []
+    assert (tmp_path / "kept" / "below").is_dir()
+    assert Path("/etc/passwd").exists()
+
+
 def test_what_is_removed_is_the_directory_alone(pod: PodDirectory, tmp_path: Path) -> None:
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / "file").touch()

@@ -146,10 +146,7 @@ def test_the_installer_of_proxy_mode_has_no_token_and_says_why_it_fails() -> Non
     (installer,) = pod["initContainers"]
     projected = {volume["name"]: volume["projected"]["sources"] for volume in pod["volumes"] if "projected" in volume}
     given = {
-        kind
-        for mount in installer["volumeMounts"]
-        for source in projected.get(mount["name"], [])
-        for kind in source
+        kind for mount in installer["volumeMounts"] for source in projected.get(mount["name"], []) for kind in source
     }
 
     assert pod["automountServiceAccountToken"] is False
