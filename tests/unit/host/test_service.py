@@ -11,7 +11,7 @@ import pytest
 from imagecache.errors import ContainerdMisconfigured, HostError, HostServiceFailed, ServiceManagerMissing
 from imagecache.host.containerd_config import Action, Change
 from imagecache.host.service import HostService, HostSettings, Uninstalled
-from imagecache.host.service_files import CONFIG, CREDENTIALS, DIRECTORY, HEADING, UNITS, HostFiles
+from imagecache.host.service_files import CONFIG, CREDENTIALS, DIRECTORY, HEADING, RESTARTING, UNITS, HostFiles
 from imagecache.host.systemd_units import SERVICE, SOCKET, TIMER, UNINSTALL
 from imagecache.settings.table import Mode
 from testkit.host_service import (
@@ -263,6 +263,24 @@ def test_what_containerd_did_not_start_with_is_remembered_even_if_it_never_start
     with pytest.raises(HostServiceFailed):
         broken.restart_containerd()
     assert (read(host.files, host.files.refused), read(host.files, DROP_IN)) == ("first", "")
+
+
+def test_a_start_of_containerd_that_we_wait_for_need_not_wait_for_us(host: Host) -> None:
+    """It repairs the configuration first, for which it would want the lock that we have."""
+    seen: list[tuple[str, bool, bool]] = []
+    restart = host.services.restart
+
+    def during(unit: str, until: Callable[[], bool] | None = None) -> None:
+        with host.files.locked(seconds=0) as free:
+            seen.append((unit, host.files.at(RESTARTING).exists(), free))
+        restart(unit, until)
+
+    host.services.restart = during  # type: ignore[method-assign]
+    host.install()
+
+    assert seen[-1] == (CONTAINERD, True, False)
+    assert not any(marked for unit, marked, _ in seen if unit != CONTAINERD)
+    assert not host.files.at(RESTARTING).exists()
 
 
 def test_an_agent_that_does_not_start_never_meets_containerd(host: Host) -> None:
