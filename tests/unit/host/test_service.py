@@ -10,9 +10,10 @@ import pytest
 
 from imagecache.errors import ContainerdMisconfigured, HostError, HostServiceFailed, ServiceManagerMissing
 from imagecache.host.containerd_config import Action, Change
+from imagecache.host.pod_directory import LEAVE, POD
 from imagecache.host.service import HostService, HostSettings, Uninstalled
 from imagecache.host.service_files import CONFIG, CREDENTIALS, DIRECTORY, HEADING, RESTARTING, UNITS, HostFiles
-from imagecache.host.systemd_units import SERVICE, SOCKET, TIMER, UNINSTALL
+from imagecache.host.systemd_units import ASKED, SERVICE, SOCKET, TIMER, UNINSTALL
 from imagecache.settings.table import Mode
 from testkit.host_service import (
     ADDRESS,
@@ -459,6 +460,50 @@ def test_killed_anywhere_the_same_call_finishes_it(
         else:
             break
     assert points > 5
+
+
+def kept(path: Path) -> Host:
+    return Host(path, changes={"kept": True, "credentials": {"cluster": "server"}})
+
+
+def test_killed_anywhere_an_install_for_a_pod_is_finished(tmp_path: Path) -> None:
+    for number in range(1, 100):
+        host = kept(tmp_path / str(number))
+        host.files.dies_at = number
+        try:
+            host.install()
+        except Crash:
+            host.install()
+            assert ASKED in host.services.active
+            assert host.files.at(UNITS / f"multi-user.target.wants/{ASKED}").readlink() == UNITS / ASKED
+            assert read(host.files, CREDENTIALS / "cluster") == "server"
+            assert host.files.at(POD).is_dir()
+            assert host.in_force == "ours"
+        else:
+            break
+    assert number > 10
+
+
+def test_killed_anywhere_the_host_goes_on_to_leave_by_itself(tmp_path: Path) -> None:
+    """The Pod has asked once and is gone: the path unit or the timer is there, and active, until all is done."""
+    for number in range(1, 100):
+        host = kept(tmp_path / str(number))
+        host.install()
+        (host.files.at(POD) / LEAVE).touch()
+        host.files.changes, host.files.dies_at = 0, number
+        try:
+            host.uninstall()
+        except Crash:
+            asks = host.files.at(POD / LEAVE).exists() and bool(read(host.files, UNITS / ASKED))
+            retries = bool(read(host.files, UNITS / TIMER))
+            assert asks or retries or TIMER in host.services.active
+            assert {ASKED, TIMER} & host.services.active.keys()
+            host.uninstall()
+            host.assert_gone()
+            assert not host.files.at(POD).exists()
+        else:
+            break
+    assert number > 10
 
 
 def test_a_copy_that_was_cut_short_is_made_again(host: Host) -> None:
