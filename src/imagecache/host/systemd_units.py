@@ -100,8 +100,8 @@ StartLimitIntervalSec=0
 [Service]
 Type=oneshot
 ExecStart={program} host uninstall{flags}
-# The request that has started it may still be there.
-ExecStopPost=/bin/sh -c 'test "$SERVICE_RESULT" = success || sleep 10'
+# After an error the request that has started it may still be there, and starts it again.
+ExecStopPost=/bin/sh -c 'test "$SERVICE_RESULT" != exit-code || sleep 10'
 """
 _ASKED = """\
 # The DaemonSet's Pod has seen that no other follows it on this node. It may only ask, and is believed (security.md).
