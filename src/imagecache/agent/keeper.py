@@ -85,10 +85,16 @@ class Keeper:
         """
         self.files.write(POD / LEAVE, "", _SECRET)
         for _ in range(int(seconds / _LOOK)):
-            if not self.files.at(POD / LEAVE).exists():
+            if not self._is_asked():
                 return True
             await self.sleep(_LOOK)
         return False
+
+    def _is_asked(self) -> bool:
+        try:
+            return self.files.at(POD / LEAVE).exists()
+        except PermissionError:  # root has taken the directory back, and is removing it
+            return False
 
 
 async def agent_problem(address: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from imagecache.agent.keeper import Keeper
 from imagecache.agent.pod_credentials import HandedOver
-from imagecache.host.pod_directory import KEEPER, POD, PodDirectory
+from imagecache.host.pod_directory import KEEPER, LEAVE, POD, PodDirectory
 from imagecache.host.service_files import CREDENTIALS, HostFiles
 from imagecache.settings.table import Settings
 from imagecache.telemetry.health import HealthServer
@@ -80,6 +80,22 @@ async def test_it_writes_into_its_directory_alone(files: HostFiles, account: Pat
     assert [path.relative_to(files.root) for path in files.root.rglob("*") if path.is_file()] == [
         (POD / "token").relative_to("/")
     ]
+
+
+async def test_a_host_that_has_taken_the_directory_back_has_heard(files: HostFiles, account: Path) -> None:
+    keeper = opened(files, account)
+
+    async def sleep(seconds: float) -> None:
+        del seconds
+        files.at(POD).parent.chmod(0o700)
+        os.seteuid(KEEPER)
+
+    keeper.sleep = sleep
+    try:
+        assert await keeper.ask_to_leave()
+    finally:
+        os.seteuid(0)
+    assert files.at(POD / LEAVE).exists(), "it could not see"
 
 
 async def test_the_agent_goes_on_taking_what_it_may(files: HostFiles) -> None:
