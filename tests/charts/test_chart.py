@@ -178,8 +178,15 @@ def test_kustomize_with_another_namespace_and_a_prefix(mode: str, tmp_path: Path
 
 
 def variables(workload: Any) -> dict[str, str]:
-    containers = workload["spec"]["template"]["spec"]["containers"]
-    return {entry["name"]: entry.get("value", "") for container in containers for entry in container["env"]}
+    spec = workload["spec"]["template"]["spec"]
+    containers = [*spec.get("initContainers", []), *spec["containers"]]
+    found: dict[str, str] = {}
+    for entry in (entry for container in containers for entry in container["env"]):
+        text = entry.get("value", "")
+        if not entry["name"].startswith("IMAGECACHE_"):  # names of objects
+            assert found.get(entry["name"], text) == text, "in every container the same"
+        found[entry["name"]] = text
+    return found
 
 
 def test_what_kustomize_builds_is_what_helm_renders() -> None:

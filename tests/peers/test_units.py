@@ -10,7 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from imagecache.host.systemd_units import TIMER, UNINSTALL_WANTED, WANTED, agent_units, uninstall_units
+from imagecache.host.pod_directory import LEAVE, POD
+from imagecache.host.systemd_units import (
+    ASKED,
+    ASKED_WANTED,
+    TIMER,
+    UNINSTALL_WANTED,
+    WANTED,
+    agent_units,
+    asked_units,
+    uninstall_units,
+)
 from imagecache.settings.table import Settings
 
 UNITS = Path(__file__).resolve().parents[2] / "packaging" / "systemd"
@@ -36,7 +46,8 @@ def installed(tmp_path: Path) -> Path:
     script = Path(sys.executable).parent / "imagecache"
     for name in (SERVICE, SOCKET):
         (tmp_path / name).write_text((UNITS / name).read_text().replace(INSTALLED, str(script)))
-    for name, text in uninstall_units(script, "--leave-containerd --containerd-unit=k3s.service").items():
+    leave = uninstall_units(script, "--leave-containerd --containerd-unit=k3s.service")
+    for name, text in {**leave, **asked_units(POD / LEAVE)}.items():
         (tmp_path / name).write_text(text)
     return tmp_path
 
@@ -84,6 +95,9 @@ def test_the_links_that_are_made_are_those_that_systemd_would_make() -> None:
 
     assert {name: read(name)["Install"]["WantedBy"] for name in (SERVICE, SOCKET)} == WANTED
     assert {TIMER: timer["Install"]["WantedBy"]} == UNINSTALL_WANTED
+    asked = configparser.ConfigParser(interpolation=None)
+    asked.read_string(asked_units(POD / LEAVE)[ASKED])
+    assert {ASKED: asked["Install"]["WantedBy"]} == ASKED_WANTED
 
 
 def test_the_socket_is_where_the_agent_and_containerd_look() -> None:

@@ -31,6 +31,7 @@ AGENT, CONTAINERD = "imagecache-agent.service", "containerd.service"
 CONFIG = "/etc/imagecache/config.toml"
 PROGRAM = "/opt/imagecache/current/bin/imagecache"
 CACHE = f"{KIND}/app"
+POD, PLANTED = "/run/imagecache/pod", "/etc/passwd"
 STATUS = f"cat /proc/$(systemctl show --property=MainPID --value {AGENT})/status"
 CAPABILITIES = (0, 1, 3, 4, 5, 6, 7, 21)
 """CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SYS_ADMIN (<linux/capability.h>)."""
@@ -111,6 +112,7 @@ def test_nodes_that_systemd_runs(site: Site) -> None:
     install(site)
     confined(site)
     out_of_memory(site)
+    kept(site)
     crashes(site)
     power_cut(site)
     rewritten(site)
@@ -155,6 +157,41 @@ def out_of_memory(site: Site) -> None:
         assert node.systemctl("show", "--property=MainPID,NRestarts", AGENT) == before
         node.systemctl("revert", AGENT)
     assert site.reads()
+
+
+def kept(site: Site) -> None:
+    """What stays of the pod has nothing of the node but a directory, and when it crashes nothing happens there."""
+    before = site.started(AGENT), site.started(CONTAINERD), [node.run("cat", CONFIG) for node in site.nodes]
+    pids = [keeper(node) for node in site.nodes]
+    for node, pid in zip(site.nodes, pids, strict=True):
+        status = dict(
+            line.split(":\t", 1) for line in node.run("cat", f"/proc/{pid}/status").splitlines() if ":\t" in line
+        )
+        assert set(status["Uid"].split()) == set(status["Gid"].split()) == {"65532"}
+        assert {int(status[kind], 16) for kind in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
+        assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+        assert node.run("readlink", f"/proc/{pid}/ns/pid") != node.run("readlink", "/proc/1/ns/pid")
+        mounted = {line.split()[4] for line in node.run("cat", f"/proc/{pid}/mountinfo").splitlines()}
+        assert POD in mounted
+        assert not {path for path in mounted if path.startswith("/host")}
+        # as it can: the agent takes nothing, and has the token that it had
+        node.run("sh", "-c", f"ln -sfn {PLANTED} {POD}/store-ca.crt && chown -h 65532:65532 {POD}/store-ca.crt")
+        node.run("sh", "-c", f"kill -KILL {pid}")
+    for node, pid in zip(site.nodes, pids, strict=True):
+        assert wait_until(lambda node=node, pid=pid: keeper(node) not in {"", pid}, seconds=60, every=0.5)  # type: ignore[misc]
+        assert "BEGIN CERTIFICATE" in node.run("cat", "/run/imagecache/credentials/store-ca.crt")
+        assert "root:" not in node.run("cat", "/run/imagecache/credentials/store-ca.crt")
+    after = site.started(AGENT), site.started(CONTAINERD), [node.run("cat", CONFIG) for node in site.nodes]
+    assert after == before
+    site.cluster.kubectl("delete", "pods", "--selector=app.kubernetes.io/component=agent", f"--namespace={NAMESPACE}")
+    site.wait_agents()
+    assert site.started(CONTAINERD) == before[1], "a pod that is replaced installs the same again"
+
+
+def keeper(node: SystemdNode) -> str:
+    """Its id; empty while there is none."""
+    words = node.run("sh", "-c", "grep -lzx keeper /proc/[0-9]*/cmdline || true").split()
+    return words[0].split("/")[2] if words else ""
 
 
 def looped(site: Site) -> None:
@@ -211,6 +248,8 @@ def rewritten(site: Site) -> None:
         text = node.run("cat", "/etc/containerd/config.toml")
         lines = [line for line in text.splitlines() if not line.startswith("imports")]
         config = node.containerd.config
+        # an installer has the lock, as after a boot, and may have looked at the file before
+        node.run("sh", "-c", "flock /run/imagecache/host.lock sleep 5 </dev/null >/dev/null 2>&1 & sleep 0.5")
         config.write_text("\n".join(lines) + "\n")
         node.systemctl("restart", CONTAINERD)
         assert "imagecache.toml" in config.read_text(), "imported again before containerd has read it"

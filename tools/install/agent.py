@@ -1,14 +1,17 @@
 """The agents: one DaemonSet, different in each mode.
 
-In proxy mode its pod holds no agent: it installs the host service, hands it credentials, and takes it away when the
-DaemonSet goes. In native mode the agent is in the pod, and the same installer beside it configures containerd. In
-prepull mode nothing on the node is changed.
+In proxy mode its pod holds no agent: a first container installs the host service, and ends; the one that stays is
+nobody, hands over credentials, and asks the host to take the service away when the DaemonSet goes. In native mode the
+agent is in the pod, and an installer that stays beside it configures containerd. In prepull mode nothing on the node is
+changed.
 """
 
 from __future__ import annotations
 
 from imagecache.agent.daemonset import MODE_LABEL
 from imagecache.containerd.api import SNAPSHOTTERS
+from imagecache.host.pod_directory import KEEPER, POD
+from imagecache.kube.connection import SERVICE_ACCOUNT
 from imagecache.kube.reviewer import AUDIENCE
 from tools.install.pods import (
     LEASES_MOUNT,
@@ -51,6 +54,8 @@ from tools.install.values import (
 
 HOST = "/host"
 INSTALLER_PORT = 9465
+ACCOUNT, AUTHORITIES = "account", "authorities"
+"""Volumes: the service account as kubelet mounts it, and the same without a token."""
 TOKENS, TRUST = "/var/run/secrets/imagecache", "/etc/imagecache/store-ca"
 _TOKEN_SECONDS = 3600
 _ROOT: dict[str, Node] = {**UNPRIVILEGED, "runAsUser": 0, "runAsGroup": 0}
@@ -64,9 +69,17 @@ _AGENT_SECURITY: dict[str, Node] = {
     },
 }
 _INSTALLER_SECURITY: dict[str, Node] = {"privileged": True, "runAsUser": 0, "readOnlyRootFilesystem": True}
+_KEEPER_SECURITY: dict[str, Node] = {
+    **UNPRIVILEGED,
+    "runAsUser": KEEPER,
+    "runAsGroup": KEEPER,
+    "runAsNonRoot": True,
+    "seLinuxOptions": {"type": "spc_t"},  # a container's own type may not write in /run; without SELinux it is nothing
+}
 _SECURITY = given("agent.securityContext")
 _QUOTA = given("agent.priorityClassName") | given("controller.priorityClassName")
-_INSTALLS = PROXY | (NATIVE & given("containerd.configure"))
+_CONFIGURES = NATIVE & given("containerd.configure")
+_INSTALLS = PROXY | _CONFIGURES
 
 
 def agent() -> list[Document]:
@@ -93,14 +106,19 @@ def agent() -> list[Document]:
 
 def _pod_spec() -> dict[str, Node]:
     return {
-        "hostPID": When(_INSTALLS, then=True),  # systemctl is run in the host's mount namespace
+        "automountServiceAccountToken": When(PROXY, then=False),  # for the keeper alone
         "hostNetwork": When(PROXY, then=True),  # where the host service's probes answer
         "dnsPolicy": When(PROXY, "ClusterFirstWithHostNet"),
         "terminationGracePeriodSeconds": 120,
         **placed("agent"),
-        "containers": [When(_INSTALLS, _installer()), When(~PROXY, _agent())],
+        "initContainers": When(PROXY, [_installer()]),
+        "containers": [When(PROXY, _keeper()), When(_CONFIGURES, _configurer()), When(~PROXY, _agent())],
         "volumes": [
             When(_INSTALLS, host_path("host", "/", "Directory")),
+            # made before the installer runs, which gives it to the keeper
+            When(PROXY, host_path("pod", str(POD), "DirectoryOrCreate")),
+            When(PROXY, {"name": ACCOUNT, "projected": {"sources": [_account_token(), *_cluster()]}}),
+            When(PROXY, {"name": AUTHORITIES, "projected": {"sources": _cluster()}}),
             When(~PROXY, host_path("runtime", directory_of("containerd.socket"), "Directory")),
             When(NATIVE, host_path("containerd", value("containerd.root"), "Directory")),
             When(NATIVE | (PREPULL & ~SERVED), host_path("store", NODE_STORE, "DirectoryOrCreate")),
@@ -122,37 +140,91 @@ def _store_token() -> dict[str, Node]:
     return {"serviceAccountToken": token}
 
 
+def _account_token() -> dict[str, Node]:
+    return {"serviceAccountToken": {"expirationSeconds": _TOKEN_SECONDS, "path": "token"}}
+
+
+def _cluster() -> list[Node]:
+    """What kubelet mounts beside a service account's token (kubernetes.io "Managing Service Accounts")."""
+    namespace: dict[str, Node] = {"path": "namespace", "fieldRef": {"fieldPath": "metadata.namespace"}}
+    return [
+        {"configMap": {"name": "kube-root-ca.crt", "items": [_TRUSTED]}},
+        {"downwardAPI": {"items": [namespace]}},
+    ]
+
+
 def _installer() -> dict[str, Node]:
-    """Ready when the host service is, in proxy mode."""
+    """Of proxy mode: it ends when the host service runs. It has no token."""
     return container(
         "installer",
-        [
-            "host",
-            "keep",
-            f"--root={HOST}",
-            When(PROXY, f"--health=127.0.0.1:{INSTALLER_PORT}", f"--health=:{INSTALLER_PORT}"),
-            When(given("containerd.unit"), join("--containerd-unit=", value("containerd.unit"))),
-            When(~given("containerd.configure"), "--leave-containerd"),
-        ],
+        ["host", "install", "--unattended", *_how()],
         "agent",
-        env=[
-            *settings(),
-            setting("host_directory", value("agent.hostDirectory")),
-            When(PROXY, setting("metrics_address", value("metrics.hostAddress"))),
-            value("agent.extraEnv"),
-        ],
-        # a slow disk may take minutes for the copy; until it is done nobody answers
-        startupProbe={**probe("/livez", INSTALLER_PORT, host=When(PROXY, "127.0.0.1")), "failureThreshold": 60},
-        livenessProbe=probe("/livez", INSTALLER_PORT, host=When(PROXY, "127.0.0.1")),
-        readinessProbe=probe("/readyz", INSTALLER_PORT, host=When(PROXY, "127.0.0.1")),
-        securityContext=When(_SECURITY, value("agent.securityContext"), _INSTALLER_SECURITY),
+        env=[*_host_settings(), setting("metrics_address", value("metrics.hostAddress")), value("agent.extraEnv")],
+        terminationMessagePolicy="FallbackToLogsOnError",  # why a node has no agent is in its pod's status
+        securityContext=_installer_security(),
         volumeMounts=[
-            {"name": "host", "mountPath": HOST, "mountPropagation": "HostToContainer"},
+            *_host_mounts(),
+            {"name": AUTHORITIES, "mountPath": str(SERVICE_ACCOUNT), "readOnly": True},
+            TMP_MOUNT,
+            value("agent.extraVolumeMounts"),
+        ],
+    )
+
+
+def _keeper() -> dict[str, Node]:
+    """Of proxy mode: it stays, and is ready when the host service is. Of the host it has one directory."""
+    return container(
+        "keeper",
+        ["keeper", f"--health=127.0.0.1:{INSTALLER_PORT}"],
+        "agent",
+        env=[*settings(), setting("metrics_address", value("metrics.hostAddress")), value("agent.extraEnv")],
+        startupProbe={**probe("/livez", INSTALLER_PORT, host="127.0.0.1"), "failureThreshold": 6},
+        livenessProbe=probe("/livez", INSTALLER_PORT, host="127.0.0.1"),
+        readinessProbe=probe("/readyz", INSTALLER_PORT, host="127.0.0.1"),
+        securityContext=_KEEPER_SECURITY,
+        volumeMounts=[
+            {"name": "pod", "mountPath": str(POD)},
+            {"name": ACCOUNT, "mountPath": str(SERVICE_ACCOUNT), "readOnly": True},
             *_credentials(),
             TMP_MOUNT,
             value("agent.extraVolumeMounts"),
         ],
     )
+
+
+def _configurer() -> dict[str, Node]:
+    """Of native mode: it stays, since nobody else repairs containerd's configuration."""
+    return container(
+        "installer",
+        ["host", "keep", f"--health=:{INSTALLER_PORT}", *_how()],
+        "agent",
+        env=[*_host_settings(), value("agent.extraEnv")],
+        startupProbe={**probe("/livez", INSTALLER_PORT), "failureThreshold": 60},  # containerd may take minutes
+        livenessProbe=probe("/livez", INSTALLER_PORT),
+        readinessProbe=probe("/readyz", INSTALLER_PORT),
+        securityContext=_installer_security(),
+        volumeMounts=[*_host_mounts(), TMP_MOUNT, value("agent.extraVolumeMounts")],
+    )
+
+
+def _how() -> list[Node]:
+    return [
+        f"--root={HOST}",
+        When(given("containerd.unit"), join("--containerd-unit=", value("containerd.unit"))),
+        When(~given("containerd.configure"), "--leave-containerd"),
+    ]
+
+
+def _host_settings() -> list[Node]:
+    return [*settings(), setting("host_directory", value("agent.hostDirectory"))]
+
+
+def _host_mounts() -> list[Node]:
+    return [{"name": "host", "mountPath": HOST, "mountPropagation": "HostToContainer"}]
+
+
+def _installer_security() -> When:
+    return When(_SECURITY, value("agent.securityContext"), _INSTALLER_SECURITY)
 
 
 def _agent() -> dict[str, Node]:

@@ -126,13 +126,13 @@ def _references() -> dict[str, JSON]:
 
     A configuration of a base holds for what is built on it.
     """
-    variable = "spec/template/spec/containers/env/value"
+    variable, first = (f"spec/template/spec/{which}/env/value" for which in ("containers", "initContainers"))
     selected = "spec/matchResources/namespaceSelector/matchExpressions/values"
     mutating, validating = (f"{kind}AdmissionPolicyBinding" for kind in ("Mutating", "Validating"))
     referrers: dict[str, list[tuple[str, str]]] = {
         "ServiceAccount": [(variable, "Deployment")],
-        "Service": [(variable, "DaemonSet")],
-        "DaemonSet": [(variable, "DaemonSet"), ("rules/resourceNames", "Role")],
+        "Service": [(variable, "DaemonSet"), (first, "DaemonSet")],
+        "DaemonSet": [(variable, "DaemonSet"), (first, "DaemonSet"), ("rules/resourceNames", "Role")],
         "ValidatingAdmissionPolicy": [("spec/policyName", validating)],
         "MutatingAdmissionPolicy": [("spec/policyName", mutating)],
         "Namespace": [(selected, mutating), (selected, validating)],

@@ -1,18 +1,20 @@
-"""The agent as a service of one host: install, uninstall, status, and what its Pod does meanwhile.
+"""The agent as a service of one host: install, uninstall, status, and what native mode's Pod does meanwhile.
 
-``host.service`` changes the host; this adds the settings, the Pod's credentials and the agent's own probe. It must not
-decide whether the agent is uninstalled.
+``host.service`` changes the host; this adds the settings, what is known of the cluster and the agent's own probe. It
+must not decide whether the agent is uninstalled.
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
-from imagecache.agent.pod_credentials import PodCredentials
+from imagecache.agent.keeper import agent_problem
+from imagecache.agent.pod_credentials import INTERVAL, PodCredentials, is_kept
 from imagecache.clock import Clock, SystemClock
 from imagecache.concurrency import run_all
 from imagecache.errors import ImageCacheError, InvalidSetting
@@ -28,12 +30,10 @@ from imagecache.kube.object_files import ObjectFiles
 from imagecache.settings.dump import config_text
 from imagecache.settings.table import Mode, Repair, Settings
 from imagecache.store.paths import StorePaths
-from imagecache.telemetry.health import HealthServer, problem_at
+from imagecache.telemetry.health import HealthServer
 from imagecache.telemetry.log import get_logger
 from imagecache.telemetry.metrics import Metrics
 
-_INTERVAL = 5.0
-"""Seconds between two looks at the agent and the credentials."""
 _DATABASE = "metadata.db"
 _STALE = "containerd's configuration has changed since it started"
 _log = get_logger(__name__)
@@ -62,7 +62,7 @@ class AgentInstallation:
     credentials: PodCredentials
     clock: Clock = field(default_factory=SystemClock)
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-    _problem: str = "the agent has not been looked at yet"
+    _problem: str = "containerd has not been looked at yet"
 
     def __post_init__(self) -> None:
         """Raises InvalidSetting."""
@@ -74,13 +74,15 @@ class AgentInstallation:
 
         ``again``: see ``HostService.install``.
         """
-        if self.settings.mode is not Mode.NATIVE:
-            self.credentials.write()
-            settings = self.credentials.settings_on_host()
-            if not self.options.configure:
-                settings = dataclasses.replace(settings, repair=Repair.REPORT)
-            return self._service(config_text(settings)).install(again=again)
-        return self._service().install(again=again)
+        if self.settings.mode is Mode.NATIVE:
+            return self._service().install(again=again)
+        settings = self.credentials.settings_on_host()
+        if not self.options.configure:
+            settings = dataclasses.replace(settings, repair=Repair.REPORT)
+        service = self._service(
+            config=config_text(settings), credentials=self.credentials.files(), kept=is_kept(settings)
+        )
+        return service.install(again=again)
 
     def uninstall(self) -> Uninstalled:
         """Uninstall; containers continue."""
@@ -89,7 +91,7 @@ class AgentInstallation:
     def status(self) -> Sequence[Check]:
         """Never raises for what it finds."""
         name = self.files.current()
-        wrong = asyncio.run(self._agent_problem())
+        wrong = asyncio.run(agent_problem(self.settings.metrics_address))
         stale = self._service().is_containerd_stale()
         runs = self.services.running()
         return (
@@ -120,14 +122,11 @@ class AgentInstallation:
         return problem("host", name, found.state.value + refused, "imagecache host install")
 
     async def keep(self, health_address: str = "") -> None:
-        """Copy the Pod's credentials to the host and answer probes, until cancelled."""
+        """Look after containerd's configuration and answer probes, until cancelled: in native mode no agent does."""
         health = HealthServer(Metrics(), ready=lambda: self._problem)
         try:
             if health_address:
                 await health.start(health_address)
-            if self.settings.mode is not Mode.NATIVE:
-                await self._renew_credentials()
-            # no agent on the host looks after containerd's configuration
             guard = ConfigGuard(
                 self._service,
                 self.clock,
@@ -141,27 +140,20 @@ class AgentInstallation:
         finally:
             await health.stop()
 
-    async def _renew_credentials(self) -> None:
-        service = self._service()
-        while True:
-            self._problem = _STALE if service.is_containerd_stale() else await self._agent_problem()
-            try:
-                await asyncio.to_thread(self.credentials.write)
-            except ImageCacheError as error:
-                self._problem = str(error)
-                _log.warning("credentials not renewed", reason=error.reason, problem=str(error))
-            await self.sleep(_INTERVAL)
-
     async def _watch(self, guard: ConfigGuard) -> None:
         service = self._service()
         while True:
             self._problem = _STALE if service.is_containerd_stale() else guard.problem
-            await self.sleep(_INTERVAL)
+            await self.sleep(INTERVAL)
 
-    def _service(self, config: str = "") -> HostService:
+    def _service(
+        self, *, config: str = "", credentials: Mapping[str, str] = MappingProxyType({}), kept: bool = False
+    ) -> HostService:
         settings = HostSettings(
             mode=self.settings.mode,
             config=config,
+            credentials=credentials,
+            kept=kept,
             address=self.settings.address,
             owned=self._owned_directories(),
             containerd_unit=self._unit(),
@@ -181,7 +173,7 @@ class AgentInstallation:
         """Containerd's. While it does not run: of k3s and RKE2, whose socket this is, the unit that boots."""
         address = self.settings.address
         booting = self.files.enabled(PARENTS) if "k3s" in address.parts else ""
-        return self.settings.containerd_unit or unit_at(self.files.at(address)) or booting or CONTAINERD
+        return self.settings.containerd_unit or unit_at(address, self.options.root) or booting or CONTAINERD
 
     def _owned_directories(self) -> tuple[Path, ...]:
         """The snapshotter's directory, and a store into which only this agent has fetched."""
@@ -192,12 +184,6 @@ class AgentInstallation:
         if self.settings.store_url and (store / "layers").is_dir() and not ObjectFiles(StorePaths(store)).caches():
             found.append(self.settings.store)
         return tuple(found)
-
-    async def _agent_problem(self) -> str:
-        """What the agent's own probe answers. Empty when it is ready, or serves no probe."""
-        address = self.settings.metrics_address
-        problem = await problem_at(address, "/readyz", seconds=_INTERVAL) if address else ""
-        return problem[:500]
 
 
 def _check(name: str, detail: str, remedy: str, *, bad: bool) -> Check:

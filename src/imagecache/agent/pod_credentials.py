@@ -1,33 +1,48 @@
-"""Credentials of the Pod that the host service uses: tokens, certificate authorities, addresses, as files of the host.
+"""Credentials of the DaemonSet's Pod that the host service uses: who brings which of them onto the host.
 
-They are in /run, in memory, and written again before they expire; after a boot the agent serves without them until the
-Pod has started. It must not log or raise the content of a file.
+The installer is root on the host already, and says whom the agent believes: the API server's address and authorities,
+and the served store's address. The keeper, which stays, is nobody, and hands over what expires, in a directory of its
+own: tokens, and the store's authorities, since no store is trusted anyway. The agent copies that into a directory that
+root alone reads. All is in /run, in memory: after a boot the agent serves without it until the Pod has started.
+It must not log or raise the content of a file.
 """
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import ipaddress
+import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from yarl import URL
 
-from imagecache.errors import HostError
+from imagecache.errors import HostError, ImageCacheError
+from imagecache.host.pod_directory import POD, PodDirectory, PodFileRefused
 from imagecache.host.service_files import CREDENTIALS, HostFiles
-from imagecache.kube.connection import SERVICE_ACCOUNT, Connection, in_cluster, kubeconfig_text
+from imagecache.kube.connection import SERVICE_ACCOUNT, Connection, api_server, kubeconfig_text
 from imagecache.settings.table import Mode, Settings
+from imagecache.telemetry.log import get_logger
 
+KUBECONFIG = CREDENTIALS / "kubeconfig"
+INTERVAL = 5.0
+"""Seconds between two looks at what may have been renewed."""
+TOKEN, STORE_TOKEN, STORE_CA = "token", "store-token", "store-ca.crt"
+"""Files that the keeper hands over."""
+_AUTHORITIES, _CLUSTER = "ca.crt", "cluster"
+"""Files of the installer: the API server's authorities, and what becomes the kubeconfig."""
+_A_TOKEN = re.compile(r"[!-~]+\n?")
 _SECRET = 0o600
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class PodCredentials:
-    """Those of the Pod that we run in; outside of a Pod there are none."""
+    """What the installer knows of the cluster that it runs in; outside of a Pod there is nothing."""
 
-    files: HostFiles
     settings: Settings
     """The Pod's."""
     environ: Mapping[str, str]
@@ -38,7 +53,7 @@ class PodCredentials:
         settings = dataclasses.replace(self.settings, mode=Mode.PROXY, daemonset="")
         if self._access() is None:
             return settings
-        settings = dataclasses.replace(settings, kubeconfig=str(CREDENTIALS / "kubeconfig"))
+        settings = dataclasses.replace(settings, kubeconfig=str(KUBECONFIG))
         if not settings.store_url:
             return settings
         url, name = by_address(settings.store_url)
@@ -46,39 +61,73 @@ class PodCredentials:
             settings,
             store_url=url,
             store_name=settings.store_name or name,
-            store_token=CREDENTIALS / "store-token",
-            store_ca=CREDENTIALS / "store-ca.crt",
+            store_token=CREDENTIALS / STORE_TOKEN,
+            store_ca=CREDENTIALS / STORE_CA,
         )
 
-    def write(self) -> None:
-        """Write what has changed. Raises HostError, InvalidSetting, PrivilegeMissing."""
+    def files(self) -> Mapping[str, str]:
+        """Texts of files in ``CREDENTIALS``, by name; ``HandedOver`` adds the others. Raises InvalidSetting."""
         access = self._access()
-        if access is None:
-            return
-        self.files.make_private(CREDENTIALS)
-        self._copy(self.account / "token", "token")
-        self._put("ca.crt", access.ca)
-        if self.settings.store_url:
-            self._copy(self.settings.store_token, "store-token")
-            self._copy(self.settings.store_ca, "store-ca.crt")
-        self._put(
-            "kubeconfig", kubeconfig_text(access)
-        )  # last: the agent starts its work in the cluster when this file exists
+        return {_AUTHORITIES: access.ca, _CLUSTER: kubeconfig_text(access)} if access is not None else {}
 
     def _access(self) -> Connection | None:
-        return in_cluster(self.environ, self.account)
+        return api_server(self.environ, self.account)
 
-    def _copy(self, source: Path, name: str) -> None:
-        try:
-            text = source.read_text(encoding="ascii")
-        except (OSError, UnicodeDecodeError) as error:
-            raise HostError(
-                f"{source} cannot be read: {type(error).__name__}", hint="check the Pod's volumes"
-            ) from None
-        self._put(name, text)
 
-    def _put(self, name: str, text: str) -> None:
+def is_kept(settings: Settings) -> bool:
+    """Whether a Pod hands credentials over to the agent with these settings."""
+    return settings.kubeconfig == str(KUBECONFIG)
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOver:
+    """The host's side: what the keeper has written becomes files that root alone reads, when it is what it may be."""
+
+    files: HostFiles
+    pod: PodDirectory
+    has_store: bool
+    """Whether the agent fetches from a served store."""
+
+    def receive(self) -> None:
+        """Copy what has changed. A file that is refused, or missing, leaves what was there.
+
+        Raises PodFileRefused for the first such file, when the others are done, and HostError, StoreError.
+        """
+        cluster = self.files.at(CREDENTIALS / _CLUSTER)
+        if not cluster.exists():  # no Pod has installed since the boot
+            return
+        refused: PodFileRefused | None = None
+        for name in (STORE_TOKEN, STORE_CA, TOKEN) if self.has_store else (TOKEN,):
+            try:
+                self._receive(name)
+            except PodFileRefused as error:
+                refused = refused or error
+        if self.files.at(CREDENTIALS / TOKEN).exists():
+            # last: the agent starts its work in the cluster when this file exists
+            self.files.write(KUBECONFIG, cluster.read_text(encoding="utf-8"), _SECRET)
+        if refused is not None:
+            raise refused
+
+    def _receive(self, name: str) -> None:
+        text = self.pod.read(name)
+        if text is None:
+            return
+        if name != STORE_CA and not _A_TOKEN.fullmatch(text):
+            raise PodFileRefused(f"{POD / name} is no token", hint="delete the Pod of the agents on this node")
         self.files.write(CREDENTIALS / name, text, _SECRET)
+
+    async def follow(self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+        """Receive without end; each problem is logged once."""
+        problem = ""
+        while True:
+            try:
+                await asyncio.to_thread(self.receive)
+                problem = ""
+            except (ImageCacheError, OSError) as error:  # files may go while we read: the host is being left
+                if str(error) != problem:
+                    problem = str(error)
+                    _log.warning("the Pod's credentials are not taken", problem=problem)
+            await sleep(INTERVAL)
 
 
 def by_address(url: str) -> tuple[str, str]:

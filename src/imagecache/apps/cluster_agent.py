@@ -20,6 +20,7 @@ from imagecache.agent.dependencies import Attacher, Dependencies, LayerSource
 from imagecache.agent.kubernetes import KubeCaches, KubeNodes, KubeReporter
 from imagecache.agent.layer_source import DescribedLayerSource, FetchedLayerSource, SharedLayerSource, expectation
 from imagecache.agent.loop import AgentLoop
+from imagecache.agent.pod_credentials import HandedOver, is_kept
 from imagecache.agent.pod_reporter import PodReporter, PodReporterSettings
 from imagecache.agent.restart import keep_running, until_replaced
 from imagecache.agent.runtime import ContainerdRecords, LocalMachine, disk_of
@@ -47,6 +48,8 @@ from imagecache.fetch.transfer import LayerFetcher
 from imagecache.fetch.verifier import Verifier
 from imagecache.file_version import file_version
 from imagecache.host.lease_holders import holder
+from imagecache.host.pod_directory import PodDirectory
+from imagecache.host.service_files import HostFiles
 from imagecache.kube import connection
 from imagecache.kube.client import KubeClient
 from imagecache.kube.object_files import ObjectFiles
@@ -89,7 +92,11 @@ class ClusterDuties:
         """Nothing: the loop looks for records that are missing."""
 
     def works(self, containerd: ContainerdClient, metrics: Metrics) -> Sequence[Coroutine[object, object, None]]:
-        return (keep_running(lambda: self._run(containerd, metrics)),)
+        works: list[Coroutine[object, object, None]] = [keep_running(lambda: self._run(containerd, metrics))]
+        if is_kept(self._settings):
+            handed = HandedOver(HostFiles(), PodDirectory(), has_store=bool(self._settings.store_url))
+            works.append(handed.follow())
+        return works
 
     async def _run(self, containerd: ContainerdClient, metrics: Metrics) -> None:
         settings = self._settings

@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager
 
 from imagecache.agent.daemonset import OwnDaemonSet, withdraw
 from imagecache.agent.installation import AgentInstallation, HostOptions
+from imagecache.agent.keeper import Keeper
 from imagecache.agent.pod_credentials import PodCredentials
 from imagecache.apps.containerd_config import HostContainerdFiles, containerd_version
 from imagecache.apps.host_containerd import HostContainerdRecords
@@ -44,9 +45,14 @@ def open_installation(
         services=Systemd(options.root),
         containerd=(drop_in, HostContainerdRecords(drop_in, clock)),
         program=lambda: runtime_files(directory),
-        credentials=PodCredentials(files, settings, environ),
+        credentials=PodCredentials(settings, environ),
         clock=clock,
     )
+
+
+def open_keeper(settings: Settings, environ: Mapping[str, str] = os.environ) -> Keeper:
+    """In its container, where the host's directory is at the host's own path."""
+    return Keeper(settings, environ, HostFiles())
 
 
 async def follow(daemonset: OwnDaemonSet) -> None:

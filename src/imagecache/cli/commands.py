@@ -24,6 +24,7 @@ from imagecache.cli import (
     explain,
     get,
     host_service,
+    keeper,
     layer,
     match,
     mount,
@@ -92,6 +93,7 @@ _VERBS = (
     explain,
     agent,
     controller,
+    keeper,
     snapshotter,
     doctor,
 )

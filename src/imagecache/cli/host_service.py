@@ -14,8 +14,9 @@ from imagecache.cli.doctor import show
 from imagecache.cli.options import settings_flags
 from imagecache.cli.session import Session, note, report, run, say
 from imagecache.concurrency import run_all
-from imagecache.errors import Interrupted, ServiceManagerMissing
+from imagecache.errors import Interrupted, InvalidSetting, ServiceManagerMissing
 from imagecache.host.systemd_units import CONTAINERD
+from imagecache.settings.table import Mode
 
 if TYPE_CHECKING:
     from imagecache.agent.installation import AgentInstallation
@@ -61,13 +62,21 @@ _ROOT = Path("/")
 
 @app.command()
 @settings_flags(*_FLAGS)
-def install(session: Session, root: Root = _ROOT, leave_containerd: Leave = False) -> None:
+def install(
+    session: Session,
+    root: Root = _ROOT,
+    leave_containerd: Leave = False,
+    unattended: Annotated[
+        bool, typer.Option("--unattended", help="Do not try again what containerd has refused. No systemd is no error.")
+    ] = False,
+) -> None:
     """Install or upgrade the agent on this host, with its own interpreter, and start it.
 
     The settings are written to its configuration file. containerd is configured and restarted; containers continue.
     Native mode only configures containerd. Exit code 65: everything but the start is done, as no systemd runs here.
+    With --unattended, as a Pod runs it before `imagecache keeper`: the host then leaves when that asks for it.
     """
-    _say(_host(session, root, configure=not leave_containerd).install())
+    _install(_host(session, root, configure=not leave_containerd), unattended=unattended)
 
 
 @app.command()
@@ -121,28 +130,39 @@ def keep(
     root: Root = _ROOT,
     leave_containerd: Leave = False,
 ) -> None:
-    """Install, then copy the Pod's credentials to the host service until SIGTERM.
+    """Configure containerd for native mode, then keep it so until SIGTERM.
 
-    For the Pod of a DaemonSet. It is not ready while the agent does not answer, or containerd must be restarted. At
-    SIGTERM the host service is uninstalled if the DaemonSet was deleted, has another mode or no longer selects this
-    Node; in an upgrade, a drain or a restart it stays.
+    For the Pod of a DaemonSet. It is not ready while containerd must be restarted, or cannot be repaired. At SIGTERM
+    containerd gets its old configuration if the DaemonSet was deleted, has another mode or no longer selects this Node;
+    in an upgrade, a drain or a restart it stays.
     """
     from imagecache.agent.daemonset import OwnDaemonSet
     from imagecache.apps.host_service import follow, is_removed, withdraw_report
 
+    if session.settings.mode is not Mode.NATIVE:
+        raise InvalidSetting(
+            f"mode {session.settings.mode.value}: only native mode is kept so",
+            hint="imagecache host install --unattended, then imagecache keeper",
+        )
     daemonset = OwnDaemonSet(session.settings)
     host = _host(session, root, configure=not leave_containerd)
-    try:
-        _say(host.install(again=False))
-    except ServiceManagerMissing as missing:  # the agent is started by other means, and needs credentials too
-        report(missing)
+    _install(host, unattended=True)
     with suppress(Interrupted):
         run(run_all(host.keep(health), follow(daemonset)))
     if asyncio.run(is_removed(daemonset)):
         try:
             _say_uninstalled(host.uninstall())
-        finally:  # without us the agent's credentials expire, so it could not delete its report itself
+        finally:  # the agent beside us may not be able to delete its report any more
             asyncio.run(withdraw_report(session.settings))
+
+
+def _install(host: AgentInstallation, *, unattended: bool) -> None:
+    try:
+        _say(host.install(again=not unattended))
+    except ServiceManagerMissing as missing:
+        if not unattended:
+            raise
+        report(missing)  # the agent is started by other means
 
 
 def _host(session: Session, root: Path, *, configure: bool = True) -> AgentInstallation:

@@ -15,7 +15,10 @@ from typing import Protocol
 from imagecache.errors import ContainerdMisconfigured
 from imagecache.host.containerd_config import Change, ConfigState, Found
 from imagecache.host.service_files import UNITS, HostFiles
-from imagecache.host.systemd_units import UNINSTALL
+from imagecache.host.systemd_units import TIMER
+
+_REPAIR_SECONDS = 30.0
+"""systemd gives containerd 90 s to start (TimeoutStartSec), and an install copies its program in some ten."""
 
 
 class ContainerdFiles(Protocol):
@@ -38,10 +41,13 @@ class ConfigChanges:
     drop_in: ContainerdFiles
 
     @contextlib.contextmanager
-    def turn(self) -> Iterator[bool]:
-        """Whether this process may change the host now: no other does, and no uninstall has begun."""
-        with self.files.locked(wait=False) as mine:
-            yield mine and not self.files.at(UNITS / UNINSTALL).exists()
+    def turn(self, seconds: float = 0.0) -> Iterator[bool]:
+        """Whether this process may change the host now, or within these seconds.
+
+        No other does, and no uninstall has begun.
+        """
+        with self.files.locked(seconds=seconds) as mine:
+            yield mine and not self.files.at(UNITS / TIMER).exists()
 
     def refuse(self, found: Found) -> None:
         """Remember that containerd does not run with what ``install`` would write."""
@@ -58,12 +64,15 @@ class ConfigChanges:
     def repair_before_start(self, problem: Callable[[], str]) -> Sequence[Change]:
         """Write what is missing while containerd does not run, unless it has refused that before.
 
+        An install that changes the host in this moment is waited for: it may have looked at containerd's files before
+        they were written anew. One that itself restarts containerd, so that we run, is not.
+
         Args:
             problem: why containerd cannot read its configuration; empty when it can. Then what was written is undone.
 
         Raises ContainerdMisconfigured, PrivilegeMissing, StoreError.
         """
-        with self.turn() as mine:
+        with self.turn(_REPAIR_SECONDS) as mine:
             found = self.drop_in.look() if mine else Found(ConfigState.OK)
             if found.state is ConfigState.OK or self.is_refused(found):
                 return ()

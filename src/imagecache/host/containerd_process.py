@@ -20,6 +20,8 @@ from imagecache.toml import Table
 _SECONDS = 10
 """Seconds for one connection, or one run of the program; a host under load takes one or two."""
 _VERSION = re.compile(r"\bv?(\d+\.\d+\.\d+\S*)")
+_LISTENS = 1 << 16
+"""SO_ACCEPTCON in the flags of /proc/net/unix (<linux/net.h>)."""
 _DEFAULT_CONFIG = Path("/etc/containerd/config.toml")
 
 
@@ -59,14 +61,42 @@ def identity(address: Path) -> str:
     return ""
 
 
-def unit_at(address: Path) -> str:
+def unit_at(address: Path, root: Path = Path("/")) -> str:
     """The unit of the process that listens at the socket. Empty when none does, or it is in no unit of the system.
 
-    The host service asks this. It may not trace processes, so nothing of /proc/PID is read that takes that right.
+    The host service asks this. It may not trace processes, so nothing of /proc/PID is read that takes that right. Below
+    another ``root``, where the host's filesystem is mounted, the process has no id that we can see: there we are root
+    with every right, and the host's own /proc says who has the socket open.
     """
-    pid = _process_at(address)
+    processes = root / "proc"
     with contextlib.suppress(OSError):
-        return unit_of(Path(f"/proc/{pid}/cgroup").read_text(errors="replace")) if pid else ""
+        pid = _process_at(address) if root == Path("/") else _holder_at(address, processes)
+        return unit_of((processes / str(pid) / "cgroup").read_text(errors="replace")) if pid else ""
+    return ""
+
+
+def _holder_at(address: Path, processes: Path) -> int:
+    """The id, in this /proc, of a process that has the listening socket; 0 when none has."""
+    names = {str(address), str(Path("/run") / address.relative_to("/var/run"))} if _is_old(address) else {str(address)}
+    links = set()
+    for line in (processes / "1/net/unix").read_text(errors="replace").splitlines()[1:]:
+        fields = line.split(maxsplit=7)  # proc(5): Num RefCount Protocol Flags Type St Inode Path
+        if len(fields) == 8 and fields[7] in names and int(fields[3], 16) & _LISTENS:
+            links.add(f"socket:[{fields[6]}]")
+    for process in sorted(processes.glob("[0-9]*"), key=lambda path: int(path.name)) if links else ():
+        with contextlib.suppress(OSError):  # it has ended
+            if any(_link(file) in links for file in (process / "fd").iterdir()) and process.name != "1":
+                return int(process.name)
+    return 0
+
+
+def _is_old(address: Path) -> bool:
+    return address.is_relative_to("/var/run")
+
+
+def _link(path: Path) -> str:
+    with contextlib.suppress(OSError):
+        return str(path.readlink())
     return ""
 
 

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from imagecache.errors import (
@@ -29,7 +30,8 @@ from imagecache.host import systemd_units
 from imagecache.host.config_changes import ConfigChanges, ContainerdFiles
 from imagecache.host.containerd_config import Action, Change, ConfigState, Found
 from imagecache.host.containerd_process import identity
-from imagecache.host.service_files import CREDENTIALS, STATE, HostFiles, Program
+from imagecache.host.pod_directory import LEAVE, POD, STATE, PodDirectory
+from imagecache.host.service_files import CREDENTIALS, RESTARTING, HostFiles, Program
 from imagecache.settings.table import Mode
 
 AGENT_STALE, CONTAINERD_STALE = STATE / "agent-stale", STATE / "containerd-stale"
@@ -88,6 +90,10 @@ class HostSettings:
     """Whether we may change containerd's configuration and restart it."""
     flags: str = ""
     """Flags of this ``imagecache host`` call, for the call that the timer of the host makes."""
+    credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Texts of files below ``CREDENTIALS``, by name."""
+    kept: bool = False
+    """A Pod keeps the agent: it hands over tokens in ``POD``, and asks there when the agent is to leave."""
     in_container: bool = False
     """We run in a container and cannot unmount what the agent has mounted on the host: the host's timer does it."""
 
@@ -123,6 +129,7 @@ class HostService:
         self._settings = settings
         self._program = program
         self._executable, self._unchecked = files.program, files.unchecked
+        self._pod = PodDirectory(files.root)
 
     # install
 
@@ -148,6 +155,8 @@ class HostService:
                     ),
                 )
             self._run_with_ours()
+            if self._settings.kept:
+                self._services.start(systemd_units.ASKED)
             self._files.remove_old()  # last: the old program may have run until the restart
             return changes
 
@@ -163,11 +172,20 @@ class HostService:
 
     def _install_files(self) -> list[Change]:
         """The agent's files; an unfinished uninstall is cancelled."""
+        asked = self._asked_units() if self._settings.kept else {}
         if self._services.running():
+            self._services.stop(systemd_units.ASKED)
             self._services.stop(systemd_units.TIMER)
             # one that has just started waits for our lock, and would uninstall what we install
             self._services.stop(systemd_units.UNINSTALL)
-        changes = self._remove_uninstall()
+        changes = self._remove_uninstall(but=asked)
+        if asked:
+            self._pod.make()
+            changes += self._files.write_units(asked, systemd_units.ASKED_WANTED)
+        if self._settings.credentials:
+            self._files.make_private(CREDENTIALS)
+        for name, text in self._settings.credentials.items():
+            self._files.write(CREDENTIALS / name, text, 0o600)
         fresh = self._change_agent(
             lambda: [
                 self._files.install_program(self._program()),
@@ -183,8 +201,18 @@ class HostService:
     def _agent_units(self, command: str) -> Mapping[str, str]:
         return systemd_units.agent_units(self._executable, command, containerd=self._settings.containerd_unit)
 
-    def _remove_uninstall(self) -> list[Change]:
-        return self._files.remove_units(systemd_units.uninstall_units(self._executable), systemd_units.UNINSTALL_WANTED)
+    def _asked_units(self) -> Mapping[str, str]:
+        """They uninstall when the Pod asks for it."""
+        leave = systemd_units.leave_units(
+            self._executable, self._settings.flags, containerd=self._settings.containerd_unit
+        )
+        return {**leave, **systemd_units.asked_units(POD / LEAVE)}
+
+    def _remove_uninstall(self, but: Mapping[str, str] = MappingProxyType({})) -> list[Change]:
+        """The units that uninstall, and what starts them, but for these."""
+        units = {**systemd_units.uninstall_units(self._executable), **self._asked_units()}
+        wanted = {**systemd_units.UNINSTALL_WANTED, **systemd_units.ASKED_WANTED}
+        return self._files.remove_units(_without(units, but), _without(wanted, but))
 
     def _change_agent(self, change: Callable[[], list[Change]]) -> list[Change]:
         """Change the agent's files, and mark that it must be restarted, even if we are killed in between."""
@@ -269,12 +297,12 @@ class HostService:
             return self.containerd_now() not in {"", before} and self.is_loaded() is not None
 
         try:
-            self._services.restart(self._settings.containerd_unit, answers)
+            self._restart_now(answers)
         except HostServiceFailed as error:
             if found is not None:
                 self.config.refuse(found)  # first: the second start may fail, too
             self._drop_in.undo()
-            self._services.restart(self._settings.containerd_unit, answers)
+            self._restart_now(answers)
             self._files.remove(CONTAINERD_STALE)
             raise HostServiceFailed(
                 f"containerd did not start with our configuration and runs with its old one again: {error}",
@@ -282,6 +310,14 @@ class HostService:
             ) from error
         self._files.remove(CONTAINERD_STALE)
         return True
+
+    def _restart_now(self, answers: Callable[[], bool]) -> None:
+        """We have the lock, for which a repair before containerd's start would wait, and wait for that start."""
+        self._files.write(RESTARTING, "", 0o600)
+        try:
+            self._services.restart(self._settings.containerd_unit, answers)
+        finally:
+            self._files.remove(RESTARTING)
 
     def _run_with_ours(self) -> None:
         """Restart containerd if needed, and look whether it has our part: whatever starts it may write its files anew.
@@ -398,6 +434,7 @@ class HostService:
         changes = self._serve_only()
         changes += self._change_containerd(partial(self._drop_in.install, serve_only=True))
         self._restart_containerd()
+        self._pod.forget_request()  # it has been heard: the Pod waits for that
         if not self._settings.configure and self._records.is_loaded():
             return Uninstalled(changes, done=False)  # containerd's configuration still names us
         forgotten = self._records.delete_image_records()
@@ -410,17 +447,24 @@ class HostService:
         return Uninstalled([*changes, *self._remove_files()], forgotten)
 
     def _serve_only(self) -> list[Change]:
-        """Restart the service without its duties, and start the timer that finishes the uninstall."""
-        serving = self._agent_units("snapshotter")
-        changes = self._change_agent(lambda: self._files.write_units(serving, systemd_units.WANTED))
+        """Start the timer that finishes the uninstall, and restart the service without its duties.
+
+        In this order: from the timer on nobody needs to ask, and a request that is still there starts nothing.
+        """
         uninstall = systemd_units.uninstall_units(
             self._executable, self._settings.flags, containerd=self._settings.containerd_unit
         )
-        changes += self._files.write_units(uninstall, systemd_units.UNINSTALL_WANTED)
+        changes = self._files.write_units(uninstall, systemd_units.UNINSTALL_WANTED)
+        asked = systemd_units.asked_units(POD / LEAVE)
+        changes += self._files.remove_units(asked, systemd_units.ASKED_WANTED)
         changes += self._files.remove_guards()
+        serving = self._agent_units("snapshotter")
+        changes += self._change_agent(lambda: self._files.write_units(serving, systemd_units.WANTED))
         if self._services.running():
-            self._start_agent()
+            self._services.reload()
             self._services.start(systemd_units.TIMER)
+            self._services.stop(systemd_units.ASKED)
+            self._start_agent()
         return changes
 
     def _remove_files(self) -> list[Change]:
@@ -429,6 +473,7 @@ class HostService:
             self._services.stop(systemd_units.SERVICE)
             self._services.stop(systemd_units.SOCKET)
         changes = [self._files.remove_tree(path) for path in (*self._settings.owned, CREDENTIALS)]
+        self._pod.remove()
         changes.append(self._files.remove_config())
         changes += self._files.remove_units(systemd_units.agent_units(self._executable), systemd_units.WANTED)
         changes += self._files.remove_guards()
@@ -440,6 +485,10 @@ class HostService:
             self._services.reload()
             self._services.stop(systemd_units.TIMER)
         return changes
+
+
+def _without(texts: Mapping[str, str], names: Mapping[str, str]) -> Mapping[str, str]:
+    return {name: text for name, text in texts.items() if name not in names}
 
 
 def _changed(changes: Sequence[Change]) -> bool:

@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -17,19 +18,23 @@ from imagecache.errors import HostError, PrivilegeMissing
 from imagecache.host import syscalls
 from imagecache.host.containerd_config import Action, Change, replace_text
 from imagecache.host.mountinfo import MOUNTINFO, parse
+from imagecache.host.pod_directory import STATE
 from imagecache.host.systemd_units import GUARD
 from imagecache.oserrors import from_os_error
 from imagecache.settings.table import Settings
 
 UNITS = Path("/etc/systemd/system")
 CONFIG = Path("/etc/imagecache/config.toml")
-STATE = Path("/run/imagecache")
 CREDENTIALS = STATE / "credentials"
+RESTARTING = STATE / "containerd-restarting"
+"""A mark: whoever has the lock waits until containerd has started, so that its start must not wait for the lock."""
 DIRECTORY = Settings().host_directory
 """Where the program is unless a setting says otherwise."""
 HEADING = "# Written by `imagecache host install`, and again at its next run.\n"
 """First line of a configuration file that we may overwrite."""
 _CURRENT, _STAGED, _LOCK = "current", ".new-", "host.lock"
+_LOOK = 0.1
+"""Seconds between two looks at a lock that another process has."""
 
 
 class Program(Protocol):
@@ -76,17 +81,32 @@ class HostFiles:
         return self.root / path.relative_to("/")
 
     @contextlib.contextmanager
-    def locked(self, *, wait: bool = True) -> Iterator[bool]:
-        """One process at a time on a host; the lock dies with its process. False: another has it, without ``wait``."""
+    def locked(self, *, seconds: float | None = None) -> Iterator[bool]:
+        """One process at a time on a host; the lock dies with its process.
+
+        False: another has it after these seconds (None: wait as long as it takes), or waits for what we are a part of,
+        the start of containerd.
+        """
         with self._converted():
             self.at(STATE).mkdir(mode=0o700, parents=True, exist_ok=True)
             with (self.at(STATE) / _LOCK).open("w") as lock:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
+                if seconds is None:
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+                elif not self._locks_within(lock.fileno(), seconds):
                     yield False
                     return
+                self.at(RESTARTING).unlink(missing_ok=True)  # of one that was killed
                 yield True
+
+    def _locks_within(self, lock: int, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            if self.at(RESTARTING).exists() or time.monotonic() >= deadline:
+                return False
+            time.sleep(_LOOK)
 
     # the program
 

@@ -94,8 +94,9 @@ class Systemd:
         return said
 
     def _started(self, *words: str) -> subprocess.Popen[str]:
-        # in the host's mount namespace: systemctl talks to sockets below /run there
-        inside = [] if self.root == _HOST else ["nsenter", "--target", "1", "--mount", "--"]
+        # In the host's mount namespace: systemctl talks to sockets below /run there, and does nothing in a chroot. By
+        # the host's own /proc, so that no container needs to be in the host's PID namespace.
+        inside = [] if self.root == _HOST else ["nsenter", f"--mount={self.root}/proc/1/ns/mnt", "--"]
         try:
             return subprocess.Popen(
                 [*inside, "systemctl", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -7,10 +7,12 @@ from pathlib import Path
 
 CONTAINERD = "containerd.service"
 SERVICE, SOCKET = "imagecache-agent.service", "imagecache-agent.socket"
-UNINSTALL, TIMER = "imagecache-leave.service", "imagecache-leave.timer"
+UNINSTALL, TIMER, ASKED = "imagecache-leave.service", "imagecache-leave.timer", "imagecache-leave.path"
+"""The service that uninstalls, what starts it until that is done, and what starts it when a Pod asks for it."""
 WANTED = {SERVICE: "multi-user.target", SOCKET: "sockets.target"}
 """The target that starts each unit at boot."""
 UNINSTALL_WANTED = {TIMER: "timers.target"}
+ASKED_WANTED = {ASKED: "multi-user.target"}
 PARENTS = ("k3s.service", "k3s-agent.service", "rke2-server.service", "rke2-agent.service")
 """Units that write containerd's configuration, then start it as their child: nothing of ours can run in between."""
 USER_NAMESPACE = Path("/run/imagecache/user-namespace")
@@ -98,9 +100,9 @@ Backlog=1024
 WantedBy=sockets.target
 """
 _UNINSTALL = """\
-# Finishes `imagecache host uninstall` when no container uses our snapshots any longer.
+# Begins `imagecache host uninstall` when a Pod asks for it, and finishes it when no container uses our snapshots.
 [Unit]
-Description=ImageCache agent: finish the uninstall
+Description=ImageCache agent: uninstall
 After={containerd} imagecache-agent.service
 # Never stop retrying: systemd would stop the timer too.
 StartLimitIntervalSec=0
@@ -108,6 +110,19 @@ StartLimitIntervalSec=0
 [Service]
 Type=oneshot
 ExecStart={program} host uninstall{flags}
+# After an error the request that has started it may still be there, and starts it again.
+ExecStopPost=/bin/sh -c 'test "$SERVICE_RESULT" != exit-code || sleep 10'
+"""
+_ASKED = """\
+# The DaemonSet's Pod has seen that no other follows it on this node. It may only ask, and is believed (security.md).
+[Unit]
+Description=ImageCache agent: uninstall when the Pod asks for it
+
+[Path]
+PathExists={request}
+
+[Install]
+WantedBy=multi-user.target
 """
 _GUARD = """\
 # containerd's configuration may have been written anew: our part is imported again before containerd reads it.
@@ -147,7 +162,17 @@ def guard_units(program: Path, containerd: str) -> Mapping[str, str]:
     )
 
 
-def uninstall_units(program: Path, flags: str = "", *, containerd: str = CONTAINERD) -> Mapping[str, str]:
-    """The units that finish an uninstall. ``flags`` are those with which ``imagecache host`` was called."""
+def leave_units(program: Path, flags: str = "", *, containerd: str = CONTAINERD) -> Mapping[str, str]:
+    """The service that uninstalls. ``flags`` are those with which ``imagecache host`` was called."""
     flags = f" {flags}" if flags else ""
-    return {UNINSTALL: _UNINSTALL.format(program=program, flags=flags, containerd=containerd), TIMER: _TIMER}
+    return {UNINSTALL: _UNINSTALL.format(program=program, flags=flags, containerd=containerd)}
+
+
+def asked_units(request: Path) -> Mapping[str, str]:
+    """What starts that service when the file ``request`` exists."""
+    return {ASKED: _ASKED.format(request=request)}
+
+
+def uninstall_units(program: Path, flags: str = "", *, containerd: str = CONTAINERD) -> Mapping[str, str]:
+    """The units that finish an uninstall. While the timer is there, one has begun."""
+    return {**leave_units(program, flags, containerd=containerd), TIMER: _TIMER}

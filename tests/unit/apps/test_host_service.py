@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from imagecache.agent.installation import HostOptions
-from imagecache.agent.pod_credentials import PodCredentials, by_address
+from imagecache.agent.keeper import Keeper
+from imagecache.agent.pod_credentials import HandedOver, PodCredentials, by_address, is_kept
 from imagecache.apps.host_service import open_installation
 from imagecache.clock import SystemClock
 from imagecache.errors import HostError, HostServiceFailed, InvalidSetting
+from imagecache.host.pod_directory import KEEPER, POD, PodDirectory, PodFileRefused
 from imagecache.host.service_files import CREDENTIALS, HostFiles
 from imagecache.host.systemd import Systemd
 from imagecache.kube.connection import kubeconfig
@@ -47,15 +49,34 @@ class Pod:
             (self.folder / name).write_text(text)
         self.host = HostFiles(self.folder / "host")
 
-    def credentials(self, environ: Mapping[str, str] = IN_CLUSTER, **settings: object) -> PodCredentials:
-        given = replace(
+    def settings(self, **settings: object) -> Settings:
+        return replace(
             Settings(),
             store_url="https://127.0.0.1:8443",
             store_token=self.folder / "store-token",
             store_ca=self.folder / "store-ca.crt",
             **settings,  # type: ignore[arg-type]
         )
-        return PodCredentials(self.host, given, environ, account=self.folder)
+
+    def credentials(self, environ: Mapping[str, str] = IN_CLUSTER, **settings: object) -> PodCredentials:
+        return PodCredentials(self.settings(**settings), environ, account=self.folder)
+
+    def write(self) -> None:
+        """The installer, the keeper, and the host's agent, one after the other."""
+        self.host.make_private(CREDENTIALS)
+        PodDirectory(self.host.root).make()
+        for name, text in self.credentials().files().items():
+            self.host.write(CREDENTIALS / name, text, 0o600)
+        self.keep()
+        self.receive()
+
+    def keep(self) -> None:
+        Keeper(self.settings(), IN_CLUSTER, self.host, account=self.folder).write()
+        for path in self.host.at(POD).iterdir():
+            os.chown(path, KEEPER, KEEPER, follow_symlinks=False)
+
+    def receive(self) -> None:
+        HandedOver(self.host, PodDirectory(self.host.root), has_store=True).receive()
 
     def on_host(self, name: str) -> Path:
         return self.host.at(CREDENTIALS / name)
@@ -67,7 +88,7 @@ def pod(tmp_path: Path) -> Pod:
 
 
 def test_the_host_gets_what_the_pod_has(pod: Pod) -> None:
-    pod.credentials().write()
+    pod.write()
     access = kubeconfig(pod.on_host("kubeconfig"))
 
     assert (access.server, access.namespace) == ("https://10.0.0.1:443", "imagecache-system")
@@ -76,18 +97,20 @@ def test_the_host_gets_what_the_pod_has(pod: Pod) -> None:
     assert access.token_file.read_text() == "api-token"
     assert pod.on_host("store-token").read_text() == "store-token"
     assert {path.stat().st_mode & 0o777 for path in pod.on_host("").iterdir()} == {0o600}
+    assert {path.stat().st_uid for path in pod.on_host("").iterdir()} == {0}
     assert pod.on_host("").stat().st_mode & 0o777 == 0o700
 
 
 def test_a_token_is_renewed_and_the_kubeconfig_stays_the_same_file(pod: Pod) -> None:
     """The agent begins anew when that file is another one."""
-    pod.credentials().write()
+    pod.write()
     before = pod.on_host("kubeconfig").stat().st_ino
     (pod.folder / "token").write_text("fresh")
-    (pod.folder / "store-token").write_text("fresh too")
-    pod.credentials().write()
+    (pod.folder / "store-token").write_text("fresh-too")
+    pod.keep()
+    pod.receive()
 
-    assert (pod.on_host("token").read_text(), pod.on_host("store-token").read_text()) == ("fresh", "fresh too")
+    assert (pod.on_host("token").read_text(), pod.on_host("store-token").read_text()) == ("fresh", "fresh-too")
     assert pod.on_host("kubeconfig").stat().st_ino == before
 
 
@@ -116,9 +139,10 @@ def test_the_written_settings_are_read_again(pod: Pod) -> None:
 
 def test_outside_a_cluster_there_is_nothing_to_hand_over(pod: Pod) -> None:
     credentials = pod.credentials({})
-    credentials.write()
+    Keeper(pod.settings(), {}, pod.host, account=pod.folder).write()
 
-    assert not pod.on_host("").exists()
+    assert not pod.host.at(POD).exists()
+    assert not credentials.files()
     assert credentials.settings_on_host().store_token == pod.folder / "store-token"
 
 
@@ -132,11 +156,76 @@ def test_a_name_becomes_an_address_and_is_kept_for_the_certificate() -> None:
         by_address("https://imagecache-store.invalid:8443")
 
 
+def test_the_installer_needs_no_token(pod: Pod) -> None:
+    (pod.folder / "token").unlink()
+    assert set(pod.credentials().files()) == {"ca.crt", "cluster"}
+    assert is_kept(pod.credentials().settings_on_host())
+    assert not is_kept(pod.settings())
+
+
+def test_the_agent_begins_when_it_has_a_token(pod: Pod) -> None:
+    pod.write()
+    for name in ("kubeconfig", "token"):
+        pod.on_host(name).unlink()
+    (pod.host.at(POD) / "token").unlink()
+    pod.receive()
+
+    assert not pod.on_host("kubeconfig").exists()
+
+
+def test_after_a_boot_nothing_is_taken_before_the_installer_has_run(pod: Pod) -> None:
+    pod.write()
+    for path in pod.on_host("").iterdir():
+        path.unlink()
+    pod.receive()
+
+    assert not list(pod.on_host("").iterdir())
+
+
+def test_whom_the_agent_believes_is_not_the_keeper_s_to_say(pod: Pod) -> None:
+    """It may be anybody's: the API server says what images mean on the node."""
+    pod.write()
+    before = {name: pod.on_host(name).read_text() for name in ("kubeconfig", "ca.crt", "cluster")}
+    for name in before:
+        planted = pod.host.at(POD) / name
+        planted.write_text("server: https://192.0.2.1")
+        os.chown(planted, KEEPER, KEEPER)
+    pod.receive()
+
+    assert {name: pod.on_host(name).read_text() for name in before} == before
+
+
+@pytest.mark.parametrize("text", ["two\nlines", "a: b\r\nc: d", "", " ", "a\x00b"])
+def test_what_is_no_token_is_not_taken(pod: Pod, text: str) -> None:
+    pod.write()
+    planted = pod.host.at(POD) / "token"
+    planted.write_bytes(text.encode())
+    (pod.host.at(POD) / "store-token").write_text("fresh")
+    with pytest.raises(PodFileRefused, match="pod/token is no token"):
+        pod.receive()
+
+    assert pod.on_host("token").read_text() == "api-token"
+    assert pod.on_host("store-token").read_text() == "fresh", "one bad file does not keep the others back"
+
+
+def test_a_link_that_the_keeper_plants_reads_nothing_of_the_host(pod: Pod) -> None:
+    pod.write()
+    secret = pod.folder / "shadow"
+    secret.write_text("root-only")
+    (pod.host.at(POD) / "token").unlink()
+    (pod.host.at(POD) / "token").symlink_to(secret)
+    with pytest.raises(PodFileRefused, match="no regular file") as caught:
+        pod.receive()
+
+    assert "root-only" not in str(caught.value)
+    assert pod.on_host("token").read_text() == "api-token"
+
+
 def test_a_token_that_is_not_there_is_told_without_its_text(pod: Pod) -> None:
     (pod.folder / "store-token").write_bytes(b"secret\xff")
 
     with pytest.raises(HostError, match="store-token cannot be read") as caught:
-        pod.credentials().write()
+        pod.write()
     assert "secret" not in str(caught.value)
     assert caught.value.__cause__ is None
 
@@ -170,7 +259,7 @@ def test_a_container_asks_in_the_hosts_mounts(programs: Path) -> None:
     Systemd().reload()
 
     assert (programs / "calls").read_text().splitlines() == [
-        "nsenter --target 1 --mount -- systemctl restart a.service",
+        f"nsenter --mount={programs}/host/proc/1/ns/mnt -- systemctl restart a.service",
         "systemctl daemon-reload",
     ]
 

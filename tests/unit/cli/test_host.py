@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from imagecache.agent.installation import AgentInstallation, HostOptions
+from imagecache.agent.keeper import HEARD_SECONDS, Keeper
 from imagecache.agent.pod_credentials import PodCredentials
 from imagecache.clock import Clock
 from imagecache.errors import ObjectNotFound
-from imagecache.host.service_files import CONFIG, UNITS, HostFiles
+from imagecache.host.pod_directory import LEAVE, POD, PodDirectory
+from imagecache.host.service_files import CONFIG, CREDENTIALS, UNITS, HostFiles
 from imagecache.kube.resources import DAEMON_SETS, NAMESPACES, NODE_IMAGE_CACHES
 from imagecache.settings.table import Settings
 from testkit.host_service import (
@@ -31,8 +33,9 @@ from testkit.kube import FakeKube
 
 from .conftest import Shell
 
-KEEP = ("host", "keep", "--root", "/host", "--node-name", "worker")
-POD = {"IMAGECACHE_DAEMONSET": "imagecache-system/agent", "IMAGECACHE_ADDRESS": str(ADDRESS)}
+NATIVE = ("host", "keep", "--root", "/host", "--node-name", "worker", "--mode", "native")
+KEEPER = ("keeper", "--node-name", "worker", "--metrics-address", "")
+POD_SETTINGS = {"IMAGECACHE_DAEMONSET": "imagecache-system/agent", "IMAGECACHE_ADDRESS": str(ADDRESS)}
 
 
 @dataclass
@@ -42,6 +45,10 @@ class Host:
     files: HostFiles
     services: FakeServiceManager
     kube: FakeKube = field(default_factory=FakeKube)
+    environ: dict[str, str] = field(default_factory=dict)
+    hears: bool = True
+    """Whether the host does what the keeper asks for."""
+    waited: float = 0.0
     opened: list[tuple[Settings, HostOptions]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -60,9 +67,21 @@ class Host:
             services=self.services,
             containerd=(FakeContainerdFiles(self.files), self.records),
             program=FakeProgram,
-            credentials=PodCredentials(self.files, settings, {}),
+            credentials=PodCredentials(settings, self.environ, self.files.root),
             sleep=self._sleep,
         )
+
+    def open_keeper(self, settings: Settings) -> Keeper:
+        """Its ``run`` gets SIGTERM while it waits, and then the host hears it, or does nothing."""
+
+        async def sleep(seconds: float) -> None:
+            if not self.files.at(POD / LEAVE).exists():
+                await self._sleep(seconds)
+            self.waited += seconds
+            if self.hears:
+                PodDirectory(self.files.root).forget_request()
+
+        return Keeper(settings, {}, self.files, sleep=sleep)
 
     async def _sleep(self, seconds: float) -> None:
         """SIGTERM comes while ``keep`` waits."""
@@ -75,6 +94,10 @@ class Host:
 
     def remove_daemonset(self) -> None:
         asyncio.run(self.kube.delete(DAEMON_SETS, "agent", namespace="imagecache-system"))
+
+    @property
+    def asked(self) -> bool:
+        return self.files.at(POD / LEAVE).exists()
 
     @property
     def reports(self) -> bool:
@@ -99,6 +122,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     services.restart("containerd.service")
     found = Host(files, services)
     monkeypatch.setattr("imagecache.apps.host_service.open_installation", found)
+    monkeypatch.setattr("imagecache.apps.host_service.open_keeper", found.open_keeper)
     monkeypatch.setattr("imagecache.apps.host_service.pod_connection", found.connection)
     return found
 
@@ -190,7 +214,7 @@ def test_status_ends_with_the_worst(imagecache: Shell, host: Host) -> None:
 
 
 def test_keep_leaves_the_host_as_it_is_in_an_upgrade(imagecache: Shell, host: Host) -> None:
-    imagecache(*KEEP, environ=POD)
+    imagecache(*NATIVE, environ=POD_SETTINGS)
 
     assert host.installed
     assert host.reports
@@ -198,7 +222,7 @@ def test_keep_leaves_the_host_as_it_is_in_an_upgrade(imagecache: Shell, host: Ho
 
 def test_keep_uninstalls_when_its_daemonset_is_gone(imagecache: Shell, host: Host) -> None:
     host.remove_daemonset()
-    imagecache(*KEEP, environ=POD)
+    imagecache(*NATIVE, environ=POD_SETTINGS)
 
     assert not host.installed
     assert not host.reports
@@ -209,7 +233,7 @@ def test_the_report_goes_even_where_the_host_keeps_something(imagecache: Shell, 
     host.services.systemd = False
     make_socket(host.files)
 
-    done = imagecache(*KEEP, environ=POD, code=65)
+    done = imagecache(*NATIVE, environ=POD_SETTINGS, code=65)
 
     assert "restart containerd" in done.output
     assert not host.reports
@@ -217,8 +241,85 @@ def test_the_report_goes_even_where_the_host_keeps_something(imagecache: Shell, 
 
 def test_keep_goes_on_where_somebody_else_starts_services(imagecache: Shell, host: Host) -> None:
     host.services.systemd = False
-    done = imagecache(*KEEP, environ=POD)
+    make_socket(host.files)
+    done = imagecache(*NATIVE, environ=POD_SETTINGS)
 
-    assert "everything is installed" in done.output
-    assert host.installed
+    assert "restart containerd" in done.output
+    assert read(host.files, DROP_IN) == "ours"
     assert host.reports
+
+
+def test_only_native_mode_is_kept_by_a_container_with_privileges(imagecache: Shell, host: Host) -> None:
+    done = imagecache(*NATIVE[:-1], "proxy", environ=POD_SETTINGS, code=2)
+
+    assert "imagecache keeper" in done.output
+    assert not host.installed
+
+
+def test_a_pod_installs_and_ends(imagecache: Shell, host: Host) -> None:
+    """The host then waits for the keeper, whose directory it has made, and for what it asks for."""
+    host.environ.update({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443"})
+    (host.files.root / "ca.crt").write_text("authorities")
+    host.files.at(POD).mkdir(mode=0o755, parents=True)  # as kubelet makes it
+    host.files.at(POD).parent.chmod(0o755)
+    (host.files.at(POD) / LEAVE).touch()
+    imagecache("host", "install", "--unattended", "--root", "/host", environ=POD_SETTINGS)
+
+    assert host.installed
+    assert not host.asked, "a request from before the install"
+    found = host.files.at(POD).stat()
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (65532, 65532, 0o700)
+    assert host.files.at(POD).parent.stat().st_mode & 0o777 == 0o700
+    assert read(host.files, CREDENTIALS / "ca.crt") == "authorities"
+    assert "https://10.0.0.1:443" in read(host.files, CREDENTIALS / "cluster")
+    assert not host.files.at(CREDENTIALS / "token").exists()
+    assert f"PathExists={POD / LEAVE}\n" in host.services.active["imagecache-leave.path"]
+    assert "imagecache-leave.timer" not in host.services.active
+    again = imagecache("host", "install", "--unattended", "--root", "/host", environ=POD_SETTINGS)
+    assert again.output == ""
+
+    (host.files.at(POD) / LEAVE).touch()
+    host.records.containers = 1
+    imagecache("host", "uninstall")
+    assert not host.asked, "it was heard"
+    assert "imagecache-leave.path" not in host.services.active
+    assert "imagecache-leave.timer" in host.services.active
+    host.records.containers = 0
+    imagecache("host", "uninstall")
+    assert not host.files.at(POD).exists()
+    assert not list(host.files.at(UNITS).rglob("imagecache*"))
+
+
+def test_a_pod_does_not_try_again_what_containerd_has_refused(imagecache: Shell, host: Host) -> None:
+    host.services.failing.add("containerd.service")
+    imagecache("host", "install", code=66)
+    before = host.services.calls.count("restart containerd.service")
+
+    assert "did not run with our configuration before" in imagecache("host", "install", "--unattended", code=64).output
+    assert host.services.calls.count("restart containerd.service") == before
+
+
+def test_the_keeper_asks_for_nothing_in_an_upgrade(imagecache: Shell, host: Host) -> None:
+    imagecache("host", "install")
+    imagecache(*KEEPER, environ=POD_SETTINGS)
+
+    assert (host.installed, host.asked, host.reports) == (True, False, True)
+
+
+def test_the_keeper_asks_the_host_to_leave(imagecache: Shell, host: Host) -> None:
+    imagecache("host", "install")
+    host.remove_daemonset()
+    imagecache(*KEEPER, environ=POD_SETTINGS)
+
+    assert host.waited > 0
+    assert host.installed, "the host itself does it"
+    assert not host.reports
+
+
+def test_a_host_that_does_not_hear_keeps_no_pod(imagecache: Shell, host: Host) -> None:
+    host.remove_daemonset()
+    host.hears = False
+    done = imagecache(*KEEPER, environ=POD_SETTINGS)
+
+    assert "has not answered yet" in done.output
+    assert (host.waited, host.asked, host.reports) == (HEARD_SECONDS, True, False)

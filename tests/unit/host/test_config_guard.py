@@ -14,7 +14,7 @@ from imagecache.host.config_guard import SETTLED, ConfigGuard, Seen, Steps, deci
 from imagecache.host.containerd_config import ConfigState, Found
 from imagecache.host.service import CONTAINERD_STALE, HostService, HostSettings
 from imagecache.host.service_files import UNITS, HostFiles
-from imagecache.host.systemd_units import UNINSTALL
+from imagecache.host.systemd_units import TIMER
 from imagecache.settings.table import Mode
 from testkit.clock import FakeClock
 from testkit.host_service import (
@@ -202,7 +202,7 @@ def test_a_look_keeps_nobody_from_a_repair(node: Node) -> None:
     look = node.drop_in.look
 
     def during() -> Found:
-        with node.files.locked(wait=False) as mine:
+        with node.files.locked(seconds=0) as mine:
             free.append(mine)
         return look()
 
@@ -329,7 +329,7 @@ def test_report_changes_no_file_and_restarts_nothing(node: Node) -> None:
 
 def test_an_uninstall_is_not_undone(node: Node) -> None:
     node.rewrite(restart=True)
-    node.files.write(UNITS / UNINSTALL, "", 0o644)
+    node.files.write(UNITS / TIMER, "", 0o644)
     node.guard().check()
     assert (node.calls, read(node.files, DROP_IN)) == ([], "")
 

@@ -48,6 +48,28 @@ def test_the_process_that_listens_is_asked(tmp_path: Path) -> None:
         assert unit_at(tmp_path / "s.sock") == unit_of(Path("/proc/self/cgroup").read_text())
 
 
+def test_from_a_container_the_host_s_own_processes_say_it(tmp_path: Path) -> None:
+    """No process of the host has an id there. A connection has the same path in the kernel's table as its listener."""
+    processes = tmp_path / "proc"
+    (processes / "1/net").mkdir(parents=True)
+    (processes / "1/net/unix").write_text(
+        "Num       RefCount Protocol Flags    Type St Inode Path\n"
+        "0000000000000000: 00000002 00000000 00010000 0001 01 100 /run/k3s/containerd/containerd.sock\n"
+        "0000000000000000: 00000003 00000000 00000000 0001 03 200 /run/containerd/containerd.sock\n"
+        "0000000000000000: 00000003 00000000 00000000 0001 03 201\n"
+        "0000000000000000: 00000002 00000000 00010000 0001 01 300 /run/containerd/containerd.sock\n"
+    )
+    for pid, inode, unit in ((1, 300, "init.scope"), (7, 200, "other.service"), (10, 300, "containerd.service")):
+        (processes / str(pid) / "fd").mkdir(parents=True)
+        (processes / str(pid) / "fd/3").symlink_to(f"socket:[{inode}]")
+        (processes / str(pid) / "cgroup").write_text(f"0::/../../system.slice/{unit}\n")
+
+    assert unit_at(Path("/run/containerd/containerd.sock"), tmp_path) == "containerd.service"
+    assert unit_at(Path("/var/run/containerd/containerd.sock"), tmp_path) == "containerd.service"
+    assert unit_at(Path("/run/k3s/containerd/containerd.sock"), tmp_path) == ""
+    assert unit_at(Path("/run/containerd/containerd.sock"), tmp_path / "none") == ""
+
+
 def test_one_that_accepts_nobody_does_not_stop_us(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket(socket.AF_UNIX))

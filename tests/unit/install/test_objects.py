@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from imagecache.host.pod_directory import POD
 from imagecache.kube.reviewer import AUDIENCE
 from imagecache.settings.table import SETTINGS
 from tools.install.render import MODES, files, hooks, objects
@@ -30,6 +31,10 @@ def rendered(**values: object) -> dict[tuple[str, str], Any]:
 
 def pod_of(kind: str, name: str, **values: object) -> Any:
     return rendered(**values)[kind, name]["spec"]["template"]["spec"]
+
+
+def containers_of(pod: Any) -> list[Any]:
+    return [*pod.get("initContainers", []), *pod["containers"]]
 
 
 def environment(container: Any) -> dict[str, str]:
@@ -63,9 +68,10 @@ def test_every_container_says_what_it_needs_and_how_it_is(mode: str) -> None:
         pod_of("DaemonSet", "imagecache-agent", mode=mode),
     ]
 
-    for container in (container for pod in pods for container in pod["containers"]):
+    for container in (container for pod in pods for container in containers_of(pod)):
         assert set(container["resources"]["requests"]) == {"cpu", "memory"}
-        assert {"livenessProbe", "readinessProbe"} <= set(container), container["name"]
+        stays = all(container not in pod.get("initContainers", []) for pod in pods)
+        assert not stays or {"livenessProbe", "readinessProbe"} <= set(container), container["name"]
         assert container["securityContext"]["readOnlyRootFilesystem"] is True
         assert {mount["name"] for mount in container["volumeMounts"]} <= {
             volume["name"] for pod in pods for volume in pod["volumes"]
@@ -80,7 +86,7 @@ def test_every_variable_is_a_setting(mode: str) -> None:
     ]
     names = {setting.env for setting in SETTINGS.values()}
 
-    for container in (container for pod in pods for container in pod["containers"]):
+    for container in (container for pod in pods for container in containers_of(pod)):
         ours = {name for name in environment(container) if name.startswith("IMAGECACHE_")}
         assert ours <= names, container["name"]
 
@@ -113,8 +119,44 @@ def test_two_controllers_where_both_can_have_the_store(values: dict[str, object]
 def test_proxy_mode_has_no_agent_in_its_pod() -> None:
     pod = pod_of("DaemonSet", "imagecache-agent", mode="proxy")
 
-    assert [container["args"][:2] for container in pod["containers"]] == [["host", "keep"]]
-    assert (pod["hostPID"], pod["hostNetwork"]) == (True, True)
+    assert [container["args"][:3] for container in pod["initContainers"]] == [["host", "install", "--unattended"]]
+    assert [container["args"][:1] for container in pod["containers"]] == [["keeper"]]
+    assert pod["hostNetwork"] is True, "where the host service's probes answer"
+
+
+@pytest.mark.parametrize("values", [{}, {"agent": {"securityContext": {"privileged": True}}}, IN_A_DIRECTORY])
+def test_what_stays_of_proxy_mode_has_no_privilege_and_one_directory_of_the_host(values: dict[str, object]) -> None:
+    pod = pod_of("DaemonSet", "imagecache-agent", mode="proxy", **values)
+    (keeper,) = pod["containers"]
+    security = keeper["securityContext"]
+
+    assert "privileged" not in security
+    assert security["capabilities"] == {"drop": ["ALL"]}
+    assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert (security["runAsUser"], security["runAsGroup"], security["runAsNonRoot"]) == (65532, 65532, True)
+    assert (security["allowPrivilegeEscalation"], security["readOnlyRootFilesystem"]) == (False, True)
+    paths = {volume["name"]: volume["hostPath"]["path"] for volume in pod["volumes"] if "hostPath" in volume}
+    mounted = [mount for mount in keeper["volumeMounts"] if mount["name"] in paths]
+    assert [(paths[mount["name"]], mount["mountPath"]) for mount in mounted] == [(str(POD), str(POD))]
+    assert all("mountPropagation" not in mount for mount in keeper["volumeMounts"])
+
+
+def test_the_installer_of_proxy_mode_has_no_token_and_says_why_it_fails() -> None:
+    pod = pod_of("DaemonSet", "imagecache-agent", mode="proxy")
+    (installer,) = pod["initContainers"]
+    projected = {volume["name"]: volume["projected"]["sources"] for volume in pod["volumes"] if "projected" in volume}
+    given = {
+        kind for mount in installer["volumeMounts"] for source in projected.get(mount["name"], []) for kind in source
+    }
+
+    assert pod["automountServiceAccountToken"] is False
+    assert given == {"configMap", "downwardAPI"}
+    assert installer["terminationMessagePolicy"] == "FallbackToLogsOnError"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_no_agent_sees_the_processes_of_its_node(mode: str) -> None:
+    assert "hostPID" not in pod_of("DaemonSet", "imagecache-agent", mode=mode)
 
 
 def test_native_mode_configures_containerd_unless_it_is_told_not_to() -> None:
@@ -123,7 +165,8 @@ def test_native_mode_configures_containerd_unless_it_is_told_not_to() -> None:
 
     assert [container["name"] for container in configured["containers"]] == ["installer", "agent"]
     assert [container["name"] for container in left_alone["containers"]] == ["agent"]
-    assert "hostPID" not in left_alone
+    assert configured["containers"][0]["args"][:2] == ["host", "keep"]
+    assert "initContainers" not in configured
     assert not any(container["securityContext"].get("privileged") for container in left_alone["containers"])
 
 
@@ -333,7 +376,7 @@ def test_registries_without_verification_are_listed_by_the_release() -> None:
 def test_our_own_image_is_named_by_no_cache(mode: str) -> None:
     def reserved(**values: object) -> list[str]:
         """Of the agent, and in native mode of the installer beside it."""
-        containers = pod_of("DaemonSet", "imagecache-agent", mode=mode, **values)["containers"]
+        containers = containers_of(pod_of("DaemonSet", "imagecache-agent", mode=mode, **values))
         (found,) = {environment(each)["IMAGECACHE_RESERVED_NAMES"] for each in containers}
         return found.split(",")
 
@@ -381,7 +424,7 @@ def test_no_variable_names_what_kustomize_changes() -> None:
     for mode in MODES:
         found = rendered(mode=mode)
         for kind, name in (("Deployment", CONTROLLER), ("DaemonSet", "imagecache-agent")):
-            for container in found[kind, name]["spec"]["template"]["spec"]["containers"]:
+            for container in containers_of(found[kind, name]["spec"]["template"]["spec"]):
                 values = [value for value in environment(container).values() if "imagecache-" in value]
                 assert [value for value in values if value not in {"imagecache-agent", "imagecache-store"}] == []
                 assert "imagecache-system" not in json.dumps(container)

@@ -75,7 +75,8 @@ def another(value: JSON) -> JSON:
 def containers(values: Mapping[str, JSON]) -> Iterator[Any]:
     for item in json.loads(json.dumps(objects(values))):
         if item["kind"] in {"Deployment", "DaemonSet"}:
-            yield from item["spec"]["template"]["spec"]["containers"]
+            spec = item["spec"]["template"]["spec"]
+            yield from [*spec.get("initContainers", []), *spec["containers"]]
 
 
 def settings(values: Mapping[str, JSON]) -> dict[str, str]:
