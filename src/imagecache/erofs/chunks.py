@@ -71,7 +71,7 @@ class Chunks:
         yield from _holes(self.entries - at)
 
     def places(self, segments: Iterable[Segment]) -> Iterator[tuple[int, Segment]]:
-        """Where in the copy each piece of the file lies, for the pieces that the chunks were chosen for; both rising."""
+        """Where in the copy each piece with data lies; ``segments`` are those that the chunks were chosen for."""
         shift = self.block_bits + self.bits
         runs = zip(self.firsts, self.ends, strict=True)
         first = end = behind = 0

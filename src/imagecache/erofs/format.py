@@ -1,8 +1,9 @@
 """EROFS on disk: the structs and constants that a layer image uses, and nothing else of the format.
 
 Without sparse files a layer image has feature flags zero, so this is the oldest form of EROFS (Linux 5.4), except for
-the block size of 512 bytes (Linux 6.4). Sparse files are chunk-based (Linux 5.15). Source: Linux ``fs/erofs/erofs_fs.h``. Byte tables: ``docs/internals/erofs-layout.md``. Pure: it must not do I/O
-and must not decide where something lies.
+the block size of 512 bytes (Linux 6.4). Sparse files are chunk-based (Linux 5.15). Source: Linux
+``fs/erofs/erofs_fs.h``. Byte tables: ``docs/internals/erofs-layout.md``. Pure: it must not do I/O and must not decide
+where something lies.
 """
 
 from __future__ import annotations

@@ -51,20 +51,17 @@ class StoredChunks(NamedTuple):
         return CHUNK_ENTRY * self.entries
 
 
-def chunks_of(  # noqa: PLR0913 - an inode, and where it lies
-    file: ImageFile, nid: int, size: int, block_bits: int, form: int, table: int, limits: Limits
-) -> StoredChunks:
-    """Of an inode whose i_u is ``form``. Raises MalformedLayer, LimitExceeded."""
-    if size == 0 or form > MAX_CHUNK_BITS:
+def check(chunks: StoredChunks, file: ImageFile, limits: Limits) -> None:
+    """Refuse what no inode of a layer image says. Raises MalformedLayer, LimitExceeded."""
+    nid, size = chunks.nid, chunks.size
+    if size == 0 or chunks.bits - chunks.block_bits > MAX_CHUNK_BITS:
         raise MalformedLayer(f"sparse inode {nid} is empty, or has chunks that do not occur in layer images")
     if size > limits.layer_uncompressed:
         raise LimitExceeded(f"sparse inode {nid} has {size} bytes, layer_uncompressed is {limits.layer_uncompressed}")
-    chunks = StoredChunks(nid, size, block_bits, block_bits + form, table)
     if chunks.entries > limits.sparse_chunks:
         raise LimitExceeded(f"sparse inode {nid} has {chunks.entries} chunks, sparse_chunks is {limits.sparse_chunks}")
-    if table + chunks.table_size > file.size:
+    if chunks.table + chunks.table_size > file.size:
         raise MalformedLayer(f"the chunks of sparse inode {nid} are not inside the layer image")
-    return chunks
 
 
 def extents(file: ImageFile, chunks: StoredChunks, within: range) -> Iterator[Extent]:
@@ -85,19 +82,14 @@ def extents(file: ImageFile, chunks: StoredChunks, within: range) -> Iterator[Ex
         if expected not in {-1, address}:
             raise MalformedLayer(f"the chunks of sparse inode {chunks.nid} do not lie behind each other")
         expected = address + step
-        offset = number << chunks.bits
-        # The copy ends with the last block of the content, in the middle of a chunk.
-        end = (address << chunks.block_bits) + min(1 << chunks.bits, align(chunks.size - offset, 1 << chunks.block_bits))
-        if address << chunks.block_bits < within.start or end > within.stop:
-            raise MalformedLayer(f"the content of sparse inode {chunks.nid} is not where it belongs")
+        offset, position = number << chunks.bits, address << chunks.block_bits
         length = min(1 << chunks.bits, chunks.size - offset)
-        run = Extent(offset, address << chunks.block_bits, length) if run is None else _longer(run, length)
+        # The copy ends with the last block of the content, in the middle of a chunk.
+        if position < within.start or position + align(length, 1 << chunks.block_bits) > within.stop:
+            raise MalformedLayer(f"the content of sparse inode {chunks.nid} is not where it belongs")
+        run = Extent(offset, position, length) if run is None else run._replace(length=run.length + length)
     if run is not None:
         yield run
-
-
-def _longer(run: Extent, length: int) -> Extent:
-    return run._replace(length=run.length + length)
 
 
 def _entries(file: ImageFile, chunks: StoredChunks) -> Iterator[tuple[int, int]]:

@@ -9,7 +9,7 @@ import stat
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from imagecache.erofs import xattr
+from imagecache.erofs import stored_chunks, xattr
 from imagecache.erofs.format import (
     CHUNK_BASED,
     FILE_TYPES,
@@ -21,7 +21,7 @@ from imagecache.erofs.format import (
 )
 from imagecache.erofs.image_file import ImageFile
 from imagecache.erofs.layer_header import DATA_START
-from imagecache.erofs.stored_chunks import StoredChunks, chunks_of
+from imagecache.erofs.stored_chunks import StoredChunks
 from imagecache.errors import MalformedLayer
 from imagecache.limits import DEFAULT, Limits
 from imagecache.tree import Inode
@@ -96,7 +96,8 @@ def read_inode(file: ImageFile, area: Area, nid: int, limits: Limits = DEFAULT) 
         behind += len(body)
     if raw.layout == CHUNK_BASED:
         inode.size = raw.size
-        inode.chunks = chunks_of(file, nid, raw.size, area.block_bits, raw.address, behind, limits)
+        inode.chunks = StoredChunks(nid, raw.size, area.block_bits, area.block_bits + raw.address, behind)
+        stored_chunks.check(inode.chunks, file, limits)
     else:
         _fill(inode, raw, file, area, behind)
     return inode

@@ -15,7 +15,7 @@ from imagecache.erofs.writer import plan
 from imagecache.errors import LimitExceeded, MalformedLayer
 from imagecache.limits import DEFAULT, Limits
 from imagecache.tree import Inode, directory
-from testkit.trees import TarStandIn, device, put, symlink, zoo
+from testkit.trees import device, put, symlink, zoo
 
 
 def laid_out(root: Inode, limits: Limits = DEFAULT) -> Layout:
