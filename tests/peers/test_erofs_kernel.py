@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import hashlib
 import os
 import random
 import stat
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from imagecache.builder import layer_file
 from imagecache.erofs.reader import LayerImage
 from imagecache.erofs.realign import realign
 from imagecache.tree import Inode, directory
@@ -217,7 +219,48 @@ def test_holes_of_gigabytes(tmp_path: Path, block_size: int, name: str) -> None:
                 length = min(len(content) + 10_000, size - start)
                 assert os.pread(file.fileno(), length, start) == _read(data, start, length)
         if block_size == 512:  # a realigned file is one piece
-            assert _data(file.fileno(), size) < 5 * 2**20
+            assert sum(end - start for start, end in _spans(file.fileno(), size)) < 5 * 2**20
+
+
+def _sparse(path: Path, size: int, data: dict[int, bytes]) -> None:
+    with path.open("wb") as file:
+        file.truncate(size)
+        for offset, content in data.items():
+            os.pwrite(file.fileno(), content, offset)
+
+
+def _digest(path: Path) -> tuple[int, str]:
+    """Size, and a digest of all 512-byte blocks that have anything but zeros, with their places."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        for start, end in _spans(file.fileno(), size):
+            for at in range(start - start % 512, end, 512):
+                block = os.pread(file.fileno(), 512, at)
+                if any(block):
+                    digest.update(b"%d:%b" % (at, block))
+    return size, digest.hexdigest()
+
+
+@pytest.mark.parametrize("version", ["0.0", "0.1", "1.0"])
+def test_what_gnu_tar_unpacks(tmp_path: Path, version: str) -> None:
+    """Its own sparse files, of gigabytes, packed, built, mounted, and unpacked again."""
+    source, unpacked = tmp_path / "source", tmp_path / "unpacked"
+    source.mkdir()
+    unpacked.mkdir()
+    for number, (size, data) in enumerate(HOLES.values()):
+        _sparse(source / f"{number}", min(size, 100 * GIB), {at: each for at, each in data.items() if at < 100 * GIB})
+    options = ["--format=posix", "--sparse", f"--sparse-version={version}"]
+    run(["tar", *options, "-cf", str(tmp_path / "tar"), "-C", str(source), "."])
+    run(["tar", "-xSf", str(tmp_path / "tar"), "-C", str(unpacked)])
+    with (tmp_path / "tar").open("rb") as file:
+        layer_file.build(file, tmp_path / "layer")
+    assert (tmp_path / "layer").stat().st_size < 5 * 2**20
+    with mounted(bytes(tmp_path / "layer"), tmp_path / "mounted") as mountpoint:
+        names = sorted(path.name for path in unpacked.iterdir())
+        assert sorted(path.name for path in mountpoint.iterdir()) == names == [f"{number}" for number in range(5)]
+        for name in names:
+            assert _digest(mountpoint / name) == _digest(unpacked / name) == _digest(source / name)
 
 
 def _read(data: dict[int, bytes], start: int, length: int) -> bytes:
@@ -230,9 +273,9 @@ def _read(data: dict[int, bytes], start: int, length: int) -> bytes:
     return bytes(found)
 
 
-def _data(file: int, size: int) -> int:
-    """Bytes that the kernel does not call a hole. What it calls one is zeros, so all data is in them."""
-    at = found = 0
+def _spans(file: int, size: int) -> Iterator[tuple[int, int]]:
+    """What the kernel does not call a hole; a hole reads as zeros."""
+    at = 0
     while at < size:
         try:
             at = os.lseek(file, at, os.SEEK_DATA)
@@ -241,8 +284,8 @@ def _data(file: int, size: int) -> int:
                 raise
             break
         end = os.lseek(file, at, os.SEEK_HOLE)
-        found, at = found + end - at, end
-    return found
+        yield at, end
+        at = end
 
 
 def test_xattrs_to_their_limits(tmp_path: Path, block_size: int) -> None:
