@@ -109,6 +109,19 @@ def long_name(name: bytes, kind: bytes = b"L") -> bytes:
     return Entry(b"././@LongLink", kind, name + b"\0", magic=GNU).pack()
 
 
+def sparse_file(name: bytes, size: int, data: Mapping[int, bytes]) -> Entry:
+    """A file of ``size`` bytes with ``data`` at these offsets, as GNU tar writes it (PAX format 0.1)."""
+    records = {
+        b"GNU.sparse.major": b"0",
+        b"GNU.sparse.minor": b"1",
+        b"GNU.sparse.name": name,
+        b"GNU.sparse.size": b"%d" % size,
+        b"GNU.sparse.numblocks": b"%d" % len(data),
+        b"GNU.sparse.map": b",".join(b"%d,%d" % (offset, len(content)) for offset, content in data.items()),
+    }
+    return Entry(b"GNUSparseFile.0/x", content=b"".join(data.values()), pax=records)
+
+
 def tar(*members: Entry | bytes, end: bytes = END) -> bytes:
     return b"".join(member if isinstance(member, bytes) else member.pack() for member in members) + end
 

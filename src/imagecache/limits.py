@@ -58,7 +58,7 @@ class Limits:
     its time goes on later with what it has, so a slow network ends no build for good."""
     layer_compressed: int = 256 * GIB
     layer_uncompressed: int = 1 * TIB
-    """Also the bound on the sum of the sizes of expanded sparse files."""
+    """Also the bound on the sum of the sizes of sparse files, with their holes."""
     zstd_window: int = 512 * MIB
     """Memory that a frame may ask for, as in containerd (klauspost/compress ``zstd``, MaxWindowSize)."""
     layer_entries: int = 4_000_000
@@ -95,6 +95,9 @@ class Limits:
     xattrs_size: int = 60 * KIB
     """All xattrs of one inode, as EROFS stores them (i_xattr_icount is 16 bits, ext4 allows less)."""
     sparse_segments: int = 1_000_000
+    sparse_chunks: int = 2**26
+    """Chunks of a sparse file: its table in the layer image has four bytes for each. Fewer and larger ones would have
+    more zeros around its data: with this many, 16 KiB for each piece of the largest file."""
 
 
 DEFAULT = Limits()

@@ -1,8 +1,9 @@
 """EROFS on disk: the structs and constants that a layer image uses, and nothing else of the format.
 
-A layer image has feature flags zero, so this is the oldest form of EROFS (Linux 5.4), except for the block size of 512
-bytes. Source: Linux ``fs/erofs/erofs_fs.h``. Byte tables: ``docs/internals/erofs-layout.md``. Pure: it must not do I/O
-and must not decide where something lies.
+Without sparse files a layer image has feature flags zero, so this is the oldest form of EROFS (Linux 5.4), except for
+the block size of 512 bytes (Linux 6.4). Sparse files are chunk-based (Linux 5.15). Source: Linux
+``fs/erofs/erofs_fs.h``. Byte tables: ``docs/internals/erofs-layout.md``. Pure: it must not do I/O and must not decide
+where something lies.
 """
 
 from __future__ import annotations
@@ -29,8 +30,20 @@ FLAT_PLAIN: Final = 0
 """Content lies in consecutive blocks from a block address on."""
 FLAT_INLINE: Final = 2
 """Content lies behind the inode and its xattrs, in the same block."""
+CHUNK_BASED: Final = 4
+"""A table behind the inode and its xattrs has the block address of each chunk of the content."""
 _EXTENDED: Final = 1
 _LAYOUT_SHIFT: Final = 1
+
+CHUNKED_FILE: Final = 4
+"""feature_incompat of a filesystem with a chunk-based inode."""
+MAX_CHUNK_BITS: Final = 31
+"""i_u of a chunk-based inode is log2 of the blocks of a chunk, in five bits. Bit 5, which we never set, would make the
+entries of its table 8 bytes long."""
+CHUNK_ENTRY: Final = 4
+"""Bytes of an entry: a block address."""
+NO_BLOCK: Final = 2**32 - 1
+"""The entry of a chunk that is a hole."""
 
 # struct erofs_super_block: magic, checksum, feature_compat, blkszbits, sb_extslots, root_nid, inos, build_time,
 # build_time_nsec, blocks, meta_blkaddr, xattr_blkaddr, uuid, volume_name, feature_incompat, the rest.
@@ -81,7 +94,7 @@ def encode_format(layout: int) -> int:
 def decode_format(value: int) -> int:
     """The data layout in an ``i_format``. Raises MalformedLayer for every format that layer images do not have."""
     layout = value >> _LAYOUT_SHIFT
-    if not value & _EXTENDED or layout not in {FLAT_PLAIN, FLAT_INLINE}:
+    if not value & _EXTENDED or layout not in {FLAT_PLAIN, FLAT_INLINE, CHUNK_BASED}:
         raise MalformedLayer(f"inode format {value:#x} does not occur in layer images")
     return layout
 
@@ -101,12 +114,14 @@ class Superblock:
     meta_block: int
     """Block address of the metadata area, from which nids count."""
     uuid: bytes
+    chunked: bool = False
+    """Whether an inode is chunk-based: an older kernel then refuses the whole file."""
 
     def pack(self) -> bytes:
         """128 bytes for ``SUPERBLOCK_OFFSET``."""
         return SUPERBLOCK.pack(
             *(MAGIC, 0, 0, self.block_bits, 0, self.root_nid, self.inodes, 0, 0, self.blocks, self.meta_block, 0),
-            *(self.uuid, bytes(16), 0, bytes(44)),
+            *(self.uuid, bytes(16), CHUNKED_FILE if self.chunked else 0, bytes(44)),
         )
 
     @classmethod
@@ -120,6 +135,7 @@ class Superblock:
             blocks=fields[9],
             meta_block=fields[10],
             uuid=fields[12],
+            chunked=fields[14] == CHUNKED_FILE,
         )
         if fields[0] != MAGIC:
             raise MalformedLayer(

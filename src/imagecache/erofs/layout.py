@@ -15,8 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from imagecache.erofs import dirent, xattr
-from imagecache.erofs.content import HOST_BLOCK, Content
+from imagecache.erofs.content import HOST_BLOCK, Content, SparseCopy
 from imagecache.erofs.format import (
+    CHUNK_BASED,
+    CHUNK_ENTRY,
     FILE_TYPES,
     FLAT_INLINE,
     FLAT_PLAIN,
@@ -53,11 +55,13 @@ class PlacedInode:
     size: int = 0
     layout: int = FLAT_PLAIN
     address: int = 0
-    """Block address of the content, or the encoded device number."""
+    """Block address of the content, log2 of the blocks of a chunk, or the encoded device number."""
     nlink: int = 0
     xattrs: bytes = b""
     target: bytes = b""
     """A symlink's target, when it lies beside the inode."""
+    copy: SparseCopy | None = None
+    """Of a sparse file; the table of its chunks lies behind the xattrs."""
 
     @property
     def nid(self) -> int:
@@ -86,6 +90,8 @@ class Layout:
     """Symlinks whose target has blocks of its own."""
     entries: int = 0
     """Names, the root not counted."""
+    chunked: bool = False
+    """Whether it has a sparse file."""
     start: int = 0
     """Position of the metadata area in the file."""
     inodes_size: int = 0
@@ -189,10 +195,15 @@ class _Planner:
         if kind == stat.S_IFREG:
             placed.size = inode.size
             if inode.size:
-                placed.address = self._content.locate(inode) >> self._bits
+                found = self._content.locate(inode)
+                if isinstance(found, SparseCopy):
+                    placed.copy, placed.layout, placed.address = found, CHUNK_BASED, found.chunks.bits
+                    self._layout.chunked = True
+                else:
+                    placed.address = found >> self._bits
         elif kind in {stat.S_IFCHR, stat.S_IFBLK}:
             placed.address = encode_device(inode.major, inode.minor)
-        if inode.xattrs or kind == stat.S_IFLNK:
+        if inode.xattrs or placed.copy or kind == stat.S_IFLNK:
             self._place_tail(placed, name)
         else:
             self._next += _UNIT
@@ -207,7 +218,8 @@ class _Planner:
             placed.xattrs = xattr.encode(inode.xattrs, self._limits)
         if inode.is_symlink:
             self._place_target(placed, name)
-        self._next = align(placed.offset + _UNIT + len(placed.xattrs) + len(placed.target), _UNIT)
+        table = CHUNK_ENTRY * placed.copy.chunks.entries if placed.copy else 0
+        self._next = align(placed.offset + _UNIT + len(placed.xattrs) + len(placed.target) + table, _UNIT)
 
     def _place_target(self, placed: PlacedInode, name: bytes) -> None:
         """Put the target beside the inode, at the next block if this one is too full, or in blocks of its own.

@@ -10,7 +10,16 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from imagecache.erofs import dirent, xattr
-from imagecache.erofs.format import FLAT_PLAIN, INODE, SLOT, SUPERBLOCK_OFFSET, Superblock, align, encode_format
+from imagecache.erofs.format import (
+    CHUNK_ENTRY,
+    FLAT_PLAIN,
+    INODE,
+    SLOT,
+    SUPERBLOCK_OFFSET,
+    Superblock,
+    align,
+    encode_format,
+)
 from imagecache.erofs.layer_header import DATA_START, HEADER_OFFSET, LayerHeader
 from imagecache.erofs.layout import Directory, Layout
 
@@ -27,6 +36,7 @@ def head(layout: Layout, header: LayerHeader) -> bytes:
         blocks=layout.total >> layout.block_bits,
         meta_block=layout.start >> layout.block_bits,
         uuid=uuid(header),
+        chunked=layout.chunked,
     )
     block = bytearray(DATA_START)
     for offset, data in ((SUPERBLOCK_OFFSET, superblock.pack()), (HEADER_OFFSET, header.pack())):
@@ -101,7 +111,15 @@ def _inodes(layout: Layout) -> Iterator[bytes]:
             _RESERVED,
         )
         size = end - placed.offset
-        yield data if size == INODE.size else (data + xattrs + placed.target).ljust(size, b"\0")
+        if size == INODE.size:
+            yield data
+        elif placed.copy is None:
+            yield (data + xattrs + placed.target).ljust(size, b"\0")
+        else:
+            chunks = placed.copy.chunks
+            yield data + xattrs
+            yield from chunks.table(placed.copy.address)
+            yield bytes(size - INODE.size - len(xattrs) - CHUNK_ENTRY * chunks.entries)
 
 
 def _blocks(directory: Directory, block: int) -> Iterator[bytes]:

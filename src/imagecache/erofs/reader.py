@@ -16,14 +16,16 @@ from types import TracebackType
 from typing import Self
 
 from imagecache.erofs import dirent
-from imagecache.erofs.format import FILE_TYPES, PAGE_BLOCK, SUPERBLOCK, SUPERBLOCK_OFFSET, Superblock
+from imagecache.erofs.format import FILE_TYPES, PAGE_BLOCK, SUPERBLOCK, SUPERBLOCK_OFFSET, Superblock, align
 from imagecache.erofs.image_file import ImageFile
 from imagecache.erofs.layer_header import DATA_START, HEADER_OFFSET, LayerFlags, LayerHeader
+from imagecache.erofs.stored_chunks import Extent, extents
 from imagecache.erofs.stored_inode import Area, StoredInode, read_inode
 from imagecache.errors import InvalidInput, LimitExceeded, MalformedLayer, NotFound, StoreDenied, StoreError
 from imagecache.limits import DEFAULT, Limits
 from imagecache.tree import Inode
 
+_CHUNK = 1 << 20
 _DOTS = frozenset({b".", b".."})
 _name = attrgetter("name")
 
@@ -39,7 +41,7 @@ class LayerImage:
         self._file = ImageFile(fd)
         self.header = LayerHeader.unpack(self._file.read(HEADER_OFFSET, LayerHeader.STRUCT.size))
         self._superblock = Superblock.unpack(self._file.read(SUPERBLOCK_OFFSET, SUPERBLOCK.size))
-        self._area = Area(self._superblock.meta_block << self.block_bits, self.block_bits)
+        self._area = Area(self._superblock.meta_block << self.block_bits, self.block_bits, self._superblock.chunked)
         self._check_extent()
 
     @classmethod
@@ -94,7 +96,7 @@ class LayerImage:
         return self.block_bits == PAGE_BLOCK
 
     def root(self) -> StoredInode:
-        root = read_inode(self._file, self._area, self._superblock.root_nid)
+        root = read_inode(self._file, self._area, self._superblock.root_nid, self._limits)
         if not root.is_dir:
             raise MalformedLayer("the root of the layer image is not a directory")
         return root
@@ -154,7 +156,18 @@ class LayerImage:
         stored = _stored(inode)
         if not stored.is_file:
             raise TypeError("only regular files have content")
-        return self._file.stream(stored.position, stored.size)
+        return self._content(stored)
+
+    def extents(self, inode: Inode) -> Iterator[Extent]:
+        """Where the content of a regular file of this image lies; what no extent has are zeros. Raises MalformedLayer.
+
+        Those of an inode rise, in the content and in the file.
+        """
+        stored = _stored(inode)
+        if stored.chunks is None:
+            return iter([Extent(0, stored.position, stored.size)] if stored.size else [])
+        behind = align(DATA_START + self.header.tar_size, 1 << self.block_bits)
+        return extents(self._file, stored.chunks, range(behind, self._area.start))
 
     def tar(self) -> Iterator[bytes]:
         """The layer's raw tar, in pieces of at most 1 MiB. Raises InvalidInput for a realigned image."""
@@ -165,12 +178,22 @@ class LayerImage:
             )
         return self._file.stream(DATA_START, self.header.tar_size)
 
+    def _content(self, stored: StoredInode) -> Iterator[bytes]:
+        done = 0
+        for extent in self.extents(stored):
+            yield from _zeros(extent.offset - done)
+            yield from self._file.stream(extent.position, extent.length)
+            done = extent.offset + extent.length
+        yield from _zeros(stored.size - done)
+
     def _check_extent(self) -> None:
         if self._superblock.blocks << self.block_bits != self.size:
             expected = self._superblock.blocks << self.block_bits
             raise MalformedLayer(f"the layer image has {self.size} bytes; its superblock says {expected}")
         if self.realigned != (LayerFlags.REALIGNED in self.header.flags):
             raise MalformedLayer("header and superblock disagree whether the layer image was realigned")
+        if self.realigned and self._superblock.chunked:
+            raise MalformedLayer("a realigned layer image has no sparse files")
         if not self.realigned and DATA_START + self.header.tar_size > self._area.start:
             raise MalformedLayer("the metadata of the layer image begins inside its tar")
         if self.header.entries > self._limits.layer_entries:
@@ -196,7 +219,7 @@ class LayerImage:
             raise MalformedLayer(f"directory {directory.nid} has no entry . or ..")
 
     def _load(self, entry: dirent.Entry) -> StoredInode:
-        inode = read_inode(self._file, self._area, entry.nid)
+        inode = read_inode(self._file, self._area, entry.nid, self._limits)
         if FILE_TYPES[inode.mode & 0o170000] != entry.file_type:
             raise MalformedLayer(f"entry {entry.name[:80]!r} and its inode disagree about the file type")
         return inode
@@ -244,6 +267,11 @@ class LayerImage:
                 yield entry
             elif entry.nid != expected[entry.name]:
                 raise MalformedLayer(f"{entry.name.decode()} of directory {directory.nid} leads elsewhere")
+
+
+def _zeros(size: int) -> Iterator[bytes]:
+    for start in range(0, size, _CHUNK):
+        yield bytes(min(_CHUNK, size - start))
 
 
 def _stored(inode: Inode) -> StoredInode:

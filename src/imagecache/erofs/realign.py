@@ -1,8 +1,10 @@
 """4K realignment: copy a layer image to 4096-byte blocks, for kernels that cannot mount 512-byte ones.
 
 The content of every file moves to a multiple of 4096, in the same order, so the copy is one pass over the source; the
-tree stays. The result holds no tar, which its header states; the other fields of the header describe the original. Same
-source, same bytes. It must not sync, and must not decide when it is needed: ``host`` probes the kernel.
+tree stays. A sparse file has all its blocks, with holes of the host's file for those without data: such kernels may
+know no chunks, and the copy is sent nowhere. The result holds no tar, which its header states; the other fields of the
+header describe the original. Same source, same bytes. It must not sync, and must not decide when it is needed: ``host``
+probes the kernel.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import errno
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 
 from imagecache.erofs.content import HOST_BLOCK
@@ -19,9 +22,10 @@ from imagecache.erofs.layer_header import DATA_START, LayerFlags
 from imagecache.erofs.layout import lay_out
 from imagecache.erofs.metadata_area import head, metadata
 from imagecache.erofs.reader import LayerImage
+from imagecache.erofs.stored_chunks import StoredChunks
 from imagecache.erofs.stored_inode import StoredInode
 from imagecache.erofs.writer import write_at
-from imagecache.errors import MalformedLayer
+from imagecache.errors import LimitExceeded, MalformedLayer
 from imagecache.limits import DEFAULT, Limits
 from imagecache.tree import Inode
 
@@ -34,19 +38,31 @@ or a sandbox without the call, filesystems that refuse."""
 class _Aligned:
     """Content of the source's files, each moved to a multiple of 4096."""
 
-    def __init__(self, files: list[StoredInode]) -> None:
-        self.moves: list[tuple[int, int, int]] = []
-        """(from, to, length), both rising."""
+    def __init__(self, image: LayerImage, files: list[StoredInode], limits: Limits) -> None:
+        self._check_sparse(image, [inode.chunks for inode in files if inode.chunks is not None], limits)
         self._positions: dict[Inode, int] = {}
         self._end = DATA_START
         source = 0
-        for inode in sorted(files, key=lambda inode: inode.position):
-            if inode.position < source:  # a hostile image could make the copy many times its size
+        for (start, end), inode in sorted(((_span(image, inode), inode) for inode in files), key=itemgetter(0)):
+            if start < source:  # a hostile image could make the copy many times its size
                 raise MalformedLayer(f"the content of inode {inode.nid} belongs to another file, too")
-            source = inode.position + inode.size
+            source = end
             self._positions[inode] = self._end
-            self.moves.append((inode.position, self._end, inode.size))
             self._end = align(self._end + inode.size, HOST_BLOCK)
+
+    @staticmethod
+    def _check_sparse(image: LayerImage, sparse: list[StoredChunks], limits: Limits) -> None:
+        """Bound the work: tables of a hostile image may be one, and holes are as large as a number says."""
+        if sum(chunks.table_size for chunks in sparse) > image.size:
+            raise MalformedLayer("the tables of sparse files are larger than the layer image")
+        if sum(chunks.size for chunks in sparse) > limits.layer_uncompressed:
+            raise LimitExceeded(f"sparse files have more than layer_uncompressed, {limits.layer_uncompressed}")
+
+    def moves(self, image: LayerImage) -> Iterator[tuple[int, int, int]]:
+        """(from, to, length), both rising."""
+        for inode, position in self._positions.items():
+            for extent in image.extents(inode):
+                yield extent.position, position + extent.offset, extent.length
 
     def locate(self, inode: Inode) -> int:
         return self._positions[inode]
@@ -62,11 +78,11 @@ def realign(source: Path, target_fd: int, *, limits: Limits = DEFAULT) -> int:
     """
     with LayerImage.open(source, limits=limits) as image:
         root = image.tree()
-        content = _Aligned(_files(root))
+        content = _Aligned(image, _files(root), limits)
         layout = lay_out(root, PAGE_BLOCK, content, limits)
         os.ftruncate(target_fd, 0)  # drops old bytes, so that everything not written below is a hole of zeros
         os.ftruncate(target_fd, layout.total)
-        for origin, target, length in content.moves:
+        for origin, target, length in content.moves(image):
             for offset, size in _data(image.fileno(), origin, length):
                 _copy(image.fileno(), target_fd, (offset, target + offset - origin), size)
         position = layout.start
@@ -90,8 +106,17 @@ def _files(root: StoredInode) -> list[StoredInode]:
     return list(found.values())
 
 
+def _span(image: LayerImage, inode: StoredInode) -> tuple[int, int]:
+    """Where the content begins and ends in the file; (0, 0) for nothing but holes."""
+    start = end = 0
+    for extent in image.extents(inode):
+        start = start or extent.position
+        end = extent.position + extent.length
+    return start, end
+
+
 def _data(fd: int, start: int, length: int) -> Iterator[tuple[int, int]]:
-    """(offset, length) of the data between the holes of the host file: expanded sparse files are mostly holes."""
+    """(offset, length) of the data between the holes of the host file: sparse files of a realigned one have them."""
     end = start + length
     while start < end:
         try:

@@ -9,8 +9,9 @@ import stat
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from imagecache.erofs import xattr
+from imagecache.erofs import stored_chunks, xattr
 from imagecache.erofs.format import (
+    CHUNK_BASED,
     FILE_TYPES,
     FLAT_INLINE,
     INODE,
@@ -20,8 +21,9 @@ from imagecache.erofs.format import (
 )
 from imagecache.erofs.image_file import ImageFile
 from imagecache.erofs.layer_header import DATA_START
+from imagecache.erofs.stored_chunks import StoredChunks
 from imagecache.errors import MalformedLayer
-from imagecache.limits import DEFAULT
+from imagecache.limits import DEFAULT, Limits
 from imagecache.tree import Inode
 
 _MAX_TIME = 2**63 - 1
@@ -31,14 +33,16 @@ _MAX_TIME = 2**63 - 1
 class StoredInode(Inode):
     """An inode and where it lies in a layer image.
 
-    ``data`` of a regular file counts from ``DATA_START``, as in the tree it came from; that of a sparse one points
-    behind the tar, to its expanded copy. ``children`` stays empty unless the whole tree is read.
+    ``data`` of a regular file counts from ``DATA_START``, as in the tree it came from; a sparse one has ``chunks``
+    instead. ``children`` stays empty unless the whole tree is read.
     """
 
     nid: int = 0
     """Its number, which the kernel shows as st_ino. Hard links have the same one."""
     position: int = 0
-    """Where the content begins in the file: regular files, directories and symlinks."""
+    """Where the content begins in the file: regular files that are not sparse, directories and symlinks."""
+    chunks: StoredChunks | None = None
+    """Of a sparse file."""
 
 
 class Area(NamedTuple):
@@ -47,6 +51,8 @@ class Area(NamedTuple):
     start: int
     """Position of nid 0."""
     block_bits: int
+    chunked: bool
+    """Whether there may be chunk-based inodes."""
 
 
 class _Raw(NamedTuple):
@@ -67,12 +73,12 @@ class _Raw(NamedTuple):
     reserved: bytes
 
 
-def read_inode(file: ImageFile, area: Area, nid: int) -> StoredInode:
-    """Decode one inode. Raises MalformedLayer."""
+def read_inode(file: ImageFile, area: Area, nid: int, limits: Limits = DEFAULT) -> StoredInode:
+    """Decode one inode. Raises MalformedLayer, LimitExceeded."""
     offset = area.start + nid * SLOT
     raw = _Raw(*INODE.unpack(file.read(offset, INODE.size)))
     raw = raw._replace(layout=decode_format(raw.layout))
-    _check(raw, nid)
+    _check(raw, area, nid)
     inode = StoredInode(
         mode=raw.mode,
         uid=raw.uid,
@@ -88,11 +94,16 @@ def read_inode(file: ImageFile, area: Area, nid: int) -> StoredInode:
         body = file.read(behind, xattr.size(raw.xattr_count))
         inode.xattrs = xattr.decode(body)
         behind += len(body)
-    _fill(inode, raw, file, area, behind)
+    if raw.layout == CHUNK_BASED:
+        inode.size = raw.size
+        inode.chunks = StoredChunks(nid, raw.size, area.block_bits, area.block_bits + raw.address, behind)
+        stored_chunks.check(inode.chunks, file, limits)
+    else:
+        _fill(inode, raw, file, area, behind)
     return inode
 
 
-def _check(raw: _Raw, nid: int) -> None:
+def _check(raw: _Raw, area: Area, nid: int) -> None:
     kind = stat.S_IFMT(raw.mode)
     if kind not in FILE_TYPES:
         raise MalformedLayer(f"inode {nid} is of no file type: mode {raw.mode:o}")
@@ -103,6 +114,8 @@ def _check(raw: _Raw, nid: int) -> None:
     # Directories and files may be inline in EROFS; ours never are, and one rule less is one check less.
     if raw.layout == FLAT_INLINE and kind != stat.S_IFLNK:
         raise MalformedLayer(f"inode {nid} has inline content but is not a symlink")
+    if raw.layout == CHUNK_BASED and not (kind == stat.S_IFREG and area.chunked):
+        raise MalformedLayer(f"inode {nid} has chunks but is not a file, or the superblock does not say so")
 
 
 def _fill(inode: StoredInode, raw: _Raw, file: ImageFile, area: Area, behind: int) -> None:

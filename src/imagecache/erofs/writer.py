@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from imagecache.erofs.content import TarContent
+from imagecache.erofs.content import SparseCopy, TarContent
 from imagecache.erofs.format import SMALL_BLOCK
 from imagecache.erofs.layer_header import DATA_START, LayerHeader, unfinished
 from imagecache.erofs.layout import Layout, lay_out
@@ -31,8 +31,8 @@ class Plan:
     """Everything about a layer image that follows from its tree."""
 
     layout: Layout
-    expanded: tuple[tuple[int, Inode], ...]
-    """Sparse files and the positions of their expanded copies in the file, rising."""
+    copies: tuple[SparseCopy, ...]
+    """Of the sparse files, positions rising."""
     tar_size: int
 
     @property
@@ -54,7 +54,7 @@ def plan(root: Inode, tar_size: int, *, limits: Limits = DEFAULT) -> Plan:
     """
     content = TarContent(tar_size, limits)
     layout = lay_out(root, SMALL_BLOCK, content, limits)
-    return Plan(layout, tuple(content.expanded), tar_size)
+    return Plan(layout, tuple(content.copies), tar_size)
 
 
 def pieces(plan: Plan, header: LayerHeader, read_tar: ReadTar) -> Iterator[tuple[int, bytes]]:
@@ -64,11 +64,10 @@ def pieces(plan: Plan, header: LayerHeader, read_tar: ReadTar) -> Iterator[tuple
 
 
 def _body(plan: Plan, read_tar: ReadTar) -> Iterator[tuple[int, bytes]]:
-    for position, inode in plan.expanded:
-        for segment in inode.sparse or ():
+    for copy in plan.copies:
+        for position, segment in copy.places():
             for done in range(0, segment.length, _CHUNK):
-                data = read_tar(segment.source + done, min(_CHUNK, segment.length - done))
-                yield position + segment.offset + done, data
+                yield position + done, read_tar(segment.source + done, min(_CHUNK, segment.length - done))
     position = plan.layout.start
     for data in metadata(plan.layout):
         yield position, data

@@ -22,8 +22,8 @@ from imagecache.limits import Limits
 _ZEROS = bytes(BLOCK)
 _EXTENDED = 8
 """Steps for an extended header as such."""
-_PIECE = 160
-"""Bytes of one piece of a sparse file."""
+_PIECE = 208
+"""Bytes of one piece of a sparse file, and of the choice of its chunks; their table is never whole in memory."""
 _XATTR = 200
 """Bytes of one extended attribute besides its name and value."""
 _META = frozenset({types.PAX_LOCAL, types.PAX_GLOBAL, types.GNU_LONG_NAME, types.GNU_LONG_LINK})
@@ -71,8 +71,8 @@ class _Reader:
         """Bytes of the last entry's content that are not read yet."""
         self._padding = 0
         """Bytes behind them up to the next block."""
-        self._expanded = 0
-        """Sum of the sizes of sparse files: a few bytes of tar may expand to terabytes."""
+        self._claimed = 0
+        """Sum of the sizes of sparse files, with their holes: a few bytes of tar may claim any size."""
 
     def entries(self, take: TakePlain | None) -> Iterator[TarEntry]:
         """As ``entries``."""
@@ -214,9 +214,9 @@ class _Reader:
         self._budget.step(len(numbers))
         self._budget.keep(len(numbers) // 2 * _PIECE)
         entry.sparse = sparse.segments(entry, numbers, self._pending)
-        self._expanded += entry.size
-        if self._expanded > self._limits.layer_uncompressed:
-            raise LimitExceeded(f"sparse files expand to more than {self._limits.layer_uncompressed} bytes")
+        self._claimed += entry.size
+        if self._claimed > self._limits.layer_uncompressed:
+            raise LimitExceeded(f"sparse files have more than {self._limits.layer_uncompressed} bytes with their holes")
 
     def _map_block(self) -> bytes:
         if self._pending < BLOCK:

@@ -22,6 +22,7 @@ from imagecache.errors import ContentError, StoreCorrupt
 from imagecache.limits import DEFAULT
 from testkit.images import tar_of
 from testkit.mutations import mutations
+from testkit.tars import sparse_file, tar
 
 BOTTOM = Position(everywhere=False, bottom=True)
 ABOVE = Position(everywhere=False, bottom=False)
@@ -122,6 +123,29 @@ def test_bytes_outside_of_the_tar(made: Made) -> None:
     seldom = {*range(0, DATA_START, 41), *range(end, len(made.content), 23), DATA_START - 1, end, len(made.content) - 1}
     for at in sorted(often | seldom):
         made.refuses(made.content[:at] + bytes([made.content[at] ^ 1]) + made.content[at + 1 :])
+
+
+def test_every_entry_of_a_table(tmp_path: Path) -> None:
+    """Of a sparse file: an entry may become a hole, another chunk's, or the tar's."""
+    pieces = {0: b"a" * 700, 12_000: b"b" * 3000, 19_000: b"c" * 1000}
+    data = tar(sparse_file(b"disk", 20_000, pieces), sparse_file(b"hole", 20_000, {}))
+    layer_file.build(io.BytesIO(data), tmp_path / "honest")
+    made = Made(ANYWHERE, (tmp_path / "honest").read_bytes(), [], tmp_path / "file")
+    assert made.proven(made.content) == made.header
+    tables = lies = 0
+    with LayerImage.open(tmp_path / "honest") as image:
+        for _, inode in image.children(image.root()):
+            assert inode.chunks is not None
+            table = range(inode.chunks.table, inode.chunks.table + inode.chunks.table_size, 4)
+            first = made.content[table[0] :][:4]
+            tables += len(table)
+            for at in table:
+                others = {first, b"\xff" * 4, b"\x08\0\0\0"} - {made.content[at : at + 4]}
+                lies += len(others)
+                for other in others:
+                    made.refuses(made.content[:at] + other + made.content[at + 4 :])
+    assert tables > 20
+    assert lies > 40
 
 
 @pytest.mark.parametrize("more", [b"\0", b"\0" * 512, b"\0" * 4096, b"x" * 4096])

@@ -23,13 +23,13 @@ from imagecache.clock import SystemClock
 from imagecache.digest import DiffID, Digest
 from imagecache.erofs.layer_header import DATA_START
 from imagecache.errors import ImageTooLarge, LimitExceeded, NoSpace, WorkerKilled
-from imagecache.limits import DEFAULT, GIB, MIB
+from imagecache.limits import DEFAULT, GIB, KIB, MIB
 from imagecache.oci.descriptor import Descriptor
 from imagecache.oci.reference import Reference
 from imagecache.store.store import Store
 from testkit.images_oci import AMD64, memory_image
 from testkit.registry import MemorySource
-from testkit.tars import Entry, tar
+from testkit.tars import Entry, sparse_file, tar
 
 
 @dataclass
@@ -110,6 +110,15 @@ async def test_the_filesystem_behind_the_tar_is_asked_for_too(job: Job) -> None:
             async with pool.worker("app:1") as worker:
                 await job.run(worker, grant)
     assert job.written == sizes[0]
+
+
+async def test_holes_of_sparse_files_are_not_asked_for(tmp_path: Path) -> None:
+    job = _job(tmp_path, tar(sparse_file(b"hole", DEFAULT.layer_uncompressed, {})))
+    async with WorkerPool(1) as pool, pool.worker("app:1") as worker:
+        converted = await job.run(worker, lambda size: size, largest=64 * KIB)
+    os.close(job.source)
+    os.close(job.target)
+    assert converted.size < 64 * KIB
 
 
 async def test_the_kernel_bounds_the_file_whatever_was_granted(job: Job) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from imagecache.erofs.content import TarContent
+from imagecache.erofs.content import SparseCopy, TarContent
 from imagecache.errors import LimitExceeded, MalformedLayer
 from imagecache.limits import DEFAULT
 from imagecache.tree import Inode, Segment
@@ -21,7 +21,7 @@ def test_content_in_the_tar() -> None:
     content = TarContent(2048, DEFAULT)
     assert content.locate(file(1536, 512)) == 4096 + 512
     assert content.end() == 8192
-    assert content.expanded == []
+    assert content.copies == []
 
 
 @pytest.mark.parametrize("inode", [file(1, 100), file(1, -512), file(2, 1536), file(1, 2048), file(2**60)])
@@ -30,12 +30,25 @@ def test_content_outside_the_tar(inode: Inode) -> None:
         TarContent(1537, DEFAULT).locate(inode)
 
 
-def test_sparse_files_follow_the_tar_in_order() -> None:
+def test_the_data_of_sparse_files_follows_the_tar_in_order() -> None:
     content = TarContent(5000, DEFAULT)
-    files = [file(4097, sparse=(Segment(1, 2, 3), Segment(4, 0, 5000 - 907))), file(1, sparse=())]
-    assert [content.locate(inode) for inode in files] == [12288, 20480]
-    assert content.end() == 24576
-    assert content.expanded == [(12288, files[0]), (20480, files[1])]
+    files = [
+        file(4097, sparse=(Segment(1, 2, 3), Segment(4, 0, 5000 - 907))),
+        file(1, sparse=()),
+        file(2**39, sparse=(Segment(2**39 - 7, 5, 2), Segment(2**39 - 1, 0, 1))),
+    ]
+    copies = [content.locate(inode) for inode in files]
+    assert content.copies == copies
+    dense, hole, end = content.copies
+    assert (dense.position, dense.address, dense.chunks.stored) == (12288, 24, 4608)
+    assert list(dense.places()) == [(12288 + 1, Segment(1, 2, 3)), (12288 + 4, Segment(4, 0, 4093))]
+    assert (hole.chunks.stored, list(hole.places())) == (0, [])
+    assert end.position == 12288 + 4608
+    assert [position for position, _ in end.places()] == [
+        end.position + end.chunks.stored - 7,
+        end.position + end.chunks.stored - 1,
+    ]
+    assert content.end() % 4096 == 0 <= content.end() - end.position - end.chunks.stored < 4096
 
 
 @pytest.mark.parametrize(
@@ -59,9 +72,11 @@ def test_impossible_pieces(segments: tuple[Segment, ...]) -> None:
 def test_limits() -> None:
     with pytest.raises(LimitExceeded, match="layer_uncompressed"):
         TarContent(DEFAULT.layer_uncompressed + 1, DEFAULT)
-    content = TarContent(100, replace(DEFAULT, layer_uncompressed=10_000, sparse_segments=1))
-    content.locate(file(8192, sparse=()))
+    content = TarContent(100, replace(DEFAULT, layer_uncompressed=9_500, sparse_segments=1, sparse_chunks=1))
+    assert isinstance(content.locate(file(9_000, sparse=(Segment(0, 0, 1),))), SparseCopy)
     with pytest.raises(LimitExceeded, match="layer_uncompressed"):
-        content.locate(file(1, sparse=()))
+        content.locate(file(1, sparse=(Segment(0, 0, 1),)))
+    with pytest.raises(LimitExceeded, match="EROFS can describe"):
+        content.locate(file(2**40 + 1, sparse=()))
     with pytest.raises(LimitExceeded, match="sparse_segments"):
         content.locate(file(9, sparse=(Segment(0, 0, 1), Segment(1, 0, 1))))

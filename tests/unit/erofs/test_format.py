@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 
 from imagecache.erofs import format as erofs
-from imagecache.erofs.format import FLAT_INLINE, FLAT_PLAIN, Superblock
+from imagecache.erofs.format import CHUNK_BASED, FLAT_INLINE, FLAT_PLAIN, Superblock
 from imagecache.errors import LimitExceeded, MalformedLayer
 
 SUPERBLOCK = Superblock(9, 2, 7, 1000, 900, bytes(range(16)))
+
+
+CHUNKED = replace(SUPERBLOCK, chunked=True)
 
 
 def test_sizes_are_those_of_the_kernel() -> None:
@@ -25,6 +29,9 @@ def test_fields_of_the_superblock_lie_where_the_kernel_reads_them() -> None:
     assert data[48:64] == bytes(range(16))
     assert not any(data[64:])
     assert Superblock.unpack(data) == SUPERBLOCK
+    data = CHUNKED.pack()
+    assert data[80:84] == b"\4\0\0\0"
+    assert Superblock.unpack(data) == CHUNKED
 
 
 @pytest.mark.parametrize(
@@ -33,10 +40,12 @@ def test_fields_of_the_superblock_lie_where_the_kernel_reads_them() -> None:
         (0, 0, "no EROFS superblock"),
         (12, 10, "blocks of"),
         (80, 1, "features"),
+        (80, 5, "features"),
+        (81, 4, "features"),
         (8, 1, "features"),
         (90, 3, "features"),
     ],
-    ids=["magic", "block size", "incompatible feature", "compatible feature", "dirblkbits"],
+    ids=["magic", "block size", "incompatible feature", "two of them", "another", "compatible feature", "dirblkbits"],
 )
 def test_other_superblocks_are_refused(offset: int, value: int, message: str) -> None:
     data = bytearray(SUPERBLOCK.pack())
@@ -58,11 +67,11 @@ def test_device_numbers_out_of_range(number: tuple[int, int]) -> None:
 
 
 def test_inode_formats() -> None:
-    assert [erofs.encode_format(layout) for layout in (FLAT_PLAIN, FLAT_INLINE)] == [1, 5]
-    assert [erofs.decode_format(value) for value in (1, 5)] == [FLAT_PLAIN, FLAT_INLINE]
+    assert [erofs.encode_format(layout) for layout in (FLAT_PLAIN, FLAT_INLINE, CHUNK_BASED)] == [1, 5, 9]
+    assert [erofs.decode_format(value) for value in (1, 5, 9)] == [FLAT_PLAIN, FLAT_INLINE, CHUNK_BASED]
 
 
-@pytest.mark.parametrize("value", [0, 3, 4, 7, 9, 16, 17, 0xFFFF])
+@pytest.mark.parametrize("value", [0, 3, 4, 7, 8, 11, 16, 17, 25, 0xFFFF])
 def test_other_inode_formats_are_refused(value: int) -> None:
     with pytest.raises(MalformedLayer):
         erofs.decode_format(value)

@@ -15,7 +15,7 @@ from imagecache.erofs.writer import plan
 from imagecache.errors import LimitExceeded, MalformedLayer
 from imagecache.limits import DEFAULT, Limits
 from imagecache.tree import Inode, directory
-from testkit.trees import TarStandIn, device, put, symlink, zoo
+from testkit.trees import device, put, symlink, zoo
 
 
 def laid_out(root: Inode, limits: Limits = DEFAULT) -> Layout:
@@ -182,7 +182,6 @@ def test_too_many_names() -> None:
 
 
 def test_more_blocks_than_can_be_addressed() -> None:
-    root, tar = directory(), TarStandIn()
-    put(root, "sparse", tar.sparse_file(2**41, {}))
+    root, limits = directory(), replace(DEFAULT, layer_uncompressed=2**50)
     with pytest.raises(LimitExceeded, match="EROFS can address"):
-        laid_out(root, replace(DEFAULT, layer_uncompressed=2**50))
+        lay_out(root, 9, TarContent(2**41, limits), limits)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -15,6 +16,7 @@ from imagecache.erofs.layer_header import DATA_START, LayerFlags
 from imagecache.erofs.layout import Layout
 from imagecache.erofs.reader import LayerImage
 from imagecache.erofs.realign import realign
+from imagecache.erofs.stored_inode import StoredInode
 from imagecache.erofs.writer import plan
 from imagecache.errors import InvalidInput, LimitExceeded, MalformedLayer, NotFound, StoreDenied, StoreError
 from imagecache.layer.implied_directories import LowerTree
@@ -156,6 +158,13 @@ def test_old_windows_are_forgotten(tmp_path: Path) -> None:
         assert source.read(0, 7) == b"changed"
 
 
+class Table(NamedTuple):
+    position: int
+    entries: list[int]
+    step: int
+    """Blocks of a chunk."""
+
+
 class Broken:
     """A small image whose bytes are changed where it says."""
 
@@ -165,6 +174,10 @@ class Broken:
         put(root, "b/link", symlink(b"target"))
         put(root, "b/long", symlink(b"t" * 1000))
         put(root, "b/other", tar.file(b"other")).xattrs = {b"user.x": b"y"}
+        sparse = put(root, "c/disk", tar.sparse_file(100_000, {600: b"a" * 5000, 50_000: b"b", 99_999: b"c"}))
+        sparse.xattrs = {b"user.x": b"y"}
+        put(root, "c/hole", tar.sparse_file(100_000, {}))
+        self.sparse, self.tar = sparse, tar
         self.path = write(path, root, tar)
         self.layout: Layout = plan(root, tar.size).layout
         self._names = {inode: "/".join(map(bytes.decode, path)) for path, inode in paths(root)}
@@ -173,6 +186,15 @@ class Broken:
         """Position of the inode."""
         placed = next(placed for placed in self.layout.inodes if self._names[placed.inode] == name)
         return self.layout.start + placed.offset
+
+    def table(self, name: str) -> Table:
+        """Of the chunks of a sparse file."""
+        placed = next(placed for placed in self.layout.inodes if self._names[placed.inode] == name)
+        assert placed.copy is not None
+        position = self.offset(name) + 64 + len(placed.xattrs)
+        data = self.path.read_bytes()[position : position + 4 * placed.copy.chunks.entries]
+        entries = [int.from_bytes(data[at : at + 4], "little") for at in range(0, len(data), 4)]
+        return Table(position, entries, 1 << placed.copy.chunks.bits)
 
     def directory(self, name: str) -> int:
         """Position of the first directory block."""
@@ -221,6 +243,16 @@ def broken(tmp_path: Path) -> Broken:
         ("b/other", 2, b"\x01", "empty, shared or filtered"),
         ("b/other", 2, b"\xff\xff", "points to"),
         ("b/other", 64, b"\x01", "filtered"),
+        ("a/file", 0, b"\x09", "not where it belongs"),
+        ("a", 0, b"\x09", "has chunks but is not a file"),
+        ("b/link", 0, b"\x09", "has chunks but is not a file"),
+        ("c/disk", 0, b"\x01", "not inside"),
+        ("c/disk", 8, bytes(8), "is empty"),
+        ("c/disk", 11, b"\x01", "not inside the layer image"),
+        ("c/disk", 16, b"\x01", "behind each other"),
+        ("c/disk", 16, b"\x20", "do not occur"),
+        ("c/disk", 16, b"\x41", "do not occur"),
+        ("c/disk", 18, b"\x01", "do not occur"),
     ],
 )
 def test_broken_inodes(broken: Broken, name: str, field: int, data: bytes, message: str) -> None:
@@ -228,6 +260,85 @@ def test_broken_inodes(broken: Broken, name: str, field: int, data: bytes, messa
     broken.patch(broken.offset(name) + field, data)
     with pytest.raises(MalformedLayer, match=message):
         broken.read()
+
+
+@pytest.mark.parametrize(
+    ("number", "entry", "message"),
+    [
+        (0, 0, "not where it belongs"),
+        (0, 8, "not where it belongs"),
+        (0, 2**32 - 2, "not where it belongs"),
+        (1, 0, "not where it belongs"),
+        (1, 2**32 - 2, "not where it belongs"),
+        (1, 2**32 - 1, None),
+        (2, 2**32 - 1, "behind each other"),
+        (2, None, "behind each other"),
+        (11, 40, "behind each other"),
+        (-1, None, "behind each other"),
+    ],
+)
+def test_chunks_that_lie_elsewhere(broken: Broken, number: int, entry: int | None, message: str | None) -> None:
+    """``None`` as an entry: that of the first chunk with data, so that two chunks were one."""
+    table = broken.table("c/disk")
+    hole, first, second = table.entries[:3]
+    assert (hole, second) == (2**32 - 1, first + table.step)
+    position = table.position + 4 * (number % len(table.entries))
+    broken.patch(position, (first if entry is None else entry).to_bytes(4, "little"))
+    if message is None:  # a first chunk that became a hole: no rule of the format says that it was none
+        broken.read()
+        return
+    with pytest.raises(MalformedLayer, match=message):
+        broken.read()
+
+
+def test_the_copy_must_end_before_the_metadata(broken: Broken) -> None:
+    table = broken.table("c/disk")
+    behind = broken.layout.start // 512
+    moved = [entry if entry == 2**32 - 1 else entry - table.entries[1] + behind - 1 for entry in table.entries]
+    broken.patch(table.position, b"".join(entry.to_bytes(4, "little") for entry in moved))
+    with pytest.raises(MalformedLayer, match="not where it belongs"):
+        broken.read()
+
+
+def test_chunks_need_the_flag_of_the_superblock(broken: Broken) -> None:
+    broken.patch(1024 + 80, b"\0")
+    with pytest.raises(MalformedLayer, match="superblock does not say so"):
+        broken.read()
+
+
+def test_a_realigned_image_has_no_chunks(tmp_path: Path) -> None:
+    with (tmp_path / "out").open("w+b") as file:
+        realign(write(tmp_path / "layer.erofs", *zoo()), file.fileno())
+        superblock = Superblock.unpack(os.pread(file.fileno(), 128, 1024))
+        assert not superblock.chunked
+        os.pwrite(file.fileno(), replace(superblock, chunked=True).pack(), 1024)
+    with pytest.raises(MalformedLayer, match="no sparse files"):
+        LayerImage.open(tmp_path / "out")
+
+
+def test_only_the_data_of_a_sparse_file_is_somewhere(broken: Broken) -> None:
+    with LayerImage.open(broken.path) as image:
+        found = {path: inode for path, inode in image.walk() if inode.is_file}
+        assert list(image.extents(found[b"c", b"hole"])) == []
+        extents = list(image.extents(found[b"c", b"disk"]))
+        assert [(offset, length) for offset, _, length in extents] == [(512, 5120), (49_664, 512), (99_840, 160)]
+        assert list(image.extents(found[b"a", b"file"])) == [(0, DATA_START, 7)]
+        assert b"".join(image.read(found[b"c", b"disk"])) == broken.tar.content(broken.sparse)
+
+
+def test_long_tables_are_read_in_windows(tmp_path: Path) -> None:
+    """Runs over the border of two windows are one; windows without data are one step."""
+    size = 64 << 20
+    root, tar = directory(), TarStandIn()
+    many = {at << 15: b"x" for at in range(300, 500)}
+    data = {0: b"a", 8_388_000: b"b" * 2000, **many, size - 5: b"end"}
+    put(root, "disk", tar.sparse_file(size, data))
+    with LayerImage.open(write(tmp_path / "layer.erofs", root, tar)) as image:
+        inode = image.tree().children[b"disk"]
+        assert isinstance(inode, StoredInode)
+        assert inode.chunks is not None
+        assert inode.chunks.entries > 1 << 15
+        assert b"".join(image.read(inode)) == tar.content(root.children[b"disk"])
 
 
 def test_the_root_must_be_a_directory(broken: Broken) -> None:
@@ -277,7 +388,7 @@ def test_unsorted_directories(tmp_path: Path) -> None:
         list(image.children(image.root()))
 
 
-@pytest.mark.parametrize("entries", [5, 7])
+@pytest.mark.parametrize("entries", [8, 10])
 def test_the_number_of_names_is_checked(broken: Broken, entries: int) -> None:
     broken.patch(2048 + 24, bytes([entries]))
     with pytest.raises(MalformedLayer, match="names"):
@@ -292,6 +403,12 @@ def test_limits(broken: Broken) -> None:
         pytest.raises(LimitExceeded, match="path_depth"),
     ):
         list(image.walk())
+    for limits, message in (
+        (replace(DEFAULT, layer_uncompressed=99_999), "layer_uncompressed"),
+        (replace(DEFAULT, sparse_chunks=1), "sparse_chunks"),
+    ):
+        with LayerImage.open(broken.path, limits=limits) as image, pytest.raises(LimitExceeded, match=message):
+            list(image.walk())
 
 
 def test_superblock_and_file_must_agree(broken: Broken) -> None:

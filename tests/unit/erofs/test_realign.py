@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from imagecache.erofs.layer_header import LayerFlags
 from imagecache.erofs.reader import LayerImage
 from imagecache.erofs.realign import realign
 from imagecache.erofs.writer import plan
-from imagecache.errors import MalformedLayer
+from imagecache.errors import LimitExceeded, MalformedLayer
+from imagecache.limits import DEFAULT
 from imagecache.tree import Inode, directory
 from testkit.trees import TarStandIn, put, write_layer, zoo
 
@@ -75,6 +77,36 @@ def test_holes_stay_holes(tmp_path: Path) -> None:
     with (tmp_path / "out").open("w+b") as file:
         assert realign(tmp_path / "layer.erofs", file.fileno()) > 100_000_000
     assert (tmp_path / "out").stat().st_blocks * 512 < 1_000_000
+
+
+def test_what_a_sparse_file_may_take(tmp_path: Path) -> None:
+    """Of a hostile image: holes are as large as a number says."""
+    root, tar = directory(), TarStandIn()
+    put(root, "one", tar.sparse_file(6000, {0: b"x"}))
+    put(root, "two", tar.sparse_file(6000, {}))
+    with (tmp_path / "layer.erofs").open("w+b") as file:
+        write_layer(file.fileno(), root, tar)
+    with (tmp_path / "out").open("w+b") as file:
+        realign(tmp_path / "layer.erofs", file.fileno(), limits=replace(DEFAULT, layer_uncompressed=12_000))
+        with pytest.raises(LimitExceeded, match="layer_uncompressed"):
+            realign(tmp_path / "layer.erofs", file.fileno(), limits=replace(DEFAULT, layer_uncompressed=11_999))
+
+
+def test_tables_that_are_one_table_are_refused(tmp_path: Path) -> None:
+    """Otherwise a small file could ask for an endless reading: each inode claims all of the file behind it."""
+    root, tar = directory(), TarStandIn()
+    for number in range(5):
+        put(root, f"{number}", tar.sparse_file(1 << 20, {}))
+    path = tmp_path / "layer.erofs"
+    with path.open("w+b") as file:
+        write_layer(file.fileno(), root, tar)
+        layout = plan(root, tar.size).layout
+        chunks = (layout.total - layout.start) // 4 // 2
+        for placed in layout.inodes[1:]:
+            os.pwrite(file.fileno(), (chunks * 512).to_bytes(8, "little"), layout.start + placed.offset + 8)
+            os.pwrite(file.fileno(), bytes(4), layout.start + placed.offset + 16)
+    with pytest.raises(MalformedLayer, match="tables of sparse files"):
+        realigned(path, tmp_path / "out")
 
 
 def test_copies_through_memory_between_filesystems(source: Path, tmp_path: Path) -> None:

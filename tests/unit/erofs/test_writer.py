@@ -17,11 +17,12 @@ from imagecache.erofs.layer_header import DATA_START, HEADER_OFFSET, LayerFlags,
 from imagecache.erofs.reader import LayerImage
 from imagecache.erofs.writer import pieces, plan, tar_in, verify_image, write_image
 from imagecache.errors import LimitExceeded, MalformedLayer, StoreCorrupt
-from imagecache.limits import DEFAULT
+from imagecache.limits import DEFAULT, GIB, KIB
 from imagecache.tree import Inode, directory
 from testkit.trees import TarStandIn, header_of, put, write_layer, zoo
 
-ZOO = "8a928eb4a47ffe225813baaa702becb0e09ada17766c4c7c5805e897de551a55"
+ZOO = "b0590a5743d2fc2bc4fc5fafc7218cc0d6a94fc64805d5dc9016ad90c752fddf"
+WITHOUT_SPARSE = "151b122abab8dc6091b7041d125d24f6f4ee28dd12b1d849d28b3104c12624df"
 
 
 @pytest.fixture
@@ -36,8 +37,13 @@ def whole(fd: int) -> bytes:
 
 def test_the_bytes_of_an_image_are_fixed(fd: int) -> None:
     """If this fails the format changed: every stored layer image would differ from a new one."""
-    write_layer(fd, *zoo())
+    root, tar = zoo()
+    write_layer(fd, root, tar)
     assert hashlib.sha256(whole(fd)).hexdigest() == ZOO
+    for name in (b"sparse", b"hole"):
+        del root.children[b"files"].children[name]
+    write_layer(fd, root, tar)
+    assert hashlib.sha256(whole(fd)).hexdigest() == WITHOUT_SPARSE
 
 
 def test_what_the_file_held_before_does_not_matter(fd: int) -> None:
@@ -158,6 +164,40 @@ def test_limits_are_the_callers(fd: int) -> None:
 def test_a_short_tar_is_malformed(fd: int) -> None:
     with pytest.raises(MalformedLayer, match="inside its tar"):
         tar_in(fd)(0, 1)
+
+
+def test_a_hole_is_in_no_layer_image(fd: int) -> None:
+    root, tar = directory(), TarStandIn()
+    put(root, "hole", tar.sparse_file(256 * GIB, {}))
+    put(root, "disk", tar.sparse_file(8 * GIB, {0: b"start" * 1000, 5 * GIB + 77: b"middle", 8 * GIB - 1: b"e"}))
+    header = write_layer(fd, root, tar)
+    assert os.fstat(fd).st_size < 700 * KIB
+    verify_image(fd, root, header)
+    with_flag = Superblock.unpack(os.pread(fd, 128, 1024))
+    assert with_flag.chunked
+    root.children.clear()
+    write_layer(fd, root, tar)
+    assert not Superblock.unpack(os.pread(fd, 128, 1024)).chunked
+
+
+def test_every_byte_of_a_table_is_verified(fd: int) -> None:
+    root, tar = directory(), TarStandIn()
+    put(root, "disk", tar.sparse_file(90_000, {0: b"start", 40_000: b"m" * 700, 89_999: b"e"})).xattrs = {
+        b"user.x": b"y"
+    }
+    header = write_layer(fd, root, tar)
+    layer = plan(root, tar.size)
+    placed = layer.layout.inodes[1]
+    assert placed.copy is not None
+    inode = layer.layout.start + placed.offset
+    table = inode + 64 + len(placed.xattrs)
+    for position in [inode, inode + 16, *range(table, table + 4 * placed.copy.chunks.entries)]:
+        original = os.pread(fd, 1, position)
+        os.pwrite(fd, bytes([original[0] ^ 1]), position)
+        with pytest.raises(StoreCorrupt, match=f"at byte {position} "):
+            verify_image(fd, root, header)
+        os.pwrite(fd, original, position)
+    verify_image(fd, root, header)
 
 
 def image(fd: int) -> tuple[Inode, LayerHeader]:
