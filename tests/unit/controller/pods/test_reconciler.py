@@ -66,6 +66,43 @@ async def test_when_some_nodes_have_it_the_pod_asks_for_those(bench: Bench, *, r
     assert objects.at(await bench.get(), "spec", "affinity", "nodeAffinity") == {**affinity, **asked}
 
 
+class Edited(FakeKube):
+    """In which somebody edits a pod in the moment of our first patch of it."""
+
+    edit: Object | None = None
+
+    async def strategic_patch(self, resource: Resource, name: str, patch: Object, *, namespace: str = "") -> None:
+        edit, self.edit = self.edit, None
+        if edit is not None:
+            await self.patch(resource, name, edit, namespace=namespace)
+        await super().strategic_patch(resource, name, patch, namespace=namespace)
+
+
+@pytest.mark.parametrize("require", [False, True])
+async def test_an_edit_of_the_affinity_in_that_moment_is_not_lost(*, require: bool) -> None:
+    """The list of terms is sent whole, so a pod that has changed since it was read is read again."""
+    clock = FakeClock()
+    kube = Edited(clock)
+    zone: Object = {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}
+    theirs: Object = {
+        "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [zone]},
+        "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "preference": zone}],
+    }
+    async with running(Bench(kube, clock)) as bench:
+        await bench.node("node-2")
+        bench.start()
+        await bench.cache(desired=2)
+        await bench.pod(pin="app", annotations={REQUIRE_NODE: "true"} if require else {})
+        await bench.settled()
+        kube.edit = {"spec": {"affinity": {"nodeAffinity": theirs}}}
+        await bench.pass_time(10)
+        await bench.until_free("web")
+
+        asked = (requiring if require else preferring)(theirs, ["node-1"])
+        assert objects.at(await bench.get(), "spec", "affinity", "nodeAffinity") == {**theirs, **asked}
+        assert await bench.told() == [HIT]
+
+
 async def test_a_preference_that_is_refused_holds_nobody(bench: Bench) -> None:
     bench.start()
     bench.kube.failure = refusing_once(ObjectRefused("spec.affinity may not change"), PODS)
