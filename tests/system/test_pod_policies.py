@@ -424,4 +424,5 @@ def test_everything_held_is_let_go_by_the_program(system: Installed, pods: SeenP
     run([COMMAND, "controller", "--release", "--kubeconfig", account.kubeconfig], env=system.controller.environ())
 
     assert [pods.gates(name) for name in names] == [[]] * len(names)
+    assert all(events.RELEASED in pods.told(name) for name in (*names, "others"))
     assert pods.gates("others") == [OTHER_GATE]

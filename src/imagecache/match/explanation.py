@@ -26,6 +26,8 @@ REASONS = (
     events.NOT_COMPLETE,
     events.AUTO_CREATED,
     events.AUTO_CREATE_FAILED,
+    events.FAILED,
+    events.RELEASED,
     events.SERVED,
 )
 _WAITING = frozenset({events.NOT_FOUND, events.NOT_COMPLETE})

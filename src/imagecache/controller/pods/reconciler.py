@@ -109,7 +109,7 @@ class PodReconciler:
             ),
             count=lambda outcome: metrics.auto_caches.labels(outcome).inc(),
         )
-        self._failed = FailedBuilds(kube, dependencies.informers, self._teller)
+        self._failed = FailedBuilds(kube, dependencies.informers, self._teller, clock)
         self._hands = Hands(kube, self._teller, self._auto, self._hostnames)
         self._in_use = InUse(kube, self.caches, clock, dependencies.used, self._waited_for)
         self._stream = Stream(kube, PODS, DECODER, fields=_STARTING, backoff=dependencies.backoff)

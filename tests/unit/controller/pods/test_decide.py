@@ -135,7 +135,7 @@ def shown(actions: tuple[Action, ...]) -> list[object]:
         ),
         # not yet, failed, going: held
         (pod(gated=True, pin="app"), [cache(phase=Phase.CREATING)], [events.NOT_COMPLETE, Wait(AGAIN)]),
-        (pod(gated=True, pin="app"), [cache(phase=Phase.FAILED)], [events.NOT_COMPLETE, Wait(AGAIN)]),
+        (pod(gated=True, pin="app"), [cache(phase=Phase.FAILED)], [events.NOT_COMPLETE, events.FAILED, Wait(AGAIN)]),
         # unknown: for a moment nothing is said
         (pod(gated=True, pin="nope"), [cache()], [Wait(GRACE)]),
         (pod(gated=True, pin="app"), [cache(deleted=True)], [Wait(GRACE)]),
@@ -186,6 +186,38 @@ def test_what_waits_is_told_again_every_hour(age: float) -> None:
     assert following.name != tell.name
 
 
+def broken(reason: str = "ImageNotFound: no such tag", *, ago: float = 0.0) -> CacheView:
+    """A cache that failed so many seconds ago."""
+    return cache(phase=Phase.FAILED, id="", reason=reason, failed_since=NOW - dt.timedelta(seconds=ago))
+
+
+def failures(seen: Pod, found: CacheView, **changes: Any) -> list[Tell]:
+    told = [each for each in look(seen, found, **changes) if isinstance(each, Tell)]
+    return [each for each in told if each.told.reason == events.FAILED]
+
+
+def test_why_a_pinned_cache_has_failed_is_told_once() -> None:
+    seen = pod(gated=True, pin="app")
+    (first,) = failures(seen, broken())
+    (later,) = failures(seen, broken("ImageNotFound: no such tag (request 2)"), now=NOW + dt.timedelta(minutes=30))
+    (other,) = failures(seen, broken("AccessDenied: no"))
+    (anew,) = failures(seen, dataclasses.replace(broken(), uid="another"))
+
+    text = "[eci.imagecache]The production for specified image cache app has failed: ImageNotFound: no such tag"
+    assert first.told.message == text
+    assert first.name == later.name, "a failure that is repeated is no news, and a waiting pod is told of it once"
+    assert len({first.name, other.name, anew.name}) == 3
+
+
+@pytest.mark.parametrize(
+    ("age", "ago", "told"),
+    [(0.0, 7200.0, True), (7200.0, 0.0, True), (7200.0, AGAIN - 1, True), (7200.0, AGAIN, False), (AGAIN, AGAIN, False)],
+)
+def test_a_failure_of_an_hour_ago_was_told(age: float, ago: float, *, told: bool) -> None:
+    """To whoever was there; a restart must not tell it anew when the API server has forgotten the event."""
+    assert bool(failures(pod(gated=True, pin="app", age=age), broken(ago=ago))) is told
+
+
 def test_of_many_nodes_each_pod_prefers_some() -> None:
     nodes = [f"node-{number}" for number in range(200)]
     found = ready(CATCH_UP, *nodes, desired=300)
@@ -228,6 +260,7 @@ def test_of_many_nodes_each_pod_prefers_some() -> None:
         (pod(node="node-1", auto="false"), [cache()], []),
         # not held although it pins: it starts, and is told
         (pod(node="node-1", pin="app"), [cache(phase=Phase.CREATING)], [events.NOT_COMPLETE]),
+        (pod(node="node-1", pin="app"), [cache(phase=Phase.FAILED)], [events.NOT_COMPLETE, events.FAILED]),
         (pod(node="node-1", pin="nope"), [], [Wait(GRACE)]),
         # not bound yet: there is nothing to say
         (pod(auto="true"), [cache()], []),
