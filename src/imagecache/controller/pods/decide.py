@@ -22,6 +22,8 @@ CATCH_UP = 10.0
 """Seconds after Ready for which a pinned pod waits for all nodes; after that, those that have the cache are enough."""
 AGAIN = 3600.0
 """Seconds after which a pod that waits is told so again: the API server keeps events for an hour."""
+LATELY = 600.0
+"""Seconds since a pod got its node within which it may not have been told: longer than it takes to lead anew."""
 NODES = 64
 """Nodes that a pod is given a preference for, at most."""
 _LETTERS = 16
@@ -93,6 +95,19 @@ def decide(look: Look) -> tuple[Action, ...]:
     if look.pod.is_gated:
         return _held(look)
     return _bound(look) if look.pod.node else ()
+
+
+def untold(look: Look) -> tuple[Tell, ...]:
+    """What a pod that runs may not have been told, if a controller ended between writing and telling.
+
+    Only what is as it was then: a hit that is written on it and is one still, a miss with nothing written.
+    """
+    pod, verdict = look.pod, look.verdict
+    if not pod.scheduled or pod.bound_for(look.now) >= LATELY:
+        return ()
+    hit = verdict.outcome is Outcome.HIT and pod.matched == verdict.id
+    missed = verdict.outcome is Outcome.MISSED and not pod.matched
+    return tuple(Tell(each, _name(look, each)) for each in verdict.events) if hit or missed else ()
 
 
 def event_name(name: str, uid: str, told: Told, hour: int | None = None, *, of: str = "") -> str:

@@ -37,7 +37,9 @@ async def release(kube: ClusterKube, clock: Clock, *, pause: float = _PAUSE) -> 
             return count
         quiet = 0 if held else 1
         limit = asyncio.Semaphore(_AT_ONCE)
-        problems = [each for each in await run_all(*(_let_go(kube, clock, pod, limit) for pod in held)) if each is not None]
+        problems = [
+            each for each in await run_all(*(_let_go(kube, clock, pod, limit) for pod in held)) if each is not None
+        ]
         count += len(held) - len(problems)
         if problems and len(problems) == len(held):
             raise problems[0]

@@ -211,7 +211,13 @@ def test_why_a_pinned_cache_has_failed_is_told_once() -> None:
 
 @pytest.mark.parametrize(
     ("age", "ago", "told"),
-    [(0.0, 7200.0, True), (7200.0, 0.0, True), (7200.0, AGAIN - 1, True), (7200.0, AGAIN, False), (AGAIN, AGAIN, False)],
+    [
+        (0.0, 7200.0, True),
+        (7200.0, 0.0, True),
+        (7200.0, AGAIN - 1, True),
+        (7200.0, AGAIN, False),
+        (AGAIN, AGAIN, False),
+    ],
 )
 def test_a_failure_of_an_hour_ago_was_told(age: float, ago: float, *, told: bool) -> None:
     """To whoever was there; a restart must not tell it anew when the API server has forgotten the event."""
