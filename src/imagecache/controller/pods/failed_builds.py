@@ -1,8 +1,9 @@
 """Tells the pod that a cache was made for that its build has failed, if the pod exists and has started lately.
 
 The cache names it by namespace and uid (``keys.CREATED_FOR``), so that any controller can tell; a look through the pods
-of that namespace finds its name. Nothing is told an hour later: the API server has forgotten by then what was told, and a
-restart would tell it anew. Pods that wait for a pinned cache are told by ``decide``. It must not know why a build fails.
+of that namespace finds its name. Nothing is told an hour later: the API server has forgotten by then what was told, and
+a restart would tell it anew. Pods that wait for a pinned cache are told by ``decide``. It must not know why a build
+fails.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from imagecache.api.types import Phase
 from imagecache.backoff import Backoff
 from imagecache.controller.pods.autocaches import Made, victim
 from imagecache.controller.pods.pod import DECODER
-from imagecache.controller.quota import Limits, place_of, standing
+from imagecache.controller.quota import Limits, Stored, place_of, standing
 from imagecache.errors import KubernetesError, KubernetesUnavailable, ObjectRefused
 from imagecache.kube import objects
 from imagecache.kube.api import Object
@@ -162,6 +162,6 @@ def built_slowly(name: str) -> Object:
 def test_what_is_ready_since_a_second_does_not_go() -> None:
     waiting: Object = {"metadata": {"name": "b", "uid": "b", "creationTimestamp": "2026-01-01T11:59:58Z"}}
 
-    assert not standing([place_of(built_slowly("a")), place_of(waiting)], Limits(caches=1), 0, NOW).going
+    assert not standing([place_of(built_slowly("a")), place_of(waiting)], Limits(caches=1), Stored(), NOW).going
     assert victim([Made.of(built_slowly("a"))], NOW) is None
     assert victim([Made.of(built_slowly("a"))], NOW + dt.timedelta(minutes=10)) is not None
