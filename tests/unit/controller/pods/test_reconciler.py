@@ -198,6 +198,25 @@ async def test_a_pod_that_is_deleted_while_it_is_held_is_forgotten(bench: Bench)
     assert bench.count("patch", PODS) == 0
 
 
+async def test_a_pod_that_kueue_holds_too_is_told_once_and_goes_when_kueue_says_so(bench: Bench) -> None:
+    controller = bench.start()
+    kueue = "kueue.x-k8s.io/admission"
+    cache_id = await bench.cache()
+    await bench.pod(pin="app", gates=(kueue, GATE), schedulingGroup={"podGroupName": "train"})
+    await bench.until_told(HIT)
+    assert await bench.gates() == [kueue]
+    assert await bench.matched() == cache_id
+    await bench.kube.patch(PODS, "web", {"spec": {"schedulingGates": None}}, namespace="default")
+    await bench.bind()
+    await bench.settled()
+    await bench.run()
+    await eventually(lambda: controller.pods._memories == {}, "it to be forgotten")
+
+    assert objects.at(await bench.get(), "spec", "schedulingGroup") == {"podGroupName": "train"}
+    assert await bench.told() == [HIT]
+    assert bench.count("patch", PODS) == 1 + 3, "three are the test's own"
+
+
 async def test_a_gate_that_somebody_else_takes_away_is_no_longer_ours(bench: Bench) -> None:
     controller = bench.start()
     cache_id = await bench.cache(phase=Phase.CREATING)
