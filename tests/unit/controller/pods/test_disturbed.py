@@ -7,6 +7,8 @@ import datetime as dt
 import json
 from collections.abc import AsyncIterator
 
+import pytest
+
 from imagecache.api.nodes import ELIMINATION
 from imagecache.api.types import Phase
 from imagecache.backoff import Backoff
@@ -16,6 +18,7 @@ from imagecache.controller.quota import Limits, Stored, place_of, standing
 from imagecache.errors import KubernetesError, KubernetesUnavailable, ObjectRefused
 from imagecache.kube import objects
 from imagecache.kube.api import Object
+from imagecache.kube.node_affinity import preferring, requiring
 from imagecache.kube.resources import EVENTS, IMAGE_CACHES, NAMESPACES, PODS, Resource
 from imagecache.match.events import AUTO_CREATED, HIT, MISSED
 from imagecache.match.keys import AUTO, CREATE, GATE, PIN, REQUIRE_NODE
@@ -133,6 +136,43 @@ async def test_a_pod_that_runs_before_the_next_list_is_told_nevertheless() -> No
         kube.open.set()
 
         await bench.until_told(HIT)
+
+
+class Edited(FakeKube):
+    """In which somebody edits a pod in the moment of our first patch of it."""
+
+    edit: Object | None = None
+
+    async def strategic_patch(self, resource: Resource, name: str, patch: Object, *, namespace: str = "") -> None:
+        edit, self.edit = self.edit, None
+        if edit is not None:
+            await self.patch(resource, name, edit, namespace=namespace)
+        await super().strategic_patch(resource, name, patch, namespace=namespace)
+
+
+@pytest.mark.parametrize("require", [False, True])
+async def test_an_edit_of_the_affinity_in_that_moment_is_not_lost(*, require: bool) -> None:
+    """The list of terms is sent whole, so a pod that has changed since it was read is read again."""
+    clock = FakeClock()
+    kube = Edited(clock)
+    zone: Object = {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}
+    theirs: Object = {
+        "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [zone]},
+        "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "preference": zone}],
+    }
+    async with running(Bench(kube, clock)) as bench:
+        await bench.node("node-2")
+        bench.start()
+        await bench.cache(desired=2)
+        await bench.pod(pin="app", annotations={REQUIRE_NODE: "true"} if require else {})
+        await bench.settled()
+        kube.edit = {"spec": {"affinity": {"nodeAffinity": theirs}}}
+        await bench.pass_time(10)
+        await bench.until_free("web")
+
+        asked = (requiring if require else preferring)(theirs, ["node-1"])
+        assert objects.at(await bench.get(), "spec", "affinity", "nodeAffinity") == {**theirs, **asked}
+        assert await bench.told() == [HIT]
 
 
 def test_annotations_that_nobody_reads_are_not_kept() -> None:

@@ -14,7 +14,7 @@ from imagecache.kube import objects
 from imagecache.kube.api import Object
 from imagecache.kube.node_affinity import preferring, requiring
 from imagecache.kube.resources import EVENTS, IMAGE_CACHES, PODS, Resource
-from imagecache.match.events import AUTO_CREATE_FAILED, AUTO_CREATED, FAILED, HIT, MISSED, NOT_COMPLETE, NOT_FOUND
+from imagecache.match.events import AUTO_CREATED, HIT, MISSED, NOT_COMPLETE, NOT_FOUND
 from imagecache.match.keys import AUTO, CREATE, GATE, MATCHED, PIN, REQUIRE_NODE
 from testkit.clock import FakeClock
 from testkit.kube import FakeKube
@@ -64,43 +64,6 @@ async def test_when_some_nodes_have_it_the_pod_asks_for_those(bench: Bench, *, r
 
     asked = requiring({}, ["two.example"]) if require else preferring(affinity, ["two.example"])
     assert objects.at(await bench.get(), "spec", "affinity", "nodeAffinity") == {**affinity, **asked}
-
-
-class Edited(FakeKube):
-    """In which somebody edits a pod in the moment of our first patch of it."""
-
-    edit: Object | None = None
-
-    async def strategic_patch(self, resource: Resource, name: str, patch: Object, *, namespace: str = "") -> None:
-        edit, self.edit = self.edit, None
-        if edit is not None:
-            await self.patch(resource, name, edit, namespace=namespace)
-        await super().strategic_patch(resource, name, patch, namespace=namespace)
-
-
-@pytest.mark.parametrize("require", [False, True])
-async def test_an_edit_of_the_affinity_in_that_moment_is_not_lost(*, require: bool) -> None:
-    """The list of terms is sent whole, so a pod that has changed since it was read is read again."""
-    clock = FakeClock()
-    kube = Edited(clock)
-    zone: Object = {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}
-    theirs: Object = {
-        "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [zone]},
-        "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "preference": zone}],
-    }
-    async with running(Bench(kube, clock)) as bench:
-        await bench.node("node-2")
-        bench.start()
-        await bench.cache(desired=2)
-        await bench.pod(pin="app", annotations={REQUIRE_NODE: "true"} if require else {})
-        await bench.settled()
-        kube.edit = {"spec": {"affinity": {"nodeAffinity": theirs}}}
-        await bench.pass_time(10)
-        await bench.until_free("web")
-
-        asked = (requiring if require else preferring)(theirs, ["node-1"])
-        assert objects.at(await bench.get(), "spec", "affinity", "nodeAffinity") == {**theirs, **asked}
-        assert await bench.told() == [HIT]
 
 
 async def test_a_preference_that_is_refused_holds_nobody(bench: Bench) -> None:
@@ -385,80 +348,6 @@ async def test_fifty_pods_make_one_cache_and_the_next_ones_hit(bench: Bench) -> 
     await bench.pod("next", node="node-1", annotations={CREATE: "true"})
 
     await bench.until_matched("next", cache_id)
-
-
-async def test_a_build_that_fails_is_told_to_the_pod(bench: Bench) -> None:
-    bench.start()
-    await bench.pod("first", node="node-1", annotations={CREATE: "true"})
-    await bench.until_told(MISSED, AUTO_CREATED, name="first")
-    made = objects.name((await bench.kube.list(IMAGE_CACHES)).items[0])
-    await bench.set_phase(made, Phase.FAILED)
-    await bench.until_told(MISSED, AUTO_CREATED, "ImageCacheAutoCreateFailed", name="first")
-    text = "[eci.imagecache]Image cache auto create failed for ImageNotFound: no such tag"
-    assert text in await bench.messages("first")
-    await bench.pod("second", node="node-1", annotations={CREATE: "true"})
-    await bench.until_told(MISSED, name="second")
-    await bench.controllers[0].kill()
-    bench.start()
-    await bench.settled()
-
-    assert len((await bench.kube.list(IMAGE_CACHES)).items) == 1, "it keeps its name, so nothing is tried again"
-    assert len(await bench.told("first")) == 3
-
-
-async def test_a_build_that_fails_an_hour_later_is_told_to_nobody(bench: Bench) -> None:
-    """The pod runs, and a restart would take what the API server has forgotten for news."""
-    bench.start()
-    await bench.pod("first", annotations={CREATE: "true"})
-    await bench.bind("first")
-    await bench.until_told(MISSED, AUTO_CREATED, name="first")
-    await bench.run("first")
-    made = objects.name((await bench.kube.list(IMAGE_CACHES)).items[0])
-    await bench.pass_time(hours=1)
-    await bench.set_phase(made, Phase.FAILED)
-    await bench.settled()
-
-    assert await bench.told("first") == [MISSED, AUTO_CREATED]
-
-
-async def test_a_failed_build_is_told_once_to_every_pod_that_waits(bench: Bench) -> None:
-    bench.start()
-    await bench.cache(phase=Phase.CREATING)
-    for name in ("a", "b"):
-        await bench.pod(name, pin="app")
-        await bench.until_told(NOT_COMPLETE, name=name)
-    await bench.set_phase("app", Phase.FAILED)
-    for name in ("a", "b"):
-        await bench.until_told(NOT_COMPLETE, FAILED, name=name)
-    assert (await bench.messages("a"))[1].endswith("image cache app has failed: ImageNotFound: no such tag")
-    await bench.set_phase("app", Phase.CREATING)
-    await bench.set_phase("app", Phase.FAILED)
-    await bench.settled()
-    await bench.controllers[0].kill()
-    bench.start()
-    await bench.settled()
-
-    assert [await bench.told(name) for name in ("a", "b")] == [[NOT_COMPLETE, FAILED]] * 2
-
-
-async def test_a_failure_of_long_ago_is_not_news_to_the_next_leader(bench: Bench) -> None:
-    bench.start()
-    await bench.pod("first", node="node-1", annotations={CREATE: "true"})
-    await bench.pod("waits", pin="app")
-    await bench.cache(phase=Phase.FAILED)
-    await bench.until_told(MISSED, AUTO_CREATED, name="first")
-    (made,) = {objects.name(each) for each in (await bench.kube.list(IMAGE_CACHES)).items} - {"app"}
-    await bench.set_phase(made, Phase.FAILED)
-    await bench.until_told(MISSED, AUTO_CREATED, AUTO_CREATE_FAILED, name="first")
-    await bench.controllers[0].kill()
-    for event in (await bench.kube.list(EVENTS)).items:  # as the API server does after an hour
-        await bench.kube.delete(EVENTS, objects.name(event), namespace="default")
-    bench.clock.advance(hours=2)
-    bench.start()
-    await bench.settled()
-
-    assert FAILED not in await bench.told("waits")
-    assert AUTO_CREATE_FAILED not in await bench.told("first")
 
 
 # what fails
