@@ -108,16 +108,12 @@ class MemoryStore:
             raise self.deletion
         del self.documents[bundle_id]
 
-    def size(self) -> int:
+    def layers(self) -> Mapping[str, Mapping[LayerName, int]]:
         self._check()
-        return sum(
-            {
-                layer.name: layer.size
-                for document in self.documents.values()
-                for image in document.images
-                for layer in image.layers
-            }.values()
-        )
+        return {
+            name: {layer.name: layer.size for image in document.images for layer in image.layers}
+            for name, document in self.documents.items()
+        }
 
     def hold(self, bundle_id: str) -> AbstractContextManager[object]:
         self._check()

@@ -147,9 +147,7 @@ class FakeKube:
     ) -> Object:
         self._called("patch", resource, name)
         before = self._find(resource, namespace, name)
-        version = objects.resource_version(patch)
-        if version and version != objects.resource_version(before):
-            raise ObjectConflict(f'Operation cannot be fulfilled on {resource.qualified} "{name}": please apply again')
+        _check_version(resource, before, patch)
         after = objects.merge(before, _as_sent(patch))
         if subresource == "status":
             after = copy.deepcopy(before) | {"status": after.get("status")}
@@ -172,6 +170,7 @@ class FakeKube:
             raise ObjectRefused("the body of the request was in an unknown format")
         if objects.uid(patch) not in {"", objects.uid(before)}:
             raise ObjectNotFound(f'{resource.kind} "{name}" is invalid: metadata.uid: field is immutable')
+        _check_version(resource, before, patch)
         after = strategic_merge.merged(before, patch)
         if not objects.same(before, after):
             await self._put(resource, after)
@@ -275,6 +274,13 @@ def _change(past: _Past, resource: Resource, meant: Callable[[Object | None], bo
     gone = copy.deepcopy(past.before)
     objects.metadata(gone)["resourceVersion"] = str(past.version)
     return Change(ChangeKind.DELETED, gone)
+
+
+def _check_version(resource: Resource, before: Object, patch: Object) -> None:
+    """A patch that names a version is for that version alone."""
+    if objects.resource_version(patch) not in {"", objects.resource_version(before)}:
+        words = f'Operation cannot be fulfilled on {resource.qualified} "{objects.name(before)}": please apply again'
+        raise ObjectConflict(words)
 
 
 def _as_sent(item: Object) -> Object:

@@ -213,6 +213,8 @@ POD_EVENTS: Sequence[tuple[str, str, str]] = (
     (f"`{events.MISSED}`", "Warning", "No cache is used: what is missing is pulled."),
     (f"`{events.NOT_COMPLETE}`", "Normal", "The pinned cache is not usable yet: the pod waits. Again every hour."),
     (f"`{events.NOT_FOUND}`", "Warning", "There is no such cache: the pod waits. Again every hour."),
+    (f"`{events.FAILED}`", "Warning", "The build of the pinned cache has failed, and why: the pod waits. Once."),
+    (f"`{events.RELEASED}`", "Warning", "imagecache is being uninstalled: the pod is let go without its cache."),
     (f"`{events.AUTO_CREATED}`", "Normal", "A cache is being made for its images."),
     (f"`{events.AUTO_CREATE_FAILED}`", "Warning", "None is made, or the build failed, and why."),
     (

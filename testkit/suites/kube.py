@@ -300,6 +300,22 @@ class PodSuite:
         with pytest.raises(ObjectNotFound):
             await kube.strategic_patch(PODS, run, other, namespace=self.namespace)
 
+    async def test_a_patch_of_an_old_version_conflicts(self, kube: ClusterKube, run: str) -> None:
+        made = await self.create(kube, run)
+        now = await self.patched(kube, run, {"metadata": {"annotations": {"example.com/a": "2"}}})
+        annotations: Object = {"annotations": {"example.com/a": "3"}}
+        gone: Object = {"schedulingGates": [_without("imagecache.dev/suite")]}
+        late: Object = {"resourceVersion": objects.resource_version(made), "uid": objects.uid(made), **annotations}
+
+        with pytest.raises(ObjectConflict):
+            await kube.strategic_patch(PODS, run, {"metadata": late, "spec": gone}, namespace=self.namespace)
+        assert await kube.get(PODS, run, namespace=self.namespace) == now
+        late["resourceVersion"] = objects.resource_version(now)
+        after = await self.patched(kube, run, {"metadata": late, "spec": gone})
+        assert objects.texts(after, "metadata", "annotations")["example.com/a"] == "3"
+        assert self.gates(after) == ["example.com/other"]
+        await kube.delete(PODS, run, namespace=self.namespace)
+
     async def test_node_affinity_changes_while_the_pod_is_gated(self, kube: ClusterKube, run: str) -> None:
         zone: Object = {"key": "topology.kubernetes.io/zone", "operator": "In", "values": ["a"]}
         terms: list[JSON] = [{"matchExpressions": [zone]}]

@@ -170,9 +170,10 @@ def test_pods_go_to_a_node_that_has_it(site: Site, system: Installed, pods: Seen
 def test_gates_of_others_stay(site: Site, pods: SeenPods) -> None:
     reference = image(site, "others")
     usable(site, "others", reference)
-    pods.create(PodSpec("others", reference, annotations={keys.PIN: "others"}, gates=[OTHER_GATE]))
+    theirs = [OTHER_GATE, "kueue.x-k8s.io/admission"]
+    pods.create(PodSpec("others", reference, annotations={keys.PIN: "others"}, gates=theirs))
 
-    pods.wait("others", "let go by us", lambda: pods.gates("others") == [OTHER_GATE])
+    pods.wait("others", "let go by us", lambda: pods.gates("others") == theirs)
     assert not node_of(pods.get("others"))
 
 

@@ -23,6 +23,7 @@ from imagecache.kube.connection import kubeconfig
 from imagecache.kube.objects import at
 from imagecache.kube.resources import EVENTS
 from imagecache.match import keys
+from imagecache.match.events import RELEASED
 from testkit.cluster.accounts import NAMESPACE, create_account, identity
 from testkit.cluster.installed import Installed
 from testkit.cluster.node import Node
@@ -424,4 +425,5 @@ def test_everything_held_is_let_go_by_the_program(system: Installed, pods: SeenP
     run([COMMAND, "controller", "--release", "--kubeconfig", account.kubeconfig], env=system.controller.environ())
 
     assert [pods.gates(name) for name in names] == [[]] * len(names)
+    assert all(RELEASED in pods.reasons(name) for name in (*names, "others"))
     assert pods.gates("others") == [OTHER_GATE]

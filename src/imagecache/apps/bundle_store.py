@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 from imagecache.api.ids import owner_of
@@ -28,7 +28,7 @@ class LocalBundles:
         """An index, and its ids by their owners: with a thousand caches each look would go through a thousand ids."""
         self._sizes: dict[Digest, dict[LayerName, int]] = {}
         """Layer images of each bundle, by the digest of its entry: read once."""
-        self._sized: tuple[LayoutIndex | None, int] = (None, 0)
+        self._listed: tuple[LayoutIndex | None, dict[str, dict[LayerName, int]]] = (None, {})
 
     def ids(self, owner: str) -> Collection[str]:
         index = self._documents.index()
@@ -49,14 +49,14 @@ class LocalBundles:
     def delete(self, bundle_id: str) -> None:
         self._store.bundles.delete(bundle_id)
 
-    def size(self) -> int:
+    def layers(self) -> Mapping[str, Mapping[LayerName, int]]:
         index = self._documents.index()
-        known, size = self._sized
+        known, layers = self._listed
         if known is not index:
             sizes = {entry.digest: self._layers(entry) for entry in index.manifests}
-            size = sum({name: each for layers in sizes.values() for name, each in layers.items()}.values())
-            self._sizes, self._sized = sizes, (index, size)
-        return size
+            layers = dict(zip(index.ids, sizes.values(), strict=True))
+            self._sizes, self._listed = sizes, (index, layers)
+        return layers
 
     def _layers(self, entry: Descriptor) -> dict[LayerName, int]:
         """None of a bundle that is damaged, or was deleted meanwhile."""

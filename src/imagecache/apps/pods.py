@@ -9,7 +9,7 @@ import asyncio
 import os
 from pathlib import Path
 
-from imagecache.clock import Clock
+from imagecache.clock import Clock, SystemClock
 from imagecache.controller.pods.reconciler import PodDependencies, PodReconciler
 from imagecache.controller.pods.release import release
 from imagecache.controller.reconciler import Reconciler
@@ -50,4 +50,4 @@ async def run_when(synced: list[asyncio.Event], pods: PodReconciler) -> None:
 async def release_pods(settings: Settings) -> int:
     """Let every held pod of the cluster go; how many. Raises InvalidSetting, KubernetesError."""
     async with KubeClient(connection.find(settings.kubeconfig, os.environ, Path.home())) as kube:
-        return await release(kube)
+        return await release(kube, SystemClock())

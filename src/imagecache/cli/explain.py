@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from imagecache.api.yamltext import JSON
     from imagecache.match.explanation import Explanation, PodEvent
 
+_ABSENT = "the node reports nothing of it"
 _KINDS = frozenset({"", "pod", "pods", "po"})
 
 
@@ -30,6 +31,9 @@ def explain(
     session: Session,
     pod: Annotated[str, typer.Argument(metavar="pod/NAME", help="A pod of the cluster.")],
     of_namespace: NamespaceOption = None,
+    node: Annotated[
+        str, typer.Option("--node", metavar="NODE", help="As if the pod were on this node. [default: its own]")
+    ] = "",
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Show which ImageCache a pod of the cluster starts from, and why.
@@ -37,13 +41,15 @@ def explain(
     The match is computed again, as of now: what the pod and the defaults around it ask for, and every cache that has
     something of the pod with its score and why it was not taken. Besides: whether the pod is or was held, what its node
     has, what the node's agent has told, and the events.
+
+    With --node it says whether the pod would hit there, and what that node has of each cache.
     """
     kind, _, name = pod.rpartition("/")
     if kind.lower() not in _KINDS or not name:
         raise InvalidInput(
             f"{pod[:200]!r} is not pod/NAME", hint="only pods are explained; their names: kubectl get pods"
         )
-    explanation, notes = run(_explain(session, of_namespace, name))
+    explanation, notes = run(_explain(session, of_namespace, name, node.strip()))
     for text in notes:
         note(text)
     if output is Output.JSON:
@@ -56,7 +62,9 @@ def explain(
         say(text)
 
 
-async def _explain(session: Session, of_namespace: str | None, name: str) -> tuple[Explanation, tuple[str, ...]]:
+async def _explain(
+    session: Session, of_namespace: str | None, name: str, node: str
+) -> tuple[Explanation, tuple[str, ...]]:
     from imagecache.apps import cluster_documents
     from imagecache.concurrency import run_all
     from imagecache.match import explanation
@@ -71,7 +79,7 @@ async def _explain(session: Session, of_namespace: str | None, name: str) -> tup
         )
     around = surroundings(found.documents, verdicts.cluster_defaults(session.settings))
     notes = (*found.notes, *told.notes, *around.notes)
-    return explanation.explain(read(item), around, told.documents), notes
+    return explanation.explain(read(item), around, told.documents, node=node), notes
 
 
 def _head(found: Explanation) -> list[str]:
@@ -81,6 +89,7 @@ def _head(found: Explanation) -> list[str]:
         line("Matched", _matched(found)),
         line("Held", _held(found)),
         *[line("Served", text) for text in found.served or ("<nothing told>",)],
+        *([line("As if on", found.node)] if found.node != found.pod.node else []),
     ]
 
 
@@ -104,10 +113,10 @@ def _rest(found: Explanation, now: dt.datetime) -> list[str]:
 def _node(found: Explanation) -> list[str]:
     from imagecache.api import columns
 
-    if not found.pod.node:
+    if not found.node:
         return []
     if found.report is None:
-        return [line("Node", f"{found.pod.node}: no agent reports about its caches")]
+        return [line("Node", f"{found.node}: no agent reports about its caches")]
     rows = [
         (
             each.name,
@@ -118,8 +127,11 @@ def _node(found: Explanation) -> list[str]:
         )
         for each in found.on_node
     ]
+    there = {each.name for each in found.on_node}
+    if found.node != found.pod.node:  # what it lacks is the answer too
+        rows += [(each.name, each.id, "", "", _ABSENT) for each in found.verdict.candidates if each.name not in there]
     mode = found.report.mode or "no mode"
-    return section(f"Of these on {found.pod.node} ({mode}) now", ("NAME", "ID", "STATE", "BYTES", "REASON"), rows)
+    return section(f"Of these on {found.node} ({mode}) now", ("NAME", "ID", "STATE", "BYTES", "REASON"), rows)
 
 
 def _reason(each: NodeCache) -> str:
@@ -143,6 +155,7 @@ def _document(found: Explanation) -> dict[str, JSON]:
         "namespace": found.pod.namespace,
         "name": found.pod.name,
         "node": found.pod.node,
+        "explainedNode": found.node,
         "matched": {"id": found.matched, "imageCache": found.matched_name},
         "held": {"now": found.held.now, "before": found.held.before, "why": found.held.why},
         "served": list(found.served),

@@ -13,6 +13,7 @@ from imagecache.builder.build_events import BuildEvent
 from imagecache.errors import ImageCacheError
 from imagecache.store.bundle_document import Bundle
 from imagecache.store.collect import Collected
+from imagecache.store.layer_name import LayerName
 
 
 class Builder(Protocol):
@@ -48,8 +49,8 @@ class BundleStore(Protocol):
     def delete(self, bundle_id: str) -> None:
         """Forget a bundle. Raises NotFound, StoreError."""
 
-    def size(self) -> int:
-        """Bytes of the layer images that its bundles name, each counted once. Raises StoreError."""
+    def layers(self) -> Mapping[str, Mapping[LayerName, int]]:
+        """The layer images that its bundles name, with their bytes, by id of the bundle. Raises StoreError."""
 
     def hold(self, bundle_id: str) -> AbstractContextManager[object]:
         """Keep the layer images that the running build of a bundle has made, until the end of the context.

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 
 from imagecache.api.types import Status
 from imagecache.clock import Clock
-from imagecache.controller.quota import Limits, Place, Standing, place_of, standing, state
+from imagecache.controller.quota import Limits, Place, Standing, Stored, place_of, standing, state
 from imagecache.errors import QuotaExceeded, StoreError
 from imagecache.kube import objects
 from imagecache.kube.api import Object
+from imagecache.store.layer_name import LayerName
 from imagecache.telemetry.log import get_logger
 
 _LOOK = 15.0
@@ -33,7 +34,7 @@ class Places:
 
     Args:
         limits: without any, everything may begin and nothing goes, and the objects are not looked at.
-        size: bytes of the layer images in the store; blocks. Raises StoreError.
+        layers: as ``BundleStore.layers``; blocks. Raises StoreError.
         clock: what was used recently is told by it.
         wake: called with the name of each object that another decision is due for.
         interval: seconds between two looks that no change asks for.
@@ -42,14 +43,14 @@ class Places:
     def __init__(
         self,
         limits: Limits,
-        size: Callable[[], int],
+        layers: Callable[[], Mapping[str, Mapping[LayerName, int]]],
         clock: Clock,
         wake: Callable[[str], None],
         *,
         interval: float = _LOOK,
     ) -> None:
         self._limits = limits
-        self._size = size
+        self._layers = layers
         self._clock = clock
         self._wake = wake
         self._interval = interval
@@ -62,7 +63,11 @@ class Places:
         """Uids whose deletion was asked for."""
         self._refused: set[str] = set()
         """Names that were told to wait."""
-        self._stored = 0
+        self._listed: object = None
+        """The answer that ``_stored`` was made of."""
+        self._stored = Stored()
+        self._cleared: set[str] = set()
+        """Owners of objects that have gone, whose bundles may be in ``_stored`` still."""
         self._version = 0
         self._easy = Standing(limits)
         """That of all while there is room."""
@@ -88,6 +93,9 @@ class Places:
         if before is not None and (after is None or after.uid != before.uid):
             self._decided.pop(before.uid, None)
             self._leaving.discard(before.uid)
+            if self._limits.store:
+                self._cleared.add(before.owner)
+                self._stored = self._stored.without({before.owner})
         if after != before:
             self._change()
 
@@ -118,8 +126,13 @@ class Places:
     async def measure(self) -> None:
         """See what the store has. While it cannot be read, what it had counts."""
         if self._limits.store:
+            cleared = set(self._cleared)
             with suppress(StoreError):
-                self._stored = await asyncio.to_thread(self._size)
+                layers = await asyncio.to_thread(self._layers)
+                self._cleared -= cleared  # the answer is of after they went
+                if layers is not self._listed or cleared:
+                    self._listed, self._stored = layers, Stored(layers).without(self._cleared)
+                    self._version += 1
 
     def refusal(self, name: str) -> QuotaExceeded | None:
         """Why a cache that has not begun may not begin now."""
@@ -135,7 +148,7 @@ class Places:
     async def admit(self) -> None:
         """Before a build: of many that were decided on, those before have made layers. Raises QuotaExceeded."""
         await self.measure()
-        if 0 < self._limits.store <= self._stored:
+        if 0 < self._limits.store <= self._stored.size:
             raise self._easy.store_is_full()
 
     async def run(self) -> None:
@@ -162,10 +175,10 @@ class Places:
     def _standing(self) -> Standing:
         """Of all; computed once for each change, and once a second, while there is not room for everything."""
         many = 0 < self._limits.caches < len(self._places)
-        if not many and not 0 < self._limits.store <= self._stored:
+        if not many and not 0 < self._limits.store <= self._stored.size:
             return self._easy
         now = self._clock.now()
-        key = (self._version, self._stored, int(now.timestamp()))
+        key = (self._version, int(now.timestamp()))
         if self._known[0] != key:
             places = [self._as_decided(place) for place in self._places.values()]
             self._known = (key, standing(places, self._limits, self._stored, now))

@@ -3,7 +3,8 @@
 A pure function of all objects, so however many come at once, and in whatever order they are looked at, each gets an
 answer that fits those of the others. Who has content, or has begun to be built, keeps its place. The others get what
 room there is in the order in which they were created. When more are wanted than there is room for, those go that their
-owners have marked so, least recently used first; what still does not fit waits (``docs/internals/status.md``). Source:
+owners have marked so, least recently used first; what still does not fit waits (``docs/internals/status.md``). Where
+bytes are short, only those go whose layer images nobody else has, and none if all of them are not enough. Source:
 eci-api §5.5. It must not do I/O.
 """
 
@@ -11,10 +12,12 @@ from __future__ import annotations
 
 import bisect
 import datetime as dt
-from collections.abc import Collection, Mapping
+import types
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from imagecache.api import nodes, phases, times
+from imagecache.api import ids, nodes, phases, times
 from imagecache.api.assignment import SERVING
 from imagecache.api.types import Phase
 from imagecache.errors import QuotaExceeded
@@ -22,6 +25,7 @@ from imagecache.kube import objects
 from imagecache.kube.api import Object
 from imagecache.limits import GIB
 from imagecache.match.keys import AUTO_CREATED
+from imagecache.store.layer_name import LayerName
 
 RECENT = dt.timedelta(minutes=10)
 """What was used within that time does not go: pods that start now may be why it is there."""
@@ -72,6 +76,55 @@ class Place:
     @property
     def turn(self) -> _Turn:
         return self.created, self.name
+
+    @property
+    def owner(self) -> str:
+        """As in ``Stored``."""
+        return ids.owner(self.uid)
+
+
+class Stored:
+    """What the store has: the layer images of each object's bundles, with their bytes, by ``ids.owner``."""
+
+    def __init__(self, layers: Mapping[str, Mapping[LayerName, int]] = types.MappingProxyType({})) -> None:
+        """``layers``: by id of the bundle, or any other text that begins with the owner."""
+        self._layers: dict[str, dict[LayerName, int]] = {}
+        for bundle_id, images in layers.items():
+            self._layers.setdefault(ids.owner_of(bundle_id), {}).update(images)
+        self.size = sum({name: size for images in self._layers.values() for name, size in images.items()}.values())
+        """Bytes, each layer image counted once."""
+
+    def without(self, owners: Collection[str]) -> Stored:
+        return Stored({owner: images for owner, images in self._layers.items() if owner not in owners})
+
+    def leaving(self, below: int, gone: Iterable[str], others: Sequence[str]) -> list[str]:
+        """Owners that have to go besides those that are ``gone``, so that less than ``below`` bytes are left.
+
+        Of the ``others``, in this order, as few as that takes, and none whose going frees nothing: what it has, stays
+        for somebody else. None at all when all of them are not enough.
+        """
+        holders = Counter(name for images in self._layers.values() for name in images)
+        size, chosen = self.size, list[str]()
+        for owner in gone:
+            size -= self._free(owner, holders)
+        for owner in others:
+            if size < below:
+                break
+            size -= self._free(owner, holders)
+            chosen.append(owner)
+        if size >= below:
+            return []
+        return [owner for owner in chosen if self._is_held_by_nobody(owner, holders)]
+
+    def _free(self, owner: str, holders: Counter[LayerName]) -> int:
+        """Bytes that nobody has any longer."""
+        images = self._layers.get(owner, {})
+        holders.subtract(images.keys())
+        return sum(size for name, size in images.items() if not holders[name])
+
+    def _is_held_by_nobody(self, owner: str, holders: Counter[LayerName]) -> bool:
+        """Whether that is so of anything that it has."""
+        return any(size and not holders[name] for name, size in self._layers.get(owner, {}).items())
 
 
 def place_of(item: Object) -> Place:
@@ -154,8 +207,7 @@ _HINT = (
 _GOES = "{limit}; of those that may go (" + nodes.ELIMINATION + ": LRU) it was used least recently, at {used}"
 
 
-def standing(places: Collection[Place], limits: Limits, stored: int, now: dt.datetime) -> Standing:
-    """``stored``: bytes of the layer images in the store."""
+def standing(places: Collection[Place], limits: Limits, stored: Stored, now: dt.datetime) -> Standing:
     staying = [place for place in places if not place.leaves]
     automatic = sorted((place for place in staying if place.automatic), key=lambda place: place.turn)
     free = frozenset(place.name for place in automatic[: limits.automatic])
@@ -167,11 +219,12 @@ def standing(places: Collection[Place], limits: Limits, stored: int, now: dt.dat
     over = max(0, holding + len(waiting) - limits.caches) if limits.caches else 0
     leaving = [place for place in idle if place.name not in free][:over]
     going = {place.name: _why(place, _MANY.format(count=limits.caches)) for place in leaving}
-    full = 0 < limits.store <= stored
-    # one after the other: what the next bytes are worth is only known when those of the last are gone
-    clearing = bool(going) or any(place.clears for place in places)
-    if full and not clearing and any(place.waits for place in staying):
-        going = {place.name: _why(place, _FULL.format(size=limits.store // GIB)) for place in idle[:1]}
+    full = 0 < limits.store <= stored.size
+    if full and any(place.waits for place in staying):
+        gone = [place.owner for place in places if place.clears or place.name in going]
+        rest = {place.owner: place for place in idle if place.name not in going}
+        for owner in stored.leaving(limits.store, gone, list(rest)):
+            going[rest[owner].name] = _why(rest[owner], _FULL.format(size=limits.store // GIB))
     # who goes makes room at once: their deletion waits for nobody
     room = limits.caches - holding + len(leaving) if limits.caches else None
     return Standing(limits, room, free, waiting, full, going)

@@ -126,7 +126,7 @@ class Reconciler:
             hold=dependencies.store.hold,
             turn=dependencies.turn,
         )
-        self.places = Places(dependencies.limits, dependencies.store.size, dependencies.clock, self.queue.add)
+        self.places = Places(dependencies.limits, dependencies.store.layers, dependencies.clock, self.queue.add)
         self._matches = MatchLog(dependencies.clock)
         self._memories: dict[str, ObjectMemory] = {}
         """By uid."""

@@ -85,5 +85,6 @@ class ClusterKube(Kube, Protocol):
         """Strategic merge patch, of kinds that the API server was built with: a list with a key is merged by it.
 
         ``{"$patch": "delete"}`` beside the key removes an entry. With ``metadata.uid`` in the patch it raises
-        ObjectNotFound when the object of that name is another one. Raises ObjectRefused.
+        ObjectNotFound when the object of that name is another one; with ``metadata.resourceVersion`` ObjectConflict
+        when the object has changed since then. Raises ObjectRefused.
         """

@@ -13,11 +13,17 @@ NOT_COMPLETE: Final = "ImageCacheNotComplete"
 AUTO_CREATED: Final = "ImageCacheAutoCreated"
 AUTO_CREATE_FAILED: Final = "ImageCacheAutoCreateFailed"
 """The name is ours: ECI's is not published."""
+FAILED: Final = "ImageCacheFailed"
+"""Ours: the build of the pinned cache has failed, and why."""
+RELEASED: Final = "ImageCacheReleased"
+"""Ours: all held pods are let go, as before an uninstallation."""
 SERVED: Final = "ImageCacheServed"
 """Ours, by the agent of the pod's node: layers from caches, bytes pulled, time."""
 _PREFIX = "[eci.imagecache]"
 _PIN = 253
 """Characters of a pin that are repeated; no name and no id is longer."""
+_CAUSE = 500
+"""Characters of a failure's reason that are repeated."""
 
 
 def hit(cache_id: str) -> Told:
@@ -44,7 +50,21 @@ def auto_created(cache_id: str) -> Told:
 
 
 def auto_create_failed(cause: str) -> Told:
-    return Told(AUTO_CREATE_FAILED, "Warning", f"{_PREFIX}Image cache auto create failed for {cause}")
+    return Told(AUTO_CREATE_FAILED, "Warning", f"{_PREFIX}Image cache auto create failed for {cause[:_CAUSE]}")
+
+
+def failed(pin: str, cause: str) -> Told:
+    """``cause``: ``status.reason`` of the cache."""
+    text = f"The production for specified image cache {_shown(pin)} has failed: {cause[:_CAUSE]}"
+    return Told(FAILED, "Warning", _PREFIX + text)
+
+
+def released() -> Told:
+    text = (
+        "It waits for no image cache any longer, for imagecache is being uninstalled or switched off: "
+        "its node pulls the images that it does not have."
+    )
+    return Told(RELEASED, "Warning", _PREFIX + text)
 
 
 def _shown(pin: str) -> str:

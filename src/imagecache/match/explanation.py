@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -26,6 +26,8 @@ REASONS = (
     events.NOT_COMPLETE,
     events.AUTO_CREATED,
     events.AUTO_CREATE_FAILED,
+    events.FAILED,
+    events.RELEASED,
     events.SERVED,
 )
 _WAITING = frozenset({events.NOT_FOUND, events.NOT_COMPLETE})
@@ -72,8 +74,10 @@ class Explanation:
     matched_name: str
     """Of the cache that has it now; empty: none."""
     held: Held
+    node: str
+    """That the verdict is for: the pod's own, or another that was asked for; empty: it has none yet."""
     report: NodeStatus | None
-    """Of the pod's node."""
+    """Of that node."""
     on_node: tuple[NodeCache, ...]
     """Of these reports, the caches that have something of the pod."""
     events: tuple[PodEvent, ...]
@@ -85,9 +89,13 @@ class Explanation:
         return tuple(event.message for event in self.events if event.reason == events.SERVED)
 
 
-def explain(pod: Pod, around: Surroundings, told: Iterable[JSON]) -> Explanation:
-    """``told``: core/v1 Events about the pod; what is none, or not ours, is left out."""
-    found = view(pod)
+def explain(pod: Pod, around: Surroundings, told: Iterable[JSON], *, node: str = "") -> Explanation:
+    """Why a pod started as it did, or with ``node`` how it would start on that one.
+
+    ``told``: core/v1 Events about the pod; what is none, or not ours, is left out.
+    """
+    own = view(pod)
+    found = replace(own, node=node or own.node)
     verdict = match(found, around.defaults(found.namespace), around.index)
     matched = trimmed(found.annotations.get(MATCHED, ""))
     cache = around.index.pinned(matched) if matched else None
@@ -96,7 +104,8 @@ def explain(pod: Pod, around: Surroundings, told: Iterable[JSON]) -> Explanation
     report = around.reports.get(found.node) if found.node else None
     names = {name, verdict.winner, *(each.name for each in verdict.candidates)}
     return Explanation(
-        pod=found,
+        pod=own,
+        node=found.node,
         verdict=verdict,
         matched=matched,
         matched_name=name,

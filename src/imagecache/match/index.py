@@ -142,7 +142,15 @@ def view(item: ImageCache, nodes: Usable = _NOWHERE) -> CacheView:
         desired=status.nodes.desired if status and status.nodes else 0,
         ready=status.nodes.ready if status and status.nodes else 0,
         ready_since=_ready_since(status),
+        failed_since=_failed_since(status),
     )
+
+
+def _failed_since(status: Status | None) -> dt.datetime | None:
+    if status is None or status.phase is not Phase.FAILED:
+        return None
+    found = condition(status, "Building")
+    return times.read(found.last_transition_time) if found else None
 
 
 def parsed(image: str) -> Reference | None:

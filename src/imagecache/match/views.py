@@ -64,6 +64,8 @@ class CacheView:
     """Nodes that have an earlier content of it, with all of its images."""
     ready_since: dt.datetime | None = None
     """When it became Ready; None: it is not, or not known."""
+    failed_since: dt.datetime | None = None
+    """When its build failed; None: it has not, or that is not known."""
 
     @property
     def serves(self) -> bool:

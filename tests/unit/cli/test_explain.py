@@ -74,6 +74,50 @@ def test_everything_for_programs(imagecache: Shell) -> None:
     assert [each["name"] for each in found["candidates"]] == ["a", "b"]
 
 
+def test_on_another_node(imagecache: Shell) -> None:
+    """What it has of each candidate, and why that is a hit or not, whatever became of the pod on its own node."""
+    running(imagecache)
+    other = imagecache.put_cache("c", NGINX, BUSYBOX)
+    late = imagecache.put_cache("d", NGINX)
+    documents = [report("node-2", other), report("node-2", late, state="Fetching")]
+    both = [entry for each in documents for entry in each["status"]["caches"]]
+    imagecache.put(NODE_IMAGE_CACHES, {**documents[0], "status": {"mode": "native", "caches": both}})
+
+    found = imagecache("explain", "pod/web", "--node", "node-2")
+
+    lines, cache_id = found.stdout.splitlines(), objects.text(other, "status", "imageCacheId")
+    assert lines[0] == "Pod:          team/web on node-1"
+    assert lines[4:6] == ["As if on:     node-2", f"Outcome:      hit: c ({cache_id})"]
+    assert [line.split()[0] for line in lines if line.endswith("not on node-2")] == ["a", "b", "d"]
+    on_node = lines.index("Of these on node-2 (native) now:")
+    assert [line.split()[:3] for line in lines[on_node + 2 : on_node + 4]] == [
+        ["c", cache_id, "Ready"],
+        ["d", objects.text(late, "status", "imageCacheId"), "Fetching"],
+    ]
+    assert [line.split()[0] for line in lines if line.endswith("the node reports nothing of it")] == ["a", "b"]
+    document = json.loads(imagecache("explain", "pod/web", "--node", "node-2", "-o", "json").stdout)
+    assert (document["node"], document["explainedNode"], document["outcome"]) == ("node-1", "node-2", "hit")
+    assert [each["name"] for each in document["onNode"]] == ["c", "d"]
+
+
+def test_another_node_without_an_agent(imagecache: Shell) -> None:
+    running(imagecache)
+
+    found = imagecache("explain", "pod/web", "--node", "node-9").stdout
+
+    assert "Outcome:      missed" in found
+    assert "Node:         node-9: no agent reports about its caches" in found
+
+
+def test_a_pod_without_a_node_as_if_it_had_one(imagecache: Shell) -> None:
+    cache = imagecache.put_cache("a", NGINX)
+    imagecache.put(NODE_IMAGE_CACHES, report("node-1", cache))
+    imagecache.put(PODS, pod(NGINX), "team")
+
+    assert "As if on:     node-1" in imagecache("explain", "pod/web", "--node", "node-1").stdout
+    assert "Outcome:      missed" in imagecache("explain", "pod/web", "--node", "node-2").stdout
+
+
 def test_a_pod_that_waits_for_a_cache(imagecache: Shell) -> None:
     imagecache.put_cache("a", NGINX, ready=False)
     imagecache.put(PODS, pod(NGINX, annotations={keys.PIN_OLD: "a"}, gated=True), "team")

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 
 from msgspec.structs import replace
 
 from imagecache.api import times
+from imagecache.api.ids import derived_cache_id
 from imagecache.api.types import Attempt
 from imagecache.controller.places import Places
 from imagecache.controller.quota import Limits
+from imagecache.digest import Digest
 from imagecache.errors import StoreError
 from imagecache.kube.api import Object
+from imagecache.store.layer_name import LayerName, Space
 from testkit.clock import START, FakeClock
 from tests.unit.controller.situations import NOT_FOUND, ONE, failed, pending, ready
 
 from .conftest import eventually
+
+Layers = Mapping[str, Mapping[LayerName, int]]
+LAYER, OTHER = (LayerName(Space.LAYERS, Digest.sha256(name)) for name in (b"one", b"other"))
 
 
 def item(name: str, phase: str = "", *, marked: bool = False, uid: str = "") -> Object:
@@ -27,8 +33,8 @@ def item(name: str, phase: str = "", *, marked: bool = False, uid: str = "") -> 
     return {"metadata": metadata, "status": status}
 
 
-def places(limits: Limits, clock: FakeClock, *items: Object, size: Callable[[], int] = lambda: 0) -> Places:
-    made = Places(limits, size, clock, lambda _name: None)
+def places(limits: Limits, clock: FakeClock, *items: Object, layers: Callable[[], Layers] = dict) -> Places:
+    made = Places(limits, layers, clock, lambda _name: None)
     for each in items:
         made.take(each, gone=False)
     return made
@@ -93,18 +99,44 @@ def test_without_limits_nothing_is_kept() -> None:
 async def test_a_store_that_cannot_be_read_has_what_it_had() -> None:
     sizes = [7]
 
-    def size() -> int:
+    def layers() -> Layers:
         if not sizes:
             raise StoreError("the disk is gone")
-        return sizes[0]
+        return {ONE: {LAYER: sizes[0]}}
 
-    found = places(Limits(store=7), FakeClock(), item("a"), size=size)
+    found = places(Limits(store=7), FakeClock(), item("a"), layers=layers)
     assert refused(found, "a") == []
     await found.measure()
     sizes.clear()
     await found.measure()
 
     assert refused(found, "a") == ["a"]
+
+
+async def test_what_has_just_gone_makes_room_before_the_store_is_looked_at_again() -> None:
+    """Else another one would go for what is free already."""
+    clock = FakeClock()
+    bundle = {name: derived_cache_id(f"uid-{name}") for name in "ab"}
+    has: Layers = {bundle["a"]: {LAYER: 7}, bundle["b"]: {OTHER: 6}}
+    found = places(
+        Limits(store=10),
+        clock,
+        item("a", "Ready", marked=True),
+        item("b", "Ready", marked=True),
+        item("new"),
+        layers=lambda: has,
+    )
+    await found.measure()
+    clock.advance(hours=1)
+    assert (bool(found.eviction("a")), bool(found.eviction("b"))) == (True, False)
+    found.leaves("a", "uid-a")
+    assert (found.eviction("a"), found.eviction("b")) == ("", "")
+    found.take(item("a"), gone=True)
+    assert (refused(found, "new"), found.eviction("b")) == ([], "")
+    has = {bundle["b"]: {OTHER: 6}}
+    await found.measure()
+
+    assert (refused(found, "new"), found.eviction("b")) == ([], "")
 
 
 @asynccontextmanager
@@ -118,7 +150,7 @@ async def running(found: Places) -> AsyncIterator[None]:
 
 async def test_time_alone_makes_room() -> None:
     clock, woken = FakeClock(), set[str]()
-    found = Places(Limits(caches=1), lambda: 0, clock, woken.add, interval=0.01)
+    found = Places(Limits(caches=1), dict, clock, woken.add, interval=0.01)
     found.take(item("old", "Ready", marked=True), gone=False)
     found.take(item("new"), gone=False)
     found.matched("old", clock.now())

@@ -10,14 +10,17 @@ import pytest
 from msgspec.structs import replace
 
 from imagecache.api import phases, times
+from imagecache.api.ids import owner
 from imagecache.api.types import Attempt, Phase
 from imagecache.api.yamltext import JSON
 from imagecache.controller.decide import SOON
 from imagecache.controller.decision import AddFinalizer, Broken, DeleteObject, Running, StopBuild
-from imagecache.controller.quota import Limits, Place, place_of, standing
+from imagecache.controller.quota import Limits, Place, Stored, place_of, standing
+from imagecache.digest import Digest
 from imagecache.errors import QuotaExceeded
 from imagecache.kube.api import Object
 from imagecache.limits import GIB
+from imagecache.store.layer_name import LayerName, Space
 from tests.unit.controller.situations import (
     BUILD_ONE,
     EDITED,
@@ -41,6 +44,7 @@ from tests.unit.controller.situations import (
 )
 
 MINUTE = dt.timedelta(minutes=1)
+NOTHING = Stored()
 FULL = QuotaExceeded("there may be 2 image caches (max_caches)", hint="raise it")
 
 
@@ -64,10 +68,24 @@ def place(name: str, **fields: Any) -> Place:
     return Place(name=name, **(known | fields))
 
 
-def answers(places: Sequence[Place], limits: Limits, stored: int = 0) -> tuple[set[str], set[str]]:
+def layer(name: str) -> LayerName:
+    return LayerName(Space.LAYERS, Digest.sha256(name.encode()))
+
+
+def stored(**layers: dict[str, int]) -> Stored:
+    """By name of the cache: GiB of its layer images, by their names. Any other name is of somebody else."""
+    return Stored(
+        {
+            owner(f"uid-{name}"): {layer(each): size * GIB for each, size in images.items()}
+            for name, images in layers.items()
+        }
+    )
+
+
+def answers(places: Sequence[Place], limits: Limits, has: Stored = NOTHING) -> tuple[set[str], set[str]]:
     """Names of those that are refused, and of those that go."""
-    found = standing(places, limits, stored, NOW)
-    assert standing(list(reversed(places)), limits, stored, NOW) == found
+    found = standing(places, limits, has, NOW)
+    assert standing(list(reversed(places)), limits, has, NOW) == found
     return {each.name for each in places if found.refusal(each) is not None}, set(found.going)
 
 
@@ -124,34 +142,82 @@ def test_a_label_that_anybody_can_write_makes_no_room() -> None:
 
 
 @pytest.mark.parametrize(
-    ("places", "stored", "refused", "going"),
+    ("places", "rest", "refused", "going"),
     [
-        ([place("a"), place("new", state="waits")], 10 * GIB - 1, set(), set()),
-        ([place("a"), place("new", state="waits")], 10 * GIB, {"new"}, set()),
-        ([place("a"), place("b", state="builds"), place("c", state="updates")], 11 * GIB, set(), set()),
-        # one after the other, and only for somebody
-        ([place("a", may_go=True), place("b", may_go=True)], 11 * GIB, set(), set()),
-        ([place("a", may_go=True), place("b", may_go=True), place("new", state="waits")], 11 * GIB, {"new"}, {"a"}),
+        ([place("a"), place("new", state="waits")], 7, set(), set()),
+        ([place("a"), place("new", state="waits")], 8, {"new"}, set()),
+        ([place("a"), place("b", state="builds"), place("c", state="updates")], 9, set(), set()),
+        # no more than it takes, and only for somebody
+        ([place("a", may_go=True), place("b", may_go=True)], 7, set(), set()),
+        ([place("a", may_go=True), place("b", may_go=True), place("new", state="waits")], 7, {"new"}, {"a"}),
+        ([place("a", may_go=True), place("b", may_go=True), place("new", state="waits")], 8, {"new"}, {"a", "b"}),
+        # all of them are not enough
+        ([place("a", may_go=True), place("b", may_go=True), place("new", state="waits")], 10, {"new"}, set()),
+        # what clears is as good as gone
         (
             [place("a", leaves=True, clears=True), place("b", may_go=True), place("new", state="waits")],
-            11 * GIB,
+            7,
             {"new"},
             set(),
         ),
+        (
+            [place("a", leaves=True, clears=True), place("b", may_go=True), place("new", state="waits")],
+            8,
+            {"new"},
+            {"b"},
+        ),
         # somebody else's finalizer keeps an object, not its bundle
-        ([place("a", leaves=True), place("b", may_go=True), place("new", state="waits")], 11 * GIB, {"new"}, {"b"}),
+        ([place("a", leaves=True), place("b", may_go=True), place("new", state="waits")], 9, {"new"}, {"b"}),
         # what pods had made goes as well: it takes the same room
-        ([place("a", automatic=True, may_go=True), place("new", state="waits")], 11 * GIB, {"new"}, {"a"}),
-        ([place("a"), place("new", automatic=True, state="waits")], 11 * GIB, {"new"}, set()),
+        ([place("a", automatic=True, may_go=True), place("new", state="waits")], 9, {"new"}, {"a"}),
+        ([place("a"), place("new", automatic=True, state="waits")], 9, {"new"}, set()),
     ],
 )
-def test_how_much_the_store_may_have(places: list[Place], stored: int, refused: set[str], going: set[str]) -> None:
-    assert answers(places, FULL_STORE, stored) == (refused, going)
+def test_how_much_the_store_may_have(places: list[Place], rest: int, refused: set[str], going: set[str]) -> None:
+    """Each that serves has 2 GiB for itself, and others have the rest; there may be 10."""
+    own = {each.name: {each.name: 2} for each in places if each.idle and (each.clears or not each.leaves)}
+
+    assert answers(places, FULL_STORE, stored(**own, others={"rest": rest})) == (refused, going)
+
+
+THREE = [place(name, may_go=True, age=90 - number) for number, name in enumerate("abc")]
+"""The least recently used one first."""
+WAITING = place("new", state="waits", age=0)
+
+
+@pytest.mark.parametrize(
+    ("has", "going"),
+    [
+        # all that the least recently used one has is somebody else's too
+        ({"a": {"base": 4}, "b": {"base": 4, "b": 1}, "others": {"base": 4, "x": 5}}, {"b"}),
+        ({"a": {"base": 10}, "others": {"base": 10}}, set()),
+        # two have the same between them: one alone would free nothing
+        ({"a": {"both": 5}, "b": {"both": 5}, "others": {"x": 5}}, {"a", "b"}),
+        # ... and the third is not needed for that
+        ({"a": {"both": 5}, "b": {"base": 3}, "c": {"both": 5}, "others": {"base": 3, "x": 2}}, {"a", "c"}),
+        # what is shared counts once, so this one is enough
+        ({"a": {"base": 3, "a": 1}, "b": {"base": 3, "b": 1}, "c": {"base": 3, "c": 5}}, {"a"}),
+        # a damaged bundle, of which nothing is known, and one that has none
+        ({"a": {}, "c": {"c": 1}, "others": {"x": 9}}, {"c"}),
+    ],
+)
+def test_layers_that_others_have_make_no_room(has: dict[str, dict[str, int]], going: set[str]) -> None:
+    assert answers([*THREE, WAITING], FULL_STORE, stored(**has)) == ({"new"}, going)
+
+
+def test_who_goes_for_the_number_makes_room_for_bytes_too() -> None:
+    has = stored(**{each: {each: 4} for each in "abc"})
+
+    assert answers([*THREE, WAITING], Limits(caches=3, store=10 * GIB), has) == ({"new"}, {"a"})
 
 
 def test_a_refusal_names_its_limit_and_what_ends_it() -> None:
-    many = standing([*SERVING, place("new", state="waits")], TWO_CACHES, 0, NOW).refusal(place("new", state="waits"))
-    much = standing([place("new", state="waits")], FULL_STORE, 10 * GIB, NOW).refusal(place("new", state="waits"))
+    many = standing([*SERVING, place("new", state="waits")], TWO_CACHES, Stored(), NOW).refusal(
+        place("new", state="waits")
+    )
+    much = standing([place("new", state="waits")], FULL_STORE, stored(others={"x": 10}), NOW).refusal(
+        place("new", state="waits")
+    )
 
     assert many is not None
     assert much is not None
@@ -160,7 +226,7 @@ def test_a_refusal_names_its_limit_and_what_ends_it() -> None:
     for error, setting in ((many, "max_caches"), (much, "max_store_size")):
         assert "imagecache.dev/elimination-strategy: LRU" in error.hint
         assert error.hint.endswith(f"raise {setting}")
-    why = standing([*SERVING, place("c", may_go=True)], TWO_CACHES, 0, NOW).going["c"]
+    why = standing([*SERVING, place("c", may_go=True)], TWO_CACHES, Stored(), NOW).going["c"]
     assert "max_caches" in why
     assert why.endswith("it was used least recently, at 2024-05-01T11:00:00Z")
 

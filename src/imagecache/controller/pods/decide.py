@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from imagecache.api.types import Phase
 from imagecache.controller.pods.pod import Pod
 from imagecache.match import events
 from imagecache.match.views import AutoCache, CacheView, Outcome, Told, Verdict
@@ -21,6 +22,8 @@ CATCH_UP = 10.0
 """Seconds after Ready for which a pinned pod waits for all nodes; after that, those that have the cache are enough."""
 AGAIN = 3600.0
 """Seconds after which a pod that waits is told so again: the API server keeps events for an hour."""
+LATELY = 600.0
+"""Seconds since a pod got its node within which it may not have been told: longer than it takes to lead anew."""
 NODES = 64
 """Nodes that a pod is given a preference for, at most."""
 _LETTERS = 16
@@ -36,7 +39,7 @@ class Look:
     verdict: Verdict
     now: dt.datetime
     pinned: CacheView | None = None
-    """The cache that the verdict names, for a pod that is held."""
+    """The cache that the verdict names, for a pod that pins one."""
     nodes: int = 0
     """Of the cluster."""
     unknown_for: float = 0.0
@@ -94,9 +97,26 @@ def decide(look: Look) -> tuple[Action, ...]:
     return _bound(look) if look.pod.node else ()
 
 
-def event_name(name: str, uid: str, told: Told, hour: int | None = None) -> str:
-    """``hour``: since the pod was created, for what is told again and again."""
-    text = "/".join((uid, told.reason, told.message, *(() if hour is None else (str(hour),))))
+def untold(look: Look) -> tuple[Tell, ...]:
+    """What a pod that runs may not have been told, if a controller ended between writing and telling.
+
+    Only what is as it was then: a hit that is written on it and is one still, a miss with nothing written.
+    """
+    pod, verdict = look.pod, look.verdict
+    if not pod.scheduled or pod.bound_for(look.now) >= LATELY:
+        return ()
+    hit = verdict.outcome is Outcome.HIT and pod.matched == verdict.id
+    missed = verdict.outcome is Outcome.MISSED and not pod.matched
+    return tuple(Tell(each, _name(look, each)) for each in verdict.events) if hit or missed else ()
+
+
+def event_name(name: str, uid: str, told: Told, hour: int | None = None, *, of: str = "") -> str:
+    """Of what is told to the pod with this name and uid.
+
+    ``hour``: since the pod was created, for what is told again and again. ``of``: what it follows from in place of the
+    message, for what is told once in whatever words.
+    """
+    text = "/".join((uid, told.reason, of or told.message, *(() if hour is None else (str(hour),))))
     short = name[:_NAME].rstrip(".-")  # where it is cut
     return f"{short}.{hashlib.sha256(text.encode(errors='replace')).hexdigest()[:_LETTERS]}"
 
@@ -155,7 +175,24 @@ def _waits(look: Look, *told: Told, at_most: float = AGAIN) -> tuple[Action, ...
     """Why it waits, again every hour."""
     hour = _hour(look)
     again = min(at_most, (hour + 1) * AGAIN - _waited(look))
-    return (*(Tell(each, _name(look, each, hour)) for each in told), Wait(again))
+    return (*(Tell(each, _name(look, each, hour)) for each in told), *_failure(look), Wait(again))
+
+
+def failure(cache: str, reason: str) -> str:
+    """What names a failure: another one of the same kind is no news. ``reason``: ``status.reason`` of the cache."""
+    return f"{cache}/{reason.partition(':')[0]}"
+
+
+def _failure(look: Look) -> tuple[Tell, ...]:
+    """Why the pinned cache has failed. Not an hour later: who was there then has been told, and the event is gone."""
+    pod, cache = look.pod, look.pinned
+    if cache is None or cache.phase is not Phase.FAILED or cache.deleted:
+        return ()
+    since = max(cache.failed_since or look.now, pod.created(look.now))
+    if (look.now - since).total_seconds() >= AGAIN:
+        return ()
+    told = events.failed(look.verdict.ask.pin, cache.reason)
+    return (Tell(told, event_name(pod.name, pod.uid, told, of=failure(cache.uid, cache.reason))),)
 
 
 def _waited(look: Look) -> float:
@@ -199,6 +236,8 @@ def _bound(look: Look) -> tuple[Action, ...]:
         # a pin that is not met may have been told already, while the pod was held
         hour = _hour(look) if verdict.hold else None
         actions.extend(Tell(each, _name(look, each, hour)) for each in verdict.events)
+        if verdict.hold:
+            actions.extend(_failure(look))
     if verdict.create is not None:
         actions.append(CreateCache(verdict.create, verdict.ask.explicit))
     return tuple(actions)

@@ -1,7 +1,9 @@
-"""Tells the pod that a cache was made for that its build has failed, if the pod still exists.
+"""Tells the pod that a cache was made for that its build has failed, if the pod exists and has started lately.
 
 The cache names it by namespace and uid (``keys.CREATED_FOR``), so that any controller can tell; a look through the pods
-of that namespace finds its name. It must not know why a build fails.
+of that namespace finds its name. Nothing is told an hour later: the API server has forgotten by then what was told, and
+a restart would tell it anew. Pods that wait for a pinned cache are told by ``decide``. It must not know why a build
+fails.
 """
 
 from __future__ import annotations
@@ -9,14 +11,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection
 
+from imagecache.api import times
 from imagecache.api.parse import is_name
 from imagecache.api.types import Phase
 from imagecache.backoff import Backoff, Retries
+from imagecache.clock import Clock
 from imagecache.controller.informer_cache import InformerCache
 from imagecache.controller.pods.autocaches import is_auto
-from imagecache.controller.pods.bare import BARE
-from imagecache.controller.pods.decide import Tell, event_name
+from imagecache.controller.pods.decide import AGAIN, Tell, event_name, failure
 from imagecache.controller.pods.messages import Subject, Teller
+from imagecache.controller.pods.pod import DECODER, Pod
 from imagecache.errors import KubernetesError
 from imagecache.kube import objects
 from imagecache.kube.api import ClusterKube, Object
@@ -26,18 +30,17 @@ from imagecache.match import events
 from imagecache.match.keys import CREATED_FOR
 from imagecache.telemetry.log import get_logger
 
-_CAUSE = 500
-"""Characters of the failure's reason."""
 _TRIES = 5
 _BACKOFF = Backoff(0.25, 4.0)
 _log = get_logger(__name__)
 
 
 class FailedBuilds:
-    def __init__(self, kube: ClusterKube, informers: InformerCache, teller: Teller) -> None:
+    def __init__(self, kube: ClusterKube, informers: InformerCache, teller: Teller, clock: Clock) -> None:
         self._kube = kube
         self._informers = informers
         self._teller = teller
+        self._clock = clock
         self._known: dict[str, str] = {}
         """Uids of the caches that have failed, by name."""
         self._untold: set[str] = set()
@@ -72,12 +75,21 @@ class FailedBuilds:
 
     async def _tell(self, item: Object) -> None:
         namespace, _, uid = objects.texts(item, "metadata", "annotations").get(CREATED_FOR, "").partition("/")
+        now = self._clock.now()
+        since = times.read(objects.text(objects.condition(item, "Building"), "lastTransitionTime")) or now
         if not uid or not is_name(namespace):  # somebody has edited it
             return
-        async for page in pages(self._kube, PODS, BARE, namespace=namespace):
+        if (now - since).total_seconds() >= AGAIN:  # the pod has started before that
+            return
+        async for page in pages(self._kube, PODS, DECODER, namespace=namespace):
             for pod in page.objects:
-                if pod.metadata.uid == uid:
-                    subject = Subject(namespace, pod.metadata.name, uid)
-                    told = events.auto_create_failed(objects.text(item, "status", "reason")[:_CAUSE])
-                    await self._teller.tell(subject, Tell(told, event_name(subject.name, uid, told)))
+                if pod.uid == uid:
+                    if pod.bound_for(now) < AGAIN:
+                        await self._teller.tell(Subject.of(pod), _told(pod, item))
                     return
+
+
+def _told(pod: Pod, item: Object) -> Tell:
+    reason = objects.text(item, "status", "reason")
+    told = events.auto_create_failed(reason)
+    return Tell(told, event_name(pod.name, pod.uid, told, of=failure(objects.uid(item), reason)))

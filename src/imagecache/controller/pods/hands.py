@@ -41,7 +41,8 @@ class Hands:
     async def carry_out(self, pod: Pod, actions: Sequence[Action], done: Done) -> None:
         """All of them in order; one that fails keeps the others from nothing, but for the letting go of a pod.
 
-        Raises ObjectNotFound when the pod is gone, else the KubernetesError of the first that failed.
+        Raises ObjectNotFound when the pod is gone, else the KubernetesError of the first that failed; ObjectConflict:
+        the pod is another one by now than the decision was made for, and is to be read again.
         """
         problem: KubernetesError | None = None
         for action in actions:
@@ -85,8 +86,10 @@ class Hands:
             return
         ask_for = node_affinity.requiring if action.required else node_affinity.preferring
         affinity: Object = {"nodeAffinity": ask_for(pod.node_affinity(), self._hostnames(action.nodes))}
+        # the terms are sent as they were read: those that somebody has changed since then must not be lost
+        as_read: Object = {**metadata, "resourceVersion": pod.resource_version}
         try:
-            await self._patch(pod, {"metadata": metadata, "spec": {**spec, "affinity": affinity}})
+            await self._patch(pod, {"metadata": as_read, "spec": {**spec, "affinity": affinity}})
         except (ObjectRefused, KubernetesDenied) as error:
             if action.required:
                 raise

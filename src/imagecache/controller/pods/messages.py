@@ -7,8 +7,10 @@ people: what cannot be posted is tried again a few times, logged and dropped. It
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from imagecache.api import times
@@ -117,25 +119,29 @@ class Teller:
 
     async def _post(self, subject: Subject, tell: Tell) -> None:
         try:
-            await self._kube.create(EVENTS, self._object(subject, tell), namespace=subject.namespace)
-        except ObjectExists:
-            return
+            await post(self._kube, subject, tell, self._clock.now())
         except KubernetesUnavailable:
             raise
         except KubernetesError as error:  # roles, or a namespace that is being deleted: another try changes nothing
             self._refused.failed(error)
 
-    def _object(self, subject: Subject, tell: Tell) -> Object:
-        now = times.render(self._clock.now())
-        about: Object = {"apiVersion": PODS.api_version, "kind": PODS.kind, "uid": subject.uid}
-        return {
-            "metadata": {"name": tell.name, "namespace": subject.namespace},
-            "involvedObject": {**about, "name": subject.name, "namespace": subject.namespace},
-            "type": tell.told.type,
-            "reason": tell.told.reason,
-            "message": printable(tell.told.message, MESSAGE),
-            "count": 1,
-            "firstTimestamp": now,
-            "lastTimestamp": now,
-            "source": {"component": COMPONENT},
-        }
+
+async def post(kube: Kube, subject: Subject, tell: Tell, now: dt.datetime) -> None:
+    """Make the event, unless there is one of its name already: then it was told. Raises KubernetesError."""
+    with suppress(ObjectExists):
+        await kube.create(EVENTS, _object(subject, tell, times.render(now)), namespace=subject.namespace)
+
+
+def _object(subject: Subject, tell: Tell, now: str) -> Object:
+    about: Object = {"apiVersion": PODS.api_version, "kind": PODS.kind, "uid": subject.uid}
+    return {
+        "metadata": {"name": tell.name, "namespace": subject.namespace},
+        "involvedObject": {**about, "name": subject.name, "namespace": subject.namespace},
+        "type": tell.told.type,
+        "reason": tell.told.reason,
+        "message": printable(tell.told.message, MESSAGE),
+        "count": 1,
+        "firstTimestamp": now,
+        "lastTimestamp": now,
+        "source": {"component": COMPONENT},
+    }

@@ -23,6 +23,7 @@ from imagecache.controller.pods.hands import Done, Hands
 from imagecache.controller.pods.in_use import InUse
 from imagecache.controller.pods.messages import Teller
 from imagecache.controller.pods.pod import DECODER, Pod
+from imagecache.controller.pods.untold import Untold
 from imagecache.controller.work_queue import WorkQueue
 from imagecache.errors import ImageCacheError, ObjectNotFound
 from imagecache.kube.api import ClusterKube
@@ -30,6 +31,7 @@ from imagecache.kube.node_affinity import HOSTNAME
 from imagecache.kube.resources import IMAGE_CACHES, PODS
 from imagecache.kube.resuming import BACKOFF
 from imagecache.kube.stream import Gone, ListBegun, ListEnded, News, Seen, Stream
+from imagecache.match.ask import ask
 from imagecache.match.pod import view
 from imagecache.match.verdict import match
 from imagecache.match.views import Outcome, Verdict
@@ -109,9 +111,10 @@ class PodReconciler:
             ),
             count=lambda outcome: metrics.auto_caches.labels(outcome).inc(),
         )
-        self._failed = FailedBuilds(kube, dependencies.informers, self._teller)
+        self._failed = FailedBuilds(kube, dependencies.informers, self._teller, clock)
         self._hands = Hands(kube, self._teller, self._auto, self._hostnames)
         self._in_use = InUse(kube, self.caches, clock, dependencies.used, self._waited_for)
+        self._untold = Untold(kube, dependencies.informers, self._teller, clock, self._asked)
         self._stream = Stream(kube, PODS, DECODER, fields=_STARTING, backoff=dependencies.backoff)
         self._queue = WorkQueue()
         self._memories: dict[str, _Memory] = {}
@@ -135,6 +138,7 @@ class PodReconciler:
                 group.create_task(self._auto.run())
                 group.create_task(self._failed.run())
                 group.create_task(self._in_use.run())
+                group.create_task(self._untold.run(self._stream.synced))
                 for _ in range(_WORKERS):
                     group.create_task(self._work())
                 group.create_task(self._follow())
@@ -281,6 +285,13 @@ class PodReconciler:
             self._queue.add(uid, min(waits) + 0.01)
         else:
             self._finish(pod, verdict, actions, memory)
+
+    def _asked(self, pod: Pod) -> Verdict | None:
+        """The verdict on a pod that somebody has written something about."""
+        seen, defaults = view(pod), self._defaults.of(pod.namespace)
+        if not pod.is_ours(self._dependencies.own_namespace) or not ask(seen, defaults).explicit:
+            return None
+        return match(seen, defaults, self.caches.index)
 
     def _look_at(self, pod: Pod, verdict: Verdict, memory: _Memory) -> Look:
         now = self._clock.monotonic()

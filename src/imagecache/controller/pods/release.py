@@ -1,19 +1,23 @@
 """Let every pod go that our gate holds: before an uninstallation, or when there will be no controller any more.
 
-Nothing is matched or told. It may be repeated, and may run beside a controller.
+Nothing is matched; each pod is told that it was let go. It may be repeated, and may run beside a controller.
 """
 
 from __future__ import annotations
 
 import asyncio
 
+from imagecache.clock import Clock
 from imagecache.concurrency import run_all
+from imagecache.controller.pods.decide import Tell, event_name
 from imagecache.controller.pods.hands import without_gate
+from imagecache.controller.pods.messages import Subject, post
 from imagecache.controller.pods.pod import DECODER, Pod
 from imagecache.errors import KubernetesError, ObjectNotFound, ObjectRefused
 from imagecache.kube.api import ClusterKube, Object
 from imagecache.kube.resources import PODS
 from imagecache.kube.stream import pages
+from imagecache.match import events
 from imagecache.telemetry.log import get_logger
 
 _AT_ONCE = 16
@@ -24,7 +28,7 @@ _PAUSE = 2.0
 _log = get_logger(__name__)
 
 
-async def release(kube: ClusterKube, *, pause: float = _PAUSE) -> int:
+async def release(kube: ClusterKube, clock: Clock, *, pause: float = _PAUSE) -> int:
     """How many were let go. Raises KubernetesError; ObjectRefused when pods are held again and again."""
     count, quiet = 0, 0
     for _ in range(_LOOKS):
@@ -33,7 +37,9 @@ async def release(kube: ClusterKube, *, pause: float = _PAUSE) -> int:
             return count
         quiet = 0 if held else 1
         limit = asyncio.Semaphore(_AT_ONCE)
-        problems = [each for each in await run_all(*(_let_go(kube, pod, limit) for pod in held)) if each is not None]
+        problems = [
+            each for each in await run_all(*(_let_go(kube, clock, pod, limit) for pod in held)) if each is not None
+        ]
         count += len(held) - len(problems)
         if problems and len(problems) == len(held):
             raise problems[0]
@@ -51,16 +57,26 @@ async def _held(kube: ClusterKube) -> list[Pod]:
     return found
 
 
-async def _let_go(kube: ClusterKube, pod: Pod, limit: asyncio.Semaphore) -> KubernetesError | None:
+async def _let_go(kube: ClusterKube, clock: Clock, pod: Pod, limit: asyncio.Semaphore) -> KubernetesError | None:
     """What is in the way of this one, which must not keep the others."""
     async with limit:
         try:
             patch: Object = {"metadata": {"uid": pod.uid}, "spec": {"schedulingGates": [without_gate()]}}
             await kube.strategic_patch(PODS, pod.name, patch, namespace=pod.namespace)
             _log.info("pod is let go", namespace=pod.namespace, name=pod.name)
+            await _tell(kube, clock, pod)
         except ObjectNotFound:
             pass
         except KubernetesError as error:
             _log.warning("pod is not let go", namespace=pod.namespace, name=pod.name, problem=str(error))
             return error
     return None
+
+
+async def _tell(kube: ClusterKube, clock: Clock, pod: Pod) -> None:
+    """The pod goes, whether or not that can be told."""
+    told = events.released()
+    try:
+        await post(kube, Subject.of(pod), Tell(told, event_name(pod.name, pod.uid, told)), clock.now())
+    except KubernetesError as error:
+        _log.warning("event not posted", namespace=pod.namespace, name=pod.name, problem=str(error))

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from imagecache.api import ids, phases
+from imagecache.api import ids, phases, times
 from imagecache.api.types import NodeCounts, Phase, StatusImage
 from imagecache.api.yamltext import JSON
 from imagecache.apps.pods import run_when
@@ -224,7 +224,10 @@ class Bench:
         await self.kube.patch(PODS, name, {"metadata": {"annotations": {key: value}}}, namespace="default")
 
     async def bind(self, name: str = "web", node: str = "node-1") -> None:
-        await self.kube.patch(PODS, name, {"spec": {"nodeName": node}}, namespace="default")
+        now = times.render(self.clock.now())
+        scheduled: Object = {"type": "PodScheduled", "status": "True", "lastTransitionTime": now}
+        change: Object = {"spec": {"nodeName": node}, "status": {"conditions": [scheduled]}}
+        await self.kube.patch(PODS, name, change, namespace="default")
 
     async def run(self, name: str = "web") -> None:
         await self.kube.patch(PODS, name, {"status": {"phase": "Running"}}, namespace="default")

@@ -29,6 +29,7 @@ from imagecache.controller.pods.decide import (
     frees,
 )
 from imagecache.controller.pods.pod import DECODER, Pod
+from imagecache.kube.node_affinity import preferring, requiring
 from imagecache.match import events
 from imagecache.match.index import Index
 from imagecache.match.keys import AUTO, AUTO_OLD, CREATE, GATE, MATCHED, PIN, REQUIRE_NODE
@@ -135,7 +136,7 @@ def shown(actions: tuple[Action, ...]) -> list[object]:
         ),
         # not yet, failed, going: held
         (pod(gated=True, pin="app"), [cache(phase=Phase.CREATING)], [events.NOT_COMPLETE, Wait(AGAIN)]),
-        (pod(gated=True, pin="app"), [cache(phase=Phase.FAILED)], [events.NOT_COMPLETE, Wait(AGAIN)]),
+        (pod(gated=True, pin="app"), [cache(phase=Phase.FAILED)], [events.NOT_COMPLETE, events.FAILED, Wait(AGAIN)]),
         # unknown: for a moment nothing is said
         (pod(gated=True, pin="nope"), [cache()], [Wait(GRACE)]),
         (pod(gated=True, pin="app"), [cache(deleted=True)], [Wait(GRACE)]),
@@ -186,6 +187,44 @@ def test_what_waits_is_told_again_every_hour(age: float) -> None:
     assert following.name != tell.name
 
 
+def broken(reason: str = "ImageNotFound: no such tag", *, ago: float = 0.0) -> CacheView:
+    """A cache that failed so many seconds ago."""
+    return cache(phase=Phase.FAILED, id="", reason=reason, failed_since=NOW - dt.timedelta(seconds=ago))
+
+
+def failures(seen: Pod, found: CacheView, **changes: Any) -> list[Tell]:
+    told = [each for each in look(seen, found, **changes) if isinstance(each, Tell)]
+    return [each for each in told if each.told.reason == events.FAILED]
+
+
+def test_why_a_pinned_cache_has_failed_is_told_once() -> None:
+    seen = pod(gated=True, pin="app")
+    (first,) = failures(seen, broken())
+    (later,) = failures(seen, broken("ImageNotFound: no such tag (request 2)"), now=NOW + dt.timedelta(minutes=30))
+    (other,) = failures(seen, broken("AccessDenied: no"))
+    (anew,) = failures(seen, dataclasses.replace(broken(), uid="another"))
+
+    text = "[eci.imagecache]The production for specified image cache app has failed: ImageNotFound: no such tag"
+    assert first.told.message == text
+    assert first.name == later.name, "a failure that is repeated is no news, and a waiting pod is told of it once"
+    assert len({first.name, other.name, anew.name}) == 3
+
+
+@pytest.mark.parametrize(
+    ("age", "ago", "told"),
+    [
+        (0.0, 7200.0, True),
+        (7200.0, 0.0, True),
+        (7200.0, AGAIN - 1, True),
+        (7200.0, AGAIN, False),
+        (AGAIN, AGAIN, False),
+    ],
+)
+def test_a_failure_of_an_hour_ago_was_told(age: float, ago: float, *, told: bool) -> None:
+    """To whoever was there; a restart must not tell it anew when the API server has forgotten the event."""
+    assert bool(failures(pod(gated=True, pin="app", age=age), broken(ago=ago))) is told
+
+
 def test_of_many_nodes_each_pod_prefers_some() -> None:
     nodes = [f"node-{number}" for number in range(200)]
     found = ready(CATCH_UP, *nodes, desired=300)
@@ -201,6 +240,78 @@ def test_of_many_nodes_each_pod_prefers_some() -> None:
     assert [len(each) for each in chosen] == [NODES, NODES]
     assert chosen[0] != chosen[1]
     assert set(chosen[0]) | set(chosen[1]) <= set(nodes)
+
+
+# beside other gates, in groups
+
+GROUPS: dict[str, dict[str, Any]] = {
+    "kubernetes": {"spec": {"schedulingGroup": {"podGroupName": "train"}}},
+    "coscheduling": {"metadata": {"labels": {"scheduling.x-k8s.io/pod-group": "train"}}},
+    "volcano": {
+        "metadata": {"annotations": {"scheduling.k8s.io/group-name": "train"}},
+        "spec": {"schedulerName": "volcano"},
+    },
+    "kueue": {
+        "metadata": {"labels": {"kueue.x-k8s.io/pod-group-name": "train", "kueue.x-k8s.io/queue-name": "team"}},
+        "spec": {"schedulingGates": [{"name": "kueue.x-k8s.io/admission"}]},
+    },
+    "another-gate": {"spec": {"schedulingGates": [{"name": "example.com/quota"}]}},
+}
+
+
+def member(seen: Pod, kind: str, uid: str = "1") -> Pod:
+    """The same pod, in a group, or with a gate of somebody else before ours."""
+    found = msgspec.to_builtins(seen)
+    more = GROUPS[kind]
+    for part in ("labels", "annotations"):
+        theirs = more.get("metadata", {}).get(part, {})
+        found["metadata"][part] = (found["metadata"].get(part) or {}) | theirs
+    spec = dict(more.get("spec", {}))
+    gates = [*spec.pop("schedulingGates", []), *(found["spec"].pop("schedulingGates", None) or [])]
+    found["spec"] |= {**spec, "schedulingGates": gates, "affinity": None}
+    found["metadata"]["uid"] = uid
+    return DECODER.decode(msgspec.json.encode(found))
+
+
+@pytest.mark.parametrize("kind", GROUPS)
+@pytest.mark.parametrize(
+    "found",
+    [cache(phase=Phase.CREATING), ready(1), ready(CATCH_UP, "a", "b"), ready(0, "a", "b", "c")],
+    ids=["builds", "nowhere", "somewhere", "everywhere"],
+)
+@pytest.mark.parametrize("require", ["", "true"])
+def test_a_member_of_a_group_goes_when_it_would_without_the_group(kind: str, found: CacheView, require: str) -> None:
+    """Our gate waits for our cache alone: one that waited for the others' gates, as they might for ours, would stay."""
+    seen = pod(gated=True, pin="app", require=require)
+
+    assert look(member(seen, kind), found) == look(seen, found)
+
+
+@pytest.mark.parametrize("kind", GROUPS)
+def test_what_others_hold_is_no_more_of_our_business(kind: str) -> None:
+    seen = member(pod(pin="app", matched=ID), kind)
+
+    assert look(seen, cache()) == look(seen, cache(phase=Phase.FAILED)) == look(seen) == ()
+
+
+@pytest.mark.parametrize("kind", GROUPS)
+def test_all_members_go_at_the_same_state_of_the_cache(kind: str) -> None:
+    """A group that is scheduled together is not torn apart: none of it is let go before the others may go too."""
+    members = [member(pod(gated=True, pin="app"), kind, uid) for uid in ("1", "2", "3")]
+    for found in (cache(phase=Phase.CREATING), ready(1), ready(4), ready(CATCH_UP, "a"), cache()):
+        gone = {isinstance(look(each, found)[0], LetGo) for each in members}
+        assert len(gone) == 1
+
+
+def test_a_preference_leaves_the_terms_of_a_group_as_they_are() -> None:
+    """A preferred term keeps no node out, so a group that fits on the others fits still; a required one narrows."""
+    zone: dict[str, Any] = {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}
+    theirs: Any = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [zone]}}
+
+    assert set(preferring(theirs, ["node-1"])) == {"preferredDuringSchedulingIgnoredDuringExecution"}
+    narrowed = requiring(theirs, ["node-1"])["requiredDuringSchedulingIgnoredDuringExecution"]
+    hostname = {"key": "kubernetes.io/hostname", "operator": "In", "values": ["node-1"]}
+    assert narrowed == {"nodeSelectorTerms": [{"matchExpressions": [*zone["matchExpressions"], hostname]}]}
 
 
 # bound
@@ -228,6 +339,7 @@ def test_of_many_nodes_each_pod_prefers_some() -> None:
         (pod(node="node-1", auto="false"), [cache()], []),
         # not held although it pins: it starts, and is told
         (pod(node="node-1", pin="app"), [cache(phase=Phase.CREATING)], [events.NOT_COMPLETE]),
+        (pod(node="node-1", pin="app"), [cache(phase=Phase.FAILED)], [events.NOT_COMPLETE, events.FAILED]),
         (pod(node="node-1", pin="nope"), [], [Wait(GRACE)]),
         # not bound yet: there is nothing to say
         (pod(auto="true"), [cache()], []),

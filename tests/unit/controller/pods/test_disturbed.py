@@ -7,15 +7,18 @@ import datetime as dt
 import json
 from collections.abc import AsyncIterator
 
+import pytest
+
 from imagecache.api.nodes import ELIMINATION
 from imagecache.api.types import Phase
 from imagecache.backoff import Backoff
 from imagecache.controller.pods.autocaches import Made, victim
 from imagecache.controller.pods.pod import DECODER
-from imagecache.controller.quota import Limits, place_of, standing
+from imagecache.controller.quota import Limits, Stored, place_of, standing
 from imagecache.errors import KubernetesError, KubernetesUnavailable, ObjectRefused
 from imagecache.kube import objects
 from imagecache.kube.api import Object
+from imagecache.kube.node_affinity import preferring, requiring
 from imagecache.kube.resources import EVENTS, IMAGE_CACHES, NAMESPACES, PODS, Resource
 from imagecache.match.events import AUTO_CREATED, HIT, MISSED
 from imagecache.match.keys import AUTO, CREATE, GATE, PIN, REQUIRE_NODE
@@ -135,6 +138,43 @@ async def test_a_pod_that_runs_before_the_next_list_is_told_nevertheless() -> No
         await bench.until_told(HIT)
 
 
+class Edited(FakeKube):
+    """In which somebody edits a pod in the moment of our first patch of it."""
+
+    edit: Object | None = None
+
+    async def strategic_patch(self, resource: Resource, name: str, patch: Object, *, namespace: str = "") -> None:
+        edit, self.edit = self.edit, None
+        if edit is not None:
+            await self.patch(resource, name, edit, namespace=namespace)
+        await super().strategic_patch(resource, name, patch, namespace=namespace)
+
+
+@pytest.mark.parametrize("require", [False, True])
+async def test_an_edit_of_the_affinity_in_that_moment_is_not_lost(*, require: bool) -> None:
+    """The list of terms is sent whole, so a pod that has changed since it was read is read again."""
+    clock = FakeClock()
+    kube = Edited(clock)
+    zone: Object = {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}
+    theirs: Object = {
+        "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [zone]},
+        "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "preference": zone}],
+    }
+    async with running(Bench(kube, clock)) as bench:
+        await bench.node("node-2")
+        bench.start()
+        await bench.cache(desired=2)
+        await bench.pod(pin="app", annotations={REQUIRE_NODE: "true"} if require else {})
+        await bench.settled()
+        kube.edit = {"spec": {"affinity": {"nodeAffinity": theirs}}}
+        await bench.pass_time(10)
+        await bench.until_free("web")
+
+        asked = (requiring if require else preferring)(theirs, ["node-1"])
+        assert objects.at(await bench.get(), "spec", "affinity", "nodeAffinity") == {**theirs, **asked}
+        assert await bench.told() == [HIT]
+
+
 def test_annotations_that_nobody_reads_are_not_kept() -> None:
     metadata = {"uid": "x", "annotations": {PIN: "app", "note": "x" * 250_000}}
     pod = DECODER.decode(json.dumps({"metadata": metadata, "spec": {"schedulingGates": [{"name": GATE}]}})).kept()
@@ -162,6 +202,6 @@ def built_slowly(name: str) -> Object:
 def test_what_is_ready_since_a_second_does_not_go() -> None:
     waiting: Object = {"metadata": {"name": "b", "uid": "b", "creationTimestamp": "2026-01-01T11:59:58Z"}}
 
-    assert not standing([place_of(built_slowly("a")), place_of(waiting)], Limits(caches=1), 0, NOW).going
+    assert not standing([place_of(built_slowly("a")), place_of(waiting)], Limits(caches=1), Stored(), NOW).going
     assert victim([Made.of(built_slowly("a"))], NOW) is None
     assert victim([Made.of(built_slowly("a"))], NOW + dt.timedelta(minutes=10)) is not None

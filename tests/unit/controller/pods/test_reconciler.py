@@ -161,6 +161,25 @@ async def test_a_pod_that_is_deleted_while_it_is_held_is_forgotten(bench: Bench)
     assert bench.count("patch", PODS) == 0
 
 
+async def test_a_pod_that_kueue_holds_too_is_told_once_and_goes_when_kueue_says_so(bench: Bench) -> None:
+    controller = bench.start()
+    kueue = "kueue.x-k8s.io/admission"
+    cache_id = await bench.cache()
+    await bench.pod(pin="app", gates=(kueue, GATE), schedulingGroup={"podGroupName": "train"})
+    await bench.until_told(HIT)
+    assert await bench.gates() == [kueue]
+    assert await bench.matched() == cache_id
+    await bench.kube.patch(PODS, "web", {"spec": {"schedulingGates": None}}, namespace="default")
+    await bench.bind()
+    await bench.settled()
+    await bench.run()
+    await eventually(lambda: controller.pods._memories == {}, "it to be forgotten")
+
+    assert objects.at(await bench.get(), "spec", "schedulingGroup") == {"podGroupName": "train"}
+    assert await bench.told() == [HIT]
+    assert bench.count("patch", PODS) == 1 + 3, "three are the test's own"
+
+
 async def test_a_gate_that_somebody_else_takes_away_is_no_longer_ours(bench: Bench) -> None:
     controller = bench.start()
     cache_id = await bench.cache(phase=Phase.CREATING)
@@ -329,25 +348,6 @@ async def test_fifty_pods_make_one_cache_and_the_next_ones_hit(bench: Bench) -> 
     await bench.pod("next", node="node-1", annotations={CREATE: "true"})
 
     await bench.until_matched("next", cache_id)
-
-
-async def test_a_build_that_fails_is_told_to_the_pod(bench: Bench) -> None:
-    bench.start()
-    await bench.pod("first", node="node-1", annotations={CREATE: "true"})
-    await bench.until_told(MISSED, AUTO_CREATED, name="first")
-    made = objects.name((await bench.kube.list(IMAGE_CACHES)).items[0])
-    await bench.set_phase(made, Phase.FAILED)
-    await bench.until_told(MISSED, AUTO_CREATED, "ImageCacheAutoCreateFailed", name="first")
-    text = "[eci.imagecache]Image cache auto create failed for ImageNotFound: no such tag"
-    assert text in await bench.messages("first")
-    await bench.pod("second", node="node-1", annotations={CREATE: "true"})
-    await bench.until_told(MISSED, name="second")
-    await bench.controllers[0].kill()
-    bench.start()
-    await bench.settled()
-
-    assert len((await bench.kube.list(IMAGE_CACHES)).items) == 1, "it keeps its name, so nothing is tried again"
-    assert len(await bench.told("first")) == 3
 
 
 # what fails
