@@ -25,7 +25,7 @@ from imagecache.controller.pods.messages import Teller
 from imagecache.controller.pods.pod import DECODER, Pod
 from imagecache.controller.pods.untold import Untold
 from imagecache.controller.work_queue import WorkQueue
-from imagecache.errors import ImageCacheError, ObjectNotFound
+from imagecache.errors import ImageCacheError, ObjectConflict, ObjectNotFound
 from imagecache.kube.api import ClusterKube
 from imagecache.kube.node_affinity import HOSTNAME
 from imagecache.kube.resources import IMAGE_CACHES, PODS
@@ -252,6 +252,8 @@ class PodReconciler:
                 await self._look(uid)
             except ObjectNotFound:
                 self._forget(uid)
+            except ObjectConflict:  # the watch says soon what somebody else has changed
+                self._again(uid, None)
             except ImageCacheError as error:
                 self._again(uid, error)
             except Exception:  # noqa: BLE001 - a supervisor: one pod must not end the others
