@@ -23,6 +23,7 @@ INSTALL = CHART.parents[1] / "docs" / "install.md"
 FENCES = {"imagecache-agent", "imagecache-controller", "imagecache-authors"}
 GATES = {"imagecache-pinned-pods", "imagecache-pinned-namespaces"}
 UNHELD = "imagecache-unheld-pods"
+COMPONENT = "app.kubernetes.io/component"
 _LINES = re.MULTILINE | re.DOTALL
 NOT_ON_FARGATE = {
     "nodeAffinity": {
@@ -171,6 +172,8 @@ def test_kustomize_with_another_namespace_and_a_prefix(mode: str, tmp_path: Path
         for name, item in bindings.items():
             assert item["spec"]["policyName"] == name
             assert (kind, "other", name) in found
+            # install.md goes by labels when it takes the gate away by hand
+            assert (item["metadata"]["labels"].get(COMPONENT) == "pins") == (name.removeprefix("prod-") not in FENCES)
     for kind, name in (*(("Mutating", name) for name in GATES), ("Validating", UNHELD)):
         bound = found[f"{kind}AdmissionPolicyBinding", "other", f"prod-{name}"]["spec"]["matchResources"]
         (expression,) = bound["namespaceSelector"]["matchExpressions"]

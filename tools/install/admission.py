@@ -48,12 +48,16 @@ def admission() -> list[Document]:
 
 
 def policy(
-    name: str, spec: dict[str, Node], condition: Condition, namespaces: dict[str, Node] | None = None
+    name: str,
+    spec: dict[str, Node],
+    condition: Condition,
+    namespaces: dict[str, Node] | None = None,
+    labelled: dict[str, Node] = LABELS,
 ) -> list[Document]:
     """A ValidatingAdmissionPolicy and its binding. ``namespaces``: a selector; None: all."""
     head: dict[str, Node] = {
         "apiVersion": "admissionregistration.k8s.io/v1",
-        "metadata": {"name": name, "labels": LABELS},
+        "metadata": {"name": name, "labels": labelled},
     }
     bound: dict[str, Node] = {"policyName": name, "validationActions": ["Deny"]}
     if namespaces is not None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from imagecache.match import keys
 from tools.install.admission import matched, policy, validation
-from tools.install.rbac import LABELS
+from tools.install.pods import labels
 from tools.install.template import Document, Node, When, given
 from tools.install.values import GATED, HELD_OR_REFUSED, NAMESPACE
 
 PODS_POLICY, NAMESPACES_POLICY = "imagecache-pinned-pods", "imagecache-pinned-namespaces"
 REFUSAL = "imagecache-unheld-pods"
+LABELS = labels("pins")
+"""An overlay may give these objects other names: an uninstall by hand finds them by their labels."""
 DEFAULTS = keys.OURS + "defaults"
 """Label of a Namespace whose annotations may pin.
 
@@ -112,4 +114,4 @@ def _refusal() -> list[Document]:
             ),
         ],
     }
-    return policy(REFUSAL, spec, HELD_OR_REFUSED, {"matchExpressions": _ELSEWHERE})
+    return policy(REFUSAL, spec, HELD_OR_REFUSED, {"matchExpressions": _ELSEWHERE}, labelled=LABELS)

@@ -67,9 +67,22 @@ def retry(status: Status, generation: int, now: dt.datetime, *, restart: bool) -
 def started(
     status: Status, generation: int, now: dt.datetime, *, attempt: Attempt | None = None, by_agent: bool = False
 ) -> Status:
-    """The build starts or continues: the phase stays and no reason is left. ``by_agent``: that of a plain host."""
-    status = msgspec.structs.replace(status, reason="", attempt=attempt, last_updated_time=times.render(now))
-    return _conditions(status, generation, now, ("True", "StartedByAgent" if by_agent else "Started", ""))
+    """The build starts or continues: the phase stays. ``by_agent``: that of a plain host.
+
+    After failures of the attempt its reason stays until something is fetched: to learn that a registry is still away
+    may take as long as the pauses between tries.
+    """
+    problem = _problem(status) if attempt is not None and attempt.failures else ""
+    status = msgspec.structs.replace(status, reason=problem, attempt=attempt, last_updated_time=times.render(now))
+    return _conditions(status, generation, now, ("True", "StartedByAgent" if by_agent else "Started", problem))
+
+
+def _problem(status: Status) -> str:
+    """``Reason: message`` of the try that was last, in the condition Building; empty without one."""
+    building = condition(status, "Building")
+    if building is None or not building.message or building.reason == INTERRUPTED:
+        return ""
+    return building.message if building.status == "True" else printable(f"{building.reason}: {building.message}")
 
 
 def waiting(status: Status, generation: int, now: dt.datetime, *, reason: str, message: str) -> Status:
@@ -89,7 +102,17 @@ def advance(status: Status, done: int, total: int, now: dt.datetime) -> Status:
     _check(status, phase)
     # at most 99: only ``ready`` says 100, when the bundle is committed
     progress = max(percent(status.progress), min(done * 100 // total if total else 0, 99))
-    return msgspec.structs.replace(status, phase=phase, progress=f"{progress}%", last_updated_time=times.render(now))
+    conditions, building = status.conditions, condition(status, "Building")
+    if building is not None and building.message:
+        conditions = set_condition(conditions, msgspec.structs.replace(building, message=""))
+    return msgspec.structs.replace(
+        status,
+        phase=phase,
+        progress=f"{progress}%",
+        reason="",
+        conditions=conditions,
+        last_updated_time=times.render(now),
+    )
 
 
 def ready(
@@ -241,8 +264,7 @@ def observed(status: Status, generation: int, now: dt.datetime) -> Status:
     building = condition(status, "Building")
     if building is not None:
         status = _conditions(status, generation, now, (building.status, building.reason, building.message))
-        why = f"{building.reason}: {building.message}" if building.status == "False" and building.message else ""
-        status = msgspec.structs.replace(status, reason="" if building.reason == INTERRUPTED else printable(why))
+        status = msgspec.structs.replace(status, reason=_problem(status))
     conditions = status.conditions
     if any(each.observed_generation != generation for each in conditions):
         conditions = tuple(msgspec.structs.replace(each, observed_generation=generation) for each in conditions)

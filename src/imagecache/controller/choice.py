@@ -13,21 +13,26 @@ from imagecache.api.types import Attempt, ImageCache, Phase, Status
 from imagecache.store.bundle_document import Bundle, digest_of
 
 
-def believed(cache: ImageCache, bundles: Mapping[str, Bundle], now: dt.datetime) -> Status:
-    """The status as far as it can be believed, or that of a new object.
+def believed(cache: ImageCache, bundles: Mapping[str, Bundle], now: dt.datetime, built: str = "") -> Status:
+    """The status as far as it can be believed, or that of a new object. ``built``: the id that a build is for.
 
+    The store had no bundle of that id when the build began, so a digest that the status has of one is an earlier one's.
     While it is updated, and after an update that failed, an object serves a bundle that the store has: somebody else
     may have written the id of another one. What the update itself has made is not that.
     """
     if cache.status is None:
         return phases.begin(ids.derived_cache_id(cache.metadata.uid), cache.metadata.generation, now)
     status = phases.not_later(cache.status, now, created=cache.metadata.creation_timestamp)
+    if built and built == status.image_cache_id and status.bundle_digest:
+        status = replace(status, bundle_digest="")
     if status.phase not in {Phase.UPDATING, Phase.UPDATE_FAILED} or status.image_cache_id in bundles:
         return status
     made = status.attempt.image_cache_id if status.attempt is not None else ""
     others = [each for each in bundles.values() if each.id != made]
     newest = max(others, key=lambda each: (each.created, each.id), default=None)
-    return status if newest is None else replace(status, image_cache_id=newest.id)
+    if newest is None:
+        return status
+    return replace(status, image_cache_id=newest.id, bundle_digest=digest_of(newest))
 
 
 def find(status: Status, bundles: Mapping[str, Bundle], spec: EffectiveSpec) -> Bundle | None:

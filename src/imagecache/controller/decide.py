@@ -67,7 +67,8 @@ class _Draft:
         self.problem: ImageCacheError | None = None
         self.decided = cache.status is None
         """The status is about this generation from now on."""
-        self.status = choice.believed(cache, observed.bundles, now)
+        built = observed.build.request.bundle_id if observed.build is not None else ""
+        self.status = choice.believed(cache, observed.bundles, now, built)
         self.bundles = choice.genuine(self.status, observed.bundles)
         self.replaced = len(self.bundles) < len(observed.bundles)  # of the bundle that serves
 
@@ -263,6 +264,8 @@ class _Draft:
     def follow(self, build: Build, attempt: Attempt, spec: EffectiveSpec, serving: str) -> None:
         match build:
             case Running(done=done, total=total):
+                if self.attempt.image_cache_id != attempt.image_cache_id:  # the status was set back
+                    self.status = replace(self.status, attempt=attempt)
                 if total:
                     self.status = phases.advance(self.status, done, total, self.now)
             case Broken(error=QuotaExceeded() as error):

@@ -64,7 +64,8 @@ async def _read(kube: Kube, name: str) -> tuple[PullSecret, str]:
     except KubernetesDenied as error:
         raise PullSecretUnavailable(
             f"imagePullSecret {name} may not be read by the controller",
-            hint=f"allow its service account to get the secret {short} in the namespace {namespace}",
+            hint=f"allow its service account to get the secret {short} in the namespace {namespace} (the chart's "
+            "pullSecretNamespaces)",
         ) from error
     except InvalidInput as error:
         raise PullSecretUnavailable(str(error), hint=error.hint) from error

@@ -66,9 +66,14 @@ _PLAIN_HINT = (
     "the setting insecure_registries has {host}, add it to the annotation k8s.aliyun.com/plain-http-registry if it "
     "speaks plain HTTP, to k8s.aliyun.com/insecure-registry if its certificate is self-signed"
 )
+_NOT_FOUND_HINT = (
+    "check repository and tag; some registries hide private images like this. If it was pushed since then, the "
+    "annotation imagecache.dev/refresh with any new value tries again"
+)
 _NO_REGISTRY_HINT = (
-    "check the host in the reference; a private authority, or plain HTTP, is the administrator's to allow (the chart's "
-    "controller.caBundle, controller.hosts and insecureRegistries); the controller's log says what has happened"
+    "if it is away, it is tried again without help; else check the host in the reference. Plain HTTP takes the "
+    "annotation k8s.aliyun.com/plain-http-registry and the chart's insecureRegistries, an authority of one's own "
+    "controller.caBundle or controller.hosts. The controller's log says what has happened"
 )
 _PROXY_HINT = (
     "check the variables HTTP_PROXY and HTTPS_PROXY (http://user:password@host:port) and what the proxy allows, "
@@ -112,7 +117,7 @@ def status_error(status: int, host: str, what: str, code: str = "", after: float
     if status == 403:
         return AccessDenied(said, hint=f"the account needs the right to pull this repository from {host}")
     if status == 404:
-        return ImageNotFound(said, hint="check repository and tag; some registries hide private images like this")
+        return ImageNotFound(said, hint=_NOT_FOUND_HINT)
     if status == 429:
         wait = f" in {after:.0f} s" if after else " later"
         return RateLimited(said, hint=f"try again{wait}, or use a credential with a higher limit", retry_after=after)

@@ -19,6 +19,7 @@ from imagecache.controller.decision import (
     DeleteObject,
     Ended,
     Role,
+    Running,
     StartBuild,
     StopBuild,
 )
@@ -482,4 +483,8 @@ def test_pauses_grow_and_stay_bounded() -> None:
 
     assert pauses[:3] == [5.0, 10.0, 20.0]
     assert pauses[-1] == BACKOFF.longest
-    assert phases.outcome(status) == ("Started", "")
+    assert phases.outcome(status) == ("Started", "RegistryUnavailable: nginx:1.25: no answer")
+    assert status.reason == "RegistryUnavailable: nginx:1.25: no answer", "while it is tried again, too"
+    fetching = look(cache(status=status), now, build=Running(request(ONE, A), 1, 100)).status
+    assert fetching is not None
+    assert (fetching.reason, phases.outcome(fetching)) == ("", ("Started", ""))
