@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from imagecache.host.pod_directory import KEEPER
 from imagecache.host.systemd_units import USER_NAMESPACE
 from testkit.cluster.accounts import NAMESPACE
 from testkit.cluster.chart import ChartSite
@@ -167,15 +168,14 @@ def kept(site: Site) -> None:
         status = dict(
             line.split(":\t", 1) for line in node.run("cat", f"/proc/{pid}/status").splitlines() if ":\t" in line
         )
-        assert set(status["Uid"].split()) == set(status["Gid"].split()) == {"65532"}
+        assert set(status["Uid"].split()) == set(status["Gid"].split()) == {str(KEEPER)}
         assert {int(status[kind], 16) for kind in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
         assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
-        assert node.run("readlink", f"/proc/{pid}/ns/pid") != node.run("readlink", "/proc/1/ns/pid")
         mounted = {line.split()[4] for line in node.run("cat", f"/proc/{pid}/mountinfo").splitlines()}
         assert POD in mounted
         assert not {path for path in mounted if path.startswith("/host")}
         # as it can: the agent takes nothing, and has the token that it had
-        node.run("sh", "-c", f"ln -sfn {PLANTED} {POD}/store-ca.crt && chown -h 65532:65532 {POD}/store-ca.crt")
+        node.run("sh", "-c", f"ln -sfn {PLANTED} {POD}/store-ca.crt && chown -h {KEEPER}:{KEEPER} {POD}/store-ca.crt")
         node.run("sh", "-c", f"kill -KILL {pid}")
     for node, pid in zip(site.nodes, pids, strict=True):
         assert wait_until(lambda node=node, pid=pid: keeper(node) not in {"", pid}, seconds=60, every=0.5)  # type: ignore[misc]

@@ -106,6 +106,8 @@ def agent() -> list[Document]:
 
 def _pod_spec() -> dict[str, Node]:
     return {
+        # systemd answers only processes that it can see: sd-bus asks for the id of its peer (bus_check_peercred)
+        "hostPID": When(_INSTALLS, then=True),
         "automountServiceAccountToken": When(PROXY, then=False),  # for the keeper alone
         "hostNetwork": When(PROXY, then=True),  # where the host service's probes answer
         "dnsPolicy": When(PROXY, "ClusterFirstWithHostNet"),

@@ -23,8 +23,8 @@ STATE = Path("/run/imagecache")
 POD = STATE / "pod"
 LEAVE = "leave"
 """Name of the file with which the keeper asks the host to leave: ``imagecache-leave.path`` waits for it."""
-KEEPER = 65532
-"""User and group of the keeper, those of our container image."""
+KEEPER = 1768776547
+"""User and group of the keeper (``imcc`` in ASCII). It sees the host's processes, and none that may be its own."""
 POD_FILE_BYTES = 64 * 1024
 """A token has one or two KiB, a bundle of authorities some more."""
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

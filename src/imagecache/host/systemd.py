@@ -94,8 +94,7 @@ class Systemd:
         return said
 
     def _started(self, *words: str) -> subprocess.Popen[str]:
-        # In the host's mount namespace: systemctl talks to sockets below /run there, and does nothing in a chroot. By
-        # the host's own /proc, so that no container needs to be in the host's PID namespace.
+        # in the host's mount namespace: systemctl talks to sockets below /run there, and does nothing in a chroot
         inside = [] if self.root == _HOST else ["nsenter", f"--mount={self.root}/proc/1/ns/mnt", "--"]
         try:
             return subprocess.Popen(

@@ -15,6 +15,7 @@ from imagecache.agent.keeper import HEARD_SECONDS, Keeper
 from imagecache.agent.pod_credentials import PodCredentials
 from imagecache.clock import Clock
 from imagecache.errors import ObjectNotFound
+from imagecache.host.pod_directory import KEEPER as USER
 from imagecache.host.pod_directory import LEAVE, POD, PodDirectory
 from imagecache.host.service_files import CONFIG, CREDENTIALS, UNITS, HostFiles
 from imagecache.kube.resources import DAEMON_SETS, NAMESPACES, NODE_IMAGE_CACHES
@@ -268,7 +269,7 @@ def test_a_pod_installs_and_ends(imagecache: Shell, host: Host) -> None:
     assert host.installed
     assert not host.asked, "a request from before the install"
     found = host.files.at(POD).stat()
-    assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (65532, 65532, 0o700)
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (USER, USER, 0o700)
     assert host.files.at(POD).parent.stat().st_mode & 0o777 == 0o700
     assert read(host.files, CREDENTIALS / "ca.crt") == "authorities"
     assert "https://10.0.0.1:443" in read(host.files, CREDENTIALS / "cluster")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from imagecache.host.pod_directory import POD
+from imagecache.host.pod_directory import KEEPER, POD
 from imagecache.kube.reviewer import AUDIENCE
 from imagecache.settings.table import SETTINGS
 from tools.install.render import MODES, files, hooks, objects
@@ -133,7 +133,7 @@ def test_what_stays_of_proxy_mode_has_no_privilege_and_one_directory_of_the_host
     assert "privileged" not in security
     assert security["capabilities"] == {"drop": ["ALL"]}
     assert security["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert (security["runAsUser"], security["runAsGroup"], security["runAsNonRoot"]) == (65532, 65532, True)
+    assert (security["runAsUser"], security["runAsGroup"], security["runAsNonRoot"]) == (KEEPER, KEEPER, True)
     assert (security["allowPrivilegeEscalation"], security["readOnlyRootFilesystem"]) == (False, True)
     paths = {volume["name"]: volume["hostPath"]["path"] for volume in pod["volumes"] if "hostPath" in volume}
     mounted = [mount for mount in keeper["volumeMounts"] if mount["name"] in paths]
@@ -154,9 +154,9 @@ def test_the_installer_of_proxy_mode_has_no_token_and_says_why_it_fails() -> Non
     assert installer["terminationMessagePolicy"] == "FallbackToLogsOnError"
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_no_agent_sees_the_processes_of_its_node(mode: str) -> None:
-    assert "hostPID" not in pod_of("DaemonSet", "imagecache-agent", mode=mode)
+@pytest.mark.parametrize(("mode", "sees"), [("proxy", True), ("native", True), ("prepull", False)])
+def test_pods_that_call_systemd_see_the_processes_of_their_node(mode: str, sees: bool) -> None:
+    assert ("hostPID" in pod_of("DaemonSet", "imagecache-agent", mode=mode)) is sees
 
 
 def test_native_mode_configures_containerd_unless_it_is_told_not_to() -> None:
