@@ -5,13 +5,16 @@ The containerd here reads its configuration when it starts, as the real one does
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from imagecache.errors import ContainerdMisconfigured, ContainerdUnavailable, HostServiceFailed
 from imagecache.host.containerd_config import Action, Change, ConfigState, Found
+from imagecache.host.pod_directory import POD
 from imagecache.host.service_files import HostFiles
+from imagecache.host.systemd_units import MOUNT
 
 ADDRESS = Path("/run/containerd/containerd.sock")
 DROP_IN = Path("/etc/containerd/imagecache.toml")
@@ -52,6 +55,9 @@ class FakeServiceManager:
         if self.broken or (unit in self.failing and self.files.at(DROP_IN).exists()):
             self.active.pop(unit, None)
             raise HostServiceFailed(f"{unit} did not start", hint=f"journalctl -u {unit}")
+        if unit == MOUNT:
+            shutil.rmtree(self.files.at(POD), ignore_errors=True)  # a filesystem that is mounted is empty
+            self.files.at(POD).mkdir(parents=True)
         if unit in CONTAINERDS and self.rewriting:
             self.files.remove(DROP_IN)
         self.active[unit] = self._configuration(unit)

@@ -10,15 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from imagecache.host.pod_directory import LEAVE, POD
+from imagecache.host.pod_directory import KEEPER, POD
 from imagecache.host.systemd_units import (
-    ASKED,
-    ASKED_WANTED,
+    MOUNT,
     TIMER,
     UNINSTALL_WANTED,
     WANTED,
     agent_units,
-    asked_units,
+    mount_units,
     uninstall_units,
 )
 from imagecache.settings.table import Settings
@@ -47,7 +46,7 @@ def installed(tmp_path: Path) -> Path:
     for name in (SERVICE, SOCKET):
         (tmp_path / name).write_text((UNITS / name).read_text().replace(INSTALLED, str(script)))
     leave = uninstall_units(script, "--leave-containerd --containerd-unit=k3s.service")
-    for name, text in {**leave, **asked_units(POD / LEAVE)}.items():
+    for name, text in {**leave, **mount_units(POD, KEEPER)}.items():
         (tmp_path / name).write_text(text)
     return tmp_path
 
@@ -95,9 +94,14 @@ def test_the_links_that_are_made_are_those_that_systemd_would_make() -> None:
 
     assert {name: read(name)["Install"]["WantedBy"] for name in (SERVICE, SOCKET)} == WANTED
     assert {TIMER: timer["Install"]["WantedBy"]} == UNINSTALL_WANTED
-    asked = configparser.ConfigParser(interpolation=None)
-    asked.read_string(asked_units(POD / LEAVE)[ASKED])
-    assert {ASKED: asked["Install"]["WantedBy"]} == ASKED_WANTED
+
+
+def test_the_mount_has_the_name_of_its_path() -> None:
+    """systemd refuses any other."""
+    escaped = subprocess.run(
+        ["systemd-escape", "--path", "--suffix=mount", str(POD)], capture_output=True, text=True, check=True
+    )
+    assert escaped.stdout == f"{MOUNT}\n"
 
 
 def test_the_socket_is_where_the_agent_and_containerd_look() -> None:

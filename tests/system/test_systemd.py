@@ -174,6 +174,7 @@ def kept(site: Site) -> None:
         mounted = {line.split()[4] for line in node.run("cat", f"/proc/{pid}/mountinfo").splitlines()}
         assert POD in mounted
         assert not {path for path in mounted if path.startswith("/host")}
+        assert node.run("stat", "--file-system", "--format=%T %c", POD) == "tmpfs 64\n"
         # as it can: the agent takes nothing, and has the token that it had
         node.run("sh", "-c", f"ln -sfn {PLANTED} {POD}/store-ca.crt && chown -h {KEEPER}:{KEEPER} {POD}/store-ca.crt")
         node.run("sh", "-c", f"kill -KILL {pid}")

@@ -54,8 +54,8 @@ from tools.install.values import (
 
 HOST = "/host"
 INSTALLER_PORT = 9465
-ACCOUNT, AUTHORITIES = "account", "authorities"
-"""Volumes: the service account as kubelet mounts it, and the same without a token."""
+ACCOUNT = "account"
+"""Volume: the service account as kubelet mounts it."""
 TOKENS, TRUST = "/var/run/secrets/imagecache", "/etc/imagecache/store-ca"
 _TOKEN_SECONDS = 3600
 _ROOT: dict[str, Node] = {**UNPRIVILEGED, "runAsUser": 0, "runAsGroup": 0}
@@ -108,7 +108,7 @@ def _pod_spec() -> dict[str, Node]:
     return {
         # systemd answers only processes that it can see: sd-bus asks for the id of its peer (bus_check_peercred)
         "hostPID": When(_INSTALLS, then=True),
-        "automountServiceAccountToken": When(PROXY, then=False),  # for the keeper alone
+        "automountServiceAccountToken": When(PROXY, then=False),  # it has a volume of its own
         "hostNetwork": When(PROXY, then=True),  # where the host service's probes answer
         "dnsPolicy": When(PROXY, "ClusterFirstWithHostNet"),
         "terminationGracePeriodSeconds": 120,
@@ -120,7 +120,6 @@ def _pod_spec() -> dict[str, Node]:
             # made before the installer runs, which gives it to the keeper
             When(PROXY, host_path("pod", str(POD), "DirectoryOrCreate")),
             When(PROXY, {"name": ACCOUNT, "projected": {"sources": [_account_token(), *_cluster()]}}),
-            When(PROXY, {"name": AUTHORITIES, "projected": {"sources": _cluster()}}),
             When(~PROXY, host_path("runtime", directory_of("containerd.socket"), "Directory")),
             When(NATIVE, host_path("containerd", value("containerd.root"), "Directory")),
             When(NATIVE | (PREPULL & ~SERVED), host_path("store", NODE_STORE, "DirectoryOrCreate")),
@@ -156,7 +155,7 @@ def _cluster() -> list[Node]:
 
 
 def _installer() -> dict[str, Node]:
-    """Of proxy mode: it ends when the host service runs. It has no token."""
+    """Of proxy mode: it ends when the host service runs. What the keeper hands over later it brings first."""
     return container(
         "installer",
         ["host", "install", "--unattended", *_how()],
@@ -166,7 +165,8 @@ def _installer() -> dict[str, Node]:
         securityContext=_installer_security(),
         volumeMounts=[
             *_host_mounts(),
-            {"name": AUTHORITIES, "mountPath": str(SERVICE_ACCOUNT), "readOnly": True},
+            _account_mount(),
+            *_credentials(),
             TMP_MOUNT,
             value("agent.extraVolumeMounts"),
         ],
@@ -186,7 +186,7 @@ def _keeper() -> dict[str, Node]:
         securityContext=_KEEPER_SECURITY,
         volumeMounts=[
             {"name": "pod", "mountPath": str(POD)},
-            {"name": ACCOUNT, "mountPath": str(SERVICE_ACCOUNT), "readOnly": True},
+            _account_mount(),
             *_credentials(),
             TMP_MOUNT,
             value("agent.extraVolumeMounts"),
@@ -207,6 +207,10 @@ def _configurer() -> dict[str, Node]:
         securityContext=_installer_security(),
         volumeMounts=[*_host_mounts(), TMP_MOUNT, value("agent.extraVolumeMounts")],
     )
+
+
+def _account_mount() -> dict[str, Node]:
+    return {"name": ACCOUNT, "mountPath": str(SERVICE_ACCOUNT), "readOnly": True}
 
 
 def _how() -> list[Node]:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 
 from imagecache.agent.keeper import agent_problem
 from imagecache.agent.pod_credentials import INTERVAL, PodCredentials, is_kept
@@ -76,13 +75,11 @@ class AgentInstallation:
         """
         if self.settings.mode is Mode.NATIVE:
             return self._service().install(again=again)
+        self.credentials.write(self.files)  # first: the agent that is there goes on, whatever fails below
         settings = self.credentials.settings_on_host()
         if not self.options.configure:
             settings = dataclasses.replace(settings, repair=Repair.REPORT)
-        service = self._service(
-            config=config_text(settings), credentials=self.credentials.files(), kept=is_kept(settings)
-        )
-        return service.install(again=again)
+        return self._service(config=config_text(settings), kept=is_kept(settings)).install(again=again)
 
     def uninstall(self) -> Uninstalled:
         """Uninstall; containers continue."""
@@ -146,13 +143,10 @@ class AgentInstallation:
             self._problem = _STALE if service.is_containerd_stale() else guard.problem
             await self.sleep(INTERVAL)
 
-    def _service(
-        self, *, config: str = "", credentials: Mapping[str, str] = MappingProxyType({}), kept: bool = False
-    ) -> HostService:
+    def _service(self, *, config: str = "", kept: bool = False) -> HostService:
         settings = HostSettings(
             mode=self.settings.mode,
             config=config,
-            credentials=credentials,
             kept=kept,
             address=self.settings.address,
             owned=self._owned_directories(),

@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagecache.agent.pod_credentials import INTERVAL, STORE_CA, STORE_TOKEN, TOKEN
-from imagecache.errors import HostError, ImageCacheError
+from imagecache.agent.pod_credentials import INTERVAL, handed_over, text_of
+from imagecache.errors import ImageCacheError
 from imagecache.host.pod_directory import LEAVE, POD
 from imagecache.host.service_files import HostFiles
 from imagecache.kube.connection import SERVICE_ACCOUNT, in_cluster
@@ -45,8 +45,7 @@ class Keeper:
         """Hand over credentials and answer probes, until cancelled."""
         health = HealthServer(Metrics(), ready=lambda: self.problem)
         try:
-            if health_address:
-                await health.start(health_address)
+            await health.start_when_free(health_address)
             while True:
                 problem = ""
                 try:
@@ -63,31 +62,29 @@ class Keeper:
         """Write what has changed. Raises HostError, PrivilegeMissing, InvalidSetting."""
         if in_cluster(self.environ, self.account) is None:
             return
-        if self.settings.store_url:
-            self._copy(self.settings.store_token, STORE_TOKEN)
-            self._copy(self.settings.store_ca, STORE_CA)
-        self._copy(self.account / "token", TOKEN)  # last: with it the agent begins its work in the cluster
-
-    def _copy(self, source: Path, name: str) -> None:
-        try:
-            text = source.read_text(encoding="ascii")
-        except (OSError, UnicodeDecodeError) as error:
-            raise HostError(
-                f"{source} cannot be read: {type(error).__name__}", hint="check the Pod's volumes"
-            ) from None
-        self.files.write(POD / name, text, _SECRET)
+        for name, source in handed_over(self.settings, self.account).items():
+            self.files.write(POD / name, text_of(source), _SECRET)
 
     async def ask_to_leave(self, seconds: float = HEARD_SECONDS) -> bool:
         """Ask the host to uninstall the agent; whether it has heard within these seconds.
 
         It has when the agent only serves containers, and others get containerd's own snapshotter. It goes on without us
-        in any case. Raises HostError, PrivilegeMissing.
+        in any case. Raises HostError, PrivilegeMissing, StoreError when it could not even be asked.
         """
-        self.files.write(POD / LEAVE, "", _SECRET)
+        problem: ImageCacheError | None = None
+        asked = False
         for _ in range(int(seconds / _LOOK)):
-            if not self._is_asked():
+            try:
+                if not asked:
+                    self.files.write(POD / LEAVE, "", _SECRET)
+                    asked = True
+            except ImageCacheError as error:  # nobody else asks, so it is tried again
+                problem = error
+            if asked and not self._is_asked():
                 return True
             await self.sleep(_LOOK)
+        if not asked and problem is not None:
+            raise problem
         return False
 
     def _is_asked(self) -> bool:

@@ -1,6 +1,7 @@
 """Credentials of the DaemonSet's Pod that the host service uses: who brings which of them onto the host.
 
-The installer is root on the host already, and says whom the agent believes: the API server's address and authorities,
+The installer is root on the host already. It brings everything at each of its tries, first of all, so that an agent
+goes on whose upgrade does not succeed; and it says whom the agent believes: the API server's address and authorities,
 and the served store's address. The keeper, which stays, is nobody, and hands over what expires, in a directory of its
 own: tokens, and the store's authorities, since no store is trusted anyway. The agent copies that into a directory that
 root alone reads. All is in /run, in memory: after a boot the agent serves without it until the Pod has started.
@@ -21,9 +22,9 @@ from pathlib import Path
 from yarl import URL
 
 from imagecache.errors import HostError, ImageCacheError
-from imagecache.host.pod_directory import POD, PodDirectory, PodFileRefused
+from imagecache.host.pod_directory import POD, POD_FILE_BYTES, PodDirectory, PodFileRefused
 from imagecache.host.service_files import CREDENTIALS, HostFiles
-from imagecache.kube.connection import SERVICE_ACCOUNT, Connection, api_server, kubeconfig_text
+from imagecache.kube.connection import SERVICE_ACCOUNT, Connection, in_cluster, kubeconfig_text
 from imagecache.settings.table import Mode, Settings
 from imagecache.telemetry.log import get_logger
 
@@ -32,8 +33,8 @@ INTERVAL = 5.0
 """Seconds between two looks at what may have been renewed."""
 TOKEN, STORE_TOKEN, STORE_CA = "token", "store-token", "store-ca.crt"
 """Files that the keeper hands over."""
-_AUTHORITIES, _CLUSTER = "ca.crt", "cluster"
-"""Files of the installer: the API server's authorities, and what becomes the kubeconfig."""
+_AUTHORITIES = "ca.crt"
+"""The API server's."""
 _A_TOKEN = re.compile(r"[!-~]+\n?")
 _SECRET = 0o600
 _log = get_logger(__name__)
@@ -65,13 +66,37 @@ class PodCredentials:
             store_ca=CREDENTIALS / STORE_CA,
         )
 
-    def files(self) -> Mapping[str, str]:
-        """Texts of files in ``CREDENTIALS``, by name; ``HandedOver`` adds the others. Raises InvalidSetting."""
+    def write(self, files: HostFiles) -> None:
+        """Write what has changed. Raises HostError, InvalidSetting, PrivilegeMissing."""
         access = self._access()
-        return {_AUTHORITIES: access.ca, _CLUSTER: kubeconfig_text(access)} if access is not None else {}
+        if access is None:
+            return
+        files.make_private(CREDENTIALS)
+        for name, source in handed_over(self.settings, self.account).items():
+            files.write(CREDENTIALS / name, text_of(source), _SECRET)
+        files.write(CREDENTIALS / _AUTHORITIES, access.ca, _SECRET)
+        # last: the agent starts its work in the cluster when this file exists
+        files.write(KUBECONFIG, kubeconfig_text(access), _SECRET)
 
     def _access(self) -> Connection | None:
-        return api_server(self.environ, self.account)
+        return in_cluster(self.environ, self.account)
+
+
+def handed_over(settings: Settings, account: Path = SERVICE_ACCOUNT) -> Mapping[str, Path]:
+    """What expires, by its name on the host: where the Pod has it."""
+    store = {STORE_TOKEN: settings.store_token, STORE_CA: settings.store_ca} if settings.store_url else {}
+    return {**store, TOKEN: account / "token"}
+
+
+def text_of(source: Path) -> str:
+    """Raises HostError."""
+    try:
+        text = source.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise HostError(f"{source} cannot be read: {type(error).__name__}", hint="check the Pod's volumes") from None
+    if len(text) > POD_FILE_BYTES:
+        raise HostError(f"{source} has more than {POD_FILE_BYTES} bytes", hint="check the Pod's volumes")
+    return text
 
 
 def is_kept(settings: Settings) -> bool:
@@ -87,14 +112,15 @@ class HandedOver:
     pod: PodDirectory
     has_store: bool
     """Whether the agent fetches from a served store."""
+    leave: Callable[[], None] = lambda: None
+    """Begins the uninstall. Raises HostError."""
 
     def receive(self) -> None:
         """Copy what has changed. A file that is refused, or missing, leaves what was there.
 
         Raises PodFileRefused for the first such file, when the others are done, and HostError, StoreError.
         """
-        cluster = self.files.at(CREDENTIALS / _CLUSTER)
-        if not cluster.exists():  # no Pod has installed since the boot
+        if not self.files.at(KUBECONFIG).exists():  # no Pod has installed since the boot
             return
         refused: PodFileRefused | None = None
         for name in (STORE_TOKEN, STORE_CA, TOKEN) if self.has_store else (TOKEN,):
@@ -102,9 +128,6 @@ class HandedOver:
                 self._receive(name)
             except PodFileRefused as error:
                 refused = refused or error
-        if self.files.at(CREDENTIALS / TOKEN).exists():
-            # last: the agent starts its work in the cluster when this file exists
-            self.files.write(KUBECONFIG, cluster.read_text(encoding="utf-8"), _SECRET)
         if refused is not None:
             raise refused
 
@@ -116,17 +139,25 @@ class HandedOver:
             raise PodFileRefused(f"{POD / name} is no token", hint="delete the Pod of the agents on this node")
         self.files.write(CREDENTIALS / name, text, _SECRET)
 
+    def leave_if_asked(self) -> None:
+        """The Pod may ask once, and be gone: from then on its wish is the host's. Raises HostError, StoreError."""
+        if self.pod.asks():
+            self.files.write(self.files.asked, "", _SECRET)
+        if self.files.at(self.files.asked).exists():
+            self.leave()
+
     async def follow(self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
-        """Receive without end; each problem is logged once."""
+        """Look without end; each problem is logged once."""
         problem = ""
         while True:
             try:
+                await asyncio.to_thread(self.leave_if_asked)
                 await asyncio.to_thread(self.receive)
                 problem = ""
             except (ImageCacheError, OSError) as error:  # files may go while we read: the host is being left
                 if str(error) != problem:
                     problem = str(error)
-                    _log.warning("the Pod's credentials are not taken", problem=problem)
+                    _log.warning("what the Pod hands over is not taken", problem=problem)
             await sleep(INTERVAL)
 
 

@@ -46,10 +46,9 @@ async def run(settings: Settings, clock: Clock) -> None:
         guard=open_guard(settings, clock, duties.forgotten) if settings.mode in _PROXY else None,
     )
     async with AsyncExitStack() as stack:
-        if settings.metrics_address:
-            health = HealthServer(metrics, ready=process.problem)
-            stack.push_async_callback(health.stop)
-            await health.start(settings.metrics_address)
+        health = HealthServer(metrics, ready=process.problem)
+        stack.push_async_callback(health.stop)
+        await health.start_when_free(settings.metrics_address)  # whoever has the port must not keep containers from us
         await stack.enter_async_context(containerd)
         address = inherited_socket(os.environ) or settings.agent_socket
         await process.run(address, ready=lambda: notify(os.environ, "READY=1"))

@@ -50,6 +50,8 @@ from imagecache.file_version import file_version
 from imagecache.host.lease_holders import holder
 from imagecache.host.pod_directory import PodDirectory
 from imagecache.host.service_files import HostFiles
+from imagecache.host.systemd import Systemd
+from imagecache.host.systemd_units import UNINSTALL
 from imagecache.kube import connection
 from imagecache.kube.client import KubeClient
 from imagecache.kube.object_files import ObjectFiles
@@ -94,7 +96,12 @@ class ClusterDuties:
     def works(self, containerd: ContainerdClient, metrics: Metrics) -> Sequence[Coroutine[object, object, None]]:
         works: list[Coroutine[object, object, None]] = [keep_running(lambda: self._run(containerd, metrics))]
         if is_kept(self._settings):
-            handed = HandedOver(HostFiles(), PodDirectory(), has_store=bool(self._settings.store_url))
+            handed = HandedOver(
+                HostFiles(directory=self._settings.host_directory),
+                PodDirectory(),
+                has_store=bool(self._settings.store_url),
+                leave=lambda: Systemd().begin(UNINSTALL),
+            )
             works.append(handed.follow())
         return works
 

@@ -22,12 +22,14 @@ from imagecache.oserrors import from_os_error
 STATE = Path("/run/imagecache")
 POD = STATE / "pod"
 LEAVE = "leave"
-"""Name of the file with which the keeper asks the host to leave: ``imagecache-leave.path`` waits for it."""
-KEEPER = 1768776547
-"""User and group of the keeper (``imcc`` in ASCII). It sees the host's processes, and none that may be its own."""
-POD_FILE_BYTES = 64 * 1024
-"""A token has one or two KiB, a bundle of authorities some more."""
+"""Name of the file with which the keeper asks the host to leave; the agent looks for it."""
+KEEPER = 2104061283
+"""User and group of the keeper: it sees the host's processes, and none may be its own. Above what FreeIPA, SSSD and
+systemd-nspawn take by themselves."""
+POD_FILE_BYTES = 1 << 20
+"""What a Secret may have, and so a bundle of authorities in one."""
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_HINT = "delete the Pod of the agents on this node"
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -47,28 +49,41 @@ class PodDirectory:
         return self.root / POD.relative_to("/")
 
     def make(self) -> None:
-        """For its owner alone, whoever has made it, and empty: what asks us to leave was asked before."""
+        """For its owner alone, whoever has made it, and empty: what asks us to leave was asked before.
+
+        With a filesystem of its own there it is empty already.
+        """
         with self._converted():
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.path.parent.chmod(0o700)  # kubelet makes what it is to mount, and all above, for everybody
             with self._opened() as directory:
                 os.fchown(directory, 0, 0)  # nothing can be put beside what is being removed
                 os.fchmod(directory, 0o700)
-                with os.scandir(directory) as entries:
-                    names = [entry.name for entry in entries]
-                for name in names:
+                for name in _names(directory):
                     _remove(name, directory)
+                if _names(directory):
+                    raise HostError(f"{POD} cannot be emptied", hint=f"rm -rf {POD}, or the next boot, does it")
                 os.fchown(directory, self.owner, self.owner)
 
+    def asks(self) -> bool:
+        """Whether the keeper asks us to leave: by anything of that name."""
+        try:
+            with self._opened() as directory:
+                os.stat(LEAVE, dir_fd=directory, follow_symlinks=False)
+        except OSError:
+            return False
+        return True
+
     def forget_request(self) -> None:
-        """Remove what asks us to leave. What cannot be removed goes on asking, and the keeper could do that anyway."""
+        """Remove the file that asks us to leave, by which the keeper sees that it was heard."""
         with contextlib.suppress(OSError), self._opened() as directory:
-            _remove(LEAVE, directory)
+            os.unlink(LEAVE, dir_fd=directory)
 
     def read(self, name: str) -> str | None:
         """Text of a file; None when it does not exist. Raises PodFileRefused for what is no such file.
 
-        A device or a FIFO is not even opened: a path of its own kind (O_PATH) is looked at first.
+        A device or a FIFO is not even opened: a path of its own kind (O_PATH) is looked at first. Nothing waits for a
+        lease that the keeper may have on a file (fcntl(2), F_SETLEASE): that file is refused.
         """
         with self._converted():
             try:
@@ -80,13 +95,14 @@ class PodDirectory:
                 found = os.fstat(looked)
                 why = self._why_not(found)
                 if why:
-                    raise PodFileRefused(f"{POD / name} is {why}", hint="delete the Pod of the agents on this node")
-                with open(f"/proc/self/fd/{looked}", "rb") as file:  # noqa: PTH123 - the inode that was looked at
-                    data = file.read(POD_FILE_BYTES + 1)
+                    raise PodFileRefused(f"{POD / name} is {why}", hint=_HINT)
+                data = _content(f"/proc/self/fd/{looked}")  # of the inode that was looked at
+            except BlockingIOError:
+                raise PodFileRefused(f"{POD / name} is held by a lease", hint=_HINT) from None
             finally:
                 os.close(looked)
         if len(data) > POD_FILE_BYTES or not data.isascii():
-            raise PodFileRefused(f"{POD / name} is too large, or no text", hint="delete the Pod of the agents there")
+            raise PodFileRefused(f"{POD / name} is too large, or no text", hint=_HINT)
         return data.decode("ascii")
 
     def _why_not(self, found: os.stat_result) -> str:
@@ -98,7 +114,7 @@ class PodDirectory:
 
     def remove(self) -> None:
         """Take it from its owner, then remove it, as far as that is possible: it is in memory."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, RecursionError):
             with self._opened() as directory:
                 os.fchown(directory, 0, 0)
             shutil.rmtree(self.path, ignore_errors=True)
@@ -121,9 +137,21 @@ class PodDirectory:
             raise from_os_error(error, error.filename or self.path) from error
 
 
+def _names(directory: int) -> list[str]:
+    with os.scandir(directory) as entries:
+        return [entry.name for entry in entries]
+
+
 def _remove(name: str, directory: int) -> None:
     """As far as that is possible: a link, and not what it leads to. ``directory`` is a descriptor."""
     try:
         os.unlink(name, dir_fd=directory)
     except IsADirectoryError:
-        shutil.rmtree(name, ignore_errors=True, dir_fd=directory)
+        with contextlib.suppress(RecursionError):  # a tree may be as deep as there is memory
+            shutil.rmtree(name, ignore_errors=True, dir_fd=directory)
+
+
+def _content(path: str) -> bytes:
+    """Of a regular file, one byte more than may be taken at most. Raises BlockingIOError."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123 - a descriptor
+        return file.read(POD_FILE_BYTES + 1)

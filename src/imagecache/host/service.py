@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -30,7 +30,7 @@ from imagecache.host import systemd_units
 from imagecache.host.config_changes import ConfigChanges, ContainerdFiles
 from imagecache.host.containerd_config import Action, Change, ConfigState, Found
 from imagecache.host.containerd_process import identity
-from imagecache.host.pod_directory import LEAVE, POD, STATE, PodDirectory
+from imagecache.host.pod_directory import KEEPER, POD, STATE, PodDirectory
 from imagecache.host.service_files import CREDENTIALS, RESTARTING, HostFiles, Program
 from imagecache.settings.table import Mode
 
@@ -90,8 +90,6 @@ class HostSettings:
     """Whether we may change containerd's configuration and restart it."""
     flags: str = ""
     """Flags of this ``imagecache host`` call, for the call that the timer of the host makes."""
-    credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Texts of files below ``CREDENTIALS``, by name."""
     kept: bool = False
     """A Pod keeps the agent: it hands over tokens in ``POD``, and asks there when the agent is to leave."""
     in_container: bool = False
@@ -155,8 +153,6 @@ class HostService:
                     ),
                 )
             self._run_with_ours()
-            if self._settings.kept:
-                self._services.start(systemd_units.ASKED)
             self._files.remove_old()  # last: the old program may have run until the restart
             return changes
 
@@ -172,20 +168,16 @@ class HostService:
 
     def _install_files(self) -> list[Change]:
         """The agent's files; an unfinished uninstall is cancelled."""
-        asked = self._asked_units() if self._settings.kept else {}
+        kept = self._kept_units() if self._settings.kept else {}
+        self._files.remove(self._files.asked)
         if self._services.running():
-            self._services.stop(systemd_units.ASKED)
             self._services.stop(systemd_units.TIMER)
             # one that has just started waits for our lock, and would uninstall what we install
             self._services.stop(systemd_units.UNINSTALL)
-        changes = self._remove_uninstall(but=asked)
-        if asked:
-            self._pod.make()
-            changes += self._files.write_units(asked, systemd_units.ASKED_WANTED)
-        if self._settings.credentials:
-            self._files.make_private(CREDENTIALS)
-        for name, text in self._settings.credentials.items():
-            self._files.write(CREDENTIALS / name, text, 0o600)
+        changes = self._remove_uninstall(but=kept)
+        if kept:
+            changes += self._files.write_units(kept, {})
+            self._make_pod_directory()
         fresh = self._change_agent(
             lambda: [
                 self._files.install_program(self._program()),
@@ -201,18 +193,23 @@ class HostService:
     def _agent_units(self, command: str) -> Mapping[str, str]:
         return systemd_units.agent_units(self._executable, command, containerd=self._settings.containerd_unit)
 
-    def _asked_units(self) -> Mapping[str, str]:
-        """They uninstall when the Pod asks for it."""
+    def _kept_units(self) -> Mapping[str, str]:
+        """For a Pod: its directory, and the service that the agent starts when the Pod asks for the uninstall."""
         leave = systemd_units.leave_units(
             self._executable, self._settings.flags, containerd=self._settings.containerd_unit
         )
-        return {**leave, **systemd_units.asked_units(POD / LEAVE)}
+        return {**leave, **systemd_units.mount_units(POD, KEEPER)}
+
+    def _make_pod_directory(self) -> None:
+        if self._services.running():
+            self._services.reload()
+            self._services.restart(systemd_units.MOUNT)
+        self._pod.make()
 
     def _remove_uninstall(self, but: Mapping[str, str] = MappingProxyType({})) -> list[Change]:
         """The units that uninstall, and what starts them, but for these."""
-        units = {**systemd_units.uninstall_units(self._executable), **self._asked_units()}
-        wanted = {**systemd_units.UNINSTALL_WANTED, **systemd_units.ASKED_WANTED}
-        return self._files.remove_units(_without(units, but), _without(wanted, but))
+        units = {**systemd_units.uninstall_units(self._executable), **self._kept_units()}
+        return self._files.remove_units(_without(units, but), systemd_units.UNINSTALL_WANTED)
 
     def _change_agent(self, change: Callable[[], list[Change]]) -> list[Change]:
         """Change the agent's files, and mark that it must be restarted, even if we are killed in between."""
@@ -435,6 +432,7 @@ class HostService:
         changes += self._change_containerd(partial(self._drop_in.install, serve_only=True))
         self._restart_containerd()
         self._pod.forget_request()  # it has been heard: the Pod waits for that
+        self._files.remove(self._files.asked)
         if not self._settings.configure and self._records.is_loaded():
             return Uninstalled(changes, done=False)  # containerd's configuration still names us
         forgotten = self._records.delete_image_records()
@@ -447,23 +445,20 @@ class HostService:
         return Uninstalled([*changes, *self._remove_files()], forgotten)
 
     def _serve_only(self) -> list[Change]:
-        """Start the timer that finishes the uninstall, and restart the service without its duties.
+        """Start the timer that finishes the uninstall, then restart the service without its duties.
 
-        In this order: from the timer on nobody needs to ask, and a request that is still there starts nothing.
+        In this order: the agent, which asks for the uninstall until it has begun, goes when the timer is there.
         """
         uninstall = systemd_units.uninstall_units(
             self._executable, self._settings.flags, containerd=self._settings.containerd_unit
         )
         changes = self._files.write_units(uninstall, systemd_units.UNINSTALL_WANTED)
-        asked = systemd_units.asked_units(POD / LEAVE)
-        changes += self._files.remove_units(asked, systemd_units.ASKED_WANTED)
         changes += self._files.remove_guards()
         serving = self._agent_units("snapshotter")
         changes += self._change_agent(lambda: self._files.write_units(serving, systemd_units.WANTED))
         if self._services.running():
             self._services.reload()
             self._services.start(systemd_units.TIMER)
-            self._services.stop(systemd_units.ASKED)
             self._start_agent()
         return changes
 
@@ -472,6 +467,7 @@ class HostService:
         if self._services.running():
             self._services.stop(systemd_units.SERVICE)
             self._services.stop(systemd_units.SOCKET)
+            self._services.stop(systemd_units.MOUNT)
         changes = [self._files.remove_tree(path) for path in (*self._settings.owned, CREDENTIALS)]
         self._pod.remove()
         changes.append(self._files.remove_config())

@@ -76,6 +76,11 @@ class HostFiles:
         """
         return self.directory / "images-unchecked"
 
+    @property
+    def asked(self) -> Path:
+        """A mark: the Pod has asked for an uninstall that has not begun yet. It outlives a boot."""
+        return self.directory / "leave-asked"
+
     def at(self, path: Path) -> Path:
         """Where the host's ``path`` is seen from this process."""
         return self.root / path.relative_to("/")

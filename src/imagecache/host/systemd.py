@@ -50,6 +50,10 @@ class Systemd:
     def start(self, unit: str) -> None:
         self._systemctl("start", unit)
 
+    def begin(self, unit: str) -> None:
+        """Start it and do not wait: it may stop who asks for that."""
+        self._systemctl("start", "--no-block", unit)
+
     def restart(self, unit: str, until: Callable[[], bool] | None = None) -> None:
         """Restart a unit.
 

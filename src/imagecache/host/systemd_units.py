@@ -7,12 +7,13 @@ from pathlib import Path
 
 CONTAINERD = "containerd.service"
 SERVICE, SOCKET = "imagecache-agent.service", "imagecache-agent.socket"
-UNINSTALL, TIMER, ASKED = "imagecache-leave.service", "imagecache-leave.timer", "imagecache-leave.path"
-"""The service that uninstalls, what starts it until that is done, and what starts it when a Pod asks for it."""
+UNINSTALL, TIMER = "imagecache-leave.service", "imagecache-leave.timer"
+"""The service that uninstalls, and what starts it until that is done."""
+MOUNT = "run-imagecache-pod.mount"
+"""Of ``pod_directory.POD``, whose name it has (systemd-escape(1))."""
 WANTED = {SERVICE: "multi-user.target", SOCKET: "sockets.target"}
 """The target that starts each unit at boot."""
 UNINSTALL_WANTED = {TIMER: "timers.target"}
-ASKED_WANTED = {ASKED: "multi-user.target"}
 PARENTS = ("k3s.service", "k3s-agent.service", "rke2-server.service", "rke2-agent.service")
 """Units that write containerd's configuration, then start it as their child: nothing of ours can run in between."""
 USER_NAMESPACE = Path("/run/imagecache/user-namespace")
@@ -110,19 +111,19 @@ StartLimitIntervalSec=0
 [Service]
 Type=oneshot
 ExecStart={program} host uninstall{flags}
-# After an error the request that has started it may still be there, and starts it again.
-ExecStopPost=/bin/sh -c 'test "$SERVICE_RESULT" != exit-code || sleep 10'
 """
-_ASKED = """\
-# The DaemonSet's Pod has seen that no other follows it on this node. It may only ask, and is believed (security.md).
+_MOUNT = """\
+# What the DaemonSet's Pod writes: a filesystem of its own, so that it has bounds, and is emptied at once whatever is in
+# it.
 [Unit]
-Description=ImageCache agent: uninstall when the Pod asks for it
+Description=ImageCache agent: what the Pod hands over
 
-[Path]
-PathExists={request}
-
-[Install]
-WantedBy=multi-user.target
+[Mount]
+What=tmpfs
+Where={path}
+Type=tmpfs
+Options=size=4m,nr_inodes=64,mode=0700,uid={owner},gid={owner},nosuid,nodev,noexec
+LazyUnmount=yes
 """
 _GUARD = """\
 # containerd's configuration may have been written anew: our part is imported again before containerd reads it.
@@ -168,9 +169,9 @@ def leave_units(program: Path, flags: str = "", *, containerd: str = CONTAINERD)
     return {UNINSTALL: _UNINSTALL.format(program=program, flags=flags, containerd=containerd)}
 
 
-def asked_units(request: Path) -> Mapping[str, str]:
-    """What starts that service when the file ``request`` exists."""
-    return {ASKED: _ASKED.format(request=request)}
+def mount_units(path: Path, owner: int) -> Mapping[str, str]:
+    """A directory for a user, where no more fits than a Pod has to say."""
+    return {MOUNT: _MOUNT.format(path=path, owner=owner)}
 
 
 def uninstall_units(program: Path, flags: str = "", *, containerd: str = CONTAINERD) -> Mapping[str, str]:

@@ -12,7 +12,7 @@ import json
 import ssl
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from imagecache.api import yamltext
@@ -100,21 +100,15 @@ def find(kubeconfig_file: str, environ: Mapping[str, str], home: Path) -> Connec
 
 def in_cluster(environ: Mapping[str, str], directory: Path = SERVICE_ACCOUNT) -> Connection | None:
     """The service account of the Pod that we run in; None outside a Pod. Raises InvalidSetting."""
-    token_file = directory / "token"
-    found = api_server(environ, directory) if token_file.exists() else None
-    return replace(found, token_file=token_file) if found is not None else None
-
-
-def api_server(environ: Mapping[str, str], directory: Path = SERVICE_ACCOUNT) -> Connection | None:
-    """The API server of the Pod that we run in, without an identity; None outside a Pod. Raises InvalidSetting."""
     host, port = environ.get("KUBERNETES_SERVICE_HOST"), environ.get("KUBERNETES_SERVICE_PORT")
-    authorities = directory / "ca.crt"
-    if not host or not port or not authorities.exists():
+    token_file = directory / "token"
+    if not host or not port or not token_file.exists():
         return None
     name = directory / "namespace"
     return Connection(
         server=f"https://{f'[{host}]' if ':' in host else host}:{port}",
-        ca=_read(authorities),
+        ca=_read(directory / "ca.crt"),
+        token_file=token_file,
         namespace=_read(name).strip() if name.exists() else "default",
     )
 

@@ -8,18 +8,22 @@ check.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from http import HTTPStatus
 
 from imagecache.connection_limit import LoopConnections, OpenConnection
 from imagecache.errors import HostError, InvalidSetting
+from imagecache.telemetry.log import get_logger
 from imagecache.telemetry.metrics import CONTENT_TYPE, Metrics
 from imagecache.written import printable
 
 _REQUEST_SECONDS = 5.0
+_RETRY_SECONDS = 5.0
 _HEADER_BYTES = 8 * 1024
 _CONNECTIONS = 64
 """At a time. An answer takes milliseconds, so the oldest of so many is not one that anybody waits for."""
+_log = get_logger(__name__)
 _TEXT = "text/plain; charset=utf-8"
 _ANY = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}  # noqa: S104 - an address to connect to instead
 
@@ -41,6 +45,7 @@ class HealthServer:
         self._connections = LoopConnections(connections)
         self._checks = {"/livez": live, "/readyz": ready}
         self._server: asyncio.Server | None = None
+        self._trying: asyncio.Task[None] | None = None
 
     async def start(self, address: str) -> tuple[str, int]:
         """Listen at ``host:port`` (port 0: any) and return where. Raises InvalidSetting, HostError."""
@@ -52,8 +57,30 @@ class HealthServer:
         name = self._server.sockets[0].getsockname()
         return str(name[0]), int(name[1])
 
+    async def start_when_free(self, address: str, pause: float = _RETRY_SECONDS) -> None:
+        """Listen there as soon as that is possible, for who must work without probes too. Raises InvalidSetting.
+
+        An empty address: nowhere.
+        """
+        if not address:
+            return
+        try:
+            await self.start(address)
+        except HostError as error:
+            _log.warning("no probes yet, will try again", problem=str(error), hint=error.hint)
+            self._trying = asyncio.create_task(self._try(address, pause))
+
+    async def _try(self, address: str, pause: float) -> None:
+        while self._server is None:
+            await asyncio.sleep(pause)
+            with contextlib.suppress(HostError):
+                await self.start(address)
+
     async def stop(self) -> None:
         """Idempotent."""
+        if self._trying is not None:
+            self._trying.cancel()
+            self._trying = None
         if self._server is not None:
             self._server.close()
             await self._server.wait_closed()

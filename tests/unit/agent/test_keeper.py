@@ -34,7 +34,7 @@ def files(tmp_path: Path) -> HostFiles:
     return found
 
 
-async def after_a_look(keeper: Keeper) -> str:
+async def after_a_look(keeper: Keeper, health: str = "") -> str:
     """Its problem then; it waits for ever after that."""
     looked = asyncio.Event()
 
@@ -44,7 +44,7 @@ async def after_a_look(keeper: Keeper) -> str:
         await asyncio.Event().wait()
 
     keeper.sleep = sleep
-    running = asyncio.ensure_future(keeper.run())
+    running = asyncio.ensure_future(keeper.run(health))
     await asyncio.wait_for(looked.wait(), 10)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
@@ -98,10 +98,41 @@ async def test_a_host_that_has_taken_the_directory_back_has_heard(files: HostFil
     assert files.at(POD / LEAVE).exists(), "it could not see"
 
 
+async def test_it_asks_again_when_it_could_not_ask(files: HostFiles, account: Path) -> None:
+    """Nobody else does: the node would stay for ever."""
+    keeper = opened(files, account)
+    files.at(POD).rename(files.at(POD).with_name("away"))
+    looks = 0
+
+    async def sleep(seconds: float) -> None:
+        nonlocal looks
+        del seconds
+        looks += 1
+        if looks == 3:
+            files.at(POD).unlink()
+            files.at(POD).with_name("away").rename(files.at(POD))
+        elif looks == 5:
+            PodDirectory(files.root).forget_request()
+
+    keeper.sleep = sleep
+    files.at(POD).write_text("in the way")
+    assert await keeper.ask_to_leave()
+
+
+async def test_a_port_that_is_taken_keeps_no_token_from_the_host(files: HostFiles, account: Path) -> None:
+    taken = HealthServer(Metrics())
+    host, port = await taken.start("127.0.0.1:0")
+    try:
+        assert await after_a_look(opened(files, account), f"{host}:{port}") == ""
+    finally:
+        await taken.stop()
+    assert (files.at(POD) / "token").exists()
+
+
 async def test_the_agent_goes_on_taking_what_it_may(files: HostFiles) -> None:
     """A file that is refused is told once, and ends nothing."""
     files.make_private(CREDENTIALS)
-    files.write(CREDENTIALS / "cluster", "of the installer", 0o600)
+    files.write(CREDENTIALS / "kubeconfig", "of the installer", 0o600)
     token = files.at(POD) / "token"
     looks = 0
 

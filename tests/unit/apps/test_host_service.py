@@ -63,10 +63,8 @@ class Pod:
 
     def write(self) -> None:
         """The installer, the keeper, and the host's agent, one after the other."""
-        self.host.make_private(CREDENTIALS)
+        self.credentials().write(self.host)
         PodDirectory(self.host.root).make()
-        for name, text in self.credentials().files().items():
-            self.host.write(CREDENTIALS / name, text, 0o600)
         self.keep()
         self.receive()
 
@@ -142,7 +140,8 @@ def test_outside_a_cluster_there_is_nothing_to_hand_over(pod: Pod) -> None:
     Keeper(pod.settings(), {}, pod.host, account=pod.folder).write()
 
     assert not pod.host.at(POD).exists()
-    assert not credentials.files()
+    credentials.write(pod.host)
+    assert not pod.host.at(CREDENTIALS).exists()
     assert credentials.settings_on_host().store_token == pod.folder / "store-token"
 
 
@@ -156,21 +155,34 @@ def test_a_name_becomes_an_address_and_is_kept_for_the_certificate() -> None:
         by_address("https://imagecache-store.invalid:8443")
 
 
-def test_the_installer_needs_no_token(pod: Pod) -> None:
-    (pod.folder / "token").unlink()
-    assert set(pod.credentials().files()) == {"ca.crt", "cluster"}
+def test_the_installer_brings_all_that_the_agent_needs(pod: Pod) -> None:
+    """At each try: an agent whose upgrade does not succeed goes on."""
+    pod.credentials().write(pod.host)
+
+    assert {path.name for path in pod.on_host("").iterdir()} == {
+        *("ca.crt", "kubeconfig", "token", "store-token", "store-ca.crt")
+    }
     assert is_kept(pod.credentials().settings_on_host())
     assert not is_kept(pod.settings())
 
 
-def test_the_agent_begins_when_it_has_a_token(pod: Pod) -> None:
-    pod.write()
-    for name in ("kubeconfig", "token"):
-        pod.on_host(name).unlink()
-    (pod.host.at(POD) / "token").unlink()
-    pod.receive()
+def test_an_install_that_fails_has_brought_the_credentials(pod: Pod) -> None:
+    settings = replace(pod.settings(), store_url="https://imagecache-store.invalid:8443")
+    options = HostOptions(root=pod.host.root)
+    installation = open_installation(settings, SystemClock(), options, IN_CLUSTER)
+    installation.credentials = PodCredentials(settings, IN_CLUSTER, account=pod.folder)
+    with pytest.raises(HostError, match="no address"):
+        installation.install()
 
-    assert not pod.on_host("kubeconfig").exists()
+    assert pod.on_host("token").read_text() == "api-token"
+
+
+def test_authorities_that_are_larger_than_a_secret_are_told_at_once(pod: Pod) -> None:
+    (pod.folder / "store-ca.crt").write_text("x" * (1 << 20))
+    pod.credentials().write(pod.host)
+    (pod.folder / "store-ca.crt").write_text("x" * (1 << 20) + "x")
+    with pytest.raises(HostError, match="more than 1048576 bytes"):
+        pod.credentials().write(pod.host)
 
 
 def test_after_a_boot_nothing_is_taken_before_the_installer_has_run(pod: Pod) -> None:
@@ -185,7 +197,7 @@ def test_after_a_boot_nothing_is_taken_before_the_installer_has_run(pod: Pod) ->
 def test_whom_the_agent_believes_is_not_the_keeper_s_to_say(pod: Pod) -> None:
     """It may be anybody's: the API server says what images mean on the node."""
     pod.write()
-    before = {name: pod.on_host(name).read_text() for name in ("kubeconfig", "ca.crt", "cluster")}
+    before = {name: pod.on_host(name).read_text() for name in ("kubeconfig", "ca.crt")}
     for name in before:
         planted = pod.host.at(POD) / name
         planted.write_text("server: https://192.0.2.1")

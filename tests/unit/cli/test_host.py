@@ -260,7 +260,8 @@ def test_only_native_mode_is_kept_by_a_container_with_privileges(imagecache: She
 def test_a_pod_installs_and_ends(imagecache: Shell, host: Host) -> None:
     """The host then waits for the keeper, whose directory it has made, and for what it asks for."""
     host.environ.update({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443"})
-    (host.files.root / "ca.crt").write_text("authorities")
+    for name in ("ca.crt", "token"):
+        (host.files.root / name).write_text("authorities")
     host.files.at(POD).mkdir(mode=0o755, parents=True)  # as kubelet makes it
     host.files.at(POD).parent.chmod(0o755)
     (host.files.at(POD) / LEAVE).touch()
@@ -272,9 +273,9 @@ def test_a_pod_installs_and_ends(imagecache: Shell, host: Host) -> None:
     assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (USER, USER, 0o700)
     assert host.files.at(POD).parent.stat().st_mode & 0o777 == 0o700
     assert read(host.files, CREDENTIALS / "ca.crt") == "authorities"
-    assert "https://10.0.0.1:443" in read(host.files, CREDENTIALS / "cluster")
-    assert not host.files.at(CREDENTIALS / "token").exists()
-    assert f"PathExists={POD / LEAVE}\n" in host.services.active["imagecache-leave.path"]
+    assert "https://10.0.0.1:443" in read(host.files, CREDENTIALS / "kubeconfig")
+    assert f"uid={USER}," in host.services.active["run-imagecache-pod.mount"]
+    assert "host uninstall" in read(host.files, UNITS / "imagecache-leave.service")
     assert "imagecache-leave.timer" not in host.services.active
     again = imagecache("host", "install", "--unattended", "--root", "/host", environ=POD_SETTINGS)
     assert again.output == ""
@@ -283,7 +284,6 @@ def test_a_pod_installs_and_ends(imagecache: Shell, host: Host) -> None:
     host.records.containers = 1
     imagecache("host", "uninstall")
     assert not host.asked, "it was heard"
-    assert "imagecache-leave.path" not in host.services.active
     assert "imagecache-leave.timer" in host.services.active
     host.records.containers = 0
     imagecache("host", "uninstall")

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from imagecache.host.pod_directory import LEAVE, POD
-from imagecache.host.service_files import CREDENTIALS, UNITS
-from imagecache.host.systemd_units import ASKED, TIMER
-from testkit.host_service import (
-    read,
-)
+from imagecache.agent.pod_credentials import HandedOver
+from imagecache.host.pod_directory import LEAVE, POD, PodDirectory
+from imagecache.host.service_files import UNITS
+from imagecache.host.systemd_units import MOUNT, SERVICE, TIMER, UNINSTALL
+from testkit.host_service import read
 
 from .simulated import Crash, Host
 
 
 def kept(path: Path) -> Host:
-    return Host(path, changes={"kept": True, "credentials": {"cluster": "server"}})
+    return Host(path, changes={"kept": True})
+
+
+def agent(host: Host) -> HandedOver:
+    """What it looks at every five seconds, unless it only serves."""
+    return HandedOver(
+        host.files, PodDirectory(host.root), has_store=False, leave=lambda: host.services.restart(UNINSTALL)
+    )
 
 
 def test_killed_anywhere_an_install_for_a_pod_is_finished(tmp_path: Path) -> None:
@@ -26,9 +32,8 @@ def test_killed_anywhere_an_install_for_a_pod_is_finished(tmp_path: Path) -> Non
             host.install()
         except Crash:
             host.install()
-            assert ASKED in host.services.active
-            assert host.files.at(UNITS / f"multi-user.target.wants/{ASKED}").readlink() == UNITS / ASKED
-            assert read(host.files, CREDENTIALS / "cluster") == "server"
+            assert MOUNT in host.services.active
+            assert read(host.files, UNITS / UNINSTALL)
             assert host.files.at(POD).is_dir()
             assert host.in_force == "ours"
         else:
@@ -37,22 +42,36 @@ def test_killed_anywhere_an_install_for_a_pod_is_finished(tmp_path: Path) -> Non
 
 
 def test_killed_anywhere_the_host_goes_on_to_leave_by_itself(tmp_path: Path) -> None:
-    """The Pod has asked once and is gone: the path unit or the timer is there, and active, until all is done."""
+    """The Pod has asked once and is gone, and so is /run: the agent asks again, or the timer is there."""
     for number in range(1, 100):
         host = kept(tmp_path / str(number))
         host.install()
         (host.files.at(POD) / LEAVE).touch()
+        agent(host).leave_if_asked()
+        assert host.services.active.pop(UNINSTALL)
         host.files.changes, host.files.dies_at = 0, number
         try:
             host.uninstall()
         except Crash:
-            asks = host.files.at(POD / LEAVE).exists() and bool(read(host.files, UNITS / ASKED))
-            retries = bool(read(host.files, UNITS / TIMER))
-            assert asks or retries or TIMER in host.services.active
-            assert {ASKED, TIMER} & host.services.active.keys()
+            PodDirectory(host.root).remove()
+            agent(host).leave_if_asked()
+            asks = UNINSTALL in host.services.active and "imagecache agent" in read(host.files, UNITS / SERVICE)
+            assert asks or read(host.files, UNITS / TIMER) or TIMER in host.services.active
+            host.services.active.pop(UNINSTALL, None)
             host.uninstall()
             host.assert_gone()
             assert not host.files.at(POD).exists()
         else:
             break
     assert number > 10
+
+
+def test_a_request_from_before_an_install_is_forgotten(tmp_path: Path) -> None:
+    host = kept(tmp_path)
+    host.install()
+    (host.files.at(POD) / LEAVE).touch()
+    agent(host).leave_if_asked()
+    host.services.active.pop(UNINSTALL)
+    host.install()
+    agent(host).leave_if_asked()
+    assert UNINSTALL not in host.services.active

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import signal
 import socket
 import stat
+import subprocess
 import threading
 from pathlib import Path
 
@@ -116,20 +119,49 @@ def test_a_directory_that_is_a_link_is_not_entered(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "link"])
-def test_a_request_of_any_kind_is_forgotten(pod: PodDirectory, tmp_path: Path, kind: str) -> None:
+def test_a_request_of_any_kind_is_one(pod: PodDirectory, tmp_path: Path, kind: str) -> None:
+    """A file is removed when it was heard. Whoever makes anything else there waits for that in vain."""
     request, kept = pod.path / LEAVE, tmp_path / "kept"
     (kept / "below").mkdir(parents=True)
+    assert not pod.asks()
     if kind == "file":
         request.touch()
     elif kind == "directory":
         request.mkdir()
         (request / "link").symlink_to(kept)
     else:
-        request.symlink_to(kept)
+        request.symlink_to(kept / "nowhere")
+    assert pod.asks()
     pod.forget_request()
 
-    assert not os.path.lexists(request)
+    assert os.path.lexists(request) is (kind == "directory")
     assert (kept / "below").is_dir()
+
+
+def test_a_tree_of_any_depth_ends_nothing(pod: PodDirectory) -> None:
+    """Where no filesystem is mounted there: it stays for a person, and no token is taken from it."""
+    descriptor = os.open(pod.path, os.O_RDONLY)
+    for name in (LEAVE, *["d"] * 2000):
+        os.mkdir(name, dir_fd=descriptor)
+        descriptor, above = os.open(name, os.O_RDONLY, dir_fd=descriptor), descriptor
+        os.close(above)
+    os.close(descriptor)
+    pod.forget_request()
+    with pytest.raises(ImageCacheError, match="cannot be emptied"):
+        pod.make()
+    pod.remove()
+    subprocess.run(["rm", "-rf", pod.path], check=True)
+
+
+def test_a_lease_of_the_keeper_s_holds_nobody_up(pod: PodDirectory) -> None:
+    """An open would wait for /proc/sys/fs/lease-break-time, 45 s."""
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    try:
+        with put(pod, b"text").open("r+b") as file:
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            refused(pod, "lease")
+    finally:
+        signal.signal(signal.SIGIO, before)
 
 
 def test_an_install_takes_away_whatever_was_planted(pod: PodDirectory, tmp_path: Path) -> None:

@@ -141,16 +141,15 @@ def test_what_stays_of_proxy_mode_has_no_privilege_and_one_directory_of_the_host
     assert all("mountPropagation" not in mount for mount in keeper["volumeMounts"])
 
 
-def test_the_installer_of_proxy_mode_has_no_token_and_says_why_it_fails() -> None:
+def test_the_installer_of_proxy_mode_brings_what_the_keeper_hands_over_and_says_why_it_fails() -> None:
     pod = pod_of("DaemonSet", "imagecache-agent", mode="proxy")
-    (installer,) = pod["initContainers"]
-    projected = {volume["name"]: volume["projected"]["sources"] for volume in pod["volumes"] if "projected" in volume}
-    given = {
-        kind for mount in installer["volumeMounts"] for source in projected.get(mount["name"], []) for kind in source
-    }
+    (installer,), (keeper,) = pod["initContainers"], pod["containers"]
+    projected = {volume["name"] for volume in pod["volumes"] if "projected" in volume}
+    given = [{mount["name"] for mount in each["volumeMounts"]} & projected for each in (installer, keeper)]
 
     assert pod["automountServiceAccountToken"] is False
-    assert given == {"configMap", "downwardAPI"}
+    assert given[0] == given[1]
+    assert "account" in given[0]
     assert installer["terminationMessagePolicy"] == "FallbackToLogsOnError"
 
 

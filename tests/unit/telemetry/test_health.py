@@ -105,6 +105,28 @@ async def test_a_port_that_is_taken(node: Node) -> None:
         await HealthServer(Metrics()).start(f"127.0.0.1:{node.port}")
 
 
+async def test_a_port_that_is_taken_is_tried_again(node: Node) -> None:
+    other = HealthServer(Metrics(), ready=lambda: "the other one")
+    address = f"127.0.0.1:{node.port}"
+    await other.start_when_free(address, pause=0.01)
+    assert await problem_at(address, "/readyz", seconds=60) == ""
+    await node.server.stop()
+    try:
+        async with asyncio.timeout(10):
+            while "the other one" not in await problem_at(address, "/readyz", seconds=5):
+                pass
+    finally:
+        await other.stop()
+
+
+async def test_nobody_who_waits_for_a_port_stays(node: Node) -> None:
+    other = HealthServer(Metrics())
+    await other.start_when_free(f"127.0.0.1:{node.port}", pause=0.01)
+    await other.stop()
+    await other.start_when_free("")
+    assert len(asyncio.all_tasks()) == 1
+
+
 async def test_ipv6() -> None:
     server = HealthServer(Metrics())
     host, port = await server.start("[::1]:0")
