@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import Callable
 from http import HTTPStatus
 
+from imagecache.concurrency import cancel_all
 from imagecache.connection_limit import LoopConnections, OpenConnection
 from imagecache.errors import HostError, InvalidSetting
 from imagecache.telemetry.log import get_logger
@@ -79,7 +80,7 @@ class HealthServer:
     async def stop(self) -> None:
         """Idempotent."""
         if self._trying is not None:
-            self._trying.cancel()
+            await cancel_all([self._trying])
             self._trying = None
         if self._server is not None:
             self._server.close()
