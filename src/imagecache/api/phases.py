@@ -72,7 +72,7 @@ def started(
     After failures of the attempt its reason stays until something is fetched: to learn that a registry is still away
     may take as long as the pauses between tries.
     """
-    problem = _problem(status) if attempt is not None and attempt.failures else ""
+    problem = _problem(status) if attempt is not None and (attempt.failures or attempt.faults) else ""
     status = msgspec.structs.replace(status, reason=problem, attempt=attempt, last_updated_time=times.render(now))
     return _conditions(status, generation, now, ("True", "StartedByAgent" if by_agent else "Started", problem))
 

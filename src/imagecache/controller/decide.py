@@ -335,7 +335,7 @@ class _Draft:
         if self.observed.role is Role.COMMAND:
             self.fail(problem, attempt)
         else:
-            self.wait(problem, replace(attempt, next_time=""))
+            self.wait(problem, replace(attempt, next_time="", failures=0))
 
     def refuse_place(self, error: ImageCacheError, bundle_id: str) -> None:
         """No room: nothing was asked of a builder, and the attempt says so (``quota.state``)."""

@@ -68,6 +68,7 @@ class Places:
         self._stored = Stored()
         self._cleared: set[str] = set()
         """Owners of objects that have gone, whose bundles may be in ``_stored`` still."""
+        self._measuring = asyncio.Lock()
         self._version = 0
         self._easy = Standing(limits)
         """That of all while there is room."""
@@ -125,7 +126,9 @@ class Places:
 
     async def measure(self) -> None:
         """See what the store has. While it cannot be read, what it had counts."""
-        if self._limits.store:
+        if not self._limits.store:
+            return
+        async with self._measuring:  # in order: an answer of before must not be the last one
             cleared = set(self._cleared)
             with suppress(StoreError):
                 layers = await asyncio.to_thread(self._layers)

@@ -100,8 +100,8 @@ class Stored:
     def leaving(self, below: int, gone: Iterable[str], others: Sequence[str]) -> list[str]:
         """Owners that have to go besides those that are ``gone``, so that less than ``below`` bytes are left.
 
-        Of the ``others``, in this order, as few as that takes, and none whose going frees nothing: what it has, stays
-        for somebody else. None at all when all of them are not enough.
+        Of the ``others``, in this order, and then without those who may stay all the same, the last ones first; so
+        nobody whose going frees nothing. None at all when all of them are not enough.
         """
         holders = Counter(name for images in self._layers.values() for name in images)
         size, chosen = self.size, list[str]()
@@ -114,7 +114,14 @@ class Stored:
             chosen.append(owner)
         if size >= below:
             return []
-        return [owner for owner in chosen if self._is_held_by_nobody(owner, holders)]
+        for owner in reversed(chosen.copy()):
+            back = self._take_back(owner, holders)
+            if size + back < below:
+                size += back
+                chosen.remove(owner)
+            else:
+                self._free(owner, holders)
+        return chosen
 
     def _free(self, owner: str, holders: Counter[LayerName]) -> int:
         """Bytes that nobody has any longer."""
@@ -122,9 +129,12 @@ class Stored:
         holders.subtract(images.keys())
         return sum(size for name, size in images.items() if not holders[name])
 
-    def _is_held_by_nobody(self, owner: str, holders: Counter[LayerName]) -> bool:
-        """Whether that is so of anything that it has."""
-        return any(size and not holders[name] for name, size in self._layers.get(owner, {}).items())
+    def _take_back(self, owner: str, holders: Counter[LayerName]) -> int:
+        """Bytes that nobody had before."""
+        images = self._layers.get(owner, {})
+        back = sum(size for name, size in images.items() if not holders[name])
+        holders.update(images.keys())
+        return back
 
 
 def place_of(item: Object) -> Place:
@@ -219,14 +229,15 @@ def standing(places: Collection[Place], limits: Limits, stored: Stored, now: dt.
     over = max(0, holding + len(waiting) - limits.caches) if limits.caches else 0
     leaving = [place for place in idle if place.name not in free][:over]
     going = {place.name: _why(place, _MANY.format(count=limits.caches)) for place in leaving}
+    # who goes makes room at once: their deletion waits for nobody
+    room = limits.caches - holding + len(leaving) if limits.caches else None
     full = 0 < limits.store <= stored.size
-    if full and any(place.waits for place in staying):
+    may_begin = [place for place in staying if place.waits and (room is None or room > 0 or place.name in free)]
+    if full and may_begin:
         gone = [place.owner for place in places if place.clears or place.name in going]
         rest = {place.owner: place for place in idle if place.name not in going}
         for owner in stored.leaving(limits.store, gone, list(rest)):
             going[rest[owner].name] = _why(rest[owner], _FULL.format(size=limits.store // GIB))
-    # who goes makes room at once: their deletion waits for nobody
-    room = limits.caches - holding + len(leaving) if limits.caches else None
     return Standing(limits, room, free, waiting, full, going)
 
 

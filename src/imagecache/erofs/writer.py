@@ -41,6 +41,11 @@ class Plan:
         return self.layout.total
 
     @property
+    def unpacked(self) -> int:
+        """As ``total``, with the holes of sparse files."""
+        return self.total + sum(copy.chunks.size - copy.chunks.stored for copy in self.copies)
+
+    @property
     def entries(self) -> int:
         """Names in the tree, the root not counted."""
         return self.layout.entries
@@ -89,9 +94,10 @@ def write_image(
 ) -> int:
     """Complete a layer image whose tar is in the file from ``DATA_START`` on; returns the size of the file.
 
-    ``room`` is asked with the size of the file before it grows. What lies behind the tar is replaced. Header and
-    superblock are written last, so a file whose writing was interrupted is not a layer image. Raises what ``plan`` and
-    ``room`` do, and OSError: the owner of the file knows what it means.
+    ``room`` is asked with the size of the file before it grows. Holes of sparse files count there: runtimes that unpack
+    the layer write them out (containerd's ``copyBuffered``), and the bound on an image is theirs too. What lies behind
+    the tar is replaced. Header and superblock are written last, so a file whose writing was interrupted is not a layer
+    image. Raises what ``plan`` and ``room`` do, and OSError: the owner of the file knows what it means.
     """
     layer = plan(root, header.tar_size, limits=limits)
     if layer.entries != header.entries:
@@ -101,7 +107,7 @@ def write_image(
         raise ValueError(f"the file does not hold the tar of {header.tar_size} bytes")
     # In this order: nodes prefetch the tar while it is written, so the head must say where it ends before anything
     # that is not tar stands behind it. The first truncation drops what an earlier attempt left there.
-    room(layer.total)
+    room(layer.unpacked)
     os.ftruncate(fd, end_of_tar)
     write_at(fd, 0, unfinished(header.tar_size))
     os.ftruncate(fd, layer.total)

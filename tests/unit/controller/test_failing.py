@@ -164,7 +164,7 @@ CASES: dict[str, Case] = {
         phase=Phase.PENDING,
         events=("PullSecretUnavailable",),
         watches=SECRETS,
-        check=lambda s: s.attempt == tried(FOR_SECRETS, failures=1),
+        check=lambda s: s.attempt == tried(FOR_SECRETS),
     ),
     "a-secret-that-comes-begins-the-build": Case(
         FOR_SECRETS.with_status(waiting(NO_SECRET, FOR_SECRETS)),
@@ -488,3 +488,16 @@ def test_pauses_grow_and_stay_bounded() -> None:
     fetching = look(cache(status=status), now, build=Running(request(ONE, A), 1, 100)).status
     assert fetching is not None
     assert (fetching.reason, phases.outcome(fetching)) == ("", ("Started", ""))
+
+
+def test_a_reason_that_is_gone_is_not_said() -> None:
+    """A registry was away, then a Secret was missing: when that is there, nothing of it is said."""
+    lacks = look(
+        FOR_SECRETS.with_status(waiting(AWAY, FOR_SECRETS, failures=1, next_time=IN_FIVE)),
+        NOW,
+        secrets_problem=NO_SECRET,
+    )
+    assert lacks.status is not None
+    begun = look(FOR_SECRETS.with_status(lacks.status), NOW, secrets="v1").status
+    assert begun is not None
+    assert (begun.reason, phases.outcome(begun)) == ("", ("Started", ""))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 
@@ -111,6 +112,41 @@ async def test_a_store_that_cannot_be_read_has_what_it_had() -> None:
     await found.measure()
 
     assert refused(found, "a") == ["a"]
+
+
+async def test_an_answer_of_before_is_not_the_last_one() -> None:
+    """The store may be slow: what it had when it was asked is not what it has when it answers."""
+    clock, slow = FakeClock(), threading.Event()
+    bundle = {name: derived_cache_id(f"uid-{name}") for name in "ab"}
+    before: Layers = {bundle["a"]: {LAYER: 7}, bundle["b"]: {OTHER: 6}}
+    later: Layers = {bundle["b"]: {OTHER: 6}}
+    looks: list[int] = []
+
+    def layers() -> Layers:
+        looks.append(1)
+        if len(looks) > 1:
+            return later
+        slow.wait(10)
+        return before
+
+    found = places(
+        Limits(store=10),
+        clock,
+        item("a", "Ready", marked=True),
+        item("b", "Ready", marked=True),
+        item("new"),
+        layers=layers,
+    )
+    clock.advance(hours=1)
+    asked = asyncio.ensure_future(found.measure())
+    await asyncio.sleep(0.01)
+    found.take(item("a"), gone=True)
+    again = asyncio.ensure_future(found.measure())
+    await asyncio.sleep(0.01)
+    slow.set()
+    await asyncio.gather(asked, again)
+
+    assert (refused(found, "new"), found.eviction("b")) == ([], "")
 
 
 async def test_what_has_just_gone_makes_room_before_the_store_is_looked_at_again() -> None:

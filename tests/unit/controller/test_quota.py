@@ -197,12 +197,22 @@ WAITING = place("new", state="waits", age=0)
         ({"a": {"both": 5}, "b": {"base": 3}, "c": {"both": 5}, "others": {"base": 3, "x": 2}}, {"a", "c"}),
         # what is shared counts once, so this one is enough
         ({"a": {"base": 3, "a": 1}, "b": {"base": 3, "b": 1}, "c": {"base": 3, "c": 5}}, {"a"}),
+        # the least recently used one is not needed beside the next
+        ({"a": {"a": 1}, "b": {"b": 5}, "others": {"x": 8}}, {"b"}),
         # a damaged bundle, of which nothing is known, and one that has none
         ({"a": {}, "c": {"c": 1}, "others": {"x": 9}}, {"c"}),
     ],
 )
 def test_layers_that_others_have_make_no_room(has: dict[str, dict[str, int]], going: set[str]) -> None:
     assert answers([*THREE, WAITING], FULL_STORE, stored(**has)) == ({"new"}, going)
+
+
+def test_nobody_goes_for_one_that_may_not_begin() -> None:
+    """There are as many as there may be, and none of them may go: bytes would change nothing."""
+    staying, auto = place("old"), place("auto", may_go=True, automatic=True, age=90)
+    has = stored(auto={"x": 10})
+
+    assert answers([staying, auto, WAITING], Limits(caches=1, automatic=1, store=10 * GIB), has) == ({"new"}, set())
 
 
 def test_who_goes_for_the_number_makes_room_for_bytes_too() -> None:

@@ -180,6 +180,16 @@ def test_a_hole_is_in_no_layer_image(fd: int) -> None:
     assert not Superblock.unpack(os.pread(fd, 128, 1024)).chunked
 
 
+def test_holes_count_for_the_size_that_an_image_may_have(fd: int) -> None:
+    """Prepull mode and second handlers unpack the layer, and write them out."""
+    root, tar = directory(), TarStandIn()
+    put(root, "hole", tar.sparse_file(8 * GIB, {}))
+    asked: list[int] = []
+    size = write_image(fd, root, header_of(root, tar), read_tar=tar.read, room=asked.append)
+
+    assert asked == [size + 8 * GIB]
+
+
 def test_every_byte_of_a_table_is_verified(fd: int) -> None:
     root, tar = directory(), TarStandIn()
     put(root, "disk", tar.sparse_file(90_000, {0: b"start", 40_000: b"m" * 700, 89_999: b"e"})).xattrs = {

@@ -6,6 +6,7 @@ Nothing is matched; each pod is told that it was let go. It may be repeated, and
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from imagecache.clock import Clock
 from imagecache.concurrency import run_all
@@ -13,7 +14,7 @@ from imagecache.controller.pods.decide import Tell, event_name
 from imagecache.controller.pods.hands import without_gate
 from imagecache.controller.pods.messages import Subject, post
 from imagecache.controller.pods.pod import DECODER, Pod
-from imagecache.errors import KubernetesError, ObjectNotFound, ObjectRefused
+from imagecache.errors import KubernetesError, KubernetesUnavailable, ObjectNotFound, ObjectRefused
 from imagecache.kube.api import ClusterKube, Object
 from imagecache.kube.resources import PODS
 from imagecache.kube.stream import pages
@@ -25,10 +26,12 @@ _LOOKS = 30
 """That find held pods, at most: after those, something goes on holding pods."""
 _PAUSE = 2.0
 """Seconds before the look that must find none: API servers go on using a policy for a moment after it was deleted."""
+_TELLING = 20.0
+"""Seconds for the events of one look."""
 _log = get_logger(__name__)
 
 
-async def release(kube: ClusterKube, clock: Clock, *, pause: float = _PAUSE) -> int:
+async def release(kube: ClusterKube, clock: Clock, *, pause: float = _PAUSE, telling: float = _TELLING) -> int:
     """How many were let go. Raises KubernetesError; ObjectRefused when pods are held again and again."""
     count, quiet = 0, 0
     for _ in range(_LOOKS):
@@ -37,9 +40,8 @@ async def release(kube: ClusterKube, clock: Clock, *, pause: float = _PAUSE) -> 
             return count
         quiet = 0 if held else 1
         limit = asyncio.Semaphore(_AT_ONCE)
-        problems = [
-            each for each in await run_all(*(_let_go(kube, clock, pod, limit) for pod in held)) if each is not None
-        ]
+        problems = [each for each in await run_all(*(_let_go(kube, pod, limit) for pod in held)) if each is not None]
+        await _tell_all(kube, clock, held, telling)
         count += len(held) - len(problems)
         if problems and len(problems) == len(held):
             raise problems[0]
@@ -57,14 +59,13 @@ async def _held(kube: ClusterKube) -> list[Pod]:
     return found
 
 
-async def _let_go(kube: ClusterKube, clock: Clock, pod: Pod, limit: asyncio.Semaphore) -> KubernetesError | None:
+async def _let_go(kube: ClusterKube, pod: Pod, limit: asyncio.Semaphore) -> KubernetesError | None:
     """What is in the way of this one, which must not keep the others."""
     async with limit:
         try:
             patch: Object = {"metadata": {"uid": pod.uid}, "spec": {"schedulingGates": [without_gate()]}}
             await kube.strategic_patch(PODS, pod.name, patch, namespace=pod.namespace)
             _log.info("pod is let go", namespace=pod.namespace, name=pod.name)
-            await _tell(kube, clock, pod)
         except ObjectNotFound:
             pass
         except KubernetesError as error:
@@ -73,10 +74,22 @@ async def _let_go(kube: ClusterKube, clock: Clock, pod: Pod, limit: asyncio.Sema
     return None
 
 
-async def _tell(kube: ClusterKube, clock: Clock, pod: Pod) -> None:
-    """The pod goes, whether or not that can be told."""
-    told = events.released()
+async def _tell_all(kube: ClusterKube, clock: Clock, pods: Sequence[Pod], seconds: float) -> None:
+    """When all of them have been let go: no pod waits for an event, and an uninstallation not for long."""
+    limit = asyncio.Semaphore(_AT_ONCE)
     try:
-        await post(kube, Subject.of(pod), Tell(told, event_name(pod.name, pod.uid, told)), clock.now())
-    except KubernetesError as error:
-        _log.warning("event not posted", namespace=pod.namespace, name=pod.name, problem=str(error))
+        async with asyncio.timeout(seconds):
+            await run_all(*(_tell(kube, clock, pod, limit) for pod in pods))
+    except (TimeoutError, KubernetesUnavailable) as error:
+        _log.warning("not every pod is told that it was let go", problem=str(error) or "it takes too long")
+
+
+async def _tell(kube: ClusterKube, clock: Clock, pod: Pod, limit: asyncio.Semaphore) -> None:
+    told = events.released()
+    async with limit:
+        try:
+            await post(kube, Subject.of(pod), Tell(told, event_name(pod.name, pod.uid, told)), clock.now())
+        except KubernetesUnavailable:
+            raise
+        except KubernetesError as error:
+            _log.warning("event not posted", namespace=pod.namespace, name=pod.name, problem=str(error))

@@ -68,6 +68,24 @@ async def test_release_says_when_pods_are_held_again_and_again() -> None:
         await release(bench.kube, bench.clock, pause=0)
 
 
+class Silent(FakeKube):
+    """Whose events are elsewhere, and that is away."""
+
+    async def create(self, resource: Resource, item: Object, *, namespace: str = "") -> None:
+        if resource == EVENTS:
+            await asyncio.Event().wait()
+        await super().create(resource, item, namespace=namespace)
+
+
+async def test_pods_go_however_long_an_event_takes() -> None:
+    clock = FakeClock()
+    bench = Bench(Silent(clock), clock)
+    for number in range(40):
+        await bench.pod(f"p{number:02}", pin="app")
+
+    assert await release(bench.kube, bench.clock, pause=0, telling=0.05) == 40
+
+
 class Refusing(FakeKube):
     """Whose webhook refuses one pod, while patches of others are under way."""
 
