@@ -71,10 +71,10 @@ async def test_release_says_when_pods_are_held_again_and_again() -> None:
 class Silent(FakeKube):
     """Whose events are elsewhere, and that is away."""
 
-    async def create(self, resource: Resource, item: Object, *, namespace: str = "") -> None:
+    async def create(self, resource: Resource, item: Object, *, namespace: str = "") -> Object:
         if resource == EVENTS:
             await asyncio.Event().wait()
-        await super().create(resource, item, namespace=namespace)
+        return await super().create(resource, item, namespace=namespace)
 
 
 async def test_pods_go_however_long_an_event_takes() -> None:
