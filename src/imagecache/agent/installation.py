@@ -10,6 +10,7 @@ import asyncio
 import dataclasses
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from imagecache.agent.keeper import agent_problem
@@ -75,11 +76,13 @@ class AgentInstallation:
         """
         if self.settings.mode is Mode.NATIVE:
             return self._service().install(again=again)
-        self.credentials.write(self.files)  # first: the agent that is there goes on, whatever fails below
+        hand_over = partial(self.credentials.write, self.files)
+        hand_over()  # first: the agent that is there goes on, whatever fails below
         settings = self.credentials.settings_on_host()
         if not self.options.configure:
             settings = dataclasses.replace(settings, repair=Repair.REPORT)
-        return self._service(config=config_text(settings), kept=is_kept(settings)).install(again=again)
+        service = self._service(config=config_text(settings), hand_over=hand_over, kept=is_kept(settings))
+        return service.install(again=again)
 
     def uninstall(self) -> Uninstalled:
         """Uninstall; containers continue."""
@@ -143,10 +146,13 @@ class AgentInstallation:
             self._problem = _STALE if service.is_containerd_stale() else guard.problem
             await self.sleep(INTERVAL)
 
-    def _service(self, *, config: str = "", kept: bool = False) -> HostService:
+    def _service(
+        self, *, config: str = "", hand_over: Callable[[], None] = lambda: None, kept: bool = False
+    ) -> HostService:
         settings = HostSettings(
             mode=self.settings.mode,
             config=config,
+            hand_over=hand_over,
             kept=kept,
             address=self.settings.address,
             owned=self._owned_directories(),

@@ -90,6 +90,8 @@ class HostSettings:
     """Whether we may change containerd's configuration and restart it."""
     flags: str = ""
     """Flags of this ``imagecache host`` call, for the call that the timer of the host makes."""
+    hand_over: Callable[[], None] = lambda: None
+    """Writes what the agent has of its cluster into ``CREDENTIALS``. Called with the lock: an uninstall removes it."""
     kept: bool = False
     """A Pod keeps the agent: it hands over tokens in ``POD``, and asks there when the agent is to leave."""
     in_container: bool = False
@@ -178,6 +180,7 @@ class HostService:
         if kept:
             changes += self._files.write_units(kept, {})
             self._make_pod_directory()
+        self._settings.hand_over()
         fresh = self._change_agent(
             lambda: [
                 self._files.install_program(self._program()),

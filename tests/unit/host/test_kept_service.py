@@ -6,7 +6,7 @@ from pathlib import Path
 
 from imagecache.agent.pod_credentials import HandedOver
 from imagecache.host.pod_directory import LEAVE, POD, PodDirectory
-from imagecache.host.service_files import UNITS
+from imagecache.host.service_files import UNITS, HostFiles
 from imagecache.host.systemd_units import MOUNT, SERVICE, TIMER, UNINSTALL
 from testkit.host_service import read
 
@@ -64,6 +64,18 @@ def test_killed_anywhere_the_host_goes_on_to_leave_by_itself(tmp_path: Path) -> 
         else:
             break
     assert number > 10
+
+
+def test_what_is_handed_over_is_written_with_the_lock(tmp_path: Path) -> None:
+    """Else an uninstall that just ends would remove it from the agent that is being installed."""
+    held: list[bool] = []
+
+    def hand_over() -> None:
+        with HostFiles(tmp_path).locked(seconds=0) as mine:
+            held.append(not mine)
+
+    Host(tmp_path, changes={"kept": True, "hand_over": hand_over}).install()
+    assert held == [True]
 
 
 def test_a_request_from_before_an_install_is_forgotten(tmp_path: Path) -> None:
