@@ -241,6 +241,7 @@ def settle(world: World) -> None:
 @given(EVENTS)
 @example([("end", "as-asked"), ("edit", (REDIS,)), ("set back", 2), ("lose", None)])
 @example([("end", "as-asked"), ("lose", None), ("set back", 2)])
+@example([("end", "refused"), ("set back", 2), ("set back", 2), ("end", "something-else")])
 def test_a_world_that_works_leads_to_ready(events: list[tuple[str, Any]]) -> None:
     world = after(events)
     if world.cache.spec.images == NONSENSE:

@@ -194,6 +194,8 @@ class _Draft:
         why = self.why_again(spec)
         if why:
             self.retry(spec, why)
+        elif self.observed.build is not None:
+            self.actions.append(StopBuild())  # the status was set back to this
 
     def why_again(self, spec: EffectiveSpec) -> str:
         """Why what has failed is built again; empty: it is not."""
