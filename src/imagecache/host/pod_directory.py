@@ -29,12 +29,14 @@ systemd-nspawn take by themselves."""
 POD_FILE_BYTES = 1 << 20
 """What a Secret may have, and so a bundle of authorities in one."""
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_HINT = "delete the Pod of the agents on this node"
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class PodFileRefused(HostError):
     """A file of the keeper's directory is not what it may be. Its text is in no error."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"{POD / name} is {why}", hint="delete the Pod of the agents on this node")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +97,14 @@ class PodDirectory:
                 found = os.fstat(looked)
                 why = self._why_not(found)
                 if why:
-                    raise PodFileRefused(f"{POD / name} is {why}", hint=_HINT)
+                    raise PodFileRefused(name, why)
                 data = _content(f"/proc/self/fd/{looked}")  # of the inode that was looked at
             except BlockingIOError:
-                raise PodFileRefused(f"{POD / name} is held by a lease", hint=_HINT) from None
+                raise PodFileRefused(name, "held by a lease") from None
             finally:
                 os.close(looked)
         if len(data) > POD_FILE_BYTES or not data.isascii():
-            raise PodFileRefused(f"{POD / name} is too large, or no text", hint=_HINT)
+            raise PodFileRefused(name, "too large, or no text")
         return data.decode("ascii")
 
     def _why_not(self, found: os.stat_result) -> str:

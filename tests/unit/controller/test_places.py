@@ -41,6 +41,12 @@ def places(limits: Limits, clock: FakeClock, *items: Object, layers: Callable[[]
     return made
 
 
+def two_that_may_go(clock: FakeClock, layers: Callable[[], Layers]) -> Places:
+    """``a`` and ``b``, beside ``new``, which waits for room."""
+    marked = [item(name, "Ready", marked=True) for name in "ab"]
+    return places(Limits(store=10), clock, *marked, item("new"), layers=layers)
+
+
 def refused(found: Places, *names: str) -> list[str]:
     return [name for name in names if found.refusal(name) is not None]
 
@@ -129,14 +135,7 @@ async def test_an_answer_of_before_is_not_the_last_one() -> None:
         slow.wait(10)
         return before
 
-    found = places(
-        Limits(store=10),
-        clock,
-        item("a", "Ready", marked=True),
-        item("b", "Ready", marked=True),
-        item("new"),
-        layers=layers,
-    )
+    found = two_that_may_go(clock, layers)
     clock.advance(hours=1)
     asked = asyncio.ensure_future(found.measure())
     await asyncio.sleep(0.01)
@@ -154,14 +153,7 @@ async def test_what_has_just_gone_makes_room_before_the_store_is_looked_at_again
     clock = FakeClock()
     bundle = {name: derived_cache_id(f"uid-{name}") for name in "ab"}
     has: Layers = {bundle["a"]: {LAYER: 7}, bundle["b"]: {OTHER: 6}}
-    found = places(
-        Limits(store=10),
-        clock,
-        item("a", "Ready", marked=True),
-        item("b", "Ready", marked=True),
-        item("new"),
-        layers=lambda: has,
-    )
+    found = two_that_may_go(clock, lambda: has)
     await found.measure()
     clock.advance(hours=1)
     assert (bool(found.eviction("a")), bool(found.eviction("b"))) == (True, False)
