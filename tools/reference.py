@@ -143,7 +143,14 @@ CACHE_CONDITIONS: Sequence[tuple[str, str, str]] = (
     ("`Serving`", "`Updating`, `UpdateFailed`", "True: nodes can have the content of before."),
     ("`Serving`", "`NotBuilt`", "False: nothing was built yet."),
     ("`Serving`", "`BundleLost`", "False: the store has lost it; nodes that have it keep it, and it is built again."),
-    ("`Building`", "`Started`", "True: a build is running, or has its turn next."),
+    (
+        "`Building`",
+        "`Started`",
+        (
+            "True: a build is running, or has its turn next. "
+            "While it is tried again and has fetched nothing, its message is the reason of the try before."
+        ),
+    ),
     ("`Building`", "`StartedByAgent`", "True: the same, begun by the agent of a host without Kubernetes."),
     ("`Building`", "`Built`", "False: nothing to build."),
     ("`Building`", "`Interrupted` or an [error](#errors-and-exit-codes)", "False: as above."),

@@ -22,7 +22,7 @@ from pathlib import Path
 from yarl import URL
 
 from imagecache.errors import HostError, ImageCacheError
-from imagecache.host.pod_directory import POD_FILE_BYTES, PodDirectory, PodFileRefused
+from imagecache.host.pod_directory import POD_FILE_BYTES, PodDirectory, PodFileRefused, refusal
 from imagecache.host.service_files import CREDENTIALS, HostFiles
 from imagecache.kube.connection import SERVICE_ACCOUNT, Connection, in_cluster, kubeconfig_text
 from imagecache.settings.table import Mode, Settings
@@ -136,7 +136,7 @@ class HandedOver:
         if text is None:
             return
         if name != STORE_CA and not _A_TOKEN.fullmatch(text):
-            raise PodFileRefused(name, "no token")
+            raise refusal(name, "no token")
         self.files.write(CREDENTIALS / name, text, _SECRET)
 
     def leave_if_asked(self) -> None:

@@ -35,8 +35,9 @@ _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 class PodFileRefused(HostError):
     """A file of the keeper's directory is not what it may be. Its text is in no error."""
 
-    def __init__(self, name: str, why: str) -> None:
-        super().__init__(f"{POD / name} is {why}", hint="delete the Pod of the agents on this node")
+
+def refusal(name: str, why: str) -> PodFileRefused:
+    return PodFileRefused(f"{POD / name} is {why}", hint="delete the Pod of the agents on this node")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +98,14 @@ class PodDirectory:
                 found = os.fstat(looked)
                 why = self._why_not(found)
                 if why:
-                    raise PodFileRefused(name, why)
+                    raise refusal(name, why)
                 data = _content(f"/proc/self/fd/{looked}")  # of the inode that was looked at
             except BlockingIOError:
-                raise PodFileRefused(name, "held by a lease") from None
+                raise refusal(name, "held by a lease") from None
             finally:
                 os.close(looked)
         if len(data) > POD_FILE_BYTES or not data.isascii():
-            raise PodFileRefused(name, "too large, or no text")
+            raise refusal(name, "too large, or no text")
         return data.decode("ascii")
 
     def _why_not(self, found: os.stat_result) -> str:
