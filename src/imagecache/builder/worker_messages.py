@@ -60,8 +60,9 @@ class Derive(msgspec.Struct, tag=True, frozen=True):
 class Prove(msgspec.Struct, tag=True, frozen=True):
     """Prove a layer image while its bytes arrive in order, each piece announced by ``Arrived``.
 
-    Descriptors: the file that they are written to (read, once all have arrived), the memory that they arrive in (read).
-    The sender checks that the tar has ``diff_id``.
+    Descriptors: the file that they are written to (read, once all have arrived), the memory that they arrive in (read),
+    and, where compressed ones may come, the memory that these are unpacked into (read and write). The sender checks
+    that the tar has ``diff_id``.
     """
 
     diff_id: DiffID
@@ -99,6 +100,21 @@ class Arrived(msgspec.Struct, tag=True, frozen=True):
     size: int
 
 
+class ArrivedPacked(msgspec.Struct, tag=True, frozen=True):
+    """As ``Arrived``, of a piece of ``length`` bytes whose compressed form has ``size``.
+
+    The worker unpacks it to the start of the other memory, says ``Unpacked``, and leaves it there.
+    """
+
+    offset: int
+    size: int
+    length: int
+
+
+class Unpacked(msgspec.Struct, tag=True, frozen=True):
+    """The piece that arrived last is unpacked."""
+
+
 class Progress(msgspec.Struct, tag=True, frozen=True):
     consumed: int
     """Bytes of the compressed file, or of what has arrived, that the worker no longer needs."""
@@ -123,8 +139,8 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
         return by_name(self.error)(printable(self.message), hint=printable(self.hint))
 
 
-ToWorker = Convert | Derive | Prove | ProveAbove | More | Available | Arrived
-FromWorker = Progress | Converted | Proven | Failed
+ToWorker = Convert | Derive | Prove | ProveAbove | More | Available | Arrived | ArrivedPacked
+FromWorker = Progress | Unpacked | Converted | Proven | Failed
 
 _encoder = msgspec.json.Encoder(enc_hook=encode_hook)
 _to_worker = msgspec.json.Decoder(ToWorker, dec_hook=decode_hook)

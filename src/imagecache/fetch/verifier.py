@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagecache.builder.position import Position
-from imagecache.builder.worker_messages import Arrived, Prove, ProveAbove, Proven
+from imagecache.builder.worker_messages import Arrived, ArrivedPacked, Prove, ProveAbove, Proven
 from imagecache.builder.worker_pool import Worker, WorkerPool
 from imagecache.concurrency import cancel_all
 from imagecache.digest import DiffID
-from imagecache.fetch.buffers import Slots
+from imagecache.errors import InternalError
+from imagecache.fetch.buffers import Slots, UnpackingMemory
 from imagecache.oserrors import converting
 from imagecache.store.bundle_document import PlacedLayer
 
@@ -53,16 +54,21 @@ class Verifier:
             await worker.result(Proven, lambda _consumed: None)
 
     @asynccontextmanager
-    async def proof(self, claim: Claim, path: Path, slots: Slots) -> AsyncIterator[Proof]:
+    async def proof(
+        self, claim: Claim, path: Path, slots: Slots, unpacking: UnpackingMemory | None = None
+    ) -> AsyncIterator[Proof]:
         """Begin with a layer image that is written to ``path`` and arrives in ``slots``. Waits for a free worker.
+
+        ``unpacking``: for pieces that arrive compressed; None: none do.
 
         Without a size of the tar the bytes begin with the tar; what precedes it is in the file when ``finish`` is
         called.
         """
         async with self._pool.worker(claim.image) as worker:
             with _opened(path) as fd:
-                worker.start(Prove(claim.diff_id, claim.position, claim.tar_size), [fd, slots.fd])
-            proof = Proof(worker)
+                fds = [fd, slots.fd] if unpacking is None else [fd, slots.fd, unpacking.fd]
+                worker.start(Prove(claim.diff_id, claim.position, claim.tar_size), fds)
+            proof = Proof(worker, unpacking)
             try:
                 yield proof
             finally:
@@ -76,11 +82,17 @@ class Proof:
     bytes that are not the promised ones.
     """
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, unpacking: UnpackingMemory | None) -> None:
+        self.unpacking = unpacking
+        """None: no piece may arrive compressed."""
         self._worker = worker
         self._moved = asyncio.Event()
         self._sent = self._consumed = 0
-        self._result: asyncio.Task[Proven] = asyncio.create_task(worker.result(Proven, self._progress))
+        self._packed = self._unpacked = 0
+        """Pieces that arrived compressed."""
+        self._result: asyncio.Task[Proven] = asyncio.create_task(
+            worker.result(Proven, self._progress, self._one_unpacked)
+        )
         self._result.add_done_callback(
             lambda _task: self._moved.set()
         )  # else ``consumed`` would wait for a dead worker
@@ -89,10 +101,29 @@ class Proof:
         self._consumed = consumed
         self._moved.set()
 
+    def _one_unpacked(self) -> None:
+        self._unpacked += 1
+        self._moved.set()
+
     async def arrived(self, offset: int, size: int) -> None:
         """The next ``size`` bytes of the layer image are at ``offset`` of the memory."""
         self._sent += size
         await self._worker.send(Arrived(offset, size))
+
+    async def arrived_packed(self, offset: int, size: int, length: int) -> None:
+        """The next ``length`` bytes are there, in ``size`` compressed ones. Returns when they are unpacked.
+
+        They stay in the memory for that until the next call. Raises what the proof has found.
+        """
+        self._sent += size
+        self._packed += 1
+        await self._worker.send(ArrivedPacked(offset, size, length))
+        while self._unpacked < self._packed:
+            if self._result.done():
+                await self._result
+                raise InternalError("a proof ended before its last piece")
+            self._moved.clear()
+            await self._moved.wait()
 
     async def consumed(self) -> None:
         """Returns when the memory of all that has arrived may be reused."""
