@@ -15,11 +15,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from imagecache.builder.inflate_threads import cores
 from imagecache.served.server_settings import ServerSettings
+from imagecache.telemetry import log
 from testkit.served import Served
 
 
 async def main() -> None:
     store, directory = map(Path, sys.argv[1:])
+    log.configure(level="warning")
     settings = replace(ServerSettings(), packers=max(1, cores() // 2))  # as apps/controller.py
     async with Served(store, directory, server=settings) as served:
         words = {"port": served.port, "ca": str(served.certificate), "token": str(served.token_file)}

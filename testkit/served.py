@@ -19,7 +19,7 @@ from imagecache.clock import Clock
 from imagecache.digest import Digest
 from imagecache.errors import BlobNotFound, ImageCacheError, NotFound, StoreCorrupt, StoreUnreachable
 from imagecache.layer import frames
-from imagecache.limits import GIB
+from imagecache.limits import GIB, MIB
 from imagecache.served.access import NodeCaches
 from imagecache.served.authenticator import Authenticator, AuthenticatorSettings, Caller
 from imagecache.served.protocol import BLOCK
@@ -54,7 +54,7 @@ class MemoryRemoteStore:
     """Called before each piece. An error that it returns is raised."""
 
     packs: bool = True
-    """Whether blocks are compressed."""
+    """Whether blocks are compressed, but for short ones."""
     spoil: Callable[[bytes], bytes] = lambda packed: packed
     """What becomes of a compressed block on its way."""
 
@@ -107,7 +107,7 @@ class MemoryRemoteStore:
             await asyncio.sleep(0)
 
     async def block(self, name: LayerName, number: int, target: memoryview) -> BlockRead:
-        if not self.packs:
+        if not self.packs or len(target) < MIB:
             await self.layer(name, number * BLOCK, target)
             return BlockRead(len(target), packed=False)
         block = bytearray(len(target))

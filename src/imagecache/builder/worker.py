@@ -46,6 +46,7 @@ from imagecache.builder.worker_messages import (
     ProveAbove,
     Proven,
     ToWorker,
+    Unpack,
     Unpacked,
     decode_to_worker,
     encode,
@@ -182,6 +183,11 @@ class _Jobs:
                 processor.allow(os.fstat(fds[0]).st_size)
                 lowers = [LayerImage.from_fd(fd) for fd in fds[1:]]
                 prove_above(fds[0], lowers, diff_id=message.diff_id, tar_size=message.tar_size, limits=DEFAULT)
+                return Proven()
+            case Unpack():
+                processor.allow(0)
+                for _piece in _arriving(self.channel, _Memory(*fds), processor.allow):
+                    pass
                 return Proven()
         raise InternalError(f"a worker received {type(message).__name__} without a job")
 

@@ -1,8 +1,8 @@
 """Messages between a build and its worker processes: JSON, one datagram each (SOCK_SEQPACKET).
 
-``Convert``, ``Derive``, ``Prove`` and ``ProveAbove`` carry file descriptors (SCM_RIGHTS): a worker opens nothing by
-name. Over a second socket a worker asks for room before a file grows: it sends the size that the file shall have, and
-gets the size that it may have, as ``ROOM``. It must not do I/O.
+``Convert``, ``Derive``, ``Prove``, ``ProveAbove`` and ``Unpack`` carry file descriptors (SCM_RIGHTS): a worker opens
+nothing by name. Over a second socket a worker asks for room before a file grows: it sends the size that the file shall
+have, and gets the size that it may have, as ``ROOM``. It must not do I/O.
 """
 
 from __future__ import annotations
@@ -83,6 +83,13 @@ class ProveAbove(msgspec.Struct, tag=True, frozen=True):
     tar_size: int
 
 
+class Unpack(msgspec.Struct, tag=True, frozen=True):
+    """Unpack pieces of a layer image that is proven later, each announced by ``ArrivedPacked``. Ends with ``Proven``.
+
+    Descriptors: the memory that they arrive in (read), the one that they are unpacked into (read and write).
+    """
+
+
 class More(msgspec.Struct, tag=True, frozen=True):
     """The first descriptors of the job that follows: one message carries a bounded number."""
 
@@ -121,7 +128,7 @@ class Progress(msgspec.Struct, tag=True, frozen=True):
 
 
 class Proven(msgspec.Struct, tag=True, frozen=True):
-    """The end of a ``Prove`` or ``ProveAbove`` that succeeds. ``Convert`` and ``Derive`` end with ``Converted``."""
+    """The end of a ``Prove``, ``ProveAbove`` or ``Unpack`` that succeeds; others end with ``Converted``."""
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True):
@@ -139,7 +146,7 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
         return by_name(self.error)(printable(self.message), hint=printable(self.hint))
 
 
-ToWorker = Convert | Derive | Prove | ProveAbove | More | Available | Arrived | ArrivedPacked
+ToWorker = Convert | Derive | Prove | ProveAbove | Unpack | More | Available | Arrived | ArrivedPacked
 FromWorker = Progress | Unpacked | Converted | Proven | Failed
 
 _encoder = msgspec.json.Encoder(enc_hook=encode_hook)

@@ -22,6 +22,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -34,7 +35,6 @@ from imagecache.errors import (
     BlobNotFound,
     ContentError,
     DigestMismatch,
-    InternalError,
     NoSpace,
     StoreCorrupt,
     StoreUnreachable,
@@ -200,8 +200,6 @@ class LayerFetcher:
         )
         with await asyncio.to_thread(self._store.downloads.open, layer.digest, layer.size) as download:
             ranges = Ranges(self.settings.range_size, 0, layer.size, download.offset)
-            if arriving.position is None:  # nothing unpacks it
-                form = None
             try:
                 with self._memory.borrow() as slots:
                     async with contextlib.aclosing(self._pieces(layer.name, ranges, slots, download, form)) as pieces:
@@ -264,13 +262,15 @@ class LayerFetcher:
         """Hash, prove and write all pieces. A piece's memory is reused when the next one is asked for."""
         with converting(file.path):
             writer = DirectWriter(file.path, file.fd, arriving.tar_end)
-        with writer:
-            async with self._proof(arriving, file.path, slots) as proof:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(writer)
+            unpacking = None if self._form is None else stack.enter_context(UnpackingMemory(slots.size))
+            async with self._proof(arriving, file.path, slots, unpacking) as proof:
                 async for came in pieces:
                     if arriving.tar_size is None and came.size is not None:
                         arriving.tar_size = await self._write_head(arriving.name, file)
                         writer.end = arriving.tar_end
-                    piece = await self._announce(proof, came)
+                    piece = await self._announce(proof, came, unpacking)
                     works = partial(arriving.hash, piece), partial(_write, piece, writer, file.path)
                     await in_threads(self._threads, *works)
                     advanced(piece.end)
@@ -279,27 +279,22 @@ class LayerFetcher:
                 arriving.check()
                 await proof.finish()
 
-    @contextlib.asynccontextmanager
-    async def _proof(self, arriving: _Arriving, path: Path, slots: Slots) -> AsyncIterator[Proof | NoProof]:
+    def _proof(
+        self, arriving: _Arriving, path: Path, slots: Slots, unpacking: UnpackingMemory | None
+    ) -> AbstractAsyncContextManager[Proof | NoProof]:
         if arriving.position is None:
-            yield NoProof()
-            return
+            return self._verifier.later(arriving.image, slots, unpacking)
         claim = Claim(arriving.diff_id, arriving.tar_size, arriving.position, arriving.image)
-        with contextlib.ExitStack() as stack:
-            unpacking = None if self._form is None else stack.enter_context(UnpackingMemory(slots.size))
-            async with self._verifier.proof(claim, path, slots, unpacking) as proof:
-                yield proof
+        return self._verifier.proof(claim, path, slots, unpacking)
 
-    async def _announce(self, proof: Proof | NoProof, piece: Piece) -> Piece:
+    async def _announce(self, proof: Proof | NoProof, piece: Piece, unpacking: UnpackingMemory | None) -> Piece:
         """The piece itself, once the proof knows of it: what unpacks a compressed one is the proof's process."""
-        if not piece.unpacked:
+        if unpacking is None or not piece.unpacked:
             await proof.arrived(piece.memory_offset, len(piece.data))
             return piece
-        if isinstance(proof, NoProof) or proof.unpacking is None:
-            raise InternalError("a piece is compressed, and no process is there to unpack it")
         await proof.arrived_packed(piece.memory_offset, len(piece.data), piece.unpacked)
-        await in_threads(self._threads, partial(proof.unpacking.copy, piece.unpacked))
-        return replace(piece, data=proof.unpacking.copied(piece.unpacked), unpacked=0)
+        await in_threads(self._threads, partial(unpacking.copy, piece.unpacked))
+        return replace(piece, data=unpacking.copied(piece.unpacked), unpacked=0)
 
     async def _write_head(self, name: LayerName, file: Download | StagedLayer) -> int:
         """Fetch what precedes the tar of a finished layer image; returns the tar's size."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from imagecache.builder.position import Position
-from imagecache.builder.worker_messages import Arrived, ArrivedPacked, Prove, ProveAbove, Proven
+from imagecache.builder.worker_messages import Arrived, ArrivedPacked, Prove, ProveAbove, Proven, ToWorker, Unpack
 from imagecache.builder.worker_pool import Worker, WorkerPool
 from imagecache.concurrency import cancel_all
 from imagecache.digest import DiffID
@@ -64,15 +64,33 @@ class Verifier:
         Without a size of the tar the bytes begin with the tar; what precedes it is in the file when ``finish`` is
         called.
         """
-        async with self._pool.worker(claim.image) as worker:
-            with _opened(path) as fd:
-                fds = [fd, slots.fd] if unpacking is None else [fd, slots.fd, unpacking.fd]
-                worker.start(Prove(claim.diff_id, claim.position, claim.tar_size), fds)
-            proof = Proof(worker, unpacking)
+        with _opened(path) as fd:
+            fds = [fd, slots.fd] if unpacking is None else [fd, slots.fd, unpacking.fd]
+            job = Prove(claim.diff_id, claim.position, claim.tar_size)
+            async with self._job(claim.image, job, fds) as proof:
+                yield proof
+
+    @asynccontextmanager
+    async def _job(self, image: str, job: ToWorker, fds: Sequence[int]) -> AsyncIterator[Proof]:
+        async with self._pool.worker(image) as worker:
+            worker.start(job, fds)
+            proof = Proof(worker)
             try:
                 yield proof
             finally:
                 await proof.close()
+
+    @asynccontextmanager
+    async def later(self, image: str, slots: Slots, unpacking: UnpackingMemory | None = None) -> AsyncIterator[NoProof]:
+        """For a layer image that ``prove_above`` proves: a worker unpacks what arrives compressed, if anything does."""
+        async with AsyncExitStack() as stack:
+
+            async def unpack() -> Proof:
+                if unpacking is None:
+                    raise InternalError("a piece is compressed, and there is no memory to unpack it into")
+                return await stack.enter_async_context(self._job(image, Unpack(), [slots.fd, unpacking.fd]))
+
+            yield NoProof(unpack)
 
 
 class Proof:
@@ -82,9 +100,7 @@ class Proof:
     bytes that are not the promised ones.
     """
 
-    def __init__(self, worker: Worker, unpacking: UnpackingMemory | None) -> None:
-        self.unpacking = unpacking
-        """None: no piece may arrive compressed."""
+    def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self._moved = asyncio.Event()
         self._sent = self._consumed = 0
@@ -144,16 +160,28 @@ class Proof:
 
 
 class NoProof:
-    """Of a layer image that is proven when it is whole."""
+    """Of a layer image that is proven when it is whole: what is unpacked is all that its worker does meanwhile."""
+
+    def __init__(self, unpack: Callable[[], Awaitable[Proof]]) -> None:
+        """``unpack`` is called with the first compressed piece. Most layers come without, and need no worker."""
+        self._unpack = unpack
+        self._unpacking: Proof | None = None
 
     async def arrived(self, offset: int, size: int) -> None:
         pass
 
+    async def arrived_packed(self, offset: int, size: int, length: int) -> None:
+        """As that of ``Proof``. Waits for a free worker."""
+        self._unpacking = self._unpacking or await self._unpack()
+        await self._unpacking.arrived_packed(offset, size, length)
+
     async def consumed(self) -> None:
-        pass
+        if self._unpacking is not None:
+            await self._unpacking.consumed()
 
     async def finish(self) -> None:
-        pass
+        if self._unpacking is not None:
+            await self._unpacking.finish()
 
 
 @contextmanager
