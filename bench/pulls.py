@@ -22,7 +22,7 @@ from bench.figures import Goal, Measured, Row, Samples
 from bench.fresh import Roots, drawn, settle
 from imagecache.apps.attach import LocalAttacher
 from imagecache.clock import SystemClock
-from imagecache.settings.table import Mode as ModeSetting
+from imagecache.settings.choices import Mode as ModeSetting
 from imagecache.settings.table import Settings
 from imagecache.store.bundle_document import Bundle
 from imagecache.store.store import Store

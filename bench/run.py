@@ -33,6 +33,7 @@ from bench import (
     namespaces,
     prepare,
     pulls,
+    served,
     warm,
 )  # fmt: skip
 from bench.cold import Course
@@ -161,6 +162,9 @@ class Bench:
         with courses.site(self.directory / "direct", courses.LOOPBACK) as site:
             return direct.measure(site, courses.BIG, self.rounds, self.roots)
 
+    def served(self) -> Measured:
+        return served.measure(self.directory / "served", courses.BIG, self.rounds, self.roots)
+
     def pods(self) -> Measured:
         """Pods, caches and a node that joins share one cluster."""
         with cluster.site(self.directory, courses.BIG, self.roots) as site:
@@ -183,6 +187,7 @@ PARTS = (
     "namespaces",
     "handlers",
     "direct",
+    "served",
     "pods",
     "controller",
     "known",

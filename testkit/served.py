@@ -18,16 +18,21 @@ from typing import Self
 from imagecache.clock import Clock
 from imagecache.digest import Digest
 from imagecache.errors import BlobNotFound, ImageCacheError, NotFound, StoreCorrupt, StoreUnreachable
+from imagecache.layer import frames
+from imagecache.limits import GIB, MIB
 from imagecache.served.access import NodeCaches
 from imagecache.served.authenticator import Authenticator, AuthenticatorSettings, Caller
+from imagecache.served.protocol import BLOCK
 from imagecache.served.server_certificate import ServerCertificate
 from imagecache.served.server_settings import ServerSettings
-from imagecache.served.store_client import ClientSettings, PartialRead, StoreClient
+from imagecache.served.store_client import BlockRead, ClientSettings, PartialRead, StoreClient
 from imagecache.served.store_reader import StoreReader
 from imagecache.served.store_server import StoreServer
 from imagecache.store.bundle_document import Bundle, encode
 from imagecache.store.expected_bundle import ExpectedBundle, expected_bundle
 from imagecache.store.layer_name import LayerName
+from imagecache.store.packed_blocks import PackedBlocks
+from imagecache.store.paths import StorePaths
 from testkit.clock import FakeClock
 
 AGENT = "system:serviceaccount:imagecache:imagecache-agent"
@@ -47,6 +52,11 @@ class MemoryRemoteStore:
     """In that many answers, the layer's last byte is a wrong one."""
     on_piece: Callable[[LayerName, int], ImageCacheError | None] = lambda _name, _offset: None
     """Called before each piece. An error that it returns is raised."""
+
+    packs: bool = True
+    """Whether blocks are compressed, but for short ones."""
+    spoil: Callable[[bytes], bytes] = lambda packed: packed
+    """What becomes of a compressed block on its way."""
 
     builds: dict[tuple[str, str], tuple[LayerName, ...]] = field(default_factory=dict)
     """Layer images that running builds may make, by bundle id and architecture."""
@@ -95,6 +105,18 @@ class MemoryRemoteStore:
             target[start - offset :][: len(piece)] = piece
             self.fetched[name] += len(piece)
             await asyncio.sleep(0)
+
+    async def block(self, name: LayerName, number: int, target: memoryview) -> BlockRead:
+        if not self.packs or len(target) < MIB:
+            await self.layer(name, number * BLOCK, target)
+            return BlockRead(len(target), packed=False)
+        block = bytearray(len(target))
+        sent = self.fetched[name]
+        await self.layer(name, number * BLOCK, memoryview(block))
+        packed = self.spoil(frames.pack(memoryview(block)))
+        self.fetched[name] = sent + len(packed)
+        target[: len(packed)] = packed
+        return BlockRead(len(packed), packed=True)
 
     async def building(self, bundle_id: str, architecture: str) -> tuple[LayerName, ...]:
         self._answer()
@@ -190,7 +212,14 @@ class Served:
         """Serve. After a ``stop``, on the same port as before."""
         settings = replace(self._settings, host="127.0.0.1", port=self.port)
         tls = ServerCertificate(self.certificate, self.key).context
-        self._server = StoreServer(StoreReader(self._root), self._authenticator, settings, tls=tls, caches=self._caches)
+        self._server = StoreServer(
+            StoreReader(self._root),
+            self._authenticator,
+            settings,
+            tls=tls,
+            caches=self._caches,
+            packed=PackedBlocks(StorePaths(self._root), GIB),
+        )
         self.port = await self._server.start()
 
     async def stop(self) -> None:

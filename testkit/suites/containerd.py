@@ -19,7 +19,7 @@ from imagecache.digest import Digest
 from imagecache.errors import ContainerdMisconfigured, NotFound, SnapshotNotFound, StoreCorrupt
 from imagecache.oci.descriptor import Descriptor
 from imagecache.oci.mediatypes import OCI_LAYER
-from imagecache.settings.table import Mode
+from imagecache.settings.choices import Mode
 from testkit.images import tar_of
 
 _LABEL = {"containerd.io/gc.root": "2025-01-01T00:00:00Z"}

@@ -17,6 +17,8 @@ from imagecache.digest import DiffID, Digest
 from imagecache.erofs.layer_header import DATA_START
 from imagecache.errors import BlobNotFound, NotFound, StoreCorrupt
 from imagecache.fetch.remote_store import RemoteStore
+from imagecache.layer import frames
+from imagecache.served.protocol import BLOCK
 from imagecache.served.store_client import PartialRead
 from imagecache.store.bundle_document import Bundle, decode
 from imagecache.store.layer_name import LayerName, Space
@@ -25,6 +27,8 @@ BUNDLE = "imc-" + "0" * 20
 OTHER = "imc-" + "1" * 20
 CONTENT = random.Random(17).randbytes(3_000_001)
 """A layer image of several network buffers; remote stores do not look into layers."""
+LONG = CONTENT + bytes(2 * BLOCK)
+"""Of three blocks, some of it such that compressing helps."""
 PARTIAL = bytes(DATA_START) + CONTENT
 """Of a partial one they look at the head: it does not say yet where the tar ends."""
 
@@ -58,6 +62,18 @@ class Origin(BundleOrigin, Protocol):
 
     def begin(self, name: LayerName) -> PartialLayer:
         """Begin a layer image there, after those that were begun before, by a running build of ``BUNDLE``."""
+
+
+async def read_block(remote: RemoteStore, content: bytes, number: int) -> bytes:
+    """Of the layer image with this content, unpacked."""
+    target = bytearray(len(content[number * BLOCK : (number + 1) * BLOCK]))
+    found = await remote.block(named(content), number, memoryview(target))
+    if not found.packed:
+        assert found.count == len(target)
+        return bytes(target)
+    block = bytearray(len(target))
+    frames.unpack(memoryview(target)[: found.count], memoryview(block))
+    return bytes(block)
 
 
 async def read(remote: RemoteStore, name: LayerName, offset: int, length: int) -> bytes:
@@ -150,6 +166,26 @@ class RemoteStoreSuite(BundleSuite):
         parts = [read(origin.remote, named(CONTENT), at, min(500_000, len(CONTENT) - at)) for at in starts]
 
         assert b"".join(await asyncio.gather(*parts)) == CONTENT
+
+    async def test_a_layer_in_blocks(self, origin: Origin) -> None:
+        origin.publish(BUNDLE, [LONG])
+
+        found = [await read_block(origin.remote, LONG, number) for number in range(3)]
+
+        assert b"".join(found) == LONG
+
+    async def test_blocks_in_parallel(self, origin: Origin) -> None:
+        origin.publish(BUNDLE, [LONG])
+
+        found = await asyncio.gather(*(read_block(origin.remote, LONG, number % 3) for number in range(6)))
+
+        assert b"".join(found) == 2 * LONG
+
+    async def test_a_block_of_an_unknown_layer(self, origin: Origin) -> None:
+        origin.publish(BUNDLE, [b"one"])
+
+        with pytest.raises(BlobNotFound):
+            await read_block(origin.remote, LONG, 0)
 
     async def test_an_unknown_layer(self, origin: Origin) -> None:
         origin.publish(BUNDLE, [b"one"])

@@ -18,8 +18,9 @@ from imagecache.host.config_guard import ConfigGuard
 from imagecache.host.service import HostService, HostSettings, Uninstalled
 from imagecache.host.service_files import CONFIG, UNITS, HostFiles
 from imagecache.host.systemd_units import SERVICE, SOCKET, TIMER
+from imagecache.settings.choices import Mode
 from imagecache.settings.dump import config_text
-from imagecache.settings.table import Mode, Settings
+from imagecache.settings.table import Settings
 from imagecache.snapshotter.grpc_server import listen
 from testkit.host_service import FakeProgram
 from testkit.peers.agent import COMMAND

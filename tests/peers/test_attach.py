@@ -26,7 +26,7 @@ from imagecache.host.page_cache_trim import follow_starts
 from imagecache.host.probe_containerd import ContainerdExpectations, check_containerd
 from imagecache.host.probe_id_maps import why_ids_are_not_mapped
 from imagecache.oci.descriptor import Platform
-from imagecache.settings.table import Mode
+from imagecache.settings.choices import Mode
 from imagecache.snapshotter.grpc_server import serve
 from imagecache.snapshotter.snapshotter import Snapshotter
 from imagecache.store.bundle_document import Bundle

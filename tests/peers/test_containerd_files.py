@@ -11,7 +11,7 @@ from imagecache.host.containerd_config import ContainerdConfig
 from imagecache.host.containerd_process import config_problem, installed_version
 from imagecache.host.dropin import DropInSettings, default_snapshotter
 from imagecache.host.user_config import UserConfig
-from imagecache.settings.table import Mode
+from imagecache.settings.choices import Mode
 from testkit.peers.containerd import VERSIONS, Version
 from testkit.peers.programs import containerd_24, find, run
 

@@ -21,7 +21,8 @@ from imagecache.host.checks import Status
 from imagecache.host.mounter import KernelMounter, OnLoop, backing
 from imagecache.host.mountinfo import MOUNTINFO, mounted_at, parse
 from imagecache.host.probe_kernel import check_kernel, write_probe_image
-from imagecache.settings.table import MountFrom, Settings
+from imagecache.settings.choices import MountFrom
+from imagecache.settings.table import Settings
 from testkit.peers.containerd import Version
 from testkit.peers.cri import Cri
 from testkit.peers.node import CachingNode

@@ -284,6 +284,7 @@ def settings() -> list[Node]:
         When(SERVED, setting("store_url", f"https://$(STORE_SERVICE).{POD_NAMESPACE}.svc:{STORE_PORT}")),
         When(SERVED, setting("store_token", f"{TOKENS}/token")),
         When(SERVED, setting("store_ca", f"{TRUST}/ca.crt")),
+        When(SERVED, setting("store_compression", value("store.compression"))),
         setting("reserve", decimal_as_text("agent.reserve")),
         setting("trim_delay", number_as_text("agent.trimDelaySeconds")),
         setting("allow_private_names", listed("agent.allowPrivateNames", "")),

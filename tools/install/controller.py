@@ -203,6 +203,7 @@ def settings() -> list[Node]:
         When(SERVED, setting("serve_address", f":{STORE_PORT}")),
         When(SERVED, setting("serve_agents", f"system:serviceaccount:{POD_NAMESPACE}:$(AGENT_ACCOUNT)")),
         When(SERVED, setting("serve_certificate", f"{_TLS_MOUNT}/tls.crt")),
+        When(SERVED, setting("serve_compressed_size", number_as_text("store.compressedSizeGiB"))),
         When(SERVED, setting("serve_key", f"{_TLS_MOUNT}/tls.key")),
         *logs(),
     ]

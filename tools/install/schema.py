@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 
 from imagecache.api.yamltext import JSON
-from imagecache.settings.table import InodeNumbers, LogFormat, LogLevel, Mode, MountFrom, Repair
+from imagecache.settings.choices import InodeNumbers, LogFormat, LogLevel, Mode, MountFrom, Repair, StoreCompression
 from tools.install import agent, controller
 from tools.install import pod_schema as pods
 from tools.install.pod_schema import FLAG, TEXT, TEXTS, Schema, items, mapping, needs, some, words
@@ -98,6 +98,7 @@ TOLD: Mapping[str, Schema] = {
     "store.volume.existingClaim": _NAME_OR_NONE,
     "store.volume.storageClassName": _NAME_OR_NONE,
     "store.nodePath": {"type": "string", "pattern": f"^{_DIRECTORY}/?$", **_KERNELS},
+    "store.compression": _listed(StoreCompression),
     "store.sharedHostPath": {"type": "string", "pattern": f"^({_DIRECTORY}/?)?$", **_KERNELS},
     "store.sharedLeasesPath": {"type": "string", "pattern": f"^({_DIRECTORY}/?)?$", **_KERNELS},
     "pullSecretNamespaces": {**items(_NAMESPACE), "uniqueItems": True},

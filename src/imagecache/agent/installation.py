@@ -27,8 +27,9 @@ from imagecache.host.service import ContainerdRecords, HostService, HostSettings
 from imagecache.host.service_files import DIRECTORY, HostFiles, Program
 from imagecache.host.systemd_units import CONTAINERD, PARENTS
 from imagecache.kube.object_files import ObjectFiles
+from imagecache.settings.choices import Mode, Repair
 from imagecache.settings.dump import config_text
-from imagecache.settings.table import Mode, Repair, Settings
+from imagecache.settings.table import Settings
 from imagecache.store.paths import StorePaths
 from imagecache.telemetry.health import HealthServer
 from imagecache.telemetry.log import get_logger

@@ -25,7 +25,8 @@ from imagecache.errors import HostError, ImageCacheError
 from imagecache.host.pod_directory import POD_FILE_BYTES, PodDirectory, PodFileRefused, refusal
 from imagecache.host.service_files import CREDENTIALS, HostFiles
 from imagecache.kube.connection import SERVICE_ACCOUNT, Connection, in_cluster, kubeconfig_text
-from imagecache.settings.table import Mode, Settings
+from imagecache.settings.choices import Mode
+from imagecache.settings.table import Settings
 from imagecache.telemetry.log import get_logger
 
 KUBECONFIG = CREDENTIALS / "kubeconfig"

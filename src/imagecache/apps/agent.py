@@ -15,7 +15,8 @@ from imagecache.containerd.native import NativeUse, holder_of
 from imagecache.host.lease_holders import holder
 from imagecache.host.node_process import Duties, NativeLeases, NodeProcess
 from imagecache.host.systemd import inherited_socket, notify
-from imagecache.settings.table import Mode, Settings
+from imagecache.settings.choices import Mode
+from imagecache.settings.table import Settings
 from imagecache.store.store import Store
 from imagecache.telemetry.health import HealthServer
 from imagecache.telemetry.metrics import Metrics

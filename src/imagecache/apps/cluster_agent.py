@@ -46,6 +46,7 @@ from imagecache.fetch.remote_store import RemoteStore
 from imagecache.fetch.tars import RemoteTars
 from imagecache.fetch.transfer import LayerFetcher
 from imagecache.fetch.verifier import Verifier
+from imagecache.fetch.wire_form import WireForm
 from imagecache.file_version import file_version
 from imagecache.host.lease_holders import holder
 from imagecache.host.pod_directory import PodDirectory
@@ -57,7 +58,8 @@ from imagecache.kube.client import KubeClient
 from imagecache.kube.object_files import ObjectFiles
 from imagecache.served.store_client import ClientSettings, StoreClient
 from imagecache.served.store_reader import StoreReader
-from imagecache.settings.table import Mode, Settings
+from imagecache.settings.choices import Mode
+from imagecache.settings.table import Settings
 from imagecache.snapshotter.container_starts import ContainerStarts
 from imagecache.store.store import Store
 from imagecache.telemetry.log import get_logger
@@ -163,7 +165,8 @@ class ClusterDuties:
         remote = await stack.enter_async_context(self._served())
         workers = _workers()
         pool = await stack.enter_async_context(WorkerPool(workers.number, memory=workers.memory))
-        layers = LayerFetcher(self._store, remote, Verifier(pool), fetched=metrics.fetched_bytes.inc)
+        form = WireForm(self._settings.store_compression)
+        layers = LayerFetcher(self._store, remote, Verifier(pool), form=form, fetched=metrics.fetched_bytes.inc)
         stack.callback(layers.close)
         builds = await self._builds(stack, remote, metrics)
         fetcher = BundleFetcher(self._store, remote, layers, builds, self._platform)

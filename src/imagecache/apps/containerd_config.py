@@ -20,7 +20,8 @@ from imagecache.host.probe_id_maps import why_ids_are_not_mapped
 from imagecache.host.service_files import HostFiles
 from imagecache.host.systemd import Systemd
 from imagecache.host.systemd_units import CONTAINERD
-from imagecache.settings.table import InodeNumbers, Mode, Repair, Settings
+from imagecache.settings.choices import InodeNumbers, Mode, Repair
+from imagecache.settings.table import Settings
 
 
 def containerd_config(settings: Settings, clock: Clock) -> ContainerdConfig:

@@ -18,6 +18,7 @@ from pathlib import Path
 from imagecache.apps import pods, registry_configuration
 from imagecache.apps.bundle_store import LocalBundles
 from imagecache.apps.platform import host_platform
+from imagecache.builder.inflate_threads import cores
 from imagecache.clock import Clock
 from imagecache.concurrency import cancel_all, first_to_end, run_all
 from imagecache.controller.build_process import ProcessBuilder
@@ -47,6 +48,7 @@ from imagecache.served.store_reader import StoreReader
 from imagecache.served.store_server import StoreServer
 from imagecache.settings.flags import as_flags
 from imagecache.settings.table import Settings
+from imagecache.store.packed_blocks import PackedBlocks
 from imagecache.store.store import Store
 from imagecache.telemetry.health import HealthServer
 from imagecache.telemetry.log import get_logger
@@ -162,9 +164,10 @@ class ClusterController:
         server = StoreServer(
             StoreReader(self.store.root),
             authenticator,
-            ServerSettings(host=host.strip("[]"), port=int(port)),
+            ServerSettings(host=host.strip("[]"), port=int(port), packers=max(1, cores() // 2)),
             tls=ServerCertificate(settings.serve_certificate, settings.serve_key).context,
             caches=allowed,
+            packed=PackedBlocks(self.store.paths, settings.serve_compressed_size * GIB),
         )
         await server.start()
         try:

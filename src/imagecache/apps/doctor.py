@@ -18,7 +18,8 @@ from imagecache.host.lease_holders import is_shared
 from imagecache.host.probe import ProbeSettings, diagnose
 from imagecache.host.probe_config import check_files
 from imagecache.host.probe_containerd import ContainerdExpectations
-from imagecache.settings.table import Mode, Settings
+from imagecache.settings.choices import Mode
+from imagecache.settings.table import Settings
 from imagecache.store.paths import StorePaths
 from imagecache.store.store import Store
 

@@ -18,7 +18,8 @@ from imagecache.host.containerd_process import unit_at
 from imagecache.host.service import HostService, HostSettings
 from imagecache.host.service_files import HostFiles, Program
 from imagecache.host.systemd import Systemd
-from imagecache.settings.table import Mode, Repair, Settings
+from imagecache.settings.choices import Mode, Repair
+from imagecache.settings.table import Settings
 
 _T = TypeVar("_T")
 

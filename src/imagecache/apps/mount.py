@@ -16,7 +16,8 @@ from imagecache.erofs.realign import realign
 from imagecache.host.erofs_kernel import needs_loop
 from imagecache.host.image_mounts import ImageMounts
 from imagecache.host.mounter import KernelMounter, OnLoop
-from imagecache.settings.table import InodeNumbers, Settings
+from imagecache.settings.choices import InodeNumbers
+from imagecache.settings.table import Settings
 from imagecache.snapshotter.mounts import overlay_options
 
 if TYPE_CHECKING:

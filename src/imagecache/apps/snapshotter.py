@@ -10,7 +10,8 @@ from imagecache.clock import Clock
 from imagecache.host.lease_holders import holder
 from imagecache.host.mounter import KernelMounter
 from imagecache.host.systemd import inherited_socket, notify
-from imagecache.settings.table import InodeNumbers, Settings
+from imagecache.settings.choices import InodeNumbers
+from imagecache.settings.table import Settings
 from imagecache.snapshotter.dependencies import Observer
 from imagecache.snapshotter.grpc_server import serve
 from imagecache.snapshotter.settings import DEFAULT, SnapshotterSettings

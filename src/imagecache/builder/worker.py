@@ -16,7 +16,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
 from imagecache import sandbox
 from imagecache.builder.convert import Parallel, ParsedLayer, convert
@@ -34,6 +34,7 @@ from imagecache.builder.worker_messages import (
     NO_SANDBOX,
     PARALLEL,
     Arrived,
+    ArrivedPacked,
     Available,
     Convert,
     Derive,
@@ -45,13 +46,15 @@ from imagecache.builder.worker_messages import (
     ProveAbove,
     Proven,
     ToWorker,
+    Unpack,
+    Unpacked,
     decode_to_worker,
     encode,
 )
 from imagecache.digest import DiffID
 from imagecache.erofs.reader import LayerImage
 from imagecache.errors import ImageCacheError, InternalError, Interrupted, LimitExceeded
-from imagecache.layer import parallel_gzip
+from imagecache.layer import frames, parallel_gzip
 from imagecache.limits import DEFAULT
 from imagecache.oserrors import from_os_error
 from imagecache.privileges import become_nobody, die_first, restrict_process
@@ -66,7 +69,6 @@ _MORE_MEMORY = (
 )
 _SPARE = mmap.mmap(-1, 16 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 """Of the process's memory, never touched: given back when there is none left, to say so."""
-_M = TypeVar("_M", Available, Arrived)
 
 
 def main() -> None:
@@ -168,10 +170,9 @@ class _Jobs:
                 return self._derive(message, fds, processor)
             case Prove():
                 processor.allow(0)
-                memory = memoryview(mmap.mmap(fds[1], 0, prot=mmap.PROT_READ))
                 prove(
                     fds[0],
-                    _arriving(self.channel, memory, processor.allow),
+                    _arriving(self.channel, _Memory(*fds[1:]), processor.allow),
                     diff_id=message.diff_id,
                     tar_size=message.tar_size,
                     position=message.position,
@@ -182,6 +183,11 @@ class _Jobs:
                 processor.allow(os.fstat(fds[0]).st_size)
                 lowers = [LayerImage.from_fd(fd) for fd in fds[1:]]
                 prove_above(fds[0], lowers, diff_id=message.diff_id, tar_size=message.tar_size, limits=DEFAULT)
+                return Proven()
+            case Unpack():
+                processor.allow(0)
+                for _piece in _arriving(self.channel, _Memory(*fds), processor.allow):
+                    pass
                 return Proven()
         raise InternalError(f"a worker received {type(message).__name__} without a job")
 
@@ -241,7 +247,7 @@ def _chunks(channel: socket.socket, fd: int, growing: GrowingFile) -> Iterator[b
     reported = time.monotonic()
     while offset < growing.size:
         if offset == available:
-            available = _expect(channel, Available).size
+            available = _available(channel).size
             if available < 0:
                 raise Interrupted("the download stopped")
             continue
@@ -257,27 +263,59 @@ def _chunks(channel: socket.socket, fd: int, growing: GrowingFile) -> Iterator[b
             channel.send(encode(Progress(offset)))
 
 
-def _arriving(channel: socket.socket, memory: memoryview, came: Callable[[int], None]) -> Iterator[memoryview]:
+class _Memory:
+    """That pieces arrive in, and are unpacked into."""
+
+    def __init__(self, arriving: int, unpacked: int | None = None) -> None:
+        """Descriptors."""
+        self._arriving = memoryview(mmap.mmap(arriving, 0, prot=mmap.PROT_READ))
+        self._unpacked = memoryview(b"") if unpacked is None else memoryview(mmap.mmap(unpacked, 0))
+
+    def piece(self, arrived: Arrived | ArrivedPacked) -> memoryview:
+        """Raises StoreCorrupt."""
+        piece = self._arriving[arrived.offset : arrived.offset + arrived.size]
+        if isinstance(arrived, Arrived):
+            return piece
+        unpacked = self._unpacked[: arrived.length]
+        frames.unpack(piece, unpacked)
+        return unpacked
+
+
+def _arriving(channel: socket.socket, memory: _Memory, came: Callable[[int], None]) -> Iterator[memoryview]:
     """The arriving pieces; ``came`` gets the bytes so far.
 
     Asking for the next one tells the parent that the memory of the previous one is free.
     """
-    consumed = 0
-    while (arrived := _expect(channel, Arrived)).size:
-        yield memory[arrived.offset : arrived.offset + arrived.size]
-        consumed += arrived.size
-        came(consumed)
+    consumed = length = 0
+    while (arrived := _arrived(channel)).size:
+        piece = memory.piece(arrived)
+        if isinstance(arrived, ArrivedPacked):
+            channel.send(encode(Unpacked()))
+        yield piece
+        consumed, length = consumed + arrived.size, length + len(piece)
+        came(length)
         channel.send(encode(Progress(consumed)))
 
 
-def _expect(channel: socket.socket, kind: type[_M]) -> _M:
+def _arrived(channel: socket.socket) -> Arrived | ArrivedPacked:
+    message = _more(channel)
+    return message if isinstance(message, Arrived | ArrivedPacked) else _unexpected(message)
+
+
+def _available(channel: socket.socket) -> Available:
+    message = _more(channel)
+    return message if isinstance(message, Available) else _unexpected(message)
+
+
+def _more(channel: socket.socket) -> ToWorker:
     received = _receive(channel)
     if received is None:
         raise ParentGone
-    message = received[0]
-    if not isinstance(message, kind):
-        raise InternalError(f"a worker received {type(message).__name__} during a job")
-    return message
+    return received[0]
+
+
+def _unexpected(message: ToWorker) -> NoReturn:
+    raise InternalError(f"a worker received {type(message).__name__} during a job")
 
 
 if __name__ == "__main__":

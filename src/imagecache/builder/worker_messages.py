@@ -1,8 +1,8 @@
 """Messages between a build and its worker processes: JSON, one datagram each (SOCK_SEQPACKET).
 
-``Convert``, ``Derive``, ``Prove`` and ``ProveAbove`` carry file descriptors (SCM_RIGHTS): a worker opens nothing by
-name. Over a second socket a worker asks for room before a file grows: it sends the size that the file shall have, and
-gets the size that it may have, as ``ROOM``. It must not do I/O.
+``Convert``, ``Derive``, ``Prove``, ``ProveAbove`` and ``Unpack`` carry file descriptors (SCM_RIGHTS): a worker opens
+nothing by name. Over a second socket a worker asks for room before a file grows: it sends the size that the file shall
+have, and gets the size that it may have, as ``ROOM``. It must not do I/O.
 """
 
 from __future__ import annotations
@@ -60,8 +60,9 @@ class Derive(msgspec.Struct, tag=True, frozen=True):
 class Prove(msgspec.Struct, tag=True, frozen=True):
     """Prove a layer image while its bytes arrive in order, each piece announced by ``Arrived``.
 
-    Descriptors: the file that they are written to (read, once all have arrived), the memory that they arrive in (read).
-    The sender checks that the tar has ``diff_id``.
+    Descriptors: the file that they are written to (read, once all have arrived), the memory that they arrive in (read),
+    and, where compressed ones may come, the memory that these are unpacked into (read and write). The sender checks
+    that the tar has ``diff_id``.
     """
 
     diff_id: DiffID
@@ -82,6 +83,13 @@ class ProveAbove(msgspec.Struct, tag=True, frozen=True):
     tar_size: int
 
 
+class Unpack(msgspec.Struct, tag=True, frozen=True):
+    """Unpack pieces of a layer image that is proven later, each announced by ``ArrivedPacked``. Ends with ``Proven``.
+
+    Descriptors: the memory that they arrive in (read), the one that they are unpacked into (read and write).
+    """
+
+
 class More(msgspec.Struct, tag=True, frozen=True):
     """The first descriptors of the job that follows: one message carries a bounded number."""
 
@@ -99,13 +107,28 @@ class Arrived(msgspec.Struct, tag=True, frozen=True):
     size: int
 
 
+class ArrivedPacked(msgspec.Struct, tag=True, frozen=True):
+    """As ``Arrived``, of a piece of ``length`` bytes whose compressed form has ``size``.
+
+    The worker unpacks it to the start of the other memory, says ``Unpacked``, and leaves it there.
+    """
+
+    offset: int
+    size: int
+    length: int
+
+
+class Unpacked(msgspec.Struct, tag=True, frozen=True):
+    """The piece that arrived last is unpacked."""
+
+
 class Progress(msgspec.Struct, tag=True, frozen=True):
     consumed: int
     """Bytes of the compressed file, or of what has arrived, that the worker no longer needs."""
 
 
 class Proven(msgspec.Struct, tag=True, frozen=True):
-    """The end of a ``Prove`` or ``ProveAbove`` that succeeds. ``Convert`` and ``Derive`` end with ``Converted``."""
+    """The end of a ``Prove``, ``ProveAbove`` or ``Unpack`` that succeeds; others end with ``Converted``."""
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True):
@@ -123,8 +146,8 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
         return by_name(self.error)(printable(self.message), hint=printable(self.hint))
 
 
-ToWorker = Convert | Derive | Prove | ProveAbove | More | Available | Arrived
-FromWorker = Progress | Converted | Proven | Failed
+ToWorker = Convert | Derive | Prove | ProveAbove | Unpack | More | Available | Arrived | ArrivedPacked
+FromWorker = Progress | Unpacked | Converted | Proven | Failed
 
 _encoder = msgspec.json.Encoder(enc_hook=encode_hook)
 _to_worker = msgspec.json.Decoder(ToWorker, dec_hook=decode_hook)

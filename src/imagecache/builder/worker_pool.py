@@ -29,6 +29,7 @@ from imagecache.builder.worker_messages import (
     Progress,
     Proven,
     ToWorker,
+    Unpacked,
     decode_from_worker,
     encode,
 )
@@ -109,8 +110,10 @@ class Worker:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             await loop.sock_sendall(self._socket, encode(message))
 
-    async def result(self, kind: type[_R], progress: Callable[[int], None]) -> _R:
-        """Wait for the end of the job, which is a ``kind``.
+    async def result(
+        self, kind: type[_R], progress: Callable[[int], None], unpacked: Callable[[], None] = lambda: None
+    ) -> _R:
+        """Wait for the end of the job, which is a ``kind``. ``unpacked`` is called for each piece that is.
 
         Raises the worker's error, what ``grant`` raised, WorkerKilled.
         """
@@ -125,6 +128,8 @@ class Worker:
             message = decode_from_worker(data)
             if isinstance(message, Progress):
                 progress(message.consumed)
+            elif isinstance(message, Unpacked):
+                unpacked()
             elif isinstance(message, Failed):
                 raise self._refusal or message.exception()
             elif isinstance(message, kind):

@@ -31,6 +31,7 @@ from imagecache.errors import Interrupted
     "store_name",
     "store_token",
     "store_ca",
+    "store_compression",
     "leases",
     "taint_timeout",
     "reserve",

@@ -28,6 +28,7 @@ from imagecache.errors import Interrupted
     "serve_certificate",
     "serve_key",
     "serve_agents",
+    "serve_compressed_size",
     "metrics_address",
     "hosts",
     "registry_ca",

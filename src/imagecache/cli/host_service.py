@@ -16,7 +16,7 @@ from imagecache.cli.session import Session, note, report, run, say
 from imagecache.concurrency import run_all
 from imagecache.errors import Interrupted, InvalidSetting, ServiceManagerMissing
 from imagecache.host.systemd_units import CONTAINERD
-from imagecache.settings.table import Mode
+from imagecache.settings.choices import Mode
 
 if TYPE_CHECKING:
     from imagecache.agent.installation import AgentInstallation
@@ -47,6 +47,7 @@ _FLAGS = (
     "store_name",
     "store_token",
     "store_ca",
+    "store_compression",
     "leases",
     "taint_timeout",
     "reserve",

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from imagecache.clock import Clock, SystemClock
 from imagecache.errors import ImageCacheError, Interrupted
+from imagecache.settings.choices import LogLevel
 from imagecache.settings.load import load
-from imagecache.settings.table import LogLevel, Settings
+from imagecache.settings.table import Settings
 from imagecache.written import printable
 
 if TYPE_CHECKING:

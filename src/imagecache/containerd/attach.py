@@ -38,7 +38,7 @@ from imagecache.containerd.snapshot_chain import ChainPreparer
 from imagecache.errors import ContainerdMisconfigured, ImageNotListed
 from imagecache.oci.descriptor import Descriptor
 from imagecache.oci.manifest import parse_index
-from imagecache.settings.table import Mode
+from imagecache.settings.choices import Mode
 from imagecache.store.bundle_document import Bundle, ImageRecord
 
 _CONFIRM_POLL = 0.02

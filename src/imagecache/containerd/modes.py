@@ -14,7 +14,7 @@ from pathlib import PurePath
 
 from imagecache.containerd.api import SNAPSHOTTERS, Plugin
 from imagecache.errors import ContainerdMisconfigured
-from imagecache.settings.table import Mode
+from imagecache.settings.choices import Mode
 
 NATIVE_SNAPSHOTTER = "erofs"
 NATIVE_SINCE = (2, 4)

@@ -18,7 +18,7 @@ from imagecache.containerd.image_records import SNAPSHOT_DIFF_ID, SNAPSHOT_REF
 from imagecache.containerd.modes import Choice
 from imagecache.digest import ChainID
 from imagecache.errors import BlobNotFound, ContainerdMisconfigured
-from imagecache.settings.table import Mode
+from imagecache.settings.choices import Mode
 from imagecache.store.bundle_document import ImageRecord, LayerRecord
 from imagecache.store.layer_name import Space
 

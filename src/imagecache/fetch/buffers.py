@@ -11,6 +11,8 @@ import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
 
 _F_SEAL_FUTURE_WRITE = 0x10
 """linux/fcntl.h: no new writable mappings, and no writes through the descriptor."""
@@ -41,6 +43,38 @@ class Slots:
 
     def close(self) -> None:
         """Memory that a view still points to stays until the view is gone."""
+        os.close(self.fd)
+
+
+class UnpackingMemory:
+    """Memory that a worker unpacks a piece into, and a copy of the piece that the worker cannot reach.
+
+    What is hashed must not change before it is written, whatever the worker does; so only the copy is used.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.fd = os.memfd_create("imagecache-unpacked", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        """For a worker to map, and to write to."""
+        os.ftruncate(self.fd, size)
+        fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+        self._copy = memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+
+    def copy(self, length: int) -> None:
+        """Take the first bytes as they are now. Blocks for a moment."""
+        at = 0
+        while at < length:
+            at += os.preadv(self.fd, [self._copy[at:length]], at)
+
+    def copied(self, length: int) -> memoryview:
+        """What was taken; page aligned, and valid until the next ``copy``."""
+        return self._copy[:length]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         os.close(self.fd)
 
 

@@ -17,10 +17,12 @@ class Piece:
     here: bool
     size: int | None = None
     """Of the whole file, once the build of a partial layer has finished it."""
+    unpacked: int = 0
+    """Bytes that ``data`` is the compressed form of; 0: it is not compressed."""
 
     @property
     def end(self) -> int:
-        return self.start + len(self.data)
+        return self.start + (self.unpacked or len(self.data))
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,8 @@ class Range:
     slot: int
     here: bool
     """An earlier fetch has written it."""
+    block: int | None = None
+    """The number of the block (``served.protocol``) that it is, if the length of ranges is that of blocks."""
 
 
 class Ranges:
@@ -56,7 +60,8 @@ class Ranges:
         here = self._at < self._here
         # Up to a multiple of the length, so that after a short range offsets are aligned for direct I/O again.
         border = self._at - self._at % self._length + self._length
-        wanted = Range(self._at, min(border, self._here if here else self._end), self._slot, here)
+        block = None if self._at % self._length or here or self.open_ended else self._at // self._length
+        wanted = Range(self._at, min(border, self._here if here else self._end), self._slot, here, block)
         self._at, self._slot, self._waiting = wanted.end, self._slot + 1, self.open_ended
         return wanted
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from imagecache.digest import Digest
-from imagecache.served.store_client import PartialRead
+from imagecache.served.store_client import BlockRead, PartialRead
 from imagecache.store.layer_name import LayerName
 
 
@@ -26,6 +26,12 @@ class RemoteStore(Protocol):
 
         They are not verified: the caller hashes them. After a cancellation, ``target`` may still change for a moment.
         Raises BlobNotFound; StoreCorrupt when the file ends before.
+        """
+
+    async def block(self, name: LayerName, number: int, target: memoryview) -> BlockRead:
+        """Fill ``target`` with a block (``served.protocol.BLOCK``) of a finished layer image, perhaps compressed.
+
+        ``target`` has the size of the block. Otherwise as ``layer``.
         """
 
     async def building(self, bundle_id: str, architecture: str) -> tuple[LayerName, ...]:

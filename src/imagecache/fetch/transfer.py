@@ -18,11 +18,12 @@ import contextlib
 import hashlib
 import os
 import sys
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -30,16 +31,25 @@ from imagecache.builder.position import ANYWHERE, Position, position_of
 from imagecache.concurrency import cancel_all
 from imagecache.digest import DiffID
 from imagecache.erofs.layer_header import DATA_START, tar_length
-from imagecache.errors import BlobNotFound, ContentError, DigestMismatch, NoSpace, StoreCorrupt, WorkerKilled
+from imagecache.errors import (
+    BlobNotFound,
+    ContentError,
+    DigestMismatch,
+    NoSpace,
+    StoreCorrupt,
+    StoreUnreachable,
+    WorkerKilled,
+)
 from imagecache.fetch.allowance import Allowance
-from imagecache.fetch.buffers import SlotPool, Slots
+from imagecache.fetch.buffers import SlotPool, Slots, UnpackingMemory
 from imagecache.fetch.direct_io import DirectWriter
 from imagecache.fetch.ranges import Piece, Range, Ranges
 from imagecache.fetch.remote_store import RemoteStore
 from imagecache.fetch.threads import in_threads
 from imagecache.fetch.verifier import Claim, NoProof, Proof, Verifier
-from imagecache.limits import MIB
+from imagecache.fetch.wire_form import WireForm
 from imagecache.oserrors import converting
+from imagecache.served.protocol import BLOCK
 from imagecache.store.bundle_document import LayerRecord, PlacedLayer
 from imagecache.store.downloads import Download
 from imagecache.store.durable_files import write_all
@@ -59,10 +69,11 @@ Advanced = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class FetchSettings:
-    """Memory: ``layers * ranges * range_size`` bytes at most. Times in seconds."""
+    """Memory: ``layers * (ranges + 2) * range_size`` bytes at most. Times in seconds."""
 
-    range_size: int = 8 * MIB
-    """A request, and a piece that is hashed, proven and written: smaller ones cost more of each."""
+    range_size: int = BLOCK
+    """A request, and a piece that is hashed, proven and written: smaller ones cost more of each. Only ranges of this
+    size are asked for in compressed form."""
     ranges: int = 3
     """Of one layer, in memory at once: two arrive while one is hashed, proven and written."""
     layers: int = 3
@@ -117,12 +128,14 @@ class LayerFetcher:
         verifier: Verifier,
         settings: FetchSettings | None = None,
         *,
+        form: WireForm | None = None,
         fetched: Callable[[int], None] = lambda _size: None,
     ) -> None:
-        """``fetched`` gets the bytes of each range that arrived."""
+        """``form``: None: layers travel as they are. ``fetched`` gets the bytes of each range as they arrived."""
         self.settings = settings or FetchSettings()
         self.limit = asyncio.Semaphore(self.settings.layers)
         """Of layers at once, and so of memory."""
+        self._form = form if self.settings.range_size == BLOCK else None
         self._fetched = fetched
         self._store = store
         self._remote = remote
@@ -152,7 +165,8 @@ class LayerFetcher:
                 if self._present(layer):
                     break
                 try:
-                    await self._attempt(placed, advanced, transfer)
+                    # what came compressed and was wrong comes as it is the second time: the fault may be the form's
+                    await self._attempt(placed, advanced, transfer, self._form if attempt == 1 else None)
                 except (ContentError, StoreCorrupt, WorkerKilled) as error:
                     advanced(0)
                     _log.warning("layer image discarded", layer=str(layer.name), attempt=attempt, problem=str(error))
@@ -176,7 +190,9 @@ class LayerFetcher:
         _log.warning("layer image set aside: wrong size", layer=str(layer.name), moved=str(moved))
         return False
 
-    async def _attempt(self, placed: PlacedLayer, advanced: Advanced, transfer: contextlib.AsyncExitStack) -> None:
+    async def _attempt(
+        self, placed: PlacedLayer, advanced: Advanced, transfer: contextlib.AsyncExitStack, form: WireForm | None
+    ) -> None:
         """``transfer`` is closed when the bytes are here."""
         layer, position = placed.record, position_of(placed)
         arriving = _Arriving(
@@ -186,7 +202,7 @@ class LayerFetcher:
             ranges = Ranges(self.settings.range_size, 0, layer.size, download.offset)
             try:
                 with self._memory.borrow() as slots:
-                    async with contextlib.aclosing(self._pieces(layer.name, ranges, slots, download)) as pieces:
+                    async with contextlib.aclosing(self._pieces(layer.name, ranges, slots, download, form)) as pieces:
                         await self._receive(arriving, download, pieces, slots, advanced)
                 if position.needs_lowers:
                     await transfer.aclose()  # the layers below may be those that wait for it
@@ -246,13 +262,15 @@ class LayerFetcher:
         """Hash, prove and write all pieces. A piece's memory is reused when the next one is asked for."""
         with converting(file.path):
             writer = DirectWriter(file.path, file.fd, arriving.tar_end)
-        with writer:
-            async with self._proof(arriving, file.path, slots) as proof:
-                async for piece in pieces:
-                    if arriving.tar_size is None and piece.size is not None:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(writer)
+            unpacking = None if self._form is None else stack.enter_context(UnpackingMemory(slots.size))
+            async with self._proof(arriving, file.path, slots, unpacking) as proof:
+                async for came in pieces:
+                    if arriving.tar_size is None and came.size is not None:
                         arriving.tar_size = await self._write_head(arriving.name, file)
                         writer.end = arriving.tar_end
-                    await proof.arrived(piece.memory_offset, len(piece.data))
+                    piece = await self._announce(proof, came, unpacking)
                     works = partial(arriving.hash, piece), partial(_write, piece, writer, file.path)
                     await in_threads(self._threads, *works)
                     advanced(piece.end)
@@ -261,12 +279,22 @@ class LayerFetcher:
                 arriving.check()
                 await proof.finish()
 
-    def _proof(self, arriving: _Arriving, path: Path, slots: Slots) -> AbstractAsyncContextManager[Proof | NoProof]:
+    def _proof(
+        self, arriving: _Arriving, path: Path, slots: Slots, unpacking: UnpackingMemory | None
+    ) -> AbstractAsyncContextManager[Proof | NoProof]:
         if arriving.position is None:
-            return contextlib.nullcontext(NoProof())
-        return self._verifier.proof(
-            Claim(arriving.diff_id, arriving.tar_size, arriving.position, arriving.image), path, slots
-        )
+            return self._verifier.later(arriving.image, slots, unpacking)
+        claim = Claim(arriving.diff_id, arriving.tar_size, arriving.position, arriving.image)
+        return self._verifier.proof(claim, path, slots, unpacking)
+
+    async def _announce(self, proof: Proof | NoProof, piece: Piece, unpacking: UnpackingMemory | None) -> Piece:
+        """The piece itself, once the proof knows of it: what unpacks a compressed one is the proof's process."""
+        if unpacking is None or not piece.unpacked:
+            await proof.arrived(piece.memory_offset, len(piece.data))
+            return piece
+        await proof.arrived_packed(piece.memory_offset, len(piece.data), piece.unpacked)
+        await in_threads(self._threads, partial(unpacking.copy, piece.unpacked))
+        return replace(piece, data=unpacking.copied(piece.unpacked), unpacked=0)
 
     async def _write_head(self, name: LayerName, file: Download | StagedLayer) -> int:
         """Fetch what precedes the tar of a finished layer image; returns the tar's size."""
@@ -282,7 +310,12 @@ class LayerFetcher:
         return tar_size
 
     async def _pieces(
-        self, name: LayerName, ranges: Ranges, slots: Slots, download: Download | None = None
+        self,
+        name: LayerName,
+        ranges: Ranges,
+        slots: Slots,
+        download: Download | None = None,
+        form: WireForm | None = None,
     ) -> AsyncGenerator[Piece, None]:
         """All of the layer image in order, while later pieces are already on their way.
 
@@ -294,6 +327,8 @@ class LayerFetcher:
             while len(coming) < slots.count and (wanted := ranges.next()) is not None:
                 if wanted.here and download is not None:
                     piece = self._from_download(download, wanted, slots)
+                elif form is not None and wanted.block is not None:
+                    piece = self._block(name, wanted, wanted.block, slots, form)
                 else:
                     piece = self._from_remote(name, wanted, slots, open_ended=ranges.open_ended)
                 coming.append(asyncio.create_task(piece))
@@ -317,6 +352,24 @@ class LayerFetcher:
         data = slots.piece(wanted.slot, wanted.end - wanted.start)
         await in_threads(self._threads, lambda: _read(download, wanted.start, data))
         return Piece(wanted.start, data, slots.offset(wanted.slot), here=True)
+
+    async def _block(self, name: LayerName, wanted: Range, number: int, slots: Slots, form: WireForm) -> Piece:
+        if not form.packed():
+            began = time.monotonic()
+            piece = await self._from_remote(name, wanted, slots, open_ended=False)
+            form.took(len(piece.data), time.monotonic() - began, packed=False)
+            return piece
+        data, began = slots.piece(wanted.slot, wanted.end - wanted.start), time.monotonic()
+        try:
+            read = await self._remote.block(name, number, data)
+        except StoreUnreachable:  # a block comes whole; by range it goes on where a connection breaks
+            return await self._from_remote(name, wanted, slots, open_ended=False)
+        if not read.count:
+            raise StoreCorrupt(f"block {number} of layer image {name} came empty")
+        form.took(len(data), time.monotonic() - began, packed=True)
+        self._fetched(read.count)
+        unpacked = len(data) if read.packed else 0
+        return Piece(wanted.start, data[: read.count], slots.offset(wanted.slot), here=False, unpacked=unpacked)
 
     async def _from_remote(self, name: LayerName, wanted: Range, slots: Slots, *, open_ended: bool) -> Piece:
         data, size = slots.piece(wanted.slot, wanted.end - wanted.start), None

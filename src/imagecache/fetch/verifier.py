@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from imagecache.builder.position import Position
-from imagecache.builder.worker_messages import Arrived, Prove, ProveAbove, Proven
+from imagecache.builder.worker_messages import Arrived, ArrivedPacked, Prove, ProveAbove, Proven, ToWorker, Unpack
 from imagecache.builder.worker_pool import Worker, WorkerPool
 from imagecache.concurrency import cancel_all
 from imagecache.digest import DiffID
-from imagecache.fetch.buffers import Slots
+from imagecache.errors import InternalError
+from imagecache.fetch.buffers import Slots, UnpackingMemory
 from imagecache.oserrors import converting
 from imagecache.store.bundle_document import PlacedLayer
 
@@ -53,20 +54,43 @@ class Verifier:
             await worker.result(Proven, lambda _consumed: None)
 
     @asynccontextmanager
-    async def proof(self, claim: Claim, path: Path, slots: Slots) -> AsyncIterator[Proof]:
+    async def proof(
+        self, claim: Claim, path: Path, slots: Slots, unpacking: UnpackingMemory | None = None
+    ) -> AsyncIterator[Proof]:
         """Begin with a layer image that is written to ``path`` and arrives in ``slots``. Waits for a free worker.
+
+        ``unpacking``: for pieces that arrive compressed; None: none do.
 
         Without a size of the tar the bytes begin with the tar; what precedes it is in the file when ``finish`` is
         called.
         """
-        async with self._pool.worker(claim.image) as worker:
-            with _opened(path) as fd:
-                worker.start(Prove(claim.diff_id, claim.position, claim.tar_size), [fd, slots.fd])
+        with _opened(path) as fd:
+            fds = [fd, slots.fd] if unpacking is None else [fd, slots.fd, unpacking.fd]
+            job = Prove(claim.diff_id, claim.position, claim.tar_size)
+            async with self._job(claim.image, job, fds) as proof:
+                yield proof
+
+    @asynccontextmanager
+    async def _job(self, image: str, job: ToWorker, fds: Sequence[int]) -> AsyncIterator[Proof]:
+        async with self._pool.worker(image) as worker:
+            worker.start(job, fds)
             proof = Proof(worker)
             try:
                 yield proof
             finally:
                 await proof.close()
+
+    @asynccontextmanager
+    async def later(self, image: str, slots: Slots, unpacking: UnpackingMemory | None = None) -> AsyncIterator[NoProof]:
+        """For a layer image that ``prove_above`` proves: a worker unpacks what arrives compressed, if anything does."""
+        async with AsyncExitStack() as stack:
+
+            async def unpack() -> Proof:
+                if unpacking is None:
+                    raise InternalError("a piece is compressed, and there is no memory to unpack it into")
+                return await stack.enter_async_context(self._job(image, Unpack(), [slots.fd, unpacking.fd]))
+
+            yield NoProof(unpack)
 
 
 class Proof:
@@ -80,7 +104,11 @@ class Proof:
         self._worker = worker
         self._moved = asyncio.Event()
         self._sent = self._consumed = 0
-        self._result: asyncio.Task[Proven] = asyncio.create_task(worker.result(Proven, self._progress))
+        self._packed = self._unpacked = 0
+        """Pieces that arrived compressed."""
+        self._result: asyncio.Task[Proven] = asyncio.create_task(
+            worker.result(Proven, self._progress, self._one_unpacked)
+        )
         self._result.add_done_callback(
             lambda _task: self._moved.set()
         )  # else ``consumed`` would wait for a dead worker
@@ -89,10 +117,29 @@ class Proof:
         self._consumed = consumed
         self._moved.set()
 
+    def _one_unpacked(self) -> None:
+        self._unpacked += 1
+        self._moved.set()
+
     async def arrived(self, offset: int, size: int) -> None:
         """The next ``size`` bytes of the layer image are at ``offset`` of the memory."""
         self._sent += size
         await self._worker.send(Arrived(offset, size))
+
+    async def arrived_packed(self, offset: int, size: int, length: int) -> None:
+        """The next ``length`` bytes are there, in ``size`` compressed ones. Returns when they are unpacked.
+
+        They stay in the memory for that until the next call. Raises what the proof has found.
+        """
+        self._sent += size
+        self._packed += 1
+        await self._worker.send(ArrivedPacked(offset, size, length))
+        while self._unpacked < self._packed:
+            if self._result.done():
+                await self._result
+                raise InternalError("a proof ended before its last piece")
+            self._moved.clear()
+            await self._moved.wait()
 
     async def consumed(self) -> None:
         """Returns when the memory of all that has arrived may be reused."""
@@ -113,16 +160,28 @@ class Proof:
 
 
 class NoProof:
-    """Of a layer image that is proven when it is whole."""
+    """Of a layer image that is proven when it is whole: what is unpacked is all that its worker does meanwhile."""
+
+    def __init__(self, unpack: Callable[[], Awaitable[Proof]]) -> None:
+        """``unpack`` is called with the first compressed piece. Most layers come without, and need no worker."""
+        self._unpack = unpack
+        self._unpacking: Proof | None = None
 
     async def arrived(self, offset: int, size: int) -> None:
         pass
 
+    async def arrived_packed(self, offset: int, size: int, length: int) -> None:
+        """As that of ``Proof``. Waits for a free worker."""
+        self._unpacking = self._unpacking or await self._unpack()
+        await self._unpacking.arrived_packed(offset, size, length)
+
     async def consumed(self) -> None:
-        pass
+        if self._unpacking is not None:
+            await self._unpacking.consumed()
 
     async def finish(self) -> None:
-        pass
+        if self._unpacking is not None:
+            await self._unpacking.finish()
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from imagecache.containerd.api import SNAPSHOTTERS
 from imagecache.containerd.modes import NATIVE_SINCE, NATIVE_SNAPSHOTTER, remaps_ids, version_of
 from imagecache.errors import ContainerdMisconfigured
 from imagecache.host.user_config import UserConfig, merged
-from imagecache.settings.table import Mode
+from imagecache.settings.choices import Mode
 from imagecache.snapshotter.mounts import SHORT_INODES, STABLE_INODES
 from imagecache.toml import Table, dumps
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from imagecache.settings.table import MountFrom
+from imagecache.settings.choices import MountFrom
 
 FROM_FILE_SINCE = (6, 12)
 """The first kernel that mounts EROFS from a file."""

@@ -18,7 +18,7 @@ from imagecache.host.probe_containerd import ContainerdExpectations, check_conta
 from imagecache.host.probe_kernel import check_kernel, check_native, nearest
 from imagecache.host.realigned import Realign
 from imagecache.limits import GIB
-from imagecache.settings.table import Mode, MountFrom
+from imagecache.settings.choices import Mode, MountFrom
 
 _FREE = 10 * GIB
 """Below this, a few large images fill the disk."""

@@ -9,7 +9,7 @@ from imagecache.containerd.modes import NATIVE_SNAPSHOTTER, Choice, version_of
 from imagecache.host.checks import Check, ok, problem, warning
 from imagecache.host.containerd_config import ConfigState, Found
 from imagecache.host.user_config import UserConfig
-from imagecache.settings.table import Mode
+from imagecache.settings.choices import Mode
 from imagecache.toml import Table
 
 _AREA = "containerd"

@@ -20,7 +20,7 @@ from imagecache.host.containerd_process import effective_config, listening_at
 from imagecache.host.probe_id_maps import why_ids_are_not_mapped
 from imagecache.oci.manifest import Index, detect_media_type, parse_document
 from imagecache.oci.reference import Reference
-from imagecache.settings.table import Mode
+from imagecache.settings.choices import Mode
 from imagecache.toml import Table
 
 _AREA = "containerd"

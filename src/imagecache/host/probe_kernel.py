@@ -24,7 +24,7 @@ from imagecache.host.erofs_kernel import FROM_FILE_SINCE, MENDED, may_read_zeros
 from imagecache.host.mounter import KernelMounter, OnLoop
 from imagecache.host.mountinfo import mounted_at
 from imagecache.host.realigned import Realign
-from imagecache.settings.table import MountFrom
+from imagecache.settings.choices import MountFrom
 from imagecache.snapshotter.mounts import overlay_options
 from imagecache.tree import Inode, directory
 

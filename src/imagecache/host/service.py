@@ -32,7 +32,7 @@ from imagecache.host.containerd_config import Action, Change, ConfigState, Found
 from imagecache.host.containerd_process import identity
 from imagecache.host.pod_directory import KEEPER, POD, STATE, PodDirectory
 from imagecache.host.service_files import CREDENTIALS, RESTARTING, HostFiles, Program
-from imagecache.settings.table import Mode
+from imagecache.settings.choices import Mode
 
 AGENT_STALE, CONTAINERD_STALE = STATE / "agent-stale", STATE / "containerd-stale"
 """Marks: files of the agent, or of containerd, have changed since it started. In /run, since a boot restarts both."""

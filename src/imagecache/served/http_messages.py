@@ -20,6 +20,9 @@ from imagecache.served.authenticator import Refused
 METHODS = ("GET", "HEAD")
 _OPEN = (["livez"], ["readyz"])
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
+_NO_WEIGHT = re.compile(r"q\s*=\s*0(\.0*)?")
+_FINAL = "private, max-age=31536000, immutable"
+"""Cache-Control of what a digest names."""
 _SLICE = 256 << 10
 """Bytes of one piece of a document: each has ``ServerSettings.send_timeout`` for itself."""
 
@@ -114,17 +117,32 @@ def from_to(wanted: str | None) -> tuple[int, int] | None:
     return (start, end) if start < end else None
 
 
+def accepts(wanted: str | None, coding: str) -> bool:
+    """Whether an Accept-Encoding names a coding, and not with a weight of 0 (RFC 9110 12.5.3)."""
+    for each in (wanted or "").split(","):
+        word, _, weight = (part.strip().lower() for part in each.partition(";"))
+        if word == coding:
+            return _NO_WEIGHT.fullmatch(weight) is None
+    return False
+
+
 def no_such_range(size: int | None) -> Response:
     """``size``: of the whole file; None while it is unknown."""
     headers = {} if size is None else {"Content-Range": f"bytes */{size}"}
     return problem(416, "InvalidInput", "no such range", headers)
 
 
+def block_fields(coding: str | None) -> dict[str, str]:
+    """Header fields of a block of a layer."""
+    fields = {"Cache-Control": _FINAL, "Content-Type": "application/octet-stream", "Vary": "Accept-Encoding"}
+    return fields | ({"Content-Encoding": coding} if coding else {})
+
+
 def layer_fields(etag: Digest | None, content_range: str | None, *, final: bool = True) -> dict[str, str]:
     """Header fields of a layer. ``final`` False: the same bytes may be others the next time."""
     fields = {
         "Accept-Ranges": "bytes",
-        "Cache-Control": "private, max-age=31536000, immutable" if final else "no-store",
+        "Cache-Control": _FINAL if final else "no-store",
         "Content-Type": "application/octet-stream",
     }
     return (

@@ -5,9 +5,13 @@
     GET /v1/bundles/{id}                  bundle document (``store.bundle_document.Bundle`` as JSON)
     GET /v1/blobs/{digest}                an original manifest, index or config
     GET /v1/layers/{space}/{digest}       a layer image; one range a request; ETag is its SHA-256 if that is known
+    GET /v1/blocks/{space}/{digest}/{n}   8 MiB of a layer image from byte n * 8 MiB on, the last block perhaps less
     GET /v1/builds/{id}/{architecture}    names of the layer images that a running build may make for one, as JSON
     GET /v1/partial/{space}/{digest}      one range of a layer image, as far as it is written; waits for some seconds
     GET /livez, /readyz                   without a token
+
+A block is sent with ``Content-Encoding: zstd`` (``layer.frames``) to a reader that accepts it, and as it is when that
+would be no smaller, or when the server has no processor for it now.
 
 The complete length of a partial layer is unknown: ``Content-Range: bytes 4096-8191/*``, and 416 without that field when
 nothing of the range is written yet. A response that is no success is ``{"reason": ..., "message": ...}``. ``reason`` is
@@ -40,8 +44,13 @@ from imagecache.store.layer_name import LayerName
 
 BUNDLE_ID = re.compile(r"imc-[0-9a-z]{20}")
 _ARCHITECTURE = re.compile(r"[0-9a-z_]{1,32}")
+_NUMBER = re.compile(r"[0-9]{1,9}")
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 _NO_RANGE = re.compile(r"bytes \*/([0-9]{1,18})")
+BLOCK = 8 << 20
+"""Bytes of a block: what a node asks for in one request (``fetch.transfer.FetchSettings.range_size``)."""
+ZSTD = "zstd"
+"""The content coding (RFC 8878)."""
 BUNDLE_LIMIT = 64 << 20
 """Bytes of a bundle document: 20 images of 500 layers are about 10 MB."""
 DOCUMENT_LIMIT = max(limits.DEFAULT.manifest_size, limits.DEFAULT.config_size)
@@ -109,6 +118,10 @@ def layer_path(name: LayerName) -> str:
     return f"v1/layers/{name.space.value}/{name.digest}"
 
 
+def block_path(name: LayerName, number: int) -> str:
+    return f"v1/blocks/{name.space.value}/{name.digest}/{number}"
+
+
 def build_path(bundle_id: str, architecture: str) -> str:
     return f"v1/builds/{bundle_id}/{architecture}"
 
@@ -156,6 +169,13 @@ def check_bundle_id(text: str) -> str:
     if not BUNDLE_ID.fullmatch(text):
         raise InvalidInput(f"not a bundle id: {text[:80]!r}", hint="expected imc- and 20 lowercase alphanumerics")
     return text
+
+
+def parse_number(text: str) -> int:
+    """Of a block. Raises InvalidInput."""
+    if not _NUMBER.fullmatch(text):
+        raise InvalidInput(f"not the number of a block: {text[:80]!r}", hint="expected digits")
+    return int(text)
 
 
 def check_architecture(text: str) -> str:

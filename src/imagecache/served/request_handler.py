@@ -1,6 +1,6 @@
 """The store's response to a request: authentication first, translation of errors last.
 
-Blocking, for threads. It must not write to the store, must not log a token, and must not know how responses travel.
+Blocking, for threads. It must not log a token, and must not know how responses travel.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from imagecache.errors import ImageCacheError, InternalError, InvalidInput, Stor
 from imagecache.served import http_messages, protocol
 from imagecache.served.access import Access, EveryNode, NodeCaches
 from imagecache.served.authenticator import Caller, Refused, ThreadedAuthenticator
+from imagecache.served.block_packer import BlockPacker, Source
 from imagecache.served.bounded_queue import BoundedQueue
 from imagecache.served.http_messages import Request, Response
 from imagecache.served.partial_layers import PartialLayers, PartialLayerSettings
@@ -44,6 +45,7 @@ class RequestHandler:
         partial_streams: BoundedQueue,
         sent: Callable[[int], None],
         *,
+        packer: BlockPacker | None = None,
         waits: PartialLayerSettings | None = None,
         caches: NodeCaches | None = None,
     ) -> None:
@@ -55,6 +57,7 @@ class RequestHandler:
             streams: slots for sending finished layers.
             partial_streams: slots for sending partial ones; fewer, since their build needs the processor too.
             sent: called with the number of bytes of layers that were sent, from the threads that sent them.
+            packer: of blocks; None: they are sent as they are.
             waits: bounds of the waits for more of a partial layer.
             caches: which node may read what; None: every node everything.
         """
@@ -64,6 +67,7 @@ class RequestHandler:
         self._streams = streams
         self._partial_streams = partial_streams
         self._partial_layers = PartialLayers(reader, waits)
+        self._packer = packer
         self._sent = sent
         self._etags = _Etags()
 
@@ -114,6 +118,8 @@ class RequestHandler:
                 endpoint = partial(self._build, caller, bundle_id, architecture)
             case ["v1", "layers", space, digest]:
                 endpoint = partial(self._layer, request, caller, f"{space}/{digest}", held)
+            case ["v1", "blocks", space, digest, number]:
+                endpoint = partial(self._block, request, caller, f"{space}/{digest}", number, held)
             case ["v1", "partial", space, digest]:
                 endpoint = partial(self._partial, request, caller, f"{space}/{digest}", held)
         return endpoint
@@ -156,6 +162,30 @@ class RequestHandler:
         content_range = None if wanted is None else protocol.content_range(start, end, size)
         fields = http_messages.layer_fields(self._etags.get(name), content_range)
         return Response(206 if content_range else 200, end - start, self._pieces(name, fd, span, buffer), fields)
+
+    def _block(self, request: Request, caller: Caller, text: str, digits: str, held: ExitStack) -> Response:
+        name, number = LayerName.parse(text), protocol.parse_number(digits)
+        self._access.layer(caller, name)
+        buffer = held.enter_context(self._streams.slot())
+        fd, size = self._reader.open_layer(name)
+        held.callback(os.close, fd)
+        start = number * protocol.BLOCK
+        if start >= size:
+            return http_messages.no_such_range(size)
+        span = start, min(start + protocol.BLOCK, size)
+        packed = None
+        if self._packer is not None and http_messages.accepts(request.headers.get("accept-encoding"), protocol.ZSTD):
+            packed = self._packer.packed(Source(name, number, fd, span), buffer, held)
+        if packed is None:
+            return Response(
+                200, span[1] - start, self._pieces(name, fd, span, buffer), http_messages.block_fields(None)
+            )
+        return Response(200, packed.length, self._counted(packed.pieces), http_messages.block_fields(protocol.ZSTD))
+
+    def _counted(self, pieces: Iterator[memoryview]) -> Iterator[memoryview]:
+        for piece in pieces:
+            yield piece
+            self._sent(len(piece))
 
     def _partial(self, request: Request, caller: Caller, text: str, held: ExitStack) -> Response:
         name, span = LayerName.parse(text), http_messages.from_to(request.headers.get("range"))

@@ -19,6 +19,8 @@ class ServerSettings:
     """Finished layers being sent at a time, each from ``buffer_size`` bytes of memory."""
     partial_streams: int = 1
     """Partial layers being sent at a time: their build needs the processor more than the nodes that prefetch it do."""
+    packers: int = 1
+    """Blocks being compressed at a time, each by a thread with some 12 MiB of memory."""
     queue_capacity: int = 1024
     """Requests that may wait for a stream; more get 503."""
     queue_timeout: float = 20.0

@@ -39,6 +39,8 @@ from imagecache.store.layer_name import LayerName
 
 _PROGRESS = 1 << 20
 """Bytes that reset the number of tries: fewer would let a server that sends one byte a time keep us for ever."""
+_BLOCK_TRIES = 2
+"""Of a block, which begins again each time: the caller then asks by range."""
 _PROBLEM_LIMIT = 64 << 10
 _TOKEN_LIMIT = 64 << 10
 _PIECE = 256 << 10
@@ -79,6 +81,16 @@ class PartialRead:
     """Bytes; 0 when it did not grow for a while."""
     size: int | None
     """Of the finished file; None while it is not finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRead:
+    """What was read of a block."""
+
+    count: int
+    """Bytes that came."""
+    packed: bool
+    """They are ``layer.frames``, and not the block itself."""
 
 
 @dataclass(slots=True)
@@ -150,6 +162,32 @@ class StoreClient:
                     mark = part.filled
                     attempts.progress()
                 await attempts.wait(again)
+
+    async def block(self, name: LayerName, number: int, target: memoryview) -> BlockRead:
+        what = f"block {number} of layer image {name}"
+        attempts = Attempts(_BLOCK_TRIES, self._settings.backoff, self._settings.sleep)
+        return await attempts.run(
+            lambda: self._ask(
+                protocol.block_path(name, number),
+                what,
+                lambda response: self._take_block(response, what, target),
+                {"Accept-Encoding": f"{protocol.ZSTD}, identity"},
+            )
+        )
+
+    def _take_block(self, response: http.client.HTTPResponse, what: str, target: memoryview) -> BlockRead:
+        packed = response.headers.get("Content-Encoding", "identity") == protocol.ZSTD
+        part = _Part(target)
+        announced = response.length
+        if announced is None or announced > len(target):
+            raise StoreError(f"{self._host} sent more of {what} than was asked for")
+        if not packed and announced < len(target):
+            raise StoreCorrupt(f"{what} has {announced} bytes in the store, not {len(target)}")
+        part.fill(response)
+        if part.filled < announced:
+            raise Retryable(StoreUnreachable(f"{what} ended after {part.filled} of {announced} bytes"))
+        response.read(1)  # the end of the response, so that the connection is used again
+        return BlockRead(part.filled, packed)
 
     def _take_part(self, response: http.client.HTTPResponse, what: str, part: _Part, offset: int) -> None:
         """One response: as many bytes as come, never more than were asked for."""

@@ -2,7 +2,7 @@
 
 Every connection blocks in a thread: an event loop's TLS takes twice the processor time for a layer, and takes it from
 the loop that the controller lives in (``docs/adr/0017-served-store.md``). This module joins the parts and stops
-them. It must not write to the store, and must not log a token.
+them. It must not write to the store but for compressed blocks, and must not log a token.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from imagecache.connection_limit import ConnectionLimit
 from imagecache.served.acceptor import Acceptor, listen
 from imagecache.served.access import NodeCaches
 from imagecache.served.authenticator import Authenticator, ThreadedAuthenticator
+from imagecache.served.block_packer import BlockPacker
 from imagecache.served.bounded_queue import BoundedQueue
 from imagecache.served.request_handler import RequestHandler
 from imagecache.served.server_connection import ServerConnection
 from imagecache.served.server_settings import ServerSettings
 from imagecache.served.store_reader import StoreReader
+from imagecache.store.packed_blocks import PackedBlocks
 from imagecache.telemetry.log import get_logger
 
 _log = get_logger(__name__)
@@ -33,10 +35,11 @@ _STOP = 1.5
 class StoreServer:
     """One listening socket. ``sent`` is called with the bytes of layers that were sent, from many threads.
 
-    ``caches`` decides which node may read what; None: every node everything.
+    ``caches`` decides which node may read what; None: every node everything. ``packed`` keeps compressed blocks; None:
+    none are made.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of a server
         self,
         reader: StoreReader,
         authenticator: Authenticator,
@@ -44,6 +47,7 @@ class StoreServer:
         *,
         tls: ssl.SSLContext,
         caches: NodeCaches | None = None,
+        packed: PackedBlocks | None = None,
         sent: Callable[[int], None] = lambda _count: None,
     ) -> None:
         self._reader = reader
@@ -51,6 +55,7 @@ class StoreServer:
         self._settings = settings
         self._tls = tls
         self._caches = caches
+        self._packed = packed
         self._sent = sent
         self._running: _Running | None = None
 
@@ -72,7 +77,15 @@ class StoreServer:
             for slots in (settings.streams, settings.partial_streams)
         )
         limit = ConnectionLimit(_most_connections(settings.connections))
-        handler = RequestHandler(self._reader, authenticator, streams, partial_streams, self._sent, caches=self._caches)
+        handler = RequestHandler(
+            self._reader,
+            authenticator,
+            streams,
+            partial_streams,
+            self._sent,
+            packer=None if self._packed is None else BlockPacker(self._packed, settings.packers),
+            caches=self._caches,
+        )
         acceptor = Acceptor(listener, self._tls, limit, lambda sock: ServerConnection(sock, limit, handler, settings))
         self._running = _Running(acceptor, limit, handler, (streams, partial_streams), authenticator)
         port = acceptor.port

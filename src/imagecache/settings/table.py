@@ -8,67 +8,14 @@ configuration file, default (see ``settings.load``). It must not read anything i
 from __future__ import annotations
 
 import dataclasses
-import enum
 from pathlib import Path
 from typing import Annotated, get_args, get_type_hints
+
+from imagecache.settings.choices import InodeNumbers, LogFormat, LogLevel, Mode, MountFrom, Repair, StoreCompression
 
 CONFIG_FILE = Path("/etc/imagecache/config.toml")
 CONFIG_ENVIRONMENT = "IMAGECACHE_CONFIG"
 DEBUG_ENVIRONMENT = "IMAGECACHE_DEBUG"
-
-
-class Mode(enum.Enum):
-    """How layers reach containerd (``docs/architecture.md``, "On a node")."""
-
-    AUTO = "auto"
-    """What containerd is configured for; where we configure it, PROXY."""
-    PROXY = "proxy"
-    NATIVE = "native"
-    PREPULL = "prepull"
-    """Only for the agent in a cluster."""
-
-
-class InodeNumbers(enum.Enum):
-    """What stat(2) says of files in containers."""
-
-    STABLE = "stable"
-    """As on one filesystem: numbers that stay, one device. They need 64 bits."""
-    SHORT = "short"
-    """Numbers of 32 bits; those of directories change, and files have other devices than their directories."""
-
-
-class MountFrom(enum.Enum):
-    """What layer images are mounted from (ADR 21)."""
-
-    AUTO = "auto"
-    """The file where the kernel does that well, else a loop device."""
-    FILE = "file"
-    """The file, also where the kernel's version says that it may read zeros: the distribution has mended it."""
-    LOOP = "loop"
-    """A loop device with direct I/O, so that programs can read with O_DIRECT."""
-
-
-class Repair(enum.Enum):
-    """What the host's agent does when containerd's configuration has lost our part."""
-
-    AUTO = "auto"
-    REPORT = "report"
-
-
-class LogFormat(enum.Enum):
-    AUTO = "auto"
-    """``console`` on a terminal, ``json`` otherwise."""
-    JSON = "json"
-    CONSOLE = "console"
-
-
-class LogLevel(enum.Enum):
-    AUTO = "auto"
-    """``info`` for services, ``warning`` for all other commands."""
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -343,6 +290,14 @@ class Settings:
         Path,
         Meaning("file", "PEM certificates of the authorities that may sign the served store's certificate."),
     ] = Path("/etc/imagecache/store-ca/ca.crt")
+    store_compression: Annotated[
+        StoreCompression,
+        Meaning(
+            "auto | always | never",
+            "Whether layers travel from the served store in compressed blocks. auto: where that is faster, which the "
+            "agent measures while it fetches.",
+        ),
+    ] = StoreCompression.AUTO
     leases: Annotated[
         str,
         Meaning(
@@ -460,6 +415,14 @@ class Settings:
         tuple[str, ...],
         Meaning("user names, comma-separated", "Users (service accounts) that may read the served store."),
     ] = ("system:serviceaccount:imagecache-system:imagecache-agent",)
+    serve_compressed_size: Annotated[
+        int,
+        Meaning(
+            "GiB",
+            "Compressed blocks that the controller keeps in the store, so that each is compressed once for all nodes; "
+            "the oldest go first, and all of them when a tenth of the disk is not free. 0: none are kept.",
+        ),
+    ] = 10
     log_format: Annotated[
         LogFormat,
         Meaning("auto | json | console", "Format of log lines on stderr; auto: console on a terminal, else json."),

@@ -24,7 +24,8 @@ from imagecache.store.bundles import Bundles
 from imagecache.store.layer_name import LayerName
 from imagecache.store.leases import Leases
 from imagecache.store.locks import abandoned, locked
-from imagecache.store.paths import StorePaths
+from imagecache.store.packed_blocks import unneeded
+from imagecache.store.paths import StorePaths, files_below
 
 KEEP_DOWNLOADS = dt.timedelta(days=7)
 """How long a partial download is kept for a build that resumes it."""
@@ -88,6 +89,8 @@ class Collector:
             # Lock files, too: else one for each layer would stay for ever. ``open_locked`` allows for it.
             for path in self._paths.layer_locks():
                 sweep.take_abandoned(path)
+            for directory in unneeded(self._paths, needed.layers):
+                sweep.take_all(directory)
         sweep.empty_trash()  # without the lock: unlinking a large file may take seconds
         kept = {name: tuple(sorted(needed.layers[name])) for _path, name in present if name in needed.layers}
         return Collected(tuple(layers), tuple(blobs), tuple(downloads), temporaries, sweep.freed, kept)
@@ -147,6 +150,14 @@ class _Sweep:
         """Take it, unless a process has it locked."""
         with converting(path), abandoned(path) as free:
             return free and self.take(path)
+
+    def take_all(self, directory: Path) -> None:
+        """Every file of a directory, and the directory, unless a writer has put another one there meanwhile."""
+        for path in files_below(directory):
+            self.take(path)
+        if not self._dry_run:
+            with suppress(OSError):
+                directory.rmdir()
 
     def empty_trash(self) -> None:
         """Unlink what this collection took, and what a killed one left."""

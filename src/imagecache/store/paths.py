@@ -10,6 +10,7 @@
     ├─ chains/<algorithm>/<2>/<hex>.erofs   0400  layer images keyed by chainID
     ├─ caches/<name>.json             ImageCaches of this host (module kube.object_files)
     ├─ downloads/<algorithm>-<hex>.part     compressed layers, appended to, locked while in use
+    ├─ packed/<space>-<algorithm>-<hex>/<number>   blocks of layer images, compressed for nodes: a cache
     ├─ leases/nodes/<holder>/<space>-<algorithm>-<hex>   * empty files: the holder needs that layer image
     ├─ leases/builds/<build>-<hex>.lease   what a live build needs; locked as long as it lives
     ├─ nodes/<node>/<id>.json         * what that node's agent has attached (package agent)
@@ -59,6 +60,7 @@ class StorePaths:
         self.blobs = root / "blobs"
         self.caches = root / "caches"
         self.downloads = root / "downloads"
+        self.packed = root / "packed"
         self.node_leases = self.written_by_nodes / "leases" / "nodes"
         self.build_leases = root / "leases" / "builds"
         self.nodes = self.written_by_nodes / "nodes"
@@ -105,6 +107,17 @@ class StorePaths:
 
     def download(self, digest: Digest) -> Path:
         return self.downloads / f"{digest.algorithm}-{digest.hex}.part"
+
+    def packed_block(self, name: LayerName, number: int) -> Path:
+        return self.packed / _flat(name) / f"{number}"
+
+    def packed_layers(self) -> Iterator[tuple[Path, LayerName]]:
+        """The directories of compressed blocks, and the layer image of each."""
+        if self.packed.is_dir():
+            for path in sorted(self.packed.iterdir()):
+                name = unflat(path.name)
+                if name is not None:
+                    yield path, name
 
     def holder(self, holder: str) -> Path:
         """The directory of a holder's leases. A holder is any text of up to about 80 characters."""
@@ -164,7 +177,7 @@ class StorePaths:
 
 
 def unflat(text: str) -> LayerName | None:
-    """The layer image of a lease file's name; None for a foreign file."""
+    """The layer image of a name as leases have them; None for a foreign file."""
     match = _LEASE.fullmatch(text)
     if match is None:
         return None

@@ -41,6 +41,7 @@ class Usage:
     chains: int
     blobs: int
     downloads: int
+    packed: int
     staging: int
     trash: int
     quarantine: int

@@ -13,7 +13,8 @@ from imagecache.concurrency import cancel_all
 from imagecache.errors import KubernetesDenied, KubernetesError, KubernetesUnavailable, ObjectNotFound
 from imagecache.kube.api import Object
 from imagecache.kube.resources import DAEMON_SETS, NAMESPACES, NODE_IMAGE_CACHES, NODES, Resource
-from imagecache.settings.table import Mode, Settings
+from imagecache.settings.choices import Mode
+from imagecache.settings.table import Settings
 from testkit.kube import FakeKube
 from tests.unit.plain_host.bench import eventually
 

@@ -14,7 +14,7 @@ from imagecache.containerd.prepull import Prepuller
 from imagecache.digest import Digest
 from imagecache.fetch.bundle import describe
 from imagecache.fetch.tars import RemoteTars
-from imagecache.settings.table import Mode
+from imagecache.settings.choices import Mode
 from imagecache.store.store import Store
 from testkit.agent_dependencies import FakeRuntime
 from testkit.containerd import MemoryContainerd

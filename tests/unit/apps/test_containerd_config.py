@@ -6,7 +6,8 @@ import pytest
 
 from imagecache.apps.containerd_config import config_for
 from imagecache.errors import InvalidSetting
-from imagecache.settings.table import InodeNumbers, Mode, Settings
+from imagecache.settings.choices import InodeNumbers, Mode
+from imagecache.settings.table import Settings
 
 
 def test_prepull_has_none() -> None:

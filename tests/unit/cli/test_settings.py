@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from imagecache.errors import InvalidSetting
+from imagecache.settings.choices import LogFormat, Mode
 from imagecache.settings.load import load
-from imagecache.settings.table import SETTINGS, LogFormat, Mode, Settings
+from imagecache.settings.table import SETTINGS, Settings
 
 from .conftest import Shell
 

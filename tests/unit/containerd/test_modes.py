@@ -3,7 +3,7 @@ import pytest
 from imagecache.containerd.api import Plugin
 from imagecache.containerd.modes import choose, default_snapshotter, version_of
 from imagecache.errors import ContainerdMisconfigured
-from imagecache.settings.table import Mode
+from imagecache.settings.choices import Mode
 
 OURS = Plugin("io.containerd.snapshotter.v1", "imagecache")
 EROFS = Plugin("io.containerd.snapshotter.v1", "erofs")

@@ -12,7 +12,7 @@ from imagecache.containerd.handlers import Handlers
 from imagecache.containerd.prepull import Prepuller
 from imagecache.containerd.reserved import ReservedNames
 from imagecache.errors import BlobNotFound, ContainerdUnavailable, ImageNotListed, ImageWithheld, NoSpace, PullFailed
-from imagecache.settings.table import Mode
+from imagecache.settings.choices import Mode
 from testkit.agent_dependencies import FakeRuntime
 from testkit.attachable import MemoryDocuments, bundle
 from testkit.clock import FakeClock

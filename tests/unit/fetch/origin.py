@@ -18,6 +18,7 @@ from imagecache.fetch.bundle import BundleFetcher
 from imagecache.fetch.prefetch import BuildPrefetcher
 from imagecache.fetch.transfer import FetchSettings, LayerFetcher
 from imagecache.fetch.verifier import Verifier
+from imagecache.fetch.wire_form import WireForm
 from imagecache.limits import GIB
 from imagecache.oci.descriptor import Platform
 from imagecache.served.store_reader import StoreReader
@@ -112,11 +113,12 @@ async def verifier() -> AsyncIterator[Verifier]:
 
 @pytest.fixture
 async def fetchers(node: Store, remote: MemoryRemoteStore, verifier: Verifier) -> AsyncIterator[Fetchers]:
-    """Make a fetcher of the node; ``settings`` may be given."""
+    """Make a fetcher of the node; ``settings`` and ``form`` may be given."""
     made: list[LayerFetcher] = []
 
-    def make(settings: FetchSettings = SMALL) -> BundleFetcher:
-        layers, partial = (LayerFetcher(node, remote, verifier, each) for each in (settings, PREFETCH))
+    def make(settings: FetchSettings = SMALL, form: WireForm | None = None) -> BundleFetcher:
+        layers = LayerFetcher(node, remote, verifier, settings, form=form)
+        partial = LayerFetcher(node, remote, verifier, PREFETCH)
         made.extend([layers, partial])
         builds = BuildPrefetcher(node, remote, partial, "amd64", Backoff(0.001, 0.01))
         return BundleFetcher(node, remote, layers, builds, Platform(os="linux", architecture="amd64"))

@@ -9,7 +9,7 @@ from imagecache.host.containerd_config import Change
 from imagecache.host.service import HostService, HostSettings, Uninstalled
 from imagecache.host.service_files import CONFIG, DIRECTORY, HEADING, UNITS, HostFiles
 from imagecache.host.systemd_units import SERVICE, SOCKET, TIMER, UNINSTALL
-from imagecache.settings.table import Mode
+from imagecache.settings.choices import Mode
 from testkit.host_service import (
     ADDRESS,
     DROP_IN,

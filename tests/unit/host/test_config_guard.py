@@ -15,7 +15,7 @@ from imagecache.host.containerd_config import ConfigState, Found
 from imagecache.host.service import CONTAINERD_STALE, HostService, HostSettings
 from imagecache.host.service_files import UNITS, HostFiles
 from imagecache.host.systemd_units import TIMER
-from imagecache.settings.table import Mode
+from imagecache.settings.choices import Mode
 from testkit.clock import FakeClock
 from testkit.host_service import (
     ADDRESS,

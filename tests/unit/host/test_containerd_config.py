@@ -10,7 +10,7 @@ import pytest
 from imagecache.errors import ContainerdMisconfigured
 from imagecache.host.containerd_config import Action, Change, ConfigState, ContainerdConfig, with_import
 from imagecache.host.dropin import DropInSettings
-from imagecache.settings.table import Mode
+from imagecache.settings.choices import Mode
 
 SETTINGS = DropInSettings(
     mode=Mode.PROXY,

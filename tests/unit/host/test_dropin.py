@@ -8,7 +8,7 @@ import pytest
 from imagecache.errors import ContainerdMisconfigured
 from imagecache.host.dropin import DropInSettings, default_snapshotter, drop_in
 from imagecache.host.user_config import UserConfig, read_user_config
-from imagecache.settings.table import Mode
+from imagecache.settings.choices import Mode
 from imagecache.toml import Table
 
 SETTINGS = DropInSettings(

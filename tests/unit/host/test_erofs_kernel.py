@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from imagecache.host.erofs_kernel import may_read_zeros, needs_loop, version
-from imagecache.settings.table import MountFrom
+from imagecache.settings.choices import MountFrom
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from imagecache.host.probe_containerd import ContainerdExpectations, check_conta
 from imagecache.host.probe_kernel import check_native, check_version
 from imagecache.host.user_config import UserConfig
 from imagecache.oci.descriptor import Descriptor
-from imagecache.settings.table import Mode, MountFrom
+from imagecache.settings.choices import Mode, MountFrom
 from testkit.containerd import FakeSnapshotter, MemoryContainerd
 
 PROXY = Choice(Mode.PROXY, "imagecache", "because")

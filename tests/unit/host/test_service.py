@@ -12,7 +12,7 @@ from imagecache.host.containerd_config import Action
 from imagecache.host.service import Uninstalled
 from imagecache.host.service_files import CONFIG, CREDENTIALS, DIRECTORY, RESTARTING, UNITS
 from imagecache.host.systemd_units import SERVICE, TIMER, UNINSTALL
-from imagecache.settings.table import Mode
+from imagecache.settings.choices import Mode
 from testkit.host_service import (
     DROP_IN,
     FakeProgram,

@@ -101,6 +101,8 @@ async def test_another_node_reads_nothing_of_a_private_image(served: Served, sto
             await other.bundle(PRIVATE)
         with pytest.raises(StoreRefused):
             await read(other, SECRET)
+        with pytest.raises(StoreRefused):
+            await other.block(named(SECRET), 0, memoryview(bytearray(len(SECRET))))
         for digest in store.bundles.get(PRIVATE).document_digests():
             with pytest.raises(StoreRefused):
                 await other.document(digest)

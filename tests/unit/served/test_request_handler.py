@@ -12,13 +12,18 @@ from structlog.testing import capture_logs
 
 from imagecache.digest import Digest
 from imagecache.errors import StoreBusy
+from imagecache.layer import frames
+from imagecache.limits import GIB
 from imagecache.served.authenticator import Authenticator, AuthenticatorSettings, Caller, ThreadedAuthenticator
+from imagecache.served.block_packer import BlockPacker
 from imagecache.served.bounded_queue import BoundedQueue
 from imagecache.served.http_messages import Request, Response
 from imagecache.served.partial_layers import PartialLayerSettings
+from imagecache.served.protocol import BLOCK
 from imagecache.served.request_handler import RequestHandler
 from imagecache.served.store_reader import StoreReader
 from imagecache.store.layer_name import LayerName, Space
+from imagecache.store.packed_blocks import PackedBlocks
 from imagecache.store.store import Store
 from testkit.clock import FakeClock
 from testkit.partial_layer import NO_HEAD, PartialLayerWriter
@@ -199,3 +204,69 @@ async def test_no_file_stays_open_whatever_is_answered(store: Store) -> None:
 
     assert [busy.status, *(response.status for response, _ in others)] == [503, 206, 416, 400]
     assert opened == 1  # its maker's
+
+
+BLOCKS = bytes(range(250)) * 40_000
+"""Two blocks, the second one shorter."""
+
+
+def packing(store: Store) -> RequestHandler:
+    packer = BlockPacker(PackedBlocks(store.paths, GIB), 1)
+    return RequestHandler(
+        StoreReader(store.root), authenticator(), one_slot(), one_slot(), lambda _count: None, packer=packer
+    )
+
+
+async def block(handler: RequestHandler, number: object, coding: str | None) -> tuple[Response, bytes]:
+    def read() -> tuple[Response, bytes]:
+        fields = {"authorization": f"Bearer {WORDS}"} | ({"accept-encoding": coding} if coding is not None else {})
+        with ExitStack() as held:
+            response = handler.respond(Request("GET", f"/v1/blocks/{NAME}/{number}", fields), held)
+            return response, b"".join(bytes(piece) for piece in response.body)
+
+    return await asyncio.to_thread(read)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("coding", ["zstd", "identity, ZSTD;q=0.5", "gzip;q=0,zstd"])
+async def test_a_block_for_who_takes_it_compressed(store: Store, number: int, coding: str) -> None:
+    put_layer(store, NAME, BLOCKS)
+    wanted = BLOCKS[number * BLOCK : (number + 1) * BLOCK]
+
+    response, body = await block(packing(store), number, coding)
+
+    unpacked = bytearray(len(wanted))
+    frames.unpack(memoryview(body), memoryview(unpacked))
+    assert bytes(unpacked) == wanted
+    assert (response.status, response.headers["Content-Encoding"], response.length) == (200, "zstd", len(body))
+    assert len(body) < len(wanted) // 10
+
+
+@pytest.mark.parametrize("coding", [None, "", "identity", "gzip, br", "zstd;q=0", "zstd; q=0.000"])
+async def test_a_block_for_who_does_not(store: Store, coding: str | None) -> None:
+    put_layer(store, NAME, BLOCKS)
+
+    response, body = await block(packing(store), 1, coding)
+
+    assert body == BLOCKS[BLOCK:]
+    assert (response.status, response.length) == (200, len(body))
+    assert "Content-Encoding" not in response.headers
+    assert response.headers["Vary"] == "Accept-Encoding"
+
+
+@pytest.mark.parametrize("number", ["2", "999999999"])
+async def test_a_block_behind_the_end(store: Store, number: str) -> None:
+    put_layer(store, NAME, BLOCKS)
+
+    response, _ = await block(packing(store), number, "zstd")
+
+    assert (response.status, response.headers["Content-Range"]) == (416, f"bytes */{len(BLOCKS)}")
+
+
+@pytest.mark.parametrize("number", ["-1", "", "x", "1" * 10, "1.0"])
+async def test_what_is_no_number_of_a_block(store: Store, number: str) -> None:
+    put_layer(store, NAME, BLOCKS)
+
+    response, body = await block(packing(store), number, "zstd")
+
+    assert (response.status, reason(body)) == (400, "InvalidInput")
