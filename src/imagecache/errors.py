@@ -28,6 +28,7 @@ It must not import anything, hold a secret or a raw response body, or be raised 
     ├─ BuildMismatch            a build made something else         fix_input        exit 30
     ├─ QuotaExceeded            no room for another cache           retry            exit 31
     ├─ WorkerKilled             a layer ended its process, twice    fix_environment  exit 32
+    ├─ SandboxUnavailable       no layer may be read on this host   fix_environment  exit 33
     ├─ StoreError
     │   ├─ BlobNotFound         fix_environment   exit 40
     │   ├─ StoreCorrupt         fix_environment   exit 41
@@ -280,6 +281,13 @@ class WorkerKilled(ImageCacheError):
 
     next_step = NextStep.FIX_ENVIRONMENT
     exit_code = 32
+
+
+class SandboxUnavailable(ImageCacheError):
+    """A process that reads layers could not give up its rights, so it has read none."""
+
+    next_step = NextStep.FIX_ENVIRONMENT
+    exit_code = 33
 
 
 class StoreError(ImageCacheError):
