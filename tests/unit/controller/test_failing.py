@@ -32,8 +32,10 @@ from imagecache.errors import (
     InvalidSetting,
     NoSpace,
     RateLimited,
+    SandboxUnavailable,
     StoreCorrupt,
     StoreUnreachable,
+    WorkerKilled,
 )
 from tests.unit.controller.situations import (
     AWAY,
@@ -449,7 +451,9 @@ def test_failing(name: str) -> None:
         (StoreCorrupt("damaged"), Phase.PENDING),
         (RateLimited("slow down"), Phase.PENDING),
         (AlreadyExists("from before"), Phase.PENDING),
+        (SandboxUnavailable("no seccomp here"), Phase.PENDING),
         (DigestMismatch("other bytes, twice"), Phase.FAILED),
+        (WorkerKilled("layer x: was ended by SIGKILL, for the second time"), Phase.FAILED),
         (TOO_LARGE, Phase.FAILED),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, ImageCacheError) else "",
