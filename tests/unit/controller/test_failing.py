@@ -462,8 +462,7 @@ def test_who_has_to_act_decides_what_follows(error: ImageCacheError, phase: Phas
     found = look(cache(status=creating()), build=Broken(request(ONE, A), error)).status
 
     assert found is not None
-    assert found.phase is phase
-    assert bool(found.expire_date_time) is (phase is Phase.FAILED)
+    assert (found.phase, bool(found.expire_date_time)) == (phase, phase is Phase.FAILED)
 
 
 def test_a_registry_may_ask_for_more_time_and_not_for_ever() -> None:

@@ -11,6 +11,7 @@ from imagecache.api.columns import row
 from imagecache.api.ids import is_cache_id
 from imagecache.api.nodes import FINALIZER, NODE_SELECTOR
 from imagecache.api.types import Event, NodeCounts, Phase, Status
+from imagecache.api.yamltext import JSON
 from imagecache.errors import (
     ImageCacheError,
     KubernetesDenied,
@@ -384,9 +385,9 @@ async def test_a_name_that_another_cache_owns_on_a_node_is_a_condition(bench: Be
     await bench.create(manifest("a"))
     name = (await bench.phase(Phase.READY)).image_cache_id
     await bench.node("one")
-    taken = {"name": "a", "id": name, "state": "Ready", "reason": "NameTaken", "message": "nginx:1.25 is of b"}
 
-    await bench.report("one", taken)
+    words: JSON = {"name": "a", "id": name, "state": "Ready", "reason": "NameTaken", "message": "nginx:1.25 is of b"}
+    await bench.report("one", words)
     status = await bench.until(lambda status: conditions(status).get("NameTaken", ("", ""))[0] == "True")
     assert conditions(status)["Ready"] == ("True", "Built")
     assert next(each.message for each in status.conditions if each.type == "NameTaken") == "nginx:1.25 is of b (on one)"
