@@ -55,6 +55,8 @@ class MemoryRemoteStore:
 
     packs: bool = True
     """Whether blocks are compressed, but for short ones."""
+    no_blocks: ImageCacheError | None = None
+    """What a request for a block raises, after a moment; None: it is answered."""
     spoil: Callable[[bytes], bytes] = lambda packed: packed
     """What becomes of a compressed block on its way."""
 
@@ -107,6 +109,9 @@ class MemoryRemoteStore:
             await asyncio.sleep(0)
 
     async def block(self, name: LayerName, number: int, target: memoryview) -> BlockRead:
+        if self.no_blocks is not None:
+            await asyncio.sleep(0.5)
+            raise self.no_blocks
         if not self.packs or len(target) < MIB:
             await self.layer(name, number * BLOCK, target)
             return BlockRead(len(target), packed=False)

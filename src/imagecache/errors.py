@@ -12,29 +12,22 @@ It must not import anything, hold a secret or a raw response body, or be raised 
     ├─ NotFound                 no such cache, bundle or mount      fix_input        exit 3
     ├─ AlreadyExists            a cache of that name exists         fix_input        exit 4
     ├─ RegistryError
-    │   ├─ RegistryUnavailable  retry             exit 10
-    │   ├─ RateLimited          retry             exit 11
-    │   ├─ Unauthenticated      fix_input         exit 12
-    │   ├─ AccessDenied         fix_input         exit 13
-    │   ├─ ImageNotFound        fix_input         exit 14
-    │   ├─ ProtocolViolation    fix_environment   exit 15
-    │   └─ RegistryUntrusted    fix_environment   exit 16
+    │   ├─ RegistryUnavailable · RateLimited                        retry            exit 10, 11
+    │   ├─ Unauthenticated · AccessDenied · ImageNotFound           fix_input        exit 12 to 14
+    │   └─ ProtocolViolation · RegistryUntrusted                    fix_environment  exit 15, 16
     ├─ ContentError             the bytes are not what was promised
-    │   ├─ DigestMismatch       retry             exit 20
-    │   ├─ UnsafeLayer          fix_input         exit 21
-    │   ├─ MalformedLayer       fix_input         exit 22
-    │   ├─ MalformedDocument    fix_input         exit 23
-    │   └─ LimitExceeded        fix_input         exit 24
+    │   ├─ DigestMismatch                                           retry            exit 20
+    │   └─ UnsafeLayer · MalformedLayer · MalformedDocument · LimitExceeded          fix_input  exit 21 to 24
     ├─ BuildMismatch            a build made something else         fix_input        exit 30
     ├─ QuotaExceeded            no room for another cache           retry            exit 31
     ├─ WorkerKilled             a layer ended its process, twice    fix_environment  exit 32
+    ├─ SandboxUnavailable       no layer may be read on this host   fix_environment  exit 33
     ├─ StoreError
     │   ├─ BlobNotFound         fix_environment   exit 40
     │   ├─ StoreCorrupt         fix_environment   exit 41
     │   ├─ NoSpace              fix_environment   exit 42
     │   ├─ StoreDenied          fix_environment   exit 43
-    │   ├─ StoreBusy            retry             exit 44
-    │   ├─ StoreUnreachable     retry             exit 45
+    │   ├─ StoreBusy · StoreUnreachable                             retry            exit 44, 45
     │   └─ StoreRefused         fix_environment   exit 46
     ├─ SnapshotError            containerd's snapshot contract (see snapshotter.grpc_errors for gRPC codes)
     │   └─ SnapshotNotFound · SnapshotExists · WrongKind · HasChildren · InvalidSnapshotArgument      exit 50
@@ -280,6 +273,13 @@ class WorkerKilled(ImageCacheError):
 
     next_step = NextStep.FIX_ENVIRONMENT
     exit_code = 32
+
+
+class SandboxUnavailable(ImageCacheError):
+    """A process that reads layers could not give up its rights, so it has read none."""
+
+    next_step = NextStep.FIX_ENVIRONMENT
+    exit_code = 33
 
 
 class StoreError(ImageCacheError):

@@ -141,3 +141,10 @@ def test_the_controller_makes_caches_with_secrets_that_it_may_read(people: Insta
     user = f"system:serviceaccount:imagecache-system:{CONTROLLER}"
     assert created(people, user, document(imagePullSecrets=["default:of-a-pod"])) == ""
     assert UNREADABLE in created(people, user, document(imagePullSecrets=["kube-system:of-nobody"]))
+
+
+def test_the_controller_makes_no_cache_that_is_larger_than_authors_may(people: Installed) -> None:
+    """A pod says how much it wants (eci-extra-ephemeral-storage)."""
+    user = f"system:serviceaccount:imagecache-system:{CONTROLLER}"
+    assert created(people, user, document(imageCacheSize=1000)) == ""
+    assert TOO_LARGE in created(people, user, document(imageCacheSize=1001))

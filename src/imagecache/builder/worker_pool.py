@@ -33,7 +33,7 @@ from imagecache.builder.worker_messages import (
     decode_from_worker,
     encode,
 )
-from imagecache.errors import ImageCacheError, InternalError, WorkerKilled
+from imagecache.errors import ImageCacheError, InternalError, SandboxUnavailable, WorkerKilled
 
 _R = TypeVar("_R", Converted, Proven)
 Grant = Callable[[int], int]
@@ -115,10 +115,11 @@ class Worker:
     ) -> _R:
         """Wait for the end of the job, which is a ``kind``. ``unpacked`` is called for each piece that is.
 
-        Raises the worker's error, what ``grant`` raised, WorkerKilled.
+        Raises the worker's error, what ``grant`` raised, WorkerKilled, SandboxUnavailable.
         """
         loop = asyncio.get_running_loop()
         while True:
+            await asyncio.sleep(0)  # a worker that says more than it should must not keep everything else from running
             try:
                 data = await loop.sock_recv(self._socket, MAX_MESSAGE)
             except ConnectionResetError:  # it ended with messages of ours unread
@@ -149,9 +150,9 @@ class Worker:
         self._process.wait()
 
 
-def _killed(status: int) -> WorkerKilled:
+def _killed(status: int) -> WorkerKilled | SandboxUnavailable:
     if status == NO_SANDBOX:
-        return WorkerKilled(
+        return SandboxUnavailable(
             "the process that reads layers could not give up its rights, so it reads none",
             hint="its log says why; 'imagecache doctor' shows what this host offers (isolation of workers)",
         )

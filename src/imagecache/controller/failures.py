@@ -21,6 +21,7 @@ from imagecache.errors import (
     NextStep,
     RateLimited,
     RegistryError,
+    SandboxUnavailable,
     StoreError,
     by_name,
 )
@@ -35,12 +36,13 @@ TRIES = 3
 
 
 def is_transient(error: ImageCacheError) -> bool:
-    """Whether time, or somebody who does not touch the object, ends it: a registry or the store that is away or full.
+    """Whether time, or somebody who does not touch the object, ends it.
 
-    Not bytes that are not what their digest says: the build has fetched them twice by then.
+    A registry or the store that is away or full; a host on which no layer may be read. Not bytes that are not what
+    their digest says: the build has fetched them twice by then.
     """
     retried = error.next_step is NextStep.RETRY and not isinstance(error, DigestMismatch)
-    return retried or isinstance(error, StoreError)
+    return retried or isinstance(error, StoreError | SandboxUnavailable)
 
 
 def is_fault(error: ImageCacheError) -> bool:

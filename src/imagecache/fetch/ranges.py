@@ -34,7 +34,7 @@ class Range:
     here: bool
     """An earlier fetch has written it."""
     block: int | None = None
-    """The number of the block (``served.protocol``) that it is, if the length of ranges is that of blocks."""
+    """The number of the whole block (``served.protocol``) that it is, if ranges are as long as blocks."""
 
 
 class Ranges:
@@ -60,8 +60,9 @@ class Ranges:
         here = self._at < self._here
         # Up to a multiple of the length, so that after a short range offsets are aligned for direct I/O again.
         border = self._at - self._at % self._length + self._length
-        block = None if self._at % self._length or here or self.open_ended else self._at // self._length
-        wanted = Range(self._at, min(border, self._here if here else self._end), self._slot, here, block)
+        end = min(border, self._here if here else self._end)
+        whole = end - self._at == self._length and not here and not self.open_ended
+        wanted = Range(self._at, end, self._slot, here, self._at // self._length if whole else None)
         self._at, self._slot, self._waiting = wanted.end, self._slot + 1, self.open_ended
         return wanted
 

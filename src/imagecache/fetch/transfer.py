@@ -27,15 +27,17 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from imagecache.builder.image_digest import continued
 from imagecache.builder.position import ANYWHERE, Position, position_of
 from imagecache.concurrency import cancel_all
-from imagecache.digest import DiffID
+from imagecache.digest import DiffID, Digest
 from imagecache.erofs.layer_header import DATA_START, tar_length
 from imagecache.errors import (
     BlobNotFound,
     ContentError,
     DigestMismatch,
     NoSpace,
+    NotFound,
     StoreCorrupt,
     StoreUnreachable,
     WorkerKilled,
@@ -90,9 +92,18 @@ class _Arriving:
     """A layer image whose bytes arrive in order: the digest of its tar, and what it must be."""
 
     def __init__(
-        self, name: LayerName, diff_id: DiffID, tar_size: int | None, position: Position | None, image: str
+        self,
+        name: LayerName,
+        diff_id: DiffID,
+        tar_size: int | None,
+        position: Position | None,
+        image: str,
+        whole: Digest | None = None,
     ) -> None:
-        """Without a ``position`` nothing is proven yet."""
+        """Without a ``position`` nothing is proven yet. ``whole`` is the digest of the file."""
+        self.unpacked = False
+        """Whether a part of it came compressed."""
+        self.whole = whole
         self.image = image
         self.name = name
         self.diff_id = diff_id
@@ -107,6 +118,14 @@ class _Arriving:
 
     def hash(self, piece: Piece) -> None:
         self._tar.update(piece.data[max(DATA_START - piece.start, 0) : max(self.tar_end - piece.start, 0)])
+
+    def check_whole(self, fd: int) -> None:
+        """What was unpacked by the process that proves is hashed to its end: it might prove what it has made itself.
+
+        Raises DigestMismatch, StoreError.
+        """
+        if self.unpacked and continued(self._tar, fd, self.tar_end, os.fstat(fd).st_size) != self.whole:
+            raise DigestMismatch(f"layer image {self.name} arrived damaged: behind its tar", hint=_HINT)
 
     def check(self) -> None:
         """Raises DigestMismatch."""
@@ -196,7 +215,12 @@ class LayerFetcher:
         """``transfer`` is closed when the bytes are here."""
         layer, position = placed.record, position_of(placed)
         arriving = _Arriving(
-            layer.name, layer.diff_id, layer.tar_size, None if position.needs_lowers else position, placed.image
+            layer.name,
+            layer.diff_id,
+            layer.tar_size,
+            None if position.needs_lowers else position,
+            placed.image,
+            layer.digest,
         )
         with await asyncio.to_thread(self._store.downloads.open, layer.digest, layer.size) as download:
             ranges = Ranges(self.settings.range_size, 0, layer.size, download.offset)
@@ -271,6 +295,7 @@ class LayerFetcher:
                         arriving.tar_size = await self._write_head(arriving.name, file)
                         writer.end = arriving.tar_end
                     piece = await self._announce(proof, came, unpacking)
+                    arriving.unpacked = arriving.unpacked or came.unpacked > 0
                     works = partial(arriving.hash, piece), partial(_write, piece, writer, file.path)
                     await in_threads(self._threads, *works)
                     advanced(piece.end)
@@ -278,6 +303,7 @@ class LayerFetcher:
                 # Before the proof's result: wrong bytes explain whatever the proof found in them.
                 arriving.check()
                 await proof.finish()
+                await in_threads(self._threads, partial(arriving.check_whole, file.fd))
 
     def _proof(
         self, arriving: _Arriving, path: Path, slots: Slots, unpacking: UnpackingMemory | None
@@ -292,7 +318,9 @@ class LayerFetcher:
         if unpacking is None or not piece.unpacked:
             await proof.arrived(piece.memory_offset, len(piece.data))
             return piece
-        await proof.arrived_packed(piece.memory_offset, len(piece.data), piece.unpacked)
+        seconds = await proof.arrived_packed(piece.memory_offset, len(piece.data), piece.unpacked)
+        if self._form is not None:
+            self._form.unpacked(piece.unpacked, seconds)
         await in_threads(self._threads, partial(unpacking.copy, piece.unpacked))
         return replace(piece, data=unpacking.copied(piece.unpacked), unpacked=0)
 
@@ -362,8 +390,11 @@ class LayerFetcher:
         data, began = slots.piece(wanted.slot, wanted.end - wanted.start), time.monotonic()
         try:
             read = await self._remote.block(name, number, data)
-        except StoreUnreachable:  # a block comes whole; by range it goes on where a connection breaks
-            return await self._from_remote(name, wanted, slots, open_ended=False)
+        except (StoreUnreachable, NotFound):
+            # By range it goes on where a connection broke; and a store of another version may have no blocks.
+            piece = await self._from_remote(name, wanted, slots, open_ended=False)
+            form.took(len(data), time.monotonic() - began, packed=True)
+            return piece
         if not read.count:
             raise StoreCorrupt(f"block {number} of layer image {name} came empty")
         form.took(len(data), time.monotonic() - began, packed=True)

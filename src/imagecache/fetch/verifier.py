@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -18,10 +19,14 @@ from imagecache.builder.worker_messages import Arrived, ArrivedPacked, Prove, Pr
 from imagecache.builder.worker_pool import Worker, WorkerPool
 from imagecache.concurrency import cancel_all
 from imagecache.digest import DiffID
-from imagecache.errors import InternalError
+from imagecache.errors import InternalError, StoreCorrupt
 from imagecache.fetch.buffers import Slots, UnpackingMemory
 from imagecache.oserrors import converting
 from imagecache.store.bundle_document import PlacedLayer
+
+_ANSWER = 300.0
+"""Seconds for a piece. One takes some milliseconds, or, in a layer that costs much, what its bytes allow
+(``limits.worker_time``): a process that says nothing for so long was taken over by what it reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +119,14 @@ class Proof:
         )  # else ``consumed`` would wait for a dead worker
 
     def _progress(self, consumed: int) -> None:
+        if consumed > self._sent:
+            raise StoreCorrupt("the process that proves a layer image says that it has read more than there is")
         self._consumed = consumed
         self._moved.set()
 
     def _one_unpacked(self) -> None:
+        if self._unpacked >= self._packed:
+            raise StoreCorrupt("the process that unpacks a layer image says that it has unpacked what is not there")
         self._unpacked += 1
         self._moved.set()
 
@@ -126,26 +135,33 @@ class Proof:
         self._sent += size
         await self._worker.send(Arrived(offset, size))
 
-    async def arrived_packed(self, offset: int, size: int, length: int) -> None:
+    async def arrived_packed(self, offset: int, size: int, length: int) -> float:
         """The next ``length`` bytes are there, in ``size`` compressed ones. Returns when they are unpacked.
 
-        They stay in the memory for that until the next call. Raises what the proof has found.
+        They stay in the memory for that until the next call. Returns the seconds that it took. Raises what the proof
+        has found, and StoreCorrupt when it says nothing.
         """
         self._sent += size
         self._packed += 1
+        began = time.monotonic()
         await self._worker.send(ArrivedPacked(offset, size, length))
-        while self._unpacked < self._packed:
-            if self._result.done():
-                await self._result
-                raise InternalError("a proof ended before its last piece")
-            self._moved.clear()
-            await self._moved.wait()
+        with _answering():
+            async with asyncio.timeout(_ANSWER):
+                while self._unpacked < self._packed:
+                    if self._result.done():
+                        await self._result
+                        raise StoreCorrupt("the proof of a layer image ended before its last piece")
+                    self._moved.clear()
+                    await self._moved.wait()
+        return time.monotonic() - began
 
     async def consumed(self) -> None:
-        """Returns when the memory of all that has arrived may be reused."""
-        while self._consumed < self._sent and not self._result.done():
-            self._moved.clear()
-            await self._moved.wait()
+        """Returns when the memory of all that has arrived may be reused. Raises StoreCorrupt when nothing is said."""
+        with _answering():
+            async with asyncio.timeout(_ANSWER):
+                while self._consumed < self._sent and not self._result.done():
+                    self._moved.clear()
+                    await self._moved.wait()
 
     async def finish(self) -> None:
         """All bytes are in the file, and its tar has the diffID: prove that the rest follows from the tar.
@@ -170,10 +186,10 @@ class NoProof:
     async def arrived(self, offset: int, size: int) -> None:
         pass
 
-    async def arrived_packed(self, offset: int, size: int, length: int) -> None:
+    async def arrived_packed(self, offset: int, size: int, length: int) -> float:
         """As that of ``Proof``. Waits for a free worker."""
         self._unpacking = self._unpacking or await self._unpack()
-        await self._unpacking.arrived_packed(offset, size, length)
+        return await self._unpacking.arrived_packed(offset, size, length)
 
     async def consumed(self) -> None:
         if self._unpacking is not None:
@@ -182,6 +198,14 @@ class NoProof:
     async def finish(self) -> None:
         if self._unpacking is not None:
             await self._unpacking.finish()
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError:
+        raise StoreCorrupt(f"the process that reads a layer image has said nothing for {_ANSWER:.0f} s") from None
 
 
 @contextmanager

@@ -17,27 +17,30 @@ _AGAIN = 64
 """Requests: 512 MiB."""
 _GAIN = 1.25
 """How many times as fast compressed blocks have to be: they take processor time on both sides."""
-_NEWEST = 0.3
-"""Weight of the newest rate in the mean."""
+_NEWEST = 0.5
+"""Weight of the newest value in the mean."""
+_SHORTEST = 1e-6
+"""Seconds, for clocks that stand still."""
 
 
 @dataclass(slots=True)
-class _Rate:
-    """Bytes of a layer image that a request brings in a second."""
+class _Pace:
+    """Seconds for a byte of a layer image: a mean in which what came lately counts more."""
 
     mean: float = 0.0
     """0: nothing has arrived yet."""
 
-    def take(self, rate: float) -> None:
-        self.mean = self.mean + _NEWEST * (rate - self.mean) if self.mean else rate
+    def take(self, size: int, seconds: float) -> None:
+        new = max(seconds, _SHORTEST) / size
+        self.mean = self.mean + _NEWEST * (new - self.mean) if self.mean else new
 
 
 class WireForm:
-    """One for a remote store."""
+    """One for a remote store. Blocks that are asked for have one size."""
 
     def __init__(self, compression: StoreCompression) -> None:
         self._compression = compression
-        self._plain, self._packed = _Rate(), _Rate()
+        self._plain, self._packed, self._unpacking = _Pace(), _Pace(), _Pace()
         self._asked = 0
 
     def packed(self) -> bool:
@@ -47,9 +50,13 @@ class WireForm:
         turn, self._asked = self._asked, self._asked + 1
         if turn < 2 * _TRIES:
             return turn >= _TRIES
-        better = self._packed.mean > _GAIN * self._plain.mean
+        better = 0 < _GAIN * (self._packed.mean + self._unpacking.mean) < self._plain.mean
         return better if turn % _AGAIN >= _TRIES else not better
 
     def took(self, size: int, seconds: float, *, packed: bool) -> None:
-        """A request for ``size`` bytes of a layer image took so long."""
-        (self._packed if packed else self._plain).take(size / max(seconds, 1e-6))
+        """A request for ``size`` bytes of a layer image took so long; one that failed counts until it was mended."""
+        (self._packed if packed else self._plain).take(size, seconds)
+
+    def unpacked(self, size: int, seconds: float) -> None:
+        """So many bytes of a layer image were unpacked in this time."""
+        self._unpacking.take(size, seconds)

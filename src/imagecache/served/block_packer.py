@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from imagecache.errors import StoreCorrupt
 from imagecache.layer import frames
 from imagecache.served.store_reader import read_into
 from imagecache.store.layer_name import LayerName
-from imagecache.store.packed_blocks import PackedBlocks
+from imagecache.store.packed_blocks import PackedBlocks, version
 
 _WORTH = 0.9
 """A block that is not smaller than this share of it is sent as it is: unpacking it costs the node more."""
@@ -25,7 +25,7 @@ _REMEMBERED = 100_000
 """Most blocks that are remembered as not worth it."""
 _WAIT = 1.0
 """Seconds for another thread that compresses the same block: nodes that start together ask for the same ones."""
-_Block = tuple[LayerName, int]
+_Block = tuple[LayerName, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class BlockPacker:
     """Thread-safe."""
 
     def __init__(self, kept: PackedBlocks, packers: int) -> None:
-        """``packers``: blocks that are compressed at a time."""
+        """``packers``: blocks that are compressed at a time, or in memory until they are sent."""
         self._kept = kept
         self._packers = threading.BoundedSemaphore(packers)
         self._running: dict[_Block, threading.Event] = {}
@@ -61,53 +61,66 @@ class BlockPacker:
 
         The pieces are read into ``buffer``.
         """
-        block = source.name, source.number
+        block = source.name, version(source.fd, source.number)
         with self._lock:
             if block in self._not_worth:
                 return None
             running = self._running.get(block)
         if running is not None:
             running.wait(_WAIT)
-        found = self._kept.open(*block)
-        if found is not None:
-            fd, length = found
-            held.callback(os.close, fd)
-            return Packed(length, self._kept.read(*block, fd, buffer))
-        content = self._turn(block, lambda: self._pack(source))
-        return None if content is None else Packed(len(content), _pieces(content, len(buffer)))
+            return self._found(block, buffer, held)
+        return self._found(block, buffer, held) or self._made(block, source, buffer, held)
 
-    def _turn(self, block: _Block, pack: Callable[[], bytes | None]) -> bytes | None:
-        """What ``pack`` makes, if no other thread does the same and there is a processor for it."""
-        if not self._packers.acquire(blocking=False):
+    def _found(self, block: _Block, buffer: memoryview, held: ExitStack) -> Packed | None:
+        found = self._kept.open(*block)
+        if found is None:
             return None
-        try:
+        fd, length = found
+        held.callback(os.close, fd)
+        return Packed(length, self._kept.read(*block, fd, buffer))
+
+    def _made(self, block: _Block, source: Source, buffer: memoryview, held: ExitStack) -> Packed | None:
+        """None: another thread makes it, no processor is free, or it is not worth it."""
+        with ExitStack() as turn:
+            if not self._packers.acquire(blocking=False):
+                return None
+            turn.callback(self._packers.release)
             with self._lock:
                 if block in self._running:
                     return None
-                ended = self._running[block] = threading.Event()
-            try:
-                return pack()
-            finally:
-                with self._lock:
-                    del self._running[block]
-                ended.set()
-        finally:
-            self._packers.release()
+                self._running[block] = threading.Event()
+            turn.callback(self._ended, block)
+            content = self._pack(block, source)
+            if content is None:
+                return None
+            if self._kept.keep(*block, content):
+                found = self._found(block, buffer, held)
+                if found is not None:
+                    return found
+            self._ended(block)
+            held.enter_context(turn.pop_all())  # slow readers hold the memory for long, and so the turn
+            return Packed(len(content), _pieces(content, len(buffer)))
 
-    def _pack(self, source: Source) -> bytes | None:
-        block = memoryview(bytearray(source.span[1] - source.span[0]))
+    def _ended(self, block: _Block) -> None:
+        with self._lock:
+            running = self._running.pop(block, None)
+        if running is not None:
+            running.set()
+
+    def _pack(self, block: _Block, source: Source) -> bytes | None:
+        start, end = source.span
+        plain = memoryview(bytearray(end - start))
         filled = 0
-        while filled < len(block):
-            count = read_into(source.fd, block[filled:], source.span[0] + filled)
+        while filled < len(plain):
+            count = read_into(source.fd, plain[filled:], start + filled)
             if not count:
-                raise StoreCorrupt(f"layer image {source.name} ends at byte {source.span[0] + filled} while it is read")
+                raise StoreCorrupt(f"layer image {source.name} ends at byte {start + filled} while it is read")
             filled += count
-        content = frames.pack(block)
-        if len(content) < _WORTH * len(block):
-            self._kept.keep(source.name, source.number, content)
+        content = frames.pack(plain)
+        if len(content) < _WORTH * len(plain):
             return content
         with self._lock:
-            self._not_worth[source.name, source.number] = None
+            self._not_worth[block] = None
             while len(self._not_worth) > _REMEMBERED:
                 self._not_worth.popitem(last=False)
         return None

@@ -174,7 +174,8 @@ class RequestHandler:
             return http_messages.no_such_range(size)
         span = start, min(start + protocol.BLOCK, size)
         packed = None
-        if self._packer is not None and http_messages.accepts(request.headers.get("accept-encoding"), protocol.ZSTD):
+        wanted = http_messages.accepts(request.headers.get("accept-encoding"), protocol.ZSTD)
+        if self._packer is not None and wanted and request.method == "GET":
             packed = self._packer.packed(Source(name, number, fd, span), buffer, held)
         if packed is None:
             return Response(

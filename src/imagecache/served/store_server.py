@@ -65,6 +65,8 @@ class StoreServer:
         The authenticator runs in the event loop of the caller.
         """
         settings = self._settings
+        if self._packed is not None:
+            await asyncio.to_thread(self._packed.trim)
         listener = listen(settings.host, settings.port)
         authenticator = ThreadedAuthenticator(self._authenticator, asyncio.get_running_loop(), settings.review_timeout)
         streams, partial_streams = (

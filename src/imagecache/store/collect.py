@@ -89,9 +89,10 @@ class Collector:
             # Lock files, too: else one for each layer would stay for ever. ``open_locked`` allows for it.
             for path in self._paths.layer_locks():
                 sweep.take_abandoned(path)
-            for directory in unneeded(self._paths, needed.layers):
-                sweep.take_all(directory)
         sweep.empty_trash()  # without the lock: unlinking a large file may take seconds
+        for directory in unneeded(self._paths, needed.layers):  # now: whether they may stay depends on what is free
+            sweep.take_all(directory)
+        sweep.empty_trash()
         kept = {name: tuple(sorted(needed.layers[name])) for _path, name in present if name in needed.layers}
         return Collected(tuple(layers), tuple(blobs), tuple(downloads), temporaries, sweep.freed, kept)
 

@@ -32,8 +32,14 @@ _SWEEP = 16
 """Sweeps for each time that all that may be kept is written."""
 
 
+def version(fd: int, number: int) -> str:
+    """Of a block: of the file that it is in, too, so that a layer image that was made again has blocks of its own."""
+    file = os.fstat(fd)
+    return f"{file.st_ino:x}-{file.st_mtime_ns:x}-{number}"
+
+
 class PackedBlocks:
-    """Thread-safe."""
+    """Thread-safe. Blocks are named by their layer image and their ``version``."""
 
     def __init__(self, paths: StorePaths, most: int) -> None:
         """``most``: bytes that are kept; 0: none are."""
@@ -43,20 +49,25 @@ class PackedBlocks:
         """Since the last sweep."""
         self._lock = threading.Lock()
 
-    def open(self, name: LayerName, number: int) -> tuple[int, int] | None:
+    def trim(self) -> None:
+        """Remove what is too much, as after a restart with a smaller bound. Raises StoreError."""
+        if self._paths.packed.is_dir():
+            self._sweep()
+
+    def open(self, name: LayerName, version: str) -> tuple[int, int] | None:
         """A descriptor to ``read`` from, which the caller closes, and the size of the content; None: not kept."""
         try:
-            fd = os.open(self._paths.packed_block(name, number), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = os.open(self._paths.packed_block(name, version), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError:
             return None
         size = os.fstat(fd).st_size - _CHECKSUM
         if size > 0:
             return fd, size
         os.close(fd)
-        self._remove(name, number)
+        self._remove(name, version)
         return None
 
-    def read(self, name: LayerName, number: int, fd: int, buffer: memoryview) -> Iterator[memoryview]:
+    def read(self, name: LayerName, version: str, fd: int, buffer: memoryview) -> Iterator[memoryview]:
         """The content in pieces, each valid until the next one is asked for.
 
         A block with another checksum is removed at the end; whoever got it finds out, and asks for another form.
@@ -68,17 +79,19 @@ class PackedBlocks:
                 yield buffer[:count]
                 at += count
             if os.pread(fd, _CHECKSUM, size) != checksum.to_bytes(_CHECKSUM, "big"):
-                self._remove(name, number)
+                self._remove(name, version)
 
-    def keep(self, name: LayerName, number: int, content: bytes) -> None:
-        """Raises nothing: a disk that is full, or read-only, costs the next node's time alone."""
+    def keep(self, name: LayerName, version: str, content: bytes) -> bool:
+        """Whether it is kept. Raises nothing: a disk that is full, or read-only, costs the next node's time alone."""
         try:
             with converting(self._paths.packed):
                 if self._most > 0 and _has_room(self._paths):
-                    self._write(self._paths.packed_block(name, number), content)
+                    self._write(self._paths.packed_block(name, version), content)
                     self._count(len(content))
+                    return True
         except StoreError as error:
             _log.debug("a compressed block is not kept", reason=error.reason, problem=str(error))
+        return False
 
     def _write(self, path: Path, content: bytes) -> None:
         make_directory(self._paths.packed)
@@ -95,9 +108,9 @@ class PackedBlocks:
         finally:
             os.close(fd)
 
-    def _remove(self, name: LayerName, number: int) -> None:
+    def _remove(self, name: LayerName, version: str) -> None:
         with suppress(OSError):
-            self._paths.packed_block(name, number).unlink()
+            self._paths.packed_block(name, version).unlink()
 
     def _count(self, size: int) -> None:
         with self._lock:
@@ -108,13 +121,14 @@ class PackedBlocks:
         self._sweep()
 
     def _sweep(self) -> None:
-        """Remove the oldest, as many as there are too many with those that come until the next sweep."""
+        """Remove the oldest, as many as there are too many."""
         found: list[tuple[float, int, Path]] = []
         for path in files_below(self._paths.packed):
             with suppress(FileNotFoundError):
                 status = path.lstat()
                 found.append((status.st_mtime, status.st_size, path))
-        left = sum(size for _time, size, _path in found) + self._most // _SWEEP
+        left = sum(size for _time, size, _path in found)
+        left += self._most // _SWEEP  # that comes until the next sweep
         for _time, size, path in sorted(found):
             if left <= self._most:
                 return
@@ -128,6 +142,13 @@ def unneeded(paths: StorePaths, needed: Container[LayerName]) -> Iterator[Path]:
         has_room = _has_room(paths)
         found = list(paths.packed_layers())
     yield from (path for path, name in found if not has_room or name not in needed)
+
+
+def remove_all(paths: StorePaths) -> None:
+    """For images that have no room otherwise. Raises StoreError."""
+    with converting(paths.packed):
+        for path in list(files_below(paths.packed)):
+            path.unlink(missing_ok=True)
 
 
 def _has_room(paths: StorePaths) -> bool:

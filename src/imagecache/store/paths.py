@@ -10,7 +10,7 @@
     ├─ chains/<algorithm>/<2>/<hex>.erofs   0400  layer images keyed by chainID
     ├─ caches/<name>.json             ImageCaches of this host (module kube.object_files)
     ├─ downloads/<algorithm>-<hex>.part     compressed layers, appended to, locked while in use
-    ├─ packed/<space>-<algorithm>-<hex>/<number>   blocks of layer images, compressed for nodes: a cache
+    ├─ packed/<space>-<algorithm>-<hex>/<inode>-<time>-<number>  blocks of layer images, compressed for nodes: a cache
     ├─ leases/nodes/<holder>/<space>-<algorithm>-<hex>   * empty files: the holder needs that layer image
     ├─ leases/builds/<build>-<hex>.lease   what a live build needs; locked as long as it lives
     ├─ nodes/<node>/<id>.json         * what that node's agent has attached (package agent)
@@ -108,8 +108,9 @@ class StorePaths:
     def download(self, digest: Digest) -> Path:
         return self.downloads / f"{digest.algorithm}-{digest.hex}.part"
 
-    def packed_block(self, name: LayerName, number: int) -> Path:
-        return self.packed / _flat(name) / f"{number}"
+    def packed_block(self, name: LayerName, version: str) -> Path:
+        """``version``: of the layer image's file, and which block."""
+        return self.packed / _flat(name) / version
 
     def packed_layers(self) -> Iterator[tuple[Path, LayerName]]:
         """The directories of compressed blocks, and the layer image of each."""

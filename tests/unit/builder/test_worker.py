@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import socket
 import stat
@@ -11,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from imagecache import sandbox
 from imagecache.builder import layer_file
 from imagecache.builder.converted import Converted
 from imagecache.builder.worker_messages import Available, Convert, Derive, encode
 from imagecache.builder.worker_pool import Worker, WorkerPool
 from imagecache.digest import DiffID, Digest
 from imagecache.erofs.reader import LayerImage
+from imagecache.errors import SandboxUnavailable
 from testkit.tars import DIRECTORY, Entry, tar
 
 
@@ -52,6 +55,62 @@ async def test_a_pool_that_is_seldom_used_keeps_workers_as_long_as_there_is_work
 
         assert not alive(first)
         assert not alive(second)
+
+
+async def test_what_holds_for_a_worker() -> None:
+    """As the kernel has it: nobody's process that only root may look into, in the sandbox, without an environment."""
+    async with WorkerPool(1) as pool, pool.worker("app:1") as worker:
+        async with asyncio.timeout(30):
+            while len(sandbox.in_force(worker.pid)) < len(sandbox.LOCKS):  # noqa: ASYNC110 - of another process
+                await asyncio.sleep(0.01)
+        process = Path(f"/proc/{worker.pid}")
+        status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
+
+        assert status["Uid"].split() == ["65534"] * 4
+        assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == 0
+        assert (process / "environ").read_bytes() == b""
+        assert (process / "mem").stat().st_uid == 0, "it is dumpable: what is not is root's"
+        assert (process / "oom_score_adj").read_text().strip() == "1000"
+
+
+async def test_a_worker_that_cannot_give_up_its_rights_reads_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """On a machine whose system calls are not known. No layer is to blame."""
+    python = tmp_path / "python"
+    python.write_text(
+        f"""#!/bin/sh
+shift 3
+exec {sys.executable} -I -c '
+import platform, runpy
+platform.machine = lambda: "riscv64"
+runpy.run_module("imagecache.builder.worker", run_name="__main__", alter_sys=True)
+' "$@"
+"""
+    )
+    python.chmod(0o755)
+    data = tar(Entry(b"f", content=b"x" * 100))
+    blob, image = tmp_path / "blob", tmp_path / "image"
+    blob.write_bytes(data)
+    monkeypatch.setattr(sys, "executable", str(python))
+
+    with blob.open("rb") as source, image.open("w+b") as target:
+        async with WorkerPool(1) as pool:
+            with pytest.raises(SandboxUnavailable, match="could not give up its rights, so it reads none") as caught:
+                await convert(pool, data, [source.fileno(), target.fileno()])
+        assert source.tell() == 0
+
+    assert "imagecache doctor" in caught.value.hint
+    assert image.read_bytes() == b""
+    assert "no layer is read here" in capfd.readouterr().err
+
+
+async def convert(pool: WorkerPool, data: bytes, fds: list[int]) -> None:
+    async with pool.worker("app:1") as worker:
+        job = Convert(blob=None, size=len(data), diff_id=DiffID(Digest.sha256(data)), bottom=True)
+        worker.start(job, fds, lambda size: size)
+        await worker.send(Available(len(data)))
+        await worker.result(Converted, lambda _consumed: None)
 
 
 async def test_a_worker_reads_layers_of_one_image() -> None:

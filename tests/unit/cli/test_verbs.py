@@ -385,6 +385,8 @@ def test_doctor_finds_no_containerd(imagecache: Shell, tmp_path: Path) -> None:
     assert {check["area"] for check in found} >= {"kernel", "store", "containerd"}
     connection = next(check for check in found if check["name"] == "connection")
     assert (connection["severity"], address in connection["detail"]) == ("problem", True)
+    isolation = next(check for check in found if check["name"] == "isolation of workers")
+    assert (isolation["severity"], isolation["detail"].startswith("no_new_privs, seccomp, ")) == ("ok", True)
 
 
 def test_check(imagecache: Shell) -> None:

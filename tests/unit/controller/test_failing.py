@@ -32,8 +32,10 @@ from imagecache.errors import (
     InvalidSetting,
     NoSpace,
     RateLimited,
+    SandboxUnavailable,
     StoreCorrupt,
     StoreUnreachable,
+    WorkerKilled,
 )
 from tests.unit.controller.situations import (
     AWAY,
@@ -449,7 +451,9 @@ def test_failing(name: str) -> None:
         (StoreCorrupt("damaged"), Phase.PENDING),
         (RateLimited("slow down"), Phase.PENDING),
         (AlreadyExists("from before"), Phase.PENDING),
+        (SandboxUnavailable("no seccomp here"), Phase.PENDING),
         (DigestMismatch("other bytes, twice"), Phase.FAILED),
+        (WorkerKilled("layer x: was ended by SIGKILL, for the second time"), Phase.FAILED),
         (TOO_LARGE, Phase.FAILED),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, ImageCacheError) else "",
@@ -458,8 +462,7 @@ def test_who_has_to_act_decides_what_follows(error: ImageCacheError, phase: Phas
     found = look(cache(status=creating()), build=Broken(request(ONE, A), error)).status
 
     assert found is not None
-    assert found.phase is phase
-    assert bool(found.expire_date_time) is (phase is Phase.FAILED)
+    assert (found.phase, bool(found.expire_date_time)) == (phase, phase is Phase.FAILED)
 
 
 def test_a_registry_may_ask_for_more_time_and_not_for_ever() -> None:

@@ -11,6 +11,7 @@ from imagecache.api.columns import row
 from imagecache.api.ids import is_cache_id
 from imagecache.api.nodes import FINALIZER, NODE_SELECTOR
 from imagecache.api.types import Event, NodeCounts, Phase, Status
+from imagecache.api.yamltext import JSON
 from imagecache.errors import (
     ImageCacheError,
     KubernetesDenied,
@@ -377,6 +378,22 @@ async def test_the_object_carries_counts_of_nodes(bench: Bench) -> None:
     assert conditions(status)["Degraded"] == ("False", "AsExpected")
     assert status.events[-1].message == "Usable on 2 nodes"
     await bench.report("three", {"name": "b", "id": "imc-x", "state": "Ready"})
+
+
+async def test_a_name_that_another_cache_owns_on_a_node_is_a_condition(bench: Bench) -> None:
+    bench.start()
+    await bench.create(manifest("a"))
+    name = (await bench.phase(Phase.READY)).image_cache_id
+    await bench.node("one")
+
+    words: JSON = {"name": "a", "id": name, "state": "Ready", "reason": "NameTaken", "message": "nginx:1.25 is of b"}
+    await bench.report("one", words)
+    status = await bench.until(lambda status: conditions(status).get("NameTaken", ("", ""))[0] == "True")
+    assert conditions(status)["Ready"] == ("True", "Built")
+    assert next(each.message for each in status.conditions if each.type == "NameTaken") == "nginx:1.25 is of b (on one)"
+
+    await bench.report("one", {"name": "a", "id": name, "state": "Ready"})
+    await bench.until(lambda status: conditions(status)["NameTaken"][0] == "False")
 
 
 async def test_an_object_of_the_same_name_is_another_one(bench: Bench) -> None:

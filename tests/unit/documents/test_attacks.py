@@ -11,8 +11,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 TABLE = ROOT / "docs" / "attacks.md"
-PREFIXES = ("reg", "bud", "ver", "own", "ask", "iso", "nod", "pod", "sup")
-ID = re.compile(rf"\b(?:{'|'.join(PREFIXES)})-[0-9]{{2}}\b")
+LAST = {"reg": 51, "bud": 39, "ver": 30, "own": 12, "ask": 6, "iso": 7, "nod": 18, "pod": 10, "sup": 7}
+"""The last number of each kind: a row that somebody has removed shows."""
+ID = re.compile(rf"\b(?:{'|'.join(LAST)})-[0-9]{{2}}\b")
 TEST = re.compile(r"(tests/[\w/]+\.py)::((?:\w+::)*test_\w+)")
 COLUMNS = ["id", "actor", "what is tried", "what happens", "test"]
 FOLDERS = ("docs", "src", "tests", "testkit", "tools", "charts", "demo", "bench")
@@ -44,10 +45,6 @@ def rows() -> list[Row]:
 
 
 ROWS = rows()
-
-
-def test_there_are_attacks() -> None:
-    assert len(ROWS) > 30
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
@@ -84,12 +81,11 @@ def test_an_id_is_one_row() -> None:
     assert sorted(ids) == sorted(set(ids))
 
 
-@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("prefix", LAST)
 def test_ids_have_no_gap(prefix: str) -> None:
-    """A row that somebody has removed shows."""
     numbers = sorted(int(row.id[-2:]) for row in ROWS if row.id.startswith(prefix))
 
-    assert numbers == list(range(1, len(numbers) + 1))
+    assert numbers == list(range(1, LAST[prefix] + 1))
 
 
 def test_every_id_that_is_named_is_a_row() -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 import pytest
 import zstandard
+from structlog.testing import capture_logs
 
 from imagecache.builder.worker_pool import WorkerPool
-from imagecache.errors import StoreUnreachable
+from imagecache.errors import DigestMismatch, ImageCacheError, NotFound, StoreUnreachable
 from imagecache.fetch.bundle import BundleFetcher
 from imagecache.fetch.prefetch import BuildPrefetcher
 from imagecache.fetch.transfer import FetchSettings, LayerFetcher
-from imagecache.fetch.verifier import Verifier
+from imagecache.fetch.verifier import Proof, Verifier
 from imagecache.fetch.wire_form import WireForm
 from imagecache.layer import frames
 from imagecache.oci.descriptor import Platform
@@ -98,15 +100,49 @@ async def test_a_worker_is_there_for_one_layer_at_a_time(
         layers.close()
 
 
-async def test_the_faster_form(origin: Origin, node: Store, fetchers: Fetchers) -> None:
-    """Both are tried first."""
-    await origin.build(ID, tar_of({"text": 3 * TEXT}))
+async def test_both_forms_are_measured(origin: Origin, node: Store, fetchers: Fetchers) -> None:
+    document = await origin.build(ID, tar_of({"text": 4 * TEXT}))
+    (layer,) = document.images[0].layers
+    assert layer.size > 6 * BLOCK
     form = WireForm(StoreCompression.AUTO)
 
     await arrives(origin, node, fetchers(FetchSettings(), form))
 
-    assert form._plain.mean > 0
-    assert form._packed.mean > 0
+    assert min(form._plain.mean, form._packed.mean, form._unpacking.mean) > 0
+    assert 3 * BLOCK < origin.remote.fetched[layer.name] < layer.size - 2 * BLOCK
+
+
+@pytest.mark.parametrize("problem", [NotFound("no such path"), StoreUnreachable("no answer")])
+async def test_a_store_without_blocks(
+    origin: Origin, node: Store, fetchers: Fetchers, problem: ImageCacheError
+) -> None:
+    """Layers arrive as they are, and it is known that this form is the faster one."""
+    await origin.build(ID, tar_of({"text": 4 * TEXT}))
+    origin.remote.no_blocks = problem
+    form = WireForm(StoreCompression.AUTO)
+
+    await arrives(origin, node, fetchers(FetchSettings(), form))
+
+    assert [form.packed() for _ in range(9)] == [False] * 9
+
+
+async def test_who_unpacks_cannot_prove_what_it_has_made_itself(
+    origin: Origin, fetchers: Fetchers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A byte behind the tar is another one, and the process that proves was taken over: it says that all is well."""
+    document = await origin.build(ID, BASE)
+    (layer,) = document.images[0].layers
+    content = origin.remote.layers[layer.name]
+    origin.remote.layers[layer.name] = content[:-1] + bytes([content[-1] ^ 1])
+
+    async def finish(_proof: Proof) -> None:
+        pass
+
+    monkeypatch.setattr(Proof, "finish", finish)
+    with capture_logs() as logs, contextlib.suppress(DigestMismatch):
+        await fetch(always(fetchers), origin.remote)
+
+    assert any("arrived damaged: behind its tar" in str(line["problem"]) for line in logs)
 
 
 async def test_what_arrived_before_is_not_fetched_again(origin: Origin, node: Store, fetchers: Fetchers) -> None:

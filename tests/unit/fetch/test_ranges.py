@@ -15,7 +15,7 @@ def test_with_a_known_end_all_ranges_are_known() -> None:
     assert [ranges.next() for _ in range(4)] == [
         Range(0, 100, 0, here=False, block=0),
         Range(100, 200, 1, here=False, block=1),
-        Range(200, 250, 2, here=False, block=2),
+        Range(200, 250, 2, here=False),
         None,
     ]
 
@@ -27,7 +27,7 @@ def test_what_is_here_is_not_requested_and_the_rest_is_aligned() -> None:
         Range(0, 100, 0, here=True),
         Range(100, 130, 1, here=True),
         Range(130, 200, 2, here=False),
-        Range(200, 250, 3, here=False, block=2),
+        Range(200, 250, 3, here=False),
         None,
     ]
 

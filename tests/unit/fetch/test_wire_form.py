@@ -39,6 +39,14 @@ def test_both_are_tried_and_the_faster_one_goes_on(plain: float, packed: float, 
     assert set(asked[6:]) == {faster}
 
 
+def test_time_to_unpack_counts() -> None:
+    """Blocks that come four times as fast, and are unpacked more slowly than they would come as they are."""
+    form = WireForm(StoreCompression.AUTO)
+    form.unpacked(8 * MB, 8 / 400)
+
+    assert not any(ask(form, 60, plain=500, packed=2000)[6:])
+
+
 def test_a_network_that_becomes_slow_is_noticed() -> None:
     form = WireForm(StoreCompression.AUTO)
     ask(form, 100, plain=1000, packed=400)
@@ -64,12 +72,15 @@ def test_requests_before_any_answer() -> None:
     assert [form.packed() for _ in range(9)] == [False] * 3 + [True] * 3 + [False] * 3
 
 
-@given(st.lists(st.tuples(st.booleans(), st.floats(0, 100), st.integers(0, 1 << 40)), max_size=300))
+@given(st.lists(st.tuples(st.booleans(), st.floats(0, 100), st.integers(1, 1 << 40)), max_size=300))
 def test_the_other_form_is_tried_now_and_then_whatever_was_measured(
     answers: list[tuple[bool, float, int]],
 ) -> None:
     form = WireForm(StoreCompression.AUTO)
     for packed, seconds, size in answers:
+        form.packed()
         form.took(size, seconds, packed=packed)
+    for _ in range(6):
+        form.packed()
 
     assert {form.packed() for _ in range(64)} == {False, True}

@@ -202,6 +202,48 @@ async def test_a_proxy_does_not_lead_there_either(connect: Connect, image: Memor
         assert bool(proxy.seen) is (host != LINK_LOCAL)
 
 
+# mirrors
+
+
+@pytest.mark.parametrize(
+    ("address", "allowed"), [(PUBLIC, True), (PRIVATE, True), (LOOPBACK, False), (LINK_LOCAL, False)]
+)
+async def test_mirrors(connect: Connect, image: MemoryImage, tmp_path: Path, address: str, *, allowed: bool) -> None:
+    """They are the administrator's choice, so private ones are asked; those where no registry is are left out."""
+    async with at(PUBLIC) as registry, at(address) as mirror:
+        reference = Reference.parse(registry.push("team/app:1", image))
+        mirror.push("team/app:1", image)
+        folder = tmp_path / registry.address
+        folder.mkdir()
+        (folder / "hosts.toml").write_text(f'server = "{registry.url}"\n[host."{mirror.url}"]\n')
+        hosts = frozenset({registry.address})
+        client = await connect(hosts_dir=tmp_path, listed=ListedHosts(hosts), plain_http=hosts, place_of=places)
+
+        assert await blob(client, reference, image) == image.blobs[image.layers[0].digest]
+
+        assert bool(mirror.seen) is allowed
+        assert bool(registry.seen) is not allowed
+
+
+@pytest.mark.parametrize("there", [LOOPBACK, LINK_LOCAL])
+async def test_a_mirror_leads_no_further_than_a_registry(
+    connect: Connect, image: MemoryImage, tmp_path: Path, there: str
+) -> None:
+    async with at(PUBLIC) as registry, at(PRIVATE) as mirror, at(there) as other:
+        reference = Reference.parse(registry.push("team/app:1", image))
+        for each in (mirror, other):
+            each.push("team/app:1", image)
+        mirror.faults.redirect_blobs = other.url
+        folder = tmp_path / registry.address
+        folder.mkdir()
+        (folder / "hosts.toml").write_text(f'server = "{registry.url}"\n[host."{mirror.url}"]\n')
+        client = await connect(**all_http(registry, mirror, other), hosts_dir=tmp_path)
+
+        assert await blob(client, reference, image) == image.blobs[image.layers[0].digest]
+
+        assert (bool(mirror.seen), other.seen) == (True, [])
+
+
 # https stays https
 
 

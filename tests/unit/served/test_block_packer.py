@@ -123,6 +123,35 @@ def test_who_asks_for_a_block_that_is_being_compressed_waits_for_that(
     assert slow.calls == 1
 
 
+@pytest.mark.parametrize("most", [MIB, 0])
+def test_what_is_not_kept_holds_its_processor_until_it_is_sent(paths: StorePaths, source: Source, most: int) -> None:
+    """Else slow readers would have the server hold any number of blocks in memory."""
+    packer = BlockPacker(PackedBlocks(paths, most), 1)
+    other = Source(NAME, 1, source.fd, source.span)
+    with ExitStack() as held:
+        assert packer.packed(source, memoryview(bytearray(1000)), held) is not None
+        assert (body(packer, other) is not None) is bool(most)
+
+    assert body(packer, other) is not None
+
+
+def test_who_waited_for_what_is_not_worth_it_does_not_try_again(
+    paths: StorePaths, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, packer, found = Slow(monkeypatch), BlockPacker(PackedBlocks(paths, MIB), 2), []
+    noise = Source(NAME, 3, source.fd, (0, len(NOISE)))
+    threads = [threading.Thread(target=lambda: found.append(body(packer, noise))) for _ in range(3)]
+    threads[0].start()
+    assert slow.begun.wait(10)
+    for thread in threads[1:]:
+        thread.start()
+    slow.go.set()
+    for thread in threads:
+        thread.join(10)
+
+    assert (found, slow.calls) == ([None] * 3, 1)
+
+
 def test_other_blocks_do_not_wait_for_a_processor(
     paths: StorePaths, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
