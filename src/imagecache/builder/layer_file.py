@@ -30,7 +30,7 @@ from imagecache.builder.worker_pool import WorkerPool
 from imagecache.digest import DiffID
 from imagecache.erofs.layer_header import LayerFlags, LayerHeader
 from imagecache.erofs.reader import LayerImage
-from imagecache.errors import ContentError, DigestMismatch, InternalError, NotFound, WorkerKilled
+from imagecache.errors import ContentError, DigestMismatch, InternalError, NotFound, SandboxUnavailable, WorkerKilled
 from imagecache.layer import parallel_gzip
 from imagecache.limits import DEFAULT
 from imagecache.oserrors import converting
@@ -77,7 +77,7 @@ def _on_many_cores(source: BinaryIO, fd: int, diff_id: DiffID, *, bottom: bool) 
         return None
     try:
         return asyncio.run(_in_worker([source.fileno(), fd], size, diff_id, threads, bottom=bottom))
-    except (ContentError, InternalError, WorkerKilled):
+    except (ContentError, InternalError, SandboxUnavailable, WorkerKilled):
         os.ftruncate(fd, 0)
         return None
 

@@ -17,6 +17,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
 
+import msgspec
+
 from imagecache.builder.converted import Converted
 from imagecache.builder.inflate_threads import cores
 from imagecache.builder.worker_messages import (
@@ -25,6 +27,7 @@ from imagecache.builder.worker_messages import (
     PARALLEL,
     ROOM,
     Failed,
+    FromWorker,
     More,
     Progress,
     Proven,
@@ -33,7 +36,7 @@ from imagecache.builder.worker_messages import (
     decode_from_worker,
     encode,
 )
-from imagecache.errors import ImageCacheError, InternalError, SandboxUnavailable, WorkerKilled
+from imagecache.errors import ImageCacheError, SandboxUnavailable, WorkerKilled
 
 _R = TypeVar("_R", Converted, Proven)
 Grant = Callable[[int], int]
@@ -126,7 +129,7 @@ class Worker:
                 data = b""
             if not data:
                 raise _killed(self._process.wait())
-            message = decode_from_worker(data)
+            message = _decoded(data)
             if isinstance(message, Progress):
                 progress(message.consumed)
             elif isinstance(message, Unpacked):
@@ -136,9 +139,7 @@ class Worker:
             elif isinstance(message, kind):
                 return message
             else:
-                raise InternalError(
-                    f"a worker answered {type(message).__name__} to a job that ends with {kind.__name__}"
-                )
+                raise _senseless(f"it answered {type(message).__name__} to a job that ends with {kind.__name__}")
 
     def kill(self) -> None:
         """End the process. Closing the socket alone ends it too, but only after its current step."""
@@ -148,6 +149,21 @@ class Worker:
         with contextlib.suppress(PermissionError):  # it became nobody, and root without CAP_KILL may not signal it
             self._process.kill()
         self._process.wait()
+
+
+def _decoded(data: bytes) -> FromWorker:
+    """Raises WorkerKilled."""
+    try:
+        return decode_from_worker(data)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise _senseless("its answer cannot be read") from None
+
+
+def _senseless(what: str) -> WorkerKilled:
+    return WorkerKilled(
+        f"the process that reads a layer makes no sense: {what}",
+        hint="it was taken over by the layer that it reads, as a rule: see where that comes from",
+    )
 
 
 def _killed(status: int) -> WorkerKilled | SandboxUnavailable:

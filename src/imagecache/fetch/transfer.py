@@ -101,8 +101,6 @@ class _Arriving:
         whole: Digest | None = None,
     ) -> None:
         """Without a ``position`` nothing is proven yet. ``whole`` is the digest of the file."""
-        self.unpacked = False
-        """Whether a part of it came compressed."""
         self.whole = whole
         self.image = image
         self.name = name
@@ -120,11 +118,13 @@ class _Arriving:
         self._tar.update(piece.data[max(DATA_START - piece.start, 0) : max(self.tar_end - piece.start, 0)])
 
     def check_whole(self, fd: int) -> None:
-        """What was unpacked by the process that proves is hashed to its end: it might prove what it has made itself.
+        """The file's digest: the process that proves also unpacks, and might prove what it has made itself.
 
         Raises DigestMismatch, StoreError.
         """
-        if self.unpacked and continued(self._tar, fd, self.tar_end, os.fstat(fd).st_size) != self.whole:
+        with converting(f"layer image {self.name}"):
+            found = continued(self._tar, fd, self.tar_end, os.fstat(fd).st_size)
+        if found != self.whole:
             raise DigestMismatch(f"layer image {self.name} arrived damaged: behind its tar", hint=_HINT)
 
     def check(self) -> None:
@@ -233,6 +233,7 @@ class LayerFetcher:
                     await self._have(placed.below)
                     lowers = [self._store.layers.path(name) for name in placed.below]
                     await self._verifier.prove_above(placed, download.path, lowers)
+                await in_threads(self._threads, partial(arriving.check_whole, download.fd))
             except (ContentError, StoreCorrupt, NoSpace):  # after all else, what has arrived is resumed
                 download.discard()
                 raise
@@ -295,7 +296,6 @@ class LayerFetcher:
                         arriving.tar_size = await self._write_head(arriving.name, file)
                         writer.end = arriving.tar_end
                     piece = await self._announce(proof, came, unpacking)
-                    arriving.unpacked = arriving.unpacked or came.unpacked > 0
                     works = partial(arriving.hash, piece), partial(_write, piece, writer, file.path)
                     await in_threads(self._threads, *works)
                     advanced(piece.end)
@@ -303,7 +303,6 @@ class LayerFetcher:
                 # Before the proof's result: wrong bytes explain whatever the proof found in them.
                 arriving.check()
                 await proof.finish()
-                await in_threads(self._threads, partial(arriving.check_whole, file.fd))
 
     def _proof(
         self, arriving: _Arriving, path: Path, slots: Slots, unpacking: UnpackingMemory | None
@@ -319,7 +318,7 @@ class LayerFetcher:
             await proof.arrived(piece.memory_offset, len(piece.data))
             return piece
         seconds = await proof.arrived_packed(piece.memory_offset, len(piece.data), piece.unpacked)
-        if self._form is not None:
+        if self._form is not None and seconds:
             self._form.unpacked(piece.unpacked, seconds)
         await in_threads(self._threads, partial(unpacking.copy, piece.unpacked))
         return replace(piece, data=unpacking.copied(piece.unpacked), unpacked=0)

@@ -24,9 +24,9 @@ from imagecache.fetch.buffers import Slots, UnpackingMemory
 from imagecache.oserrors import converting
 from imagecache.store.bundle_document import PlacedLayer
 
-_ANSWER = 300.0
-"""Seconds for a piece. One takes some milliseconds, or, in a layer that costs much, what its bytes allow
-(``limits.worker_time``): a process that says nothing for so long was taken over by what it reads."""
+_ANSWER = 3600.0
+"""Seconds for a piece, and for what follows the last one. That takes some milliseconds, or what the layer's bytes allow
+of a busy processor (``limits.worker_time``): who says nothing for so long was taken over by what it reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,9 @@ class Verifier:
             with ExitStack() as stack:
                 fds = [stack.enter_context(_opened(each)) for each in (path, *lowers)]
                 worker.start(ProveAbove(diff_id=layer.diff_id, tar_size=layer.tar_size), fds)
-            await worker.result(Proven, lambda _consumed: None)
+            with _answering():
+                async with asyncio.timeout(_ANSWER):
+                    await worker.result(Proven, lambda _consumed: None)
 
     @asynccontextmanager
     async def proof(
@@ -138,8 +140,9 @@ class Proof:
     async def arrived_packed(self, offset: int, size: int, length: int) -> float:
         """The next ``length`` bytes are there, in ``size`` compressed ones. Returns when they are unpacked.
 
-        They stay in the memory for that until the next call. Returns the seconds that it took. Raises what the proof
-        has found, and StoreCorrupt when it says nothing.
+        They stay in the memory for that until the next call. Returns the seconds that it took; 0 for the first one,
+        for which a process may have had to start. Raises what the proof has found, and StoreCorrupt when it says
+        nothing.
         """
         self._sent += size
         self._packed += 1
@@ -153,7 +156,7 @@ class Proof:
                         raise StoreCorrupt("the proof of a layer image ended before its last piece")
                     self._moved.clear()
                     await self._moved.wait()
-        return time.monotonic() - began
+        return time.monotonic() - began if self._packed > 1 else 0.0
 
     async def consumed(self) -> None:
         """Returns when the memory of all that has arrived may be reused. Raises StoreCorrupt when nothing is said."""
@@ -169,7 +172,9 @@ class Proof:
         Raises of the ContentError family, StoreCorrupt.
         """
         await self._worker.send(Arrived(0, 0))
-        await self._result
+        with _answering():
+            async with asyncio.timeout(_ANSWER):
+                await asyncio.shield(self._result)
 
     async def close(self) -> None:
         await cancel_all([self._result])

@@ -88,8 +88,8 @@ class BlockPacker:
             with self._lock:
                 if block in self._running:
                     return None
-                self._running[block] = threading.Event()
-            turn.callback(self._ended, block)
+                running = self._running[block] = threading.Event()
+            turn.callback(self._ended, block, running)
             content = self._pack(block, source)
             if content is None:
                 return None
@@ -97,15 +97,15 @@ class BlockPacker:
                 found = self._found(block, buffer, held)
                 if found is not None:
                     return found
-            self._ended(block)
+            self._ended(block, running)
             held.enter_context(turn.pop_all())  # slow readers hold the memory for long, and so the turn
             return Packed(len(content), _pieces(content, len(buffer)))
 
-    def _ended(self, block: _Block) -> None:
+    def _ended(self, block: _Block, running: threading.Event) -> None:
         with self._lock:
-            running = self._running.pop(block, None)
-        if running is not None:
-            running.set()
+            if self._running.get(block) is running:
+                del self._running[block]
+        running.set()
 
     def _pack(self, block: _Block, source: Source) -> bytes | None:
         start, end = source.span

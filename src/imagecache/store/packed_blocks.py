@@ -50,9 +50,13 @@ class PackedBlocks:
         self._lock = threading.Lock()
 
     def trim(self) -> None:
-        """Remove what is too much, as after a restart with a smaller bound. Raises StoreError."""
-        if self._paths.packed.is_dir():
-            self._sweep()
+        """Remove what is too much, as after a restart with a smaller bound. Raises nothing: the store serves anyway."""
+        try:
+            with converting(self._paths.packed):
+                if self._paths.packed.is_dir():
+                    self._sweep()
+        except StoreError as error:
+            _log.warning("compressed blocks stay", reason=error.reason, problem=str(error))
 
     def open(self, name: LayerName, version: str) -> tuple[int, int] | None:
         """A descriptor to ``read`` from, which the caller closes, and the size of the content; None: not kept."""

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 TABLE = ROOT / "docs" / "attacks.md"
-LAST = {"reg": 51, "bud": 39, "ver": 30, "own": 12, "ask": 6, "iso": 7, "nod": 18, "pod": 10, "sup": 7}
+LAST = {"reg": 51, "bud": 39, "ver": 30, "own": 12, "ask": 6, "iso": 8, "nod": 18, "pod": 10, "sup": 7}
 """The last number of each kind: a row that somebody has removed shows."""
 ID = re.compile(rf"\b(?:{'|'.join(LAST)})-[0-9]{{2}}\b")
 TEST = re.compile(r"(tests/[\w/]+\.py)::((?:\w+::)*test_\w+)")

@@ -19,7 +19,7 @@ from imagecache.builder.worker_messages import (
     encode,
 )
 from imagecache.builder.worker_pool import Worker, WorkerPool
-from imagecache.errors import StoreCorrupt
+from imagecache.errors import StoreCorrupt, WorkerKilled
 from imagecache.fetch import verifier
 from imagecache.fetch.buffers import Slots, UnpackingMemory
 from imagecache.fetch.verifier import NoProof, Verifier
@@ -79,11 +79,20 @@ async def test_one_that_is_honest(liar: Liar) -> None:
         await proof.finish()
 
 
+def rest(liar: Liar, last: bytes = b"") -> None:
+    """What is right until the last piece, and then this."""
+    liar.say(Unpacked(), Progress(10))
+    if last:
+        liar.other.send(last)
+
+
 LIES: dict[str, tuple[Callable[[Liar], None], str]] = {
     "proven before its time": (lambda liar: liar.say(Proven()), "ended before its last piece"),
     "unpacked what is not there": (lambda liar: liar.say(Unpacked(), Unpacked()), "unpacked what is not there"),
     "read what is not there": (lambda liar: liar.say(Progress(11)), "read more than there is"),
     "nothing": (lambda _liar: None, "said nothing"),
+    "nothing at the end": (rest, "said nothing"),
+    "no message": (lambda liar: rest(liar, b"\xff"), "makes no sense"),
 }
 
 
@@ -100,7 +109,7 @@ async def test_lies(liar: Liar, lie: Callable[[Liar], None], words: str, monkeyp
             await proof.consumed()
             await proof.finish()
 
-    with pytest.raises(StoreCorrupt, match=words):
+    with pytest.raises((StoreCorrupt, WorkerKilled), match=words):
         await asyncio.wait_for(arrive(), 10)
 
 
