@@ -20,6 +20,7 @@ from testkit.cluster.seen_pods import SeenPods, gates, is_held, is_running, matc
 from testkit.peers.processes import wait_until
 
 from .conftest import Site
+from .test_auto_caches import caches
 
 OTHER_GATE = "example.com/other"
 MB = 1_000_000
@@ -87,6 +88,27 @@ def test_a_pin_that_is_usable_by_name_id_and_the_old_key(site: Site, pods: SeenP
         assert pods.reasons(name).count(events.HIT) == 1
         assert not {events.NOT_FOUND, events.NOT_COMPLETE} & set(pods.reasons(name))
     assert not kubelet_pulled(pods, *names)
+
+
+def test_a_pin_that_is_usable_and_has_other_images(site: Site, system: Installed, pods: SeenPods) -> None:
+    """It is used all the same: what it lacks is pulled, and no cache is made for that, whoever asks for one."""
+    reference, other = image(site, "one"), image(site, "other")
+    found = usable(site, "one", reference)
+    said = {keys.PIN: "one", keys.AUTO: "true", keys.CREATE: "true"}
+    pods.create(
+        PodSpec("other", other, annotations=said), PodSpec("both", reference, more_images=[other], annotations=said)
+    )
+    pods.wait_running("other", "both")
+
+    for name in ("other", "both"):
+        assert pods.matched(name) == found
+        assert pods.wait_told(name, events.HIT) == HIT.format(found)
+        own = {events.HIT, events.MISSED, events.NOT_FOUND, events.NOT_COMPLETE, events.AUTO_CREATED}
+        assert [reason for reason in pods.reasons(name) if reason in own] == [events.HIT]
+    pulled = kubelet_pulled(pods, "other", "both")
+    assert pulled
+    assert all(f'"{other}"' in each for each in pulled), pulled
+    assert caches(system) == []
 
 
 def test_an_id_of_an_earlier_bundle_still_names_its_cache(site: Site, system: Installed, pods: SeenPods) -> None:
