@@ -14,7 +14,7 @@ from imagecache.match import events, keys
 from testkit.cluster.controller import ControllerHost
 from testkit.cluster.installed import Installed
 from testkit.cluster.pods import PodSpec, workload
-from testkit.cluster.seen_pods import SeenPods, is_running, matched
+from testkit.cluster.seen_pods import SeenPods, is_held, is_running, matched
 from testkit.peers.processes import wait_until
 
 from .conftest import Site
@@ -82,6 +82,39 @@ def test_a_miss_makes_a_cache_and_the_next_pod_hits(site: Site, system: Installe
     pods.wait_matched("second", found)
     pods.wait_told("second", events.HIT)
     assert len(caches(system)) == 1
+
+
+def test_a_bar_that_is_not_met_makes_a_cache_and_a_pin_never_does(
+    site: Site, system: Installed, pods: SeenPods
+) -> None:
+    cached, other = (site.registry.push(f"auto/bars-{each}:1", site.image()) for each in ("cached", "other"))
+    site.create("one", cached)
+    site.create("waits", cached, imagePullSecrets=["default:nothing"])
+    system.wait_ready("one")
+    asks = {**ASKS, **site.plain}
+    pins = {"one": events.HIT, "waits": events.NOT_COMPLETE, "nothing": events.NOT_FOUND}
+    pods.create(*(PodSpec(f"pins-{pin}", other, annotations={**asks, keys.PIN: pin}) for pin in pins))
+    for pin, reason in pins.items():
+        pods.wait_told(f"pins-{pin}", reason)
+
+    bars = {"perfect": {keys.PERFECT: "true"}, "count": {keys.COUNT: "2"}}
+    missing = {bar: site.registry.push(f"auto/bars-{bar}:1", site.image()) for bar in bars}
+    for bar, said in bars.items():
+        pods.create(PodSpec(bar, cached, more_images=[missing[bar]], annotations={**asks, **said}))
+    made = wait_made(system, len(bars))
+    for bar in bars:
+        pods.wait_told(bar, events.AUTO_CREATED)
+    pods.wait_running("pins-one", *bars)
+
+    # wishes are granted in their order, so that one of a pin would have been granted before
+    assert len(caches(system)) == len(bars)
+    wanted = {str(sorted([cached, image])) for image in missing.values()}
+    assert {str(at(each, "spec", "images")) for each in made} == wanted
+    for bar in bars:
+        assert pods.matched(bar) == ""
+        assert {events.MISSED, events.HIT} & set(pods.reasons(bar)) == {events.MISSED}
+    assert is_held(pods.get("pins-waits"))
+    assert is_held(pods.get("pins-nothing"))
 
 
 def test_nobody_who_does_not_ask_gets_one(site: Site, system: Installed, pods: SeenPods) -> None:
