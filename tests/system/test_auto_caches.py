@@ -163,8 +163,12 @@ def test_one_cache_for_fifty_pods_and_two_controllers(site: Site, system: Instal
     assert told(events.MISSED)
     for reason in (events.MISSED, events.HIT):
         assert len(told(reason)) == len(set(told(reason))), "each once"
-    pods.create(PodSpec("later", reference, annotations=asks))
-    pods.wait_matched("later", found)
+    second_wave = [f"later-{number}" for number in range(5)]
+    pods.create(*(PodSpec(each, reference, annotations=asks) for each in second_wave))
+    for each in second_wave:
+        pods.wait_matched(each, found)
+        pods.wait_told(each, events.HIT)
+        assert {events.MISSED, events.AUTO_CREATED} & set(pods.reasons(each)) == set()
     assert {matched(pod) for pod in pods.of("fifty")} <= {"", found}
     assert len(caches(system)) == 1
 
