@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
+from imagecache.api import times
 from imagecache.api.yamltext import JSON
 from imagecache.kube.objects import at, name, text, texts
 from imagecache.match import events, keys
@@ -262,3 +264,37 @@ def test_the_least_recently_matched_goes_at_the_limit(site: Site, system: Instal
         assert system.exists("older")
         system.delete("older")
         system.wait_ready("fourth")
+
+
+def test_they_go_when_their_time_has_come(site: Site, system: Installed, pods: SeenPods) -> None:
+    """Seven days unused, thirty after the last match; what has failed after a day, and then a pod has it made again."""
+    asks = {**ASKS, **site.plain}
+    images = {each: site.registry.push(f"auto/time-{each}:1", site.image()) for each in ("unused", "used", "kept")}
+    images["failed"] = f"{site.registry.address}/auto/time-failed:1"
+    pods.create(*(PodSpec(each, image, annotations=asks) for each, image in images.items()))
+    made = {str(at(each, "spec", "images")): name(each) for each in wait_made(system, len(images))}
+    unused, used, kept, failed = (made[str([image])] for image in images.values())
+    for each in (unused, used, kept):
+        system.wait_ready(each)
+    uid = at(system.wait_phase(failed, "Failed"), "metadata", "uid")
+    pods.wait_running("unused", "used", "kept")  # and so are matched no more
+    system.ask("DELETE", "/api/v1/namespaces/default/pods/failed?gracePeriodSeconds=0")
+
+    system.controller.stop()
+    system.backdate(unused, ago(days=8))
+    system.backdate(used, ago(days=40), lastMatchedTime=ago(days=31))
+    system.backdate(kept, ago(days=40), lastMatchedTime=ago(days=29))
+    system.backdate(failed, ago(hours=25), expireDateTime=ago(hours=1))
+    system.controller.start()
+    system.controller.wait_leading()
+
+    assert wait_until(lambda: not any(map(system.exists, (unused, used, failed))), seconds=30, every=0.2)
+    site.registry.push("auto/time-failed:1", site.image())
+    pods.create(PodSpec("later", images["failed"], annotations=asks))
+    pods.wait_told("later", events.AUTO_CREATED)
+    assert at(system.wait_ready(failed), "metadata", "uid") != uid
+    assert {name(each) for each in caches(system)} == {kept, failed}
+
+
+def ago(**span: float) -> str:
+    return times.render(dt.datetime.now(dt.UTC) - dt.timedelta(**span))
