@@ -18,6 +18,7 @@ from typing import Self
 
 import yaml
 
+from imagecache.api.types import GROUP
 from imagecache.api.yamltext import JSON
 from imagecache.kube.objects import at, text
 from imagecache.match import keys
@@ -261,12 +262,29 @@ class Installed:
             raise PeerFailed(f"{name} is on {self.counts(name)} (desired, ready, failed) nodes: {reports}")
 
     def unused_since(self, name: str, moment: str) -> None:
-        """As if the cache had been ready since that time, and a pod been matched with it then."""
-        conditions = at(self.get(name), "status", "conditions")
-        found = [each for each in conditions if isinstance(each, dict)] if isinstance(conditions, list) else []
-        since = [{**each, "lastTransitionTime": moment} for each in found]
-        patch = json.dumps({"status": {"lastMatchedTime": moment, "conditions": since}})
-        self.cluster.kubectl("patch", f"{KIND}/{name}", "--subresource=status", "--type=merge", f"--patch={patch}")
+        """As if the cache had been ready since that time, and a pod been matched with it then. Raises PeerFailed."""
+        self._say(name, {"lastMatchedTime": moment, "conditions": self._conditions(name, moment)})
+
+    def backdate(self, name: str, moment: str, **status: JSON) -> None:
+        """As if the cache had been made at that time and been as it is since then, with that in its status.
+
+        Who controls it must be off. Raises PeerFailed.
+        """
+        self.cluster.control.backdate(f"{GROUP}/imagecaches/{name}", moment)
+        self._say(name, {"startTime": moment, "conditions": self._conditions(name, moment), **status})
+
+    def _conditions(self, name: str, moment: str) -> list[JSON]:
+        """Its conditions, true or false since that time."""
+        found = at(self.get(name), "status", "conditions")
+        conditions = found if isinstance(found, list) else []
+        return [{**each, "lastTransitionTime": moment} for each in conditions if isinstance(each, dict)]
+
+    def _say(self, name: str, status: dict[str, JSON]) -> None:
+        """In its status, beside what is there."""
+        path, body = f"{CACHES}/{name}/status", {"status": status}
+        code, answer = self.ask("PATCH", path, body, content="application/merge-patch+json")
+        if code != HTTPStatus.OK:
+            raise PeerFailed(f"the API server answers {code} to a status of {name}: {answer}")
 
     def delete(self, *names: str) -> str:
         """Output of kubectl, which returns when the objects are gone."""

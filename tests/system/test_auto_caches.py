@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
+from imagecache.api import times
 from imagecache.api.yamltext import JSON
 from imagecache.kube.objects import at, name, text, texts
 from imagecache.match import events, keys
 from testkit.cluster.controller import ControllerHost
 from testkit.cluster.installed import Installed
 from testkit.cluster.pods import PodSpec, workload
-from testkit.cluster.seen_pods import SeenPods, is_running, matched
+from testkit.cluster.seen_pods import SeenPods, is_held, is_running, matched
 from testkit.peers.processes import wait_until
 
 from .conftest import Site
@@ -84,6 +86,39 @@ def test_a_miss_makes_a_cache_and_the_next_pod_hits(site: Site, system: Installe
     assert len(caches(system)) == 1
 
 
+def test_a_bar_that_is_not_met_makes_a_cache_and_a_pin_never_does(
+    site: Site, system: Installed, pods: SeenPods
+) -> None:
+    cached, other = (site.registry.push(f"auto/bars-{each}:1", site.image()) for each in ("cached", "other"))
+    site.create("one", cached)
+    site.create("waits", cached, imagePullSecrets=["default:nothing"])
+    system.wait_ready("one")
+    asks = {**ASKS, **site.plain}
+    pins = {"one": events.HIT, "waits": events.NOT_COMPLETE, "nothing": events.NOT_FOUND}
+    pods.create(*(PodSpec(f"pins-{pin}", other, annotations={**asks, keys.PIN: pin}) for pin in pins))
+    for pin, reason in pins.items():
+        pods.wait_told(f"pins-{pin}", reason)
+
+    bars = {"perfect": {keys.PERFECT: "true"}, "count": {keys.COUNT: "2"}}
+    missing = {bar: site.registry.push(f"auto/bars-{bar}:1", site.image()) for bar in bars}
+    for bar, said in bars.items():
+        pods.create(PodSpec(bar, cached, more_images=[missing[bar]], annotations={**asks, **said}))
+    made = wait_made(system, len(bars))
+    for bar in bars:
+        pods.wait_told(bar, events.AUTO_CREATED)
+    pods.wait_running("pins-one", *bars)
+
+    # wishes are granted in their order, so that one of a pin would have been granted before
+    assert len(caches(system)) == len(bars)
+    wanted = {str(sorted([cached, image])) for image in missing.values()}
+    assert {str(at(each, "spec", "images")) for each in made} == wanted
+    for bar in bars:
+        assert pods.matched(bar) == ""
+        assert {events.MISSED, events.HIT} & set(pods.reasons(bar)) == {events.MISSED}
+    assert is_held(pods.get("pins-waits"))
+    assert is_held(pods.get("pins-nothing"))
+
+
 def test_nobody_who_does_not_ask_gets_one(site: Site, system: Installed, pods: SeenPods) -> None:
     reference = site.registry.push("auto/unasked:1", site.image())
     asks = {**ASKS, **site.plain}
@@ -130,8 +165,12 @@ def test_one_cache_for_fifty_pods_and_two_controllers(site: Site, system: Instal
     assert told(events.MISSED)
     for reason in (events.MISSED, events.HIT):
         assert len(told(reason)) == len(set(told(reason))), "each once"
-    pods.create(PodSpec("later", reference, annotations=asks))
-    pods.wait_matched("later", found)
+    second_wave = [f"later-{number}" for number in range(5)]
+    pods.create(*(PodSpec(each, reference, annotations=asks) for each in second_wave))
+    for each in second_wave:
+        pods.wait_matched(each, found)
+        pods.wait_told(each, events.HIT)
+        assert {events.MISSED, events.AUTO_CREATED} & set(pods.reasons(each)) == set()
     assert {matched(pod) for pod in pods.of("fifty")} <= {"", found}
     assert len(caches(system)) == 1
 
@@ -225,3 +264,37 @@ def test_the_least_recently_matched_goes_at_the_limit(site: Site, system: Instal
         assert system.exists("older")
         system.delete("older")
         system.wait_ready("fourth")
+
+
+def test_they_go_when_their_time_has_come(site: Site, system: Installed, pods: SeenPods) -> None:
+    """Seven days unused, thirty after the last match; what has failed after a day, and then a pod has it made again."""
+    asks = {**ASKS, **site.plain}
+    images = {each: site.registry.push(f"auto/time-{each}:1", site.image()) for each in ("unused", "used", "kept")}
+    images["failed"] = f"{site.registry.address}/auto/time-failed:1"
+    pods.create(*(PodSpec(each, image, annotations=asks) for each, image in images.items()))
+    made = {str(at(each, "spec", "images")): name(each) for each in wait_made(system, len(images))}
+    unused, used, kept, failed = (made[str([image])] for image in images.values())
+    for each in (unused, used, kept):
+        system.wait_ready(each)
+    uid = at(system.wait_phase(failed, "Failed"), "metadata", "uid")
+    pods.wait_running("unused", "used", "kept")  # and so are matched no more
+    system.ask("DELETE", "/api/v1/namespaces/default/pods/failed?gracePeriodSeconds=0")
+
+    system.controller.stop()
+    system.backdate(unused, ago(days=8))
+    system.backdate(used, ago(days=40), lastMatchedTime=ago(days=31))
+    system.backdate(kept, ago(days=40), lastMatchedTime=ago(days=29))
+    system.backdate(failed, ago(hours=25), expireDateTime=ago(hours=1))
+    system.controller.start()
+    system.controller.wait_leading()
+
+    assert wait_until(lambda: not any(map(system.exists, (unused, used, failed))), seconds=30, every=0.2)
+    site.registry.push("auto/time-failed:1", site.image())
+    pods.create(PodSpec("later", images["failed"], annotations=asks))
+    pods.wait_told("later", events.AUTO_CREATED)
+    assert at(system.wait_ready(failed), "metadata", "uid") != uid
+    assert {name(each) for each in caches(system)} == {kept, failed}
+
+
+def ago(**span: float) -> str:
+    return times.render(dt.datetime.now(dt.UTC) - dt.timedelta(**span))

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import random
 
-from imagecache.api.types import GROUP
-from imagecache.api.yamltext import JSON
 from imagecache.kube.objects import at, text
-from testkit.cluster.installed import KIND, Installed
+from testkit.cluster.installed import Installed
 from testkit.peers.processes import wait_until
 
 from .conftest import Site
@@ -93,14 +91,7 @@ def test_a_cache_goes_when_its_time_has_come(site: Site, system: Installed) -> N
 def expire(system: Installed, name: str) -> None:
     """Let its time have come: as if it were older, and the controller started again that much later."""
     system.controller.stop()
-    old = "2019-01-01T00:00:00Z"
-    system.cluster.control.backdate(f"{GROUP}/imagecaches/{name}", old)
-    conditions = at(system.get(name), "status", "conditions")
-    assert isinstance(conditions, list)
-    changed: list[JSON] = [each | {"lastTransitionTime": old} for each in conditions if isinstance(each, dict)]
-    status: JSON = {"startTime": old, "expireDateTime": "2020-01-01T00:00:00Z", "conditions": changed}
-    patch = json.dumps({"status": status})
-    system.cluster.kubectl("patch", f"{KIND}/{name}", "--subresource=status", "--type=merge", f"--patch={patch}")
+    system.backdate(name, "2019-01-01T00:00:00Z", expireDateTime="2020-01-01T00:00:00Z")
     system.controller.start()
     system.controller.wait_leading()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 
 from imagecache.api.yamltext import JSON
@@ -20,6 +21,7 @@ from testkit.cluster.seen_pods import SeenPods, gates, is_held, is_running, matc
 from testkit.peers.processes import wait_until
 
 from .conftest import Site
+from .test_auto_caches import caches
 
 OTHER_GATE = "example.com/other"
 MB = 1_000_000
@@ -52,6 +54,14 @@ def pinned(name: str, reference: str, pin: str, key: str = keys.PIN) -> PodSpec:
 def kubelet_pulled(pods: SeenPods, *names: str) -> list[str]:
     """kubelet's own words about pulls of these pods' images."""
     return [each.message for each in pods.told(*names) if each.reason == "Pulling"]
+
+
+def take_gate(system: Installed, name: str, gate: str) -> None:
+    """As its owner does."""
+    body = {"spec": {"schedulingGates": [{"name": gate, "$patch": "delete"}]}}
+    path = f"/api/v1/namespaces/default/pods/{name}"
+    status, answer = system.ask("PATCH", path, body, content="application/strategic-merge-patch+json")
+    assert status == HTTPStatus.OK, answer
 
 
 @contextmanager
@@ -87,6 +97,27 @@ def test_a_pin_that_is_usable_by_name_id_and_the_old_key(site: Site, pods: SeenP
         assert pods.reasons(name).count(events.HIT) == 1
         assert not {events.NOT_FOUND, events.NOT_COMPLETE} & set(pods.reasons(name))
     assert not kubelet_pulled(pods, *names)
+
+
+def test_a_pin_that_is_usable_and_has_other_images(site: Site, system: Installed, pods: SeenPods) -> None:
+    """It is used all the same: what it lacks is pulled, and no cache is made for that, whoever asks for one."""
+    reference, other = image(site, "one"), image(site, "other")
+    found = usable(site, "one", reference)
+    said = {keys.PIN: "one", keys.AUTO: "true", keys.CREATE: "true"}
+    pods.create(
+        PodSpec("other", other, annotations=said), PodSpec("both", reference, more_images=[other], annotations=said)
+    )
+    pods.wait_running("other", "both")
+
+    for name in ("other", "both"):
+        assert pods.matched(name) == found
+        assert pods.wait_told(name, events.HIT) == HIT.format(found)
+        own = {events.HIT, events.MISSED, events.NOT_FOUND, events.NOT_COMPLETE, events.AUTO_CREATED}
+        assert [reason for reason in pods.reasons(name) if reason in own] == [events.HIT]
+    pulled = kubelet_pulled(pods, "other", "both")
+    assert pulled
+    assert all(f'"{other}"' in each for each in pulled), pulled
+    assert caches(system) == []
 
 
 def test_an_id_of_an_earlier_bundle_still_names_its_cache(site: Site, system: Installed, pods: SeenPods) -> None:
@@ -374,7 +405,7 @@ def test_while_the_controller_is_away(site: Site, system: Installed, pods: SeenP
 
 
 def test_killed_in_the_middle_of_100_held_pods(site: Site, system: Installed, pods: SeenPods) -> None:
-    """Each is annotated. A gate of others keeps most from running; who gets a node is told once, and nobody twice.
+    """Each is annotated, and told once when it gets a node, from which a gate of others keeps it until then.
 
     What waited for its turn to be told is lost with the controller; the next one tells it when the pod has a node.
     """
@@ -399,10 +430,13 @@ def test_killed_in_the_middle_of_100_held_pods(site: Site, system: Installed, po
         return [each.pod for each in pods.told(*names) if each.reason == events.HIT]
 
     assert wait_until(free, seconds=60, every=0.2), [(gates(pod), matched(pod)) for pod in pods.of("hundred")]
-    some, rest = names[:10], {"spec": {"schedulingGates": [{"name": OTHER_GATE, "$patch": "delete"}]}}
+    some, others = names[:10], names[10:]
     for name in some:
-        system.cluster.kubectl("patch", "pod", name, "--type=strategic", f"--patch={json.dumps(rest)}")
+        take_gate(system, name, OTHER_GATE)
     pods.wait_running(*some)
     assert wait_until(lambda: set(some) <= set(told()), seconds=30, every=0.2)
+    for name in others:
+        take_gate(system, name, OTHER_GATE)
+    assert wait_until(lambda: set(names) <= set(told()), seconds=60, every=0.2), sorted({*names} - {*told()})
     assert len(told()) == len(set(told()))
     assert {each.message for each in pods.told(*names) if each.reason == events.HIT} == {HIT.format(expected[1])}

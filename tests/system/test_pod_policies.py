@@ -23,7 +23,7 @@ from imagecache.kube.connection import kubeconfig
 from imagecache.kube.objects import at
 from imagecache.kube.resources import EVENTS
 from imagecache.match import keys
-from imagecache.match.events import RELEASED
+from imagecache.match.events import HIT, NOT_COMPLETE, NOT_FOUND, RELEASED
 from testkit.cluster.accounts import NAMESPACE, create_account, identity
 from testkit.cluster.installed import Installed
 from testkit.cluster.node import Node
@@ -175,6 +175,42 @@ def test_a_pinned_pod_that_names_its_node_is_refused(installed: Installed) -> No
         pod(annotations={PIN: "a"}, node=node, namespace="kube-system"),
     ]
     assert len(made(installed, *(each.document() for each in let))) == len(let)
+
+
+@pytest.fixture
+def unrefused(system: Installed) -> Iterator[None]:
+    """Pods that pin a cache and name their node are refused by nobody."""
+    asked = pod(annotations={PIN: "a"}, node=system.cluster.nodes[0].name).document()
+
+    def refused() -> bool:
+        return system.ask("POST", "/api/v1/namespaces/default/pods?dryRun=All", asked)[0] == HTTPStatus.FORBIDDEN
+
+    system.cluster.kubectl("delete", f"validatingadmissionpolicybinding/{REFUSAL}")
+    try:
+        assert wait_until(lambda: not refused(), seconds=30, every=0.2)
+        yield
+    finally:
+        system.cluster.kubectl("apply", "--filename", str(ROOT / "config" / "base" / "pins.yaml"))
+        assert wait_until(refused, seconds=30, every=0.2)
+
+
+@pytest.mark.usefixtures("unrefused")
+def test_one_that_is_not_refused_starts_with_an_ordinary_pull_and_is_told(
+    site: Site, system: Installed, pods: SeenPods
+) -> None:
+    """As where there is no gate: whatever pins, no pod is lost."""
+    reference = site.registry.push("policies/unrefused:1", site.image())
+    site.create("waits", reference, imagePullSecrets=["default:nothing"])
+    system.wait_phase("waits", "Pending")
+    pods.create(PodSpec("unheld", reference, node=system.cluster.nodes[0].name, annotations={PIN: "waits"}))
+
+    pods.wait_running("unheld")
+    message = pods.wait_told("unheld", NOT_COMPLETE)
+    assert message.endswith("The production for specified image cache waits is not yet complete.")
+    assert pods.reasons("unheld").count(NOT_COMPLETE) == 1
+    assert reference in pods.wait_told("unheld", "Pulling")
+    assert (pods.gates("unheld"), pods.matched("unheld")) == ([], "")
+    assert {HIT, NOT_FOUND} & set(pods.reasons("unheld")) == set()
 
 
 @pytest.fixture
