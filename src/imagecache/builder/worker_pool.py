@@ -81,15 +81,16 @@ class Worker:
         return self._process.poll() is not None
 
     def start(self, job: ToWorker, fds: Sequence[int], grant: Grant | None = None) -> None:
-        """Send a job. It cannot block: the worker is idle, so the socket has room.
+        """Send a job. It cannot block: the worker is idle, so the socket has room. ``result`` raises when it is gone.
 
         ``grant`` is asked before the job's file grows. None: the job writes nothing.
         """
         self._grant, self._refusal = grant, None
         *parts, last = (list(fds[start : start + _FDS]) for start in range(0, len(fds), _FDS))
-        for part in parts:
-            socket.send_fds(self._socket, [encode(More())], part)
-        socket.send_fds(self._socket, [encode(job)], last)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            for part in parts:
+                socket.send_fds(self._socket, [encode(More())], part)
+            socket.send_fds(self._socket, [encode(job)], last)
 
     def _answer(self) -> None:
         """The worker asks for room, and waits. It cannot block: there is one question at a time."""

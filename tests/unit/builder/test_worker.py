@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
+import signal
 import socket
 import stat
 import subprocess
@@ -19,7 +21,7 @@ from imagecache.builder.worker_messages import Available, Convert, Derive, encod
 from imagecache.builder.worker_pool import Worker, WorkerPool
 from imagecache.digest import DiffID, Digest
 from imagecache.erofs.reader import LayerImage
-from imagecache.errors import SandboxUnavailable
+from imagecache.errors import SandboxUnavailable, WorkerKilled
 from testkit.tars import DIRECTORY, Entry, tar
 
 
@@ -103,6 +105,21 @@ runpy.run_module("imagecache.builder.worker", run_name="__main__", alter_sys=Tru
     assert "imagecache doctor" in caught.value.hint
     assert image.read_bytes() == b""
     assert "no layer is read here" in capfd.readouterr().err
+
+
+async def test_a_worker_that_ends_before_it_has_its_job(tmp_path: Path) -> None:
+    """An idle one may be the first that the kernel ends when memory runs out."""
+    data = tar(Entry(b"f", content=b"x"))
+    (tmp_path / "blob").write_bytes(data)
+    with (tmp_path / "blob").open("rb") as source, (tmp_path / "image").open("w+b") as target:
+        async with WorkerPool(1) as pool:
+            async with pool.worker("app:1") as idle:
+                pass
+            os.kill(idle.pid, signal.SIGKILL)
+            await asyncio.to_thread(os.waitid, os.P_PID, idle.pid, os.WEXITED | os.WNOWAIT)
+
+            with pytest.raises(WorkerKilled, match="SIGKILL"):
+                await convert(pool, data, [source.fileno(), target.fileno()])
 
 
 async def convert(pool: WorkerPool, data: bytes, fds: list[int]) -> None:
