@@ -85,7 +85,8 @@ async def test_a_registry_that_drips(connect: Connect, answer: Answer, what: str
     assert ("too slowly" if slow else "in time") in caught.value.message
     assert not slow or "at least 64 KiB/s" in caught.value.message
     assert caught.value.image == reference.original
-    assert len(asked) == 2
+    ours = [each for each in asked if b"imagecache/" in each]  # who had the port before may be asked still
+    assert len(ours) == 2
 
 
 async def test_what_arrives_before_it_drips_is_no_progress(connect: Connect) -> None:
