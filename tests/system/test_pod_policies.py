@@ -42,7 +42,7 @@ ROOT = Path(__file__).resolve().parents[2]
 GATE, PIN, PIN_OLD, MATCHED = keys.GATE, keys.PIN, keys.PIN_OLD, keys.MATCHED
 OTHER_GATE = "example.com/other"
 CONTROLLER_USER = f"system:serviceaccount:{NAMESPACE}:{CONTROLLER}"
-ODD_PODS = 200
+ODD_PODS = 1000
 
 
 @pytest.fixture
@@ -58,13 +58,14 @@ def pod(name: str = "asked", **more: Any) -> PodSpec:
 def made(system: Installed, *documents: dict[str, object]) -> list[Any]:
     """What the API server would store. Raises AssertionError with what it says."""
     found = []
-    for document in documents:
-        metadata = document["metadata"]
-        assert isinstance(metadata, dict)
-        path = f"/api/v1/namespaces/{metadata['namespace']}/pods?dryRun=All"
-        status, answer = system.ask("POST", path, document)
-        assert status == HTTPStatus.CREATED, answer
-        found.append(json.loads(answer))
+    with system.connected() as connection:
+        for document in documents:
+            metadata = document["metadata"]
+            assert isinstance(metadata, dict)
+            path = f"/api/v1/namespaces/{metadata['namespace']}/pods?dryRun=All"
+            status, answer = system.ask("POST", path, document, over=connection)
+            assert status == HTTPStatus.CREATED, answer
+            found.append(json.loads(answer))
     return found
 
 
