@@ -105,19 +105,26 @@ class Slow:
         self.go.wait(10)
         return self._pack(block)
 
+    def thrice(self, packer: BlockPacker, source: Source) -> list[bytes | None]:
+        """What three threads get; the second and third one ask while the first one compresses."""
+        found: list[bytes | None] = []
+        threads = [threading.Thread(target=lambda: found.append(body(packer, source))) for _ in range(3)]
+        threads[0].start()
+        assert self.begun.wait(10)
+        for thread in threads[1:]:
+            thread.start()
+        self.go.set()
+        for thread in threads:
+            thread.join(10)
+        return found
+
 
 def test_who_asks_for_a_block_that_is_being_compressed_waits_for_that(
     paths: StorePaths, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slow, packer, found = Slow(monkeypatch), BlockPacker(PackedBlocks(paths, MIB), 2), []
-    threads = [threading.Thread(target=lambda: found.append(body(packer, source))) for _ in range(3)]
-    threads[0].start()
-    assert slow.begun.wait(10)
-    for thread in threads[1:]:
-        thread.start()
-    slow.go.set()
-    for thread in threads:
-        thread.join(10)
+    slow, packer = Slow(monkeypatch), BlockPacker(PackedBlocks(paths, MIB), 2)
+
+    found = slow.thrice(packer, source)
 
     assert [unpacked(each) == CONTENT for each in found] == [True] * 3
     assert slow.calls == 1
@@ -138,16 +145,9 @@ def test_what_is_not_kept_holds_its_processor_until_it_is_sent(paths: StorePaths
 def test_who_waited_for_what_is_not_worth_it_does_not_try_again(
     paths: StorePaths, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slow, packer, found = Slow(monkeypatch), BlockPacker(PackedBlocks(paths, MIB), 2), []
-    noise = Source(NAME, 3, source.fd, (0, len(NOISE)))
-    threads = [threading.Thread(target=lambda: found.append(body(packer, noise))) for _ in range(3)]
-    threads[0].start()
-    assert slow.begun.wait(10)
-    for thread in threads[1:]:
-        thread.start()
-    slow.go.set()
-    for thread in threads:
-        thread.join(10)
+    slow, packer = Slow(monkeypatch), BlockPacker(PackedBlocks(paths, MIB), 2)
+
+    found = slow.thrice(packer, Source(NAME, 3, source.fd, (0, len(NOISE))))
 
     assert (found, slow.calls) == ([None] * 3, 1)
 
