@@ -9,9 +9,11 @@ from __future__ import annotations
 import base64
 import contextlib
 import ctypes
+import errno
 import http.client
 import os
 import re
+import secrets
 import signal
 import socket
 import ssl
@@ -56,12 +58,22 @@ class Request:
     """Bytes of the answer's body."""
 
 
+_PORTS = range(12_000, 30_000)
+"""Below those of Kubernetes' Services (30000) and those that the kernel gives to connections (32768)."""
+
+
 def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port of ``host`` that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-    return port
+    """A TCP port of ``host`` that was free a moment ago, and that no connection gets meanwhile."""
+    while True:
+        port = secrets.choice(_PORTS)
+        with socket.socket() as probe:
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            else:
+                return port
 
 
 def bcrypt_hash(password: str) -> str:
