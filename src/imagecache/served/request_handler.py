@@ -178,9 +178,8 @@ class RequestHandler:
         if self._packer is not None and wanted and request.method == "GET":
             packed = self._packer.packed(Source(name, number, fd, span), buffer, held)
         if packed is None:
-            return Response(
-                200, span[1] - start, self._pieces(name, fd, span, buffer), http_messages.block_fields(None)
-            )
+            fields = http_messages.block_fields(None)
+            return Response(200, span[1] - start, self._pieces(name, fd, span, buffer), fields)
         return Response(200, packed.length, self._counted(packed.pieces), http_messages.block_fields(protocol.ZSTD))
 
     def _counted(self, pieces: Iterator[memoryview]) -> Iterator[memoryview]:

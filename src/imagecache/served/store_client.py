@@ -180,7 +180,7 @@ class StoreClient:
         part = _Part(target)
         announced = response.length
         if announced is None or announced > len(target):
-            raise StoreError(f"{self._host} sent more of {what} than was asked for")
+            raise StoreError(f"{self._host} announced {announced} bytes for {what}, which has {len(target)} at most")
         if not packed and announced < len(target):
             raise StoreCorrupt(f"{what} has {announced} bytes in the store, not {len(target)}")
         part.fill(response)
